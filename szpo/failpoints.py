@@ -30,7 +30,7 @@ POINTS: Final = {
     "cp9": "the update is computed, not written",
     "cp10": "the update is inserted, not committed",
     "cp11": "the update is committed, the weights in memory are the old ones",
-    "cp12": "the weights in memory are the new ones, the policy has not been told",
+    "cp12": "the weights in memory are the new ones, the policy does not have them",
     "cp13": "half of an export is written",
     "cp14": "an export is written whole, it does not have its name",
     "cp15": "something is committed, the witness beside the file does not have it",

@@ -269,7 +269,9 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             for record in reader:
                 if None in record or None in record.values():
-                    raise UsageError(f"{path}:{reader.line_num}: not as many cells as the header")
+                    raise UsageError(
+                        f"{path}:{reader.line_num}: the row and the header differ in length"
+                    )
                 yield f"{path}:{reader.line_num}", record
         except csv.Error as error:
             raise UsageError(f"{path}:{reader.line_num}: {error}") from error

@@ -163,7 +163,7 @@ def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
     weight: list[float] = []
     for row, choice in zip(delta, choices, strict=True):
         if choice not in signs:
-            raise UsageError(f"answers: {choice!r} is none; give A, B, tie or skip")
+            raise UsageError(f"answers: {choice!r} is unknown; give A, B, tie or skip")
         for sign, share in signs[choice]:
             rows.append(sign * row)
             weight.append(share)

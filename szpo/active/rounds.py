@@ -175,7 +175,9 @@ def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, in
                 f"answers: {reply.id!r} was never asked; is this the right state file?"
             )
         if reply.choice not in ("A", "B", "tie", "skip"):
-            raise UsageError(f"answers: {reply.id}: {reply.choice!r} is none; A, B, tie or skip")
+            raise UsageError(
+                f"answers: {reply.id}: {reply.choice!r} is unknown; A, B, tie or skip"
+            )
         before = have.get((reply.id, reply.by))
         new += before is None
         changed += before is not None and before.choice != reply.choice

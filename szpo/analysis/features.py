@@ -216,7 +216,7 @@ FEATURES: dict[str, tuple[Maker, str]] = {
         "lines of a list",
     ),
     "emoji": (_per_text(_emoji), "pictorial signs"),
-    "repetition": (_per_text(repetition), "share of word pairs said before, 0 to 1"),
+    "repetition": (_per_text(repetition), "share of word pairs that repeat earlier ones, 0 to 1"),
     "overlap": (_overlap, "share of the question's words taken up, 0 to 1"),
     "keyword": (_keyword, "share of the named words used, as in keyword:sea+sun"),
     "regex": (_regex, "occurrences of a pattern, as in regex:^Once"),

@@ -59,15 +59,15 @@ class Outlook:
         names = _list(found.broken)
         if found.share == 0:
             lines.append(
-                f"guards predicted from the base's answers ({names}) hold nowhere on the way that "
-                "the votes speak for, so the recommended point stays at the start: try other "
-                "coordinates (subspace.dim, adapter.layers) or, to watch the guards yourself, "
-                "optimizer.guarded=false in a new run"
+                f"guards predicted from the base's answers ({names}) hold nowhere in the "
+                "direction that the votes prefer, so the recommended point stays at the start: "
+                "try other coordinates (subspace.dim, adapter.layers) or, to watch the guards "
+                "yourself, optimizer.guarded=false in a new run"
             )
         elif found.share < 1:
             lines.append(
                 f"guards predicted from the base's answers ({names}) hold the recommended point "
-                f"at {100 * found.share:.0f} % of the way that the votes speak for"
+                f"at {100 * found.share:.0f} % of the way that the votes would take it"
             )
         if found.turned:
             lines.append(

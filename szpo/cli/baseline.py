@@ -122,8 +122,8 @@ def baseline(
     if judged:
         read = sum(x.get("parsed", 0.0) * x.get("judgements", 0.0) for x in done.log)
         console.say(
-            f"{read / judged:.0%} of its {judged:.0f} judgements had a score; what they are worth "
-            "is what the model is worth as a judge (a small one only runs the machinery)"
+            f"{read / judged:.0%} of its {judged:.0f} judgements had a score; they are as good "
+            "as the model is as a judge (a small one only shows that the software runs)"
         )
     console.say(describe_cost(done.cost))
     console.say(f"wrote {target}")

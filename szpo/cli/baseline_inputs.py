@@ -67,20 +67,20 @@ def check(args: Arguments) -> None:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are different votes; give one of them")
     if (args.score or args.reward) and not scored:
-        raise UsageError(f"{method} learns from no score; leave --score and --reward away")
+        raise UsageError(f"{method} learns from no score; leave out --score and --reward")
     if args.score and args.reward:
         raise UsageError("--score and --reward are two rewards; give one of them")
     if (args.score or args.reward) and args.fresh:
         name = "--score" if args.score else "--reward"
-        raise UsageError(f"{method} with {name} asks nobody; leave --fresh or {name} away")
+        raise UsageError(f"{method} with {name} asks nobody; leave out --fresh or {name}")
     if method == "notebook-dpo" and args.pairs is None:
         raise UsageError("notebook-dpo has an adapter of its own; give --pairs")
     if method == "iterative-dpo" and not (args.run or args.fresh):
         raise UsageError("iterative-dpo asks while it trains; give --fresh or --run")
     if method == "self-rewarding" and args.fresh:
-        raise UsageError("self-rewarding judges itself and asks nobody; leave --fresh away")
+        raise UsageError("self-rewarding judges itself and asks nobody; leave out --fresh")
     if method != "self-rewarding" and args.examples:
-        raise UsageError(f"{method} is fitted to no examples; leave --examples away")
+        raise UsageError(f"{method} is fitted to no examples; leave out --examples")
     if not given and args.reads_votes:
         more = ", or a --score" if scored else ""
         raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh{more}")
@@ -92,7 +92,7 @@ def _refuse_unused(args: Arguments) -> None:
     if args.run is not None:
         own = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
         if idle := [name for name, value in own if value]:
-            raise UsageError(f"--run has its own settings; leave {' and '.join(idle)} away")
+            raise UsageError(f"--run has its own settings; leave out {' and '.join(idle)}")
     for name, on, other, there in (
         ("--from", args.kind is not None, "--pairs", args.pairs),
         ("--first", args.first is not None, "--pairs", args.pairs),

@@ -186,7 +186,7 @@ def export(
         None, "--license", help="For the card, such as apache-2.0; left out: none is named."
     ),
     pseudonyms: bool = typer.Option(
-        False, "--pseudonyms", help="In a dataset, tell which votes are of one panelist."
+        False, "--pseudonyms", help="In a dataset, show which votes are from one panelist."
     ),
     notes: bool = typer.Option(False, "--notes", help="In a dataset, keep panelists' notes."),
     public: bool = typer.Option(

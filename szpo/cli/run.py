@@ -92,7 +92,9 @@ def run(
     """Tune a model from votes; --plan first estimates votes, reading, time and disk."""
     if resume is not None:
         if file is not None or preset is not None or hold:
-            raise UsageError("--resume takes the run as it is; leave file, preset and hold away")
+            raise UsageError(
+                "--resume takes the run as it is; leave out the file, --preset and --hold"
+            )
         changes = _read_changes(sets)
         path = run_paths.find(resume, folder or Path("runs"))
         if accept_samples:

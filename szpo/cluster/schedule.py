@@ -132,7 +132,7 @@ class Dispatcher(Generic[Request, Reply]):
         """Have all chunks answered; replies in the order of the requests.
 
         Raises:
-            EngineError: no worker has been heard of for too long.
+            EngineError: no worker has answered for too long.
             RunError: a chunk has ended several workers, or a worker's error.
             IntegrityError: two workers gave different answers to one chunk.
         """
@@ -150,7 +150,7 @@ class Dispatcher(Generic[Request, Reply]):
             self._replace_silent(call, now)
             if now - heard > self._patience_s():
                 raise EngineError(
-                    f"no worker was heard of for {self._patience_s():.0f} s, "
+                    f"no worker has answered for {self._patience_s():.0f} s, "
                     f"{len(ids) - len(call.found)} of {len(ids)} chunks are open; look at the "
                     "cluster, then resume the run"
                 )
@@ -173,7 +173,7 @@ class Dispatcher(Generic[Request, Reply]):
                 self._take(event, nothing, heard)
             if self._clock() - heard > self._patience_s():
                 raise EngineError(
-                    f"{len(self._ready)} of {count} workers are ready, and no other was heard of "
+                    f"{len(self._ready)} of {count} workers are ready, and no other has answered "
                     f"for {self._patience_s():.0f} s; look at the cluster, or lower engine.workers"
                 )
 
@@ -238,8 +238,8 @@ class Dispatcher(Generic[Request, Reply]):
     def _compare(self, event: Answered[Reply], before: Reply) -> None:
         if self._same is not None and not self._same(before, event.reply):
             raise IntegrityError(
-                f"worker {event.worker} answers chunk {event.chunk} otherwise than another worker "
-                "did; fp32 workers must be machines of one kind with equal libraries and threads"
+                f"worker {event.worker} answers chunk {event.chunk} differently from another "
+                "worker; fp32 workers must be equal machines with equal libraries and threads"
             )
 
     def _lose(self, worker: str, call: _Call[Request, Reply]) -> None:

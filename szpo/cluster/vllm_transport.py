@@ -201,7 +201,7 @@ class VllmTransport:
                 reply = await self._rows(worker, chunk)
             self._news.put(Answered(worker, name, reply))
         except GoneError as error:
-            logging.getLogger("szpo").warning(f"{error}; its rows are asked of whoever is there")
+            logging.getLogger("szpo").warning(f"{error}; its rows go to the other servers")
             self._news.put(Lost(worker))
         except Exception as error:
             self._news.put(Refused(worker, name, type(error).__name__, str(error)))

@@ -104,12 +104,12 @@ def hint(name: str, free_gib: float) -> str:
         return ""
     lead = (
         "smollm2 is the model that ships, of 135 million parameters: good for a trial, but much "
-        "of what it writes is wrong, and people would judge a larger model's answers with more use"
+        "of what it writes is wrong, and votes of people are better spent on a larger model"
     )
     better = choose(free_gib, most_billions=CPU_BILLIONS)
     if better is SHIPPED:
         return f"{lead}; docs/hardware.md has a table by memory"
     return (
-        f"{lead}; with {free_gib:.0f} GiB free this machine holds one such as --set "
+        f"{lead}; with {free_gib:.0f} GiB free this machine has room for one: --set "
         f"model.name={better.name} (from the hub; docs/hardware.md has a table by memory)"
     )

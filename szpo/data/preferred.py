@@ -60,7 +60,7 @@ def read(path: Path) -> Preferred:
         pairs = preference_files.read(path, kind).pairs
         rows = [(Row(pair.prompt, pair.chosen, pair.rejected),) for pair in pairs]
     if not rows:
-        raise UsageError(f"{path} prefers nothing: no pair differs, or all are ties")
+        raise UsageError(f"{path} has no preference: no pair differs, or all are ties")
     chosen = rows
     if len(rows) > MOST:
         chosen = [rows[i * len(rows) // MOST] for i in range(MOST)]

@@ -385,8 +385,8 @@ def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
     marked = sum(bool(_BIDI.search(text)) for text in texts)
     broken = sum(bool(_SURROGATE.search(text)) for text in texts)
     found = (
-        (copies, "duplicate prompts (kept)"),
-        (marked, "prompts with text-direction marks (kept)"),
+        (copies, "duplicate prompts (used as they are)"),
+        (marked, "prompts with text-direction marks (used as they are)"),
         (broken, "prompts with broken characters (each replaced by \ufffd)"),
     )
     return tuple(f"{count} {what}" for count, what in found if count)

@@ -131,8 +131,8 @@ class JudgeEvaluator:
         top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
         if not self.service.counted(step):
             raise RunError(
-                f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); mend "
-                "the judge, then resume with a larger panel.size or close the step by hand"
+                f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); "
+                "correct the judge, then resume with a larger panel.size or close the step by hand"
             )
         reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
         steps.close(ledger, step, steps.Closing("operator", actor="judge", reason=reason))

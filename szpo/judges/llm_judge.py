@@ -185,8 +185,8 @@ class LanguageJudge:
         if self.settings.on_error == "tie":
             return Opinion("tie", shown)
         raise JudgeError(
-            f"judge {self.backend.name}: {wrong}; the votes so far are kept. Mend it and resume, "
-            "or set judge.on_error to skip or tie"
+            f"judge {self.backend.name}: {wrong}; all votes cast are stored. Correct it and "
+            "resume, or set judge.on_error to skip or tie"
         )
 
 

@@ -88,8 +88,8 @@ class Trained:
         f = self.facts
         low, high = f["interval"]
         return (
-            f"{f['learnt']} pairs learnt; right on {f['right']} of {f['decided']} held out "
-            f"({f['right'] / max(1, f['decided']):.3f}, 95 % {low:.3f} to {high:.3f})"
+            f"trained on {f['trained_on']} pairs; right on {f['right']} of {f['decided']} held "
+            f"out ({f['right'] / max(1, f['decided']):.3f}, 95 % {low:.3f} to {high:.3f})"
         )
 
 
@@ -110,7 +110,7 @@ def train(loaded: Loaded, taught: Sequence[Lesson], *, seed: int = 0) -> Trained
         {
             "model": loaded.name,
             "model_sha256": loaded.sha256,
-            "learnt": len(to_learn),
+            "trained_on": len(to_learn),
             "right": measured[0],
             "decided": measured[1],
             "interval": [found.low, found.high],

@@ -157,7 +157,7 @@ def _check_nothing_left(path: Path) -> None:
         left = beside(path, suffix)
         if left.exists() and left.stat().st_size:
             raise StorageError(
-                f"{left} is left of a run whose file is gone; put that file back, choose another "
+                f"{left} belongs to a run whose file is gone; put that file back, choose another "
                 f"name, or remove {left.name} first"
             )
 

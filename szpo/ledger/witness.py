@@ -195,7 +195,7 @@ def remedy(path: Path) -> str:
 
 
 def _describe_doubt(why: str) -> str:
-    return f"whether the newest events are all there cannot be told: {why}"
+    return f"cannot check whether the newest events are all there: {why}"
 
 
 def _shorten(run: str) -> str:

@@ -118,7 +118,7 @@ class Tuner:
             kind = parts.config.panel.kind
             if (kind == FUNCTION) != (better is not None):
                 lack = "a function votes in it; give it: Tuner.resume(ledger, better)"
-                more = f"its votes come from {kind}; leave better out"
+                more = f"its votes come from {kind}; leave out better=..."
                 raise UsageError(f"{record.path.name}: {lack if better is None else more}")
             if better is not None:
                 parts = replace(parts, panel=FunctionPanel(better, parts.config.panel.size))

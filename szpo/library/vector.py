@@ -245,7 +245,7 @@ class Optimizer:
         if found.digest() != wanted:
             raise IntegrityError(
                 "Optimizer: the saved votes lead to another point than was saved; the state was "
-                "changed, or this machine rounds otherwise"
+                "changed, or this machine rounds differently"
             )
         return found
 

@@ -219,7 +219,7 @@ def describe_settings(settings: Settings) -> Sequence[str]:
 def _check_votes(state: State, query: Query, tally: Tally) -> None:
     settings = state.settings
     if query.step != state.step:
-        raise UsageError(f"tell: votes of step {query.step}, awaited are those of {state.step}")
+        raise UsageError(f"tell: votes of step {query.step}; expected those of step {state.step}")
     if tally.plus.shape != (settings.K, settings.N):
         raise UsageError(
             f"tell: step {query.step} has votes of shape {tally.plus.shape}, "

@@ -173,4 +173,4 @@ def check_step_events(look: Examination) -> None:
         if row["run"] != ledger.run:
             raise Broken("steps", row["step"], f"belongs to the run {row['run']}")
         if row["epoch"] > epoch:
-            raise Broken("steps", row["step"], f"epoch {row['epoch']} has not been yet")
+            raise Broken("steps", row["step"], f"epoch {row['epoch']} has not begun yet")

@@ -68,7 +68,7 @@ def check_updates(look: Examination) -> None:
             raise Broken("steps", number, "is missing")
         rows = rows_of.pop(number, [])
         if (step["state"] == "applied") != bool(rows):
-            raise Broken("steps", number, f"is {step['state']}, which its updates deny")
+            raise Broken("steps", number, f"is {step['state']}, which its updates contradict")
         # With lag 1 a step starts from the head before the last one; later heads cannot be.
         prompt = step["head_sha256"] == heads[done]
         follows = number > 0 and steps[number - 1]["state"] == "applied"

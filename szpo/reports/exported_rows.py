@@ -126,7 +126,7 @@ def _parse_table(row: type[_Row], name: str, content: bytes, most: int) -> Itera
                     "where you trust it, give a larger limit="
                 )
             if None in line or None in line.values():
-                raise ValueError("it has not as many cells as the header")
+                raise ValueError("the row and the header differ in length")
             # An export of an older szpo lacks the columns that came later.
             values = {f: _read_cell(line[f], hint) for f, hint in hints.items() if f in line}
             found: _Row = _adapter(cast(Any, row)).validate_python(values)

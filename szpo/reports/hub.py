@@ -16,13 +16,13 @@ from szpo.errors import ResourceError, StorageError, SzpoError, UsageError
 Kind = Literal["model", "dataset"]
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
-    401: (UsageError, "it takes no token of yours; log in by `hf auth login`, or set HF_TOKEN"),
+    401: (UsageError, "it accepts none of your tokens; run `hf auth login`, or set HF_TOKEN"),
     403: (UsageError, "the token may not write there; take one with the right to write"),
     404: (UsageError, "there is no such user or repository, or the token may not see it"),
     409: (StorageError, "somebody changed it at the same moment; look at it and push again"),
     412: (StorageError, "somebody changed it at the same moment; look at it and push again"),
     413: (UsageError, "it is larger than the hub takes"),
-    429: (ResourceError, "it was asked too often; push again later"),
+    429: (ResourceError, "it had too many requests; push again later"),
 }
 
 

@@ -91,8 +91,8 @@ def model_card(
 
 # {visible(total.name)}
 
-A LoRA adapter for `{base}`, tuned by szpo from comparisons: no reward model and no gradient of
-anybody's judgement.
+A LoRA adapter for `{base}`, tuned by szpo from comparisons. No reward model was
+fitted, and no gradient of the judgement was taken.
 {packed}
 | | |
 |---|---|
@@ -259,7 +259,7 @@ def _verifying(total: Summary, step: int | None, share: float) -> str:
     last = "the digest above" if share == 1 else "the end of the line on which these weights lie"
     return f"""## Verify it
 
-Who has the run's ledger (`RUN.db`) recomputes these weights from the votes:
+With the run's ledger (`RUN.db`) anybody can recompute these weights from the votes:
 
 ```
 szpo verify RUN.db --head {total.head}

@@ -35,7 +35,7 @@ CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What may change by kind of engine when a run is resumed: answers do not depend on it."""
 AWAY: Final = (
-    "the machines that write the answers are away; the run continues by itself once they are back"
+    "the machines that write the answers cannot be reached; the run continues when they are back"
 )
 
 

@@ -52,7 +52,7 @@ def compare(
     ):
         raise RunError(
             f"step {step}: the policy answered {[len(batch) for batch in batches]} prompts, "
-            f"asked were {[len(asked) for asked in prompts]}"
+            f"and was asked {[len(asked) for asked in prompts]}"
         )
     result = []
     for k in range(settings.K):

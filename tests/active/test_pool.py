@@ -367,7 +367,7 @@ def test_a_million_rows(tmp_path: Path) -> None:
         ("p.jsonl", "[1]\n", "p.jsonl:1: a pair must be an object"),
         ("p.jsonl", '{"prompt": "x", "a": "y"}\n', "p.jsonl:1: needs b"),
         ("p.jsonl", '{"a": "x", "b": "y"}\n', "p.jsonl:1: needs prompt"),
-        ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: not as many cells"),
+        ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: the row and the header differ"),
         ("p.json", '[{"data": {"prompt": "x"}}]', "data needs items"),
         ("p.txt", "x", "are read from"),
         ("gone.jsonl", None, "not found"),
@@ -409,7 +409,7 @@ def test_arguments_that_cannot_be_used(
     [
         ({"id": "p999", "choice": "A"}, "'p999' was never asked"),
         ({"id": None, "choice": "A"}, "needs id"),
-        ({"id": "FIRST", "choice": "C"}, "'C' is none"),
+        ({"id": "FIRST", "choice": "C"}, "'C' is unknown"),
     ],
 )
 def test_answers_that_cannot_be_used(

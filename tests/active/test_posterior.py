@@ -116,7 +116,7 @@ def test_skips_say_nothing() -> None:
         (lambda: BradleyTerry(np.ones((1, 2)), np.zeros(1)), "positive"),
         (lambda: BradleyTerry.prior(0), "no feature"),
         (lambda: BradleyTerry.prior(2, tau=0.0), "tau is 0.0"),
-        (lambda: orient(np.ones((1, 2)), ["C"]), "'C' is none"),
+        (lambda: orient(np.ones((1, 2)), ["C"]), "'C' is unknown"),
         (lambda: orient(np.ones((1, 2)), []), "0 of them for 1"),
         (lambda: svgd.Sampler(np.zeros(2), np.ones(2)).draw(1, bytes(16)), "at least 2"),
         (lambda: svgd.train(Gaussian(2), key=bytes(16), steps=0), "at least 1"),

@@ -128,11 +128,11 @@ def test_a_silent_worker_is_replaced_and_its_chunk_asked_again() -> None:
 
 def test_nobody_there_is_an_end_and_not_a_wait() -> None:
     transport = Pretend({})
-    with pytest.raises(ResourceError, match="no worker was heard of for 3600 s, 3 of 3 chunks"):
+    with pytest.raises(ResourceError, match="no worker has answered for 3600 s, 3 of 3 chunks"):
         dispatcher(transport).gather(range(3))
     assert 3600 < transport.now < 3602
     gone = Pretend(equal_workers(1), lambda worker, chunk, time: "hang")
-    with pytest.raises(ResourceError, match="no worker was heard of for 300 s, 3 of 3 chunks"):
+    with pytest.raises(ResourceError, match="no worker has answered for 300 s, 3 of 3 chunks"):
         dispatcher(gone).gather(range(3))
     assert 300 < gone.now < 302
 

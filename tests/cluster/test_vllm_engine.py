@@ -292,7 +292,7 @@ def test_a_server_that_stays_away_ends_the_run_for_a_resume(
         policy.sample(PROMPTS[:1], seed=1)
         answers._dispatcher._first_ready_s = 0.0  # however busy this machine was
         gone.close()
-        with pytest.raises(ResourceError, match="no worker was heard of"):
+        with pytest.raises(ResourceError, match="no worker has answered"):
             rollout(policy)
 
 

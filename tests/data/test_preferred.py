@@ -50,7 +50,7 @@ def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path: P
         vote(ledger, "ben", "c0", "minus")
         vote(ledger, "ann", "c1", "plus")
         vote(ledger, "ben", "c1", "tie")
-        with pytest.raises(UsageError, match=r"run\.db prefers nothing"):
+        with pytest.raises(UsageError, match=r"run\.db has no preference"):
             preferred.read(path)  # an open round says nothing yet
         steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
         head = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
@@ -83,7 +83,7 @@ def test_of_many_preferences_some_are_taken_evenly(
         ("p.jsonl", "{\n", "not valid JSON"),
         ("p.jsonl", "", "holds no records"),
         ("p.jsonl", json.dumps(TRL) + '\n{"a": 1}\n', r"p\.jsonl:2"),
-        ("p.jsonl", json.dumps({**TRL, "rejected": "Hi."}) + "\n", "prefers nothing"),
+        ("p.jsonl", json.dumps({**TRL, "rejected": "Hi."}) + "\n", "has no preference"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(

@@ -86,7 +86,7 @@ def test_the_split_depends_on_texts_only_and_keeps_copies_together(lines: list[s
     assert not train & held
     assert len(held) == 3  # a quarter of nine different texts, rounded up
     assert {p.text for p in held} == {"prompt 2", "prompt 3", "prompt 6"}
-    assert prompts.warnings == ("3 duplicate prompts (kept)",)
+    assert prompts.warnings == ("3 duplicate prompts (used as they are)",)
 
 
 def test_empty_and_blank_files(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
     with StubEndpoint(script) as stub:
         assert call(arguments(tmp_path, stub, "judge.concurrency=1")) == 1
         err = capfd.readouterr().err
-        assert "error: judge smollm2: HTTP 500; the votes so far are kept" in err
+        assert "error: judge smollm2: HTTP 500; all votes cast are stored" in err
         assert "Traceback" not in err
         path = tmp_path / "runs" / "yard.db"
         with Ledger.open(path, readonly=True) as ledger:
@@ -207,7 +207,7 @@ def test_a_run_goes_on_with_ties_or_stops_with_one_line(tmp_path, capfd, script,
         assert call(arguments(tmp_path, stub, *sets, "judge.on_error=tie")) == 0
         assert call(arguments(tmp_path / "b", stub, *sets)) == 1
     last = capfd.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"error: judge smollm2: {error}; the votes so far are kept")
+    assert last.startswith(f"error: judge smollm2: {error}; all votes cast are stored")
     with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
         rows = ledger.votes()
         assert len(rows) == 8 and {row["choice"] for row in rows} == {"tie"}

@@ -117,7 +117,7 @@ def test_swapping_the_candidates_changes_the_sign_and_nothing_else(seed, width, 
 def test_it_learns_a_mood_from_pairs_and_knows_it_in_new_requests(trained):
     print(f"held-out accuracy of the pair scorer on moods: {trained}")
     facts = trained.facts
-    assert facts["learnt"] + facts["decided"] == 300 and facts["decided"] >= 30
+    assert facts["trained_on"] + facts["decided"] == 300 and facts["decided"] >= 30
     assert facts["right"] / facts["decided"] > 0.9
 
 
@@ -202,7 +202,7 @@ def test_a_run_teaches_a_scorer_that_judges_the_next_run(tmp_path, capfd):
     line = ["scorer", str(path), "--out", str(out), "--model", str(folder)]
     capfd.readouterr()
     assert call(line) == 0
-    assert "pairs learnt; right on" in capfd.readouterr().out
+    assert "pairs; right on" in capfd.readouterr().out
     assert call(line) == 4 and "exists; give another --out" in capfd.readouterr().err
     again = tmp_path / "again"
     again.mkdir()

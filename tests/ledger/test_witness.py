@@ -100,7 +100,7 @@ def test_the_whole_record_is_sound(run, capsys):
         assert len(ledger.votes()) == VOTES
         assert verification.verify(ledger).ok
     assert call(["verify", str(run)]) == 0
-    assert "cannot be told" not in capsys.readouterr().out
+    assert "cannot check whether" not in capsys.readouterr().out
 
 
 def test_the_log_removed_altogether_is_noticed(run):
@@ -149,7 +149,7 @@ def test_a_run_without_its_witness_is_no_error(run, capsys, content, why):
         witness.beside(run).write_bytes(content)
     assert call(["verify", str(run)]) == 0
     message = capsys.readouterr().out
-    assert message.count("cannot be told") == 1 and why in " ".join(message.split())
+    assert message.count("cannot check whether") == 1 and why in " ".join(message.split())
     with Ledger.open(run) as ledger:
         ledger.record_event("note", "test", {})
         assert verification.verify(ledger).note == ""
@@ -182,7 +182,7 @@ def test_no_file_takes_the_name_of_one_whose_log_was_left(run, tmp_path, make):
     log = log_of(run).read_bytes()
     assert log
     run.unlink()
-    with pytest.raises(StorageError, match="db-wal is left of a run whose file is gone; put"):
+    with pytest.raises(StorageError, match="db-wal belongs to a run whose file is gone; put"):
         match make:
             case "a new run":
                 voting.ballot(run, 3, sync=False)

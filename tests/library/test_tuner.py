@@ -171,7 +171,7 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model: str, tmp_pa
         assert tuner.tables.votes["choice"].tolist() == ["B", "skip", "A", "B", "tie"]
     with Ledger.open(place, readonly=True) as ledger:
         assert verification.verify(ledger).ok
-    with pytest.raises(UsageError, match="its votes come from people; leave better out"):
+    with pytest.raises(UsageError, match="its votes come from people; leave out better="):
         szpo.Tuner.resume(place, shorter)
 
 

@@ -199,7 +199,7 @@ def test_votes_that_do_not_fit_are_refused():
         optimizer.tell(state, query, tally([[1.0, 0.0, 0.0]]))
     with pytest.raises(UsageError, match="count a vote of negative weight for the other"):
         optimizer.tell(state, query, tally([[-1.0, 0.0]]))
-    with pytest.raises(UsageError, match="votes of step 1, awaited are those of 0"):
+    with pytest.raises(UsageError, match="votes of step 1; expected those of step 0"):
         optimizer.tell(state, Query(1, query.shifts, query.mu, None), tally([[1.0, 0.0]]))
     with pytest.raises(UsageError, match="different shapes"):
         optimizer.tell(state, query, replace(tally([[1.0, 0.0]]), minus=np.zeros((1, 1))))

@@ -475,7 +475,7 @@ def test_a_log_left_of_a_run_that_is_gone_exits_4(tmp_path: Path, refused: Refus
     left.parent.mkdir()
     left.write_bytes(b"pages of votes")
     line = refused(4, *yard_run.arguments(tmp_path, "run.name=yard"))
-    assert "yard.db-wal is left of a run whose file is gone" in line
+    assert "yard.db-wal belongs to a run whose file is gone" in line
     assert left.read_bytes() == b"pages of votes"
 
 

@@ -1,7 +1,7 @@
 """The words of names, docstrings and comments: the field's terms, one word for one thing.
 
-The words below once meant several things, or nothing to a reader who knows the field. Strings are
-not searched: what a person reads on a screen has tests of its own.
+The words below once meant several things, or nothing to a reader who knows the field. Strings and
+templates, which people read on a screen, are searched for `MESSAGES`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ SOURCES = [path for tree in TREES for path in sorted((ROOT / tree).rglob("*.py")
 
 PROSE = re.compile(r"\b(so many|told|retold|said|alike|reckon\w*|learnt|kept|who steers)\b", re.I)
 """Write instead: n, reported, answered, identical, count, learned, stored, operator."""
+MESSAGES = re.compile(
+    r"\b(learnt|reckon\w*|so many|cannot be told|told apart|heard of|been told|so far are kept"
+    r"|leave [^.;:]{1,50} away)\b",
+    re.I,
+)
+"""Write instead: trained on, compute, n, cannot check, distinguish, answered, leave out."""
 PARTS = {"told", "said", "alike", "reckon", "reckoned", "learnt", "kept", "retell", "unlike"}
 """Parts of names, between underscores, that are no term of the field."""
 HOMONYMS = {
@@ -121,6 +127,38 @@ def test_names_and_docstrings_use_the_fields_words(tree: str) -> None:
         if (words := found_in(path.relative_to(ROOT), path.read_text(encoding="utf-8")))
     }
     assert found == {}
+
+
+def messages(source: str) -> Iterator[str]:
+    """Constant strings of more than one word; the parts of an f-string are joined."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            parts = [each.value if isinstance(each, ast.Constant) else "…" for each in node.values]
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.value
+
+
+def test_messages_and_templates_use_plain_words() -> None:
+    found = {}
+    for tree in ("szpo", "ui", "simulators"):
+        for path in sorted((ROOT / tree).rglob("*.*")):
+            # Names of recorded results stay as they are.
+            if path.suffix not in {".py", ".html", ".toml"} or "bench" in path.parts:
+                continue
+            text = path.read_text(encoding="utf-8")
+            # Few files have such words at all; only in those are messages told from code.
+            texts = messages(text) if path.suffix == ".py" and MESSAGES.search(text) else [text]
+            words = [match[0] for each in texts for match in MESSAGES.finditer(each)]
+            if words:
+                found[str(path.relative_to(ROOT))] = words
+    assert found == {}
+
+
+def test_the_search_finds_messages() -> None:
+    source = 'x = f"{a} pairs learnt"\ny = ("leave --a "\n "and --b away")\nz = "learnt"\n'
+    found = {match[0] for text in messages(source) for match in MESSAGES.finditer(text)}
+    assert found == {"leave --a and --b away", "learnt"}
 
 
 @pytest.mark.parametrize(

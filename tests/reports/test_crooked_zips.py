@@ -180,7 +180,7 @@ CROOKED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "an empty band": ("run.json", lambda b: with_fact(b, "bands", {"kl": [2, 1]}), "band kl"),
     "no facts": ("run.json", lambda b: b"{}", "lacks 'facts'"),
     "a deep list": ("run.json", lambda b: b"[" * 100_000, "run.json"),
-    "a short line": ("steps.csv", lambda b: b + b"1,2\r\n", "as many cells"),
+    "a short line": ("steps.csv", lambda b: b + b"1,2\r\n", "differ in length"),
     "no header": ("steps.csv", lambda b: b"", "no header"),
     "letters": ("panelists.csv", lambda b: b + b"x" * 200_000, "panelists.csv, row"),
 }  # fmt: skip

@@ -49,7 +49,7 @@ def test_a_folder_arrives_byte_by_byte_in_a_private_repository(
         ("/lfs/", 413, 2, "larger than the hub takes"),
         ("commit", 418, 2, "refuses what was sent"),
         ("create", 500, 6, "it fails; push again later"),
-        ("preupload", 429, 6, "asked too often"),
+        ("preupload", 429, 6, "too many requests"),
     ],
 )
 def test_what_the_hub_refuses_is_one_line_and_a_code(

@@ -154,7 +154,7 @@ def test_wrong_prompts_and_answers_are_reported(tmp_path):
     with pytest.raises(UsageError, match="3 prompts given, K·N·D = 8 are needed"):
         go(settings, ledger, policy, prompts=lambda step: PROMPTS[:3])
     policy.rollout = lambda prompts, shifts, *, seed: [(Answer("x"),)] * 2
-    with pytest.raises(RunError, match=r"answered \[1, 1\] prompts, asked were \[8, 8\]"):
+    with pytest.raises(RunError, match=r"answered \[1, 1\] prompts, and was asked \[8, 8\]"):
         go(settings, ledger, policy)
     assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4  # and it goes on
 

@@ -124,8 +124,8 @@ def serve(
         if run is not None and is_folder(run, folder):
             if preset or sets or demo or at_once:
                 raise UsageError(
-                    "a folder's runs are begun from its home page; leave --preset, --set, --demo "
-                    "and --at-once away"
+                    "a folder's runs are begun from its home page; leave out --preset, --set, "
+                    "--demo and --at-once"
                 )
             from szpo_ui.folder.serving import serve_folder
 
@@ -193,14 +193,14 @@ def _find_target(chosen: Wishes) -> tuple[Wishes, Path, Config | None]:
 
     if chosen.demo:
         if chosen.run or chosen.preset:
-            raise UsageError("--demo makes its own run; leave the run and --preset away")
+            raise UsageError("--demo makes its own run; leave out the run and --preset")
         own = (*DEMO, _free_name(chosen.folder), *chosen.sets)
         chosen = replace(chosen, preset="people", sets=own)
     is_file = bool(chosen.run) and str(chosen.run).endswith(".toml")
     if not (is_file or chosen.preset or chosen.sets):
         return chosen, run_paths.find(chosen.run, chosen.folder), None
     if chosen.run and not is_file:
-        raise UsageError(f"run {chosen.run} keeps its settings; leave --preset and --set away")
+        raise UsageError(f"run {chosen.run} keeps its settings; leave out --preset and --set")
     config = settings_file.load(
         Path(str(chosen.run)) if is_file else None,
         preset_name=chosen.preset,

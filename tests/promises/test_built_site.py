@@ -1,0 +1,127 @@
+"""The site as a browser gets it: built strictly, then read page by page. `make test-all` only."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+import pytest
+
+from tests.support.browser import violations
+
+pytest_plugins = ["tests.support.browser"]
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+READ = ("", "tutorial/", "concepts/", "choose/votes/", "gallery/", "gallery/05_gridworld/",
+        "notebooks/1_quickstart/", "reference/optim/", "benchmarks/", "glossary/")  # fmt: skip
+"""Pages that axe reads: one of each kind."""
+WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+LINK = re.compile(r'<(?:a|img|link|script|source)\b[^>]*?\s(?:href|src)="?([^"\s>]+)')
+ID = re.compile(r'\s(?:id|name)="?([^"\s>]+)')
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serve files without a line for each request."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; the generator took no offence at anything."""
+    folder = tmp_path_factory.mktemp("site")
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "WARNING" not in done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def pages(site: Path) -> list[str]:
+    """The path of every page below the site's address."""
+    found = sorted(site.rglob("index.html"))
+    return [f"{each.parent.relative_to(site).as_posix()}/".removeprefix("./") for each in found]
+
+
+def test_every_link_of_every_page_resolves(site: Path) -> None:
+    texts = {
+        page: (site / page / "index.html").read_text(encoding="utf-8") for page in pages(site)
+    }
+    assert len(texts) > 50
+    anchors = {page: set(ID.findall(text)) for page, text in texts.items()}
+    broken, checked = [], 0
+    for page, text in texts.items():
+        for link in LINK.findall(text):
+            target, anchor = urldefrag(urljoin(f"http://site/{page}", link.replace("&amp;", "&")))
+            parts = urlsplit(target)
+            if parts.netloc != "site":
+                continue
+            checked += 1
+            path = unquote(parts.path).lstrip("/")
+            if path.endswith("/") or not path:
+                known = path in texts and (not anchor or unquote(anchor) in anchors[path])
+            else:
+                known = (site / path).is_file()
+            if not known:
+                broken.append(f"{page}: {link}")
+    assert not broken and checked > 3000
+
+
+def test_pages_stay_on_their_host_and_fit_a_phone(chromium: Any, site: Path, address: str) -> None:
+    asked: list[str] = []
+    wide = {}
+    failed = []
+    view = chromium.new_page(viewport={"width": 320, "height": 640})
+    view.on("request", lambda request: asked.append(request.url))
+    view.on("requestfailed", lambda request: failed.append(request.url))
+    view.on("pageerror", lambda error: failed.append(str(error)))
+    for page in pages(site):
+        reply = view.goto(f"{address}{page}", wait_until="load")
+        assert reply is not None and reply.status == 200
+        if (beyond := view.evaluate(WIDE)) > 0:
+            wide[page] = beyond
+    view.close()
+    assert not wide and not failed
+    assert asked and not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(chromium: Any, address: str, scheme: Any) -> None:
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    view = context.new_page()
+    found = {}
+    for page in READ:
+        view.goto(f"{address}{page}", wait_until="load")
+        if wrong := violations(view):
+            found[page] = wrong
+    context.close()
+    assert not found
+
+
+def test_search_finds_a_page(chromium: Any, address: str) -> None:
+    view = chromium.new_page(viewport={"width": 1280, "height": 900})
+    view.goto(address, wait_until="load")
+    view.get_by_placeholder("Search").fill("Bayes factor")
+    view.locator(".md-search-result__item").first.wait_for(timeout=15_000)
+    assert "glossary" in view.locator(".md-search-result__item a").first.get_attribute("href")
+    view.close()
