@@ -153,7 +153,7 @@ def test_two_answers_that_differ_are_an_error_where_they_must_be_equal() -> None
     speeds = {"w00": 10.0, "w01": 1.0, "w02": 1.0}
     work = dispatcher(Pretend(speeds, fails))
     assert work.gather(range(9)) == [2 * i for i in range(9)]  # the liar's answer came too late
-    with pytest.raises(IntegrityError, match=r"worker w00 answers chunk 1\.0 otherwise"):
+    with pytest.raises(IntegrityError, match=r"worker w00 answers chunk 1\.0 differently"):
         work.gather(range(40))
     loose = dispatcher(Pretend(speeds, fails), exact=False)
     for _ in range(3):
