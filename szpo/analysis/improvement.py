@@ -1,7 +1,7 @@
 """Whether a run helped: the tuned policy against the base on held-out prompts, in one sentence.
 
-People's votes on the closed blind final comparison count before the panel's own reward; without
-either nobody knows, and the sentence says so.
+People's votes on the closed blind final comparison count before what a simulated panel's reward or
+a voting function prefers; without any of them nobody knows, and the sentence says so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Point:
     """Applied steps."""
     votes: int
     wins: Share | None
-    """Pairs of answers (one of the base, to the same prompt) whose reward is higher, ties half."""
+    """Pairs that the tuned policy won against the base, ties half: of answers to the same prompt
+    by their reward, or of batches by the function that votes."""
     reward: float | None
     """Mean reward of the panel."""
     tokens: float
@@ -37,6 +38,8 @@ class Point:
     """KL to the start, nats per answer."""
     texts: tuple[tuple[str, str], ...]
     """Prompts and first answers."""
+    batches: bool = False
+    """The pairs are of batches, and a function compared them."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,10 @@ def read(ledger: Ledger) -> Improvement:
                 "",
             )
     if end is not None and end.wins is not None:
-        prompts = f"{end.wins.of} prompt{'s' if end.wins.of > 1 else ''}"
-        what = f"pairs on {prompts} by the reward of the panel"
+        several = "es" if end.batches else "s"
+        count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"
+        by = "the function that votes" if end.batches else "the reward of the panel"
+        what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
         return Improvement(end.wins, what, votes, kl, points, "")
     if any(order.closed_us is None and order.error is None for order in placed):
         lack = "the blind final comparison is open; its result appears once it is closed"
@@ -157,17 +162,21 @@ def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
         Point(
             steps=steps,
             votes=body["votes"],
-            wins=_wins(body["rewards"], base) if steps else None,
+            wins=_wins(body, base) if steps else None,
             reward=_mean(body["rewards"]),
             tokens=body["tokens"],
             kl=body["kl"],
             texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
+            batches=body.get("wins") is not None,
         )
         for steps, body in sorted(last.items())
     )
 
 
-def _wins(tuned: Any, base: Any) -> Share | None:
+def _wins(body: Mapping[str, Any], base: Any) -> Share | None:
+    if body.get("wins") is not None:
+        return metrics.win_rate(body["wins"])
+    tuned = body["rewards"]
     if tuned is None or base is None or len(tuned) != len(base):
         return None
     return metrics.win_rate(metrics.versus(tuned, base))

@@ -1,19 +1,23 @@
 """Measure a run's policy on its held-out prompts: before, along the way and after. No votes.
 
 Every measurement draws the answers with the same random numbers, and is recorded as an event of
-kind ``measured``; `szpo.analysis.improvement` reads them.
+kind ``measured``; `szpo.analysis.improvement` reads them. A simulated panel's reward scores single
+answers. A function that votes compares batches of them with the base's, as it does in the run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from szpo import seeds
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import IntegrityError, LeaseError, ResourceError, StorageError, SzpoError
+from szpo.evaluators.function_panel import FunctionPanel
+from szpo.evaluators.hidden_reward import Score
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
@@ -29,7 +33,6 @@ from szpo.types import Answer, Prompt
 KIND: Final = "measured"
 TEXTS: Final = 6
 """Prompts whose first answers are recorded, to be read side by side."""
-Score = Callable[[Prompt, Answer], float]
 Say = Callable[[str], None]
 
 
@@ -49,6 +52,8 @@ class Measured:
     """KL to the start, nats per answer; None where it was not measured."""
     texts: Sequence[tuple[str, str]]
     """Prompts and first answers."""
+    wins: Sequence[Sequence[float]] | None = None
+    """(batches, samples): the share of a voting function's vote for the tuned batch."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,17 @@ class Measuring:
     """The reward of a simulated panel; None where nobody knows one."""
     people: bool
     say: Say
+    function: FunctionPanel | None = None
+    """The function that votes in the run."""
+    rows: int = 1
+    """Prompts of the batches that it compares."""
+
+    @cached_property
+    def base(self) -> list[list[Answer]]:
+        """The base's answers, ``samples`` to each prompt; drawn once in a process."""
+        with policy_at(self.ledger, self.source, 0) as policy:
+            drawn = draw_answers(policy, self.prompts, self.samples, seed=_seed(self))
+        return [[clean_answer(answer) for answer in row] for row in drawn]
 
 
 def prepare(ledger: Ledger, parts: Parts, score: Score | None, say: Say) -> Measuring | None:
@@ -77,9 +93,11 @@ def prepare(ledger: Ledger, parts: Parts, score: Score | None, say: Say) -> Meas
     if not asked:
         return None
     along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
-    people = config.panel.kind == "people"
-    drawn_from = assemble.source(ledger, parts)
-    return Measuring(ledger, drawn_from, asked, e.samples, frozenset(along), score, people, say)
+    function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
+    return Measuring(
+        ledger, assemble.source(ledger, parts), asked, e.samples, frozenset(along), score,
+        config.panel.kind == "people", say, function, config.optimizer.rows,
+    )  # fmt: skip
 
 
 def before(m: Measuring | None) -> None:
@@ -198,10 +216,32 @@ def _record(
         rewards = [[float(score(prompt, answer)) for answer in row] for prompt, row in pairs]
     texts = [(prompt.text, row[0].text) for prompt, row in zip(m.prompts, rows, strict=True)]
     tokens = sum(answer.tokens for answer in every) / len(every)
-    record(m.ledger, "run", Measured(steps, votes, rewards, tokens, kl, texts))
+    wins = _ask(m, m.function, rows) if steps and m.function is not None else None
+    record(m.ledger, "run", Measured(steps, votes, rewards, tokens, kl, texts, wins))
+
+
+def _ask(
+    m: Measuring, function: FunctionPanel, rows: Sequence[Sequence[Answer]]
+) -> list[list[float]]:
+    """What the function prefers of batches of the run's size: `Measured.wins`.
+
+    Consecutive prompts make a batch. The sides alternate, so a function that prefers one side
+    whatever stands there gives one half.
+    """
+    found = []
+    for i, start in enumerate(range(0, len(m.prompts), m.rows)):
+        batch = slice(start, start + m.rows)
+        pairs = zip(zip(*rows[batch], strict=True), zip(*m.base[batch], strict=True), strict=False)
+        found.append([
+            function.compare(m.prompts[batch], tuned, base, side="B" if (i + j) % 2 else "A")
+            for j, (tuned, base) in enumerate(pairs)
+        ])  # fmt: skip
+    return found
 
 
 def record(ledger: Ledger, by: str, found: Measured) -> None:
     """Record a measurement, of its texts the first `TEXTS`."""
     body = {**asdict(found), "texts": [list(pair) for pair in found.texts[:TEXTS]]}
+    if found.wins is None:
+        del body["wins"]  # as it was before functions were asked
     ledger.record_event(KIND, by, step_report.plain(body))

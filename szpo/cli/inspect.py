@@ -182,12 +182,13 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: settings, curves, samples, votes, verification."""
     from szpo.cli import record
+    from szpo.evaluators import hidden_reward
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")
     with run_paths.look(path) as ledger, ledger.snapshot():
         panel = ledger.spec.get("config", {}).get("panel", {})
-        score, name = record.hidden_reward(ledger), str(panel.get("reward", "reward"))
+        score, name = hidden_reward.find_reward(ledger), str(panel.get("reward", "reward"))
         if svg is not None:
             target, text = svg, page.picture(ledger, score=score, score_name=name)
         else:

@@ -10,10 +10,8 @@ from typing import Any
 
 import typer
 
-from szpo import plugins
 from szpo.cli import console, run_paths
-from szpo.errors import IntegrityError, SzpoError, UsageError
-from szpo.evaluators.function_panel import FUNCTION
+from szpo.errors import IntegrityError, UsageError
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
@@ -21,7 +19,7 @@ from szpo.replay import backup as copies
 from szpo.replay import findings, verification
 from szpo.replay.replay import fold
 from szpo.reports import hub, votes_dataset
-from szpo.reports.html_report import Score, Verification
+from szpo.reports.html_report import Verification
 from szpo.reports.model_card import Names, base_id
 from szpo.reports.votes import write_votes
 from szpo.reports.votes_dataset import People
@@ -338,20 +336,3 @@ def merge(
         console.emit({"model": str(target)})
     else:
         console.say(f"wrote {target}; load it with AutoModelForCausalLM.from_pretrained")
-
-
-def hidden_reward(ledger: Ledger) -> Score | None:
-    """The reward of a run's simulated panel as a function, where it is at hand.
-
-    Only a person looking at a run sees it; rewards that need the base model are left out.
-    """
-    panel = ledger.spec.get("config", {}).get("panel", {})
-    if panel.get("kind", "people") in ("people", "judge", FUNCTION):
-        return None
-    try:
-        parse = plugins.load("szpo.rewards", "parse", "reward reader")
-        reward = parse(str(panel["reward"]))
-    except (SzpoError, KeyError):
-        return None
-    score: Score = reward.score
-    return score

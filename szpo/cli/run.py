@@ -20,16 +20,17 @@ from rich.progress import (
 )
 
 from szpo.analysis import improvement, outlook
-from szpo.cli import console, inspect, record, run_paths
+from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
+from szpo.evaluators import hidden_reward
+from szpo.evaluators.hidden_reward import Score
 from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.notices import setup_progress
 from szpo.notices.callbacks import EachStep
-from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
 from szpo.voting import lease, pauses
@@ -296,7 +297,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
     console.set_resumable(ledger.path)
     config: Config = parts.config
-    score = record.hidden_reward(ledger)
+    score = hidden_reward.find_reward(ledger)
     if parts.panel is None:
         if not stay:  # szpo serve starts it so, and has its pages
             console.complain(

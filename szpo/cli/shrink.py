@@ -11,6 +11,7 @@ import typer
 
 from szpo.cli import console, record, run_paths
 from szpo.errors import UsageError
+from szpo.evaluators import hidden_reward
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta
@@ -121,7 +122,8 @@ def _measure(
     _demand_end(path)
     with run_paths.look(path) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
-        policy, start, score = parts.language, starting_theta(ledger), record.hidden_reward(ledger)
+        policy, start = parts.language, starting_theta(ledger)
+        score = hidden_reward.find_reward(ledger)
         asked = parts.prompts.heldout[: count or parts.config.evaluation.prompts]
         people = parts.config.panel.kind == "people"
     base, *points = _show_progress(

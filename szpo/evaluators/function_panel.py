@@ -11,7 +11,7 @@ from szpo import seeds
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.types import Choice, Comparison, Prompt
+from szpo.types import Answer, Choice, Comparison, Prompt
 from szpo.voting.service import VoteService
 
 FUNCTION: Final = "function"
@@ -22,6 +22,8 @@ Better: TypeAlias = Callable[[list[str], list[str], list[str]], str | float]
 It returns "a", "b" or "tie", or the probability that a is better, from 0 to 1. A probability is
 turned into a vote by the run's own random numbers.
 """
+SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
+"""The words that a function may return, as the share of its vote for batch a."""
 LACKS: Final = (
     "the votes of this run come from a Python function; go on with it by "
     "szpo.Tuner.resume(ledger, better)"
@@ -53,23 +55,37 @@ class FunctionJudge:
         return read_answer(self.better([row.prompt.text for row in comparison.rows], a, b), key)
 
 
-def read_answer(answer: object, key: bytes) -> Choice:
-    """A function's answer as a vote; a probability is drawn by the key.
+def read_share(answer: object) -> float:
+    """A function's answer as the share of its vote for batch a, from 0 to 1; a tie is one half.
 
     Raises:
         UsageError: it is neither "a", "b", "tie" nor a number from 0 to 1.
 
-    >>> [read_answer(each, bytes(16)) for each in ("a", "tie", 1.0, 0)]
-    ['A', 'tie', 'A', 'B']
+    >>> [read_share(each) for each in ("a", "tie", 0.75, "B")]
+    [1.0, 0.5, 0.75, 0.0]
     """
-    if isinstance(answer, str) and answer.strip().lower() in ("a", "b", "tie"):
-        word = answer.strip().lower()
-        return "A" if word == "a" else "B" if word == "b" else "tie"
+    if isinstance(answer, str) and (word := answer.strip().lower()) in SHARES:
+        return SHARES[word]
     if isinstance(answer, (bool, str)) or not hasattr(answer, "__float__"):
         raise _refuse(answer)
     share = float(answer)
     if not (math.isfinite(share) and 0 <= share <= 1):
         raise _refuse(answer)
+    return share
+
+
+def read_answer(answer: object, key: bytes) -> Choice:
+    """A function's answer as a vote; a probability is drawn by the key.
+
+    Raises:
+        UsageError: as `read_share`.
+
+    >>> [read_answer(each, bytes(16)) for each in ("a", "tie", 1.0, 0)]
+    ['A', 'tie', 'A', 'B']
+    """
+    share = read_share(answer)
+    if isinstance(answer, str):
+        return "A" if share == 1 else "B" if share == 0 else "tie"
     return "A" if float(seeds.uniform(key, 1)[0]) < share else "B"
 
 
@@ -98,6 +114,31 @@ class FunctionPanel:
         if self.better is None:
             raise UsageError(LACKS)
         return (FunctionJudge(self.better),) * self.size
+
+    def compare(
+        self,
+        prompts: Sequence[Prompt],
+        tuned: Sequence[Answer],
+        base: Sequence[Answer],
+        *,
+        side: Literal["A", "B"],
+    ) -> float:
+        """The share of the function's vote for the tuned batch, which stands on ``side``.
+
+        Batches with equal texts are a tie, and the function is not asked.
+
+        Raises:
+            UsageError: there is no function, or it returned something else than a vote.
+        """
+        if self.better is None:
+            raise UsageError(LACKS)
+        first, second = [answer.text for answer in tuned], [answer.text for answer in base]
+        if first == second:
+            return 0.5
+        asked = [prompt.text for prompt in prompts]
+        if side == "A":
+            return read_share(self.better(asked, first, second))
+        return 1 - read_share(self.better(asked, second, first))
 
     @property
     def spec(self) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from szpo.analysis import measuring
-from szpo.analysis.measuring import Score
+from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.notices import callbacks as calls
 from szpo.notices import trackers, web_hook

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from szpo import seeds
 from szpo.config.schema import RUBRIC_VERSION
 from szpo.errors import UsageError
+from szpo.evaluators import hidden_reward
 from szpo.evaluators.function_panel import FUNCTION, Better, FunctionPanel, FunctionPanelFactory
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger.database import Ledger
@@ -146,7 +147,8 @@ class Tuner:
         Args:
             callbacks: functions of a `StepReport`, called after each step, or `Callback`s.
             measure: answer held-out prompts before, along the way and after, as ``[evaluation]``
-                says; it costs no votes, and time.
+                says, and compare with the base's answers by the function, or by the reward of a
+                simulated panel. It costs no votes; it costs time and calls of the function.
 
         Raises:
             UsageError: nobody answers in this process; use `ask` and `tell`.
@@ -156,7 +158,8 @@ class Tuner:
                 "Tuner: nobody answers for this run; give better=..., or use ask and tell"
             )
         every = tuple(as_callback(each) for each in (self._reports.append, *callbacks))
-        beside = conduct.Beside(every, measure, say=_say)
+        score = hidden_reward.find_reward(self._ledger) if measure else None
+        beside = conduct.Beside(every, measure, score, _say)
         self._outcome = conduct.conduct(self._ledger, self._parts, beside)
         return self._outcome
 

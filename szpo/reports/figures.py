@@ -29,17 +29,18 @@ GivenRun: TypeAlias = Tables | Ledger | str | Path
 def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
     """The share of held-out pairs that the tuned model wins against the base, over votes.
 
+    Pairs are of answers, by a simulated panel's reward, or of batches, by the function that votes.
     The band is the 95 % interval; one half is no gain.
 
     Raises:
-        UsageError: nothing was measured on held-out prompts, or nobody knows a reward.
+        UsageError: nobody compared them along the run.
     """
     with _ledger(run) as ledger:
         series = gain_chart.make_series(improvement.read(ledger))
     if series is None:
         raise UsageError(
-            "plots.gain: no gain was measured; it takes held-out prompts and a panel whose reward "
-            "is known, as in szpo run with panel.kind bt70"
+            "plots.gain: no gain was measured along this run; it takes held-out prompts, and a "
+            "function that votes (szpo.Tuner with run(measure=True)) or a simulated panel"
         )
     axes = _draw(series, ax, ("votes", "pairs won", gain_chart.TITLE))
     axes.axhline(0.5, color="grey", linestyle="--", linewidth=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,12 +20,13 @@ from szpo import __version__
 from szpo.analysis import agreement, improvement, outlook, voter_report
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
+from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.reports import gain_chart
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
-from szpo.types import Answer, Comparison, Prompt, Vote
+from szpo.types import Comparison, Vote
 from szpo.voting import counting, second_seats, triads
 
 NOTES = {
@@ -36,7 +37,6 @@ NOTES = {
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
     "identical": "rows in which both sides gave the same answer",
 }
-Score = Callable[[Prompt, Answer], float]
 MARKS = {ord(c): f"⟨{ord(c):04X}⟩" for c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
          "\u2066\u2067\u2068\u2069\x00\x1b"}  # fmt: skip
 """Characters that would reorder or hide text are shown by their number."""

@@ -8,19 +8,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import matplotlib
 import pytest
 
 import szpo
 from szpo import plugins
+from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.errors import StorageError, UsageError
-from szpo.evaluators.function_panel import FunctionJudge, read_answer
+from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_answer
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.training.step_report import Outcome
+from szpo.types import Answer, Prompt
 from tests.support import folder_run
 
+matplotlib.use("agg")
 SMALL = {
     "model.dtype": "fp32", "optimizer.comparisons": 2, "optimizer.rows": 2,
     "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
@@ -178,11 +182,66 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model: str, tmp_pa
 def test_a_temporary_ledger_goes_with_the_tuner(model: str) -> None:
     with szpo.Tuner(model, PROMPTS, lambda p, a, b: 0.9, votes=2, settings=SMALL) as tuner:
         folder = tuner.path.parent
-        tuner.run(measure=True)
+        tuner.run()
         assert folder.exists() and tuner.outcome is not None and tuner.outcome.votes == 2
-        with Ledger.open(tuner.path, readonly=True) as ledger:
-            assert [e["body"]["steps"] for e in ledger.events("measured")] == [0, 1]
     assert not folder.exists()
+
+
+def test_the_function_judges_held_out_batches_against_the_base(model: str, tmp_path: Path) -> None:
+    """The shares on record are its verdicts on the texts on record: one answer to each prompt."""
+    asked: list[int] = []
+
+    def better(prompts: list[str], a: list[str], b: list[str]) -> str:
+        asked.append(len(prompts))
+        return shorter(prompts, a, b)
+
+    place = tmp_path / "measured.db"
+    settings = {**SMALL, "evaluation.prompts": 3, "evaluation.along": 1}
+    prompts = [*PROMPTS, "w70 w71", "w74 w75"]  # a quarter of twelve is held out
+    with szpo.Tuner(model, prompts, better, votes=8, ledger=place, settings=settings) as tuner:
+        tuner.run(measure=True)
+    with Ledger.open(place, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
+        base, *later = [event["body"] for event in ledger.events("measured")]
+        helped = improvement.read(ledger)
+    assert "wins" not in base and [body["steps"] for body in later] == [2, 4]
+    share = {"a": 1.0, "tie": 0.5, "b": 0.0}
+    for body in later:
+        tuned = [answer for _, answer in body["texts"]]
+        start = [answer for _, answer in base["texts"]]
+        batches = (slice(0, 2), slice(2, 3))  # two rows, as in the run, and what is left
+        assert body["wins"] == [[share[shorter(tuned[b], tuned[b], start[b])]] for b in batches]
+    assert set(asked) <= {1, 2} and helped.share is not None and helped.share.of == 2
+    assert helped.pairs == "pairs on 2 batches by the function that votes"
+    axes = szpo.plots.gain(place)
+    won = [sum(row[0] for row in body["wins"]) / 2 for body in later]
+    assert axes.lines[0].get_xydata().tolist() == [[0, 0.5], [4, won[0]], [8, won[1]]]
+
+
+def test_sides_and_equal_batches_of_a_measurement() -> None:
+    def ask(panel: FunctionPanel, side: Any, *texts: str) -> float:
+        tuned, base = ([Answer(text)] for text in texts)
+        return panel.compare([Prompt.user("One?")], tuned, base, side=side)
+
+    left = FunctionPanel(lambda p, a, b: 0.8)
+    assert ask(left, "A", "x", "y") == 0.8 and ask(left, "B", "x", "y") == pytest.approx(0.2)
+    assert ask(left, "A", "x", "x") == 0.5
+    longer = FunctionPanel(lambda p, a, b: "a" if len(a[0]) > len(b[0]) else "b")
+    assert [ask(longer, side, "long", "l") for side in "AB"] == [1.0, 1.0]
+    with pytest.raises(UsageError, match="a Python function; go on with it by"):
+        ask(FunctionPanel(None), "A", "x", "y")
+
+
+def test_a_simulated_panel_measures_by_its_reward(model: str, tmp_path: Path) -> None:
+    settings = {
+        **SMALL, "panel.kind": "bt70", "panel.reward": "length:6", "panel.beta": 1.0,
+    }  # fmt: skip
+    with szpo.Tuner(model, PROMPTS, votes=2, settings=settings) as tuner:
+        tuner.run(measure=True)
+        with Ledger.open(tuner.path, readonly=True) as ledger:
+            bodies = [event["body"] for event in ledger.events("measured")]
+    assert [body["steps"] for body in bodies] == [0, 1]
+    assert all(len(body["rewards"][0]) == 1 and "wins" not in body for body in bodies)
 
 
 def test_an_answer_that_is_no_vote_is_refused(model: str) -> None:

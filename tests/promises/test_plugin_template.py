@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer import main as typer_main
 
 from szpo import plugins
+from szpo.analysis import features
 from szpo.cli.app import call
 from szpo.config import rule_plugins, settings_file
 from szpo.errors import SzpoError, UsageError
@@ -23,9 +26,12 @@ from szpo.optim.rules import registry
 from szpo.optim.rules.known import RULE as KNOWN
 from szpo.optim.settings import SettingsError
 from szpo.testing import check_judge
+from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run
 
-TEMPLATE = Path(__file__).parents[2] / "examples" / "plugin"
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "examples" / "plugin"
+PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 PACKAGE = "szpo_plugin_template"
 Capture = pytest.CaptureFixture[str]
 
@@ -130,3 +136,51 @@ def test_what_is_no_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
     with pytest.raises(SettingsError, match="'known' is there already"):
         registry.add(other)
+
+
+def test_the_page_has_a_row_and_a_section_for_every_group() -> None:
+    """Groups are read from the code that loads entry points."""
+    loads = re.compile(r'(?:plugins\.(?:load|names)\(\s*|GROUP(?:: Final)? = )"(szpo\.[a-z]+)"')
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "szpo").rglob("*.py")]
+    groups = {found for text in sources for found in loads.findall(text)}
+    assert len(groups) == 9
+    assert set(re.findall(r"^\| `(szpo\.[a-z]+)` \|", PAGE, re.MULTILINE)) == groups
+    assert set(re.findall(r"^## [A-Z][a-z]+: `(szpo\.[a-z]+)`$", PAGE, re.MULTILINE)) == groups
+
+
+def section(group: str) -> dict[str, Any]:
+    """The names that the code of a group's section defines."""
+    (text,) = re.findall(rf"^## \w+: `{group}`$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(compile(code, group, "exec"), names)
+    return names
+
+
+def test_feature_command_and_benchmark_of_the_page_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    path = yard_run.make(tmp_path)
+    brought = {
+        "szpo.features": ("starts", section("szpo.features")["starts"]),
+        "szpo.commands": ("count", section("szpo.commands")["command"]),
+        "szpo.benches": ("mine", section("szpo.benches")["main"]),
+    }
+
+    def entries(group: str) -> list[Any]:
+        name, found = brought.get(group, ("", None))
+        own = SimpleNamespace(name=name, value="mine:it", load=lambda: found)
+        return [own] if name else []
+
+    monkeypatch.setattr(plugins, "entry_points", entries)
+    (feature,) = features.parse("starts:so")
+    prompt, *answers = Prompt.user("Well?"), Answer("so it is"), Answer("it is so")
+    assert [feature.score(prompt, answer) for answer in answers] == [1.0, 0.0]
+    capsys.readouterr()
+    assert call(["bench", "mine", "--quick", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"seeds": 2.0}
+    assert typer_main.get_command(brought["szpo.commands"][1]).main(
+        [str(path)], standalone_mode=False
+    ) in (0, None)
+    counted = [int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert sum(counted) == 24

@@ -3,7 +3,11 @@
 A clean environment holds the wheel and the base dependencies, which are shared with this one by
 links, so that torch is neither downloaded nor copied again. Each extra is installed into an
 environment of its own on top of that. Prints a table of sizes and seconds, which docs/releasing.md
-quotes.
+quotes, and how long imports take, which docs/library.md quotes.
+
+    python tests/support/release_check.py [EXTRA ...]
+
+With names of extras only those are installed.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import tempfile
 import time
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -105,8 +109,8 @@ def start_seconds(python: Path, code: str, place: Path) -> float:
     return min(found)
 
 
-def rows(place: Path, wheel: Path) -> Iterator[str]:
-    """The lines of the table: without an extra, then each extra."""
+def rows(place: Path, wheel: Path, extras: Sequence[str]) -> Iterator[str]:
+    """The lines of the table: without an extra, then each extra; last, how long imports take."""
     shared = place / "shared"
     share(closure(PROJECT["dependencies"]), shared)
     bare = environment(place / "bare", shared)
@@ -118,7 +122,7 @@ def rows(place: Path, wheel: Path) -> Iterator[str]:
     none = start_seconds(bare, "pass", place)
     seconds = start_seconds(bare, "import szpo", place) - none
     yield f"| none | szpo itself | {size:.1f} | – | {1e3 * seconds:.0f} |"
-    for extra in sorted(set(EXTRAS) - set(TOOLS)):
+    for extra in extras:
         folder = place / extra
         python = environment(folder, shared)
         before = megabytes(folder)
@@ -133,10 +137,18 @@ def rows(place: Path, wheel: Path) -> Iterator[str]:
         seconds = start_seconds(python, "import szpo", place) - none
         yield f"| `{extra}` | {names} | {added:.1f} | {took:.0f} | {1e3 * seconds:.0f} |"
         shutil.rmtree(folder)
+    yield ""
+    for code in ("import szpo", "import szpo; szpo.Optimizer", "import szpo; szpo.Tuner"):
+        seconds = start_seconds(bare, code, place) - start_seconds(bare, "pass", place)
+        yield f"{code}: {seconds:.2f} s of processor time, the least of nine"
 
 
 def main() -> None:
     """Build, check, install; exit 1 with the reason where something does not hold."""
+    every = sorted(set(EXTRAS) - set(TOOLS))
+    extras = sys.argv[1:] or every
+    if unknown := set(extras) - set(every):
+        sys.exit(f"no such extra: {', '.join(sorted(unknown))}; there are: {', '.join(every)}")
     out = ROOT / "dist"
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
@@ -151,7 +163,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     (wheel,) = out.glob("*.whl")
     with tempfile.TemporaryDirectory() as place:
-        for line in rows(Path(place).resolve(), wheel):
+        for line in rows(Path(place).resolve(), wheel, extras):
             print(line, flush=True)
 
 
