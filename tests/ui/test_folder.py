@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -127,6 +128,25 @@ def test_a_run_is_read_again_only_when_its_file_has_changed(folder: Path) -> Non
     assert (row.state, row.detail) == ("paused", "by Olga: lunch")
     (folder / "people.db").unlink()
     assert rows.find(reader.rows(), "people") is None
+
+
+def test_a_run_that_takes_long_to_read_is_read_again_after_a_pause(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, spent = [0.0], iter(float(n) for n in range(100))
+    clocks = SimpleNamespace(monotonic=lambda: at[0], thread_time=lambda: next(spent))
+    monkeypatch.setattr(rows, "time", clocks)  # each reading takes a second of processor time
+    reader = FolderReader(folder)
+    reader.rows()
+    first = reader.reads
+    with Ledger.open(folder / "people.db") as ledger:
+        for reason, then in (("lunch", 0.0), ("tea", 99.0), ("tea", 101.0)):
+            pauses.pause(ledger, "Olga", reason)
+            at[0] = then
+            reader.rows()
+    found = rows.find(reader.rows(), "people")
+    assert found is not None and found.detail == "by Olga: tea"
+    assert reader.reads == first + 2  # at 0 s, since a first reading sets no pause, and at 101 s
 
 
 def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,12 @@ from szpo.voting.pauses import describe_pause
 
 State = Literal["running", "paused", "stopped", "finished", "unreadable"]
 LOG: Final = logging.getLogger("szpo.folder")
+LONG_S: Final = 0.05
+"""Seconds of processor time from which on a reading counts as long."""
+PAUSE: Final = 100
+"""A file that takes long is read again after this multiple of its reading time at the earliest.
+
+The panelists' votes wait for the same processor."""
 _LAST_KL: Final = (
     "SELECT json_extract(body, '$.kl') AS kl FROM events WHERE kind = 'step' "
     "ORDER BY event DESC LIMIT 1"
@@ -75,6 +82,8 @@ class _Reading:
     expires_us: int = 0
     hours: budget.Reading = field(default_factory=budget.Reading)
     helped: tuple[int, Improvement] | None = None
+    fresh_until: float = 0.0
+    """`time.monotonic` until which the row may stay as it is."""
 
 
 class FolderReader:
@@ -98,11 +107,16 @@ class FolderReader:
 
     def _look(self, path: Path) -> _Reading:
         stamp, last = _stamp(path), self._seen.get(path.stem)
-        if last is not None and last.stamp == stamp:
+        if last is not None and (last.stamp == stamp or time.monotonic() < last.fresh_until):
             return last
         self.reads += 1
+        began = time.thread_time()
         try:
-            return _read(path, stamp, last)
+            found = _read(path, stamp, last)
+            spent = time.thread_time() - began
+            if last is not None and spent > LONG_S:
+                found.fresh_until = time.monotonic() + PAUSE * spent
+            return found
         except SzpoError as error:
             line = str(error).replace(str(path), path.name)
         except Exception as error:  # content that no version of szpo writes

@@ -17,9 +17,9 @@ from szpo.analysis import evidence
 from szpo.errors import StorageError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.database import Clock, Ledger, Record, now_us
-from szpo.voting import counting, second_seats
-from szpo_ui.operator import word_search
-from szpo_ui.operator.word_search import TOKENIZER, with_spaces
+from szpo.voting import counting
+from szpo_ui.operator import vote_tables, word_search
+from szpo_ui.operator.word_search import with_spaces
 
 PART: Final = 128
 """Comparisons that one call of `VoteIndex.advance` adds at most."""
@@ -32,90 +32,6 @@ State: TypeAlias = Literal[
 _Group: TypeAlias = tuple[Literal["step", "one"], int]
 """What is read at once: the training comparisons of a step, or one other comparison by number."""
 
-_TABLES: Final = (
-    "PRAGMA temp.cache_size = -16000",
-    # number: the comparison's rowid; kind: the ledger's kinds, and "triad".
-    "CREATE TEMP TABLE shown (number INTEGER PRIMARY KEY, kind TEXT, step INTEGER, "
-    "votes INTEGER DEFAULT 0, split INTEGER DEFAULT -1, voted_us INTEGER DEFAULT 0)",
-    "CREATE INDEX temp.shown_kind ON shown (kind, number)",
-    "CREATE INDEX temp.shown_step ON shown (step, number)",
-    "CREATE INDEX temp.shown_votes ON shown (votes, number)",
-    "CREATE INDEX temp.shown_split ON shown (split, number)",
-    "CREATE INDEX temp.shown_voted ON shown (voted_us, number)",
-    "CREATE TEMP TABLE given (vote INTEGER PRIMARY KEY, number INTEGER, panelist TEXT, "
-    "state TEXT, choice TEXT, verdict TEXT, note INTEGER, reported INTEGER, fast INTEGER, "
-    "remark TEXT)",
-    "CREATE INDEX temp.given_number ON given (number)",
-    "CREATE INDEX temp.given_panelist ON given (panelist, number)",
-    "CREATE INDEX temp.given_state ON given (state, number)",
-    "CREATE INDEX temp.given_choice ON given (choice, number)",
-    "CREATE INDEX temp.given_verdict ON given (verdict, number)",
-    "CREATE INDEX temp.given_note ON given (number) WHERE note = 1",
-    "CREATE INDEX temp.given_reported ON given (number) WHERE reported = 1",
-    "CREATE INDEX temp.given_fast ON given (number) WHERE fast = 1",
-    "CREATE INDEX temp.given_remark ON given (number, remark) WHERE remark IS NOT NULL",
-    # prompt: numbers in order of first appearance, so that a link to one stays right.
-    "CREATE TEMP TABLE prompts (prompt INTEGER PRIMARY KEY, turns TEXT UNIQUE)",
-    "CREATE TEMP TABLE asked (prompt INTEGER, number INTEGER, PRIMARY KEY (prompt, number)) "
-    "WITHOUT ROWID",
-    # Beginnings of three and four letters are read as one word: a hundred words begin so.
-    "CREATE VIRTUAL TABLE temp.words USING fts5(text, content='', prefix='3 4', "
-    f"tokenize='{TOKENIZER}')",
-    "CREATE TEMP TABLE matched (number INTEGER PRIMARY KEY)",
-    # Segments are not merged: that takes half of the time of making them, in pauses of its own,
-    # and a search among hundreds of them takes a millisecond more.
-    "INSERT INTO temp.words (words, rank) VALUES ('automerge', 0)",
-    "INSERT INTO temp.words (words, rank) VALUES ('crisismerge', 1000)",
-)
-_PART: Final = (
-    "WITH part AS (SELECT rowid AS number, * FROM comparisons WHERE rowid > ? AND rowid <= ?) "
-)
-_ADD: Final = (
-    f"{_PART}INSERT INTO temp.shown (number, kind, step) SELECT number, "
-    "iif(kind = 'repeat' AND repeats IS NULL, 'triad', kind), step FROM part",
-    f"{_PART}INSERT OR IGNORE INTO temp.prompts (turns) SELECT a.prompt FROM part "
-    "CROSS JOIN answers a USING (comparison) ORDER BY number, a.i",
-    f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
-    "CROSS JOIN answers a USING (comparison) CROSS JOIN temp.prompts p ON p.turns = a.prompt",
-)
-_ADD_WORDS: Final = (
-    f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(with_spaces("
-    "(SELECT group_concat(json_extract(value, '$[1]'), ' ') FROM json_each(a.prompt)) || ' ' || "
-    "a.plus || ' ' || a.minus), ' ') FROM answers a WHERE a.comparison = part.comparison) "
-    "FROM part"
-)
-_MATCH: Final = "INSERT INTO temp.matched SELECT rowid FROM temp.words WHERE words MATCH ?"
-_TRAIN: Final = "c.run = ? AND c.step = ? AND c.kind = 'train'"
-_GROUP: Final = {"step": _TRAIN, "one": "c.run = ? AND c.rowid = ?"}
-_VOTES: Final = (
-    "SELECT c.rowid AS number, c.kind, v.vote, v.assignment, v.choice, v.late, v.skip_reason, "
-    "v.details, v.received_us, a.plus_side, p.pseudonym, "
-    f"v.late AND v.assignment IN {second_seats.SEATS} AS second FROM comparisons c "
-    "CROSS JOIN assignments a USING (comparison) CROSS JOIN votes v USING (assignment) "
-    "CROSS JOIN panelists p USING (panelist) WHERE {} ORDER BY v.vote"
-)
-_TOUCHED: Final = (
-    "SELECT DISTINCT c.rowid AS number, c.kind, c.step FROM {} CROSS JOIN assignments a "
-    "USING (assignment) CROSS JOIN comparisons c USING (comparison) WHERE {} > ?"
-)
-_NEW: Final = {
-    "vote": ("votes", _TOUCHED.format("votes v", "v.vote")),
-    "amendment": (
-        "amendments",
-        _TOUCHED.format("amendments m CROSS JOIN votes v USING (vote)", "m.amendment"),
-    ),
-}
-_INSERT: Final = (
-    "INSERT INTO temp.given SELECT "
-    + ", ".join(f"json_extract(value, '$[{i}]')" for i in range(10))
-    + " FROM json_each(?)"
-)
-_UPDATE: Final = (
-    "UPDATE temp.shown SET votes = n.votes, split = n.split, voted_us = n.voted_us FROM (SELECT "
-    "json_extract(value, '$[0]') AS number, json_extract(value, '$[1]') AS votes, "
-    "json_extract(value, '$[2]') AS split, json_extract(value, '$[3]') AS voted_us "
-    "FROM json_each(?)) n WHERE n.number = shown.number"
-)
 _HOLDS: Final = ("counted", "spare", "apart", "second")
 """States of answers that say what their panelist holds."""
 _NO_REMARK: Final = frozenset({"notes", "device"})
@@ -140,11 +56,13 @@ class VoteIndex:
         """Comparisons in the index, those whose words are, and those in the file."""
         self._searches = False
         self._marks: tuple[int, bool] | None = None
-        self._last = dict.fromkeys(_NEW, -1)
+        self._last = dict.fromkeys(vote_tables.NEW, -1)
         self.hidden: frozenset[str] = frozenset()
         """Comparisons whose votes, and whose plus, are not shown yet."""
         self._void: frozenset[int] = frozenset()
         self._todo: dict[_Group, None] = {}
+        self._grown: dict[int, int] = {}
+        """Hidden steps with new votes: the step, and the last vote before them."""
         try:
             have = "SELECT sqlite_compileoption_used('ENABLE_FTS5') AS fts5"
             if not self.ledger.query(have)[0]["fts5"]:
@@ -152,7 +70,7 @@ class VoteIndex:
                     "this Python's SQLite has no full-text search (FTS5); use another build of it"
                 )
             self.ledger.db.conn.create_function("with_spaces", 1, with_spaces, deterministic=True)
-            for sql in _TABLES:
+            for sql in vote_tables.TABLES:
                 self.ledger.execute(sql)
         except BaseException:
             self.ledger.close()
@@ -180,15 +98,18 @@ class VoteIndex:
             group = next(iter(self._todo))
             self._write(group)
             del self._todo[group]
+        elif self._grown:
+            self._append(*self._grown.popitem())
         elif self._searches and self.read_words < self.of:
             until = min(self.of, self.read_words + PART)
-            self.ledger.execute(_ADD_WORDS, (self.read_words, until))
+            self.ledger.execute(vote_tables.ADD_WORDS, (self.read_words, until))
             self.read_words = until
         return not self.is_whole(words=self._searches)
 
     def is_whole(self, *, words: bool) -> bool:
         """Everything that was seen at the last look is in the index, its words included."""
-        return not (self._todo or self.read < self.of or (words and self.read_words < self.of))
+        left = self._todo or self._grown or self.read < self.of
+        return not (left or (words and self.read_words < self.of))
 
     def search(self, query: str) -> None:
         """Fill the table ``matched`` with the comparisons in which the words of a query stand."""
@@ -197,7 +118,7 @@ class VoteIndex:
         )
         for sql, parameters in (
             ("DELETE FROM temp.matched", ()),
-            (_MATCH, (word_search.expression(query),)),
+            (vote_tables.MATCH, (word_search.expression(query),)),
             (f"INSERT OR IGNORE INTO temp.matched {remark}", (query.strip().strip('"').lower(),)),
         ):
             self.ledger.execute(sql, parameters)
@@ -205,7 +126,7 @@ class VoteIndex:
     @property
     def groups_left(self) -> int:
         """Rounds, and comparisons outside of rounds, whose votes are still to be read."""
-        return len(self._todo)
+        return len(self._todo) + len(self._grown)
 
     # ---- what is new ----
 
@@ -214,30 +135,52 @@ class VoteIndex:
         ledger = self.ledger
         with ledger.snapshot():
             self.of = _highest(ledger, "rowid", "comparisons")
-            for name, (table, touched) in _NEW.items():
-                if self._last[name] >= 0:  # before the first look every comparison is new anyway
-                    self._note(ledger.query(touched, (self._last[name],)))
+            hidden = frozenset() if live else evidence.open_comparisons(ledger)
+            for name, (table, touched) in vote_tables.NEW.items():
+                last = self._last[name]
+                if last >= 0:  # before the first look every comparison is new anyway
+                    self._note(
+                        row
+                        for row in ledger.query(touched, (last,))
+                        if not (name == "vote" and self._grows(row, hidden, last))
+                    )
                 self._last[name] = _highest(ledger, name, table)
             void = frozenset(row["step"] for row in ledger.steps() if row["state"] == "void")
-            hidden = frozenset() if live else evidence.open_comparisons(ledger)
             closed, again = self.hidden - hidden, hidden - self.hidden
             self._note(_places(ledger, closed))
             covered = self._note(_places(ledger, again))
         for step in void - self._void:
             self._todo["step", step] = None
+            self._grown.pop(step, None)
         self.hidden, self._void = hidden, void
         for group in covered:  # at once: the switch was turned off
             self._write(group)
+
+    def _grows(self, row: Record, hidden: frozenset[str], last: int) -> bool:
+        """Whether only the new votes of a comparison's step need to be read: nothing else shows.
+
+        Rounds of thousands of votes would otherwise be read whole at every look.
+        """
+        group = _group(row)
+        if group[0] != "step" or group in self._todo or row["number"] > self.read:
+            return False
+        if row["comparison"] not in hidden or row["comparison"] not in self.hidden:
+            return False
+        self._grown.setdefault(group[1], last)
+        return True
 
     def _note(self, rows: Iterable[Record]) -> list[_Group]:
         """Note the groups of these comparisons, of those that are in the index, and list them."""
         found = dict.fromkeys(_group(row) for row in rows if row["number"] <= self.read)
         self._todo.update(found)
+        for kind, value in found:
+            if kind == "step":
+                self._grown.pop(value, None)
         return list(found)
 
     def _add(self, until: int) -> None:
         """Add the comparisons up to a number, without their votes."""
-        for sql in _ADD:
+        for sql in vote_tables.ADD:
             self.ledger.execute(sql, (self.read, until))
         added = "SELECT number, kind, step FROM temp.shown WHERE number > ?"
         for row in self.ledger.query(added, (self.read,)):
@@ -246,16 +189,25 @@ class VoteIndex:
 
     # ---- votes ----
 
+    def _append(self, step: int, last: int) -> None:
+        """Add the rows of a hidden step's votes after the last one that was read."""
+        ledger = self.ledger
+        found = ledger.query(vote_tables.GREW, (last, ledger.run, step))
+        rows = [[row["vote"], row["number"], row["panelist"], *_HIDDEN.values()] for row in found]
+        ledger.execute(vote_tables.INSERT, (canonical(rows),))
+        at_us = {row["number"]: row["at_us"] for row in found}
+        ledger.execute(vote_tables.COUNT, (canonical(list(map(list, at_us.items()))),))
+
     def _write(self, group: _Group) -> None:
         """Write the rows of a group's votes anew."""
         ledger, (kind, value) = self.ledger, group
-        where, counted = _GROUP[kind], set[int]()
+        where, counted = vote_tables.GROUP[kind], set[int]()
         with ledger.snapshot():
             heads = ledger.query(
                 f"SELECT c.rowid AS number, c.comparison FROM comparisons c WHERE {where}",
                 (ledger.run, value),
             )
-            votes = ledger.query(_VOTES.format(where), (ledger.run, value))
+            votes = ledger.query(vote_tables.VOTES.format(where), (ledger.run, value))
             hidden = bool(heads) and heads[0]["comparison"] in self.hidden
             if kind == "step" and not hidden and value not in self._void:
                 counted = counting.StepVotes(ledger, value).ids()[1]
@@ -268,11 +220,11 @@ class VoteIndex:
         numbers = json.dumps([head["number"] for head in heads])
         these = "number IN (SELECT value FROM json_each(?))"
         ledger.execute(f"DELETE FROM temp.given WHERE {these}", (numbers,))
-        ledger.execute(_INSERT, (canonical([list(row.values())[:10] for row in rows]),))
+        ledger.execute(vote_tables.INSERT, (canonical([list(row.values())[:10] for row in rows]),))
         ledger.execute(
             f"UPDATE temp.shown SET votes = 0, split = -1, voted_us = 0 WHERE {these}", (numbers,)
         )
-        ledger.execute(_UPDATE, (canonical(_totals(rows)),))
+        ledger.execute(vote_tables.UPDATE, (canonical(_totals(rows)),))
 
 
 def _highest(ledger: Ledger, column: str, table: str) -> int:
