@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -21,19 +20,19 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
 
 
-def set_resumable(path: Path | None) -> None:
-    """Remember which run an interrupt would leave behind, for `report_stop`; None: no run."""
-    _run["path"] = path
+def set_resumable(command: str | None) -> None:
+    """Remember which command continues what an interrupt ends, for `report_stop`; None: none."""
+    _run["command"] = command
 
 
 def report_stop(how: str) -> None:
     """Print that a signal ended the command, and how to continue the run."""
-    path = _run.get("path")
-    hint = f"; nothing counted is lost. Continue with: szpo run --resume {path}" if path else ""
+    command = _run.get("command")
+    hint = f"; nothing counted is lost. Continue with: {command}" if command else ""
     complain(f"stopped by {how}{hint}")
 
 
-_run: dict[str, Path | None] = {}
+_run: dict[str, str | None] = {}
 
 
 class Terminated(BaseException):

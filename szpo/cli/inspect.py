@@ -42,6 +42,8 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
     else:
         keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "heldout")
         names = (*keys[:-1], "against the base")
+        for run in found:  # why it is paused would break the table; szpo show has it
+            run["state"] = run["state"].partition(":")[0]
         console.table(names, [[run[key] for key in keys] for run in found])
 
 
@@ -198,4 +200,4 @@ def report(
     if as_json:
         console.emit({"report": str(target)})
     else:
-        console.say(f"wrote {target}")
+        console.say(f"wrote {target}; open it in a browser")

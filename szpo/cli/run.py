@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -106,7 +107,10 @@ def run(
         raise UsageError("--device goes with --resume; for a new run set model.device")
     if file is None and preset is None and not sets:
         raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
+    given = [*([str(file)] if file else []), *(["--preset", preset] if preset else [])]
+    given += [word for text in sets for word in ("--set", text)]
     if folder is not None:
+        given += ["--folder", str(folder)]
         sets = [*sets, f"run.folder={folder}"]
     if accept_samples:
         sets = [*sets, "panel.poor_samples=open"]
@@ -117,6 +121,9 @@ def run(
     new = None if plan else assemble.new_path(config)
     if new is None:
         _show_plan(checked, as_json=as_json)
+        if not as_json:
+            verb = "serve" if config.panel.kind == "people" else "run"
+            console.complain(f"next: {shlex.join(['szpo', verb, *given])}")
         return 0
     config = checked.config
     costs = cost_plan.estimate(config, matrix_seconds=machine_check.matrix_seconds())
@@ -280,11 +287,11 @@ def _go_on(
                 run_device.record_move(ledger, parts.base.loaded)
         run_engine.note_back(ledger)
         held = lease.controller(ledger)
-        if held["paused_by"] is not None:
+        # Who stays waits to be let on, and says so; a restart is no such word.
+        if held["paused_by"] is not None and not stay:
             by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
             console.complain(f"was paused by {by}")
-            if not stay:  # who stays waits to be let on; a restart is no such word
-                pauses.unpause(ledger, "szpo run --resume")
+            pauses.unpause(ledger, "szpo run --resume")
         return drive(ledger, parts, as_json=as_json, stay=stay)
 
 
@@ -295,7 +302,8 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
     """
     from szpo.library import conduct
 
-    console.set_resumable(ledger.path)
+    # Who stays does so for the pages.
+    console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
     config: Config = parts.config
     score = hidden_reward.find_reward(ledger)
     if parts.panel is None:
@@ -325,11 +333,14 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
     else:
         console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
-        console.say(helped.sentence)
-        for text in () if ahead is None else (ahead.short, ahead.prior_line, *ahead.remarks):
-            if text:
-                console.say(text)
-        _next(ledger.path, language=parts.base is not None)
+        if outcome.status == "paused":
+            _next_after_pause(ledger.path, people=config.panel.kind == "people")
+        if outcome.steps:
+            console.say(helped.sentence)
+            for text in () if ahead is None else (ahead.short, ahead.prior_line, *ahead.remarks):
+                if text:
+                    console.say(text)
+            _next(ledger.path, language=parts.base is not None)
     return 1 if outcome.status == "paused" else 0
 
 
@@ -362,6 +373,13 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     if "link" in report.extra:
         parts.append("the logistic link does not fit (szpo show)")
     return ", ".join(parts)
+
+
+def _next_after_pause(path: Path, *, people: bool) -> None:
+    if people:
+        console.say(f"  szpo serve {path}  # its operator's page starts and resumes the run")
+    else:
+        console.say(f"  szpo run --resume {path}  # continues from there")
 
 
 def _next(path: Path, *, language: bool) -> None:

@@ -31,6 +31,8 @@ RECENT_ROUNDS: Final = 3
 """Rounds whose answers make the shares that are shown while a run goes on."""
 _SHOWN: Final = 96
 """Characters of a sample that the terminal shows."""
+_IN_TERMINAL: Final = 3
+"""Samples that the terminal shows: more would push the operator's link out of sight."""
 Say = Callable[[str], None]
 
 
@@ -145,15 +147,16 @@ def recent(ledger: Ledger) -> AnswerShares | None:
 
 
 def describe(found: SampleCheck) -> list[str]:
-    """The samples for a terminal, a line each, then the shares."""
+    """The first samples for a terminal, a line each, then the shares of all."""
     lines = []
-    for each in found.samples:
+    for each in found.samples[:_IN_TERMINAL]:
         faults = ", ".join(NAMES[name] for name in each.faults)
         text = " ".join(f"{each.prompt} → {each.answer.text}".split())
         short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
         lines.append(f"sample{f' ({faults})' if faults else ''}: {short}")
     shares = ", ".join(f"{NAMES[name]} {s.hits:g}" for name, s in found.shares.list_shares())
-    return [*lines, f"{len(found.samples)} sample answers: {shares}"]
+    many = len(found.samples)
+    return [*lines, f"{many} sample answers: {shares}; read all of them on the operator's page"]
 
 
 def _draw(ledger: Ledger, source: AnswerSource) -> dict[str, Any]:

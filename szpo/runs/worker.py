@@ -98,9 +98,18 @@ def attend(
             outcome = drive(held, turn)
             if outcome != reported:
                 reported = outcome
-                say(f"{outcome.status}: {outcome.reason}; standing by")
+                say(f"{outcome.status}: {outcome.reason}; standing by{_describe_way_on(ledger)}")
             while _changes(ledger) == seen:
                 turn()
+
+
+def _describe_way_on(ledger: Ledger) -> str:
+    """Where a paused run is let on, after "standing by"; nothing where it is not paused."""
+    if lease.controller(ledger)["paused_by"] is None:
+        return ""
+    begun = ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1")
+    button = "Resume" if begun else "Start the run"
+    return f' until somebody presses "{button}" on the operator\'s page'
 
 
 def _make_turn(

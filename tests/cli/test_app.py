@@ -125,10 +125,11 @@ def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys
 def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys: Capture) -> None:
     line = yard_run.arguments(tmp_path, "run.name=yard")
     assert call([*line, "--hold"]) == 1
-    assert (
-        "paused: operator: the first round waits for its start; 0 votes" in capsys.readouterr().out
-    )
     path = tmp_path / "runs" / "yard.db"
+    assert capsys.readouterr().out.splitlines() == [
+        "paused: operator: the first round waits for its start; 0 votes",
+        f"  szpo run --resume {path}  # continues from there",
+    ]
     with Ledger.open(path, readonly=True) as ledger:
         assert ledger.steps() == []
     assert call(["run", "--resume", str(path)]) == 0
@@ -223,7 +224,14 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -
     assert plan["answers_to_generate"] == 10 * 8 * 3 * 2
     assert plan["money"] is None
     assert call([*arguments, "--set", "panel.pay_per_vote=0.25", "--plan"]) == 0
-    assert "at most about 40.00 EUR" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "at most about 40.00 EUR" in shown
+    assert shown.splitlines()[-1].startswith("next: szpo run --set model.name=tabular ")
+    assert call(["run", "--preset", "people", *arguments[1:], "--plan"]) == 0
+    folder = tmp_path / "runs"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("next: szpo serve --preset people --set ")
+    assert last.endswith(f" --folder {folder}"), "the command as it was given, without --plan"
     assert not (tmp_path / "runs").exists()
 
 

@@ -58,7 +58,7 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
         os.kill(run.pid, sent)
         _, rest = run.communicate()
     assert run.returncode == code, rest
-    assert "Continue with: szpo run --resume" in rest.splitlines()[-1]
+    assert "Continue with: szpo serve" in rest.splitlines()[-1], "whoever stays does so for pages"
     with Ledger.open(tmp_path / "runs" / "yard.db") as ledger:
         first = orders.get(ledger, number)
         # The yard holds one place out, so a comparison has one row.

@@ -104,7 +104,7 @@ def test_it_stands_by_while_paused_and_goes_on_when_it_may(tmp_path):
         life(ledger, policy, settings, act, said=said)
     assert acts[0] == acts[3] == ["open", "generating"]
     assert said[1:] == [  # after the word that nobody is enrolled yet
-        "paused: ann: lunch; standing by",
+        'paused: ann: lunch; standing by until somebody presses "Resume" on the operator\'s page',
         "finished: 2 steps are applied; standing by",
     ]
     assert lease.controller(ledger)["lease"] is None  # given back on the way out

@@ -1,4 +1,4 @@
-"""Three panelists and an operator in browsers take a real model through five rounds.
+"""Three panelists and an operator in browsers take a real model from its set-up to the report.
 
 ``szpo serve`` as people start it: a web process, a controller process, one ledger. What the export
 says must be what the operator saw, and the ledger must verify.
@@ -13,58 +13,57 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from szpo.analysis import improvement
+from szpo.cli.app import call
+from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import bundle
 
 pytest_plugins = ["tests.support.browser"]
-ROUNDS, PEOPLE, COUNTED = 5, 3, 20
-SMALL = (
-    "model.name=tiny", "model.dtype=fp32", "subspace.samples=64", "subspace.kl_samples=16",
-    "generation.max_new_tokens=12", "panel.poor_samples=open",
-)  # fmt: skip
+PEOPLE, PER_ROUND = 3, 4
+"""Panelists, and counted votes of a round: two comparisons of two votes each."""
 SHAPE = (
     "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",
-    f"run.steps={ROUNDS}", "panel.poll_seconds=0.2", "run.name=panel",
+    "panel.poll_seconds=0.2",
 )  # fmt: skip
+TINY = (
+    "model.name=tiny", "model.dtype=fp32", "subspace.samples=64", "subspace.kl_samples=16",
+    "generation.max_new_tokens=8", "evaluation.samples=1", "evaluation.along=0",
+)  # fmt: skip
+BLIND = 7
+"""Blind pairs that each panelist judges at the end; a statement on improvement takes 20 in all."""
+
+
+def words(sets: Iterable[str]) -> list[str]:
+    """Settings as the command line takes them."""
+    return [word for each in sets for word in ("--set", each)]
 
 
 class Served:
-    """``szpo serve`` in a folder, with the links that it printed."""
+    """``szpo serve``, with the address and the link that it printed."""
 
-    def __init__(self, folder: Path, sets: tuple[str, ...]):
-        self.path = folder / "panel.db"
-        words = [w for each in (*SHAPE, *sets) for w in ("--set", each)]
+    def __init__(self, *line: str):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "szpo", "serve", "--preset", "people", *words,
-             "--folder", str(folder), "--port", "0"],
+            [sys.executable, "-m", "szpo", "serve", *line, "--port", "0"],
             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.message = ""
-        self.url, self.operator = self._links()
 
-    def _links(self) -> tuple[str, str]:
+    def link(self) -> str:
+        """The operator's link; waits until it is printed."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.message += line
             if found := re.search(r"operator's link .*: (http\S+)", line):
-                return found[1].partition("/login")[0], found[1]
+                return found[1]
         pytest.fail(f"szpo serve ended: {self.message}")
-
-    def invite(self) -> list[str]:
-        """Links for the panelists, made by the command that people use."""
-        done = subprocess.run(
-            [sys.executable, "-m", "szpo", "invite", str(self.path), "--count", str(PEOPLE),
-             "--json", "--url", self.url],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return [each["link"] for each in json.loads(done.stdout)]
 
     def end(self) -> int:
         """Ctrl-C, as a person would."""
@@ -73,37 +72,63 @@ class Served:
         self.message += rest
         return self.process.returncode
 
+    def close(self) -> None:
+        """End it, however a test has ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
 
 @pytest.fixture
-def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
-    made = Served(tmp_path, request.param)
-    yield made
-    if made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
-    if made.process.stderr is not None:
-        made.process.stderr.close()
+def serve() -> Iterator[Callable[..., Served]]:
+    """serve("FOLDER", …) starts ``szpo serve FOLDER …``."""
+    made: list[Served] = []
+
+    def start(*line: str) -> Served:
+        made.append(Served(*line))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
 
 
 def come(browser: Any, link: str) -> Any:
     """A browser of its own that opens an invitation."""
-    page = browser.new_context().new_page()
+    page = browser.new_context(base_url=link.partition("/login")[0]).new_page()
     page.set_default_timeout(120_000)
     page.goto(link)
     return page
 
 
-def vote_if_asked(page: Any, choice: str) -> bool:
-    """Answer the comparison that is on screen by keyboard, or say that there is none."""
+def invited(browser: Any, run: Path, capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    """The panelists, each in a browser of their own, by the command that people use."""
+    capsys.readouterr()
+    assert call(["invite", str(run), "--count", str(PEOPLE), "--json"]) == 0
+    pages = [come(browser, each["link"]) for each in json.loads(capsys.readouterr().out)]
+    for page in pages:
+        page.click("[data-do=agree]")
+    return pages
+
+
+def vote_if_ready(page: Any, choice: str) -> bool:
+    """Choose on the comparison that is on screen, or confirm once the page lets; True for a vote.
+
+    It waits for no reading time, so that panelists read at the same time.
+    """
     root = page.locator("#szpo-root")
     if root.get_attribute("data-state") != "vote":
         return False
+    if not page.locator(".sz-choice[aria-pressed=true]").count():
+        for _ in range(page.locator(".pair:not([data-same])").count()):
+            page.keyboard.press("j")
+        page.keyboard.press(choice)
+        return False
+    if page.locator("#sz-confirm").is_disabled():
+        return False
     ack = root.get_attribute("data-ack")
-    differing = page.locator(".pair:not([data-same])").count()
-    for _ in range(differing):
-        page.keyboard.press("j")
-    page.keyboard.press(choice)
-    page.wait_for_function("!document.querySelector('#sz-confirm')?.disabled", timeout=60_000)
     page.keyboard.press("Enter")
     page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
     return True
@@ -120,60 +145,38 @@ def leave_if_closed(page: Any) -> None:
         page.wait_for_selector("#szpo-root:not([data-state=closed])")
 
 
-def until(condition: Callable[[], bool], page: Any, seconds: float = 300) -> None:
-    """Let the browsers go on until something holds."""
-    ends = time.monotonic() + seconds
+def vote_until(condition: Callable[[], bool], pages: Sequence[Any], seconds: float = 300) -> int:
+    """Let the panelists vote until something holds; returns how many votes they cast."""
+    ends, cast = time.monotonic() + seconds, 0
     while not condition():
         assert time.monotonic() < ends, "the run stands still"
-        page.wait_for_timeout(100)
-
-
-@pytest.mark.parametrize(
-    "served", [SMALL, pytest.param((), marks=pytest.mark.slow)], indirect=True,
-    ids=["tiny", "smollm2"],
-)  # fmt: skip
-def test_three_panelists_and_an_operator_tune_a_model(
-    served: Served, chromium: Any, tmp_path: Path
-) -> None:
-    pages = [come(chromium, link) for link in served.invite()]
-    operator = come(chromium, served.operator)
-    operator.wait_for_selector("#op-root[data-version]")
-    if operator.locator("[data-open=op-start]").count():
-        operator.click("[data-open=op-start]")
-        operator.click("#op-start button[type=submit]")
-    for page in pages:
-        page.click("[data-do=agree]")
-    cast = 0
-
-    def finished() -> bool:
-        nonlocal cast
         for number, page in enumerate(pages):
             leave_if_closed(page)
-            state = page.get_attribute("#szpo-root", "data-state")
             # A, tie, B: three tastes, so that rounds are not unanimous.
-            cast += vote_if_asked(page, ("ArrowLeft", "2", "ArrowRight")[(number + cast) % 3])
-            assert state not in ("error", "offline")
-        with Ledger.open(served.path, readonly=True) as ledger:
-            return ledger.last_applied() == ROUNDS - 1
+            cast += vote_if_ready(page, ("ArrowLeft", "2", "ArrowRight")[(number + cast) % 3])
+            assert page.get_attribute("#szpo-root", "data-state") not in ("error", "offline")
+        pages[0].wait_for_timeout(100)
+    return cast
 
-    until(finished, pages[0])
-    operator.reload()
+
+def applied(run: Path) -> int:
+    """Rounds that are applied."""
+    with Ledger.open(run, readonly=True) as ledger:
+        last = ledger.last_applied()
+    return 0 if last is None else last + 1
+
+
+def check_export(operator: Any, run: Path, rounds: int, file: Path) -> None:
+    """The export of a finished run says what its operator's page shows."""
     operator.wait_for_selector("#op-root[data-state=finished]")
-    shown = operator.inner_text("#op-root")
-    # 5 rounds of 2 comparisons with 2 votes each; votes from spare seats are stored, not counted
-    assert f"{ROUNDS} of {ROUNDS} rounds applied · {COUNTED} votes counted" in shown
+    shown, counted = operator.inner_text("#op-root"), rounds * PER_ROUND
+    # Votes from spare seats are stored, not counted.
+    assert f"{rounds} of {rounds} rounds applied · {counted} votes counted" in shown
     with operator.expect_download() as download:
         operator.click("text=Export")
-    file = tmp_path / "export.zip"
     download.value.save_as(file)
-    for page in pages:
-        page.wait_for_selector("#szpo-root[data-state=finished], #szpo-root[data-state=closed]")
-        leave_if_closed(page)
-        page.wait_for_selector("#szpo-root[data-state=finished]")
-    assert served.end() == 130, "the documented code of an interrupt"
-
     again = bundle.recompute(file)
-    assert (again.progress.applied, again.progress.votes) == (ROUNDS, COUNTED)
+    assert (again.progress.applied, again.progress.votes) == (rounds, counted)
     heading = again.improving.heading
     assert heading.value is not None and heading.low is not None and heading.high is not None
     assert f"{heading.value:.2f}" in shown, "the dashboard's first figure is the export's"
@@ -181,7 +184,134 @@ def test_three_panelists_and_an_operator_tune_a_model(
     for person in again.panelists:
         row = operator.locator("#op-root tr", has_text=person.name).first
         assert str(person.votes) in row.inner_text()
-    with Ledger.open(served.path, readonly=True) as ledger:
+
+
+def finish(pages: Sequence[Any]) -> None:
+    """Every panelist reads that the run is over."""
+    for page in pages:
+        page.wait_for_selector("#szpo-root[data-state=finished], #szpo-root[data-state=closed]")
+        leave_if_closed(page)
+        page.wait_for_selector("#szpo-root[data-state=finished]")
+
+
+def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
+    serve: Callable[..., Served], chromium: Any, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Two simulated runs and one with people, which is begun, started, voted on, paused, resumed
+    and compared from one address; the report's first sentence says whether it helped."""
+    rounds, folder = 3, tmp_path / "runs"
+    folder.mkdir()
+    people = (*SHAPE, *TINY, "optimizer.rows=1", "panel.poor_samples=open",
+              "evaluation.prompts=2", f"run.steps={rounds}")  # fmt: skip
+    settings = str(folder / "people.toml")
+    assert call(["init", settings, "--preset", "people", *words(people)]) == 0
+    served = serve(str(folder))
+    for name, seed in (("first", 0), ("second", 1)):
+        own = (*TINY, f"run.name={name}", f"run.seed={seed}", "run.votes=16",
+               "optimizer.comparisons=8", "optimizer.rows=2", "evaluation.prompts=8")  # fmt: skip
+        line = ["run", "--preset", "tiny", *words(own), "--folder", str(folder)]
+        assert call(line) == 0
+    home = come(chromium, served.link())
+
+    def row(run: str, state: str) -> Any:
+        """The row of a run, once it says so; nobody presses or loads anything."""
+        home.wait_for_selector(f"tr[data-run={run}] .pill-{state}")
+        return home.locator(f"tr[data-run={run}]")
+
+    for name in ("first", "second"):
+        assert "16 of 16" in " ".join(row(name, "finished").inner_text().split())
+
+    # Begun, looked at, started.
+    home.click("#new")
+    home.fill("#new-name", "mine")
+    home.select_option("#new-source", "file:people.toml")
+    home.click("#begin button[type=submit]")
+    row("mine", "setting-up")
+    assert "the first round waits for its start" in row("mine", "paused").inner_text()
+    assert home.locator("#rows tr").count() == 3
+    mine = folder / "mine.db"
+    operator = home.context.new_page()
+    operator.set_default_timeout(120_000)
+    operator.goto(str(home.get_attribute("tr[data-run=mine] a", "href")))
+    operator.wait_for_selector("#op-root[data-version]")
+    assert operator.locator(".op-before .op-sample").count() == sample_check.SAMPLES
+    home.click("tr[data-run=mine] button[data-do=resume]")
+    row("mine", "running")
+
+    # Voted on, paused after the first vote, resumed.
+    pages = invited(chromium, mine, capsys)
+    assert {page.url for page in pages} == {f"{home.url}r/mine/panel/"}
+    cast = 0
+
+    def voted() -> bool:
+        with Ledger.open(mine, readonly=True) as ledger:
+            return bool(ledger.votes())
+
+    cast += vote_until(voted, pages)
+    home.click("tr[data-run=mine] button[data-do=pause]")
+    assert "by operator" in row("mine", "paused").inner_text()
+    home.click("tr[data-run=mine] button[data-do=resume]")
+    row("mine", "running")
+    cast += vote_until(lambda: applied(mine) == rounds, pages)
+    row("mine", "finished")
+    finish(pages)
+
+    # The blind final comparison, which nobody had to order, and the sentence that it gives.
+    for page in pages:
+        page.get_by_role("button", name="Compare").wait_for()
+        for number in range(BLIND):
+            asked = {"tab": "t", "of": "final"}
+            seat = page.request.post("/r/mine/api/assignment", data=asked).json()["assignment"]
+            body = {"assignment": seat, "choice": "AAB"[number % 3], "idem": seat, "tab": "t"}
+            assert page.request.post("/r/mine/api/votes", data=body).status == 200
+    operator.reload()
+    operator.click("[data-do=close-final]")
+    operator.wait_for_selector(".op-helped:has-text('blind pairs')")
+    with Ledger.open(mine, readonly=True) as ledger:
+        helped = improvement.read(ledger)
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        assert len(ledger.votes()) == cast >= COUNTED
+        assert len(ledger.votes()) >= cast + PEOPLE * BLIND
+    assert helped.share is not None and helped.share.of == PEOPLE * BLIND
+    assert operator.inner_text(".op-helped") == helped.sentence
+    assert call(["report", str(mine)]) == 0
+    html = (folder / "mine.html").read_text(encoding="utf-8")
+    assert re.findall(r"<p[^>]*>(.*?)</p>", html)[0] == f"<b>{helped.sentence}</b>"
+    check_export(operator, mine, rounds, tmp_path / "export.zip")
+
+    # Side by side.
+    for name in ("first", "second", "mine"):
+        home.check(f"tr[data-run={name}] input")
+    home.click("#compare")
+    home.wait_for_selector("body[data-drawn]")
+    results = home.locator(".results li").all_inner_texts()
+    for name, result in zip(("first", "second", "mine"), results, strict=True):
+        with Ledger.open(folder / f"{name}.db", readonly=True) as ledger:
+            assert result.startswith(f"{name}: {improvement.read(ledger).sentence}")
+    assert home.locator(".chart[data-key=heldout] tbody tr").count() == 2, "one each, at the end"
+    assert served.end() == 130, "the documented code of an interrupt"
+
+
+@pytest.mark.slow
+def test_three_panelists_and_an_operator_tune_smollm2(
+    serve: Callable[..., Served], chromium: Any, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The preset people as it is, but for the shape of its rounds."""
+    rounds, run = 3, tmp_path / "panel.db"
+    sets = words([*SHAPE, "model.name=smollm2", f"run.steps={rounds}", "run.name=panel"])
+    served = serve("--preset", "people", *sets, "--folder", str(tmp_path))
+    operator = come(chromium, served.link())
+    operator.click("[data-open=op-start]")
+    operator.click("#op-start button[type=submit]")
+    pages = invited(chromium, run, capsys)
+    cast = vote_until(lambda: applied(run) == rounds, pages, seconds=3000)
+    operator.reload()
+    check_export(operator, run, rounds, tmp_path / "export.zip")
+    finish(pages)
+    assert served.end() == 130
+    with Ledger.open(run, readonly=True) as ledger:
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        assert len(ledger.votes()) == cast >= rounds * PER_ROUND

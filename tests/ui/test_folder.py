@@ -579,7 +579,7 @@ def test_a_run_is_begun_voted_on_paused_stopped_and_started_again(tmp_path: Path
         post("begin", name="mine", file="mine.toml")
         assert "setting up" in operator.get("/home-api/rows").json()["html"]
         until(lambda: row("paused"), 120)
-        assert "Open round 1" in operator.get("/home-api/rows").json()["html"]
+        assert "Start the run" in operator.get("/home-api/rows").json()["html"]
         post("act", do="resume", run="mine")
         with Ledger.open(folder / "mine.db") as run:
             code = credentials.invite(run, "panelist", "P-01").code

@@ -118,7 +118,6 @@ def test_a_panelist_who_comes_early_gets_to_the_welcome_page_without_a_click(
         assert early.locator("#stages").count() == 0
         late.goto(address.url)
         late.get_by_text("Base answers, 25 %").wait_for()
-        late.screenshot(path="/tmp/shots/setup-light.png")
         assert late.get_by_role("heading").inner_text() == "Setting up mine"
         assert late.get_by_role("progressbar").first.get_attribute("value") == "24"
         assert late.locator("#stages li").all_inner_texts() == [

@@ -281,11 +281,13 @@ def _szpo() -> list[str]:
 
 def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
-    from szpo.voting import lease
     from szpo_ui.web import credentials
 
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     _say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
+    if not chosen.demo:
+        _say(f"next: {_describe_first_thing(ledger)}")
+        _say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
     _say(f"operator's link (once): {link(address.url, made.token)}")
     if chosen.demo:
         person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
@@ -293,10 +295,17 @@ def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
         _say(f"your link as a panelist: {mine}")
         if not chosen.no_browser:
             webbrowser.open(mine)
-    else:
-        if lease.controller(ledger)["paused_by"] is not None:
-            _say("the run is paused; the operator's page starts it")
-        _say(f"invite panelists with: szpo invite {ledger.path} --count 3")
+
+
+def _describe_first_thing(ledger: Ledger) -> str:
+    """What the operator does first, by whether the run waits for that."""
+    from szpo.voting import lease
+
+    if lease.controller(ledger)["paused_by"] is None:
+        return "open the operator's link and see how the run stands"
+    if ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"):
+        return 'the run is paused; open the operator\'s link and press "Resume"'
+    return 'open the operator\'s link, read the sample answers, and press "Start the run"'
 
 
 def _say(text: str) -> None:

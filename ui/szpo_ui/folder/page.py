@@ -218,13 +218,13 @@ def _view(home: Home, row: RunRow, note: str) -> View:
         detail = f"{detail}; the process {note}" if note else detail
     actions: list[tuple[Do, str]] = []
     if state == "paused":
-        actions.append(("resume", "Resume" if row.begun else "Open round 1"))
+        actions.append(("resume", "Resume" if row.begun else "Start the run"))
     elif state == "running" or (here and state == "stopped"):
         actions.append(("pause", "Pause"))
     if here:
-        actions.append(("stop", "Stop"))
+        actions.append(("stop", "Stop model"))
     elif home.controllers is not None and not row.driven and state != "unreadable":
-        actions.append(("start", "Start"))
+        actions.append(("start", "Start model"))
     href = f"{run_prefix(row.name)}/operate/"
     return View(row, state_text, detail, tuple(actions), href)
 

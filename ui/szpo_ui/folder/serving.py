@@ -29,7 +29,7 @@ def serve_folder(
         StorageError: it cannot be read or written.
     """
     access.check_folder(folder)
-    folder = folder.absolute()
+    given, folder = folder, folder.absolute()
     with contextlib.ExitStack() as stack:
         stack.enter_context(announce_folder(folder, address.url))
         ledger = stack.enter_context(contextlib.closing(access.open_ledger(folder)))
@@ -49,8 +49,12 @@ def serve_folder(
             f"{runs or 'no'} run{'' if runs == 1 else 's'} in {folder.name} at {address.url}; "
             "press Ctrl-C to end it"
         )
+        if models:
+            _say("next: open the operator's link; its page begins runs and starts their models")
+        else:
+            _say("next: open the operator's link; models run elsewhere (--no-controller)")
+        _say(f"then, in another terminal: szpo invite RUN --folder {given} --count 3")
         _say(f"operator's link (once): {link(address.url, invited.token)}")
-        _say("models are started from the home page; invite with: szpo invite RUN --folder FOLDER")
         answer(made, listener, proxied=proxied)
     return 0
 
