@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,24 @@ from szpo.ledger.database import Ledger
 from szpo.reports import bundle
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
-from tests.support.browser import NARROW, ZOOMED, Stage, context, misfits, violations, window
+from szpo_ui import app
+from tests.support.browser import (
+    NARROW,
+    ZOOMED,
+    Stage,
+    context,
+    make,
+    misfits,
+    serve,
+    violations,
+    window,
+)
 from tests.ui.test_operator_page import look_ahead
 
 pytest_plugins = ["tests.support.browser"]
 
 READY = "#op-root[data-version]"
+SIZES = NARROW, ZOOMED, (1280, 800, 1)
 
 
 def vote(stage: Stage, name: str, *, most: int = 100) -> int:
@@ -58,6 +70,39 @@ def page(stage: Stage, operator: Callable[..., Any]) -> Any:
     return shown
 
 
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[tuple[Stage, Any]]:
+    """Two rounds are applied, the third is open, and nobody changes that; a context of Olga's."""
+    made = make(tmp_path_factory.mktemp("seen") / "run.db")
+    serving = serve(app.create(made.site))
+    made.url = next(serving)
+    play(made, 2)
+    olga = context(chromium, made, "operator", "Olga")
+    yield made, olga
+    olga.close()
+    next(serving, None)
+    made.ledger.close()
+
+
+@pytest.fixture
+def still(seen: tuple[Stage, Any]) -> Iterator[Any]:
+    """The page of that run, to look at."""
+    shown = seen[1].new_page()
+    shown.goto("/operate/")
+    shown.wait_for_selector(READY)
+    yield shown
+    shown.close()
+
+
+def in_both_colours(page: Any) -> list[tuple[str, str]]:
+    """What axe finds on a page in the light and in the dark."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        found += [(scheme, each) for each in violations(page)]
+    return found
+
+
 def press(page: Any, name: str) -> Any:
     """Open the dialog of a control; returns it."""
     page.get_by_role("button", name=name, exact=True).first.click()
@@ -73,17 +118,16 @@ def words(page: Any, heading: str) -> str:
 # ---- looking ----
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
-    stage: Stage, operator: Callable[..., Any], scheme: str
+    stage: Stage, operator: Callable[..., Any]
 ) -> None:
     bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0], ["שלום?", "", "stop", None]]
     stage.ledger.record_event(sample_check.KIND, "run", {"samples": bad * 10, "topic": True})
-    page = operator(color_scheme=scheme).new_page()
+    page = operator().new_page()
     page.goto("/operate/")
     page.wait_for_selector("iframe.op-preview")
     assert page.locator(".op-sample").count() == 20 and page.locator(".op-flag").count() == 3
-    assert violations(page) == []
+    assert in_both_colours(page) == []
     play(stage, 2)
     order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})
     column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [["yes", "length"]]}
@@ -97,48 +141,45 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
     assert "40 more votes" in words(page, "op-h-improving")
     page.locator("#op-values-table summary").click()
     page.locator("#op-health-table summary").click()
-    assert violations(page) == []
+    assert in_both_colours(page) == []
     pauses.unpause(stage.ledger, "Olga")
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=open]")
     for dialog in page.locator("dialog").all():
         dialog.evaluate("node => node.showModal()")
-        assert violations(page) == [], dialog.get_attribute("id")
+        assert in_both_colours(page) == [], dialog.get_attribute("id")
         dialog.evaluate("node => node.close()")
 
 
-@pytest.mark.parametrize("size", [NARROW, ZOOMED, (1280, 800, 1)], ids=["320", "200 %", "wide"])
 def test_it_fits_every_width_and_targets_are_large_enough(
-    stage: Stage, operator: Callable[..., Any], size: tuple[int, int, int]
+    stage: Stage, operator: Callable[..., Any]
 ) -> None:
     page = operator().new_page()
 
-    def wrong(state: str) -> list[str]:
+    def wrong(state: str) -> dict[int, list[str]]:
         page.goto("/operate/")
         page.wait_for_selector(f"{READY}[data-state={state}]")
-        return misfits(page, *size, root="#op-root", bar=".op-top")
+        found = {s[0]: misfits(page, *s, root="#op-root", bar=".op-top") for s in SIZES}
+        return {width: each for width, each in found.items() if each}
 
-    assert wrong("none") == []  # before the first round, with the panelist's page in its frame
+    assert wrong("none") == {}  # before the first round, with the panelist's page in its frame
     play(stage, 2)
-    assert wrong("open") == []
-    with window(page, *size):
-        for dialog in page.locator("dialog").all():
-            dialog.evaluate("node => node.showModal()")
-            box, name = dialog.bounding_box(), dialog.get_attribute("id")
-            assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], name
-            assert dialog.evaluate("n => n.scrollWidth <= n.clientWidth"), name
-            dialog.evaluate("node => node.close()")
+    assert wrong("open") == {}
+    for size in SIZES:
+        with window(page, *size):
+            for dialog in page.locator("dialog").all():
+                dialog.evaluate("node => node.showModal()")
+                box, name = dialog.bounding_box(), dialog.get_attribute("id")
+                assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], (name, size)
+                assert dialog.evaluate("n => n.scrollWidth <= n.clientWidth"), (name, size)
+                dialog.evaluate("node => node.close()")
     pauses.pause(stage.ledger, "Olga", "lunch")
-    assert wrong("paused") == []
+    assert wrong("paused") == {}
 
 
-def test_without_motion_and_with_forced_colours_it_still_tells_states_apart(
-    stage: Stage, operator: Callable[..., Any]
-) -> None:
-    play(stage, 2)
-    page = operator(reduced_motion="reduce", forced_colors="active").new_page()
-    page.goto("/operate/")
-    page.wait_for_selector(READY)
+def test_without_motion_and_with_forced_colours_it_still_tells_states_apart(still: Any) -> None:
+    page = still
+    page.emulate_media(reduced_motion="reduce", forced_colors="active")
     moving = page.evaluate(
         "[...document.querySelectorAll('.op *')].filter(n => "
         "parseFloat(getComputedStyle(n).transitionDuration) > 0).length"
@@ -258,7 +299,8 @@ def test_an_invitation_from_the_page_lets_somebody_in(
         fresh.close()
 
 
-def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(page: Any) -> None:
+def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(still: Any) -> None:
+    page = still
     opener = page.get_by_role("button", name="Pause now")
     opener.focus()
     page.keyboard.press("Enter")
@@ -273,7 +315,8 @@ def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(page: Any) -> None:
     assert opener.evaluate("node => node === document.activeElement")
 
 
-def test_focus_shows_at_every_stop_of_the_tab_key(page: Any) -> None:
+def test_focus_shows_at_every_stop_of_the_tab_key(still: Any) -> None:
+    page = still
     ring = """() => {
       const n = document.activeElement, style = getComputedStyle(n);
       return {where: n.outerHTML.slice(0, 80), inside: n !== document.body && !!n.closest(".op"),
@@ -299,8 +342,9 @@ def test_focus_shows_at_every_stop_of_the_tab_key(page: Any) -> None:
 
 
 def test_the_export_opens_and_gives_the_numbers_on_the_screen(
-    stage: Stage, page: Any, tmp_path: Path
+    seen: tuple[Stage, Any], still: Any, tmp_path: Path
 ) -> None:
+    (stage, _), page = seen, still
     with page.expect_download() as coming:
         page.get_by_role("link", name="Export").click()
     file = tmp_path / coming.value.suggested_filename

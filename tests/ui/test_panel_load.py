@@ -11,29 +11,23 @@ from szpo.ledger.database import Ledger
 from szpo_ui.bench import crowd, panel_load
 
 
-def test_a_burst_at_the_page_loses_and_doubles_nothing() -> None:
-    found = panel_load.main(parts=("gradio",), voters=12, bursts=2, strict=False)
+def test_a_burst_at_the_page_loses_and_doubles_nothing_while_an_operator_looks() -> None:
+    """With a folder's home page and the browser of comparisons open; one that does not answer 200
+    ends the benchmark. The other parts below go to a server of one run."""
+    found = panel_load.main(parts=("gradio",), voters=12, bursts=2, watched=True, strict=False)
     figures = found["parts"]["gradio"]
     assert (figures["votes"], figures["refused"]) == (24, 0)
-    assert (figures["lost"], figures["doubled"]) == (0, 0)
+    assert (figures["lost"], figures["doubled"], figures["reopened"]) == (0, 0, 0)
     assert 0 < figures["p50"] <= figures["p95"] <= figures["slowest"]
     assert figures["rss_mb"] > 20 and figures["cpu_ms"] > 0
 
 
-def test_home_page_and_browser_of_comparisons_can_be_open_meanwhile() -> None:
-    """A page that does not answer 200 ends the benchmark."""
-    found = panel_load.main(parts=("gradio",), voters=4, bursts=2, watched=True, strict=False)
-    figures = found["parts"]["gradio"]
-    assert (figures["votes"], figures["refused"]) == (8, 0)
-    assert (figures["lost"], figures["doubled"], figures["reopened"]) == (0, 0, 0)
-
-
 def test_panelists_at_the_api_with_something_heavy_beside() -> None:
     found = panel_load.main(
-        parts=("api", "beside"), voters=5, panelists=30, think=0.5, seconds=2, model="multiply",
+        parts=("api", "beside"), voters=3, panelists=20, think=0.2, seconds=1, model="multiply",
         strict=False,
     )  # fmt: skip
-    assert found["parts"]["api"]["votes"] >= 60
+    assert found["parts"]["api"]["votes"] >= 20  # each of them once
     for figures in found["parts"].values():
         assert figures["votes"] > 0
         assert (figures["lost"], figures["doubled"], figures["reopened"]) == (0, 0, 0)
