@@ -19,6 +19,7 @@ from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
+from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events, web_hook
 from szpo.replay import verification
@@ -345,6 +346,14 @@ def test_buttons_pause_and_resume_a_run_in_its_own_record(served: Served) -> Non
         answer = act("pause", run)
         assert answer.status_code == 409 and words in answer.json()["message"]
     assert "no process that was started here" in act("stop").json()["message"]
+    fresh = make(served.folder / "fresh.db")
+    bad = ["Why?", "It is. It is. It is. It is.", "length", None]
+    fresh.ledger.record_event(sample_check.KIND, "run", {"samples": [bad] * 20, "topic": False})
+    pauses.pause(fresh.ledger, "operator", "the first round waits for its start")
+    message = act("resume", "fresh").json()["message"]
+    assert message.startswith("start: people could not judge these answers: ")
+    assert message.endswith("tick the box to open the run all the same, on the page of fresh")
+    fresh.ledger.close()
 
 
 # ---- processes ----

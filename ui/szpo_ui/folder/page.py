@@ -172,7 +172,10 @@ def _act(home: Home, who: str, given: Action) -> str:
     with closing(site.ledger):
         begun = site.ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1")
         do: Any = "start" if given.do == "resume" and not begun else given.do
-        reply = controls.act(site, who, Command(do=do))
+        try:
+            reply = controls.act(site, who, Command(do=do))
+        except UsageError as error:  # what has to be confirmed is confirmed where it is shown
+            raise UsageError(f"{error}, on the page of {given.run}") from None
     return f"{given.run}: {'' if reply is None else reply.text}"
 
 
