@@ -235,7 +235,8 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
     operator.set_default_timeout(120_000)
     operator.goto(str(home.get_attribute("tr[data-run=mine] a", "href")))
     operator.wait_for_selector("#op-root[data-version]")
-    assert operator.locator(".op-before .op-sample").count() == sample_check.SAMPLES
+    last = operator.locator(".op-before .op-sample").nth(sample_check.SAMPLES - 1)
+    last.wait_for(state="attached")
     home.click("tr[data-run=mine] button[data-do=resume]")
     row("mine", "running")
 
@@ -259,7 +260,7 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
 
     # The blind final comparison, which nobody had to order, and the sentence that it gives.
     for page in pages:
-        page.get_by_role("button", name="Compare").wait_for()
+        page.wait_for_selector("[data-do=final]")
         for number in range(BLIND):
             asked = {"tab": "t", "of": "final"}
             seat = page.request.post("/r/mine/api/assignment", data=asked).json()["assignment"]
@@ -277,7 +278,8 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
     assert operator.inner_text(".op-helped") == helped.sentence
     assert call(["report", str(mine)]) == 0
     html = (folder / "mine.html").read_text(encoding="utf-8")
-    assert re.findall(r"<p[^>]*>(.*?)</p>", html)[0] == f"<b>{helped.sentence}</b>"
+    first = re.search(r"</header>\s*<p[^>]*><b>(.*?)</b></p>", html)
+    assert first is not None and first[1] == helped.sentence
     check_export(operator, mine, rounds, tmp_path / "export.zip")
 
     # Side by side.
