@@ -361,11 +361,13 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
         return found + [f"low button: {text}" for text in low] + [f"cut: {text}" for text in cut]
 
 
-def violations(page: Any, include: Sequence[str] = ("serious", "critical")) -> list[str]:
-    """What axe-core finds on a page, one line each; offline."""
+def violations(
+    page: Any, include: Sequence[str] = ("serious", "critical"), within: str | None = None
+) -> list[str]:
+    """What axe-core finds on a page, or ``within`` a part of it, one line each; offline."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, context=within).response["violations"]
     return [
         f"{v['id']} ({v['impact']}): {v['help']}; at {v['nodes'][0]['html'][:200]}"
         for v in found

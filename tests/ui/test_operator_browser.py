@@ -94,12 +94,12 @@ def still(seen: tuple[Stage, Any]) -> Iterator[Any]:
     shown.close()
 
 
-def in_both_colours(page: Any) -> list[tuple[str, str]]:
-    """What axe finds on a page in the light and in the dark."""
+def in_both_colours(page: Any, within: str | None = None) -> list[tuple[str, str]]:
+    """What axe finds on a page, or within a part of it, in the light and in the dark."""
     found = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        found += [(scheme, each) for each in violations(page)]
+        found += [(scheme, each) for each in violations(page, within=within)]
     return found
 
 
@@ -145,9 +145,10 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
     pauses.unpause(stage.ledger, "Olga")
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=open]")
+    assert in_both_colours(page) == []
     for dialog in page.locator("dialog").all():
         dialog.evaluate("node => node.showModal()")
-        assert in_both_colours(page) == [], dialog.get_attribute("id")
+        assert in_both_colours(page, "dialog[open]") == [], dialog.get_attribute("id")
         dialog.evaluate("node => node.close()")
 
 
