@@ -293,7 +293,7 @@ class Served:
             if "how far it is: " in line:
                 page = line.split()[-1]
                 self.early = httpx.get(f"{page}/setup-status", timeout=10).json()
-            if ("your link as a panelist" if "--demo" in words else "operator's link") in line:
+            if ("your link as a panelist" if "--demo" in words else "operator's link (") in line:
                 break
         self.message = "".join(message)
         found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.message)
