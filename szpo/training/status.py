@@ -117,7 +117,10 @@ def _status(
     is_open = shown is not None and shown["state"] == "open"
     found = RoundStatus(
         step=step,
-        rounds=max(0 if config is None else config.steps, len(rows)),
+        # Rounds that were given up add to the plan; one that is only prepared may never open.
+        rounds=max(
+            0 if config is None else config.steps, len(rows) - len(live) + (shown is not None)
+        ),
         state="paused" if by is not None and state != "finished" else state,
         votes_in=0 if counts is None else counts.votes_in,
         votes_needed=0 if counts is None else counts.votes_needed,

@@ -105,6 +105,20 @@ def test_a_run_from_its_first_round_to_its_last(run, lag):
     assert facts(ledger)[:2] == ("finished", 2)
 
 
+def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
+    plan, ledger = new_run(tmp_path / "run.db", steps=1)
+    found = []
+    with ledger:
+        panel = Panel(
+            ledger, lambda: found.append((len(ledger.steps()), round_status(ledger).rounds))
+        )
+        go(
+            plan, ledger, QuadraticPolicy(plan), LedgerEvaluator(panel.service),
+            wait=panel.wait, until_step=2, lag=1,
+        )  # fmt: skip
+    assert (found[0], found[-1]) == ((2, 1), (3, 2))
+
+
 def test_a_run_is_finished_when_its_votes_are_spent(tmp_path):
     plan, ledger = new_run(tmp_path / "run.db", steps=None, votes=8)
     with ledger:

@@ -362,8 +362,12 @@ def test_presence_ends_with_a_word_or_with_silence():
 
 
 def test_pause_shows_the_reason_and_keeps_the_round(stage):
-    stage.advance()
     ann = Person(stage, "ann")
+    pauses.pause(stage.ledger, "operator", "the first round waits for its start")
+    assert ann.do("look").state == "idle", "nothing has begun that could be paused"
+    pauses.unpause(stage.ledger, "operator")
+    stage.advance()
+    ann.do("look")
     seat = ann.at.seat
     pauses.pause(stage.ledger, "olga", "lunch")
     paused = ann.do("look")

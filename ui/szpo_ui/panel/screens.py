@@ -156,8 +156,9 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         if held is not None:
             site.service.release(held["assignment"])
         return viewer.make_screen("complete")
-    if status.state == "paused":
-        return viewer.make_screen("paused")
+    if status.state == "paused":  # a run that waits for its start is paused too
+        began = status.step or status.opened_us is not None
+        return viewer.make_screen("paused" if began else "idle")
     if shown is not None and shown["kind"] == "train":
         if shown["choice"] is None and shown["step"] != _open(status):
             return viewer.make_reading_screen(
