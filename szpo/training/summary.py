@@ -223,12 +223,13 @@ def _state(ledger: Ledger, votes_so_far: int) -> str:
     control = ledger.query("SELECT * FROM controller LIMIT 1")[0]
     if control["paused_by"]:
         return f"paused by {describe_pause(control['paused_by'], control['pause_reason'])}"
-    if control["lease"] and control["expires_us"] > ledger.clock():
-        return "running"
     states = {row["state"] for row in ledger.steps()}
-    # With lag the next step is made while people vote on the last one, and then left.
+    # With lag the next step is made while people vote on the last one, and then left. Who holds a
+    # finished run stands by for its pages.
     if not states & {"open", "closed"} and _spent(ledger, votes_so_far):
         return "finished"
+    if control["lease"] and control["expires_us"] > ledger.clock():
+        return "running"
     return "stopped" if states <= {"applied", "void"} else "stopped within a step"
 
 

@@ -16,6 +16,7 @@ from szpo.cli.app import call
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.training import summary
 from szpo.voting import lease, pauses
 from tests.support import yard_run
 
@@ -55,6 +56,7 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
             orders.place_order(ledger, "samples", "ann")
             until(run, "samples")
             assert lease.controller(ledger)["lease"] is not None
+            assert summary.summary(ledger).state == "finished", "though its process stands by"
         os.kill(run.pid, sent)
         _, rest = run.communicate()
     assert run.returncode == code, rest

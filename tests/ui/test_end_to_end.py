@@ -272,7 +272,8 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
     home.click("tr[data-run=mine] button[data-do=resume]")
     row("mine", "running")
     cast += vote_until(lambda: applied(mine) == rounds, pages)
-    row("mine", "finished")
+    spent = f"{rounds * PER_ROUND} of {rounds * PER_ROUND}"  # its rounds end it, not its 160 votes
+    assert spent in " ".join(row("mine", "finished").inner_text().split())
     cast += finish(pages)
 
     # The blind final comparison, which nobody had to order, and the sentence that it gives.
@@ -309,6 +310,9 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
         with Ledger.open(folder / f"{name}.db", readonly=True) as ledger:
             assert result.strip().startswith(f"{name}: {improvement.read(ledger).sentence}")
     assert home.locator(".chart[data-key=heldout] tbody tr").count() == 2, "one each, at the end"
+    lengths = home.locator(".chart[data-key=length] tbody tr", has_text="mine")
+    assert lengths.count() == rounds, "of the round after the last there are answers, and no votes"
+    assert f"finished · {rounds * PER_ROUND} votes" in results[2], "though its process stands by"
     assert served.end() == 130, "the documented code of an interrupt"
 
 

@@ -297,7 +297,9 @@ class Served:
                 break
         self.message = "".join(message)
         found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.message)
-        assert found is not None, self.message[-2000:]
+        if found is None:
+            self.child.kill()
+            pytest.fail(self.message[-2000:])
         self.url, self.token = found[1], found[2]
         self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)
         self._drain.start()

@@ -191,7 +191,7 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         model="–" if config is None else Path(config.model.name).name,
         rounds=0 if applied["step"] is None else applied["step"] + 1,
         votes=votes,
-        budget=None if config is None else config.run.votes,
+        budget=None if config is None else _budget(config),
         short=helped.short,
         verdict=helped.verdict,
         sentence=helped.sentence,
@@ -207,6 +207,14 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
     )
 
 
+def _budget(config: Config) -> int | None:
+    """The votes at which the run ends, by its own limits of votes and rounds."""
+    if config.run.steps is None:
+        return config.run.votes
+    most = config.run.steps * config.votes_per_step
+    return most if config.run.votes is None else min(most, config.run.votes)
+
+
 _RUNNING: Final = {
     "none": "preparing the first round",
     "generating": "writing answers",
@@ -217,7 +225,7 @@ _RUNNING: Final = {
 
 def _state(status: RoundStatus) -> tuple[State, str]:
     if status.state == "finished":
-        return "finished", "its votes are spent"
+        return "finished", "all its rounds are done"
     if status.paused_by is not None:
         return "paused", f"by {describe_pause(status.paused_by, status.pause_reason or '')}"
     return "running", _RUNNING[status.state]

@@ -183,7 +183,7 @@ def _curves(facts: Sequence[Facts], helped: Improvement) -> dict[str, tuple[Poin
         key: tuple(
             Point(votes[i + 1], read[i + 1], float(value))
             for i, fact in enumerate(facts)
-            if (value := fact.info.get(key)) is not None
+            if fact.state == "applied" and (value := fact.info.get(key)) is not None
         )
         for key in WATCHED
     }
