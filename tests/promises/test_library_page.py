@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,46 @@ def test_an_example_runs_as_it_stands(
         assert tuner.outcome is not None and tuner.outcome.votes == 4
 
 
-def test_the_table_beside_cmaes_is_what_the_example_finds() -> None:
+def beside() -> dict[str, tuple[int, ...]]:
+    """The page's table beside other optimizers: median, least and most votes by name."""
+    rows = re.findall(
+        r"^\| (szpo|cmaes|optuna)[^|]*\| \d+ \| (\d+) \| (\d+), (\d+) \| [^|]+ \|$",
+        PAGES["docs/library.md"], re.M,
+    )  # fmt: skip
+    return {name: tuple(map(int, votes)) for name, *votes in rows}
+
+
+def find_votes(*names: str) -> dict[str, tuple[int, ...]]:
+    """The same, of the example as it runs now."""
     done = subprocess.run(
-        [sys.executable, "two_optimizers.py"], cwd=ROOT / "examples", capture_output=True,
-        text=True, check=True,
+        [sys.executable, "three_optimizers.py", *names], cwd=ROOT / "examples",
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = re.findall(r"(\w+): (\d+) votes in the median, (\d+) to (\d+)", done.stdout)
-    rows = re.findall(
-        r"^\| (szpo|cmaes)[^|]*\| \d+ \| (\d+) \| (\d+), (\d+) \|$", PAGES["docs/library.md"], re.M
-    )
-    assert found == rows
-    module = ROOT / "examples" / "two_optimizers.py"
-    assert len(module.read_text(encoding="utf-8").splitlines()) < 60
+    return {name: tuple(map(int, votes)) for name, *votes in found}
+
+
+def test_the_table_beside_cmaes_is_what_the_example_finds() -> None:
+    assert len(beside()) == 3
+    for name, votes in find_votes("szpo", "cmaes").items():
+        assert beside()[name] == votes
+    code = (ROOT / "examples" / "three_optimizers.py").read_text(encoding="utf-8")
+    assert len(code.splitlines()) < 100
+
+
+def test_the_luckiest_seed_of_optuna_takes_the_votes_of_the_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own deprecations
+        by_optuna = importlib.import_module("three_optimizers").by_optuna
+        assert by_optuna(1, most=6) == beside()["optuna"][1]
+
+
+@pytest.mark.slow
+def test_the_table_beside_optuna_is_what_the_example_finds() -> None:
+    assert find_votes("optuna") == {"optuna": beside()["optuna"]}
 
 
 def test_public_names_of_the_page_exist() -> None:
