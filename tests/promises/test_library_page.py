@@ -106,14 +106,15 @@ def test_the_table_beside_cmaes_is_what_the_example_finds() -> None:
     assert len(code.splitlines()) < 100
 
 
-def test_the_luckiest_seed_of_optuna_takes_the_votes_of_the_page(
+def test_optuna_proposes_by_its_process_and_is_not_there_after_two_votes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """On the seed that needs the fewest; the counts of the table have a slow test."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own deprecations
         by_optuna = importlib.import_module("three_optimizers").by_optuna
-        assert by_optuna(1, most=6) == beside()["optuna"][1]
+        assert by_optuna(1, most=2) == 2 < beside()["optuna"][1]
 
 
 @pytest.mark.slow
