@@ -470,7 +470,8 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     cleo = stage.invitation("panelist", "Cleo").panelist or ""
     seat = second_seats.serve(stage.site.service, cleo, 1.0)
     assert seat is not None
-    answer = vote(stage, "Cleo", "minus", seat=seat)
+    page = {"view": "formatted", "device": "wide", "language": "de"}
+    answer = vote(stage, "Cleo", "minus", seat=seat, details=page)
     index = VoteIndex(stage.ledger.path)
     while index.advance(live=False):
         pass
@@ -479,6 +480,9 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     assert found.votes == 1 and item.comparison == seat.comparison
     (own,) = (given for given in item.votes if given.state == "second")
     assert (own.vote, own.panelist, own.verdict) == (answer.vote, "Cleo", "minus")
+    assert own.remark is None, "what the page adds is no remark of hers"
+    cast = votes_cast.count(stage.ledger)
+    assert (cast.by_name["Cleo"], dict(cast.second)) == (1, {"Ada": 0, "Bob": 0, "Cleo": 1})
     assert item.split == pytest.approx(1 / 3, abs=1e-4), "two for plus, the second for minus"
     assert vote_pages.read(index, vote_filter.parse([("state", "late")])).total == 0
     index.close()

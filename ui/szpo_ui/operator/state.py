@@ -51,6 +51,8 @@ class Person:
     excluded: bool
     cast: int
     """Training comparisons answered, those of the open round too; `row` has the counted ones."""
+    second: int = 0
+    """Those of them that were answered as a second person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def read_state(site: Site) -> OperatorState:
             online=_online(listed.get(row.name), now),
             excluded=row.name in out,
             cast=cast.by_name.get(row.name, 0),
+            second=cast.second.get(row.name, 0),
         )
         for row in page.panelists
     )

@@ -34,7 +34,7 @@ _Group: TypeAlias = tuple[Literal["step", "one"], int]
 
 _HOLDS: Final = ("counted", "spare", "apart", "second")
 """States of answers that say what their panelist holds."""
-_NO_REMARK: Final = frozenset({"notes", "device"})
+_NO_REMARK: Final = frozenset({"notes", "device", "view", "language"})
 """Details of a vote that are texts of the panel's page, no remark of its panelist."""
 
 
