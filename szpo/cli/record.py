@@ -277,7 +277,10 @@ def _hand_over_adapter(
         found: dict[str, Any] = {
             "tokenizer": write_adapter(ledger, target, step=step, names=names)
         }
-        message = f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r})"
+        message = (
+            f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
+            "README.md shows"
+        )
         if out is not None:
             found["adapter"] = str(out)
         if push is not None:

@@ -93,7 +93,7 @@ def test_pages_stay_on_their_host_and_fit_a_phone(chromium: Any, site: Path, add
     failed = []
     view = chromium.new_page(viewport={"width": 320, "height": 640})
     view.on("request", lambda request: asked.append(request.url))
-    view.on("requestfailed", lambda request: failed.append(request.url))
+    view.on("response", lambda reply: failed.extend([reply.url] if reply.status >= 400 else []))
     view.on("pageerror", lambda error: failed.append(str(error)))
     for page in pages(site):
         reply = view.goto(f"{address}{page}", wait_until="load")

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from szpo.cli.app import call
+from szpo.models import loading
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -225,7 +226,7 @@ def test_notebooks_run(notebook: Path) -> None:
 
 @pytest.mark.slow
 def test_the_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its commands in order, as far as they need no network and nobody who votes."""
+    """Its commands in order to the loaded adapter, as far as no network and no voter is needed."""
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8").partition("## 8.")[0]
     lines = re.findall(r"^szpo (.+)$", text, re.MULTILINE)
     prompts = ROOT / "examples" / "tutorial" / "prompts.csv"
@@ -234,4 +235,11 @@ def test_the_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     for line in lines:
         assert call(shlex.split(line)) == 0, line
-    assert (tmp_path / "runs" / "garden-adapter" / "adapter_model.safetensors").exists()
+    (load,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    base = str(loading.locate("tiny"))
+    done = subprocess.run(
+        [sys.executable, "-c", load, base, "runs/garden-adapter"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "What can I plant in October?" in done.stdout

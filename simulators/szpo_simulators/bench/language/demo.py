@@ -47,7 +47,14 @@ def measure_run(
         answers read, KL, three texts before and after, seconds per phase.
     """
     began = time.monotonic()
-    with closing(assemble.build(config, say=say)) as parts:
+    stages: set[str] = set()
+
+    def show(stage: str, done: int, of: int) -> None:
+        if stage not in stages:
+            stages.add(stage)
+            say(f"set-up: {stage}")
+
+    with closing(assemble.build(config, say=say, progress=show)) as parts:
         return _measure(parts, path, say, on_step, began)
 
 
@@ -65,6 +72,8 @@ def _measure(
         raise UsageError("no prompts are held out to measure on; raise prompts.heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
+    what = f"{len(held)} held-out prompts, {samples} answers to each"
+    say(f"measuring the base on {what}")
     before = heldout.measure(
         policy, held, liked.score, samples=samples, seed=config.run.seed, moved=False
     )
@@ -81,6 +90,7 @@ def _measure(
         outcome = driver.drive(ledger, parts, on_step=note)
         policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()
+    say(f"measuring the tuned model on {what}")
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=config.run.seed)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.seed)
