@@ -195,7 +195,9 @@ def test_nonsense_is_counted_as_configured(on_error):
 
 
 def test_nonsense_stops_with_one_line():
-    words = r"^judge scripted: no verdict in the last line, asked 3 times; the votes so far"
+    words = (
+        r"^judge scripted: no verdict in the last line, asked 3 times; all votes cast are"
+    )
     with pytest.raises(JudgeError, match=words) as caught:
         opinion(judge(lambda text: "Purple."))
     assert "\n" not in str(caught.value)
@@ -205,6 +207,6 @@ def test_a_reply_that_was_cut_is_no_verdict_and_a_dead_end_is_not_asked_again():
     with pytest.raises(JudgeError, match="no verdict"):
         opinion(judge(lambda text: Reply("Verdict: A", ended=False)))
     dead = judge(lambda text: Reply(failure="no connection", final=True))
-    with pytest.raises(JudgeError, match="scripted: no connection; the votes"):
+    with pytest.raises(JudgeError, match="scripted: no connection; all votes cast are stored"):
         opinion(dead)
     assert dead.backend.calls == [2]

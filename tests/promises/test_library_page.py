@@ -7,7 +7,6 @@ import importlib
 import re
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,17 +103,6 @@ def test_the_table_beside_cmaes_is_what_the_example_finds() -> None:
         assert beside()[name] == votes
     code = (ROOT / "examples" / "three_optimizers.py").read_text(encoding="utf-8")
     assert len(code.splitlines()) < 100
-
-
-def test_optuna_proposes_by_its_process_and_is_not_there_after_two_votes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On the seed that needs the fewest; the counts of the table have a slow test."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations
-        by_optuna = importlib.import_module("three_optimizers").by_optuna
-        assert by_optuna(1, most=2) == 2 < beside()["optuna"][1]
 
 
 @pytest.mark.slow

@@ -361,13 +361,27 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
         return found + [f"low button: {text}" for text in low] + [f"cut: {text}" for text in cut]
 
 
+COLOUR_RULES = ("color-contrast", "link-in-text-block")
+"""The rules of axe-core whose findings depend on colours."""
+
+
 def violations(
-    page: Any, include: Sequence[str] = ("serious", "critical"), within: str | None = None
+    page: Any,
+    include: Sequence[str] = ("serious", "critical"),
+    within: str | None = None,
+    *,
+    rules: Sequence[str] | None = None,
 ) -> list[str]:
-    """What axe-core finds on a page, or ``within`` a part of it, one line each; offline."""
+    """What axe-core finds on a page, or ``within`` a part of it, one line each; offline.
+
+    ``rules``: look for these alone, as for `COLOUR_RULES` where only the colours have changed.
+    """
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, context=within).response["violations"]
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules is not None:
+        options["runOnly"] = {"type": "rule", "values": list(rules)}
+    found = Axe().run(page, context=within, options=options).response["violations"]
     return [
         f"{v['id']} ({v['impact']}): {v['help']}; at {v['nodes'][0]['html'][:200]}"
         for v in found

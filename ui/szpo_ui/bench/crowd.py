@@ -60,20 +60,28 @@ def _note(seen: Measured, seat: str, idem: str, reply: Reply, *, ok: bool) -> No
 async def watching(port: int, operator: str, prefix: str) -> AsyncIterator[Measured]:
     """Somebody has a folder's home page open, and the browser of comparisons of its run.
 
+    Both have been looked at once before: the first visit of a run builds its pages, as the start
+    of a server of one run does.
+
     ``operator`` is a session of the folder; ``others`` of what is yielded has the seconds of
     each answer.
     """
     seen = Measured()
 
+    async def ask(wire: Wire, path: str) -> float:
+        reply = await wire.ask("GET", path)
+        if reply.status != 200:
+            raise RunError(f"panel-load: {path} answered {reply.status}")
+        return reply.seconds
+
     async def look(wire: Wire, path: str, pause: float) -> None:
         while True:
-            reply = await wire.ask("GET", path)
-            if reply.status != 200:
-                raise RunError(f"panel-load: {path} answered {reply.status}")
-            seen.others.append(reply.seconds)
+            seen.others.append(await ask(wire, path))
             await asyncio.sleep(pause)
 
     async with wires(port, [operator] * 2) as (home, browser):
+        await ask(home, "/home-api/rows")
+        await ask(browser, f"{prefix}{VOTES}")
         looks = [
             asyncio.create_task(look(home, "/home-api/rows", HOME_SECONDS)),
             asyncio.create_task(look(browser, f"{prefix}{VOTES}", BROWSER_SECONDS)),
