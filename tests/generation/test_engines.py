@@ -201,7 +201,7 @@ def twins(count: int, one: int, other: int) -> tuple[Any, tuple[Site, ...], Delt
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 35), (20, 31), (3, 39), (33, 38)])
-@pytest.mark.parametrize("rows", [1, 8, 32])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 8, 32])
 def test_equal_members_are_seen_whatever_blocks_they_fall_into(
     one: int, other: int, rows: int
 ) -> None:

@@ -195,9 +195,7 @@ def test_nonsense_is_counted_as_configured(on_error):
 
 
 def test_nonsense_stops_with_one_line():
-    words = (
-        r"^judge scripted: no verdict in the last line, asked 3 times; all votes cast are"
-    )
+    words = r"^judge scripted: no verdict in the last line, asked 3 times; all votes cast are"
     with pytest.raises(JudgeError, match=words) as caught:
         opinion(judge(lambda text: "Purple."))
     assert "\n" not in str(caught.value)

@@ -117,7 +117,10 @@ def attempt(path, settings, lag, until, at):
         ledger.close()  # without commit: what was open is rolled back, as after a kill
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * (c not in ("bayes", "lag"))) for c in CASES],
+)
 def test_a_run_killed_at_any_write_resumes_as_the_same_run(tmp_path, case):
     layout, changes, lag, until = CASES[case]
     settings = settings_of(layout, **changes)

@@ -68,7 +68,7 @@ def kill_and_go_on(path, kills):
 
 
 def test_no_vote_is_lost_or_doubled_by_kills(tmp_path):
-    kill_and_go_on(tmp_path / "run.db", 200)
+    kill_and_go_on(tmp_path / "run.db", 100)
 
 
 @pytest.mark.slow

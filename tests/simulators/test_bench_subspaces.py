@@ -58,6 +58,7 @@ def test_parts_are_stored_and_not_made_twice(
     assert [row["gain"] for row in again["gains"]] == pytest.approx([0.2] * 3)
 
 
+@pytest.mark.slow
 def test_the_kl_benchmark_keeps_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

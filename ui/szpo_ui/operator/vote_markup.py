@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
+
+from markupsafe import Markup
 
 from szpo_ui.operator import word_search
 from szpo_ui.operator.vote_pages import Item, Text, TextRow
@@ -48,10 +51,18 @@ def _format_row(row: TextRow, words: str | None) -> TextRow:
 
 
 def _format(texts: Sequence[Text], words: str | None) -> list[Text]:
-    def mark(visible: str) -> Sequence[Piece]:
-        return [Piece(visible)] if words is None else word_search.mark(visible, words)
-
-    found = formatted.with_marks([text.written for text in texts], mark)
+    found = _html(tuple(text.written for text in texts), words)
     if found is None:
         return list(texts)
     return [replace(text, formatted=html) for text, html in zip(texts, found, strict=True)]
+
+
+@lru_cache(maxsize=formatted.CACHED)
+def _html(written: tuple[str, ...], words: str | None) -> tuple[Markup, ...] | None:
+    """Texts as formatted HTML; stored, since an open page is drawn again and again."""
+
+    def mark(visible: str) -> Sequence[Piece]:
+        return [Piece(visible)] if words is None else word_search.mark(visible, words)
+
+    found = formatted.with_marks(written, mark)
+    return None if found is None else tuple(found)
