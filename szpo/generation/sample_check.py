@@ -18,7 +18,7 @@ from szpo.generation import answer_shares
 from szpo.generation.answer_shares import NAMES, AnswerShares
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
-from szpo.voting import lease, pauses
+from szpo.voting import lease, pauses, steps
 
 SAMPLES: Final = 20
 KIND: Final = "sample check"
@@ -89,7 +89,7 @@ def before(ledger: Ledger, panel: Panel, source: AnswerSource, say: Say) -> None
     Nothing is drawn of a run that simulated panelists or judges vote in, or whose first round has
     begun. ``panel.poor_samples = "open"`` never pauses.
     """
-    if panel.kind != "people" or _has_begun(ledger):
+    if panel.kind != "people" or steps.has_opened(ledger):
         return
     found = read(ledger)
     if found is None:
@@ -171,7 +171,3 @@ def _draw(ledger: Ledger, source: AnswerSource) -> dict[str, Any]:
         for prompt, answer, margin in zip(asked, answers, margins, strict=True)
     ]
     return {"samples": rows, "topic": any(margin is not None for margin in margins)}
-
-
-def _has_begun(ledger: Ledger) -> bool:
-    return bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"))

@@ -107,8 +107,7 @@ def _describe_way_on(ledger: Ledger) -> str:
     """Where a paused run is let on, after "standing by"; nothing where it is not paused."""
     if lease.controller(ledger)["paused_by"] is None:
         return ""
-    begun = ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1")
-    button = "Resume" if begun else "Start the run"
+    button = "Resume" if steps.has_opened(ledger) else "Start the run"
     return f' until somebody presses "{button}" on the operator\'s page'
 
 

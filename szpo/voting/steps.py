@@ -131,6 +131,11 @@ def stored(ledger: Ledger, step: int) -> bool:
     return bool(ledger.query(sql, (ledger.run, step)))
 
 
+def has_opened(ledger: Ledger) -> bool:
+    """Whether some round was opened to its panelists."""
+    return bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"))
+
+
 def open_step(ledger: Ledger, epoch: int, step: int) -> None:
     """Show the step to evaluators, unless it is void."""
     with ledger.transaction("controller"):

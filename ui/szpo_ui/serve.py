@@ -299,11 +299,11 @@ def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
 
 def _describe_first_thing(ledger: Ledger) -> str:
     """What the operator does first, by whether the run waits for that."""
-    from szpo.voting import lease
+    from szpo.voting import lease, steps
 
     if lease.controller(ledger)["paused_by"] is None:
         return "open the operator's link and see how the run stands"
-    if ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"):
+    if steps.has_opened(ledger):
         return 'the run is paused; open the operator\'s link and press "Resume"'
     return 'open the operator\'s link, read the sample answers, and press "Start the run"'
 

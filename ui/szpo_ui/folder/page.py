@@ -19,6 +19,7 @@ from szpo.cli import run_paths
 from szpo.config import settings_file
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.ledger.canonical import sha256
+from szpo.voting import steps
 from szpo_ui.folder import side_by_side
 from szpo_ui.folder.access import COMPARE, FolderDoor
 from szpo_ui.folder.controllers import Controllers
@@ -170,8 +171,8 @@ def _act(home: Home, who: str, given: Action) -> str:
         return f"{given.run}: its process has ended; votes of an open round are still taken."
     site = open_site(path)
     with closing(site.ledger):
-        begun = site.ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1")
-        do: Any = "start" if given.do == "resume" and not begun else given.do
+        waits = given.do == "resume" and not steps.has_opened(site.ledger)
+        do: Any = "start" if waits else given.do
         try:
             reply = controls.act(site, who, Command(do=do))
         except UsageError as error:  # what has to be confirmed is confirmed where it is shown

@@ -21,7 +21,7 @@ from szpo.ledger.connection import beside
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.training import budget
 from szpo.training.status import RoundStatus, round_status
-from szpo.voting import lease
+from szpo.voting import lease, steps
 from szpo.voting.pauses import describe_pause
 
 State = Literal["running", "paused", "stopped", "finished", "unreadable"]
@@ -203,7 +203,7 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         currency="" if panel is None else panel.currency,
         last_vote_us=ledger.query("SELECT max(received_us) AS at_us FROM votes")[0]["at_us"],
         created_us=ledger.row["created_us"],
-        begun=bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1")),
+        begun=steps.has_opened(ledger),
     )
 
 

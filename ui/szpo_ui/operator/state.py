@@ -26,7 +26,7 @@ from szpo.training.budget import Limits
 from szpo.training.held_out import HeldOut
 from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
-from szpo.voting import calibration, lease, pauses, triads
+from szpo.voting import calibration, lease, pauses, steps, triads
 from szpo.voting.pauses import PendingPause
 from szpo_ui.operator import controls, log, votes_cast
 from szpo_ui.operator.log import Line
@@ -161,7 +161,7 @@ def read_state(site: Site) -> OperatorState:
         quorum=controls.quorum(site),
         orders=tuple(placed),
         samples=drawn[-1] if drawn else None,
-        before=_before(site) if not _has_begun(ledger) else None,
+        before=_before(site) if not steps.has_opened(ledger) else None,
         question=site.config.panel.question,
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
@@ -212,10 +212,6 @@ def _last_end(ledger: Ledger) -> str | None:
 
 
 # ---- before the first round ----
-
-
-def _has_begun(ledger: Ledger) -> bool:
-    return bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"))
 
 
 def _before(site: Site) -> Before:

@@ -60,9 +60,8 @@ class VoteIndex:
         self.hidden: frozenset[str] = frozenset()
         """Comparisons whose votes, and whose plus, are not shown yet."""
         self._void: frozenset[int] = frozenset()
-        self._todo: dict[_Group, None] = {}
-        self._grown: dict[int, int] = {}
-        """Hidden steps with new votes: the step, and the last vote before them."""
+        self._todo: dict[_Group, int | None] = {}
+        """Groups to be read: whole, or the votes after one."""
         try:
             have = "SELECT sqlite_compileoption_used('ENABLE_FTS5') AS fts5"
             if not self.ledger.query(have)[0]["fts5"]:
@@ -95,11 +94,12 @@ class VoteIndex:
         if self.read < self.of:
             self._add(min(self.of, self.read + PART))
         elif self._todo:
-            group = next(iter(self._todo))
-            self._write(group)
+            group, last = next(iter(self._todo.items()))
+            if last is None:
+                self._write(group)
+            else:
+                self._append(group[1], last)
             del self._todo[group]
-        elif self._grown:
-            self._append(*self._grown.popitem())
         elif self._searches and self.read_words < self.of:
             until = min(self.of, self.read_words + PART)
             self.ledger.execute(vote_tables.ADD_WORDS, (self.read_words, until))
@@ -108,8 +108,7 @@ class VoteIndex:
 
     def is_whole(self, *, words: bool) -> bool:
         """Everything that was seen at the last look is in the index, its words included."""
-        left = self._todo or self._grown or self.read < self.of
-        return not (left or (words and self.read_words < self.of))
+        return not (self._todo or self.read < self.of or (words and self.read_words < self.of))
 
     def search(self, query: str) -> None:
         """Fill the table ``matched`` with the comparisons in which the words of a query stand."""
@@ -126,7 +125,7 @@ class VoteIndex:
     @property
     def groups_left(self) -> int:
         """Rounds, and comparisons outside of rounds, whose votes are still to be read."""
-        return len(self._todo) + len(self._grown)
+        return len(self._todo)
 
     # ---- what is new ----
 
@@ -151,7 +150,6 @@ class VoteIndex:
             covered = self._note(_places(ledger, again))
         for step in void - self._void:
             self._todo["step", step] = None
-            self._grown.pop(step, None)
         self.hidden, self._void = hidden, void
         for group in covered:  # at once: the switch was turned off
             self._write(group)
@@ -162,20 +160,17 @@ class VoteIndex:
         Rounds of thousands of votes would otherwise be read whole at every look.
         """
         group = _group(row)
-        if group[0] != "step" or group in self._todo or row["number"] > self.read:
+        if group[0] != "step" or row["number"] > self.read:
             return False
         if row["comparison"] not in hidden or row["comparison"] not in self.hidden:
             return False
-        self._grown.setdefault(group[1], last)
+        self._todo.setdefault(group, last)
         return True
 
     def _note(self, rows: Iterable[Record]) -> list[_Group]:
         """Note the groups of these comparisons, of those that are in the index, and list them."""
         found = dict.fromkeys(_group(row) for row in rows if row["number"] <= self.read)
         self._todo.update(found)
-        for kind, value in found:
-            if kind == "step":
-                self._grown.pop(value, None)
         return list(found)
 
     def _add(self, until: int) -> None:
