@@ -40,8 +40,9 @@ browser:  ## install the browser that the panel's tests drive, where none is fou
 	    echo "chromium is missing and cannot be installed here; install it, or name one by CHROMIUM=/path" >&2; exit 1; }; }
 
 # Tests use tiny models, on which threads only wait for each other: processes instead. conftest.py
-# says how many, and in which order files are taken.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+# says how many, and in which order files are taken. Compiled files are kept even where the environment
+# forbids it: without them each process compiles every test anew, a minute and a half in all.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) browser  ## what continuous integration runs
 	$(PYTEST)
