@@ -38,6 +38,7 @@ LOADS = 5
 """How often one worker's model is loaded again before its death is the run's."""
 NOT_LOADED = "NotLoaded"
 LOCAL = ("127.0.0.1", "localhost", "::1")
+UNASKED_TOKEN = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
 
 
 class _Actor:
@@ -148,13 +149,15 @@ def connect(engine: Engine) -> Any:
             ray.init(
                 address=engine.address or "local",
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
                 configure_logging=False,
                 **({} if engine.address else _own_cluster(engine)),
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EngineError(f"ray does not come up: {reason}") from None
+        # Ray says the same of a cluster that is no cluster, and of one that refuses the token.
+        hint = f"; is it a Ray cluster, and has it {_describe_token()}?" if engine.address else ""
+        raise EngineError(f"ray does not come up: {reason}{hint}") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
@@ -179,6 +182,15 @@ def connect(engine: Engine) -> Any:
                 f"{free.get(name, 0):g} free; the run waits until others give theirs back"
             )
     return ray
+
+
+def _describe_token() -> str:
+    """What this process shows a cluster, after "has it"."""
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return "token authentication switched off, as RAY_AUTH_MODE=disabled says here"
+    if _has_token():
+        return "this machine's token (RAY_AUTH_TOKEN, ~/.ray/auth_token)"
+    return "no token (RAY_AUTH_TOKEN and ~/.ray/auth_token are missing here)"
 
 
 def _has_token() -> bool:
@@ -313,6 +325,7 @@ class RayTransport:
                 raise ResourceError(
                     f"worker {worker} died {LOADS} times while it loaded the model; give workers "
                     "more memory, or fewer workers to a machine"
+                    + ("" if os.environ.get("RAY_AUTH_MODE") != "token" else UNASKED_TOKEN)
                 ) from None
             seat.load_at = time.monotonic() + RESTART_S
             return [Lost(worker)]

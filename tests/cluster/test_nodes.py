@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -303,3 +306,26 @@ def test_a_head_that_is_gone_in_mid_step_costs_nothing(
     assert call(line) == EngineError.exit_code == 6
     assert call(["run", "--resume", str(path)]) == 0
     assert not list(lives) and ray_nodes.result(path) == undisturbed
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [("f" * 64, "this machine's token"), (None, "no token")],
+    ids=["other", "none"],
+)
+def test_another_password_is_refused_with_where_to_look(nodes, tmp_path, token, told) -> None:
+    settings = tmp_path / "ray.toml"
+    settings.write_text(f'[engine]\nkind = "ray"\naddress = "{nodes.address}"\nworkers = 1\n')
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    given = {} if token is None else {"RAY_AUTH_TOKEN": token}
+    done = subprocess.run(
+        [sys.executable, "-m", "szpo", "doctor", "--config", str(settings), "--json"],
+        env={**kept, **given, "HOME": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    [engine] = [check for check in json.loads(done.stdout) if check["name"] == "engine"]
+    assert engine["text"].startswith("ray does not come up: ")
+    assert f"is it a Ray cluster, and has it {told} (RAY_AUTH_TOKEN" in engine["text"]
