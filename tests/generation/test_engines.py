@@ -60,7 +60,7 @@ def one_by_one(
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("layers", [None, [2, 3]])
+@pytest.mark.parametrize("layers", [None, pytest.param([2, 3], marks=pytest.mark.slow)])
 def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | None) -> None:
     model, sites, deltas = adapted(name, layers)
     prompts, members = questions(count=4, repeats=2, members=3)

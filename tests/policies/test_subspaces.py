@@ -324,6 +324,7 @@ def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
         setup(model, lora=config, start=dead)
 
 
+@pytest.mark.slow
 def test_the_tiny_diary_model_keeps_the_promise() -> None:
     """On a trained model, at the sample count that runs use."""
     loaded = loading.load("tiny", dtype="fp32")

@@ -123,7 +123,7 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
 
 
 def test_posts_with_lost_acknowledgements_count_once(tmp_path):
-    retry_until_acknowledged(tmp_path / "run.db", 25_000)
+    retry_until_acknowledged(tmp_path / "run.db", 10_000)
 
 
 @pytest.mark.slow

@@ -83,12 +83,13 @@ def test_a_process_killed_at_any_write_is_taken_up_by_another(tmp_path, start):
     kill_at_writes(tmp_path, start, 1)
 
 
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ["full", "broken"])
-def test_any_one_write_may_be_refused(tmp_path, start, action):
-    """Every write in turn; the run ends with exit code 4, and goes on as the same run."""
+def test_any_one_write_may_be_refused(tmp_path, start, action, stride):
+    """Every ``stride``-th write in turn; the run ends with code 4, and goes on as the same run."""
     content, expected = start
     path = tmp_path / "run.db"
-    for at in itertools.count(1):
+    for at in itertools.count(1, stride):
         for rest in tmp_path.iterdir():
             rest.unlink()
         path.write_bytes(content)

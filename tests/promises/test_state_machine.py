@@ -32,7 +32,7 @@ from tests.support.quadratic import Clock
 
 NAMES = ("ann", "bob", "cy", "dee")
 TABS = ("tab-1", "tab-2")
-EXAMPLES = 120
+EXAMPLES = 80
 MET = (
     "first vote", "change of mind", "stale tab", "late vote", "refused after the close",
     "died before the receipt", "retry", "key reused", "exclude", "erased", "second controller",

@@ -86,7 +86,11 @@ def test_ppo_and_its_reward_model_add_more_than_generation_in_fresh_processes():
 
 
 @pytest.mark.parametrize(
-    ("task", "calls"), [("dpo", dpo.train), ("szpo set-up", subspace_setup.set_up_subspace)]
+    ("task", "calls"),
+    [
+        ("dpo", dpo.train),
+        pytest.param("szpo set-up", subspace_setup.set_up_subspace, marks=pytest.mark.slow),
+    ],
 )
 def test_the_tasks_do_what_they_are_named_for(task, calls, monkeypatch):
     """Here, not in a process of its own: what is done counts, the figures only exist."""

@@ -34,6 +34,7 @@ def test_differences_between_prompts_do_not_count() -> None:
     assert abs(subspaces.estimate_share(s, r, groups, resamples=20).mean) < 0.01
 
 
+@pytest.mark.slow
 def test_parts_are_stored_and_not_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

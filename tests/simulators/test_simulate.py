@@ -131,6 +131,7 @@ def test_a_panel_in_its_own_loop_leaves_the_rows_of_one_in_process(
         ledger.close()
 
 
+@pytest.mark.slow  # make test has one in tests/cli/test_app.py
 def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
     here = in_process(tmp_path / "here.db", 2)
     away = create(tmp_path / "away.db", panel())

@@ -22,6 +22,7 @@ def test_a_burst_at_the_page_loses_and_doubles_nothing_while_an_operator_looks()
     assert figures["rss_mb"] > 20 and figures["cpu_ms"] > 0
 
 
+@pytest.mark.slow
 def test_panelists_at_the_api_with_something_heavy_beside() -> None:
     found = panel_load.main(
         parts=("api", "beside"), voters=3, panelists=20, think=0.2, seconds=1, model="multiply",
