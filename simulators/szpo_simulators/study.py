@@ -262,10 +262,10 @@ class Study:
     def table(
         self, title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]
     ) -> None:
-        """Print rows; a column is the name of a field or a function of the row."""
+        """Print rows; a column is the name of a field or a function of the row. None is cut."""
         view = Table(title=escape(title))
         for head in columns:
-            view.add_column(escape(head), justify="right")
+            view.add_column(escape(head), justify="right", overflow="fold")
         for row in rows:
             texts = [
                 read(row) if callable(read) else _text(row.get(read)) for read in columns.values()

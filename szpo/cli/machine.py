@@ -74,7 +74,8 @@ def fetch(
         console.emit({"model": name, "folder": str(model_folder)})
     else:
         named = "" if name == "smollm2" else f" --set model.name={name}"
-        console.say(f"next: szpo serve --preset people{named}")
+        alone = f"szpo run{named}" if named else "szpo demo"
+        console.say(f"next: {alone}, or with people: szpo serve --preset people{named}")
 
 
 def bench(context: typer.Context) -> int:

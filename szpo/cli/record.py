@@ -307,10 +307,18 @@ def write_adapter(
     share: float = 1.0,
     names: Names | None = None,
 ) -> bool:
-    """Write the adapter folder, and warn where it has no tokenizer; returns whether it has one."""
+    """Write the adapter folder; returns whether it has a tokenizer.
+
+    A missing tokenizer is warned of, and an adapter that leaves the base model as it is.
+    """
     from szpo.reports import adapter
 
     tokenizer = adapter.write_folder(ledger, target, step=step, share=share, names=names)
+    if adapter.changes_nothing(target):
+        console.warn(
+            f"{ledger.path.stem}: the adapter changes nothing: all its B matrices are zero, as at "
+            "the run's start"
+        )
     if not tokenizer:
         console.warn(
             f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+import re
 import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -154,6 +155,8 @@ def parse_assignment(text: str) -> dict[str, Any]:
 
     >>> parse_assignment("seed=3"), parse_assignment("panel.kind=people")
     ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
+    >>> parse_assignment("panel.pay_per_vote=.2")
+    {'panel': {'pay_per_vote': 0.2}}
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -173,8 +176,10 @@ def parse_assignment(text: str) -> dict[str, Any]:
         return {section: {name: None}}
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError:  # which wants a digit on both sides of a point
         parsed = value.strip()
+        if re.fullmatch(r"[+-]?(\.\d+|\d+\.)", parsed):
+            parsed = float(parsed)
     return {section: {name: parsed}}
 
 

@@ -82,3 +82,11 @@ def write_folder(
         card = model_card(ledger, step=step, share=share, names=names)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return bool(tokenizer)
+
+
+def changes_nothing(folder: Path) -> bool:
+    """Whether the base model with the adapter of a folder is the base model: every B is zero."""
+    from safetensors.numpy import load_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return not any(value.any() for name, value in tensors.items() if "lora_B" in name)

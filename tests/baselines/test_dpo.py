@@ -123,7 +123,8 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "rounds", "questions", "epochs"), [(None, 3, 32, 4), (4, 2, 5, 1)]
+    ("rows", "rounds", "questions", "epochs"),
+    [pytest.param(None, 3, 32, 4, marks=pytest.mark.slow), (4, 2, 5, 1)],
 )
 def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
     rows: int | None, rounds: int, questions: int, epochs: int

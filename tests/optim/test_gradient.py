@@ -56,7 +56,13 @@ def test_true_differences_give_the_smoothed_gradient(pairing):
     assert np.linalg.norm(g.mean(0) - exact) < 3 * error
 
 
-@pytest.mark.parametrize("law", [Law("block", 2), Law(normalise=True)], ids=["block", "sphere"])
+@pytest.mark.parametrize(
+    "law",
+    [
+        pytest.param(Law("block", 2), id="block", marks=pytest.mark.slow),
+        pytest.param(Law(normalise=True), id="sphere"),
+    ],
+)
 def test_other_laws_are_unbiased_on_a_quadratic(law):
     # Odd terms of a quadratic are its gradient alone, so E[v vᵀ] = I gives it exactly.
     def value(theta):

@@ -104,7 +104,7 @@ def log_posterior(w, window, precision, s, weight):
     return total
 
 
-@pytest.mark.parametrize("s", [0.0, 1.2])
+@pytest.mark.parametrize("s", [0.0, pytest.param(1.2, marks=pytest.mark.slow)])
 def test_mode_and_covariance_are_those_of_the_model(s):
     rng = np.random.default_rng(2)
     window = filled(rng, rng.normal(size=2), 4, 3, n=3)

@@ -222,6 +222,7 @@ def test_blocks_give_the_singular_vectors_of_all_rows(rows: int, size: int) -> N
         assert (found[np.abs(found).argmax(0), np.arange(3)] > 0).all()
 
 
+@pytest.mark.slow
 def test_redraws_sharpen_the_basis_and_cost_no_answer(model: Loaded) -> None:
     """Against the components of ten times as many answers, as the share of their span found."""
     truth = setup(model, samples=1024, root_seed=9)

@@ -26,7 +26,7 @@ from tests.support.quadratic import (
 )
 
 ROOT = Path(__file__).parents[2]
-FEW, MANY = range(3), range(3, 20)
+FEW, MANY = range(1), range(1, 20)
 SHAPES = (
     (LAYOUT, {"N": 2, "D": 1, "M": 2}, 0),
     (WIDE, {"N": 2, "D": 1, "rule": "sign", "momentum": 0.5, "K": 2}, 1),
@@ -124,7 +124,7 @@ def test_killed_at_a_named_place_with_more_seeds(tmp_path, undisturbed, name, se
     kill_and_take_up(tmp_path, undisturbed, name, seed)
 
 
-@pytest.mark.parametrize("action", ["raise", "enospc"])
+@pytest.mark.parametrize("action", [pytest.param("raise", marks=pytest.mark.slow), "enospc"])
 @pytest.mark.parametrize("name", POINTS)
 def test_an_error_at_a_named_place_ends_the_run_and_harms_nothing(
     tmp_path, undisturbed, name, action

@@ -120,9 +120,14 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(
     assert files
 
 
-def test_export_before_the_first_step_changes_nothing(run: Path, tmp_path: Path) -> None:
+def test_export_before_the_first_step_changes_nothing(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--out", str(out), "--step", "0"]) == 0
+    assert "the adapter changes nothing: all its B matrices are zero" in capsys.readouterr().err
+    assert call(["export", str(run), "--out", str(tmp_path / "moved")]) == 0
+    assert "changes nothing" not in capsys.readouterr().err
     adapted = logits(PeftModel.from_pretrained(base(run), str(out)), [20, 21])
     assert torch.equal(adapted, logits(base(run), [20, 21]))
 

@@ -88,7 +88,16 @@ def peak_of(path: Path, read: Callable[[Ledger], None]) -> int:
             tracemalloc.stop()
 
 
-@pytest.mark.parametrize("read", [write_csv, write_jsonl, write_page, compute_overview, write_zip])
+@pytest.mark.parametrize(
+    "read",
+    [
+        write_csv,
+        write_jsonl,
+        write_page,
+        compute_overview,
+        pytest.param(write_zip, marks=pytest.mark.slow),
+    ],
+)
 def test_memory_hardly_grows_with_the_votes(
     runs: tuple[Path, Path], read: Callable[[Ledger], None]
 ) -> None:

@@ -89,6 +89,7 @@ def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.Mon
     assert {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()} == drawn
 
 
+@pytest.mark.slow
 def test_the_track_shows_hacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(track, "BUDGETS", (12, 12, 60, 300))
     monkeypatch.setattr(track, "BATCHES", 12)

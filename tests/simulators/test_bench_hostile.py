@@ -123,6 +123,7 @@ SETS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, monkeypatch, capsys):
     """Two processes in one folder do each run once; the output names runs under way."""
     monkeypatch.setattr(hostile, "VOTES", 8)

@@ -214,7 +214,10 @@ BENCHES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "bandit")) for name in BENCHES],
+)
 def test_a_bench_writes_its_tables_and_its_figure(name, tmp_path, monkeypatch, capsys):
     bench, part = BENCHES[name]
     monkeypatch.setattr(runs, "work", instead)

@@ -99,6 +99,7 @@ def test_runs_that_there_are_not_are_refused(tmp_path, wrong, words):
         panels.main(**{"model": "tiny", "folder": tmp_path, **wrong})
 
 
+@pytest.mark.slow
 def test_one_cell_of_the_study_is_stored_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(panels, "PANELS", {"all alike": "bt70"})
     monkeypatch.setattr(panels, "SHOWN", ("all alike", "all alike"))

@@ -321,9 +321,11 @@ def test_three_panelists_and_an_operator_tune_smollm2(
     serve: Callable[..., Served], chromium: Any, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The preset people as it is, but for the shape of its rounds."""
+    """The preset people as it is, but for the shape of its rounds, and measured on less."""
     rounds, run = 3, tmp_path / "panel.db"
-    sets = words([*SHAPE, "model.name=smollm2", f"run.steps={rounds}", "run.name=panel"])
+    measured = ("evaluation.prompts=4", "evaluation.samples=1", "evaluation.along=0")
+    own = ("model.name=smollm2", f"run.steps={rounds}", "run.name=panel")
+    sets = words([*SHAPE, *measured, *own])
     served = serve("--preset", "people", *sets, "--folder", str(tmp_path))
     operator = come(chromium, served.link())
     operator.click("[data-open=op-start]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,7 @@ def compare_runs(
         console.complain(line)
     study = Study("compare", paths[0].parent, figures=figure)
     study.console.quiet = as_json
-    study.table("runs by their ledgers", found, {
-        "run": "name", "model": "model", "panel": "panel", "rule": "rule", "seed": "seed",
-        "state": "state", "steps": "steps", "votes": "votes", "read": "answers_read",
-        "person-min": lambda row: f"{row['person_minutes']:.0f}",
-        "better side": lambda row: _share(row["separation"]),
-        "KL": "kl", "length": "length",
-        "held-out reward": lambda row: row["heldout"] or "not measured",
-        "better than the base": "better",
-    })  # fmt: skip
+    _print_table(study, found)
     for row in found:
         for line in row["evaluation"]:
             study.console.print(f"{row['name']}: {line}", markup=False)
@@ -69,6 +61,31 @@ def compare_runs(
     if as_json:
         print(json.dumps(found, indent=1))
     return 0
+
+
+FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
+    "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
+    "steps": "steps", "votes": "votes", "answers read": "answers_read",
+    "minutes of people": lambda run: f"{run['person_minutes']:.0f}",
+    "votes for the better side": lambda run: _share(run["separation"]),
+    "KL, nats": "kl", "length": "length",
+    "held-out reward": lambda run: run["heldout"] or "not measured",
+    "better than the base": "better",
+}  # fmt: skip
+"""What the table shows of a run: the name of a field, or a function of the run."""
+
+
+def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each fact, a column for each run: two to six runs fit a terminal."""
+    lines = [
+        {"fact": name, **{str(i): read(run) if callable(read) else run.get(read)
+                          for i, run in enumerate(runs)}}
+        for name, read in FACTS.items()
+    ]  # fmt: skip
+    names = [run["name"] for run in runs]
+    heads = [f"{name} {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    columns = {head: str(i) for i, head in enumerate(heads)}
+    study.table("runs by their ledgers", lines, {"": "fact", **columns})
 
 
 def read_run(path: Path) -> dict[str, Any]:
