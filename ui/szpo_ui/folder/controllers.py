@@ -34,6 +34,8 @@ from szpo_ui.web.child_process import Keeper, start
 Say = Callable[[str], None]
 LINES: Final = 5
 """Last lines of a process that are remembered."""
+LAST_S: Final = 2.0
+"""How long the last lines of a process that has ended are waited for."""
 LOOK_S: Final = 0.1
 """How often a new run's file is looked for."""
 
@@ -47,8 +49,16 @@ class _Driven:
     child: subprocess.Popen[Any] | None
     need: int | None
     lines: deque[str]
+    reader: threading.Thread | None = None
+    """Takes in what the process prints."""
     trouble: str = ""
     """Why the last process ended, if it did so by itself."""
+
+    def last_line(self, otherwise: str) -> str:
+        """What a process that has ended printed last, once all of it was taken in."""
+        if self.reader is not None:
+            self.reader.join(LAST_S)
+        return self.lines[-1] if self.lines else otherwise
 
 
 class Controllers:
@@ -167,7 +177,7 @@ class Controllers:
 
     def _keeper(self, path: Path, made: _Driven, first: subprocess.Popen[Any] | None) -> Keeper:
         def on_end(code: int, wait: float) -> None:
-            last = made.lines[-1] if made.lines else "no word"
+            last = made.last_line("no word")
             made.trouble = f"ended with code {code}: {last}" if code else ""
             with contextlib.suppress(SzpoError), Ledger.open(path) as ledger:
                 ledger.record_event(
@@ -188,7 +198,8 @@ class Controllers:
         def begin(command: Sequence[str]) -> subprocess.Popen[Any]:
             child = start(command, output=subprocess.PIPE)
             made.trouble = ""
-            threading.Thread(target=relay, args=(child,), daemon=True).start()
+            made.reader = threading.Thread(target=relay, args=(child,), daemon=True)
+            made.reader.start()
             return child
 
         def relay(child: subprocess.Popen[Any]) -> None:
@@ -213,8 +224,7 @@ class Controllers:
             child = made.child = self._relay_output(path.stem, made)(command)
         while not path.exists():
             if child.poll() is not None:
-                time.sleep(LOOK_S)  # for its last lines
-                last = made.lines[-1] if made.lines else f"exit code {child.returncode}"
+                last = made.last_line(f"exit code {child.returncode}")
                 made.trouble = f"not set up: {last}"
                 with self._lock:
                     stopped = self._driven.get(path.stem) is not made
