@@ -26,6 +26,8 @@ TAKEN_IN = {
     "../experiments/LOG.md": "experiments.md",
 }
 """Pages that stand elsewhere in the repository, as docs link them, and their names on the site."""
+WEIGHTS = {"glossary": 4.0, "reference/": 0.01, "changelog": 0.01, "experiments": 0.01}
+"""How pages count in the search: terms first. A heading's words count a thousandfold."""
 NAMED = re.compile(r"(?<![\[`\w])`docs/([\w-]+\.md)`(?!\])")
 BLOCK = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<![\\$`\w])\$([^$\n`]+)\$(?![\w$])")
@@ -89,8 +91,10 @@ def drawn(text: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links first, then equations."""
+    """Links first, then equations; and the page's weight in the search."""
     source = page.file.src_uri
+    if found := [weight for start, weight in WEIGHTS.items() if source.startswith(start)]:
+        page.meta["search"] = {"boost": found[0]}
     text = linked(markdown, source)
     return drawn(text) if source in {"concepts.md", "glossary.md"} else text
 

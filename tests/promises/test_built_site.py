@@ -124,6 +124,7 @@ def test_search_finds_a_page(chromium: Any, address: str) -> None:
     view = chromium.new_page(viewport={"width": 1280, "height": 900})
     view.goto(address, wait_until="load")
     view.get_by_placeholder("Search").fill("Bayes factor")
-    view.locator(".md-search-result__item").first.wait_for(timeout=15_000)
+    # Before these stand the results of nothing typed yet.
+    view.locator(".md-search-result__item a[href*='h=bayes' i]").first.wait_for(timeout=15_000)
     assert "glossary" in view.locator(".md-search-result__item a").first.get_attribute("href")
     view.close()
