@@ -176,7 +176,7 @@ def expected(switch=STEPS):
 moments = st.lists(st.sampled_from(MOMENTS[:4]), min_size=STEPS * N, max_size=STEPS * N)
 
 
-@examples(max_examples=12, deadline=None)
+@examples(max_examples=25, deadline=None)
 @given(moments=moments, kills=st.lists(st.integers(1, 8), max_size=3))
 def test_the_same_votes_give_the_same_run_whatever_the_timing(moments, kills):
     assert told(moments, [(1, at) for at in kills] or [(1, None)]) == expected()
@@ -188,7 +188,7 @@ def test_lag_does_change_the_run():
     assert expected(STEPS) == expected(STEPS - 1)  # the last step's successor is never voted on
 
 
-@examples(max_examples=12, deadline=None)
+@examples(max_examples=25, deadline=None)
 @given(moments=moments, kill_at=st.integers(1, 12))
 def test_without_lag_it_goes_on_from_what_lag_had_planned(moments, kill_at):
     """Which step opened last under lag decides, not how far its successor had come."""

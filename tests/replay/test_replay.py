@@ -132,9 +132,7 @@ def test_the_state_is_a_function_of_the_record(tmp_path):
         assert state_to_json(state) == state_to_json(again)
 
 
-@pytest.mark.parametrize(
-    "threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))]
-)
+@pytest.mark.parametrize("threads", [1, 2, 8])
 def test_replay_is_the_same_at_any_number_of_threads(threads):
     code = (
         "import sys; from szpo.replay import replay, verification; "

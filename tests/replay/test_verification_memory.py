@@ -23,6 +23,6 @@ def peak(tmp_path, steps):
 
 
 def test_a_longer_run_takes_little_more_memory_to_verify(tmp_path):
-    (few, rows), (many, more) = peak(tmp_path, 2), peak(tmp_path, 12)
+    (few, rows), (many, more) = peak(tmp_path, 4), peak(tmp_path, 24)
     assert more > 5 * rows
     assert (many - few) / (more - rows) < 100  # bytes a row; a hash as text alone takes more

@@ -363,6 +363,8 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
 
 COLOUR_RULES = ("color-contrast", "link-in-text-block")
 """The rules of axe-core whose findings depend on colours."""
+SCHEMES: tuple[tuple[str, Sequence[str] | None], ...] = (("light", None), ("dark", COLOUR_RULES))
+"""Colour schemes, and what is asked about in each: in the second only what has changed."""
 
 
 def violations(

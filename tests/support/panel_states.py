@@ -190,7 +190,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     page.keyboard.press("Enter")
     until(page, "saving")
     yield "saving", page
-    for _ in range(500):  # the page shows "saving" before its request reaches the handler
+    for _ in range(3000):  # the page shows "saving" before its request reaches the handler
         if held:
             break
         page.wait_for_timeout(10)

@@ -18,7 +18,7 @@ from szpo_ui.folder.controllers import Controllers
 from szpo_ui.web import credentials
 from szpo_ui.web.address import link
 from tests.support import yard_run
-from tests.support.browser import COLOUR_RULES, NARROW, cast, make, misfits, serve, violations
+from tests.support.browser import NARROW, SCHEMES, cast, make, misfits, serve, violations
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -157,7 +157,7 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(home: Home) -> None:
         if address.startswith("/compare"):
             page.wait_for_selector("body[data-drawn]")
         assert misfits(page, *NARROW, root="main", bar=".top") == [], address
-        for scheme, rules in (("light", None), ("dark", COLOUR_RULES)):
+        for scheme, rules in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             assert violations(page, rules=rules) == [], (address, scheme)
     page.goto("/")

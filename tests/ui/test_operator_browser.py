@@ -21,8 +21,8 @@ from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from tests.support.browser import (
-    COLOUR_RULES,
     NARROW,
+    SCHEMES,
     ZOOMED,
     Stage,
     context,
@@ -98,7 +98,7 @@ def still(seen: tuple[Stage, Any]) -> Iterator[Any]:
 def in_both_colours(page: Any, within: str | None = None) -> list[tuple[str, str]]:
     """What axe finds on a page, or within a part of it, in the light and in the dark."""
     found = []
-    for scheme, rules in (("light", None), ("dark", COLOUR_RULES)):
+    for scheme, rules in SCHEMES:
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         found += [(scheme, each) for each in violations(page, within=within, rules=rules)]
     return found

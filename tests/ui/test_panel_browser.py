@@ -14,7 +14,7 @@ import uvicorn
 
 from szpo.voting import pauses
 from szpo_ui import app
-from tests.support.browser import COLOUR_RULES, MINUS, NARROW, PLUS, ZOOMED, misfits, violations
+from tests.support.browser import MINUS, NARROW, PLUS, SCHEMES, ZOOMED, misfits, violations
 from tests.support.panel_states import (
     SETS,
     agree,
@@ -37,8 +37,8 @@ HIDE = """(hidden) => {
     {configurable: true, get: () => hidden ? "hidden" : "visible"});
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
-STATIC = ("script", "stylesheet", "font", "image")
-"""What is the same for every run and panelist."""
+STATIC = ("stylesheet", "font", "image")
+"""Kinds of response that are the same at each visit: each is read once."""
 UNNAMED = """(() => {
   const root = document.getElementById("szpo-root"), found = [];
   const named = n => n.getAttribute("aria-label")
@@ -62,11 +62,15 @@ def votes(stage, page=None):
 @pytest.mark.parametrize("stage", [{"text": text, "sets": SETS}], indirect=True)
 def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist):
     """axe finds nothing serious; nothing that is received names a side, a seed or a radius."""
-    bodies, errors, states = [], [], set()
+    bodies, errors, states, read = [], [], set(), set()
 
     def heard(response):
-        if "/assets/" not in response.url and response.request.resource_type not in STATIC:
-            bodies.append((response.url, response))
+        kind = response.request.resource_type
+        if "/assets/" in response.url or kind == "script" or response.url in read:
+            return
+        if kind in STATIC:
+            read.add(response.url)
+        bodies.append(response)
 
     def context(name):
         made = panelist(name)
@@ -79,13 +83,13 @@ def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist):
     for name, page in walk(stage, context):
         states.add(page.get_attribute("#szpo-root", "data-state"))
         texts.append(page.content())
-        for response in [r for _, r in bodies]:
+        for response in list(bodies):
             try:
                 texts.append(response.text())
             except Exception:  # a redirect, or a request that the walk has cut off
                 continue
         bodies.clear()
-        for scheme, rules in (("light", None), ("dark", COLOUR_RULES)):
+        for scheme, rules in SCHEMES:
             page.evaluate(
                 f"document.body.classList.toggle('dark', {str(scheme == 'dark').lower()})"
             )

@@ -67,7 +67,7 @@ def check_balance(ledger, m):
         assert 2 * plus_on_a - m * len(here) in ((0,) if m * len(here) % 2 == 0 else (-1, 1))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=strategies.integers(0, 2**32),
     k=strategies.integers(1, 2),
