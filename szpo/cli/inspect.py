@@ -78,7 +78,8 @@ def show(
             "state": total.state,
             "result": helped.sentence,
             "model": total.model,
-            "panel": f"{total.panel}, {total.panelists} panelists{total.fit}",
+            "panel": f"{total.panel}, {total.panelists} "
+            f"panelist{'s' * (total.panelists != 1)}{total.fit}",
             "rule": f"{total.rule}, seed {total.seed}",
             "steps": total.steps,
             "votes": f"{total.votes}{budget}, {total.skips} skips, "

@@ -151,6 +151,8 @@ def _voters(ledger: Ledger, total: Summary) -> str:
         return f"a simulated panel ({total.panel}); no person judged these answers"
     if kind == "judge":
         return f"a language model as a {total.panel}; no person judged these answers"
+    if kind == "function":
+        return f"the {total.panel}, a program; no person judged these answers"
     return f"{total.panelists} panelists of the evaluator {total.panel}"
 
 

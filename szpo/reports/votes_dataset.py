@@ -139,6 +139,7 @@ def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> st
         front["license"] = licence
     yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
     who = {"people": f"{total.panelists} people", "judge": "a language model as a judge"}
+    who["function"] = f"the {total.panel}, a program; no person judged"
     voters = who.get(str(kind), f"a simulated panel ({total.panel}); no person judged")
     extra = "| `panelist` | a pseudonym: votes of one panelist have one |\n" * people.pseudonyms
     extra += "| `notes` | rows on which the panelist noted a better side |\n" * people.notes

@@ -146,12 +146,14 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
     people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
     total = sum(f.votes for f in facts)
     wins = sum((f.win_rate or 0) * f.votes for f in facts)
-    voters = panel.get("kind", "–")
+    voters, asked = panel.get("kind", "–"), ledger.spec.get("panel") or {}
     if voters == "judge":
         voters = f"judge ({config.get('judge', {}).get('model')})"
+    elif voters == "function":  # it has no reward, whatever the setting says
+        voters = f"function {asked.get('function')}"
     elif voters not in {"people", "–"}:
         voters = f"{voters} ({panel.get('reward')})"
-    fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
+    fitted = asked.get("calibration") or {}
     return Summary(
         path=str(ledger.path),
         run=ledger.run,

@@ -91,7 +91,7 @@ def test_expectation_maximisation_never_falls(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(module, "ROUNDS", rounds)
         monkeypatch.setattr(module, "STARTS", 1)
         bounds.append(fit_mixture(x, y, who, 8, 2, seeds.derive(0, "t")).bound)
-    assert bounds == sorted(bounds)
+    assert np.diff(bounds).min() >= -1e-9, "sums of logarithms round in the last places"
 
 
 def test_one_taste_is_the_ridge_fit() -> None:

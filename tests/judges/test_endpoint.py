@@ -169,7 +169,7 @@ def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
         assert ledger.spec["panel"]["judge"]["base_url"] == stub.url
     capfd.readouterr()
     assert call(["show", str(path)]) == 0
-    assert "judge (smollm2), 1 panelists" in capfd.readouterr().out
+    assert "judge (smollm2), 1 panelist\n" in capfd.readouterr().out
 
 
 def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd):

@@ -81,8 +81,11 @@ def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(
         assert verification.verify(ledger).ok
         assert len(set(theta_digests(ledger))) > 1
         assert ledger.spec["panel"]["function"].endswith("shorter")
-    for command in ("show", "verify", "replay", "report"):
+    for command in ("verify", "replay", "report", "show"):
+        capsys.readouterr()
         assert call([command, str(tuned.path)]) == 0
+    panel = next(line for line in capsys.readouterr().out.splitlines() if "panel " in line)
+    assert panel.endswith("shorter, 1 panelist") and "sentiment" not in panel
     assert "szpo.Tuner" in repr(tuned) and "8 votes applied" in repr(tuned)
     capsys.readouterr()
     assert call(["run", "--resume", str(tuned.path)]) == 2
