@@ -82,19 +82,24 @@ def _block(equation: str) -> str:
     return found.replace("<math ", '<math tabindex="0" ', 1)
 
 
+def _inline(equation: str) -> str:
+    """An equation in a line; in a span, since ``<math`` at its beginning would end the text."""
+    return f"<span>{convert(equation)}</span>"
+
+
 def drawn(text: str) -> str:
     """The page with its equations as MathML: ``$$`` lines around a block, ``$…$`` in a line."""
     text = BLOCK.sub(lambda found: f"\n{_block(found[1])}\n", text)
     parts = CODE.split(text)
-    parts[::2] = [INLINE.sub(lambda found: convert(found[1]), part) for part in parts[::2]]
+    parts[::2] = [INLINE.sub(lambda found: _inline(found[1]), part) for part in parts[::2]]
     return "".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links first, then equations; and the page's weight in the search."""
     source = page.file.src_uri
-    if found := [weight for start, weight in WEIGHTS.items() if source.startswith(start)]:
-        page.meta["search"] = {"boost": found[0]}
+    weight = next((WEIGHTS[start] for start in WEIGHTS if source.startswith(start)), 1.0)
+    page.meta["search"] = {"boost": weight}
     text = linked(markdown, source)
     return drawn(text) if source in {"concepts.md", "glossary.md"} else text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -88,6 +89,18 @@ def test_every_internal_link_leads_somewhere(page: Path) -> None:
             continue
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_block_falls_out_of_its_list(page: Path) -> None:
+    """The site's Markdown wants four spaces; with three, numbers begin again after the block."""
+    lines = ["", *FENCE.sub("", page.read_text(encoding="utf-8")).splitlines()]
+    fallen = [
+        line
+        for before, line in itertools.pairwise(lines)
+        if not before and re.match(r" {1,3}\S", line)
+    ]
+    assert fallen == []
 
 
 def test_nothing_comes_from_another_host() -> None:
