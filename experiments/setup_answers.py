@@ -1,9 +1,10 @@
 """Base answers of SmolLM2 and their raw score vectors, for `setup_table.py`.
 
-Run: python experiments/setup_answers.py FOLDER [--answers N] [--redraws N]. A part is 128 answers
-to the shipped prompts; parts that are in the folder stay, so a run that was cut goes on. Each
-holds the scores in B (rank 1) of down_proj in layers 18 to 27 and of o_proj in layers 18 to 22:
-the answers' own, and those of words drawn anew at every position.
+Run: python experiments/setup_answers.py FOLDER [--answers N] [--redraws N] [--redrawn N]
+[--turn I/N] [--dtype D]. A part has 128 answers to the shipped prompts. Parts that are in the
+folder stay, so a run that was cut goes on, and N processes with a turn each share the parts. Each
+part holds the scores in B (rank 1) of down_proj in layers 18 to 27 and of o_proj in layers 18 to
+22: the answers' own, and of the first --redrawn answers those of words drawn anew everywhere.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--answers", type=int, default=4096)
-    parser.add_argument("--redraws", type=int, default=2)
+    parser.add_argument("--redraws", type=int, default=3)
+    parser.add_argument("--redrawn", type=int, default=2048)
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--turn", default="0/1")
     chosen = parser.parse_args()
+    turn, turns = map(int, chosen.turn.split("/"))
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    loaded = loading.load("smollm2")
+    loaded = loading.load("smollm2", dtype=chosen.dtype)
     lora = lora_config(loaded.model, targets=["down_proj", "o_proj"], layers=range(18, 28))
     every = find_sites(loaded.model, lora)
     sites = tuple(s for s in every if "down_proj" in s.name or (s.depth or 0) < 23)
@@ -50,7 +55,8 @@ def main() -> None:
     start: dict[str, np.ndarray] = {}
     for part in range(chosen.answers // PART):
         file = chosen.folder / f"{part:03}.npz"
-        if file.exists() and start:
+        # Part 0 is drawn by every process: its answers give A.
+        if start and (file.exists() or part % turns != turn):
             continue
         began = time.process_time()
         # Parts have seeds of their own, and begin where the last one ended among the prompts.
@@ -63,10 +69,11 @@ def main() -> None:
         drawn = probe.start_samples(PART)
         if not start:
             start = {**blank, **logprobs.input_directions(adapted, drawn[:64])}
-            if file.exists():
+            if file.exists() or turn:
                 continue
         made = time.process_time()
-        law = ScoredLaw(redraws=chosen.redraws, seed=SEED + part)
+        redraws = chosen.redraws if (part + 1) * PART <= chosen.redrawn else 0
+        law = ScoredLaw(redraws=redraws, seed=SEED + part)
         found = np.empty((PART, 1 + law.redraws, scores.width_of(sites)), np.float16)
         for index, some in scores.iterate_scores(adapted, start, drawn, law):
             found[index] = some

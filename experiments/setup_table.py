@@ -1,9 +1,10 @@
 """What the components of score vectors explain of seven rewards, from `setup_answers.py`'s files.
 
 Run: python experiments/setup_table.py FOLDER. A basis is found as in a set-up (directions from one
-half of the answers, whitening from the other) on the first n answers; R² is that of ridge
-regression on its first d coordinates, cross-validated over prompts, on answers that it never saw.
-Rewards and coordinates are centred within prompts.
+half of the answers, whitening from the other) on n answers; R² is that of ridge
+regression on its first d coordinates, cross-validated over prompts, on the last answers, which no
+row's basis saw: the mean over bases of several sets of answers, where there are enough. Rewards
+and coordinates are centred within prompts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ REWARDS = {
 COLUMNS = {
     "down 18-22": ("down_proj", range(18, 23)),
     "down 23-27": ("down_proj", range(23, 28)),
+    "down 20-24": ("down_proj", range(20, 25)),
+    "down 18-27": ("down_proj", range(18, 28)),
     "down + o 18-22": ("down_proj|o_proj", range(18, 23)),
 }
 RIDGES = (1e-3, 0.03, 0.3, 1.0)
@@ -42,17 +45,13 @@ class Pool:
     scores: np.ndarray
     """(answers, weights), the answers' own."""
     drawn: np.ndarray
-    """(answers, redraws, weights)."""
+    """(answers from the first on, redraws, weights)."""
     rewards: dict[str, np.ndarray]
     groups: np.ndarray
 
-    def part(self, here: slice) -> Pool:
-        rewards = {name: values[here] for name, values in self.rewards.items()}
-        return Pool(self.scores[here], self.drawn[here], rewards, self.groups[here])
 
-
-def load(folder: Path, columns: tuple[str, range]) -> Pool:
-    every, groups, texts = [], [], []
+def load(folder: Path, columns: tuple[str, range], *, redraws: bool) -> Pool:
+    own, drawn, groups, texts = [], [], [], []
     for file in sorted(folder.glob("*.npz")):
         with np.load(file) as part:
             keep, at = [], 0
@@ -61,12 +60,15 @@ def load(folder: Path, columns: tuple[str, range]) -> Pool:
                 if re.search(columns[0], name) and depth in columns[1]:
                     keep.append(np.arange(at, at + outputs))
                 at += outputs
-            every.append(part["scores"][:, :, np.concatenate(keep)].astype(np.float32))
+            found = part["scores"][:, :, np.concatenate(keep)].astype(np.float32)
+            own.append(found[:, 0])
+            if redraws and found.shape[1] > 1:
+                drawn.append(found[:, 1:])
             groups.append(part["groups"])
             texts += json.loads(str(part["texts"]))
-    found = np.concatenate(every)
     rewards = {name: np.array([f(t) for t in texts]) for name, f in REWARDS.items()}
-    return Pool(found[:, 0], found[:, 1:], rewards, np.concatenate(groups))
+    again = np.concatenate(drawn) if drawn else np.zeros((0, 0, 0), np.float32)
+    return Pool(np.concatenate(own), again, rewards, np.concatenate(groups))
 
 
 def centre(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -77,12 +79,13 @@ def centre(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return np.asarray(values - (sums / counts)[place])
 
 
-def explain(pool: Pool, coordinates: np.ndarray) -> dict[str, float]:
-    """R² of each reward on the coordinates (answers, d): best ridge, signed square correlation."""
-    x, folds = centre(coordinates, pool.groups), pool.groups * 7919 % FOLDS
+def explain(pool: Pool, here: slice, basis: np.ndarray) -> dict[str, float]:
+    """R² of each reward on the coordinates of these answers: best ridge, signed squared r."""
+    groups = pool.groups[here]
+    x, folds = centre(pool.scores[here] @ basis, groups), groups * 7919 % FOLDS
     found = {}
     for name, values in pool.rewards.items():
-        y = centre(values, pool.groups)
+        y = centre(values[here], groups)
         best = -1.0
         for ridge in RIDGES:
             guess = np.zeros(len(y))
@@ -92,14 +95,16 @@ def explain(pool: Pool, coordinates: np.ndarray) -> dict[str, float]:
                 guess[~seen] = x[~seen] @ np.linalg.solve(gram, x[seen].T @ y[seen])
             r = np.corrcoef(guess, y)[0, 1]
             best = max(best, float(np.sign(r) * r * r))
-        found[name] = round(best, 3)
+        found[name] = best
     return found
 
 
-def whiten(pool: Pool, n: int, dim: int, redraws: int) -> np.ndarray:
-    """The basis (weights, dim) that the first n answers give, with redraws of each."""
-    rows = np.concatenate([pool.scores[:n, None], pool.drawn[:n, :redraws]], 1)
-    first = pool.groups[:n] % 2 == 0
+def find_basis(pool: Pool, here: slice, dim: int, redraws: int) -> np.ndarray:
+    """The basis (weights, dim) that these answers give, with redraws of each."""
+    rows = pool.scores[here, None]
+    if redraws:
+        rows = np.concatenate([rows, pool.drawn[here, :redraws]], 1)
+    first = pool.groups[here] % 2 == 0
     flat = [rows[half].reshape(-1, rows.shape[-1]) for half in (first, ~first)]
     return score_basis.components([flat[0]], [flat[1]], dim)[0]
 
@@ -108,21 +113,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--answers", type=int, nargs="+", default=[384, 1024, 2048])
+    parser.add_argument("--answers", type=int, nargs="+", default=[384, 1024, 2048, 3072])
+    parser.add_argument("--redraws", type=int, nargs="+", default=[0, 1, 3])
+    parser.add_argument("--repeats", type=int, default=5, help="sets of answers, none in two")
+    parser.add_argument("--heldout", type=int, default=1024)
+    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     chosen = parser.parse_args()
-    for where, columns in COLUMNS.items():
-        pool = load(chosen.folder, columns)
-        print(f"\n{where}: {len(pool.groups)} answers, {pool.scores.shape[1]} weights")
-        for n in chosen.answers:
-            if n + 256 > len(pool.groups):
-                continue
-            other = pool.part(slice(n, None))
-            for redraws in range(pool.drawn.shape[1] + 1):
-                whole = whiten(pool, n, max(chosen.dims), redraws)
+    for where in chosen.columns:
+        pool = load(chosen.folder, COLUMNS[where], redraws=any(chosen.redraws))
+        count = len(pool.groups)
+        print(f"\n{where}: {count} answers, {pool.scores.shape[1]} weights")
+        for n in (n for n in chosen.answers if n + chosen.heldout <= count):
+            most = pool.drawn.shape[1] if n <= len(pool.drawn) else 0
+            for redraws in (r for r in chosen.redraws if r <= most):
+                left = (len(pool.drawn) if redraws else count - chosen.heldout) // n
+                parts = [slice(n * i, n * (i + 1)) for i in range(min(left, chosen.repeats))]
                 for d in chosen.dims:
-                    basis = whiten(pool, n, d, redraws) if d != max(chosen.dims) else whole
-                    found = explain(other, other.scores @ basis)
-                    print(f"n {n} redraws {redraws} d {d:2}:", found, flush=True)
+                    bases = [find_basis(pool, here, d, redraws) for here in parts]
+                    every = [explain(pool, slice(count - chosen.heldout, None), b) for b in bases]
+                    shown = {k: round(float(np.mean([e[k] for e in every])), 3) for k in REWARDS}
+                    print(
+                        f"n {n} redraws {redraws} d {d:2}, {len(parts)} sets:", shown, flush=True
+                    )
 
 
 if __name__ == "__main__":

@@ -57,9 +57,13 @@ def make(preset: str) -> None:
     """Make the files of a preset and their lines in the indices; its former files are deleted."""
     config = settings_file.load(
         preset_name=None if preset == "default" else preset,
-        sets=["model.name=smollm2", f"subspace.samples={SAMPLES[preset]}"],
+        sets=[
+            "model.name=smollm2",
+            f"subspace.samples={SAMPLES[preset]}",
+            "subspace.redraws=0",
+        ],
     )
-    loaded = loading.load(config.model.name, device="cpu")
+    loaded = loading.load(config.model.name, dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
     prompts = load_shipped().train
     host = LocalHost(loaded)
     sites = host.places(config.adapter, None).sites

@@ -38,7 +38,6 @@ LOADS = 5
 """How often one worker's model is loaded again before its death is the run's."""
 NOT_LOADED = "NotLoaded"
 LOCAL = ("127.0.0.1", "localhost", "::1")
-UNASKED_TOKEN = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
 
 
 class _Actor:
@@ -322,10 +321,11 @@ class RayTransport:
         except self._ray.exceptions.RayActorError as error:
             seat.loads += chunk is None and not _unavailable(self._ray, error)
             if seat.loads >= LOADS:
+                unasked = os.environ.get("RAY_AUTH_MODE") == "token"
+                hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
                 raise ResourceError(
                     f"worker {worker} died {LOADS} times while it loaded the model; give workers "
-                    "more memory, or fewer workers to a machine"
-                    + ("" if os.environ.get("RAY_AUTH_MODE") != "token" else UNASKED_TOKEN)
+                    f"more memory, or fewer workers to a machine{hint if unasked else ''}"
                 ) from None
             seat.load_at = time.monotonic() + RESTART_S
             return [Lost(worker)]

@@ -23,7 +23,7 @@ class Model(Section):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Number format of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 "
-        "on mps and on GPUs without bf16); adapters are fp32.",
+        "on mps and on GPUs without bf16, fp32 on CPUs without it); adapters are fp32.",
     )
     quantization: Literal["nf4", "fp4"] | None = Field(
         None, description="4-bit base weights: nf4 or fp4; default: not quantised."
@@ -86,7 +86,7 @@ class Subspace(Section):
         "ship with szpo for its own prompts were made of 4,096.",
     )
     redraws: int = Field(
-        0,
+        3,
         ge=0,
         le=64,
         description="Further score samples from each base answer: words drawn again at all its "

@@ -39,10 +39,9 @@ class Candidate:
         """Size of the weights in bf16, GiB."""
         return self.billions * 2e9 / 2**30
 
-    @property
-    def needs_gib(self) -> float:
-        """Memory from which to take it, GiB; an estimate."""
-        return self.weights_gib + OVERHEAD_GIB
+    def needs_gib(self, number_bytes: int = 2) -> float:
+        """Memory from which to take it, GiB, for numbers of that size; an estimate."""
+        return self.weights_gib * number_bytes / 2 + OVERHEAD_GIB
 
 
 SHIPPED: Final = Candidate("smollm2", 0.135, "Apache 2.0", "run")
@@ -57,13 +56,18 @@ TABLE: Final = (
 
 
 def choose(
-    free_gib: float, *, most_billions: float, is_here: Callable[[str], bool] = lambda name: True
+    free_gib: float,
+    *,
+    most_billions: float,
+    number_bytes: int = 2,
+    is_here: Callable[[str], bool] = lambda name: True,
 ) -> Candidate:
     """Choose the largest model of the table that the memory holds; smollm2 where none does.
 
     Args:
         free_gib: Memory that is free where the model computes, GiB.
         most_billions: Parameters that it has at most, in billions.
+        number_bytes: Of a weight, as `szpo.models.devices.NUMBER_BYTES`.
         is_here: Whether a model may be taken, by its name.
 
     >>> choose(6.0, most_billions=2.0).name, choose(20.0, most_billions=99.0).name
@@ -76,12 +80,14 @@ def choose(
     fits = [
         each
         for each in TABLE
-        if each.needs_gib <= free_gib and each.billions <= most_billions and is_here(each.name)
+        if each.needs_gib(number_bytes) <= free_gib
+        and each.billions <= most_billions
+        and is_here(each.name)
     ]
     return fits[-1] if fits else SHIPPED
 
 
-def name_auto(name: str, free_gib: float, *, accelerator: bool) -> str:
+def name_auto(name: str, free_gib: float, *, accelerator: bool, number_bytes: int = 2) -> str:
     """Name the model that "auto" stands for on this machine; any other name is its own.
 
     Nothing is downloaded: it is a model that is in the hub's cache already, else smollm2.
@@ -89,16 +95,21 @@ def name_auto(name: str, free_gib: float, *, accelerator: bool) -> str:
     if name != AUTO:
         return name
     most = float("inf") if accelerator else AUTO_BILLIONS
-    found = choose(free_gib, most_billions=most, is_here=lambda n: cache.hub_copy(n) is not None)
-    return found.name
+    return choose(
+        free_gib,
+        most_billions=most,
+        number_bytes=number_bytes,
+        is_here=lambda n: cache.hub_copy(n) is not None,
+    ).name
 
 
-def hint(name: str, free_gib: float) -> str:
+def hint(name: str, free_gib: float, number_bytes: int = 2) -> str:
     """What to say to whoever lets people judge the model that ships; "" of any other model.
 
     Args:
         name: The model of the run.
         free_gib: Memory that is free on the machine, GiB; an accelerator's is not looked at.
+        number_bytes: Of a weight.
     """
     if name != SHIPPED.name:
         return ""
@@ -106,7 +117,7 @@ def hint(name: str, free_gib: float) -> str:
         "smollm2 is the model that ships, of 135 million parameters: good for a trial, but much "
         "of what it writes is wrong, and votes of people are better spent on a larger model"
     )
-    better = choose(free_gib, most_billions=CPU_BILLIONS)
+    better = choose(free_gib, most_billions=CPU_BILLIONS, number_bytes=number_bytes)
     if better is SHIPPED:
         return f"{lead}; docs/hardware.md has a table by memory"
     return (

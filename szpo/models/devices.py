@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,7 @@ from szpo.errors import UsageError
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
+NUMBER_BYTES: Final[Mapping[Dtype, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
 PREFERRED = ("cuda", "mps")
 """Kinds that `choose` takes before the CPU; xpu must be asked for by name."""
 GIB = 2**30
@@ -45,7 +46,12 @@ def choose(device: str = "auto", dtype: Dtype | Literal["auto"] = "auto") -> Cho
     else:
         demand(device)
         reason = "model.device names it"
-    return Choice(device, usual_dtype(device) if dtype == "auto" else dtype, reason)
+    if dtype != "auto":
+        return Choice(device, dtype, reason)
+    usual = usual_dtype(device)
+    if device == "cpu" and usual == "fp32":
+        reason += ", and this CPU is slow in bf16"
+    return Choice(device, usual, reason)
 
 
 def first_of(found: Mapping[str, int]) -> tuple[str, str]:
@@ -64,13 +70,24 @@ def first_of(found: Mapping[str, int]) -> tuple[str, str]:
 
 
 def usual_dtype(device: str) -> Dtype:
-    """bf16 where the device computes in it, as CPUs do; fp16 on MPS and on older GPUs."""
+    """bf16 where the device computes in it; else fp16 on MPS and GPUs, fp32 on a CPU."""
     kind = device.partition(":")[0]
+    if kind == "cpu":
+        return "bf16" if cpu_computes_in_bf16() else "fp32"
     if kind == "mps":
         return "fp16"
     if kind == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return "fp16"
     return "bf16"
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether this CPU's products in bf16 are fast: on x86 with AVX-512, on some ARM.
+
+    Elsewhere torch takes its plain loop for them, several times as slow as fp32.
+    """
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is not None and bool(known())
 
 
 def demand(device: str) -> None:

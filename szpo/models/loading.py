@@ -145,7 +145,7 @@ class Loaded:
 def load(
     name: str,
     *,
-    dtype: Dtype | Literal["auto"] = "bf16",
+    dtype: Dtype | Literal["auto"] = "auto",
     quantization: Quantization | None = None,
     adapter: str | Path | None = None,
     device: str = "cpu",

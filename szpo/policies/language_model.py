@@ -128,7 +128,9 @@ def prepare(
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
     if config.panel.kind == "people":
         free_gib = psutil.virtual_memory().available / 2**30
-        if small := model_table.hint(config.model.name, free_gib):
+        if small := model_table.hint(
+            config.model.name, free_gib, devices.NUMBER_BYTES[loaded.dtype]
+        ):
             say(f"warning: {small}")
     if loaded.adapter is not None:
         say("adapter rank, alpha, targets and layers are those of the starting adapter")

@@ -33,7 +33,12 @@ VERSION = 2
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``index.json`` there has the digest of each by its name."""
 SHIPPED_SAMPLES: Final = (4096, 1024)
-"""Base answers of the files that ship; who asks for fewer is served by them as well."""
+"""Base answers of the files that ship, without redraws; who asks for fewer is served as well."""
+SHIPPED_DTYPE: Final = "bf16"
+"""Numbers of the weights in which they were found; they serve a model in any.
+
+Rounding leaves the law of the answers, and so their scores and KL, nearly as they are.
+"""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
 
@@ -91,9 +96,12 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
     digest is not read, with a warning; an unreadable file of the cache is deleted.
     """
     asked = key.get("subspace", {})
+    sha256, _, quantization = key.get("base", (None, None, None))
+    base = [sha256, SHIPPED_DTYPE, quantization]
     for samples in SHIPPED_SAMPLES:
         if samples >= asked.get("samples", 0):
-            name = file_name({**key, "subspace": {**asked, "samples": samples}})
+            there = {**asked, "samples": samples, "redraws": 0}
+            name = file_name({**key, "base": base, "subspace": there})
             shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
             if shipped is not None:
                 return _with_origin(shipped, "shipped")
@@ -172,7 +180,18 @@ def setup_key(
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
     """Look for the basis of a run before its model is loaded; None: it will be made.
 
-    Reads the weights once for their digest. A model that is not on this machine has no basis here.
+    Raises:
+        UsageError: The model's files are damaged.
+    """
+    key = key_here(config, prompts)
+    return None if key is None else find(key)
+
+
+def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
+    """The key of a run's set-up before its model is loaded; None where no set-up is stored for it.
+
+    Reads the weights once for their digest. A model that is not on this machine has no basis here,
+    nor has a starting adapter.
 
     Raises:
         UsageError: The model's files are damaged.
@@ -186,8 +205,7 @@ def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
     dtype = config.model.dtype  # workers' device need not be on this machine
     if dtype == "auto":
         dtype = devices.choose(config.model.device, dtype).dtype
-    key = setup_key(config, weight_files.digest(files), dtype, prompts)
-    return find(key)
+    return setup_key(config, weight_files.digest(files), dtype, prompts)
 
 
 def describe(report: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ class SetupSettings:
     """Which factors move. A subspace moves B only."""
     samples: int = 384
     """Answers of the start that are read for scores (``score``)."""
-    redraws: int = 0
+    redraws: int = 3
     """Further samples of the Fisher matrix from each answer: words drawn anew along it."""
     kl_samples: int = 96
     """Answers read to measure KL."""

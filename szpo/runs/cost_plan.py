@@ -21,7 +21,7 @@ from szpo.training.summary import WORDS_PER_MINUTE
 
 PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
 EFFICIENCY = 0.6
-"""Rate of new tokens × 2 × weights over that of the fp32 product; bf16 on two cores."""
+"""Rate of new tokens × 2 × weights over that of the fp32 product, on two cores."""
 CALIBRATION_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 MINIMAL_TOKEN_SECONDS = 2e-5

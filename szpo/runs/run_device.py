@@ -24,36 +24,43 @@ MOVED = "device"
 def choose(config: Config) -> Config:
     """Replace ``auto`` in the settings by a model, a device and a dtype.
 
-    They are this machine's, or the workers'. Workers compute on a GPU where `engine.gpus` gives
-    them one, else on the CPU, in bf16; the model that ``auto`` stands for there is smollm2.
+    They are this machine's, or the workers'. Workers compute on a GPU in bf16 where `engine.gpus`
+    gives them one, else on a CPU, taken to be like this one; the model that ``auto`` stands for
+    there is smollm2.
 
     Raises:
         UsageError: the device or the engine that they name is not to be had.
     """
+    from szpo.models import devices
+
     if config.engine.kind == "ray":
         from szpo.cluster import ray_engine
 
         ray_engine.demand(config.engine)
         m, usual = config.model, "cuda" if config.engine.gpus else "cpu"
+        dtype = "bf16" if config.engine.gpus else devices.usual_dtype(usual)
         return _set(
             config,
             name=model_table.SHIPPED.name if m.name == model_table.AUTO else m.name,
             device=usual if m.device == "auto" else m.device,
-            dtype="bf16" if m.dtype == "auto" else m.dtype,
+            dtype=dtype if m.dtype == "auto" else m.dtype,
         )
     if config.engine.kind == "vllm":
         from szpo.cluster import vllm_engine
 
         vllm_engine.demand(config.engine)
-    from szpo.models import devices
-
     chosen = devices.choose(config.model.device, config.model.dtype)
     name = config.model.name
     if name == model_table.AUTO:
         free = devices.free_bytes(chosen.device) / 2**30
         if config.engine.kind != "local" or config.model.adapter is not None:
             free = 0.0  # the servers' model, or the adapter's, is not known here
-        name = model_table.name_auto(name, free, accelerator=chosen.device != "cpu")
+        name = model_table.name_auto(
+            name,
+            free,
+            accelerator=chosen.device != "cpu",
+            number_bytes=devices.NUMBER_BYTES[chosen.dtype],
+        )
     return _set(config, name=name, device=chosen.device, dtype=chosen.dtype)
 
 

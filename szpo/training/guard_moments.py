@@ -23,6 +23,7 @@ from szpo.optim.rules import guard_geometry
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.policies import own_prompt
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.subspace_cache import SHIPPED_DTYPE
 from szpo.types import Answer, Floats, Ints, Prompt
 
 PROMPTS: Final = 64
@@ -118,9 +119,9 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
     samples = math.ceil(max(ANSWERS, 6 * policy.dim) / len(asked))
     if policy.loaded.adapter is not None:
         return read_start(policy, asked, samples, seed=0)
-    name = _file_name(policy, asked, samples)
-    path = cache.cache_dir() / "readings" / name
-    found = cache.read_shipped(SHIPPED / name, _read, "the reading of the start is")
+    path = cache.cache_dir() / "readings" / _file_name(policy, asked, samples)
+    shipped = SHIPPED / _file_name(policy, asked, samples, dtype=SHIPPED_DTYPE)
+    found = cache.read_shipped(shipped, _read, "the reading of the start is")
     found = cache.read_stored(path, _read) if found is None else found
     if found is not None:
         return found
@@ -132,10 +133,12 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
     return made
 
 
-def _file_name(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int) -> str:
+def _file_name(
+    policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, dtype: str | None = None
+) -> str:
     loaded, how = policy.loaded, policy.answering
     named = [
-        1, loaded.sha256, loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
+        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
         asdict(how.sampling), how.chunk_rows, [prompt.turns for prompt in prompts], samples,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"

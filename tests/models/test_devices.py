@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
@@ -17,20 +19,31 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **found: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "capability", "device", "dtype"),
+    ("found", "capability", "fast", "device", "dtype"),
     [
-        ({}, None, "cpu", "bf16"),
-        ({"mps": 1}, None, "mps", "fp16"),
-        ({"cuda": 1}, (9, 0), "cuda", "bf16"),
-        ({"cuda": 2, "mps": 1}, (7, 5), "cuda", "fp16"),
-        ({"xpu": 1}, None, "cpu", "bf16"),
+        ({}, None, True, "cpu", "bf16"),
+        ({}, None, False, "cpu", "fp32"),
+        ({"mps": 1}, None, False, "mps", "fp16"),
+        ({"cuda": 1}, (9, 0), False, "cuda", "bf16"),
+        ({"cuda": 2, "mps": 1}, (7, 5), True, "cuda", "fp16"),
+        ({"xpu": 1}, None, True, "cpu", "bf16"),
     ],
 )
-def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch, found, capability, device, dtype):
+def test_auto_takes_cuda_then_mps_then_the_cpu(
+    monkeypatch, found, capability, fast, device, dtype
+):
     pretend(monkeypatch, **found)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: fast)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     chosen = devices.choose()
     assert (chosen.device, chosen.dtype) == (device, dtype)
+
+
+def test_bf16_is_taken_on_x86_with_avx_512_only():
+    """Elsewhere torch multiplies bf16 in a plain loop, several times as slowly as fp32."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability in ("AVX512", "AVX2", "DEFAULT") and platform.machine() in ("x86_64", "AMD64"):
+        assert devices.cpu_computes_in_bf16() == (capability == "AVX512")
 
 
 def test_what_is_named_is_taken_as_it_stands(monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,10 @@ def shipped(loaded: loading.Loaded) -> Subspace:
     return found
 
 
-def find(loaded: loading.Loaded, config: Config, prompts: Any = PROMPTS) -> Subspace | None:
-    key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
+def find(
+    loaded: loading.Loaded, config: Config, prompts: Any = PROMPTS, dtype: str | None = None
+) -> Subspace | None:
+    key = subspace_cache.setup_key(config, loaded.sha256, dtype or loaded.dtype, prompts)
     return subspace_cache.find(key)
 
 
@@ -54,6 +58,15 @@ def probe_of(loaded: loading.Loaded, space: Subspace, seed: int) -> Probe:
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in PROMPTS)
     respondent = LocalHost(loaded).at(space, Space(seed, space.layout, Law()))
     return Probe(respondent, space, tokens, subspace_cache.sampling_of(Config()), seed)
+
+
+def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> int:
+    """How many tokens agree from the beginning on, over all answers."""
+    agree = 0
+    for sample, wanted in zip(drawn, recorded, strict=True):
+        pairs = zip(sample.answer, wanted, strict=False)
+        agree += len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    return agree
 
 
 def test_the_default_run_and_the_demo_need_no_set_up(
@@ -92,6 +105,12 @@ def test_other_settings_do_not_get_it(
     assert find(loaded, settings_file.load(preset_name="demo", sets=sets)) is None
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_it_serves_the_model_in_any_numbers(loaded: loading.Loaded, dtype: str) -> None:
+    found = find(loaded, Config(), dtype=dtype)
+    assert found is not None and found.report["origin"] == "shipped"
+
+
 def test_another_model_or_other_prompts_do_not_get_it(
     loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +132,7 @@ def test_the_reading_of_its_start_ships_as_well(
     # Whitened: scores of the start's answers have about unit variance along each coordinate.
     assert found.scores.std(0).min() > 0.7 and found.scores.std(0).max() < 1.5
     assert [figure.name for figure in guard_geometry.predict(found.moments(), np.zeros(8))]
-    name = guard_moments._file_name(policy, PROMPTS[:64], 4)
+    name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_cache.SHIPPED_DTYPE)
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
     assert {facts["preset"] for facts in index.values()} == {"default", "people"}
@@ -126,17 +145,17 @@ def test_files_are_small_and_all_in_the_index() -> None:
     assert sum((subspace_cache.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
 
 
-def test_its_first_answers_and_their_coordinates_are_made_again(
-    loaded: loading.Loaded, shipped: Subspace
-) -> None:
+def test_its_first_answers_and_their_coordinates_are_made_again(shipped: Subspace) -> None:
     """Seeds, prompts, sampling, A, scores and basis, on the first four of its base answers."""
+    loaded = loading.load("smollm2", dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
     index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
     (facts,) = (facts for facts in index.values() if facts["preset"] == "default")
-    probe = probe_of(loaded, shipped, seed=0)
-    drawn = probe.start_samples(len(facts["answers"]))
-    # Processors round bf16 differently, and one other word is another answer from there on.
-    same = [i for i, s in enumerate(drawn) if list(s.answer[:6]) == facts["answers"][i][:6]]
-    assert len(same) >= len(drawn) - 1
+    drawn = probe_of(loaded, shipped, seed=0).start_samples(len(facts["answers"]))
+    others = probe_of(loaded, shipped, seed=1).start_samples(len(facts["answers"]))
+    # Processors round bf16 differently, and one other word is another answer from there on: with
+    # and without AVX-512 the four agree for 3, 0, 12 and 4 words.
+    assert agreeing_words(drawn, facts["answers"]) >= 2 * len(drawn)
+    assert agreeing_words(others, facts["answers"]) < 2 * len(drawn), "another seed would do"
     recorded = [replace(s, answer=tuple(a)) for s, a in zip(drawn, facts["answers"], strict=True)]
     start = {**shipped.fixed, **shipped.start}
     found = scores.score_vectors(loaded.adapt(shipped.sites), start, recorded)
@@ -149,7 +168,8 @@ def test_a_set_up_of_today_finds_the_same_span_and_the_same_scale(
     loaded: loading.Loaded, shipped: Subspace
 ) -> None:
     """As ``make basis`` does it; KL is |z|²/2 along directions that it was not scaled by."""
-    config = settings_file.load(sets=[f"subspace.samples={subspace_cache.SHIPPED_SAMPLES[0]}"])
+    samples = subspace_cache.SHIPPED_SAMPLES[0]
+    config = settings_file.load(sets=[f"subspace.samples={samples}", "subspace.redraws=0"])
     made = language_model.set_up(config, LocalHost(loaded), shipped.sites, PROMPTS)
     spans = [np.linalg.qr(flat(space).astype(np.float64))[0] for space in (made, shipped)]
     assert np.linalg.svd(spans[0].T @ spans[1])[1].min() > 0.99

@@ -95,9 +95,9 @@ def test_a_basis_of_other_sites_is_made_anew(space):
 # --- files that ship -----------------------------------------------------------------------------
 
 
-def asking(samples, name=1):
+def asking(samples, name=1, base=("sha256", "bf16", None)):
     """A key of so many base answers."""
-    return {"any": name, "subspace": {"samples": samples}}
+    return {"any": name, "base": list(base), "subspace": {"samples": samples, "redraws": 0}}
 
 
 @pytest.fixture
@@ -118,6 +118,9 @@ def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cac
     assert not cache.exists()
     assert subspace_cache.find(asking(384, name=2)) is None
     assert subspace_cache.find(asking(4097)) is None  # more answers than it was made of
+    assert subspace_cache.find(asking(384, base=("sha256", "fp32", None))) is not None
+    assert subspace_cache.find(asking(384, base=("sha256", "bf16", "nf4 whole"))) is None
+    assert subspace_cache.find(asking(384, base=("other", "bf16", None))) is None
 
 
 def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):

@@ -92,7 +92,11 @@ def test_the_doctor_says_the_device_and_why(tmp_path: Path, monkeypatch) -> None
     for kind in (torch.cuda, torch.mps, torch.xpu):
         monkeypatch.setattr(kind, "device_count", lambda: 0)
     checks = {check.name: check for check in machine_check.examine(tmp_path)}
-    assert checks["device"].text == ("auto is cpu in bf16: torch finds no CUDA and no MPS device")
+    found = "torch finds no CUDA and no MPS device"
+    assert checks["device"].text in (
+        f"auto is cpu in bf16: {found}",
+        f"auto is cpu in fp32: {found}, and this CPU is slow in bf16",
+    )
 
     def broken() -> None:
         raise RuntimeError("driver too old")

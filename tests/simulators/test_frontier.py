@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from szpo import cache
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.policies import subspace_cache
 from szpo.training import summary as of_ledger
 from szpo_simulators.bench.frontier import (
     cell_process,
@@ -21,6 +23,7 @@ from szpo_simulators.bench.frontier import (
     summary,
     vote_runs,
 )
+from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.cell_process import write_record
 from szpo_simulators.compare.cell_store import CellStore
@@ -70,7 +73,8 @@ def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_i
     first = plan.cell(found, found.group("sentiment-regression"), 2003)
     config = load_config(first.spec)
     assert config.subspace.setup_seed == 1 + 2003 % 5
-    assert (config.subspace.samples, config.dim, config.run.votes) == (4096, 8, 240)
+    assert (config.subspace.samples, config.subspace.redraws) == (384, 3)
+    assert (config.dim, config.run.votes) == (8, 240)
     o = config.optimizer
     shipped = load_config({**first.spec, "sets": []}).optimizer
     assert (o.rule, o.kl_radius, o.directions, o.comparisons) == ("regression", 4.5, 8, 1)
@@ -162,6 +166,23 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
     ]
     with Ledger.open(path, readonly=True) as ledger:
         assert of_ledger.summary(ledger).head == head
+
+
+def test_a_set_up_goes_with_the_folder_to_another_machine(quick, ran, tmp_path, monkeypatch):
+    """An empty cache there but for the model: the folder's set-up is taken, and none is made."""
+    (kept,) = (ran.folder / "setups").iterdir()
+    models = [each for each in cache.cache_dir().iterdir() if each.name.startswith("tiny-")]
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    for model in models:
+        (tmp_path / "elsewhere" / model.name).symlink_to(model)
+    one = plan.cell(quick, quick.groups[0], 0)
+    with vote_runs._shared_setup_file(one.spec, ran.folder / "setups"):
+        found = subspace_cache.look_up(
+            load_config(one.spec), shared_setup.load_prompts(one.spec).train
+        )
+    assert found.report["origin"] == "cache"
+    assert found.basis_sha256 == subspace_cache.read(kept).basis_sha256
 
 
 def test_a_ledger_that_a_kill_left_in_pieces_is_begun_again(quick, ran):

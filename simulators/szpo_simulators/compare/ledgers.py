@@ -20,6 +20,16 @@ from szpo_simulators.study import COLOURS, Study
 CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
          "shown": "mean reward of the answers shown",
          "better": "win rate of the better side, ten steps"}  # fmt: skip
+FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
+    "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
+    "steps": "steps", "votes": "votes", "answers read": "answers_read",
+    "minutes of people": lambda run: f"{run['person_minutes']:.0f}",
+    "votes for the better side": lambda run: _share(run["separation"]),
+    "KL, nats": "kl", "length": "length",
+    "held-out reward": lambda run: run["heldout"] or "not measured",
+    "better than the base": "better",
+}  # fmt: skip
+"""What the table shows of a run: the name of a field, or a function of the run."""
 POOLED = 10
 """Steps over which a win rate is taken: one step has too few votes."""
 COUNTS = ("pairs", "agreeing")
@@ -61,18 +71,6 @@ def compare_runs(
     if as_json:
         print(json.dumps(found, indent=1))
     return 0
-
-
-FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
-    "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
-    "steps": "steps", "votes": "votes", "answers read": "answers_read",
-    "minutes of people": lambda run: f"{run['person_minutes']:.0f}",
-    "votes for the better side": lambda run: _share(run["separation"]),
-    "KL, nats": "kl", "length": "length",
-    "held-out reward": lambda run: run["heldout"] or "not measured",
-    "better than the base": "better",
-}  # fmt: skip
-"""What the table shows of a run: the name of a field, or a function of the run."""
 
 
 def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:

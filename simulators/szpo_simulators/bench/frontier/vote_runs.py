@@ -7,20 +7,24 @@ ledger: the point that the run recommended after a number of votes.
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from szpo import cache
 from szpo.errors import RunError, SzpoError
 from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
+from szpo.policies import subspace_cache
 from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import Parts
 from szpo.training import summary
 from szpo.training.step_report import StepReport
 from szpo_simulators.bench.frontier import base
+from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import Yardstick, make_row
 from szpo_simulators.rewards import heldout
@@ -45,7 +49,8 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
     yardstick = base.load(spec, folder).yardstick
     path = ledger_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with base.alone(folder / "locks" / f"setup-{_tokens(spec)}-{spec['setup']}.lock"):
+    lock = folder / "locks" / f"setup-{_tokens(spec)}-{spec['setup']}.lock"
+    with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
         ledger, parts, resumed = _open(spec, path)  # makes the set-up, or finds it in the cache
     set_up = time.process_time() - began
     spent: dict[int, float] = {}
@@ -73,6 +78,24 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
 
 def _tokens(spec: Mapping[str, Any]) -> int:
     return load_config(spec).generation.max_new_tokens
+
+
+@contextmanager
+def _shared_setup_file(spec: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """Take a cell's set-up from the folder, or keep it there: another machine makes another."""
+    key = subspace_cache.key_here(load_config(spec), shared_setup.load_prompts(spec).train)
+    name = subspace_cache.file_name(key or {})
+    stored, cached = folder / name, cache.cache_dir() / "setups" / name
+    _copy_new(stored, cached)
+    yield
+    _copy_new(cached, stored)
+
+
+def _copy_new(there: Path, here: Path) -> None:
+    if there.exists() and not here.exists():
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(here) as draft:
+            shutil.copyfile(there, draft)
 
 
 def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, Parts, bool]:
