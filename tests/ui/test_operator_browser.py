@@ -153,6 +153,30 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
         dialog.evaluate("node => node.close()")
 
 
+def test_a_start_asks_only_for_what_this_run_needs(
+    stage: Stage, operator: Callable[..., Any]
+) -> None:
+    page = operator().new_page()
+
+    def asked() -> list[str]:
+        page.goto("/operate/")
+        page.click("[data-open=op-start]")
+        return [n.get_attribute("data-need") for n in page.locator("[data-need]:visible").all()]
+
+    pauses.pause(stage.ledger, "operator", "the first round waits for its start")
+    assert asked() == []
+    bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0]] * 20
+    stage.ledger.record_event(sample_check.KIND, "run", {"samples": bad, "topic": True})
+    assert asked() == ["samples"]
+    page.click("#op-start button[type=submit]")
+    page.wait_for_selector("#op-start .op-error:visible")
+    assert "tick the box" in page.inner_text("#op-start .op-error")
+    page.check("#op-start [name=anyway]")
+    page.click("#op-start button[type=submit]")
+    page.wait_for_selector("#op-start", state="hidden")
+    assert "Opened all the same by Olga" in page.inner_text("#op-root")
+
+
 def test_it_fits_every_width_and_targets_are_large_enough(
     stage: Stage, operator: Callable[..., Any]
 ) -> None:

@@ -70,6 +70,7 @@ window.szpoOperate = (() => {
     const place = $(".op-error", from);
     place.textContent = text;
     place.hidden = false;
+    $$("[data-need]", from).forEach((need) => { need.hidden = false; });  // it may ask for one
   }
   function toast(text) {
     const place = $("#op-toast");
@@ -96,6 +97,8 @@ window.szpoOperate = (() => {
     if (form.elements.name) form.elements.name.value = name;
     $$("[data-show=name]", dialog).forEach((place) => { place.textContent = name; });
     dialog.dataset.name = name;
+    const needs = (button.dataset.needs || "").split(" ");
+    $$("[data-need]", dialog).forEach((place) => { place.hidden = !needs.includes(place.dataset.need); });
     dialog.showModal();
     if (button.dataset.preview) act("preview", { name }, dialog);
   }
