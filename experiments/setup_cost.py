@@ -1,7 +1,7 @@
 """The set-up of a run before and after a change: seconds, memory, and what its basis explains.
 
-Run: python experiments/setup_cost.py --before COMMIT [--samples N] [--kl-samples N]
-[--rounds N] [--pool FOLDER].
+Run: python experiments/setup_cost.py --before COMMIT [--samples N] [--samples-after N]
+[--kl-samples N] [--rounds N] [--pool FOLDER].
 Each set-up is a process of its own on SmolLM2 with the shipped prompts, those of the commit and of
 this tree in turn. Seconds are the processor's, so that others on the machine disturb them least;
 memory is the peak above the loaded model. With the answers of `setup_answers.py` in FOLDER, R² of
@@ -64,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", required=True)
     parser.add_argument("--samples", type=int, default=384)
+    parser.add_argument("--samples-after", type=int, help="of this tree; as many by default")
     parser.add_argument("--kl-samples", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--pool", type=Path)
@@ -81,7 +82,9 @@ def main() -> None:
         for i in range(chosen.rounds):
             for which, tree in (("before", old), ("after", ROOT)):
                 file = folder / f"{which}.npy"
-                found = run(tree, chosen.samples, chosen.kl_samples, file)
+                after = chosen.samples_after or chosen.samples
+                samples = after if tree is ROOT else chosen.samples
+                found = run(tree, samples, chosen.kl_samples, file)
                 print(i, which, json.dumps(found), flush=True)
                 bases[which] = np.load(file)
     spans = [np.linalg.qr(basis.astype(np.float64))[0] for basis in bases.values()]
