@@ -1,0 +1,35 @@
+"""The frontier's finished cells belong to the frozen plan, and the page says what they say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from szpo_simulators.bench.frontier import plan, summary
+from szpo_simulators.compare.cell_store import CellStore
+
+ROOT = Path(__file__).parents[2]
+STORE = CellStore(ROOT / "experiments" / "frontier")
+FROZEN = plan.read(ROOT / "experiments" / "frozen" / "frontier.toml")
+PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+LINES = summary.summarise(FROZEN, summary.read_rows(FROZEN, STORE))
+
+
+def test_every_stored_cell_is_one_of_the_plan():
+    stored = {path.stem for path in (STORE.folder / "cells").glob("*.json")}
+    assert stored and stored <= {cell.name for cell in plan.cells(FROZEN, (), ())}
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line['group']}-{line['checkpoint']}")
+def test_the_page_has_each_group_at_each_checkpoint_as_measured(line):
+    """Means over the finished seeds; a cell that ends later makes this fail until it is told."""
+    interval = "" if line["low"] is None else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
+    cells = [
+        f"`{line['group']}`", f"{line['checkpoint']}", f"{line['seeds']} of {line['of']}",
+        f"{line['mean']:+.3f}{interval}", f"{line['kl']:.2f}",
+    ]  # fmt: skip
+    if "kl_most" in line:
+        guards = (line["first_three"], line["all_four"])
+        cells += [f"{line['kl_most']:.2f}", f"{line['lowest']:+.3f}", *map(str, guards)]
+    row = re.escape(" | ".join(cells))
+    assert re.search(rf"^\| {row} \|", PAGE, re.M), " | ".join(cells)
