@@ -80,10 +80,11 @@ def main() -> None:
         subprocess.run(["tar", "-x", "-C", str(old)], input=packed.stdout, check=True)
         bases: dict[str, np.ndarray] = {}
         for i in range(chosen.rounds):
-            for which, tree in (("before", old), ("after", ROOT)):
+            for which, tree, samples in (
+                ("before", old, chosen.samples),
+                ("after", ROOT, chosen.samples_after or chosen.samples),
+            ):
                 file = folder / f"{which}.npy"
-                after = chosen.samples_after or chosen.samples
-                samples = after if tree is ROOT else chosen.samples
                 found = run(tree, samples, chosen.kl_samples, file)
                 print(i, which, json.dumps(found), flush=True)
                 bases[which] = np.load(file)
@@ -93,9 +94,10 @@ def main() -> None:
     if chosen.pool:
         import setup_table
 
-        pool = setup_table.load(chosen.pool, setup_table.COLUMNS["down 18-22"])
+        pool = setup_table.load(chosen.pool, setup_table.COLUMNS["down 18-22"], redraws=False)
         for which, basis in bases.items():
-            print(which, setup_table.explain(pool, pool.scores @ basis))
+            found = setup_table.explain(pool, slice(None), basis)
+            print(which, {name: round(share, 3) for name, share in found.items()})
 
 
 if __name__ == "__main__":

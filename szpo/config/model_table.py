@@ -6,7 +6,7 @@ hours, so that its time is better spent on answers of a larger one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,8 @@ from szpo import cache
 AUTO: Final = "auto"
 """The name that stands for the largest model of the table that is on this machine."""
 
+NUMBER_BYTES: Final[Mapping[str, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of a weight by `model.dtype`."""
 OVERHEAD_GIB: Final = 1.5
 """Memory of a run beside the weights, GiB: the process, its batch of answers, their scores."""
 CPU_BILLIONS: Final = 2.0
@@ -67,7 +69,7 @@ def choose(
     Args:
         free_gib: Memory that is free where the model computes, GiB.
         most_billions: Parameters that it has at most, in billions.
-        number_bytes: Of a weight, as `szpo.models.devices.NUMBER_BYTES`.
+        number_bytes: Of a weight, as in `NUMBER_BYTES`.
         is_here: Whether a model may be taken, by its name.
 
     >>> choose(6.0, most_billions=2.0).name, choose(20.0, most_billions=99.0).name

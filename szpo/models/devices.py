@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -13,7 +13,6 @@ from szpo.errors import UsageError
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
-NUMBER_BYTES: Final[Mapping[Dtype, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
 PREFERRED = ("cuda", "mps")
 """Kinds that `choose` takes before the CPU; xpu must be asked for by name."""
 GIB = 2**30

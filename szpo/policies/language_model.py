@@ -129,7 +129,7 @@ def prepare(
     if config.panel.kind == "people":
         free_gib = psutil.virtual_memory().available / 2**30
         if small := model_table.hint(
-            config.model.name, free_gib, devices.NUMBER_BYTES[loaded.dtype]
+            config.model.name, free_gib, model_table.NUMBER_BYTES[loaded.dtype]
         ):
             say(f"warning: {small}")
     if loaded.adapter is not None:

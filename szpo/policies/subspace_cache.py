@@ -89,6 +89,11 @@ def file_name(key: Mapping[str, Any]) -> str:
     return f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
 
 
+def cached_path(key: Mapping[str, Any]) -> Path:
+    """Where the cache has the set-up of this key, or would have it."""
+    return cache.cache_dir() / "setups" / file_name(key)
+
+
 def find(key: Mapping[str, Any]) -> Subspace | None:
     """Read the subspace of this key from the package or from the cache; None where neither has it.
 
@@ -105,7 +110,7 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
             shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
             if shipped is not None:
                 return _with_origin(shipped, "shipped")
-    stored = cache.read_stored(cache.cache_dir() / "setups" / file_name(key), read)
+    stored = cache.read_stored(cached_path(key), read)
     return None if stored is None else _with_origin(stored, "cache")
 
 
@@ -125,7 +130,7 @@ def load_or_make(
         return found
     made = make()
     with contextlib.suppress(ResourceError):
-        write(made, cache.cache_dir() / "setups" / file_name(key))
+        write(made, cached_path(key))
     return _with_origin(made, "made")
 
 

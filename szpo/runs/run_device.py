@@ -59,7 +59,7 @@ def choose(config: Config) -> Config:
             name,
             free,
             accelerator=chosen.device != "cpu",
-            number_bytes=devices.NUMBER_BYTES[chosen.dtype],
+            number_bytes=model_table.NUMBER_BYTES[chosen.dtype],
         )
     return _set(config, name=name, device=chosen.device, dtype=chosen.dtype)
 

@@ -88,14 +88,18 @@ def test_a_halved_batch_is_recorded_with_the_step(tmp_path: Path, monkeypatch) -
         assert verification.verify(ledger).ok
 
 
-def test_the_doctor_says_the_device_and_why(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("fast", "dtype", "more"), [
+    (True, "bf16", ""), (False, "fp32", ", and this CPU is slow in bf16"),
+])  # fmt: skip
+def test_the_doctor_says_the_device_and_why(
+    tmp_path: Path, monkeypatch, fast: bool, dtype: str, more: str
+) -> None:
     for kind in (torch.cuda, torch.mps, torch.xpu):
         monkeypatch.setattr(kind, "device_count", lambda: 0)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: fast)
     checks = {check.name: check for check in machine_check.examine(tmp_path)}
-    found = "torch finds no CUDA and no MPS device"
-    assert checks["device"].text in (
-        f"auto is cpu in bf16: {found}",
-        f"auto is cpu in fp32: {found}, and this CPU is slow in bf16",
+    assert checks["device"].text == (
+        f"auto is cpu in {dtype}: torch finds no CUDA and no MPS device{more}"
     )
 
     def broken() -> None:

@@ -111,13 +111,20 @@ def open_gate(page: Any) -> None:
     )
 
 
+@contextmanager
+def answered(page: Any) -> Iterator[None]:
+    """Wait, at the end of the block, for the answer to what it has sent."""
+    ack = page.get_attribute("#szpo-root", "data-ack")
+    yield
+    page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
+
+
 def vote(page: Any, key: str = "ArrowRight") -> None:
     """Choose and confirm by keyboard; waits for the answer."""
-    ack = page.get_attribute("#szpo-root", "data-ack")
-    page.keyboard.press(key)
-    open_gate(page)
-    page.keyboard.press("Enter")
-    page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
+    with answered(page):
+        page.keyboard.press(key)
+        open_gate(page)
+        page.keyboard.press("Enter")
 
 
 def reloaded(page: Any) -> None:

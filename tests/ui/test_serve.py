@@ -384,6 +384,18 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
         served.close()
 
 
+def accepted(person: httpx.Client, where: str, body: dict[str, str]) -> Any:
+    """What is answered; who votes faster than people can is told to wait (429)."""
+
+    def answered() -> httpx.Response | None:
+        reply = person.post(where, json=body)
+        return None if reply.status_code == 429 else reply
+
+    reply = until(answered)
+    assert reply.status_code == 200
+    return reply.json()
+
+
 def final_comparison_offered_by_itself(served: Served, ledger: Ledger) -> None:
     """At a run's end its people are asked, blind, whether it helped; once that is closed, the
     operator's page opens with what they said."""
@@ -395,25 +407,12 @@ def final_comparison_offered_by_itself(served: Served, ledger: Ledger) -> None:
             ask = {"tab": "t", "of": "final"}
             until(lambda person=person, ask=ask: person.post(
                 "/api/assignment", json=ask).status_code == 200)  # fmt: skip
-
-            def accepted(where: str, body: dict[str, str], person: httpx.Client = person) -> Any:
-                """What is answered; who votes faster than people can is told to wait (429)."""
-                replies: list[httpx.Response] = []
-
-                def answered() -> bool:
-                    replies.append(person.post(where, json=body))
-                    return replies[-1].status_code != 429
-
-                until(answered)
-                assert replies[-1].status_code == 200
-                return replies[-1].json()
-
             for _ in range(10):
-                shown = accepted("/api/assignment", ask)
+                shown = accepted(person, "/api/assignment", ask)
                 assert shown["round"] is None and "tuned" not in str(shown)
                 seat = shown["assignment"]
                 body = {"assignment": seat, "choice": "B", "idem": seat, "tab": "t"}
-                accepted("/api/votes", body)
+                accepted(person, "/api/votes", body)
     (order,) = orders.orders(ledger, "final")
     assert order.by == "szpo run", "nobody had to order it"
     with httpx.Client(base_url=served.url, timeout=30) as operator:

@@ -5,10 +5,11 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.support.browser import misfits
+from tests.support.browser import NARROW, misfits
 from tests.support.panel_states import (
     SETS,
     agree,
+    answered,
     final_comparison,
     open_gate,
     others_vote,
@@ -35,12 +36,11 @@ SMALL = """(least) => [...document.querySelectorAll(
 
 def tap_a_vote(page, choice):
     """Choose a side and confirm, with a finger; waits for the answer."""
-    ack = page.get_attribute("#szpo-root", "data-ack")
     assert page.evaluate(SMALL, FINGER) == []
-    page.tap(f"[data-choice={choice}]")
-    open_gate(page)
-    page.tap("#sz-confirm")
-    page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
+    with answered(page):
+        page.tap(f"[data-choice={choice}]")
+        open_gate(page)
+        page.tap("#sz-confirm")
 
 
 @pytest.mark.parametrize("stage", [{"text": text, "sets": SETS}], indirect=True)
@@ -65,12 +65,10 @@ def test_a_finger_votes_and_answers_the_final_comparison(stage, panelist):
         until(page, "finished")
         page.tap("[data-do=final]")
         until(page, "final")
-        assert not misfits(page, 320, 568, 1, root="#szpo-root", bar=".sz-bar")
+        assert not misfits(page, *NARROW, root="#szpo-root", bar=".sz-bar")
         tap_a_vote(page, "A")
         until(page, "finished")
-        assert (
-            "Thank you" in page.inner_text("#szpo-root")
-            and page.locator("[data-do=final]").count() == 0
-        )
+        assert "Thank you" in page.inner_text("#szpo-root")
+        assert page.locator("[data-do=final]").count() == 0
     last = stage.ledger.votes()[-1]
     assert (last["kind"], last["choice"]) == ("final", "A")

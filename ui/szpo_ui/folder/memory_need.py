@@ -16,8 +16,6 @@ PROCESS: Final = 700 * 2**20
 """Python with torch and transformers, without a model, bytes."""
 WORKING: Final = 1.0
 """Memory beside the weights while answers are written, as a multiple of them in fp32."""
-NUMBER: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "auto": 4}
-"""Bytes of a weight; what auto is says the process that loads the model, so the most it can be."""
 STORED: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 KNOWN: Final = {"smollm2": 134_515_008, "tiny": 1_000_000}
 """Parameters of the models that szpo names itself."""
@@ -31,7 +29,10 @@ def estimate(config: Config) -> int | None:
     if not config.engine.is_local or not config.model.device.startswith(("cpu", "auto")):
         return PROCESS
     free_gib = memory.available_bytes() / GIB
-    number = NUMBER[config.model.dtype]
+    # The process that loads the model says what auto is; until then, the most that it can be.
+    number = model_table.NUMBER_BYTES.get(
+        config.model.dtype, max(model_table.NUMBER_BYTES.values())
+    )
     name = model_table.name_auto(
         config.model.name, free_gib, accelerator=False, number_bytes=number
     )

@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from szpo import cache
 from szpo.errors import RunError, SzpoError
 from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
@@ -84,8 +83,11 @@ def _tokens(spec: Mapping[str, Any]) -> int:
 def _shared_setup_file(spec: Mapping[str, Any], folder: Path) -> Iterator[None]:
     """Take a cell's set-up from the folder, or keep it there: another machine makes another."""
     key = subspace_cache.key_here(load_config(spec), shared_setup.load_prompts(spec).train)
-    name = subspace_cache.file_name(key or {})
-    stored, cached = folder / name, cache.cache_dir() / "setups" / name
+    if key is None:
+        yield
+        return
+    cached = subspace_cache.cached_path(key)
+    stored = folder / cached.name
     _copy_new(stored, cached)
     yield
     _copy_new(cached, stored)
