@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from szpo import cache
+from szpo.data import preference_files
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
@@ -22,6 +23,7 @@ from szpo_simulators.bench.frontier import (
     show,
     summary,
     vote_runs,
+    warm_pairs,
 )
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.cell_config import load_config
@@ -102,6 +104,7 @@ def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_i
         ('method = "ppo"', "ppo is no method"),
         ('method = "regression"\nspeed = 3', "speed"),
         ('method = "regression"\nof = "x"', "`of` belongs to best-of-n"),
+        ('method = "regression"\npairs = { count = 3 }', "`pairs` are the count and reward"),
         ("method = ", "cannot be read"),
     ],
 )
@@ -189,10 +192,37 @@ def test_a_ledger_that_a_kill_left_in_pieces_is_begun_again(quick, ran):
     one = plan.cell(quick, quick.groups[0], 1)
     path = vote_runs.ledger_path(ran.folder, one.name)
     path.write_bytes(b"SQLite format 3\0 and nothing more")
-    ledger, parts, resumed = vote_runs._open(one.spec, path)
+    ledger, parts, resumed = vote_runs._open(one.spec, path, ran.folder)
     with ledger, closing(parts):
         assert resumed is False and ledger.last_applied() is None
         assert ledger.root_seed == 1
+
+
+def test_a_run_may_begin_with_pairs_of_a_taste(quick, ran):
+    """Sixty pairs for short answers: the shorter of the two is chosen in most, the same seed makes
+    the same file, another taste the opposite choice, and the ledger records the file it read.
+    """
+    group = replace(quick.groups[0], name="warm", votes=4, at=(4,))
+
+    def shorter(weight):
+        pairs = {"count": 60, "reward": f"{weight}*feature:length"}
+        one = plan.cell(quick, replace(group, pairs=pairs), 0)
+        found = preference_files.read(warm_pairs.make(one.spec, ran.folder)).pairs
+        assert 50 < len(found) <= 60
+        counts = [(len(p.chosen.text.split()), len(p.rejected.text.split())) for p in found]
+        return one, np.mean([a < b for a, b in counts if a != b])
+
+    one, share = shorter(-1)
+    assert share > 0.6 and shorter(1)[1] < 0.4
+    path = warm_pairs.make(one.spec, ran.folder)
+    before = path.read_bytes()
+    path.unlink()
+    assert warm_pairs.make(one.spec, ran.folder).read_bytes() == before
+    ledger, parts, _ = vote_runs._open(
+        one.spec, vote_runs.ledger_path(ran.folder, one.name), ran.folder
+    )
+    with ledger, closing(parts):
+        assert ledger.spec["prior"]["file"] == path.name
 
 
 def test_best_of_n_chooses_from_the_pool(quick, ran):

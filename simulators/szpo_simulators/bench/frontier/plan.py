@@ -46,7 +46,7 @@ class Group:
     """One method on one taste and panel, over seeds."""
 
     part: str
-    """A to E, in order of importance."""
+    """A letter; parts stand in their order of importance."""
     name: str
     method: str
     seeds: tuple[int, ...]
@@ -61,6 +61,8 @@ class Group:
     heldout: tuple[int, int] | None = None
     """The held-out prompts that measure, where not the plan's: trials have others."""
     sets: tuple[str, ...] = ()
+    pairs: Mapping[str, Any] = field(default_factory=dict)
+    """``count`` and ``reward`` of preference pairs that a run begins with; none where empty."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of a gradient method; ``n`` and ``pool`` of best-of-n."""
     points: int = 4
@@ -170,6 +172,8 @@ def _group(entry: Mapping[str, Any]) -> Group:
         raise ValueError(f"{found.label}: {found.method} is no method of this bench")
     if found.method in RULES and not found.at:
         raise ValueError(f"{found.label}: at which votes is it measured?")
+    if found.pairs and (found.method not in RULES or set(found.pairs) != {"count", "reward"}):
+        raise ValueError(f"{found.label}: `pairs` are the count and reward that a run begins with")
     if (found.method == BEST_OF) != (found.of is not None):
         raise ValueError(f"{found.label}: `of` belongs to {BEST_OF}, which needs it")
     return found
@@ -209,6 +213,8 @@ def cell(plan: Frontier, group: Group, seed: int) -> Cell:
     }  # fmt: skip
     if group.method in RIVALS:
         spec |= {"ask": "pair", "settings": dict(group.settings), "points": group.points}
+    if group.pairs:
+        spec["pairs"] = dict(group.pairs)
     if group.of is not None:
         source = plan.group(group.of)
         spec |= {"of": cell(plan, source, seed).name, "settings": dict(group.settings)}

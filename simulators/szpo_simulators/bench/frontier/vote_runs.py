@@ -22,7 +22,7 @@ from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import Parts
 from szpo.training import summary
 from szpo.training.step_report import StepReport
-from szpo_simulators.bench.frontier import base
+from szpo_simulators.bench.frontier import base, warm_pairs
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import Yardstick, make_row
@@ -50,7 +50,8 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = folder / "locks" / f"setup-{_tokens(spec)}-{spec['setup']}.lock"
     with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
-        ledger, parts, resumed = _open(spec, path)  # makes the set-up, or finds it in the cache
+        # Makes the set-up, or finds it in the cache.
+        ledger, parts, resumed = _open(spec, path, folder)
     set_up = time.process_time() - began
     spent: dict[int, float] = {}
 
@@ -100,7 +101,7 @@ def _copy_new(there: Path, here: Path) -> None:
             shutil.copyfile(there, draft)
 
 
-def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, Parts, bool]:
+def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Parts, bool]:
     """The run where it was left, or a new one; a file that is no ledger is begun again."""
     if path.exists():
         try:
@@ -111,7 +112,10 @@ def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, Parts, bool]:
             return ledger, assemble.reopen(ledger, say=lambda line: None), True
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    parts = assemble.build(load_config(spec), say=lambda line: None)
+    sets = list(spec["sets"])
+    if "pairs" in spec:
+        sets.append(f"optimizer.prior={warm_pairs.make(spec, folder)}")
+    parts = assemble.build(load_config({**spec, "sets": sets}), say=lambda line: None)
     return assemble.create(parts, path), parts, False
 
 
