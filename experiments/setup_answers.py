@@ -1,16 +1,18 @@
 """Base answers of SmolLM2 and their raw score vectors, for `setup_table.py`.
 
 Run: python experiments/setup_answers.py FOLDER [--answers N] [--redraws N] [--redrawn N]
-[--turn I/N] [--dtype D]. A part has 128 answers to the shipped prompts. Parts that are in the
-folder stay, so a run that was cut goes on, and N processes with a turn each share the parts. Each
-part holds the scores in B (rank 1) of down_proj in layers 18 to 27 and of o_proj in layers 18 to
-22: the answers' own, and of the first --redrawn answers those of words drawn anew everywhere.
+[--turn I/N] [--dtype D] [--sites MODULE:FIRST-LAST ...]. A part has 128 answers to the shipped
+prompts. Parts that are in the folder stay, so a run that was cut goes on, and N processes with a
+turn each share the parts. Each part holds the scores in B (rank 1) of those modules in those
+layers (down_proj in layers 18 to 27 and o_proj in 18 to 22 unless told): the answers' own, and of
+the first --redrawn answers those of words drawn anew everywhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
@@ -30,6 +32,14 @@ from szpo.policies.subspaces import Subspace
 
 PART = 128
 SEED = 20_191
+SITES = ("down_proj:18-27", "o_proj:18-22")
+
+
+def is_at(name: str, sites: str) -> bool:
+    """Whether the adapter's site of this name is among MODULE:FIRST-LAST, ends included."""
+    module, first, last = re.split("[:-]", sites)
+    found = re.search(rf"\.(\d+)\..*{module}$", name)
+    return found is not None and int(first) <= int(found[1]) <= int(last)
 
 
 def main() -> None:
@@ -40,13 +50,17 @@ def main() -> None:
     parser.add_argument("--redrawn", type=int, default=2048)
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--turn", default="0/1")
+    parser.add_argument("--sites", nargs="+", default=SITES, metavar="MODULE:FIRST-LAST")
     chosen = parser.parse_args()
     turn, turns = map(int, chosen.turn.split("/"))
     chosen.folder.mkdir(parents=True, exist_ok=True)
     loaded = loading.load("smollm2", dtype=chosen.dtype)
-    lora = lora_config(loaded.model, targets=["down_proj", "o_proj"], layers=range(18, 28))
-    every = find_sites(loaded.model, lora)
-    sites = tuple(s for s in every if "down_proj" in s.name or (s.depth or 0) < 23)
+    modules = sorted({each.split(":")[0] for each in chosen.sites})
+    depth = loaded.model.config.num_hidden_layers
+    every = find_sites(
+        loaded.model, lora_config(loaded.model, targets=modules, layers=range(depth))
+    )
+    sites = tuple(s for s in every if any(is_at(s.name, each) for each in chosen.sites))
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().train)
     blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
     blank |= {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}

@@ -94,7 +94,7 @@ def main() -> None:
     if chosen.pool:
         import setup_table
 
-        pool = setup_table.load(chosen.pool, setup_table.COLUMNS["down 18-22"], redraws=False)
+        pool = setup_table.load(chosen.pool, setup_table.COLUMNS[0], redraws=False)
         for which, basis in bases.items():
             found = setup_table.explain(pool, slice(None), basis)
             print(which, {name: round(share, 3) for name, share in found.items()})

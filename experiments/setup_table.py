@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from setup_answers import is_at
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from szpo.policies import score_basis
@@ -29,13 +30,13 @@ REWARDS = {
     "word length": lambda t: float(np.mean([len(w) for w in t.split()] or [0])),
     "addresses reader": lambda t: float(bool(re.search(r"\b(you|your)\b", t, re.I))),
 }
-COLUMNS = {
-    "down 18-22": ("down_proj", range(18, 23)),
-    "down 23-27": ("down_proj", range(23, 28)),
-    "down 20-24": ("down_proj", range(20, 25)),
-    "down 18-27": ("down_proj", range(18, 28)),
-    "down + o 18-22": ("down_proj|o_proj", range(18, 23)),
-}
+COLUMNS = (
+    "down_proj:18-22",
+    "down_proj:23-27",
+    "down_proj:20-24",
+    "down_proj:18-27",
+    "down_proj:18-22+o_proj:18-22",
+)
 RIDGES = (1e-3, 0.03, 0.3, 1.0)
 FOLDS = 5
 
@@ -50,14 +51,14 @@ class Pool:
     groups: np.ndarray
 
 
-def load(folder: Path, columns: tuple[str, range], *, redraws: bool) -> Pool:
+def load(folder: Path, columns: str, *, redraws: bool) -> Pool:
+    """The scores of MODULE:FIRST-LAST, several joined by +."""
     own, drawn, groups, texts = [], [], [], []
     for file in sorted(folder.glob("*.npz")):
         with np.load(file) as part:
             keep, at = [], 0
             for name, outputs in json.loads(str(part["sites"])):
-                depth = int(re.search(r"\.(\d+)\.", name)[1])
-                if re.search(columns[0], name) and depth in columns[1]:
+                if any(is_at(name, sites) for sites in columns.split("+")):
                     keep.append(np.arange(at, at + outputs))
                 at += outputs
             found = part["scores"][:, :, np.concatenate(keep)].astype(np.float32)
@@ -117,10 +118,10 @@ def main() -> None:
     parser.add_argument("--redraws", type=int, nargs="+", default=[0, 1, 3])
     parser.add_argument("--repeats", type=int, default=5, help="sets of answers, none in two")
     parser.add_argument("--heldout", type=int, default=1024)
-    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
+    parser.add_argument("--columns", nargs="+", default=COLUMNS, metavar="MODULE:FIRST-LAST")
     chosen = parser.parse_args()
     for where in chosen.columns:
-        pool = load(chosen.folder, COLUMNS[where], redraws=any(chosen.redraws))
+        pool = load(chosen.folder, where, redraws=any(chosen.redraws))
         count = len(pool.groups)
         print(f"\n{where}: {count} answers, {pool.scores.shape[1]} weights")
         for n in (n for n in chosen.answers if n + chosen.heldout <= count):
