@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -65,6 +66,8 @@ def _name_missing(plan: Frontier, rows: summary.Rows) -> list[str]:
 def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
     if found["low"] is None:
         return format(found["mean"], form)
+    if found["high"] == math.inf:  # a ratio over what may be nothing
+        return f"{found['mean']:{form}} [{found['low']:.2f} or more]"
     return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
 
 

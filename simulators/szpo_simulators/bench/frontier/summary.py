@@ -47,9 +47,12 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
     """Mean over seeds with its 95 % bootstrap interval; with ``over`` the ratio of two means.
 
     Resamples whole seeds, so that ratios and differences stay paired. One seed has no interval.
+    A ratio over a mean that may be 0 or below has no upper end: it is ∞.
 
     >>> bootstrap([1.0, 1.0])["low"], bootstrap([2.0, 4.0], [1.0, 2.0])["mean"]
     (1.0, 2.0)
+    >>> bootstrap([2.0, 4.0, 3.0], [0.1, -0.1, 0.2])["high"]
+    inf
     """
     x = np.asarray(values, float)
     y = np.ones_like(x) if over is None else np.asarray(over, float)
@@ -58,9 +61,12 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
         return {**found, "low": None, "high": None}
     random = make_generator(derive(0, "bootstrap"))
     index = random.integers(len(x), size=(DRAWS, len(x)))
+    above, below = x[index].mean(1), y[index].mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = x[index].mean(1) / y[index].mean(1)
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
+        drawn = np.where(below > 0, above / below, np.where(above > 0, np.inf, np.nan))
+    # Between a number and ∞ there is nothing to interpolate.
+    method: Any = "linear" if np.isfinite(drawn).all() else "nearest"
+    low, high = np.nanquantile(drawn, (0.025, 0.975), method=method)
     return {**found, "low": float(low), "high": float(high)}
 
 
