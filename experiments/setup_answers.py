@@ -4,7 +4,7 @@ Run: python experiments/setup_answers.py FOLDER [--answers N] [--redraws N] [--r
 [--turn I/N] [--dtype D] [--sites MODULE:FIRST-LAST ...]. A part has 128 answers to the shipped
 prompts. Parts that are in the folder stay, so a run that was cut goes on, and N processes with a
 turn each share the parts. Each part holds the scores in B (rank 1) of those modules in those
-layers (down_proj in layers 18 to 27 and o_proj in 18 to 22 unless told): the answers' own, and of
+layers (down_proj in layers 18 to 27 and o_proj in 18 to 22 by default): the answers' own, and of
 the first --redrawn answers those of words drawn anew everywhere.
 """
 

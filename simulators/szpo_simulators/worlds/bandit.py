@@ -47,6 +47,10 @@ class Bandit:
         """Exact expected pay (S,)."""
         return self.safe + (self.prize * self.luck - self.safe) * self.risky(theta)
 
+    def optimum(self) -> float:
+        """The mean pay of the better arm."""
+        return max(self.safe, self.prize * self.luck)
+
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Pay (S, n)."""
         return self._pay(self._arms(theta, u), u)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +41,8 @@ COINS = 32
 AHEAD = 8192
 """Uniform numbers of walks that are drawn at once for a repetition, where a step needs fewer."""
 DEFAULT_RADIUS = Settings.__dataclass_fields__["kl_radius"].default
+ENDLESS = 1e9
+"""Votes that no run of a world has."""
 CACHED_DIM = 256
 """Directions of at most this many coordinates are cached for the next bench's cell."""
 
@@ -77,9 +78,9 @@ def settings_for(world: World, **changes: Any) -> Settings:
 
     Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless changed. Under
     ``bayes`` an ``alpha`` is the longest step over √d, as under ``sign``, and sets ``kl_step``.
-    Under ``regression``, which has no KL budget here and expects as much of each coordinate, it is
-    that of the centre, and sets ``centre_step``; directions are orthonormal, and N of them are
-    asked once each unless K is set.
+    Under ``regression``, which expects as much of each coordinate here, it is the nats per vote by
+    which its KL budget grows without end, and without it there is no budget; directions are
+    orthonormal, and N of them are asked once each unless K is set.
     """
     wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0, **changes}
     law = directions.Law(normalise=True)
@@ -91,8 +92,8 @@ def settings_for(world: World, **changes: Any) -> Settings:
         none = {"kl_budget": None, "guarded": None, "sided": None}
         wanted = {**none, "prior_variances": "flat", **wanted}
         if "alpha" in wanted:
-            radius = wanted.get("kl_radius", DEFAULT_RADIUS)
-            wanted["centre_step"] = math.sqrt(2 * radius) * wanted.pop("alpha") / wanted["mu"]
+            nats = wanted.pop("alpha")
+            wanted["kl_budget"] = ((1.0, nats), (ENDLESS, ENDLESS * nats))
     elif wanted["rule"] == "bayes" and "alpha" in wanted:
         radius = wanted.get("kl_radius", DEFAULT_RADIUS)
         wanted["kl_step"] = radius * (wanted.pop("alpha") / wanted["mu"]) ** 2

@@ -6,7 +6,9 @@ checked by simulation here, and then compared in runs of equal votes.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -34,6 +36,10 @@ SPREADS = (0.3, 1.0, 3.0)
 """Standard deviation of the difference between the two policies, in logits."""
 PURSE = 2400
 """Votes of a run on the default grid."""
+WORLDS: Final = (("dense", 1, 9600, 64), ("courier", 8, 2400, 12), ("bandit", 8, 3200, 16))
+"""World, walks a side, votes of a run, and directions a step of `regression` (a vote each)."""
+OF_A_DIRECTION: Final = {"known": 4, "sign": 4, "bayes": 12}
+"""Votes per direction of the other rules there, one direction a step."""
 MEMORIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("none", {}),
     ("momentum .9", {"momentum": 0.9}),
@@ -41,6 +47,9 @@ MEMORIES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 MEMORY_GRIDS = {"none": runs.GRIDS["known"], "momentum .9": (0.01, 0.03, 0.1, 0.3, 1.0),
                 "Adam": (0.01, 0.03, 0.1, 0.3, 1.0)}  # fmt: skip
+MARKS_OF: Final = {
+    "margin": "o-", "sign": "s--", "bayes": "^-", "regression": "d-", "known": "o-",
+}  # fmt: skip
 VOTERS, UNEVEN = 20, 0.7
 """Voters of a panel, and the spread of log β among them."""
 SEEN = (8, 32, 128, 512)
@@ -84,11 +93,44 @@ def make_specs() -> list[dict[str, Any]]:
     return made
 
 
+def make_world_specs() -> list[dict[str, Any]]:
+    """Rules in other worlds, each with as many votes as the others."""
+    return [
+        make_spec(world=world, D=rows, rule=rule, N=n, steps=votes // n)
+        for world, rows, votes, asked in WORLDS
+        for rule, n in {**OF_A_DIRECTION, "regression": asked}.items()
+    ]
+
+
+def after(row: Spec, share: float) -> str:
+    """The mean value after a share of a row's votes, with its interval, as text.
+
+    Shares are those that `runs.space_marks` has: 1/16, 1/4 and 1.
+    """
+    at = row["marks"].index(max(1, math.ceil(row["steps"] * share)))
+    return format_interval(row["curve"][at])
+
+
 def step_sizes(spec: Spec) -> tuple[float, ...]:
     """Equal step lengths for sign and margin: the margin of n votes is about 1/√n."""
     if spec["rule"] == "margin":
         return tuple(float(alpha * spec["N"] ** 0.5) for alpha in runs.GRIDS["sign"])
     return runs.GRIDS[spec["rule"]]
+
+
+def draw_worlds(study: Study, rows: Sequence[Spec]) -> None:
+    """How far each rule's value is from the optimum, against votes, a panel for each world."""
+    with study.figure("rules-worlds", columns=len(WORLDS), height=3.9) as axes:
+        for here, (world, *_) in zip(axes, WORLDS, strict=True):
+            best = runs.WORLDS[world].optimum()
+            for row in (row for row in rows if row["world"] == world):
+                here.plot(
+                    runs.budget_at_marks(row), [best - v["mean"] for v in row["curve"]],
+                    MARKS_OF[row["rule"]], label=row["rule"],
+                )  # fmt: skip
+            here.set(xscale="log", yscale="log", xlabel="votes", title=world)
+        axes[0].set_ylabel("optimum less value")
+        put_legend_below(axes[0], 2)
 
 
 @bench("rules")
@@ -109,6 +151,7 @@ def main(study: Study) -> dict[str, Any]:
         [make_spec(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
         grid=lambda row: MEMORY_GRIDS[row["label"]],
     )
+    afield = runs.tune(study, "worlds", make_world_specs(), repetitions=20)
     panels = 20 if study.quick else 400
     weights = study.cells(
         "weights",
@@ -127,12 +170,19 @@ def main(study: Study) -> dict[str, Any]:
     study.table(f"{trained[0]['votes']} votes on the default grid", trained, columns)
     study.table("memory (known, N = 16, M = 4)", memory, {"memory": "label", **columns})
     study.table(
+        "value in other worlds after a sixteenth, a quarter and all of the votes", afield,
+        {"world": "world", "optimum": lambda r: f"{runs.WORLDS[r['world']].optimum():.2f}",
+         "rule": "rule", "a sixteenth": lambda r: after(r, 1 / 16),
+         "a quarter": lambda r: after(r, 1 / 4), "all": format_interval,
+         "α": runs.format_alpha, "votes": "votes", "answers read": "answers"},
+    )  # fmt: skip
+    study.table(
         f"votes saved by weights; log β of {VOTERS} voters has spread {UNEVEN:g}", weights,
         {"directions seen": "seen", "learned weights": format_interval,
          "best weights (β)": "best"},
     )  # fmt: skip
     for part, table in (("ratios", ratios), ("runs", trained), ("memory", memory),
-                        ("weights", weights)):  # fmt: skip
+                        ("worlds", afield), ("weights", weights)):  # fmt: skip
         study.csv(part, table)
     with study.figure("rules", columns=3, height=3.9) as (left, middle, right):
         for spread in SPREADS:
@@ -149,8 +199,7 @@ def main(study: Study) -> dict[str, Any]:
         put_legend_below(left)
         for rule in ("margin", "sign", "bayes", "regression"):
             some = sorted((row for row in trained if row["rule"] == rule), key=lambda r: r["N"])
-            mark = {"margin": "o-", "sign": "s--", "bayes": "^-", "regression": "d-"}[rule]
-            draw_points(middle, [row["N"] for row in some], some, rule, fmt=mark)
+            draw_points(middle, [row["N"] for row in some], some, rule, fmt=MARKS_OF[rule])
         set_log_ticks(middle, VOTES)
         middle.set(xlabel="votes per direction", ylabel="value at the end",
                    title=f"Runs of {trained[0]['votes']} votes")  # fmt: skip
@@ -159,5 +208,7 @@ def main(study: Study) -> dict[str, Any]:
             draw_curve(right, runs.budget_at_marks(row), row["curve"], row["label"])
         right.set(xlabel="votes", ylabel="value", title="Memory (known, N = 16, M = 4)")
         put_legend_below(right, 3)
+    draw_worlds(study, afield)
     study.end()
-    return {"ratios": ratios, "runs": trained, "memory": memory, "weights": weights}
+    return {"ratios": ratios, "runs": trained, "memory": memory, "weights": weights,
+            "worlds": afield}  # fmt: skip

@@ -11,15 +11,17 @@ from szpo.optim.settings import Adam
 from szpo_simulators.study import Search, Study, interval
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.bandit import Bandit
-from szpo_simulators.worlds.gridworld import DENSE, ERRAND, SPARSE
+from szpo_simulators.worlds.courier import Courier
+from szpo_simulators.worlds.gridworld import DENSE, ERRAND, SPARSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.subspace import Subspace
 from szpo_simulators.worlds.world import World
 
-WORLDS: Final[Mapping[str, World]] = {
+WORLDS: Final[Mapping[str, GridWorld | Bandit]] = {
     "dense": DENSE,
     "sparse": SPARSE,
     "errand": ERRAND,
+    "courier": Courier(),
     "bandit": Bandit(),
 }
 GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
@@ -27,9 +29,13 @@ GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
     "margin": (0.05, 0.15, 0.5, 1.5, 5.0),
     "sign": (0.02, 0.06, 0.2, 0.6, 2.0),
     "bayes": (0.02, 0.06, 0.2, 0.6, 2.0),
-    "regression": (0.06, 0.2, 0.6, 2.0, 6.0),
+    "regression": (0.004, 0.015, 0.06, 0.25, 1.0),
 }
-"""Step sizes α to choose from, by rule; a bench says so where the choice stands at an edge."""
+"""Step sizes α to choose from, by rule; a bench says so where the choice stands at an edge.
+
+Those of ``regression`` are nats per vote (`szpo_simulators.worlds.repetitions.settings_for`)."""
+VERSION: Final = 2
+"""Of what a cell's spec means; raise it when that changes."""
 WALKS: Final = 8192
 """Walks that are made together, as many as fit a cache."""
 HERE: Final = ("world", "subspace", "law", "panel", "beta", "crn", "truth", "steps", "marks")
@@ -61,9 +67,11 @@ def tune(
 ) -> list[dict[str, Any]]:
     """`Study.tune` over α; quick: a quarter of the steps, 3 tuning and 8 reported seeds."""
     if not study.quick:
-        return study.tune(label, rows, work, Search(grid), repetitions=repetitions)
+        return study.tune(
+            label, rows, work, Search(grid), repetitions=repetitions, version=VERSION
+        )
     short = [{**row, "steps": max(row["steps"] // 4, 20)} for row in rows]
-    return study.tune(label, short, work, Search(grid, trials=3), repetitions=8)
+    return study.tune(label, short, work, Search(grid, trials=3), repetitions=8, version=VERSION)
 
 
 def make_world(spec: Mapping[str, Any]) -> World:
