@@ -265,11 +265,11 @@ def test_a_mean_margin_is_shown_where_every_cell_has_one():
     ends = [{**row(100, 0.1), "margin": margin} for margin in (12.0, 15.0)]
     cells = [cell("szpo", seed, row(0, 0.0), end) for seed, end in enumerate(ends)]
     (found,) = summary.summarise({("szpo", "batch"): cells}, {"szpo": "SZPO"})
-    assert found["margin"] == 13.5 and show.TABLE["margin"](found) == "13.5"
+    assert found["margin"] == 13.5 and show.SPENT["margin"](found) == "13.5"
     (older,) = summary.summarise(
         {("szpo", "batch"): [cells[0], RECORDS["szpo", "batch"][0]]}, {"szpo": "SZPO"}
     )
-    assert show.TABLE["margin"](older) == "–"
+    assert show.SPENT["margin"](older) == "–"
 
 
 # --- the summary --------------------------------------------------------------------------------

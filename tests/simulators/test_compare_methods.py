@@ -7,6 +7,7 @@ import pytest
 from szpo.baselines import dpo, ppo
 from szpo.baselines.questions import Preferences
 from szpo.data.pairs import Pair
+from szpo.errors import RunError
 from szpo.types import Answer
 from szpo_simulators.compare import gradient, methods, presets, schedule
 from szpo_simulators.compare.cell_process import run_cell
@@ -51,6 +52,30 @@ def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     assert found["setup"]["tokens"] > 16  # its sixteen answers, and those that measure KL
     assert [row["share"] for row in found["course"]] == [0.0, 0.5, 1.0]
     assert found["stopped"] is None and found["bytes"]["peak"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "radius", "asked"),
+    [("bayes", 1.62, (1, 8)), ("regression", 4.5, (8, 1))],
+)
+def test_a_rule_among_the_settings_brings_its_own_defaults(rule, radius, asked, monkeypatch):
+    """Whatever rule the run's preset has: directions and comparisons of a step are the rule's."""
+    seen = []
+
+    def build(config, say):
+        seen.append(config.optimizer)
+        raise RunError("seen")
+
+    monkeypatch.setattr(methods.assemble, "build", build)
+    for preset, method in (("smollm2", "szpo"), ("tiny", "szpo-regression")):
+        spec = schedule.make_cell(
+            presets.PRESETS[preset], presets.METHODS[method], "batch", 3,
+            {"beta": {"batch": 12.0}}, {"rule": rule},
+        ).spec  # fmt: skip
+        with pytest.raises(RunError, match="seen"):
+            methods.run_szpo(spec, None)
+    for o in seen:
+        assert (o.rule, o.kl_radius, (o.directions, o.comparisons)) == (rule, radius, asked)
 
 
 def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):

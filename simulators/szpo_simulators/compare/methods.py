@@ -34,10 +34,13 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     """A whole run of szpo: set-up, votes through the ledger, updates."""
     D = spec["D"] if spec["ask"] == "batch" else 1
     votes = spec["votes"] * spec["D"] // D
-    tree = load_config(spec).model_dump()
+    settings = dict(spec["settings"])
+    rule = settings.pop("rule", None)  # other defaults follow from it, so it goes first
+    sets = [*spec["sets"], *([f"optimizer.rule={rule}"] if rule else [])]
+    tree = load_config({**spec, "sets": sets}).model_dump()
     tree["run"]["votes"] = votes
     tree["panel"]["beta"] = spec["beta"][spec["ask"]]
-    tree["optimizer"] |= spec["settings"]
+    tree["optimizer"] |= settings
     tree["optimizer"]["rows"] = D
     tree["optimizer"]["comparisons"] *= spec["D"] // D
     config = settings_file.check(tree, where="compare")
@@ -73,6 +76,7 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
 
 RUNNERS: Final[dict[str, Runner]] = {
     "szpo": run_szpo,
+    "szpo-regression": run_szpo,
     "dpo": gradient.make_offline(dpo.train, dpo.Recipe),
     "iterative-dpo": gradient.run_iterative_dpo,
     "simpo": gradient.make_offline(simpo.train, simpo.Recipe),

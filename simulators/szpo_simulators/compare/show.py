@@ -39,8 +39,12 @@ POINTS: Final = 5
 def show_results(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
     """Print the tables and write CSV, figures and JSON; returns the content of the JSON file."""
     rows = summary.summarise(records, {name: METHODS[name].title for name in preset.methods})
-    study.table(f"{preset.name}: {preset.reward}, {preset.panel}, {preset.votes} batch votes of "
-                f"{preset.D} rows; pair: {preset.D} pair votes for each", rows, TABLE)  # fmt: skip
+    study.table(
+        f"{preset.name}: {preset.reward}, {preset.panel}, {preset.votes} batch votes of "
+        f"{preset.D} rows; pair: {preset.D} pair votes for each",
+        rows, GAINED,
+    )  # fmt: skip
+    study.table("what it took", rows, SPENT)
     for row in rows:
         for one in row["stopped"]:
             study.console.print(
@@ -100,27 +104,30 @@ def _format_over_optimisation(row: Mapping[str, Any]) -> str:
     return f"{found['true'][0]:+.2f} / {found['learned'][0]:+.2f} {mark}"
 
 
-TABLE: Final[Mapping[str, Any]] = {
-    "method": "method",
-    "ask": "ask",
+NAMES: Final[Mapping[str, Any]] = {"method": "method", "ask": "ask"}
+GAINED: Final[Mapping[str, Any]] = {
+    **NAMES,
     "seeds": lambda row: len(row["seeds"]),
     "gain": _format_gain,
     "wins": _format_number("win_rate", ".0%"),
+    "KL": _format_number("kl", ".1f"),
+    "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
+    f"votes to +{summary.TARGET:g}": _format_target("votes"),
+    "labels": _format_number("agreement", ".0%"),
+    "true / learned after its best": _format_over_optimisation,
+}
+SPENT: Final[Mapping[str, Any]] = {
+    **NAMES,
     "votes": _format_number("votes", ".0f"),
     "read": _format_number("answers_read", ".0f"),
-    f"votes to +{summary.TARGET:g}": _format_target("votes"),
     f"read to +{summary.TARGET:g}": _format_target("answers_read"),
     "tokens, k": _format_number("tokens", ".0f", 1000),
     "cpu s": _format_number("cpu_seconds", ".0f"),
     "s": _format_number("seconds", ".0f"),
     "peak MiB": _format_number("peak_bytes", ".0f", MIB),
     "added": _format_number("added_bytes", ".0f", MIB),
-    "KL": _format_number("kl", ".1f"),
     "length": _format_number("length", ".1f"),
-    "labels": _format_number("agreement", ".0%"),
     "margin": _format_number("margin", ".1f"),
-    "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
-    "true / learned after its best": _format_over_optimisation,
 }
 
 
