@@ -94,7 +94,7 @@ METHODS: Final[Mapping[str, Method]] = {
             ({"rule": "regression"}, {"rule": "regression", "kl_radius": 2.88},
              {"rule": "regression", "kl_radius": 7.0},
              {"rule": "regression", "score_share": 0.5}),
-            needs=(),
+            chosen=3, needs=(),
         ),
         Method(
             "iterative-dpo", "iterative DPO",
