@@ -15,7 +15,9 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
 from szpo.training import summary as of_ledger
+from szpo.types import Answer
 from szpo_simulators.bench.frontier import (
+    base,
     cell_process,
     command,
     plan,
@@ -143,6 +145,33 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
         facts = of_ledger.steps(ledger)
     assert found["rows"][1]["answers_read"] == sum(fact.answers_read for fact in facts)
     assert len(list((ran.folder / "base").iterdir())) == 1
+
+
+def test_gains_are_counted_from_the_bases_many_answers_once_they_are_drawn(quick, ran):
+    """Found less the mean of 24 answers a prompt instead of 2: each prompt's gain moves by the
+    difference of the two means, which is the same for every cell; the best of n has its own pool.
+    """
+    found, many = replace(quick, base_answers=24), ran.read(plan.cell(quick, quick.groups[0], 0))
+    spec = plan.cell(quick, quick.groups[0], 0).spec
+    label = quick.groups[0].label
+    assert summary.read_rows(found, ran)[label] == summary.read_rows(quick, ran)[label]
+    base.draw_many(spec, ran.folder, 24)
+    base.draw_many(spec, ran.folder, 24)  # there already
+    (file,) = (ran.folder / "base").glob("*-24.json")
+    texts = json.loads(file.read_text())
+    assert [len(row) for row in texts] == [24] * 8
+    reward = text_rewards.parse("sentiment")
+    mean = np.mean([reward.score(None, Answer(text)) for row in texts for text in row])
+    counted = summary.read_rows(found, ran)[label]
+    for row, stored in zip(counted, many["rows"], strict=True):
+        assert row["gain"] == pytest.approx(stored["reward"] - mean)
+        assert np.mean(row["by_prompt"]) == pytest.approx(row["gain"])
+        assert row["gain_few"] == stored["gain"]
+        moved = row["gain"] - stored["gain"]
+        assert row["interval"] == pytest.approx([end + moved for end in stored["interval"]])
+    best = quick.groups[3].label
+    assert summary.read_rows(found, ran)[best] == summary.read_rows(quick, ran)[best]
+    file.unlink()
 
 
 def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkeypatch):

@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from szpo.config.schema import Config
 from szpo.files import replace_whole
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
-from szpo.types import Answer, Prompt
+from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import (
@@ -27,6 +30,8 @@ from szpo_simulators.study import claim, hash_spec
 
 SEED: Final = 0
 """Of the held-out random numbers, the same for every cell, so that policies are paired."""
+MANY_AT_ONCE: Final = 10
+"""Answers to each prompt in a call, where there are many."""
 WAIT: Final = 1.0
 """Seconds between looks at what another process is making."""
 
@@ -69,28 +74,84 @@ def load(spec: Mapping[str, Any], folder: Path) -> Base:
     return Base(Yardstick(asked, spec["answers"], SEED, reward.score, measured), beta)
 
 
+def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
+    """Draw the base's many answers to the prompts that measure a cell, unless they are there."""
+    path = _path_of_many(spec, folder, count)
+    with alone(folder / "locks" / f"base-{path.stem}.lock"):
+        if path.exists():
+            return
+        asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
+        policy = shared_setup.load_configured_actor(load_config(spec))
+        parts = [policy.sample(asked, MANY_AT_ONCE, seed=1 + i) for i in range(_calls(count))]
+        texts = [
+            [answer.text for part in parts for answer in part[i]][:count]
+            for i in range(len(asked))
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(path) as draft:
+            draft.write_text(json.dumps(texts), encoding="utf-8")
+
+
+def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
+    """What a cell's gain on each prompt is too low by, (prompts,); None where it is not known.
+
+    A cell is compared with few answers of the base, the same for every cell. Their luck is an
+    error that all gains share, and no interval over seeds covers it. This is the mean reward of
+    those few answers less that of ``count`` others.
+    """
+    many, few = _path_of_many(spec, folder, count), _path_of_texts(spec, folder)
+    if not count or not many.exists() or not few.exists():
+        return None
+    asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
+    return _mean_rewards(few, asked, spec["reward"]) - _mean_rewards(many, asked, spec["reward"])
+
+
+@lru_cache
+def _mean_rewards(path: Path, prompts: tuple[Prompt, ...], reward: str) -> Floats:
+    body = json.loads(path.read_text(encoding="utf-8"))
+    texts = body if isinstance(body, list) else body["found"]["measurement"]["texts"]
+    return np.asarray(_score(text_rewards.parse(reward), prompts, texts).mean(1))
+
+
+def _path_of_many(spec: Mapping[str, Any], folder: Path, count: int) -> Path:
+    few = _path_of_texts(spec, folder)
+    return few.with_name(f"{few.stem}-{count}.json")
+
+
+def _calls(count: int) -> int:
+    return -(-count // MANY_AT_ONCE)
+
+
 def _score(reward: Any, prompts: Any, texts: Any) -> Any:
     return text_rewards.matrix(reward, prompts, [[Answer(text) for text in row] for row in texts])
 
 
 def _load_texts(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    path = _path_of_texts(spec, folder)
+    if not path.exists():
+        with alone(folder / "locks" / f"base-{path.stem}.lock"):
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                measured = _measure(load_config(spec), spec)
+                made = json.dumps({"asked": _key(spec), "found": measured})
+                with replace_whole(path) as draft:
+                    draft.write_text(made, encoding="utf-8")
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["found"]
+    return body
+
+
+def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
     config = load_config(spec)
-    key = {
+    return {
         "model": config.model.model_dump(mode="json"),
         "prompts": config.prompts.model_dump(mode="json"),
         "generation": config.generation.model_dump(mode="json"),
         **{name: spec[name] for name in ("version", "heldout", "answers")},
     }
-    path = folder / "base" / f"{hash_spec(key)[:16]}.json"
-    if not path.exists():
-        with alone(folder / "locks" / f"base-{path.stem}.lock"):
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                made = json.dumps({"asked": key, "found": _measure(config, spec)})
-                with replace_whole(path) as draft:
-                    draft.write_text(made, encoding="utf-8")
-    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["found"]
-    return body
+
+
+def _path_of_texts(spec: Mapping[str, Any], folder: Path) -> Path:
+    return folder / "base" / f"{hash_spec(_key(spec))[:16]}.json"
 
 
 def _measure(config: Config, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo.errors import RunError, UsageError
+from szpo_simulators.bench.frontier import base
 from szpo_simulators.bench.frontier import plan as plans
 from szpo_simulators.bench.frontier import show as shown
 from szpo_simulators.compare import cell_store
@@ -53,6 +54,9 @@ def main(
     store = CellStore(folder, CHILD)
     wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
     failures = [] if show else run_jobs(study, store, wanted, jobs)
+    if not show and frozen.base_answers:
+        for one in wanted:
+            base.draw_many(one.spec, folder, frozen.base_answers)
     found = shown.show(study, frozen, store)
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)

@@ -118,6 +118,8 @@ class Frontier:
     setups: int
     groups: tuple[Group, ...]
     comparisons: tuple[Comparison, ...] = ()
+    base_answers: int = 0
+    """The base's answers to each prompt that gains are counted from; 0: a cell's own few."""
 
     def group(self, label: str) -> Group:
         """The group of a label.

@@ -85,6 +85,7 @@ TABLE: Final[Mapping[str, Any]] = {
     "seeds": lambda row: f"{row['seeds']}/{row['of']}",
     "read": _number("answers_read", ".0f"),
     "gain": _interval,
+    "few": _number("few", "+.3f"),
     "lowest": _number("lowest", "+.3f"),
     "unseen": _number("unseen", "+.3f"),
     "KL": _number("kl", ".2f"),

@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from szpo.seeds import derive
+from szpo.types import Floats
+from szpo_simulators.bench.frontier import base
 from szpo_simulators.bench.frontier.plan import BEST_OF, Comparison, Frontier, Group, Target, cell
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.study import make_generator
@@ -35,12 +37,29 @@ def read_rows(plan: Frontier, store: CellStore) -> dict[str, list[dict[str, Any]
                 "settings": one.spec["settings_hash"], "commit": record["commit"],
                 "stopped": record.get("stopped"), "furthest": record.get("furthest"),
             }  # fmt: skip
-            for row in record["rows"]:
+            offset = base.offset(one.spec, store.folder, plan.base_answers)
+            for measured in record["rows"]:
+                row = _count_from(offset, measured)
                 first = (group.heldout or plan.heldout)[0]
                 unseen = row.get("by_prompt", [])[max(0, plan.unseen - first) :]
                 gain = float(np.mean(unseen)) if unseen else None
                 rows.append({**named, **row, "gain_unseen": gain})
     return found
+
+
+def _count_from(offset: Floats | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose gain is counted from the base's many answers, (prompts,) above the few.
+
+    ``gain_few`` is what was measured; the best of n is compared with a pool of its own.
+    """
+    if offset is None or "by_prompt" not in row:
+        return dict(row)
+    mean = float(offset.mean())
+    return {
+        **row, "gain_few": row["gain"], "gain": row["gain"] + mean,
+        "by_prompt": (np.array(row["by_prompt"]) + offset).tolist(),
+        "interval": [end + mean for end in row["interval"]],
+    }  # fmt: skip
 
 
 def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> dict[str, Any]:
@@ -118,7 +137,9 @@ def _summarise(group: Group, votes: int, found: Sequence[Mapping[str, Any]]) -> 
     return {
         "part": group.part, "group": group.label, "checkpoint": votes,
         "seeds": len(found), "of": len(group.seeds), **bootstrap(gains),
-        "lowest": min(gains), "unseen": float(np.mean(unseen)) if unseen else None,
+        "lowest": min(gains),
+        "few": float(np.mean([row.get("gain_few", row["gain"]) for row in found])),
+        "unseen": float(np.mean(unseen)) if unseen else None,
         **{name: float(np.mean([row[name] for row in found]))
            for name in ("votes", "answers_read", "kl", "logprob")},
         "kl_most": max(row["kl"] for row in found),
