@@ -474,8 +474,9 @@ def examine(examples, steps, *, derandomize):
             suppress_health_check=list(HealthCheck),
         ),
     )
-    # No rule is dead: each of these was met again and again.
-    rare = {name: Run.reached[name] for name in MET if Run.reached[name] < examples / 40}
+    # No rule is dead: each of these was met. Histories follow from the numbers in all modules that
+    # are imported (Hypothesis draws from them), so how often differs from run to run.
+    rare = {name: Run.reached[name] for name in MET if Run.reached[name] < max(1, examples / 400)}
     assert not rare, Run.reached
 
 
