@@ -13,8 +13,8 @@ from szpo_simulators.bench.frontier.plan import BEST_OF, Frontier
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, put_legend_below
 
-DRAWN: Final = "sentiment-"
-"""Groups of this name are drawn: one taste, one panel, several methods."""
+DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
+"""Groups whose labels begin so are drawn, under another name: one taste, one panel."""
 SHADES: Final = (*COLOURS, "#888888", "#882255")
 
 
@@ -110,9 +110,13 @@ PAIRED: Final[Mapping[str, Any]] = {
 
 def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> None:
     """Gain against KL and against answers read, one line per method on the first taste."""
-    labels = [g.label for g in plan.groups if g.label.startswith(DRAWN) and g.method != BEST_OF]
     curves: dict[str, list[Mapping[str, Any]]] = {
-        label: [line for line in lines if line["group"] == label] for label in labels
+        name + group.label.removeprefix(start): [
+            line for line in lines if line["group"] == group.label
+        ]
+        for start, name in DRAWN.items()
+        for group in plan.groups
+        if group.label.startswith(start) and group.method != BEST_OF
     }
     best = [line for line in lines if line["group"].startswith("best of")]
     ends = max((line["checkpoint"] for line in best), default=0)
@@ -128,7 +132,7 @@ def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> N
                 if by == "answers_read" and label.startswith("best"):
                     continue  # the pool is drawn after the votes, and nobody reads it
                 x = [line[by] for line in found]
-                at.plot([0, *x], [0, *gains], label=label.removeprefix(DRAWN), **style)
+                at.plot([0, *x], [0, *gains], label=label, **style)
                 for value, line in zip(x, found, strict=True):
                     if line["low"] is not None:
                         ends_of = (line["low"], line["high"])
