@@ -296,7 +296,7 @@ def speed(runs: int) -> None:
         spent = []
         for _ in range(min(runs, 5)):
             began = time.perf_counter()
-            found = vote_regression.fit(votes, prior)
+            found = fit(votes, prior)
             spent.append(time.perf_counter() - began)
         cosine = float(found.w @ w / np.linalg.norm(found.w) / np.linalg.norm(w))
         print(f"{name}: {min(spent):.2f} s, cosine with the truth {cosine:.4f}", flush=True)

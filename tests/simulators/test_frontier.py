@@ -158,7 +158,7 @@ def test_gains_are_counted_from_the_bases_many_answers_once_they_are_drawn(quick
     base.draw_many(spec, ran.folder, 24)
     base.draw_many(spec, ran.folder, 24)  # there already
     (file,) = (ran.folder / "base").glob("*-24.json")
-    texts = json.loads(file.read_text())
+    texts = json.loads(file.read_text())["found"]["measurement"]["texts"]
     assert [len(row) for row in texts] == [24] * 8
     reward = text_rewards.parse("sentiment")
     mean = np.mean([reward.score(None, Answer(text)) for row in texts for text in row])

@@ -34,13 +34,10 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     """A whole run of szpo: set-up, votes through the ledger, updates."""
     D = spec["D"] if spec["ask"] == "batch" else 1
     votes = spec["votes"] * spec["D"] // D
-    settings = dict(spec["settings"])
-    rule = settings.pop("rule", None)  # other defaults follow from it, so it goes first
-    sets = [*spec["sets"], *([f"optimizer.rule={rule}"] if rule else [])]
-    tree = load_config({**spec, "sets": sets}).model_dump()
+    own = [f"optimizer.{name}={value}" for name, value in spec["settings"].items()]
+    tree = load_config({**spec, "sets": [*spec["sets"], *own]}).model_dump()
     tree["run"]["votes"] = votes
     tree["panel"]["beta"] = spec["beta"][spec["ask"]]
-    tree["optimizer"] |= settings
     tree["optimizer"]["rows"] = D
     tree["optimizer"]["comparisons"] *= spec["D"] // D
     config = settings_file.check(tree, where="compare")

@@ -47,3 +47,7 @@ class Courier(GridWorld):
     def ending(self) -> Floats:
         """Nothing more is paid when the walk ends."""
         return np.zeros(3 * self.cells)
+
+
+COURIER = Courier()
+"""The default: nine cells, a hundred moves."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.config.schema import Config
 from szpo.files import replace_whole
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo.types import Answer, Floats, Prompt
@@ -74,22 +74,32 @@ def load(spec: Mapping[str, Any], folder: Path) -> Base:
     return Base(Yardstick(asked, spec["answers"], SEED, reward.score, measured), beta)
 
 
+def make_once(path: Path, folder: Path, make: Callable[[], None]) -> None:
+    """Have a file of the folder made, unless it is there; of several processes by one alone."""
+    if path.exists():
+        return
+    with alone(folder / "locks" / f"{path.parent.name}-{path.stem}.lock"):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make()
+
+
 def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
     """Draw the base's many answers to the prompts that measure a cell, unless they are there."""
     path = _path_of_many(spec, folder, count)
-    with alone(folder / "locks" / f"base-{path.stem}.lock"):
-        if path.exists():
-            return
+
+    def make() -> None:
         asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
         policy = shared_setup.load_configured_actor(load_config(spec))
-        parts = [policy.sample(asked, MANY_AT_ONCE, seed=1 + i) for i in range(_calls(count))]
+        calls = math.ceil(count / MANY_AT_ONCE)
+        parts = [policy.sample(asked, MANY_AT_ONCE, seed=1 + i) for i in range(calls)]
         texts = [
             [answer.text for part in parts for answer in part[i]][:count]
             for i in range(len(asked))
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_whole(path) as draft:
-            draft.write_text(json.dumps(texts), encoding="utf-8")
+        _write(path, {**_key(spec), "answers": count}, {"measurement": {"texts": texts}})
+
+    make_once(path, folder, make)
 
 
 def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
@@ -108,8 +118,7 @@ def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
 
 @lru_cache
 def _mean_rewards(path: Path, prompts: tuple[Prompt, ...], reward: str) -> Floats:
-    body = json.loads(path.read_text(encoding="utf-8"))
-    texts = body if isinstance(body, list) else body["found"]["measurement"]["texts"]
+    texts = json.loads(path.read_text(encoding="utf-8"))["found"]["measurement"]["texts"]
     return np.asarray(_score(text_rewards.parse(reward), prompts, texts).mean(1))
 
 
@@ -118,26 +127,21 @@ def _path_of_many(spec: Mapping[str, Any], folder: Path, count: int) -> Path:
     return few.with_name(f"{few.stem}-{count}.json")
 
 
-def _calls(count: int) -> int:
-    return -(-count // MANY_AT_ONCE)
-
-
 def _score(reward: Any, prompts: Any, texts: Any) -> Any:
     return text_rewards.matrix(reward, prompts, [[Answer(text) for text in row] for row in texts])
 
 
 def _load_texts(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     path = _path_of_texts(spec, folder)
-    if not path.exists():
-        with alone(folder / "locks" / f"base-{path.stem}.lock"):
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                measured = _measure(load_config(spec), spec)
-                made = json.dumps({"asked": _key(spec), "found": measured})
-                with replace_whole(path) as draft:
-                    draft.write_text(made, encoding="utf-8")
+    make_once(path, folder, lambda: _write(path, _key(spec), _measure(spec)))
     body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["found"]
     return body
+
+
+def _write(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    made = json.dumps({"asked": asked, "found": found})
+    with replace_whole(path) as draft:
+        draft.write_text(made, encoding="utf-8")
 
 
 def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,8 +158,9 @@ def _path_of_texts(spec: Mapping[str, Any], folder: Path) -> Path:
     return folder / "base" / f"{hash_spec(_key(spec))[:16]}.json"
 
 
-def _measure(config: Config, spec: Mapping[str, Any]) -> dict[str, Any]:
-    policy, prompts = shared_setup.load_configured_actor(config), shared_setup.load_prompts(spec)
+def _measure(spec: Mapping[str, Any]) -> dict[str, Any]:
+    policy = shared_setup.load_configured_actor(load_config(spec))
+    prompts = shared_setup.load_prompts(spec)
     drawn = policy.sample(prompts.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
 
     def score_none(prompt: Prompt, answer: Answer) -> float:

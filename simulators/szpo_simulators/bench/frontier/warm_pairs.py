@@ -28,20 +28,22 @@ def make(spec: Mapping[str, Any], folder: Path) -> Path:
     ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people chose. Pairs follow
     from the cell's seed, spread over the prompts to train on. Equal texts are no pair.
     """
-    asked = spec["pairs"]
     own = {name: spec[name] for name in ("run", "sets", "seed", "pairs")}
     path = folder / "pairs" / f"{hash_spec(own)[:16]}.jsonl"
-    if path.exists():
-        return path
-    reward = text_rewards.parse(asked["reward"])
-    beta = base.load({**spec, "reward": asked["reward"]}, folder).beta["pair"]
+    base.make_once(path, folder, lambda: _draw(spec, folder, path))
+    return path
+
+
+def _draw(spec: Mapping[str, Any], folder: Path, path: Path) -> None:
+    count, taste = spec["pairs"]["count"], spec["pairs"]["reward"]
+    beta = base.load({**spec, "reward": taste}, folder).beta["pair"]
     prompts = shared_setup.load_prompts(spec).train
-    each = math.ceil(asked["count"] / len(prompts))
-    few = prompts[: math.ceil(asked["count"] / each)]
+    each = math.ceil(count / len(prompts))
+    few = prompts[: math.ceil(count / each)]
     drawn = shared_setup.load_configured_actor(load_config(spec)).sample(
         few, 2 * each, seed=spec["seed"]
     )
-    values = text_rewards.matrix(reward, few, drawn).reshape(-1, 2)
+    values = text_rewards.matrix(text_rewards.parse(taste), few, drawn).reshape(-1, 2)
     first = special.expit(beta * (values[:, 0] - values[:, 1]))
     wins = uniform(derive(spec["seed"], "pairs to begin with"), len(first)) < first
     pairs = [
@@ -49,6 +51,4 @@ def make(spec: Mapping[str, Any], folder: Path) -> Path:
         for i, won in enumerate(wins.tolist())
         if (both := drawn[i // each][2 * (i % each) : 2 * (i % each) + 2])[0].text != both[1].text
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    preference_files.write(path, pairs[: asked["count"]])
-    return path
+    preference_files.write(path, pairs[:count])

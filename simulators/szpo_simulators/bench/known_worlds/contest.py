@@ -20,12 +20,12 @@ from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
 from szpo_simulators.study import TUNING, Study, interval, seed_range
 from szpo_simulators.worlds import repetitions
-from szpo_simulators.worlds.courier import Courier
+from szpo_simulators.worlds.courier import COURIER
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 
-WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": Courier()}
+WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": COURIER}
 BLOCK: Final = 10
 """Repetitions of a rival worked on together: as many as leave their walks in memory.
 

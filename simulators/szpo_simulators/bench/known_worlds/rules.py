@@ -151,7 +151,7 @@ def main(study: Study) -> dict[str, Any]:
         [make_spec(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
         grid=lambda row: MEMORY_GRIDS[row["label"]],
     )
-    afield = runs.tune(study, "worlds", make_world_specs(), repetitions=20)
+    elsewhere = runs.tune(study, "worlds", make_world_specs(), repetitions=20)
     panels = 20 if study.quick else 400
     weights = study.cells(
         "weights",
@@ -170,7 +170,7 @@ def main(study: Study) -> dict[str, Any]:
     study.table(f"{trained[0]['votes']} votes on the default grid", trained, columns)
     study.table("memory (known, N = 16, M = 4)", memory, {"memory": "label", **columns})
     study.table(
-        "value in other worlds after a sixteenth, a quarter and all of the votes", afield,
+        "value in other worlds after a sixteenth, a quarter and all of the votes", elsewhere,
         {"world": "world", "optimum": lambda r: f"{runs.WORLDS[r['world']].optimum():.2f}",
          "rule": "rule", "a sixteenth": lambda r: after(r, 1 / 16),
          "a quarter": lambda r: after(r, 1 / 4), "all": format_interval,
@@ -182,7 +182,7 @@ def main(study: Study) -> dict[str, Any]:
          "best weights (β)": "best"},
     )  # fmt: skip
     for part, table in (("ratios", ratios), ("runs", trained), ("memory", memory),
-                        ("worlds", afield), ("weights", weights)):  # fmt: skip
+                        ("worlds", elsewhere), ("weights", weights)):  # fmt: skip
         study.csv(part, table)
     with study.figure("rules", columns=3, height=3.9) as (left, middle, right):
         for spread in SPREADS:
@@ -208,7 +208,7 @@ def main(study: Study) -> dict[str, Any]:
             draw_curve(right, runs.budget_at_marks(row), row["curve"], row["label"])
         right.set(xlabel="votes", ylabel="value", title="Memory (known, N = 16, M = 4)")
         put_legend_below(right, 3)
-    draw_worlds(study, afield)
+    draw_worlds(study, elsewhere)
     study.end()
     return {"ratios": ratios, "runs": trained, "memory": memory, "weights": weights,
-            "worlds": afield}  # fmt: skip
+            "worlds": elsewhere}  # fmt: skip

@@ -11,7 +11,7 @@ from szpo.optim.settings import Adam
 from szpo_simulators.study import Search, Study, interval
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.bandit import Bandit
-from szpo_simulators.worlds.courier import Courier
+from szpo_simulators.worlds.courier import COURIER
 from szpo_simulators.worlds.gridworld import DENSE, ERRAND, SPARSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.subspace import Subspace
@@ -21,7 +21,7 @@ WORLDS: Final[Mapping[str, GridWorld | Bandit]] = {
     "dense": DENSE,
     "sparse": SPARSE,
     "errand": ERRAND,
-    "courier": Courier(),
+    "courier": COURIER,
     "bandit": Bandit(),
 }
 GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
