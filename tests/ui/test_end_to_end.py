@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
-from szpo.replay import verification
+from szpo.replay import replay, verification
 from szpo.reports import bundle
 from tests.support.waiting import until
 
@@ -168,6 +169,21 @@ def applied(run: Path) -> int:
     return 0 if last is None else last + 1
 
 
+def went_somewhere(run: Path, rounds: int) -> bool:
+    """Whether a round began away from the start, so that its votes can go along a path.
+
+    It depends on how the votes of three tastes met: a run stays at its start where they cancel, or
+    where the guards are predicted to break.
+    """
+    with Ledger.open(run, readonly=True) as ledger:
+        start = replay.fold(ledger, 0)
+        return any(
+            not np.array_equal(replay.fold(ledger, n)[name], start[name])
+            for n in range(1, rounds)
+            for name in start
+        )
+
+
 def check_export(operator: Any, run: Path, rounds: int, file: Path) -> None:
     """The export of a finished run says what its operator's page shows."""
     operator.wait_for_selector("#op-root[data-state=finished]")
@@ -180,9 +196,12 @@ def check_export(operator: Any, run: Path, rounds: int, file: Path) -> None:
     again = bundle.recompute(file)
     assert (again.progress.applied, again.progress.votes) == (rounds, counted)
     heading = again.improving.heading
-    assert heading.value is not None and heading.low is not None and heading.high is not None
-    assert f"{heading.value:.2f}" in shown, "the dashboard's first figure is the export's"
-    assert f"[{heading.low:.2f}–{heading.high:.2f}]" in shown
+    if went_somewhere(run, rounds):
+        assert heading.value is not None
+        first = f"{heading.value:.2f} [{heading.low:.2f}–{heading.high:.2f}]"
+        assert first in shown, "the dashboard's first figure is the export's"
+    else:
+        assert heading.value is None and "No votes along a path yet" in shown
     for person in again.panelists:
         row = operator.locator("#op-root tr", has_text=person.name).first
         assert str(person.votes) in row.inner_text()
