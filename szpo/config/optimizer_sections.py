@@ -13,11 +13,12 @@ from szpo.aggregation.links import LINKS
 from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
 from szpo.config import rule_plugins
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
-from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM
+from szpo.optim.checked_settings import POSTERIOR_DIM
 from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
+from szpo.optim.rules.rule import Rule
 from szpo.optim.settings import SELECTIONS, SMOOTHINGS
 from szpo.types import Pairing
 
@@ -26,13 +27,20 @@ LINK_NAMES = (*LINKS, "linear")
 LAWS = ("gaussian", "normalised", "orthonormal")
 
 
+def rule_defaults(rule: Rule) -> dict[str, Any]:
+    """What the rule itself asks by default, by the names of a run's settings."""
+    names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
+    return {name: rule.defaults[own] for name, own in names.items() if own in rule.defaults}
+
+
 class Optimizer(Section):
     """The zeroth-order optimizer: how comparisons are made and how votes move the weights."""
 
     rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
         "auto",
-        description=f"{list_names(list(RULES))}, or one of another package; auto: bayes up to "
-        f"{POSTERIOR_DIM} coordinates, known above.",
+        description=f"{list_names(list(RULES))}, or one of another package; auto: regression "
+        f"on up to {POSTERIOR_DIM} coordinates of subspace.kind score, where it has all that is "
+        f"set; elsewhere bayes up to {POSTERIOR_DIM} coordinates, known above.",
     )
     law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
         "auto",
@@ -44,20 +52,20 @@ class Optimizer(Section):
         "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
     )
     directions: Count = Field(
-        1, description="K: directions per step; default: 1, or 8 under regression."
+        1, description="K: directions per step; default: 8 under regression, otherwise 1."
     )
     comparisons: Count = Field(
         8,
-        description="N: comparisons per direction, each on its own prompts; default: 8, or 1 "
-        "under regression.",
+        description="N: comparisons per direction, each on its own prompts; default: 1 under "
+        "regression, otherwise 8.",
     )
     votes: Count = Field(1, description="M: panelists (votes) per comparison.")
     rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
     kl_radius: Positive = Field(
         1.62,
         le=1e6,
-        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); default: 1.62, "
-        f"or {RADIUS:g} under regression.",
+        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); default: "
+        f"{RADIUS:g} under regression, otherwise 1.62.",
     )
     kl_step: Positive = Field(
         0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
@@ -146,12 +154,8 @@ class Optimizer(Section):
         """Directions, comparisons and radius that are left out are those of the rule."""
         if not isinstance(given, Mapping):
             return given
-        rule = given.get("rule", "auto")
-        own = rule_plugins.find(AUTO_RULES[0] if rule == "auto" else str(rule))
-        names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
-        usual = {} if own is None else own.defaults
-        filled = {name: usual[short] for name, short in names.items() if short in usual}
-        return {**filled, **given}
+        own = rule_plugins.find(str(given.get("rule", "auto")))
+        return given if own is None else {**rule_defaults(own), **given}
 
     @model_validator(mode="after")
     def _step_fits_fp32(self) -> Self:

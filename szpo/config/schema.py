@@ -11,15 +11,15 @@ is refused here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from szpo.config.engine import Engine
 from szpo.config.judge import Judge
 from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
-from szpo.config.optimizer_sections import Optimizer, Selection
+from szpo.config.optimizer_sections import Optimizer, Selection, rule_defaults
 from szpo.config.run_sections import (
     Evaluation,
     Guards,
@@ -31,7 +31,7 @@ from szpo.config.run_sections import (
 )
 from szpo.config.section import Section
 from szpo.errors import UsageError
-from szpo.optim.checked_settings import AUTO_RULES, WARMUP, defaults
+from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES
@@ -56,6 +56,8 @@ NAMES: Final[Mapping[str, str]] = {
     "vote_price": "selection.vote_price",
 }
 """What the optimizer's settings are called in a run's settings."""
+SCORED_RULE: Final = "regression"
+"""The rule that is auto's choice where coordinates come from scores of the model's own answers."""
 
 
 class Config(Section):
@@ -77,6 +79,26 @@ class Config(Section):
     hook: Hook = Field(default_factory=lambda: Hook())
     tracking: Tracking = Field(default_factory=lambda: Tracking())
     prolific: Prolific = Field(default_factory=lambda: Prolific())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_auto_asks(cls, given: Any) -> Any:
+        """Where auto means a rule, what is left out is as that rule asks by default."""
+        if not isinstance(given, Mapping):
+            return given
+        try:
+            draft = cls.model_construct(
+                run=Run.model_validate(given.get("run", {})),
+                subspace=Subspace.model_validate(given.get("subspace", {})),
+                optimizer=Optimizer.model_validate(given.get("optimizer", {})),
+                selection=Selection.model_validate(given.get("selection", {})),
+            )
+        except ValidationError:
+            return given  # refused below, with its place
+        own = given.get("optimizer", {})
+        if draft.optimizer.rule != "auto" or draft.rule is None or not isinstance(own, Mapping):
+            return given
+        return {**given, "optimizer": {**rule_defaults(RULES[draft.rule]), **own}}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -116,7 +138,7 @@ class Config(Section):
         """Refuse what the optimizer refuses whatever the layout of the coordinates."""
         chosen = self.optimizer.rule
         refused: list[SettingsError] = []
-        for rule in AUTO_RULES if chosen == "auto" else (chosen,):
+        for rule in (self.rule or AUTO_RULES[0], *AUTO_RULES) if chosen == "auto" else (chosen,):
             try:
                 self._make_settings(ONE_COORDINATE, 1.0, rule)
             except SettingsError as error:
@@ -131,13 +153,37 @@ class Config(Section):
         Raises:
             UsageError: one was changed that plays no part in the rule.
         """
-        o = self.optimizer
-        rule = RULES.get(o.rule)
-        for name in () if rule is None else rule.ignores:
-            if getattr(o, name) != Optimizer.model_fields[name].default:
-                raise UsageError(
-                    f"settings: optimizer.{name} plays no part in the rule {o.rule}; leave it out"
-                )
+        rule = RULES.get(self.optimizer.rule)
+        if rule is not None and (names := self._list_changed(rule.ignores)):
+            raise UsageError(
+                f"settings: optimizer.{names[0]} plays no part in the rule {rule.name}; "
+                "leave it out"
+            )
+
+    def _list_changed(self, names: Iterable[str]) -> list[str]:
+        """List the settings of the optimizer that are not as they are by default."""
+        fields = Optimizer.model_fields
+        return [name for name in names if getattr(self.optimizer, name) != fields[name].default]
+
+    @property
+    def rule(self) -> str | None:
+        """The rule that turns votes into steps; None: auto, by the number of coordinates.
+
+        auto is `SCORED_RULE` where coordinates are scored, few enough, and all other settings are
+        ones that it has.
+        """
+        chosen, space, own = self.optimizer.rule, self.subspace, RULES[SCORED_RULE]
+        if chosen != "auto":
+            return chosen
+        scored = space.kind == "score" and self.optimizer.mu is None
+        few = space.dim == "auto" or space.dim <= POSTERIOR_DIM
+        if not (scored and few) or self._list_changed(own.ignores):
+            return None
+        try:
+            self._make_settings(ONE_COORDINATE, 1.0, own.name)
+        except SettingsError:
+            return None
+        return own.name
 
     def optimizer_settings(self, layout: Layout, scale: float) -> Settings:
         """The optimizer's settings of a run in coordinates of this layout and scale.
@@ -146,13 +192,12 @@ class Config(Section):
             UsageError: they do not fit together, or not the coordinates.
         """
         try:
-            return self._make_settings(layout, scale, None)
+            return self._make_settings(layout, scale, self.rule)
         except SettingsError as error:
             raise UsageError(f"settings: {error.rename(NAMES)}") from None
 
     def _make_settings(self, layout: Layout, scale: float, rule: str | None) -> Settings:
         o, chosen = self.optimizer, self.selection
-        rule = rule or (None if o.rule == "auto" else o.rule)
         changes: dict[str, Any] = {}
         if o.block is not None:
             if o.law != "auto":

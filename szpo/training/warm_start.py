@@ -59,7 +59,7 @@ def read(config: Config, *, scored: bool = True) -> Preferred | None:
     if path is None:
         return None
     able = [name for name, rule in RULES.items() if rule.two_points]
-    if config.optimizer.rule not in able:
+    if config.rule not in able:
         raise UsageError(
             f"settings: {NAME} belongs to the rule {' or '.join(able)}; set optimizer.rule, or "
             "leave it out"

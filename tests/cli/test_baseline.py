@@ -210,7 +210,7 @@ def test_an_empty_ledger_and_one_of_ties_are_one_line(
 def test_a_runs_votes_are_learned_from_on_its_own_sites(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--set", "run.steps=2", "--set", "optimizer.comparisons=2"]
+    small = ["--set", "run.steps=2", "--set", "optimizer.directions=2"]
     small += ["--set", "optimizer.rows=3", "--set", "panel.beta=8", "--set", "run.name=r"]
     small += ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
     assert call(["run", *TINY, *small, "--folder", str(tmp_path)]) == 0

@@ -112,7 +112,7 @@ def test_the_doctor_measures_a_step_on_servers(
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={folder}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
             f'engine.replicas=["{server.url}"]', "optimizer.rows=2",
-            "optimizer.comparisons=1", "generation.max_new_tokens=4"]  # fmt: skip
+            "optimizer.directions=1", "generation.max_new_tokens=4"]  # fmt: skip
     engine, step = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
     assert (engine.status, step.status) == ("ok", "ok")
     assert engine.text.startswith(f"vLLM {server.version} at {server.url}")

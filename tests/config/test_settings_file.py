@@ -17,12 +17,42 @@ from szpo.errors import UsageError
 
 def test_defaults_are_the_documented_ones() -> None:
     o = Config().optimizer
-    assert (o.directions, o.comparisons, o.votes, o.rows) == (1, 8, 1, 8)
-    assert (o.kl_radius, o.kl_step, o.forget, o.pairing) == (1.62, 0.03, 0.94, "antithetic")
+    assert (o.directions, o.comparisons, o.votes, o.rows) == (8, 1, 1, 8)
+    assert (o.rule, o.kl_radius, o.pairing) == ("auto", 4.5, "antithetic")
+    assert Config().rule == "regression"
     assert Config().generation.max_new_tokens == 24
     assert Config().panel.size == 5
     assert Config().votes_per_step == 8
     assert Config().steps == 30  # 240 votes at 8 per step
+
+
+@pytest.mark.parametrize(
+    ("sets", "rule"),
+    [
+        (("optimizer.rows=4",), "regression"),
+        (("optimizer.votes=2", "optimizer.weighting=skill"), "regression"),
+        (("subspace.dim=auto", "run.votes=2000"), "regression"),  # 64
+        (("subspace.dim=65",), None),
+        (("subspace.kind=random",), None),
+        (("subspace.kind=full",), None),
+        (("optimizer.mu=1",), None),
+        (("optimizer.forget=0.9",), None),  # regression forgets nothing, so another rule is meant
+        (("optimizer.ties=davidson",), None),
+        (("selection.candidates=16",), None),
+    ],
+)
+def test_auto_is_regression_on_scored_coordinates_where_it_has_all_that_is_set(sets, rule):
+    config = settings_file.load(sets=sets)
+    o = config.optimizer
+    assert (o.rule, config.rule) == ("auto", rule)
+    # What is left out is as the rule asks by default: on either side eight votes of a panelist.
+    asked = (8, 1, 4.5) if rule else (1, 8, 1.62)
+    assert (o.directions, o.comparisons, o.kl_radius) == asked
+    if config.subspace.kind != "full":
+        made = config.optimizer_settings((("z", (config.dim,)),), 1.0)
+        assert made.rule == (rule or ("bayes" if config.dim <= 64 else "known"))
+    again = Config.model_validate(config.model_dump(mode="json"))  # as a ledger records it
+    assert again == config and again.rule == rule
 
 
 @pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
@@ -97,7 +127,7 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
         (["mu=nan"], "optimizer.mu must be a finite number > 0 and <= 1e+06 (got nan)"),
         (["run.votes=none"], "run.votes and run.steps are both None"),
         (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
-        (["directions=64"], "run.votes 240 is less than one step, which takes 512"),
+        (["comparisons=64"], "run.votes 240 is less than one step, which takes 512"),
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),

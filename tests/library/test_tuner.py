@@ -26,7 +26,7 @@ from tests.support import folder_run
 
 matplotlib.use("agg")
 SMALL = {
-    "model.dtype": "fp32", "optimizer.comparisons": 2, "optimizer.rows": 2,
+    "model.dtype": "fp32", "optimizer.directions": 2, "optimizer.rows": 2,
     "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
     "subspace.kl_samples": 16, "evaluation.prompts": 1, "evaluation.samples": 1,
     "evaluation.along": 0,

@@ -393,9 +393,10 @@ def test_a_settings_file_names_the_rules_own_directions():
     sets = ["optimizer.rule=regression", "optimizer.kl_budget=[[20, 1], [40, 2.5]]"]
     made = settings_file.load(sets=sets).optimizer_settings(LAYOUT, 1.0)
     assert made.kl_budget == ((20.0, 1.0), (40.0, 2.5)) and made.centre_step == 1.0
-    again = settings_file.load(sets=["optimizer.law=orthonormal"]).optimizer_settings(LAYOUT, 1.0)
+    again = settings_file.load(sets=["optimizer.rule=bayes", "optimizer.law=orthonormal"])
+    again = again.optimizer_settings(LAYOUT, 1.0)
     assert again.rule == "bayes" and again.law == Law("orthonormal")
     with pytest.raises(UsageError, match=r"optimizer\.kl_budget belongs to the rule regression"):
-        settings_file.load(sets=["optimizer.kl_budget=[[20, 1]]"])
+        settings_file.load(sets=["optimizer.rule=bayes", "optimizer.kl_budget=[[20, 1]]"])
     with pytest.raises(UsageError, match="block is a law of its own"):
         settings_file.load(sets=["optimizer.law=gaussian", "optimizer.block=2"])

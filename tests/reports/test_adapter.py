@@ -265,7 +265,7 @@ def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(
     text = card.text
     assert f"szpo verify RUN.db --head {head}" in text
     for part in ("15 prompts to tune on and 5 held out",
-                 "in a step 1 × 4 comparisons of 2 prompts", "95 % interval",
+                 "in a step 4 × 1 comparisons of 2 prompts", "95 % interval",
                  "Guards on held-out prompts", "## Limits",
                  "vllm serve someone/llama"):  # fmt: skip
         assert part in text

@@ -30,9 +30,7 @@ SURE = ("panel.beta=60", "optimizer.kl_budget=[[8, 40]]", "optimizer.centre_step
 
 def run(folder, *sets, preset=None):
     """The ledger's file of a run of the tiny random model."""
-    line = folder_run.arguments(
-        folder, "optimizer.comparisons=4", *sets, model_folder=folder_run.model(folder)
-    )
+    line = folder_run.arguments(folder, *sets, model_folder=folder_run.model(folder))
     if preset is not None:
         line[1:1] = ["--preset", preset]
     assert call(line) == 0
@@ -63,7 +61,7 @@ def tuned(tmp_path_factory):
         {"prompt": f"w{i}", "chosen": f"w{i + 40} w3", "rejected": f"w{i + 50}"} for i in range(40)
     ]
     pairs.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    sets = ("optimizer.rule=regression", "optimizer.comparisons=1", "run.votes=24", *SURE)
+    sets = ("optimizer.rule=regression", "optimizer.directions=8", "run.votes=24", *SURE)
     path = run(folder, *sets, f"optimizer.prior={pairs}")
     pairs.unlink()  # nothing that follows needs it
     return path

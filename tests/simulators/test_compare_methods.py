@@ -44,7 +44,7 @@ def test_the_panel_is_fitted_once_for_either_size_of_question(base):
 @pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
 def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
-    found = run(base, "szpo", ask)
+    found = run(base, "szpo", ask, rule="bayes")
     last = found["course"][-1]
     assert 0 < last["votes"] <= votes and last["answers_read"] <= 2 * rows * last["votes"]
     # Two steps with 2 · 2 · 2 answers of at most six tokens, and the set-up before them.
@@ -82,7 +82,9 @@ def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):
     """Each step ends at its first vote; a step more might take two of the one vote left."""
     start, setup = base
     preset = replace(PRESET, sets=(*SETS, "selection.vote_price=50.0"))
-    cell = schedule.make_cell(preset, presets.METHODS["szpo"], "batch", 3, setup, {})
+    cell = schedule.make_cell(
+        preset, presets.METHODS["szpo"], "batch", 3, setup, {"rule": "bayes"}
+    )
     course = run_cell(cell.spec, start)["course"]
     assert [(row["share"], row["votes"]) for row in course] == [(0.0, 0), (0.5, 2), (1.0, 3)]
 

@@ -91,11 +91,11 @@ def test_what_cannot_become_a_prior_is_one_line(policy: LoraPolicy) -> None:
 
 
 def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
-    for rule in ("auto", "bayes", "known"):
-        config = settings_file.load(sets=[f"optimizer.rule={rule}", "optimizer.prior=p.jsonl"])
+    for own in ("rule=bayes", "rule=known", "forget=0.9"):  # with the last, auto is bayes
+        config = settings_file.load(sets=[f"optimizer.{own}", "optimizer.prior=p.jsonl"])
         with pytest.raises(UsageError, match=r"optimizer\.prior belongs to the rule regression"):
             warm_start.read(config)
-    assert warm_start.read(settings_file.load(sets=["optimizer.rule=regression"])) is None
+    assert warm_start.read(settings_file.load()) is None
     config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.prior=p.jsonl"])
     with pytest.raises(UsageError, match="needs the scores of texts"):
         warm_start.read(config, scored=False)

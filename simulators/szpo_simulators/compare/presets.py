@@ -86,7 +86,8 @@ METHODS: Final[Mapping[str, Method]] = {
     for method in (
         Method(
             "szpo", "SZPO, bayes",
-            ({}, {"kl_step": 0.06}, {"kl_step": 0.015}, {"comparisons": 4}),
+            ({"rule": "bayes"}, {"rule": "bayes", "kl_step": 0.06},
+             {"rule": "bayes", "kl_step": 0.015}, {"rule": "bayes", "comparisons": 4}),
             chosen=1, needs=(),
         ),
         Method(

@@ -138,7 +138,8 @@ def make_config(spec: Mapping[str, Any]) -> Config:
     """A run's settings: the default sites, one step with as many answers as were asked for."""
     dtype = spec["dtype"]
     sets = [
-        f"model.name={spec['model']}", f"optimizer.comparisons={spec['answers'] // (2 * D)}",
+        f"model.name={spec['model']}", "optimizer.directions=1",
+        f"optimizer.comparisons={spec['answers'] // (2 * D)}",
         f"optimizer.rows={D}", f"run.votes={spec['answers'] // (2 * D)}", "panel.kind=bt70",
         "panel.reward=sentiment", "panel.beta=5",
         *(["model.quantization=nf4"] if dtype == "4-bit" else [f"model.dtype={dtype}"]),

@@ -45,6 +45,7 @@ def run_cells(study: Study, model: str, used: Sequence[int]) -> list[dict[str, A
                 f"panel.kind={PANELS[label]}",
                 f"panel.size={SIZE}",
                 f"run.votes={votes}",
+                "optimizer.rule=bayes",  # auto would have another rule under some weightings
                 f"optimizer.weighting={weighting}",
             ],
             preset=model,
