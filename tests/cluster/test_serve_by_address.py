@@ -106,7 +106,7 @@ def test_ledger_and_pages_here_models_on_a_cluster_that_goes_away_and_comes_back
     port = free_port()
     sets = [
         f"model.name={model}", "model.dtype=fp32", f"prompts.path={folder_run.prompts(tmp_path)}",
-        "panel.reward=length:6", "panel.beta=10", "run.votes=24", "optimizer.comparisons=4",
+        "panel.reward=length:6", "panel.beta=10", "run.votes=24", "optimizer.directions=4",
         "optimizer.rows=2", "generation.max_new_tokens=8", "subspace.dim=4",
         "subspace.samples=32", "subspace.kl_samples=32", "run.name=away", "panel.size=4",
         "engine.kind=ray", "engine.workers=2", "engine.chunk_rows=4",

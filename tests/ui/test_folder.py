@@ -563,7 +563,8 @@ def test_a_run_is_begun_voted_on_paused_stopped_and_started_again(tmp_path: Path
         f'[model]\nname = "{model}"\ndtype = "fp32"\n'
         f'[prompts]\npath = "{folder_run.prompts(tmp_path)}"\n'
         '[panel]\nkind = "people"\npoll_seconds = 0.05\ncalibration = false\n'
-        "[run]\nvotes = 40\nlag = 0\n[optimizer]\ncomparisons = 2\nrows = 2\nvotes = 1\n"
+        'poor_samples = "open"\n'
+        "[run]\nvotes = 40\nlag = 0\n[optimizer]\ndirections = 2\nrows = 2\nvotes = 1\n"
         "[generation]\nmax_new_tokens = 8\n[subspace]\ndim = 4\nsamples = 32\nkl_samples = 32\n"
         "[evaluation]\nprompts = 1\nsamples = 1\nalong = 0\n",
         encoding="utf-8",
