@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,19 +17,12 @@ from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
-from szpo.optim.rules.rule import Rule
 from szpo.optim.settings import SELECTIONS, SMOOTHINGS
 from szpo.types import Pairing
 
 FLOAT32_MAX = 3.4028234663852886e38
 LINK_NAMES = (*LINKS, "linear")
 LAWS = ("gaussian", "normalised", "orthonormal")
-
-
-def rule_defaults(rule: Rule) -> dict[str, Any]:
-    """What the rule itself asks by default, by the names of a run's settings."""
-    names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
-    return {name: rule.defaults[own] for name, own in names.items() if own in rule.defaults}
 
 
 class Optimizer(Section):
@@ -147,15 +139,6 @@ class Optimizer(Section):
         "length and topic are predicted to hold, from the base's own answers; "
         "default: true.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_the_rule_asks(cls, given: Any) -> Any:
-        """Directions, comparisons and radius that are left out are those of the rule."""
-        if not isinstance(given, Mapping):
-            return given
-        own = rule_plugins.find(str(given.get("rule", "auto")))
-        return given if own is None else {**rule_defaults(own), **given}
 
     @model_validator(mode="after")
     def _step_fits_fp32(self) -> Self:

@@ -16,10 +16,11 @@ from typing import Any, Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from szpo.config import rule_plugins
 from szpo.config.engine import Engine
 from szpo.config.judge import Judge
 from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
-from szpo.config.optimizer_sections import Optimizer, Selection, rule_defaults
+from szpo.config.optimizer_sections import Optimizer, Selection
 from szpo.config.run_sections import (
     Evaluation,
     Guards,
@@ -82,8 +83,8 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_auto_asks(cls, given: Any) -> Any:
-        """Where auto means a rule, what is left out is as that rule asks by default."""
+    def _as_the_rule_asks(cls, given: Any) -> Any:
+        """Directions, comparisons and radius that are left out are those of the rule."""
         if not isinstance(given, Mapping):
             return given
         try:
@@ -95,10 +96,12 @@ class Config(Section):
             )
         except ValidationError:
             return given  # refused below, with its place
-        own = given.get("optimizer", {})
-        if draft.optimizer.rule != "auto" or draft.rule is None or not isinstance(own, Mapping):
+        own = None if draft.rule is None else rule_plugins.find(draft.rule)
+        if own is None:
             return given
-        return {**given, "optimizer": {**rule_defaults(RULES[draft.rule]), **own}}
+        names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
+        usual = {name: own.defaults[key] for name, key in names.items() if key in own.defaults}
+        return {**given, "optimizer": {**usual, **dict(given.get("optimizer", {}))}}
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -136,9 +139,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _optimizer_can_work(self) -> Self:
         """Refuse what the optimizer refuses whatever the layout of the coordinates."""
-        chosen = self.optimizer.rule
         refused: list[SettingsError] = []
-        for rule in (self.rule or AUTO_RULES[0], *AUTO_RULES) if chosen == "auto" else (chosen,):
+        for rule in AUTO_RULES if self.rule is None else (self.rule,):
             try:
                 self._make_settings(ONE_COORDINATE, 1.0, rule)
             except SettingsError as error:

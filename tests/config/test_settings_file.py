@@ -18,8 +18,8 @@ from szpo.errors import UsageError
 def test_defaults_are_the_documented_ones() -> None:
     o = Config().optimizer
     assert (o.directions, o.comparisons, o.votes, o.rows) == (8, 1, 1, 8)
-    assert (o.rule, o.kl_radius, o.pairing) == ("auto", 4.5, "antithetic")
-    assert Config().rule == "regression"
+    assert (o.kl_radius, o.kl_step, o.forget, o.pairing) == (4.5, 0.03, 0.94, "antithetic")
+    assert (o.rule, Config().rule) == ("auto", "regression")
     assert Config().generation.max_new_tokens == 24
     assert Config().panel.size == 5
     assert Config().votes_per_step == 8

@@ -96,6 +96,7 @@ def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"optimizer\.prior belongs to the rule regression"):
             warm_start.read(config)
     assert warm_start.read(settings_file.load()) is None
+    assert warm_start.read(settings_file.load(sets=["optimizer.rule=regression"])) is None
     config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.prior=p.jsonl"])
     with pytest.raises(UsageError, match="needs the scores of texts"):
         warm_start.read(config, scored=False)
