@@ -13,33 +13,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from szpo.types import Floats
 from szpo_simulators.bench.frontier import plan, summary
 from szpo_simulators.compare.cell_store import CellStore
 
 ROOT = Path(__file__).parents[1]
-SEEDS = range(2000, 2004)
 WARM = ("warm-like", "warm-opposite")
 WITHOUT = (("cold", 24), ("sentiment", 56), ("sentiment", 120), ("sentiment", 240))
 RESAMPLES = 4000
-
-Floats = npt.NDArray[np.float64]
-
-
-def read_gains(folder: Path) -> dict[tuple[str, int], Floats]:
-    """Gains at each group and number of votes, (seeds,)."""
-    frozen = plan.read(ROOT / "experiments" / "frozen" / "frontier.toml")
-    rows = summary.read_rows(frozen, CellStore(folder))
-    found = {}
-    for group in frozen.groups:
-        if group.name not in ("cold", "sentiment", *WARM) or group.method != "regression":
-            continue
-        for votes in summary.checkpoints_of(group):
-            at = summary.checkpoint(rows[group.label], group, votes)
-            by_seed = {row["seed"]: row["gain"] for row in at}
-            found[group.name, votes] = np.array([by_seed[seed] for seed in SEEDS])
-    return found
 
 
 def votes_saved(without: Floats, gain: float, votes: int) -> float:
@@ -48,19 +30,29 @@ def votes_saved(without: Floats, gain: float, votes: int) -> float:
 
 
 def main(folder: Path) -> None:
-    gains = read_gains(folder)
-    without = np.array([gains[point] for point in WITHOUT])  # (checkpoints, seeds)
-    draws = np.random.default_rng(0).integers(len(SEEDS), size=(RESAMPLES, len(SEEDS)))
+    frozen = plan.read(ROOT / "experiments" / "frozen" / "frontier.toml")
+    rows = summary.read_rows(frozen, CellStore(folder))
+    seeds = frozen.group("cold-regression").seeds
+
+    def gains(name: str, votes: int) -> Floats:
+        label = f"{name}-regression"
+        found = summary.checkpoint(rows[label], frozen.group(label), votes)
+        by_seed = {row["seed"]: row["gain"] for row in found}
+        return np.array([by_seed[seed] for seed in seeds])
+
+    without = np.array([gains(*point) for point in WITHOUT])  # (checkpoints, seeds)
+    draws = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
     print("| pairs | votes | gain | without | votes saved |")
     print("|---|---|---|---|---|")
     for name in WARM:
-        for i, votes in enumerate((24, 56, 120)):
-            ours = gains[name, votes]
+        votes_asked = summary.checkpoints_of(frozen.group(f"{name}-regression"))
+        for votes, usual in zip(votes_asked, without, strict=False):
+            ours = gains(name, votes)
             saved = votes_saved(without.mean(1), ours.mean(), votes)
             drawn = [votes_saved(without[:, d].mean(1), ours[d].mean(), votes) for d in draws]
             low, high = np.percentile(drawn, [2.5, 97.5])
             print(
-                f"| {name} | {votes} | {ours.mean():+.3f} | {without[i].mean():+.3f} "
+                f"| {name} | {votes} | {ours.mean():+.3f} | {usual.mean():+.3f} "
                 f"| {saved:+.0f} [{low:+.0f}, {high:+.0f}] |"
             )
 
