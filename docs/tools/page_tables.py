@@ -3,23 +3,97 @@
     python docs/tools/page_tables.py
 
 A table is known by its heading row and takes the place of the one under that heading row. The text
-around the tables is written by hand.
+around the tables is written by hand. Where a command prints a column, the page has it in the same
+words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import compare_tables
-import frontier_tables
+from szpo_simulators.bench.frontier import plan, summary
+from szpo_simulators.bench.frontier.show import PAIRED
+from szpo_simulators.compare.cell_store import CellStore
+from szpo_simulators.compare.show import GAINED, SPENT
+from szpo_simulators.study import format_cells
 
-DOCS = Path(__file__).parents[1]
-PAGES = {"frontier.md": frontier_tables.read_tables, "compare.md": compare_tables.read_tables}
-"""What writes the tables of each page."""
+ROOT = Path(__file__).parents[2]
+Tables = Mapping[str, list[list[str]]]
+"""Rows of cells by the heading row of their table."""
+MEASURED = (
+    "votes | seeds | gain | KL (largest) | lowest gain | guards | topic | unseen | from five"
+)
+COMPARED = ("gain", "votes to +0.15", "wins", "KL", "guards", "labels")
+COST = ("tokens, k", "cpu s", "added")
 
 
-def replace(page: str, tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
+def read_frontier() -> Tables:
+    """The frontier: what was asked, comparisons, groups, trials, the best of n."""
+    frozen = plan.read(ROOT / "experiments" / "frozen" / "frontier.toml")
+    rows = summary.read_rows(frozen, CellStore(ROOT / "experiments" / "frontier"))
+    lines = summary.summarise(frozen, rows)
+    best = [line for line in lines if "kl_most" not in line]
+    cells = [line for line in lines if "kl_most" in line]
+    return {
+        "group | what | asked | found | verdict": [
+            [each.group, each.what, each.asked, each.found, each.word]
+            for each in summary.judge_targets(frozen, rows)
+        ],
+        "ours | theirs | where | seeds | gains | ours less theirs | ratio | asked | verdict": [
+            format_cells(line, PAIRED) for line in summary.judge_comparisons(frozen, rows)
+        ],
+        f"group | {MEASURED}": [row_of_cell(line) for line in cells if line["part"] != "T"],
+        f"trial | {MEASURED}": [row_of_cell(line) for line in cells if line["part"] == "T"],
+        "picked | votes | seeds | gain | KL at most": [
+            [*first_cells(line), f"{line['kl']:.2f}"] for line in best
+        ],
+    }
+
+
+def first_cells(line: Mapping[str, Any]) -> list[str]:
+    """Group, votes, seeds and gain."""
+    around = "" if line["low"] is None else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
+    seeds = f"{line['seeds']} of {line['of']}"
+    return [line["group"], str(line["checkpoint"]), seeds, f"{line['mean']:+.3f}{around}"]
+
+
+def row_of_cell(line: Mapping[str, Any]) -> list[str]:
+    guards = f"{line['first_three']}, {line['all_four']}"
+    topic = "" if line["topic"] is None else f"{line['topic']:.2f}"
+    unseen = "" if line["unseen"] is None else f"{line['unseen']:+.3f}"
+    kl, lowest, few = f"{line['kl']:.2f} ({line['kl_most']:.2f})", line["lowest"], line["few"]
+    return [*first_cells(line), kl, f"{lowest:+.3f}", guards, topic, unseen, f"{few:+.3f}"]
+
+
+def read_tiny() -> Tables:
+    """The comparison on the tiny model: batches first, each by its gain."""
+    stored = ROOT / "experiments" / "compare-tiny" / "compare-tiny.json"
+    found = json.loads(stored.read_text(encoding="utf-8"))
+    apart = {(each["method"], each["ask"]): each for each in found["differences"]}
+
+    def against(row: Mapping[str, Any]) -> str:
+        line = apart.get((row["method"], row["ask"]))
+        return "" if line is None else "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**line)
+
+    columns = {
+        "method": "title",
+        "ask": "ask",
+        **{name: GAINED[name] for name in COMPARED},
+        "against SZPO, bayes, batch": against,
+        **{name: SPENT[name] for name in COST},
+    }
+    best_first = sorted(found["rows"], key=lambda row: (row["ask"], -row["mean"]))
+    return {" | ".join(columns): [format_cells(row, columns) for row in best_first]}
+
+
+PAGES = {"frontier.md": read_frontier, "compare.md": read_tiny}
+"""What reads the tables of each page."""
+
+
+def replace(page: str, tables: Tables) -> str:
     """The page with each table's rows in place of those it has.
 
     Raises:
@@ -37,7 +111,7 @@ def replace(page: str, tables: Mapping[str, Sequence[Sequence[str]]]) -> str:
 
 def main() -> None:
     for name, read_tables in PAGES.items():
-        page = DOCS / name
+        page = ROOT / "docs" / name
         page.write_text(replace(page.read_text(encoding="utf-8"), read_tables()), encoding="utf-8")
 
 

@@ -262,15 +262,12 @@ class Study:
     def table(
         self, title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]
     ) -> None:
-        """Print rows; a column is the name of a field or a function of the row. None is cut."""
+        """Print rows; the columns are those of `format_cells`."""
         view = Table(title=escape(title))
         for head in columns:
             view.add_column(escape(head), justify="right", overflow="fold")
         for row in rows:
-            texts = [
-                read(row) if callable(read) else _text(row.get(read)) for read in columns.values()
-            ]
-            view.add_row(*(escape(str(text)) for text in texts))
+            view.add_row(*map(escape, format_cells(row, columns)))
         self.console.print(view)
 
     def csv(self, part: str, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -367,6 +364,17 @@ def put_legend_below(axes: Axes, columns: int = 2) -> None:
         loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,
         columnspacing=1.2, handlelength=2.2,
     )  # fmt: skip
+
+
+def format_cells(row: Mapping[str, Any], columns: Mapping[str, Any]) -> list[str]:
+    """A row's text under each column: a field's name, or a function of the row. None is empty.
+
+    >>> format_cells({"votes": 8, "gain": None}, {"N": "votes", "": "gain", "D": lambda row: 2})
+    ['8', '', '2']
+    """
+    return [
+        str(read(row)) if callable(read) else _text(row.get(read)) for read in columns.values()
+    ]
 
 
 def _text(value: Any) -> str:

@@ -107,7 +107,7 @@ PAIRED: Final[Mapping[str, Any]] = {
     "difference": lambda row: _interval(row["difference"]),
     "ratio": lambda row: _interval(row["ratio"], ".2f"),
     "asked": lambda row: "ahead or level" if row["asked"] is None else f"{row['asked']:g} times",
-    "": lambda row: {None: "open", True: "met", False: "missed"}[row["met"]],
+    "": lambda row: summary.format_verdict(row["met"]),
 }
 
 

@@ -164,6 +164,11 @@ def _summarise_best(group: Group, rows: Sequence[Mapping[str, Any]]) -> list[dic
     return lines
 
 
+def format_verdict(met: bool | None) -> str:
+    """For people; None while cells are missing."""
+    return "open" if met is None else "met" if met else "missed"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One promise of a plan, and whether what is finished meets it."""
@@ -178,7 +183,7 @@ class Verdict:
     @property
     def word(self) -> str:
         """For people."""
-        return "open" if self.met is None else "met" if self.met else "missed"
+        return format_verdict(self.met)
 
 
 def judge_targets(plan: Frontier, rows: Rows) -> list[Verdict]:
