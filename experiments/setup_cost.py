@@ -1,7 +1,7 @@
 """The set-up of a run before and after a change: seconds, memory, and what its basis explains.
 
 Run: python experiments/setup_cost.py --before COMMIT [--samples N] [--samples-after N]
-[--kl-samples N] [--rounds N] [--pool FOLDER].
+[--kl-samples N] [--kl-samples-after N] [--rounds N] [--pool FOLDER].
 Each set-up is a process of its own on SmolLM2 with the shipped prompts, those of the commit and of
 this tree in turn. Seconds are the processor's, so that others on the machine disturb them least;
 memory is the peak above the loaded model. With the answers of `setup_answers.py` in FOLDER, R² of
@@ -44,7 +44,9 @@ space = set_up_subspace(loaded, load_shipped().train, SetupSettings(samples=int(
                         progress=progress)
 seconds = time.process_time() - began
 np.save(sys.argv[2], np.concatenate([v.reshape(-1, space.dim) for v in space.basis.values()]))
-print(json.dumps({"seconds": seconds, "MB": status("VmHWM") - before, "parts": spent}))
+print(json.dumps({"seconds": seconds, "MB": status("VmHWM") - before, "parts": spent,
+                  "KL ratio": space.report["raw_kl_ratio"],
+                  "its error": space.report["raw_kl_ratio_stderr"]}))
 """
 
 
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=384)
     parser.add_argument("--samples-after", type=int, help="of this tree; as many by default")
     parser.add_argument("--kl-samples", type=int, default=96)
+    parser.add_argument("--kl-samples-after", type=int, help="of this tree; as many by default")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--pool", type=Path)
     chosen = parser.parse_args()
@@ -80,12 +83,15 @@ def main() -> None:
         subprocess.run(["tar", "-x", "-C", str(old)], input=packed.stdout, check=True)
         bases: dict[str, np.ndarray] = {}
         for i in range(chosen.rounds):
-            for which, tree, samples in (
-                ("before", old, chosen.samples),
-                ("after", ROOT, chosen.samples_after or chosen.samples),
-            ):
+            for which, tree, samples, kl_samples in (
+                ("before", old, chosen.samples, chosen.kl_samples),
+                (
+                    "after", ROOT, chosen.samples_after or chosen.samples,
+                    chosen.kl_samples_after or chosen.kl_samples,
+                ),
+            ):  # fmt: skip
                 file = folder / f"{which}.npy"
-                found = run(tree, samples, chosen.kl_samples, file)
+                found = run(tree, samples, kl_samples, file)
                 print(i, which, json.dumps(found), flush=True)
                 bases[which] = np.load(file)
     spans = [np.linalg.qr(basis.astype(np.float64))[0] for basis in bases.values()]

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import linalg
+from scipy.sparse.linalg import eigsh
+from torch import nn
 
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.smaller_batches import split_halved
@@ -99,40 +101,77 @@ def _pad(samples: Sequence[Sample], index: tuple[int, ...], device: torch.device
 
 
 @contextmanager
-def _head_at(model: Any, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
-    """Let the LM head see only the given positions inside the block, as one row (1, n, hidden).
+def _hook_before_head(
+    model: Any, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Let the LM head see only what ``change`` makes of its input inside the block."""
 
-    The head is the largest product of a small model; padding and prompts need no logits. What a
-    model does to its logits afterwards (soft caps, scaling) still happens.
-    """
-    head = model.get_output_embeddings()
+    def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (change(inputs[0]), *inputs[1:])
 
-    def pick(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][rows, columns][None], *inputs[1:])
-
-    handle = head.register_forward_pre_hook(pick)
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
     try:
         yield
     finally:
         handle.remove()
 
 
+def _answer_positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns that predict the answers' tokens, in the order of the batch's mask."""
+    rows, columns = batch.mask.nonzero(as_tuple=True)
+    return rows, columns + batch.ids.shape[1] - batch.width - 1
+
+
+def run_batch(model: Any, batch: Batch) -> Any:
+    """What the model or its body gives for these rows."""
+    return model(
+        input_ids=batch.ids,
+        attention_mask=batch.attention,
+        position_ids=batch.positions,
+        use_cache=False,
+    )
+
+
+def head_inputs(model: Any, batch: Batch) -> torch.Tensor:
+    """What the head reads where the answers' tokens are predicted, (tokens, hidden)."""
+    at, seen = _answer_positions(batch), []
+
+    def keep(states: torch.Tensor) -> torch.Tensor:
+        seen.append(states[at])
+        return seen[0][:1, None]  # The head must see something.
+
+    with _hook_before_head(model, keep):
+        run_batch(model, batch)
+    return seen[0]
+
+
 def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
     """Logits over temperature that predict the answers' tokens, fp32, (tokens, vocabulary).
 
-    Tokens in the order of ``batch.mask.nonzero()``: row by row.
+    Tokens in the order of ``batch.mask.nonzero()``: row by row. The head is the largest product
+    of a small model; padding and prompts need no logits. What a model does to its logits
+    afterwards (soft caps, scaling) still happens.
     """
-    rows, columns = batch.mask.nonzero(as_tuple=True)
-    before = batch.ids.shape[1] - batch.width - 1
-    with _head_at(model, rows, columns + before):
-        logits: torch.Tensor = model(
-            input_ids=batch.ids,
-            attention_mask=batch.attention,
-            position_ids=batch.positions,
-            use_cache=False,
-        ).logits[0]
+    at = _answer_positions(batch)
+    with _hook_before_head(model, lambda states: states[at][None]):
+        logits: torch.Tensor = run_batch(model, batch).logits[0]
     logits = logits.to(torch.float32)
     return logits / temperature if temperature != 1.0 else logits
+
+
+def head_is_plain(model: Any) -> bool:
+    """Whether the logits are one product with a matrix, tried on three tokens."""
+    head, seen = model.get_output_embeddings(), []
+    if type(head) is not nn.Linear:
+        return False
+    handle = head.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    ids = torch.arange(3, device=model.device)[None] % vocabulary_size(model)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return bool(torch.equal(logits, seen[0]))
 
 
 def answer_logps(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
@@ -185,25 +224,32 @@ def input_directions(
             for batch in batches(samples, device=model.device, vocab=1):
                 state["attention"] = batch.attention.bool()
                 count += int(batch.attention.sum())
-                body(model)(
-                    input_ids=batch.ids,
-                    attention_mask=batch.attention,
-                    position_ids=batch.positions,
-                    use_cache=False,
-                )
+                run_batch(body(model), batch)
     finally:
         for handle in handles:
             handle.remove()
     found = {}
     for site in sites:
         moment = (moments[site.name] / count).double().cpu().numpy()
-        last = (site.inputs - site.rank, site.inputs - 1)
-        values, vectors = linalg.eigh(moment, subset_by_index=last)
+        values, vectors = _largest(moment, site.rank)
         top = vectors[:, ::-1].T
         top = top * np.sign(top[np.arange(site.rank), np.abs(top).argmax(1)])[:, None]
         rms = np.sqrt(np.maximum(values[::-1], 1e-12))
         found[site.a] = np.ascontiguousarray(top / rms[:, None], dtype=np.float32)
     return found
+
+
+def _largest(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
+    """The largest eigenvalues, rising, and their eigenvectors."""
+    size = len(symmetric)
+    if count > size // 20:
+        found: tuple[Floats, Floats] = linalg.eigh(
+            symmetric, subset_by_index=(size - count, size - 1)
+        )
+        return found
+    values, vectors = eigsh(symmetric, count, v0=np.ones(size))
+    order = np.argsort(values)
+    return values[order], vectors[:, order]
 
 
 def label_odds(
@@ -238,12 +284,7 @@ def hidden_features(
     inner = body(model)
     with torch.inference_mode():
         for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
-            hidden = inner(
-                input_ids=batch.ids,
-                attention_mask=batch.attention,
-                position_ids=batch.positions,
-                use_cache=False,
-            ).last_hidden_state[:, -batch.width :]
+            hidden = run_batch(inner, batch).last_hidden_state[:, -batch.width :]
             for row, at in enumerate(batch.index):
                 spoken = hidden[row, batch.mask[row]].cpu().to(torch.float64)
                 found[at] = torch.cat([spoken.mean(0), spoken[-1]])
@@ -278,24 +319,54 @@ def kl_of_members(
         temperature: The sampling temperature.
     """
     model, sites = adapted.model, adapted.sites
+    vocab, head = vocabulary_size(model), model.get_output_embeddings()
+    # A plain head reads a few positions at a time, so that a pass may have many rows.
+    sliced = head_is_plain(model) and all(model.get_submodule(s.name) is not head for s in sites)
+    positions = max(1, KL_LOGITS // vocab)
+
+    def read(batch: Batch) -> torch.Tensor:
+        if sliced:
+            return head_inputs(model, batch)
+        return answer_logits(model, batch, temperature)
+
+    def logits(states: torch.Tensor) -> torch.Tensor:
+        return head(states).to(torch.float32).div_(temperature) if sliced else states
 
     def measure(part: NDArray[np.int64]) -> Floats:
         found = np.empty(len(part))
         few = [samples[i] for i in part]
-        vocab = vocabulary_size(model)
-        for batch in batches(few, device=model.device, vocab=vocab, logits=KL_LOGITS):
+        width = 1 if sliced else vocab
+        for batch in batches(few, device=model.device, vocab=width, logits=KL_LOGITS):
             rows = torch.tensor([owner[part[i]] for i in batch.index], device=model.device)
             with attach_deltas(model, sites, deltas, rows[:, None]):
-                moved = answer_logits(model, batch, temperature)
-            norm = moved.logsumexp(-1)
-            p = (moved - norm[:, None]).exp_()
+                moved = read(batch)
             with attach_deltas(model, sites, reference):
-                still = answer_logits(model, batch, temperature)
-            # Σ p (log p − log q), with the two normalisers taken out of the sum over words.
-            norm -= still.logsumexp(-1)
-            each = moved.sub_(still).mul_(p).sum(-1) - norm
-            found[list(batch.index)] = _per_row(batch, each).cpu()
+                still = read(batch)
+            each = [
+                _kl_of_words(logits(a), logits(b))
+                for a, b in zip(
+                    torch.split(moved, positions), torch.split(still, positions), strict=True
+                )
+            ]
+            found[list(batch.index)] = _per_row(batch, torch.cat(each)).cpu()
         return found
 
     with torch.inference_mode():
         return split_halved(measure, np.arange(len(samples)))
+
+
+def _kl_of_words(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
+    """Σ p (log p − log q) of two laws of words by logits (positions, words), which it uses up.
+
+    The two normalisers are taken out of the sum over words.
+    """
+    gap = moved - still
+    (norm, total), (other, _) = _exponentiate(moved), _exponentiate(still)
+    return moved.mul_(gap).sum(-1) / total - (norm - other)
+
+
+def _exponentiate(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn logits into unnormalised p, in place; the log of their sum of exponentials, and Σ p."""
+    top = logits.amax(-1)
+    total = logits.sub_(top[:, None]).exp_().sum(-1)
+    return top + total.log(), total

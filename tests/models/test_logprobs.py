@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from szpo.models import logprobs
-from szpo.models.batched_lora import AdaptedModel, attach_deltas
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.logprobs import Sample
+from tests.support import tiny_models
 from tests.support.scoring import SAMPLES, deltas, parts
 
 
@@ -40,6 +41,26 @@ def test_kl_of_the_reference_with_itself_is_zero() -> None:
         AdaptedModel(model, sites), same, SAMPLES, [0] * 4, reference=same
     )
     np.testing.assert_allclose(found, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_kl_does_not_depend_on_how_few_positions_the_head_reads_at_a_time(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain head reads slices; one with a soft cap reads whole answers, a row at a time."""
+    model, sites, start = parts(name)
+    rng = np.random.default_rng(4)
+    b = {s.b: rng.normal(size=(2, *start[s.b].shape)).astype(np.float32) for s in sites}
+    two = Deltas(
+        {s.name: torch.from_numpy(start[s.a]) for s in sites},
+        {s.name: torch.from_numpy(b[s.b]) for s in sites},
+    )
+    adapted, owner = AdaptedModel(model, sites), [0, 1, 1, 0]
+    whole = logprobs.kl_of_members(adapted, two, SAMPLES, owner, temperature=0.8)
+    monkeypatch.setattr(logprobs, "KL_LOGITS", 2 * tiny_models.WORDS)
+    sliced = logprobs.kl_of_members(adapted, two, SAMPLES, owner, temperature=0.8)
+    assert whole.min() > 0.001
+    np.testing.assert_allclose(sliced, whole, rtol=1e-4)
 
 
 def test_input_directions_are_the_leading_singular_vectors_scaled_to_unit_rms() -> None:

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig
 
 from szpo.errors import RunError
-from szpo.models import scores
+from szpo.models import logprobs, scores
 from szpo.models.batched_lora import AdaptedModel, attach_deltas, find_sites
 from szpo.models.logprobs import Sample
 from szpo.models.scores import ScoredLaw
@@ -105,7 +105,7 @@ def test_captured_outputs_give_the_scores_of_the_tape(
     start = {s.a: rng.normal(size=(rank, s.inputs)).astype(np.float32) / s.inputs for s in sites}
     for s in sites:
         start[s.b] = (moved * 0.2 * rng.normal(size=(s.outputs, rank))).astype(np.float32)
-    assert scores._head_is_plain(model) == (name != "gemma2")
+    assert logprobs.head_is_plain(model) == (name != "gemma2")
     many = [
         Sample(tuple(rng.integers(1, 300, rng.integers(1, 12))),
                tuple(rng.integers(1, 300, rng.integers(1, 7))), i)
@@ -127,6 +127,18 @@ def test_bf16_scores_are_those_of_the_tape_within_its_rounding() -> None:
     found = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
     off = [np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in (tape, found)]
     assert off[1] < 1.2 * off[0] < 0.2
+
+
+def test_attention_written_out_and_fused_give_the_same_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows up to SHORT are written out on a CPU; fp32 agrees to its rounding."""
+    model, sites, start = parts("llama")
+    adapted = AdaptedModel(model, sites)
+    short = scores.score_vectors(adapted, start, SAMPLES)
+    monkeypatch.setattr(scores, "SHORT", 0)
+    fused = scores.score_vectors(adapted, start, SAMPLES)
+    assert np.linalg.norm(short - fused) < 1e-5 * np.linalg.norm(fused)
 
 
 # --- words drawn anew ----------------------------------------------------------------------------
