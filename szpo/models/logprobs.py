@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import linalg
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 from torch import nn
 
+from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.smaller_batches import split_halved
 from szpo.types import Floats
 
-KL_LOGITS = 6_000_000
-"""The same where two policies' logits and their probabilities live at once."""
 TOKENS = 4096
 """Tokens of one forward pass, padding included."""
 LOGITS = 24_000_000
 """Logits of one pass (values); 4 bytes each, a few copies live at once."""
+KL_LOGITS = 6_000_000
+"""Logits of each of two policies that live at once where their KL is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,9 @@ def head_inputs(model: Any, batch: Batch) -> torch.Tensor:
 
     def keep(states: torch.Tensor) -> torch.Tensor:
         seen.append(states[at])
-        return seen[0][:1, None]  # The head must see something.
+        # The head must see something. ``states[:, :1]`` would keep the strides of all positions,
+        # and a product with such an array copies the whole head.
+        return seen[0][:1, None]
 
     with _hook_before_head(model, keep):
         run_batch(model, batch)
@@ -203,6 +206,9 @@ def input_directions(
 
     Returns:
         ``site.a`` → A, (rank, in), fp32.
+
+    Raises:
+        RunError: A layer reads values that are not finite.
     """
     model, sites = adapted.model, adapted.sites
     moments = {s.name: torch.zeros(s.inputs, s.inputs, device=model.device) for s in sites}
@@ -231,6 +237,10 @@ def input_directions(
     found = {}
     for site in sites:
         moment = (moments[site.name] / count).double().cpu().numpy()
+        if not np.isfinite(moment).all():
+            raise RunError(
+                f"what {site.name} reads is not finite; try dtype fp32 or another adapter.layers"
+            )
         values, vectors = _largest(moment, site.rank)
         top = vectors[:, ::-1].T
         top = top * np.sign(top[np.arange(site.rank), np.abs(top).argmax(1)])[:, None]
@@ -242,14 +252,16 @@ def input_directions(
 def _largest(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
     """The largest eigenvalues, rising, and their eigenvectors."""
     size = len(symmetric)
-    if count > size // 20:
-        found: tuple[Floats, Floats] = linalg.eigh(
-            symmetric, subset_by_index=(size - count, size - 1)
-        )
-        return found
-    values, vectors = eigsh(symmetric, count, v0=np.ones(size))
-    order = np.argsort(values)
-    return values[order], vectors[:, order]
+    if count <= size // 20:
+        try:
+            values, vectors = eigsh(symmetric, count, v0=np.ones(size))
+        except ArpackError:  # Inputs that are all 0, for one.
+            pass
+        else:
+            order = np.argsort(values)
+            return values[order], vectors[:, order]
+    found: tuple[Floats, Floats] = linalg.eigh(symmetric, subset_by_index=(size - count, size - 1))
+    return found
 
 
 def label_odds(
@@ -323,6 +335,7 @@ def kl_of_members(
     # A plain head reads a few positions at a time, so that a pass may have many rows.
     sliced = head_is_plain(model) and all(model.get_submodule(s.name) is not head for s in sites)
     positions = max(1, KL_LOGITS // vocab)
+    bounds = {"vocab": 1} if sliced else {"vocab": vocab, "logits": KL_LOGITS}
 
     def read(batch: Batch) -> torch.Tensor:
         if sliced:
@@ -335,8 +348,7 @@ def kl_of_members(
     def measure(part: NDArray[np.int64]) -> Floats:
         found = np.empty(len(part))
         few = [samples[i] for i in part]
-        width = 1 if sliced else vocab
-        for batch in batches(few, device=model.device, vocab=width, logits=KL_LOGITS):
+        for batch in batches(few, device=model.device, **bounds):
             rows = torch.tensor([owner[part[i]] for i in batch.index], device=model.device)
             with attach_deltas(model, sites, deltas, rows[:, None]):
                 moved = read(batch)

@@ -37,8 +37,10 @@ from szpo.models.lora_sites import Site
 from szpo.models.smaller_batches import split_halved
 from szpo.types import Theta
 
-TOKENS = 640
-"""Tokens of one pass, padding included. More take memory, and on a CPU hardly less time."""
+TOKENS = 384
+"""Tokens of one pass, padding included. More take memory."""
+CPU_TOKENS = 640
+"""The same on a CPU, where fewer take longer and more hardly less time."""
 POSITIONS = 96
 """Positions whose logits live at once."""
 SHORT = 128
@@ -62,7 +64,7 @@ def score_vectors(
     samples: Sequence[Sample],
     *,
     temperature: float = 1.0,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Per sample the gradient of log π(answer | prompt) in every B, at the start.
@@ -74,7 +76,7 @@ def score_vectors(
         start: A and B of each site, by ``site.a`` and ``site.b``.
         samples: Answers drawn from the start's law (same temperature, no top-p).
         temperature: The run's sampling temperature.
-        tokens: Bound of one pass.
+        tokens: Bound of one pass; None is that of the model's device.
         progress: Called with (samples done, samples in all).
 
     Returns:
@@ -98,7 +100,7 @@ def iterate_scores(
     samples: Sequence[Sample],
     law: ScoredLaw,
     *,
-    tokens: int = TOKENS,
+    tokens: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Read answers batch by batch: their own scores, and those of words drawn anew along them.
@@ -111,7 +113,8 @@ def iterate_scores(
     """
     reader, done = _Reader(adapted, start, law), 0
     device = adapted.model.device
-    every = [b.index for b in batches(samples, device=device, vocab=1, tokens=tokens)]
+    bound = tokens or (CPU_TOKENS if device.type == "cpu" else TOKENS)
+    every = [b.index for b in batches(samples, device=device, vocab=1, tokens=bound)]
     with allow_gradients(adapted.model):
         for index in every:
             part = np.array(index)
@@ -232,7 +235,8 @@ def _words(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
 def _attention_of(batch: Batch) -> AbstractContextManager[None]:
     """The attention that is differentiated fastest, where a model uses torch's.
 
-    Fused, a backward pass of short rows in bf16 takes a CPU five times as long as written out.
+    Fused, a backward pass of short rows in bf16 takes a CPU five times as long as written out; in
+    fp32 it takes a third longer. Torch's choice holds for the whole process while the block runs.
     """
     if batch.ids.device.type == "cpu" and batch.ids.shape[1] <= SHORT:
         return sdpa_kernel(SDPBackend.MATH)
@@ -281,8 +285,8 @@ def _record(
     def head_hook(_module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         seen.hidden = inputs[0][rows, columns]
         seen.leaf = seen.hidden.detach().requires_grad_()
-        # Without logits the head sees one position: it must see something. A row of a larger array
-        # would not do: the product of what is not contiguous copies the whole head.
+        # Without logits the head sees one position: it must see something. ``hidden[None, :1]``
+        # would keep the strides of all positions, and the product then copies the whole head.
         return ((seen.leaf if seen.logits else seen.hidden.detach()[:1])[None], *inputs[1:])
 
     handles = [model.get_submodule(s.name).register_forward_hook(site_hook(s.name)) for s in sites]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from szpo.errors import RunError
 from szpo.models import logprobs, scores
@@ -135,10 +137,21 @@ def test_attention_written_out_and_fused_give_the_same_scores(
     """Rows up to SHORT are written out on a CPU; fp32 agrees to its rounding."""
     model, sites, start = parts("llama")
     adapted = AdaptedModel(model, sites)
+    chosen: list[object] = []
+
+    def record(backend: object) -> Any:
+        chosen.append(backend)
+        return sdpa_kernel(backend)
+
+    monkeypatch.setattr(scores, "sdpa_kernel", record)
     short = scores.score_vectors(adapted, start, SAMPLES)
-    monkeypatch.setattr(scores, "SHORT", 0)
-    fused = scores.score_vectors(adapted, start, SAMPLES)
-    assert np.linalg.norm(short - fused) < 1e-5 * np.linalg.norm(fused)
+    assert set(chosen) == {SDPBackend.MATH}
+    assert torch.backends.cuda.flash_sdp_enabled()  # as it was before
+    chosen.clear()
+    monkeypatch.setattr(scores, "SHORT", 3)  # no prompt with its answer is that short
+    fused = scores.score_vectors(adapted, start, SAMPLES[:2], tokens=1)
+    assert not chosen
+    assert np.linalg.norm(short[:2] - fused) < 1e-5 * np.linalg.norm(fused)
 
 
 # --- words drawn anew ----------------------------------------------------------------------------
