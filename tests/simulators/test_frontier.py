@@ -323,6 +323,19 @@ def test_comparisons_are_paired_by_seed(quick):
     assert at_kl["mean_theirs"] == pytest.approx(0.15)  # half-way between .1 and .2
 
 
+def test_a_run_that_never_reaches_the_kl_is_left_out_and_closes_the_comparison(quick):
+    (asked,) = (c for c in quick.comparisons if c.kl is not None)  # at half a nat
+    two = replace(quick, groups=tuple(replace(g, seeds=(0, 1)) for g in quick.groups))
+    two = replace(two, comparisons=(asked,))
+    reached = [row(0, 1.0, 0.2, 1.0), row(1, 1.0, 0.3, 1.0)]
+    near = [row(0, 1.0, 0.1, 1.0), row(1, 1.0, 0.1, 0.4)]
+    (line,) = summary.judge_comparisons(two, {asked.ours: reached, asked.theirs: near})
+    assert (line["seeds"], line["of"], line["met"]) == (1, 2, True)
+    assert line["difference"]["mean"] == pytest.approx(0.05)  # half of .2 less half of .1
+    (line,) = summary.judge_comparisons(two, {asked.ours: reached, asked.theirs: near[:1]})
+    assert (line["seeds"], line["met"]) == (1, None)  # its second seed is not finished
+
+
 def test_what_is_finished_is_shown_at_any_time(quick, ran, tmp_path):
     empty = Study("frontier", tmp_path / "none")
     assert show.show(empty, quick, CellStore(tmp_path / "none")) == {"lines": []}

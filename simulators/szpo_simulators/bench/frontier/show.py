@@ -102,7 +102,7 @@ PAIRED: Final[Mapping[str, Any]] = {
     "ours": "ours",
     "theirs": "theirs",
     "where": "where",
-    "seeds": "seeds",
+    "seeds": lambda row: f"{row['seeds']}/{row['of']}",
     "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
     "difference": lambda row: _interval(row["difference"]),
     "ratio": lambda row: _interval(row["ratio"], ".2f"),

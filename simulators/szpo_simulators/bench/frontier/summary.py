@@ -236,7 +236,11 @@ def _judge(group: Group, target: Target, found: Sequence[Mapping[str, Any]]) -> 
 
 
 def judge_comparisons(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:
-    """The plan's comparisons over the seeds that both groups have finished, paired."""
+    """The plan's comparisons over the seeds that both groups have finished, paired.
+
+    A run that never reaches the KL of a comparison has no gain there: its seed is left out, and
+    ``seeds`` is less than ``of``.
+    """
     lines = []
     for asked in plan.comparisons:
         ours = _values(plan, rows, asked.ours, asked, asked.votes)
@@ -247,7 +251,9 @@ def judge_comparisons(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:
         x, y = [ours[seed] for seed in shared], [theirs[seed] for seed in shared]
         where = f"at {asked.votes} votes" if asked.kl is None else f"at {asked.kl:g} nats"
         ratio = bootstrap(x, y)
-        wanted = min(len(plan.group(label).seeds) for label in (asked.ours, asked.theirs))
+        labels = (asked.ours, asked.theirs)
+        wanted = min(len(plan.group(label).seeds) for label in labels)
+        done = set.intersection(*({row["seed"] for row in rows[label]} for label in labels))
         difference = bootstrap([a - b for a, b in zip(x, y, strict=True)])
         if asked.ratio is None:
             met = difference["high"] is None or difference["high"] >= 0
@@ -255,9 +261,9 @@ def judge_comparisons(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:
             met = ratio["mean"] >= asked.ratio or ratio["mean"] < 0 < difference["mean"]
         lines.append(
             {"ours": asked.ours, "theirs": asked.theirs, "where": where, "seeds": len(shared),
-             "mean_ours": float(np.mean(x)), "mean_theirs": float(np.mean(y)),
+             "of": wanted, "mean_ours": float(np.mean(x)), "mean_theirs": float(np.mean(y)),
              "difference": difference, "ratio": ratio, "asked": asked.ratio,
-             "met": met if len(shared) >= wanted else None}
+             "met": met if len(done) >= wanted else None}
         )  # fmt: skip
     return lines
 
