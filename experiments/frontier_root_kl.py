@@ -29,7 +29,7 @@ def main() -> None:
     frozen = plan.read(EXPERIMENTS / "frozen" / "frontier.toml")
     rows = summary.read_rows(frozen, CellStore(chosen.folder))
     roots = {
-        label: [{**row, "kl": math.sqrt(max(row["kl"], 0.0))} for row in found if "share" in row]
+        label: [{**row, "kl": math.sqrt(max(row["kl"], 0.0))} for row in found]
         for label, found in rows.items()
     }
     at_kl = [each for each in frozen.comparisons if each.kl is not None]

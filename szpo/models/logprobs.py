@@ -117,7 +117,7 @@ def _hook_before_head(
         handle.remove()
 
 
-def _answer_positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def answer_positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns that predict the answers' tokens, in the order of the batch's mask."""
     rows, columns = batch.mask.nonzero(as_tuple=True)
     return rows, columns + batch.ids.shape[1] - batch.width - 1
@@ -135,7 +135,7 @@ def run_batch(model: Any, batch: Batch) -> Any:
 
 def head_inputs(model: Any, batch: Batch) -> torch.Tensor:
     """What the head reads where the answers' tokens are predicted, (tokens, hidden)."""
-    at, seen = _answer_positions(batch), []
+    at, seen = answer_positions(batch), []
 
     def keep(states: torch.Tensor) -> torch.Tensor:
         seen.append(states[at])
@@ -155,7 +155,7 @@ def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
     of a small model; padding and prompts need no logits. What a model does to its logits
     afterwards (soft caps, scaling) still happens.
     """
-    at = _answer_positions(batch)
+    at = answer_positions(batch)
     with _hook_before_head(model, lambda states: states[at][None]):
         logits: torch.Tensor = run_batch(model, batch).logits[0]
     logits = logits.to(torch.float32)
@@ -241,16 +241,16 @@ def input_directions(
             raise RunError(
                 f"what {site.name} reads is not finite; try dtype fp32 or another adapter.layers"
             )
-        values, vectors = _largest(moment, site.rank)
-        top = vectors[:, ::-1].T
+        values, vectors = _find_leading(moment, site.rank)
+        top = vectors.T
         top = top * np.sign(top[np.arange(site.rank), np.abs(top).argmax(1)])[:, None]
-        rms = np.sqrt(np.maximum(values[::-1], 1e-12))
+        rms = np.sqrt(np.maximum(values, 1e-12))
         found[site.a] = np.ascontiguousarray(top / rms[:, None], dtype=np.float32)
     return found
 
 
-def _largest(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
-    """The largest eigenvalues, rising, and their eigenvectors."""
+def _find_leading(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
+    """`largest_eigenpairs`, by Lanczos iterations where they are few."""
     size = len(symmetric)
     if count <= size // 20:
         try:
@@ -258,10 +258,16 @@ def _largest(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
         except ArpackError:  # Inputs that are all 0, for one.
             pass
         else:
-            order = np.argsort(values)
+            order = np.argsort(values)[::-1]
             return values[order], vectors[:, order]
-    found: tuple[Floats, Floats] = linalg.eigh(symmetric, subset_by_index=(size - count, size - 1))
-    return found
+    return largest_eigenpairs(symmetric, count)
+
+
+def largest_eigenpairs(symmetric: Any, count: int) -> tuple[Floats, Floats]:
+    """The ``count`` largest eigenvalues, or all there are, and eigenvectors; largest first."""
+    size = len(symmetric)
+    values, vectors = linalg.eigh(symmetric, subset_by_index=(max(size - count, 0), size - 1))
+    return values[::-1], vectors[:, ::-1]
 
 
 def label_odds(

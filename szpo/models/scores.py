@@ -32,7 +32,14 @@ from szpo import seeds
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.four_bit import allow_gradients
-from szpo.models.logprobs import Batch, Sample, batches, head_is_plain, run_batch
+from szpo.models.logprobs import (
+    Batch,
+    Sample,
+    answer_positions,
+    batches,
+    head_is_plain,
+    run_batch,
+)
 from szpo.models.lora_sites import Site
 from szpo.models.smaller_batches import split_halved
 from szpo.types import Theta
@@ -269,8 +276,7 @@ def _record(
 ) -> Iterator[_Seen]:
     """Record, inside the block, what is needed for scores."""
     seen = _Seen()
-    rows, columns = batch.mask.nonzero(as_tuple=True)
-    columns = columns + batch.ids.shape[1] - batch.width - 1
+    at = answer_positions(batch)
 
     def site_hook(name: str) -> Callable[..., Tensor]:
         def hook(_module: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
@@ -283,7 +289,7 @@ def _record(
         return hook
 
     def head_hook(_module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        seen.hidden = inputs[0][rows, columns]
+        seen.hidden = inputs[0][at]
         seen.leaf = seen.hidden.detach().requires_grad_()
         # Without logits the head sees one position: it must see something. ``hidden[None, :1]``
         # would keep the strides of all positions, and the product then copies the whole head.

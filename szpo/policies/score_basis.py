@@ -6,14 +6,12 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from szpo.errors import RunError
-from szpo.models.logprobs import Sample
+from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
@@ -150,10 +148,10 @@ def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Float
             rows = []
     if moment is None:
         S = np.concatenate(rows).astype(np.float64)
-        values, vectors = _largest(S @ S.T, dim)
+        values, vectors = largest_eigenpairs(S @ S.T, dim)
         Q = S.T @ vectors / np.sqrt(np.maximum(values, 1e-300))
     else:
-        values, Q = _largest(_add_moment(moment, rows), dim)
+        values, Q = largest_eigenpairs(_add_moment(moment, rows), dim)
     # A square root of the eigenvalues' rounding, 1e-16 · n of the largest.
     rank = int((values > 1e-12 * values[0]).sum())
     if len(values) < dim or rank < dim:
@@ -166,10 +164,3 @@ def _add_moment(moment: Floats | None, rows: Sequence[NDArray[np.float32]]) -> F
         return moment
     S = np.concatenate(rows).astype(np.float64)
     return S.T @ S if moment is None else moment + S.T @ S
-
-
-def _largest(symmetric: Any, dim: int) -> tuple[Floats, Floats]:
-    """The ``dim`` largest eigenvalues, or all there are, and eigenvectors; largest first."""
-    size = len(symmetric)
-    values, vectors = linalg.eigh(symmetric, subset_by_index=(max(size - dim, 0), size - 1))
-    return values[::-1], vectors[:, ::-1]

@@ -82,10 +82,14 @@ def _count(name: str) -> Any:
     return lambda row: f"{row[name]}" if name in row else "–"
 
 
+def _seeds(row: Mapping[str, Any]) -> str:
+    return f"{row['seeds']}/{row['of']}"
+
+
 TABLE: Final[Mapping[str, Any]] = {
     "group": "group",
     "votes": "checkpoint",
-    "seeds": lambda row: f"{row['seeds']}/{row['of']}",
+    "seeds": _seeds,
     "read": _number("answers_read", ".0f"),
     "gain": _interval,
     "few": _number("few", "+.3f"),
@@ -102,7 +106,7 @@ PAIRED: Final[Mapping[str, Any]] = {
     "ours": "ours",
     "theirs": "theirs",
     "where": "where",
-    "seeds": lambda row: f"{row['seeds']}/{row['of']}",
+    "seeds": _seeds,
     "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
     "difference": lambda row: _interval(row["difference"]),
     "ratio": lambda row: _interval(row["ratio"], ".2f"),
