@@ -2,8 +2,8 @@
 
     python docs/tools/size.py [folder]        the counts of a checkout, one a line
 
-A line is a physical line, blanks and comments included. Nothing of the project is imported, so that
-an older checkout is counted the same way; generated and downloaded folders are left out.
+A line is a physical line, blanks and comments included. Nothing of the project is imported, so
+that an older checkout is counted the same way; generated and downloaded folders are left out.
 """
 
 from __future__ import annotations
