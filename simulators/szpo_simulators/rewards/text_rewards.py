@@ -1,8 +1,8 @@
 """Hidden rewards: what a simulated panel likes, written as a short text.
 
 ``sentiment``, ``length:12``, ``keyword:sea,sun``, ``regex:PATTERN``,
-``verify:no_comma+lowercase``, ``repetition``, ``fluency``, ``walk`` (of the small yard world), and
-weighted sums in which every term after the first carries its weight:
+``verify:no_comma+lowercase``, ``repetition``, ``taste:few commas``, ``fluency``, ``walk`` (of the
+small yard world), and weighted sums in which every term after the first carries its weight:
 ``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
 sees these numbers, and it never sees weights.
 
@@ -23,6 +23,7 @@ from szpo import plugins
 from szpo.errors import RunError, UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo_simulators.rewards import tastes
 from szpo_simulators.rewards.verifiers import Verifier, verifier
 
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
@@ -234,6 +235,7 @@ REWARDS: dict[str, Callable[[str | None], Reward]] = {
     "regex": _regex,
     "verify": _verify,
     "repetition": _bare(Repetition),
+    "taste": tastes.reward,
 }
 """Makers by name, given what follows the colon; installed packages may add more."""
 
