@@ -15,7 +15,6 @@ from szpo.analysis import feature_weights
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.errors import RunError
 from szpo.types import Floats, Ints
-from szpo_simulators.bench.voters import features as bench
 
 KEY = seeds.derive(3, "test")
 
@@ -137,20 +136,31 @@ def test_the_jackknife_is_that_of_leaving_panelists_out() -> None:
     assert bt.over_panelists(x, y, who, fit) == pytest.approx(exact, rel=0.1, abs=1e-4)
 
 
-def test_fifty_seeds_recover_direction_and_cover() -> None:
-    """4 standardised features, ‖w‖ = 2 logits, 200 pairs: what is promised."""
-    found = bench.work({"n": 200, "p": 4, "norm": 2.0, "panelists": 1, "spread": 0.0,
-                        "differ": "answers", "seeds": list(range(1000, 1050))})  # fmt: skip
-    assert np.mean(found["cosine"]) > 0.95
-    assert 0.90 <= np.mean(found["covered"]) <= 0.98
+def test_weights_are_recovered_and_their_intervals_cover() -> None:
+    """Weights of norm 2 from 200 pairs whose answers are standard, fifty repetitions."""
+    rng = seeds_rng(4)
+    w = rng.normal(size=(50, 4))
+    w *= 2 / np.linalg.norm(w, axis=-1, keepdims=True)
+    x = np.sqrt(2) * rng.normal(size=(50, 200, 4))
+    y = (rng.random((50, 200)) < 1 / (1 + np.exp(-(x @ w[..., None])[..., 0]))).astype(float)
+    fit = bt.newton(x, y)
+    half, _ = bt.halves(x, y, np.zeros(200, dtype=np.int64), fit)
+    cosine = (fit.weights * w).sum(-1) / (2 * np.linalg.norm(fit.weights, axis=-1))
+    assert cosine.mean() > 0.95
+    assert 0.90 <= (np.abs(fit.weights - w) <= half).mean() <= 0.98
 
 
 def test_intervals_over_panelists_hold_where_tastes_scatter() -> None:
-    asked = {"n": 400, "p": 4, "norm": 2.0, "panelists": 8, "spread": 0.7, "differ": "pairs",
-             "seeds": list(range(1000, 1100))}  # fmt: skip
-    found = bench.work(asked)
-    assert 0.90 <= np.mean(found["covered"]) <= 0.99
-    assert np.mean(found["covered_by_votes"]) < 0.85  # what Laplace's would promise and not keep
+    """Eight panelists around weights of 0: their panel's weights are 0 by symmetry."""
+    rng, who = seeds_rng(5), who_of(400, 8)
+    own = 0.7 * rng.normal(size=(100, 8, 4))
+    x = rng.normal(size=(100, 400, 4))
+    y = (rng.random((100, 400)) < 1 / (1 + np.exp(-(x * own[:, who]).sum(-1)))).astype(float)
+    fit = bt.newton(x, y)
+    half, _ = bt.halves(x, y, who, fit)
+    alone = 1.96 * np.sqrt(np.diagonal(np.linalg.inv(fit.information), axis1=-2, axis2=-1))
+    assert 0.90 <= (np.abs(fit.weights) <= half).mean() <= 0.99
+    assert (np.abs(fit.weights) <= alone).mean() < 0.85  # Laplace's would promise and not keep
 
 
 def test_separable() -> None:

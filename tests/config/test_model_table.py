@@ -86,7 +86,7 @@ def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub: Path) 
 
 
 def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one() -> None:
-    """What `experiments/answer_study.py` found; top-p and top-k have no KL, so both are off."""
+    """What a study of answers found; top-p and top-k have no KL, so both are off."""
     config = settings_file.load(preset_name="people")
     g = config.generation
     assert (g.temperature, g.max_new_tokens, g.stop) == (0.5, 128, ["\n\n"])

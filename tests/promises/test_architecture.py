@@ -45,8 +45,7 @@ ORDER = {
 }  # fmt: skip
 """Packages and single modules of each tree: one imports only what stands before it."""
 ROOMY = {
-    "szpo.baselines", "szpo_simulators.bench.known_worlds", "szpo_simulators.compare",
-    "szpo_simulators.worlds",
+    "szpo.baselines", "szpo_simulators.compare", "szpo_simulators.worlds",
 }  # fmt: skip
 """Packages of more than 15 modules: one file per method, world, benchmark or part of a cell."""
 PURE = ("types", "errors", "seeds", "intervals", "metrics", "aggregation", "optim")

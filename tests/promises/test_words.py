@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TREES = ("szpo", "ui", "simulators", "experiments")
+TREES = ("szpo", "ui", "simulators")
 SOURCES = [path for tree in TREES for path in sorted((ROOT / tree).rglob("*.py"))]
 
 PROSE = re.compile(r"\b(so many|told|retold|said|alike|reckon\w*|learnt|kept|who steers)\b", re.I)

@@ -7,19 +7,19 @@ model is Davidson's with effects that all judges of an item share,
 
 answers in the shares of `szpo_simulators.panels.raters.law`, and lapses spread evenly over the
 three. What is committed, ``data/mtbench.json``, are its constants, how many items had how many
-votes, and the statistics that follow; the votes are not. ``szpo bench mtbench --votes FILE`` makes
-it again.
+votes, and the statistics that follow; the votes are not. docs/archive.md has the command that
+made it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from math import exp, log
+from math import exp
 from typing import Any, Final
 
 import numpy as np
@@ -146,8 +146,3 @@ def load_committed() -> dict[str, Any]:
 def constants(part: str = "preset") -> Constants:
     """The committed constants: of the ``preset``, of the ``training`` half, of ``close`` pairs."""
     return Constants(**load_committed()["constants"][part])
-
-
-def start(names: Sequence[str]) -> Constants:
-    """Where a fit begins: equal chatbots, moderate effects."""
-    return Constants(dict.fromkeys(names, 0.0), log(0.5), 0.05, 1.5, 1.0)

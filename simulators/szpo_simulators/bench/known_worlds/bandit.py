@@ -6,12 +6,13 @@ seven comparisons in ten. The size of the batches that are compared decides whic
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from szpo.aggregation.estimators import inversion, moments
-from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.study import (
     Spec,
     Study,
@@ -21,6 +22,7 @@ from szpo_simulators.study import (
     put_legend_below,
     seed_range,
 )
+from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.oracle import LinkPanel
 
@@ -28,13 +30,14 @@ WAYS = (
     *(("known", M, 1) for M in (1, 5, 20, 100)),
     ("known", 1, 2), ("known", 1, 8),
     ("sign", 1, 1), ("sign", 100, 1), ("sign", 1, 8),
-    ("margin", 1, 1), ("margin", 1, 8),
 )  # fmt: skip
 """Rule, M, D."""
-PANELS = (("logistic", 1.0), ("logistic", 5.0))
-ALPHA = {"known": 0.3, "sign": 0.06, "margin": 0.165}
-"""Fixed, not tuned: the limit of a run is measured, not its speed. At M = 1 `margin` is then the
-rule `known` with its Δ̂ = ± log 3 (0.165 ≈ 0.3 · log 3 / 2)."""
+SHARPNESS = (1.0, 5.0)
+"""β of the two logistic panels."""
+ALPHA = {"known": 0.3, "sign": 0.06}
+"""Fixed, not tuned: the limit of a run is measured, not its speed."""
+WALKS = 8192
+"""Walks that are made together, as many as fit a cache."""
 
 
 def mean_vote_margin(beta: float, rows: int) -> float:
@@ -51,16 +54,42 @@ def mean_estimate(beta: float, voters: int, rows: int = 1) -> float:
 
 
 def work(spec: Spec) -> dict[str, Any]:
-    """`runs.work` with P(risky) in place of the value."""
-    found = runs.work(spec)
-    world = runs.make_world(spec)
+    """P(risky) of a row's seeds: ``values`` at the end, ``curve`` of means at ``marks``.
+
+    ``votes`` and ``answers`` (pulls read by voters) are those of the whole run.
+    """
+    world, steps = Bandit(), spec["steps"]
+    how = repetitions.settings_for(
+        world, **{name: spec[name] for name in ("rule", "N", "M", "D", "alpha")}
+    )
+    runs = repetitions.train(
+        world, how, spec["seeds"], steps, panel=LinkPanel("logistic", spec["beta"]), crn=False,
+        marks=space_marks(steps),
+        batching=repetitions.Batching(max(25, WALKS // (spec["N"] * spec["D"]))),
+    )  # fmt: skip
     safe, risky = world.value(np.array([[-60.0], [60.0]])).tolist()
-    shares = ((np.array(found["values"]) - safe) / (risky - safe)).tolist()
-    points = [
-        {k: v if k == "n" else (v - safe) / (risky - safe) for k, v in point.items()}
-        for point in found["curve"]
-    ]
-    return {**found, "values": shares, "curve": points}
+    shares = (runs.curve - safe) / (risky - safe)
+    return {
+        "values": shares[:, -1].tolist(),
+        "marks": list(runs.marks),
+        "curve": [interval(values) for values in shares.T.tolist()],
+        "votes": runs.votes * steps,
+        "answers": runs.answers * steps,
+    }
+
+
+def space_marks(steps: int, count: int = 12) -> list[int]:
+    """Steps at which the value is measured, closer together at the start.
+
+    >>> space_marks(300, 4)
+    [19, 75, 169, 300]
+    """
+    return sorted({max(1, math.ceil(steps * (i / count) ** 2)) for i in range(1, count + 1)})
+
+
+def budget_at_marks(row: Mapping[str, Any], budget: str) -> list[float]:
+    """How much of a budget (``votes`` or ``answers``) a row had spent at its marks."""
+    return [row[budget] * mark / row["steps"] for mark in row["marks"]]
 
 
 @bench("bandit")
@@ -69,9 +98,9 @@ def main(study: Study) -> dict[str, Any]:
     used = seed_range(20 if study.quick else 200)
     steps = 400 if study.quick else 800
     specs = [
-        runs.make_spec(world="bandit", rule=rule, N=32, M=M, D=D, alpha=ALPHA[rule], steps=steps,
-                  panel=panel, beta=beta, seeds=used)
-        for panel, beta in PANELS
+        {"rule": rule, "N": 32, "M": M, "D": D, "alpha": ALPHA[rule], "steps": steps,
+         "beta": beta, "seeds": used}
+        for beta in SHARPNESS
         for rule, M, D in WAYS
     ]  # fmt: skip
     rows = [{**row, **interval(row["values"])} for row in study.cells("runs", specs, work)]
@@ -81,9 +110,9 @@ def main(study: Study) -> dict[str, Any]:
             **{f"lean, D = {D}": mean_vote_margin(beta, D) for D in (1, 2, 8)},
             **{f"Δ̂, M = {M}": mean_estimate(beta, M) for M in (1, 5, 10, 20, 50)},
         }
-        for _, beta in PANELS
+        for beta in SHARPNESS
     ]
-    for beta in (1.0, 5.0):
+    for beta in SHARPNESS:
         study.table(
             f"P(risky) at the end, the best is 1; N = 32, T = {steps}, β = {beta:g}",
             [row for row in rows if row["beta"] == beta],
@@ -104,7 +133,7 @@ def main(study: Study) -> dict[str, Any]:
             for row in rows:
                 if row["beta"] == beta and (row["rule"], row["M"], row["D"]) in shown:
                     label = f"{row['rule']}, M = {row['M']}, D = {row['D']}"
-                    draw_curve(here, runs.budget_at_marks(row, budget), row["curve"], label)
+                    draw_curve(here, budget_at_marks(row, budget), row["curve"], label)
             here.set(xscale="log", xlabel="votes" if budget == "votes" else "answers read")
             here.set(ylim=(-0.03, 1.03), ylabel="P(risky), best is 1")
             here.set(title=f"logistic panel, β = {beta:g}")
