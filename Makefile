@@ -8,7 +8,7 @@ DOCS   := $(VENV)/.docs-installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-all test-gpu audit docs serve-docs prose basis lint lint-deploy release-check format install browser screenshots clean
+.PHONY: help demo serve-demo check test test-full test-all test-gpu audit docs serve-docs prose basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,20 +39,28 @@ browser:  ## install the browser that the panel's tests drive, where none is fou
 	  $$run apt-get install -y -q chromium >/dev/null 2>&1 || { $$run apt-get update -q >/dev/null && $$run apt-get install -y -q chromium >/dev/null; } || { \
 	    echo "chromium is missing and cannot be installed here; install it, or name one by CHROMIUM=/path" >&2; exit 1; }; }
 
-# Tests use tiny models, on which threads only wait for each other: processes instead. conftest.py
-# says how many, and in which order files are taken. Compiled files are kept even where the environment
-# forbids it: without them each process compiles every test anew, a minute and a half in all.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+# Tests use tiny models, on which threads only wait for each other: processes instead. Each of them
+# reads all tests: two for the first gate; conftest.py says how many else. Compiled files are kept even where the environment forbids it:
+# without them each process compiles every test anew, a minute and a half in all.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
+EVERY  := tests szpo simulators ui --doctest-modules
 
-test: $(STAMP) browser  ## what continuous integration runs
-	$(PYTEST)
+check: $(STAMP) lint  ## lint, imports between packages, links and commands of pages, generated tables
+	$(BIN)/python docs/tools/page_tables.py --check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/check tests/promises/test_architecture.py
 
-test-all: $(STAMP) $(DOCS) browser  ## everything, the slow tests included
-	$(PYTEST) -m "not gpu" --timeout 7200
+test: $(STAMP)  ## the first gate, minutes: no browser, no other processes, no training
+	$(PYTEST) -n 2 -m quick
+
+test-full: $(STAMP) browser  ## the rest of what continuous integration runs
+	$(PYTEST) -n auto -m full $(EVERY)
+
+test-all: $(STAMP) $(DOCS) browser check  ## everything, the slow tests included
+	$(PYTEST) -n auto -m "not gpu" --hypothesis-profile many --timeout 7200 $(EVERY)
 	$(BIN)/python tests/support/audit.py
 
 test-gpu: $(STAMP)  ## what needs an accelerator
-	$(PYTEST) -n 0 -m gpu
+	$(PYTEST) -n 0 -m gpu tests
 
 audit: $(STAMP)  ## ask the advisory database for holes of the installed libraries
 	$(BIN)/python tests/support/audit.py

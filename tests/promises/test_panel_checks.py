@@ -4,51 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from szpo.voting.counting import sides
 from szpo.voting.seats import LETTERS
-from szpo_ui.languages import texts
 from szpo_ui.operator import vote_filter
-from szpo_ui.panel import page as panel_page
-from szpo_ui.panel import render
-from szpo_ui.panel.screens import State
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "ui" / "szpo_ui"
-LIST = ROOT / "docs" / "panel-checks.md"
-CHECKS = [*(str(n) for n in range(1, 13)), "12b", *(str(n) for n in range(13, 25))]
-ACCESSIBILITY, SECURITY = 17, 21
-"""Rows of the two lists below the numbered one."""
-
-
-def test_every_row_names_tests_that_exist() -> None:
-    text = LIST.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([\w]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
-    rows = [row for row in rows if row[0] != "no"]
-    numbers = [number for number, _, _ in rows]
-    assert numbers == [
-        *CHECKS,
-        *(f"a{n}" for n in range(1, ACCESSIBILITY + 1)),
-        *(f"s{n}" for n in range(1, SECURITY + 1)),
-    ]
-    for number, what, where in rows:
-        named = re.findall(r"`([\w/]+\.py)::(\w+)`", where)
-        assert named, f"{number} ({what}) names no test"
-        for file, test in named:
-            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
-            assert f"def {test}(" in source, f"{number} names {test}, which {file} does not have"
-
-
-def test_every_state_has_its_picture() -> None:
-    screens = {path.stem for path in (ROOT / "docs" / "screens").glob("panel-*.png")}
-    shown = {"calib": "calibration"}
-    for state in (*get_args(State), "saving"):
-        assert f"panel-{shown.get(state, state)}" in screens, state
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -61,39 +26,6 @@ def test_over_two_hundred_steps_plus_is_on_a_exactly_half_the_time(m: int) -> No
     ]
     assert len(drawn) == 200 * 8 * m
     assert [drawn.count(letter) for letter in LETTERS] == [len(drawn) / 2] * 2
-
-
-def test_nobody_is_hurried_and_nothing_makes_a_sound() -> None:
-    english = texts.ENGLISH
-    message = " ".join(
-        map(
-            str,
-            (*english.page.values(), *english.notices.values(), *english.live.values()),
-        )
-    )
-    hurry = re.compile(r"\b(hurry|quick|quickly|faster|deadline|seconds left|running out)\b", re.I)
-    assert not hurry.search(message), hurry.search(message)
-    page = panel_page.head() + "".join(
-        path.read_text(encoding="utf-8") for path in (UI / "templates").rglob("*.html")
-    )
-    assert not re.search(r"\bAudio\(|<audio|<video|autoplay|\.play\(", page)
-
-
-ENTRANCE = {f"entrance/{name}.html" for name in ("layout", "login", "join")}
-
-
-def test_sentences_of_the_panel_stand_in_one_file() -> None:
-    """Templates hold no words but names of keys and of the project."""
-    loader = render._environment("en").loader
-    assert loader is not None
-    for name in loader.list_templates():
-        if not name.startswith("panel/") and name not in ENTRANCE:
-            continue
-        body = loader.get_source(render._environment("en"), name)[0]
-        bare = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", " ", body, flags=re.S)
-        spoken = re.findall(r'(?:aria-label|title|placeholder|alt)="([^"{]*[a-z]{2}[^"{]*)"', bare)
-        words = set(re.findall(r"[A-Za-z]{2,}", re.sub(r"<[^>]*>", " ", bare, flags=re.S)))
-        assert words <= {"szpo", "Esc", "Enter"} and not spoken, name
 
 
 FILTERED = {
@@ -151,10 +83,3 @@ def test_conditions_of_a_filter_have_no_value_of_it() -> None:
     for text in ("hostile", "987", "986", "654", "321", "123"):
         assert text not in where + end + chosen.key
     assert {986, 654, "hostile two", "hostile three"} <= set(values) and cursor == [321, 123]
-
-
-def test_gradio_is_held_to_what_was_examined() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
-    assert "gradio>=6.31,<7" in extras["ui"]
