@@ -8,7 +8,7 @@ DOCS   := $(VENV)/.docs-installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo check test test-full test-all test-gpu audit docs serve-docs prose basis lint lint-deploy release-check format install browser screenshots clean
+.PHONY: help demo serve-demo check test test-full test-all test-gpu audit docs serve-docs basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,9 +77,6 @@ docs: $(DOCS)  ## build the site into build/site; its gallery's scripts are run
 
 serve-docs: docs  ## build the site and show it on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
-
-prose: $(STAMP)  ## words per sentence and reading ease of every page
-	$(BIN)/python docs/tools/prose.py
 
 basis: $(STAMP)  ## make the coordinates that ship with szpo (minutes)
 	$(BIN)/python docs/tools/ship_basis.py
