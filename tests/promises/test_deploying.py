@@ -1,6 +1,6 @@
 """Container, compose file and workflows: what can be held to without running them.
 
-`make lint-deploy` runs the linters; these are the claims of docs/deploying.md.
+`make lint-deploy` runs the linters; these are the claims of docs/serve.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A clean environment holds the wheel and the base dependencies, which are shared with this one by
 links, so that torch is neither downloaded nor copied again. Each extra is installed into an
-environment of its own on top of that. Prints a table of sizes and seconds, which docs/releasing.md
+environment of its own on top of that. Prints a table of sizes and seconds, which CONTRIBUTING.md
 quotes, and how long imports take, which docs/library.md quotes.
 
     python tests/support/release_check.py [EXTRA ...]
