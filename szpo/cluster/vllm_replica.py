@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ from szpo.errors import UsageError
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
 """HTTP status codes that a later try may not have."""
+REPLY_BYTES = 16 * 2**20
+"""Longest reply that is read; one to a row's tokens with their log-probabilities has kilobytes."""
 SECRET = 8
 """Shortest key that is removed from texts; servers without keys get any short word."""
 
@@ -141,14 +143,17 @@ class Replica:
         """
         server, failures, why = self.server, 0, ""
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        headers["Accept-Encoding"] = "identity"
         while failures < server.retry.tries:
             wanted = None
             try:
-                reply = await server.client.request(
-                    method, f"{server.url}{path}", json=body, headers=headers
+                reply = await _exchange(
+                    server.client, method, f"{server.url}{path}", body, headers
                 )
             except httpx.HTTPError as error:
                 why = type(error).__name__
+            except OverflowError:
+                why = f"a reply of more than {REPLY_BYTES:,} bytes at {path}"
             else:
                 if reply.status_code == 200:
                     found = _read(reply)
@@ -194,12 +199,33 @@ class Replica:
         )
 
 
+async def _exchange(
+    client: httpx.AsyncClient, method: str, url: str, body: Any, headers: Mapping[str, str]
+) -> httpx.Response:
+    """A request and its whole reply.
+
+    Raises:
+        httpx.HTTPError: the server is not there, or broke off.
+        OverflowError: the reply is longer than `REPLY_BYTES`.
+    """
+    async with client.stream(method, url, json=body, headers=dict(headers)) as reply:
+        if "content-encoding" in reply.headers:  # unpacked it might be of any size
+            raise httpx.DecodingError("a packed reply, though none was accepted")
+        parts, size = [], 0
+        async for part in reply.aiter_bytes(2**16):
+            size += len(part)
+            if size > REPLY_BYTES:
+                raise OverflowError
+            parts.append(part)
+    return httpx.Response(reply.status_code, headers=reply.headers, content=b"".join(parts))
+
+
 def _read(reply: httpx.Response) -> dict[str, Any] | None:
     """A reply's JSON object, or its text; None for JSON that ends in the middle."""
     if "json" not in reply.headers.get("Content-Type", ""):
         return {"text": reply.text}
     try:
         found = json.loads(reply.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

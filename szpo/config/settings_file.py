@@ -119,7 +119,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not a regular file; give a settings file")
     try:
         return tomllib.loads(_decode(path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path.name} is not TOML: {error}") from None
 
 

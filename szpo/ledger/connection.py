@@ -12,7 +12,10 @@ from typing import Any, NoReturn
 from szpo import files
 from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
 
-_NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
+_NETWORK_FILESYSTEMS = (
+    "nfs", "cifs", "smb", "afs", "ncp", "9p", "ceph", "lustre", "virtiofs", "fuse.sshfs",
+    "fuse.glusterfs", "fuse.s3fs",
+)  # fmt: skip
 _NO_FILES_BESIDE = ("disk I/O error", "unable to open database file", "disk is full")
 _PRAGMAS = (
     "PRAGMA busy_timeout=10000",

@@ -6,7 +6,9 @@ what is asked, what the votes do and how the point moves is computed there.
 
 from __future__ import annotations
 
+import errno
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, overload
@@ -26,6 +28,10 @@ from szpo.types import Floats, Info, Update
 
 FORMAT: Final = 1
 """Of what `Optimizer.to_dict` gives."""
+AT_ONCE: Final = 10_000
+"""Most pairs that await votes together."""
+_ONE_AT_A_TIME: Final = threading.RLock()
+"""Pairs are asked, told and saved by one thread at a time. Of the module: copies carry no lock."""
 
 
 class Pair(NamedTuple):
@@ -40,7 +46,8 @@ class Optimizer:
 
     Pairs stand on both sides of a centre, along random directions; a vote moves the centre towards
     the side that won (zeroth-order optimisation, two-point estimate). Everything random follows
-    from ``seed``: the same seed and the same votes give the same bits.
+    from ``seed``: the same seed and the same votes give the same bits. Threads may share one: of
+    two that tell the same pair the second is refused.
 
     Args:
         dim: number of coordinates d; may be left out where ``start`` or ``bounds`` say it.
@@ -107,14 +114,16 @@ class Optimizer:
             UsageError: ``n`` is no number from 1 up, or another number of pairs awaits votes.
         """
         count = 1 if n is None else n
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UsageError(f"ask: n is {n!r}; give a whole number of pairs from 1 up")
-        if not self._pending:
-            self._ask(count, single=n is None)
-        if len(self._pending) != count or self._single != (n is None):
-            waiting = "one pair awaits" if self._single else f"{len(self._pending)} pairs await"
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= AT_ONCE:
+            raise UsageError(f"ask: n is {n!r}; give a whole number of pairs, 1 to {AT_ONCE:,}")
+        with _ONE_AT_A_TIME:
+            if not self._pending:
+                self._ask(count, single=n is None)
+            pairs, single = self._pending, self._single
+        if len(pairs) != count or single != (n is None):
+            waiting = "one pair awaits" if single else f"{len(pairs)} pairs await"
             raise UsageError(f"ask: {waiting} votes; tell them first")
-        return self._pending[0] if n is None else list(self._pending)
+        return pairs[0] if n is None else list(pairs)
 
     def tell(
         self,
@@ -132,6 +141,12 @@ class Optimizer:
             UsageError: nothing was asked, the number of votes is wrong, or a vote is unknown;
                 the pairs still await their votes.
         """
+        with _ONE_AT_A_TIME:
+            self._tell(vote, weight)
+
+    def _tell(
+        self, vote: VectorVote | Sequence[VectorVote], weight: float | Sequence[float]
+    ) -> None:
         if not self._pending:
             raise UsageError("tell: no pair awaits a vote; call ask() first")
         cast = check_votes(vote, weight, len(self._pending), self._single)
@@ -206,16 +221,17 @@ class Optimizer:
 
     def to_dict(self) -> dict[str, Any]:
         """The state as plain JSON values: the settings, and every vote; `from_dict` reads it."""
-        waiting = len(self._pending)
-        return {
-            "format": FORMAT,
-            "szpo": __version__,
-            "space": self._space.to_json(),
-            "settings": settings_to_json(self._first),
-            "votes": [[list(each) for each in step] for step in self._past],
-            "waiting": [waiting, self._single] if waiting else None,
-            "digest": self.digest(),
-        }
+        with _ONE_AT_A_TIME:
+            waiting = len(self._pending)
+            return {
+                "format": FORMAT,
+                "szpo": __version__,
+                "space": self._space.to_json(),
+                "settings": settings_to_json(self._first),
+                "votes": [[list(each) for each in step] for step in self._past],
+                "waiting": [waiting, self._single] if waiting else None,
+                "digest": self.digest(),
+            }
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -238,9 +254,9 @@ class Optimizer:
                 found.tell(votes, weight=weights)
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
-                found._ask(count, single=single)
+                _ = found.ask() if single else found.ask(count)
             wanted = saved["digest"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(f"Optimizer: not a saved state ({error!r})") from None
         if found.digest() != wanted:
             raise IntegrityError(
@@ -272,10 +288,12 @@ class Optimizer:
             IntegrityError: its votes lead to another point than the saved one.
         """
         try:
+            if not Path(path).is_file():
+                raise FileNotFoundError(errno.ENOENT, "no such file")
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise StorageError(f"{path} cannot be read ({error.strerror or error})") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path} is no saved Optimizer ({error})") from None
         if not isinstance(saved, dict):
             raise UsageError(f"{path} is no saved Optimizer (a list or a single value)")

@@ -26,12 +26,15 @@ from szpo.replay.findings import Broken, Examination, Failure
 
 
 def check_schema(look: Examination) -> None:
-    """Compare the definitions of tables and triggers with the schema's."""
+    """Compare the definitions of tables and triggers with the schema's; refuse any others."""
     fresh = sqlite3.connect(":memory:")
     try:
         fresh.executescript(schema())
-        # Indexes may come and go with versions; tables and triggers are the promise.
-        sql = "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'trigger')"
+        # Plain indexes may come and go with versions; all else is the promise.
+        sql = (
+            "SELECT name, sql FROM sqlite_master WHERE type <> 'index' OR sql LIKE '%UNIQUE%' "
+            "ORDER BY name"
+        )
         wanted = dict(fresh.execute(sql).fetchall())
     finally:
         fresh.close()
@@ -39,6 +42,8 @@ def check_schema(look: Examination) -> None:
     for name, text in wanted.items():
         if _normalise(found.get(name)) != _normalise(text):
             raise Broken("sqlite_master", name, "is missing or was changed")
+    if foreign := [name for name in found if name not in wanted]:
+        raise Broken("sqlite_master", foreign[0], "was added; szpo makes nothing of that name")
 
 
 def _normalise(sql: str | None) -> list[str]:
@@ -123,11 +128,9 @@ def _find_missing(ledger: Ledger, recorded: sqlite3.Connection, table: str) -> s
 
 
 def check_pages(look: Examination) -> None:
-    """Let SQLite check the pages of the file."""
-    ledger = look.ledger
-    for row in ledger.query("PRAGMA quick_check(1)"):
-        if row["quick_check"] != "ok":
-            raise Broken("file", ledger.path.name, row["quick_check"])
+    """Let SQLite check the pages of the file, and compare tables with their indexes."""
+    if (damage := look.ledger.find_damage()) is not None:
+        raise Broken("file", look.ledger.path.name, damage)
 
 
 def check_header(look: Examination) -> None:

@@ -76,11 +76,11 @@ def _drafts(path: Path) -> Iterator[Check]:
 
 
 def _sound(ledger: Ledger) -> Iterator[Check]:
-    found = ledger.query("PRAGMA quick_check(1)")[0]["quick_check"]
-    if found == "ok":
+    damage = ledger.find_damage()
+    if damage is None:
         yield Check("pages", "ok", "whole; szpo verify checks what they say")
     else:
-        yield Check("pages", "fail", f"{found}; see: szpo recover {ledger.path} --out NEW")
+        yield Check("pages", "fail", f"{damage}; see: szpo recover {ledger.path} --out NEW")
 
 
 def _end(ledger: Ledger) -> Iterator[Check]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -209,6 +210,13 @@ class Played:
 WHOLE = reply([4, 4, 4])
 
 
+async def endless() -> AsyncIterator[bytes]:
+    """A body that never ends; who reads it is to leave."""
+    for _ in range(2**10):
+        yield b" " * 2**16
+    raise AssertionError("64 MB were read")
+
+
 def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_asked_for() -> None:
     played = Played(
         httpx.Response(500), httpx.Response(429, headers={"Retry-After": "7"}),
@@ -227,6 +235,22 @@ def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_as
         (
             lambda: httpx.Response(200, text="{", headers={"Content-Type": "application/json"}),
             "half a reply, 5 times",
+        ),
+        (
+            lambda: httpx.Response(
+                200, text="[" * 200_000, headers={"Content-Type": "application/json"}
+            ),
+            "half a reply, 5 times",
+        ),
+        (
+            lambda: httpx.Response(
+                200, content=gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"}
+            ),
+            "DecodingError, 5 times",
+        ),
+        (
+            lambda: httpx.Response(200, content=endless()),
+            r"a reply of more than 16,777,216 bytes at /v1/completions, 5 times",
         ),
     ],
 )

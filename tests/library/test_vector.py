@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +265,34 @@ def test_it_loads_neither_torch_nor_files_of_runs() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_one_answer_of_several_threads_is_counted() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for trial in range(40):
+            opt = szpo.Optimizer(dim=2, seed=trial)
+            opt.ask()
+            with ThreadPoolExecutor(4) as pool:
+                told = [pool.submit(opt.tell, "a") for _ in range(4)]
+            refused = [each.exception() for each in told]
+            assert sum(each is None for each in refused) == 1
+            assert {type(each) for each in refused} == {type(None), UsageError}
+            assert szpo.Optimizer.from_dict(opt.to_dict()).votes == 1
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_what_is_no_saved_state_is_refused_at_once(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="no saved Optimizer"):
+        szpo.Optimizer.load(deep)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="cannot be read"):
+        szpo.Optimizer.load(pipe)
+    many = szpo.Optimizer(dim=2).to_dict() | {"waiting": [10_000_000, False]}
+    with pytest.raises(UsageError, match="10,000"):
+        szpo.Optimizer.from_dict(many)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from szpo.cli.app import call
-from szpo.errors import IntegrityError
+from szpo.errors import IntegrityError, SzpoError
 from szpo.ledger import canonical, run_spec
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
@@ -21,7 +21,9 @@ from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
+from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
+from szpo.voting.steps import Closing
 from tests.replay.test_replay import forge, rewrite
 from tests.support.quadratic import (
     LAYOUT,
@@ -385,3 +387,91 @@ def test_what_is_written_meanwhile_is_no_fault(original, tmp_path, monkeypatch, 
         first, *rest = command.split()
         assert call([first, str(path), *rest]) == 0, capsys.readouterr().err
     assert next(looks) > 3
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    """An open step of which every vote is cast: it is about to be closed by its rule."""
+    settings = settings_of(N=2, rule="sign")
+    path = tmp_path / "run.db"
+    with new_ledger(path, settings) as ledger:
+        cast = steps.close
+
+        def leave(*given, **more):
+            raise KeyboardInterrupt
+
+        steps.close = leave
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                drive(ledger, settings, until=1)
+        finally:
+            steps.close = cast
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+def hide_a_vote(path):
+    """Flip bits of the index over the seats' comparisons until a vote is no longer found."""
+    whole = path.read_bytes()
+    with Ledger.open(path) as ledger:
+        count = len(StepVotes(ledger, 0).counted)
+    with sqlite3.connect(path) as look:
+        size = look.execute("PRAGMA page_size").fetchone()[0]
+        pages = look.execute(
+            "SELECT pageno FROM dbstat WHERE name = 'sqlite_autoindex_assignments_2' "
+            "AND pagetype = 'leaf'"
+        ).fetchall()
+    look.close()
+    for (page,) in pages:
+        first = (page - 1) * size
+        begin = int.from_bytes(whole[first + 5 : first + 7], "big")
+        for at in range(first + begin, first + size):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            try:
+                with Ledger.open(path) as ledger:
+                    if len(StepVotes(ledger, 0).counted) < count:
+                        return
+            except SzpoError:
+                continue
+    raise AssertionError("no flipped bit hid a vote")
+
+
+def test_a_vote_that_an_index_hides_is_named_before_it_is_left_out(waiting, capsys):
+    with Ledger.open(waiting) as ledger:
+        assert ledger.find_damage() is None
+    hide_a_vote(waiting)
+    failure = failure_of(waiting)
+    assert failure.table == "file" and "index" in failure.problem
+    assert (call(["verify", str(waiting)]), call(["doctor", str(waiting)])) == (5, 1)
+    assert all("missing from index" in text for text in capsys.readouterr())
+    with Ledger.open(waiting) as ledger:
+        assert not steps.close(ledger, 0, Closing("rule"))  # a vote seems to be missing
+        with pytest.raises(IntegrityError, match="votes cannot be counted"):
+            steps.close(ledger, 0, Closing("operator", reason="enough", actor="ann"))
+        assert ledger.step(0)["state"] == "open"
+
+
+ADDED = {
+    "trigger": "CREATE TRIGGER x AFTER DELETE ON contacts BEGIN SELECT 1; END",
+    "table": "CREATE TABLE x (name TEXT)",
+    "view": "CREATE VIEW x AS SELECT * FROM contacts",
+    "unique index": "CREATE UNIQUE INDEX x ON votes (received_us)",
+}
+
+
+@pytest.mark.parametrize("kind", ADDED)
+def test_what_szpo_did_not_make_is_named(original, tmp_path, kind):
+    path = copy_run(original, tmp_path)
+    with sqlite3.connect(path) as other:
+        other.execute(ADDED[kind])
+    other.close()
+    failure = failure_of(path)
+    assert (failure.table, failure.row) == ("sqlite_master", "x") and "added" in failure.problem
+
+
+def test_a_plain_index_may_be_added(original, tmp_path):
+    path = copy_run(original, tmp_path)
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE INDEX x ON votes (received_us)")
+    other.close()
+    assert failure_of(path) is None

@@ -324,10 +324,8 @@ def test_of_many_equal_warnings_the_first_are_written_and_then_their_number() ->
     for name in "abcde":
         log.warning("bad request %s", name)
     log.warning("another place")
-    log.error("an error is never held back")
-    assert records.texts == [
-        "bad request a", "bad request b", "another place", "an error is never held back",
-    ]  # fmt: skip
+    log.info("what is no warning is never held back")
+    assert records.texts == ["bad request a", "bad request b", "another place"]
     records.texts.clear()
     ((seconds, close),) = waiting
     close()
@@ -336,6 +334,20 @@ def test_of_many_equal_warnings_the_first_are_written_and_then_their_number() ->
     assert records.texts[1:] == ["bad request f"] and len(waiting) == 2
     waiting[1][1]()
     assert len(records.texts) == 2  # nothing was held back in it
+
+
+def test_of_equal_errors_too_and_errors_are_equal_that_the_same_line_raised() -> None:
+    limit = RepeatLimit(few=2, later=lambda s, act: None)
+    log, records = logging.getLogger("test.errors"), Records()
+    log.propagate = False
+    log.addHandler(records)
+    log.addFilter(limit)
+    for text in ("1", "x", "y", "z", "2"):
+        try:
+            assert int(text) > 1
+        except (AssertionError, ValueError):
+            log.exception("failed at %s", text)
+    assert records.texts == ["failed at 1", "failed at x", "failed at y"]
 
 
 def test_a_collection_of_garbage_does_not_walk_through_what_stands_since_the_start(

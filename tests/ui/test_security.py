@@ -91,7 +91,8 @@ def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Cli
         "undo-vibe-edit", "vibe-starter-queries", "heartbeat/abc", "run-history/buckets", "runs",
         "info", "openapi.json", "token", "user", "login_check", "dev/reload", "deep_link",
         "reset", "call/x", "process_recording", "custom_component/a/b/c/d.js", "api/x",
-        "profiling/traces", "run/other",
+        "profiling/traces", "run/other", "queue/join", "queue/data?session_hash=z", "queue/status",
+        "cancel",
     ],
 )  # fmt: skip
 def test_what_gradio_offers_beyond_the_page_is_not_there(
@@ -243,10 +244,27 @@ def test_a_failure_shows_a_number_and_no_trace(
     assert "secret" not in answer.text and "Traceback" not in answer.text
 
 
-def test_deep_json_hurts_nobody(panelist: httpx.Client) -> None:
-    deep = '{"fn_index": 0, "session_hash": "x", "data": ' + "[" * 9_000 + "]" * 9_000 + "}"
-    answer = panelist.post("/panel/gradio_api/run/predict", content=deep, headers=PANEL)
-    assert 400 <= answer.status_code < 600 and "Traceback" not in answer.text
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"fn_index": 99, "data": [""], "session_hash": "x"}',
+        '{"fn_index": -1, "data": [""], "session_hash": "x"}',
+        '{"fn_index": true, "data": [""], "session_hash": "x"}',
+        '{"fn_index": 0, "data": [[], [], [], [], [], []], "session_hash": "x"}',
+        '{"api_name": "/nothing", "data": [""], "session_hash": "x"}',
+        '{"fn_index": 0, "data": "", "session_hash": "x"}',
+        '{"fn_index": 0',
+        "[]",
+        '{"fn_index": 0, "session_hash": "x", "data": ' + "[" * 9_000 + "]" * 9_000 + "}",
+    ],
+)
+def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
+    panelist: httpx.Client, capfd: pytest.CaptureFixture[str], call: str
+) -> None:
+    capfd.readouterr()
+    answer = panelist.post("/panel/gradio_api/run/predict", content=call, headers=PANEL)
+    assert (answer.status_code, answer.json()["error"]) == (422, "call")
+    assert "Traceback" not in "".join(capfd.readouterr())
     assert panelist.get("/api/status").status_code == 200
 
 

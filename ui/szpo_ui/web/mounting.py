@@ -53,7 +53,8 @@ def mount(
     )
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
-    mounted.app = NeededRoutesOnly(mounted.app)
+    calls = {number: len(each.inputs) for number, each in blocks.fns.items() if each.fn}
+    mounted.app = NeededRoutesOnly(mounted.app, calls)
 
 
 def _theme() -> gr.Theme:

@@ -97,24 +97,24 @@ def _start_timer(seconds: float, act: Callable[[], None]) -> None:
 
 
 class RepeatLimit(logging.Filter):
-    """Write the first few warnings of a minute, then one line with the number of the others.
+    """Write the first few equal lines of a minute, then one line with the number of the others.
 
-    Warnings are equal if the same line of code writes them. All clients share the limit: the
-    warnings name no address, since addresses are personal, and one client can have many. Errors
-    always pass.
+    Warnings are equal if the same line of code writes them, errors if the same line raised them
+    as well. All clients share the limit: the lines name no address, since addresses are personal,
+    and one client can have many.
     """
 
     def __init__(self, few: int = FEW, seconds: float = 60.0, later: Later = _start_timer):
         super().__init__()
         self._few, self._seconds, self._later = few, seconds, later
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str, int], tuple[int, str]] = {}
+        self._seen: dict[tuple[str, str, int, object], tuple[int, str]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write this record; counts it if it is a warning."""
-        if record.levelno != logging.WARNING or getattr(record, "is_count", False):
+        """Whether to write this record; counts it if it is a warning or an error."""
+        if record.levelno < logging.WARNING or getattr(record, "is_count", False):
             return True
-        key = (record.name, record.pathname, record.lineno)
+        key = (record.name, record.pathname, record.lineno, _raised_at(record))
         with self._lock:
             begins = not self._seen
             count = self._seen.get(key, (0, ""))[0] + 1
@@ -126,7 +126,7 @@ class RepeatLimit(logging.Filter):
     def _close(self) -> None:
         with self._lock:
             seen, self._seen = self._seen, {}
-        for (name, _, _), (count, text) in seen.items():
+        for (name, *_), (count, text) in seen.items():
             if count > self._few:
                 logging.getLogger(name).warning(
                     "%d more in %g seconds: %s", count - self._few, self._seconds, text,
@@ -134,9 +134,20 @@ class RepeatLimit(logging.Filter):
                 )  # fmt: skip
 
 
-def limit_warnings() -> None:
-    """Limit the warnings of the HTTP server and of asyncio; calling it again changes nothing."""
-    for name in ("uvicorn.error", "asyncio"):
+def _raised_at(record: logging.LogRecord) -> object:
+    """Kind and place of the exception that a record shows; None without one."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return type(error), trace and (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+
+
+def limit_repeats() -> None:
+    """Limit the log lines of server and pages that requests cause; again changes nothing."""
+    for name in ("uvicorn.error", "asyncio", "szpo_ui", "szpo.panel", "szpo.operate"):
         logger = logging.getLogger(name)
         if not any(isinstance(each, RepeatLimit) for each in logger.filters):
             logger.addFilter(RepeatLimit())

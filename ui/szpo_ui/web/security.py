@@ -7,7 +7,9 @@ Gradio adds stay closed. Handlers check the role again (see `szpo_ui.web.login.i
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
@@ -44,9 +46,10 @@ OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz"
 
 _GRADIO = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static|svelte)/[\w./-]+"
-    r"|/gradio_api/(startup-events|app_id/?|theme\.css|run/predict/?|queue/(join|data)/?|cancel)"
+    r"|/gradio_api/(startup-events|app_id/?|theme\.css|run/predict/?)"
 )
-"""The routes of a Gradio mount that a page without files, state and streams needs."""
+"""The routes of a Gradio mount that a page without files, state, queue and streams needs."""
+_CALL = re.compile(r"/gradio_api/run/predict/?")
 
 _WHY = {
     "login": "please log in",
@@ -224,18 +227,42 @@ def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
 
 
 class NeededRoutesOnly:
-    """A Gradio mount reduced to the routes that its page needs; the others are not found."""
+    """A Gradio mount reduced to the routes and calls that its page needs.
 
-    def __init__(self, app: ASGIApp):
+    Gradio answers a call that it cannot read by an error and a traceback in the log; here such a
+    call is refused before it gets there.
+    """
+
+    def __init__(self, app: ASGIApp, calls: Mapping[int, int]):
+        """``calls`` are the page's own: the number of each, and how many values it takes."""
         self.app = app
+        self.calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the needed routes on; answer the others 404."""
+        """Hand the needed routes on; answer the others 404, and calls of other forms 422."""
         path = get_route_path(scope)
         if scope["type"] == "http" and (".." in path or not _GRADIO.fullmatch(path)):
             await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+            return
+        if _CALL.fullmatch(path) and scope["method"] == "POST":
+            body = await _body(Headers(scope=scope), receive)
+            if isinstance(body, bytes) and not self._is_known(body):
+                body = refuse(422, "call", "this page has no such call")
+            if isinstance(body, Response):
+                await body(scope, receive, send)
+                return
+            receive = _replay_body(body, receive)
+        await self.app(scope, receive, send)
+
+    def _is_known(self, body: bytes) -> bool:
+        try:
+            call = json.loads(body)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(call, dict) or not isinstance(values := call.get("data"), list):
+            return False
+        number = call.get("fn_index")
+        return type(number) is int and self.calls.get(number) == len(values)
 
 
 def _open(path: str) -> bool:

@@ -22,7 +22,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from szpo_ui.web.rate import limit_warnings, network
+from szpo_ui.web.rate import limit_repeats, network
 
 try:
     import resource
@@ -183,7 +183,7 @@ def configure(
         backlog=2048,
         h11_max_incomplete_event_size=bounds.head_bytes,
     )
-    limit_warnings()  # after uvicorn has set up its loggers
+    limit_repeats()  # after uvicorn has set up its loggers
     return config
 
 
