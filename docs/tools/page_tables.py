@@ -2,8 +2,8 @@
 
     python docs/tools/page_tables.py [--check]
 
-A table stands on its page between ``<!-- table NAME -->`` and ``<!-- end -->`` and is written anew
-with its heading; the text around it is written by hand. ``--check`` writes nothing and ends with 1
+A table is on its page between ``<!-- table NAME -->`` and ``<!-- end -->`` and is written with its
+heading; the text around it is written by hand. ``--check`` writes nothing and ends with 1
 if a page does not have the tables that the stored results give.
 """
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from szpo_simulators.bench.frontier import plan, summary
-from szpo_simulators.bench.frontier.show import PAIRED
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.show import GAINED, SPENT
 from szpo_simulators.study import format_cells
@@ -24,88 +23,45 @@ from szpo_simulators.study import format_cells
 ROOT = Path(__file__).parents[2]
 Table = tuple[tuple[str, ...], list[list[str]]]
 """The heading's cells, and rows of cells."""
-MEASURED = (
-    "votes", "seeds", "gain", "KL (largest)", "lowest gain", "guards", "topic", "unseen",
-    "from five",
-)  # fmt: skip
-COMPARED = ("gain", "votes to +0.15", "wins", "KL", "guards", "labels")
-COST = ("tokens, k", "cpu s", "added")
+GROUPS = ("sentiment", "second", "demo", "64-tokens", "null", "pairs")
+"""Settings of the frontier whose groups its page shows; the others are on the page of results."""
+COMPARED = ("gain", "wins", "KL", "guards")
+COST = ("cpu s", "added")
 
 
 def read_frontier() -> dict[str, Table]:
-    """The frontier: what was asked, comparisons, groups, trials, the best of n."""
+    """The frontier's groups at each number of votes."""
     frozen = plan.read(ROOT / "experiments" / "frozen" / "frontier.toml")
     rows = summary.read_rows(frozen, CellStore(ROOT / "experiments" / "frontier"))
-    lines = summary.summarise(frozen, rows)
-    best = [line for line in lines if "kl_most" not in line]
-    cells = [line for line in lines if "kl_most" in line]
-    return {
-        "targets": (
-            ("group", "what", "asked", "found", "verdict"),
-            [
-                [each.group, each.what, each.asked, each.found, each.word]
-                for each in summary.judge_targets(frozen, rows)
-            ],
-        ),
-        "comparisons": (
-            (
-                "ours",
-                "theirs",
-                "where",
-                "seeds",
-                "gains",
-                "ours less theirs",
-                "ratio",
-                "asked",
-                "verdict",
-            ),
-            [format_cells(line, PAIRED) for line in summary.judge_comparisons(frozen, rows)],
-        ),
-        "groups": (
-            ("group", *MEASURED),
-            [row_of_cell(line) for line in cells if line["part"] != "T"],
-        ),
-        "trials": (
-            ("trial", *MEASURED),
-            [row_of_cell(line) for line in cells if line["part"] == "T"],
-        ),
-        "picked": (
-            ("picked", "votes", "seeds", "gain", "KL at most"),
-            [[*first_cells(line), f"{line['kl']:.2f}"] for line in best],
-        ),
-    }
+    lines = [
+        line
+        for line in summary.summarise(frozen, rows)
+        if "kl_most" in line and line["part"] != "T" and line["group"].startswith(GROUPS)
+    ]
+    heading = ("group", "votes", "seeds", "gain", "KL (largest)", "guards")
+    return {"groups": (heading, [row_of_group(line) for line in lines])}
 
 
-def first_cells(line: Mapping[str, Any]) -> list[str]:
-    """Group, votes, seeds and gain."""
+def row_of_group(line: Mapping[str, Any]) -> list[str]:
     around = "" if line["low"] is None else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
-    seeds = f"{line['seeds']} of {line['of']}"
-    return [line["group"], str(line["checkpoint"]), seeds, f"{line['mean']:+.3f}{around}"]
-
-
-def row_of_cell(line: Mapping[str, Any]) -> list[str]:
-    guards = f"{line['first_three']}, {line['all_four']}"
-    topic = "" if line["topic"] is None else f"{line['topic']:.2f}"
-    unseen = "" if line["unseen"] is None else f"{line['unseen']:+.3f}"
-    kl, lowest, few = f"{line['kl']:.2f} ({line['kl_most']:.2f})", line["lowest"], line["few"]
-    return [*first_cells(line), kl, f"{lowest:+.3f}", guards, topic, unseen, f"{few:+.3f}"]
+    return [
+        line["group"],
+        str(line["checkpoint"]),
+        f"{line['seeds']} of {line['of']}",
+        f"{line['mean']:+.3f}{around}",
+        f"{line['kl']:.2f} ({line['kl_most']:.2f})",
+        f"{line['first_three']}, {line['all_four']}",
+    ]
 
 
 def read_tiny() -> dict[str, Table]:
     """The comparison on the tiny model: batches first, each by its gain."""
     stored = ROOT / "experiments" / "compare-tiny" / "compare-tiny.json"
     found = json.loads(stored.read_text(encoding="utf-8"))
-    apart = {(each["method"], each["ask"]): each for each in found["differences"]}
-
-    def against(row: Mapping[str, Any]) -> str:
-        line = apart.get((row["method"], row["ask"]))
-        return "" if line is None else "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**line)
-
     columns = {
         "method": "title",
         "ask": "ask",
         **{name: GAINED[name] for name in COMPARED},
-        "against SZPO, bayes, batch": against,
         **{name: SPENT[name] for name in COST},
     }
     best_first = sorted(found["rows"], key=lambda row: (row["ask"], -row["mean"]))
@@ -117,7 +73,7 @@ PAGES = {"frontier.md": read_frontier, "compare.md": read_tiny}
 
 
 def replace(page: str, tables: Mapping[str, Table]) -> str:
-    """The page with each table in place of what stands between its marks.
+    """The page with each table in place of what is between its marks.
 
     Raises:
         ValueError: the page has no mark of a table.
