@@ -13,8 +13,6 @@ EXTRAS = {
     "uvicorn": "ui",
     "trl": "baselines",
     "datasets": "baselines",
-    "crowdkit": "crowd",
-    "sklearn": "crowd",
     "openai": "judge",
     "fastapi": "ui",
     "gymnasium": "worlds",

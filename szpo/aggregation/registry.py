@@ -1,6 +1,6 @@
 """The weightings of voters by name: a new one is a file beside this one, and its entry here.
 
-``equal`` is neither learned nor pooled: every vote counts once.
+``equal`` is not learned: every vote counts once.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from szpo.aggregation import dawid_skene, rationality, weighting
-from szpo.aggregation.weighting import History, View, VotesByVoter
+from szpo.aggregation import rationality, weighting
+from szpo.aggregation.weighting import History, View
 from szpo.types import Floats
 
 LEARNED: Final[Mapping[str, Callable[[History], Floats]]] = {
     "skill": lambda history: weighting.skill(history).weights,
     "rationality": lambda history: rationality.rationality(history).weights,
-    "dawid-skene": lambda history: dawid_skene.dawid_skene(history).weights,
 }
 """One weight per voter (..., P) from everyone's votes in earlier steps."""
 VIEWED: Final[Mapping[str, Callable[[History, View], Floats]]] = {
@@ -23,9 +22,4 @@ VIEWED: Final[Mapping[str, Callable[[History, View], Floats]]] = {
     "rationality": lambda history, view: rationality.rationality(history, view=view).weights,
 }
 """The same where a model says what the others' votes mean for each of a voter's directions."""
-POOLED: Final[Mapping[str, Callable[[VotesByVoter], Floats]]] = {
-    "shrunk-logits": weighting.shrunk_logits,
-    "median": weighting.median,
-}
-"""One Δ̂ per direction (..., K) from one logit per voter of the step at hand."""
-WEIGHTINGS: Final[tuple[str, ...]] = ("equal", *LEARNED, *POOLED)
+WEIGHTINGS: Final[tuple[str, ...]] = ("equal", *LEARNED)

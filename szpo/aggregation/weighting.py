@@ -1,10 +1,8 @@
 """How much each voter counts: a separate stage between the counted votes and the update.
 
-``equal`` counts every vote once. ``skill``, ``rationality`` and ``dawid-skene`` learn from earlier
-steps how far each voter agrees with the rest, and give one weight per voter (docs/weighting.md
-says when to use which). ``shrunk-logits`` and ``median`` need no history: they make one Δ̂ per
-direction out of one logit per voter, however many votes each gave. A mean of logits follows the
-most decided voters, liars included; the median withstands a hostile minority.
+``equal`` counts every vote once. ``skill`` and ``rationality`` learn from earlier steps how far
+each voter agrees with the rest, and give one weight per voter (docs/weighting.md says when to use
+which).
 
 `szpo.aggregation.registry` has them by name. Pure arithmetic over arrays with any leading axes;
 voters are columns in the order of their ids.
@@ -19,14 +17,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.aggregation import estimators
 from szpo.types import Floats, Ints, Tally
 
 PLUS, MINUS, TIE = 1, -1, 2
 """A voter's verdict on a comparison; 0 is no vote."""
 
-SHRINK: Final = 4.0
-"""A voter's m votes on a direction weigh m/(m + 4)."""
 ROWS: Final = 512
 """Weights are learned from the votes on this many of the latest directions."""
 HOSTILE_Z: Final = 3.0
@@ -227,38 +222,6 @@ def normalise(weights: Floats) -> Floats:
     return np.asarray(weights * scale[..., None])
 
 
-def shrunk_logits(by_voter: VotesByVoter) -> Floats:
-    """Δ̂ (..., K): mean over voters of log((k+½)/(m−k+½)) · m/(m+4).
-
-    k of a voter's m votes on the direction are for plus, a tie is half a vote; comparisons that
-    were identical pull towards 0 by their share.
-    """
-    values, weights, share = _logits(by_voter)
-    voters = np.maximum((weights > 0).sum(-2), 1)
-    # Voter by voter, so that the sum is the same on every machine.
-    return _clean(share * estimators.ordered_sum(np.swapaxes(values, -1, -2)) / voters)
-
-
-def median(by_voter: VotesByVoter) -> Floats:
-    """Δ̂ (..., K): a trimmed mean of the voters' logits, each weighing m/(m+4).
-
-    It is the mean over the middle fifth of the weight: for five voters of equal weight their
-    median, for more voters less noisy than it. Fewer than two fifths of hostile voters are never
-    in it.
-    """
-    values, weights, share = _logits(by_voter)
-    order = np.argsort(values, axis=-2, kind="stable")
-    values = np.take_along_axis(values, order, -2)
-    weights = np.take_along_axis(weights, order, -2)
-    upper = np.cumsum(weights, axis=-2)
-    whole = upper[..., -1:, :]
-    inside = np.minimum(upper, 0.6 * whole) - np.maximum(upper - weights, 0.4 * whole)
-    inside = np.maximum(inside, 0.0)
-    total = estimators.ordered_sum(np.swapaxes(values * inside, -1, -2))
-    size = whole[..., 0, :] / 5
-    return _clean(share * total / np.where(size > 0, size, 1.0))
-
-
 def flip_share(by_voter: VotesByVoter, weights: Floats, lead: Lead) -> float:
     """Smallest share of a step's voters who could have reversed its sign, in [0, 1].
 
@@ -349,23 +312,6 @@ def _gold_shortfall(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, 
     clear = np.clip(panel / bar, 1.0, CLEAR)
     short = np.minimum(score - asked * panel, 0.0)
     return short * clear, np.where(short < 0, asked * clear**2, 0.0)
-
-
-def _logits(by_voter: VotesByVoter) -> tuple[Floats, Floats, Floats]:
-    """Shrunk logits and weights m/(m+4) of voters (..., P, K); share of comparisons asked."""
-    live = ~by_voter.identical
-    verdicts = np.where(live[..., None, :, :], by_voter.verdicts, np.int8(0))
-    m = (verdicts != 0).sum(-1).astype(np.float64)
-    k = (verdicts == PLUS).sum(-1) + 0.5 * (verdicts == TIE).sum(-1)
-    weights = m / (m + SHRINK)
-    heard = (verdicts != 0).any(-3)
-    share = heard.sum(-1) / np.maximum((heard | by_voter.identical).sum(-1), 1)
-    return estimators.haldane(k, m) * weights, weights, share
-
-
-def _clean(delta: Floats) -> Floats:
-    """Δ̂ with rounding residues of votes that cancel set to 0, so that they move nothing."""
-    return np.where(np.abs(delta) < 1e-12, 0.0, delta)
 
 
 def _columns(some: Sequence[str], every: Sequence[str]) -> Ints:

@@ -8,9 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from szpo.aggregation import dawid_skene as onecoin
-from szpo.aggregation import noisy_bradley_terry, rationality, registry, weighting
-from szpo.aggregation.crowdkit import one_coin
+from szpo.aggregation import rationality, registry, weighting
 from szpo.aggregation.weighting import History
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
@@ -24,8 +22,7 @@ from szpo.voting.votes_by_voter import read_votes_by_voter
 LEGEND: Final = (
     "weights: 1 is an equal vote; brackets are 95 % intervals. β: sharpness, how steeply votes "
     "follow differences; the panel's mean is 1. z: agreement with the rest, in standard errors "
-    "above chance. dawid-skene: only from comparisons with several votes. looks: share of votes "
-    "that were no coin flip (noisy Bradley–Terry)."
+    "above chance."
 )
 
 
@@ -43,14 +40,6 @@ class Voter:
     beta: float
     beta_interval: tuple[float, float]
     z: float
-    dawid_skene: float | None
-    """None for a voter without a vote on a comparison that others answered too."""
-    accuracy: float | None
-    accuracy_interval: tuple[float, float] | None
-    looks: float
-    looks_interval: tuple[float, float]
-    crowd_kit: float | None
-    """crowd-kit's accuracy, where it was asked for."""
 
 
 def read_history(ledger: Ledger) -> History:
@@ -67,42 +56,26 @@ def read_history(ledger: Ledger) -> History:
     return found
 
 
-def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
-    """One row for everybody who has a counted vote, in order of enrolment.
-
-    Raises:
-        UsageError: ``crowd`` and crowd-kit is not installed.
-    """
+def voters(ledger: Ledger) -> tuple[Voter, ...]:
+    """One row for everybody who has a counted vote, in order of enrolment."""
     past = read_history(ledger)
     if not past.voters:
         return ()
     in_use = _weights_in_use(ledger, past)
     skill, steep = weighting.skill(past), rationality.rationality(past)
-    coin, looks = onecoin.dawid_skene(past), noisy_bradley_terry.noisy_bt(past)
-    other = one_coin(past) if crowd else np.full(len(past.voters), np.nan)
-    shared = (past.verdicts != 0) & ((np.abs(past.verdicts) == 1).sum(0) > 1)
-    rows = []
-    for name, i in _columns(ledger, past):
-        compared = bool(shared[i].any())
-        rows.append(
-            Voter(
-                name=name,
-                votes=int((past.verdicts[i] != 0).sum()),
-                in_use=float(in_use[i]),
-                skill=float(skill.weights[i]),
-                rationality=float(steep.weights[i]),
-                beta=float(steep.beta[i]),
-                beta_interval=(float(steep.low[i]), float(steep.high[i])),
-                z=float(steep.z[i]),
-                dawid_skene=float(coin.weights[i]) if compared else None,
-                accuracy=float(coin.accuracy[i]) if compared else None,
-                accuracy_interval=(float(coin.low[i]), float(coin.high[i])) if compared else None,
-                looks=float(looks.skill[i]),
-                looks_interval=(float(looks.low[i]), float(looks.high[i])),
-                crowd_kit=None if np.isnan(other[i]) else float(other[i]),
-            )
+    return tuple(
+        Voter(
+            name=name,
+            votes=int((past.verdicts[i] != 0).sum()),
+            in_use=float(in_use[i]),
+            skill=float(skill.weights[i]),
+            rationality=float(steep.weights[i]),
+            beta=float(steep.beta[i]),
+            beta_interval=(float(steep.low[i]), float(steep.high[i])),
+            z=float(steep.z[i]),
         )
-    return tuple(rows)
+        for name, i in _columns(ledger, past)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,29 +125,18 @@ def _columns(ledger: Ledger, past: History) -> Iterator[tuple[str, int]]:
 
 
 def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
-    """Heads and lines for the command line; columns that say nothing of anybody are left out."""
-    columns: dict[str, list[object]] = {
-        "voter": [row.name for row in rows],
-        "votes": [row.votes for row in rows],
-        "in use": [_format(row.in_use) for row in rows],
-        "skill": [_format(row.skill) for row in rows],
-        "rationality": [_format(row.rationality) for row in rows],
-        "β": [_format_interval(row.beta, row.beta_interval) for row in rows],
-        "z": [f"{row.z:+.1f}" for row in rows],
-        "dawid-skene": [_format(row.dawid_skene) for row in rows],
-        "accuracy": [_format_interval(row.accuracy, row.accuracy_interval) for row in rows],
-        "looks": [_format_interval(row.looks, row.looks_interval) for row in rows],
-        "crowd-kit": [_format(row.crowd_kit) for row in rows],
-    }
-    shown = {head: lines for head, lines in columns.items() if set(lines) != {"–"}}
-    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
-
-
-def _format(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _format_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None or interval is None:
-        return "–"
-    return f"{value:.2f} [{interval[0]:.1f}, {interval[1]:.1f}]"
+    """Heads and lines for the command line."""
+    heads = ["voter", "votes", "in use", "skill", "rationality", "β", "z"]
+    lines: list[list[object]] = [
+        [
+            row.name,
+            row.votes,
+            f"{row.in_use:.2f}",
+            f"{row.skill:.2f}",
+            f"{row.rationality:.2f}",
+            f"{row.beta:.2f} [{row.beta_interval[0]:.1f}, {row.beta_interval[1]:.1f}]",
+            f"{row.z:+.1f}",
+        ]
+        for row in rows
+    ]
+    return heads, lines

@@ -21,9 +21,6 @@ def register(app: typer.Typer) -> None:
 
 def voters(
     run: str | None = run_paths.RUN,
-    crowd: bool = typer.Option(
-        False, "--crowd", help="Add what crowd-kit's Dawid–Skene finds (needs szpo\\[crowd])."
-    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
@@ -31,7 +28,7 @@ def voters(
     from szpo.analysis import voter_report as table
 
     with run_paths.look(run_paths.find(run, folder)) as ledger, ledger.snapshot():
-        found = table.voters(ledger, crowd=crowd)
+        found = table.voters(ledger)
     if as_json:
         console.emit([asdict(row) for row in found])
         return

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.links import LINKS
-from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
+from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.config import rule_plugins
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.optim.checked_settings import POSTERIOR_DIM
@@ -83,9 +83,8 @@ class Optimizer(Section):
     )
     weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
         "equal",
-        description="How much each voter counts: equal; learned from agreement with the rest: "
-        f"{', '.join(LEARNED)} (votes of 2 or more); one opinion per voter: "
-        f"{', '.join(POOLED)} ({', '.join(n for n, r in RULES.items() if not r.bayesian)}).",
+        description="How much each voter counts: equal; or learned from agreement with the "
+        f"rest: {list_names(list(LEARNED))}.",
     )
     block: int | None = Field(
         None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."

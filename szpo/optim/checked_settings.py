@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from szpo.aggregation.registry import POOLED
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
@@ -51,8 +50,7 @@ def defaults(
     alpha = changes.get("alpha")
     given = alpha.start if isinstance(alpha, Schedule) else alpha
     measured = given is None and changes.get("adam") is None
-    unscaled = dim > POSTERIOR_DIM or changes.get("weighting") in POOLED
-    wide = chosen.measures and unscaled
+    wide = chosen.measures and dim > POSTERIOR_DIM
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
     base |= chosen.defaults
     if changes.get("selection") is not None and changes.get("ties") == "davidson":
@@ -122,13 +120,6 @@ def check(settings: Settings) -> None:
         able = " or ".join(name for name, other in RULES.items() if other.two_points)
         if given:
             raise SettingsError(f"`{given[0]}` belongs to the rule {able}; leave it out")
-    if s.pooled_by_voter:
-        _check_pooled(s, bayesian=rule.bayesian)
-        if measures and not s.warmup:
-            raise SettingsError(
-                f"the size of an estimate under `weighting` {s.weighting} depends on the panel; "
-                "give `alpha`, or a warm-up that measures it"
-            )
     if not rule.bayesian:
         weighs = s.weighting != "equal" or s.smoothing == "pooled"
         if s.selection is not None and weighs:
@@ -141,20 +132,6 @@ def check(settings: Settings) -> None:
                 f"`vote_price` ends a step by its votes, which biases {s.rule}; use bayes"
             )
     rule.check(s)
-
-
-def _check_pooled(s: Settings, *, bayesian: bool) -> None:
-    if bayesian:
-        others = ", ".join(name for name, other in RULES.items() if not other.bayesian)
-        raise SettingsError(
-            f'`weighting` "{s.weighting}" gives one estimate per direction and {s.rule} takes '
-            f'votes; choose "skill" or "rationality", or rule {others}'
-        )
-    if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
-        raise SettingsError(
-            f"`weighting` {s.weighting} makes logistic log-odds itself; set `link` logistic, "
-            "`smoothing` haldane, `ties` half"
-        )
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 
 from szpo.aggregation import links
 from szpo.aggregation.bradley_terry import Ties
-from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
+from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, layout_dim
@@ -227,11 +227,6 @@ class Settings:
         return 2 if self.pairing == "antithetic" else 1
 
     @property
-    def pooled_by_voter(self) -> bool:
-        """One Δ̂ per direction out of one logit per voter."""
-        return self.weighting in POOLED
-
-    @property
     def carries(self) -> bool:
         """Momentum or Adam is carried as one vector, and a step of a counting rule is one."""
         return self.adam is not None or (self.momentum > 0 and self.small)
@@ -285,12 +280,6 @@ def _check(s: Settings) -> None:
         raise SettingsError(
             f"`smoothing` {s.smoothing} cannot take the fractions of votes that `weighting` "
             f"{s.weighting} makes; choose haldane"
-        )
-    if s.weighting == "dawid-skene" and s.M < 2:
-        raise SettingsError(
-            "`weighting` dawid-skene learns from comparisons that several voters answered, and "
-            "each has one vote here (`M` = 1); set `M` to 2 or more, or choose skill or "
-            "rationality"
         )
     if s.selection is not None and s.selection.candidates < s.N:
         raise SettingsError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from szpo.aggregation import weighting
-from szpo.aggregation.registry import LEARNED, POOLED
+from szpo.aggregation.registry import LEARNED
 from szpo.aggregation.weighting import History, VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim.settings import Settings
@@ -34,7 +34,7 @@ class WeightedVotes:
     tally: Tally
     """Counts, or sums of voters' weights; the latter say in ``cast`` how many votes there were."""
     delta: Floats | None = None
-    """One estimate per direction (..., K), where the weighting makes it in place of the tally."""
+    """One estimate per direction (..., K), where it is given in place of the votes'."""
     by_voter: VotesByVoter | None = None
     weights: Floats = field(default_factory=lambda: np.ones(0))
     """Per voter of ``by_voter`` (..., P)."""
@@ -63,7 +63,7 @@ def weigh(
         return WeightedVotes(tally, history=history)
     past = weighting.add_voters(history or History.empty(settings.N), by_voter.voters)
     by_voter = weighting.align(by_voter, past.voters)
-    weights, delta = np.ones(len(past.voters)), None
+    weights = np.ones(len(past.voters))
     use = use or Past()
     rows = use.rows
     if settings.weighting in LEARNED:
@@ -72,11 +72,9 @@ def weigh(
         cast = tally.plus + tally.minus + tally.tie
         tally = replace(by_voter.tally(weights), cast=cast, side=tally.side)
         rows = max(rows, weighting.ROWS)
-    elif settings.pooled_by_voter:
-        delta = estimate_by_voter(settings, by_voter)
     if rows:
         history = weighting.remember(past, step, by_voter, rows)
-    return WeightedVotes(tally, delta, by_voter, weights, history)
+    return WeightedVotes(tally, None, by_voter, weights, history)
 
 
 def learn_weights(name: str, history: History) -> Floats:
@@ -88,11 +86,6 @@ def learn_weights(name: str, history: History) -> Floats:
     if name not in LEARNED:
         raise UsageError(f"weighting {name} learns no weights; choose {', '.join(LEARNED)}")
     return LEARNED[name](history)
-
-
-def estimate_by_voter(settings: Settings, by_voter: VotesByVoter) -> Floats:
-    """Δ̂ per direction (..., K) by a weighting of `POOLED`."""
-    return POOLED[settings.weighting](by_voter)
 
 
 def check_tally(tally: Tally, step: int) -> None:

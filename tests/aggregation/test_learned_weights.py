@@ -1,7 +1,5 @@
-"""Weights by rationality and by the one-coin model; noisy Bradley–Terry and crowd-kit too."""
+"""Weights that are learned from earlier votes, by rationality above all."""
 
-import builtins
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from szpo.aggregation import (
-    crowdkit,
-    dawid_skene,
-    noisy_bradley_terry,
-    rationality,
-    registry,
-    weighting,
-)
+from szpo.aggregation import rationality, registry, weighting
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.analysis import voter_report
 from szpo.errors import UsageError
@@ -29,8 +20,6 @@ from szpo.replay import replay, verification
 from szpo.voting.service import VoteService
 from tests.aggregation.test_weighting import make_votes
 from tests.support.quadratic import LAYOUT, ValueJudge, go, panel_of, start
-
-LEARNED = ("rationality", "dawid-skene")
 
 
 def weights_gain(weights, beta):
@@ -73,6 +62,10 @@ def one(history):
     return replace(history, verdicts=history.verdicts[0], gold=history.gold[0])
 
 
+def rationality_weights(sample):
+    return weighted_votes.learn_weights("rationality", sample)
+
+
 # ---- what all of them promise ----
 
 
@@ -84,74 +77,63 @@ def test_nothing_known_and_equal_voters_weigh_one(name):
     assert weighted_votes.learn_weights(name, same) == pytest.approx(np.ones(4), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("answered", ["all", "one"])
-def test_no_side_no_order_of_voters_and_no_neighbour_matters(name, answered):
+def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered):
     sample = draw_history(
         np.exp(np.random.default_rng(1).normal(size=(3, 5))), 40, answered=answered
     )
-    weights = weighted_votes.learn_weights(name, sample)
+    weights = rationality_weights(sample)
     swapped = replace(sample, verdicts=(-sample.verdicts).astype(np.int8))
-    assert weighted_votes.learn_weights(name, swapped) == pytest.approx(weights, rel=1e-9)
+    assert rationality_weights(swapped) == pytest.approx(weights, rel=1e-9)
     order = [3, 1, 4, 0, 2]
     mixed = replace(sample, verdicts=sample.verdicts[:, order])
-    assert weighted_votes.learn_weights(name, mixed) == pytest.approx(weights[:, order], rel=1e-9)
+    assert rationality_weights(mixed) == pytest.approx(weights[:, order], rel=1e-9)
     flipped = sample.verdicts.copy()
     flipped[:, :, ::2] *= -1  # every other direction called the other way round
-    assert weighted_votes.learn_weights(name, replace(sample, verdicts=flipped)) == pytest.approx(
+    assert rationality_weights(replace(sample, verdicts=flipped)) == pytest.approx(
         weights, rel=1e-9
     )
     for i in range(3):
         alone = replace(sample, verdicts=sample.verdicts[i], gold=sample.gold[i])
-        assert weighted_votes.learn_weights(name, alone) == pytest.approx(weights[i], rel=1e-9)
+        assert rationality_weights(alone) == pytest.approx(weights[i], rel=1e-9)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 25), st.sampled_from(LEARNED))
+@given(st.integers(0, 2**32), st.integers(1, 25))
 @settings(max_examples=30)
-def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(
-    seed, rows, name
-):
+def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(seed, rows):
     rng = np.random.default_rng(seed)
     verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, rows, 2))
-    found = (
-        rationality.rationality(past(verdicts))
-        if name == "rationality"
-        else dawid_skene.dawid_skene(past(verdicts))
-    )
+    found = rationality.rationality(past(verdicts))
     assert ((found.weights >= 0) | (found.z <= -HOSTILE_Z)).all()
     assert np.isfinite(found.weights).all()
     assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_two_hostile_of_seven_are_turned_round_with_many_votes_and_never_with_few(name):
+def test_two_hostile_of_seven_are_turned_round_with_many_votes_and_never_with_few():
     beta = np.repeat([[1.0] * 5 + [-1.0] * 2], 40, axis=0)
-    many = weighted_votes.learn_weights(name, draw_history(beta, 150, seed=2)).mean(0)
+    many = rationality_weights(draw_history(beta, 150, seed=2)).mean(0)
     assert many[:5].min() > 0.7 and many[5:].max() < -0.3
-    few = weighted_votes.learn_weights(name, draw_history(beta, 4, seed=3))
+    few = rationality_weights(draw_history(beta, 4, seed=3))
     assert few.min() >= 0
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_the_prior_dominates_a_handful_of_votes(name):
-    weights = weighted_votes.learn_weights(name, draw_history(np.full((30, 6), 1.0), 3, seed=4))
+def test_the_prior_dominates_a_handful_of_votes():
+    weights = rationality_weights(draw_history(np.full((30, 6), 1.0), 3, seed=4))
     assert np.abs(weights - 1).mean() < 0.25
 
 
-@pytest.mark.parametrize("name", LEARNED)
-def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot(name):
+def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot():
     beta = np.exp(0.7 * np.random.default_rng(5).normal(size=(40, 20)))
-    gained = weights_gain(
-        weighted_votes.learn_weights(name, draw_history(beta, 100, seed=6)), beta
-    )
+    gained = weights_gain(rationality_weights(draw_history(beta, 100, seed=6)), beta)
     assert gained.mean() > 1.2
     assert gained.mean() < weights_gain(beta, beta).mean()
 
 
-@pytest.mark.parametrize(("name", "M"), [("rationality", 1), ("dawid-skene", 3)])
+@pytest.mark.parametrize("M", [1, 3])
 @pytest.mark.parametrize("rule", ["bayes", "known"])
-def test_a_run_with_learned_weights_is_recomputed_from_its_votes(tmp_path, name, M, rule):
-    how = {"weighting": name, "M": M, "rule": rule, **({"alpha": 0.1} if rule == "known" else {})}
+def test_a_run_with_learned_weights_is_recomputed_from_its_votes(tmp_path, M, rule):
+    alpha = {"alpha": 0.1} if rule == "known" else {}
+    how = {"weighting": "rationality", "M": M, "rule": rule, **alpha}
     run, ledger, policy = start(tmp_path, **how)
     seen = []
     judges = [ValueJudge(20), ValueJudge(20), ValueJudge(2), ValueJudge(-5)]
@@ -167,8 +149,8 @@ def test_a_run_with_learned_weights_is_recomputed_from_its_votes(tmp_path, name,
 
 
 def test_what_learns_nothing_is_refused():
-    with pytest.raises(UsageError, match="median learns no weights"):
-        weighted_votes.learn_weights("median", History.empty(2))
+    with pytest.raises(UsageError, match="equal learns no weights"):
+        weighted_votes.learn_weights("equal", History.empty(2))
 
 
 # ---- rationality ----
@@ -249,84 +231,26 @@ def test_a_sharp_voter_is_distinguished_from_a_dull_one_and_the_interval_covers(
 def test_ties_say_nothing_of_beta():
     sample = one(draw_history([1.0, 1.0, 0.3], 30, seed=9))
     with_ties = np.concatenate([sample.verdicts, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
-    assert weighted_votes.learn_weights("rationality", past(with_ties)) == pytest.approx(
-        weighted_votes.learn_weights("rationality", sample), rel=1e-9
+    assert rationality_weights(past(with_ties)) == pytest.approx(
+        rationality_weights(sample), rel=1e-9
     )
-
-
-# ---- one coin ----
-
-
-def test_one_round_of_the_one_coin_by_hand():
-    """Three voters, four comparisons; c is against twice. Majority first: a and b always right."""
-    verdicts = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, -1, -1]])[..., None]
-    found = dawid_skene.dawid_skene(past(verdicts), votes=0.0, passes=1)
-    # Sides are as sure as the lead: 1, 1, 1/3, 1/3. Accuracy of a: (1 + 1 + 2/3 + 2/3)/4; of c:
-    # (1 + 1 + 1/3 + 1/3)/4.
-    assert found.accuracy == pytest.approx([5 / 6, 5 / 6, 2 / 3])
-
-
-def test_without_shared_comparisons_the_one_coin_knows_nobody():
-    alone = draw_history([1.0, 1.0, -1.0], 60, answered="one", seed=10)
-    assert weighted_votes.learn_weights("dawid-skene", alone) == pytest.approx(np.ones((1, 3)))
-
-
-def test_the_maximum_likelihood_is_crowd_kits():
-    sample = one(draw_history([2.0, 1.0, 1.0, 0.5, 0.2], 20, seed=11))
-    ours = dawid_skene.dawid_skene(sample, votes=0.0, passes=6).accuracy
-    # Theirs starts with majority shares, and judges accuracy once before its first round.
-    theirs = crowdkit.one_coin(sample, rounds=5)
-    assert theirs == pytest.approx(ours, abs=1e-9)
-
-
-def test_without_crowd_kit_the_report_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("crowdkit"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name="crowdkit")
-        return real(name, *args, **kwargs)
-
-    for name in [name for name in sys.modules if name.startswith("crowdkit")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'szpo\[crowd\]'"):
-        crowdkit.one_coin(History.empty(1))
 
 
 # ---- the report ----
 
 
-def test_who_clicks_looks_less_often_than_who_reads():
-    rng = np.random.default_rng(12)
-    x = 3 * rng.normal(size=200)
-    looks = np.array([1.0, 1.0, 1.0, 0.5, 0.0])[:, None]
-    chance = looks * special.expit(x) + (1 - looks) / 2
-    verdicts = np.where(rng.random(chance.shape) < chance, PLUS, MINUS)[..., None]
-    found = noisy_bradley_terry.noisy_bt(replace(past(verdicts), voters=tuple("abcde")))
-    assert found.skill[:3].min() > 0.75
-    assert found.low[3] < 0.5 < found.high[3]
-    assert found.high[4] < 0.35
-    assert noisy_bradley_terry.noisy_bt(past(-verdicts)).skill == pytest.approx(found.skill)
-
-
-def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path, monkeypatch):
+def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path):
     run, ledger, policy = start(tmp_path, weighting="rationality", M=2)
     seen = []
     go(run, ledger, policy, panel_of(ledger, 4), until_step=3, on_step=seen.append)
-    monkeypatch.setattr(voter_report, "one_coin", lambda past: crowdkit.one_coin(past, rounds=2))
-    rows = voter_report.voters(ledger, crowd=True)
+    rows = voter_report.voters(ledger)
     assert [row.name for row in rows] == ["panel-0", "panel-1", "panel-2", "panel-3"]
     assert sum(row.votes for row in rows) == seen[-1].total_votes
     for row in rows:
         assert row.in_use == row.rationality
         assert row.beta_interval[0] < row.beta_interval[1]
-        assert row.accuracy_interval[0] <= row.accuracy <= row.accuracy_interval[1]
     heads, lines = voter_report.table(rows)
-    assert len(lines) == 4 and "accuracy" in heads and "crowd-kit" in heads
-    assert all(0 <= row.crowd_kit <= 1 for row in rows)
-    plain = [replace(row, crowd_kit=None) for row in rows]
-    assert "crowd-kit" not in voter_report.table(plain)[0]
+    assert len(lines) == 4 and all(len(line) == len(heads) for line in lines)
     assert [line[1] for line in lines] == [row.votes for row in rows]
     ledger.close()
 
@@ -338,7 +262,7 @@ def test_nobody_voted_is_an_empty_table(tmp_path):
 
 
 def test_weights_of_a_step_rest_on_earlier_steps_alone():
-    chosen = defaults(1, LAYOUT, N=2, M=2, weighting="dawid-skene")
+    chosen = defaults(1, LAYOUT, N=2, M=2, weighting="rationality")
     state = optimizer.init(chosen)
     cast = make_votes([[[PLUS, PLUS]], [[MINUS, MINUS]]])
     _, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)

@@ -131,9 +131,6 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
-        (["rule=bayes", "weighting=median"], 'optimizer.weighting "median" gives one estimate per '
-         'direction and bayes takes votes; choose "skill" or "rationality", or rule known, sign'),
-        (["weighting=dawid-skene"], "set optimizer.votes to 2 or more"),
         (["rule=sign", "vote_price=0.1"], "selection.vote_price ends a step by its votes, which "
          "biases sign"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),

@@ -258,7 +258,7 @@ def test_settings_without_selection_have_the_spec_they_always_had() -> None:
     ("changes", "message"),
     [
         ({"selection": Selection(4)}, "4 candidates for N = 8"),
-        ({"selection": Selection(9), "rule": "sign", "weighting": "median"}, "1/\\(C·q\\)"),
+        ({"selection": Selection(9), "rule": "sign", "weighting": "skill"}, "1/\\(C·q\\)"),
         ({"vote_price": 0.1, "rule": "known"}, "which biases known; use bayes"),
         ({"vote_price": -0.1}, "vote_price is -0.1"),
     ],

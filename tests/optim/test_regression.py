@@ -348,9 +348,6 @@ def test_a_price_of_votes_reads_the_ball():
     [
         ({"link": "probit"}, "logistic link only"),
         ({"ties": "davidson"}, "half a vote"),
-        ({"weighting": "dawid-skene", "M": 2}, "choose skill or rationality, or rule bayes"),
-        ({"weighting": "median"}, 'weighting "median"'),
-        ({"weighting": "shrunk-logits"}, 'weighting "shrunk-logits"'),
         ({"steering": (1.0, 9.0)}, "steering needs several votes"),
         ({"momentum": 0.5}, "momentum"),
         ({"alpha": 0.1}, "leave alpha out"),

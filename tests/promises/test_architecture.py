@@ -42,10 +42,7 @@ ORDER = {
 """Packages and single modules of each tree: one imports only what stands before it."""
 PURE = ("types", "errors", "seeds", "intervals", "metrics", "aggregation", "optim")
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate"}
-BORROWED = {
-    "szpo.metrics": {"vaderSentiment"},
-    "szpo.aggregation.crowdkit": {"crowdkit", "pandas"},
-}
+BORROWED = {"szpo.metrics": {"vaderSentiment"}}
 """What single files of the pure core may load beside NumPy and SciPy."""
 # No file, no clock, no chance, no other process inside the pure core.
 IMPURE = {

@@ -203,9 +203,8 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
     ("changes", "rule", "warmup"),
     [
         ({}, "margin", 0),
-        ({"weighting": "dawid-skene", "M": 2}, "sign", 0),
-        ({"rule": "known", "weighting": "median", "warmup": 2}, "margin", 5),
-        ({"rule": "known", "weighting": "median", "warmup": 2}, "sign", 0),
+        ({"weighting": "rationality", "M": 2}, "sign", 0),
+        ({"rule": "known"}, "sign", 0),
     ],
 )
 def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):

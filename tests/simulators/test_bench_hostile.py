@@ -83,13 +83,6 @@ def test_hostile_members_change_votes_and_nothing_else():
     assert gained[0] > gained[1] > 0
 
 
-def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_the_median():
-    rows = {(r["rule"], r["hostile"]): r["right"] for r in hostile.measure_step(300)}
-    assert rows["equal", 0.0] > 0.98 and rows["equal", 0.3] == 0
-    assert rows["median", 0.2] > 0.98 and rows["median", 0.3] > 0.9
-    assert rows["trimmed", 0.2] > 0.98 and rows["trimmed", 0.3] < 0.2
-
-
 def test_what_is_retained_is_a_share_of_the_honest_gain():
     honest = np.array([1.0, 2.0, 3.0, 4.0])
     assert hostile.retained_share(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
@@ -100,18 +93,17 @@ def test_what_is_retained_is_a_share_of_the_honest_gain():
 def test_goals_say_what_is_missed():
     run = {"hostile": 1, "difference": [0.1, -0.01, 0.2], "kept_skill": (0.85, 0.8, 0.9)}
     honest = {"votes": 40, "known": 4, "kind": "honest", "flagged": 0.02}
-    step = {"rule": "median", "hostile": 0.2, "right": 0.99}
-    found = hostile.check_goals({"step": [step], "run": [run], "effort": [honest]})
-    assert [goal["met"] for goal in found] == [True, False, True, False]
+    found = hostile.check_goals({"run": [run], "effort": [honest]})
+    assert [goal["met"] for goal in found] == [False, True, False]
 
 
 def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hostile, "VOTES", 16)
-    found = hostile.main(seeds=2, first=7, trials=200, people=40, folder=tmp_path)
+    found = hostile.main(seeds=2, first=7, people=40, folder=tmp_path)
     stored = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
     assert stored["seeds"] == [7, 8] and len(stored["run"][0]["gains"]["skill"]) == 2
-    with (tmp_path / "step.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 4 * 4
+    with (tmp_path / "run.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 3
     out = capsys.readouterr().out
     assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
 

@@ -24,7 +24,7 @@ from szpo.optim.momentum import Memory
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu, shape
-from szpo.optim.weighted_votes import Past, WeightedVotes, estimate_by_voter
+from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Tally
 
 
@@ -227,8 +227,6 @@ def flip_share(
         return None
 
     def lead(cast: VotesByVoter) -> Floats:
-        if settings.pooled_by_voter:
-            return estimate_by_voter(settings, cast)
         learned = votes.tally.cast is not None
         tally = cast.tally(votes.weights if learned else None)
         tally = replace(tally, share=votes.tally.share, cast=votes.tally.cast)

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from szpo.aggregation import registry, weighting
+from szpo.aggregation import weighting
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.posterior import Posterior
 from szpo.optim.rules import bayes, guard_geometry
@@ -55,7 +55,7 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: several tensors or too many coordinates, another link than the logistic,
-            Davidson's ties, a weighting it has no place for, steering, momentum, Adam, a step
+            Davidson's ties, steering, momentum, Adam, a step
             size, a selection, a Gaussian prior, or a budget, share or width out of range.
     """
     s = settings
@@ -67,11 +67,6 @@ def check(settings: Settings) -> None:
         raise SettingsError("regression knows the logistic `link` only; choose another `rule`")
     if s.ties != "half":
         raise SettingsError("regression counts a tie as half a vote each; set `ties` = half")
-    if s.weighting not in ("equal", *registry.VIEWED):
-        raise SettingsError(
-            f"`weighting` {s.weighting} compares votes on one comparison, and regression asks for "
-            f"one each; choose {' or '.join(registry.VIEWED)}, or rule bayes"
-        )
     if s.steering is not None:
         raise SettingsError(
             "`steering` needs several votes on a direction, and regression asks each once; "

@@ -1,8 +1,7 @@
-"""`szpo bench hostile`: what hostile and careless voters do to a step, to a run, and to the flags.
+"""`szpo bench hostile`: what hostile and careless voters do to a run, and to the flags.
 
-Three parts. *Step*: is the sign of one direction right when a share of many voters always votes
-wrong? *Run*: how much of an honest panel's gain remains with hostile members in a small panel,
-with equal and with learned weights, on the same seeds? *Effort*: who is flagged (see
+Two parts. *Run*: how much of an honest panel's gain remains with hostile members in a small
+panel, with equal and with learned weights, on the same seeds? *Effort*: who is flagged (see
 `szpo_simulators.bench.voters.effort`)? Goals that are missed are printed as missed. With
 ``--model`` whole runs of a language model instead, each seed as a point: see
 `szpo_simulators.bench.voters.hostile_runs`.
@@ -22,8 +21,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from szpo.aggregation import estimators, weighting
-from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators import study
@@ -36,77 +33,12 @@ from szpo_simulators.worlds.repetitions import settings_for, train
 from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
 from szpo_simulators.worlds.yard_world import YardWorld
 
-SHARES = (0.0, 0.1, 0.2, 0.3)
-STEP_GOALS = {0.2: 0.99, 0.3: 0.95}
-"""Least share of right signs of the median, by share of hostile voters."""
 RUN_GOALS = {1: 0.80, 2: 0.55}
 """Least share of the honest gain under `skill`, by hostile members of seven."""
 FLAGGED, FALSELY = 0.95, 0.01
 VOTES = 400
 MEMBERS = 7
 YARD = YardWorld()
-
-
-def trim_means(votes: weighting.VotesByVoter) -> Floats:
-    """Mean over voters of (for − against)/votes without the fifth at either end, (..., K)."""
-    verdicts = votes.verdicts.astype(np.float64)
-    means = np.sort((verdicts * (np.abs(verdicts) == 1)).mean(-1), axis=-2)
-    cut = means.shape[-2] // 5
-    middle: Floats = means[..., cut : means.shape[-2] - cut, :].mean(-2)
-    return middle
-
-
-def sum_votes(votes: weighting.VotesByVoter) -> Floats:
-    """Votes for minus votes against, (..., K)."""
-    tally = votes.tally()
-    return estimators.ordered_sum(tally.plus - tally.minus)
-
-
-RULES: Mapping[str, Callable[[weighting.VotesByVoter], Floats]] = {
-    "equal": sum_votes,
-    "trimmed": trim_means,
-    "shrunk-logits": weighting.shrunk_logits,
-    "median": weighting.median,
-}
-
-
-def measure_step(
-    trials: int,
-    *,
-    voters: int = 40,
-    each: int = 25,
-    right: float = 0.6,
-    seed: int = 0,
-    on_trials: Callable[[int], None] = lambda done: None,
-) -> list[dict[str, Any]]:
-    """How often the sign of one direction is right, per rule and share of hostile voters.
-
-    Plus is better; an honest voter votes plus with probability ``right``, a hostile one never. A
-    tie is not right.
-    """
-    names = tuple(f"{i:03d}" for i in range(voters))
-    rows = []
-    for share in SHARES:
-        hits = dict.fromkeys(RULES, 0)
-        hostile = round(share * voters)
-        for start in range(0, trials, 500):
-            size = min(500, trials - start)
-            draw = make_generator(derive(seed, "hostile step", k=start, name=str(share)))
-            verdicts = np.where(draw.random((size, voters, 1, each)) < right, 1, -1).astype(
-                np.int8
-            )
-            verdicts[:, :hostile] = -1
-            votes = weighting.VotesByVoter(names, verdicts, np.zeros((size, 1, each), dtype=bool))
-            for name, rule in RULES.items():
-                hits[name] += int((rule(votes)[:, 0] > 0).sum())
-            on_trials(size)
-        for name, count in hits.items():
-            low, high = wilson(count, trials)
-            rows.append(
-                {"rule": name, "hostile": share, "right": count / trials, "low": low, "high": high,
-                 "trials": trials}
-            )  # fmt: skip
-    return rows
 
 
 @dataclass(frozen=True)
@@ -184,7 +116,6 @@ def measure_runs(
 def main(
     seeds: int = 200,
     first: int = 1000,
-    trials: int = 10_000,
     people: int = 5000,
     mu: float = 0.4,
     folder: Path = Path("runs/bench-hostile"),
@@ -194,12 +125,11 @@ def main(
     members: Sequence[int] = (0, 2),
     sets: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Hostile and careless voters: a step's sign, a run's gain, the flags; with intervals.
+    """Hostile and careless voters: a run's gain, the flags; with intervals.
 
     Args:
         seeds: Seeds of the runs, paired over weightings.
         first: The first of them; the settings were chosen on seeds below 1000.
-        trials: Of a step, per share of hostile voters.
         people: Simulated panelists per kind, for the flags.
         mu: Perturbation radius of the runs.
         folder: Where hostile.json and the tables as CSV go.
@@ -212,19 +142,17 @@ def main(
     if model:
         return run_model(model, points, members, sets, folder)
     if quick:
-        seeds, trials, people = max(seeds // 10, 2), max(trials // 10, 200), max(people // 10, 100)
+        seeds, people = max(seeds // 10, 2), max(people // 10, 100)
     used = list(range(first, first + seeds))
     fitted = calibrate_panel()
     console = Console()
     with Progress(console=console, transient=True) as progress:
-        one = progress.add_task("a step", total=trials * len(SHARES))
         two = progress.add_task("runs", total=seeds * 6)
         three = progress.add_task("flags", total=people * len(effort.KINDS) * 4)
         result: dict[str, Any] = {
             "seeds": used,
             "mu": mu,
             "panel": str(fitted),
-            "step": measure_step(trials, seed=first, on_trials=lambda n: progress.advance(one, n)),
             "run": measure_runs(
                 used, mu=mu, beta=fitted.beta, on_seeds=lambda n: progress.advance(two, n)
             ),
@@ -235,7 +163,7 @@ def main(
     result["goals"] = check_goals(result)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hostile.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    for part in ("step", "run", "effort"):
+    for part in ("run", "effort"):
         rows = [{k: v for k, v in row.items() if k != "gains"} for row in result[part]]
         with (folder / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -268,11 +196,6 @@ def run_model(
 def check_goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each goal with its measured value and whether it is met."""
     found = []
-    for row in result["step"]:
-        goal = STEP_GOALS.get(row["hostile"])
-        if row["rule"] == "median" and goal is not None:
-            name = f"median: sign right at {row['hostile']:.0%} hostile ≥ {goal:.0%}"
-            found.append({"goal": name, "measured": row["right"], "met": row["right"] >= goal})
     for row in result["run"]:
         hostile = row["hostile"]
         if hostile not in RUN_GOALS:
@@ -299,15 +222,7 @@ def check_goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def print_results(result: Mapping[str, Any], console: Console) -> None:
-    """The three tables and the goals."""
-    view = Table(title="sign of a step right: 40 voters × 25 votes, p = .6, hostile never right")
-    view.add_column("hostile")
-    for name in RULES:
-        view.add_column(name, justify="right")
-    for share in SHARES:
-        cells = [_format_share(r["right"], r) for r in result["step"] if r["hostile"] == share]
-        view.add_row(f"{share:.0%}", *cells)
-    console.print(view)
+    """The two tables and the goals."""
     console.print(make_run_table(result))
     view = Table(title="panelists flagged")
     for head in ("votes", "known", "kind", "flagged", *effort.CODES):
