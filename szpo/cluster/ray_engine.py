@@ -15,13 +15,10 @@ import socket
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from szpo.cluster.head_watch import HeadWatch
 from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
@@ -61,13 +58,12 @@ class _Actor:
             return {"error": type(error).__name__, "text": str(error)}
 
     def answer(self, message: Message) -> Message:
-        """Answer a chunk; ``seconds`` is what that took here."""
+        """Answer a chunk."""
         if self._worker is None:  # it died and came back while nobody had asked it anything
             return {"error": NOT_LOADED, "text": ""}
-        began = time.perf_counter()
         try:
             found: Message = self._worker.answer(message)
-            return {**found, "seconds": np.array(time.perf_counter() - began)}
+            return found
         except Exception as error:
             return {"error": type(error).__name__, "text": str(error)}
 
@@ -205,16 +201,6 @@ def _own_cluster(engine: Engine) -> dict[str, Any]:
 
 
 @dataclass
-class Traffic:
-    """What has passed between the controller and its workers since they were started."""
-
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    work_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Seconds that each worker spent on its chunks, as it measured them itself."""
-
-
-@dataclass
 class _Seat:
     """One worker's place: its actor, and when to ask it to load."""
 
@@ -244,13 +230,14 @@ class RayTransport:
         self._seats = {f"w{i}": _Seat(kind.remote(), now) for i in range(engine.workers)}
         self._asked: dict[Any, tuple[str, str | None]] = {}
         """Per outstanding call its worker and chunk; None: it loads the model."""
-        self.traffic = Traffic()
+        self.sent_bytes = 0
+        """Of the chunks that workers were asked, since they were started."""
 
     def send(self, worker: str, chunk: str, request: Message) -> None:
         """See `Transport.send`."""
         with self._head.present():
             self._asked[self._seats[worker].actor.answer.remote(request)] = (worker, chunk)
-        self.traffic.sent_bytes += message_bytes(request)
+        self.sent_bytes += message_bytes(request)
 
     def poll(self, seconds: float) -> Sequence[Event[Message]]:
         """See `Transport.poll`.
@@ -338,10 +325,8 @@ class RayTransport:
         if reply.get("error") == NOT_LOADED:
             seat.load_at = time.monotonic()
             return [Lost(worker)]
-        self.traffic.received_bytes += message_bytes(reply)
         if "error" in reply:
             return [Refused(worker, chunk, reply["error"], reply["text"])]
-        self.traffic.work_s[worker] += float(reply.pop("seconds"))
         return [Answered(worker, chunk, reply)]
 
     def _admit(self, worker: str, reply: Message) -> None:

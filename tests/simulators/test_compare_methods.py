@@ -44,7 +44,7 @@ def test_the_panel_is_fitted_once_for_either_size_of_question(base):
 @pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
 def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
-    found = run(base, "szpo", ask, rule="bayes")
+    found = run(base, "szpo", ask, rule="known")
     last = found["course"][-1]
     assert 0 < last["votes"] <= votes and last["answers_read"] <= 2 * rows * last["votes"]
     # Two steps with 2 · 2 · 2 answers of at most six tokens, and the set-up before them.
@@ -56,7 +56,7 @@ def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
 
 @pytest.mark.parametrize(
     ("rule", "radius", "asked"),
-    [("bayes", 1.62, (1, 8)), ("regression", 4.5, (8, 1))],
+    [("known", 1.62, (1, 8)), ("regression", 4.5, (8, 1))],
 )
 def test_a_rule_among_the_settings_brings_its_own_defaults(rule, radius, asked, monkeypatch):
     """Whatever rule the run's preset has: directions and comparisons of a step are the rule's."""
@@ -67,9 +67,9 @@ def test_a_rule_among_the_settings_brings_its_own_defaults(rule, radius, asked, 
         raise RunError("seen")
 
     monkeypatch.setattr(methods.assemble, "build", build)
-    for preset, method in (("smollm2", "szpo"), ("tiny", "szpo-regression")):
+    for preset in ("smollm2", "tiny"):
         spec = schedule.make_cell(
-            presets.PRESETS[preset], presets.METHODS[method], "batch", 3,
+            presets.PRESETS[preset], presets.METHODS["szpo"], "batch", 3,
             {"beta": {"batch": 12.0}}, {"rule": rule},
         ).spec  # fmt: skip
         with pytest.raises(RunError, match="seen"):

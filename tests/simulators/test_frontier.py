@@ -83,8 +83,6 @@ def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_i
     shipped = load_config({**first.spec, "sets": []}).optimizer
     assert (o.rule, o.kl_radius, o.directions, o.comparisons) == ("regression", 4.5, 8, 1)
     assert o == shipped
-    before = load_config(plan.cell(found, found.group("sentiment-bayes"), 2003).spec).optimizer
-    assert (before.rule, before.kl_radius, before.comparisons) == ("bayes", 1.62, 8)
     demo = load_config(plan.cell(found, found.group("demo-regression"), 1).spec)
     assert demo.subspace.setup_seed == 0
     rival = plan.cell(found, found.group("sentiment-iterative-dpo"), 2003).spec
@@ -102,7 +100,7 @@ def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_i
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ('method = "bayes"', "two groups are called sentiment-regression"),
+        ('name = "sentiment"', "two groups are called sentiment-regression"),
         ('method = "ppo"', "ppo is no method"),
         ('method = "regression"\nspeed = 3', "speed"),
         ('method = "regression"\nof = "x"', "`of` belongs to best-of-n"),
@@ -113,8 +111,8 @@ def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_i
 def test_a_plan_that_is_none_is_refused(change, says, tmp_path):
     text = command.QUICK.read_text()
     path = tmp_path / "plan.toml"
-    if "bayes" in change:
-        path.write_text(text.replace(change, 'method = "regression"'))
+    if "name" in change:
+        path.write_text(text.replace('name = "hostile"', change))
     else:
         path.write_text(text.replace('method = "regression"', change, 1))
     with pytest.raises(UsageError, match=says):
@@ -122,7 +120,7 @@ def test_a_plan_that_is_none_is_refused(change, says, tmp_path):
 
 
 def test_parts_and_seeds_choose_cells(quick):
-    assert [c.label for c in plan.cells(quick, ["B"])] == ["sentiment-bayes"]
+    assert [c.label for c in plan.cells(quick, ["B"])] == ["hostile-regression"]
     assert [c.spec["seed"] for c in plan.cells(quick, ["A"], [1])] == [1]
     with pytest.raises(UsageError, match="no part Z"):
         plan.cells(quick, ["Z"])
@@ -344,7 +342,7 @@ def test_what_is_finished_is_shown_at_any_time(quick, ran, tmp_path):
     assert lines["sentiment-regression", 16]["seeds"] == 1
     assert lines["sentiment-regression", 16]["of"] == 2
     assert lines["sentiment-regression", 16]["low"] is None  # one seed has no interval
-    assert "unfinished: sentiment-bayes has 0 of 1 seeds" in body["unfinished"]
+    assert "unfinished: hostile-regression has 0 of 1 seeds" in body["unfinished"]
     rows = [json.loads(line) for line in (ran.folder / "rows.jsonl").read_text().splitlines()]
     assert {"votes", "gain", "kl", "guards", "answers_read", "settings", "commit"} <= set(rows[0])
     assert (ran.folder / "frontier.svg").exists()

@@ -73,7 +73,6 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
 
 RUNNERS: Final[dict[str, Runner]] = {
     "szpo": run_szpo,
-    "szpo-regression": run_szpo,
     "dpo": gradient.make_offline(dpo.train, dpo.Recipe),
     "iterative-dpo": gradient.run_iterative_dpo,
     "simpo": gradient.make_offline(simpo.train, simpo.Recipe),

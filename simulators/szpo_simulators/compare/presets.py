@@ -85,13 +85,7 @@ METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
         Method(
-            "szpo", "SZPO, bayes",
-            ({"rule": "bayes"}, {"rule": "bayes", "kl_step": 0.06},
-             {"rule": "bayes", "kl_step": 0.015}, {"rule": "bayes", "comparisons": 4}),
-            chosen=1, needs=(),
-        ),
-        Method(
-            "szpo-regression", "SZPO, regression",
+            "szpo", "SZPO, regression",
             ({"rule": "regression"}, {"rule": "regression", "kl_radius": 2.88},
              {"rule": "regression", "kl_radius": 7.0},
              {"rule": "regression", "score_share": 0.5}),
@@ -147,7 +141,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
     for preset in (
         Preset(
             "tiny", "tiny", tuple(METHODS), tuple(range(1000, 1010)),
-            {"szpo": 20.0, "szpo-regression": 20.0, "iterative-dpo": 35.0, "rm+ppo": 40.0,
+            {"szpo": 20.0, "iterative-dpo": 35.0, "rm+ppo": 40.0,
              "dpo": 25.0, "simpo": 25.0, "grpo": 40.0, "rloo": 40.0, "rm+ppo-free": 60.0},
             tuning=(0, 1), votes=240, samples=4, points=6,
             common={
@@ -171,13 +165,13 @@ PRESETS: Final[Mapping[str, Preset]] = {
                            "rm_targets": SITES, "steps": 12, "epochs": 2, "minibatches": 2},
             },
             own={
-                "szpo": {"rule": "bayes"},
+                "szpo": {"rule": "regression"},
                 "iterative-dpo": {"learning_rate": 0.03, "beta": 0.03},
                 "rm+ppo": {"rate": 0.03, "beta": 0.01},
             },
             tuning=(100,),
             trials={
-                "szpo": ({"rule": "bayes"},),
+                "szpo": ({"rule": "regression"},),
                 "iterative-dpo": ({"learning_rate": 0.03}, {"learning_rate": 0.01},
                                   {"learning_rate": 0.03, "beta": 0.03}),
                 "rm+ppo": ({"rate": 0.03, "beta": 0.01}, {"rate": 0.01, "beta": 0.01}),

@@ -18,7 +18,7 @@ MethodKey: TypeAlias = tuple[str, str]
 """(method, ask)"""
 Records: TypeAlias = Mapping[MethodKey, Sequence[Mapping[str, Any]]]
 """The records of each method's finished cells, by seed."""
-STEADY: Final = ("szpo", "szpo-regression")
+STEADY: Final = ("szpo",)
 """Methods whose policy moves with every few votes; all others ask first and then train."""
 VOTING_COSTS: Final = ("votes", "answers_read")
 COSTS: Final = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "peak_bytes")

@@ -56,7 +56,7 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
     m = max(1, -(-votes // COMPARISONS))
     layout = (("z", (4,)),)
     sets = [
-        "model.name=fixed", "optimizer.rule=bayes", "optimizer.directions=1",
+        "model.name=fixed", "optimizer.rule=known", "optimizer.directions=1",
         f"optimizer.comparisons={COMPARISONS}", f"optimizer.rows={ROWS}",
         f"optimizer.votes={m}", f"run.votes={COMPARISONS * m}", f"panel.size={people}",
     ]  # fmt: skip

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.optim.directions import Law
 from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
@@ -129,13 +128,10 @@ def _szpo(
     world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
     rest: Settings,
 ) -> Curve:  # fmt: skip
-    block = rest.pop("block", None)
-    law = {"law": Law("block", block)} if block else {}
-    crn = rest.pop("crn", True)
-    how = repetitions.settings_for(world, D=D, **law, **rest)
+    how = repetitions.settings_for(world, D=D, **rest)
     steps = budget // (how.K * how.N * how.M)
     runs = repetitions.train(
-        world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=space_marks(steps)
+        world, how, list(root_seeds), steps, panel=panel, marks=space_marks(steps)
     )
     votes, answers = (tuple(n * mark for mark in runs.marks) for n in (runs.votes, runs.answers))
     return Curve(runs.curve, votes, answers)

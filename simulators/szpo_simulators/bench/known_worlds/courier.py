@@ -69,16 +69,6 @@ GRIDS: Final[Mapping[str, tuple[dict[str, Any], Grid, Grid]]] = {
         {"N": [2, 4], "mu": [1.0, 1.5], "alpha": [0.05, 0.1, 0.2, 0.4]},
         {"N": [1, 2], "mu": [0.7, 1.25], "alpha": [0.03, 0.07, 0.15, 0.3]},
     ),
-    "SZPO, bayes": (
-        {"method": "szpo", "rule": "bayes", "N": 4},
-        {"mu": [1.0, 1.5], "alpha": [0.03, 0.06, 0.1, 0.2], "forget": [0.94, 0.97]},
-        {"mu": [0.7, 1.25], "alpha": [0.03, 0.06, 0.1, 0.2], "forget": [0.94, 0.98]},
-    ),
-    "SZPO, known, blocks": (
-        {"method": "szpo", "rule": "known", "mu": 1.0},
-        {"N": [2, 4], "block": [9, 18], "alpha": [0.2, 0.35, 0.6, 1.0]},
-        {"N": [1, 2], "block": [6, 12], "alpha": [0.15, 0.25, 0.45, 0.8]},
-    ),
     "reward model + PPO, once": (
         {"method": "rm-ppo", "rounds": 1, "ridge": 0.1},
         {"kind": ["cells", "moves", "visits", "steps"], "batches": [3, 40], "tie": [0.1, 0.5]},

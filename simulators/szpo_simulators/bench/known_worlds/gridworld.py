@@ -32,19 +32,16 @@ GRIDS: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
     "SZPO, known": (
         {"method": "szpo", "rule": "known"}, {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
     ),
-    "SZPO, margin": (
-        {"method": "szpo", "rule": "margin"}, {"N": [8, 16], "alpha": [0.15, 0.5, 1.5]},
+    "SZPO, known, one-sided": (
+        {"method": "szpo", "rule": "known", "pairing": "forward", "N": 16},
+        {"mu": [1.0, 2.0], "alpha": [0.3, 1.0, 3.0]},
     ),
     "SZPO, sign": (
         {"method": "szpo", "rule": "sign"}, {"N": [8, 16], "alpha": [0.06, 0.2, 0.6]},
     ),
-    "SZPO, bayes": (
-        {"method": "szpo", "rule": "bayes", "N": 16},
-        {"alpha": [0.03, 0.1, 0.3], "forget": [0.94, 0.97]},
-    ),
-    "SZPO, known, blocks of 25": (
-        {"method": "szpo", "rule": "known", "block": 25},
-        {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
+    "SZPO, sign, one-sided": (
+        {"method": "szpo", "rule": "sign", "pairing": "forward", "N": 16},
+        {"mu": [1.0, 2.0], "alpha": [0.06, 0.2, 0.6]},
     ),
     "reward model + planning": (
         {"method": "rm-plan"}, {"ridge": [0.0003, 0.001, 0.002, 0.005, 0.01, 0.03]},
@@ -76,7 +73,7 @@ MODELS: Final = (100, 300, 1000, 4800, 19200)
 PLANNER: Final = "reward model + planning"
 LOOKS: Final = {
     "SZPO, known": ("#0072b2", "o"),
-    "SZPO, bayes": ("#56b4e9", "P"),
+    "SZPO, sign": ("#56b4e9", "P"),
     "online DPO": ("#d55e00", "s"),
     "DPO": ("#e69f00", "v"),
     "reward model + PPO": ("#009e73", "D"),

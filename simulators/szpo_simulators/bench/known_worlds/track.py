@@ -20,7 +20,7 @@ from szpo_simulators.worlds.world import Reals, draws
 BUDGETS = (12, 32, 100, 300, 1000, 3000)
 """Votes; each is on one pair of drives, so two drives are read per vote."""
 N, MU = 4, 1.0
-ALPHAS, RATES = (0.03, 0.1, 0.3, 1.0), (0.01, 0.03, 0.1, 0.3)
+ALPHAS, RATES = (0.06, 0.2, 0.6, 2.0), (0.01, 0.03, 0.1, 0.3)
 BATCHES = 40
 MODEL, LIMITED, SZPO, COUNTING = (
     "PPO, model sees all",
@@ -116,10 +116,10 @@ def value_intervals(theta: Reals) -> dict[str, dict[str, float]]:
 
 
 def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """SZPO (margin, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
+    """SZPO (known, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
     track = TRUTH if spec["sees"] == "progress" else PROXY
     marks = [votes // N for votes in spec["budgets"]]
-    chosen = batched.settings_for(track, rule="margin", N=N, mu=MU, alpha=spec["alpha"])
+    chosen = batched.settings_for(track, rule="known", N=N, mu=MU, alpha=spec["alpha"])
     runs = batched.train(
         track, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
     )

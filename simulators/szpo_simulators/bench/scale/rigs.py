@@ -10,14 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 import numpy as np
 
 from szpo.cluster import remote, worker
-from szpo.cluster.ray_engine import RayTransport, Traffic
 from szpo.cluster.remote import Coordinates, RemoteHost
 from szpo.config.engine import Engine
 from szpo.config.model_sections import Adapter
@@ -218,10 +217,3 @@ class Rayed:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def copy_traffic(host: Any) -> Traffic:
-    """What has passed between a run's controller and its workers up to now."""
-    transport = host.transport
-    assert isinstance(transport, RayTransport)
-    return replace(transport.traffic, work_s=dict(transport.traffic.work_s))

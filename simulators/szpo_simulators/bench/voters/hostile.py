@@ -38,6 +38,8 @@ RUN_GOALS = {1: 0.80, 2: 0.55}
 FLAGGED, FALSELY = 0.95, 0.01
 VOTES = 400
 MEMBERS = 7
+ALPHA = 0.4
+"""The step size, best of .1 to 1.6 for honest members on seeds 0 to 19."""
 YARD = YardWorld()
 
 
@@ -53,7 +55,9 @@ class Case:
 
 def measure_gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
     """Gain in exact value (S,) after `VOTES` votes, in chunks of seeds that fit a cache."""
-    settings = settings_for(YARD, rule="bayes", N=8, D=8, mu=case.mu, weighting=case.weighting)
+    settings = settings_for(
+        YARD, rule="known", N=8, D=8, mu=case.mu, alpha=ALPHA, weighting=case.weighting
+    )
     panel = People(f"bt70+hostile={case.hostile}", case.beta, MEMBERS)
     start = YARD.value(YARD.theta0[None])[0]
     found = []

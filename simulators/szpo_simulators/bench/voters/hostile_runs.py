@@ -68,7 +68,7 @@ def run_cell(
         f"panel.kind={kinds[hostile]}",
         f"panel.size={SIZE}",
         f"run.votes={runs.votes}",
-        "optimizer.rule=bayes",  # auto would have another rule under some weightings
+        "optimizer.rule=regression",
         f"optimizer.weighting={weighting}",
         *runs.sets,
     ]
