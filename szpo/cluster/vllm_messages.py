@@ -96,7 +96,7 @@ def read_completion(body: Any, row: Row, decoding: Decoding) -> RowAnswer:
         raise MessageError("a reply to another prompt")
     if not all(type(t) is int and 0 <= t < decoding.words for t in tokens):
         raise MessageError("a reply with tokens outside the vocabulary")
-    if len(logprobs) != len(tokens) or not all(isinstance(p, int | float) for p in logprobs):
+    if len(logprobs) != len(tokens) or not all(_is_number(p) for p in logprobs):
         raise MessageError("a reply whose log-probabilities are not one per token")
     ends = [i for i, token in enumerate(tokens) if token in decoding.stop_tokens]
     if end == "stop":
@@ -107,6 +107,11 @@ def read_completion(body: Any, row: Row, decoding: Decoding) -> RowAnswer:
     if not whole:
         raise MessageError(f"half an answer ({len(tokens)} tokens, end {end!r})")
     return RowAnswer(tokens, tuple(float(p) for p in logprobs))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float holds; infinities are looked at later."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def row_seed(uniform: float) -> int:

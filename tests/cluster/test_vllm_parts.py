@@ -78,6 +78,7 @@ def test_whole_answers_are_read(tokens: list[int], end: str) -> None:
         (reply([4, 4, True]), "outside the vocabulary"),
         (reply([4, 4, 4], logprobs=[-1.0]), "not one per token"),
         (reply([4, 4, 4], logprobs=[-1.0, None, -1.0]), "not one per token"),
+        (reply([4, 4, 4], logprobs=[-1.0, 10**400, -1.0]), "not one per token"),
         (reply([4, 4, 4], prompt_token_ids=[5]), "another prompt"),
         ({**reply([4, 4, 4]), "model": "m-2"}, "another model's name"),
         ({"model": "m-1", "choices": []}, "without choice"),
