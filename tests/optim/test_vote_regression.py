@@ -252,6 +252,7 @@ def test_a_factor_once_passed_is_passed():
     trace = np.trace(found.covariance)
     cosine = math.sqrt(found.w @ found.w / (found.w @ found.w + trace))
     assert np.linalg.norm(opened) == pytest.approx(math.sqrt(cosine))
+    assert opened @ found.w > 0  # towards what people prefer
 
 
 def test_blocks_find_where_the_taste_lies():
