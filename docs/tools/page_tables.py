@@ -23,8 +23,12 @@ from szpo_simulators.study import format_cells
 ROOT = Path(__file__).parents[2]
 Table = tuple[tuple[str, ...], list[list[str]]]
 """The heading's cells, and rows of cells."""
-GROUPS = ("sentiment", "second", "demo", "64-tokens", "null", "pairs")
-"""Settings of the frontier whose groups its page shows; the others are on the page of results."""
+METHODS = ("regression", "bayes", "iterative-dpo", "dpo", "rm+ppo")
+GROUPS = {
+    *(f"sentiment-{method}" for method in METHODS),
+    *(f"{name}-regression" for name in ("second", "demo", "64-tokens", "null", "pairs")),
+}
+"""Groups that the frontier's page shows; the page of results has the tastes."""
 COMPARED = ("gain", "wins", "KL", "guards")
 COST = ("cpu s", "added")
 
@@ -36,7 +40,7 @@ def read_frontier() -> dict[str, Table]:
     lines = [
         line
         for line in summary.summarise(frozen, rows)
-        if "kl_most" in line and line["part"] != "T" and line["group"].startswith(GROUPS)
+        if "kl_most" in line and line["part"] != "T" and line["group"] in GROUPS
     ]
     heading = ("group", "votes", "seeds", "gain", "KL (largest)", "guards")
     return {"groups": (heading, [row_of_group(line) for line in lines])}
