@@ -24,7 +24,7 @@ SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob(
 ORDER = {
     "szpo": (
         "types", "errors", "seeds", "intervals", "metrics", "cache", "failpoints", "memory",
-        "plugins", "files", "locks",
+        "plugins", "files", "locks", "features",
         "aggregation", "optim", "config", "ledger", "voting", "evaluators", "replay",
         "models", "generation", "policies", "cluster", "data", "training", "notices", "runs",
         "judges", "analysis", "reports", "active", "baselines", "library",

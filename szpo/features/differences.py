@@ -1,0 +1,102 @@
+"""What a comparison shows, as integers: the features of plus less those of minus.
+
+Exact: an entry is a ratio of integers, sums over rows are fractions, and one rounding, half to
+even, ends it. So a replay on any machine finds the recorded integers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Final
+
+from szpo.errors import UsageError
+from szpo.features.dictionary import ENTRIES, Entry, Ratio, ratios
+
+GRID: Final = 4096
+"""Steps of a recorded difference in one spread of the set-up, 2¹²; scales use the same grid."""
+
+
+def scale(spread: float) -> int:
+    """A set-up's spread of one feature as the integer that is recorded, in units of 2⁻¹².
+
+    Raises:
+        UsageError: the spread is negative or not finite.
+
+    >>> scale(0.25), scale(0)
+    (1024, 0)
+    """
+    if not 0 <= spread < float("inf"):
+        raise UsageError(f"spread of a feature: {spread}; it must be finite and at least 0")
+    return round(Fraction(spread) * GRID)
+
+
+def differences(
+    plus: Sequence[str],
+    minus: Sequence[str],
+    prompts: Sequence[str],
+    scales: Sequence[int],
+    entries: Sequence[Entry] = ENTRIES,
+) -> tuple[int, ...]:
+    """Mean of plus less mean of minus over the D rows, in units of 2⁻¹² of the spread.
+
+    Identical rows count in D and add nothing. A feature without spread (scale 0) gives 0.
+
+    Args:
+        plus: recorded texts of the plus side (D,).
+        minus: recorded texts of the minus side (D,).
+        prompts: recorded texts of the prompts (D,).
+        scales: each entry's spread as `scale` gives it, one for each entry.
+        entries: the features.
+
+    Raises:
+        UsageError: lengths differ, there is no row, or a scale is negative.
+
+    >>> from szpo.features.dictionary import BY_NAME
+    >>> length = [BY_NAME["length"]]
+    >>> differences(["Rain.", "So"], ["Rain.", "So it is."], ["?", "?"], [4096], length)
+    (-4096,)
+    """
+    values = [(ratios(q, a, entries), ratios(q, b, entries)) for q, a, b in _rows(
+        plus, minus, prompts) if a != b]  # fmt: skip
+    if len(scales) != len(entries):
+        raise UsageError(f"differences: {len(scales)} scales for {len(entries)} features")
+    return tuple(
+        difference([a[i] for a, _ in values], [b[i] for _, b in values], len(prompts), each)
+        for i, each in enumerate(scales)
+    )
+
+
+def difference(plus: Sequence[Ratio], minus: Sequence[Ratio], rows: int, scale: int) -> int:
+    """The same for one feature whose ratios are known.
+
+    Args:
+        plus: ratios of the rows that differ.
+        minus: ratios of the same rows on the other side.
+        rows: D, with the rows that do not differ.
+        scale: the spread in units of 2⁻¹²; 0 for none.
+
+    Raises:
+        UsageError: the scale is negative.
+
+    >>> difference([(1, 3)], [(0, 1)], 1, 4096), difference([(0, 1)], [(1, 3)], 1, 4096)
+    (1365, -1365)
+    """
+    if scale < 0:
+        raise UsageError(f"differences: a scale of {scale}; it must be at least 0")
+    if not scale:
+        return 0
+    total = sum((Fraction(*ratio) for ratio in plus), Fraction())
+    total -= sum((Fraction(*ratio) for ratio in minus), Fraction())
+    return round(total * GRID * GRID / (rows * scale))
+
+
+def _rows(
+    plus: Sequence[str], minus: Sequence[str], prompts: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    if not len(plus) == len(minus) == len(prompts) > 0:
+        raise UsageError(
+            f"differences: {len(plus)} plus, {len(minus)} minus, {len(prompts)} prompts; give as "
+            "many of each, and at least one"
+        )
+    return list(zip(prompts, plus, minus, strict=True))

@@ -1,0 +1,162 @@
+"""The dictionary: golden values, exact integers, odd texts, other locales, complete entries."""
+
+from __future__ import annotations
+
+import json
+import locale
+import subprocess
+import sys
+from fractions import Fraction
+from importlib import resources
+
+import pytest
+
+from szpo.features.dictionary import (
+    BY_NAME,
+    ENTRIES,
+    GROUPS,
+    digest,
+    holding,
+    ratios,
+    read_answer,
+)
+
+GOLDEN = json.loads(resources.files("szpo.features").joinpath("golden.json").read_bytes())
+ODD = {
+    "empty": "",
+    "blank": " \n\t\n ",
+    "long word": "a" * 100_000,
+    "long": "Rain, wind! " * 8_400,
+    "marks": "?!*_`#([{" * 11_000,
+    "open marks": "`" * 3 + "*_" * 50_000,
+    "lines": "\n" * 100_000,
+    "controls": "".join(map(chr, range(32))) + "\x7f\x85\u2028\ufeff",
+    "emoji": "🎉👩‍🚒🏽🇪🇺" * 100,
+    "right to left": "\u202eكان اليوم جميلا، وذهبنا إلى البحر؟ שלום",
+    "lone surrogate": "a \ud800 b",
+    "combining": "e\u0301" * 500 + " अच्छा है।",
+}
+
+
+def flat(prompt: str, answer: str) -> list[int]:
+    return [number for ratio in ratios(prompt, answer) for number in ratio]
+
+
+def test_the_golden_table_holds() -> None:
+    assert len(GOLDEN) == 200
+    wrong = [
+        (answer, entry.name)
+        for prompt, answer, values in GOLDEN
+        for i, (entry, ratio) in enumerate(zip(ENTRIES, ratios(prompt, answer), strict=True))
+        if list(ratio) != values[2 * i : 2 * i + 2]
+    ]
+    assert not wrong, "changed values: see docs/tools/features_page.py"
+
+
+def test_every_entry_is_named_grouped_and_told_apart_by_the_golden_texts() -> None:
+    assert 80 <= len(ENTRIES) <= 110 and 20 <= len(GROUPS) <= 30
+    assert len(BY_NAME) == len(ENTRIES)
+    phrases = [phrase for entry in ENTRIES for phrase in (entry.fewer, entry.more)]
+    assert all(phrases) and len(set(phrases)) == len(phrases)
+    assert all(entry.group and entry.unit for entry in ENTRIES)
+    columns = {
+        tuple(Fraction(*values[2 * i : 2 * i + 2]) for _, _, values in GOLDEN)
+        for i in range(len(ENTRIES))
+    }
+    assert len(columns) == len(ENTRIES)
+    assert all(sum(value != 0 for value in column) > 1 for column in columns)
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_texts_give_integers_as_well(text: str) -> None:
+    values = flat(text[:500], text)
+    assert all(type(value) is int for value in values)
+    assert all(denominator > 0 for denominator in values[1::2])
+
+
+def test_an_answer_is_read_without_its_neighbours_and_in_any_order() -> None:
+    before = [flat(prompt, answer) for prompt, answer, _ in GOLDEN[:40]]
+    read_answer.cache_clear()
+    again = [flat(prompt, answer) for prompt, answer, _ in GOLDEN[39::-1]]
+    assert before == again[::-1]
+
+
+def test_another_locale_and_hash_seed_change_nothing() -> None:
+    code = (
+        "import json, locale, sys\n"
+        "from importlib import resources\n"
+        "locale.setlocale(locale.LC_ALL, sys.argv[1])\n"
+        "from szpo.features.dictionary import digest, ratios\n"
+        "table = resources.files('szpo.features').joinpath('golden.json')\n"
+        "rows = json.loads(table.read_bytes())\n"
+        "ok = all([n for r in ratios(p, a) for n in r] == v for p, a, v in rows)\n"
+        "print(ok, digest())\n"
+    )
+    known = [name for name in ("tr_TR.UTF-8", "de_DE.UTF-8", "C.UTF-8", "C") if _there(name)]
+    for name in {known[0], "C"}:
+        done = subprocess.run(
+            [sys.executable, "-X", "utf8=0", "-c", code, name],
+            capture_output=True, text=True, env={"PYTHONHASHSEED": "7", "LC_ALL": name},
+        )  # fmt: skip
+        assert done.stdout.split() == ["True", digest()], done.stderr
+
+
+def _there(name: str) -> bool:
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        locale.setlocale(locale.LC_ALL, name)
+    except locale.Error:
+        return False
+    locale.setlocale(locale.LC_ALL, before)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("i", "I’m here, my friend", (2, 4)),
+        ("commas", "One, two, three", (2, 3)),
+        ("comma", "None", (0, 1)),
+        ("sentence-length", "One two. Three four five six.", (6, 2)),
+        ("finished", 'He said "no."', (1, 1)),
+        ("finished", "He said", (0, 1)),
+        ("asks-last", "Well. Why?", (1, 1)),
+        ("paragraphs", "a\n\nb\nc\n \n\nd", (3, 1)),
+        ("bullets", "- a\n 2) b\nc - d", (2, 1)),
+        ("shouting", "NO I said OK, Ok", (2, 1)),
+        ("capitals", "Then Anna met Bo. The end", (2, 6)),
+        ("word-length", "a " + "b" * 50, (21, 2)),
+        ("repetition", "the sea the sea", (1, 3)),
+        ("same-starts", "It is. It was. We are.", (1, 3)),
+        ("variety", "The the sea", (2, 3)),
+        ("sentiment", "good", (4404, 10_000)),
+        # 206.835 − 1.015·2 − 84.6·(2 + 5)/2, of two words in one sentence
+        ("readability", "Rainy considerations.", (-182_590, 2_000)),
+        ("politeness", "Thank you, thanks", (2, 1)),
+        ("ed-words", "He needed seed", (1, 3)),
+        ("starts-order", "Take it", (1, 1)),
+        ("future", "It is going to rain, I’ll go", (2, 7)),
+        ("questions", "Qué? 何？", (2, 1)),
+    ],
+)  # fmt: skip
+def test_values_by_hand(name: str, text: str, expected: tuple[int, int]) -> None:
+    (found,) = ratios("Describe a rainy Monday.", text, [BY_NAME[name]])
+    assert Fraction(*found) == Fraction(*expected)
+
+
+def test_the_prompt_counts_where_an_entry_is_about_it() -> None:
+    entries = [BY_NAME["overlap"], BY_NAME["echo"]]
+    # of how, was, the, sea two are taken up; of five words of the answer three are the prompt's
+    assert ratios("How was the sea?", "The sea, the calm one", entries) == ((2, 4), (3, 5))
+    assert ratios("", "The sea", entries) == ((0, 1), (0, 2))
+
+
+def test_word_lists_stay_out_where_prompts_are_not_english() -> None:
+    assert holding(["Describe a rainy Monday.", "What is your view on the sea?"]) == ENTRIES
+    german = holding(["Beschreibe einen regnerischen Montag.", "Erzähle von einem Garten."])
+    assert {entry.languages for entry in german} == {"any", "spaced"}
+    chinese = holding(
+        ["请描述一个下雨的星期一，越详细越好。", "今日はとても暑いので海へ行きました"]
+    )
+    assert {entry.languages for entry in chinese} == {"any"}
+    assert {entry.languages for entry in holding([])} == {"any", "spaced"}
