@@ -37,7 +37,6 @@ from szpo.training.services import Bounds, Hooks
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
 from szpo.voting.casting import VoteRequest
-from szpo_ui import app
 from szpo_ui.web import credentials, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure
@@ -246,6 +245,8 @@ def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     """A run under a server; ``@pytest.mark.parametrize("stage", [{…}], indirect=True)`` hands
     keywords on to `make`. A module with ``PAGES = ()`` gets the login and the API alone, in a
     tenth of the time."""
+    from szpo_ui import app  # Gradio: seconds, for the tests that serve its pages alone
+
     made = make(tmp_path / "run.db", **getattr(request, "param", {}))
     pages = getattr(request.module, "PAGES", tuple(app.PAGES))
     serving = serve(app.create(made.site, pages=pages))
