@@ -81,6 +81,7 @@ def test_enumeration_refuses_what_it_cannot_finish(monkeypatch: pytest.MonkeyPat
         metrics.kl_by_enumeration(chain(1), chain(2), 4)
 
 
+@pytest.mark.full
 def test_three_ways_to_the_kl_of_the_tiny_model_agree() -> None:
     """Enumerated, exact per word along sampled answers, and by sampled log-ratios; two words."""
     base = loading.load("tiny", dtype="fp32")

@@ -73,6 +73,7 @@ def select(*arguments: object) -> int:
 # ---- the loop ----
 
 
+@pytest.mark.full
 def test_rounds_find_what_the_answers_like(
     some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +342,7 @@ def peak(tmp_path: Path, count: int) -> float:
     return most / 2**20
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_pool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +454,7 @@ def test_a_feature_that_is_no_number_is_named(tmp_path: Path) -> None:
         pool.differences_from_columns(("x",))(list(pool.read(path)))
 
 
+@pytest.mark.full
 def test_the_seen_counts_add_up() -> None:
     seen = Seen()
     pairs = [pair("one two", "three"), pair("x", "x"), pair("", "y")]

@@ -192,6 +192,7 @@ def test_shuffles_tell_two_tastes_from_one() -> None:
     assert np.isnan(bt.heterogeneity_p(x, y, np.zeros(200, dtype=np.int64), fit, KEY))
 
 
+@pytest.mark.full
 def test_shuffles_are_right_as_often_as_they_say() -> None:
     """Under one taste p-values are even: 60 worlds, below .25 in 15 ± 3.4 of them."""
     low = 0

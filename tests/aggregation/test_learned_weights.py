@@ -18,8 +18,8 @@ from szpo.optim.checked_settings import defaults
 from szpo.optim.state import state_to_json
 from szpo.replay import replay, verification
 from szpo.voting.service import VoteService
-from tests.aggregation.test_weighting import make_votes
 from tests.support.quadratic import LAYOUT, ValueJudge, go, panel_of, start
+from tests.support.weighted_votes import make_votes
 
 
 def weights_gain(weights, beta):

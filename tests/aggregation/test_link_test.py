@@ -207,6 +207,7 @@ def answer_all(ledger, judges):
     return link_triads.answer(PanelEvaluator(VoteService(ledger), judges, name="tester"))
 
 
+@pytest.mark.full
 def test_three_batches_stand_in_three_comparisons_and_teach_nothing(driven):
     chosen, ledger, source = driven
     before = history(ledger)
@@ -223,6 +224,7 @@ def test_three_batches_stand_in_three_comparisons_and_teach_nothing(driven):
     assert verification.verify(ledger).ok
 
 
+@pytest.mark.full
 def test_the_same_order_in_the_same_run_makes_the_same_triads(tmp_path):
     found = []
     for name in ("one.db", "two.db"):
@@ -367,6 +369,7 @@ def test_without_prompts_the_order_says_why(driven):
     assert triad_votes.results(ledger) is None
 
 
+@pytest.mark.full
 def test_the_commands_probe_voters_and_show(tmp_path, capsys):
     """A panel of five in the process answers both triads at once: 2 · 3 · 5 answers."""
     path = str(yard_run.make(tmp_path))

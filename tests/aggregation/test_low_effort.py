@@ -115,6 +115,7 @@ def test_haste_and_one_side_are_always_seen_by_forty_votes():
     assert share("one side", 40, 4) >= 0.95
 
 
+@pytest.mark.full
 def test_a_patient_clicker_needs_known_questions_or_time():
     """Only known answers separate chance from taste: not at 40 votes with few of them."""
     few, many, long = (

@@ -21,7 +21,6 @@ from szpo.types import Tally
 from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.replay.test_replay import forge
 from tests.support.quadratic import (
     LAYOUT,
     Clock,
@@ -34,13 +33,8 @@ from tests.support.quadratic import (
     start,
 )
 from tests.support.tallies import coefficients
-
-
-def make_votes(verdicts, gold=None, identical=None):
-    """Votes (P, K, N), voters a, b, c, …"""
-    verdicts = np.array(verdicts, dtype=np.int8)
-    dead = np.zeros(verdicts.shape[-2:], dtype=bool) if identical is None else np.array(identical)
-    return VotesByVoter(tuple("abcdefghijklmnop"[: verdicts.shape[-3]]), verdicts, dead, gold)
+from tests.support.tampering import forge
+from tests.support.weighted_votes import make_votes
 
 
 def past(rng, coins, steps=40, N=8):

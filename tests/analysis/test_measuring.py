@@ -35,6 +35,7 @@ def measured(path: Path) -> list[dict[str, Any]]:
         return [event["body"] for event in ledger.events("measured")]
 
 
+@pytest.mark.full
 def test_a_run_is_measured_before_along_and_after(yard: Path) -> None:
     # 48 votes are six steps of eight; two measurements divide them into three parts.
     found = measured(yard)
@@ -47,6 +48,7 @@ def test_a_run_is_measured_before_along_and_after(yard: Path) -> None:
         assert verification.verify(ledger).ok
 
 
+@pytest.mark.full
 def test_measuring_moves_nothing(yard: Path, tmp_path: Path) -> None:
     other = yard_run.make(tmp_path, "run.votes=48", "evaluation.along=0", "evaluation.samples=1")
     assert len(measured(other)) == 2
@@ -54,6 +56,7 @@ def test_measuring_moves_nothing(yard: Path, tmp_path: Path) -> None:
         assert theta_digests(one) == theta_digests(two)
 
 
+@pytest.mark.full
 def test_a_killed_run_is_measured_once_at_each_place(tmp_path: Path) -> None:
     line = yard_run.arguments(tmp_path, "run.name=yard", "run.votes=48", "run.steps=3")
     assert call(line) == 0
@@ -63,6 +66,7 @@ def test_a_killed_run_is_measured_once_at_each_place(tmp_path: Path) -> None:
     assert measured(path) == before
 
 
+@pytest.mark.full
 def test_every_view_of_a_run_tells_it(yard: Path, capsys: Capture) -> None:
     with Ledger.open(yard, readonly=True) as ledger:
         told = improvement.read(ledger)
@@ -105,6 +109,7 @@ def test_the_sentence_says_no_more_than_the_interval(
         assert found.sentence.endswith("of blind pairs, 240 votes, 3.1 nats")
 
 
+@pytest.mark.full
 def test_a_language_model_shows_texts_and_guards(tmp_path: Path, capsys: Capture) -> None:
     path = folder_run.make(tmp_path, "evaluation.prompts=4", "evaluation.samples=2")
     with Ledger.open(path, readonly=True) as ledger:
@@ -117,6 +122,7 @@ def test_a_language_model_shows_texts_and_guards(tmp_path: Path, capsys: Capture
     assert "Guards: " in page and page.count("<small>tuned</small>") == 4
 
 
+@pytest.mark.full
 def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path: Path) -> None:
     path = yard_run.make(tmp_path)
     before = measured(path)

@@ -10,19 +10,11 @@ import pytest
 from szpo.analysis import outlook
 from szpo.analysis.outlook import Outlook, PriorFacts
 from szpo.optim import optimizer
-from szpo.optim.rules.look_ahead import Ahead, LookAhead, look_ahead
+from szpo.optim.rules.look_ahead import LookAhead, look_ahead
 from szpo.runs import driver
+from tests.support.driving import drive, started
+from tests.support.operator_page import SURE
 from tests.support.quadratic import settings_of
-from tests.training.test_two_points import drive, started
-
-SURE = LookAhead(
-    (
-        Ahead(0, (0.61, 0.5, 0.7), (1.25, 1.25, 1.25), 1.0),
-        Ahead(40, (0.68, 0.55, 0.8), (2.0, 1.5, 2.5), 1.0),
-        Ahead(80, (0.7, 0.6, 0.8), (3.0, 2.0, 4.0), 1.0),
-    ),
-    math.log(20),
-)
 
 
 def change(**fields):

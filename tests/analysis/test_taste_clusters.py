@@ -44,6 +44,7 @@ def opposed(g: int) -> tuple[float, ...]:
     return (0.8, 2.0 if g % 2 else -2.0)
 
 
+@pytest.mark.full
 def test_two_tastes_are_found_and_so_is_who_has_them() -> None:
     found = told(*panel(1, opposed, 10, 30))
     assert found.verdict == "several" and found.p < 0.01 and len(found.found.shares) == 2
@@ -57,12 +58,14 @@ def test_two_tastes_are_found_and_so_is_who_has_them() -> None:
     assert found.within.low < found.expected.diagonal().mean() < found.within.high
 
 
+@pytest.mark.full
 def test_one_taste_is_called_one_where_two_would_have_been_seen() -> None:
     found = told(*panel(2, lambda g: (1.5, 0.0), 10, 20))
     assert found.verdict == "one" and found.power >= 0.8
     assert len(found.found.shares) == 1 and found.between.of == 0
 
 
+@pytest.mark.full
 def test_few_votes_are_called_few() -> None:
     found = told(*panel(3, opposed, 5, 3))
     assert found.verdict == "few" and found.power < 0.5
@@ -110,6 +113,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return voted(tmp_path_factory.mktemp("clusters"), judges, 15, N=8, D=2, M=2)
 
 
+@pytest.mark.full
 def test_the_command_on_a_run_with_two_kinds_of_users(run: Path, capsys: Any) -> None:
     asked = ["clusters", str(run), "--features", "sentiment,length,numbers"]
     assert call([*asked, "--json"]) == 0
@@ -128,6 +132,7 @@ def test_the_command_on_a_run_with_two_kinds_of_users(run: Path, capsys: Any) ->
     assert "agreement between clusters:" in message and "cluster 2: panel-" in message
 
 
+@pytest.mark.full
 def test_the_command_says_when_votes_are_too_few(tmp_path: Path, capsys: Any) -> None:
     path = voted(tmp_path, [Taster(1.0, 0.0)] * 5, 1, N=8, D=1, M=1)
     assert call(["clusters", str(path), "--features", "sentiment,length"]) == 0

@@ -3,64 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from szpo.baselines.ledger_pairs import LedgerPairs, read_pairs
 from szpo.data import preference_files
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
-from szpo.optim.checked_settings import defaults
-from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
 from szpo.voting import steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-
-ROWS = (
-    Row(Prompt.user("How was the sea?"), Answer("Warm."), Answer("Cold.", "length", 2)),
-    Row(Prompt.user("And the bus?"), Answer("Late."), Answer("Late.")),
-    Row(Prompt.user("And the soup?"), Answer("Good."), Answer("Salty.")),
-)
-ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
-
-
-@contextmanager
-def new_ledger(path: Path) -> Iterator[Ledger]:
-    """One open step of two comparisons, two votes each."""
-    layout = (("z", (2,)),)
-    settings = defaults(7, layout, N=2, D=3, M=2)
-    with Ledger.create(path, NewRun({}, root_seed=7, layout=layout, direction_version=1)) as made:
-        made.execute("UPDATE controller SET epoch = 1")
-        steps.record_plan(made, 1, settings, Query(0, (), 1.0, None), theta_digest(made))
-        steps.begin(made, 1, 0)
-        steps.store(made, 1, steps.StepAnswers(0, ASKED, theta_digest(made)), then_open=True)
-        yield made
+from tests.support.pairs import new_ledger, vote
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with new_ledger(tmp_path / "run.db") as made:
         yield made
-
-
-def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None) -> None:
-    """A vote of ``who``; plus, minus or tie, and notes by row in the same words."""
-    service = VoteService(ledger)
-    panelist = service.enroll("simulated", who)
-    seat = service.assign_to(comparison, panelist)
-    assert seat is not None
-    letter: dict[str, Choice] = {
-        "plus": seat.plus_side, "minus": "B" if seat.plus_side == "A" else "A", "tie": "tie",
-    }  # fmt: skip
-    given = {str(i): letter[w] for i, w in (notes or {}).items()}
-    details = {"notes": given, "rows": 2}
-    service.cast(
-        VoteRequest(seat.id, letter[wish], idem=f"{who}-{comparison}-0123456789", details=details)
-    )
 
 
 def close(ledger: Ledger) -> LedgerPairs:

@@ -46,6 +46,7 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
         yield child
 
 
+@pytest.mark.full
 def test_every_command_says_what_it_does(capsys: Capture) -> None:
     for name in commands.COMMANDS:
         assert call([name, "--help"]) == 0
@@ -84,6 +85,7 @@ def test_help_and_a_misspelt_command_load_next_to_nothing() -> None:
     assert "No such command 'runz'. Did you mean" in done.stderr
 
 
+@pytest.mark.full
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: Capture) -> None:
     path = yard_run.make(tmp_path)
     message = capsys.readouterr()
@@ -95,11 +97,13 @@ def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: 
     assert path.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.full
 def test_same_seed_gives_the_same_digests(yard: Path, tmp_path: Path) -> None:
     assert heads(yard_run.make(tmp_path)) == heads(yard)
     assert heads(yard_run.make(tmp_path / "other", "run.seed=1")) != heads(yard)
 
 
+@pytest.mark.full
 def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys: Capture) -> None:
     with pytest.MonkeyPatch.context() as patch:
         seen = []
@@ -122,6 +126,7 @@ def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys
     assert heads(path) == heads(yard)
 
 
+@pytest.mark.full
 def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys: Capture) -> None:
     line = yard_run.arguments(tmp_path, "run.name=yard")
     assert call([*line, "--hold"]) == 1
@@ -138,6 +143,7 @@ def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys:
         assert theta_digests(held) == theta_digests(other)
 
 
+@pytest.mark.full
 def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> None:
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     with started(arguments) as child:  # it waits for another process to vote: nothing ends it
@@ -200,6 +206,7 @@ def test_the_head_that_show_prints_is_the_one_that_verify_takes(
     assert "the chain was rewritten" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_no_name_in_a_table_is_broken(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +221,7 @@ def test_no_name_in_a_table_is_broken(
     assert {"against", "the", "base", "bt70", "(walk)", "tabular"} <= set(words)  # none is cut
 
 
+@pytest.mark.full
 def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -> None:
     arguments = yard_run.arguments(tmp_path, "optimizer.votes=2", "run.votes=160")
     assert call([*arguments, "--plan", "--json"]) == 0
@@ -245,6 +253,7 @@ def test_the_plan_multiplies_what_an_answer_took() -> None:
     assert found.measured and found.heldout_answers == 176
 
 
+@pytest.mark.full
 def test_init_writes_what_run_reads(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "run.toml"
     assert call(["init", str(file), "--preset", "tiny", "--set", "seed=4"]) == 0
@@ -266,6 +275,7 @@ def test_init_never_overwrites_unasked(tmp_path: Path, capsys: Capture) -> None:
     assert "[run]" in file.read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
     call(["doctor", "--folder", str(tmp_path), "--json"])
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
@@ -340,6 +350,7 @@ def test_wrong_settings_are_refused_before_the_model_is_loaded(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
     tmp_path: Path, capsys: Capture
 ) -> None:
@@ -385,6 +396,7 @@ def test_default_names_keep_their_seed() -> None:
     assert names[0].endswith("-1") and names[1].endswith("-22")
 
 
+@pytest.mark.full
 def test_panel_as_a_process_leaves_the_same_run(yard: Path, tmp_path: Path) -> None:
     outside = yard_run.arguments(
         tmp_path, "run.name=yard", "panel.inside=false", "panel.poll_seconds=0.01"

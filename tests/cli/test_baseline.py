@@ -44,6 +44,7 @@ def test_the_command_names_every_method() -> None:
     assert tuple(baseline.METHODS.split(", ")) == registry.NAMES
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["dpo", "simpo"])
 def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(
     method: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -61,6 +62,7 @@ def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(
     said(capsys, "exists; give another --out")
 
 
+@pytest.mark.full
 def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_method(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,7 +189,7 @@ def test_an_empty_ledger_and_one_of_ties_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from szpo.voting import steps
-    from tests.baselines.test_ledger_pairs import new_ledger, vote
+    from tests.support.pairs import new_ledger, vote
 
     with new_ledger(tmp_path / "run.db") as ledger:
         reported = [
@@ -207,6 +209,7 @@ def test_an_empty_ledger_and_one_of_ties_are_one_line(
         said(capsys, "dpo: no pair to learn from: all 1 answers were ties or skips")
 
 
+@pytest.mark.full
 def test_a_runs_votes_are_learned_from_on_its_own_sites(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

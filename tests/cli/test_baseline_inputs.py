@@ -54,6 +54,7 @@ def done(reported: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> 
     return json.loads(shown.out), shown.err
 
 
+@pytest.mark.full
 def test_the_panel_is_fitted_to_the_rows_that_are_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +70,7 @@ def test_the_panel_is_fitted_to_the_rows_that_are_asked(
     assert fitted[8] > 2 * fitted[1]
 
 
+@pytest.mark.full
 def test_iterative_dpo_shares_its_votes_among_its_rounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +84,7 @@ def test_iterative_dpo_shares_its_votes_among_its_rounds(
     assert loading.read_adapter(tmp_path / "out").tensors
 
 
+@pytest.mark.full
 def test_a_run_without_votes_serves_methods_that_read_none(
     unasked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +116,7 @@ def test_part_of_a_file_is_read_and_what_is_bad_left_out(
     assert f"left out {given}:3: not valid JSON" in message
 
 
+@pytest.mark.full
 def test_ppo_from_pairs_keeps_the_reward_model_it_fitted(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +127,7 @@ def test_ppo_from_pairs_keeps_the_reward_model_it_fitted(
     assert (tmp_path / "out" / "reward-model" / "reward_model.json").is_file()
 
 
+@pytest.mark.full
 def test_the_notebooks_recipe_trains_its_own_adapter(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +229,7 @@ def test_a_judgement_longer_than_the_model_reads_is_refused_before_it_is_loaded(
     assert "model tiny reads 512 tokens, and the longest judgement needs" in message
 
 
+@pytest.mark.full
 def test_pairs_longer_than_the_model_reads_are_left_out(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

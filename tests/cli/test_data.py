@@ -93,6 +93,7 @@ def told_of(pair: Pair) -> tuple[object, ...]:
     return (pair.prompt, *sides, pair.source, pair.votes)
 
 
+@pytest.mark.full
 def test_pairs_of_a_run_are_those_of_its_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,8 +28,8 @@ from szpo.policies import row_request
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.row_request import RowRequest, Tokens
 from szpo.types import Floats, Prompt, Shift
-from tests.policies.test_protocol import small
 from tests.support import folder_run
+from tests.support.policies import small
 from tests.support.vllm_server import VllmServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

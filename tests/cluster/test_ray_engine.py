@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -26,11 +25,10 @@ from szpo.models import context, loading
 from szpo.models.context import Described
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
-from tests.policies.test_protocol import small
 from tests.support import folder_run, ray_nodes
+from tests.support.policies import small
+from tests.support.ray_nodes import needs_ray
 
-HAS_RAY = importlib.util.find_spec("ray") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
 quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 ASKED = [PROMPTS[:6], PROMPTS[:6], PROMPTS[6:], PROMPTS[6:]]

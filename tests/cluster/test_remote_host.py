@@ -30,8 +30,8 @@ from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from szpo_simulators.compare import measurements
-from tests.policies.test_protocol import small
 from tests.support import folder_run, near_workers
+from tests.support.policies import small
 
 ROWS = 8
 SHORT, BRIEF = Sampling(max_new_tokens=6), Sampling(max_new_tokens=3)

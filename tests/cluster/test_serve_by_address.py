@@ -21,8 +21,8 @@ from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.runs import run_engine
 from szpo.voting import lease
-from tests.cluster.test_ray_engine import needs_ray
 from tests.support import folder_run
+from tests.support.ray_nodes import needs_ray
 
 ROOT = Path(__file__).parents[2]
 

@@ -27,8 +27,8 @@ from szpo.models import loading
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
-from tests.policies.test_protocol import small
 from tests.support import folder_run
+from tests.support.policies import small
 from tests.support.vllm_server import Faults, VllmServer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, in the server's threads
@@ -407,7 +407,7 @@ def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
 
 
 def test_a_rank_that_the_server_does_not_take_is_refused(folder: Path) -> None:
-    from tests.policies.test_protocol import full
+    from tests.support.policies import full
 
     base = loading.load(str(folder), dtype="fp32")
     wide = LoraPolicy(base, full(base, rank=2, layers=[2]), root_seed=5)

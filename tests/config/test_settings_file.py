@@ -67,6 +67,7 @@ def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
     assert settings_file.check(tomllib.loads(written)) == config
 
 
+@pytest.mark.full
 @given(
     seed=st.integers(0, 2**63 - 1),
     mu=st.floats(1e-6, 1e6),

@@ -114,6 +114,7 @@ def test_hh_refusals_name_the_line(tmp_path, record, words):
 # ---- TRL ----
 
 
+@pytest.mark.full
 @given(
     st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
              .filter(str.strip), min_size=1, max_size=5),

@@ -12,7 +12,7 @@ import pytest
 from szpo.data import preferred
 from szpo.errors import StorageError, UsageError
 from szpo.voting import steps
-from tests.baselines.test_ledger_pairs import ROWS, new_ledger, vote
+from tests.support.pairs import ROWS, new_ledger, vote
 
 ASKED = "\n\nHuman: Hello?\n\nAssistant:"
 HH = {"chosen": f"{ASKED} Hi.", "rejected": f"{ASKED} No."}

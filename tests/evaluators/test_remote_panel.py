@@ -4,7 +4,7 @@ from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.voting.test_sides_balanced import open_run
+from tests.support.open_round import open_run
 
 
 def test_a_poll_reads_a_steps_comparisons_once_and_then_new_votes_only(tmp_path, monkeypatch):

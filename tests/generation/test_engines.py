@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
 
 from szpo.errors import RunError, UsageError
 from szpo.generation.engine import Engine
@@ -16,31 +15,10 @@ from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.generation.prefill import Canary, common_head, plan_prefill
 from szpo.generation.sampling import Sampling, draw
-from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.lora_sites import Site
-from tests.support.tiny_models import ARCHITECTURES, STOP, TARGETS, WORDS, build
-
-HEAD = list(range(40, 70))
-
-
-def adapted(
-    name: str, layers: list[int] | None = None, members: int = 3
-) -> tuple[Any, tuple[Site, ...], Deltas]:
-    model = build(name)
-    targets = list(TARGETS.get(name, ("q_proj", "down_proj")))
-    sites = find_sites(model, LoraConfig(r=2, target_modules=targets, layers_to_transform=layers))
-    g = torch.Generator().manual_seed(1)
-    A = {s.name: torch.randn(s.rank, s.inputs, generator=g) / s.inputs**0.5 for s in sites}
-    B = {s.name: torch.randn(members, s.outputs, s.rank, generator=g) * 0.3 for s in sites}
-    return model, sites, Deltas(A, B)
-
-
-def questions(count: int, repeats: int, members: int) -> tuple[list[list[int]], list[int]]:
-    """Prompts with a common head and different lengths, each asked of every member."""
-    rng = np.random.default_rng(2)
-    prompts = [[*HEAD, *rng.integers(6, WORDS, rng.integers(1, 9)).tolist()] for _ in range(count)]
-    rows = [(p, m) for m in range(members) for p in prompts for _ in range(repeats)]
-    return [p for p, _ in rows], [m for _, m in rows]
+from tests.support.adapted_models import adapted, questions
+from tests.support.tiny_models import ARCHITECTURES, STOP, WORDS
 
 
 def one_by_one(
@@ -118,6 +96,7 @@ def test_generate_engine_and_flat_engine_agree() -> None:
     )
 
 
+@pytest.mark.full
 def test_generate_engine_says_the_same_however_few_rows_go_through_together() -> None:
     model, sites, deltas = adapted("llama")
     prompts, members = questions(count=3, repeats=1, members=3)

@@ -66,6 +66,7 @@ def paused_by(ledger: Ledger) -> str | None:
     return found
 
 
+@pytest.mark.full
 def test_bad_samples_close_a_run_until_somebody_opens_it(
     tmp_path: Path, model: Path, capsys: Capture
 ) -> None:
@@ -123,6 +124,7 @@ def samples_and_answers(path: Path) -> tuple[Any, list[Any], list[str]]:
         return None if found is None else found.samples, answers, accepted
 
 
+@pytest.mark.full
 def test_a_setting_or_a_flag_opens_it_and_the_check_moves_no_other_draw(
     tmp_path: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_setting_or_a_flag_opens_it_and_the_check_moves_no_other_draw(
     )  # fmt: skip
 
 
+@pytest.mark.full
 def test_answers_that_end_open_by_themselves(tmp_path: Path, model: Path, capsys: Capture) -> None:
     few = tmp_path / "few.txt"  # two to train on, of which no topic can be told
     few.write_text("w20 w21\nw22 w23\nw24 w25\n", encoding="utf-8")

@@ -154,6 +154,7 @@ def arguments(folder, stub, *sets):
     )  # fmt: skip
 
 
+@pytest.mark.full
 def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
     with StubEndpoint("longer") as stub:
         assert call(arguments(tmp_path, stub)) == 0
@@ -172,6 +173,7 @@ def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
     assert "judge (smollm2), 1 panelist\n" in capfd.readouterr().out
 
 
+@pytest.mark.full
 def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd):
     broken = True
 
@@ -197,6 +199,7 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
         assert verification.verify(ledger).ok
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("script", "error"),
     [("nonsense", "no verdict in the last line"), ("silent", "no answer within 0.1 s")],
@@ -214,6 +217,7 @@ def test_a_run_goes_on_with_ties_or_stops_with_one_line(tmp_path, capfd, script,
         assert {json.loads(row["details"])["error"] for row in rows} == {error}
 
 
+@pytest.mark.full
 def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd):
     def script(request, before):  # every third question fails
         return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)
@@ -280,6 +284,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
     assert "stub-0: " in said_out
 
 
+@pytest.mark.full
 def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
     """Not where the server sends it back in its words, nor in a refusal, a log or a record."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -90,6 +90,7 @@ def test_a_question_that_is_too_long_is_reported_and_not_asked(tiny):
         assert replies[1].failure is None
 
 
+@pytest.mark.full
 @settings(max_examples=40, deadline=None)
 @given(parts=st.lists(st.sampled_from(["<end>", "<pad>", "sea", "\n", "<", "end>"]), max_size=8))
 def test_no_answer_holds_a_control_token(tiny, parts):
@@ -108,6 +109,7 @@ def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny):
         check_judge(LanguageJudge(local(tiny, max_tokens=8), Judge(retries=0), "better"))
 
 
+@pytest.mark.full
 def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path):
     """With the run's own model as judge it is loaded once; another model is refused afterwards."""
     folder = lettered(tmp_path)

@@ -114,6 +114,7 @@ def test_swapping_the_candidates_changes_the_sign_and_nothing_else(seed, width, 
 # ---- learning ----
 
 
+@pytest.mark.full
 def test_it_learns_a_mood_from_pairs_and_knows_it_in_new_requests(trained):
     print(f"held-out accuracy of the pair scorer on moods: {trained}")
     facts = trained.facts
@@ -121,6 +122,7 @@ def test_it_learns_a_mood_from_pairs_and_knows_it_in_new_requests(trained):
     assert facts["right"] / facts["decided"] > 0.9
 
 
+@pytest.mark.full
 def test_random_labels_teach_nothing(tiny):
     """The held-out figure is honest: labels by coin leave it where chance is."""
     drawn = moods(150)
@@ -130,6 +132,7 @@ def test_random_labels_teach_nothing(tiny):
     assert low < 0.5 < high
 
 
+@pytest.mark.full
 def test_the_same_pairs_and_seed_give_the_same_head(tiny):
     one, again, other = (scorer.train(tiny, moods(40), seed=s).head for s in (0, 0, 1))
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -189,6 +192,7 @@ def test_a_broken_file_is_refused(trained, tmp_path):
         pair_scorer.load(path)
 
 
+@pytest.mark.full
 def test_a_run_teaches_a_scorer_that_judges_the_next_run(tmp_path, capfd):
     """Votes of a simulated panel → szpo scorer → panel.kind = judge, from the command line."""
     folder = folder_run.model(tmp_path)

@@ -190,7 +190,7 @@ def test_a_forked_process_must_open_its_own(run):
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_append_only_tables_refuse_update_delete_and_replace(tmp_path, table):
-    from tests.replay.test_replay import small_run
+    from tests.support.tampering import small_run
 
     with small_run(tmp_path / "full.db") as run:
         if not run.query(f"SELECT 1 FROM {table} LIMIT 1"):

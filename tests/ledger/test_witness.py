@@ -75,6 +75,7 @@ def one_line(capsys):
     return message
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", range(20))
 @pytest.mark.parametrize("damage", [cut_log, flip])
 def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
@@ -109,6 +110,7 @@ def test_the_log_removed_altogether_is_noticed(run):
         Ledger.open(run)
 
 
+@pytest.mark.full
 def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
     missing = witness.read(run).head.event - short(run)
     lacks = f"{missing} acknowledged events are missing at its end"

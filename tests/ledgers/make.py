@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from szpo.ledger.theta import theta_digest
-from tests.replay.test_replay import small_run
 from tests.support.quadratic import history
+from tests.support.tampering import small_run
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])

@@ -71,6 +71,7 @@ class Calls:
         self.seen.append(outcome)
 
 
+@pytest.mark.full
 def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(
     tuned: szpo.Tuner, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +105,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned: szpo
     assert private.isdisjoint(name.partition(".")[2] for name in facts.settings)
 
 
+@pytest.mark.full
 def test_the_same_votes_by_the_command_line_give_the_same_digests(
     tuned: szpo.Tuner, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +154,7 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(
         tuned.ask()
 
 
+@pytest.mark.full
 def test_ask_and_tell_by_hand_and_going_on_in_another_process(model: str, tmp_path: Path) -> None:
     """Votes by ``input()`` in a notebook: here from a list."""
     place, words = tmp_path / "hand.db", iter(["skip", "a", "b", "tie"])
@@ -190,6 +193,7 @@ def test_a_temporary_ledger_goes_with_the_tuner(model: str) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.full
 def test_the_function_judges_held_out_batches_against_the_base(model: str, tmp_path: Path) -> None:
     """The shares on record are its verdicts on the texts on record: one answer to each prompt."""
     asked: list[int] = []
@@ -235,6 +239,7 @@ def test_sides_and_equal_batches_of_a_measurement() -> None:
         ask(FunctionPanel(None), "A", "x", "y")
 
 
+@pytest.mark.full
 def test_a_simulated_panel_measures_by_its_reward(model: str, tmp_path: Path) -> None:
     settings = {
         **SMALL, "panel.kind": "bt70", "panel.reward": "length:6", "panel.beta": 1.0,

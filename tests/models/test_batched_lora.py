@@ -47,6 +47,7 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
     return members, Deltas(A, B)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "rank", "trains_a"), list(itertools.product(ARCHITECTURES, (1, 8), (False, True)))
 )
@@ -69,6 +70,7 @@ def test_rows_equal_separately_loaded_adapters(
         torch.testing.assert_close(mixed[owner == member], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "rank", "trains_a"), [("nf4", 8, False), ("fp4", 1, True)])
 def test_rows_equal_separately_loaded_adapters_on_four_bits(
     kind: str, rank: int, trains_a: bool, tmp_path: Path

@@ -15,7 +15,7 @@ from szpo.generation.sampling import Sampling
 from szpo.models import logprobs, scores, smaller_batches
 from szpo.models.batched_lora import AdaptedModel, Deltas
 from szpo.models.logprobs import Sample
-from tests.generation.test_engines import adapted, questions
+from tests.support.adapted_models import adapted, questions
 from tests.support.tiny_models import STOP
 
 LINE = "out of memory with {} rows in a batch; going on with {}"

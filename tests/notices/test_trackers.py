@@ -75,6 +75,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert found["answers/kl", 0] == 0.25 and ("answers/kl", 1) not in found
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")  # of the library's own use of another
 def test_mlflow_reads_what_was_written(tmp_path: Path) -> None:
     follow("mlflow", tmp_path)
@@ -103,6 +104,7 @@ def logged(file: Path) -> Iterator[bytes]:
             whole = b""
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_writes_offline_runs(tmp_path: Path) -> None:
     follow("wandb", tmp_path)

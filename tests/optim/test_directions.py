@@ -76,6 +76,7 @@ def test_block_has_its_size(key, dim, data):
     assert set(np.abs(values).tolist()) == {256}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [2, 5])
 def test_block_covers_positions_and_signs_evenly(size):
     dim, draws = 6, 6000

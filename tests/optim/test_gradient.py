@@ -46,6 +46,7 @@ def gradients(pairing, law, value, centre, mu, draws):
     return found.coef * v
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("pairing", ["antithetic", "forward"])
 def test_true_differences_give_the_smoothed_gradient(pairing):
     centre, mu = np.array([0.3, -0.2, 0.5]), 0.8

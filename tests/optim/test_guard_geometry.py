@@ -79,6 +79,7 @@ def test_intervals_cover_what_happens() -> None:
     assert (hits >= 272).all() and (hits <= 297).all(), hits / trials
 
 
+@pytest.mark.full
 @settings(max_examples=25)
 @given(st.integers(0, 40), st.floats(0.1, 6.0))
 def test_the_shrink_is_the_largest_that_holds(seed: int, size: float) -> None:

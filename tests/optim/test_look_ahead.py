@@ -14,7 +14,7 @@ from szpo.optim.rules.guard_geometry import gather
 from szpo.optim.rules.look_ahead import LookAhead
 from szpo.optim.rules.rule import StepInputs
 from szpo.types import Tally
-from tests.optim.test_regression import GRADIENT, features, settings_of, walk
+from tests.support.regression_walk import GRADIENT, features, settings_of, walk
 
 
 def moments(slope=0.5):
@@ -130,6 +130,7 @@ def lean(settings, steps, seed):
     return state.carried
 
 
+@pytest.mark.full
 def test_what_standing_on_a_side_is_worth_is_not_taken_for_taste():
     cosines = []
     for sided in (True, None):
@@ -160,6 +161,7 @@ def test_a_plan_says_what_votes_buy_before_any_is_cast():
         assert one.kl == pytest.approx(other.kl, rel=1e-6)
 
 
+@pytest.mark.full
 def test_a_warm_start_weighs_less_when_votes_contradict_it():
     like = {"prior_mean": tuple(GRADIENT), "prior_precision": tuple(map(tuple, 400 * np.eye(6)))}
     other = {**like, "prior_mean": tuple(-GRADIENT)}

@@ -39,6 +39,7 @@ def filled(rng, w, steps, votes, noise=0.0, *, forget=0.97, n=N):
     return window
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("steps", [3, 10, 30])
 @pytest.mark.parametrize(
     ("votes", "noise"), [(1, 0.0), (1, 1.0), (3, 0.0), (3, 1.0), (10, 0.0), (10, 1.0)]
@@ -207,6 +208,7 @@ def test_old_votes_weigh_less_and_leave():
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("true", [0.0, 0.7, 1.5])
 @pytest.mark.parametrize("votes", [2, 10])
 def test_noise_of_comparisons_is_found(true, votes):

@@ -20,40 +20,7 @@ from szpo.optim.settings import Schedule, Selection
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Tally
-
-LAYOUT = (("z", (6,)),)
-GRADIENT = np.array([1.0, -0.5, 0.8, 0.0, 0.3, -0.9])
-
-
-def settings_of(**changes):
-    return defaults(3, LAYOUT, **{"rule": "regression", **changes})
-
-
-def features(settings, step):
-    query = optimizer.query(settings, step, optimizer.ask(optimizer.init(settings)).mu)
-    return np.stack(
-        [
-            2 * plus.radius * parameters.direction_vector(settings.space, step, k)
-            for k, (plus, _) in enumerate(query.shifts)
-        ]
-    )
-
-
-def vote(settings, state, rng, gradient=GRADIENT, inputs=None):
-    """One step of voters who follow the logistic law along a gradient."""
-    query = optimizer.ask(state)
-    chance = special.expit(features(settings, query.step) @ gradient)
-    plus = (rng.random((settings.K, settings.N, settings.M)) < chance[:, None, None]).sum(-1) * 1.0
-    tally = Tally(plus, settings.M - plus, 0 * plus, plus < 0)
-    return optimizer.tell(state, query, tally, inputs=inputs)
-
-
-def walk(settings, steps, seed=0, **how):
-    state, rng, rows = optimizer.init(settings), np.random.default_rng(seed), []
-    for _ in range(steps):
-        state, updates, info = vote(settings, state, rng, **how)
-        rows.append((updates, info))
-    return state, rows
+from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
 
 
 def test_its_defaults_are_its_own_and_survive_json():
@@ -121,6 +88,7 @@ def test_a_unit_is_one_of_the_space_or_of_the_radius_at_which_is_asked():
     assert regression.unit(scheduled) == regression.unit(by_radius)
 
 
+@pytest.mark.full
 def test_votes_of_the_whole_run_bring_the_recommendation_to_the_gradient():
     state, rows = walk(settings_of(), 25, seed=1)
     z = state.carried.recommended
@@ -280,6 +248,7 @@ def panel_of(weighting, hostile, steps, seed=0):
     return state, info
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("weighting", ["skill", "rationality"])
 def test_voters_are_judged_by_the_posterior_of_the_others(weighting):
     state, info = panel_of(weighting, hostile=1, steps=25)
@@ -298,6 +267,7 @@ def test_voters_are_judged_by_the_posterior_of_the_others(weighting):
     assert list(begun.values()) == pytest.approx([1.0] * 5, rel=1e-9)
 
 
+@pytest.mark.full
 def test_todays_weights_hold_for_all_votes_of_the_run():
     state, info = panel_of("skill", hostile=1, steps=25)
     sums = state.carried.votes.up + state.carried.votes.down

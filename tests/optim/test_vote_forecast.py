@@ -120,6 +120,7 @@ def test_win_rates_are_those_of_the_posterior():
     np.testing.assert_allclose(win_rates(nothing, dataclasses.replace(here, side=None)), 0.5)
 
 
+@pytest.mark.full
 def test_a_taste_that_turns_is_seen_and_a_steady_one_is_not():
     steady = votes_of(5, W, 160, lead=(60,))
     turned = votes_of(6, W, 160, lead=(60,), turn=80)

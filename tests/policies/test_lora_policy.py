@@ -19,7 +19,7 @@ from szpo.optim import parameters
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
-from tests.policies.test_protocol import PROMPTS, full, policy_of, small
+from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import ARCHITECTURES, STOP, build, loaded, tokenizer, with_adapter
 
 
@@ -99,6 +99,7 @@ def test_kl_is_zero_at_the_start_and_quadratic_nearby() -> None:
     assert values[1] / values[0] == pytest.approx(4, rel=0.1)
 
 
+@pytest.mark.full
 def test_kl_agrees_with_the_log_ratio_of_sampled_answers() -> None:
     policy = moved()
     policy.apply(Update(1, 0, coef=-0.125))

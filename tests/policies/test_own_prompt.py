@@ -17,7 +17,7 @@ from szpo.policies import own_prompt
 from szpo.policies.lora_policy import AnswerSampling
 from szpo.policies.own_prompt import draw_others, measure_margin
 from szpo.types import Answer, Floats, Prompt, Update
-from tests.policies.test_protocol import full, policy_of
+from tests.support.policies import full, policy_of
 from tests.support.tiny_models import ARCHITECTURES, loaded
 
 
@@ -113,6 +113,7 @@ def test_margins_are_read_at_the_start_wherever_the_policy_stands() -> None:
     assert abs(wanted - bare[0]) > 1e-3
 
 
+@pytest.mark.full
 def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one() -> None:
     sampling = AnswerSampling(Sampling(max_new_tokens=12))
     policy = policy_of(loading.load("tiny", dtype="fp32"), answering=sampling)
@@ -130,6 +131,7 @@ def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one() -> None:
     assert found.median == pytest.approx(np.median(by_hand), abs=1e-3)
 
 
+@pytest.mark.full
 def test_smollm2_tells_its_own_answers_from_swapped_ones() -> None:
     """With every answer handed to the next prompt the margin turns round."""
     sampling = AnswerSampling(Sampling(max_new_tokens=16))

@@ -8,13 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from szpo.cache import quiet
 from szpo.errors import RunError
 from szpo.generation.sampling import Sampling
-from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.optim.directions import Law
@@ -22,45 +20,11 @@ from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.protocol import Monitored, Policy, check_policy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
-from tests.support.tiny_models import ARCHITECTURES, TARGETS, build, loaded, tokenizer
-
-PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32")]
-
-
-def full(
-    base: Loaded, rank: int = 1, train: Literal["B", "AB"] = "B", layers: list[int] | None = None
-) -> Subspace:
-    """All LoRA weights as coordinates, A random and B zero."""
-    targets = list(TARGETS.get(base.name, ("q_proj", "v_proj", "down_proj")))
-    sites = find_sites(
-        base.model, LoraConfig(r=rank, target_modules=targets, layers_to_transform=layers)
-    )
-    rng = np.random.default_rng(0)
-    A = {
-        s.a: (rng.normal(size=(s.rank, s.inputs)) / s.inputs**0.5).astype(np.float32)
-        for s in sites
-    }
-    B = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
-    moving = B if train == "B" else {**A, **B}
-    return Subspace("full", sites, A if train == "B" else {}, moving, {})
+from tests.support.policies import PROMPTS, full, policy_of, small
+from tests.support.tiny_models import ARCHITECTURES, build, loaded, tokenizer
 
 
-def small(base: Loaded, dim: int = 4) -> Subspace:
-    """A random subspace of B in the upper layers, z = 0 at the base model."""
-    whole = full(base, layers=[2, 3])
-    rng = np.random.default_rng(1)
-    basis = {
-        name: rng.normal(size=(*value.shape, dim)).astype(np.float32)
-        for name, value in whole.start.items()
-    }
-    return Subspace("random", whole.sites, whole.fixed, whole.start, basis)
-
-
-def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:
-    options.setdefault("answering", AnswerSampling(Sampling(max_new_tokens=10)))
-    return LoraPolicy(base, subspace or small(base), root_seed=5, **options)
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("rank", [1, 8])
 @pytest.mark.parametrize("train", ["B", "AB"])
@@ -83,6 +47,7 @@ def test_subspace_policies_keep_the_contract(name: str) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
 def test_four_bit_policies_keep_the_contract(name: str, kind: str, tmp_path: Any) -> None:
@@ -154,6 +119,7 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run() -> None:
     policy.rollout([PROMPTS] * 2, [Shift(0, 0, 0, 0.0)] * 2, seed=0)
 
 
+@pytest.mark.full
 def test_the_updates_of_a_run_change_theta_as_the_coordinates_say() -> None:
     base = loaded("llama")
     subspace = small(base)

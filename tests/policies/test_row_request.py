@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 
 from szpo.generation.sampling import Sampling, row_key, uniforms
 from szpo.policies.lora_policy import AnswerSampling
@@ -18,7 +19,7 @@ from szpo.policies.row_request import (
     tokens_to_array,
 )
 from szpo.types import Prompt, Shift
-from tests.policies.test_protocol import policy_of
+from tests.support.policies import policy_of
 from tests.support.tiny_models import loaded
 
 SHIFTS = tuple(Shift(3, k, sign, 0.5) for k in (0, 1) for sign in (1, -1))
@@ -81,6 +82,7 @@ def test_tokens_cross_as_one_array() -> None:
         assert array_to_tokens(tokens_to_array(tokens)) == tokens
 
 
+@pytest.mark.full
 def test_chunks_answer_what_one_call_answers() -> None:
     base = loaded("llama")
     answering = AnswerSampling(Sampling(max_new_tokens=10))

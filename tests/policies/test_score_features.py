@@ -62,6 +62,7 @@ def logp(policy: LoraPolicy, prompt: Prompt, shown: Answer, z: np.ndarray) -> fl
     return sum(float(rows[first + t, word]) for t, word in enumerate(words))
 
 
+@pytest.mark.full
 def test_features_are_the_slopes_of_log_probabilities_in_z(policy: LoraPolicy) -> None:
     """Central differences of Σ log π(plus) − Σ log π(minus), over the rows of a comparison."""
     found = policy.score_features(STEP)
@@ -95,6 +96,7 @@ def test_features_depend_neither_on_order_nor_position_and_change_sign_with_the_
     policy.move_to(policy.start())
 
 
+@pytest.mark.full
 def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy: LoraPolicy) -> None:
     """What "whitened" promises, over 512 answers that the set-up did not see."""
     drawn = policy.sample(ASKED, 43, seed=5)
@@ -112,6 +114,7 @@ def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy: Lora
     assert 0.6 < np.trace(F) / 3 < 1.6
 
 
+@pytest.mark.full
 def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(
     policy: LoraPolicy,
 ) -> None:
@@ -124,6 +127,7 @@ def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(
     assert 1 - 1e-9 > cosines[1] > 0.8 > cosines[2]
 
 
+@pytest.mark.full
 def test_what_has_no_scores_is_refused() -> None:
     full = make("full")
     with pytest.raises(UsageError, match=r"subspace\.kind full every weight is a coordinate"):

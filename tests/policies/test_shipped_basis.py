@@ -69,6 +69,7 @@ def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> i
     return agree
 
 
+@pytest.mark.full
 def test_the_default_run_and_the_demo_need_no_set_up(
     loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_another_model_or_other_prompts_do_not_get_it(
     assert find(loaded, Config(), PROMPTS[1:]) is None
 
 
+@pytest.mark.full
 def test_the_reading_of_its_start_ships_as_well(
     loaded: loading.Loaded, shipped: Subspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +147,7 @@ def test_files_are_small_and_all_in_the_index() -> None:
     assert sum((subspace_cache.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
 
 
+@pytest.mark.full
 def test_its_first_answers_and_their_coordinates_are_made_again(shipped: Subspace) -> None:
     """Seeds, prompts, sampling, A, scores and basis, on the first four of its base answers."""
     loaded = loading.load("smollm2", dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")

@@ -178,6 +178,7 @@ def test_whatever_changes_the_set_up_changes_the_key():
     assert len(set(every)) == len(every)
 
 
+@pytest.mark.full
 def test_runs_of_two_seeds_and_rules_share_what_the_first_one_made(tmp_path, capsys):
     model = folder_run.model(tmp_path)
 

@@ -70,6 +70,7 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
 # --- what the kinds promise ----------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_score_coordinates_are_half_their_square_away(model: Loaded) -> None:
     space = setup(model, samples=512, kl_samples=256)
     assert (space.dim, space.scale, space.layout) == (4, 1.0, (("z", (4,)),))
@@ -79,6 +80,7 @@ def test_score_coordinates_are_half_their_square_away(model: Loaded) -> None:
     assert space.mu(0.72) == pytest.approx(math.sqrt(2 * 0.72 / 4))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["random", "full"])
 def test_random_and_full_are_scaled_to_the_kl_radius(model: Loaded, kind: str) -> None:
     space = setup(model, kind, kl_samples=256, kl_radius=0.5)
@@ -86,6 +88,7 @@ def test_random_and_full_are_scaled_to_the_kl_radius(model: Loaded, kind: str) -
     assert abs(kl / 0.5 - 1) < 0.25 + 3 * error / 0.5
 
 
+@pytest.mark.full
 def test_a_random_basis_is_orthogonal_with_one_length(model: Loaded) -> None:
     space = setup(model, "random")
     P = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()]).astype(np.float64)
@@ -93,6 +96,7 @@ def test_a_random_basis_is_orthogonal_with_one_length(model: Loaded) -> None:
     np.testing.assert_allclose(gram / gram[0, 0], np.eye(4), atol=1e-5)
 
 
+@pytest.mark.full
 def test_full_has_every_moving_weight_as_a_coordinate(model: Loaded) -> None:
     space = setup(model, "full")
     sites = space.sites
@@ -105,6 +109,7 @@ def test_full_has_every_moving_weight_as_a_coordinate(model: Loaded) -> None:
     assert both.layout[0] == (sites[0].a, (1, sites[0].inputs))
 
 
+@pytest.mark.full
 def test_every_kind_starts_at_the_base_model(model: Loaded) -> None:
     for kind in subspaces.KINDS:
         space = setup(model, kind)
@@ -112,6 +117,7 @@ def test_every_kind_starts_at_the_base_model(model: Loaded) -> None:
         assert all(not space.weights(z)[s.b].any() for s in space.sites)
 
 
+@pytest.mark.full
 def test_score_directions_move_more_than_random_ones_of_the_same_length(model: Loaded) -> None:
     """What is being chosen: weights to which the model's own probabilities are sensitive."""
     score, chance = setup(model), setup(model, "random")
@@ -125,6 +131,7 @@ def test_score_directions_move_more_than_random_ones_of_the_same_length(model: L
 # --- named randomness ----------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", subspaces.KINDS)
 def test_the_same_seed_gives_the_same_tensors(model: Loaded, kind: str) -> None:
     a, b, c = (setup(model, kind, root_seed=s) for s in (5, 5, 6))
@@ -134,6 +141,7 @@ def test_the_same_seed_gives_the_same_tensors(model: Loaded, kind: str) -> None:
     assert (a.scale, a.basis_sha256) != (c.scale, c.basis_sha256)
 
 
+@pytest.mark.full
 def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
     report = setup(model).report
     assert report["samples"] == 192 and report["seconds"] >= 0
@@ -142,6 +150,7 @@ def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
     assert set(report["raw_kl_ratio"]) == {"0.5", "1.0"}
 
 
+@pytest.mark.full
 def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
     space = setup(model)
     remaining = space.tensors()
@@ -154,6 +163,7 @@ def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
     assert all(np.array_equal(again[n], v) for n, v in space.weights({"z": z}).items())
 
 
+@pytest.mark.full
 def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
     config = lora_sites.lora_config(model.model, layers=(1, 2))
     rng = np.random.default_rng(0)
@@ -168,6 +178,7 @@ def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
     assert abs(kl) < 1e-5, "KL is counted from the starting adapter"
 
 
+@pytest.mark.full
 def test_four_bits_and_other_architectures_can_be_set_up() -> None:
     for name in ("gpt2", "mistral"):
         space = setup(tiny_models.loaded(name), samples=64, kl_samples=16)
@@ -314,6 +325,7 @@ def test_no_prompts_are_refused(model: Loaded) -> None:
         subspace_setup.set_up_subspace(model, [], SetupSettings(dim=4))
 
 
+@pytest.mark.full
 def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
     config = lora_sites.lora_config(model.model)
     sites = find_sites(model.model, config)

@@ -91,6 +91,7 @@ def typing_only(path: Path) -> set[int]:
     return lines
 
 
+@pytest.mark.full
 def test_packages_know_only_those_below_them() -> None:
     allowed = {
         "szpo": {"szpo"},
@@ -137,6 +138,7 @@ def is_door(module: str) -> bool:
 INNER = [module for module in FILES if not is_door(module)]
 
 
+@pytest.mark.full
 def test_a_package_imports_only_packages_before_it() -> None:
     wrong = []
     for module in INNER:
@@ -149,6 +151,7 @@ def test_a_package_imports_only_packages_before_it() -> None:
     assert not wrong
 
 
+@pytest.mark.full
 def test_no_module_imports_a_door() -> None:
     """Public names are for users; inside, a name comes from where it is defined."""
     for module in INNER:
@@ -160,6 +163,7 @@ def test_no_module_imports_a_door() -> None:
                 assert outer <= {"__version__"} and "testing" not in names, where
 
 
+@pytest.mark.full
 def test_no_circle_between_files() -> None:
     arrows = {m: {to for to, _ in edges(FILES[m])} - {m} for m in INNER}
     done: set[str] = set()
@@ -238,6 +242,7 @@ def module_level(path: Path) -> set[str]:
     return {module for module, line in imports(path) if line not in lazy}
 
 
+@pytest.mark.full
 def test_torch_stays_on_the_policy_side() -> None:
     """What the run's side loads names no tensor library, not even inside a function."""
     waiting = ["szpo", *(f"szpo.{part}" for part in LIGHT)]
@@ -283,6 +288,7 @@ def test_no_replace_into_append_only_tables() -> None:
             assert word not in text, f"{name(path)} uses {word}"
 
 
+@pytest.mark.full
 def test_entry_points_name_files_that_exist() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     assert set(groups) <= {

@@ -170,6 +170,7 @@ def test_row_13_prompts_from_a_device_or_a_pipe(refused: Refused, tmp_path: Path
     assert "is not a regular file" in refused(2, *arguments, f"prompts.path={link}")
 
 
+@pytest.mark.full
 def test_rows_15_and_16_are_reported_and_the_run_goes_on(tmp_path: Path, capsys: Capture) -> None:
     path = yard_run.prompts(tmp_path)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -263,6 +264,7 @@ def test_row_21_weights_not_finite(refused: Refused, tmp_path: Path) -> None:
     assert f"tensor {name} has 2 values that are not finite" in message
 
 
+@pytest.mark.full
 def test_row_22_adapter_layout_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
     """A model of the recorded hash cannot have other shapes; the check stands behind it."""
     from szpo.models import weight_files
@@ -306,6 +308,7 @@ def test_rows_24_and_25_run_names_stay_in_the_folder(refused: Refused, name: str
     )
 
 
+@pytest.mark.full
 def test_row_26_run_exists(yard: Path, refused: Refused) -> None:
     message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
     assert message.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
@@ -489,6 +492,7 @@ def test_lease_held_elsewhere_exits_3(yard: Path, refused: Refused, tmp_path: Pa
     assert "run by another-host:1:x" in refused(3, "run", "--resume", path)
 
 
+@pytest.mark.full
 def test_failed_own_check_exits_1(tmp_path: Path, refused: Refused) -> None:
     """A guard that cannot be met pauses the run with one line."""
     code = call(yard_run.arguments(tmp_path, "run.name=yard", "guards.max_length=0.5"))
@@ -666,6 +670,7 @@ def test_row_55_an_answer_longer_than_the_model_reads(refused: Refused, tmp_path
     )
 
 
+@pytest.mark.full
 def test_row_55_a_short_context_counts_prompt_and_answer(refused: Refused, tmp_path: Path) -> None:
     """Prompts of 4 tokens and answers of 8 fit into 12 positions, not into 11."""
     for most in (11, 12):
@@ -681,6 +686,7 @@ def test_row_55_a_short_context_counts_prompt_and_answer(refused: Refused, tmp_p
             assert '"cut" (19 more prompts are too long)' in message
 
 
+@pytest.mark.full
 def test_row_55_it_is_cut_where_that_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
     """The end of the question stays, and a resumed run cuts alike."""
     model = folder_run.model(tmp_path, positions=13)

@@ -122,6 +122,7 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
         assert ledger.query("SELECT count(*) AS n FROM votes")[0]["n"] == len(found)
 
 
+@pytest.mark.full
 def test_posts_with_lost_acknowledgements_count_once(tmp_path):
     retry_until_acknowledged(tmp_path / "run.db", 10_000)
 

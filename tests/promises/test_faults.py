@@ -15,8 +15,8 @@ from szpo.errors import StorageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.voting.service import VoteService
-from tests.promises.test_crash import wrap
 from tests.support import children
+from tests.support.crashing import wrap
 from tests.support.quadratic import Clock, history, new_ledger
 from tests.support.two_step_run import SETTINGS, live, opened, take_up, undisturbed
 
@@ -264,6 +264,7 @@ def test_an_interrupt_at_any_statement_leaves_no_lock_behind(tmp_path, start, wo
         assert len(list(ledger.events("note"))) == (3 if word == "COMMIT" else 2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("jump", [-86_400_000_000, 86_400_000_000])
 def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
     """At every look at the clock in turn."""

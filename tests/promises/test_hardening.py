@@ -13,8 +13,8 @@ from szpo.ledger.database import Ledger
 from szpo.replay import backup
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import AccessError
-from tests.promises.test_crash import Crash, Faulty, wrap
 from tests.support import yard_run
+from tests.support.crashing import Crash, Faulty, wrap
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -27,6 +27,7 @@ SOURCES = [
 # ---- code that would run what a file says ----
 
 
+@pytest.mark.full
 def test_nothing_is_read_in_a_way_that_runs_it():
     for path in SOURCES:
         check_reading(path)
@@ -64,6 +65,7 @@ def mode(path):
     return path.stat().st_mode & 0o777
 
 
+@pytest.mark.full
 def test_a_runs_files_and_folder_are_its_owners(tmp_path):
     path = yard_run.make(tmp_path, "run.votes=8")
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
@@ -81,6 +83,7 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
 # ---- secrets ----
 
 
+@pytest.mark.full
 def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     """Link, code, session and a person's address: in no output; the secrets in no file at all."""
     path = yard_run.make(tmp_path, "run.votes=8", "run.name=yard")
@@ -119,6 +122,7 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     assert b"Secretive" in content  # it stands in the file, and only there
 
 
+@pytest.mark.full
 def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     """A process that dies at any write of an erasure leaves all of it undone, or none."""
     path = yard_run.make(tmp_path, "run.votes=8")
@@ -142,6 +146,7 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
 # ---- libraries with known holes ----
 
 
+@pytest.mark.full
 def test_the_log_of_a_run_names_no_panelist(tmp_path, caplog, monkeypatch):
     """What szpo itself logs is about files."""
     monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", 1)

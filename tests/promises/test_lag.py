@@ -5,6 +5,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -176,18 +177,21 @@ def expected(switch=STEPS):
 moments = st.lists(st.sampled_from(MOMENTS[:4]), min_size=STEPS * N, max_size=STEPS * N)
 
 
+@pytest.mark.full
 @examples(max_examples=25, deadline=None)
 @given(moments=moments, kills=st.lists(st.integers(1, 8), max_size=3))
 def test_the_same_votes_give_the_same_run_whatever_the_timing(moments, kills):
     assert told(moments, [(1, at) for at in kills] or [(1, None)]) == expected()
 
 
+@pytest.mark.full
 def test_lag_does_change_the_run():
     runs = [expected(switch) for switch in range(STEPS)]
     assert len(set(map(tuple, runs))) == STEPS  # else the other tests would say little
     assert expected(STEPS) == expected(STEPS - 1)  # the last step's successor is never voted on
 
 
+@pytest.mark.full
 @examples(max_examples=25, deadline=None)
 @given(moments=moments, kill_at=st.integers(1, 12))
 def test_without_lag_it_goes_on_from_what_lag_had_planned(moments, kill_at):

@@ -55,6 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[szpo.Tuner]]:
         tuner.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_an_example_runs_as_it_stands(
     code: str, model: str, made: list[szpo.Tuner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,8 +15,7 @@ from szpo.ledger.schema import schema
 from szpo.replay import verification
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.replay.test_replay import APPEND_ONLY, forge, other, small_run
-from tests.replay.test_verification import CHANGES
+from tests.support.tampering import APPEND_ONLY, CHANGES, forge, other, small_run
 
 EXCLUDED = {
     "assignments": ("served_us", "expires_us", "released_us", "tab"),  # how long a seat is held
@@ -128,6 +127,7 @@ def named(table, *rows):
     return {(table, canonical.row_key(table, row)) for row in rows}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda name: name)
 def test_every_column_is_covered_or_excluded_by_name(path, table, column):
     rows = keys(path, table)

@@ -88,6 +88,7 @@ def test_the_oldest_libraries_verify_the_stored_ledgers(python, tmp_path):
         assert told(python, "read", tmp_path)["runs"][path.stem] == expected
 
 
+@pytest.mark.full
 def test_two_recordings_of_the_witness_are_the_same(tmp_path):
     first = witness.record(tmp_path / "one")
     assert witness.record(tmp_path / "two") == first == witness.read(tmp_path / "one")

@@ -35,6 +35,7 @@ FILTERED = {
 """Parts of statements that `vote_filter` makes, or that the module names beside them."""
 
 
+@pytest.mark.full
 def test_what_holds_the_model_serves_nobody() -> None:
     """The generator's process has no port: no web server is imported outside the web's package.
 

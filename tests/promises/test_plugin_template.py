@@ -72,6 +72,7 @@ def test_every_kind_is_found_by_its_name(installed: None) -> None:
     check_judge(import_module(f"{PACKAGE}.evaluator").Brief())
 
 
+@pytest.mark.full
 def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
     installed: None, site: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -103,6 +104,7 @@ def test_the_rules_limit_is_what_tells_it_from_known(installed: None) -> None:
     assert settings.rule == "cautious" and rule.name != KNOWN.name
 
 
+@pytest.mark.full
 def test_engine_evaluator_and_tracker_answer_and_listen(installed: None, tmp_path: Path) -> None:
     path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4",
                            "tracking.kind=lines")  # fmt: skip
@@ -157,6 +159,7 @@ def section(group: str) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.full
 def test_feature_command_and_benchmark_of_the_page_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

@@ -15,8 +15,8 @@ from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, round13
 from szpo.replay import replay, verification
 from szpo.types import Shift, Update
-from tests.policies.test_protocol import full, policy_of, small
 from tests.support import folder_run
+from tests.support.policies import full, policy_of, small
 from tests.support.tiny_models import loaded
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

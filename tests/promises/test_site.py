@@ -76,6 +76,7 @@ def run_cells(notebook: Path) -> dict[str, Any]:
     return space
 
 
+@pytest.mark.full
 def test_the_notebook_on_votes_reads_a_run_of_its_own() -> None:
     (notebook,) = (each for each in NOTEBOOKS if "reading" in each.stem)
     space = run_cells(notebook)

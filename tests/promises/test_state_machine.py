@@ -490,6 +490,7 @@ def own_numbers(monkeypatch):
     providers.CONSTANTS_CACHE.cache.clear()
 
 
+@pytest.mark.full
 def test_any_history_keeps_the_invariants(own_numbers):
     examine(EXAMPLES, 50, derandomize=True)
 

@@ -12,9 +12,9 @@ from szpo.errors import IntegrityError, StorageError
 from szpo.ledger import canonical, connection
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
-from tests.replay.test_replay import forge, rewrite, small_run
 from tests.support import children, voting
 from tests.support.quadratic import history
+from tests.support.tampering import forge, rewrite, small_run
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from szpo.ledger import connection
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
 from szpo.runs import file_check
-from tests.replay.test_replay import small_run
 from tests.support import voting
+from tests.support.tampering import small_run
 
 BESIDE = Path(sys.executable).with_name("litestream")
 LITESTREAM = str(BESIDE) if BESIDE.exists() else shutil.which("litestream")
@@ -105,6 +105,7 @@ def logged_run(path: Path, votes: int) -> list[int]:
     return sizes
 
 
+@pytest.mark.full
 def test_a_log_cut_at_any_point_gives_a_run_that_verifies(tmp_path: Path) -> None:
     """A replica holds a prefix of the log: every one is the run as of some commit, and sound."""
     path, votes = tmp_path / "run.db", 12

@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import io
 import json
@@ -8,20 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from szpo import seeds
 from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
-from szpo.ledger import canonical, run_spec, witness
-from szpo.ledger.canonical import event_sha256, row_key, row_sha256
-from szpo.ledger.creation import NewRun
+from szpo.ledger import canonical, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
-from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.state import state_to_json
 from szpo.replay import replay, verification
 from szpo.reports import votes
@@ -32,52 +27,16 @@ from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
-    Clock,
     QuadraticPolicy,
-    ValueJudge,
     history,
     new_ledger,
     panel_of,
     prompts_of,
     settings_of,
 )
+from tests.support.tampering import APPEND_ONLY, forge, other, rewrite, small_run
 
 LEDGERS = Path(__file__).parents[1] / "ledgers"
-APPEND_ONLY = [*canonical.CHAINED, "events"]
-
-
-def small_run(path, **changes):
-    """A run of two steps with a row in every append-only table."""
-    settings = settings_of(**{"N": 2, "M": 2, **changes})
-    start = {"theta0/z": np.zeros(4, np.float32)} if settings.layout == LAYOUT else {}
-    ledger = Ledger.create(
-        path,
-        NewRun(
-            {"optimizer": settings_to_json(settings)},
-            root_seed=settings.root_seed,
-            layout=settings.layout,
-            direction_version=1,
-            tensors=start,
-            run="run-1",
-        ),
-        clock=Clock(),
-    )
-    service = VoteService(ledger)
-    panel = panel_of(ledger, judge=ValueJudge(skips=0.4))
-
-    def amend_then_continue(report):
-        if report.step == 0:
-            service.amend(1, "exclude", "a test", "ann")
-
-    controller.run(
-        ledger,
-        QuadraticPolicy(settings),
-        panel,
-        prompts_of(settings),
-        Bounds(until_step=2),
-        Hooks(on_step=amend_then_continue),
-    )
-    return ledger
 
 
 # ---- weights from updates ----
@@ -184,24 +143,6 @@ def columns():
     return found
 
 
-def forge(path, sql, parameters=()):
-    """Change a closed ledger as an attacker would: triggers and checks off, then on again."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        conn.execute("PRAGMA foreign_keys=OFF")
-        conn.execute("PRAGMA ignore_check_constraints=ON")
-        conn.execute("PRAGMA synchronous=OFF")
-        conn.execute("BEGIN")
-        listing = "SELECT name, sql FROM sqlite_master WHERE type='trigger'"
-        triggers = conn.execute(listing).fetchall()
-        for name, _ in triggers:
-            conn.execute(f"DROP TRIGGER {name}")
-        changed = conn.execute(sql, parameters).rowcount
-        for _, text in triggers:
-            conn.execute(text)
-        conn.execute("COMMIT")
-    return changed
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "run.db"
@@ -246,22 +187,6 @@ def test_one_changed_value_in_any_column_is_found(original, tmp_path, table, col
     ), str(report)  # fmt: skip
 
 
-def other(value, kind):
-    """A value of the column's type that differs as little as possible."""
-    if kind == "INTEGER":
-        return 1 if value is None else value + 997  # far enough to meet no other row's key
-    if kind == "REAL":
-        return 1.0 if value is None else float(np.nextafter(value, np.inf))
-    if kind == "BLOB":
-        return b"\x00" if not value else bytes([value[0] ^ 1]) + value[1:]
-    if value is None:
-        return "x"
-    if value.startswith(("{", "[")):  # still JSON, so that only the hash can tell
-        return value + " "
-    last = "1" if value[-1:] != "1" else "2"
-    return value[:-1] + last
-
-
 @pytest.mark.parametrize("table", [table for table in APPEND_ONLY if table != "runs"])
 def test_a_row_taken_out_is_found(original, tmp_path, table):
     path = tmp_path / "run.db"
@@ -295,35 +220,6 @@ def test_a_dropped_trigger_is_found(original, tmp_path):
     with Ledger.open(path) as ledger:
         failure = verification.verify(ledger).failure
     assert (failure.table, failure.row) == ("sqlite_master", "votes_no_update")
-
-
-def rewrite(path):
-    """Make every hash of the file fit its rows again, as a forger who knows the code would.
-
-    Who may write the file may remove the witness beside it as well.
-    """
-    witness.forget(path)
-    conn = sqlite3.connect(path)
-    conn.row_factory = sqlite3.Row
-    hashes = {
-        (table, row_key(table, row)): row_sha256(table, row)
-        for table in canonical.CHAINED
-        for row in map(dict, conn.execute(f"SELECT * FROM {table}"))
-    }
-    events = [dict(row) for row in conn.execute("SELECT * FROM events ORDER BY event")]
-    conn.close()
-    prev = events[0]["prev_sha256"]
-    for event in events:
-        body = json.loads(event["body"])
-        if event["kind"] == "rows":
-            body["rows"] = [[t, k, hashes.get((t, k), h)] for t, k, h in body["rows"]]
-        event |= {"body": canonical.canonical(body), "prev_sha256": prev}
-        prev = event["row_sha256"] = event_sha256(event)
-        forge(
-            path,
-            "UPDATE events SET body = ?, prev_sha256 = ?, row_sha256 = ? WHERE event = ?",
-            (event["body"], event["prev_sha256"], event["row_sha256"], event["event"]),
-        )
 
 
 @pytest.mark.parametrize(
@@ -380,6 +276,7 @@ def test_quick_verification_says_what_it_left_out(original, tmp_path):
     assert report.ok and {c.promise for c in report.steps} == {"not recomputed"}
 
 
+@pytest.mark.full
 def test_a_damaged_page_is_never_taken_for_a_sound_run(original, tmp_path):
     """Flip one byte at many places: an error in words, or a report; the same rows if it is ok."""
     path = tmp_path / "run.db"

@@ -24,7 +24,6 @@ from szpo.voting.casting import VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from szpo.voting.steps import Closing
-from tests.replay.test_replay import forge, rewrite
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
@@ -35,6 +34,7 @@ from tests.support.quadratic import (
     prompts_of,
     settings_of,
 )
+from tests.support.tampering import CHANGES, forge, rewrite
 
 STEPS = (
     "run", "step", "epoch", "pairing", "mu", "n", "d", "m", "k", "head_sha256", "state",
@@ -82,16 +82,6 @@ def failure_of(path, deep=True):
     with Ledger.open(path) as ledger:
         report = verification.verify(ledger, deep=deep)
     return report.failure
-
-
-CHANGES = {
-    "run": "'run-2'", "step": "step + 7", "epoch": "epoch + 1", "pairing": "'forward'",
-    "mu": "mu * 1.0000000000000002", "n": "n + 1", "d": "d + 1", "m": "m + 1", "k": "k + 1",
-    "head_sha256": "replace(head_sha256, substr(head_sha256, 1, 1), 'f')",
-    "opened_us": "opened_us + 1", "closed_us": "closed_us - 1",
-    "closed_by": "'operator'", "last_vote": "last_vote + 1",
-    "last_amendment": "last_amendment + 1",
-}  # fmt: skip
 
 
 def test_every_check_has_a_name_and_says_what_it_proves():

@@ -2,6 +2,8 @@
 
 import tracemalloc
 
+import pytest
+
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from tests.support.quadratic import go, panel_of, start
@@ -22,6 +24,7 @@ def peak(tmp_path, steps):
             tracemalloc.stop()
 
 
+@pytest.mark.full
 def test_a_longer_run_takes_little_more_memory_to_verify(tmp_path):
     (few, rows), (many, more) = peak(tmp_path, 4), peak(tmp_path, 24)
     assert more > 5 * rows

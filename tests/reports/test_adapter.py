@@ -53,6 +53,7 @@ def base(run: Path) -> object:
         return AutoModelForCausalLM.from_pretrained(run.parent.parent / "llama").eval()
 
 
+@pytest.mark.full
 def test_reopened_policy_stands_at_the_head(run: Path) -> None:
     with Ledger.open(run, readonly=True) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
@@ -105,6 +106,7 @@ def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(
     assert len(inside) == 3 and "lora/ " in reported and "no lora/" not in reported
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["full", "random"])
 def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(
     kind: str, tmp_path: Path
@@ -187,6 +189,7 @@ def test_votes_as_jsonl_and_csv_hold_the_same(run: Path, tmp_path: Path) -> None
     assert len(exact[0]["plus"]) == 2  # JSONL carries the texts of both rows
 
 
+@pytest.mark.full
 def test_sample_pairs_base_and_tuned(run: Path, capsys: Capture) -> None:
     capsys.readouterr()
     assert call(["sample", str(run), "-p", "w20 w21", "-p", "w30", "-n", "2", "--json"]) == 0
@@ -208,6 +211,7 @@ def test_export_refuses_to_overwrite(run: Path, tmp_path: Path, capsys: Capture)
     assert (out / "mine.txt").read_text() == "keep"
 
 
+@pytest.mark.full
 def test_starting_adapter_is_where_a_run_begins(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--out", str(out)]) == 0
@@ -223,6 +227,7 @@ def test_starting_adapter_is_where_a_run_begins(run: Path, tmp_path: Path) -> No
     assert begun.sample(asked, 2, seed=3) == ended.sample(asked, 2, seed=3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sets", [("subspace.kind=random",), ("subspace.kind=full",),
                                   ("adapter.init=random", "adapter.rank=2"),
                                   ("subspace.kind=full", "adapter.train=AB")])  # fmt: skip

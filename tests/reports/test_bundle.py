@@ -80,6 +80,7 @@ def exported(stage: Stage, **what: Any) -> tuple[zipfile.ZipFile, overview.Overv
     return zipfile.ZipFile(file), page, file.getvalue()
 
 
+@pytest.mark.full
 def test_the_zip_alone_gives_every_number_of_the_dashboard(stage: Stage) -> None:
     now = stage.clock()
     shown = overview.overview(evidence.read(stage.ledger, as_of_us=now))
@@ -146,6 +147,7 @@ def _alpha(counted: Any) -> float:
     return 1 - observed / expected
 
 
+@pytest.mark.full
 def test_votes_of_the_open_round_are_nowhere_in_it(stage: Stage) -> None:
     packed, _, _ = exported(stage)
     votes = [json.loads(line) for line in packed.read("votes.jsonl").splitlines()]
@@ -316,6 +318,7 @@ def test_files_with_the_right_hashes_that_szpo_did_not_write_are_refused(stage: 
         bundle.recompute(again(exported(stage)[2], emptied))
 
 
+@pytest.mark.full
 def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(stage: Stage) -> None:
     content = exported(stage)[2]
 
@@ -352,6 +355,7 @@ def padded(files: dict[str, bytes]) -> None:
     listed(files, "pairs.jsonl")
 
 
+@pytest.mark.full
 def test_what_is_not_behind_the_numbers_is_read_through_and_not_stored(stage: Stage) -> None:
     def large(files: dict[str, bytes]) -> None:
         files["pairs.jsonl"] += b" " * 100_000_000

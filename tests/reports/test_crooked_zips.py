@@ -71,6 +71,7 @@ def test_a_repacked_zip_gives_the_same_numbers(content: bytes, files: Files) -> 
 # ---- changed bytes ----
 
 
+@pytest.mark.full
 @settings(deadline=None, max_examples=300, derandomize=True)
 @given(data=st.data())
 def test_changed_bytes_are_refused_in_one_line(content: bytes, data: st.DataObject) -> None:
@@ -157,6 +158,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @settings(deadline=None, max_examples=400, derandomize=True)
 @given(data=st.data())
 def test_changed_values_with_right_hashes_are_refused_in_one_line(
@@ -241,6 +243,7 @@ def test_tables_and_facts_have_limits_of_their_own(
     assert bundle.recompute(file, limit=2 * bundle.LIMIT).panelists
 
 
+@pytest.mark.full
 def test_votes_are_parsed_when_they_are_read_and_not_held(files: Files) -> None:
     lines = files["votes.jsonl"] * 500
     found = bundle.read(pack({**files, "votes.jsonl": lines}))

@@ -56,6 +56,7 @@ def page_of(path: Path) -> str:
     return path.with_suffix(".html").read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_page_is_whole_and_self_contained(yard: Path) -> None:
     tags = Tags(page_of(yard))
     assert not tags.open

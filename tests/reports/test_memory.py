@@ -104,5 +104,6 @@ def test_memory_hardly_grows_with_the_votes(
     assert growth(runs, read) < MOST
 
 
+@pytest.mark.full
 def test_a_reader_that_lists_all_votes_is_seen(runs: tuple[Path, Path]) -> None:
     assert growth(runs, list_rows) > 1.5 * MOST

@@ -51,6 +51,7 @@ def aa(ledger):
     return [ledger.comparison(head["comparison"]) for head in heads]
 
 
+@pytest.mark.full
 def test_a_peoples_run_begins_with_them_and_makes_them_once(tmp_path):
     with people_run(tmp_path / "a", lives=3) as ledger, people_run(tmp_path / "b") as other:
         found = aa(ledger)
@@ -68,6 +69,7 @@ def test_a_peoples_run_begins_with_them_and_makes_them_once(tmp_path):
         assert {vote["kind"] for vote in ledger.votes()} == {"train"}
 
 
+@pytest.mark.full
 def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
     with people_run(tmp_path / "with") as ledger:
         expected = history(ledger)
@@ -77,6 +79,7 @@ def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
             assert aa(ledger) == [] and history(ledger) == expected
 
 
+@pytest.mark.full
 def test_a_panel_inside_the_process_gets_none(tmp_path):
     with Ledger.open(yard_run.make(tmp_path)) as ledger:
         assert aa(ledger) == []

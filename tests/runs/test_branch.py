@@ -146,6 +146,7 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
     ledger.close()
 
 
+@pytest.mark.full
 def test_the_command_line_branches_resumes_verifies_and_reports(tmp_path, capsys):
     path = yard_run.make(tmp_path)
     folder = str(path.parent)
@@ -171,6 +172,7 @@ def test_the_command_line_branches_resumes_verifies_and_reports(tmp_path, capsys
     assert '"Bad Name" is no name of a run' in capsys.readouterr().err
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["score", "full"])
 def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kind):
     path = folder_run.make(

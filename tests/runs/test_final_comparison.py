@@ -220,6 +220,7 @@ def test_samples_show_the_base_a_step_and_the_head(tuned):
 # ---- a language model, placed and put back ----
 
 
+@pytest.mark.full
 def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
     path = folder_run.make(tmp_path)
     with Ledger.open(path) as ledger:

@@ -16,8 +16,8 @@ from szpo.ledger.database import Ledger
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs import file_check, machine_check
 from szpo.voting import lease
-from tests.replay.test_replay import forge
 from tests.support.quadratic import LAYOUT, new_ledger, settings_of
+from tests.support.tampering import forge
 
 
 @pytest.fixture
@@ -163,6 +163,7 @@ def test_damaged_pages_are_a_failure_that_names_recover(path):
     assert found(path)["file"].status == "fail"
 
 
+@pytest.mark.full
 def test_the_command_looks_at_the_run_it_is_given(path, capsys):
     call(["doctor", "run", "--folder", str(path.parent), "--json"])
     names = {check["name"] for check in json.loads(capsys.readouterr().out)}

@@ -37,6 +37,7 @@ def run(folder, *sets, preset=None):
     return folder / "runs" / "folder.db"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("rule", ["known", "sign"])
 def test_the_published_preset_runs_forward_with_plain_gaussians(tmp_path, rule):
     own = () if rule == "known" else ("optimizer.rule=sign",)
@@ -67,6 +68,7 @@ def tuned(tmp_path_factory):
     return path
 
 
+@pytest.mark.full
 def test_a_prior_is_recorded_with_its_hash_and_data_and_forged_ones_are_found(tuned, tmp_path):
     with Ledger.open(tuned) as ledger:
         settings, facts = recorded_settings(ledger), ledger.spec["prior"]
@@ -119,6 +121,7 @@ def test_a_regression_measures_kl_where_it_recommends(tuned):
         assert theta_digest(ledger) != recommended_digest(ledger)
 
 
+@pytest.mark.full
 def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp_path, capsys):
     assert call(["export", str(tuned), "--out", str(tmp_path / "lora")]) == 0
     with Ledger.open(tuned) as ledger:
@@ -156,6 +159,7 @@ def theta_of_centre(path):
         return theta_digest(ledger)
 
 
+@pytest.mark.full
 def test_a_regression_goes_on_after_its_end_and_in_a_branch(tuned, tmp_path, capsys):
     copy = tmp_path / "copy.db"
     with Ledger.open(tuned) as ledger:

@@ -26,6 +26,7 @@ def pretend_it_ran_on(monkeypatch: pytest.MonkeyPatch, device: str, model: str |
     monkeypatch.setattr(run_device, "read_device", lambda ledger: (device, model))
 
 
+@pytest.mark.full
 def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
     with Ledger.open(path, readonly=True) as ledger:
         stored = ledger.spec["config"]["model"]
@@ -34,6 +35,7 @@ def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
         assert run_device.read_device(ledger) == (stored["device"], devices.hardware("cpu"))
 
 
+@pytest.mark.full
 def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -> None:
     pretend_it_ran_on(monkeypatch, "cuda:99", "Some GPU")
     capsys.readouterr()
@@ -48,12 +50,14 @@ def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -
         assert parts.base is not None and "which is not here; its model is" in reported[0]
 
 
+@pytest.mark.full
 def test_another_model_of_gpu_is_not_the_same_device(path, monkeypatch, capsys) -> None:
     pretend_it_ran_on(monkeypatch, "cpu", "NVIDIA A100")
     assert call(["run", "--resume", str(path)]) == 2
     assert "runs on NVIDIA A100; cpu is None here" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         pretend_it_ran_on(patch, "cuda:99", "Some GPU")
@@ -71,6 +75,7 @@ def test_a_device_is_named_only_when_a_run_is_resumed(capsys) -> None:
     assert "--device goes with --resume" in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_halved_batch_is_recorded_with_the_step(tmp_path: Path, monkeypatch) -> None:
     inner = FlatEngine._decode
 

@@ -156,6 +156,7 @@ def test_without_a_selection_a_run_is_what_it_was(tmp_path: Path) -> None:
 # ---- stopping ----
 
 
+@pytest.mark.full
 def test_a_price_ends_steps_and_verifies(tmp_path: Path) -> None:
     cast = {}
     for name, price in (("free.db", None), ("dear.db", 10.0), ("some.db", 0.001)):

@@ -56,6 +56,7 @@ def test_the_largest_point_is_chosen_at_which_every_guard_holds() -> None:
     assert shrink.largest_that_holds(points[2:]) is None
 
 
+@pytest.mark.full
 def test_points_are_measured_and_the_ledger_stays_as_it_is(run: Path, capsys: Capture) -> None:
     before = content(run)
     words = ["shrink", str(run), "--at", "1", "--at", "0.5", "--samples", "2", "--json"]
@@ -75,6 +76,7 @@ def test_points_are_measured_and_the_ledger_stays_as_it_is(run: Path, capsys: Ca
     assert content(run) == before
 
 
+@pytest.mark.full
 def test_the_end_of_the_line_is_the_head_and_the_policy_is_put_back(run: Path) -> None:
     with Ledger.open(run, readonly=True) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
@@ -161,6 +163,7 @@ def test_what_cannot_work_is_one_line(
     assert content(run) == before
 
 
+@pytest.mark.full
 def test_a_policy_that_is_no_language_model_is_refused(tmp_path: Path, capsys: Capture) -> None:
     yard = yard_run.make(tmp_path)
     assert call(["shrink", str(yard)]) == 2

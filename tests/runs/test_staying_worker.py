@@ -42,6 +42,7 @@ def until(child: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"it never said: {text}")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
@@ -68,6 +69,7 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
         assert lease.controller(ledger)["lease"] is None and verification.verify(ledger).ok
 
 
+@pytest.mark.full
 def test_a_pause_outlives_a_restart_until_somebody_lifts_it(tmp_path: Path) -> None:
     path = yard_run.make(tmp_path, "run.steps=2", "panel.poll_seconds=0.05")
     with Ledger.open(path) as ledger:
@@ -83,6 +85,7 @@ def test_a_pause_outlives_a_restart_until_somebody_lifts_it(tmp_path: Path) -> N
         assert lease.controller(ledger)["paused_by"] is None
 
 
+@pytest.mark.full
 def test_one_run_has_one_that_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = yard_run.make(tmp_path)
     with staying("run", "--resume", str(path)) as run:

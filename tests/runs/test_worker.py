@@ -23,7 +23,7 @@ from szpo.voting import lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
-from tests.promises.test_crash import Crash, CrashingPolicy, Faulty, opened, wrap
+from tests.support.crashing import Crash, CrashingPolicy, Faulty, opened, wrap
 from tests.support.quadratic import (
     PROMPTS,
     Clock,

@@ -72,6 +72,7 @@ def test_what_is_refused() -> None:
         parse("balance:3")
 
 
+@pytest.mark.full
 def test_a_run_through_the_ledger_verifies_and_balances_longer(tmp_path: Path) -> None:
     """`szpo run` with this policy and reward: 96 votes of a simulated panel on single episodes."""
     lines = [

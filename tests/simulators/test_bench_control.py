@@ -19,6 +19,7 @@ def lines(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.full
 def test_sharpness_is_that_of_70_percent_agreement_and_falls_with_noise() -> None:
     one, four = cartpole.calibrate_panel(1), cartpole.calibrate_panel(4)
     assert one.agreement == pytest.approx(0.7, abs=0.01)
@@ -59,6 +60,7 @@ def test_goals_count_seeds_that_reach_500() -> None:
     assert summary["first"] == "2, never"
 
 
+@pytest.mark.full
 def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def curves(asked):
         return cartpole._score(

@@ -73,6 +73,7 @@ def one_by_one(world, chosen, root_seed, panel, steps):
     return policy.theta()["theta"]
 
 
+@pytest.mark.full
 def test_hostile_members_change_votes_and_nothing_else():
     world = YardWorld()
     assert np.array_equal(draws(world, [1], 5, 0, 8), draws(world, [1], 5, 0, 8))

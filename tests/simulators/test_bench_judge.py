@@ -1,5 +1,7 @@
 """What `szpo bench judge` measures, on judges whose habits are known."""
 
+import pytest
+
 from szpo.judges.backends import Reply
 from szpo_simulators.bench.voters import judge as bench
 from szpo_simulators.judges import probes
@@ -37,6 +39,7 @@ def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
     assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
 
 
+@pytest.mark.full
 def test_one_that_always_says_a_is_never_consistent_and_only_ties():
     found = examine("always-a", "truth")
     assert found["consistency"][0] == 0.0 and found["ties"][0] == 1.0
@@ -75,6 +78,7 @@ def test_a_liking_for_own_texts_shows_on_pairs_that_are_equally_good():
     assert probes.own_and_other(own, echo, tasks(8)) == ()
 
 
+@pytest.mark.full
 def test_a_quick_look_prints_and_keeps_its_cells(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "MODELS", ())
     monkeypatch.setattr(bench, "STUBS", ("longer",))

@@ -12,6 +12,7 @@ from szpo_simulators.bench.voters import vpl
 from szpo_simulators.vpl import model
 
 
+@pytest.mark.full
 def test_the_latents_bench_asks_every_model_on_every_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -350,6 +350,7 @@ def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
     assert summary.find_over_optimisation([[row(1, 0.1)]]) is None
 
 
+@pytest.mark.full
 def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "220")
     preset = presets.find_preset("tiny")
@@ -396,6 +397,7 @@ def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
         compare_command(["--preset", "tiny", "--collect", "--folder", str(tmp_path)])
 
 
+@pytest.mark.full
 def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "220")
     one = yard_run.make(tmp_path / "a")
@@ -422,9 +424,10 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
         compare_command([str(one)])
 
 
+@pytest.mark.full
 def test_runs_without_votes_are_named(tmp_path, capsys):
     """Both empty: a refusal. One of two: a line beside the table."""
-    from tests.baselines.test_ledger_pairs import new_ledger
+    from tests.support.pairs import new_ledger
 
     full = yard_run.make(tmp_path / "a")
     empty = [tmp_path / "b.db", tmp_path / "c.db"]

@@ -64,6 +64,7 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.full
 def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
     reports = []

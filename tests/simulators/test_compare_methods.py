@@ -37,10 +37,12 @@ def run(base, method, ask, **settings):
     return run_cell(cell.spec, start)
 
 
+@pytest.mark.full
 def test_the_panel_is_fitted_once_for_either_size_of_question(base):
     assert base[1]["beta"]["batch"] > base[1]["beta"]["pair"] > 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
 def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
@@ -78,6 +80,7 @@ def test_a_rule_among_the_settings_brings_its_own_defaults(rule, radius, asked, 
         assert (o.rule, o.kl_radius, (o.directions, o.comparisons)) == (rule, radius, asked)
 
 
+@pytest.mark.full
 def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):
     """Each step ends at its first vote; a step more might take two of the one vote left."""
     start, setup = base
@@ -105,6 +108,7 @@ def run_base_reward(base):
     return float(np.mean(base[0]["rewards"]))
 
 
+@pytest.mark.full
 def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
     monkeypatch.setattr(gradient.shared_setup, "build_ask", lambda spec: Ties())
@@ -123,6 +127,7 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
 
+@pytest.mark.full
 def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
     """Neither does round 1 of a seed draw as round 0 of the next, nor a round without pairs end.
 

@@ -43,6 +43,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     return json.loads(out.read_text()), folder / "runs" / "demo-0.db"
 
 
+@pytest.mark.full
 def test_it_spends_the_votes_and_keeps_the_run(demo_run: tuple[dict[str, Any], Path]) -> None:
     found, path = demo_run
     assert found["votes"] == 8

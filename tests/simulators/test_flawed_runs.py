@@ -1,5 +1,7 @@
 """Flawed panels through the ledger: each recorded vote follows from the record alone."""
 
+import pytest
+
 from szpo.cli.app import call
 from szpo.evaluators import panel_evaluator
 from szpo.ledger.database import Ledger
@@ -10,6 +12,7 @@ from tests.support import yard_run
 LINE = "bt70+fatigue=9+spread=.5+side=.4+lapse=.1+ring=1+types=.5+other=-1*walk+turn=20"
 
 
+@pytest.mark.full
 def test_every_vote_of_a_flawed_panel_can_be_cast_again(tmp_path):
     """From the spec, the comparison, the side, the key, and votes given in earlier steps."""
     path = yard_run.make(

@@ -142,6 +142,7 @@ def test_temperatures_are_lognormal_and_drawn_by_the_seed() -> None:
     assert {r.beta for r in members("bt70", 2.0, 50, 3)} == {2.0}
 
 
+@pytest.mark.full
 def test_verbosity_adds_logits_per_word_and_rows_are_averaged() -> None:
     # β · gap = 3 · .5 (the word sea, of two); 4 words against 1, minus .3 logits each: 1.5 − .9.
     (judge,) = panel("bt70+words=-.3", size=1).judges
@@ -164,6 +165,7 @@ def test_a_threshold_makes_small_differences_ties() -> None:
     assert wide == pytest.approx(law(Rater(threshold=2.0), 2.0))
 
 
+@pytest.mark.full
 def test_attention_falls_with_votes_given_and_taste_turns_with_steps() -> None:
     tired = Rater(beta=2.0, lapse=0.1, fatigue=1.0, drift=-2.0, taste=0.2, turn=0.5).at(50, 100)
     a = exp(-0.5)
@@ -181,6 +183,7 @@ def test_attention_falls_with_votes_given_and_taste_turns_with_steps() -> None:
     assert late == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.full
 def test_another_taste_is_another_reward_and_turns_into_it() -> None:
     one, two = panel("bt70+types=.5+other=-2*keyword:sea,sun", size=2).judges
     assert verdicts(one)[0] == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)
@@ -190,6 +193,7 @@ def test_another_taste_is_another_reward_and_turns_into_it() -> None:
     assert verdicts(turning, step=100)[0] == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.full
 def test_lazy_random_and_colluding_members() -> None:
     _, lazy, random, ring, also = panel("bt70+lazy=1+random=1+ring=2", beta=1.0).judges
     assert verdicts(lazy, 200, "A")[0] == 1 and verdicts(lazy, 200, "B")[0] == 0

@@ -130,6 +130,7 @@ def test_parts_and_seeds_choose_cells(quick):
         plan.read_seeds("2000-x")
 
 
+@pytest.mark.full
 def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
     """Rows at 8 and 16 votes, from the ledger's steps of 4; the base is measured once."""
     found = ran.read(plan.cell(quick, quick.groups[0], 0))
@@ -145,6 +146,7 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
     assert len(list((ran.folder / "base").iterdir())) == 1
 
 
+@pytest.mark.full
 def test_gains_are_counted_from_the_bases_many_answers_once_they_are_drawn(quick, ran):
     """Found less the mean of 24 answers a prompt instead of 2: each prompt's gain moves by the
     difference of the two means, which is the same for every cell; the best of n has its own pool.
@@ -172,6 +174,7 @@ def test_gains_are_counted_from_the_bases_many_answers_once_they_are_drawn(quick
     file.unlink()
 
 
+@pytest.mark.full
 def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkeypatch):
     """The ledger is whole and one of two rows is there: nothing is voted on or measured again."""
     one = plan.cell(quick, quick.groups[0], 0)
@@ -215,6 +218,7 @@ def test_a_set_up_goes_with_the_folder_to_another_machine(quick, ran, tmp_path, 
     assert found.basis_sha256 == subspace_cache.read(kept).basis_sha256
 
 
+@pytest.mark.full
 def test_a_ledger_that_a_kill_left_in_pieces_is_begun_again(quick, ran):
     one = plan.cell(quick, quick.groups[0], 1)
     path = vote_runs.ledger_path(ran.folder, one.name)
@@ -225,6 +229,7 @@ def test_a_ledger_that_a_kill_left_in_pieces_is_begun_again(quick, ran):
         assert ledger.root_seed == 1
 
 
+@pytest.mark.full
 def test_a_run_may_begin_with_pairs_of_a_taste(quick, ran):
     """Sixty pairs for short answers: the shorter of the two is chosen in most, the same seed makes
     the same file, another taste the opposite choice, and the ledger records the file it read.
@@ -334,6 +339,7 @@ def test_a_run_that_never_reaches_the_kl_is_left_out_and_closes_the_comparison(q
     assert (line["seeds"], line["met"]) == (1, None)  # its second seed is not finished
 
 
+@pytest.mark.full
 def test_what_is_finished_is_shown_at_any_time(quick, ran, tmp_path):
     empty = Study("frontier", tmp_path / "none")
     assert show.show(empty, quick, CellStore(tmp_path / "none")) == {"lines": []}

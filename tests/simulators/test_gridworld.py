@@ -53,6 +53,7 @@ def brute_force(world, logits):
     return total
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SMALL)
 def test_values_are_the_sum_over_all_walks(name):
     world = SMALL[name]

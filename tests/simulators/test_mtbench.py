@@ -71,6 +71,7 @@ def test_close_policies_are_judged_as_close_chatbots_are() -> None:
         assert value == pytest.approx(row["votes"], abs=0.03)
 
 
+@pytest.mark.full
 def test_beta_of_close_gives_the_better_batch_its_fifty_five_percent() -> None:
     """Agreement and ties then come out by themselves, near those of close chatbots."""
     u = ndtri(uniform(derive(5, "normal"), 200 * 40).reshape(200, 40))

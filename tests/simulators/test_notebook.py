@@ -61,6 +61,7 @@ def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce() -> N
     assert float(crossed.norm()) < 1e-5 * float(wanted.norm())
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_lengths_and_others_do_not() -> None:
     first = lengths(reinforce(3), 12)
     assert lengths(reinforce(3), 12) == first
@@ -79,6 +80,7 @@ def test_drawn_actions_follow_the_policy() -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "repaired"])
 def test_either_mistake_alone_keeps_ppo_from_learning(form: str) -> None:
     """A fair coin lasts 22 moves; nothing here reaches even 150."""
@@ -87,6 +89,7 @@ def test_either_mistake_alone_keeps_ppo_from_learning(form: str) -> None:
     assert np.mean(found[-20:]) < 40
 
 
+@pytest.mark.full
 def test_the_repair_and_reinforce_reach_500() -> None:
     """Single seeds chosen because they are quick; shares over seeds are the bench's matter."""
     assert max(lengths(ppo(1), 40)) == 500

@@ -67,6 +67,7 @@ def test_beta_in_the_normal_case_by_hand() -> None:
         )
 
 
+@pytest.mark.full
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.01, 100), st.floats(-50, 50))
 def test_beta_undoes_the_units_of_the_reward(scale: float, shift: float) -> None:
@@ -84,6 +85,7 @@ def test_same_seed_same_beta_and_other_seeds_are_close() -> None:
     assert calibrate(rewards, 8, seed=1).beta == pytest.approx(first.beta, rel=0.03)
 
 
+@pytest.mark.full
 def test_questions_without_difference_are_left_out_and_counted() -> None:
     # One row, reward 1 with probability ¼: a pair of different samples ties with 1 − 2 · ¼ · ¾
     # (about: samples of a prompt are finite), and any difference is ±1, so p² + q² = .7 by hand:

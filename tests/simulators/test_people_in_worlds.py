@@ -82,6 +82,7 @@ def one_by_one(chosen, root_seed, steps, panel):
     return policies[0].theta()["theta"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", registry.WEIGHTINGS)
 def test_a_repetition_with_every_flaw_is_the_ordinary_loop(name):
     chosen = repetitions.settings_for(WORLD, N=3, M=2, K=2, mu=0.7, alpha=0.5, weighting=name)
@@ -102,6 +103,7 @@ def test_so_it_is_under_the_posterior_rule_with_learned_weights():
     np.testing.assert_allclose(found.theta[0], expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_company_changes_no_member():
     chosen = repetitions.settings_for(WORLD, N=3, M=2, mu=0.7, alpha=0.5, weighting="skill")
     alone = repetitions.train(WORLD, chosen, [9], 40, panel=PANEL)

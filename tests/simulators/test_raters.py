@@ -97,6 +97,7 @@ def test_an_answer_is_a_function_of_comparison_side_and_key() -> None:
     assert [judged(key, side="B") for key in keys] != answers
 
 
+@pytest.mark.full
 def test_judges_answer_as_often_as_the_law_says() -> None:
     shares = law(Rater(beta=1.0, tie=0.5, item_spread=1.0), 0.4, True, item_effects("c"))
     answers = [judged(derive(1, "vote", step=i)) for i in range(4_000)]

@@ -75,6 +75,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("crn", [True, False], ids=["shared numbers", "own numbers"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_repetition_is_the_ordinary_loop(case, crn):
@@ -166,6 +167,7 @@ def test_a_worlds_policy_keeps_the_policys_contract(crn):
         worth(Answer("no"))
 
 
+@pytest.mark.full
 def test_a_regression_of_all_votes_learns_the_world():
     """Its α is nats per vote: 24 of them at 480 votes, and twice as many at 960."""
     chosen = repetitions.settings_for(WORLD, rule="regression", N=8, alpha=0.05)

@@ -109,6 +109,7 @@ def hashed(ledger: Ledger) -> list[tuple[str, str]]:
     return [(row["theta_sha256"], row["votes_sha256"]) for row in ledger.update_rows()]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("changes", [{}, {"M": 3}, {"rule": "known", "K": 2, "M": 2}])
 def test_a_panel_in_its_own_loop_leaves_the_rows_of_one_in_process(
     tmp_path: Path, changes: dict[str, Any]
@@ -157,6 +158,7 @@ def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
     assert "4 votes cast" in message[0]
 
 
+@pytest.mark.full
 def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:
     judged = panel()
     with create(tmp_path / "run.db", judged, N=8, D=8) as ledger:

@@ -89,6 +89,7 @@ def test_intervals_are_students():
     assert format_interval(row) == "2.00 ± 2.48"
 
 
+@pytest.mark.full
 def test_figures_are_the_same_bytes_every_time(study, tmp_path):
     rows = [interval([1.0, 2.0]), interval([2.0, 3.0])]
     times = []

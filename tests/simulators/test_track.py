@@ -52,6 +52,7 @@ def test_values_are_sums_over_all_drives(seen, cells: int, lines: int, slip: flo
     assert track.value(theta[None])[0] == pytest.approx(sum_over_walks(track, theta), abs=1e-12)
 
 
+@pytest.mark.full
 def test_walks_have_the_exact_value_and_tell_both_features() -> None:
     assert isinstance(TRUTH, World)
     theta = TRUTH.theta0 + np.random.default_rng(0).normal(size=(2, TRUTH.dim))
@@ -97,6 +98,7 @@ def test_it_is_a_policy_too() -> None:
     check_policy(policy, prompts, radius=1.0, space=policy.space)
 
 
+@pytest.mark.full
 def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines() -> None:
     w = hacking.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
     error = w.std(0, ddof=1) / len(SEEDS) ** 0.5

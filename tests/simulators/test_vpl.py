@@ -122,6 +122,7 @@ def two_users_model(two: tuple[Pairs, Pairs]) -> Fitted:
     return fit(two[0], SMALL, 0)
 
 
+@pytest.mark.full
 def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], two_users_model: Fitted) -> None:
     found = scores(two_users_model, two[1])
     assert (found.controversial.value or 0) >= 0.95
@@ -130,6 +131,7 @@ def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], two_users_mode
     assert used.own > 0.9 and used.others < 0.6
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["base", "mean_and_variance", "categorical"])
 def test_without_a_latent_controversial_pairs_are_a_coin(
     two: tuple[Pairs, Pairs], kind: Any
@@ -143,6 +145,7 @@ def test_without_a_latent_controversial_pairs_are_a_coin(
         latent(fitted, two[1])
 
 
+@pytest.mark.full
 def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two: tuple[Pairs, Pairs]) -> None:
     fitted = fit(two[0], dataclasses.replace(SMALL, epochs=2, beta=10.0), 1)
     used = latent(fitted, two[1])

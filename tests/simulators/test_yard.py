@@ -133,6 +133,7 @@ def test_rollout_and_updates_leave_what_they_should() -> None:
     assert policy.digest() != before
 
 
+@pytest.mark.full
 def test_differences_of_value_point_uphill() -> None:
     """The antithetic difference along v is the gradient's, so its mean over v climbs."""
     policy, mu = TabularPolicy(4), 0.3

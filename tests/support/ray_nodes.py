@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from szpo.cluster.ray_engine import RayTransport
 from szpo.ledger.database import Ledger
@@ -20,6 +22,8 @@ from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from tests.support import folder_run
 
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
 ROOT = Path(__file__).parents[2]
 VOTES = 16
 """Of four steps, each of 16 rows in 4 chunks."""

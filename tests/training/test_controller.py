@@ -33,6 +33,7 @@ from tests.support.quadratic import (
 # ---- the same run ----
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("rule", ["bayes", "known", "sign", "margin"])
 @pytest.mark.parametrize("lag", [0, 1])
 def test_the_same_seed_is_the_same_run(tmp_path, rule, lag):
@@ -78,6 +79,7 @@ def test_a_policy_anywhere_on_the_way_is_brought_to_the_head(tmp_path):
         go(settings, ledger, other)
 
 
+@pytest.mark.full
 def test_it_learns(tmp_path):
     settings, ledger, policy = start(tmp_path, N=8)
     go(settings, ledger, policy, until_step=30)

@@ -11,11 +11,9 @@ from szpo.policies import own_prompt
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.training import guard_moments
 from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
-from szpo.types import Prompt
-from tests.policies.test_protocol import full, policy_of, small
+from tests.support.policies import SHORT_PROMPTS as PROMPTS
+from tests.support.policies import full, policy_of, small
 from tests.support.tiny_models import loaded
-
-PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +38,7 @@ def test_scores_are_the_slopes_of_the_log_probability(policy: LoraPolicy) -> Non
         assert found[:, i] == pytest.approx(slope, rel=0.02, abs=0.02)
 
 
+@pytest.mark.full
 def test_a_reading_is_repeatable_taken_at_the_start_and_stored(
     policy: LoraPolicy, tmp_path, monkeypatch
 ) -> None:

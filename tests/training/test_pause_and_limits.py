@@ -14,7 +14,7 @@ from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
-from tests.training.test_status import new_run
+from tests.support.status_run import new_run
 
 
 class Slow:

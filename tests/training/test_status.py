@@ -4,48 +4,19 @@ import time
 
 import pytest
 
-from szpo.config import schema
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
 from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.training.status import StatusReader, round_status
 from szpo.voting import counting, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.support.quadratic import Clock, QuadraticPolicy, go, settings_of
-from tests.voting.test_service import KEY, ask, people
+from tests.support.asking import KEY, ask, people
+from tests.support.quadratic import Clock, QuadraticPolicy, go
+from tests.support.status_run import new_run
 
 MINUTE = 60_000_000
-
-
-def new_run(path, *, steps=3, votes=None, **panel):
-    """A ledger with settings on record, as `szpo run` makes it: N 4, M 1, three steps."""
-    plan = settings_of(N=4, D=2)
-    chosen = schema.Config.model_validate(
-        {
-            "run": {"steps": steps, "votes": votes},
-            "optimizer": {"rule": "bayes", "comparisons": 4, "rows": 2},
-            "panel": {"kind": "people", **panel},
-        }
-    )
-    spec = {"config": chosen.model_dump(mode="json"), "optimizer": settings_to_json(plan)}
-    ledger = Ledger.create(
-        path,
-        NewRun(
-            spec,
-            root_seed=plan.root_seed,
-            layout=plan.layout,
-            direction_version=DIRECTION_VERSION,
-            run="run-1",
-        ),
-        clock=Clock(),
-    )
-    ledger.execute("PRAGMA synchronous=OFF")
-    return plan, ledger
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def work_by_step(tmp_path, name, limits, **changes):
     return found
 
 
+@pytest.mark.full
 def test_a_limit_of_hours_costs_a_late_step_no_more_than_an_early_one(tmp_path):
     free = work_by_step(tmp_path, "free.db", Limits())
     held = work_by_step(tmp_path, "held.db", Limits(person_hours=1e6))

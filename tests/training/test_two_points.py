@@ -21,7 +21,7 @@ from szpo.runs.branch import branch
 from szpo.runs.samples import Source, policy_at
 from szpo.training import position, step_rows
 from szpo.voting import counting, step_inputs, steps
-from tests.replay.test_replay import forge, rewrite
+from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
     LAYOUT,
     PROMPTS,
@@ -30,35 +30,14 @@ from tests.support.quadratic import (
     ValueJudge,
     go,
     history,
-    new_ledger,
     panel_of,
     settings_of,
 )
-
-PLAIN = {"rule": "regression", "N": 1, "D": 2, "centre_step": 0.3,
-         "kl_budget": ((16.0, 2.0), (32.0, 4.0))}  # fmt: skip
-
-
-class MovingPolicy(QuadraticPolicy):
-    """A policy that can be put anywhere, and whose KL is twice the quadratic estimate."""
-
-    def move_to(self, theta):
-        self.theta_now = {name: np.array(value) for name, value in theta.items()}
+from tests.support.tampering import forge, rewrite
 
 
 def kl(theta):
     return float((theta["z"].astype(float) ** 2).sum())
-
-
-def started(tmp_path, name="run.db", **changes):
-    settings = settings_of(**{**PLAIN, **changes})
-    ledger = new_ledger(tmp_path / name, settings)
-    ledger.execute("PRAGMA synchronous=OFF")
-    return settings, ledger, MovingPolicy(settings)
-
-
-def drive(settings, ledger, policy, **how):
-    return go(settings, ledger, policy, panel_of(ledger, judge=ValueJudge(20.0)), **how)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +145,7 @@ def test_kl_is_measured_where_it_was_recommended_and_shrinks_the_ball(run, tmp_p
     assert np.linalg.norm(wide.recommended) > 1.1 * np.linalg.norm(carried.recommended)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_killed_run_goes_on_where_it_stood(tmp_path, lag):
     class Killed(BaseException):
@@ -377,6 +357,7 @@ def moments():
     return gather(u, figures, np.arange(200))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("lag", [0, 1])
 def test_moments_are_recorded_before_the_votes_and_hold_the_recommended_point(tmp_path, lag):
     far = {"kl_budget": ((0.0, 20.0),)}

@@ -61,6 +61,7 @@ def polls(tmp_path, size):
     return found
 
 
+@pytest.mark.full
 def test_a_poll_with_nothing_new_locks_nothing_and_costs_the_same_in_a_large_step(tmp_path):
     small, large = polls(tmp_path, 20)[2:], polls(tmp_path, 800)[2:]
     assert [locks for _, locks in small + large] == [0] * 8

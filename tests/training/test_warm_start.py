@@ -18,9 +18,9 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import assemble
 from szpo.training import guard_moments, warm_start
 from szpo.types import Answer, Comparison, Prompt, Row
-from tests.policies.test_protocol import policy_of, small
+from tests.support.policies import SHORT_PROMPTS as PROMPTS
+from tests.support.policies import policy_of, small
 from tests.support.tiny_models import loaded
-from tests.training.test_guard_moments import PROMPTS
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def preferences(policy: LoraPolicy, sign: float) -> Preferred:
     return Preferred("pairs.jsonl", "trl", "ab" * 32, found, len(found))
 
 
+@pytest.mark.full
 def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(
     policy: LoraPolicy,
 ) -> None:

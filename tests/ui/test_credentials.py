@@ -17,8 +17,8 @@ from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import ALPHABET, plain_code
 from szpo_ui.web.credentials import AccessError, Contact
+from tests.support.asking import ask
 from tests.support.quadratic import go, new_ledger, settings_of, start
-from tests.voting.test_service import ask
 
 HOUR = 3_600_000_000
 

@@ -24,7 +24,7 @@ from szpo_ui.prolific import routes as prolific
 from szpo_ui.web import credentials, markup
 from szpo_ui.web.mounting import STATIC
 from tests.support.browser import make
-from tests.ui.test_render import Outline, html
+from tests.support.outline import Outline, html
 
 TRANSLATED = [code for code in texts.LANGUAGES if code != "en"]
 TABLES = (

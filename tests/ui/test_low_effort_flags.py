@@ -11,9 +11,9 @@ from szpo.analysis import agreement
 from szpo.analysis.vote_rows import VoteRow
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator import state
-from tests.analysis.test_overview import ballot
-from tests.analysis.test_overview import page as numbers
-from tests.ui.test_operator_page import text
+from tests.support.operator_page import text
+from tests.support.overview import ballot
+from tests.support.overview import page as numbers
 
 
 def known(right: int, of: int, kind: str = "gold") -> list[VoteRow]:

@@ -32,7 +32,7 @@ from tests.support.browser import (
     violations,
     window,
 )
-from tests.ui.test_operator_page import look_ahead
+from tests.support.operator_page import look_ahead
 
 pytest_plugins = ["tests.support.browser"]
 

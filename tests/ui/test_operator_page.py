@@ -32,9 +32,9 @@ from szpo_ui.operator import charts, controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
-from tests.analysis.test_outlook import SURE
-from tests.analysis.test_overview import answered_final
 from tests.support.browser import MovableClock, Stage, awaited, cast, make
+from tests.support.operator_page import look_ahead, text
+from tests.support.overview import answered_final
 
 pytest_plugins = ["tests.support.browser"]
 UI = Path(operator_page.__file__).parent
@@ -68,11 +68,6 @@ def voted(held: Stage) -> Stage:
         held.advance()
     cast(held, "Ada")
     return held
-
-
-def text(html: str) -> str:
-    """What is read: no tags, single spaces."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
 
 
 # ---- what stays hidden while people vote ----
@@ -129,13 +124,6 @@ def test_what_more_votes_would_buy_stands_where_a_rule_looks_ahead(voted: Stage)
     assert "40 more votes 0.68 [0.55–0.80] at 2.0 nats [1.5–2.5]" in read
     assert "hold the recommended point at 50 % of the way" in read and "<b>" not in page
     assert "the taste has turned" in read
-
-
-def look_ahead(stage: Stage, **fields: Any) -> None:
-    """The record of a step that looked ahead, with something to say of everything."""
-    outlook = {**SURE.to_json(), "share": 0.5, "drift": 2.0, **fields}
-    body = {"step": 1, "total_votes": 8, "extra": {"outlook": outlook}}
-    stage.ledger.record_event("step", "controller", body)
 
 
 def measured(stage: Stage, *points: tuple[int, float]) -> None:

@@ -2,93 +2,18 @@
 
 import inspect
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from szpo.training.status import RoundStatus
-from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.languages import texts
 from szpo_ui.panel import page as panel_page
-from szpo_ui.panel import render, screens
-from szpo_ui.panel.comparison_view import sheet
+from szpo_ui.panel import render
 from szpo_ui.panel.facts import Facts, Progress
-from szpo_ui.panel.screens import Answered, Closed, Feedback, Screen, State
+from szpo_ui.panel.screens import Answered, Feedback, State
 from szpo_ui.prolific.participants import Standing
-
-ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
-VOID = {"input", "meta", "br", "img", "link", "hr"}
-
-
-def status(**changes):
-    given = {
-        "step": 13, "rounds": 30, "state": "open", "votes_in": 5, "votes_needed": 8,
-        "opened_us": 0, "deadline_us": None, "paused_by": None, "pause_reason": None,
-        "usual_wait_s": 50.0, "generated": False, "version": "v1",
-    }  # fmt: skip
-    return RoundStatus(**{**given, **changes})
-
-
-def row(plus, minus, prompt="Say <i>it</i>.", ends=("stop", "stop"), earlier=()):
-    asked = Prompt((*earlier, ("user", prompt)))
-    return Row(asked, Answer(plus, ends[0]), Answer(minus, ends[1]))
-
-
-ROWS = (
-    row("One answer here.", "One reply here.", earlier=(("system", "Be <brief>."),)),
-    row("", "Cut he", ends=("stop", "length")),
-    row("Alike.", "Alike."),
-)
-
-
-def shown(plus_side="A", order=(1, 2, 0), rows=ROWS):
-    comparison = Comparison("secret-comparison", 13, 0, 1, rows)
-    seat = Assignment("seat-1", "secret-comparison", "secret-panelist", plus_side, order, 0)
-    return sheet(comparison, seat)
-
-
-def screen(state, **changes):
-    given = {"state": state, "name": "P-01", "status": status(), "key": "open.13", "step": 13}
-    if state in screens.READING:
-        given |= {"sheet": shown(), "seat": "seat-1", "lease_s": 600.0}
-    if state == "closed":
-        given["closed"] = Closed(0, 8, 8)
-    if state == "feedback":
-        given["feedback"] = Feedback("A", "B")
-    return Screen(**{**given, **changes})
-
-
-def html(state, language=texts.ENGLISH, **changes):
-    if state == "error":
-        return render.failure("0badcafe", "ack", language)
-    return render.page(screen(state, **changes), ASKED, language, ack="ack-1")
-
-
-class Outline(HTMLParser):
-    """Checks nesting, and collects elements with their attributes."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.found, self.text = [], [], ""
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.found if name == tag]
+from tests.support.outline import ASKED, Outline, html, screen, shown, status
 
 
 @pytest.mark.parametrize("state", get_args(State))

@@ -5,50 +5,18 @@ from hypothesis import given, strategies
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.ledger.theta import theta_digest
-from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.reports import votes
-from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import calibration, counting, lease, pauses, steps
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import calibration, counting, pauses, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
 from szpo.voting.service import VoteService
+from tests.support.calibrating import ask, rows, vote_all
 from tests.support.quadratic import new_ledger, settings_of
 
 KEY = "0123456789abcdef-{}".format
-TOPICS = ("rain", "bread", "trains", "cats", "letters", "soup")
-
-
-def rows(n, d=6, equal=False):
-    """Answers that fit their prompts, different on both sides."""
-    return tuple(
-        Row(
-            Prompt.user(f"Tell me about {topic}, number {n}."),
-            Answer(f"I like {topic} number {n} very much indeed."),
-            Answer(
-                f"I like {topic} number {n} very much indeed."
-                if equal
-                else f"Number {n}: there is little to say about {topic}."
-            ),
-        )
-        for topic in TOPICS[:d]
-    )
-
-
-def ask(ledger, step, n=8, m=2, equal=()):
-    """Open a step with n comparisons of six rows."""
-    row = lease.controller(ledger)
-    epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
-    plan = settings_of(N=n, M=m, D=6)
-    mu = optimizer.ask(optimizer.init(plan)).mu
-    steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), theta_digest(ledger))
-    steps.begin(ledger, epoch, step)
-    asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, equal=i in equal)) for i in range(n)]
-    steps.store(
-        ledger, epoch, steps.StepAnswers(step, asked, theta_digest(ledger)), then_open=True
-    )
 
 
 @pytest.fixture
@@ -65,11 +33,6 @@ def service(ledger):
 
 def people(service, count=2):
     return [service.enroll("person", f"person {i}") for i in range(count)]
-
-
-def vote_all(service, panelist, choice="A"):
-    while (seat := service.assign(panelist)) is not None:
-        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
 
 
 def close_step(ledger, service, ids, **shape):

@@ -11,8 +11,8 @@ from szpo.replay import verification
 from szpo.voting import counting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
+from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import Clock, new_ledger, settings_of
-from tests.voting.test_service import KEY, ask, people
 
 
 @pytest.fixture

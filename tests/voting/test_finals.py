@@ -14,8 +14,8 @@ from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.finals import PRESENT_US
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
+from tests.support.calibrating import ask, rows, vote_all
 from tests.support.quadratic import new_ledger, settings_of
-from tests.voting.test_calibration import ask, rows, vote_all
 
 KEY = "0123456789abcdef-{}".format
 

@@ -10,8 +10,8 @@ from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.seat_counts import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
+from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import Clock, new_ledger, settings_of
-from tests.voting.test_service import KEY, ask, people
 
 DAY_US = 86_400_000_000
 

@@ -13,32 +13,14 @@ from hypothesis.stateful import (
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
 from szpo.replay import verification
-from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import casting, counting, lease, steps
+from szpo.voting import casting, counting, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_ANSWERS, VoteConflictError, VoteRequest
 from szpo.voting.counting import sides, verdict
 from szpo.voting.service import VoteService
+from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import Clock, new_ledger, settings_of
-
-GOOD, BAD = Answer("warm"), Answer("cold")
-KEY = "0123456789abcdef-{}".format
-
-
-def ask(ledger, n=4, m=2, identical=()):
-    """Open step 0 with n comparisons of two rows each."""
-    plan = settings_of(N=n, M=m)
-    epoch = lease.acquire(ledger, "test").epoch
-    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
-    steps.begin(ledger, epoch, 0)
-    rows = [Row(Prompt.user("?"), GOOD, GOOD if i in identical else BAD) for i in range(n)]
-    comparisons = [Comparison(f"c{i}", 0, 0, i, (rows[i],) * 2) for i in range(n)]
-    steps.store(
-        ledger, epoch, steps.StepAnswers(0, comparisons, theta_digest(ledger)), then_open=True
-    )
-    return epoch
 
 
 @pytest.fixture
@@ -50,10 +32,6 @@ def ledger(tmp_path):
 @pytest.fixture
 def service(ledger):
     return VoteService(ledger)
-
-
-def people(service, count):
-    return [service.enroll("person", f"person {i}") for i in range(count)]
 
 
 # ---- enrolment ----

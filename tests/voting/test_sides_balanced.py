@@ -4,7 +4,6 @@ import itertools
 import random
 import tempfile
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
@@ -12,35 +11,15 @@ from hypothesis import HealthCheck, given, settings, strategies
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
-from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import counting, lease, steps
+from szpo.voting import counting, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteRequest
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
-from tests.support.quadratic import Clock, ValueJudge, new_ledger, settings_of
+from tests.support.open_round import open_run
+from tests.support.quadratic import Clock, ValueJudge
 
-ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))
-EQUAL = Row(Prompt.user("?"), Answer("warm"), Answer("warm"))
 KEY = "0123456789abcdef-{}".format
-
-
-def open_run(folder, *, k=1, n, m, identical=(), seed=11):
-    """A ledger with step 0 open: k directions of n comparisons, M votes each."""
-    plan = settings_of(root_seed=seed, K=k, N=n, M=m)
-    ledger = new_ledger(Path(folder) / "run.db", plan)
-    ledger.execute("PRAGMA synchronous=OFF")
-    epoch = lease.acquire(ledger, "test").epoch
-    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
-    steps.begin(ledger, epoch, 0)
-    places = [(i, j) for i in range(k) for j in range(n)]
-    asked = [
-        Comparison(f"c{i}-{j}", 0, i, j, ((EQUAL if (i, j) in identical else ROW),) * 2)
-        for i, j in places
-    ]
-    steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
-    return ledger
 
 
 def counted_sides(ledger):

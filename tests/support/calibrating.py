@@ -1,0 +1,45 @@
+"""A panel that votes its calibration."""
+
+from szpo.ledger.theta import theta_digest
+from szpo.optim import optimizer
+from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.voting import lease, steps
+from szpo.voting.casting import VoteRequest
+from tests.support.quadratic import settings_of
+
+TOPICS = ("rain", "bread", "trains", "cats", "letters", "soup")
+
+
+def rows(n, d=6, equal=False):
+    """Answers that fit their prompts, different on both sides."""
+    return tuple(
+        Row(
+            Prompt.user(f"Tell me about {topic}, number {n}."),
+            Answer(f"I like {topic} number {n} very much indeed."),
+            Answer(
+                f"I like {topic} number {n} very much indeed."
+                if equal
+                else f"Number {n}: there is little to say about {topic}."
+            ),
+        )
+        for topic in TOPICS[:d]
+    )
+
+
+def ask(ledger, step, n=8, m=2, equal=()):
+    """Open a step with n comparisons of six rows."""
+    row = lease.controller(ledger)
+    epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
+    plan = settings_of(N=n, M=m, D=6)
+    mu = optimizer.ask(optimizer.init(plan)).mu
+    steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), theta_digest(ledger))
+    steps.begin(ledger, epoch, step)
+    asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, equal=i in equal)) for i in range(n)]
+    steps.store(
+        ledger, epoch, steps.StepAnswers(step, asked, theta_digest(ledger)), then_open=True
+    )
+
+
+def vote_all(service, panelist, choice="A"):
+    while (seat := service.assign(panelist)) is not None:
+        service.cast(VoteRequest(seat.id, choice, idem=seat.id))

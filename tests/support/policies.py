@@ -1,0 +1,55 @@
+"""LoRA policies over tiny models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from peft import LoraConfig
+
+from szpo.generation.sampling import Sampling
+from szpo.models.batched_lora import find_sites
+from szpo.models.loading import Loaded
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.subspaces import Subspace
+from szpo.types import Prompt
+from tests.support.tiny_models import TARGETS
+
+PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32")]
+
+
+def full(
+    base: Loaded, rank: int = 1, train: Literal["B", "AB"] = "B", layers: list[int] | None = None
+) -> Subspace:
+    """All LoRA weights as coordinates, A random and B zero."""
+    targets = list(TARGETS.get(base.name, ("q_proj", "v_proj", "down_proj")))
+    sites = find_sites(
+        base.model, LoraConfig(r=rank, target_modules=targets, layers_to_transform=layers)
+    )
+    rng = np.random.default_rng(0)
+    A = {
+        s.a: (rng.normal(size=(s.rank, s.inputs)) / s.inputs**0.5).astype(np.float32)
+        for s in sites
+    }
+    B = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
+    moving = B if train == "B" else {**A, **B}
+    return Subspace("full", sites, A if train == "B" else {}, moving, {})
+
+
+def small(base: Loaded, dim: int = 4) -> Subspace:
+    """A random subspace of B in the upper layers, z = 0 at the base model."""
+    whole = full(base, layers=[2, 3])
+    rng = np.random.default_rng(1)
+    basis = {
+        name: rng.normal(size=(*value.shape, dim)).astype(np.float32)
+        for name, value in whole.start.items()
+    }
+    return Subspace("random", whole.sites, whole.fixed, whole.start, basis)
+
+
+def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:
+    options.setdefault("answering", AnswerSampling(Sampling(max_new_tokens=10)))
+    return LoraPolicy(base, subspace or small(base), root_seed=5, **options)
+
+
+SHORT_PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]

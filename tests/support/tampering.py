@@ -1,0 +1,134 @@
+"""Changes to a closed ledger, as somebody with the file could make them."""
+
+import contextlib
+import json
+import sqlite3
+
+import numpy as np
+
+from szpo.ledger import canonical, witness
+from szpo.ledger.canonical import event_sha256, row_key, row_sha256
+from szpo.ledger.creation import NewRun
+from szpo.ledger.database import Ledger
+from szpo.optim.checked_settings import settings_to_json
+from szpo.training import controller
+from szpo.training.services import Bounds, Hooks
+from szpo.voting.service import VoteService
+from tests.support.quadratic import (
+    LAYOUT,
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    panel_of,
+    prompts_of,
+    settings_of,
+)
+
+APPEND_ONLY = [*canonical.CHAINED, "events"]
+
+
+def small_run(path, **changes):
+    """A run of two steps with a row in every append-only table."""
+    settings = settings_of(**{"N": 2, "M": 2, **changes})
+    start = {"theta0/z": np.zeros(4, np.float32)} if settings.layout == LAYOUT else {}
+    ledger = Ledger.create(
+        path,
+        NewRun(
+            {"optimizer": settings_to_json(settings)},
+            root_seed=settings.root_seed,
+            layout=settings.layout,
+            direction_version=1,
+            tensors=start,
+            run="run-1",
+        ),
+        clock=Clock(),
+    )
+    service = VoteService(ledger)
+    panel = panel_of(ledger, judge=ValueJudge(skips=0.4))
+
+    def amend_then_continue(report):
+        if report.step == 0:
+            service.amend(1, "exclude", "a test", "ann")
+
+    controller.run(
+        ledger,
+        QuadraticPolicy(settings),
+        panel,
+        prompts_of(settings),
+        Bounds(until_step=2),
+        Hooks(on_step=amend_then_continue),
+    )
+    return ledger
+
+
+def forge(path, sql, parameters=()):
+    """Change a closed ledger as an attacker would: triggers and checks off, then on again."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA foreign_keys=OFF")
+        conn.execute("PRAGMA ignore_check_constraints=ON")
+        conn.execute("PRAGMA synchronous=OFF")
+        conn.execute("BEGIN")
+        listing = "SELECT name, sql FROM sqlite_master WHERE type='trigger'"
+        triggers = conn.execute(listing).fetchall()
+        for name, _ in triggers:
+            conn.execute(f"DROP TRIGGER {name}")
+        changed = conn.execute(sql, parameters).rowcount
+        for _, text in triggers:
+            conn.execute(text)
+        conn.execute("COMMIT")
+    return changed
+
+
+def other(value, kind):
+    """A value of the column's type that differs as little as possible."""
+    if kind == "INTEGER":
+        return 1 if value is None else value + 997  # far enough to meet no other row's key
+    if kind == "REAL":
+        return 1.0 if value is None else float(np.nextafter(value, np.inf))
+    if kind == "BLOB":
+        return b"\x00" if not value else bytes([value[0] ^ 1]) + value[1:]
+    if value is None:
+        return "x"
+    if value.startswith(("{", "[")):  # still JSON, so that only the hash can tell
+        return value + " "
+    last = "1" if value[-1:] != "1" else "2"
+    return value[:-1] + last
+
+
+def rewrite(path):
+    """Make every hash of the file fit its rows again, as a forger who knows the code would.
+
+    Who may write the file may remove the witness beside it as well.
+    """
+    witness.forget(path)
+    conn = sqlite3.connect(path)
+    conn.row_factory = sqlite3.Row
+    hashes = {
+        (table, row_key(table, row)): row_sha256(table, row)
+        for table in canonical.CHAINED
+        for row in map(dict, conn.execute(f"SELECT * FROM {table}"))
+    }
+    events = [dict(row) for row in conn.execute("SELECT * FROM events ORDER BY event")]
+    conn.close()
+    prev = events[0]["prev_sha256"]
+    for event in events:
+        body = json.loads(event["body"])
+        if event["kind"] == "rows":
+            body["rows"] = [[t, k, hashes.get((t, k), h)] for t, k, h in body["rows"]]
+        event |= {"body": canonical.canonical(body), "prev_sha256": prev}
+        prev = event["row_sha256"] = event_sha256(event)
+        forge(
+            path,
+            "UPDATE events SET body = ?, prev_sha256 = ?, row_sha256 = ? WHERE event = ?",
+            (event["body"], event["prev_sha256"], event["row_sha256"], event["event"]),
+        )
+
+
+CHANGES = {
+    "run": "'run-2'", "step": "step + 7", "epoch": "epoch + 1", "pairing": "'forward'",
+    "mu": "mu * 1.0000000000000002", "n": "n + 1", "d": "d + 1", "m": "m + 1", "k": "k + 1",
+    "head_sha256": "replace(head_sha256, substr(head_sha256, 1, 1), 'f')",
+    "opened_us": "opened_us + 1", "closed_us": "closed_us - 1",
+    "closed_by": "'operator'", "last_vote": "last_vote + 1",
+    "last_amendment": "last_amendment + 1",
+}  # fmt: skip
