@@ -1,7 +1,7 @@
 """The settings of the RLHF notebook's DPO run, field by field in today's words.
 
 Its base is Mistral-7B-Instruct-v0.2 in 4 bits; any model of szpo may stand in its place.
-docs/baselines.md has the table of what each old field became.
+docs/baselines.md says where it differs.
 """
 
 from __future__ import annotations

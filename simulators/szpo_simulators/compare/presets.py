@@ -1,7 +1,7 @@
 """Presets of a comparison: methods, ways of asking, settings and the trials that chose them.
 
 Settings were chosen on the tiny model with seeds that nothing else uses, at most four per method
-(`szpo compare --preset tiny --tune` runs them again); `docs/compare.md` lists the results.
+(`szpo compare --preset tiny --tune` runs them again).
 """
 
 from __future__ import annotations
