@@ -25,7 +25,7 @@ TAKEN_IN = {
     "../CHANGELOG.md": "changelog.md",
     "../experiments/LOG.md": "experiments.md",
 }
-"""Pages that stand elsewhere in the repository, as docs link them, and their names on the site."""
+"""Pages from elsewhere in the repository, as docs link them, and their names on the site."""
 WEIGHTS = {"glossary": 4.0, "reference/": 0.01, "changelog": 0.01, "experiments": 0.01}
 """How pages count in the search: terms first. A heading's words count a thousandfold."""
 NAMED = re.compile(r"(?<![\[`\w])`docs/([\w-]+\.md)`(?!\])")
@@ -68,9 +68,14 @@ def linked(text: str, page: str) -> str:
     def to(name: str) -> str:
         return relpath(name, dirname(page) or ".")
 
-    text = NAMED.sub(lambda named: f"[{named[0]}]({to(named[1])})", text)
-    for link, name in TAKEN_IN.items():
-        text = text.replace(f"]({link}", f"]({to(name)}")
+    def link(named: re.Match[str]) -> str:
+        """A change log may name a page that is gone: its name stays a name."""
+        there = (ROOT / "docs" / named[1]).exists()
+        return f"[{named[0]}]({to(named[1])})" if there else named[0]
+
+    text = NAMED.sub(link, text)
+    for path, name in TAKEN_IN.items():
+        text = text.replace(f"]({path}", f"]({to(name)}")
     if page in TAKEN_IN.values():  # their own links start at the repository's root
         text = re.sub(r"\]\((?:\.\./)?docs/", "](", text)
     return text
