@@ -58,13 +58,14 @@ def faults(breaks: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def named(tests: list[str]) -> list[list[str]]:
-    """Arguments of one run after another: the files of the first gate, then of the next tier."""
-    return [["-m", tier, test] for tier in ("quick", "full and not quick") for test in tests]
+def named(tests: list[str], tiers: list[str]) -> list[list[str]]:
+    """Pytest's arguments, run after run: the files' tests of the first gate, then the others."""
+    return [["-m", tier, test] for tier in tiers for test in tests]
 
 
 def run_in_child(copy: Path, arguments: list[str], limit: float) -> int:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(copy)
     log = os.open(copy / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
@@ -92,11 +93,14 @@ def run_pytest(copy: Path, arguments: list[str], limit: float) -> tuple[str, int
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(98)
-    end = time.monotonic() + limit
-    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # a group of its own: servers and browsers end with it
+    end, ended = time.monotonic() + limit, (0, 0)
+    try:
+        while not ended[0] and time.monotonic() < end:
+            time.sleep(0.02)
+            ended = os.waitpid(child, os.WNOHANG)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # its own group: servers and browsers end with it
     if not ended[0]:
         os.waitpid(child, 0)
         return "took too long", 0
@@ -117,6 +121,7 @@ def main() -> int:
     words.add_argument("--only", nargs="+", default=[], help="numbers, or beginnings of paths")
     words.add_argument("--limit", type=float, default=300.0, help="seconds for one run of pytest")
     words.add_argument("--out", type=Path, help="append the table to this file as well")
+    words.add_argument("--tier", nargs="+", default=["quick", "full"], help="markers, in order")
     words.add_argument("pytest", nargs="*", help="its arguments, in place of the named files")
     given = words.parse_args()
     breaks, missed = read(given.only), []
@@ -126,6 +131,7 @@ def main() -> int:
     if given.check:
         print(f"{len(breaks)} breaks apply")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave nothing behind
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
@@ -138,7 +144,7 @@ def main() -> int:
             file, began, failed, how = copy / b["file"], time.monotonic(), 0, ""
             whole = file.read_text("utf-8")
             file.write_text(whole.replace(b["old"], b["new"]), "utf-8")
-            for asked in [given.pytest] if given.pytest else named(b["tests"]):
+            for asked in [given.pytest] if given.pytest else named(b["tests"], given.tier):
                 how, failed = run_pytest(copy, asked, given.limit)
                 if failed:
                     break

@@ -2,6 +2,7 @@ import itertools
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -107,11 +108,12 @@ def test_a_file_system_without_hard_links_serves_too(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_spec_that_is_not_json_leaves_no_file(tmp_path):
+@pytest.mark.parametrize("value", [object(), float("nan")])
+def test_a_spec_that_is_not_json_leaves_no_file(tmp_path, value):
     with pytest.raises(UsageError, match="plain JSON"):
         Ledger.create(
             tmp_path / "a.db",
-            NewRun({"x": object()}, root_seed=1, layout=LAYOUT, direction_version=1),
+            NewRun({"x": value}, root_seed=1, layout=LAYOUT, direction_version=1),
         )
     assert not list(tmp_path.iterdir())
 
@@ -137,9 +139,9 @@ def test_another_programs_database_is_refused(tmp_path):
 
 def test_a_newer_schema_is_refused_with_both_numbers(run):
     path = run.path
-    run.execute("PRAGMA user_version=3")
+    run.execute("PRAGMA user_version=2")
     run.close()
-    with pytest.raises(UsageError, match="schema 3; this szpo reads up to 1"):
+    with pytest.raises(UsageError, match="schema 2; this szpo reads up to 1"):
         Ledger.open(path)
 
 
@@ -429,6 +431,26 @@ def test_a_full_disk_harms_nothing_that_was_acknowledged(run, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file keeps its name")
+def test_a_run_is_read_where_no_file_can_be_written_beside_it(run, tmp_path):
+    run.close()
+    path = tmp_path / "copy.db"
+    shutil.copyfile(run.path, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with Ledger.open(path, readonly=True) as ledger:
+            assert ledger.run == run.run
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_row_belongs_to_one_that_exists(run):
+    with pytest.raises(IntegrityError), run.transaction():
+        run.append(
+            "amendments", {"vote": 1, "action": "exclude", "reason": "x", "actor": "a", "at_us": 1}
+        )
+
+
 def test_a_copy_for_reading_has_no_name_that_a_kill_could_leave(run, tmp_path, monkeypatch):
     """On a full disk a run is read from a copy; contacts in it must not stay when it is killed."""
     room = tmp_path / "room"
