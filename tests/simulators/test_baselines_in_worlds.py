@@ -9,12 +9,12 @@ from scipy.optimize import minimize
 from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
 from szpo_simulators.baselines.tables import log_policy, sum_by_index
 from szpo_simulators.worlds.courier import Courier
-from szpo_simulators.worlds.gridworld import DENSE, ERRAND, GridWorld
+from szpo_simulators.worlds.gridworld import DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 
 SMALL = GridWorld(size=2, horizon=5)
-WORLDS = {"dense": DENSE, "errand": ERRAND, "courier": Courier(), "no slip": GridWorld(slip=0.0)}
+WORLDS = {"dense": DENSE, "courier": Courier(), "no slip": GridWorld(slip=0.0)}
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo_simulators.worlds import oracle
-from szpo_simulators.worlds.oracle import ONE_SIDED, LinkPanel
+from szpo_simulators.worlds.oracle import LinkPanel
 
-NAMES = ["logistic", "probit", "cauchit", "cloglog", "linear:4", ONE_SIDED]
+NAMES = ["logistic", "probit", "cauchit", "cloglog", "linear:4"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -21,7 +21,6 @@ def test_vote_frequencies_are_those_of_the_link(name):
         "cauchit": lambda x: 0.5 + atan(x) / pi,
         "cloglog": lambda x: (1 - exp(-exp(x) * log(2)) + exp(-exp(-x) * log(2))) / 2,
         "linear:4": lambda x: min(max(0.5 + x / 8, 0), 1),
-        ONE_SIDED: lambda x: 1 - exp(-exp(x) * log(2)),
     }[name]
     gaps = np.array([-3.0, -0.8, 0.0, 0.5, 2.0])
     coins = oracle.coins(range(5), 7, (50_000, 4))[0]
@@ -30,13 +29,6 @@ def test_vote_frequencies_are_those_of_the_link(name):
     for gap, found in zip(gaps, share, strict=True):
         p = by_hand(0.7 * gap)
         assert abs(found - p) <= 3.5 * np.sqrt(p * (1 - p) / 200_000)
-
-
-def test_one_sided_answers_depend_on_the_side_and_their_mean_is_cloglog():
-    x = np.linspace(-2, 2, 9)
-    law, even = oracle.law(ONE_SIDED), oracle.law("cloglog")
-    assert np.abs(law(-x) - (1 - law(x))).max() > 0.09
-    np.testing.assert_allclose((law(x) + 1 - law(-x)) / 2, even(x), atol=1e-12)
 
 
 def test_coins_of_a_step_are_the_same_in_any_chunk():

@@ -65,16 +65,13 @@ def walk(world: GridWorld, theta: Reals, u: Uniforms) -> Walks:
         state = landing[state * MOVES + done]
         states[t] = state
         total += arrival[state]
-    total += world.ending[state]
     shape = (runs, count, world.horizon)
     return Walks(taken.T.reshape(shape), states.T.reshape(shape), total.reshape(runs, count))
 
 
 def true_rewards(world: GridWorld, made: Walks) -> Floats:
-    """The world's own reward (S, n, H) of each move; the last one's has the worth of the walk."""
-    rewards: Floats = world.arrival[made.states]
-    rewards[..., -1] += world.ending[made.states[..., -1]]
-    return rewards
+    """The world's own reward (S, n, H) of each move."""
+    return np.asarray(world.arrival[made.states])
 
 
 def feature_indices(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, int]:

@@ -43,11 +43,6 @@ class Courier(GridWorld):
         """1 (3 · cells,) where something was just delivered."""
         return np.repeat([0.0, 0.0, 1.0], self.cells)
 
-    @cached_property
-    def ending(self) -> Floats:
-        """Nothing more is paid when the walk ends."""
-        return np.zeros(3 * self.cells)
-
 
 COURIER = Courier()
 """The default: nine cells, a hundred moves."""

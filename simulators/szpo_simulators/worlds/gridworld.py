@@ -2,14 +2,13 @@
 
 In the setting of Zhang & Ying (arXiv 2409.17401), whose own grid is not known here. A move slips
 with probability ``slip``: it becomes any of the four moves with equal probability. Rewards
-come on arrival at a cell. A reward of whole walks may be added that no sum over moves can express:
-``worth`` of the set of ``marks`` that a walk has visited. With it the states are pairs of cell and
-set; the policy sees the cell alone.
+come on arrival at a cell. A world may have several states for each cell (`sets`), such as what a
+courier carries; the policy sees the cell alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +27,7 @@ class GridWorld:
     """A square grid; a walk starts in the upper left cell, number 0, and makes ``horizon`` moves.
 
     ``rewards`` by cell, row by row; None is the dense default 1 − (L1 distance to the lower right
-    cell)/(2·size − 2). ``worth`` has one number per set of ``marks``: bit i stands for marks[i].
+    cell)/(2·size − 2).
 
     Raises:
         UsageError: sizes that do not fit each other, a slip that is no probability.
@@ -38,20 +37,12 @@ class GridWorld:
     slip: float = 0.2
     horizon: int = 12
     rewards: tuple[float, ...] | None = None
-    marks: tuple[int, ...] = ()
-    worth: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
         if self.size < 2 or self.horizon < 1 or not 0 <= self.slip <= 1:
             raise UsageError(f"{self}: size from 2, horizon from 1, slip within [0, 1]")
         if self.rewards is not None and len(self.rewards) != self.cells:
             raise UsageError(f"grid: {len(self.rewards)} rewards for {self.cells} cells")
-        if len(self.worth) != 2 ** len(self.marks) or len(set(self.marks)) != len(self.marks):
-            raise UsageError(
-                f"grid: {len(self.marks)} different marks need {2 ** len(self.marks)} worths"
-            )
-        if not all(0 <= mark < self.cells for mark in self.marks):
-            raise UsageError(f"grid: marks {self.marks} outside {self.cells} cells")
 
     @property
     def cells(self) -> int:
@@ -93,28 +84,18 @@ class GridWorld:
 
     @cached_property
     def sets(self) -> int:
-        """Number of sets of marks; states are numbered set · cells + cell."""
-        return len(self.worth)
+        """States of each cell; states are numbered set · cells + cell."""
+        return 1
 
     @cached_property
     def landing(self) -> Ints:
         """The state (sets · cells, 4) in which each executed move ends."""
-        visited = np.zeros(self.cells, dtype=np.int64)
-        for bit, mark in enumerate(self.marks):
-            visited[mark] = 1 << bit
-        before = np.arange(self.sets)[:, None, None]
-        after = (before | visited[self.moves]) * self.cells + self.moves
-        return np.asarray(after.reshape(-1, 4), dtype=np.int64)
+        return self.moves
 
     @cached_property
     def arrival(self) -> Floats:
-        """The reward (sets · cells,) on arrival, without the worth of the whole walk."""
-        return np.tile(self.cell_rewards, self.sets)
-
-    @cached_property
-    def ending(self) -> Floats:
-        """The worth (sets · cells,) of a whole walk, by the state in which it ends."""
-        return np.repeat(np.asarray(self.worth, dtype=np.float64), self.cells)
+        """The reward (sets · cells,) on arrival at each state."""
+        return self.cell_rewards
 
     def action_probabilities(self, theta: Reals) -> Floats:
         """π(action | cell) of the policies θ (S, d): (S, cells, 4)."""
@@ -129,14 +110,14 @@ class GridWorld:
     def value(self, theta: Reals) -> Floats:
         """Exact expected return (S,) by backward induction over the horizon."""
         chances = np.tile(self.executed_probabilities(theta), (1, self.sets, 1))
-        ahead = np.broadcast_to(self.ending, chances.shape[:2])
+        ahead = np.zeros(chances.shape[:2])
         for _ in range(self.horizon):
             ahead = (chances * (self.arrival + ahead)[:, self.landing]).sum(-1)
         return np.asarray(ahead[:, 0])
 
     def optimum(self) -> float:
-        """The best expected return of any policy, one that sees time and marks included."""
-        ahead = self.ending
+        """The best expected return of any policy, one that sees time and state included."""
+        ahead = np.zeros(len(self.arrival))
         for _ in range(self.horizon):
             after = (self.arrival + ahead)[self.landing]
             ahead = (1 - self.slip) * after.max(-1) + self.slip * after.mean(-1)
@@ -160,8 +141,6 @@ class GridWorld:
                 state += chance >= edge
             state = np.take(landing, state, mode="clip")
             total += np.take(self.arrival, state, mode="clip")
-        if self.marks:
-            total += self.ending[state]
         return total
 
     def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
@@ -194,7 +173,6 @@ class GridWorld:
             state = self.landing[state, move]
             states[:, :, t + 1] = state % self.cells
             rewards[:, :, t] = self.arrival[state]
-        rewards[:, :, -1] += self.ending[state]
         return Trajectories(states, actions, rewards, np.full((runs, count), horizon))
 
 
@@ -206,9 +184,3 @@ def _edges(executed: Floats, sets: int) -> list[NDArray[np.float32]]:
 
 DENSE = GridWorld()
 """The default: reward grows towards the far corner. V(θ = 0) = 2.845, optimum 7.552."""
-SPARSE = replace(
-    DENSE, horizon=16, rewards=tuple(1.0 if c == 24 else 0.3 if c == 4 else 0.0 for c in range(25))
-)
-"""1 at the far corner, a distractor of .3 in the near one, nothing elsewhere; 16 moves."""
-ERRAND = replace(DENSE, rewards=(0.0,) * 25, marks=(4, 20), worth=(0.0, 1.0, 1.0, -1.0))
-"""Visit exactly one of two corners: a reward of whole walks that no sum over moves can express."""

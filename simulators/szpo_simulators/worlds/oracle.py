@@ -7,32 +7,16 @@ This is the panel of the published experiments, P(plus) = σ(β·gap), at millio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from szpo import seeds
-from szpo.aggregation.links import LOG_2, link
+from szpo.aggregation.links import link
 from szpo.types import Floats
 from szpo_simulators.worlds.world import Reals, Uniforms, uniforms
-
-ONE_SIDED = "one-sided"
-
-
-def law(name: str) -> Callable[[ArrayLike], Floats]:
-    """The probability of a vote for plus: a link of szpo, or ``one-sided``, an asymmetric law.
-
-    ``one-sided`` is 1 − exp(−eˣ ln 2), for which σ(−x) ≠ 1 − σ(x): what a Weibull-like panel does
-    when plus always stands on the same side. ``cloglog`` is the mean over both sides.
-
-    >>> [round(float(law(name)(1.0)), 3) for name in ("one-sided", "cloglog")]
-    [0.848, 0.811]
-    """
-    if name == ONE_SIDED:
-        return lambda x: np.asarray(-np.expm1(-np.exp(np.minimum(x, 50.0)) * LOG_2))
-    return link(name).prob
 
 
 @dataclass(frozen=True)
@@ -45,11 +29,11 @@ class LinkPanel:
 
     def __post_init__(self) -> None:
         """Refuse a link that does not exist."""
-        law(self.link)
+        link(self.link)
 
     def chance(self, gap: ArrayLike) -> Floats:
         """P(plus) for differences of mean returns, plus over minus, any shape."""
-        return law(self.link)(self.beta * np.asarray(gap, dtype=np.float64))
+        return link(self.link).prob(self.beta * np.asarray(gap, dtype=np.float64))
 
 
 def votes(chance: Reals, coins: Uniforms) -> Floats:
