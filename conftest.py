@@ -19,6 +19,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from szpo.ledger import connection
+
 # Started in the background by a script, a process ignores the keyboard's interrupt, and so do its
 # children: tests that interrupt a run would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -133,3 +135,12 @@ def imported_once() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def syncing() -> Iterator[tuple[str, ...]]:
+    """Ledgers of this process do not wait for the disk; yields the pragmas that szpo sets."""
+    pragmas = connection._PRAGMAS
+    connection._PRAGMAS = tuple(p.replace("synchronous=FULL", "synchronous=OFF") for p in pragmas)
+    yield pragmas
+    connection._PRAGMAS = pragmas

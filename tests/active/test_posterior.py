@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
@@ -60,7 +60,6 @@ def test_delta_is_winner_minus_loser() -> None:
     assert mode[0] < 0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30), st.floats(0.1, 5))
 def test_the_score_is_the_gradient(count: int, tau: float) -> None:
     target = BradleyTerry(normals("s", 30, 3)[:count], np.full(count, 0.5), tau)

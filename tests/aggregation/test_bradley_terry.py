@@ -6,7 +6,7 @@ from math import log
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
@@ -94,7 +94,6 @@ def test_derivatives_are_those_of_the_likelihood(ties: bt.Ties) -> None:
             assert sum(ends) / (4 * h * h) == pytest.approx(fit.information[i, j], abs=2e-3)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.booleans(), min_size=30, max_size=30))
 def test_which_side_is_plus_means_nothing(seed: int, swapped: list[bool]) -> None:
     x, y = draw_votes(seed, np.array([1.0, -0.5]), 30)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
@@ -99,7 +99,6 @@ def test_no_side_no_order_of_voters_and_no_neighbour_matters(answered):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 25))
-@settings(max_examples=30)
 def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(seed, rows):
     rng = np.random.default_rng(seed)
     verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, rows, 2))

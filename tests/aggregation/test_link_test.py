@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.aggregation import link_test
@@ -84,7 +84,6 @@ def test_the_law_is_that_of_bradley_terry_given_the_margins():
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=30)
 def test_names_of_batches_and_sides_do_not_matter(seed):
     """A triad read from its other end, or with plus and minus exchanged, tells the same."""
     rng = np.random.default_rng(seed)

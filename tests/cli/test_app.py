@@ -85,7 +85,7 @@ def test_help_and_a_misspelt_command_load_next_to_nothing() -> None:
     assert "No such command 'runz'. Did you mean" in done.stderr
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: Capture) -> None:
     path = yard_run.make(tmp_path)
     message = capsys.readouterr()
@@ -97,13 +97,13 @@ def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: 
     assert path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_same_seed_gives_the_same_digests(yard: Path, tmp_path: Path) -> None:
     assert heads(yard_run.make(tmp_path)) == heads(yard)
     assert heads(yard_run.make(tmp_path / "other", "run.seed=1")) != heads(yard)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys: Capture) -> None:
     with pytest.MonkeyPatch.context() as patch:
         seen = []
@@ -143,7 +143,7 @@ def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys:
         assert theta_digests(held) == theta_digests(other)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> None:
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     with started(arguments) as child:  # it waits for another process to vote: nothing ends it
@@ -275,7 +275,7 @@ def test_init_never_overwrites_unasked(tmp_path: Path, capsys: Capture) -> None:
     assert "[run]" in file.read_text(encoding="utf-8")
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
     call(["doctor", "--folder", str(tmp_path), "--json"])
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}

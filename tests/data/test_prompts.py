@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.data.prompts import LINE_LIMIT, load, load_shipped
@@ -225,7 +225,6 @@ def test_repetition_counts_what_came_before() -> None:
     assert distinct_n(["a b c", "a b d"], 2) == pytest.approx(3 / 4)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["jsonl", "csv", "json", "txt"]),
     st.one_of(

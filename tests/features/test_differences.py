@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
@@ -26,14 +26,12 @@ def of(rows: list[tuple[str, str, str]]) -> tuple[int, ...]:
 
 
 @given(ROWS)
-@settings(deadline=None, max_examples=60)
 def test_sides_exchanged_change_every_sign(rows: list[tuple[str, str, str]]) -> None:
     turned = [(prompt, minus, plus) for prompt, plus, minus in rows]
     assert of(turned) == tuple(-value for value in of(rows))
 
 
 @given(ROWS, st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=60)
 def test_the_order_of_rows_changes_nothing(
     rows: list[tuple[str, str, str]], chance: object
 ) -> None:
@@ -43,7 +41,6 @@ def test_the_order_of_rows_changes_nothing(
 
 
 @given(ROWS)
-@settings(deadline=None, max_examples=60)
 def test_equal_sides_give_zero_row_by_row_and_as_batches(rows: list[tuple[str, str, str]]) -> None:
     assert set(of([(prompt, plus, plus) for prompt, plus, _ in rows])) == {0}
     # the same answers to one prompt, in another order on the other side

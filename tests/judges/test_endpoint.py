@@ -154,7 +154,7 @@ def arguments(folder, stub, *sets):
     )  # fmt: skip
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
     with StubEndpoint("longer") as stub:
         assert call(arguments(tmp_path, stub)) == 0

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
@@ -81,7 +81,6 @@ def odds(gap, liking):
     return reply
 
 
-@settings(deadline=None)
 @given(gap=st.floats(-30, 30), liking=st.floats(-30, 30), side=st.sampled_from("AB"))
 def test_a_liking_for_a_place_cancels_in_the_mean_of_both_logits(gap, liking, side):
     # l_AB = gap + liking, l_BA = -gap + liking: (l_AB - l_BA) / 2 = gap, whatever the liking.

@@ -4,7 +4,7 @@ import re
 from importlib.resources import files
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.judges import prompting
@@ -31,7 +31,6 @@ def bare(text):
     return [line for line in text.split("\n") if not line.startswith("|")]
 
 
-@settings(deadline=None)
 @given(plus=TEXTS, minus=TEXTS, prompt=TEXTS, reference=TEXTS)
 def test_the_frame_is_the_same_whatever_is_quoted(plus, minus, prompt, reference):
     references = {prompt: reference}
@@ -39,7 +38,6 @@ def test_the_frame_is_the_same_whatever_is_quoted(plus, minus, prompt, reference
     assert bare(asked(plus, minus, prompt, references=references)) == bare(ordinary)
 
 
-@settings(deadline=None)
 @given(head=TEXTS, tail=TEXTS, end=BREAKS)
 def test_no_break_of_a_line_leaves_the_quotation(head, tail, end):
     for line in re.split(

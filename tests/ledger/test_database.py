@@ -70,7 +70,13 @@ def test_what_was_created_is_read_back(tmp_path):
         assert (found.row["parent"], found.row["parent_step"]) == ("other", 3)
 
 
-def test_the_file_is_private_and_synced_in_full(run):
+def test_the_file_is_private_and_synced_in_full(tmp_path, monkeypatch, syncing):
+    monkeypatch.setattr(connection, "_PRAGMAS", syncing)
+    with new_ledger(tmp_path / "run.db", settings_of()) as run:
+        check_file(run)
+
+
+def check_file(run):
     assert run.path.stat().st_mode & 0o777 == 0o600
     assert run.query("PRAGMA synchronous")[0]["synchronous"] == 2
     assert run.query("PRAGMA journal_mode")[0]["journal_mode"] == "wal"

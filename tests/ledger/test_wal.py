@@ -17,7 +17,6 @@ from tests.support.quadratic import Clock, new_ledger, settings_of
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", 100_000)
     with new_ledger(tmp_path / "run.db", settings_of()) as found:
-        found.execute("PRAGMA synchronous=OFF")
         yield found
 
 
@@ -98,7 +97,6 @@ def test_two_writers_checkpoint_one_log(run):
 
     def work():
         with Ledger.open(run.path, clock=Clock()) as other:
-            other.execute("PRAGMA synchronous=OFF")
             done.append(len(write(other, 40)))
 
     threads = [threading.Thread(target=work) for _ in range(3)]

@@ -71,7 +71,7 @@ class Calls:
         self.seen.append(outcome)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(
     tuned: szpo.Tuner, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +105,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned: szpo
     assert private.isdisjoint(name.partition(".")[2] for name in facts.settings)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_the_same_votes_by_the_command_line_give_the_same_digests(
     tuned: szpo.Tuner, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

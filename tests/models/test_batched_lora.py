@@ -47,7 +47,7 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
     return members, Deltas(A, B)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 @pytest.mark.parametrize(
     ("name", "rank", "trains_a"), list(itertools.product(ARCHITECTURES, (1, 8), (False, True)))
 )

@@ -35,7 +35,6 @@ scores = st.lists(st.floats(0.01, 10), min_size=2, max_size=7)
 # ---- the design ----
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(scores, st.integers(1, 7), st.floats(0.05, 1))
 def test_probabilities_add_up_and_keep_their_floor(
     score: list[float], count: int, floor: float
@@ -50,7 +49,6 @@ def test_probabilities_add_up_and_keep_their_floor(
         assert (a - b) * (p - r) >= -1e-9  # who may teach more is not asked less
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(scores, st.integers(1, 6))
 def test_systematic_sampling_takes_each_with_its_probability(
     score: list[float], count: int

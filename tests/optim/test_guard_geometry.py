@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
@@ -80,7 +80,6 @@ def test_intervals_cover_what_happens() -> None:
 
 
 @pytest.mark.full
-@settings(max_examples=25)
 @given(st.integers(0, 40), st.floats(0.1, 6.0))
 def test_the_shrink_is_the_largest_that_holds(seed: int, size: float) -> None:
     moments, _, _ = world(seed, 120, bend=1.0)

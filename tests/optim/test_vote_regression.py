@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special, stats
 
@@ -125,7 +125,6 @@ def test_halved_steps_converge_where_whole_ones_diverge():
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 30))
-@settings(max_examples=25, deadline=None)
 def test_order_of_rows_cannot_matter(seed, count):
     votes = rows(seed, 3, count, [0.4, 0, 0])
     order = np.random.default_rng(seed).permutation(count)
@@ -138,7 +137,6 @@ def test_order_of_rows_cannot_matter(seed, count):
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
 def test_which_policy_is_plus_cannot_matter(seed):
     """x, side and votes all turned round: the same evidence."""
     votes = rows(seed, 3, 20, [0.4, 0, 0])
@@ -151,7 +149,6 @@ def test_which_policy_is_plus_cannot_matter(seed):
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
 def test_a_flat_prior_knows_no_axes(seed):
     votes = rows(seed, 4, 24, [0.4, 0, 0, 0])
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0]

@@ -24,7 +24,7 @@ from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import ARCHITECTURES, build, loaded, tokenizer
 
 
-@pytest.mark.full
+@pytest.mark.spine
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("rank", [1, 8])
 @pytest.mark.parametrize("train", ["B", "AB"])
@@ -119,7 +119,7 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run() -> None:
     policy.rollout([PROMPTS] * 2, [Shift(0, 0, 0, 0.0)] * 2, seed=0)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_the_updates_of_a_run_change_theta_as_the_coordinates_say() -> None:
     base = loaded("llama")
     subspace = small(base)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -188,7 +188,6 @@ def test_four_bits_and_other_architectures_can_be_set_up() -> None:
 # --- the arithmetic ------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     arrays.arrays(np.float32, (24, 5), elements=st.floats(-4, 4, width=32)),
     arrays.arrays(np.float32, (24, 5), elements=st.floats(-4, 4, width=32)),

@@ -125,6 +125,7 @@ def _forever(path):
         )
 
 
+@pytest.mark.spine
 def test_kill_9_loses_no_step_that_was_reported(tmp_path):
     settings = settings_of(N=2, D=1)
     path = tmp_path / "run.db"

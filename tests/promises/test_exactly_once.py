@@ -86,7 +86,6 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
     begin, unheard = [0] * CLIENTS, {}
     made = retried = 0
     with Ledger.open(path) as ledger:
-        ledger.execute("PRAGMA synchronous=OFF")
         service = VoteService(ledger)
         while made < posts:
             sent = [

@@ -285,7 +285,6 @@ def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
         path = tmp_path / f"run-{at}.db"
         path.write_bytes(content)
         with Ledger.open(path, clock=Jumping(at)) as ledger:
-            ledger.execute("PRAGMA synchronous=OFF")
             live(ledger)
             assert history(ledger) == expected, f"jump at look {at}"
             assert verification.verify(ledger).ok

@@ -65,7 +65,7 @@ def mode(path):
     return path.stat().st_mode & 0o777
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_a_runs_files_and_folder_are_its_owners(tmp_path):
     path = yard_run.make(tmp_path, "run.votes=8")
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
@@ -83,7 +83,7 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
 # ---- secrets ----
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     """Link, code, session and a person's address: in no output; the secrets in no file at all."""
     path = yard_run.make(tmp_path, "run.votes=8", "run.name=yard")
@@ -122,12 +122,11 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     assert b"Secretive" in content  # it stands in the file, and only there
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     """A process that dies at any write of an erasure leaves all of it undone, or none."""
     path = yard_run.make(tmp_path, "run.votes=8")
     with Ledger.open(path) as ledger:
-        ledger.execute("PRAGMA synchronous=OFF")
         credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
         reported, at = [], 0
         while not reported:

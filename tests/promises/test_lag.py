@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
@@ -92,7 +91,6 @@ class HookedPolicy(QuadraticPolicy):
 
 def opened(path):
     ledger = Ledger.open(path, clock=Clock())
-    ledger.execute("PRAGMA synchronous=OFF")
     return ledger
 
 
@@ -178,7 +176,6 @@ moments = st.lists(st.sampled_from(MOMENTS[:4]), min_size=STEPS * N, max_size=ST
 
 
 @pytest.mark.full
-@examples(max_examples=25, deadline=None)
 @given(moments=moments, kills=st.lists(st.integers(1, 8), max_size=3))
 def test_the_same_votes_give_the_same_run_whatever_the_timing(moments, kills):
     assert told(moments, [(1, at) for at in kills] or [(1, None)]) == expected()
@@ -192,7 +189,6 @@ def test_lag_does_change_the_run():
 
 
 @pytest.mark.full
-@examples(max_examples=25, deadline=None)
 @given(moments=moments, kill_at=st.integers(1, 12))
 def test_without_lag_it_goes_on_from_what_lag_had_planned(moments, kill_at):
     """Which step opened last under lag decides, not how far its successor had come."""

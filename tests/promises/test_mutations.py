@@ -127,7 +127,7 @@ def named(table, *rows):
     return {(table, canonical.row_key(table, row)) for row in rows}
 
 
-@pytest.mark.full
+@pytest.mark.spine
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda name: name)
 def test_every_column_is_covered_or_excluded_by_name(path, table, column):
     rows = keys(path, table)

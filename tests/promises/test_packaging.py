@@ -50,6 +50,7 @@ def python(site: Path, code: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.spine
 def test_wheel_holds_three_packages_and_their_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}

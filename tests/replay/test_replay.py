@@ -276,7 +276,7 @@ def test_quick_verification_says_what_it_left_out(original, tmp_path):
     assert report.ok and {c.promise for c in report.steps} == {"not recomputed"}
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_a_damaged_page_is_never_taken_for_a_sound_run(original, tmp_path):
     """Flip one byte at many places: an error in words, or a report; the same rows if it is ok."""
     path = tmp_path / "run.db"

@@ -360,7 +360,6 @@ def test_what_is_written_meanwhile_is_no_fault(original, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     plain, looks = Ledger.query, itertools.count()
     with Ledger.open(path) as writer:
-        writer.execute("PRAGMA synchronous=OFF")
         service = VoteService(writer)
 
         def query(self, sql, parameters=()):

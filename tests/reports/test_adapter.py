@@ -53,7 +53,7 @@ def base(run: Path) -> object:
         return AutoModelForCausalLM.from_pretrained(run.parent.parent / "llama").eval()
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_reopened_policy_stands_at_the_head(run: Path) -> None:
     with Ledger.open(run, readonly=True) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)

@@ -72,7 +72,7 @@ def test_a_repacked_zip_gives_the_same_numbers(content: bytes, files: Files) -> 
 
 
 @pytest.mark.full
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(derandomize=True)
 @given(data=st.data())
 def test_changed_bytes_are_refused_in_one_line(content: bytes, data: st.DataObject) -> None:
     directory = content.find(b"PK\x01\x02")
@@ -159,7 +159,7 @@ CHANGES = {
 
 
 @pytest.mark.full
-@settings(deadline=None, max_examples=400, derandomize=True)
+@settings(derandomize=True)
 @given(data=st.data())
 def test_changed_values_with_right_hashes_are_refused_in_one_line(
     files: Files, data: st.DataObject

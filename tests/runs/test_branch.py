@@ -146,7 +146,7 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
     ledger.close()
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_the_command_line_branches_resumes_verifies_and_reports(tmp_path, capsys):
     path = yard_run.make(tmp_path)
     folder = str(path.parent)

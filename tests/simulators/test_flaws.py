@@ -7,7 +7,7 @@ from math import exp, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logit, ndtr
 
@@ -209,7 +209,6 @@ def test_lazy_random_and_colluding_members() -> None:
     assert same / 300 == pytest.approx(1 / (1 + exp(-5.0)), abs=0.02)
 
 
-@settings(deadline=None)
 @given(st.floats(-4, 4), st.floats(-3, 3), st.floats(0.1, 3))
 def test_asking_both_ways_cancels_the_side_bias(delta: float, bias: float, beta: float) -> None:
     """(logit p_AB − logit p_BA)/2 = Δ: p_AB has plus on A, p_BA is the share of A with plus on B.
@@ -266,7 +265,6 @@ def test_every_flaw_is_explained() -> None:
     assert len(flaws.FLAWS) == 19 and all(len(reported) > 10 for reported in flaws.FLAWS.values())
 
 
-@settings(deadline=None)
 @given(st.floats(-800, 800), st.floats(1e-6, 30), st.floats(0, 1))
 def test_shares_are_shares_however_large_the_difference(
     x: float, eta: float, lapse: float

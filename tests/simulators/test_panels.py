@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
@@ -68,7 +68,6 @@ def test_beta_in_the_normal_case_by_hand() -> None:
 
 
 @pytest.mark.full
-@settings(max_examples=10, deadline=None)
 @given(st.floats(0.01, 100), st.floats(-50, 50))
 def test_beta_undoes_the_units_of_the_reward(scale: float, shift: float) -> None:
     rewards = base_rewards()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
@@ -88,7 +88,6 @@ def test_annealing_stays_between_its_baseline_and_beta() -> None:
     assert [i for i in range(1, 400) if found[i] < found[i - 1]] == [100, 200, 300]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=30), st.integers(0, 1000))
 def test_a_context_is_the_users_own_and_never_the_pair_itself(users: list[int], seed: int) -> None:
     of = np.array(sorted([*users, 0, 0, 1, 1, 2, 2, 3, 3]))

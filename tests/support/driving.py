@@ -25,7 +25,6 @@ class MovingPolicy(QuadraticPolicy):
 def started(tmp_path, name="run.db", **changes):
     settings = settings_of(**{**PLAIN, **changes})
     ledger = new_ledger(tmp_path / name, settings)
-    ledger.execute("PRAGMA synchronous=OFF")
     return settings, ledger, MovingPolicy(settings)
 
 

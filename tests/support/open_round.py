@@ -17,7 +17,6 @@ def open_run(folder, *, k=1, n, m, identical=(), seed=11):
     """A ledger with step 0 open: k directions of n comparisons, M votes each."""
     plan = settings_of(root_seed=seed, K=k, N=n, M=m)
     ledger = new_ledger(Path(folder) / "run.db", plan)
-    ledger.execute("PRAGMA synchronous=OFF")
     epoch = lease.acquire(ledger, "test").epoch
     steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
     steps.begin(ledger, epoch, 0)

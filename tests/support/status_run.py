@@ -30,5 +30,4 @@ def new_run(path, *, steps=3, votes=None, **panel):
         ),
         clock=Clock(),
     )
-    ledger.execute("PRAGMA synchronous=OFF")
     return plan, ledger

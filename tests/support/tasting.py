@@ -76,7 +76,6 @@ def voted(
     """A run of so many steps on which these judges voted; its file."""
     settings, ledger, policy = start(folder, name, **{"rule": "sign", **changes})
     with ledger:
-        ledger.execute("PRAGMA synchronous=OFF")
         notes = Notes(settings)
         panel = PanelEvaluator(VoteService(ledger), judges)
         go(settings, ledger, notes, panel, until_step=steps)

@@ -79,7 +79,7 @@ def test_a_policy_anywhere_on_the_way_is_brought_to_the_head(tmp_path):
         go(settings, ledger, other)
 
 
-@pytest.mark.full
+@pytest.mark.spine
 def test_it_learns(tmp_path):
     settings, ledger, policy = start(tmp_path, N=8)
     go(settings, ledger, policy, until_step=30)

@@ -54,7 +54,6 @@ def run(tmp_path, original):
     path, (content, theta) = tmp_path / "run.db", original
     path.write_bytes(content)
     with Ledger.open(path, clock=Clock(1_800_000_000_000_000)) as ledger:
-        ledger.execute("PRAGMA synchronous=OFF")
         policy = MovingPolicy(recorded_settings(ledger))
         policy.move_to(theta)
         yield recorded_settings(ledger), ledger, policy

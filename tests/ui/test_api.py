@@ -181,6 +181,7 @@ def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage: Stage, client: htt
         assert other.post("/api/votes", json=ballot(take(other))).status_code == 200
 
 
+@pytest.mark.spine
 @pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
 def test_more_sessions_are_not_more_votes(stage: Stage) -> None:
     stage.advance()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 
 from szpo.ledger.theta import theta_digest
 from szpo.voting.casting import VoteRequest
@@ -13,6 +14,7 @@ from tests.support.browser import PLUS, Stage
 pytest_plugins = ["tests.support.browser"]
 
 
+@pytest.mark.spine
 def test_the_controller_goes_on_exactly_when_the_votes_are_in(stage: Stage) -> None:
     service = stage.site.service
     assert stage.advance() is None

@@ -22,7 +22,6 @@ KEY = "0123456789abcdef-{}".format
 @pytest.fixture
 def ledger(tmp_path):
     with new_ledger(tmp_path / "run.db", settings_of(N=8, M=2, D=6)) as found:
-        found.execute("PRAGMA synchronous=OFF")
         yield found
 
 

@@ -1,7 +1,7 @@
 """Many answers in one commit, each taken or refused for itself."""
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 
 from szpo import failpoints
 from szpo.errors import StorageError, SzpoError, UsageError
@@ -128,7 +128,6 @@ ODD = strategies.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     odd=strategies.lists(
         strategies.fixed_dictionaries(
@@ -145,7 +144,6 @@ ODD = strategies.one_of(
 def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd, place):
     plan = settings_of(N=5, M=1)
     with new_ledger(tmp_path_factory.mktemp("odd") / "run.db", plan) as ledger:
-        ledger.execute("PRAGMA synchronous=OFF")
         service = VoteService(ledger)
         good, other, *_ = take_seats(ledger, service)
         requests = [

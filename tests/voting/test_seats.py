@@ -19,7 +19,6 @@ DAY_US = 86_400_000_000
 @pytest.fixture
 def ledger(tmp_path):
     with new_ledger(tmp_path / "run.db", settings_of()) as found:
-        found.execute("PRAGMA synchronous=OFF")
         yield found
 
 

@@ -362,7 +362,6 @@ class Panelists(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.ledger = new_ledger(Path(self.folder.name) / "run.db", settings_of())
-        self.ledger.execute("PRAGMA synchronous=OFF")
         self.service = VoteService(self.ledger, spare=1)
         ask(self.ledger, n=self.N, m=self.M)
         # People's ids are random; hypothesis needs the same ones each time.
@@ -429,7 +428,6 @@ class Panelists(RuleBasedStateMachine):
         clock = self.ledger.clock
         self.ledger.close()
         self.ledger = Ledger.open(self.ledger.path, clock=clock)
-        self.ledger.execute("PRAGMA synchronous=OFF")
         self.service = VoteService(self.ledger, spare=1)
 
     @rule()
@@ -461,7 +459,6 @@ class Panelists(RuleBasedStateMachine):
 
 
 Panelists.TestCase.settings = settings(
-    max_examples=25,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
