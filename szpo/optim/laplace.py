@@ -99,7 +99,7 @@ def approximate(
             break
     rate = special.expit(eta)
     information = _information(x, rows.total * rate * (1 - rate))
-    likelihood = _log_likelihood(rows, eta).sum(-1)
+    likelihood = log_likelihood(rows, eta).sum(-1)
     return _approximation(coef, information, mean, precision, likelihood)
 
 
@@ -133,7 +133,7 @@ def _times(matrix: Floats, vector: Floats) -> Floats:
     return np.asarray((matrix @ vector[..., None])[..., 0])
 
 
-def _log_likelihood(rows: Rows, eta: Floats) -> Floats:
+def log_likelihood(rows: Rows, eta: Floats) -> Floats:
     """Of each row's votes at logits η; both (..., R)."""
     return np.asarray(rows.total * special.log_expit(eta) - (rows.total - rows.up) * eta)
 
@@ -141,7 +141,7 @@ def _log_likelihood(rows: Rows, eta: Floats) -> Floats:
 def _log_posterior(rows: Rows, eta: Floats, off: Floats, precision: Floats) -> Floats:
     """Log-likelihood at logits η (..., R) plus log prior ``off`` its mean, up to constants."""
     quadratic = (off * _times(precision, off)).sum(-1)
-    return np.asarray(_log_likelihood(rows, eta).sum(-1) - 0.5 * quadratic)
+    return np.asarray(log_likelihood(rows, eta).sum(-1) - 0.5 * quadratic)
 
 
 def _information(x: Floats, curvature: Floats) -> Floats:

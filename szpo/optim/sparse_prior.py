@@ -1,0 +1,134 @@
+"""What is believed of named features before any vote: that one or two of them matter.
+
+Every number is fixed at the set-up, in its units. Nothing depends on the votes, nor on what was
+asked so far, which earlier votes decided: only so is the Bayes factor against "nothing matters" a
+martingale where votes are chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csgraph
+
+from szpo.errors import UsageError
+from szpo.types import Floats, Ints
+
+Support = tuple[int, ...]
+"""Features that have a coefficient, in rising order; none for nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prior:
+    """A mixture over supports of k features, each at several widths.
+
+    Nothing; one feature; two of different groups; or the whole dense block, coordinates for what
+    has no name. The probability of a class is shared equally by its groups, that of a group by its
+    features. All coefficients of a support have the same width together, in logits.
+
+    Raises:
+        UsageError: shapes do not fit, groups are not numbered without gaps or mix classes, a
+            scale, width or deviation is not positive, or a probability is not one.
+    """
+
+    groups: Ints
+    """(k,): the group of each feature, from 0; −1 for the coordinates of the dense block."""
+    scale: Floats
+    """(k,): r.m.s. of x between two batches of the start: √(2/rows) in units of the spread."""
+    classes: Ints | None = None
+    """(k,): the class of each feature, from 0; None for one class."""
+    shares: tuple[float, ...] = (1.0,)
+    """Of each class in the probability of one feature, relative to each other."""
+    widths: tuple[float, ...] = (1.0, 2.0, 4.0)
+    """Prior standard deviations of the logit of such a comparison, equally likely."""
+    signal: float = 0.65
+    """Probability that anything matters."""
+    kinds: tuple[float, float, float] = (0.45, 0.3, 0.25)
+    """Of one feature, two and the dense block, where anything does, relative to each other."""
+    side: float = 0.5
+    """Standard deviation of the side's coefficient, in logits."""
+
+    def __post_init__(self) -> None:
+        sizes = np.array([*np.ravel(self.scale), *self.widths, self.side])
+        if self.groups.ndim != 1 or self.scale.shape != self.groups.shape:
+            raise UsageError("prior of the features: one group and one scale for each feature")
+        if not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
+            raise UsageError("prior of the features: scales, widths and deviations must be > 0")
+        if not 0 < self.signal < 1 or min(*self.kinds, *self.shares) < 0 or not sum(self.kinds):
+            raise UsageError("prior of the features: `signal`, kinds and shares are probabilities")
+        named = self.groups >= 0
+        groups, first, of = np.unique(self.groups[named], return_index=True, return_inverse=True)
+        if not np.array_equal(groups, np.arange(len(groups))):
+            raise UsageError("prior of the features: groups must be numbered from 0, none empty")
+        if self.classes is None:
+            return
+        if self.classes.shape != self.groups.shape:
+            raise UsageError("prior of the features: one class for each feature")
+        classes = self.classes[named]
+        if not np.isin(classes, range(len(self.shares))).all():
+            raise UsageError(f"prior of the features: classes are 0 to {len(self.shares) - 1}")
+        if (classes != classes[first][of]).any():
+            raise UsageError("prior of the features: a group's features are of one class")
+
+    @property
+    def block(self) -> Support:
+        """The features of the dense block."""
+        return tuple(np.flatnonzero(self.groups < 0).tolist())
+
+    def features(self) -> Floats:
+        """Probability of each feature (k,), given that it is one; 0 in the dense block."""
+        named = self.groups >= 0
+        chances = np.zeros(len(self.groups))
+        groups, first, members = np.unique(
+            self.groups[named], return_index=True, return_counts=True
+        )
+        if not len(groups):
+            return chances
+        classes = np.zeros(len(groups), dtype=np.int64)
+        if self.classes is not None:
+            classes = self.classes[named][first]
+        share = np.array(self.shares)[classes] / np.bincount(classes)[classes] / members
+        chances[named] = share[self.groups[named]]
+        return np.asarray(chances / max(chances.sum(), 1e-300))
+
+    def log_chances(self) -> tuple[Floats, float]:
+        """Log probability of each single feature and pair (k, k), and of the dense block.
+
+        Given that anything matters. Singles are on the diagonal, each pair stands twice.
+        """
+        chances = self.features()
+        pairs = chances[:, None] * chances * (self.groups[:, None] != self.groups)
+        kinds = np.array(self.kinds) * (chances.any(), pairs.any(), len(self.block) > 0)
+        one, two, dense = kinds / max(kinds.sum(), 1e-300)
+        table = two * pairs / max(pairs.sum() / 2, 1e-300) + one * np.diag(chances)
+        with np.errstate(divide="ignore"):
+            return np.log(table), float(np.log(dense))
+
+    def precision(self, support: Support, width: float) -> Floats:
+        """Of the coefficients of a support (features,), in 1/logits² per squared unit of x."""
+        return np.asarray(len(support) * (self.scale[list(support)] / width) ** 2)
+
+    def by_group(self, chances: Floats) -> Floats:
+        """Sums (Γ,) over the features of each group of probabilities (k,) of features.
+
+        No support has two features of one group, so the sum is the probability of the group.
+        """
+        named = self.groups >= 0
+        return np.asarray(np.bincount(self.groups[named], chances[named]), dtype=np.float64)
+
+
+def join(metric: Floats, classes: Ints | None = None, limit: float = 0.8) -> Ints:
+    """Groups (k,) of features, numbered by their first feature, that move a policy nearly alike.
+
+    Two features are of one group where a chain leads from one to the other, within a class, of
+    features whose natural gradients have a cosine above the limit. ``metric`` (k, k) is GᵀFG of
+    these gradients G.
+    """
+    length = np.sqrt(np.diag(metric))
+    near = metric > limit * np.outer(length, length)
+    if classes is not None:
+        near &= classes[:, None] == classes
+    found = csgraph.connected_components(near, directed=False)[1]
+    _, first, of = np.unique(found, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[of], dtype=np.int64)
