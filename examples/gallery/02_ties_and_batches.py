@@ -1,7 +1,7 @@
 """Many comparisons at once, ties and weights.
 
 Votes often come in batches. `ask(n)` gives n pairs, and `tell` takes a list: "a", "b", "tie", a
-share for a, or None where nobody answered. A weight says how many votes an answer counts as.
+share for a, or None without an answer. A weight says how many votes an answer counts as.
 
 Here a careful voter says "tie" where the difference is small. A hasty one picks a side whatever
 the difference. Both see the same number of pairs. Each curve is a mean over five seeds.

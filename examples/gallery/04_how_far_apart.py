@@ -1,7 +1,7 @@
 """How far apart should two policies stand?
 
 Too close, and votes are coin tosses. Too far, and the direction that the vote is about no
-longer matters near the centre. `scale` sets how far a shown point stands from the centre.
+longer matters near the centre. `scale` sets how far a shown point is from the centre.
 
 Each dot is the mean final distance to a goal over six seeds, with its 95 % interval. All use 40
 votes of the same noisy voter.
