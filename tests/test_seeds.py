@@ -106,3 +106,7 @@ def test_branch_has_a_valid_seed_of_its_own():
     found = {seeds.branch_seed(4, step, name) for step in (0, 1) for name in ("a", "b")}
     assert len(found) == 4
     assert all(0 <= seed < 2**63 for seed in found)
+
+
+def test_integer_takes_every_value_below_its_bound():
+    assert {seeds.integer(bytes(16), i, 5) for i in range(100)} == set(range(5))

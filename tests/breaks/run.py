@@ -131,11 +131,11 @@ def main() -> int:
     if given.check:
         print(f"{len(breaks)} breaks apply")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave nothing behind
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave nothing behind
     with tempfile.TemporaryDirectory(prefix="szpo-breaks-") as folder:
         copy = Path(folder, "tree")
         leave = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__")

@@ -259,3 +259,14 @@ def test_swapping_all_votes_turns_the_step_around(seed, rule):
         assert one[0].vector == pytest.approx([-v for v in other[0].vector], abs=1e-9)
     else:
         assert one[0].coef == -other[0].coef
+
+
+def test_a_warm_up_moves_nothing_for_as_many_steps_as_were_set():
+    rng = np.random.default_rng(2)
+    settings = defaults(6, SMALL, rule="known", warmup=3)
+    state, moved = optimizer.init(settings), []
+    for _ in range(5):
+        votes = random_tally(rng, settings)
+        state, updates, _ = optimizer.tell(state, optimizer.ask(state), votes)
+        moved.append(any(update.coef for update in updates))
+    assert moved == [False, False, False, True, True]

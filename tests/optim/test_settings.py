@@ -1,12 +1,13 @@
 """Settings of the optimizer: defaults, what is refused, and schedules."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
 from szpo.errors import UsageError
-from szpo.optim import step_size
+from szpo.optim import optimizer, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
 from szpo.optim.settings import Adam, Schedule
@@ -116,3 +117,15 @@ def test_schedules_have_their_shapes():
         Schedule("cosine")
     with pytest.raises(UsageError, match="horizon must be positive"):
         Schedule("inverse", 1.0, 0.0)
+
+
+def test_every_setting_that_a_rule_brings_along_is_stored():
+    made = defaults(1, SMALL, rule="regression")
+    stored = json.loads(json.dumps(settings_to_json(made)))
+    assert stored["kl_budget"] and settings_from_json(stored) == made
+
+
+def test_a_run_does_not_begin_with_settings_that_do_not_fit_together():
+    unfit = dataclasses.replace(defaults(1, SMALL, rule="sign"), warmup=3)
+    with pytest.raises(UsageError):
+        optimizer.init(unfit)

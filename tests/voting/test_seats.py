@@ -157,3 +157,9 @@ def test_held_seats_that_were_counted_are_those_of_now(terms, looks):
     at.recount(set())
     for now in looks:
         assert at.in_use(now) == sum(at.count_held(now).values())
+
+
+def test_panelists_see_the_prompts_of_one_comparison_in_different_orders():
+    head = {"step": 3, "k": 0, "n": 1}
+    orders = {tuple(seats.prompt_order(7, head, f"p{i}", 8)) for i in range(6)}
+    assert len(orders) == 6 and all(sorted(order) == list(range(8)) for order in orders)
