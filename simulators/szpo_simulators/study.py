@@ -351,13 +351,6 @@ def draw_points(
     axes.errorbar(x, means, yerr=np.stack([means - low, high - means]), **settings)
 
 
-def set_log_ticks(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x-axis that names these values and no others."""
-    axes.set_xscale("log")
-    axes.set_xticks(list(values), [f"{value:g}" for value in values])
-    axes.set_xticks([], minor=True)
-
-
 def put_legend_below(axes: Axes, columns: int = 2) -> None:
     """The legend under the axes, where it hides no data."""
     axes.legend(
