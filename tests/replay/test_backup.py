@@ -114,6 +114,7 @@ def test_a_hundred_copies_under_load(tmp_path):
 # ---- the head ----
 
 
+@pytest.mark.full
 def test_a_chain_rewritten_as_a_whole_is_found_by_a_noted_head(run, capsys):
     assert call(["verify", str(run), "--json"]) == 0
     head = json.loads(capsys.readouterr().out)["head"]

@@ -154,6 +154,7 @@ def original(tmp_path_factory):
     return path.read_bytes()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("table", "column"), columns(), ids=lambda name: name)
 def test_one_changed_value_in_any_column_is_found(original, tmp_path, table, column):
     path = tmp_path / "run.db"

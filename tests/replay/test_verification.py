@@ -153,6 +153,7 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other, monke
     assert failure is not None and failure.table == "steps"
 
 
+@pytest.mark.full
 def test_a_lagging_steered_run_verifies_and_its_radii_are_checked(tmp_path):
     """Steering moves the radius after ten steps; under lag it is asked one step before."""
     path = tmp_path / "run.db"

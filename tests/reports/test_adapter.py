@@ -64,6 +64,7 @@ def test_reopened_policy_stands_at_the_head(run: Path) -> None:
         assert parts.panel.spec["calibration"] is None or parts.panel.spec["raters"]
 
 
+@pytest.mark.full
 def test_exported_adapter_gives_the_policys_logits(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--out", str(out)]) == 0
@@ -329,6 +330,7 @@ def test_what_vllm_does_not_load_is_named(
         check_adapter(files)
 
 
+@pytest.mark.full
 def test_votes_load_as_a_dataset_without_anything_of_the_panelists(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

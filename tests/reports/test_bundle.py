@@ -90,6 +90,7 @@ def test_the_zip_alone_gives_every_number_of_the_dashboard(stage: Stage) -> None
     assert shown.progress.applied == 12
 
 
+@pytest.mark.full
 def test_pandas_finds_the_headline_numbers_without_this_library(stage: Stage) -> None:
     packed, page, _ = exported(stage)
     reported = json.loads(packed.read("overview.json"))

@@ -26,6 +26,7 @@ def closed() -> Iterator[None]:
     pyplot.close("all")
 
 
+@pytest.mark.full
 def test_figures_hold_the_numbers_of_the_steps() -> None:
     with Ledger.open(LEDGER, readonly=True) as ledger:
         rows = step_rows.read(ledger)

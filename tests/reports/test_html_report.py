@@ -67,6 +67,7 @@ def test_page_is_whole_and_self_contained(yard: Path) -> None:
     assert "default-src 'none'" in page_of(yard)
 
 
+@pytest.mark.full
 def test_page_has_every_part(yard: Path) -> None:
     page = page_of(yard)
     for part in ("Curves", "What was shown", "Who voted", "Steps", "Verification", "Settings",

@@ -22,6 +22,7 @@ def policy() -> LoraPolicy:
     return policy_of(base, small(base))
 
 
+@pytest.mark.full
 def test_scores_are_the_slopes_of_the_log_probability(policy: LoraPolicy) -> None:
     """Against central differences of log π(answer) along each coordinate."""
     rows = policy.sample_tokens(PROMPTS[:3], 1, seed=1)

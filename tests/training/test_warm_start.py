@@ -77,6 +77,7 @@ def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(
     assert made.features.shape == (60, policy.dim) and (made.far > 0).all()
 
 
+@pytest.mark.full
 def test_what_cannot_become_a_prior_is_one_line(policy: LoraPolicy) -> None:
     settings = defaults(1, policy.layout, rule="regression")
     same = Answer("w1 w2", tokens=2)

@@ -101,6 +101,7 @@ def long_pairs(count, letters, words):
         yield " ".join(a), " ".join(word[::-1] if i % 2 else word for i, word in enumerate(a))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("count", "words"), [(20, 100), (12, 400)])
 def test_what_is_stored_is_bounded_in_bytes(monkeypatch, count, words):
     monkeypatch.setattr(diff, "CACHE_BYTES", 2**18)

@@ -138,6 +138,7 @@ def waiting_for_the_lock() -> bool:
     return (False, "BEGIN IMMEDIATE") in NOTED
 
 
+@pytest.mark.full
 def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(
     stage: Stage, people: dict[str, dict[str, str]]
 ) -> None:
@@ -178,6 +179,7 @@ def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(
     lock.close()
 
 
+@pytest.mark.full
 def test_no_request_runs_sql_on_the_event_loop(
     stage: Stage, people: dict[str, dict[str, str]]
 ) -> None:

@@ -84,6 +84,7 @@ def folder(tmp_path: Path, stock: Path) -> Path:
 # ---- rows ----
 
 
+@pytest.mark.full
 def test_rows_say_what_the_commands_say_of_each_run(folder: Path) -> None:
     people, yard = row_of(folder, "people"), row_of(folder, "yard")
     assert (people.state, people.panel, people.model) == ("stopped", "people", "fixed")
@@ -262,6 +263,7 @@ def test_without_a_login_nothing_of_the_folder_is_shown(served: Served) -> None:
         assert lease.controller(ledger)["paused_by"] is None
 
 
+@pytest.mark.full
 def test_a_panelist_reaches_their_own_run_alone(served: Served) -> None:
     ann, link = served.invited("people")
     with closing(ann):

@@ -90,6 +90,7 @@ def test_a_lock_keeps_out_no_other_name_and_no_link(stage: Stage, client: httpx.
             break
 
 
+@pytest.mark.full
 def test_wrong_codes_that_arrive_together_are_counted_before_they_are_judged(
     stage: Stage,
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_right_login_clears_nothing(stage: Stage, client: httpx.Client, guesse
     assert judged == 5
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
 def test_right_logins_and_their_sessions_have_a_bound(stage: Stage) -> None:
     invited = stage.invitation("panelist", "P-01")

@@ -73,6 +73,7 @@ def voted(held: Stage) -> Stage:
 # ---- what stays hidden while people vote ----
 
 
+@pytest.mark.full
 def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_log(
     voted: Stage,
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_curve_of_two_points_is_not_drawn_and_noise_is_no_trend() -> None:
 # ---- who may call it ----
 
 
+@pytest.mark.full
 def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
     predict = {"fn_index": 1, "session_hash": "x", "data": ['{"do":"pause","reason":"mine"}']}
     requests: list[Callable[[httpx.Client], httpx.Response]] = [
@@ -189,6 +191,7 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
     assert lease.controller(stage.ledger)["paused_by"] == "Olga"
 
 
+@pytest.mark.full
 def test_a_revoked_operator_is_out_at_once(stage: Stage) -> None:
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         assert client.get("/operate-api/status").status_code == 200
@@ -197,6 +200,7 @@ def test_a_revoked_operator_is_out_at_once(stage: Stage) -> None:
         assert client.get("/operate-api/export.zip").status_code in (401, 403)
 
 
+@pytest.mark.full
 def test_the_export_is_the_dashboard_in_a_file(stage: Stage) -> None:
     stage.advance()
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
@@ -208,6 +212,7 @@ def test_the_export_is_the_dashboard_in_a_file(stage: Stage) -> None:
     assert found == again
 
 
+@pytest.mark.full
 def test_the_version_moves_with_the_record_only(stage: Stage) -> None:
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         first = client.get("/operate-api/status")
@@ -224,6 +229,7 @@ NOT_OURS = (
 )  # fmt: skip
 
 
+@pytest.mark.full
 def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         before = stage.ledger.query("SELECT count(*) AS n FROM events")
@@ -572,6 +578,7 @@ def test_orders_wait_and_say_so(voted: Stage) -> None:
     assert "there are no held-out prompts" in text(operator_page.page(voted.site))
 
 
+@pytest.mark.full
 def test_nothing_a_control_does_breaks_the_record(voted: Stage) -> None:
     do(voted, "pause", reason="lunch")
     do(voted, "resume")

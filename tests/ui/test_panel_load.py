@@ -11,6 +11,7 @@ from szpo.ledger.database import Ledger
 from szpo_ui.bench import crowd, panel_load
 
 
+@pytest.mark.full
 def test_a_burst_at_the_page_loses_and_doubles_nothing_while_an_operator_looks() -> None:
     """With a folder's home page and the browser of comparisons open; one that does not answer 200
     ends the benchmark. The other parts below go to a server of one run."""

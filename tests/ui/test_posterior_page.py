@@ -119,6 +119,7 @@ def test_page_is_accessible_and_fits_small_windows(page: Any) -> None:
         assert browser.misfits(page, *size, root="#vz-root", bar=".vz-top") == []
 
 
+@pytest.mark.full
 def test_wrong_requests_are_refused_by_name(address: str) -> None:
     def post(body: Any, **more: Any) -> httpx.Response:
         return httpx.post(f"{address}/visualize-api/scene", json=body, **more)
@@ -166,6 +167,7 @@ def test_operator_sees_the_votes_of_the_run(stage: Stage, operator: Callable[...
     shown.wait_for_selector("#op-root")
 
 
+@pytest.mark.full
 def test_nobody_else_sees_it(stage: Stage) -> None:
     with httpx.Client(base_url=stage.url) as anybody:
         assert anybody.get("/operate-visualize-api/start").status_code == 401
@@ -174,6 +176,7 @@ def test_nobody_else_sees_it(stage: Stage) -> None:
         assert anybody.get("/operate-visualize-api/start").status_code == 401
 
 
+@pytest.mark.full
 def test_runs_that_cannot_be_drawn_say_why(stage: Stage) -> None:
     with pytest.raises(UsageError, match="no votes on a closed round"):
         mounts.of_run(stage.ledger)
@@ -181,6 +184,7 @@ def test_runs_that_cannot_be_drawn_say_why(stage: Stage) -> None:
         mounts.of_run(stage.ledger, "length")
 
 
+@pytest.mark.full
 def test_command_writes_pictures_and_names_what_it_cannot_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

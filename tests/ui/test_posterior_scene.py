@@ -89,6 +89,7 @@ def test_no_candidate_no_suggestion() -> None:
     assert len(fan_of(CANDIDATES)) == CANDIDATES
 
 
+@pytest.mark.full
 def test_pictures_hold_what_they_promise() -> None:
     rounds = [scene(ANSWERS[:n]) for n in (1, 2, 3)]
     drawn = pictures.svg(rounds[-1], ("length", "sentiment"))

@@ -62,6 +62,7 @@ def fire(client: httpx.Client, place: str, number: int, **headers: str) -> httpx
     return client.post(f"{place}/gradio_api/run/predict", json=body, headers=headers)
 
 
+@pytest.mark.full
 def test_an_operators_event_is_refused_to_a_panelist_over_raw_http(
     panelist: httpx.Client, operator: httpx.Client
 ) -> None:
@@ -83,6 +84,7 @@ def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Cli
             assert fire(nobody, place, 0).status_code == 401
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "route",
     [

@@ -313,6 +313,7 @@ class Served:
         self.child.stderr.close()
 
 
+@pytest.mark.full
 def test_it_serves_without_torch_and_ends_on_a_signal(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,6 +339,7 @@ def test_it_serves_without_torch_and_ends_on_a_signal(
         served.close()
 
 
+@pytest.mark.full
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
             "optimizer.directions=2", "panel.poll_seconds=0.05", "run.votes=8")  # fmt: skip
@@ -432,6 +434,7 @@ def final_comparison_offered_by_itself(served: Served, ledger: Ledger) -> None:
     assert after.index(helped.sentence) < after.index("Is it improving?")
 
 
+@pytest.mark.full
 def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path: Path) -> None:
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}",
             "panel.poll_seconds=0.05")  # fmt: skip

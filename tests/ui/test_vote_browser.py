@@ -64,6 +64,7 @@ def play(stage: Stage, rounds: int) -> None:
     stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=9_000))
 
 
+@pytest.mark.full
 def test_nobody_but_an_operator_gets_a_page_or_a_file(stage: Stage) -> None:
     stage.advance()
     for cookies in ({}, stage.cookie("panelist", "Ada")):

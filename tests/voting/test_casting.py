@@ -128,6 +128,7 @@ ODD = strategies.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.full
 @given(
     odd=strategies.lists(
         strategies.fixed_dictionaries(

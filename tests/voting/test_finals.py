@@ -72,6 +72,7 @@ def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, se
     assert all(sorted(seen) == want for seen in shown.values())
 
 
+@pytest.mark.full
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     count=strategies.integers(1, 5).map(lambda half: 2 * half),

@@ -73,6 +73,7 @@ moves = strategies.lists(
 )
 
 
+@pytest.mark.full
 @given(strategies.tuples(moves, moves, moves), strategies.sampled_from((0.3, 1.0)))
 def test_whatever_second_people_answer_no_counted_vote_and_no_update_changes(
     undisturbed, all_moves, share

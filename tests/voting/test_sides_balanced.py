@@ -46,6 +46,7 @@ def check_balance(ledger, m):
         assert 2 * plus_on_a - m * len(here) in ((0,) if m * len(here) % 2 == 0 else (-1, 1))
 
 
+@pytest.mark.full
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=strategies.integers(0, 2**32),
@@ -129,6 +130,7 @@ def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
         assert total == {"A": 2, "B": 2}
 
 
+@pytest.mark.full
 def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
     changes = 0
     for seed in range(12):
