@@ -16,6 +16,7 @@ from szpo.active.posterior import BradleyTerry, orient
 from szpo.errors import UsageError
 from szpo.seeds import derive
 from szpo.types import Floats
+from tests.support.cases import case
 
 TRUE = math.log(2 * math.pi * math.e)
 """Entropy of N(0, I₂): 2 · ½ log 2πe = 2.838 nats."""
@@ -107,9 +108,8 @@ def test_skips_say_nothing() -> None:
     assert rows.shape == (0, 3) and weight.shape == (0,)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_wrong_input_is_refused() -> None:
+    cases = [
         (lambda: BradleyTerry(np.ones((2, 2)), np.ones(3)), "shape"),
         (lambda: BradleyTerry(np.full((1, 2), np.nan), np.ones(1)), "answer 0 is not finite"),
         (lambda: BradleyTerry(np.ones((1, 2)), np.zeros(1)), "positive"),
@@ -129,11 +129,10 @@ def test_skips_say_nothing() -> None:
             ),
             "at least",
         ),
-    ],
-)
-def test_wrong_input_is_refused(make: object, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        make()  # type: ignore[operator]
+    ]
+    for make, message in cases:
+        with case(make, message), pytest.raises(UsageError, match=message):
+            make()  # type: ignore[operator]
 
 
 # ---- entropy ----

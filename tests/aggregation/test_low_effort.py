@@ -16,6 +16,7 @@ from szpo.aggregation.low_effort import (
     soonest_ms,
 )
 from szpo_simulators.bench.voters.effort import KINDS, USUAL, simulate_conduct
+from tests.support.cases import case
 
 
 def codes(found):
@@ -26,9 +27,8 @@ def test_nothing_is_odd_about_somebody_of_whom_nothing_is_known():
     assert flags(Conduct()) == ()
 
 
-@pytest.mark.parametrize(
-    ("odd", "fine", "code"),
-    [
+def test_each_sign_has_an_edge():
+    cases = [
         (Conduct(fast=(5, 40)), Conduct(fast=(2, 10)), "fast"),
         (Conduct(left=(11, 11)), Conduct(left=(10, 10)), "side"),
         (Conduct(left=(0, 11)), Conduct(left=(13, 20)), "side"),
@@ -44,12 +44,14 @@ def test_nothing_is_odd_about_somebody_of_whom_nothing_is_known():
         (Conduct(skips=(4, 12)), Conduct(skips=(3, 12)), "skips"),
         (Conduct(skips=(4, 12)), Conduct(skips=(11, 11)), "skips"),
         (Conduct(gold=(1, 3)), Conduct(gold=(2, 3)), "random"),
-    ],
-)  # fmt: skip
-def test_each_sign_has_an_edge(odd, fine, code):
-    usual = Usual(gold=0.97)
-    assert code in codes(flags(odd, usual) if code != "random" else flags(Conduct(gold=(1, 4))))
-    assert code not in codes(flags(fine, usual))
+    ]
+    for odd, fine, code in cases:
+        with case(odd, fine, code):
+            usual = Usual(gold=0.97)
+            assert code in codes(
+                flags(odd, usual) if code != "random" else flags(Conduct(gold=(1, 4)))
+            )
+            assert code not in codes(flags(fine, usual))
 
 
 def test_a_run_is_longer_by_chance_in_a_longer_record():

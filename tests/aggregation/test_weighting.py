@@ -21,6 +21,7 @@ from szpo.types import Tally
 from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from tests.support.cases import case
 from tests.support.quadratic import (
     LAYOUT,
     Clock,
@@ -243,23 +244,28 @@ def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
     assert found == pytest.approx(min(sizes) / len(voters))
 
 
-@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes"])
-@pytest.mark.parametrize("kind", registry.WEIGHTINGS)
-def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, kind):
-    settings = defaults(3, (("z", (4,)),), rule=rule, N=7, M=1, weighting=kind, warmup=0, **(
-        {"alpha": 0.1} if rule in ("known", "margin") else {}
-    ))  # fmt: skip
-    shares = []
-    for wins in (7, 4):
-        verdicts = np.zeros((7, 1, 7), dtype=np.int8)
-        verdicts[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
-        state = optimizer.init(settings)
-        cast = make_votes(verdicts)
-        info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)[2]
-        shares.append(info.flip_share)
-    assert 0 < shares[1] < shares[0] <= 1
-    if kind == "equal" and rule != "bayes":
-        assert shares == [4 / 7, 1 / 7]
+def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one():
+    for kind in registry.WEIGHTINGS:
+        for rule in ["known", "sign", "margin", "bayes"]:
+            with case(rule, kind):
+                alpha = {"alpha": 0.1} if rule in ("known", "margin") else {}
+                layout = (("z", (4,)),)
+                settings = defaults(
+                    3, layout, rule=rule, N=7, M=1, weighting=kind, warmup=0, **alpha
+                )
+                shares = []
+                for wins in (7, 4):
+                    verdicts = np.zeros((7, 1, 7), dtype=np.int8)
+                    verdicts[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
+                    state = optimizer.init(settings)
+                    cast = make_votes(verdicts)
+                    info = optimizer.tell(
+                        state, optimizer.ask(state), cast.tally(), by_voter=cast
+                    )[2]
+                    shares.append(info.flip_share)
+                assert 0 < shares[1] < shares[0] <= 1
+                if kind == "equal" and rule != "bayes":
+                    assert shares == [4 / 7, 1 / 7]
 
 
 def test_without_knowing_the_voters_there_is_no_share():

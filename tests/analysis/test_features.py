@@ -16,6 +16,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.types import Answer, Comparison, Prompt, Row
 from tests.support import tiny_models
+from tests.support.cases import case
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.tasting import Taster, voted
 
@@ -27,19 +28,29 @@ def value(name: str, text: str = TEXT) -> float:
     return one.score(Prompt.user("How was the sea?"), Answer(text))
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
+def test_values() -> None:
+    cases = [
         # thank you perhaps the sea the sea 3 boats 2 14 gulls
-        ("length", 12), ("characters", len(TEXT)), ("sentences", 3), ("politeness", 1),
-        ("hedges", 1), ("questions", 1), ("exclamations", 1), ("numbers", 3), ("bullets", 2),
-        ("emoji", 1), ("keyword:sea+sun", 0.5), ("regex:sea", 2), ("regex:a\\, the", 1),
+        ("length", 12),
+        ("characters", len(TEXT)),
+        ("sentences", 3),
+        ("politeness", 1),
+        ("hedges", 1),
+        ("questions", 1),
+        ("exclamations", 1),
+        ("numbers", 3),
+        ("bullets", 2),
+        ("emoji", 1),
+        ("keyword:sea+sun", 0.5),
+        ("regex:sea", 2),
+        ("regex:a\\, the", 1),
         # of 11 word pairs "the sea" came before; of how, was, the, sea two are taken up
-        ("repetition", 1 / 11), ("overlap", 0.5),
-    ],
-)  # fmt: skip
-def test_values(name: str, expected: float) -> None:
-    assert value(name) == pytest.approx(expected)
+        ("repetition", 1 / 11),
+        ("overlap", 0.5),
+    ]
+    for name, expected in cases:
+        with case(name, expected):
+            assert value(name) == pytest.approx(expected)
 
 
 def test_sentiment_and_reading_ease_know_their_ends() -> None:
@@ -54,9 +65,8 @@ def test_tokens_are_those_of_the_named_model(tmp_path: Path) -> None:
     assert value(f"tokens:{tmp_path}", "w1 w2 w3") == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
+def test_what_cannot_be_read_is_reported() -> None:
+    cases = [
         ("lngth", "no feature 'lngth'; did you mean \"length\""),
         ("length,length", "'length' is named twice"),
         ("length,all", "'length' is named twice"),
@@ -68,12 +78,12 @@ def test_tokens_are_those_of_the_named_model(tmp_path: Path) -> None:
         ("regex", "needs a pattern"),
         ("tokens", "needs a model"),
         (" , ", "no feature is named"),
-    ],
-)
-def test_what_cannot_be_read_is_reported(text: str, words: str) -> None:
-    with pytest.raises(UsageError) as error:
-        parse(text)
-    assert words in str(error.value)
+    ]
+    for text, words in cases:
+        with case(text, words):
+            with pytest.raises(UsageError) as error:
+                parse(text)
+            assert words in str(error.value)
 
 
 class Point:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from tests.support.cases import case
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -115,12 +116,13 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
     assert settings_file.parse_assignment(text) == {section: {key: value}}
 
 
-@pytest.mark.parametrize(
-    ("sets", "words"),
-    [
+def test_refusals_say_what_is_wrong() -> None:
+    cases = [
         (["optimizer.sigmaa=1"], 'unknown key "sigmaa" in [optimizer]'),
-        (["optimizer.comparison=1"], 'unknown key "comparison" in [optimizer]; did you mean '
-         '"comparisons"?'),
+        (
+            ["optimizer.comparison=1"],
+            'unknown key "comparison" in [optimizer]; did you mean "comparisons"?',
+        ),
         (["optimzer.mu=1"], 'unknown key "optimzer"; did you mean "optimizer"?'),
         (["kl_radus=1"], 'unknown key "kl_radus"; did you mean "kl_radius"?'),
         (["alpha=1"], '"alpha" is ambiguous; write adapter.alpha or optimizer.alpha'),
@@ -132,16 +134,17 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
-        (["rule=sign", "vote_price=0.1"], "selection.vote_price ends a step by its votes, which "
-         "biases sign"),
+        (
+            ["rule=sign", "vote_price=0.1"],
+            "selection.vote_price ends a step by its votes, which biases sign",
+        ),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
         (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),
-    ],
-)  # fmt: skip
-def test_refusals_say_what_is_wrong(sets: list[str], words: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(words)):
-        settings_file.load(sets=sets)
+    ]
+    for sets, words in cases:
+        with case(sets, words), pytest.raises(UsageError, match=re.escape(words)):
+            settings_file.load(sets=sets)
 
 
 def test_several_mistakes_are_counted() -> None:

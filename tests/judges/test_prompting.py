@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from szpo.judges import prompting
 from szpo.types import Prompt
+from tests.support.cases import case
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=200)
 # Everything that some reader takes for the end of a line.
@@ -59,9 +60,8 @@ def test_a_placeholder_in_an_answer_is_not_filled():
     assert "| $first ${rows} $criterion" in asked("$first ${rows} $criterion", "no")
 
 
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
+def test_a_verdict_is_the_last_line_and_nothing_else():
+    cases = [
         ("Verdict: A", "first"),
         ("because.\n\n  **Verdict: B.** \n\n", "second"),
         ("verdict: [[TIE]]", "tie"),
@@ -73,10 +73,10 @@ def test_a_placeholder_in_an_answer_is_not_filled():
         ("My verdict: A", None),
         ("A", None),
         ("", None),
-    ],
-)
-def test_a_verdict_is_the_last_line_and_nothing_else(text, place):
-    assert prompting.read_verdict(text) == place
+    ]
+    for text, place in cases:
+        with case(text, place):
+            assert prompting.read_verdict(text) == place
 
 
 def test_verdicts_are_read_under_other_names():

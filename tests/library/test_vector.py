@@ -22,6 +22,7 @@ from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.library.vector_space import make_space
 from szpo.optim import optimizer, parameters
 from szpo.types import Tally
+from tests.support.cases import case
 
 TARGET = np.array([1.0, -2.0])
 
@@ -207,9 +208,8 @@ def test_a_state_that_was_changed_is_refused(tmp_path: Path) -> None:
     json.dumps(saved, allow_nan=False)
 
 
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
+def test_bad_arguments_are_refused_in_one_line() -> None:
+    cases = [
         ({}, "number of coordinates is missing"),
         ({"dim": 0}, "dim is 0"),
         ({"dim": True}, "dim is True"),
@@ -225,12 +225,12 @@ def test_a_state_that_was_changed_is_refused(tmp_path: Path) -> None:
         ({"dim": 2, "N": 4}, "N is no option"),
         ({"dim": 2, "speed": 4}, "speed unknown"),
         ({"dim": 2, "weighting": "skill"}, "weigh votes yourself"),
-    ],
-)
-def test_bad_arguments_are_refused_in_one_line(how: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
-        szpo.Optimizer(**how)
-    assert "\n" not in str(caught.value)
+    ]
+    for how, words in cases:
+        with case(how, words):
+            with pytest.raises(UsageError, match=words) as caught:
+                szpo.Optimizer(**how)
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

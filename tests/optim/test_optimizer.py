@@ -18,6 +18,7 @@ from szpo.optim.parameters import Space, round13
 from szpo.optim.settings import Adam, Schedule
 from szpo.optim.state import state_to_json
 from szpo.types import Query, Shift, Tally, Update
+from tests.support.cases import case
 from tests.support.tallies import (
     SMALL,
     WIDE,
@@ -171,19 +172,22 @@ def test_radius_and_step_size_may_differ_between_repetitions():
     assert found.capped.tolist() == [[False], [True]]
 
 
-@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("side", ["plus", "minus", "tie"])
-def test_non_finite_votes_name_step_and_source(rule, bad, side):
-    settings = defaults(1, SMALL, rule=rule, N=2)
-    state = optimizer.init(settings)
-    query = optimizer.ask(state)
-    good = tally([[1.0, 0.0]], [[0.0, 1.0]])
-    votes = replace(good, **{side: np.array([[0.0, bad]])})
-    with pytest.raises(RunError, match=f"step 0: {side} votes of direction 0, comparison 1 are"):
-        optimizer.tell(state, query, votes)
-    after = optimizer.tell(state, query, good)[0]  # the state is as it was
-    assert after.step == 1
+def test_non_finite_votes_name_step_and_source():
+    for side in ["plus", "minus", "tie"]:
+        for bad in [math.nan, math.inf]:
+            for rule in ["known", "sign", "margin", "bayes"]:
+                with case(rule, bad, side):
+                    settings = defaults(1, SMALL, rule=rule, N=2)
+                    state = optimizer.init(settings)
+                    query = optimizer.ask(state)
+                    good = tally([[1.0, 0.0]], [[0.0, 1.0]])
+                    votes = replace(good, **{side: np.array([[0.0, bad]])})
+                    with pytest.raises(
+                        RunError, match=f"step 0: {side} votes of direction 0, comparison 1 are"
+                    ):
+                        optimizer.tell(state, query, votes)
+                    after = optimizer.tell(state, query, good)[0]  # the state is as it was
+                    assert after.step == 1
 
 
 def test_a_non_finite_estimate_names_the_step():

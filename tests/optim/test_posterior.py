@@ -12,6 +12,7 @@ from szpo.optim import optimizer, parameters, posterior, step_size
 from szpo.optim.checked_settings import defaults
 from szpo.optim.settings import Schedule
 from szpo.types import Tally
+from tests.support.cases import case
 
 SIGMA = LINKS["logistic"].prob
 MU, DIM, N = 0.4243, 8, 8
@@ -40,29 +41,29 @@ def filled(rng, w, steps, votes, noise=0.0, *, forget=0.97, n=N):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("steps", [3, 10, 30])
-@pytest.mark.parametrize(
-    ("votes", "noise"), [(1, 0.0), (1, 1.0), (3, 0.0), (3, 1.0), (10, 0.0), (10, 1.0)]
-)
-def test_intervals_cover(votes, noise, steps):
+def test_intervals_cover():
     """95 % intervals of xᵀw for new directions x, with w drawn from the prior.
 
     At M = 1 comparison noise cannot be seen: what is covered is the attenuated xᵀw.
     """
-    rng = np.random.default_rng(votes + steps)
-    w = rng.normal(size=(120, DIM)) / math.sqrt(PRIOR)
-    window = filled(rng, w, steps, votes, noise)
-    fit = posterior.posterior(window, precision=PRIOR, forget=0.97)
-    shrink = posterior.attenuation(noise) if votes == 1 else 1.0
-    inside = []
-    for _ in range(20):
-        x = features(rng, (len(w),))
-        low, high = fit.interval(x)
-        truth = shrink * (x * w).sum(-1)
-        inside.append((low <= truth) & (truth <= high))
-    assert 0.90 <= np.mean(inside) <= 0.98
-    if votes > 1 and steps == 30:
-        assert fit.s.mean() == pytest.approx(noise, abs=0.2)
+    votes_cases = [(1, 0.0), (1, 1.0), (3, 0.0), (3, 1.0), (10, 0.0), (10, 1.0)]
+    for votes, noise in votes_cases:
+        for steps in [3, 10, 30]:
+            with case(votes, noise, steps):
+                rng = np.random.default_rng(votes + steps)
+                w = rng.normal(size=(120, DIM)) / math.sqrt(PRIOR)
+                window = filled(rng, w, steps, votes, noise)
+                fit = posterior.posterior(window, precision=PRIOR, forget=0.97)
+                shrink = posterior.attenuation(noise) if votes == 1 else 1.0
+                inside = []
+                for _ in range(20):
+                    x = features(rng, (len(w),))
+                    low, high = fit.interval(x)
+                    truth = shrink * (x * w).sum(-1)
+                    inside.append((low <= truth) & (truth <= high))
+                assert 0.90 <= np.mean(inside) <= 0.98
+                if votes > 1 and steps == 30:
+                    assert fit.s.mean() == pytest.approx(noise, abs=0.2)
 
 
 def test_order_of_votes_and_comparisons_does_not_matter():

@@ -20,6 +20,7 @@ from szpo.optim.settings import Schedule, Selection
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Tally
+from tests.support.cases import case
 from tests.support.regression_walk import GRADIENT, LAYOUT, features, settings_of, vote, walk
 
 
@@ -313,9 +314,8 @@ def test_a_price_of_votes_reads_the_ball():
     assert more == pytest.approx(2 * worth)  # four times the nats, twice the radius
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
+def test_what_the_rule_cannot_do_is_refused_in_one_line():
+    cases = [
         ({"link": "probit"}, "logistic link only"),
         ({"ties": "davidson"}, "half a vote"),
         ({"steering": (1.0, 9.0)}, "steering needs several votes"),
@@ -331,12 +331,12 @@ def test_a_price_of_votes_reads_the_ball():
         ({"prior_widths": ()}, "at least one"),
         ({"prior_variances": "steep"}, "choose blocks, falling, flat"),
         ({"start": (0.0,)}, "start must be 6"),
-    ],
-)
-def test_what_the_rule_cannot_do_is_refused_in_one_line(changes, words):
-    with pytest.raises(UsageError, match=words) as caught:
-        settings_of(**changes)
-    assert "\n" not in str(caught.value)
+    ]
+    for changes, words in cases:
+        with case(changes, words):
+            with pytest.raises(UsageError, match=words) as caught:
+                settings_of(**changes)
+            assert "\n" not in str(caught.value)
 
 
 def test_large_spaces_and_other_rules_are_refused():

@@ -11,6 +11,7 @@ from szpo.optim import optimizer, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
 from szpo.optim.settings import Adam, Schedule
+from tests.support.cases import case
 from tests.support.tallies import SMALL, WIDE
 
 
@@ -50,9 +51,8 @@ def test_settings_survive_json(changes):
     assert settings_from_json(json.loads(text)) == settings
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
+def test_bad_settings_say_what_is_wrong():
+    cases = [
         ({"rule": "adam"}, "rule 'adam' is unknown"),
         ({"pairing": "central"}, "choose antithetic or forward"),
         ({"link": "weibull"}, "'weibull' is unknown"),
@@ -85,11 +85,10 @@ def test_settings_survive_json(changes):
         ({"rule": "known", "ties": "davidson", "smoothing": "clip"}, "haldane smoothing only"),
         ({"speed": 3}, "speed unknown to the optimizer"),
         ({"tie_nu": -1.0}, "tie_nu is -1.0"),
-    ],
-)
-def test_bad_settings_say_what_is_wrong(changes, words):
-    with pytest.raises(UsageError, match=words):
-        defaults(1, SMALL, **changes)
+    ]
+    for changes, words in cases:
+        with case(changes, words), pytest.raises(UsageError, match=words):
+            defaults(1, SMALL, **changes)
 
 
 def test_bayes_needs_one_small_tensor():

@@ -6,6 +6,7 @@ import pytest
 from szpo.errors import UsageError
 from szpo_simulators.bench.known_worlds import contest, courier, gridworld
 from szpo_simulators.study import Study, seed_range
+from tests.support.cases import case
 
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 
@@ -19,16 +20,17 @@ def test_every_method_has_as_many_trials(table):
     assert len(set(counts.values())) == 1, counts
 
 
-@pytest.mark.parametrize("name", courier.GRIDS)
-@pytest.mark.parametrize("D", [1, 3])
-def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote(name, D):
-    fixed, grid, _ = courier.GRIDS[name]
-    cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
-    asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
-    found = contest.work(asked)
-    assert found["votes"][-1] == 12 and found["answers"][-1] == 24 * D
-    assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
-    assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
+def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
+    for D in [1, 3]:
+        for name in courier.GRIDS:
+            with case(name, D):
+                fixed, grid, _ = courier.GRIDS[name]
+                cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
+                asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
+                found = contest.work(asked)
+                assert found["votes"][-1] == 12 and found["answers"][-1] == 24 * D
+                assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
+                assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
 
 
 @pytest.mark.parametrize("name", gridworld.TRUE)

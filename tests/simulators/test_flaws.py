@@ -20,6 +20,7 @@ from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.flaws import members, read
 from szpo_simulators.panels.panel import SimulatedPanel, build, from_spec
 from szpo_simulators.panels.raters import Rater, law, noisy_choice, stack_raters
+from tests.support.cases import case
 
 SEA, LAND = Answer("the sea the sea"), Answer("land")
 
@@ -91,9 +92,8 @@ def test_a_line_is_built_recorded_and_built_again(line: str) -> None:
             assert one.after(30).judge(asked_of, **how) == other.after(30).judge(asked_of, **how)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
+def test_a_wrong_line_gets_one_line() -> None:
+    cases = [
         ("bt80", "no simulated panel 'bt80'"),
         ("bt70+foo=1", "no flaw 'foo'"),
         ("bt70+side=much", "side='much' is not a number"),
@@ -109,12 +109,12 @@ def test_a_line_is_built_recorded_and_built_again(line: str) -> None:
         ("mtbench+jnd=.3", "not both"),
         ("bt70+lapse=1.2", "lapse is a share"),
         ("bt70+fatigue=-1", "at least 0"),
-    ],
-)
-def test_a_wrong_line_gets_one_line(line: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words) as caught:
-        read(line)
-    assert "\n" not in str(caught.value)
+    ]
+    for line, words in cases:
+        with case(line, words):
+            with pytest.raises(UsageError, match=words) as caught:
+                read(line)
+            assert "\n" not in str(caught.value)
 
 
 def test_panels_too_small_for_their_odd_members_are_refused() -> None:

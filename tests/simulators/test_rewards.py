@@ -20,6 +20,7 @@ from szpo_simulators.rewards.text_rewards import (
     scores,
 )
 from szpo_simulators.rewards.verifiers import COUNTED, PLAIN, WORDED, verifier
+from tests.support.cases import case
 
 PROMPT = Prompt.user("Describe a rainy Monday.")
 
@@ -28,9 +29,8 @@ def value(spec: str, text: str) -> float:
     return parse(spec).score(PROMPT, Answer(text))
 
 
-@pytest.mark.parametrize(
-    ("spec", "text", "expected"),
-    [
+def test_values() -> None:
+    cases = [
         ("sentiment", "", 0.0),
         ("sentiment", "The table is in the room.", 0.0),
         # VADER: "good" has valence 1.9; compound = s / sqrt(s² + 15) = .4404
@@ -50,10 +50,10 @@ def value(spec: str, text: str) -> float:
         ("0.5*length:4+2*keyword:sea", "the sea is", 0.5 * -0.25 + 2.0),
         ("keyword:sea+-1*keyword:sun", "sun", -1.0),
         ("-1*keyword:sun", "sun", -1.0),
-    ],
-)  # fmt: skip
-def test_values(spec: str, text: str, expected: float) -> None:
-    assert value(spec, text) == pytest.approx(expected, abs=1e-9)
+    ]
+    for spec, text, expected in cases:
+        with case(spec, text, expected):
+            assert value(spec, text) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("spec", ["sentiment", "length:2", "keyword:sea", "repetition"])
@@ -66,9 +66,8 @@ def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec: str) -> None:
     assert difference(parse(spec), comparison) == difference(parse(spec), again) != 0
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
+def test_a_wrong_reward_says_what_is_right() -> None:
+    cases = [
         ("happiness", "no reward of that name; there are sentiment"),
         ("sentiment+fluency", "not name, name:argument or weight*name"),
         ("sentiment:3", "takes nothing after a colon"),
@@ -82,12 +81,12 @@ def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec: str) -> None:
         ("verify:bullets", "no verifier 'bullets'"),
         ("fluency", "needs a model"),
         ("", "is not name"),
-    ],
-)  # fmt: skip
-def test_a_wrong_reward_says_what_is_right(spec: str, words: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse(spec)
-    assert words in str(caught.value)
+    ]
+    for spec, words in cases:
+        with case(spec, words):
+            with pytest.raises(UsageError) as caught:
+                parse(spec)
+            assert words in str(caught.value)
 
 
 GOOD_BAD = {
@@ -115,11 +114,10 @@ GOOD_BAD = {
 }
 
 
-@pytest.mark.parametrize(("name", "texts"), GOOD_BAD.items())
-def test_each_verifier_passes_one_text_and_fails_another(
-    name: str, texts: tuple[str, str]
-) -> None:
-    assert [verifier(name)(text) for text in texts] == [True, False]
+def test_each_verifier_passes_one_text_and_fails_another() -> None:
+    for name, texts in GOOD_BAD.items():
+        with case(name, texts):
+            assert [verifier(name)(text) for text in texts] == [True, False]
 
 
 def test_every_verifier_has_its_example_and_an_empty_text_is_no_success() -> None:

@@ -15,6 +15,7 @@ from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.formatted import ATTRIBUTES, CLASSES, TAGS
 from szpo_ui.web.diff import Piece
 from szpo_ui.web.markup import whole
+from tests.support.cases import case
 from tests.support.xss_corpus import LONG, PAYLOADS
 
 
@@ -122,12 +123,19 @@ def test_the_second_filter_lets_nothing_through_but_its_list(tags):
         assert set(attrs.get("class", "").split()) <= CLASSES.get(tag, set())
 
 
-@pytest.mark.parametrize("text", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_an_attack_within_markdown_stays_text(text):
-    for marked in (f"**so** {text}", f"- {text}\n- **x**", f"```\n{text}\n```", f"# {text}"):
-        made = formatted.pair(marked, "**so**")
-        for html in made or ():
-            assert_harmless(html)
+@pytest.mark.spine
+def test_an_attack_within_markdown_stays_text():
+    for text in PAYLOADS:
+        with case(text):
+            for marked in (
+                f"**so** {text}",
+                f"- {text}\n- **x**",
+                f"```\n{text}\n```",
+                f"# {text}",
+            ):
+                made = formatted.pair(marked, "**so**")
+                for html in made or ():
+                    assert_harmless(html)
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
@@ -181,13 +189,17 @@ def mark_a(visible):
     return [Piece(part, differs=part == "a") for part in re.split("(a)", visible) if part]
 
 
-@pytest.mark.parametrize("text", PAYLOADS, ids=range(len(PAYLOADS)))
-def test_an_attack_that_is_searched_for_stays_text(text):
-    found = formatted.with_marks([f"**so a** {text}", f"- {text}"], mark_a)
-    for html in found or ():
-        assert_harmless(html)
-    if found:
-        assert found[0].startswith('<p dir="auto"><strong>so <span class="sz-diff">a</span>')
+@pytest.mark.full
+def test_an_attack_that_is_searched_for_stays_text():
+    for text in PAYLOADS:
+        with case(text):
+            found = formatted.with_marks([f"**so a** {text}", f"- {text}"], mark_a)
+            for html in found or ():
+                assert_harmless(html)
+            if found:
+                assert found[0].startswith(
+                    '<p dir="auto"><strong>so <span class="sz-diff">a</span>'
+                )
 
 
 def test_texts_are_formatted_together_or_not_at_all():

@@ -24,6 +24,7 @@ from szpo_ui.prolific import routes as prolific
 from szpo_ui.web import credentials, markup
 from szpo_ui.web.mounting import STATIC
 from tests.support.browser import make
+from tests.support.cases import case
 from tests.support.outline import Outline, html
 
 TRANSLATED = [code for code in texts.LANGUAGES if code != "en"]
@@ -97,21 +98,25 @@ def test_sentences_fit_the_places_where_they_stand(code):
     assert columns(language.short) <= 4
 
 
-@pytest.mark.parametrize("code", texts.LANGUAGES)
-@pytest.mark.parametrize("state", get_args(State))
-def test_every_state_is_whole_in_every_language(state, code):
-    language = texts.LANGUAGES[code]
-    made = Outline(html(state, language))
-    root = made.found[0][1]
-    assert (root["lang"], root["data-language"]) == (language.tag, code)
-    if state != "error":
-        assert html(state, language).count('data-do="language"') >= len(texts.LANGUAGES)
-        assert made.text.count(texts.LANGUAGES["de"].page["unread"]) >= 1
-    if code != "en":  # what the template itself says is in no other language
-        told = {text for path, text in ENGLISH.items() if path.startswith("page.")}
-        own = {text for text in sentences(language).values()}
-        spoken = {line.strip() for line in made.text.splitlines()}
-        assert not (spoken & told) - own
+@pytest.mark.full
+def test_every_state_is_whole_in_every_language():
+    for state in get_args(State):
+        for code in texts.LANGUAGES:
+            with case(state, code):
+                language = texts.LANGUAGES[code]
+                made = Outline(html(state, language))
+                root = made.found[0][1]
+                assert (root["lang"], root["data-language"]) == (language.tag, code)
+                if state != "error":
+                    assert html(state, language).count('data-do="language"') >= len(
+                        texts.LANGUAGES
+                    )
+                    assert made.text.count(texts.LANGUAGES["de"].page["unread"]) >= 1
+                if code != "en":  # what the template itself says is in no other language
+                    told = {text for path, text in ENGLISH.items() if path.startswith("page.")}
+                    own = {text for text in sentences(language).values()}
+                    spoken = {line.strip() for line in made.text.splitlines()}
+                    assert not (spoken & told) - own
 
 
 def test_the_codes_that_python_shows_and_stores_have_sentences():

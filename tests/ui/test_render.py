@@ -13,32 +13,35 @@ from szpo_ui.panel import render
 from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.panel.screens import Answered, Feedback, State
 from szpo_ui.prolific.participants import Standing
+from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
 
 
-@pytest.mark.parametrize("state", get_args(State))
-def test_every_state_is_well_formed_with_one_heading_and_no_second_main(state):
-    made = Outline(html(state))
-    assert len(made.all("h1")) == 1 and not made.all("main") and not made.all("script")
-    ids = [attrs["id"] for _, attrs in made.found if "id" in attrs]
-    assert len(ids) == len(set(ids))
-    root = made.found[0][1]
-    assert root["id"] == "szpo-root" and root["data-state"] == state
-    for tag, attrs in made.found:
-        if tag == "button":
-            assert attrs.get("type") in ("button", "submit")
-        assert not [name for name in attrs if name.startswith("on")]
-        links = {"#sz-verdict", "/panel-api/finish"}
-        assert not {"src", "href"} & set(attrs) or attrs.get("href") in links
-        labelled = attrs.get("aria-labelledby")
-        assert labelled is None or labelled in ids
+def test_every_state_is_well_formed_with_one_heading_and_no_second_main():
+    for state in get_args(State):
+        with case(state):
+            made = Outline(html(state))
+            assert len(made.all("h1")) == 1 and not made.all("main") and not made.all("script")
+            ids = [attrs["id"] for _, attrs in made.found if "id" in attrs]
+            assert len(ids) == len(set(ids))
+            root = made.found[0][1]
+            assert root["id"] == "szpo-root" and root["data-state"] == state
+            for tag, attrs in made.found:
+                if tag == "button":
+                    assert attrs.get("type") in ("button", "submit")
+                assert not [name for name in attrs if name.startswith("on")]
+                links = {"#sz-verdict", "/panel-api/finish"}
+                assert not {"src", "href"} & set(attrs) or attrs.get("href") in links
+                labelled = attrs.get("aria-labelledby")
+                assert labelled is None or labelled in ids
 
 
-@pytest.mark.parametrize("state", get_args(State))
-def test_no_state_names_what_is_behind_a_letter(state):
-    made = html(state)
-    for secret in ("plus", "minus", "secret-comparison", "secret-panelist", "seed"):
-        assert secret not in made
+def test_no_state_names_what_is_behind_a_letter():
+    for state in get_args(State):
+        with case(state):
+            made = html(state)
+            for secret in ("plus", "minus", "secret-comparison", "secret-panelist", "seed"):
+                assert secret not in made
 
 
 def test_sides_swap_and_nothing_else_does():
