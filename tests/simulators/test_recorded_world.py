@@ -1,0 +1,57 @@
+"""The world of recorded answers: it moves as policies do, and runs in it find tastes."""
+
+import math
+
+import numpy as np
+import pytest
+
+from szpo.optim.sparse_prior import Prior
+from szpo_simulators.worlds.recorded import Plan, Recorded, recommend, run
+
+K = 8
+
+
+def make_world(seed=0, prompts=24, answers=120):
+    """Answers whose features are the scores themselves, so that M = I; feature 2 is the reward."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(prompts * answers, K))
+    of = np.repeat(np.arange(prompts), answers)
+    return Recorded(of, features, features, np.eye(K), features[:, 2])
+
+
+def test_a_move_shifts_each_feature_by_the_metric():
+    world, rng = make_world(), np.random.default_rng(1)
+    move = np.zeros((2, K))
+    move[1, 0] = 0.8
+    shown = np.array([world.draw(move, 8, rng) for _ in range(1500)])
+    shift = np.diff(world.features[shown].mean((0, 2)), axis=0)[0]
+    assert shift == pytest.approx(move[1], abs=0.06)  # four standard errors
+    assert (world.prompts[shown[:, 0]] == world.prompts[shown[:, 1]]).all()
+
+
+def test_the_voter_agrees_with_itself_as_often_as_meant():
+    world, rng = make_world(), np.random.default_rng(2)
+    beta = world.voter(4, 0.7, rng)
+    shown = np.array([world.draw(np.zeros((2, K)), 4, rng) for _ in range(3000)])
+    chance = 1 / (1 + np.exp(-beta * np.diff(world.reward[shown].mean(2), axis=1)))
+    assert (chance**2 + (1 - chance) ** 2).mean() == pytest.approx(0.7, abs=0.015)
+
+
+@pytest.mark.parametrize("asking", ["gaussian", "posterior"])
+def test_a_run_names_the_taste_and_goes_there(asking):
+    world, rng = make_world(), np.random.default_rng(3)
+    plan = Plan(world.voter(8, 0.7, rng), votes=64, asking=asking)
+    last = run(world, Prior(np.arange(K), np.full(K, 0.5)), plan, rng)[-1]
+    assert last.log_factor > math.log(plan.gate)
+    assert last.found.more[2] > 0.8
+    assert world.gain(last.found.w) > 0.8  # at most 1: the reward is a feature
+    assert np.linalg.norm(recommend(world, plan, last)) > 1.5
+
+
+def test_a_run_of_chance_votes_stays_near_the_start():
+    world, prior = make_world(), Prior(np.arange(K), np.full(K, 0.5))
+    for seed in range(4):
+        last = run(world, prior, Plan(0.0), np.random.default_rng(seed))[-1]
+        if last.log_factor < math.log(9):
+            assert np.linalg.norm(recommend(world, Plan(0.0), last)) <= 0.5 + 1e-9
+        assert last.log_factor < math.log(100)
