@@ -8,7 +8,6 @@ from typing import Any, Final, cast, get_args
 
 import typer
 
-from szpo import plugins
 from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
 from szpo.analysis import vote_texts
@@ -33,7 +32,7 @@ def features(
         USUAL,
         "--features",
         help="Names, separated by commas; an argument after a colon (keyword:sea+sun), a comma "
-        'inside one as \\, and "all" for every one without argument.',
+        'inside one as \\, and "all" for the whole dictionary.',
     ),
     listing: bool = typer.Option(False, "--list", help="List the features that there are."),
     each: bool = typer.Option(False, "--each", help="Also print every panelist's weights."),
@@ -196,9 +195,7 @@ def _groups(found: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _list(as_json: bool) -> None:
-    found = {name: text for name, (_, text) in named.FEATURES.items()}
-    for name, point in plugins.names("szpo.features").items():
-        found.setdefault(name, f"of {point.value.split(':')[0]}")
+    found = named.meanings()
     if as_json:
         console.emit(found)
     else:

@@ -87,6 +87,8 @@ class Reading:
     """What the features of one answer are counted from."""
 
     text: str
+    asked: str
+    """The prompt's text."""
     prompt: frozenset[str]
     """Different words of the prompt."""
     words: tuple[str, ...]
@@ -131,6 +133,7 @@ def read(
                 listed[number] += 1
     return Reading(
         answer,
+        prompt,
         different_words(prompt),
         found,
         frozenset(found),

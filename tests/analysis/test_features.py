@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_reported() -> None:
 class Point:
     """An installed package's entry."""
 
-    name, value = "shouting", "shouting:make"
+    name, value = "loudness", "loudness:make"
 
     @staticmethod
     def load() -> Any:
@@ -101,8 +101,8 @@ def test_own_features_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> No
         return [Point()] if group == "szpo.features" else []
 
     monkeypatch.setattr(plugins, "entry_points", points)
-    assert value("shouting:2", "abc") == 6
-    with pytest.raises(UsageError, match=r"there are: length, .*, shouting"):
+    assert value("loudness:2", "abc") == 6
+    with pytest.raises(UsageError, match=r"there are: length, .*, loudness"):
         parse("whispering")
 
 

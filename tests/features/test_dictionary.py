@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import locale
+import re
 import subprocess
 import sys
 from fractions import Fraction
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
+from szpo.features import dictionary
 from szpo.features.dictionary import (
     BY_NAME,
     ENTRIES,
     GROUPS,
+    ROOM,
     digest,
     holding,
     ratios,
@@ -160,3 +165,26 @@ def test_word_lists_stay_out_where_prompts_are_not_english() -> None:
     )
     assert {entry.languages for entry in chinese} == {"any"}
     assert {entry.languages for entry in holding([])} == {"any", "spaced"}
+
+
+def test_the_digest_covers_all_that_the_values_come_from() -> None:
+    room = Path(dictionary.__file__).parent
+    imported = re.findall(r"^from szpo\.features\.(\w+) import", _sources(room), re.M)
+    assert {f"{name}.py" for name in (*imported, "dictionary")} | {"golden.json"} == set(ROOM)
+    found = hashlib.sha256("\n".join(BY_NAME).encode())
+    for name in ROOM:
+        found.update((room / name).read_bytes())
+    assert digest() == found.hexdigest()
+
+
+def _sources(room: Path) -> str:
+    return "\n".join((room / name).read_text("utf-8") for name in ROOM if name.endswith(".py"))
+
+
+def test_the_page_shows_the_entries() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/features.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \|", page.split("## The entries")[1], re.M
+    )
+    listed = [(e.name, e.fewer, e.more) for group in GROUPS for e in ENTRIES if e.group == group]
+    assert rows == listed, "run docs/tools/features_page.py"

@@ -50,3 +50,12 @@ def reward(argument: str | None) -> Featured:
     if more:
         raise UsageError("takes one feature; weigh several as 0.5*feature:length+feature:…")
     return Featured(feature)
+
+
+def checked(argument: str | None) -> Featured:
+    """The reward that is the share of the named checks of form.
+
+    Raises:
+        UsageError: no check is named, or one does not exist.
+    """
+    return Featured(Feature(f"verify:{argument}", verify(argument)))

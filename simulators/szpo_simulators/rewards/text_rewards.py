@@ -14,8 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -23,8 +22,7 @@ from szpo import plugins
 from szpo.errors import RunError, UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
-from szpo_simulators.rewards import tastes
-from szpo_simulators.rewards.verifiers import Verifier, verifier
+from szpo_simulators.rewards import features, tastes
 
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """Mean log-probability per token of each answer under the base model, nats."""
@@ -88,22 +86,6 @@ def matrix(
     return values.reshape(len(prompts), -1)
 
 
-@cache
-def _vader() -> Any:
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    return SentimentIntensityAnalyzer()
-
-
-@dataclass(frozen=True)
-class Sentiment:
-    """VADER's compound sentiment of the answer, in [-1, 1]."""
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """Compound sentiment; 0 for a neutral or empty text."""
-        return float(_vader().polarity_scores(answer.text)["compound"])
-
-
 @dataclass(frozen=True)
 class Length:
     """How near the answer's length in words is to a target, in [-1, 0]."""
@@ -116,18 +98,6 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Keyword:
-    """Share of the wanted words that the answer uses, in [0, 1]."""
-
-    wanted: tuple[str, ...]
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """Found over wanted; whole words, any case."""
-        used = set(words(answer.text))
-        return sum(word in used for word in self.wanted) / len(self.wanted)
-
-
-@dataclass(frozen=True)
 class Pattern:
     """1 where a regular expression is found in the answer, else 0."""
 
@@ -136,17 +106,6 @@ class Pattern:
     def score(self, prompt: Prompt, answer: Answer) -> float:
         """Whether the pattern occurs."""
         return float(self.pattern.search(answer.text) is not None)
-
-
-@dataclass(frozen=True)
-class Verify:
-    """Share of the named checks of form that the answer passes, in [0, 1]."""
-
-    checks: tuple[Verifier, ...]
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """Passed over all."""
-        return sum(check(answer.text) for check in self.checks) / len(self.checks)
 
 
 @dataclass(frozen=True)
@@ -207,10 +166,9 @@ def _length(argument: str | None) -> Reward:
 
 
 def _keyword(argument: str | None) -> Reward:
-    wanted = tuple(word.strip().lower() for word in (argument or "").split(",") if word.strip())
-    if not wanted or any(words(word) != [word] for word in wanted):
+    if "+" in (argument or "") or not argument:
         raise UsageError("needs whole words separated by commas, as in keyword:sea,sun")
-    return Keyword(wanted)
+    return features.reward(f"keyword:{'+'.join(argument.split(','))}")
 
 
 def _regex(argument: str | None) -> Reward:
@@ -222,18 +180,12 @@ def _regex(argument: str | None) -> Reward:
         raise UsageError(f"not a regular expression ({error})") from error
 
 
-def _verify(argument: str | None) -> Reward:
-    if not argument:
-        raise UsageError("needs checks joined by +, as in verify:no_comma+lowercase")
-    return Verify(tuple(verifier(name) for name in argument.split("+")))
-
-
 REWARDS: dict[str, Callable[[str | None], Reward]] = {
-    "sentiment": _bare(Sentiment),
+    "sentiment": _bare(lambda: features.reward("sentiment")),
     "length": _length,
     "keyword": _keyword,
     "regex": _regex,
-    "verify": _verify,
+    "verify": features.checked,
     "repetition": _bare(Repetition),
     "taste": tastes.reward,
 }

@@ -1,0 +1,197 @@
+"""A user's own features: patterns in bounded time, keywords, functions, entries left out."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import asdict, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from szpo import plugins
+from szpo.errors import UsageError
+from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, ratios
+from szpo.features.own import Description, build, can_recompute, choose
+from szpo.features.patterns import LONGEST_MATCH, READS, compile_pattern
+
+PART = st.sampled_from(
+    ["a", "b", " ", ".", r"\w", r"\d", r"\s", "[ab]", "[^a]", "(?:a|bc)", r"\b", "^", "$", "(a b)"]
+)
+PIECE = st.tuples(PART, st.sampled_from(["", "*", "+", "?", "{1,3}", "{2}"])).map(
+    lambda pair: pair[0] + pair[1] * (pair[0] not in (r"\b", "^", "$"))
+)
+
+
+def value(spec: str, answer: str, prompt: str = "?") -> Fraction:
+    entry, _ = build(spec)
+    ((numerator, denominator),) = ratios(prompt, answer, [entry])
+    return Fraction(numerator, denominator)
+
+
+@given(st.lists(PIECE, min_size=1, max_size=5).map("".join), st.text("ab c1\n", max_size=20))
+@settings(deadline=None, max_examples=300)
+def test_a_pattern_is_found_where_pythons_longest_match_begins(pattern: str, text: str) -> None:
+    # Alternatives of different length apart, the longest match is Python's greedy one only mostly,
+    # so the claim is where there is any: counts are both zero or both not.
+    other = any(found.group() for found in re.finditer(pattern, text))
+    assert (compile_pattern(pattern).count(text) > 0) == other
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "count"),
+    [
+        (r"(?i)\bsea(side)?\b", "Sea, seaside, SEAS", 2),
+        (r"lovely|warm|bright", "warm and bright, warmly", 3),
+        (r"^Once", "Once.\nOnce", 1),
+        (r"(?m)^Once", "Once.\nOnce", 2),
+        (r"a|ab", "abab", 2),
+        (r"\w+ly\b", "wholly, friendly fly-by", 3),
+        (r"[A-Z][a-z]{2,}", "Anna and Bo met Carl", 2),
+        (r"[\d.]+", "3.14 and 7", 2),
+        (r"[^a-z ]", "so, é!", 3),
+        (r"x{2,3}", "xxxxx", 2),
+        (r"a*", "baac", 1),
+        (r"über", "Über", 0),
+        (r"(?i)über", "Über", 1),
+        (r"\.$", "One. Two.", 1),
+    ],
+)
+def test_matches_by_hand(pattern: str, text: str, count: int) -> None:
+    assert compile_pattern(pattern).count(text) == count
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a*)*b", "(x+x+)+y", ".*.*.*=", "(a|b)*a(a|b){12}c", "(a|a)*$"]
+)
+@pytest.mark.parametrize("text", ["a" * 100_000, "x" * 100_000, "ab" * 50_000])
+def test_no_pattern_takes_long_on_a_long_text(pattern: str, text: str) -> None:
+    begun = time.process_time()
+    compile_pattern(pattern).count(text)
+    assert time.process_time() - begun < 10  # backtracking would need longer than there is
+
+
+def test_a_pattern_reads_so_far_and_a_match_is_so_long() -> None:
+    assert compile_pattern("a").count(" " * (READS - 1) + "aa") == 1
+    assert compile_pattern("a+").count("a" * LONGEST_MATCH * 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("regex:", "needs a pattern"),
+        ("regex:(", 'not a regular expression (a ")" is missing'),
+        ("regex:a)", 'a ")" without "("'),
+        ("regex:[a", 'a "]" is missing'),
+        ("regex:*a", "nothing to repeat"),
+        ("regex:a**", "two repetitions in a row"),
+        ("regex:a{3,2}", "from more to less"),
+        ("regex:(?=a)", "looking around"),
+        (r"regex:(a)\1", "is not to be had"),
+        ("regex:" + "x" * 201, "1 to 200 characters, this has 201"),
+        ("regex:((a{30}){30}){30}", "more than 400 states"),
+        ("keyword:", "needs whole words"),
+        ("keyword:deep sea", "needs whole words"),
+        ("no.such.package:function", "cannot be imported"),
+        ("math:pi", "is no function"),
+        ("math:nothing", "cannot be imported"),
+        ("charm", "it is none of regex:PATTERN, keyword:sea+sun"),
+    ],
+)
+def test_a_bad_text_is_one_line_that_names_it(spec: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(spec)
+    line = str(caught.value)
+    assert says in line and line.startswith(f"feature {spec!r}: ") and "\n" not in line
+
+
+def test_keywords_and_patterns_are_exact() -> None:
+    assert value("keyword:sea+sun+fog", "The SEA, and seaside fog") == Fraction(2, 3)
+    assert value("regex:a", "banana") == 3
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "own_tastes.py"
+    file.write_text(
+        "from fractions import Fraction\n"
+        "def third(prompt, answer): return Fraction(len(answer), 3)\n"
+        "def asked(prompt, answer): return answer in prompt\n"
+        "def tenth(prompt, answer): return 0.1\n"
+        "def broken(prompt, answer): return float('nan')\n"
+        "def failing(prompt, answer): raise KeyError('sea')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_tastes", raising=False)
+    return file
+
+
+def test_functions_give_exact_ratios(package: Path) -> None:
+    assert value("own_tastes:third", "four") == Fraction(4, 3)
+    assert value("own_tastes:asked", "sea", prompt="the sea") == 1
+    assert value("own_tastes:tenth", "") == Fraction(0.1) != Fraction(1, 10)
+    for name, says in (("broken", "nan; it must give a finite number"), ("failing", "'sea'")):
+        with pytest.raises(UsageError, match=f"feature 'own_tastes:{name}': {says}"):
+            value(f"own_tastes:{name}", "rain")
+
+
+def test_a_description_changes_with_its_source_and_is_data(package: Path) -> None:
+    _, before = build("own_tastes:third")
+    assert can_recompute(before, before) and len(before.source) == 64
+    assert not can_recompute(before, replace(before, source="0" * 64))
+    assert not can_recompute(before, replace(before, version="2"))
+    assert not can_recompute(replace(before, source=""), replace(before, source=""))
+    assert all(isinstance(part, str) for part in asdict(before).values())
+    _, pattern = build("regex:a")
+    assert can_recompute(replace(pattern), pattern)
+    assert not can_recompute(Description("regex:a", "regex"), pattern)
+
+
+def test_a_record_imports_and_compiles_nothing(package: Path) -> None:
+    recorded = Description("own_tastes:third", "function", "own", "1", "ab" * 32)
+    assert not can_recompute(recorded, Description("own_tastes:third", "function"))
+    assert "own_tastes" not in sys.modules
+
+
+def test_plug_ins_are_features_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name, value, dist = "loudness", "loudness:make", None
+
+        @staticmethod
+        def load() -> Any:
+            return lambda argument: lambda prompt, answer: len(answer.text) * float(argument or 1)
+
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    assert value("loudness:2", "abc") == 6
+    assert build("loudness")[1].kind == "plug-in"
+
+
+def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last() -> None:
+    found, recorded = choose(["keyword:sea", "regex:^Once"], ["group:tone", "commas"])
+    names = [entry.name for entry in found]
+    assert len(found) == len(ENTRIES) + 2 - GROUPS["tone"] - 1
+    assert names[-2:] == ["keyword:sea", "regex:^Once"] and "commas" not in names
+    assert [each.kind for each in recorded] == ["keyword", "regex"]
+    assert choose() == (ENTRIES, ())
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "says"),
+    [
+        ([], ["coma"], "features.drop: no feature 'coma'; did you mean \"comma"),
+        ([], ["group:tones"], 'did you mean "group:tone"'),
+        ([], ["xyzzy"], "szpo features --list has them"),
+        (["keyword:a", "keyword:a"], [], "features.add: 'keyword:a' is there twice"),
+        ([], [*BY_NAME], "no feature is left"),
+        (["regex:("], [], "feature 'regex:(': not a regular expression"),
+    ],
+)
+def test_what_cannot_be_chosen_is_one_line(add: list[str], drop: list[str], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose(add, drop)
+    assert says in str(caught.value)
