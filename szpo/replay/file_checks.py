@@ -24,6 +24,9 @@ from szpo.optim import parameters
 from szpo.optim.rules import all_votes
 from szpo.replay.findings import Broken, Examination, Failure
 
+LITESTREAM = {"_litestream_lock", "_litestream_seq"}
+"""Tables that Litestream adds to the file that it copies; nothing of szpo reads them."""
+
 
 def check_schema(look: Examination) -> None:
     """Compare the definitions of tables and triggers with the schema's; refuse any others."""
@@ -42,7 +45,8 @@ def check_schema(look: Examination) -> None:
     for name, text in wanted.items():
         if _normalise(found.get(name)) != _normalise(text):
             raise Broken("sqlite_master", name, "is missing or was changed")
-    if foreign := [name for name in found if name not in wanted]:
+    copied = {name for name in LITESTREAM if (found.get(name) or "").startswith("CREATE TABLE")}
+    if foreign := [name for name in found if name not in wanted and name not in copied]:
         raise Broken("sqlite_master", foreign[0], "was added; szpo makes nothing of that name")
 
 
