@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -374,6 +374,19 @@ def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
     found = listed if isinstance(listed, list) else [listed]
     found = [*found, loaded.tokenizer.eos_token_id]
     return tuple(sorted({int(i) for i in found if i is not None}))
+
+
+def answer_of(loaded: ModelFacts, tokens: Sequence[int], stops: Sequence[str] = ()) -> Answer:
+    """Tokens as a text for people: without end tokens, cut at the first of the stop texts."""
+    ended = bool(tokens) and tokens[-1] in stop_tokens(loaded)
+    spoken = list(tokens[:-1] if ended else tokens)
+    text = loaded.tokenizer.decode(
+        spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    cuts = [text.find(stop) for stop in stops if stop and stop in text]
+    if cuts:
+        text, ended = text[: min(cuts)], True
+    return Answer(text.strip(), "stop" if ended else "length", len(spoken))
 
 
 def answer_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:

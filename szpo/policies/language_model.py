@@ -39,7 +39,7 @@ from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.responder import Host, LocalHost, chosen_lora
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
 Say = Callable[[str], None]
@@ -217,7 +217,8 @@ def restore(host: Host, ledger: Ledger) -> Base:
     loaded = host.facts
     weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
     parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-    for name, value in stored_tensors(ledger).items():
+    tensors = stored_tensors(ledger)
+    for name, value in tensors.items():
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)
@@ -237,6 +238,7 @@ def restore(host: Host, ledger: Ledger) -> Base:
         basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
         scale=float(space["scale"]),
         report=space.get("report", {}),
+        features=FeatureMap.from_facts(space.get("features"), tensors.get(FEATURE_MAP)),
     )
     return Base(host, subspace, bool(space.get("conv1d")))
 
@@ -266,6 +268,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
             "sites": [asdict(site) for site in space.sites],
             "report": dict(space.report),
             "conv1d": base.conv1d,
+            **({} if space.features is None else {"features": space.features.facts()}),
         },
         "base": {
             "name": loaded.name,

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +71,6 @@ class LoraPolicy:
         self._respondent: Respondent = host.at(subspace, self.space)
         self._answerer: Answerer = self._respondent
         self._reader = context.reader_of(loaded)
-        self._stop = frozenset(loading.stop_tokens(loaded))
         self._basis_sha256 = subspace.basis_sha256
         self._theta: Theta = self.start()
 
@@ -252,17 +251,8 @@ class LoraPolicy:
         return self._answerer.answer(request)
 
     def answer(self, tokens: Sequence[int]) -> Answer:
-        """Tokens as a text for people: without end tokens, cut at the first stop text."""
-        ended = bool(tokens) and tokens[-1] in self._stop
-        spoken = list(tokens[:-1] if ended else tokens)
-        text = self.loaded.tokenizer.decode(
-            spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        cuts = [text.find(stop) for stop in self.answering.sampling.stop if stop and stop in text]
-        if cuts:
-            text, ended = text[: min(cuts)], True
-        end: Literal["stop", "length"] = "stop" if ended else "length"
-        return Answer(text.strip(), end, len(spoken))
+        """Tokens as a text for people; see `szpo.models.loading.answer_of`."""
+        return loading.answer_of(self.loaded, tokens, self.answering.sampling.stop)
 
     # ---- distance to the start ----
 

@@ -109,6 +109,10 @@ class Probe:
             done += len(rows)
             self.progress(stage, done, of)
 
+    def read_scores_in_order(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+        """Scores (answers, D) at the start, in the order of the answers."""
+        return self.respondent.read(self._at_start("scores", samples))[VALUES]
+
     def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
         return ReadRequest(
             what,

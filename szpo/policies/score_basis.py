@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,22 +48,35 @@ def score_subspace(
         setup.dim,
     )
     seconds = time.monotonic() - began
+    scaled, correction, kl = scale_by_kl(probe, whole, setup, basis)
+    return replace(
+        scaled,
+        report={
+            "score_seconds": round(seconds, 1),
+            "second_moment": [float(x) for x in spectrum],
+            **kl,
+            "correction": correction,
+        },
+    )
+
+
+def scale_by_kl(
+    probe: Probe, whole: Subspace, setup: SetupSettings, basis: Floats
+) -> tuple[Subspace, float, dict[str, Any]]:
+    """Scale a whitened basis (D, d) so that measured KL is |z|²/2: the subspace, by what, why."""
     raw = replace(whole, basis=split_basis(whole.start, basis))
     measured = _measure_ratios(probe, raw, setup.kl_samples)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
     correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
-    scaled = split_basis(whole.start, basis * correction)
-    return replace(
-        raw,
-        basis=scaled,
-        report={
-            "score_seconds": round(seconds, 1),
-            "second_moment": [float(x) for x in spectrum],
+    scaled = replace(raw, basis=split_basis(whole.start, basis * correction))
+    return (
+        scaled,
+        correction,
+        {
             "raw_kl_ratio": {str(r): v for r, v in ratios.items()},
             "raw_kl_ratio_stderr": {
                 str(r): float(v.std(ddof=1) / math.sqrt(v.size)) for r, v in measured.items()
             },
-            "correction": correction,
         },
     )
 

@@ -25,7 +25,7 @@ from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
 from szpo.models import devices, loading, weight_files
 from szpo.models.lora_sites import Site
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, Subspace
 from szpo.types import Prompt
 
 VERSION = 2
@@ -54,6 +54,7 @@ def write(subspace: Subspace, path: Path) -> None:
         "scale": subspace.scale,
         "sites": [asdict(site) for site in subspace.sites],
         "report": dict(subspace.report),
+        "features": None if subspace.features is None else subspace.features.facts(),
     }
     arrays: dict[str, Any] = dict(subspace.tensors())
     try:
@@ -77,10 +78,12 @@ def read(path: Path) -> Subspace:
             part, _, tensor = name.partition("/")
             if part in parts:
                 parts[part][tensor] = file[name]
+        features = FeatureMap.from_facts(facts.get("features"), file.get(FEATURE_MAP))
     sites = tuple(Site(**site) for site in facts["sites"])
     return Subspace(
-        kind=facts["kind"], sites=sites, scale=facts["scale"], report=facts["report"], **parts
-    )
+        facts["kind"], sites, parts["fixed"], parts["start"], parts["basis"],
+        scale=facts["scale"], report=facts["report"], features=features,
+    )  # fmt: skip
 
 
 def file_name(key: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site, lora_config
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.policies.feature_basis import feature_subspace
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.responder import Host, LocalHost
@@ -94,7 +95,7 @@ def choose_subspace(
     if setup.dim > size and setup.kind != "full":
         raise UsageError(f"dim {setup.dim} is more than the {size} weights of the chosen layers")
     base: list[Sample] = []
-    if setup.kind == "score":
+    if setup.kind in ("score", "features"):
         base = probe.start_samples(setup.samples)
     elif start is None:
         base = probe.start_samples(INPUT_SAMPLES)
@@ -104,6 +105,9 @@ def choose_subspace(
     whole = probe.whole
     if setup.kind == "score":
         found = score_subspace(probe, whole, setup, base)
+    elif setup.kind == "features":
+        texts = [loading.answer_of(host.facts, s.answer, setup.sampling.stop).text for s in base]
+        found = feature_subspace(probe, whole, setup, base, prompts, texts)
     elif setup.kind == "random":
         found = random_subspace(probe, whole, setup)
     else:
@@ -126,7 +130,7 @@ def _check(setup: SetupSettings, prompts: Sequence[Prompt]) -> None:
         raise UsageError(f"subspace {setup.kind} moves B only; choose kind full to train A and B")
     if setup.dim < 1:
         raise UsageError(f"dim must be at least 1 (got {setup.dim})")
-    if setup.kind == "score" and setup.samples < 4 * setup.dim:
+    if setup.kind in ("score", "features") and setup.samples < 4 * setup.dim:
         raise UsageError(f"samples must be at least 4·dim = {4 * setup.dim} (got {setup.samples})")
     if setup.kl_samples < KL_DIRECTIONS:
         raise UsageError(f"kl_samples must be at least {KL_DIRECTIONS} (got {setup.kl_samples})")

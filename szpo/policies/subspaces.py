@@ -9,6 +9,8 @@ P = c · Q C^{-1/2}, and one scalar c from Monte-Carlo KL the scale, so that nea
 
 ``random`` takes orthonormal directions of the same weights and only the scalar; it needs no
 gradient. ``full`` keeps every weight as a coordinate and gets a radius instead of a basis.
+``features`` takes the natural gradients of named features of the texts
+(`szpo.policies.feature_basis`), after the leading score components.
 Nothing here sees a vote or a reward.
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +29,10 @@ from szpo.models.lora_sites import Site
 from szpo.optim import parameters
 from szpo.types import Floats, Layout, Theta
 
-Kind: TypeAlias = Literal["full", "random", "score"]
-KINDS = ("full", "random", "score")
+Kind: TypeAlias = Literal["full", "random", "score", "features"]
+KINDS = get_args(Kind)
+FEATURE_MAP = "features/map"
+"""The tensor's name in files and in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,11 @@ class SetupSettings:
 
     kind: Kind = "score"
     dim: int = 8
-    """Coordinates d; ignored by ``full``."""
+    """Coordinates d; under ``features`` the score components before them; ignored by ``full``."""
     train: Literal["B", "AB"] = "B"
     """Which factors move. A subspace moves B only."""
     samples: int = 384
-    """Answers of the start that are read for scores (``score``)."""
+    """Answers of the start that are read for scores (``score``, ``features``)."""
     redraws: int = 3
     """Further samples of the Fisher matrix from each answer: words drawn anew along it."""
     kl_samples: int = 96
@@ -52,6 +56,31 @@ class SetupSettings:
     """The run's; scores are those of its temperature without top-p and top-k."""
     root_seed: int = 0
     """Of the set-up; apart from the run's, so that runs share what was found."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureMap:
+    """What the coordinates do to named features of the texts."""
+
+    names: tuple[str, ...]
+    """Of k features."""
+    scales: tuple[int, ...]
+    """(k,): their spreads at the start in units of 2⁻¹²; 0 where a feature never differed."""
+    map: NDArray[np.float32]
+    """(d, k): natural gradients, in spreads for a unit of z."""
+
+    def facts(self) -> dict[str, Any]:
+        """All but the map, which is a tensor of its own, as plain JSON; see `from_facts`."""
+        return {"names": list(self.names), "scales": list(self.scales)}
+
+    @classmethod
+    def from_facts(
+        cls, facts: Mapping[str, Any] | None, map: NDArray[np.float32] | None
+    ) -> FeatureMap | None:
+        """The map of stored facts; None where there are none."""
+        if facts is None or map is None:
+            return None
+        return cls(tuple(facts["names"]), tuple(facts["scales"]), map)
 
 
 @dataclass(frozen=True)
@@ -71,6 +100,7 @@ class Subspace:
     scale: float = 1.0
     """μ = scale · √(2κ/d); 1 where the basis itself is scaled."""
     report: Mapping[str, Any] = field(default_factory=dict)
+    features: FeatureMap | None = None
 
     @property
     def dim(self) -> int:
@@ -105,6 +135,7 @@ class Subspace:
             **{f"fixed/{name}": value for name, value in self.fixed.items()},
             **{f"start/{name}": value for name, value in self.start.items()},
             **{f"basis/{name}": value for name, value in self.basis.items()},
+            **({} if self.features is None else {FEATURE_MAP: self.features.map}),
         }
 
 

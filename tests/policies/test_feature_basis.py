@@ -1,0 +1,158 @@
+"""Natural gradients of features: what they move, what they cost, and on whom they are judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szpo.features import dictionary
+from szpo.generation.sampling import Sampling
+from szpo.models import loading
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
+from szpo.policies import feature_basis, subspace_cache, subspace_setup
+from szpo.policies.feature_basis import FeatureCoordinates, Fisher, find_coordinates
+from szpo.policies.probe import Probe
+from szpo.policies.responder import LocalHost
+from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.types import Prompt
+from tests.support import tiny_models
+
+PROMPTS, EACH, WEIGHTS = 40, 60, 30
+
+
+def draw(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of covariance diag(1, 2, …, 30), two features linear in them, one of noise alone."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(PROMPTS), EACH)
+    scores = rng.standard_normal((len(groups), WEIGHTS)) * np.sqrt(1 + np.arange(WEIGHTS))
+    other = rng.standard_normal((2, len(groups)))
+    first = scores[:, 3] + other[0]  # variance 4 of 5
+    second = scores[:, 3] + scores[:, 20] / 2
+    offset = rng.standard_normal(PROMPTS)[groups] * 10  # of the prompt: not to be learned
+    features = np.stack([first + offset, second, other[1], np.ones(len(groups))], axis=1)
+    return scores.astype(np.float32), features, groups
+
+
+@pytest.fixture(scope="module")
+def found() -> FeatureCoordinates:
+    return find_coordinates(*draw(), components=2, ridge=1e-6)
+
+
+def test_coordinates_are_whitened_and_their_map_says_what_features_do(
+    found: FeatureCoordinates,
+) -> None:
+    scores, features, groups = draw()
+    S = feature_basis.centre(scores, groups) @ found.basis
+    np.testing.assert_allclose(S.T @ S / len(S), np.eye(S.shape[1]), atol=1e-8)
+    phi = feature_basis.centre(features, groups)
+    change = S.T @ phi / len(S) / np.where(found.spread > 0, found.spread, 1)
+    np.testing.assert_allclose(found.map, change, atol=1e-3)  # but for the ridge
+
+
+def test_a_natural_gradient_points_along_its_features_own_scores(
+    found: FeatureCoordinates,
+) -> None:
+    # F = diag(1 … 30): F⁻¹ E[sφ] of the first feature is e₃, of the second e₃ + e₂₀/2.
+    weights = found.basis @ found.map
+    for column, wanted in ((0, {3: 1.0}), (1, {3: 1.0, 20: 0.5})):
+        truth = np.zeros(WEIGHTS)
+        truth[list(wanted)] = list(wanted.values())
+        here = weights[:, column]
+        metric = 1 + np.arange(WEIGHTS)
+        cosine = (here * metric) @ truth / np.sqrt((here**2 @ metric) * (truth**2 @ metric))
+        assert cosine > 0.98
+
+
+def test_reach_is_the_share_that_scores_explain_of_prompts_not_used(
+    found: FeatureCoordinates,
+) -> None:
+    assert found.reach[0] == pytest.approx(0.8, abs=0.05)  # 4 of 5, centred
+    assert found.reach[1] == pytest.approx(1.0, abs=0.02)
+    assert found.reach[2] < 0.02
+    assert found.spread[3] == found.reach[3] == 0.0  # a constant has nothing to move
+    assert not found.map[:, 3].any()
+
+
+def test_leading_components_come_first() -> None:
+    # With no feature that differs, the coordinates are the two widest scores over their widths.
+    scores, features, groups = draw()
+    scores[:, [28, 29]] *= (4, 8)
+    found = find_coordinates(scores, 0 * features, groups, components=2)
+    assert found.basis.shape == (WEIGHTS, 2)
+    assert np.abs(found.basis).argmax(0).tolist() == [29, 28]
+    np.testing.assert_allclose(np.abs(found.basis).max(0), [30**-0.5 / 8, 29**-0.5 / 4], rtol=0.1)
+
+
+def test_both_forms_of_the_fisher_matrix_agree() -> None:
+    scores, features, groups = draw()
+    S = feature_basis.centre(scores[:25], groups[:25])  # fewer answers than weights
+    phi = feature_basis.centre(features[:25], groups[:25])
+    few = Fisher(S, 1e-3)
+    assert few.dual
+    n, lam = len(S), 1e-3 * (S * S).sum(1).mean()
+    direct = np.linalg.solve(S.T @ S / n + lam * np.eye(WEIGHTS), S.T @ phi / n)
+    np.testing.assert_allclose(few.natural(phi), direct, atol=1e-9)
+    moment = S.T @ S / n
+    leading = few.leading(3)
+    np.testing.assert_allclose(leading.T @ moment @ leading, np.eye(3), atol=1e-9)
+
+
+def test_the_order_of_the_answers_does_not_matter(found: FeatureCoordinates) -> None:
+    scores, features, groups = draw()
+    order = np.random.default_rng(1).permutation(len(groups))
+    again = find_coordinates(
+        scores[order], features[order], groups[order], components=2, ridge=1e-6
+    )
+    np.testing.assert_allclose(again.map, found.map, atol=1e-6)
+    np.testing.assert_allclose(again.basis @ again.map, found.basis @ found.map, atol=1e-6)
+
+
+# ---- on a model ----
+
+SHORT = Sampling(max_new_tokens=6)
+ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def space() -> Subspace:
+    setup = SetupSettings("features", dim=4, samples=384, kl_samples=64, sampling=SHORT)
+    return subspace_setup.set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
+
+
+def test_a_models_features_have_names_scales_and_directions(space: Subspace) -> None:
+    features = space.features
+    assert features is not None
+    assert features.names == tuple(e.name for e in dictionary.holding(p.text for p in ASKED))
+    assert features.map.shape == (space.dim, len(features.names))
+    assert 4 < space.dim <= 4 + sum(scale > 0 for scale in features.scales)
+    still = np.array(features.scales) == 0
+    assert still.any() and not features.map[:, still].any()  # its words are no English ones
+    assert features.map[:, ~still].any(0).all()
+
+
+def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space: Subspace) -> None:
+    loaded, features = tiny_models.loaded("llama"), space.features
+    assert features is not None
+    place = features.names.index("variety")
+    way = features.map[:, place] / np.linalg.norm(features.map[:, place])
+    ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
+    whole = replace(space, kind="full", basis={})
+    respondent = LocalHost(loaded).at(whole, Space(5, whole.layout, Law()))
+    probe = Probe(respondent, whole, ids, SHORT, 5)
+    kl = probe.kl([space.weights({"z": way.astype(np.float32)})], 384, "test")
+    assert kl.mean() == pytest.approx(0.5, abs=0.15)  # |z|²/2
+
+
+def test_stored_coordinates_are_read_again_with_their_features(
+    space: Subspace, tmp_path: Path
+) -> None:
+    subspace_cache.write(space, tmp_path / "setup.npz")
+    again = subspace_cache.read(tmp_path / "setup.npz")
+    assert space.features is not None and again.features is not None
+    assert again.features.facts() == space.features.facts()
+    assert again.features.map.tobytes() == space.features.map.tobytes()
+    assert again.basis_sha256 == space.basis_sha256
