@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from szpo.reports.dataframes import open as open
     from szpo.training.step_report import StepReport as StepReport
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Looked up when asked for, so that importing szpo stays light.
 __getattr__, __dir__, __all__ = lazy_loader.attach(

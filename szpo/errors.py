@@ -33,6 +33,10 @@ class MissingPluginError(UsageError):
     """A ledger needs what another package brings, and that package is not installed."""
 
 
+class SupersededError(UsageError):
+    """A ledger needs a rule or an option that szpo no longer has."""
+
+
 class LeaseError(SzpoError):
     """Another controller holds the run, or this one was superseded."""
 

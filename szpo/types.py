@@ -86,7 +86,7 @@ class Query:
     mu: float
     """Perturbation radius μ in the units of the unit-variance direction."""
     alpha: float | None
-    """Step size α; None while the warm-up still measures it, and under ``bayes``."""
+    """Step size α; None while the warm-up still measures it, and under ``regression``."""
 
 
 @dataclass(frozen=True, slots=True)

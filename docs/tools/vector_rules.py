@@ -15,7 +15,7 @@ import numpy as np
 
 import szpo
 
-RULES = ("known", "sign", "margin", "bayes", "regression")
+RULES = ("known", "sign", "regression")
 TOYS = (("2 coordinates", 2, None), ("8 coordinates", 8, None), ("8, noisy votes", 8, 2.0))
 """Name, coordinates, and the noise of votes: P(a) = σ(gap of squares / noise); None: no noise."""
 VOTES, SEEDS, LEFT = 120, range(4), 0.05

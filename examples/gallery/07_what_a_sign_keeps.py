@@ -1,6 +1,6 @@
 """What the sign of many votes keeps.
 
-The rule `sign` moves by the majority's side; `margin` moves by its size. With n votes on one
+The rule `sign` moves by the majority's side, whatever its size. With n votes on one
 direction the sign keeps a share of what they say. The share is exact: a sum over a binomial
 law.
 

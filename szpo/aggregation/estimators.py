@@ -178,22 +178,6 @@ def estimate(
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 
-def margin(tally: Tally) -> Floats:
-    """Mean over n of (for − against)/(votes of n), per direction (..., K); needs no link.
-
-    The votes of n are those given where the counts are weighted; shares as in `estimate`.
-    """
-    given = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
-    votes = np.where(tally.identical, 0.0, given)
-    each = np.where(votes > 0, (tally.plus - tally.minus) / np.maximum(votes, 1e-300), 0.0)
-    each = np.where(tally.identical, 0.0, each)
-    counts = (votes > 0) | tally.identical
-    if tally.share is not None:
-        return ordered_sum(rescale_shares(tally.share, counts) * each)
-    mean: Floats = ordered_sum(each) / np.maximum(counts.sum(-1), 1)
-    return mean
-
-
 def majority(tally: Tally) -> Floats:
     """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie.
 

@@ -96,8 +96,8 @@ class LinkCheck:
         how = "sooner sure" if self.curvature > 0 else "less sure of large differences"
         return (
             f"votes are {how} than the logistic link allows (p = {self.p:.2g}, {self.triads} "
-            f"triads, {self.votes} votes): inverted votes mislead; set optimizer.rule=margin or "
-            "sign, which need no link: szpo branch RUN --step K --rule margin"
+            f"triads, {self.votes} votes): inverted votes mislead; set optimizer.rule=sign, "
+            "which needs no link: szpo branch RUN --step K --rule sign"
         )
 
     def line(self) -> str:

@@ -124,8 +124,7 @@ def open_comparisons(ledger: Ledger) -> frozenset[str]:
 
 
 def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
-    recorded = ledger.spec.get("config")
-    config = None if recorded is None else Config.model_validate(recorded)
+    config = run_spec.recorded_config(ledger)
     panel = Panel() if config is None else config.panel
     optimizer = ledger.spec.get("optimizer", {})
     k, n, m = (int(optimizer.get(key, 1)) for key in ("K", "N", "M"))
@@ -133,7 +132,7 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
     first = _first_answers(ledger, hidden)
     return RunFacts(
         run=ledger.run,
-        name=str((recorded or {}).get("run", {}).get("name") or ledger.path.stem),
+        name=(None if config is None else config.run.name) or ledger.path.stem,
         rule=str(optimizer.get("rule", "–")),
         planned_steps=None if config is None else config.steps,
         votes_per_step=k * n * m,
@@ -194,7 +193,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
         return {}
     settings = run_spec.recorded_settings(ledger)
-    if settings.space.dim > HEADING_DIM:
+    if settings.space.dim > HEADING_DIM or not run_spec.has_weights(ledger):
         return {}
     places = [flatten(starting_theta(ledger), ledger.layout)]
     steps = []

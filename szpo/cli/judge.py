@@ -121,4 +121,4 @@ def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
         if set(tree) != {"judge"}:
             raise UsageError(f"--set {text}: only judge.* can be set here; the run stays as it is")
         chosen |= tree["judge"]
-    return settings_file.check({**recorded, "judge": chosen}, where=ledger.path.name)
+    return settings_file.check_recorded({**recorded, "judge": chosen}, where=ledger.path.name)

@@ -138,7 +138,7 @@ def branch(
         None, "--name", help="Name of the new run; default: made from the old one and the step."
     ),
     rule: str | None = typer.Option(
-        None, "--rule", help="Another rule for votes; margin and sign need no link."
+        None, "--rule", help="Another rule for votes; sign needs no link."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,

@@ -31,8 +31,8 @@ class Optimizer(Section):
     rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
         "auto",
         description=f"{list_names(list(RULES))}, or one of another package; auto: regression "
-        f"on up to {POSTERIOR_DIM} coordinates of subspace.kind score, where it has all that is "
-        f"set; elsewhere bayes up to {POSTERIOR_DIM} coordinates, known above.",
+        f"in a subspace of up to {POSTERIOR_DIM} coordinates, where it has all that is set; "
+        "known elsewhere.",
     )
     law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
         "auto",
@@ -66,9 +66,6 @@ class Optimizer(Section):
         None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
     )
     alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
-    forget: float = Field(
-        0.94, gt=0, le=1, allow_inf_nan=False, description="λ: weight of a vote one step older."
-    )
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="Steps that only measure; default: 0, or 5 where α must be measured."
     )
@@ -85,9 +82,6 @@ class Optimizer(Section):
         "equal",
         description="How much each voter counts: equal; or learned from agreement with the "
         f"rest: {list_names(list(LEARNED))}.",
-    )
-    block: int | None = Field(
-        None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."
     )
     momentum: float = Field(
         0.0, ge=0, lt=1, allow_inf_nan=False, description="ρ: share of past steps added again."
@@ -124,6 +118,14 @@ class Optimizer(Section):
         description="regression: which coordinates are expected to carry the taste: the first "
         "8, 16, 32, … or all, as votes decide (blocks); all equally (flat); "
         "leading ones more (falling); default: blocks.",
+    )
+    forgetting: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression: λ, the weight of a vote one step older, for a taste that turns; "
+        "default: votes keep their weight.",
     )
     prior: str | None = Field(
         None,
@@ -170,6 +172,6 @@ class Selection(Section):
     )
     vote_price: Positive | None = Field(
         None,
-        description="bayes, regression: end a step once a further vote is expected to gain less "
+        description="regression: end a step once a further vote is expected to gain less "
         "than this, in logits of value; default: ask for all votes.",
     )

@@ -32,9 +32,8 @@ from szpo.config.run_sections import (
 )
 from szpo.config.section import Section
 from szpo.errors import UsageError
-from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM, WARMUP, defaults
+from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.directions import Law
-from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES
 from szpo.optim.settings import Adam, Settings, SettingsError
 from szpo.optim.settings import Selection as CandidateSelection
@@ -57,8 +56,10 @@ NAMES: Final[Mapping[str, str]] = {
     "vote_price": "selection.vote_price",
 }
 """What the optimizer's settings are called in a run's settings."""
-SCORED_RULE: Final = "regression"
-"""The rule that is auto's choice where coordinates come from scores of the model's own answers."""
+FIRST_RULE: Final = "regression"
+"""The rule that is auto's choice where it can work."""
+OTHER_RULE: Final = "known"
+"""Its choice elsewhere."""
 
 
 class Config(Section):
@@ -96,7 +97,7 @@ class Config(Section):
             )
         except ValidationError:
             return given  # refused below, with its place
-        own = None if draft.rule is None else rule_plugins.find(draft.rule)
+        own = rule_plugins.find(draft.rule)
         if own is None:
             return given
         names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
@@ -139,15 +140,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _optimizer_can_work(self) -> Self:
         """Refuse what the optimizer refuses whatever the layout of the coordinates."""
-        refused: list[SettingsError] = []
-        for rule in AUTO_RULES if self.rule is None else (self.rule,):
-            try:
-                self._make_settings(ONE_COORDINATE, 1.0, rule)
-            except SettingsError as error:
-                refused.append(error)
-            else:
-                return self
-        raise ValueError(refused[0].rename(NAMES))
+        try:
+            self._make_settings(ONE_COORDINATE, 1.0, self.rule)
+        except SettingsError as error:
+            raise ValueError(error.rename(NAMES)) from None
+        return self
 
     def demand_used(self) -> None:
         """Refuse settings of a new run that its rule would ignore.
@@ -168,23 +165,23 @@ class Config(Section):
         return [name for name in names if getattr(self.optimizer, name) != fields[name].default]
 
     @property
-    def rule(self) -> str | None:
-        """The rule that turns votes into steps; None: auto, by the number of coordinates.
+    def rule(self) -> str:
+        """The rule that turns votes into steps.
 
-        auto is `SCORED_RULE` where coordinates are scored, few enough, and all other settings are
-        ones that it has.
+        auto is `FIRST_RULE` in a subspace of few enough coordinates whose radius is not set, where
+        all other settings are ones that it has; else `OTHER_RULE`.
         """
-        chosen, space, own = self.optimizer.rule, self.subspace, RULES[SCORED_RULE]
+        chosen, space, own = self.optimizer.rule, self.subspace, RULES[FIRST_RULE]
         if chosen != "auto":
             return chosen
-        scored = space.kind == "score" and self.optimizer.mu is None
+        small = space.kind != "full" and self.optimizer.mu is None
         few = space.dim == "auto" or space.dim <= POSTERIOR_DIM
-        if not (scored and few) or self._list_changed(own.ignores):
-            return None
+        if not (small and few) or self._list_changed(own.ignores):
+            return OTHER_RULE
         try:
             self._make_settings(ONE_COORDINATE, 1.0, own.name)
         except SettingsError:
-            return None
+            return OTHER_RULE
         return own.name
 
     def optimizer_settings(self, layout: Layout, scale: float) -> Settings:
@@ -198,19 +195,15 @@ class Config(Section):
         except SettingsError as error:
             raise UsageError(f"settings: {error.rename(NAMES)}") from None
 
-    def _make_settings(self, layout: Layout, scale: float, rule: str | None) -> Settings:
+    def _make_settings(self, layout: Layout, scale: float, rule: str) -> Settings:
         o, chosen = self.optimizer, self.selection
         changes: dict[str, Any] = {}
-        if o.block is not None:
-            if o.law != "auto":
-                raise SettingsError("`block` is a law of its own; leave `law` at auto")
-            changes["law"] = Law("block", min(o.block, layout_dim(layout)))
-        elif o.law != "auto":
+        if o.law != "auto":
             plain = o.law == "orthonormal"
             changes["law"] = Law("orthonormal") if plain else Law(normalise=o.law == "normalised")
         if o.warmup is not None:
             changes["warmup"] = o.warmup
-        elif self.subspace.kind == "random" and o.rule != "auto" and RULES[o.rule].measures:
+        elif self.subspace.kind == "random" and RULES[rule].measures:
             # Nothing is known of how far votes carry along random directions: α is measured.
             changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
         if o.steer:
@@ -218,7 +211,7 @@ class Config(Section):
         if o.kl_budget is not None:
             points = () if o.kl_budget == "off" else o.kl_budget
             changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
-        for name in ("centre_step", "score_share", "prior_variances", "guarded"):
+        for name in ("centre_step", "score_share", "prior_variances", "guarded", "forgetting"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         if chosen.candidates is not None:
@@ -227,7 +220,7 @@ class Config(Section):
             self.run.seed, layout, rule=rule, pairing=o.pairing, K=o.directions, N=o.comparisons,
             M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, link=o.link, smoothing=o.smoothing,
             ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,
-            scale=scale, forget=o.forget, momentum=o.momentum, adam=Adam() if o.adam else None,
+            scale=scale, momentum=o.momentum, adam=Adam() if o.adam else None,
             vote_price=chosen.vote_price, **changes,
         )  # fmt: skip
 

@@ -56,7 +56,7 @@ class OneOf:
 def list_names(names: Sequence[str]) -> str:
     """Join names with commas and a final "or".
 
-    >>> list_names(["known", "sign", "bayes"])
-    'known, sign or bayes'
+    >>> list_names(["known", "sign", "regression"])
+    'known, sign or regression'
     """
     return " or ".join([", ".join(names[:-1]), names[-1]])

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.optim import superseded
 
 SIZE_LIMIT = 1_000_000
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -27,6 +28,13 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Config.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
+
+GONE_TABLES = tuple({"selection"} - set(SECTIONS))
+GONE_OPTIONS = tuple(
+    {"block", "momentum", "adam", "steer", "forget"} - set(SECTIONS["optimizer"].model_fields)
+)
+GONE_NAMES = {"rule": superseded.GONE_RULES, "weighting": superseded.GONE_WEIGHTINGS}
+"""Names that [optimizer] had for a rule and a weighting."""
 
 
 def presets() -> dict[str, str]:
@@ -195,6 +203,21 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
         found = error.errors(include_url=False)
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UsageError(f"{where}: {_describe(found[0])}{more}") from None
+
+
+def check_recorded(tree: Mapping[str, Any], *, where: str) -> Config:
+    """Make settings of those that a run recorded; what szpo no longer has gets its default.
+
+    Whether the run can go on without it, `szpo.optim.superseded` says.
+
+    Raises:
+        UsageError: As `check` does.
+    """
+    kept = {name: values for name, values in tree.items() if name not in GONE_TABLES}
+    given = dict(kept.get("optimizer", {}))
+    gone = {*GONE_OPTIONS, *(n for n, names in GONE_NAMES.items() if given.get(n) in names)}
+    kept["optimizer"] = {name: value for name, value in given.items() if name not in gone}
+    return check(kept, where=where)
 
 
 def _describe(error: Any) -> str:

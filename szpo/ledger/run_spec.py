@@ -1,20 +1,26 @@
-"""Read the optimizer's settings from a run's spec."""
+"""Read a run's settings from its spec, also where szpo no longer has all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from szpo.config import rule_plugins
-from szpo.errors import IntegrityError, MissingPluginError
+from szpo import __version__
+from szpo.config import rule_plugins, settings_file
+from szpo.config.schema import Config
+from szpo.errors import IntegrityError, MissingPluginError, SupersededError
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import settings_from_json
+from szpo.optim import superseded
+from szpo.optim.checked_settings import read_recorded, settings_from_json
 from szpo.optim.directions import DIRECTION_VERSION, ORTHONORMAL_VERSION
 from szpo.optim.settings import Settings
 
 
 def recorded_settings(ledger: Ledger) -> Settings:
     """The optimizer's settings as the run's spec records them.
+
+    What szpo no longer has is left out, but for the rule's name: enough to read the run by. What
+    asks the rule calls `demand_current` first.
 
     Raises:
         IntegrityError: the spec has none, they disagree with the run's seed or layout, or the
@@ -30,7 +36,9 @@ def recorded_settings(ledger: Ledger) -> Settings:
     if "optimizer" not in ledger.spec:
         raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
     demand_rule(ledger)
-    found = settings_from_json(ledger.spec["optimizer"])
+    optimizer = ledger.spec["optimizer"]
+    gone = superseded.find_gone(optimizer)
+    found = read_recorded(optimizer) if gone else settings_from_json(optimizer)
     if found.root_seed != ledger.root_seed or found.layout != ledger.layout:
         raise IntegrityError(
             f"{ledger.path.name}: the optimizer's seed or layout is not that of the run"
@@ -45,7 +53,8 @@ def demand_rule(ledger: Ledger) -> None:
         MissingPluginError: no installed package does.
     """
     name = ledger.spec["optimizer"].get("rule")
-    if not isinstance(name, str) or rule_plugins.find(name) is not None:
+    gone = name in superseded.GONE_RULES
+    if gone or not isinstance(name, str) or rule_plugins.find(name) is not None:
         return
     origin = ledger.spec.get("plugins", {}).get("rule")
     package = "a package" if origin is None else f"{origin['package']} {origin['version']}"
@@ -53,6 +62,54 @@ def demand_rule(ledger: Ledger) -> None:
         f'{ledger.path.name}: its rule "{name}" comes from {package}, which is not installed; '
         "install it, or nothing of the run can be recomputed"
     )
+
+
+def recorded_config(ledger: Ledger) -> Config | None:
+    """The settings that `szpo run` was given; None for a run that was made otherwise.
+
+    Of what szpo no longer has, the default.
+
+    Raises:
+        UsageError: some setting is not what it may be.
+    """
+    recorded = ledger.spec.get("config")
+    if recorded is None:
+        return None
+    return settings_file.check_recorded(recorded, where=ledger.path.name)
+
+
+def demand_current(ledger: Ledger) -> None:
+    """Refuse what needs the rule and options of a run, where szpo no longer has them.
+
+    Raises:
+        SupersededError: names the version that has them.
+    """
+    if gone := superseded.find_gone(ledger.spec.get("optimizer", {})):
+        raise SupersededError(
+            f"{ledger.path.name}: szpo {__version__} has no {' and no '.join(gone)}, so the run "
+            f"cannot go on here; {superseded.INSTEAD} and goes on with the run"
+        )
+
+
+def demand_weights(ledger: Ledger) -> None:
+    """Refuse to add up updates along directions, or with a momentum, that szpo no longer has.
+
+    Raises:
+        SupersededError: names the version that has them.
+    """
+    if has_weights(ledger):
+        return
+    gone = " and no ".join(superseded.find_gone(ledger.spec["optimizer"]))
+    raise SupersededError(
+        f"{ledger.path.name}: szpo {__version__} has no {gone}, so its weights cannot be made "
+        f"from its updates; szpo {superseded.VERSION} (commit {superseded.COMMIT}) makes them"
+    )
+
+
+def has_weights(ledger: Ledger) -> bool:
+    """The recorded updates can be added up here; always where they are vectors."""
+    folded = superseded.is_folded(ledger.spec.get("optimizer", {}))
+    return folded or not ledger.query("SELECT 1 FROM updates WHERE coef <> 0 LIMIT 1")
 
 
 def direction_version(spec: Mapping[str, Any]) -> int:

@@ -13,12 +13,7 @@ RULE: Final = "known"
 """Of the rules, the one that needed fewest votes on six toy preferences (docs/library.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "known": {"kl_step": 0.06, "alpha": Schedule("inverse_sqrt", None, 30), "warmup": 0},
-    "margin": {"kl_step": 0.06, "alpha": Schedule("inverse_sqrt", None, 30), "warmup": 0},
     "sign": {"kl_step": 0.06, "alpha": Schedule("inverse_sqrt", None, 30)},
-    "bayes": {
-        "kl_step": 0.6, "forget": 0.9, "mu": Schedule("inverse", 1.0, 30),
-        "alpha": Schedule("inverse", None, 30),
-    },
     "regression": {"kl_budget": None, "centre_step": 0.3},
 }  # fmt: skip
 """Settings by rule. Steps shrink with the square root of their number (Robbins & Monro 1951)."""

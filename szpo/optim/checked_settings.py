@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from szpo.errors import UsageError
+from szpo.optim import superseded
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES, rule_of
@@ -14,14 +15,12 @@ from szpo.optim.settings import Adam, Schedule, Selection, Settings, SettingsErr
 from szpo.types import Layout
 
 POSTERIOR_DIM = 64
-"""Coordinates up to which the first of `AUTO_RULES` is the default rule."""
-AUTO_RULES = ("bayes", "known")
-"""The default rules of small and of large spaces."""
+"""Coordinates up to which `regression` is the default rule."""
 WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
 REGRESSION = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
-    "guarded", "sided", "unproven_kl",
+    "guarded", "sided", "unproven_kl", "forgetting",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 LATER = ("selection", "vote_price", "selection_noise", *REGRESSION)
@@ -31,11 +30,11 @@ LATER = ("selection", "vote_price", "selection_noise", *REGRESSION)
 def defaults(
     root_seed: int, layout: Layout, *, rule: str | None = None, **changes: Any
 ) -> Settings:
-    """The default settings for a space: `bayes` for d ≤ 64, `known` with five warm-up steps above.
+    """The default settings for a space: `regression` for d ≤ 64, else a warmed-up `known`.
 
     >>> settings = defaults(1, (("z", (8,)),))
     >>> settings.rule, settings.law.normalise, settings.N, settings.warmup
-    ('bayes', True, 8, 0)
+    ('regression', False, 1, 0)
     >>> settings = defaults(1, (("w", (100, 100)),), rule="sign", N=4)
     >>> settings.law.normalise, settings.N, settings.warmup
     (False, 4, 0)
@@ -46,7 +45,8 @@ def defaults(
         UsageError: an unknown setting, or one out of range.
     """
     dim = layout_dim(layout)
-    chosen = rule_of(rule or AUTO_RULES[dim > POSTERIOR_DIM])
+    small = len(layout) == 1 and dim <= POSTERIOR_DIM
+    chosen = rule_of(rule or ("regression" if small else "known"))
     alpha = changes.get("alpha")
     given = alpha.start if isinstance(alpha, Schedule) else alpha
     measured = given is None and changes.get("adam") is None
@@ -76,9 +76,22 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
     """Settings from their JSON form.
 
     Raises:
+        UsageError: a field is missing, unknown, out of range, or of an earlier szpo.
+    """
+    if gone := superseded.find_gone(body):
+        raise SettingsError(f"szpo no longer has {' and '.join(gone)}; {superseded.INSTEAD}")
+    settings = read_recorded(body)
+    check(settings)
+    return settings
+
+
+def read_recorded(body: Mapping[str, Any]) -> Settings:
+    """Settings from their JSON form to look at: what is gone is left out, and no rule asked.
+
+    Raises:
         UsageError: a field is missing, unknown, or out of range.
     """
-    values = dict(body)
+    values = superseded.keep_current(body)
     try:
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
@@ -95,11 +108,9 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
         for name in ("prior_precision", "kl_budget"):
             if values.get(name) is not None:
                 values[name] = tuple(tuple(row) for row in values[name])
-        settings = Settings(**values)
+        return Settings(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"settings: cannot be read ({error})") from error
-    check(settings)
-    return settings
 
 
 def check(settings: Settings) -> None:
@@ -120,16 +131,16 @@ def check(settings: Settings) -> None:
         able = " or ".join(name for name, other in RULES.items() if other.two_points)
         if given:
             raise SettingsError(f"`{given[0]}` belongs to the rule {able}; leave it out")
-    if not rule.bayesian:
+    if not rule.two_points:
         weighs = s.weighting != "equal" or s.smoothing == "pooled"
         if s.selection is not None and weighs:
             raise SettingsError(
                 "a `selection` weighs comparisons by 1/(C·q); it goes with `weighting` equal and "
-                "without pooled `smoothing`, or with bayes"
+                "without pooled `smoothing`, or with regression"
             )
         if s.vote_price is not None:
             raise SettingsError(
-                f"`vote_price` ends a step by its votes, which biases {s.rule}; use bayes"
+                f"`vote_price` ends a step by its votes, which biases {s.rule}; use regression"
             )
     rule.check(s)
 

@@ -3,7 +3,7 @@
 Candidate c is asked with probability q_c > 0, and its estimate enters the sum over those asked
 with the weight 1/(C·q_c) instead of the mean's 1/N: for any q the expected sum is the mean over
 all C (Horvitz & Thompson 1952), so selection by content biases no direction. Comparisons are taken
-or left whole; no row inside one is. Under ``bayes`` votes count without these weights.
+or left whole; no row inside one is. Under ``regression`` votes count without these weights.
 
 Exactly N are drawn, by systematic sampling over a drawn order, so a step costs what it did. A
 candidate whose rows are all identical has difference 0 whether it is asked or not, and never is.

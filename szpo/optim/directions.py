@@ -1,4 +1,4 @@
-"""Directions as integers on the grid 2⁻⁸: tabled Gaussians, random blocks, orthonormal frames.
+"""Directions as integers on the grid 2⁻⁸: tabled Gaussians and orthonormal frames.
 
 Sixteen bits of a raw word choose one of 65,536 equal-probability quantiles of N(0, 1). No log, no
 cos and no floating point in the stream, so a direction is the same on every machine and any shard
@@ -22,7 +22,7 @@ from szpo import seeds
 from szpo.errors import IntegrityError, UsageError
 
 DIRECTION_VERSION = 1
-"""Of the table, and so of the laws gaussian and block."""
+"""Of the table, and so of the law gaussian."""
 ORTHONORMAL_VERSION: Final = 2
 """Of the law orthonormal; whichever law changes gets the next number that none has had."""
 GRID = 256
@@ -43,27 +43,19 @@ class Law:
     """How a direction is drawn; E[v vᵀ] = I under each, once the factor is applied.
 
     ``gaussian``: tabled N(0, 1) in every coordinate; ``normalise`` scales |v| to √d.
-    ``block``: ±1 at ``block`` random coordinates, times √(d / block) (block-coordinate search).
     ``orthonormal``: the Gaussian directions of a step made orthogonal to each other, |v| = √d;
     after d of them a new frame begins (`orthonormal`).
 
     Raises:
-        UsageError: an unknown kind, or a block size that is missing or not positive.
+        UsageError: an unknown kind.
     """
 
-    kind: Literal["gaussian", "block", "orthonormal"] = "gaussian"
-    block: int | None = None
+    kind: Literal["gaussian", "orthonormal"] = "gaussian"
     normalise: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("gaussian", "block", "orthonormal"):
-            raise UsageError(
-                f"law: {self.kind!r} is unknown; choose gaussian, block or orthonormal"
-            )
-        if self.kind == "block" and (self.block is None or self.block < 1):
-            raise UsageError(f"law: block size is {self.block}; give an integer of at least 1")
-        if self.kind != "block" and self.block is not None:
-            raise UsageError(f"law: a block size belongs to the law block, not {self.kind}")
+        if self.kind not in ("gaussian", "orthonormal"):
+            raise UsageError(f"law: {self.kind!r} is unknown; choose gaussian or orthonormal")
 
     @property
     def scaled(self) -> bool:
@@ -80,7 +72,7 @@ class Law:
         """The default law: Gaussian, normalised for small d.
 
         >>> Law.for_dim(8)
-        Law(kind='gaussian', block=None, normalise=True)
+        Law(kind='gaussian', normalise=True)
         """
         return cls(normalise=dim <= NORMALISE_UP_TO)
 
@@ -117,26 +109,6 @@ def gaussian(key: bytes, n: int, start: int = 0) -> NDArray[np.int16]:
     picks = words.astype("<u8").view("<u2")[skip : skip + n]
     values: NDArray[np.int16] = table()[picks]
     return values
-
-
-def block(key: bytes, dim: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-    """Positions (ascending, distinct, in [0, dim)) and values (±256) of a block direction.
-
-    Raises:
-        UsageError: the block is larger than the space.
-    """
-    if not 1 <= size <= dim:
-        raise UsageError(f"law: block of {size} in {dim} coordinates; give 1 to {dim}")
-    few = min(size, dim - size)
-    positions = _distinct(key, dim, few)
-    if few != size:  # drawing what to leave out is the shorter list
-        keep = np.ones(dim, dtype=bool)
-        keep[positions] = False
-        positions = np.flatnonzero(keep)
-    # Signs come from the far half of the stream, which the positions never reach.
-    coins = seeds.bits(key, (size + 63) // 64, start=2**60)
-    signs = np.unpackbits(coins.astype("<u8").view(np.uint8), bitorder="little")[:size]
-    return positions, ((2 * signs.astype(np.int16) - 1) * GRID).astype(np.int16)
 
 
 def orthonormal(drawn: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -209,22 +181,3 @@ def gaussian_factor(sum_of_squares: int, dim: int) -> float:
     if sum_of_squares == 0:
         return 1.0  # asks nothing and moves nothing; only likely to be met in one dimension
     return math.sqrt(dim * GRID * GRID / sum_of_squares)
-
-
-def block_factor(dim: int, size: int) -> float:
-    """√(d / B), which makes E[v vᵀ] = I for a block of B coordinates."""
-    return math.sqrt(dim / size)
-
-
-def _distinct(key: bytes, dim: int, count: int) -> NDArray[np.int64]:
-    """The first ``count`` distinct integers in [0, dim) of the key's stream, ascending."""
-    found = np.empty(0, dtype=np.int64)
-    drawn, chunk = 0, 2 * count + 8
-    while len(found) < count:
-        words = seeds.bits(key, chunk, drawn) >> np.uint64(32)
-        picks = (words * np.uint64(dim) >> np.uint64(32)).astype(np.int64)
-        both = np.concatenate([found, picks])
-        _, first = np.unique(both, return_index=True)
-        found = both[np.sort(first)]
-        drawn += chunk
-    return np.sort(found[:count])

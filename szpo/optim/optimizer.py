@@ -20,7 +20,7 @@ from szpo.errors import RunError, UsageError
 from szpo.optim import momentum, parameters
 from szpo.optim.checked_settings import check
 from szpo.optim.rules import counting
-from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import Move, StepInputs, check_finite, perturbations
 from szpo.optim.settings import Schedule, Settings
 from szpo.optim.state import State
@@ -114,9 +114,9 @@ def tell(
 
     The tally's arrays are (K, N). ``by_voter`` are the same votes by voter: every weighting but
     ``equal`` needs them, and with them the report says which share of hostile voters would have
-    turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``bayes``). ``inputs`` is what was
-    recorded with the step's answers. An update with coefficient 0 moves nothing (warm-up, exact
-    tie). What the updates add to which point, `added_updates` says.
+    turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``regression``). ``inputs`` is what
+    was recorded with the step's answers. An update with coefficient 0 moves nothing (warm-up,
+    exact tie). What the updates add to which point, `added_updates` says.
 
     Raises:
         RunError: a count, an estimate or a step is not finite; nothing was applied.
@@ -176,7 +176,7 @@ def added_updates(
     `szpo.optim.momentum.added_updates` has what is added.
     """
     added = momentum.added_updates(settings, updates, step)
-    if not rule_of(settings.rule).two_points:
+    if not has_two_points(settings.rule):
         return added
     return tuple(update for update in added if update.k == POINTS.index(point))
 
@@ -199,14 +199,12 @@ def replay_state(
 def describe_settings(settings: Settings) -> Sequence[str]:
     """Describe the settings of a run as lines to print."""
     s = settings
-    far = (
-        f"expected KL of a step {s.kl_step:g} nats, memory {s.forget:g} a step, "
-        f"{s.warmup} warm-up steps"
-    )
+    far = f"expected KL of a step {s.kl_step:g} nats, {s.warmup} warm-up steps"
     if rule_of(s.rule).two_points:
         points = s.kl_budget or ()
         budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
-        far = f"KL budget {budget or 'none'}, every vote keeps its weight to the end"
+        weight = f"fades to {s.forgetting:g} a step" if s.forgetting else "stays to the end"
+        far = f"KL budget {budget or 'none'}, the weight of a vote {weight}"
     return (
         f"rule {s.rule}, {s.pairing} pairs, link {s.link}, ties {s.ties}, weighting "
         f"{s.weighting}, seed {s.root_seed}",
@@ -257,7 +255,7 @@ def _vector(step: Floats, number: int, k: int) -> Update:
 
 def _check_delta(settings: Settings, delta: ArrayLike, step: int) -> Floats:
     given = np.asarray(delta, dtype=np.float64)
-    if rule_of(settings.rule).bayesian:
+    if rule_of(settings.rule).two_points:
         raise UsageError(f"tell: {settings.rule} takes votes, not one estimate per direction")
     if given.shape != (settings.K,):
         raise UsageError(f"tell: delta has shape {given.shape}, expected {(settings.K,)}")

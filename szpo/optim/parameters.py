@@ -33,11 +33,11 @@ class Space:
     """The coordinates of a run and the law by which directions are drawn in them.
 
     For a subspace adapter the layout is (("z", (d,)),). A direction depends on the root seed, the
-    step, k and, under the Gaussian law, the tensor's own name, never on the other tensors.
+    step, k and the tensor's own name, never on the other tensors.
 
     Raises:
-        UsageError: no coordinates, a name twice, a bad shape, a block larger than the space, or
-            more than one small tensor under the law orthonormal.
+        UsageError: no coordinates, a name twice, a bad shape, or more than one small tensor under
+            the law orthonormal.
     """
 
     root_seed: int
@@ -47,8 +47,6 @@ class Space:
     def __post_init__(self) -> None:
         seeds.derive(self.root_seed, "direction")  # says what is wrong with a bad seed
         check_layout(self.layout)
-        if self.law.block is not None and self.law.block > self.dim:
-            raise UsageError(f"law: block of {self.law.block} in {self.dim} coordinates")
         largest = directions.ORTHONORMAL_UP_TO
         if self.law.kind == "orthonormal" and (len(self.layout) != 1 or self.dim > largest):
             raise UsageError(
@@ -98,11 +96,8 @@ def direction_vector(space: Space, step: int, k: int) -> Floats:
 
 
 def factor(space: Space, step: int, k: int) -> float:
-    """What turns grid values into the unit-variance direction: √d/|v|, √(d/B) or 1."""
-    law = space.law
-    if law.block is not None:
-        return directions.block_factor(space.dim, law.block)
-    if not law.scaled:
+    """What turns grid values into the unit-variance direction: √d/|v| or 1."""
+    if not space.law.scaled:
         return 1.0
     squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k))
     return directions.gaussian_factor(squares, space.dim)
@@ -246,12 +241,6 @@ def check_theta(theta: Theta, layout: Layout) -> None:
 def _integers(space: Space, step: int, k: int) -> list[NDArray[np.int16]]:
     """Flat integer values per tensor, in layout order."""
     sizes = [math.prod(shape) for _, shape in space.layout]
-    if space.law.block is not None:
-        key = seeds.derive(space.root_seed, "direction", step=step, k=k)
-        whole = np.zeros(space.dim, dtype=np.int16)
-        positions, values = directions.block(key, space.dim, space.law.block)
-        whole[positions] = values
-        return np.split(whole, np.cumsum(sizes)[:-1])
     if space.law.kind == "orthonormal":
         first = k - k % space.dim
         count = min(space.dim, FRAME * ((k - first) // FRAME + 1))

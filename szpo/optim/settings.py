@@ -22,7 +22,7 @@ from szpo.types import Layout, Pairing
 
 SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
-ADAM_NEEDS = f"Adam needs one tensor of at most {SMALL_DIM} coordinates and a rule but bayes"
+ADAM_NEEDS = f"Adam needs one tensor of at most {SMALL_DIM} coordinates and a rule but regression"
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
 SELECTIONS = ("rows", "words", "uniform")
 
@@ -126,17 +126,17 @@ class Settings:
     """All of the optimizer's settings; `szpo.optim.checked_settings.defaults` makes them.
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
-    as long as √(2 · kl_step) in whitened units (see `szpo.optim.default_alpha`); under
-    ``bayes`` only the shape of a schedule counts. ``tie_nu`` is Davidson's ν; None estimates it
-    from the share of ties so far. ``coef_cap``: the longest step along a direction, in units of
-    μ. ``steering``: the bounds of the KL radius, or None for a constant one. ``weighting``: how
-    much each voter counts (`szpo.aggregation.weighting`). ``selection``: ask N of more
-    comparisons. ``vote_price`` (``bayes`` only): a step ends once a further vote is expected to
-    gain less, in link units of value (`szpo.optim.stopping`). ``selection_noise``: "davidson"
-    where the standard error of a selection has the factor of Davidson's ties, as `defaults` sets
-    it; None in runs recorded before it had, whose figures stay what they were.
+    as long as √(2 · kl_step) in whitened units (`szpo.optim.rules.counting.default_alpha`).
+    ``tie_nu`` is Davidson's ν; None estimates it from the share of ties so far. ``coef_cap``: the
+    longest step along a direction, in units of μ. ``steering``: the bounds of the KL radius, or
+    None for a constant one. ``weighting``: how much each voter counts
+    (`szpo.aggregation.weighting`). ``selection``: ask N of more comparisons. ``vote_price``
+    (``regression`` only): a step ends once a further vote is expected to gain less, in link units
+    of value (`szpo.optim.stopping`). ``selection_noise``: "davidson" where the standard error of a
+    selection has the factor of Davidson's ties, as `defaults` sets it; None in runs recorded
+    before it had, whose figures stay what they were.
 
-    The last nine are ``regression``'s. ``kl_budget``: how far the recommended point may be from
+    The last ten are ``regression``'s. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
     None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
     whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
@@ -145,7 +145,8 @@ class Settings:
     θ₀ of a branch; None for 0. ``guarded``: the recommended point stays where guards hold that are
     predicted from what was recorded of the start's answers. ``sided``: the fit has a coefficient
     for the side on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes
-    while the votes may be chance. The last three are None in runs recorded before they were.
+    while the votes may be chance. These three are None in runs recorded before they were.
+    ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -170,7 +171,6 @@ class Settings:
     kl_radius: float = 1.62
     kl_step: float = 0.03
     scale: float = 1.0
-    forget: float = 0.94
     warmup: int = 0
     momentum: float = 0.0
     momentum_terms: int = 16
@@ -192,6 +192,7 @@ class Settings:
     guarded: bool | None = None
     sided: bool | None = None
     unproven_kl: float | None = None
+    forgetting: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -258,8 +259,6 @@ def _check(s: Settings) -> None:
         _positive(name, getattr(s, name))
     if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
         raise SettingsError(f"`tie_nu` is {s.tie_nu}; it must not be negative")
-    if not 0 < s.forget <= 1:
-        raise SettingsError(f"`forget` is {s.forget}; it must be within (0, 1]")
     if not 0 <= s.momentum < 1 or s.momentum_terms < 0 or s.warmup < 0:
         raise SettingsError("`momentum` must be in [0, 1), terms and `warmup` not negative")
     if s.steering is not None and not 0 < s.steering[0] <= s.kl_radius <= s.steering[1]:

@@ -23,15 +23,9 @@ def base_mu(settings: Settings) -> float:
 
 
 def shape(settings: Settings, step: int) -> float:
-    """The factor that a schedule of α (under ``bayes``: of the step) puts on a step."""
+    """The factor that a schedule of α puts on a step."""
     alpha = settings.alpha
     return alpha.shape(step) if isinstance(alpha, Schedule) else 1.0
-
-
-def longest(settings: Settings, step: int) -> float:
-    """ℓ: the length of a step of ``bayes`` that is sure of its direction."""
-    length = base_mu(settings) * math.sqrt(settings.dim * settings.kl_step / settings.kl_radius)
-    return length * shape(settings, step)
 
 
 STEPS = 10

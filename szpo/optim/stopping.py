@@ -20,23 +20,22 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.optim import posterior
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import perturbations
 from szpo.optim.state import State
+from szpo.optim.vote_regression import Fit
 from szpo.optim.weighted_votes import weigh
 from szpo.types import Floats, Query, Tally
 
 
-def worth(known: posterior.Posterior, x: Floats, length: ArrayLike) -> Floats:
+def worth(known: Fit, x: Floats, length: ArrayLike) -> Floats:
     """What one further vote with feature x (..., d) is expected to gain at a step of ``length``.
 
     In link units of value, (...); 0 or more.
     """
     Px = np.einsum("...ij,...j->...i", known.covariance, x)
-    a = posterior.attenuation(known.s)
-    p = special.expit(a * (x * known.w).sum(-1))
-    information = a**2 * p * (1 - p)
+    p = special.expit((x * known.w).sum(-1))
+    information = p * (1 - p)
     fall = information * (Px * Px).sum(-1) / (1 + information * (x * Px).sum(-1))
     trace = np.trace(known.covariance, axis1=-2, axis2=-1)
     square, along = (known.w**2).sum(-1), (known.w * Px).sum(-1) ** 2
@@ -55,7 +54,7 @@ def worth_asking(state: State, query: Query, tally: Tally) -> Floats:
     settings, rule = state.settings, rule_of(state.settings.rule)
     if rule.known is None:
         raise UsageError(
-            f"stopping: rule {settings.rule} keeps no posterior; only bayes or regression may stop"
+            f"stopping: rule {settings.rule} keeps no posterior; only regression may stop"
         )
     at = perturbations(settings, query, None)
     votes = weigh(settings, None, query.step, tally, None)

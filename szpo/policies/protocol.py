@@ -223,6 +223,6 @@ def check_policy(
             np.array_equal(
                 policy.theta()[key], here + np.array(vector, np.float32).reshape(shape)
             ),
-            "apply does not add the vector of an update (rule bayes, Adam) to θ",
+            "apply does not add the vector of an update (rule regression) to θ",
         )
         policy.apply(Update(0, 0, vector=tuple(-v for v in vector)))

@@ -22,6 +22,7 @@ from szpo.ledger.schema import schema
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import parameters
 from szpo.optim.rules import all_votes
+from szpo.optim.superseded import find_gone
 from szpo.replay.findings import Broken, Examination, Failure
 
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}
@@ -165,7 +166,7 @@ def check_header(look: Examination) -> None:
 def check_prior(look: Examination) -> None:
     """Make the prior anew from the recorded features of the run's first preferences."""
     ledger = look.ledger
-    if "prior" not in ledger.spec:
+    if "prior" not in ledger.spec or find_gone(ledger.spec["optimizer"]):
         return
     settings, stored = recorded_settings(ledger), stored_tensors(ledger)
     for name in (PRIOR_FEATURES, PRIOR_FAR):
@@ -184,7 +185,8 @@ def check_end(look: Examination) -> None:
     found = look.ledger.check_end()
     if found.problem:
         raise Broken("events", "head", f"{found.problem}; {witness.remedy(look.ledger.path)}")
-    look.note = found.note
+    if found.note:
+        look.notes.append(found.note)
 
 
 def find_undecodable(ledger: Ledger) -> Failure | None:

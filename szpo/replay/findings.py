@@ -101,11 +101,11 @@ class Examination:
     steps: list[StepCheck] = field(default_factory=list)
     rows: int = 0
     head: str = ""
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def report(self, failure: Failure | None = None) -> Report:
         """The report with what was found so far; the note only where nothing failed."""
-        note = self.note if failure is None else ""
+        note = "; ".join(self.notes) if failure is None else ""
         return Report(tuple(self.steps), failure, self.rows, self.head, note)
 
 

@@ -1,4 +1,4 @@
-"""Recompute every step from recorded votes, and compare with the recorded updates and weights."""
+"""Recompute every step: updates from recorded votes, weights from recorded updates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point
 from szpo.optim.rules import regression
-from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Promise
@@ -30,8 +30,39 @@ ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
 """Relative: one unit in the last recorded place (13 bits; fp32)."""
 
 
+class Weights:
+    """θ, added up step by step from the recorded updates."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+        self.settings: Settings = recorded_settings(ledger)
+        self.theta: Theta = starting_theta(ledger)
+        self.centre: Theta = self.theta
+        """Where the run asks; θ itself unless the rule has two points."""
+        self.past: list[Update] = []
+
+    def check(self, number: int, rows: Sequence[Record]) -> None:
+        """Add an applied step's updates, and compare the digest that each row recorded."""
+        reach = self.settings.momentum_terms if self.settings.momentum else 0
+        recorded = [update_of(row) for row in rows]
+        self.past = [u for u in (*self.past, *recorded) if u.step >= number - reach]
+        self.theta = self._move(self.theta, number, "recommended")
+        two_points = has_two_points(self.settings.rule)
+        self.centre = self._move(self.centre, number, "centre") if two_points else self.theta
+        for row in rows:
+            at = self.centre if two_points and row["k"] else self.theta
+            if row["theta_sha256"] != _digest(self.ledger, at):
+                key = canonical.row_key("updates", row)
+                raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
+
+    def _move(self, theta: Theta, step: int, point: Point) -> Theta:
+        for update in optimizer.added_updates(self.settings, self.past, step, point):
+            theta = parameters.apply_update(self.settings.space, theta, update)
+        return theta
+
+
 class Recomputation:
-    """The optimizer's state and θ, recomputed step by step from votes and updates."""
+    """The optimizer's state and updates, recomputed step by step from votes."""
 
     def __init__(self, ledger: Ledger):
         self.ledger = ledger
@@ -39,10 +70,6 @@ class Recomputation:
         self.state = optimizer.init(self.settings)
         self.before = self.state
         """The state before the last applied step: a step with lag 1 took its radius from it."""
-        self.theta: Theta = starting_theta(ledger)
-        self.centre: Theta = self.theta
-        """Where the run asks; θ itself unless the rule has two points."""
-        self.past: list[Update] = []
         self.exact = is_exact(self.settings)
         self.two_points = rule_of(self.settings.rule).two_points
 
@@ -82,24 +109,7 @@ class Recomputation:
                 key = canonical.row_key("updates", row)
                 raise Broken("updates", key, f"n_votes is {row['n_votes']}, counted {n_votes}")
             self._compare(row, mine, stored, info)
-        reach = settings.momentum_terms if settings.momentum else 0
-        self.past = [u for u in (*self.past, *recorded) if u.step >= number - reach]
-        self.theta = self._move(self.theta, number, "recommended")
-        self.centre = self._move(self.centre, number, "centre") if self.two_points else self.theta
-        for row in rows:
-            at = self.centre if self.two_points and row["k"] else self.theta
-            if row["theta_sha256"] != self._digest(at):
-                key = canonical.row_key("updates", row)
-                raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
         return "exact" if self.exact else "1e-9"
-
-    def _move(self, theta: Theta, step: int, point: Point) -> Theta:
-        for update in optimizer.added_updates(self.settings, self.past, step, point):
-            theta = parameters.apply_update(self.settings.space, theta, update)
-        return theta
-
-    def _digest(self, theta: Theta) -> str:
-        return parameters.digest(theta, self.ledger.layout, self.ledger.basis_sha256)
 
     def _check_inputs(self, step: Record, inputs: StepInputs) -> None:
         """The recorded centre is the head of the step, the KL is of a point then recommended."""
@@ -107,7 +117,7 @@ class Recomputation:
         if inputs.centre is not None:
             name, shape = layout[0]
             centre = {name: inputs.centre.astype(np.float32).reshape(shape)}
-            if self._digest(centre) != step["head_sha256"]:
+            if _digest(self.ledger, centre) != step["head_sha256"]:
                 raise Broken("events", f"step {number}", "centre is not the head of its step")
         if inputs.kl is not None:
             found = [
@@ -137,6 +147,10 @@ class Recomputation:
         slack = 0.0 if self.exact else ROUNDINGS[kind] * size
         if own.shape != given.shape or np.abs(own - given).max(initial=0.0) > slack:
             raise Broken("updates", key, f"{kind} is not what the votes give")
+
+
+def _digest(ledger: Ledger, theta: Theta) -> str:
+    return parameters.digest(theta, ledger.layout, ledger.basis_sha256)
 
 
 def is_exact(settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.run_spec import demand_current, demand_weights, recorded_settings
 from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point
@@ -30,7 +30,11 @@ def read_applied_updates(
     """Yield each step with the updates it added to a point, in order.
 
     Under momentum these are more than the step recorded: recent updates are added again, decayed.
+
+    Raises:
+        SupersededError: they move along directions, or with a momentum, that are gone.
     """
+    demand_weights(ledger)
     rows = ledger.updates(until)
     by_step: dict[int, list[Update]] = {}
     for update in rows:
@@ -95,7 +99,12 @@ def check_share(share: float) -> None:
 
 
 def replay_state(ledger: Ledger, settings: Settings) -> State:
-    """The optimizer's state after all applied and void steps, from recorded votes and radii."""
+    """The optimizer's state after all applied and void steps, from recorded votes and radii.
+
+    Raises:
+        SupersededError: the run's rule, or an option that it uses, is gone.
+    """
+    demand_current(ledger)
     return advance(ledger, settings, optimizer.init(settings))
 
 

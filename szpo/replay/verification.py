@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from szpo.errors import MissingPluginError, StorageError, SzpoError
-from szpo.ledger import canonical
+from szpo.ledger import canonical, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
+from szpo.optim import superseded
 from szpo.replay import file_checks, row_checks
 from szpo.replay.findings import Broken, Check, Examination, Failure, Promise, Report, StepCheck
-from szpo.replay.recompute import Recomputation
+from szpo.replay.recompute import Recomputation, Weights
 from szpo.voting import counting
 
 
@@ -60,7 +61,11 @@ def check_updates(look: Examination) -> None:
     ledger = look.ledger
     rows_of = _read_updates(ledger)
     bodies = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
-    recomputation = Recomputation(ledger) if look.deep else None
+    gone = superseded.find_gone(ledger.spec.get("optimizer", {}))
+    recomputation = Recomputation(ledger) if look.deep and not gone else None
+    weights = Weights(ledger) if look.deep and run_spec.has_weights(ledger) else None
+    if gone:
+        look.notes.append(_describe_gone(gone, added_up=weights is not None))
     heads, steps = theta_digests(ledger), ledger.steps()
     done = 0
     for number, step in enumerate(steps):
@@ -93,11 +98,21 @@ def check_updates(look: Examination) -> None:
             promise: Promise = "not recomputed"
             if recomputation is not None:
                 promise = recomputation.check(step, rows)
+            if weights is not None:
+                weights.check(number, rows)
             _check_figures(number, bodies[number], rows[0], len(counted))
             done += 1
             look.steps.append(StepCheck(number, promise, len(counted)))
     for number in rows_of:
         raise Broken("steps", number, "is missing, yet it has updates")
+
+
+def _describe_gone(gone: Sequence[str], *, added_up: bool) -> str:
+    no_weights = "" if added_up else ", nor weights from updates"
+    return (
+        f"updates are not recomputed from votes{no_weights}: szpo no longer has "
+        f"{' and '.join(gone)}; {superseded.INSTEAD}"
+    )
 
 
 def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:

@@ -15,7 +15,7 @@ import numpy as np
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.optim import optimizer, parameters
+from szpo.optim import optimizer, parameters, superseded
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally, Update, Vote
@@ -107,6 +107,8 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
     except IntegrityError:
         return {}
     weighting = getattr(settings, "weighting", "equal")
+    if superseded.find_gone(ledger.spec["optimizer"]):
+        return {}
     if settings.space.dim > LARGEST or weighting != "equal" or settings.rule == "sign":
         return {}  # under sign a step flips or it does not
     state, found = optimizer.init(settings), {}

@@ -24,11 +24,12 @@ from szpo.analysis.evidence import Evidence
 from szpo.analysis.overview import Overview
 from szpo.analysis.vote_rows import VoteRow
 from szpo.config import settings_file
-from szpo.config.schema import Config
 from szpo.data import spreadsheets
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.ledger.theta import recommended_digest
+from szpo.optim import superseded
 from szpo.replay import replay
 from szpo.reports import exported_rows, html_report, sealed_zip
 from szpo.reports.adapter import adapter_files
@@ -130,9 +131,11 @@ def _files(ledger: Ledger, found: Evidence, page: Overview, live: bool) -> Itera
     facts = {**asdict(found.run), "bands": _edges(found.run.bands)}
     yield _whole("run.json", _json({"facts": facts, "record": _record(ledger)}))
     yield _whole("spec.json", _json(ledger.spec))
-    if "config" in ledger.spec:
-        settings = Config.model_validate(ledger.spec["config"])
-        yield _whole("run.toml", settings_file.to_toml(settings).encode())
+    settings = recorded_config(ledger)
+    if settings is not None:
+        gone = superseded.find_gone(ledger.spec["optimizer"])
+        above = f"# without {' and '.join(gone)}: see spec.json\n" if gone else ""
+        yield _whole("run.toml", (above + settings_file.to_toml(settings)).encode())
     most = VOTE_BYTES * ledger.query("SELECT count(*) AS n FROM votes")[0]["n"]
     votes = _columns(VoteRow)
     yield Member("votes.jsonl", _lines(_records(found.votes, votes)), most)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from szpo import __version__, plugins
-from szpo.config import model_table, rule_plugins, settings_file
+from szpo.config import model_table, rule_plugins
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
@@ -22,7 +22,7 @@ from szpo.evaluators.panel_factory import PanelFactory, RunPanel, StartingPolicy
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.run_spec import demand_current, recorded_config, recorded_settings
 from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
 from szpo.notices import trackers
 from szpo.notices.setup_progress import Progress, unseen
@@ -289,9 +289,11 @@ def reopen(
         IntegrityError: Model, prompts or weights are not the recorded ones.
         UsageError: The ledger was not made by ``szpo run``, or has fewer steps.
     """
-    if "config" not in ledger.spec:
+    config = recorded_config(ledger)
+    if config is None:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
-    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    if panel:
+        demand_current(ledger)
     settings = recorded_settings(ledger)
     last = ledger.last_applied()
     if until is not None and until > (known := 0 if last is None else last + 1):

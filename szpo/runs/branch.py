@@ -19,13 +19,15 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
+from szpo.optim import superseded
 from szpo.optim.checked_settings import (
     REGRESSION,
     defaults,
+    read_recorded,
     settings_from_json,
     settings_to_json,
 )
-from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.training.step_report import flatten
@@ -53,6 +55,7 @@ def branch(
             does not go with the parent's other settings.
         StorageError: the new file exists or cannot be written.
         IntegrityError: the parent's updates do not give the weights it recorded.
+        SupersededError: the parent's rule is gone and no other is asked for.
     """
     new_path = Path(new_path)
     with Ledger.open(path) as parent:
@@ -62,6 +65,8 @@ def branch(
             last = parent.last_applied()
             known = "no step is applied yet" if last is None else f"the last applied is {last}"
             raise UsageError(f"{parent.path.name}: step {step} {state}; {known}")
+        if rule is None:
+            run_spec.demand_current(parent)
         theta = replay.point_on_line(parent, share, step + 1)
         root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
         seeds.derive(root, "branch")  # says what is wrong with a bad seed
@@ -109,12 +114,11 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
         made["config"]["run"] |= {"seed": root_seed, "name": None}
     if rule is None:
         return made
-    parent, own = settings_from_json(spec["optimizer"]), made["optimizer"]
-    own |= {"rule": rule, "warmup": 0}
-    if not rule_of(rule).bayesian or rule_of(rule).two_points:
-        own |= {"prior_mean": None, "prior_precision": None}
-        made.pop("prior", None)
-    if rule_of(rule).two_points != rule_of(parent.rule).two_points:
+    parent = read_recorded(spec["optimizer"])
+    own = made["optimizer"] = superseded.keep_current(made["optimizer"])
+    own |= {"rule": rule, "warmup": 0, "prior_mean": None, "prior_precision": None}
+    made.pop("prior", None)
+    if rule_of(rule).two_points != has_two_points(parent.rule):
         own |= _asked_as_by(rule, parent)
     if rule_of(rule).measures:  # as long a warm-up as a run that begins with that rule
         own["warmup"] = defaults(

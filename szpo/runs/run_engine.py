@@ -106,7 +106,7 @@ def closed_on_error(host: Host) -> Iterator[None]:
 
 def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
     """The settings of a recorded run, its engine as it was last; see `restore`."""
-    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    config = settings_file.check_recorded(ledger.spec["config"], where=ledger.path.name)
     return restore(config, ledger, wanted)
 
 

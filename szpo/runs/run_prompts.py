@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.runs import run_engine
 from szpo.types import Prompt
 
@@ -64,9 +64,9 @@ def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
     Raises:
         UsageError: One is longer than the model reads, and the run does not cut.
     """
-    if not texts or "config" not in ledger.spec:
+    config = recorded_config(ledger)
+    if not texts or config is None:
         return ()
-    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
     asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
     if run_engine.find_factory(config) is not None:
         return asked

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.training import summary
 from szpo.voting import lease, pauses
 
@@ -119,8 +120,7 @@ def _cost(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
 
     Before the first vote, one is taken to read as long as the settings let answers be.
     """
-    recorded = ledger.spec.get("config")
-    config = Config() if recorded is None else Config.model_validate(recorded)
+    config = recorded_config(ledger) or Config()
     panel = config.panel
     each = hours / votes if votes else config.words_per_vote / summary.WORDS_PER_MINUTE / 60
     return pay(votes + more, hours + more * each, panel.pay_per_vote, panel.pay_per_hour)

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from szpo.config.schema import Config
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
+from szpo.ledger.run_spec import recorded_config
 from szpo.training import budget
 from szpo.voting import lease, seat_counts, steps
 from szpo.voting.seat_counts import SeatCounts
@@ -67,8 +68,7 @@ class StatusReader:
 
     def __init__(self, ledger: Ledger):
         self._ledger: Final = ledger
-        recorded = ledger.spec.get("config")
-        self._config: Final = None if recorded is None else Config.model_validate(recorded)
+        self._config: Final = recorded_config(ledger)
         self._last: _Look | None = None
 
     def read(self) -> RoundStatus:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from szpo.aggregation.win_rates import better_side
-from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.ledger.theta import recommended_digest
 from szpo.training import step_rows
 from szpo.types import Vote
@@ -237,9 +237,9 @@ def _state(ledger: Ledger, votes_so_far: int) -> str:
 
 def _spent(ledger: Ledger, votes_so_far: int) -> bool:
     """Another step would pass the run's own limits."""
-    if "config" not in ledger.spec:
+    config = recorded_config(ledger)
+    if config is None:
         return False
-    config = Config.model_validate(ledger.spec["config"])
     last = ledger.last_applied()
     steps = 0 if last is None else last + 1
     by_steps = config.run.steps is not None and steps >= config.run.steps

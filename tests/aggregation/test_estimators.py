@@ -169,8 +169,6 @@ def test_identical_counts_as_zero_and_unanswered_not_at_all():
     unanswered = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
     assert unanswered.delta[0] == math.log(3)
     assert unanswered.counted.tolist() == [2]
-    assert e.margin(Tally(plus, minus, 0 * plus, identical)).tolist() == [2 / 3]
-    assert e.margin(Tally(plus, minus, 0 * plus, no(plus))).tolist() == [1.0]
     assert e.majority(Tally(plus, minus, 0 * (plus), identical)).tolist() == [1.0]
     pooled = e.estimate(Tally(plus, minus, 0 * plus, identical), pool=True)
     assert pooled.delta[0] == pytest.approx(2 / 3 * math.log(5))
@@ -179,7 +177,6 @@ def test_identical_counts_as_zero_and_unanswered_not_at_all():
 def test_votes_on_identical_comparisons_are_not_read():
     plus, identical = counts([9, 1]), np.array([[True, False]])
     assert e.majority(Tally(0 * plus, plus, 0 * (0 * plus), identical)).tolist() == [-1.0]
-    assert e.margin(Tally(plus, 0 * plus, 0 * plus, identical)).tolist() == [0.5]
     assert e.estimate(Tally(plus, 0 * plus, 0 * plus, identical)).delta.tolist() == [
         math.log(3) / 2
     ]
@@ -196,13 +193,6 @@ def test_ties_are_half_a_vote_each():
     minus = counts([0, 1])
     found = e.estimate(Tally(plus, minus, tie, no(plus)))
     assert found.delta[0] == (math.log(2.5 / 1.5) + math.log(2.5 / 1.5)) / 2
-    assert e.margin(Tally(plus, minus, tie, no(plus)))[0] == pytest.approx(1 / 3)
-
-
-def test_margin_weighs_comparisons_equally_when_votes_differ():
-    plus, minus = counts([3, 0]), counts([0, 1])
-    assert e.margin(Tally(plus, minus, 0 * plus, no(plus))).tolist() == [0.0]
-    assert e.majority(Tally(plus, minus, 0 * (plus), no(plus))).tolist() == [1.0]
 
 
 def test_leading_axes_are_repetitions():

@@ -171,7 +171,7 @@ def test_a_clear_misfit_names_the_setting_that_helps():
     won = np.tile([8.0, 8.0, 8.0], (20, 1))
     found = link_test.check(won, votes, ties=0, again=share(0, 0))
     assert found.fits is False and found.curvature < 0
-    assert "optimizer.rule=margin" in found.warning and "branch" in found.warning
+    assert "optimizer.rule=sign" in found.warning and "branch" in found.warning
     assert found.low < found.curvature < found.high < 0
     # 80 of 100 panels with a γ so large are found: a figure on the scale of γ's own interval.
     assert found.detectable == pytest.approx(
@@ -300,7 +300,7 @@ def test_a_panel_of_another_link_is_found_and_everybody_is_warned(driven):
     # Two of ten votes differ: 28 + 1 of 45 pairs agree.
     assert found.scale == pytest.approx(link_test.spread(29 / 45))
     page = html_report.render(ledger)
-    assert "optimizer.rule=margin" in page and "Warning" in page
+    assert "optimizer.rule=sign" in page and "Warning" in page
     seen = []
     go(chosen, ledger, source.policy, until_step=4, on_step=seen.append)
     assert "logistic link" in seen[-1].extra["link"]

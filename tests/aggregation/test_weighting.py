@@ -13,11 +13,9 @@ from szpo.aggregation.weighting import MINUS, PLUS, TIE, History, VotesByVoter
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim import optimizer, posterior
+from szpo.optim import optimizer
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.rules import bayes
 from szpo.replay import verification
-from szpo.types import Tally
 from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -33,7 +31,6 @@ from tests.support.quadratic import (
     settings_of,
     start,
 )
-from tests.support.tallies import coefficients
 from tests.support.tampering import forge
 from tests.support.weighted_votes import make_votes
 
@@ -63,58 +60,6 @@ def test_a_weight_counts_a_vote_so_often_and_a_negative_one_for_the_other_side()
     heavy = cast.tally(np.array([0.5, -2.0, 1.0]))
     assert heavy.plus.tolist() == [[0.5 + 2 + 1, 0]]
     assert heavy.minus.tolist() == [[0, 2]] and heavy.tie.tolist() == [[0, 0.5]]
-
-
-def test_margin_hears_weights_where_every_comparison_has_one_vote():
-    settings = defaults(1, (("z", (4,)),), rule="margin", N=2)
-    heavy = Tally(
-        np.array([[0.2, 0]]), np.array([[0, 1.0]]), np.zeros((1, 2)), np.zeros((1, 2), bool)
-    )
-    given = {"mu": 1.0, "alpha": 1.0}
-    assert coefficients(settings, heavy, **given).coef.tolist() == [0]
-    found = coefficients(settings, replace(heavy, cast=np.ones((1, 2))), **given).coef
-    assert found == pytest.approx([-0.4])
-
-
-def test_fractions_of_votes_are_no_agreement_within_a_comparison():
-    """One vote of weight 1.1 per comparison has no pair; only squared weights can tell."""
-    verdicts = np.tile(np.array([PLUS, MINUS], dtype=np.int8), (1, 6, 2))
-    x = np.ones((6, 2))
-    empty = np.zeros((6, 4))
-    window = posterior.Window(np.arange(6), x, empty, empty, empty)
-    filled = History(("a",), np.arange(6), verdicts, np.zeros((1, 2)))
-    heavy = bayes.reweigh(window, filled, np.array([1.1]))
-    weight = np.ones(6)
-    assert posterior.comparison_noise(heavy, weight, np.zeros(6)) == 0
-    fooled = replace(heavy, squares=None)
-    assert posterior.comparison_noise(fooled, weight, np.zeros(6)) > 0
-
-
-def test_weights_of_one_leave_the_window_as_it_was():
-    rng = np.random.default_rng(0)
-    verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 6, 4))
-    verdicts[1:3] = verdicts[0]  # three who agree: there is noise to be found
-    plus, minus, tie = weighting.sum_votes(verdicts)
-    x = rng.normal(size=(6, 3))
-    plain = posterior.Window(np.arange(6), x, plus + tie / 2, minus + tie / 2, tie)
-    filled = History(tuple("abcde"), np.arange(6), verdicts, np.zeros((5, 2)))
-    same = bayes.reweigh(plain, filled, np.ones(5))
-    a, b = (posterior.posterior(w, precision=1.0, forget=0.9) for w in (plain, same))
-    assert np.array_equal(a.w, b.w) and np.array_equal(a.s, b.s)
-    assert a.s > 0
-
-
-def test_under_bayes_a_weight_of_two_is_the_same_vote_twice():
-    x = np.array([[1.0, 0.5]])
-    verdicts = np.array([[[PLUS, 0]], [[0, MINUS]]], dtype=np.int8)
-    window = posterior.Window(
-        np.arange(1), x, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2))
-    )
-    filled = History(("a", "b"), np.arange(1), verdicts, np.zeros((2, 2)))
-    heavy = bayes.reweigh(window, filled, np.array([2.0, 1.0]))
-    twice = replace(window, plus=np.array([[2.0, 0]]), minus=np.array([[0, 1.0]]))
-    a, b = (posterior.posterior(w, precision=1.0, forget=1.0, s=0.0) for w in (heavy, twice))
-    assert np.array_equal(a.w, b.w)
 
 
 # ---- skill ----
@@ -246,9 +191,9 @@ def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
 
 def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one():
     for kind in registry.WEIGHTINGS:
-        for rule in ["known", "sign", "margin", "bayes"]:
+        for rule in ["known", "sign"]:
             with case(rule, kind):
-                alpha = {"alpha": 0.1} if rule in ("known", "margin") else {}
+                alpha = {"alpha": 0.1} if rule == "known" else {}
                 layout = (("z", (4,)),)
                 settings = defaults(
                     3, layout, rule=rule, N=7, M=1, weighting=kind, warmup=0, **alpha
@@ -264,12 +209,12 @@ def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one():
                     )[2]
                     shares.append(info.flip_share)
                 assert 0 < shares[1] < shares[0] <= 1
-                if kind == "equal" and rule != "bayes":
+                if kind == "equal":
                     assert shares == [4 / 7, 1 / 7]
 
 
 def test_without_knowing_the_voters_there_is_no_share():
-    settings = defaults(3, (("z", (4,)),), N=2)
+    settings = defaults(3, (("z", (4,)),), K=1, N=2)
     state = optimizer.init(settings)
     tally = make_votes([[[PLUS, MINUS]]]).tally()
     assert optimizer.tell(state, optimizer.ask(state), tally)[2].flip_share is None
@@ -299,13 +244,13 @@ def test_old_settings_without_a_weighting_are_equal():
 
 
 def test_a_weighting_without_voters_is_refused():
-    state = optimizer.init(defaults(1, (("z", (4,)),), N=2, weighting="skill"))
+    state = optimizer.init(defaults(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
     with pytest.raises(UsageError, match="needs to know who voted how"):
         optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
 
 
 def test_weights_rest_on_earlier_steps_alone():
-    settings = defaults(1, (("z", (4,)),), N=4, weighting="skill")
+    settings = defaults(1, (("z", (4,)),), rule="known", N=4, weighting="skill")
     rng = np.random.default_rng(0)
     state = optimizer.init(settings)
     for _ in range(6):
@@ -335,7 +280,7 @@ def mixed_panel(ledger):
 
 
 CASES = [
-    ("bayes", "skill"), ("known", "skill"), ("sign", "skill"), ("margin", "skill"),
+    ("known", "skill"), ("sign", "skill"),
 ]  # fmt: skip
 
 

@@ -93,4 +93,4 @@ def test_a_forecast_that_cannot_be_made_ends_no_run(monkeypatch):
 
     monkeypatch.setattr(driver.look_ahead, "look_ahead", fail)
     assert look(state) is None
-    assert driver._outlook(SimpleNamespace(settings=settings_of())) is None  # bayes
+    assert driver._outlook(SimpleNamespace(settings=settings_of())) is None  # known

@@ -335,7 +335,7 @@ def test_without_a_command_it_lists_them(capsys: Capture) -> None:
     [
         (["reward=foo"], "reward 'foo': no reward of that name"),
         (["panel.kind=hostile", "panel.size=1"], "a panel hostile of 1 has too few members"),
-        (["link=probit"], "bayes knows the logistic link only"),
+        (["link=probit"], "regression knows the logistic link only"),
         (["adam=true"], "Adam needs one tensor"),
     ],
 )

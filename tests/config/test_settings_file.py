@@ -19,7 +19,7 @@ from tests.support.cases import case
 def test_defaults_are_the_documented_ones() -> None:
     o = Config().optimizer
     assert (o.directions, o.comparisons, o.votes, o.rows) == (8, 1, 1, 8)
-    assert (o.kl_radius, o.kl_step, o.forget, o.pairing) == (4.5, 0.03, 0.94, "antithetic")
+    assert (o.kl_radius, o.kl_step, o.forgetting, o.pairing) == (4.5, 0.03, None, "antithetic")
     assert (o.rule, Config().rule) == ("auto", "regression")
     assert Config().generation.max_new_tokens == 24
     assert Config().panel.size == 5
@@ -33,25 +33,25 @@ def test_defaults_are_the_documented_ones() -> None:
         (("optimizer.rows=4",), "regression"),
         (("optimizer.votes=2", "optimizer.weighting=skill"), "regression"),
         (("subspace.dim=auto", "run.votes=2000"), "regression"),  # 64
-        (("subspace.dim=65",), None),
-        (("subspace.kind=random",), None),
-        (("subspace.kind=full",), None),
-        (("optimizer.mu=1",), None),
-        (("optimizer.forget=0.9",), None),  # regression forgets nothing, so another rule is meant
-        (("optimizer.ties=davidson",), None),
-        (("selection.candidates=16",), None),
+        (("subspace.dim=65",), "known"),
+        (("subspace.kind=random",), "regression"),
+        (("subspace.kind=full",), "known"),
+        (("optimizer.mu=1",), "known"),
+        (("optimizer.kl_step=0.1",), "known"),  # regression has none, so another rule is meant
+        (("optimizer.ties=davidson",), "known"),
+        (("selection.candidates=16",), "known"),
     ],
 )
-def test_auto_is_regression_on_scored_coordinates_where_it_has_all_that_is_set(sets, rule):
+def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets, rule):
     config = settings_file.load(sets=sets)
     o = config.optimizer
     assert (o.rule, config.rule) == ("auto", rule)
     # What is left out is as the rule asks by default: on either side eight votes of a panelist.
-    asked = (8, 1, 4.5) if rule else (1, 8, 1.62)
+    asked = (8, 1, 4.5) if rule == "regression" else (1, 8, 1.62)
     assert (o.directions, o.comparisons, o.kl_radius) == asked
     if config.subspace.kind != "full":
         made = config.optimizer_settings((("z", (config.dim,)),), 1.0)
-        assert made.rule == (rule or ("bayes" if config.dim <= 64 else "known"))
+        assert made.rule == rule
     again = Config.model_validate(config.model_dump(mode="json"))  # as a ledger records it
     assert again == config and again.rule == rule
 

@@ -56,7 +56,7 @@ def test_votes_of_a_noisy_panel_lead_near_the_optimum(seed: int) -> None:
     assert np.linalg.norm(opt.best - target) < 1.0  # 3.0 away at the start
 
 
-@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes", "regression"])
+@pytest.mark.parametrize("rule", ["known", "sign", "regression"])
 def test_every_rule_moves_towards_what_is_preferred(rule: str) -> None:
     opt = tune(szpo.Optimizer(dim=2, rule=rule), 15)
     assert np.linalg.norm(opt.best - TARGET) < np.linalg.norm(TARGET)
@@ -166,7 +166,7 @@ def test_mirroring_keeps_points_inside_and_what_is_inside_unchanged(z: list[floa
 
 SAVED: list[dict[str, Any]] = [
     {"dim": 3, "seed": 4},
-    {"bounds": [(0, 1), (-5, 5)], "rule": "bayes", "scale": 0.2},
+    {"bounds": [(0, 1), (-5, 5)], "rule": "sign", "scale": 0.2},
     {"start": [1.0, 2.0], "rule": "regression"},
     {"dim": 2, "rule": "sign", "ties": "davidson"},
 ]

@@ -22,7 +22,7 @@ from szpo.notices.callbacks import Callback, EachStep, RunFacts, as_callback, re
 from szpo.notices.scalars import read_scalars
 from szpo.training.step_report import Outcome, StepReport
 
-FACTS = RunFacts("0123abcd", "mine", {"optimizer.rows": 4, "optimizer.rule": "bayes"})
+FACTS = RunFacts("0123abcd", "mine", {"optimizer.rows": 4, "optimizer.rule": "known"})
 SECRET = "Ann Smith <ann@example.org>"
 STEP = StepReport(
     step=0, delta=(0.5,), stderr=(0.1,), win_rate=0.75, votes=8, ties=1, skips=0,
@@ -86,7 +86,7 @@ def test_mlflow_reads_what_was_written(tmp_path: Path) -> None:
     store.close()
     assert runs == [("mine", "FINISHED", "")]  # resumed, it is one run
     assert {("votes/total", 0, 8.0), ("votes/total", 1, 16.0)} <= set(metrics)
-    assert params == {"optimizer.rows": "4", "optimizer.rule": "bayes"}
+    assert params == {"optimizer.rows": "4", "optimizer.rule": "known"}
 
 
 def logged(file: Path) -> Iterator[bytes]:

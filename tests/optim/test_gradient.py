@@ -57,21 +57,14 @@ def test_true_differences_give_the_smoothed_gradient(pairing):
     assert np.linalg.norm(g.mean(0) - exact) < 3 * error
 
 
-@pytest.mark.parametrize(
-    "law",
-    [
-        pytest.param(Law("block", 2), id="block", marks=pytest.mark.slow),
-        pytest.param(Law(normalise=True), id="sphere"),
-    ],
-)
-def test_other_laws_are_unbiased_on_a_quadratic(law):
+def test_the_sphere_is_unbiased_on_a_quadratic():
     # Odd terms of a quadratic are its gradient alone, so E[v vᵀ] = I gives it exactly.
     def value(theta):
         return theta @ B - 0.5 * (theta**2) @ np.array([1.0, 0.3, 2.0])
 
     centre = np.array([0.3, -0.2, 0.5])
     exact = B - centre * np.array([1.0, 0.3, 2.0])
-    g = gradients("antithetic", law, value, centre, 0.5, 30_000)
+    g = gradients("antithetic", Law(normalise=True), value, centre, 0.5, 30_000)
     error = np.linalg.norm(g.std(0)) / math.sqrt(len(g))
     assert error <= 0.01 * np.linalg.norm(exact)
     assert np.linalg.norm(g.mean(0) - exact) < 3 * error
@@ -137,8 +130,6 @@ def climbed(rule, goal, steps, **changes):
     return 1 - float(((theta["z"] - goal) ** 2).sum() / (goal**2).sum())
 
 
-@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes"])
-def test_a_quadratic_is_climbed_by_every_rule(rule):
-    # Under bayes the window must be shorter than the way to the top, else it circles there.
-    changes = {"forget": 0.8} if rule == "bayes" else {}
-    assert climbed(rule, np.full(10, 2 / math.sqrt(10)), 60, **changes) > 0.5
+@pytest.mark.parametrize("rule", ["known", "sign"])
+def test_a_quadratic_is_climbed_by_the_counting_rules(rule):
+    assert climbed(rule, np.full(10, 2 / math.sqrt(10)), 60) > 0.5

@@ -31,7 +31,7 @@ def test_its_defaults_are_its_own_and_survive_json():
     mu = optimizer.ask(optimizer.init(settings)).mu
     assert mu * math.sqrt(6) == pytest.approx(3.0, abs=1e-9)  # |μv| = √(2 · 4.5)
     assert settings_from_json(settings_to_json(settings)) == settings
-    plain = settings_to_json(defaults(3, LAYOUT))
+    plain = settings_to_json(defaults(3, LAYOUT, rule="known"))
     assert "kl_budget" not in plain and "start" not in plain  # others' specs are what they were
     assert [name for name, rule in RULES.items() if rule.two_points] == ["regression"]
 
@@ -343,7 +343,7 @@ def test_large_spaces_and_other_rules_are_refused():
     with pytest.raises(UsageError, match="one tensor of at most 256"):
         defaults(1, (("z", (300,)),), rule="regression")
     with pytest.raises(UsageError, match="kl_budget belongs to the rule regression"):
-        defaults(1, LAYOUT, kl_budget=((1.0, 1.0),))
+        defaults(1, LAYOUT, rule="known", kl_budget=((1.0, 1.0),))
 
 
 def test_a_settings_file_names_the_rules_own_directions():
@@ -360,10 +360,33 @@ def test_a_settings_file_names_the_rules_own_directions():
     sets = ["optimizer.rule=regression", "optimizer.kl_budget=[[20, 1], [40, 2.5]]"]
     made = settings_file.load(sets=sets).optimizer_settings(LAYOUT, 1.0)
     assert made.kl_budget == ((20.0, 1.0), (40.0, 2.5)) and made.centre_step == 1.0
-    again = settings_file.load(sets=["optimizer.rule=bayes", "optimizer.law=orthonormal"])
+    again = settings_file.load(sets=["optimizer.rule=known", "optimizer.law=orthonormal"])
     again = again.optimizer_settings(LAYOUT, 1.0)
-    assert again.rule == "bayes" and again.law == Law("orthonormal")
+    assert again.rule == "known" and again.law == Law("orthonormal")
+    made = settings_file.load(sets=["optimizer.forgetting=0.9"]).optimizer_settings(LAYOUT, 1.0)
+    assert (made.rule, made.forgetting) == ("regression", 0.9)
     with pytest.raises(UsageError, match=r"optimizer\.kl_budget belongs to the rule regression"):
-        settings_file.load(sets=["optimizer.rule=bayes", "optimizer.kl_budget=[[20, 1]]"])
-    with pytest.raises(UsageError, match="block is a law of its own"):
-        settings_file.load(sets=["optimizer.law=gaussian", "optimizer.block=2"])
+        settings_file.load(sets=["optimizer.rule=known", "optimizer.kl_budget=[[20, 1]]"])
+
+
+def follow(forgetting: float | None) -> float:
+    """Cosine of the recommended point with a taste that turned round half-way through 60 steps."""
+    settings = defaults(5, LAYOUT, rule="regression", sided=None, forgetting=forgetting)
+    state, rng = optimizer.init(settings), np.random.default_rng(0)
+    taste = np.ones(6) / math.sqrt(6)
+    for step in range(60):
+        query = optimizer.ask(state)
+        towards = taste if step < 30 else -taste
+        v = [parameters.direction_vector(settings.space, step, k) for k in range(settings.K)]
+        gap = 2 * query.mu * np.array([x @ towards for x in v])
+        plus = (rng.random(settings.K) < special.expit(gap)).astype(float)[:, None]
+        none = np.zeros_like(plus)
+        state = optimizer.tell(state, query, Tally(plus, 1 - plus, none, none > 0))[0]
+    best = state.carried.recommended
+    return float(best @ -taste / np.linalg.norm(best))
+
+
+def test_a_taste_that_turns_is_followed_only_by_votes_that_fade() -> None:
+    assert follow(0.9) > 0.8
+    assert follow(None) < 0.5
+    assert follow(1.0) == follow(None)  # λ = 1 is to forget nothing

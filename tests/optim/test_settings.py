@@ -17,15 +17,10 @@ from tests.support.tallies import SMALL, WIDE
 
 def test_defaults_are_those_of_the_design():
     small = defaults(1, (("z", (8,)),))
-    assert (small.rule, small.pairing) == ("bayes", "antithetic")
-    assert (small.K, small.N, small.M, small.D) == (1, 8, 1, 8)
-    assert (small.kl_radius, small.kl_step, small.forget, small.steering) == (
-        1.62,
-        0.03,
-        0.94,
-        None,
-    )
-    assert step_size.base_mu(small) * math.sqrt(8) == pytest.approx(1.8)
+    assert (small.rule, small.pairing) == ("regression", "antithetic")
+    assert (small.K, small.N, small.M, small.D) == (8, 1, 1, 8)
+    assert (small.kl_radius, small.forgetting) == (4.5, None)
+    assert step_size.base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
     wide = defaults(1, (("w", (40, 5)),))
     assert (wide.rule, wide.warmup, wide.law.normalise) == ("known", 5, False)
     assert defaults(1, (("w", (200,)),), alpha=0.1).warmup == 0
@@ -40,15 +35,22 @@ def test_defaults_are_those_of_the_design():
         {},
         {"rule": "sign", "K": 3, "mu": Schedule("linear", 0.2, 50.0, 0.1), "alpha": 0.5},
         {"rule": "known", "adam": Adam(0.8), "alpha": Schedule("inverse")},
-        {"rule": "bayes", "prior_mean": (0.1, 0.0, -1.0), "steering": (0.18, 2.88)},
-        {"rule": "margin", "law": Law("block", 2), "ties": "davidson", "tie_nu": 0.5},
-        {"rule": "bayes", "prior_precision": ((2.0, 1.0, 0.0), (1.0, 2.0, 0.0), (0.0, 0.0, 1.0))},
+        {"rule": "sign", "law": Law(), "ties": "davidson", "tie_nu": 0.5},
+        {
+            "prior_mean": (0.1, 0.0, -1.0),
+            "prior_precision": ((2.0, 1.0, 0.0), (1.0, 2.0, 0.0), (0.0, 0.0, 1.0)),
+            "forgetting": 0.9,
+        },
     ],
 )
 def test_settings_survive_json(changes):
     settings = defaults(2**62, SMALL, **changes)
     text = json.dumps(settings_to_json(settings), allow_nan=False)
     assert settings_from_json(json.loads(text)) == settings
+
+
+def _prior(mean, precision):
+    return {"prior_mean": mean, "prior_precision": precision}
 
 
 def test_bad_settings_say_what_is_wrong():
@@ -63,24 +65,25 @@ def test_bad_settings_say_what_is_wrong():
         ({"mu": float("nan")}, "mu is nan; it must be a positive number"),
         ({"alpha": -1.0, "rule": "known"}, "alpha is -1.0"),
         ({"kl_step": math.inf}, "kl_step is inf"),
-        ({"forget": 1.5}, "forget is 1.5"),
+        ({"forgetting": 1.5}, "forgetting is 1.5"),
+        ({"rule": "known", "forgetting": 0.9}, "belongs to the rule regression"),
+        ({"rule": "bayes"}, "rule 'bayes' is unknown"),
         ({"momentum": 1.0, "rule": "sign"}, r"momentum must be in \[0, 1\)"),
-        ({"momentum": 0.5}, "bayes keeps past votes"),
+        ({"momentum": 0.5}, "regression keeps past votes"),
         ({"steering": (0.5, 1.0)}, "must contain kl_radius"),
         ({"rule": "sign", "warmup": 5}, "set warmup = 0"),
-        ({"alpha": 0.1}, "bayes takes its step from kl_step"),
-        ({"link": "probit"}, "bayes knows the logistic link only"),
-        ({"prior_mean": (0.0,)}, "prior_mean has 1 of 3"),
-        ({"prior_mean": (0.0, math.nan, 0.0)}, "is not finite"),
-        ({"prior_precision": ((1.0,) * 3,) * 2}, "must be 3 by 3"),
-        ({"prior_precision": ((1.0, 0.0, 0.0),) * 3}, "finite and symmetric"),
-        ({"prior_precision": ((1.0,) * 3,) * 3}, "positive definite"),
-        ({"rule": "sign", "prior_mean": (0.0,) * 3}, "belongs to the rule bayes"),
+        ({"alpha": 0.1}, "leave alpha out"),
+        ({"link": "probit"}, "regression knows the logistic link only"),
+        (_prior((0.0,), ((1.0,) * 3,) * 3), "prior_mean has 1 of 3"),
+        (_prior((0.0, math.nan, 0.0), ((1.0,) * 3,) * 3), "is not finite"),
+        (_prior((0.0,) * 3, ((1.0,) * 3,) * 2), "must be 3 by 3"),
+        (_prior((0.0,) * 3, ((1.0, 0.0, 0.0),) * 3), "finite and symmetric"),
+        (_prior((0.0,) * 3, ((1.0,) * 3,) * 3), "positive definite"),
+        ({"rule": "sign", "prior_mean": (0.0,) * 3}, "belongs to the rule regression"),
         ({"rule": "known", "adam": Adam(), "warmup": 5}, "without Adam; set warmup = 0"),
         ({"rule": "known", "alpha": Schedule("inverse", 0.1), "warmup": 5}, "set warmup = 0"),
         ({"mu": Schedule("linear", 0.2)}, "mu must not fall to 0"),
         ({"adam": Adam()}, "Adam needs"),
-        ({"law": Law("block", 4)}, "block of 4 in 3"),
         ({"rule": "known", "link": "probit", "ties": "davidson"}, "for the logistic link"),
         ({"rule": "known", "ties": "davidson", "smoothing": "clip"}, "haldane smoothing only"),
         ({"speed": 3}, "speed unknown to the optimizer"),
@@ -91,11 +94,11 @@ def test_bad_settings_say_what_is_wrong():
             defaults(1, SMALL, **changes)
 
 
-def test_bayes_needs_one_small_tensor():
+def test_regression_needs_one_small_tensor():
     with pytest.raises(UsageError, match="one tensor of at most 256"):
-        defaults(1, WIDE, rule="bayes")
+        defaults(1, WIDE, rule="regression")
     with pytest.raises(UsageError, match="one tensor of at most 256"):
-        defaults(1, (("z", (257,)),), rule="bayes")
+        defaults(1, (("z", (257,)),), rule="regression")
 
 
 def test_unreadable_settings_are_a_usage_error():

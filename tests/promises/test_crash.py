@@ -28,7 +28,7 @@ from tests.support.quadratic import (
 )
 
 CASES = {
-    "bayes": (LAYOUT, {"N": 2, "D": 1}, 0, 2),
+    "known": (LAYOUT, {"N": 2, "D": 1}, 0, 2),
     "momentum": (WIDE, {"N": 1, "D": 1, "rule": "sign", "momentum": 0.5, "K": 2}, 0, 2),
     "lag": (LAYOUT, {"N": 1, "D": 1, "M": 2}, 1, 3),
     "skill": (LAYOUT, {"N": 1, "D": 1, "weighting": "skill"}, 0, 3),
@@ -61,7 +61,7 @@ def attempt(path, settings, lag, until, at):
 
 @pytest.mark.parametrize(
     ("case", "stride"),
-    [("bayes", 3), ("lag", 3), *(pytest.param(c, 1, marks=pytest.mark.slow) for c in CASES)],
+    [("known", 3), ("lag", 3), *(pytest.param(c, 1, marks=pytest.mark.slow) for c in CASES)],
 )
 def test_a_run_killed_at_any_write_resumes_as_the_same_run(tmp_path, case, stride):
     """At every ``stride``-th write in turn."""
@@ -94,7 +94,7 @@ def test_a_run_killed_at_any_write_resumes_as_the_same_run(tmp_path, case, strid
 
 
 def test_a_run_killed_again_and_again_still_ends_the_same(tmp_path):
-    layout, changes, lag, until = CASES["bayes"]
+    layout, changes, lag, until = CASES["known"]
     settings = settings_of(layout, **changes)
     with new_ledger(tmp_path / "unbroken.db", settings) as ledger:
         drive(ledger, QuadraticPolicy(settings), settings, lag, until)

@@ -167,7 +167,7 @@ def test_a_run_killed_under_lag_goes_on_without(tmp_path):
     assert report.ok, str(report)
 
 
-@pytest.mark.parametrize("rule", ["known", "margin"])
+@pytest.mark.parametrize("rule", ["known", "sign"])
 def test_a_warm_up_that_writes_one_row_counts_all_its_votes(tmp_path, rule):
     settings, ledger, policy = start(tmp_path, rule=rule, K=2, warmup=2, momentum=0.5)
     reports = []

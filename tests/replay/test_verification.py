@@ -212,7 +212,7 @@ def _refit_rows_of_steps(path):
               (canonical.canonical(body), event["event"]))  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", ["sign", "bayes"])
+@pytest.mark.parametrize("rule", ["sign", "known"])
 def test_n_votes_is_counted_again(tmp_path, rule):
     path = tmp_path / "run.db"
     settings = settings_of(N=2, rule=rule)

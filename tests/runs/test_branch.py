@@ -36,7 +36,7 @@ def placed(settings, ledger):
 @pytest.mark.parametrize(
     ("layout", "changes"),
     [((("z", (4,)),), {}), (WIDE, {"rule": "sign", "momentum": 0.5, "K": 2})],
-    ids=["bayes", "momentum"],
+    ids=["known", "momentum"],
 )
 def test_a_branch_starts_with_the_parents_weights_bit_for_bit(tmp_path, layout, changes):
     settings, ledger, policy = start(tmp_path, layout=layout, **changes)
@@ -204,9 +204,9 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
 @pytest.mark.parametrize(
     ("changes", "rule", "warmup"),
     [
-        ({}, "margin", 0),
+        ({}, "sign", 0),
         ({"weighting": "rationality", "M": 2}, "sign", 0),
-        ({"rule": "known"}, "sign", 0),
+        ({"rule": "sign"}, "known", 0),
     ],
 )
 def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):
@@ -226,7 +226,7 @@ def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):
 def test_a_rule_that_does_not_fit_leaves_no_file(tmp_path):
     settings, ledger, policy = start(tmp_path, rule="sign", K=2, momentum=0.5)
     go(settings, ledger, policy, until_step=1)
-    for rule, words in (("loud", "choose known, sign"), ("bayes", "set momentum = 0")):
+    for rule, words in (("loud", "choose known, sign"), ("regression", "set momentum = 0")):
         with pytest.raises(UsageError, match=words):
             branch.branch(ledger.path, 0, tmp_path / "two.db", by="op", rule=rule)
     assert not (tmp_path / "two.db").exists() and not list(ledger.events("branch"))

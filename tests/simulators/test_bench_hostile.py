@@ -43,7 +43,9 @@ def test_the_yards_walks_by_the_array_are_the_yards():
 @pytest.mark.parametrize("kind", ["equal", "skill"])
 def test_many_repetitions_are_each_the_ordinary_loop(kind):
     world, panel = YardWorld(), People("bt70+hostile=2", 5.8, 7)
-    chosen = repetitions.settings_for(world, rule="bayes", N=4, D=2, mu=0.4, weighting=kind)
+    chosen = repetitions.settings_for(
+        world, rule="known", alpha=0.5, N=4, D=2, mu=0.4, weighting=kind
+    )
     found = repetitions.train(world, chosen, [3, 4], 12, panel=panel)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         assert theta == pytest.approx(one_by_one(world, chosen, root_seed, panel, 12), abs=1e-5)

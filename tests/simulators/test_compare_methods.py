@@ -80,18 +80,6 @@ def test_a_rule_among_the_settings_brings_its_own_defaults(rule, radius, asked, 
         assert (o.rule, o.kl_radius, (o.directions, o.comparisons)) == (rule, radius, asked)
 
 
-@pytest.mark.full
-def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):
-    """Each step ends at its first vote; a step more might take two of the one vote left."""
-    start, setup = base
-    preset = replace(PRESET, sets=(*SETS, "selection.vote_price=50.0"))
-    cell = schedule.make_cell(
-        preset, presets.METHODS["szpo"], "batch", 3, setup, {"rule": "bayes"}
-    )
-    course = run_cell(cell.spec, start)["course"]
-    assert [(row["share"], row["votes"]) for row in course] == [(0.0, 0), (0.5, 2), (1.0, 3)]
-
-
 @pytest.mark.slow
 def test_iterative_dpo_on_the_same_shared_setup(base):
     found = run(base, "iterative-dpo", "batch", rounds=2, learning_rate=0.01)

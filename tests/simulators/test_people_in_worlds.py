@@ -96,7 +96,7 @@ def test_a_repetition_with_every_flaw_is_the_ordinary_loop(name):
 
 def test_so_it_is_under_the_posterior_rule_with_learned_weights():
     chosen = repetitions.settings_for(
-        WORLD, N=3, M=2, mu=0.7, alpha=0.5, rule="bayes", weighting="skill"
+        WORLD, N=3, M=2, mu=0.7, alpha=0.5, rule="known", weighting="skill"
     )  # fmt: skip
     found = repetitions.train(WORLD, chosen, [5], 8, panel=PANEL)
     expected = one_by_one(chosen, 5, 8, PANEL)

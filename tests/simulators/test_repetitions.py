@@ -52,26 +52,23 @@ def one_by_one(chosen, root_seed, steps, crn, world=WORLD):
 CASES = {
     "known, forward": {"alpha": 0.5, "pairing": "forward", "D": 2},
     "known, two directions, cauchit": {"alpha": 0.5, "K": 2, "link": "cauchit"},
-    "sign, blocks, schedules": {
-        "rule": "sign", "law": Law("block", 4), "alpha": Schedule("inverse_sqrt", 0.2, 5.0),
+    "sign, schedules": {
+        "rule": "sign", "alpha": Schedule("inverse_sqrt", 0.2, 5.0),
         "mu": Schedule("inverse", 0.8, 9.0),
     },
-    "margin, momentum, plain Gaussian": {
-        "rule": "margin", "alpha": 0.3, "momentum": 0.8, "law": Law(),
+    "sign, momentum, plain Gaussian": {
+        "rule": "sign", "alpha": 0.3, "momentum": 0.8, "law": Law(),
     },
     "known, Adam": {"alpha": 0.05, "adam": Adam()},
-    "bayes": {"rule": "bayes", "alpha": 0.2, "K": 2},
     "regression": {"rule": "regression", "centre_step": 0.6},
     "regression in a ball": {
         "rule": "regression", "kl_budget": ((0.0, 1.0), (60.0, 6.0)), "centre_step": 0.3, "K": 2,
     },
-    "bayes, a prior mean": {
-        "rule": "bayes", "alpha": 0.2, "prior_mean": tuple(np.linspace(-2, 2, WORLD.dim).tolist()),
-    },
-    "bayes, a prior precision": {
-        "rule": "bayes", "alpha": 0.2,
+    "regression, a prior": {
+        "rule": "regression", "prior_mean": tuple(np.linspace(-2, 2, WORLD.dim).tolist()),
         "prior_precision": tuple(map(tuple, np.diag(np.linspace(1, 90, WORLD.dim)).tolist())),
     },
+    "regression that forgets": {"rule": "regression", "centre_step": 0.6, "forgetting": 0.8},
 }  # fmt: skip
 
 
@@ -84,7 +81,7 @@ def test_a_repetition_is_the_ordinary_loop(case, crn):
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         expected = one_by_one(chosen, root_seed, 12, crn)
         # A posterior solves systems together, which may round differently; else bit for bit.
-        near = case.startswith(("bayes", "regression"))
+        near = case.startswith("regression")
         np.testing.assert_allclose(theta, expected, atol=1e-5 if near else 0)
         assert np.abs(expected).max() > 0.1
 
@@ -140,7 +137,7 @@ def test_budgets_are_counted():
         ({}, "needs alpha"),
         ({"alpha": 1.0, "steering": (1.0, 2.0)}, "no steering"),
         ({"alpha": 1.0, "selection": Selection(32)}, "selection"),
-        ({"alpha": 0.2, "rule": "bayes", "vote_price": 0.01}, "vote_price"),
+        ({"rule": "regression", "vote_price": 0.01}, "vote_price"),
         ({"alpha": 1.0, "ties": "davidson", "tie_nu": 1.0}, "ties davidson"),
     ],
 )
@@ -150,10 +147,10 @@ def test_settings_that_no_world_can_run_are_refused(changes, words):
         repetitions.train(WORLD, chosen, [1], 1)
 
 
-def test_the_truth_is_no_vote_so_bayes_refuses_it():
+def test_the_truth_is_no_vote_so_regression_refuses_it():
     # All its votes would count for minus: it walked away from what is better.
-    chosen = repetitions.settings_for(WORLD, rule="bayes", alpha=0.2)
-    with pytest.raises(UsageError, match=r"truth .* bayes"):
+    chosen = repetitions.settings_for(WORLD, rule="regression")
+    with pytest.raises(UsageError, match=r"truth .* regression"):
         repetitions.train(WORLD, chosen, [1], 1, truth=True)
 
 

@@ -13,14 +13,13 @@ from szpo_simulators.worlds import choosing, repetitions
 from szpo_simulators.worlds.gridworld import GridWorld
 
 SMALL = GridWorld(size=3, horizon=4)
-ALPHA = {"bayes": 0.6, "known": 1.0}
 
 
-def settings_of(rule: str = "bayes", **changes: Any) -> Any:
-    return repetitions.settings_for(SMALL, rule=rule, alpha=ALPHA[rule], **{"N": 8, **changes})
+def settings_of(rule: str = "known", **changes: Any) -> Any:
+    return repetitions.settings_for(SMALL, rule=rule, alpha=1.0, **{"N": 8, **changes})
 
 
-@pytest.mark.parametrize("rule", ["bayes", "known"])
+@pytest.mark.parametrize("rule", ["sign", "known"])
 def test_a_repetition_alone_is_the_same_in_company(rule: str) -> None:
     chosen = settings_of(rule, selection=Selection(16, "words"))
     whole = choosing.train(SMALL, chosen, [5, 6, 7], 4)
@@ -29,7 +28,7 @@ def test_a_repetition_alone_is_the_same_in_company(rule: str) -> None:
     assert (whole.spent[1] == alone.spent[0]).all()
 
 
-@pytest.mark.parametrize("rule", ["bayes", "known"])
+@pytest.mark.parametrize("rule", ["sign", "known"])
 def test_all_of_n_candidates_is_no_selection(rule: str) -> None:
     plain = choosing.train(SMALL, settings_of(rule), [1, 2], 3)
     every = choosing.train(
@@ -94,7 +93,7 @@ def test_a_prior_is_used() -> None:
     ],
 )
 def test_what_a_world_cannot_run_is_refused(changes: dict[str, Any], words: str) -> None:
-    chosen = repetitions.settings_for(SMALL, **{"rule": "bayes", "N": 8, "alpha": 0.5, **changes})
+    chosen = repetitions.settings_for(SMALL, **{"rule": "known", "N": 8, "alpha": 0.5, **changes})
     with pytest.raises(UsageError, match=words):
         choosing.train(SMALL, chosen, [1], 1)
 

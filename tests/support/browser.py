@@ -72,7 +72,7 @@ class FixedTexts:
 
     def __init__(self, root_seed: int, text: Text):
         self.layout, self.dim, self.basis_sha256 = LAYOUT, 4, None
-        self.space = defaults(root_seed, LAYOUT).space
+        self.space = defaults(root_seed, LAYOUT, rule="known").space
         self.theta_now: Theta = parameters.zeros(LAYOUT)
         self.text = text
 
@@ -189,14 +189,14 @@ def make(
     config = settings_file.load(
         preset_name="people",
         sets=[
-            "model.name=fixed", "optimizer.rule=bayes", "optimizer.directions=1",
+            "model.name=fixed", "optimizer.rule=known", "optimizer.directions=1",
             "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
             "run.votes=400", f"run.seed={seed}", f"run.lag={lag}", "panel.second_share=0", *sets,
         ],
     )  # fmt: skip
     chosen = config.optimizer
     settings = defaults(
-        seed, LAYOUT, mu=0.3, N=chosen.comparisons, D=chosen.rows, M=chosen.votes,
+        seed, LAYOUT, rule="known", mu=0.3, N=chosen.comparisons, D=chosen.rows, M=chosen.votes,
         kl_step=chosen.kl_step,
     )  # fmt: skip
     spec = {

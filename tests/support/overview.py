@@ -47,7 +47,7 @@ def page(
 ) -> evidence.Evidence:
     """Evidence of a run of ten steps of two votes."""
     run = RunFacts(
-        run="r", name="run", rule="bayes", planned_steps=10, votes_per_step=2, budget=None,
+        run="r", name="run", rule="known", planned_steps=10, votes_per_step=2, budget=None,
         words_per_vote=476.0, bands=Bands(), as_of_us=1000 * S, hidden_us=(), pauses=(),
     )  # fmt: skip
     names = sorted({b.panelist for b in ballots})

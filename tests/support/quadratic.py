@@ -104,7 +104,7 @@ class Clock:
 
 
 def settings_of(layout: Any = LAYOUT, root_seed: int = 11, **changes: Any) -> Settings:
-    return defaults(root_seed, layout, **{"N": 4, "D": 2, **changes})
+    return defaults(root_seed, layout, **{"rule": "known", "N": 4, "D": 2, **changes})
 
 
 def new_ledger(path: Path, settings: Settings, clock: Callable[[], int] | None = None) -> Ledger:

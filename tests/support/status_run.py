@@ -14,7 +14,7 @@ def new_run(path, *, steps=3, votes=None, **panel):
     chosen = schema.Config.model_validate(
         {
             "run": {"steps": steps, "votes": votes},
-            "optimizer": {"rule": "bayes", "comparisons": 4, "rows": 2},
+            "optimizer": {"rule": "known", "comparisons": 4, "rows": 2},
             "panel": {"kind": "people", **panel},
         }
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from szpo.optim import optimizer
-from szpo.optim.rules import counting, known, margin, sign
+from szpo.optim.rules import counting, known, sign
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
@@ -35,7 +35,7 @@ def random_tally(
     return tally(plus, settings.M - plus)
 
 
-COUNTING = {one.COUNTING.name: one.COUNTING for one in (known, sign, margin)}
+COUNTING = {one.COUNTING.name: one.COUNTING for one in (known, sign)}
 
 
 def coefficients(

@@ -305,16 +305,16 @@ def test_a_branch_begins_at_the_recommended_point_without_votes(run, tmp_path):
 
 def test_a_branch_may_take_up_the_rule_and_leave_it(run, tmp_path):
     _, ledger, _ = run
-    with branch(ledger.path, 2, tmp_path / "bayes.db", by="test", rule="bayes") as child:
+    with branch(ledger.path, 2, tmp_path / "known.db", by="test", rule="known") as child:
         own = recorded_settings(child)
-        assert (own.rule, own.K, own.N, own.law.kind) == ("bayes", 1, 8, "gaussian")
+        assert (own.rule, own.K, own.N, own.law.kind) == ("known", 1, 8, "gaussian")
         assert own.kl_budget is None and own.start is None
         policy = MovingPolicy(own)
         policy.move_to(replay.fold(child))
         drive(own, child, policy, until_step=2)
         assert verification.verify(child).ok
     with branch(
-        tmp_path / "bayes.db", 1, tmp_path / "again.db", by="t", rule="regression"
+        tmp_path / "known.db", 1, tmp_path / "again.db", by="t", rule="regression"
     ) as back:
         own = recorded_settings(back)
         assert (own.rule, own.K, own.N, own.law.kind) == ("regression", 8, 1, "orthonormal")

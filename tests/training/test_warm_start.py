@@ -93,7 +93,7 @@ def test_what_cannot_become_a_prior_is_one_line(policy: LoraPolicy) -> None:
 
 
 def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
-    for own in ("rule=bayes", "rule=known", "forget=0.9"):  # with the last, auto is bayes
+    for own in ("rule=sign", "rule=known", "kl_step=0.05"):  # with the last, auto is known
         config = settings_file.load(sets=[f"optimizer.{own}", "optimizer.prior=p.jsonl"])
         with pytest.raises(UsageError, match=r"optimizer\.prior belongs to the rule regression"):
             warm_start.read(config)
@@ -122,12 +122,12 @@ def test_a_bad_prior_ends_a_run_before_a_model_is_loaded(
 
 
 def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only() -> None:
-    for name, value in (("kl_step", "0.1"), ("forget", "0.5"), ("smoothing", "clip")):
+    for name, value in (("kl_step", "0.1"), ("smoothing", "clip")):
         sets = ["optimizer.rule=regression", f"optimizer.{name}={value}"]
         config = settings_file.load(sets=sets)  # as a recorded run is opened
         config.optimizer_settings((("z", (4,)),), 1.0)
         with pytest.raises(UsageError, match=f"optimizer.{name} plays no part") as caught:
             assemble.check(config)
         assert "\n" not in str(caught.value)
-    settings_file.load(sets=["optimizer.forget=0.5"]).demand_used()
+    settings_file.load(sets=["optimizer.kl_step=0.05"]).demand_used()
     settings_file.load(sets=["optimizer.rule=regression"]).demand_used()

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from szpo import seeds
 from szpo.errors import UsageError
 from szpo.optim import comparison_selection, stopping
-from szpo.optim.rules import bayes
+from szpo.optim.rules import regression
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
-from szpo.optim.step_size import longest
 from szpo.optim.weighted_votes import weigh
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import oracle, repetitions
@@ -144,9 +143,8 @@ def _stop_asking(run: Block, at: Perturbations, tally: Tally, price: float) -> T
     for end in (*range(PORTION, settings.N, PORTION), settings.N):
         asked[going, :, start:end] = ~tally.identical[going, :, start:end]
         part = weigh(settings, None, at.step, replace(tally, identical=~asked), None)
-        window = bayes.add_votes(settings, run.carried, at, part)
-        known = bayes.gradient(settings, window, at.step)
-        worth = stopping.worth(known, x[:, 0], longest(settings, at.step))
+        known, length = regression.posterior_so_far(settings, run.carried, at, part)
+        worth = stopping.worth(known, x[:, 0], length)
         going = going & (worth >= price)
         if not going.any():
             break

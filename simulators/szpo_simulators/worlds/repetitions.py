@@ -40,7 +40,6 @@ COINS = 32
 """Steps whose votes are drawn at once."""
 AHEAD = 8192
 """Uniform numbers of walks that are drawn at once for a repetition, where a step needs fewer."""
-DEFAULT_RADIUS = Settings.__dataclass_fields__["kl_radius"].default
 ENDLESS = 1e9
 """Votes that no run of a world has."""
 CACHED_DIM = 256
@@ -77,8 +76,7 @@ def settings_for(world: World, **changes: Any) -> Settings:
     """The optimizer's settings on a world, in the notation of `szpo.optim.settings.Settings`.
 
     Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless changed. Under
-    ``bayes`` an ``alpha`` is the longest step over √d, as under ``sign``, and sets ``kl_step``.
-    Under ``regression``, which expects as much of each coordinate here, it is the nats per vote by
+    ``regression``, which expects as much of each coordinate here, it is the nats per vote by
     which its KL budget grows without end, and without it there is no budget; directions are
     orthonormal, and N of them are asked once each unless K is set.
     """
@@ -94,9 +92,6 @@ def settings_for(world: World, **changes: Any) -> Settings:
         if "alpha" in wanted:
             nats = wanted.pop("alpha")
             wanted["kl_budget"] = ((1.0, nats), (ENDLESS, ENDLESS * nats))
-    elif wanted["rule"] == "bayes" and "alpha" in wanted:
-        radius = wanted.get("kl_radius", DEFAULT_RADIUS)
-        wanted["kl_step"] = radius * (wanted.pop("alpha") / wanted["mu"]) ** 2
     return defaults(0, (("theta", (world.dim,)),), **{"law": law, **wanted})
 
 
@@ -141,17 +136,17 @@ def train(
     Raises:
         UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
             Davidson's ties, momentum of a space too large for a vector, a selection or a price of
-            votes (`szpo_simulators.worlds.choosing` has them), ``truth`` under ``bayes``.
+            votes (`szpo_simulators.worlds.choosing` has them), ``truth`` under ``regression``.
     """
     voters = panel or LinkPanel()
     check(settings, voters)
     for name in ("selection", "vote_price"):
         if getattr(settings, name) is not None:
             raise UsageError(f"worlds: no {name} here; leave it out, or take worlds.choosing")
-    if truth and rule_of(settings.rule).bayesian:
+    if truth and rule_of(settings.rule).two_points:
         raise UsageError(
             f"worlds: truth gives a difference per direction, and {settings.rule} takes votes; "
-            "choose the rule known, sign or margin, or leave truth out"
+            "choose the rule known or sign, or leave truth out"
         )
     stops, work = tuple(marks) or (steps,), batching or Batching()
     parts = [root_seeds[i : i + work.block] for i in range(0, len(root_seeds), work.block)]
@@ -326,10 +321,7 @@ class Block:
         settings = self.settings
         make = _cached_direction if settings.dim <= CACHED_DIM else parameters.direction_vector
         v = np.stack([[make(space, step, k) for k in range(settings.K)] for space in self.spaces])
-        law = settings.law
-        if law.block is not None:
-            return v, np.full(v.shape[:2], directions.block_factor(settings.dim, law.block))
-        if not law.scaled:
+        if not settings.law.scaled:
             return v, np.ones(v.shape[:2])
         squares = ((v * directions.GRID) ** 2).sum(-1)
         factors = [
@@ -372,7 +364,7 @@ def check(settings: Settings, panel: LinkPanel | People) -> None:
         raise UsageError(
             f"worlds: weighting {settings.weighting} needs a panel of members (People)"
         )
-    if not rule_of(settings.rule).bayesian and settings.given_alpha is None:
+    if not rule_of(settings.rule).two_points and settings.given_alpha is None:
         raise UsageError(f"worlds: the rule {settings.rule} needs alpha, the benches tune it")
     if settings.momentum > 0 and not settings.carries:
         raise UsageError(f"worlds: momentum in {settings.dim} coordinates; a run sums past steps")

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History, View
 from szpo.optim import vote_regression
-from szpo.optim.posterior import Posterior
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
@@ -141,7 +140,7 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
         others = weights[..., None, :] * (1 - np.eye(people))
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
         votes = Votes(every, up, down, record.votes.steps[-rows:])
-        found = fit(votes, prior(settings))
+        found = fit(fade(settings, votes), prior(settings))
         mean = np.einsum("...rd,...d->...r", every, found.w)
         variance = np.einsum("...ri,...ij,...rj->...r", every, found.covariance, every)
         weights = registry.VIEWED[settings.weighting](latest, View(mean, variance))
@@ -172,8 +171,16 @@ def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
 
 
 def fit_votes(settings: Settings, record: AllVotes) -> Fit:
-    """The posterior that all votes give."""
-    return fit(replace(record.votes, bend=None), prior(settings))
+    """The posterior that all votes give, those of the newest step at full weight."""
+    return fit(fade(settings, replace(record.votes, bend=None)), prior(settings))
+
+
+def fade(settings: Settings, votes: Votes) -> Votes:
+    """The votes as they weigh after the newest step: λᵃ at an age of a steps, or all as cast."""
+    if settings.forgetting is None:
+        return votes
+    age = votes.steps.max(initial=0) - votes.steps
+    return votes.scale(settings.forgetting ** age.astype(np.float64))
 
 
 def prior(settings: Settings) -> Prior:
@@ -205,8 +212,3 @@ def with_pairs(settings: Settings, features: Floats, far: Floats) -> Settings:
     return replace(
         settings, prior_mean=tuple(mean.tolist()), prior_precision=tuple(map(tuple, rows))
     )
-
-
-def as_posterior(found: Fit) -> Posterior:
-    """The fit's mean and covariance as one Gaussian, without noise between comparisons."""
-    return Posterior(found.w, found.covariance, np.zeros(found.w.shape[:-1]))

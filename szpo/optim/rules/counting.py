@@ -1,4 +1,4 @@
-"""What `known`, `sign` and `margin` share: one coefficient per direction, from its vote counts.
+"""What `known` and `sign` share: one coefficient per direction, from its vote counts.
 
 Each reads one number in the votes of a direction (its measure), and θ moves along the direction by
 α · measure / (unit · K). Where no α is set, the one is taken whose expected step has the length of
@@ -89,7 +89,7 @@ def rule(counting: Counting) -> Rule:
 def check(settings: Settings) -> None:
     """A counting rule has no prior to take."""
     if settings.prior_mean is not None or settings.prior_precision is not None:
-        raise SettingsError("a prior on the gradient belongs to the rule bayes")
+        raise SettingsError("a prior on the gradient belongs to the rule regression")
 
 
 def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> Pace:

@@ -16,7 +16,7 @@ from scipy import special
 
 from szpo.optim import vote_forecast, vote_regression
 from szpo.optim.rules import guard_geometry, regression
-from szpo.optim.rules.all_votes import AllVotes, fit_votes, prior
+from szpo.optim.rules.all_votes import AllVotes, fade, fit_votes, prior
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_forecast import Interval, Standing
@@ -63,7 +63,8 @@ class LookAhead:
     prior_votes: float | None = None
     """Votes that the warm start weighs as much as; None without one."""
     drift: float | None = None
-    """Nats by which a fit that forgets predicts better; None while there are few votes."""
+    """Nats by which a fit that forgets predicts better; None while there are few votes, and
+    where the run's own fit forgets."""
 
     @property
     def shown(self) -> bool:
@@ -96,10 +97,11 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
     believed, moving = prior(settings), fit_votes(settings, record)
     whitened = _whiten(record.votes, regression.unit(settings))
     warm = vote_regression.warm_start_worth(moving, record.votes, believed)
-    drift = None
-    if float(moving.count) >= FIRST_DRIFT:
+    drift, fading = None, settings.forgetting is not None
+    if float(moving.count) >= FIRST_DRIFT and not fading:
         drift = float(vote_forecast.drift(whitened, believed))
     ahead: tuple[Ahead, ...] = ()
+    whitened = fade(settings, whitened)
     if float(moving.count) > 0 and settings.kl_budget is not None and settings.start is None:
         fits = fit(replace(whitened, bend=None), believed), fit(whitened, believed)
         ahead = tuple(_ahead(settings, record, fits, more) for more in MORE)
@@ -166,7 +168,7 @@ def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
     for number in votes:
         n = max(1, number // each)
         cast = Votes(x[:, :n], up[:, :n], each - up[:, :n], np.arange(n) // settings.K)
-        fitted = fit(cast, believed)
+        fitted = fit(fade(settings, cast), believed)
         factor = np.maximum(factor, fitted.log_factor)
         record = replace(regression.init(settings), counted=np.array(float(number)))
         reach = float(regression.find_radius(settings, record)) / unit

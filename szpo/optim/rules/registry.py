@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from szpo.optim.rules import bayes, known, margin, regression, sign
+from szpo.optim.rules import known, regression, sign
 from szpo.optim.rules.rule import Rule
 from szpo.optim.settings import SettingsError
 
-_RULES: Final = {
-    rule.name: rule for rule in (known.RULE, sign.RULE, margin.RULE, bayes.RULE, regression.RULE)
-}
+_RULES: Final = {rule.name: rule for rule in (known.RULE, sign.RULE, regression.RULE)}
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
 """Those of szpo, and those that were added."""
 
@@ -30,6 +28,11 @@ def add(rule: Rule) -> None:
         raise SettingsError(
             f"`rule` {rule.name!r} is there already; give the new one another name"
         )
+
+
+def has_two_points(name: str) -> bool:
+    """The rule of that name asks around one point and recommends another; one that is gone not."""
+    return name in RULES and RULES[name].two_points
 
 
 def rule_of(name: str) -> Rule:

@@ -1,10 +1,10 @@
 """The rule `regression`: one logistic regression of all of the run's votes.
 
-Nothing is forgotten, and two points are held apart. The *centre* is where policies are asked, and
-wanders so that the votes see fresh ground. The *recommended* point is what the votes so far say is
-best: from the model's start along ŵ, as far as the KL budget and what the votes say allow. It is
-short while they say little, and next to nothing while they may be chance
-(`szpo.optim.vote_regression.direction`).
+Every vote keeps its weight, unless `Settings.forgetting` lets it fade with its age. Two points are
+held apart. The *centre* is where policies are asked, and wanders so that the votes see fresh
+ground. The *recommended* point is what the votes so far say is best: from the model's start along
+ŵ, as far as the KL budget and what the votes say allow. It is short while they say little, and
+next to nothing while they may be chance (`szpo.optim.vote_regression.direction`).
 
 KL is |z|²/2 in whitened coordinates, times a scale that is measured at recommended points. Where
 it cannot be measured, the ball is in units of the radius at which is asked.
@@ -21,14 +21,12 @@ import numpy as np
 
 from szpo.aggregation import weighting
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
-from szpo.optim.posterior import Posterior
-from szpo.optim.rules import bayes, guard_geometry
+from szpo.optim.rules import guard_geometry
 from szpo.optim.rules.all_votes import (
     PRIORS,
     AllVotes,
     Held,
     add_votes,
-    as_posterior,
     fit_votes,
     learn_weights,
     sum_by_voter,
@@ -60,7 +58,7 @@ def check(settings: Settings) -> None:
     """
     s = settings
     if s.adam is not None:
-        raise SettingsError(ADAM_NEEDS.replace("but bayes", "but bayes and regression"))
+        raise SettingsError(ADAM_NEEDS)
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
         raise SettingsError(f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} values")
     if s.link != "logistic":
@@ -80,7 +78,7 @@ def check(settings: Settings) -> None:
         raise SettingsError("regression weighs every vote once; leave `selection` out")
     if (s.prior_mean is None) != (s.prior_precision is None):
         raise SettingsError("regression takes `prior_mean` and `prior_precision` together")
-    bayes.check_prior(s)
+    _check_prior(s)
     _check_own(s)
 
 
@@ -104,8 +102,29 @@ def _check_own(s: Settings) -> None:
     widths = s.prior_widths
     if widths is not None and (not widths or not all(0 < width < math.inf for width in widths)):
         raise SettingsError(f"`prior_widths` {widths} must be positive numbers, at least one")
+    if s.forgetting is not None and not 0 < s.forgetting <= 1:
+        raise SettingsError(f"`forgetting` is {s.forgetting}; it must be within (0, 1]")
     if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
         raise SettingsError(f"`start` must be {s.dim} finite values")
+
+
+def _check_prior(s: Settings) -> None:
+    """Refuse a Gaussian prior that is none in these coordinates."""
+    dim = s.dim
+    if s.prior_mean is not None and len(s.prior_mean) != dim:
+        raise SettingsError(f"`prior_mean` has {len(s.prior_mean)} of {dim} values")
+    if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
+        raise SettingsError(f"`prior_mean` {s.prior_mean} is not finite")
+    rows = s.prior_precision
+    if rows is None:
+        return
+    if len(rows) != dim or any(len(row) != dim for row in rows):
+        raise SettingsError(f"`prior_precision` must be {dim} by {dim}")
+    matrix = np.asarray(rows, dtype=np.float64)
+    if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
+        raise SettingsError("`prior_precision` must be finite and symmetric")
+    if np.linalg.eigvalsh(matrix)[0] <= 0:
+        raise SettingsError("`prior_precision` must be positive definite")
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
@@ -144,8 +163,7 @@ def move(
         centre=moved,
         delta=np.einsum("...ki,...i->...k", x, found.w),
         stderr=np.sqrt(spread),
-        posterior=as_posterior(found),
-        signal=found.signal,
+        posterior=found,
     )
 
 
@@ -230,22 +248,23 @@ def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[F
 
 def posterior_so_far(
     settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
-) -> tuple[Posterior, Floats]:
+) -> tuple[Fit, Floats]:
     """The posterior with a step's votes so far, and how far the recommended point may be."""
     record = add_votes(settings, record, at, votes)
     radius = find_radius(settings, record)
-    found = as_posterior(fit_votes(settings, record))
-    return found, np.where(np.isfinite(radius), radius, longest_step(settings))
+    return fit_votes(settings, record), np.where(
+        np.isfinite(radius), radius, longest_step(settings)
+    )
 
 
 def figures(done: Move) -> dict[str, float]:
     """Sizes of the gradient, its uncertainty and the move; how likely there is any signal."""
     found = done.posterior
-    assert found is not None and done.vector is not None and done.signal is not None
+    assert found is not None and done.vector is not None
     return {
         "gradient": float(np.linalg.norm(found.w)),
         "uncertainty": math.sqrt(float(np.trace(found.covariance))),
-        "signal": float(done.signal),
+        "signal": float(found.signal),
         "kl_scale": done.carried.kl_scale,
         "length": float(np.linalg.norm(done.vector)),
         "guard_share": done.carried.held.share,
@@ -333,7 +352,6 @@ RULE = Rule(
         "unproven_kl": UNPROVEN,
         "kl_radius": RADIUS,
     },
-    ignores=("kl_step", "forget", "smoothing"),
+    ignores=("kl_step", "smoothing"),
     two_points=True,
-    bayesian=True,
 )

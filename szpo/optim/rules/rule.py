@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike
 
 from szpo.errors import RunError
 from szpo.optim import parameters
-from szpo.optim.posterior import Posterior
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
+from szpo.optim.vote_regression import Fit
 from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Query
 
@@ -96,10 +96,8 @@ class Move:
     """Its standard error (..., K)."""
     capped: bool = False
     """Some coefficient, or the vector, was cut to `Settings.coef_cap`."""
-    posterior: Posterior | None = None
-    """On the gradient, for the report."""
-    signal: Floats | None = None
-    """(...): posterior probability that the votes show any preference, where the rule has one."""
+    posterior: Fit | None = None
+    """On the gradient, where the rule has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,8 @@ class Rule:
     who, voting against throughout, would have turned the step; None where nobody can tell.
     ``is_exact``: the update is recomputed to the last bit on any machine. ``known`` is the
     posterior with a step's votes so far and the length of a step that is sure of its direction;
-    only `bayesian` rules have it. ``defaults`` are settings in which the rule's own differ.
+    only rules that keep the votes have it. ``defaults`` are settings in which the rule's own
+    differ.
     """
 
     name: str
@@ -129,14 +128,12 @@ class Rule:
     ]
     is_exact: Callable[[Settings], bool]
     known: (
-        Callable[[Settings, Any, Perturbations, WeightedVotes], tuple[Posterior, ArrayLike]] | None
+        Callable[[Settings, Any, Perturbations, WeightedVotes], tuple[Fit, ArrayLike]] | None
     ) = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     two_points: bool = False
-    """It asks around one point, the centre, and recommends another; a step moves both."""
-    bayesian: bool = False
-    """It keeps the votes and their likelihood: it can take a prior, may stop asking when it has
-    seen enough, and takes no estimate in place of votes."""
+    """It keeps all votes and their likelihood, asks around one point, the centre, and recommends
+    another; a step moves both. It can take a prior, and no estimate in place of votes."""
     ignores: tuple[str, ...] = ()
     """Settings that play no part in it."""
     measures: bool = False

@@ -61,7 +61,7 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
         f"optimizer.votes={m}", f"run.votes={COMPARISONS * m}", f"panel.size={people}",
     ]  # fmt: skip
     config = settings_file.load(preset_name="people", sets=sets)
-    settings = defaults(1, layout, mu=0.3, N=COMPARISONS, D=ROWS, M=m)
+    settings = defaults(1, layout, rule="known", mu=0.3, N=COMPARISONS, D=ROWS, M=m)
     spec = {
         "config": config.model_dump(mode="json"), "optimizer": settings_to_json(settings),
         "panel": None, "base": {"name": "fixed"},

@@ -24,6 +24,7 @@ from szpo.config.run_sections import Hook
 from szpo.config.schema import Config
 from szpo.errors import LeaseError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.notices import web_hook
 from szpo.runs import assemble
 from szpo.voting import lease
@@ -261,7 +262,7 @@ def _end(driven: _Driven) -> None:
 
 
 def _config(ledger: Ledger) -> Config:
-    recorded = ledger.spec.get("config")
-    if recorded is None:
+    config = recorded_config(ledger)
+    if config is None:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; drive it from Python")
-    return Config.model_validate(recorded)
+    return config

@@ -19,6 +19,7 @@ from szpo.config.schema import Config
 from szpo.errors import SzpoError
 from szpo.ledger.connection import beside
 from szpo.ledger.database import Clock, Ledger, now_us
+from szpo.ledger.run_spec import recorded_config
 from szpo.training import budget
 from szpo.training.status import RoundStatus, round_status
 from szpo.voting import lease, steps
@@ -173,8 +174,7 @@ def _read_improvement(ledger: Ledger, last: _Reading | None) -> tuple[int, Impro
 
 
 def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow:
-    recorded = ledger.spec.get("config")
-    config = None if recorded is None else Config.model_validate(recorded)
+    config = recorded_config(ledger)
     status = round_status(ledger)
     state, detail = _state(status)
     applied = ledger.query("SELECT sum(n_votes) AS votes, max(step) AS step FROM updates")[0]

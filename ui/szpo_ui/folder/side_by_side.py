@@ -14,6 +14,7 @@ from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_config
 from szpo.training import guards, held_out, summary
 from szpo.training.held_out import HeldOut
 from szpo.training.summary import Facts
@@ -130,19 +131,25 @@ def read_run(path: Path) -> OneRun:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
         helped, measured = improvement.read(ledger), held_out.read(ledger)
-        recorded = ledger.spec.get("config")
-    config = Config() if recorded is None else Config.model_validate(recorded)
+        recorded, config = ledger.spec.get("config"), recorded_config(ledger) or Config()
     return OneRun(
         name=path.stem,
         state=total.state,
         votes=total.votes,
         read=total.answers_read,
         helped=helped,
-        settings={} if recorded is None else flatten(config.model_dump(mode="json")),
+        settings={} if recorded is None else _settings(config, recorded),
         curves=_curves(facts, helped),
         guarded=_read_guards(config, facts),
         measured=measured,
     )
+
+
+def _settings(config: Config, recorded: Mapping[str, Any]) -> dict[str, str]:
+    """Today's settings with the values that the run recorded, also where those are gone."""
+    given = flatten(recorded)
+    found = flatten(config.model_dump(mode="json"))
+    return {key: given.get(key, value) for key, value in found.items()}
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, str]:

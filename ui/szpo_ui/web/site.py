@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Clock, Ledger, now_us
+from szpo.ledger.run_spec import recorded_config
 from szpo.training.status import StatusReader
 from szpo.voting.service import VoteService
 from szpo_ui.web.credential_rows import Role
@@ -140,10 +140,9 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
     Raises:
         UsageError: the run has no settings on record.
     """
-    recorded = ledger.spec.get("config")
-    if recorded is None:
+    config = recorded_config(ledger)
+    if config is None:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
-    config = settings_file.check(recorded, where=ledger.path.name)
     service = VoteService(
         ledger,
         ledger.clock,

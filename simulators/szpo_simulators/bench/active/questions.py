@@ -150,7 +150,7 @@ def _draw(study: Study, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
         put_legend_below(middle)
         for row in found["runs"]:
             right.plot(row["spent"], row["path"], label=row["label"])
-        right.set(xlabel="votes", ylabel="value", title="Runs on the grid (bayes)")
+        right.set(xlabel="votes", ylabel="value", title="Runs on the grid (known)")
         put_legend_below(right)
 
 

@@ -12,12 +12,8 @@ from szpo_simulators.worlds import choosing, repetitions
 from szpo_simulators.worlds.gridworld import DENSE
 
 STEPS, TARGET = 30, 3.5
-ALPHA = {"bayes": 0.6, "known": 1.0}
+ALPHA = 1.0
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("as ever", {"rule": "bayes"}),
-    ("16 of 64, by words", {"rule": "bayes", "candidates": 64, "by": "words"}),
-    ("price .02", {"rule": "bayes", "price": 0.02}),
-    ("16 of 64, price .02", {"rule": "bayes", "candidates": 64, "by": "words", "price": 0.02}),
     ("as ever", {"rule": "known"}),
     ("16 of 64, by words", {"rule": "known", "candidates": 64, "by": "words"}),
     ("16 of 64, uniform", {"rule": "known", "candidates": 64, "by": "uniform"}),
@@ -30,9 +26,8 @@ def run(spec: Spec) -> dict[str, Any]:
     if spec.get("candidates"):
         selection = Selection(spec["candidates"], spec["by"])
     chosen = repetitions.settings_for(
-        DENSE, rule=spec["rule"], N=16, alpha=spec["alpha"], selection=selection,
-        vote_price=spec.get("price"),
-    )  # fmt: skip
+        DENSE, rule=spec["rule"], N=16, alpha=spec["alpha"], selection=selection
+    )
     found = choosing.train(DENSE, chosen, spec["seeds"], spec["steps"])
     reached = found.curve >= spec["target"]
     first = np.where(reached.any(1), reached.argmax(1), spec["steps"] - 1)
@@ -49,7 +44,7 @@ def run(spec: Spec) -> dict[str, Any]:
 def run_cases(study: Study) -> list[dict[str, Any]]:
     """Votes until the value is reached first, and the value at the end, by case."""
     specs = [
-        {**case, "alpha": ALPHA[case["rule"]], "steps": STEPS, "target": TARGET,
+        {**case, "alpha": ALPHA, "steps": STEPS, "target": TARGET,
          "seeds": seed_range(20 if study.quick else 200)}
         for _, case in CASES
     ]  # fmt: skip

@@ -15,7 +15,9 @@ from szpo_simulators.study import hash_spec
 VERSION: Final = 1
 """Raise it when what a cell does or measures changes: older records are then not used."""
 RULES: Final = ("regression", "bayes")
-"""Methods that are runs of szpo under this rule; of ``bayes`` the recorded cells are read."""
+"""Methods that are runs of szpo under this rule."""
+GONE_RULES: Final = ("bayes",)
+"""Those of them whose rule is gone: finished cells are shown, none is run."""
 BEST_OF: Final = "best-of-n"
 RIVALS: Final = ("iterative-dpo", "dpo", "rm+ppo")
 """Gradient methods; they are asked about single pairs."""

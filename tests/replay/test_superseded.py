@@ -1,0 +1,101 @@
+"""Runs of rules and options that are gone: recorded by szpo 0.1.0, beside their `szpo show`.
+
+``bayes.db`` moved by vectors; ``block.db`` by `known` along coordinates drawn at random.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.errors import SupersededError, UsageError
+from szpo.ledger import run_spec
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
+from szpo.optim import parameters, superseded
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.replay import replay, verification
+
+LEDGERS = Path(__file__).parents[1] / "ledgers" / "superseded"
+FROM = "0.1.0 (commit 231555c)"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Copies, since an open ledger is written to."""
+    for path in LEDGERS.glob("*.db"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("bayes", "updates are not recomputed from votes: szpo no longer has rule bayes"),
+        ("block", "nor weights from updates: szpo no longer has law block"),
+    ],
+)
+def test_verify_says_in_one_line_who_recomputes_the_updates(kept, capsys, name, gone):
+    assert call(["verify", str(kept / f"{name}.db")]) == 0
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if gone in line)
+    assert f"szpo {FROM}" in line and "not recomputed" in said
+
+
+def test_the_weights_are_still_added_up_and_compared(kept):
+    with Ledger.open(kept / "bayes.db") as ledger:
+        theta = replay.fold(ledger)
+        digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+        assert digest == theta_digest(ledger)
+        assert {check.promise for check in verification.verify(ledger).steps} == {"not recomputed"}
+        ledger.execute("DROP TRIGGER updates_no_update")
+        ledger.execute("UPDATE updates SET theta_sha256 = ? WHERE step = 3", ("0" * 64,))
+        assert not verification.verify(ledger).ok
+
+
+def test_it_is_shown_as_before(kept, capsys):
+    assert call(["show", str(kept / "bayes.db"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    before = json.loads((LEDGERS / "bayes.json").read_text(encoding="utf-8"))
+    assert {**found, "path": ""} == {**before, "path": ""}
+
+
+@pytest.mark.parametrize("name", ["bayes", "block"])
+def test_report_and_export_of_the_votes_are_written(kept, name):
+    run = str(kept / f"{name}.db")
+    assert call(["report", run, "--out", str(kept / "page.html")]) == 0
+    assert FROM in (kept / "page.html").read_text(encoding="utf-8")
+    assert call(["export", run, "--votes", str(kept / "votes.jsonl")]) == 0
+
+
+@pytest.mark.parametrize("command", [["run", "--resume"], ["branch", "--step", "1"]])
+def test_it_does_not_go_on_here(kept, capsys, command):
+    assert call([*command, str(kept / "bayes.db")]) == SupersededError.exit_code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no rule bayes" in line and FROM in line
+
+
+def test_its_weights_go_on_under_another_rule(kept):
+    run = str(kept / "bayes.db")
+    assert call(["branch", run, "--step", "3", "--rule", "known", "--name", "on"]) == 0
+    with Ledger.open(kept / "on.db") as child, Ledger.open(run) as parent:
+        assert theta_digest(child) == theta_digest(parent)
+        assert run_spec.recorded_settings(child).rule == "known"
+
+
+def test_weights_along_lost_directions_are_refused_in_one_line(kept, capsys):
+    assert call(["replay", str(kept / "block.db")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no law block" in line and FROM in line
+
+
+def test_an_option_that_was_off_changes_nothing():
+    settings = defaults(1, (("z", (4,)),))
+    plain = settings_to_json(settings)
+    law = {**plain["law"], "block": None}
+    older = {**plain, "law": law, "forget": 0.94, "momentum": 0.0, "steering": None}
+    assert settings_from_json(older) == settings
+    with pytest.raises(UsageError, match="no longer has rule margin"):
+        settings_from_json({**older, "rule": "margin"})
+    assert superseded.find_gone(older) == ()
