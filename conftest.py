@@ -9,6 +9,7 @@ by hand. ``spine`` keeps one of these in the first gate: the few paths through a
 
 import collections
 import gc
+import inspect
 import os
 import re
 import signal
@@ -104,6 +105,7 @@ def _is_full(item: pytest.Item, seen: dict[types.CodeType, bool]) -> bool:
 
 def _starts(function: Callable[..., object], seen: dict[types.CodeType, bool]) -> bool:
     """Whether a function of the tests, or one that it names, names a module of FULL_MODULES."""
+    function = inspect.unwrap(function)  # of a context manager, or of hypothesis
     code = getattr(function, "__code__", None)
     if code is None or code in seen:
         return code is not None and seen[code]
@@ -113,6 +115,12 @@ def _starts(function: Callable[..., object], seen: dict[types.CodeType, bool]) -
         if isinstance(constant, types.CodeType):
             named |= set(constant.co_names)
     found = [function.__globals__.get(name) for name in named]
+    support = [
+        each
+        for each in found
+        if isinstance(each, types.ModuleType) and each.__name__.startswith("tests.")
+    ]
+    found += [getattr(module, name, None) for module in support for name in named]
     seen[code] = bool(named & FULL_MODULES) or any(
         (each.__name__ if isinstance(each, types.ModuleType) else getattr(each, "__module__", ""))
         in FULL_MODULES

@@ -83,6 +83,7 @@ def test_a_process_killed_at_any_write_is_taken_up_by_another(tmp_path, start):
     kill_at_writes(tmp_path, start, 1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("action", ["full", "broken"])
 def test_any_one_write_may_be_refused(tmp_path, start, action, stride):

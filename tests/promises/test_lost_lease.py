@@ -19,6 +19,8 @@ from tests.support import children
 from tests.support.quadratic import PROMPTS, Clock, QuadraticPolicy, go, history, panel_of
 from tests.support.two_step_run import SETTINGS, live, opened, undisturbed
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
