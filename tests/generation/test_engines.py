@@ -37,6 +37,7 @@ def one_by_one(
     return tuple(new)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("layers", [None, pytest.param([2, 3], marks=pytest.mark.slow)])
 def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | None) -> None:
@@ -179,6 +180,7 @@ def twins(count: int, one: int, other: int) -> tuple[Any, tuple[Site, ...], Delt
     return model, sites, deltas
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 35), (20, 31), (3, 39), (33, 38)])
 @pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 8, 32])
 def test_equal_members_are_seen_whatever_blocks_they_fall_into(

@@ -75,6 +75,7 @@ def one_line(capsys):
     return message
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", range(20))
 @pytest.mark.parametrize("damage", [cut_log, flip])
 def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):

@@ -59,6 +59,7 @@ def attempt(path, settings, lag, until, at):
         ledger.close()  # without commit: what was open is rolled back, as after a kill
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("case", "stride"),
     [("known", 3), ("lag", 3), *(pytest.param(c, 1, marks=pytest.mark.slow) for c in CASES)],

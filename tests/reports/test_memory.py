@@ -88,6 +88,7 @@ def peak_of(path: Path, read: Callable[[Ledger], None]) -> int:
             tracemalloc.stop()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "read",
     [

@@ -203,6 +203,7 @@ def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
     ledger.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_write_it_loses_nothing_and_fulfils_no_order_twice(tmp_path, stride):
     """At every ``stride``-th write in turn."""

@@ -29,6 +29,8 @@ from szpo_ui.web.site import open_site
 from tests.support import children
 from tests.support.browser import make
 
+pytestmark = pytest.mark.full
+
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 LOGIN = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 DEADLINE_S = 30.0
