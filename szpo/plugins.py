@@ -23,6 +23,11 @@ EXTRAS = {
 """Which extra brings a module that may be missing."""
 
 
+def how_to_install(extra: str) -> str:
+    """What brings an extra: a clone, since no package index has szpo."""
+    return f"pip install -e '.[{extra}]' in szpo's folder"
+
+
 def names(group: str) -> dict[str, EntryPoint]:
     """The entry points of a group by name; the first of a name wins."""
     found: dict[str, EntryPoint] = {}
@@ -55,7 +60,7 @@ def load(group: str, name: str, what: str, *, builtin: Sequence[str] = ()) -> An
         missing = (error.name or "").split(".")[0]
         extra = EXTRAS.get(missing)
         if extra:
-            raise UsageError(f"{name} needs {missing}: pip install 'szpo[{extra}]'") from None
+            raise UsageError(f"{name} needs {missing}: {how_to_install(extra)}") from None
         raise UsageError(
             f'{what} "{name}" cannot be loaded: no module {error.name} (from '
             f"{known[name].value}); reinstall the package that brings it"

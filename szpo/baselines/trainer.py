@@ -31,6 +31,7 @@ from szpo.errors import UsageError
 from szpo.models import context
 from szpo.models.loading import Loaded, answer_tokens, encode
 from szpo.models.lora_sites import Site
+from szpo.plugins import how_to_install
 from szpo.types import Theta
 
 SCHEDULES = (
@@ -48,7 +49,7 @@ def demand_trl(method: str) -> None:
     """
     for name in ("trl", "datasets"):
         if importlib.util.find_spec(name) is None:
-            raise UsageError(f"{method} needs {name}: pip install 'szpo[baselines]'")
+            raise UsageError(f"{method} needs {name}: {how_to_install('baselines')}")
 
 
 def torch_seed(seed: int, name: str) -> int:

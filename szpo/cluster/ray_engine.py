@@ -25,6 +25,7 @@ from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Re
 from szpo.cluster.worker import coordinates_id
 from szpo.config.engine import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
+from szpo.plugins import how_to_install
 from szpo.policies.row_request import Message, message_bytes
 
 REACH_S = 5.0
@@ -76,7 +77,7 @@ def demand(engine: Engine) -> None:
             reached, or it is open to whoever finds it.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UsageError("engine.kind ray needs ray: pip install 'szpo[ray]'")
+        raise UsageError(f"engine.kind ray needs ray: {how_to_install('ray')}")
     if engine.address is None:
         cores = os.cpu_count() or 1
         if engine.workers * engine.cpus > cores:

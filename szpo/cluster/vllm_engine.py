@@ -24,6 +24,7 @@ from szpo.config.engine import VLLM_ROWS, Engine
 from szpo.errors import EngineError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.optim import parameters
+from szpo.plugins import how_to_install
 from szpo.policies.responder import start_of
 from szpo.policies.row_request import RowRequest
 from szpo.types import Shift
@@ -45,7 +46,7 @@ def demand(engine: Engine) -> None:
             travel unencrypted, or no folder is named that a server elsewhere could read.
     """
     if importlib.util.find_spec("httpx") is None:
-        raise UsageError("engine.kind vllm needs httpx: pip install 'szpo[http]'")
+        raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
     key = os.environ.get(engine.key_env, "")
     if not (key.isascii() and key.isprintable()):
         raise UsageError(

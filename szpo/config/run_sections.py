@@ -279,7 +279,7 @@ class Tracking(Section):
         None,
         min_length=1,
         description="tensorboard, wandb, mlflow, or one of your own; left out: none. Each needs "
-        "its extra, such as: pip install 'szpo[tensorboard]'.",
+        "its extra of szpo, which has the tracker's name.",
     )
     folder: str | None = Field(
         None,

@@ -19,6 +19,7 @@ from szpo.config.judge import Judge
 from szpo.errors import UsageError
 from szpo.judges.backends import JudgeError, Question, Reply
 from szpo.judges.prompting import RESERVED, Labels
+from szpo.plugins import how_to_install
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -136,7 +137,7 @@ def connect(settings: Judge) -> Endpoint:
     try:
         import openai
     except ModuleNotFoundError:
-        raise UsageError("a judge by endpoint needs openai: pip install 'szpo[judge]'") from None
+        raise UsageError(f"a judge by endpoint needs openai: {how_to_install('judge')}") from None
     url = settings.base_url or ""
     where, key = urlsplit(url), os.environ.get(settings.key_env, "")
     local = where.hostname in LOOPBACK

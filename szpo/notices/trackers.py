@@ -91,7 +91,7 @@ def check(settings: Tracking) -> None:
         for module in NEEDS[kind]:
             if find_spec(module) is None:
                 raise UsageError(
-                    f"tracking.kind {kind} needs {module}: pip install 'szpo[{kind}]'"
+                    f"tracking.kind {kind} needs {module}: {plugins.how_to_install(kind)}"
                 )
     else:
         plugins.load(GROUP, kind, "tracker", builtin=tuple(NEEDS))

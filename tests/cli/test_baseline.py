@@ -17,6 +17,7 @@ from szpo.cli.app import call
 from szpo.data import preference_files
 from szpo.errors import RunError
 from szpo.models import loading
+from szpo.plugins import how_to_install
 from tests.support.baseline_actors import diary_actor, diary_pairs
 
 TINY = ["--preset", "tiny", "--set", "model.dtype=fp32", "--set", "generation.max_new_tokens=8"]
@@ -157,7 +158,7 @@ def test_a_missing_extra_is_reported_before_anything_is_loaded(
 ) -> None:
     assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *TINY]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines == [f"error: {reported[0]} needs trl: pip install 'szpo[baselines]'"]
+    assert lines == [f"error: {reported[0]} needs trl: {how_to_install('baselines')}"]
 
 
 @pytest.fixture

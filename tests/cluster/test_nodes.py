@@ -29,7 +29,7 @@ from tests.support import folder_run, near_workers, ray_nodes
 from tests.support.ray_nodes import CHUNKS, Digests, Nodes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
 WORKERS = 3
 

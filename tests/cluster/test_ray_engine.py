@@ -23,6 +23,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.models import context, loading
 from szpo.models.context import Described
+from szpo.plugins import how_to_install
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
 from tests.support import folder_run, ray_nodes
@@ -51,7 +52,7 @@ def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path), "--set", "engine.kind=ray"]
     assert call(line) == 2
     message = capsys.readouterr().err.strip()
-    assert message.endswith("engine.kind ray needs ray: pip install 'szpo[ray]'")
+    assert message.endswith(f"engine.kind ray needs ray: {how_to_install('ray')}")
     assert len(message.splitlines()) == 1
 
 

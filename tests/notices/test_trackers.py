@@ -180,7 +180,7 @@ def test_an_own_tracker_is_found_by_its_entry_point(
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"needs mlflow: pip install 'szpo\[mlflow\]'"):
+    with pytest.raises(UsageError, match=r"needs mlflow: pip install -e '\.\[mlflow\]'"):
         trackers.check(Tracking(kind="mlflow"))
 
 

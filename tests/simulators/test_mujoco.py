@@ -8,6 +8,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.errors import UsageError
+from szpo.plugins import how_to_install
 from szpo_simulators.worlds.mujoco import Linear, environment
 from szpo_simulators.worlds.world import World, draws
 
@@ -29,13 +30,13 @@ def no_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_mujoco_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:
-    with pytest.raises(UsageError, match=r"needs mujoco: pip install 'szpo\[mujoco\]'"):
+    with pytest.raises(UsageError, match=r"needs mujoco: pip install -e '\.\[mujoco\]'"):
         environment("Reacher-v5")
     line = ["bench", "cartpole", "--quick", "--mujoco", "--folder", str(tmp_path / "runs")]
     assert call(line) == 2
     message = capsys.readouterr().err.strip()
     assert message.count("\n") == 0
-    assert "pip install 'szpo[mujoco]'" in message
+    assert how_to_install("mujoco") in message
     assert not (tmp_path / "runs").exists(), "refused before anything was computed"
 
 

@@ -41,7 +41,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, int]) -> None
         command.main(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
+@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 @pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
 @pytest.mark.slow
 def test_the_bench_measures_bare_processes_and_workers(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from szpo.replay import verification
 from tests.support import folder_run
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 ROOT = Path(__file__).parents[2]
 VOTES = 16
 """Of four steps, each of 16 rows in 4 chunks."""

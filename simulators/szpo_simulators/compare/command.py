@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from szpo.errors import UsageError
+from szpo.plugins import how_to_install
 from szpo_simulators.compare import ledgers, presets, schedule, show, tuning
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.presets import Method
@@ -121,5 +122,5 @@ def demand_modules(methods: Iterable[Method]) -> None:
         names = sorted({name for each in lacking.values() for name in each})
         raise UsageError(
             f"compare: {', '.join(names)} need {' and '.join(lacking)}: "
-            "pip install 'szpo[baselines]', or leave them out with --methods"
+            f"{how_to_install('baselines')}, or leave them out with --methods"
         )

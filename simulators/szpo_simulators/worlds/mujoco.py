@@ -1,6 +1,6 @@
 """One MuJoCo task of gymnasium as a world: Reacher-v5 under a linear policy without noise.
 
-An extra, since MuJoCo is large: pip install 'szpo[mujoco]'. Episodes are played one after the
+An extra, since MuJoCo is large. Episodes are played one after the
 other in gymnasium's own environment; a walk's one uniform number seeds its reset, so that both
 sides of a comparison may start from the same state.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
 from szpo.errors import UsageError
+from szpo.plugins import how_to_install
 from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, uniforms
@@ -30,7 +31,7 @@ def environment(task: str) -> gymnasium.Env[Any, Any]:
     try:
         made = gymnasium.make(task)
     except DependencyNotInstalled:
-        raise UsageError(f"task {task} needs mujoco: pip install 'szpo[mujoco]'") from None
+        raise UsageError(f"task {task} needs mujoco: {how_to_install('mujoco')}") from None
     except gymnasium.error.Error as error:
         raise UsageError(f"task {task}: {str(error).strip()}") from None
     if not isinstance(made.action_space, gymnasium.spaces.Box):
