@@ -136,9 +136,6 @@ class Tally:
     minus: Floats
     tie: Floats
     identical: NDArray[np.bool_]
-    share: Floats | None = None
-    """What each comparison counts for where some of C candidates were asked, 1/(C·q); None: the
-    mean over n."""
     cast: Floats | None = None
     """Votes given (..., K, N), where ``plus``, ``minus`` and ``tie`` are sums of voters' weights;
     None: each vote counts once."""

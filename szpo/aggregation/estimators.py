@@ -131,16 +131,10 @@ def estimate(
     *,
     nu: float | None = None,
     pool: bool = False,
-    share_noise: bool = True,
 ) -> Estimate:
     """Δ̂ of each direction (..., K): the mean over n **after** inversion.
 
     With ``pool`` the votes of a direction are summed first and inverted once (`_estimate_pooled`).
-
-    With shares (..., K, N), which chosen comparisons have, the Horvitz-Thompson sum Σ share·Δ̂_n
-    replaces the mean; the shares of unanswered ones go to those answered (`rescale_shares`).
-    ``share_noise`` False leaves the factor of ties out of its standard error, as runs recorded
-    before it was there have it.
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
     standard error is the larger of the spread over n and the vote noise expected at the pooled
@@ -159,41 +153,18 @@ def estimate(
     tied = 1.0 if nu is None else 1 + nu / 2
     counts = asked | identical
     size = counts.sum(-1)
-    vote_noise = _vote_variance(wins, votes, asked, invert)
-    if tally.share is not None:
-        share = rescale_shares(tally.share, counts)
-        mean = ordered_sum(share * each)
-        gap = np.where(
-            counts, share * each - mean[..., None] / np.maximum(size, 1)[..., None], 0.0
-        )
-        spread = ordered_sum(gap**2) * size / np.maximum(size - 1, 1)
-        noise = ordered_sum(share**2 * vote_noise)
-        tied = tied if share_noise else 1.0
-    else:
-        mean = ordered_sum(each) / np.maximum(size, 1)
-        square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
-        spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
-        noise = ordered_sum(vote_noise) / np.maximum(size, 1) ** 2
+    mean = ordered_sum(each) / np.maximum(size, 1)
+    square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
+    spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
+    noise = ordered_sum(_vote_variance(wins, votes, asked, invert)) / np.maximum(size, 1) ** 2
     stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise * tied))
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 
 def majority(tally: Tally) -> Floats:
-    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie.
-
-    With shares (..., K, N) the votes of a comparison count in proportion to its share.
-    """
+    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie."""
     lead = np.where(tally.identical, 0.0, tally.plus - tally.minus)
-    return np.asarray(np.sign(ordered_sum(lead if tally.share is None else tally.share * lead)))
-
-
-def rescale_shares(share: Floats, counts: NDArray[np.bool_]) -> Floats:
-    """Shares (..., N) of the comparisons that count, scaled up to the sum of all shares."""
-    used = np.where(counts, share, 0.0)
-    if counts.all():
-        return used
-    whole, rest = ordered_sum(share), ordered_sum(used)
-    return np.asarray(used * (whole / np.where(rest > 0, rest, 1.0))[..., None])
+    return np.asarray(np.sign(ordered_sum(lead)))
 
 
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
-from szpo.optim.settings import SELECTIONS, SMOOTHINGS
+from szpo.optim.settings import SMOOTHINGS
 from szpo.types import Pairing
 
 FLOAT32_MAX = 3.4028234663852886e38
@@ -147,31 +147,3 @@ class Optimizer(Section):
         if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
             raise ValueError(f"alpha × Δ̂ × v would exceed fp32 range (alpha = {self.alpha:g})")
         return self
-
-
-class Selection(Section):
-    """Which comparisons people see, and when a step ends early; default: all, to the end."""
-
-    candidates: Count | None = Field(
-        None,
-        description="C: comparisons generated per direction, of which N are drawn and asked, "
-        "each with a known probability q, which its weight 1/(C·q) corrects; "
-        "default: N.",
-    )
-    by: Annotated[str, OneOf(SELECTIONS)] = Field(
-        "rows",
-        description="What makes a candidate more probable: the share of rows that differ "
-        "(rows), how much their words differ (words), nothing (uniform).",
-    )
-    floor: float = Field(
-        0.2,
-        gt=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Share of the probability that is spread evenly over the candidates.",
-    )
-    vote_price: Positive | None = Field(
-        None,
-        description="regression: end a step once a further vote is expected to gain less "
-        "than this, in logits of value; default: ask for all votes.",
-    )

@@ -20,7 +20,7 @@ from szpo.config import rule_plugins
 from szpo.config.engine import Engine
 from szpo.config.judge import Judge
 from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
-from szpo.config.optimizer_sections import Optimizer, Selection
+from szpo.config.optimizer_sections import Optimizer
 from szpo.config.run_sections import (
     Evaluation,
     Guards,
@@ -36,7 +36,6 @@ from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.directions import Law
 from szpo.optim.rules.registry import RULES
 from szpo.optim.settings import Adam, Settings, SettingsError
-from szpo.optim.settings import Selection as CandidateSelection
 from szpo.types import Layout
 
 WORDS_PER_TOKEN = 0.75
@@ -52,8 +51,6 @@ NAMES: Final[Mapping[str, str]] = {
     "M": "optimizer.votes",
     "D": "optimizer.rows",
     "steering": "optimizer.steer",
-    "selection": "selection.candidates",
-    "vote_price": "selection.vote_price",
 }
 """What the optimizer's settings are called in a run's settings."""
 FIRST_RULE: Final = "regression"
@@ -70,7 +67,6 @@ class Config(Section):
     adapter: Adapter = Field(default_factory=lambda: Adapter())
     subspace: Subspace = Field(default_factory=lambda: Subspace())
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
-    selection: Selection = Field(default_factory=lambda: Selection())
     panel: Panel = Field(default_factory=lambda: Panel())
     judge: Judge = Field(default_factory=lambda: Judge())
     prompts: Prompts = Field(default_factory=lambda: Prompts())
@@ -93,7 +89,6 @@ class Config(Section):
                 run=Run.model_validate(given.get("run", {})),
                 subspace=Subspace.model_validate(given.get("subspace", {})),
                 optimizer=Optimizer.model_validate(given.get("optimizer", {})),
-                selection=Selection.model_validate(given.get("selection", {})),
             )
         except ValidationError:
             return given  # refused below, with its place
@@ -196,7 +191,7 @@ class Config(Section):
             raise UsageError(f"settings: {error.rename(NAMES)}") from None
 
     def _make_settings(self, layout: Layout, scale: float, rule: str) -> Settings:
-        o, chosen = self.optimizer, self.selection
+        o = self.optimizer
         changes: dict[str, Any] = {}
         if o.law != "auto":
             plain = o.law == "orthonormal"
@@ -214,14 +209,11 @@ class Config(Section):
         for name in ("centre_step", "score_share", "prior_variances", "guarded", "forgetting"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
-        if chosen.candidates is not None:
-            changes["selection"] = CandidateSelection(chosen.candidates, chosen.by, chosen.floor)
         return defaults(
             self.run.seed, layout, rule=rule, pairing=o.pairing, K=o.directions, N=o.comparisons,
             M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, link=o.link, smoothing=o.smoothing,
             ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,
-            scale=scale, momentum=o.momentum, adam=Adam() if o.adam else None,
-            vote_price=chosen.vote_price, **changes,
+            scale=scale, momentum=o.momentum, adam=Adam() if o.adam else None, **changes,
         )  # fmt: skip
 
     @property

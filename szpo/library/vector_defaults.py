@@ -17,7 +17,7 @@ OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "regression": {"kl_budget": None, "centre_step": 0.3},
 }  # fmt: skip
 """Settings by rule. Steps shrink with the square root of their number (Robbins & Monro 1951)."""
-FIXED: Final = ("K", "N", "M", "D", "layout", "root_seed", "scale", "start", "selection")
+FIXED: Final = ("K", "N", "M", "D", "layout", "root_seed", "scale", "start")
 """Settings that ask, tell and the vector itself decide."""
 
 

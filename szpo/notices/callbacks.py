@@ -23,7 +23,6 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "adapter": ("rank", "alpha", "train", "init"),
     "subspace": ("kind", "dim", "samples", "redraws", "setup_seed", "kl_samples"),
     "optimizer": (),
-    "selection": (),
     "panel": ("kind", "size"),
     "generation": ("max_new_tokens", "temperature", "top_p", "top_k", "common_random_numbers"),
     "guards": (),

@@ -11,7 +11,7 @@ from szpo.optim import superseded
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES, rule_of
-from szpo.optim.settings import Adam, Schedule, Selection, Settings, SettingsError
+from szpo.optim.settings import Adam, Schedule, Settings, SettingsError
 from szpo.types import Layout
 
 POSTERIOR_DIM = 64
@@ -23,8 +23,6 @@ REGRESSION = (
     "guarded", "sided", "unproven_kl", "forgetting",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
-LATER = ("selection", "vote_price", "selection_noise", *REGRESSION)
-"""Settings that came later; in a spec they stand only where they are set."""
 
 
 def defaults(
@@ -53,8 +51,6 @@ def defaults(
     wide = chosen.measures and dim > POSTERIOR_DIM
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
     base |= chosen.defaults
-    if changes.get("selection") is not None and changes.get("ties") == "davidson":
-        base["selection_noise"] = "davidson"
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
         raise SettingsError(f"{', '.join(sorted(unknown))} unknown to the optimizer")
@@ -66,8 +62,8 @@ def defaults(
 def settings_to_json(settings: Settings) -> dict[str, Any]:
     """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
-    for name in LATER:
-        if plain[name] is None:  # so that a run without it has the spec it always had
+    for name in REGRESSION:
+        if plain[name] is None:  # so that a run of another rule has the spec it always had
             del plain[name]
     return plain
 
@@ -100,8 +96,6 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
                 values[name] = Schedule(**values[name])
         if values.get("adam") is not None:
             values["adam"] = Adam(**values["adam"])
-        if values.get("selection") is not None:
-            values["selection"] = Selection(**values["selection"])
         for name in ("steering", "prior_mean", "prior_widths", "start"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
@@ -131,17 +125,6 @@ def check(settings: Settings) -> None:
         able = " or ".join(name for name, other in RULES.items() if other.two_points)
         if given:
             raise SettingsError(f"`{given[0]}` belongs to the rule {able}; leave it out")
-    if not rule.two_points:
-        weighs = s.weighting != "equal" or s.smoothing == "pooled"
-        if s.selection is not None and weighs:
-            raise SettingsError(
-                "a `selection` weighs comparisons by 1/(C·q); it goes with `weighting` equal and "
-                "without pooled `smoothing`, or with regression"
-            )
-        if s.vote_price is not None:
-            raise SettingsError(
-                f"`vote_price` ends a step by its votes, which biases {s.rule}; use regression"
-            )
     rule.check(s)
 
 

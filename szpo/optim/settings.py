@@ -24,7 +24,6 @@ SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
 ADAM_NEEDS = f"Adam needs one tensor of at most {SMALL_DIM} coordinates and a rule but regression"
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
-SELECTIONS = ("rows", "words", "uniform")
 
 
 class SettingsError(UsageError):
@@ -99,29 +98,6 @@ class Adam:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Of ``candidates`` comparisons per direction N are asked (`szpo.optim.comparison_selection`).
-
-    ``by``: rows, words or uniform. ``floor``: the share of the probability that is spread evenly.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-
-    candidates: int
-    by: str = "rows"
-    floor: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.candidates, int) or self.candidates < 1:
-            raise UsageError(f"selection: {self.candidates} candidates; give an integer from 1 up")
-        if self.by not in SELECTIONS:
-            raise UsageError(f"selection: {self.by!r} is unknown; {', '.join(SELECTIONS)}")
-        if not 0 < self.floor <= 1:
-            raise UsageError(f"selection: floor is {self.floor}; it must be within (0, 1]")
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """All of the optimizer's settings; `szpo.optim.checked_settings.defaults` makes them.
 
@@ -130,11 +106,7 @@ class Settings:
     ``tie_nu`` is Davidson's ν; None estimates it from the share of ties so far. ``coef_cap``: the
     longest step along a direction, in units of μ. ``steering``: the bounds of the KL radius, or
     None for a constant one. ``weighting``: how much each voter counts
-    (`szpo.aggregation.weighting`). ``selection``: ask N of more comparisons. ``vote_price``
-    (``regression`` only): a step ends once a further vote is expected to gain less, in link units
-    of value (`szpo.optim.stopping`). ``selection_noise``: "davidson" where the standard error of a
-    selection has the factor of Davidson's ties, as `defaults` sets it; None in runs recorded
-    before it had, whose figures stay what they were.
+    (`szpo.aggregation.weighting`).
 
     The last ten are ``regression``'s. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
@@ -180,9 +152,6 @@ class Settings:
     prior_mean: tuple[float, ...] | None = None
     prior_precision: tuple[tuple[float, ...], ...] | None = None
     weighting: str = "equal"
-    selection: Selection | None = None
-    vote_price: float | None = None
-    selection_noise: Literal["davidson"] | None = None
     kl_budget: tuple[tuple[float, float], ...] | None = None
     centre_step: float | None = None
     score_share: float | None = None
@@ -196,11 +165,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check(self)
-
-    @property
-    def made(self) -> int:
-        """Comparisons of a direction that are generated: N, or the candidates of a selection."""
-        return self.N if self.selection is None else self.selection.candidates
 
     @property
     def space(self) -> Space:
@@ -280,14 +244,3 @@ def _check(s: Settings) -> None:
             f"`smoothing` {s.smoothing} cannot take the fractions of votes that `weighting` "
             f"{s.weighting} makes; choose haldane"
         )
-    if s.selection is not None and s.selection.candidates < s.N:
-        raise SettingsError(
-            f"`selection` of {s.selection.candidates} candidates for `N` = {s.N}; "
-            "give at least as many"
-        )
-    if s.selection_noise not in (None, "davidson"):
-        raise SettingsError(f"`selection_noise` is {s.selection_noise!r}; leave it out")
-    if s.vote_price is not None:
-        _positive("vote_price", s.vote_price)
-        if s.weighting != "equal":
-            raise SettingsError("`vote_price` goes with `weighting` equal")

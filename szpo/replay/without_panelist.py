@@ -138,7 +138,7 @@ def _tally(votes: Sequence[Vote], like: Tally) -> Tally:
     counts = np.zeros((3, *like.plus.shape))
     for vote in votes:
         counts[("plus", "minus", "tie").index(vote.verdict), vote.k, vote.n] += 1
-    return Tally(counts[0], counts[1], counts[2], like.identical, like.share, side=like.side)
+    return Tally(counts[0], counts[1], counts[2], like.identical, side=like.side)
 
 
 def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:

@@ -78,8 +78,6 @@ def estimate(
     o = config.optimizer
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
-    # A selection generates C comparisons of which N are drawn and asked.
-    made = rows * (config.selection.candidates or o.comparisons) // o.comparisons
     setup = 0 if basis_is_stored else config.subspace.kl_samples
     setup += config.subspace.samples if config.subspace.kind == "score" and setup else 0
     if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
@@ -87,7 +85,7 @@ def estimate(
     e = config.evaluation
     heldout = e.prompts * (2 * e.samples + e.along)
     # One pass of gradients costs about as much as sampling the answer did.
-    answers = 2 * made + 2 * setup + heldout
+    answers = 2 * rows + 2 * setup + heldout
     tokens = answers * config.generation.max_new_tokens
     read = votes * 2 * o.rows
     hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
@@ -103,7 +101,7 @@ def estimate(
         votes=votes,
         answers_to_read=read,
         person_hours=hours,
-        answers_to_generate=2 * made,
+        answers_to_generate=2 * rows,
         setup_answers=setup,
         heldout_answers=heldout,
         tokens=tokens,

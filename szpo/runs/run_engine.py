@@ -256,7 +256,7 @@ def _encode(config: Config, facts: Any, prompt: str) -> tuple[int, ...]:
 def _rows_and_chunks(config: Config, size: int) -> tuple[int, int]:
     """Rows that a step asks for, and the chunks of this size that they make."""
     o = config.optimizer
-    rows = 2 * o.directions * (config.selection.candidates or o.comparisons) * o.rows
+    rows = 2 * o.directions * o.comparisons * o.rows
     return rows, math.ceil(rows / size)
 
 

@@ -11,18 +11,18 @@ from szpo.optim.settings import Settings
 from szpo.types import Batch, Comparison, Prompt, Row
 
 Prompts = Callable[[int], Sequence[Prompt]]
-"""Step → its K·N·D prompts (K·C·D under a selection); `prompt_order` makes one from a list."""
+"""Step → its K·N·D prompts; `prompt_order` makes one from a list."""
 
 
 def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
-    """Training prompts in seeded permutations, one per epoch, K·N·D (K·C·D) of them a step.
+    """Training prompts in seeded permutations, one per epoch, K·N·D of them a step.
 
     Raises:
         UsageError: the pool is empty.
     """
     if not pool:
         raise UsageError("prompts: the training set is empty")
-    prompts, per_step = tuple(pool), settings.K * settings.made * settings.D
+    prompts, per_step = tuple(pool), settings.K * settings.N * settings.D
 
     def of(step: int) -> tuple[Prompt, ...]:
         order = seeds.endless_order(
@@ -42,7 +42,7 @@ def compare(
     prompts: Sequence[Sequence[Prompt]],
     batches: Sequence[Batch],
 ) -> tuple[Comparison, ...]:
-    """A rollout's batches, (plus, minus) per direction, cut into N (or C) comparisons of D rows.
+    """A rollout's batches, (plus, minus) per direction, cut into N comparisons of D rows.
 
     Raises:
         RunError: a batch is missing, or does not answer every prompt.
@@ -62,7 +62,7 @@ def compare(
                 prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
             )
         ]
-        for n in range(settings.made):
+        for n in range(settings.N):
             key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
             shown = tuple(rows[n * settings.D : (n + 1) * settings.D])
             result.append(Comparison(key.hex(), step, k, n, shown))

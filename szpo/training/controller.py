@@ -8,7 +8,6 @@ truth: whatever was reached is found there, so a killed run goes on where it sto
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger, Record
-from szpo.optim import stopping
 from szpo.training import budget, position, rollouts, update
 from szpo.training.comparisons import Prompts
 from szpo.training.position import Position
@@ -85,7 +83,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
 
     if (paused := _outcome_if_paused(run, at)) is not None:
         return paused
-    _serve(run, at, comparisons, votes, watch)
+    _serve(run, at, comparisons, watch)
     # A step planned under lag 1 keeps its head, also when the run goes on without lag.
     ahead = run.bounds.lag or run.ledger.step(step + 1) is not None
     if ahead and rollouts.ask(run, at, step + 1):
@@ -111,17 +109,11 @@ def _serve(
     run: Services,
     at: Position,
     comparisons: Sequence[Comparison],
-    votes: StepVotes,
     watch: Stopwatch,
 ) -> None:
-    """Submit an open step to the evaluator; under a price of votes one comparison at a time."""
-    if run.row(at.step)["state"] != "open" or all(c.identical for c in comparisons):
-        return
-    whole = run.settings.vote_price is None
-    for part in [comparisons] if whole else [(c,) for c in comparisons]:
-        if _close_if_not_worth_it(run, at, votes):
-            return
-        watch.time("evaluation_s", functools.partial(run.evaluator.submit, part))
+    """Submit an open step to the evaluator."""
+    if run.row(at.step)["state"] == "open" and not all(c.identical for c in comparisons):
+        watch.time("evaluation_s", lambda: run.evaluator.submit(comparisons))
 
 
 def _wait(
@@ -145,7 +137,6 @@ def _wait(
         elif not (
             steps.close(ledger, at.step, Closing("rule", epoch=epoch), votes=votes)
             or _close_if_overdue(run, row, votes)
-            or _close_if_not_worth_it(run, at, votes)
         ):
             watch.time("evaluation_s", run.hooks.wait)
             lease.check(ledger, run.lease)
@@ -160,19 +151,6 @@ def _close_if_overdue(run: Services, row: Record, votes: StepVotes) -> bool:
         return False
     closing = Closing("deadline", epoch=run.lease.epoch, quorum=run.bounds.quorum)
     return steps.close(run.ledger, row["step"], closing, votes=votes)
-
-
-def _close_if_not_worth_it(run: Services, at: Position, votes: StepVotes) -> bool:
-    """Close a step that has a vote and whose next one is not worth its price."""
-    settings, price = run.settings, run.settings.vote_price
-    if price is None or not votes.look().counted:
-        return False
-    query = rollouts.recorded_query(run, at.step)
-    tally = votes.tally(settings.K, settings.N)
-    worth = float(stopping.worth_asking(at.state, query, tally).max())
-    reason = f"a further vote is expected to gain {worth:.3g}, its price is {price:g}"
-    closing = Closing("operator", epoch=run.lease.epoch, reason=reason)
-    return worth < price and steps.close(run.ledger, at.step, closing, votes=votes)
 
 
 # ---- why a run ends ----

@@ -12,7 +12,7 @@ from szpo.data.text_files import clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
-from szpo.optim import comparison_selection, optimizer
+from szpo.optim import optimizer
 from szpo.optim.rules import regression
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
@@ -64,21 +64,20 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     query = recorded_query(run, step)
     prompts = _prompts(run, step)
     shifts = [shift for pair in query.shifts for shift in pair]
-    size = settings.made * settings.D
+    size = settings.N * settings.D
     asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
     key = seeds.derive(settings.root_seed, "rollout", step=step)
     batches, seconds = watch.time(
         "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
     )
     failpoint("cp3")
-    candidates = compare(settings, step, asked, batches)
-    comparisons, selected = comparison_selection.pick(settings, step, candidates)
+    comparisons = compare(settings, step, asked, batches)
     figures = {**guards.figures(comparisons), "generation_s": seconds}
     if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
         figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
     inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
-    answers = steps.StepAnswers(step, comparisons, head, {**figures, **selected, **inputs})
+    answers = steps.StepAnswers(step, comparisons, head, {**figures, **inputs})
     with ledger.transaction("controller"):
         stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
         if stored and then_open:
@@ -161,10 +160,7 @@ def _plan_ahead(run: Services, at: Position, step: int) -> None:
 def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
     settings = run.settings
     prompts = tuple(clean_prompt(prompt) for prompt in run.prompts(step))
-    needed = settings.K * settings.made * settings.D
+    needed = settings.K * settings.N * settings.D
     if len(prompts) != needed:
-        letters = "K·N·D" if settings.selection is None else "K·C·D"
-        raise UsageError(
-            f"step {step}: {len(prompts)} prompts given, {letters} = {needed} are needed"
-        )
+        raise UsageError(f"step {step}: {len(prompts)} prompts given, K·N·D = {needed} are needed")
     return prompts

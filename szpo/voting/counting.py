@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -11,9 +10,7 @@ import numpy as np
 from szpo import seeds
 from szpo.config import rule_plugins
 from szpo.ledger.database import Ledger, Record
-from szpo.optim import comparison_selection
-from szpo.optim.checked_settings import settings_from_json
-from szpo.types import Choice, Floats, Kind, Tally, Verdict, Vote
+from szpo.types import Choice, Kind, Tally, Verdict, Vote
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
@@ -179,8 +176,8 @@ class StepVotes:
             (self.ledger.run, self.step),
         ):
             identical[row["k"], row["n"]] = True
-        side, shared = side / np.maximum(counts[0] + counts[1], 1), shares(self.ledger, self.step)
-        return Tally(counts[0], counts[1], counts[2], identical, shared, side=side)
+        side = side / np.maximum(counts[0] + counts[1], 1)
+        return Tally(counts[0], counts[1], counts[2], identical, side=side)
 
     # ---- the reading ----
 
@@ -330,23 +327,6 @@ def tally(ledger: Ledger, step: int, K: int, N: int) -> Tally:
 def missing(ledger: Ledger, step: int) -> int:
     """How many counted votes the step still needs before its rule (M on each) is met."""
     return StepVotes(ledger, step).missing
-
-
-def shares(ledger: Ledger, step: int) -> Floats | None:
-    """What each comparison of a step counts for (K, N); None where the run selects none.
-
-    Raises:
-        IntegrityError: what the step recorded of its selection cannot be.
-    """
-    optimizer = ledger.spec.get("optimizer")
-    if not isinstance(optimizer, dict) or optimizer.get("selection") is None:
-        return None
-    found = ledger.query(
-        "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ?",
-        (step,),
-    )
-    notes = json.loads(found[-1]["body"]).get("selection") if found else None
-    return comparison_selection.recorded_shares(settings_from_json(optimizer), step, notes)
 
 
 def excluded_votes(ledger: Ledger, horizon: int | None = None) -> set[int]:

@@ -134,10 +134,6 @@ def test_refusals_say_what_is_wrong() -> None:
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
-        (
-            ["rule=sign", "vote_price=0.1"],
-            "selection.vote_price ends a step by its votes, which biases sign",
-        ),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
         (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),

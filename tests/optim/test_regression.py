@@ -10,13 +10,13 @@ from scipy import special
 from szpo.aggregation.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.config import settings_file
 from szpo.errors import UsageError
-from szpo.optim import optimizer, parameters, stopping
+from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
 from szpo.optim.rules import all_votes, regression
 from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.rules.rule import Perturbations, StepInputs
-from szpo.optim.settings import Schedule, Selection
+from szpo.optim.settings import Schedule
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Tally
@@ -302,18 +302,6 @@ def test_a_signal_that_was_once_there_is_not_given_up():
     assert float(state.carried.log_factor) >= best
 
 
-def test_a_price_of_votes_reads_the_ball():
-    settings = settings_of(vote_price=0.01)
-    state, _ = walk(settings_of(), 3)
-    state = replace(state, settings=settings)
-    none = np.zeros((8, 1))
-    worth = stopping.worth_asking(state, optimizer.ask(state), Tally(none, none, none, none > 0))
-    assert worth.shape == (8,) and (worth > 0).all()
-    wide = replace(state, settings=replace(settings, kl_budget=((0.0, 12.0),)))
-    more = stopping.worth_asking(wide, optimizer.ask(wide), Tally(none, none, none, none > 0))
-    assert more == pytest.approx(2 * worth)  # four times the nats, twice the radius
-
-
 def test_what_the_rule_cannot_do_is_refused_in_one_line():
     cases = [
         ({"link": "probit"}, "logistic link only"),
@@ -321,7 +309,6 @@ def test_what_the_rule_cannot_do_is_refused_in_one_line():
         ({"steering": (1.0, 9.0)}, "steering needs several votes"),
         ({"momentum": 0.5}, "momentum"),
         ({"alpha": 0.1}, "leave alpha out"),
-        ({"selection": Selection(4)}, "leave selection out"),
         ({"prior_mean": (0.0,) * 6}, "prior_mean and prior_precision together"),
         ({"prior_mean": (0.0,), "prior_precision": ((1.0,),)}, "prior_mean has 1 of 6"),
         ({"kl_budget": ((60.0, 3.0), (60.0, 4.0))}, "rising votes"),

@@ -8,7 +8,7 @@ import pytest
 from szpo.errors import RunError, UsageError
 from szpo.optim import optimizer, parameters
 from szpo.optim.directions import Law
-from szpo.optim.settings import Adam, Schedule, Selection
+from szpo.optim.settings import Adam, Schedule
 from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Prompt, Tally
 from szpo_simulators.worlds import oracle, repetitions
@@ -136,8 +136,6 @@ def test_budgets_are_counted():
         ({"warmup": 2}, "no warm-up"),
         ({}, "needs alpha"),
         ({"alpha": 1.0, "steering": (1.0, 2.0)}, "no steering"),
-        ({"alpha": 1.0, "selection": Selection(32)}, "selection"),
-        ({"rule": "regression", "vote_price": 0.01}, "vote_price"),
         ({"alpha": 1.0, "ties": "davidson", "tie_nu": 1.0}, "ties davidson"),
     ],
 )

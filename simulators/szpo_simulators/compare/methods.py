@@ -41,22 +41,16 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     tree["optimizer"]["rows"] = D
     tree["optimizer"]["comparisons"] *= spec["D"] // D
     config = settings_file.check(tree, where="compare")
-    steps, priced = votes // config.votes_per_step, config.selection.vote_price is not None
-    done: list[StepReport] = []
+    steps = votes // config.votes_per_step
 
     def note(report: StepReport) -> None:
-        done.append(report)
-        # With a price of votes steps end early and there are more of them.
-        record(report, report.total_votes / votes if priced else (report.step + 1) / steps)
-
-    def record(report: StepReport, share: float) -> None:
         cost = {
             "votes": report.total_votes,
             "answers_read": report.total_answers_read,
             "tokens": checkpoints.instruments.tokens,
         }
         figures = {"win_rate": report.win_rate, "norm": report.norm}
-        checkpoints.record(parts.language, share, cost, figures)
+        checkpoints.record(parts.language, (report.step + 1) / steps, cost, figures)
 
     with tempfile.TemporaryDirectory() as folder:
         parts = assemble.build(config, say=lambda line: None)
@@ -66,8 +60,6 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
                            "bytes": tools.peak()}}  # fmt: skip
         with closing(parts), assemble.create(parts, Path(folder) / "run.db") as ledger:
             driver.drive(ledger, parts, on_step=note)
-            if done:  # a priced run may end some votes short of its budget
-                record(done[-1], 1.0)
     return facts
 
 

@@ -135,14 +135,11 @@ def train(
 
     Raises:
         UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
-            Davidson's ties, momentum of a space too large for a vector, a selection or a price of
-            votes (`szpo_simulators.worlds.choosing` has them), ``truth`` under ``regression``.
+            Davidson's ties, momentum of a space too large for a vector, ``truth`` under
+            ``regression``.
     """
     voters = panel or LinkPanel()
     check(settings, voters)
-    for name in ("selection", "vote_price"):
-        if getattr(settings, name) is not None:
-            raise UsageError(f"worlds: no {name} here; leave it out, or take worlds.choosing")
     if truth and rule_of(settings.rule).two_points:
         raise UsageError(
             f"worlds: truth gives a difference per direction, and {settings.rule} takes votes; "

@@ -171,7 +171,6 @@ def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estim
         estimators.inversion(settings.smoothing, link, trim=settings.trim),
         nu=nu,
         pool=settings.smoothing == "pooled",
-        share_noise=settings.selection_noise is not None,
     )
 
 
@@ -229,7 +228,7 @@ def flip_share(
     def lead(cast: VotesByVoter) -> Floats:
         learned = votes.tally.cast is not None
         tally = cast.tally(votes.weights if learned else None)
-        tally = replace(tally, share=votes.tally.share, cast=votes.tally.cast)
+        tally = replace(tally, cast=votes.tally.cast)
         return coefficients(counting, settings, replace(at, alpha=1.0), tally, nu=nu).coef
 
     return weighting.flip_share(votes.by_voter, votes.weights, lead)

@@ -54,7 +54,7 @@ def check(settings: Settings) -> None:
     Raises:
         SettingsError: several tensors or too many coordinates, another link than the logistic,
             Davidson's ties, steering, momentum, Adam, a step
-            size, a selection, a Gaussian prior, or a budget, share or width out of range.
+            size, a Gaussian prior, or a budget, share or width out of range.
     """
     s = settings
     if s.adam is not None:
@@ -74,8 +74,6 @@ def check(settings: Settings) -> None:
         raise SettingsError("regression keeps past votes itself; set `momentum` = 0")
     if s.alpha is not None:
         raise SettingsError("regression goes as far as kl_budget allows; leave `alpha` out")
-    if s.selection is not None:
-        raise SettingsError("regression weighs every vote once; leave `selection` out")
     if (s.prior_mean is None) != (s.prior_precision is None):
         raise SettingsError("regression takes `prior_mean` and `prior_precision` together")
     _check_prior(s)
@@ -246,17 +244,6 @@ def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[F
     return share * target, Held(share, broken)
 
 
-def posterior_so_far(
-    settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
-) -> tuple[Fit, Floats]:
-    """The posterior with a step's votes so far, and how far the recommended point may be."""
-    record = add_votes(settings, record, at, votes)
-    radius = find_radius(settings, record)
-    return fit_votes(settings, record), np.where(
-        np.isfinite(radius), radius, longest_step(settings)
-    )
-
-
 def figures(done: Move) -> dict[str, float]:
     """Sizes of the gradient, its uncertainty and the move; how likely there is any signal."""
     found = done.posterior
@@ -337,7 +324,6 @@ RULE = Rule(
     figures=figures,
     flip_share=flip_share,
     is_exact=lambda settings: False,
-    known=posterior_so_far,
     defaults={
         "law": Law("orthonormal"),
         "K": 8,

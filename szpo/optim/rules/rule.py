@@ -110,10 +110,8 @@ class Rule:
     step from what was carried, the perturbations, the votes and Davidson's ν. ``figures`` are the
     rule's own in the step's report, for people. ``flip_share`` is the smallest share of voters
     who, voting against throughout, would have turned the step; None where nobody can tell.
-    ``is_exact``: the update is recomputed to the last bit on any machine. ``known`` is the
-    posterior with a step's votes so far and the length of a step that is sure of its direction;
-    only rules that keep the votes have it. ``defaults`` are settings in which the rule's own
-    differ.
+    ``is_exact``: the update is recomputed to the last bit on any machine. ``defaults`` are
+    settings in which the rule's own differ.
     """
 
     name: str
@@ -127,9 +125,6 @@ class Rule:
         [Settings, Move, Perturbations, WeightedVotes, float | None], float | None
     ]
     is_exact: Callable[[Settings], bool]
-    known: (
-        Callable[[Settings, Any, Perturbations, WeightedVotes], tuple[Fit, ArrayLike]] | None
-    ) = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     two_points: bool = False
     """It keeps all votes and their likelihood, asks around one point, the centre, and recommends

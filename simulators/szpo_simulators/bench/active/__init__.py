@@ -1,1 +1,1 @@
-"""Benchmarks of choosing questions: which comparisons to ask, in runs and from a pool."""
+"""Benchmarks of choosing questions: which pairs of a pool to ask."""

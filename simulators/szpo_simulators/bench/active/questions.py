@@ -1,4 +1,4 @@
-"""`szpo bench active`: chosen questions against random ones, entropy, and runs that select."""
+"""`szpo bench active`: chosen questions against random ones, and estimates of entropy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo_simulators.bench.active import designs, runs
+from szpo_simulators.bench.active import designs
 from szpo_simulators.study import (
     Study,
     bench,
@@ -120,12 +120,11 @@ def compare_estimates(study: Study) -> list[dict[str, Any]]:
 
 @bench("active")
 def main(study: Study) -> dict[str, Any]:
-    """Questions chosen by information against random ones; runs that select and stop."""
+    """Questions chosen by information against random ones; estimates of entropy."""
     found = {
         "designs": compare_designs(study),
         "pool": measure_large_pool(study),
         "drift": compare_estimates(study),
-        "runs": runs.run_cases(study),
     }
     _draw(study, found)
     study.end()
@@ -133,7 +132,7 @@ def main(study: Study) -> dict[str, Any]:
 
 
 def _draw(study: Study, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    with study.figure("active", columns=3, height=3.9) as (left, middle, right):
+    with study.figure("active", columns=2, height=3.9) as (left, right):
         for row in found["designs"]:
             if row["dim"] == 2:
                 lines = np.array(row["curve"])
@@ -143,14 +142,10 @@ def _draw(study: Study, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
         put_legend_below(left)
         for d, sd in ((2, 1.0), (2, 1.5), (8, 1.0), (32, 1.0)):
             some = [r for r in found["drift"] if (r["dim"], r["sd"]) == (d, sd)]
-            middle.plot([r["time"] for r in some], [r["stein"] for r in some],
+            right.plot([r["time"] for r in some], [r["stein"] for r in some],
                         label=f"d = {d}, start sd {sd:g}")  # fmt: skip
-        middle.set(xlabel="ε·L", ylabel="error, nats", title="Change-of-variables entropy",
+        right.set(xlabel="ε·L", ylabel="error, nats", title="Change-of-variables entropy",
                    xlim=(0, 12), ylim=(-1, 1))  # fmt: skip
-        put_legend_below(middle)
-        for row in found["runs"]:
-            right.plot(row["spent"], row["path"], label=row["label"])
-        right.set(xlabel="votes", ylabel="value", title="Runs on the grid (known)")
         put_legend_below(right)
 
 
