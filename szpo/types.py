@@ -118,7 +118,6 @@ class Info:
     capped: bool = False
     """The coefficient was larger than the cap and was cut to it."""
     warmup: bool = False
-    kl_radius: float | None = None
     extra: Mapping[str, Any] | None = None
     flip_share: float | None = None
     """Smallest share of voters who, voting against throughout, would have turned the step."""

@@ -20,8 +20,6 @@ from scipy import linalg
 
 from szpo.active.posterior import BLOCK, BradleyTerry, Target
 from szpo.errors import RunError, UsageError
-from szpo.optim.momentum import Memory, adam_step
-from szpo.optim.settings import Adam
 from szpo.types import Floats
 
 MEDIAN_OF = 256
@@ -135,7 +133,8 @@ def train(
     """The initial sampler with the largest ELBO, E_q[log p] + Σ log σ₀, by Adam on (m₀, log σ₀).
 
     Reparameterised: ∂m₀ = E s(x), ∂log σ₀ = E s(x)·σ₀ξ + 1, over ``draws`` fixed pairs ±ξ (so the
-    same key gives the same sampler). ``start``: where to begin, N(0, I) by default.
+    same key gives the same sampler). Adam is algorithm 1 of Kingma & Ba (2015). ``start``: where
+    to begin, N(0, I) by default.
 
     Raises:
         UsageError: steps or draws are not positive.
@@ -149,14 +148,16 @@ def train(
     here = np.zeros(2 * d)
     if start is not None:
         here = np.concatenate([start.mean, np.log(start.sd)])
-    memory = Memory.empty(2 * d)
+    first, second = np.zeros(2 * d), np.zeros(2 * d)
     for number in range(steps):
         mean, sd = here[:d], np.exp(here[d:])
         score = target.score(mean + sd * xi)
         gradient = np.concatenate([score.mean(0), (score * xi * sd).mean(0) + 1])
         _finite(gradient, "the ELBO's gradient")
-        move, memory = adam_step(memory, gradient, rate * (1 - number / steps), Adam())
-        here = here + move
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        size = np.sqrt(second / (1 - 0.999 ** (number + 1))) + 1e-8
+        here = here + rate * (1 - number / steps) * first / (1 - 0.9 ** (number + 1)) / size
     return Sampler(here[:d], np.exp(here[d:]))
 
 

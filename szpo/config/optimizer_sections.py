@@ -22,6 +22,7 @@ from szpo.types import Pairing
 
 FLOAT32_MAX = 3.4028234663852886e38
 LINK_NAMES = (*LINKS, "linear")
+Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 LAWS = ("gaussian", "normalised", "orthonormal")
 
 
@@ -66,6 +67,14 @@ class Optimizer(Section):
         None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
     )
     alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
+    mu_decay: Decay = Field(
+        0.0,
+        description="p: μ falls with the step t = 1, 2, … as t to the power −p, to a hundredth of "
+        "its start at the least; 0: constant.",
+    )
+    alpha_decay: Decay = Field(
+        0.0, description="q: α falls with the step as t to the power −q; see mu_decay."
+    )
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="Steps that only measure; default: 0, or 5 where α must be measured."
     )
@@ -82,13 +91,6 @@ class Optimizer(Section):
         "equal",
         description="How much each voter counts: equal; or learned from agreement with the "
         f"rest: {list_names(list(LEARNED))}.",
-    )
-    momentum: float = Field(
-        0.0, ge=0, lt=1, allow_inf_nan=False, description="ρ: share of past steps added again."
-    )
-    adam: bool = Field(False, description="Adam on small vectors (up to 4,096 coordinates).")
-    steer: bool = Field(
-        False, description="Let agreement between votes change κ, from a quarter to four times."
     )
 
     kl_budget: (

@@ -35,7 +35,7 @@ from szpo.errors import UsageError
 from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.directions import Law
 from szpo.optim.rules.registry import RULES
-from szpo.optim.settings import Adam, Settings, SettingsError
+from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 
 WORDS_PER_TOKEN = 0.75
@@ -50,7 +50,6 @@ NAMES: Final[Mapping[str, str]] = {
     "N": "optimizer.comparisons",
     "M": "optimizer.votes",
     "D": "optimizer.rows",
-    "steering": "optimizer.steer",
 }
 """What the optimizer's settings are called in a run's settings."""
 FIRST_RULE: Final = "regression"
@@ -200,9 +199,7 @@ class Config(Section):
             changes["warmup"] = o.warmup
         elif self.subspace.kind == "random" and RULES[rule].measures:
             # Nothing is known of how far votes carry along random directions: α is measured.
-            changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
-        if o.steer:
-            changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
+            changes["warmup"] = 0 if o.alpha is not None else WARMUP
         if o.kl_budget is not None:
             points = () if o.kl_budget == "off" else o.kl_budget
             changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
@@ -211,9 +208,10 @@ class Config(Section):
                 changes[name] = value
         return defaults(
             self.run.seed, layout, rule=rule, pairing=o.pairing, K=o.directions, N=o.comparisons,
-            M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, link=o.link, smoothing=o.smoothing,
+            M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, mu_decay=o.mu_decay,
+            alpha_decay=o.alpha_decay, link=o.link, smoothing=o.smoothing,
             ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,
-            scale=scale, momentum=o.momentum, adam=Adam() if o.adam else None, **changes,
+            scale=scale, **changes,
         )  # fmt: skip
 
     @property

@@ -24,7 +24,7 @@ from szpo.library.vector_votes import VectorVote, check_votes, tally
 from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import settings_from_json, settings_to_json
 from szpo.optim.settings import Settings
-from szpo.types import Floats, Info, Update
+from szpo.types import Floats, Info
 
 FORMAT: Final = 1
 """Of what `Optimizer.to_dict` gives."""
@@ -90,7 +90,6 @@ class Optimizer:
         self._state = optimizer.init(settings)
         self._centre = parameters.zeros(settings.layout)
         self._recommended = parameters.zeros(settings.layout)
-        self._updates: list[Update] = []
         self._past: list[list[list[Any]]] = []
         self._pending: tuple[Pair, ...] = ()
         self._flipped: tuple[bool, ...] = ()
@@ -152,14 +151,13 @@ class Optimizer:
         cast = check_votes(vote, weight, len(self._pending), self._single)
         query = optimizer.ask(self._state)
         state, updates, info = optimizer.tell(self._state, query, tally(cast, self._flipped))
-        every = [*self._updates, *updates]
-        settings, step = state.settings, query.step
+        settings = state.settings
         centre, recommended = self._centre, self._recommended
-        for update in optimizer.added_updates(settings, every, step, "centre"):
+        for update in optimizer.added_updates(settings, updates, "centre"):
             centre = parameters.apply_update(settings.space, centre, update)
-        for update in optimizer.added_updates(settings, every, step):
+        for update in optimizer.added_updates(settings, updates):
             recommended = parameters.apply_update(settings.space, recommended, update)
-        self._state, self._updates, self._info = state, every, info
+        self._state, self._info = state, info
         self._centre, self._recommended = centre, recommended
         self._past.append([[each.vote, each.weight] for each in cast])
         self._pending = ()

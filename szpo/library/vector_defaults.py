@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import defaults
-from szpo.optim.settings import Schedule, Settings, SettingsError
+from szpo.optim.settings import Settings, SettingsError
 
 RULE: Final = "known"
 """Of the rules, the one that needed fewest votes on six toy preferences (docs/library.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
-    "known": {"kl_step": 0.06, "alpha": Schedule("inverse_sqrt", None, 30), "warmup": 0},
-    "sign": {"kl_step": 0.06, "alpha": Schedule("inverse_sqrt", None, 30)},
+    "known": {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0, "warmup": 0},
+    "sign": {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0},
     "regression": {"kl_budget": None, "centre_step": 0.3},
 }  # fmt: skip
 """Settings by rule. Steps shrink with the square root of their number (Robbins & Monro 1951)."""

@@ -14,7 +14,7 @@ NAMES: Final[Mapping[str, str]] = {
     "flip_share": "votes/flip_share", "kl": "answers/kl", "length": "answers/length",
     "repetition": "answers/repetition", "identical": "answers/identical",
     "norm": "weights/norm", "moved": "weights/moved", "mu": "optimizer/mu",
-    "alpha": "optimizer/alpha", "kl_radius": "optimizer/kl_radius",
+    "alpha": "optimizer/alpha",
 }  # fmt: skip
 """Figures of a step as trackers call them."""
 

@@ -11,7 +11,7 @@ from szpo.optim import superseded
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES, rule_of
-from szpo.optim.settings import Adam, Schedule, Settings, SettingsError
+from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 
 POSTERIOR_DIM = 64
@@ -37,17 +37,13 @@ def defaults(
     >>> settings.law.normalise, settings.N, settings.warmup
     (False, 4, 0)
 
-    Adam needs no warm-up: the size of its step does not depend on that of the gradient.
-
     Raises:
         UsageError: an unknown setting, or one out of range.
     """
     dim = layout_dim(layout)
     small = len(layout) == 1 and dim <= POSTERIOR_DIM
     chosen = rule_of(rule or ("regression" if small else "known"))
-    alpha = changes.get("alpha")
-    given = alpha.start if isinstance(alpha, Schedule) else alpha
-    measured = given is None and changes.get("adam") is None
+    measured = changes.get("alpha") is None
     wide = chosen.measures and dim > POSTERIOR_DIM
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
     base |= chosen.defaults
@@ -91,12 +87,7 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
     try:
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
-        for name in ("mu", "alpha"):
-            if isinstance(values.get(name), Mapping):
-                values[name] = Schedule(**values[name])
-        if values.get("adam") is not None:
-            values["adam"] = Adam(**values["adam"])
-        for name in ("steering", "prior_mean", "prior_widths", "start"):
+        for name in ("prior_mean", "prior_widths", "start"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         for name in ("prior_precision", "kl_budget"):
@@ -114,12 +105,10 @@ def check(settings: Settings) -> None:
         UsageError: the rule is unknown, or names what does not go with it.
     """
     s, rule = settings, rule_of(settings.rule)
-    measures = rule.measures and s.given_alpha is None and s.adam is None
+    measures = rule.measures and s.alpha is None
     if s.warmup and not measures:
         able = " and ".join(name for name, other in RULES.items() if other.measures)
-        raise SettingsError(
-            f"a warm-up measures `alpha` for {able} without Adam; set `warmup` = 0"
-        )
+        raise SettingsError(f"a warm-up measures `alpha` for {able}; set `warmup` = 0")
     if not rule.two_points:
         given = [name for name in REGRESSION if getattr(s, name) is not None]
         able = " or ".join(name for name, other in RULES.items() if other.two_points)

@@ -17,14 +17,14 @@ from numpy.typing import ArrayLike
 from szpo.aggregation import estimators, registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
-from szpo.optim import momentum, parameters
+from szpo.optim import parameters
 from szpo.optim.checked_settings import check
 from szpo.optim.rules import counting
 from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import Move, StepInputs, check_finite, perturbations
-from szpo.optim.settings import Schedule, Settings
+from szpo.optim.settings import Settings
 from szpo.optim.state import State
-from szpo.optim.step_size import base_mu, steer
+from szpo.optim.step_size import mu_at
 from szpo.optim.weighted_votes import check_tally, totals, weigh
 from szpo.types import Floats, Info, Query, Shift, Tally, Update
 
@@ -41,7 +41,7 @@ def init(settings: Settings) -> State:
     """
     check(settings)
     carried = rule_of(settings.rule).init(settings, ())
-    return State(settings, step=0, kl_radius=settings.kl_radius, carried=carried)
+    return State(settings, step=0, carried=carried)
 
 
 def ask(state: State, step: int | None = None) -> Query:
@@ -54,10 +54,7 @@ def ask(state: State, step: int | None = None) -> Query:
     if wanted not in (state.step, state.step + 1):
         raise UsageError(f"ask: step {wanted} when votes are awaited for step {state.step}")
     settings = state.settings
-    mu = base_mu(settings) * math.sqrt(state.kl_radius / settings.kl_radius)
-    if isinstance(settings.mu, Schedule):
-        mu *= settings.mu.shape(wanted)
-    return query(settings, wanted, mu, alpha_at(state, wanted))
+    return query(settings, wanted, mu_at(settings, wanted), alpha_at(state, wanted))
 
 
 def with_directions(state: State, count: int) -> State:
@@ -91,7 +88,7 @@ def query(settings: Settings, step: int, mu: float, alpha: float | None = None) 
     space = settings.space
     pairs = []
     for k in range(settings.K):
-        radius = momentum.round_coef(mu * parameters.factor(space, step, k))
+        radius = float(parameters.round_coef(mu * parameters.factor(space, step, k)))
         minus = (
             Shift(step, k, -1, radius)
             if settings.pairing == "antithetic"
@@ -144,12 +141,7 @@ def tell(
     if delta_hat is None or stderr is None:
         found = counting.estimate(settings, weighted.tally, nu)
         delta_hat, stderr = found.delta, found.stderr
-    radius, pool = state.kl_radius, state.pool
-    if settings.steering is not None:
-        radius, pool = steer(radius, pool, tally, settings.steering)
-    after = State(
-        settings, step + 1, radius, move.carried, votes_so_far, ties_so_far, pool, weighted.history
-    )
+    after = State(settings, step + 1, move.carried, votes_so_far, ties_so_far, weighted.history)
     info = Info(
         step=step,
         delta=tuple(delta_hat.tolist()),
@@ -158,7 +150,6 @@ def tell(
         votes=votes,
         capped=move.capped,
         warmup=settings.warmup > 0 and at.alpha is None,
-        kl_radius=state.kl_radius,
         extra=extra,
         flip_share=rule.flip_share(settings, move, at, weighted, nu),
     )
@@ -166,16 +157,15 @@ def tell(
 
 
 def added_updates(
-    settings: Settings, updates: Iterable[Update], step: int, point: Point = "recommended"
+    settings: Settings, updates: Iterable[Update], point: Point = "recommended"
 ) -> tuple[Update, ...]:
-    """What a step adds to one of a run's points, in order, given the recorded updates up to it.
+    """What a step's recorded updates add to one of a run's points, in order.
 
     The recommended point is what a run shows, measures and exports, the centre is where it asks.
     Only under a rule of two points do they differ: its first update is the recommended point's,
-    its second the centre's. Under full-space momentum recorded coefficients are undecayed;
-    `szpo.optim.momentum.added_updates` has what is added.
+    its second the centre's.
     """
-    added = momentum.added_updates(settings, updates, step)
+    added = tuple(sorted(updates, key=lambda update: update.k))
     if not has_two_points(settings.rule):
         return added
     return tuple(update for update in added if update.k == POINTS.index(point))
@@ -186,8 +176,7 @@ def replay_state(
 ) -> State:
     """The state after recorded votes of equal weight, rebuilt from nothing else.
 
-    ``mus`` are the recorded radii of the steps; without them each step asks for its own, which is
-    the same unless a lagging run was steered.
+    ``mus`` are the recorded radii of the steps; without them each step asks for its own.
     """
     state = init(settings)
     for step, tally in enumerate(tallies):
@@ -239,11 +228,9 @@ def _updates(settings: Settings, step: int, move: Move) -> tuple[Update, ...]:
         vectors = [move.vector] if move.centre is None else [move.vector, move.centre]
         return tuple(_vector(vector, step, k) for k, vector in enumerate(vectors))
     coefs = np.zeros(0) if move.coef is None else move.coef
-    space, rounded = settings.space, momentum.round_coef
-    return tuple(
-        Update(step, k, coef=rounded(coef * parameters.factor(space, step, k)) if coef else 0.0)
-        for k, coef in enumerate(coefs.tolist())
-    )
+    factors = [parameters.factor(settings.space, step, k) for k in range(len(coefs))]
+    rounded = parameters.round_coef(coefs * np.array(factors))
+    return tuple(Update(step, k, coef=coef) for k, coef in enumerate(rounded.tolist()))
 
 
 def _vector(step: Floats, number: int, k: int) -> Update:

@@ -24,6 +24,8 @@ from szpo.optim.directions import Law
 from szpo.types import Floats, Layout, Shift, Theta, Update
 
 SIGNIFICANT_BITS = 13
+SMALLEST_COEF = 1e-30
+"""Smaller coefficients become 0: their products would leave fp32's normal range."""
 FRAME = 8
 """Directions of an orthonormal frame that are made at once."""
 
@@ -226,6 +228,12 @@ def round13(x: ArrayLike) -> Floats:
     mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))
     scale = 2.0**SIGNIFICANT_BITS
     return np.asarray(np.ldexp(np.rint(mantissa * scale), exponent - SIGNIFICANT_BITS))
+
+
+def round_coef(coef: ArrayLike) -> Floats:
+    """Coefficients as they are recorded and applied: 13 significant bits, tiny ones 0."""
+    value = np.asarray(coef, dtype=np.float64)
+    return round13(np.where(np.abs(value) < SMALLEST_COEF, 0.0, value))
 
 
 def check_theta(theta: Theta, layout: Layout) -> None:

@@ -11,26 +11,21 @@ import numpy as np
 from szpo.aggregation.weighting import History
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.settings import Settings
-from szpo.optim.step_size import Pool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
     """What the optimizer knows before it gets the votes of ``step``.
 
-    A function of the settings, the recorded radii and the recorded votes alone.
+    A function of the settings and the recorded votes alone.
     """
 
     settings: Settings
     step: int
-    kl_radius: float
-    """KL radius κ, steered or constant."""
     carried: Any
     """What the rule carries from step to step; its file in `szpo.optim.rules` says what."""
     votes: float = 0.0
     ties: float = 0.0
-    pool: Pool = (0.0, 0.0, 0)
-    """Steering: sum of agreements, pairs of votes, steps since the last decision."""
     history: History | None = None
     """Past votes by voter, where the votes came with their voters."""
 

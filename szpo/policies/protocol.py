@@ -13,8 +13,8 @@ import numpy as np
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
+from szpo.optim.directions import ORTHONORMAL_UP_TO
 from szpo.optim.parameters import Space
-from szpo.optim.settings import SMALL_DIM
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 
 
@@ -213,7 +213,7 @@ def check_policy(
         ),
         "an update and its opposite do not lead back",
     )
-    if len(layout) == 1 and policy.dim <= SMALL_DIM:
+    if len(layout) == 1 and policy.dim <= ORTHONORMAL_UP_TO:
         ((key, shape),) = layout
         here = np.array(policy.theta()[key])
         # Dyadic steps: one rounding at most, and each of them is exact in fp32.

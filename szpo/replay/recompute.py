@@ -13,7 +13,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.rows import update_of
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
-from szpo.optim import optimizer, parameters
+from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.optimizer import Point
 from szpo.optim.rules import regression
 from szpo.optim.rules.registry import has_two_points, rule_of
@@ -39,24 +39,21 @@ class Weights:
         self.theta: Theta = starting_theta(ledger)
         self.centre: Theta = self.theta
         """Where the run asks; θ itself unless the rule has two points."""
-        self.past: list[Update] = []
 
-    def check(self, number: int, rows: Sequence[Record]) -> None:
+    def check(self, rows: Sequence[Record]) -> None:
         """Add an applied step's updates, and compare the digest that each row recorded."""
-        reach = self.settings.momentum_terms if self.settings.momentum else 0
         recorded = [update_of(row) for row in rows]
-        self.past = [u for u in (*self.past, *recorded) if u.step >= number - reach]
-        self.theta = self._move(self.theta, number, "recommended")
+        self.theta = self._move(self.theta, recorded, "recommended")
         two_points = has_two_points(self.settings.rule)
-        self.centre = self._move(self.centre, number, "centre") if two_points else self.theta
+        self.centre = self._move(self.centre, recorded, "centre") if two_points else self.theta
         for row in rows:
             at = self.centre if two_points and row["k"] else self.theta
             if row["theta_sha256"] != _digest(self.ledger, at):
                 key = canonical.row_key("updates", row)
                 raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
 
-    def _move(self, theta: Theta, step: int, point: Point) -> Theta:
-        for update in optimizer.added_updates(self.settings, self.past, step, point):
+    def _move(self, theta: Theta, updates: Sequence[Update], point: Point) -> Theta:
+        for update in optimizer.added_updates(self.settings, updates, point):
             theta = parameters.apply_update(self.settings.space, theta, update)
         return theta
 
@@ -69,17 +66,15 @@ class Recomputation:
         self.settings: Settings = recorded_settings(ledger)
         self.state = optimizer.init(self.settings)
         self.before = self.state
-        """The state before the last applied step: a step with lag 1 took its radius from it."""
+        """The state before the last applied step: one with lag 1 was planned from it."""
         self.exact = is_exact(self.settings)
         self.two_points = rule_of(self.settings.rule).two_points
 
-    def check_radius(self, step: Record, *, lagging: bool, prompt: bool) -> None:
-        """Check that the radius is the state's (``prompt``) or its predecessor's (``lagging``)."""
-        number = step["step"]
-        states = [self.state] * prompt + [self.before] * lagging
-        radii = [optimizer.ask(replace(state, step=number)).mu for state in states]
-        if step["mu"] not in radii:
-            raise Broken("steps", number, f"mu is {step['mu']}, the run gives {radii[0]}")
+    def check_radius(self, step: Record) -> None:
+        """Check that the radius is the one that the run's settings give the step."""
+        wanted = step_size.mu_at(self.settings, step["step"])
+        if step["mu"] != wanted:
+            raise Broken("steps", step["step"], f"mu is {step['mu']}, the run gives {wanted}")
 
     def skip(self) -> None:
         """Pass a void step: its number is used, nothing else changes."""
@@ -157,10 +152,9 @@ def is_exact(settings: Settings) -> bool:
     """The update is recomputed to the last bit on any machine.
 
     Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
-    Not Adam, nor momentum stored as a vector, nor the rules with a posterior, nor votes of unequal
-    weight.
+    Not the rules with a posterior, nor votes of unequal weight.
     """
-    if settings.carries or settings.ties != "half" or settings.weighting != "equal":
+    if settings.ties != "half" or settings.weighting != "equal":
         return False
     return rule_of(settings.rule).is_exact(settings)
 

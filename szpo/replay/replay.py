@@ -29,8 +29,6 @@ def read_applied_updates(
 ) -> Iterator[tuple[int, tuple[Update, ...]]]:
     """Yield each step with the updates it added to a point, in order.
 
-    Under momentum these are more than the step recorded: recent updates are added again, decayed.
-
     Raises:
         SupersededError: they move along directions, or with a momentum, that are gone.
     """
@@ -39,10 +37,8 @@ def read_applied_updates(
     by_step: dict[int, list[Update]] = {}
     for update in rows:
         by_step.setdefault(update.step, []).append(update)
-    reach = settings.momentum_terms if settings.momentum else 0
-    for step in by_step:
-        recent = [u for s in range(step - reach, step + 1) for u in by_step.get(s, ())]
-        yield step, optimizer.added_updates(settings, recent, step, point)
+    for step, updates in by_step.items():
+        yield step, optimizer.added_updates(settings, updates, point)
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:

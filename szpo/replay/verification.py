@@ -81,7 +81,7 @@ def check_updates(look: Examination) -> None:
         if not prompt and not lagging:
             raise Broken("steps", number, "head_sha256 is not the head it was planned from")
         if recomputation is not None:
-            recomputation.check_radius(step, lagging=lagging, prompt=prompt)
+            recomputation.check_radius(step)
         if step["state"] == "void":
             if recomputation is not None:
                 recomputation.skip()
@@ -99,7 +99,7 @@ def check_updates(look: Examination) -> None:
             if recomputation is not None:
                 promise = recomputation.check(step, rows)
             if weights is not None:
-                weights.check(number, rows)
+                weights.check(rows)
             _check_figures(number, bodies[number], rows[0], len(counted))
             done += 1
             look.steps.append(StepCheck(number, promise, len(counted)))

@@ -123,7 +123,6 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
     if rule_of(rule).measures:  # as long a warm-up as a run that begins with that rule
         own["warmup"] = defaults(
             root_seed, parent.layout, rule=rule, alpha=parent.alpha,
-            adam=parent.adam,
         ).warmup  # fmt: skip
     for name in REGRESSION:
         if own.get(name) is None:

@@ -42,8 +42,7 @@ class StepReport:
     """|θ after − θ before|."""
     mu: float
     alpha: float | None
-    """Of this step, its schedule applied; None in a warm-up and under ``regression``."""
-    kl_radius: float | None
+    """Of this step, None in a warm-up and under ``regression``."""
     flip_share: float | None
     """Smallest share of voters who, voting against throughout, would have turned the step."""
     capped: bool

@@ -35,7 +35,7 @@ class Estimate:
     updates: tuple[Update, ...]
     """As recorded, one per direction or one for all."""
     added: tuple[Update, ...]
-    """As added to the centre; under momentum more than was recorded."""
+    """As added to the centre."""
     info: Info
     theta: Theta
     """The recommended point after the step."""
@@ -55,20 +55,17 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
     inputs = step_inputs.read(ledger, settings, step)
     state, updates, info = optimizer.tell(at.state, query, tally, by_voter=voters, inputs=inputs)
     failpoint("cp9")
-    reach = settings.momentum_terms if settings.momentum else 0
-    recent = [u for u in ledger.updates(step) if u.step >= step - reach] if reach else []
-    every = [*recent, *updates]
 
     def move(theta: Theta, added: Sequence[Update]) -> tuple[Theta, str]:
         for update in added:
             theta = parameters.apply_update(settings.space, theta, update)  # θ ← θ + coef·v
         return theta, parameters.digest(theta, settings.layout, ledger.basis_sha256)
 
-    added = optimizer.added_updates(settings, every, step, "centre")
+    added = optimizer.added_updates(settings, updates, "centre")
     centre, head = move(at.centre, added)
     theta, digest = centre, head
     if rule_of(settings.rule).two_points:
-        theta, digest = move(at.theta, optimizer.added_updates(settings, every, step))
+        theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
     return Estimate(tally, state, tuple(updates), added, info, theta, digest, centre, head)
 
 
@@ -144,7 +141,6 @@ def describe(
         moved=float(np.linalg.norm(after - before)),
         mu=row["mu"],
         alpha=(info.extra or {}).get("alpha"),
-        kl_radius=info.kl_radius,
         flip_share=info.flip_share,
         capped=info.capped,
         warmup=info.warmup,

@@ -334,7 +334,6 @@ def test_without_a_command_it_lists_them(capsys: Capture) -> None:
         (["reward=foo"], "reward 'foo': no reward of that name"),
         (["panel.kind=hostile", "panel.size=1"], "a panel hostile of 1 has too few members"),
         (["link=probit"], "regression knows the logistic link only"),
-        (["adam=true"], "Adam needs one tensor"),
     ],
 )
 def test_wrong_settings_are_refused_before_the_model_is_loaded(

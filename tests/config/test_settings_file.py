@@ -39,7 +39,7 @@ def test_defaults_are_the_documented_ones() -> None:
         (("optimizer.mu=1",), "known"),
         (("optimizer.kl_step=0.1",), "known"),  # regression has none, so another rule is meant
         (("optimizer.ties=davidson",), "known"),
-        (("selection.candidates=16",), "known"),
+        (("optimizer.alpha_decay=0.5",), "known"),
     ],
 )
 def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets, rule):
@@ -133,7 +133,7 @@ def test_refusals_say_what_is_wrong() -> None:
         (["comparisons=64"], "run.votes 240 is less than one step, which takes 512"),
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
-        (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
+        (["alpha_decay=2"], "optimizer.alpha_decay must be a finite number >= 0 and <= 1"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
         (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),

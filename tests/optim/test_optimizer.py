@@ -15,7 +15,6 @@ from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, round13
-from szpo.optim.settings import Adam, Schedule
 from szpo.optim.state import state_to_json
 from szpo.types import Query, Shift, Tally, Update
 from tests.support.cases import case
@@ -44,7 +43,7 @@ def test_a_query_shifts_both_ways_or_one(pairing):
 
 
 def test_the_next_step_may_be_asked_ahead_and_no_other():
-    state = optimizer.init(defaults(1, SMALL, mu=Schedule("inverse", 1.0, 1.0)))
+    state = optimizer.init(defaults(1, SMALL, mu=1.0, mu_decay=1.0))
     assert optimizer.ask(state).mu == 1.0
     assert (optimizer.ask(state, 1).step, optimizer.ask(state, 1).mu) == (1, 0.5)
     with pytest.raises(UsageError, match="ask: step 2 when votes are awaited for step 0"):
@@ -208,9 +207,8 @@ CASES = [
     {"rule": "known", "M": 3},
     {"rule": "known", "smoothing": "pooled", "M": 2, "pairing": "forward"},
     {"rule": "known", "warmup": 3},
-    {"rule": "known", "adam": Adam(), "K": 2},
-    {"rule": "sign", "momentum": 0.8},
-    {"rule": "sign", "K": 3, "mu": Schedule("inverse_sqrt")},
+    {"rule": "known", "K": 2, "alpha_decay": 0.5},
+    {"rule": "sign", "K": 3, "mu_decay": 0.25},
     {"rule": "regression", "M": 2},
     {"rule": "regression", "K": 2, "pairing": "forward"},
 ]

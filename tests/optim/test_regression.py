@@ -16,7 +16,6 @@ from szpo.optim.directions import Law
 from szpo.optim.rules import all_votes, regression
 from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.rules.rule import Perturbations, StepInputs
-from szpo.optim.settings import Schedule
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Tally
@@ -85,7 +84,7 @@ def test_a_unit_is_one_of_the_space_or_of_the_radius_at_which_is_asked():
     assert regression.unit(settings_of(scale=2.5)) == pytest.approx(2.5)
     by_radius = settings_of(mu=0.9)
     assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 4.5)))
-    scheduled = settings_of(mu=Schedule("inverse", 0.9, 10))
+    scheduled = settings_of(mu=0.9, mu_decay=0.5)
     assert regression.unit(scheduled) == regression.unit(by_radius)
 
 
@@ -306,8 +305,6 @@ def test_what_the_rule_cannot_do_is_refused_in_one_line():
     cases = [
         ({"link": "probit"}, "logistic link only"),
         ({"ties": "davidson"}, "half a vote"),
-        ({"steering": (1.0, 9.0)}, "steering needs several votes"),
-        ({"momentum": 0.5}, "momentum"),
         ({"alpha": 0.1}, "leave alpha out"),
         ({"prior_mean": (0.0,) * 6}, "prior_mean and prior_precision together"),
         ({"prior_mean": (0.0,), "prior_precision": ((1.0,),)}, "prior_mean has 1 of 6"),

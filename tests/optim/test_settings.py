@@ -10,7 +10,6 @@ from szpo.errors import UsageError
 from szpo.optim import optimizer, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
-from szpo.optim.settings import Adam, Schedule
 from tests.support.cases import case
 from tests.support.tallies import SMALL, WIDE
 
@@ -20,21 +19,20 @@ def test_defaults_are_those_of_the_design():
     assert (small.rule, small.pairing) == ("regression", "antithetic")
     assert (small.K, small.N, small.M, small.D) == (8, 1, 1, 8)
     assert (small.kl_radius, small.forgetting) == (4.5, None)
+    assert (small.mu_decay, small.alpha_decay) == (0.0, 0.0)
     assert step_size.base_mu(small) * math.sqrt(8) == pytest.approx(3.0)
     wide = defaults(1, (("w", (40, 5)),))
     assert (wide.rule, wide.warmup, wide.law.normalise) == ("known", 5, False)
     assert defaults(1, (("w", (200,)),), alpha=0.1).warmup == 0
-    # A schedule without a start still has its size measured; Adam's step needs no measure.
-    assert defaults(1, (("w", (200,)),), alpha=Schedule("inverse")).warmup == 5
-    assert defaults(1, (("w", (200,)),), adam=Adam()).warmup == 0
+    assert defaults(1, (("w", (200,)),), alpha_decay=0.5).warmup == 5  # its start is measured
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"rule": "sign", "K": 3, "mu": Schedule("linear", 0.2, 50.0, 0.1), "alpha": 0.5},
-        {"rule": "known", "adam": Adam(0.8), "alpha": Schedule("inverse")},
+        {"rule": "sign", "K": 3, "mu": 0.2, "mu_decay": 0.25, "alpha": 0.5},
+        {"rule": "known", "alpha_decay": 0.5, "decay_horizon": 30.0},
         {"rule": "sign", "law": Law(), "ties": "davidson", "tie_nu": 0.5},
         {
             "prior_mean": (0.1, 0.0, -1.0),
@@ -68,9 +66,9 @@ def test_bad_settings_say_what_is_wrong():
         ({"forgetting": 1.5}, "forgetting is 1.5"),
         ({"rule": "known", "forgetting": 0.9}, "belongs to the rule regression"),
         ({"rule": "bayes"}, "rule 'bayes' is unknown"),
-        ({"momentum": 1.0, "rule": "sign"}, r"momentum must be in \[0, 1\)"),
-        ({"momentum": 0.5}, "regression keeps past votes"),
-        ({"steering": (0.5, 1.0)}, "must contain kl_radius"),
+        ({"mu_decay": 1.5}, r"mu_decay is 1.5; it must be within \[0, 1\]"),
+        ({"alpha_decay": -0.5, "rule": "sign"}, "alpha_decay is -0.5"),
+        ({"decay_horizon": 0.0}, "decay_horizon is 0"),
         ({"rule": "sign", "warmup": 5}, "set warmup = 0"),
         ({"alpha": 0.1}, "leave alpha out"),
         ({"link": "probit"}, "regression knows the logistic link only"),
@@ -80,10 +78,7 @@ def test_bad_settings_say_what_is_wrong():
         (_prior((0.0,) * 3, ((1.0, 0.0, 0.0),) * 3), "finite and symmetric"),
         (_prior((0.0,) * 3, ((1.0,) * 3,) * 3), "positive definite"),
         ({"rule": "sign", "prior_mean": (0.0,) * 3}, "belongs to the rule regression"),
-        ({"rule": "known", "adam": Adam(), "warmup": 5}, "without Adam; set warmup = 0"),
-        ({"rule": "known", "alpha": Schedule("inverse", 0.1), "warmup": 5}, "set warmup = 0"),
-        ({"mu": Schedule("linear", 0.2)}, "mu must not fall to 0"),
-        ({"adam": Adam()}, "Adam needs"),
+        ({"rule": "known", "alpha": 0.1, "warmup": 5}, "set warmup = 0"),
         ({"rule": "known", "link": "probit", "ties": "davidson"}, "for the logistic link"),
         ({"rule": "known", "ties": "davidson", "smoothing": "clip"}, "haldane smoothing only"),
         ({"speed": 3}, "speed unknown to the optimizer"),
@@ -108,17 +103,6 @@ def test_unreadable_settings_are_a_usage_error():
     del body["layout"]
     with pytest.raises(UsageError, match="cannot be read"):
         settings_from_json(body)
-
-
-def test_schedules_have_their_shapes():
-    assert [Schedule("inverse_sqrt", 2.0, 1.0).at(t) for t in (0, 3)] == [2.0, 1.0]
-    assert [Schedule("inverse", 2.0, 1.0).at(t) for t in (0, 3)] == [2.0, 0.5]
-    linear = Schedule("linear", None, 10.0, 0.2)
-    assert [linear.at(t, 5.0) for t in (0, 5, 10, 99)] == pytest.approx([5.0, 3.0, 1.0, 1.0])
-    with pytest.raises(UsageError, match="'cosine' is unknown"):
-        Schedule("cosine")
-    with pytest.raises(UsageError, match="horizon must be positive"):
-        Schedule("inverse", 1.0, 0.0)
 
 
 def test_every_setting_that_a_rule_brings_along_is_stored():

@@ -29,7 +29,7 @@ from tests.support.quadratic import (
 
 CASES = {
     "known": (LAYOUT, {"N": 2, "D": 1}, 0, 2),
-    "momentum": (WIDE, {"N": 1, "D": 1, "rule": "sign", "momentum": 0.5, "K": 2}, 0, 2),
+    "sign": (WIDE, {"N": 1, "D": 1, "rule": "sign", "mu_decay": 0.5, "K": 2}, 0, 2),
     "lag": (LAYOUT, {"N": 1, "D": 1, "M": 2}, 1, 3),
     "skill": (LAYOUT, {"N": 1, "D": 1, "weighting": "skill"}, 0, 3),
 }

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 FEW, MANY = range(1), range(1, 20)
 SHAPES = (
     (LAYOUT, {"N": 2, "D": 1, "M": 2}, 0),
-    (WIDE, {"N": 2, "D": 1, "rule": "sign", "momentum": 0.5, "K": 2}, 1),
+    (WIDE, {"N": 2, "D": 1, "rule": "sign", "alpha_decay": 0.5, "K": 2}, 1),
     (LAYOUT, {"N": 1, "D": 2, "M": 2, "rule": "known"}, 1),
 )
 

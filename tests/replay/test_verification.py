@@ -14,6 +14,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.optim import parameters as optim_parameters
+from szpo.optim import step_size
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.replay import verification
@@ -155,18 +156,18 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other, monke
     assert failure is not None and failure.table == "steps"
 
 
-@pytest.mark.full
-def test_a_lagging_steered_run_verifies_and_its_radii_are_checked(tmp_path):
-    """Steering moves the radius after ten steps; under lag it is asked one step before."""
+def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp_path):
+    """Under lag a step is planned one before."""
     path = tmp_path / "run.db"
-    settings = settings_of(N=2, D=1, rule="sign", steering=(0.1, 3.0))
+    settings = settings_of(N=2, D=1, rule="sign", mu_decay=0.25, alpha_decay=0.5)
     with new_ledger(path, settings) as ledger:
-        drive(ledger, settings, until=13, lag=1)
+        drive(ledger, settings, until=4, lag=1)
         radii = [row["mu"] for row in ledger.steps()]
-        assert radii[0] == radii[10] != radii[11]
+        assert radii[:4] == [step_size.mu_at(settings, step) for step in range(4)]
+        assert radii[1] < radii[0]
         report = verification.verify(ledger)
         assert report.ok, str(report)
-    for step, value in ((10, radii[11]), (11, radii[10])):
+    for step, value in ((1, radii[2]), (2, radii[1])):
         forge(path, "UPDATE steps SET mu = ? WHERE step = ?", (value, step))
         failure = failure_of(path)
         assert (failure.table, failure.row) == ("steps", str(step))
@@ -346,8 +347,8 @@ def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
     assert failure.table == "events" and name in failure.problem
 
 
-def test_the_plan_of_a_wide_run_with_lag_and_momentum_verifies(tmp_path):
-    settings = settings_of(WIDE, rule="known", momentum=0.5, K=2, warmup=2, N=2)
+def test_the_plan_of_a_wide_run_with_lag_verifies(tmp_path):
+    settings = settings_of(WIDE, rule="known", alpha_decay=0.5, K=2, warmup=2, N=2)
     with new_ledger(tmp_path / "run.db", settings) as ledger:
         drive(ledger, settings, until=5, lag=1)
         report = verification.verify(ledger)

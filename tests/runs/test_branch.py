@@ -35,8 +35,8 @@ def placed(settings, ledger):
 
 @pytest.mark.parametrize(
     ("layout", "changes"),
-    [((("z", (4,)),), {}), (WIDE, {"rule": "sign", "momentum": 0.5, "K": 2})],
-    ids=["known", "momentum"],
+    [((("z", (4,)),), {}), (WIDE, {"rule": "sign", "alpha_decay": 0.5, "K": 2})],
+    ids=["known", "sign"],
 )
 def test_a_branch_starts_with_the_parents_weights_bit_for_bit(tmp_path, layout, changes):
     settings, ledger, policy = start(tmp_path, layout=layout, **changes)
@@ -224,9 +224,9 @@ def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):
 
 
 def test_a_rule_that_does_not_fit_leaves_no_file(tmp_path):
-    settings, ledger, policy = start(tmp_path, rule="sign", K=2, momentum=0.5)
+    settings, ledger, policy = start(tmp_path, rule="sign", K=2, layout=WIDE)
     go(settings, ledger, policy, until_step=1)
-    for rule, words in (("loud", "choose known, sign"), ("regression", "set momentum = 0")):
+    for rule, words in (("loud", "choose known, sign"), ("regression", "one tensor")):
         with pytest.raises(UsageError, match=words):
             branch.branch(ledger.path, 0, tmp_path / "two.db", by="op", rule=rule)
     assert not (tmp_path / "two.db").exists() and not list(ledger.events("branch"))

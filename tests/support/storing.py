@@ -11,7 +11,7 @@ from szpo.failpoints import arm
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim import momentum, optimizer, parameters
+from szpo.optim import optimizer, parameters
 from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
 from szpo.types import Answer, Assignment, Choice, Comparison, Prompt, Row
@@ -128,7 +128,7 @@ class File:
         query = optimizer.query(SETTINGS, step, row["mu"])
         _, updates, info = optimizer.tell(state, query, tally)
         theta = replay.fold(ledger)
-        for update in momentum.added_updates(SETTINGS, list(updates), step):
+        for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
         return steps.apply(
             ledger,

@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
-from szpo.optim.settings import Adam
 from szpo.replay import replay, verification
 from tests.support.quadratic import (
     LAYOUT,
@@ -37,13 +36,12 @@ from tests.support.quadratic import (
 EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
     "sign": (LAYOUT, {"rule": "sign", "M": 3}),
     "known": (LAYOUT, {"rule": "known", "M": 2}),
-    "momentum": (WIDE, {"rule": "sign", "momentum": 0.7, "K": 2}),
+    "falling": (WIDE, {"rule": "sign", "mu_decay": 0.25, "alpha_decay": 0.5, "K": 2}),
 }
 """Their updates follow from the votes to the last bit."""
 CLOSE: dict[str, tuple[Any, dict[str, Any]]] = {
     "regression": (LAYOUT, {"rule": "regression", "M": 2}),
     "skill": (LAYOUT, {"M": 2, "weighting": "skill"}),
-    "adam": (LAYOUT, {"rule": "known", "adam": Adam()}),
     "probit": (WIDE, {"rule": "known", "link": "probit", "alpha": 0.3, "warmup": 0}),
 }
 """Theirs to 1e-9; what was recorded is what is added, so that the weights are exact here too."""

@@ -24,8 +24,7 @@ from szpo.aggregation import weighting
 from szpo.errors import UsageError
 from szpo.optim import directions, optimizer, parameters
 from szpo.optim.checked_settings import defaults
-from szpo.optim.momentum import round_coefs
-from szpo.optim.parameters import Space
+from szpo.optim.parameters import Space, round_coef
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import Move, Perturbations
 from szpo.optim.settings import Settings
@@ -134,9 +133,8 @@ def train(
         batching: How the repetitions are divided; changes no result.
 
     Raises:
-        UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
-            Davidson's ties, momentum of a space too large for a vector, ``truth`` under
-            ``regression``.
+        UsageError: settings that a world cannot run: a warm-up, weights of voters,
+            Davidson's ties, ``truth`` under ``regression``.
     """
     voters = panel or LinkPanel()
     check(settings, voters)
@@ -247,7 +245,7 @@ class Block:
         """The perturbations of all repetitions at a step."""
         query = optimizer.ask(dataclasses.replace(self.state, step=step))
         grid, factor = self._directions(step)
-        radius = round_coefs(query.mu * factor)
+        radius = round_coef(query.mu * factor)
         return Perturbations(step, query.mu, query.alpha, radius, lambda: (grid, factor))
 
     def apply(self, move: Move, at: Perturbations) -> None:
@@ -257,7 +255,7 @@ class Block:
             self.theta = self.theta + move.vector.astype(np.float32)
         elif move.coef is not None:
             grid, factor = at.directions()
-            for k, coef in enumerate(round_coefs(move.coef * factor).T):
+            for k, coef in enumerate(round_coef(move.coef * factor).T):
                 added = coef.astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
                 self.theta = self.theta + added
         moved = move.centre
@@ -353,15 +351,13 @@ def check(settings: Settings, panel: LinkPanel | People) -> None:
     Raises:
         UsageError: names the setting.
     """
-    if settings.warmup or settings.steering is not None:
-        raise UsageError("worlds: no warm-up and no steering; give alpha")
+    if settings.warmup:
+        raise UsageError("worlds: no warm-up; give alpha")
     if settings.ties != "half":
         raise UsageError(f"worlds: ties {settings.ties} are not simulated here; set ties to half")
     if settings.weighting != "equal" and not isinstance(panel, People):
         raise UsageError(
             f"worlds: weighting {settings.weighting} needs a panel of members (People)"
         )
-    if not rule_of(settings.rule).two_points and settings.given_alpha is None:
+    if not rule_of(settings.rule).two_points and settings.alpha is None:
         raise UsageError(f"worlds: the rule {settings.rule} needs alpha, the benches tune it")
-    if settings.momentum > 0 and not settings.carries:
-        raise UsageError(f"worlds: momentum in {settings.dim} coordinates; a run sums past steps")

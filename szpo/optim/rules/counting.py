@@ -19,11 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from szpo.aggregation import estimators, links, weighting
 from szpo.aggregation.estimators import Estimate
 from szpo.aggregation.weighting import VotesByVoter
-from szpo.optim import momentum
-from szpo.optim.momentum import Memory
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
-from szpo.optim.step_size import base_mu, shape
+from szpo.optim.step_size import alpha_share, base_mu
 from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Tally
 
@@ -45,13 +43,12 @@ class Counting:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a counting rule carries: its step size, and the moments of momentum or Adam."""
+    """What a counting rule carries: its step size."""
 
     alpha: float | None
     """Base step size; None during a warm-up."""
     warm: tuple[float, ...] = ()
     """Squares of what the warm-up measured, one per direction."""
-    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +90,13 @@ def check(settings: Settings) -> None:
 
 
 def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> Pace:
-    """The step size, unless a warm-up is to measure it, and empty moments."""
-    return Pace(
-        alpha=None if settings.warmup > 0 else default_alpha(counting, settings),
-        memory=Memory.empty(settings.dim, lead) if settings.carries else None,
-    )
+    """The step size, unless a warm-up is to measure it."""
+    return Pace(None if settings.warmup > 0 else default_alpha(counting, settings))
 
 
 def alpha_at(settings: Settings, pace: Pace, step: int) -> float | None:
-    """α at a step: the base size times its schedule's shape; None during a warm-up."""
-    return None if pace.alpha is None else pace.alpha * shape(settings, step)
+    """α at a step; None during a warm-up."""
+    return None if pace.alpha is None else pace.alpha * alpha_share(settings, step)
 
 
 def with_directions(settings: Settings, pace: Pace, count: int) -> Pace:
@@ -110,7 +104,7 @@ def with_directions(settings: Settings, pace: Pace, count: int) -> Pace:
 
     `default_alpha` grows with √K, since K directions are averaged.
     """
-    if pace.alpha is None or settings.given_alpha is not None or settings.adam is not None:
+    if pace.alpha is None or settings.alpha is not None:
         return pace
     return replace(pace, alpha=pace.alpha * math.sqrt(count / settings.K))
 
@@ -120,19 +114,15 @@ def default_alpha(counting: Counting, settings: Settings, rms: float | None = No
 
     A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
     is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of the measure, as a warm-up found it;
-    None takes it from the exact law of the votes at rate ½. Momentum ρ divides by 1/(1 − ρ), so
-    that a direction's total move is the same.
+    None takes it from the exact law of the votes at rate ½.
 
     Raises:
         UsageError: the estimator is 0 whatever the votes (clip at M = 1).
     """
-    if settings.given_alpha is not None:
-        return float(settings.given_alpha)
+    if settings.alpha is not None:
+        return float(settings.alpha)
     mu = base_mu(settings)
-    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius)
-    if settings.adam is not None:
-        return coef  # Adam's step is about α in every coordinate, whatever the gradient's size
-    coef *= math.sqrt(settings.K) * (1 - settings.momentum)
+    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius) * math.sqrt(settings.K)
     return float(coef * counting.unit(settings, mu) / (rms or counting.null_rms(settings)))
 
 
@@ -147,9 +137,8 @@ def coefficients(
 ) -> Coefficients:
     """Votes (..., K, N) to the coefficient of each direction (..., K): α · measure / (unit · K).
 
-    A coefficient beyond ``coef_cap`` · μ is cut to it, but under Adam, where it is a gradient and
-    not yet a step. ``delta`` (..., K) replaces the estimate: true value differences, or one
-    estimate per direction from a weighting of voters. ``nu`` is Davidson's.
+    A coefficient beyond ``coef_cap`` · μ is cut to it. ``delta`` (..., K) replaces the estimate,
+    as true value differences do. ``nu`` is Davidson's.
     """
     size = np.asarray(at.mu, dtype=np.float64)[..., None]
     rate = np.asarray(at.alpha, dtype=np.float64)[..., None]
@@ -157,7 +146,7 @@ def coefficients(
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
     measure = counting.measure(settings, value, tally if delta is None else None)
     coef = rate * measure / counting.unit(settings, size) / settings.K
-    limit = settings.coef_cap * size if settings.adam is None else np.inf
+    limit = settings.coef_cap * size
     capped = np.abs(coef) > limit
     coef = np.where(capped, np.copysign(limit, coef), coef)
     return Coefficients(coef, value, found.stderr, measure, capped)
@@ -185,32 +174,11 @@ def move(
     """Move along each direction by its coefficient, or measure α while the warm-up lasts."""
     if pace.alpha is None:
         return _warm_up(counting, settings, pace, at, votes, nu)
-    rate = 1.0 if settings.adam is not None else at.alpha
-    at_rate = replace(at, alpha=rate)
-    found = coefficients(counting, settings, at_rate, votes.tally, nu=nu, delta=votes.delta)
+    found = coefficients(counting, settings, at, votes.tally, nu=nu, delta=votes.delta)
     check_finite(found.coef, at.step, "coefficient")
-    done = Move(
+    return Move(
         pace, found.coef, delta=found.delta, stderr=found.stderr, capped=bool(found.capped.any())
     )
-    if pace.memory is None:
-        return done
-    v = at.unit()
-    gradient = np.zeros(v.shape[:-2] + v.shape[-1:])
-    for k in range(settings.K):
-        gradient = gradient + found.coef[..., k, None] * v[..., k, :]
-    if settings.adam is not None:
-        alpha = np.asarray(at.alpha, dtype=np.float64)
-        step, memory = momentum.adam_step(pace.memory, gradient, alpha, settings.adam)
-    else:
-        step, memory = momentum.momentum_step(pace.memory, gradient, settings.momentum)
-    limit = settings.coef_cap * np.asarray(at.mu)[..., None] * math.sqrt(settings.dim)
-    length = np.sqrt((step * step).sum(-1, keepdims=True))
-    long = length > limit
-    step = np.where(long, step * (limit / np.where(long, length, 1.0)), step)
-    return replace(
-        done, carried=replace(pace, memory=memory), coef=None, vector=step,
-        capped=done.capped or bool(long.any()),
-    )  # fmt: skip
 
 
 def flip_share(
@@ -262,7 +230,7 @@ def _warm_up(
         alpha = default_alpha(counting, settings, rms or None)
     return Move(
         replace(pace, alpha=alpha, warm=warm),
-        coef=np.zeros(1 if settings.carries else settings.K),
+        coef=np.zeros(settings.K),
         delta=found.delta,
         stderr=found.stderr,
     )

@@ -32,7 +32,7 @@ from szpo.optim.rules.all_votes import (
     sum_by_voter,
 )
 from szpo.optim.rules.rule import Move, Perturbations, Rule
-from szpo.optim.settings import ADAM_NEEDS, Settings, SettingsError
+from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction
 from szpo.optim.weighted_votes import Past, WeightedVotes
@@ -53,25 +53,16 @@ def check(settings: Settings) -> None:
 
     Raises:
         SettingsError: several tensors or too many coordinates, another link than the logistic,
-            Davidson's ties, steering, momentum, Adam, a step
-            size, a Gaussian prior, or a budget, share or width out of range.
+            Davidson's ties, a step size, half a Gaussian prior, or a budget, share or width out
+            of range.
     """
     s = settings
-    if s.adam is not None:
-        raise SettingsError(ADAM_NEEDS)
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
         raise SettingsError(f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} values")
     if s.link != "logistic":
         raise SettingsError("regression knows the logistic `link` only; choose another `rule`")
     if s.ties != "half":
         raise SettingsError("regression counts a tie as half a vote each; set `ties` = half")
-    if s.steering is not None:
-        raise SettingsError(
-            "`steering` needs several votes on a direction, and regression asks each once; "
-            "leave it out"
-        )
-    if s.momentum > 0:
-        raise SettingsError("regression keeps past votes itself; set `momentum` = 0")
     if s.alpha is not None:
         raise SettingsError("regression goes as far as kl_budget allows; leave `alpha` out")
     if (s.prior_mean is None) != (s.prior_precision is None):
@@ -338,6 +329,6 @@ RULE = Rule(
         "unproven_kl": UNPROVEN,
         "kl_radius": RADIUS,
     },
-    ignores=("kl_step", "smoothing"),
+    ignores=("kl_step", "alpha_decay", "smoothing"),
     two_points=True,
 )
