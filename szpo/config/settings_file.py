@@ -18,9 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from szpo.config.gone_settings import GONE, without_gone
 from szpo.config.schema import Config
 from szpo.errors import UsageError
-from szpo.optim import superseded
 
 SIZE_LIMIT = 1_000_000
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -28,13 +28,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Config.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
-
-GONE_TABLES = tuple({"selection"} - set(SECTIONS))
-GONE_OPTIONS = tuple(
-    {"block", "momentum", "adam", "steer", "forget"} - set(SECTIONS["optimizer"].model_fields)
-)
-GONE_NAMES = {"rule": superseded.GONE_RULES, "weighting": superseded.GONE_WEIGHTINGS}
-"""Names that [optimizer] had for a rule and a weighting."""
 
 
 def presets() -> dict[str, str]:
@@ -173,6 +166,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     section, dot, name = key.rpartition(".")
     if not dot:
         owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
+        owners += [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
         if len(owners) > 1:
             full = " or ".join(f"{owner}.{key}" for owner in owners)
             raise UsageError(f'--set {text}: "{key}" is ambiguous; write {full}')
@@ -195,10 +189,13 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
     """Check a tree of plain values and make settings of it.
 
     Raises:
-        UsageError: Naming the first key that is wrong, what it may be, and how many more are.
+        UsageError: Naming the first key that is gone or wrong, and what it may be.
     """
+    kept, gone = without_gone(tree)
+    if gone:
+        raise UsageError(f"{where}: {gone[0]}")
     try:
-        return Config.model_validate(dict(tree))
+        return Config.model_validate(kept)
     except ValidationError as error:
         found = error.errors(include_url=False)
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -213,11 +210,7 @@ def check_recorded(tree: Mapping[str, Any], *, where: str) -> Config:
     Raises:
         UsageError: As `check` does.
     """
-    kept = {name: values for name, values in tree.items() if name not in GONE_TABLES}
-    given = dict(kept.get("optimizer", {}))
-    gone = {*GONE_OPTIONS, *(n for n, names in GONE_NAMES.items() if given.get(n) in names)}
-    kept["optimizer"] = {name: value for name, value in given.items() if name not in gone}
-    return check(kept, where=where)
+    return check(without_gone(tree)[0], where=where)
 
 
 def _describe(error: Any) -> str:

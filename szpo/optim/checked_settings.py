@@ -83,8 +83,8 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: a field is missing, unknown, or out of range.
     """
-    values = superseded.keep_current(body)
     try:
+        values = superseded.keep_current(body)
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
         for name in ("prior_mean", "prior_widths", "start"):

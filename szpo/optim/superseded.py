@@ -7,30 +7,23 @@ changes nothing: such a run goes on.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
-
-from szpo.aggregation.registry import WEIGHTINGS
-from szpo.optim.settings import Settings
 
 VERSION: Final = "0.1.0"
 """The last version that had them."""
 COMMIT: Final = "231555c"
 INSTEAD: Final = f"szpo {VERSION} (commit {COMMIT}) recomputes updates from votes with it"
 GONE_RULES: Final = ("bayes", "margin")
-_FIELDS: Final = {field.name for field in dataclasses.fields(Settings)}
-_OFF: Final = {
+GONE_WEIGHTINGS: Final = ("dawid-skene", "shrunk-logits", "median")
+OFF: Final[Mapping[str, Any]] = {
     "momentum": 0.0, "adam": None, "steering": None, "selection": None, "vote_price": None,
 }  # fmt: skip
-OFF: Final[Mapping[str, Any]] = {name: v for name, v in _OFF.items() if name not in _FIELDS}
 """Options that are gone, and what they are in records of runs that did without them."""
-_IDLE: Final = ("momentum_terms", "forget", "selection_noise")
-IDLE: Final = tuple(name for name in _IDLE if name not in _FIELDS)
+SCHEDULES: Final = {"constant": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
+"""Names that the powers of μ and α had in saved vectors."""
+IDLE: Final = ("momentum_terms", "forget", "selection_noise")
 """Those that do nothing by themselves."""
-GONE_WEIGHTINGS: Final = tuple(
-    name for name in ("dawid-skene", "shrunk-logits", "median") if name not in WEIGHTINGS
-)
 
 
 def find_gone(optimizer: Mapping[str, Any]) -> tuple[str, ...]:
@@ -62,4 +55,9 @@ def keep_current(optimizer: Mapping[str, Any]) -> dict[str, Any]:
             kept["law"]["kind"] = "gaussian"
     if kept.get("weighting") in GONE_WEIGHTINGS:
         kept["weighting"] = "equal"
+    for name in ("mu", "alpha"):
+        if isinstance(schedule := kept.get(name), Mapping):
+            power = SCHEDULES[schedule["kind"]]
+            kept |= {name: schedule["start"], f"{name}_decay": power}
+            kept["decay_horizon"] = schedule["horizon"]
     return kept

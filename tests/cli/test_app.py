@@ -333,7 +333,7 @@ def test_without_a_command_it_lists_them(capsys: Capture) -> None:
     [
         (["reward=foo"], "reward 'foo': no reward of that name"),
         (["panel.kind=hostile", "panel.size=1"], "a panel hostile of 1 has too few members"),
-        (["link=probit"], "regression knows the logistic link only"),
+        (["rule=regression", "link=probit"], "regression knows the logistic optimizer.link only"),
     ],
 )
 def test_wrong_settings_are_refused_before_the_model_is_loaded(

@@ -133,6 +133,9 @@ def test_refusals_say_what_is_wrong() -> None:
         (["comparisons=64"], "run.votes 240 is less than one step, which takes 512"),
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
+        (["momentum=0.5"], "optimizer.momentum is gone: set optimizer.alpha_decay"),
+        (["selection.candidates=8"], "selection.candidates is gone: a run asks every comparison"),
+        (["weighting=median"], 'weighting = "median" is gone: choose skill or rationality'),
         (["alpha_decay=2"], "optimizer.alpha_decay must be a finite number >= 0 and <= 1"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),
         (["optimizer.link=weibull"], 'optimizer.link must be one of "logistic", "probit", '),
@@ -204,3 +207,23 @@ def test_what_people_are_told_is_checked(given: str, wrong: str) -> None:
 def test_a_last_day_is_a_day_of_toml_or_a_text() -> None:
     for text in ("panel.ends=2026-12-31", 'panel.ends="2026-12-31"'):
         assert settings_file.load(sets=[text]).panel.ends == "2026-12-31"
+
+
+def test_gone_settings_that_were_off_are_read_as_if_they_were_not_there(tmp_path: Path) -> None:
+    """A file that `szpo init` wrote before names every setting, those that are gone too."""
+    path = tmp_path / "run.toml"
+    path.write_text(
+        "[optimizer]\nmomentum = 0.0\nadam = false\nsteer = false\nrows = 4\n"
+        '[selection]\nby = "rows"\nfloor = 0.2\n'
+    )
+    assert settings_file.load(path) == settings_file.load(sets=["optimizer.rows=4"])
+    assert (
+        settings_file.check_recorded(
+            {
+                "optimizer": {"momentum": 0.9, "weighting": "median"},
+                "selection": {"candidates": 9},
+            },
+            where="run.db",
+        )
+        == settings_file.load()
+    )

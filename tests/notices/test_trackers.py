@@ -27,7 +27,7 @@ SECRET = "Ann Smith <ann@example.org>"
 STEP = StepReport(
     step=0, delta=(0.5,), stderr=(0.1,), win_rate=0.75, votes=8, ties=1, skips=0,
     automatic_ties=0, answers_read=64, total_votes=8, total_answers_read=64, kl=0.25, length=20.5,
-    repetition=0.1, identical=0.0, norm=1.5, moved=0.5, mu=0.6, alpha=None, kl_radius=1.62,
+    repetition=0.1, identical=0.0, norm=1.5, moved=0.5, mu=0.6, alpha=None,
     flip_share=0.4, capped=False, warmup=False, closed_by="rule", theta_sha256="ab",
     votes_sha256="cd", figures={"length_plus": 21.0}, seconds={"generation_s": 2.5},
     extra={"gradient": 3.0, "weights": {SECRET: 1.0}, "note": SECRET},

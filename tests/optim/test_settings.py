@@ -115,3 +115,14 @@ def test_a_run_does_not_begin_with_settings_that_do_not_fit_together():
     unfit = dataclasses.replace(defaults(1, SMALL, rule="sign"), warmup=3)
     with pytest.raises(UsageError):
         optimizer.init(unfit)
+
+
+def test_schedules_of_older_records_are_powers_of_the_step():
+    settings = defaults(1, SMALL, rule="known", mu=0.5, alpha_decay=0.5, decay_horizon=30.0)
+    body = settings_to_json(settings)
+    for name in ("alpha_decay", "mu_decay", "decay_horizon"):
+        del body[name]
+    older = {"kind": "inverse_sqrt", "start": None, "horizon": 30.0, "floor": 0.0}
+    assert settings_from_json({**body, "alpha": older}) == settings
+    with pytest.raises(UsageError, match="cannot be read"):
+        settings_from_json({**body, "alpha": {**older, "kind": "linear"}})

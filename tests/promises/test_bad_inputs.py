@@ -612,7 +612,7 @@ def test_a_fault_of_szpo_says_so(refused: Refused, monkeypatch: pytest.MonkeyPat
         ("prompts.path=absent.txt", "absent.txt"),
         ("model.name=./absent", "not found"),
         ("model.adapter=./absent", "adapter folder absent not found"),
-        ("optimizer.link=probit", "regression knows the logistic link only"),
+        ("optimizer.momentum=0.5", "optimizer.momentum is gone"),
     ],
 )
 def test_row_58_a_refusal_is_all_that_is_printed(

@@ -73,8 +73,7 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
             assert optim_parameters.digest(theta, settings.layout) == digest
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        exact = True
-        assert {c.promise for c in report.steps} == {"exact" if exact else "1e-9"}
+        assert {c.promise for c in report.steps} == {"exact"}
         assert len(report.lines) == 5 and "verified" in str(report)
         with pytest.raises(UsageError, match="5 steps are applied; there is no 6"):
             replay.fold(ledger, 6)

@@ -1,6 +1,8 @@
 """Runs of rules and options that are gone: recorded by szpo 0.1.0, beside their `szpo show`.
 
-``bayes.db`` moved by vectors; ``block.db`` by `known` along coordinates drawn at random.
+``bayes.db`` moved by vectors; ``block.db`` by `known` along coordinates drawn at random;
+``options.db`` with momentum, steering and one logit per voter; ``choice.db`` by Adam, with a
+choice of comparisons.
 """
 
 import json
@@ -34,6 +36,11 @@ def kept(tmp_path):
     [
         ("bayes", "updates are not recomputed from votes: szpo no longer has rule bayes"),
         ("block", "nor weights from updates: szpo no longer has law block"),
+        (
+            "options",
+            "szpo no longer has weighting median and option momentum and option steering",
+        ),
+        ("choice", "szpo no longer has option adam and option selection"),
     ],
 )
 def test_verify_says_in_one_line_who_recomputes_the_updates(kept, capsys, name, gone):
@@ -41,6 +48,13 @@ def test_verify_says_in_one_line_who_recomputes_the_updates(kept, capsys, name, 
     said = capsys.readouterr().out
     (line,) = (line for line in said.splitlines() if gone in line)
     assert f"szpo {FROM}" in line and "not recomputed" in said
+
+
+@pytest.mark.parametrize("name", ["options", "choice"])
+def test_vectors_of_momentum_and_adam_are_added_up(kept, name):
+    with Ledger.open(kept / f"{name}.db") as ledger:
+        digest = parameters.digest(replay.fold(ledger), ledger.layout, ledger.basis_sha256)
+        assert digest == theta_digest(ledger)
 
 
 def test_the_weights_are_still_added_up_and_compared(kept):
@@ -54,14 +68,15 @@ def test_the_weights_are_still_added_up_and_compared(kept):
         assert not verification.verify(ledger).ok
 
 
-def test_it_is_shown_as_before(kept, capsys):
-    assert call(["show", str(kept / "bayes.db"), "--json"]) == 0
+@pytest.mark.parametrize("name", ["bayes", "options", "choice"])
+def test_it_is_shown_as_before(kept, capsys, name):
+    assert call(["show", str(kept / f"{name}.db"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    before = json.loads((LEDGERS / "bayes.json").read_text(encoding="utf-8"))
+    before = json.loads((LEDGERS / f"{name}.json").read_text(encoding="utf-8"))
     assert {**found, "path": ""} == {**before, "path": ""}
 
 
-@pytest.mark.parametrize("name", ["bayes", "block"])
+@pytest.mark.parametrize("name", ["bayes", "block", "options", "choice"])
 def test_report_and_export_of_the_votes_are_written(kept, name):
     run = str(kept / f"{name}.db")
     assert call(["report", run, "--out", str(kept / "page.html")]) == 0
