@@ -328,29 +328,3 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
     assert lengths.count() == rounds, "of the round after the last there are answers, and no votes"
     assert f"finished · {rounds * PER_ROUND} votes" in results[2], "though its process stands by"
     assert served.end() == 130, "the documented code of an interrupt"
-
-
-@pytest.mark.slow
-def test_three_panelists_and_an_operator_tune_smollm2(
-    serve: Callable[..., Served], chromium: Any, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """The preset people as it is, but for the shape of its rounds, and measured on less."""
-    rounds, run = 3, tmp_path / "panel.db"
-    measured = ("evaluation.prompts=4", "evaluation.samples=1", "evaluation.along=0")
-    own = ("model.name=smollm2", f"run.steps={rounds}", "run.name=panel")
-    sets = words([*SHAPE, *measured, *own])
-    served = serve("--preset", "people", *sets, "--folder", str(tmp_path))
-    operator = come(chromium, served.link())
-    operator.click("[data-open=op-start]")
-    operator.click("#op-start button[type=submit]")
-    pages = invited(chromium, run, capsys)
-    cast = vote_until(lambda: applied(run) == rounds, pages, seconds=3000)
-    operator.reload()
-    check_export(operator, run, rounds, tmp_path / "export.zip")
-    cast += finish(pages)
-    assert served.end() == 130
-    with Ledger.open(run, readonly=True) as ledger:
-        report = verification.verify(ledger)
-        assert report.ok, str(report)
-        assert len(ledger.votes()) == cast >= rounds * PER_ROUND

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -22,14 +21,13 @@ from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events, web_hook
-from szpo.replay import verification
 from szpo.training import budget, summary
 from szpo.voting import lease, pauses
 from szpo_ui.folder import access, application, memory_need, rows, side_by_side
 from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.rows import FolderReader, RunRow
 from szpo_ui.web import address, credentials, login
-from tests.support import folder_run, yard_run
+from tests.support import yard_run
 from tests.support.browser import Stage, cast, make, serve
 from tests.support.waiting import until
 
@@ -107,17 +105,6 @@ def test_rows_say_what_the_commands_say_of_each_run(folder: Path) -> None:
                 assert row.person_hours == budget.person_hours(ledger)
 
 
-def test_what_cannot_be_read_is_a_row_with_one_line(folder: Path) -> None:
-    found = {row.name: row for row in FolderReader(folder).rows()}
-    assert list(found)[-3:] == ["damaged", "newer", "other"], "behind the runs that can be read"
-    lines = {name: row.detail for name, row in found.items() if row.state == "unreadable"}
-    assert lines.pop("damaged").startswith("damaged.db: the file is damaged")
-    assert lines == {
-        "newer": "newer.db: schema 99; this szpo reads up to 1: upgrade",
-        "other": "other.db is not a szpo ledger (not an SQLite file)",
-    }
-
-
 def test_a_run_is_read_again_only_when_its_file_has_changed(folder: Path) -> None:
     reader = FolderReader(folder)
     before = reader.rows()
@@ -130,25 +117,6 @@ def test_a_run_is_read_again_only_when_its_file_has_changed(folder: Path) -> Non
     assert (row.state, row.detail) == ("paused", "by Olga: lunch")
     (folder / "people.db").unlink()
     assert rows.find(reader.rows(), "people") is None
-
-
-def test_a_run_that_takes_long_to_read_is_read_again_after_a_pause(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at, spent = [0.0], iter(float(n) for n in range(100))
-    clocks = SimpleNamespace(monotonic=lambda: at[0], thread_time=lambda: next(spent))
-    monkeypatch.setattr(rows, "time", clocks)  # each reading takes a second of processor time
-    reader = FolderReader(folder)
-    reader.rows()
-    first = reader.reads
-    with Ledger.open(folder / "people.db") as ledger:
-        for reason, then in (("lunch", 0.0), ("tea", 99.0), ("tea", 101.0)):
-            pauses.pause(ledger, "Olga", reason)
-            at[0] = then
-            reader.rows()
-    found = rows.find(reader.rows(), "people")
-    assert found is not None and found.detail == "by Olga: tea"
-    assert reader.reads == first + 2  # at 0 s, since a first reading sets no pause, and at 101 s
 
 
 def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path: Path) -> None:
@@ -188,15 +156,6 @@ def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder
     (text,) = found.texts
     ((prompt, base, tuned),) = helped.before_after
     assert text == side_by_side.Text(prompt, base, (tuned, None))
-
-
-def test_guards_are_shown_with_their_band_and_whether_it_holds(tmp_path: Path) -> None:
-    stage = make(tmp_path / "run.db", sets=["guards.max_length=5", "guards.repetition=0.9"])
-    voted(stage, 1)
-    found = side_by_side.read_run(stage.ledger.path).guarded
-    assert (found["length"].band, found["length"].ok) == ("at most 5", False)
-    assert (found["repetition"].band, found["repetition"].ok) == ("at most 0.9", True)
-    stage.ledger.close()
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], list("abcdefg")])
@@ -301,21 +260,6 @@ def test_the_folders_operator_operates_every_run_and_votes_in_none(served: Serve
     credentials.revoke(served.ledger, "Olga", "test")
     assert operator.get("/home-api/rows").status_code == 403
     assert operator.get("/r/people/").headers["location"] == "/r/people/login"
-
-
-def test_two_runs_in_one_browser_have_sessions_of_their_own(served: Served) -> None:
-    ann, _ = served.invited("people")
-    with Ledger.open(served.folder / "yard.db") as ledger:
-        code = credentials.invite(ledger, "panelist", "P-07").code
-    with closing(ann):
-        ann.post("/r/yard/login", json={"name": "P-07", "code": code})
-        assert len(ann.cookies) == 2
-        for run in ("people", "yard"):
-            assert ann.get(f"/r/{run}/api/status").status_code == 200
-        ann.post("/r/yard/logout", json={})
-        assert ann.get("/r/yard/api/status").status_code == 401
-        assert ann.get("/r/people/api/status").status_code == 200
-    assert login.cookie_name(True, "/r/a").startswith("__Host-"), "which takes no path"
 
 
 def test_pages_show_rows_and_refuse_in_words(served: Served) -> None:
@@ -553,76 +497,3 @@ def test_invitations_lead_to_the_run_below_the_folders_address(
     assert address.read_address(run) is None
     assert call(["invite", str(folder)]) == 2
     assert "add --role operator, or name one of its runs" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_run_is_begun_voted_on_paused_stopped_and_started_again(tmp_path: Path) -> None:
-    """Real processes with a small random Llama: the whole way from the home page."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    model = folder_run.model(tmp_path)
-    (folder / "mine.toml").write_text(
-        f'[model]\nname = "{model}"\ndtype = "fp32"\n'
-        f'[prompts]\npath = "{folder_run.prompts(tmp_path)}"\n'
-        '[panel]\nkind = "people"\npoll_seconds = 0.05\ncalibration = false\n'
-        'poor_samples = "open"\n'
-        "[run]\nvotes = 40\nlag = 0\n[optimizer]\ndirections = 2\nrows = 2\nvotes = 1\n"
-        "[generation]\nmax_new_tokens = 8\n[subspace]\ndim = 4\nsamples = 32\nkl_samples = 32\n"
-        "[evaluation]\nprompts = 1\nsamples = 1\nalong = 0\n",
-        encoding="utf-8",
-    )
-    ledger, lines = access.open_ledger(folder), list[str]()
-    controllers = Controllers(folder, lines.append)
-    door = access.FolderDoor(ledger, ledger.clock)
-    serving = serve(application.create(folder, door, controllers, roles=()))
-    url = next(serving)
-    operator = redeemed(url, ledger)
-
-    def post(path: str, **body: str) -> str:
-        answer = operator.post(f"/home-api/{path}", json=body)
-        assert answer.status_code == 200, (answer.text, lines)
-        return str(answer.json()["text"])
-
-    def row(state: str, *, driven: bool = True) -> bool:
-        found = rows.find(FolderReader(folder).rows(), "mine")
-        return found is not None and (found.state, found.driven) == (state, driven)
-
-    try:
-        post("begin", name="mine", file="mine.toml")
-        assert "setting up" in operator.get("/home-api/rows").json()["html"]
-        until(lambda: row("paused"), 120)
-        assert "Start the run" in operator.get("/home-api/rows").json()["html"]
-        post("act", do="resume", run="mine")
-        with Ledger.open(folder / "mine.db") as run:
-            code = credentials.invite(run, "panelist", "P-01").code
-        with httpx.Client(base_url=f"{url}/r/mine", timeout=30) as ann:
-            token = ann.post("/api/session", json={"name": "P-01", "code": code}).json()["token"]
-            ann.headers["Authorization"] = f"Bearer {token}"
-
-            def voted_round() -> bool:
-                shown = ann.post("/api/assignment", json={"tab": "t"})
-                if shown.status_code == 200:
-                    seat = shown.json()["assignment"]
-                    body = {"assignment": seat, "choice": "A", "idem": seat, "tab": "t"}
-                    assert ann.post("/api/votes", json=body).status_code == 200
-                return row_of(folder, "mine").rounds >= 1
-
-            until(voted_round, 120)
-            process = controllers._driven["mine"].keeper.child  # type: ignore[union-attr]
-            post("act", do="pause", run="mine")
-            until(lambda: row("paused"))
-            post("act", do="stop", run="mine")
-            assert process is not None and process.poll() == 143
-            assert row("paused", driven=False), "the process gave the run back"
-            post("act", do="start", run="mine")
-            post("act", do="resume", run="mine")
-            until(lambda: row("running"), 120)
-            assert ann.get("/api/status").status_code == 200
-    finally:
-        operator.close()
-        controllers.close()
-        next(serving, None)
-        ledger.close()
-    with Ledger.open(folder / "mine.db") as run:
-        assert lease.controller(run)["lease"] is None
-        assert verification.verify(run).ok

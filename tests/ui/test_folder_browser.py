@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from szpo.ledger.database import Ledger
-from szpo.notices import hook_events
 from szpo.voting import pauses
 from szpo_ui.folder import access, application
 from szpo_ui.folder.controllers import Controllers
@@ -181,29 +180,4 @@ def test_a_panelist_votes_below_the_runs_name(home: Home, chromium: Any) -> None
     assert {u.removeprefix(home.url).split("/")[1] for u in outside} <= {"static"}
     page.goto("/")
     assert page.url == f"{home.url}/login"
-    context.close()
-
-
-def test_a_prolific_participant_comes_in_and_declines_below_a_runs_name(home: Home) -> None:
-    sets = ["prolific.study=S1", "prolific.completion_code=C1", "prolific.places=2"]
-    study = make(home.folder / "study.db", sets=sets)
-    study.advance()
-    failed = hook_events.Message("study", "round_waits", "round 0", study.clock())
-    hook_events.settle(study.ledger, failed, 3, "no connection")
-    study.ledger.close()
-    home.page.goto("/r/study/operate/")
-    banner = home.page.locator(".op-banner", has_text="The web hook was not delivered")
-    assert banner.inner_text().endswith("(round waits): no connection")
-    context = home.page.context.browser.new_context(base_url=home.url)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    page.goto("/r/study/join?PROLIFIC_PID=P1&STUDY_ID=S1&SESSION_ID=s1")
-    page.get_by_role("heading", name="Welcome to the panel").wait_for()
-    assert page.url == f"{home.url}/r/study/panel/"
-    page.get_by_role("link", name="I do not agree").click()
-    page.get_by_role("heading", name="You do not take part").wait_for()
-    assert page.url == f"{home.url}/r/study/join", "this study has no code for it"
-    assert violations(page) == []
-    page.goto("/r/study/join")
-    page.get_by_role("heading", name="Open the study from Prolific").wait_for()
     context.close()

@@ -2,7 +2,9 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -13,8 +15,9 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import formatted
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.formatted import ATTRIBUTES, CLASSES, TAGS
-from szpo_ui.web.diff import Piece
-from szpo_ui.web.markup import whole
+from szpo_ui.web.diff import Piece, compare
+from szpo_ui.web.markup import plain as visible_signs
+from szpo_ui.web.markup import prose, whole
 from tests.support.cases import case
 from tests.support.xss_corpus import LONG, PAYLOADS
 
@@ -124,18 +127,27 @@ def test_the_second_filter_lets_nothing_through_but_its_list(tags):
 
 
 @pytest.mark.spine
-def test_an_attack_within_markdown_stays_text():
+def test_an_attack_stays_text_plain_formatted_and_searched():
     for text in PAYLOADS:
         with case(text):
+            for html in (prose(text), prose(compare(text, text + " more").a)):
+                assert {tag for tag, _ in Parsed(html).found} <= {"span"}
+                assert_harmless(html)
+            if text.isprintable():
+                assert Parsed(prose(text)).text == text
             for marked in (
                 f"**so** {text}",
                 f"- {text}\n- **x**",
                 f"```\n{text}\n```",
                 f"# {text}",
             ):
-                made = formatted.pair(marked, "**so**")
-                for html in made or ():
+                for html in formatted.pair(marked, "**so**") or ():
                     assert_harmless(html)
+            found = formatted.with_marks([f"**so a** {text}", f"- {text}"], mark_a) or []
+            for html in found:
+                assert_harmless(html)
+            marked = '<p dir="auto"><strong>so <span class="sz-diff">a</span>'
+            assert all(html.startswith(marked) for html in found[:1])
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
@@ -176,30 +188,9 @@ def test_a_short_conversation_is_unfolded_and_counted_and_only_the_model_is_form
     assert not shown("So.", "Or so.", earlier=talk[:1]).pairs[0].unfolded
 
 
-@given(st.text(alphabet="ab 1.)-+=#*_`~[]|>\\\\<&!\n\t\u3000é", max_size=40))
-def test_what_has_no_sign_of_markdown_is_rightly_not_parsed(text):
-    found = formatted._parse(text)
-    if not formatted._SIGNS.search(text):
-        assert found is None or not found.marked_up
-    assert (formatted.with_marks([text], mark_a) is None) == (found is None or not found.marked_up)
-
-
 def mark_a(visible):
     """Every "a" marked, as a search does."""
     return [Piece(part, differs=part == "a") for part in re.split("(a)", visible) if part]
-
-
-@pytest.mark.full
-def test_an_attack_that_is_searched_for_stays_text():
-    for text in PAYLOADS:
-        with case(text):
-            found = formatted.with_marks([f"**so a** {text}", f"- {text}"], mark_a)
-            for html in found or ():
-                assert_harmless(html)
-            if found:
-                assert found[0].startswith(
-                    '<p dir="auto"><strong>so <span class="sz-diff">a</span>'
-                )
 
 
 def test_texts_are_formatted_together_or_not_at_all():
@@ -212,3 +203,34 @@ def test_texts_are_formatted_together_or_not_at_all():
     ]  # fmt: skip
     too_long = "x" * (formatted.MOST_LETTERS + 1)
     assert formatted.with_marks(["*text*", too_long], plain) is None
+
+
+# ---- plain texts ----
+
+
+def as_shown(text):
+    """The text as the page shows it: hidden characters by their sign."""
+    return unescape(re.sub("<[^>]*>", "", str(prose(text))))
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_no_text_at_all_makes_an_element_of_its_own(a, b):
+    for markup in (prose(a), prose(compare(a, b).a), prose([Piece(b, True), Piece(a)])):
+        made = Parsed(markup)
+        assert {tag for tag, _ in made.found} <= {"span"}
+        assert {attrs["class"] for _, attrs in made.found} <= {"sz-sign", "sz-diff"}
+        hidden = {c for c in made.text if unicodedata.category(c) in ("Cc", "Cs")}
+        assert hidden <= {"\n", "\t"}
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60))
+def test_visible_text_comes_through_unchanged(text):
+    seen = "".join(
+        c for c in visible_signs(text) if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp")
+    )
+    remaining = "".join(c for c in as_shown(text) if unicodedata.category(c) not in ("Cc", "Cf"))
+    assert without_signs(remaining) == without_signs(seen)
+
+
+def without_signs(text):
+    return re.sub("⟨[0-9A-F]+⟩|[\u2400-\u2421]", "", text)

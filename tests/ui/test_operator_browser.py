@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from szpo.analysis import evidence, overview
 from szpo.generation import sample_check
 from szpo.ledger import orders
-from szpo.ledger.database import Ledger
-from szpo.reports import bundle
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
@@ -153,30 +145,6 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
         dialog.evaluate("node => node.close()")
 
 
-def test_a_start_asks_only_for_what_this_run_needs(
-    stage: Stage, operator: Callable[..., Any]
-) -> None:
-    page = operator().new_page()
-
-    def asked() -> list[str]:
-        page.goto("/operate/")
-        page.click("[data-open=op-start]")
-        return [n.get_attribute("data-need") for n in page.locator("[data-need]:visible").all()]
-
-    pauses.pause(stage.ledger, "operator", "the first round waits for its start")
-    assert asked() == []
-    bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0]] * 20
-    stage.ledger.record_event(sample_check.KIND, "run", {"samples": bad, "topic": True})
-    assert asked() == ["samples"]
-    page.click("#op-start button[type=submit]")
-    page.wait_for_selector("#op-start .op-error:visible")
-    assert "tick the box" in page.inner_text("#op-start .op-error")
-    page.check("#op-start [name=anyway]")
-    page.click("#op-start button[type=submit]")
-    page.wait_for_selector("#op-start", state="hidden")
-    assert "Opened all the same by Olga" in page.inner_text("#op-root")
-
-
 def test_it_fits_every_width_and_targets_are_large_enough(
     stage: Stage, operator: Callable[..., Any]
 ) -> None:
@@ -251,62 +219,6 @@ def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(
     other.wait_for_selector("#szpo-root[data-state=vote]", timeout=8_000)
 
 
-def test_a_round_closes_with_quorum_and_a_late_vote_changes_no_update(
-    stage: Stage, page: Any
-) -> None:
-    close = page.get_by_role("button", name="Close round now")
-    assert close.is_disabled()
-    late = stage.site.service.assign(stage.invitation("panelist", "Bob").panelist or "")
-    assert late is not None
-    vote(stage, "Ada")
-    page.locator("button:enabled", has_text="Close round now").wait_for(timeout=8_000)
-    dialog = press(page, "Close round now")
-    dialog.get_by_role("button", name="Close the round").click()
-    assert dialog.is_visible()  # a reason is required
-    dialog.get_by_label("Reason, for the record").fill("Bob is silent")
-    dialog.get_by_role("button", name="Close the round").click()
-    page.locator("#op-toast", has_text="Round 3 is closed").wait_for()
-    stage.advance()
-    receipt = stage.site.service.cast(VoteRequest(late.id, "A", idem=late.id))
-    assert receipt.late
-    assert stage.ledger.update_rows()[-1]["n_votes"] == 2
-    page.get_by_text("Bob is silent").first.wait_for(timeout=8_000)
-
-
-def test_rolling_back_makes_a_branch_and_keeps_the_votes(stage: Stage, page: Any) -> None:
-    before = len(stage.ledger.votes())
-    dialog = press(page, "Roll back…")
-    dialog.get_by_label("After round").fill("1")
-    dialog.get_by_label("Name of the branch").fill("second-try")
-    dialog.get_by_label("Type the name of this run to confirm").fill("something")
-    dialog.get_by_role("button", name="Branch off").click()
-    dialog.get_by_text("type the name of this run (run)").wait_for()
-    dialog.get_by_label("Type the name of this run to confirm").fill("run")
-    dialog.get_by_role("button", name="Branch off").click()
-    page.locator(
-        "#op-toast", has_text="Branch second-try begins with the weights after round 1"
-    ).wait_for()
-    with Ledger.open(stage.ledger.path.with_name("second-try.db"), readonly=True) as child:
-        assert (child.row["parent"], child.row["parent_step"]) == (stage.ledger.run, 0)
-    assert len(stage.ledger.votes()) == before == 8
-
-
-def test_somebody_is_excluded_after_a_preview(stage: Stage, page: Any, chromium: Any) -> None:
-    theirs = context(chromium, stage, "panelist", "Bob")
-    page.get_by_role("button", name="Exclude Bob").click()
-    dialog = page.locator("dialog[open]")
-    dialog.get_by_text("4 of 8 counted votes are theirs").wait_for()
-    dialog.get_by_label("Reason, for the record").fill("never reads")
-    dialog.get_by_role("button", name="Exclude from now on").click()
-    page.locator("#op-toast", has_text="Bob takes no part from now on").wait_for()
-    page.locator(".op-people", has_text="excluded").wait_for()
-    try:
-        reply = theirs.request.get("/panel-api/status")
-        assert reply.status in (401, 403)
-    finally:
-        theirs.close()
-
-
 def test_an_invitation_from_the_page_lets_somebody_in(
     page: Any, chromium: Any, stage: Stage
 ) -> None:
@@ -365,49 +277,3 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still: Any) -> None:
             found = page.evaluate(ring)
             assert found["drawn"] or not found["inside"], (name, found)
         dialog.evaluate("node => node.close()")
-
-
-def test_the_export_opens_and_gives_the_numbers_on_the_screen(
-    seen: tuple[Stage, Any], still: Any, tmp_path: Path
-) -> None:
-    (stage, _), page = seen, still
-    with page.expect_download() as coming:
-        page.get_by_role("link", name="Export").click()
-    file = tmp_path / coming.value.suggested_filename
-    coming.value.save_as(file)
-    assert file.name == "run.zip"
-    with zipfile.ZipFile(file) as packed:
-        for row in packed.read("SHA256SUMS").decode().splitlines():
-            digest, name = row.split("  ")
-            assert hashlib.sha256(packed.read(name)).hexdigest() == digest
-        frame = pd.read_csv(io.BytesIO(packed.read("votes.csv")))
-        lines = pd.read_json(io.BytesIO(packed.read("votes.jsonl")), lines=True)
-        for name in (n for n in packed.namelist() if n.endswith(".csv")):
-            cells = pd.read_csv(io.BytesIO(packed.read(name)), dtype=str).to_numpy().ravel()
-            assert not any(str(cell).startswith("=") for cell in cells)
-    assert len(frame) == len(lines) == 8
-    found = bundle.recompute(file)
-    assert found == overview.overview(evidence.read(stage.ledger, as_of_us=found.as_of_us))
-    heading = found.improving.heading
-    shown = words(page, "op-h-improving")
-    assert f"{heading.value:.2f} [{heading.low:.2f}–{heading.high:.2f}]" in shown
-    side = found.agreement.a_side
-    shown = words(page, "op-h-agreement")
-    assert f"{side.value:.2f} [{side.low:.2f}–{side.high:.2f}]" in shown
-
-
-def test_nothing_on_the_page_runs_or_leaves(stage: Stage, operator: Callable[..., Any]) -> None:
-    play(stage, 1)
-    order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})
-    text = "<img src=x onerror=window.pwn=1> ${window.pwn=1} <script>window.pwn=1</script> {{7*7}}"
-    column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [[text, "stop"]]}
-    body = {"prompts": [text], "columns": [column]}
-    orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
-    page = operator().new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto("/operate/")
-    page.wait_for_selector(".op-sample")
-    assert page.evaluate("window.pwn") is None
-    assert text in page.locator(".op-sample .op-text").inner_text()
-    assert all(url.startswith((stage.url, "data:", "about:")) for url in asked)

@@ -12,32 +12,28 @@ from typing import Any
 
 import httpx
 import pytest
-from markupsafe import escape
 
-from szpo.analysis import evidence, measuring, overview
+from szpo.analysis import measuring
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
-from szpo.policies import text_guards
-from szpo.policies.text_guards import Guard
 from szpo.replay import replay, verification
 from szpo.reports import bundle
-from szpo.training import budget, held_out
-from szpo.training.held_out import HeldOut
+from szpo.training import budget
 from szpo.types import Answer
 from szpo.voting import lease, pauses
 from szpo.voting.casting import VoteRequest
-from szpo_ui.operator import charts, controls, state
+from szpo_ui.operator import controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
-from tests.support.browser import MovableClock, Stage, awaited, cast, make
-from tests.support.operator_page import look_ahead, text
+from tests.support.browser import MovableClock, Stage, cast, make
+from tests.support.cases import case
+from tests.support.operator_page import text
 from tests.support.overview import answered_final
 
 pytest_plugins = ["tests.support.browser"]
-UI = Path(operator_page.__file__).parent
 
 
 def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
@@ -99,32 +95,7 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     assert state.read_state(voted.site).page.improving.final == shown.page.improving.final
 
 
-# ---- a measurement on held-out prompts ----
-
-
-def test_guards_of_a_measured_run_stand_under_health(voted: Stage) -> None:
-    assert "On held-out prompts" not in operator_page.page(voted.site)
-    found = HeldOut(
-        (), (Guard(text_guards.TOPIC, 0.52, "at least 0.75", False),), "<b>none</b>", "ab" * 32
-    )
-    held_out.record(voted.ledger, "szpo demo", found)
-    page = operator_page.page(voted.site)
-    assert f"{text_guards.TOPIC} 0.52 at least 0.75 ! fails" in text(page)
-    assert "<b>none</b>" not in page
-
-
 # ---- what more votes would buy ----
-
-
-def test_what_more_votes_would_buy_stands_where_a_rule_looks_ahead(voted: Stage) -> None:
-    assert "What more votes would buy" not in operator_page.page(voted.site)
-    look_ahead(voted, broken=("<b>",))
-    page = operator_page.page(voted.site)
-    read = text(page)
-    assert "Now 0.61 [0.50–0.70] at 1.2 nats" in read
-    assert "40 more votes 0.68 [0.55–0.80] at 2.0 nats [1.5–2.5]" in read
-    assert "hold the recommended point at 50 % of the way" in read and "<b>" not in page
-    assert "the taste has turned" in read
 
 
 def measured(stage: Stage, *points: tuple[int, float]) -> None:
@@ -135,33 +106,6 @@ def measured(stage: Stage, *points: tuple[int, float]) -> None:
         rewards = [[reward + 0.01 * i] for i in range(3)]
         found = measuring.Measured(steps, 4 * steps, rewards, 9.0, None, texts)
         measuring.record(stage.ledger, "run", found)
-
-
-def test_the_page_begins_with_whether_it_helped_then_texts_gain_and_guards(voted: Stage) -> None:
-    assert "it was not measured on held-out prompts" in text(operator_page.page(voted.site))
-    measured(voted, (0, 0.2), (1, 0.3), (2, 0.9))
-    guard = Guard(text_guards.TOPIC, 0.52, "at least 0.75", False)
-    held_out.record(voted.ledger, "szpo run", HeldOut((), (guard,), None, "ab" * 32))
-    page = operator_page.page(voted.site)
-    helped = state.read_state(voted.site).helped
-    assert helped.short == "100 % [44, 100]", "three of three prompts: Wilson's interval"
-    parts = [
-        helped.sentence, "held-out 0?", "<i>base</i> answer 0", "<i>tuned</i> answer 0",
-        "Gain over votes", text_guards.TOPIC, "Is it improving?",
-    ]  # fmt: skip
-    places = [page.index(str(escape(part))) for part in parts]
-    assert places == sorted(places), dict(zip(parts, places, strict=True))
-    assert "<i>tuned" not in page
-
-
-def test_a_curve_of_two_points_is_not_drawn_and_noise_is_no_trend() -> None:
-    assert charts.spark([(0, 23.6), (1, 24.0)]) == ""
-    drawn = charts.spark([(0, 23.6), (1, 24.0), (2, 23.8)])
-    line = re.search(r'points="([^"]+)"', drawn)
-    assert line is not None
-    ys = [float(pair.split(",")[1]) for pair in line[1].split()]
-    # Of 24, a tenth is the whole height of 48: .4 takes a sixth of it.
-    assert max(ys) - min(ys) == pytest.approx(48 * 0.4 / 2.4, abs=0.11)
 
 
 # ---- who may call it ----
@@ -189,27 +133,6 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
         assert requests[0](client).status_code == 200
         assert requests[3](client).status_code == 200
     assert lease.controller(stage.ledger)["paused_by"] == "Olga"
-
-
-@pytest.mark.full
-def test_a_revoked_operator_is_out_at_once(stage: Stage) -> None:
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
-        assert client.get("/operate-api/status").status_code == 200
-        credentials.revoke(stage.ledger, "Olga", "root")
-        assert client.get("/operate-api/status").status_code in (401, 403)
-        assert client.get("/operate-api/export.zip").status_code in (401, 403)
-
-
-@pytest.mark.full
-def test_the_export_is_the_dashboard_in_a_file(stage: Stage) -> None:
-    stage.advance()
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
-        reply = client.get("/operate-api/export.zip")
-    assert reply.headers["content-type"] == "application/zip"
-    assert 'filename="run.zip"' in reply.headers["content-disposition"]
-    found = bundle.recompute(io.BytesIO(reply.content))
-    again = overview.overview(evidence.read(stage.ledger, as_of_us=found.as_of_us))
-    assert found == again
 
 
 @pytest.mark.full
@@ -242,23 +165,6 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
             assert "Traceback" not in message
             assert 'id="op-root"' in screen
     assert stage.ledger.query("SELECT count(*) AS n FROM events") == before
-
-
-def test_every_event_is_private_quiet_and_without_a_state(held: Stage) -> None:
-    for name in ("page.py", "state.py", "controls.py", "charts.py"):
-        source = (UI / name).read_text()
-        assert "gr.State" not in source
-        assert "share=True" not in source
-        assert "html_template" not in source
-
-    async def dependencies() -> list[dict[str, Any]]:  # Gradio's locks want a loop
-        return list(operator_page.blocks(held.site).config["dependencies"])
-
-    events = awaited(dependencies())
-    assert len(events) == 3
-    for event in events:
-        assert event["api_visibility"] == "private"
-        assert event["queue"] is False or event["backend_fn"] is False
 
 
 # ---- what it shows ----
@@ -302,36 +208,6 @@ def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
 
 
-def test_intervals_and_words_stand_beside_numbers(voted: Stage) -> None:
-    found = state.read_state(voted.site).page.improving
-    assert found.heading.of == 4
-    read = text(operator_page.page(voted.site))
-    low, high = f"{found.heading.low:.2f}", f"{found.heading.high:.2f}"
-    assert f"{found.heading.value:.2f} [{low}–{high}]" in read
-    assert not found.heading.unsure()
-    assert f"[{low}–{high}] too few votes to say" in read  # four votes, all one way
-    assert "Only the blind comparison with the base may be called improvement" in read
-
-
-def test_every_point_of_the_chart_is_in_the_table(voted: Stage) -> None:
-    page = state.read_state(voted.site).page
-    drawn = charts.values(page.values)
-    assert drawn.count("<title>") == len(page.values) == 2
-    assert drawn.count("hollow") == 1  # round 2: all for plus; round 1 has no path yet
-    assert drawn.count("cross") == 1
-    html = operator_page.page(voted.site)
-    table = html.split('id="op-values-table"')[1].split("</table>")[0]
-    assert table.count('<th scope="row">') == 2
-
-
-def test_nobody_runs_it_and_the_page_says_so(voted: Stage) -> None:
-    assert "no controller" in text(operator_page.page(voted.site))
-    with lease.hold(voted.ledger):
-        assert "controller running" in text(operator_page.page(voted.site))
-    voted.ledger.record_event("controller ended", "serve", {"code": 6, "again_in_s": 2.0})
-    assert "ended with code 6" in text(operator_page.page(voted.site))
-
-
 PACK = (
     "<img src=x onerror=window.pwn=1>", "<script>window.pwn=1</script>", "${window.pwn=1}",
     "{{constructor}}", "</textarea><b>", "‮reversed", "\x00",
@@ -359,14 +235,6 @@ def test_texts_of_models_are_text(tmp_path: Path) -> None:
         assert harmful not in shown
     assert "&lt;img src=x onerror=window.pwn=1&gt;" in shown
     assert "⟨202E⟩" in shown
-
-
-def test_before_the_first_round_the_panelists_screen_is_shown(held: Stage) -> None:
-    practice = operator_page.page(held.site)
-    assert "practice comparison stands in" in text(practice)
-    assert "srcdoc=" in practice
-    held.advance()
-    assert "srcdoc=" not in operator_page.page(held.site)  # it is open now
 
 
 # ---- what its controls do ----
@@ -464,13 +332,6 @@ def test_money_is_reported_before_the_start_and_can_be_limited(tmp_path: Path) -
     assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
 
 
-def test_without_a_price_no_money_is_spoken_of(held: Stage) -> None:
-    assert "Money" not in operator_page.dialogs(held.site)
-    assert "Pay" not in text(operator_page.page(held.site))
-    with pytest.raises(UsageError, match="name no pay"):
-        do(held, "limits", money=1.0)
-
-
 def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     do(voted, "limits", votes=12, hours=1.5, until="2030-01-31T17:30")
     found = budget.read_limits(voted.ledger)
@@ -479,19 +340,14 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     assert state.read_state(voted.site).page.progress.planned == 3
     do(voted, "limits")
     assert budget.read_limits(voted.ledger) == budget.Limits()
-
-
-@pytest.mark.parametrize("until", ["2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"])
-def test_a_limit_on_a_day_that_there_is_not_is_reported_in_a_sentence(
-    voted: Stage, until: str
-) -> None:
-    with pytest.raises(UsageError) as refused:
-        do(voted, "limits", until=until)
-    shown = until.replace("T", " ")
-    assert str(refused.value) == (
-        f"limits: {shown} is no date and time that there is; give another end"
-    )
+    with pytest.raises(UsageError, match="name no pay"):
+        do(voted, "limits", money=1.0)
+    for until in ("2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"):
+        with case(until), pytest.raises(UsageError, match="no date and time that there is"):
+            do(voted, "limits", until=until)
     assert budget.read_limits(voted.ledger) == budget.Limits()
+    do(voted, "limits", until="0001-01-01T00:00")  # long ago, so it has come
+    assert budget.read_limits(voted.ledger).at_us == 0
 
 
 def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
@@ -536,11 +392,6 @@ def test_erasing_wants_the_name_typed(voted: Stage) -> None:
     do(voted, "erase", name="Bob", typed="Bob")
     assert all(each.name != "Bob" for each in credentials.list_people(voted.ledger))
     assert [p.row.votes for p in state.read_state(voted.site).people] == [4, 4]
-
-
-def test_a_limit_long_ago_has_come(voted: Stage) -> None:
-    do(voted, "limits", until="0001-01-01T00:00")
-    assert budget.read_limits(voted.ledger).at_us == 0
 
 
 HELD_UP = (

@@ -12,7 +12,6 @@ import time
 import pytest
 import uvicorn
 
-from szpo.voting import pauses
 from szpo_ui import app
 from tests.support.browser import MINUS, NARROW, PLUS, SCHEMES, ZOOMED, misfits, violations
 from tests.support.panel_states import (
@@ -245,21 +244,6 @@ def test_a_double_click_and_a_replay_are_one_vote(stage, ann):
     assert votes(stage) == [("A", 0, 0)]
 
 
-def test_cannot_judge_needs_a_reason_and_may_report(stage, ann):
-    ann.keyboard.press("s")
-    assert ann.is_disabled("#sz-skip-send")
-    ann.keyboard.press("Escape")
-    ann.wait_for_selector("#sz-cannot-dialog:not([open])", state="attached")
-    ann.keyboard.press("s")
-    ann.check("input[name=sz-reason][value=content]")
-    ann.check("#sz-report")
-    ann.click("#sz-skip-send")
-    ann.wait_for_selector("#szpo-root[data-number='2']")
-    (row,) = stage.ledger.votes()
-    assert (row["choice"], row["skip_reason"]) == ("skip", "content")
-    assert json.loads(row["details"])["report"] is True and not stage.site.service.counted(0)
-
-
 def test_a_key_right_after_a_dialog_has_closed_is_not_lost(stage, ann):
     """Until the next frame the focus is still on a field of the closed dialog."""
     ann.keyboard.press("s")
@@ -274,39 +258,6 @@ def test_a_key_right_after_a_dialog_has_closed_is_not_lost(stage, ann):
     )
     assert where == "INPUT"
     assert ann.locator("#sz-cannot-dialog[open]").count() == 1
-
-
-def test_a_vote_is_changed_until_the_close_and_not_after(stage, ann):
-    vote(ann, "ArrowRight")
-    vote(ann, "ArrowRight")
-    until(ann, "waiting")
-    ann.keyboard.press("u")
-    until(ann, "vote", revises="1")
-    assert ann.get_attribute("[data-choice=B]", "aria-pressed") == "true"
-    ann.keyboard.press("ArrowLeft")
-    ann.keyboard.press("Enter")
-    until(ann, "waiting")
-    assert votes(stage) == [("B", 0, 0), ("B", 0, 0), ("A", 1, 0)]
-    mine = [v.choice for v in stage.site.service.counted(0)]
-    assert sorted(mine) == ["A", "B"]
-    late = ann.locator("[data-do=revise]").first.get_attribute("data-of")
-    others_vote(stage, "ben")
-    pauses.pause(stage.ledger, "olga", "so that the next round waits")
-    stage.site.service.ledger.execute("SELECT 1")
-    from szpo.voting import steps
-
-    assert steps.close(stage.ledger, 0, steps.Closing("rule"))
-    ann.clock.fast_forward(4_000)
-    until(ann, "paused")
-    assert ann.locator("[data-do=revise]").count() == 0
-    reply = ann.request.post(
-        f"{stage.url}/api/votes",
-        data={"assignment": late, "choice": "A", "idem": "a-late-change-of-mind",
-              "tab": stage.ledger.query("SELECT tab FROM assignments WHERE assignment = ?",
-                                        (late,))[0]["tab"]},
-        headers={"origin": stage.url},
-    )  # fmt: skip
-    assert reply.status == 409
 
 
 # ---- tabs, reloads, connections ----

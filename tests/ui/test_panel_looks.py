@@ -62,26 +62,6 @@ def test_a_phone_shows_all_of_it_within_reach(stage, ann):
     assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["y"] < boxes[1]["y"]  # A, then B
 
 
-def test_tab_order_skip_link_and_focus_are_as_expected(stage, ann):
-    ann.locator("#sz-h1").evaluate("n => n.blur()")
-    order = []
-    for _ in range(60):
-        ann.keyboard.press("Tab")
-        where = ann.evaluate(
-            "(() => { const n = document.activeElement; return n.closest('.sz-skip') ? 'skip' : "
-            "n.closest('header') ? 'header' : n.closest('.sz-intro') ? 'intro' : "
-            "n.closest('.sz-pair') ? 'pairs' : n.closest('.sz-bar') ? 'verdict' : 'out'; })()"
-        )
-        if where == "out":
-            break
-        if not order or order[-1] != where:
-            order.append(where)
-    assert order == ["skip", "header", "intro", "pairs", "verdict"]
-    ann.locator(".sz-skip").focus()
-    ann.keyboard.press("Enter")
-    assert ann.evaluate("document.activeElement.id") == "sz-verdict"
-
-
 def test_focus_shows_wherever_the_tab_key_goes_and_a_dialog_gives_it_back(stage, ann):
     ring = """() => {
       const n = document.activeElement;
@@ -154,15 +134,6 @@ def test_it_reads_in_order_speaks_seldom_and_bears_other_spacing(stage, ann):
             assert ann.evaluate(clipped) == []
 
 
-def test_a_pointer_that_rests_on_a_verdict_does_not_make_it_look_chosen(stage, ann):
-    looks = "n => { const c = getComputedStyle(n); return [c.backgroundColor, c.color]; }"
-    sides = [ann.locator(f"[data-choice={side}]") for side in ("A", "B")]
-    sides[1].hover()
-    assert sides[0].evaluate(looks) == sides[1].evaluate(looks)
-    ann.keyboard.press("3")
-    assert sides[0].evaluate(looks) != sides[1].evaluate(looks)
-
-
 def test_a_language_is_chosen_by_the_browser_and_changed_in_the_menu_without_losing_a_draft(
     stage, ann, panelist
 ):
@@ -194,17 +165,3 @@ def test_a_language_is_chosen_by_the_browser_and_changed_in_the_menu_without_los
     assert page.inner_text("h1") == "Le damos la bienvenida al panel"
     assert page.evaluate("document.activeElement.dataset.to") == "es"
     assert misfits(page, *NARROW, root="#szpo-root", bar=".sz-bar") == []
-
-
-def test_motion_rests_and_forced_colours_still_show_the_choice(stage, ann):
-    ann.emulate_media(reduced_motion="reduce")
-    moving = (
-        "[...document.querySelectorAll('.sz *')].filter(n => { const c = getComputedStyle(n);"
-        " return c.animationName !== 'none' || parseFloat(c.transitionDuration) > 0; }).length"
-    )
-    assert ann.evaluate(moving) == 0
-    ann.emulate_media(forced_colors="active")
-    ann.keyboard.press("2")
-    width = "n => parseFloat(getComputedStyle(n).borderTopWidth)"
-    assert ann.locator("[data-choice=tie]").evaluate(width) == 4
-    assert ann.locator("[data-choice=A]").evaluate(width) < 4

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from szpo.cli.app import call
-from szpo.errors import UsageError
 from szpo_ui.posterior import mounts
 from szpo_ui.posterior import page as posterior_page
 from tests.support import browser
@@ -85,34 +84,6 @@ def test_keys_move_a_handle_and_the_table_says_where_it_is(page: Any) -> None:
     assert page.locator("#vz-rows tr").nth(1).inner_text().split()[:3] == ["2", "0.60", "1.30"]
 
 
-def test_answers_join_leave_and_come_back(page: Any) -> None:
-    asked = figures(page)["pair"]
-    page.get_by_role("button", name="The second").click()
-    ready(page)
-    assert page.locator("[data-handle]").count() == 4
-    added = page.locator('[data-handle="3"]').get_attribute("aria-valuetext")
-    x, y = (-float(part.replace("−", "-")) for part in asked.split(","))
-    assert [float(p.replace("−", "-")) for p in added.split(",")] == [x, y]
-    page.locator("summary").click()
-    page.get_by_role("button", name="Remove difference 1").click()
-    ready(page)
-    assert page.locator("[data-handle]").count() == 3
-    page.get_by_role("button", name="Remove all").click()
-    ready(page)
-    assert page.locator("#vz-likelihood").inner_text() == "0.00"
-    page.get_by_role("button", name="Back to the start").click()
-    ready(page)
-    assert page.locator("[data-handle]").count() == 3
-
-
-def test_pictures_are_saved_as_files(page: Any) -> None:
-    for kind, head in (("SVG", b"<?xml"), ("GIF", b"GIF89a")):
-        with page.expect_download(timeout=60_000) as saving:
-            page.get_by_role("button", name=f"Save {kind}").click()
-        assert saving.value.suggested_filename == f"posterior.{kind.lower()}"
-        assert Path(saving.value.path()).read_bytes().startswith(head)
-
-
 def test_page_is_accessible_and_fits_small_windows(page: Any) -> None:
     assert browser.violations(page) == []
     for size in (browser.NARROW, browser.ZOOMED):
@@ -174,14 +145,6 @@ def test_nobody_else_sees_it(stage: Stage) -> None:
         assert anybody.get("/operate-visualize/").headers["location"].startswith("/login")
         anybody.cookies.update(stage.cookie("panelist", "P-01"))
         assert anybody.get("/operate-visualize-api/start").status_code == 401
-
-
-@pytest.mark.full
-def test_runs_that_cannot_be_drawn_say_why(stage: Stage) -> None:
-    with pytest.raises(UsageError, match="no votes on a closed round"):
-        mounts.of_run(stage.ledger)
-    with pytest.raises(UsageError, match="1 features are named; a plane has two"):
-        mounts.of_run(stage.ledger, "length")
 
 
 @pytest.mark.full

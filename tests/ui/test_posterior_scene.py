@@ -11,7 +11,7 @@ from PIL import Image
 from szpo.active.posterior import BradleyTerry
 from szpo.errors import UsageError
 from szpo_ui.posterior import pictures
-from szpo_ui.posterior.scene import CANDIDATES, CELLS, EXTENT, PARTICLES, fan_of, scene
+from szpo_ui.posterior.scene import CELLS, EXTENT, PARTICLES, scene
 
 ANSWERS = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
 
@@ -64,11 +64,6 @@ def test_particles_move_from_the_prior_to_the_posterior() -> None:
     np.testing.assert_allclose(shown.mean, shown.frames[-1].mean(0))
 
 
-def test_same_answers_same_scene() -> None:
-    np.testing.assert_array_equal(scene(ANSWERS).frames, scene(ANSWERS).frames)
-    assert (scene(ANSWERS, seed=1).frames != scene(ANSWERS).frames).any()
-
-
 @pytest.mark.parametrize(
     ("deltas", "message"),
     [
@@ -81,12 +76,6 @@ def test_same_answers_same_scene() -> None:
 def test_what_cannot_be_drawn_is_reported(deltas: list[tuple[float, ...]], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         scene(deltas)
-
-
-def test_no_candidate_no_suggestion() -> None:
-    assert scene(ANSWERS, np.zeros((0, 2))).suggested is None
-    assert scene(ANSWERS, np.zeros((5, 2))).suggested is None
-    assert len(fan_of(CANDIDATES)) == CANDIDATES
 
 
 @pytest.mark.full

@@ -7,10 +7,9 @@ import pytest
 from szpo.errors import UsageError
 from szpo.replay import verification
 from szpo.training.status import round_status
-from szpo.voting import casting, pauses
-from szpo.voting.casting import VoteRequest
+from szpo.voting import pauses
 from szpo_ui import app
-from szpo_ui.panel import comparison_view, own_seats, render, screens
+from szpo_ui.panel import own_seats, render, screens
 from szpo_ui.panel import page as panel_page
 from szpo_ui.panel.actions import Action, VoteForm, act
 from szpo_ui.web.site import Presence
@@ -96,14 +95,6 @@ def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
     assert ann.do("look", seat=None).state == "vote"
 
 
-def test_practice_can_be_left_and_is_then_not_shown_again(stage):
-    stage.advance()
-    ann = Person(stage, "ann", agreed=False)
-    ann.do("agree-practice")
-    assert ann.do("leave").state == "vote"
-    assert ann.do("open", seat=None).state == "vote"
-
-
 def test_practice_can_be_taken_again_before_the_run_begins(stage):
     ann = Person(stage, "ann")
     assert ann.at.state == "idle"
@@ -112,17 +103,6 @@ def test_practice_can_be_taken_again_before_the_run_begins(stage):
         assert ann.at.chosen is None
         assert ann.vote("tie", key=key).state == "feedback"
         assert ann.do("look", seat=None).state == "idle"
-
-
-def test_a_hundred_changes_of_mind_are_enough(stage, monkeypatch):
-    monkeypatch.setattr(casting, "MOST_ANSWERS", 2)
-    ann = Person(stage, "ann")
-    for key in range(2):
-        ann.do("practice")
-        assert ann.vote("tie", key=key).state == "feedback"
-    ann.do("practice")
-    at = ann.vote("tie", key=2)
-    assert at.state == "idle" and at.notice == "often"
 
 
 # ---- a round ----
@@ -398,19 +378,6 @@ def test_calibration_that_is_switched_off_is_not_to_be_had(tmp_path):
     stage.ledger.close()
 
 
-def test_a_calibration_whose_tab_is_gone_can_be_answered_in_another(stage):
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
-    answer_all(ann, ben)
-    stage.advance()
-    answer_all(ann)
-    assert ann.do("calibrate").state == "calib"
-    ann.alive = lambda panelist, tab: False
-    ann.tab = OTHER
-    assert ann.do("open", seat=None).state == "calib"
-    assert ann.vote("A", key="calib").notice == "thanks"
-
-
 def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):
     stage.advance()
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
@@ -448,49 +415,7 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage):
     assert ann.glance()["key"] != before["key"]
 
 
-def test_the_end_counts_own_votes(tmp_path):
-    stage = make(tmp_path / "short.db", sets=["run.votes=4", "run.steps=1"])
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
-    answer_all(ann, ben)
-    stage.advance(until_step=1)
-    over = ann.do("look")
-    assert over.state == "finished" and over.votes == 2 and not over.final
-    stage.ledger.close()
-
-
 # ---- what the algorithm needs of the screen ----
-
-
-def test_sides_are_constant_within_a_sheet_and_balanced_over_the_panel(tmp_path):
-    """Two panelists of an even panel see opposite sides, so A is plus exactly half the time."""
-    stage = make(tmp_path / "many.db")
-    service = stage.site.service
-    people = [service.enroll("person", name) for name in ("ann", "ben")]
-    plus_on_a = seats = 0
-    for _ in range(5):
-        stage.advance()
-        by_comparison = {}
-        for number in range(2):
-            for person in people:
-                seat = service.assign(person)
-                comparison = stage.ledger.comparison(seat.comparison)
-                shown = comparison_view.sheet(comparison, seat)
-                sides = {"amber" in text_of(pair.a)
-                         for pair in shown.pairs}  # fmt: skip
-                assert len(sides) == 1  # the same policy on A in every row
-                by_comparison.setdefault(seat.comparison, []).append(sides.pop())
-                service.cast(VoteRequest(seat.id, "tie", idem=KEY(f"{number}-{person}")[:64]))
-        for pair in by_comparison.values():
-            assert sorted(pair) == [False, True]
-            plus_on_a += sum(pair)
-            seats += len(pair)
-    assert seats == 20 and plus_on_a == seats / 2
-    stage.ledger.close()
-
-
-def text_of(side):
-    return "".join(piece.text for piece in side.pieces)
 
 
 def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
@@ -503,19 +428,6 @@ def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
     shown = ann.at.sheet
     assert len(shown.same) == 1 and len(shown.pairs) == 2
     assert shown.words == 2 * (2 + 3 + 3)  # "Question 7?", and three words a side
-    stage.ledger.close()
-
-
-def test_a_round_of_equal_answers_asks_nobody(tmp_path):
-    def text(step, i, side):
-        return "alike" if step == 0 else f"{side} {i}"
-
-    stage = make(tmp_path / "alike.db", text=text)
-    stage.advance()
-    first = stage.ledger.step(0)
-    assert first["closed_by"] == "auto" and not stage.ledger.votes(0)
-    ann = Person(stage, "ann")
-    assert (ann.at.state, ann.at.step) == ("vote", 1)
     stage.ledger.close()
 
 
@@ -595,12 +507,3 @@ def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new
     assert left.state == "vote" and not left.second and left.step == 2
     assert verification.verify(stage.ledger).ok
     stage.ledger.close()
-
-
-def test_consent_says_that_some_comparisons_are_answered_twice_only_where_they_are(tmp_path):
-    for share, says in (("0", False), ("0.1", True)):
-        stage = make(tmp_path / f"{share}.db", sets=[f"panel.second_share={share}"])
-        at = Person(stage, "ann", agreed=False).at
-        shown = render.page(at, render.Rubric("?", "", ""))
-        assert ("answered by two people" in shown) is says
-        stage.ledger.close()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,44 +84,6 @@ def test_a_missing_run_and_contradictions_are_named(
     assert "keeps its settings" in refused(capsys, "x", "--preset", "people", *folder)
     assert "makes its own run" in refused(capsys, "x", "--demo", *folder)
     assert "without a path" in refused(capsys, "x", "--url", "https://a.example/b", *folder)
-
-
-# ---- what ----
-
-
-@pytest.mark.parametrize("by_file", [True, False])
-def test_a_settings_file_or_a_preset_begins_a_run_in_its_own_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_file: bool
-) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text('[panel]\nkind = "people"\n[run]\nlag = 1\n', encoding="utf-8")
-    words = [str(file)] if by_file else ["--preset", "people"]
-    folder = tmp_path / "runs"
-    wishes = serve.Wishes(
-        str(file) if by_file else None,
-        folder,
-        None if by_file else "people",
-        ("run.name=mine",),
-    )
-    chosen, path, config = serve._find_target(wishes)
-    assert path == folder / "mine.db"
-    assert config is not None and (config.panel.kind, config.run.lag) == ("people", 1)
-    begun: list[Sequence[str]] = []
-    monkeypatch.setattr(serve, "start", begun.append)
-    serve._begin(chosen, path)
-    assert begun[0][3:] == [
-        "run", *words, "--set", "run.name=mine", "--set", f"run.folder={folder}", "--stay",
-        "--hold",
-    ]  # fmt: skip
-    serve._begin(replace(chosen, at_once=True), path)
-    assert begun[1] == begun[0][:-1]
-
-
-def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
-    for taken in ("serve-demo-1", "serve-demo-2"):
-        _, path, _ = serve._find_target(serve.Wishes(demo=True, folder=tmp_path))
-        assert path.stem == taken
-        path.touch()
 
 
 # ---- where ----
@@ -255,21 +216,6 @@ def test_the_controllers_end_is_on_record(run: Path) -> None:
         serve.make_end_recorder(ledger)(3, 4.0)
         (event,) = ledger.events("controller ended")
         assert (event["actor"], event["body"]) == ("serve", {"code": 3, "again_in_s": 4.0})
-
-
-def test_an_operator_at_work_is_not_sent_away_after_a_day(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [1_700_000_000_000_000]
-    place = address.SiteAddress("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
-    with Ledger.open(run, clock=lambda: now[0]) as ledger:
-        serve._print_links(serve.Wishes(), ledger, place)
-        token = re.search(r"#t=(\S+)", capsys.readouterr().err)
-        assert token is not None
-        session, _ = credentials.redeem(ledger, token[1])
-        for _ in range(9):  # three days, a look every eight hours
-            now[0] += 8 * 3_600_000_000
-            assert credentials.identify(ledger, session) is not None
 
 
 # ---- the whole command ----

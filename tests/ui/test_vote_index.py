@@ -30,6 +30,8 @@ from szpo_ui.operator import (
 from szpo_ui.operator.vote_index import VoteIndex
 from tests.support.browser import MovableClock, Stage, make
 from tests.support.many_votes import make as make_many
+from tests.support.outline import Outline
+from tests.support.xss_corpus import PAYLOADS
 
 FORMULA = '=HYPERLINK("http://x.example")'
 
@@ -192,32 +194,6 @@ def test_reading_on_gives_what_reading_anew_gives(tmp_path: Path, live: bool) ->
         each.close()
 
 
-def test_a_vote_is_stored_while_somebody_reads(tmp_path: Path) -> None:
-    stage = make(tmp_path / "run.db", clock=MovableClock())
-    stage.advance()
-    index = index_of(stage)
-    with index.ledger.snapshot():
-        assert read(index).votes == 0  # the transaction for reading has begun
-        assert not vote(stage, "Ada", "plus").late
-        assert read(index).votes == 0
-    while index.advance(live=False):
-        pass
-    assert read(index).votes == 1
-    index.close()
-    stage.ledger.close()
-
-
-def test_votes_cast_are_counted_at_once_and_from_where_the_last_count_ended(
-    filled: tuple[Stage, dict[str, int]],
-) -> None:
-    ledger = filled[0].ledger
-    found = votes_cast.count(ledger)
-    assert found.by_name == {"Ada": 3, "Bob": 5, "Cleo": 1, "Dan": 2}
-    assert votes_cast.count(ledger, votes_cast.VotesCast({"Bob": 7}, found.last)).by_name == {
-        "Bob": 7
-    }
-
-
 # ---- what an open round keeps to itself ----
 
 
@@ -244,12 +220,6 @@ def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(
     live.close()
 
 
-def test_the_order_of_unnamed_sides_is_not_that_of_plus_and_minus() -> None:
-    orders = {vote_pages._order(f"{n:032x}") for n in range(20)}
-    assert orders == {("plus", "minus"), ("minus", "plus")}
-    assert vote_pages._order("x") == vote_pages._order("x")
-
-
 # ---- filters, search, pages ----
 
 
@@ -266,6 +236,7 @@ def test_the_order_of_unnamed_sides_is_not_that_of_plus_and_minus() -> None:
         ({"state": "void"}, {"Bob void"}),
         ({"q": "RUDE"}, {"Bob"}),
         ({"q": "asleep"}, {"Ada gold"}),
+        ({"panelist": "Bob", "note": "1"}, set()),  # the note on his comparison is Ada's
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -281,11 +252,6 @@ def test_a_filter_finds_the_votes_that_meet_it(
     assert wanted <= found if "q" in chosen else wanted == found
     if "q" not in chosen:
         assert page.votes == len(wanted)
-
-
-def test_all_conditions_on_votes_hold_for_one_vote(index: VoteIndex) -> None:
-    assert read(index, panelist="Bob").total and read(index, note="1").total
-    assert read(index, panelist="Bob", note="1").total == 0  # Ada's note, on a comparison of his
 
 
 @pytest.mark.parametrize(
@@ -518,3 +484,25 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path: Pat
         stage.ledger.close()
     assert 'id="vb-formatted" autocomplete="off" checked' in shown["formatted"]
     assert 'id="vb-formatted" autocomplete="off">' in shown["plain"]
+
+
+def test_hostile_texts_are_text_on_the_page_and_exact_in_the_file(tmp_path: Path) -> None:
+    def hostile(step: int, i: int, side: str) -> str:
+        return PAYLOADS[(2 * i + (side == "plus")) % len(PAYLOADS)]
+
+    sets = [f"optimizer.rows={len(PAYLOADS)}", "optimizer.comparisons=1"]
+    stage = make(tmp_path / "run.db", text=hostile, sets=sets, clock=MovableClock())
+    stage.advance()
+    vote(stage, "Ada", "plus", details={"comment": PAYLOADS[0]})
+    index = index_of(stage, live=True)
+    chosen = vote_filter.parse([])
+    page = Outline(str(votes_page._render(stage.site, chosen, votes_page._read(chosen, index)[0])))
+    for tag, attrs in page.found:
+        assert tag not in ("img", "iframe", "object", "svg", "style", "base"), (tag, attrs)
+        assert not [name for name in attrs if name.startswith("on") or name == "style"], attrs
+    assert all(attrs.get("src") for attrs in page.all("script"))
+    file = vote_export.write(lambda look: look(index), chosen, "jsonl")
+    (line,) = (json.loads(line) for line in b"".join(vote_export.parts(file)).splitlines())
+    assert {row[side] for row in line["rows"] for side in ("plus", "minus")} >= set(PAYLOADS[:40])
+    index.close()
+    stage.ledger.close()

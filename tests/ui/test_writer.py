@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from szpo.voting import casting
@@ -98,29 +97,3 @@ def test_a_vote_that_breaks_fails_alone(quiet: Stage, monkeypatch: pytest.Monkey
     assert [vote["assignment"] for vote in quiet.ledger.votes()] == [
         each.assignment for each in found if isinstance(each, casting.Receipt)
     ]
-
-
-def test_who_asked_for_what_broke_gets_a_number(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage.advance()
-    service = type(stage.site.service)
-    good, bad = (stage.invitation("panelist", name).panelist for name in ("P-01", "P-02"))
-    real = service.assign
-
-    def assign(self: Any, panelist: str, **more: Any) -> Any:
-        if panelist == bad:
-            raise ZeroDivisionError("a fault of ours")
-        return real(self, panelist, **more)
-
-    monkeypatch.setattr(service, "assign", assign)
-    cookies = {who: stage.cookie("panelist", who) for who in ("P-01", "P-02")}
-    reported = {
-        who: httpx.post(
-            f"{stage.url}/api/assignment", json={"tab": "t"}, cookies=cookies[who], timeout=30
-        )
-        for who in cookies
-    }
-    assert reported["P-01"].status_code == 200 and good is not None
-    assert reported["P-02"].status_code == 500
-    assert reported["P-02"].json()["message"].startswith("something went wrong; tell the operator")

@@ -1,92 +1,13 @@
 """A corpus of hostile answers: escaped by the renderer, inert and literal in a browser."""
 
-import re
-import unicodedata
-from html import unescape
-from html.parser import HTMLParser
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from szpo_ui.panel.formatted import TAGS
-from szpo_ui.web.diff import Piece, compare
-from szpo_ui.web.markup import plain, prose
-from tests.support.cases import case
 from tests.support.panel_states import agree, until, visit
 from tests.support.xss_corpus import HOST, LONG, MARKER, PAYLOADS
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ("panelist",)
-
-CLEAN = {"span"}
-
-
-class Tags(HTMLParser):
-    """What a parser makes of a rendered text: its elements, and what a reader sees."""
-
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.found, self.text = [], ""
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def parsed(markup):
-    made = Tags()
-    made.feed(str(markup))
-    made.close()
-    return made
-
-
-def shown(text):
-    """The text as the page shows it: hidden characters by their sign."""
-    return unescape(re.sub("<[^>]*>", "", str(prose(text))))
-
-
-def test_the_corpus_is_large_and_without_repeats():
-    assert len(PAYLOADS) == len(set(PAYLOADS)) >= 100
-
-
-@pytest.mark.spine
-def test_a_payload_becomes_text_and_nothing_else():
-    for text in PAYLOADS:
-        with case(text):
-            for markup in (prose(text), prose(compare(text, text + " more").a)):
-                made = parsed(markup)
-                assert all(
-                    tag == "span" and set(attrs) <= {"class", "title"} for tag, attrs in made.found
-                )
-                assert not set(str(markup).lower()) & set("\x00\x1b\u202e\u2066")
-            if text.isprintable():
-                assert parsed(prose(text)).text == text
-
-
-@given(st.text(max_size=80), st.text(max_size=80))
-def test_no_text_at_all_makes_an_element_of_its_own(a, b):
-    for markup in (prose(a), prose(compare(a, b).a), prose([Piece(b, True), Piece(a)])):
-        made = parsed(markup)
-        assert {tag for tag, _ in made.found} <= CLEAN
-        assert {attrs["class"] for _, attrs in made.found} <= {"sz-sign", "sz-diff"}
-        hidden = {c for c in made.text if unicodedata.category(c) in ("Cc", "Cs")}
-        assert hidden <= {"\n", "\t"}
-
-
-@given(st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60))
-def test_visible_text_comes_through_unchanged(text):
-    seen = "".join(
-        c for c in plain(text) if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp")
-    )
-    remaining = "".join(c for c in shown(text) if unicodedata.category(c) not in ("Cc", "Cf"))
-    assert without_signs(remaining) == without_signs(seen)
-
-
-def without_signs(text):
-    return re.sub("⟨[0-9A-F]+⟩|[\u2400-\u2421]", "", text)
 
 
 def hostile(step, i, side):
