@@ -105,20 +105,6 @@ def test_rows_say_what_the_commands_say_of_each_run(folder: Path) -> None:
                 assert row.person_hours == budget.person_hours(ledger)
 
 
-def test_a_run_is_read_again_only_when_its_file_has_changed(folder: Path) -> None:
-    reader = FolderReader(folder)
-    before = reader.rows()
-    assert (reader.reads, reader.rows(), reader.reads) == (5, before, 5)
-    with Ledger.open(folder / "people.db") as ledger:
-        pauses.pause(ledger, "Olga", "lunch")
-        assert rows.find(reader.rows(), "people") == row_of(folder, "people")
-        assert reader.reads == 6
-    row = row_of(folder, "people")
-    assert (row.state, row.detail) == ("paused", "by Olga: lunch")
-    (folder / "people.db").unlink()
-    assert rows.find(reader.rows(), "people") is None
-
-
 def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path: Path) -> None:
     stage = make(tmp_path / "run.db")
     stage.advance()

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from szpo_ui.web import credentials, login
 from szpo_ui.web.rate import Buckets, Locks
@@ -136,6 +137,16 @@ def test_right_logins_and_their_sessions_have_a_bound(stage: Stage) -> None:
     assert len(rows) == credentials.MOST_SESSIONS == 10
     alive = [credentials.identify(stage.ledger, token) is not None for token in tokens]
     assert alive == [False] * 10 + [True] * 10
+
+
+def test_addresses_of_one_network_are_one_to_the_lock() -> None:
+    def seen(host: str) -> str:
+        return login._network(Request({"type": "http", "client": (host, 1), "headers": []}))
+
+    assert seen("2001:db8::1") == seen("2001:db8::ffff:1") != seen("2001:db8:0:1::1")
+    assert seen("10.0.0.1") != seen("10.0.0.2")
+    assert seen("::ffff:10.0.0.1") == seen("10.0.0.1") != seen("::ffff:10.0.0.2")
+    assert seen("testclient") == "testclient"
 
 
 def test_a_link_works_once_and_ends_the_session_before_it(
@@ -279,6 +290,8 @@ def test_buckets_pass_a_burst_and_then_the_rate() -> None:
     now[0] = 500_000
     assert buckets.take("a") == 0.0
     assert buckets.take("a") > 0
+    now[0] = 60_000_000  # a long rest saves up no more than the burst
+    assert [buckets.take("a") > 0 for _ in range(4)] == [False] * 3 + [True]
 
 
 def test_locks_count_the_wrong_codes_of_the_last_minute() -> None:

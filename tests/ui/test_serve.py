@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,9 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from szpo.analysis import improvement
 from szpo.cli.app import call
-from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.voting import lease
@@ -320,7 +317,6 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
             applied(4)
             again = int(lease.controller(ledger)["lease"].split(":")[1])
             assert again != killed
-            final_comparison_offered_by_itself(served, ledger)
         served.child.send_signal(signal.SIGINT)
         assert served.child.wait(60) == 130
         with pytest.raises(ProcessLookupError):
@@ -330,54 +326,6 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
     finally:
         ledger.close()
         served.close()
-
-
-def accepted(person: httpx.Client, where: str, body: dict[str, str]) -> Any:
-    """What is answered; who votes faster than people can is told to wait (429)."""
-
-    def answered() -> httpx.Response | None:
-        reply = person.post(where, json=body)
-        return None if reply.status_code == 429 else reply
-
-    reply = until(answered)
-    assert reply.status_code == 200
-    return reply.json()
-
-
-def final_comparison_offered_by_itself(served: Served, ledger: Ledger) -> None:
-    """At a run's end its people are asked, blind, whether it helped; once that is closed, the
-    operator's page opens with what they said."""
-    for name in ("P-01", "P-02"):
-        code = credentials.invite(ledger, "panelist", name).code
-        with httpx.Client(base_url=served.url, timeout=30) as person:
-            answer = person.post("/api/session", json={"name": name, "code": code})
-            person.headers["Authorization"] = f"Bearer {answer.json()['token']}"
-            ask = {"tab": "t", "of": "final"}
-            until(lambda person=person, ask=ask: person.post(
-                "/api/assignment", json=ask).status_code == 200)  # fmt: skip
-            for _ in range(10):
-                shown = accepted(person, "/api/assignment", ask)
-                assert shown["round"] is None and "tuned" not in str(shown)
-                seat = shown["assignment"]
-                body = {"assignment": seat, "choice": "B", "idem": seat, "tab": "t"}
-                accepted(person, "/api/votes", body)
-    (order,) = orders.orders(ledger, "final")
-    assert order.by == "szpo run", "nobody had to order it"
-    with httpx.Client(base_url=served.url, timeout=30) as operator:
-        operator.post("/redeem", json={"token": served.token})
-
-        def page(request: str) -> str:
-            sent = {"fn_index": 1, "session_hash": "x", "data": [request]}
-            answer = operator.post("/operate/gradio_api/run/predict", json=sent)
-            return str(answer.json()["data"][0])
-
-        before = page('{"do":"look"}')
-        assert "the blind final comparison is open" in before and "blind pairs" not in before
-        after = page(json.dumps({"do": "close-final", "order": order.id}))
-    helped = improvement.read(ledger)
-    assert helped.share is not None and helped.share.of == 20 and helped.votes == 8
-    assert "of 20 blind pairs, 8 votes" in helped.sentence
-    assert after.index(helped.sentence) < after.index("Is it improving?")
 
 
 @pytest.mark.full

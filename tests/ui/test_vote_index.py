@@ -344,32 +344,6 @@ def test_an_address_says_the_whole_filter_and_nothing_else() -> None:
     assert chosen.query(after=chosen.after).endswith("&after=3.4")
 
 
-def test_no_page_scans_a_table_of_the_ledger(index: VoteIndex) -> None:
-    asked: list[tuple[str, Any]] = []
-    query = index.ledger.query
-
-    def note(sql: str, parameters: Any = ()) -> Any:
-        asked.append((sql, parameters))
-        return query(sql, parameters)
-
-    index.ledger.query = note  # type: ignore[method-assign]
-    for chosen in (
-        {}, {"panelist": "Ada"}, {"q": "amber"}, {"prompt": "1"}, {"kind": "gold", "note": "1"},
-        {"round": "2", "sort": "votes"}, {"state": "not", "sort": "split"},
-    ):  # fmt: skip
-        page = read(index, **chosen)
-        read(index, **chosen, comparison=page.items[0].comparison if page.items else "x")
-    plans = {
-        (sql, row["detail"])
-        for sql, parameters in asked
-        for row in query(f"EXPLAIN QUERY PLAN {sql}", parameters)
-    }
-    assert len(plans) > 20
-    of_ledger = {"c", "a", "v", "comparisons", "answers", "votes", "assignments"}
-    scans = [(s, d) for s, d in plans if d.startswith("SCAN") and d.split()[1] in of_ledger]
-    assert scans == []
-
-
 # ---- files ----
 
 
