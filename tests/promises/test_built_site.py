@@ -89,24 +89,6 @@ def test_every_link_of_every_page_resolves(site: Path) -> None:
     assert not broken and checked > 3000
 
 
-def test_an_equation_in_a_line_stays_in_it(site: Path) -> None:
-    text = (site / "concepts" / "index.html").read_text(encoding="utf-8")
-    inline = re.findall(r"(.{6})<math [^>]*display=\"inline\"", text, re.DOTALL)
-    assert len(inline) > 10 and set(inline) == {"<span>"}
-
-
-def test_decision_trees_are_shown_whole(chromium: Any, site: Path, address: str) -> None:
-    """On a screen of 1,280 pixels no line of a tree has to be scrolled to."""
-    view = chromium.new_page(viewport={"width": 1280, "height": 900})
-    for page in ("engine", "panel", "rule", "storage", "subspace"):
-        view.goto(f"{address}choose/{page}/", wait_until="load")
-        assert view.evaluate(
-            "[...document.querySelectorAll('pre > code')]"
-            ".every(code => code.scrollWidth <= code.clientWidth + 1)"
-        ), page
-    view.close()
-
-
 def test_pages_stay_on_their_host_and_fit_a_phone(chromium: Any, site: Path, address: str) -> None:
     asked: list[str] = []
     wide = {}
@@ -136,13 +118,3 @@ def test_axe_finds_nothing_serious(chromium: Any, address: str, scheme: Any) -> 
             found[page] = wrong
     context.close()
     assert not found
-
-
-def test_search_finds_a_page(chromium: Any, address: str) -> None:
-    view = chromium.new_page(viewport={"width": 1280, "height": 900})
-    view.goto(address, wait_until="load")
-    view.get_by_placeholder("Search").fill("Bayes factor")
-    # Before these stand the results of nothing typed yet.
-    view.locator(".md-search-result__item a[href*='h=bayes' i]").first.wait_for(timeout=15_000)
-    assert "glossary" in view.locator(".md-search-result__item a").first.get_attribute("href")
-    view.close()

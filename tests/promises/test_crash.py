@@ -94,24 +94,6 @@ def test_a_run_killed_at_any_write_resumes_as_the_same_run(tmp_path, case, strid
     assert at > 100  # the enumeration did reach every phase
 
 
-def test_a_run_killed_again_and_again_still_ends_the_same(tmp_path):
-    layout, changes, lag, until = CASES["known"]
-    settings = settings_of(layout, **changes)
-    with new_ledger(tmp_path / "unbroken.db", settings) as ledger:
-        drive(ledger, QuadraticPolicy(settings), settings, lag, until)
-        expected = history(ledger)
-    path = tmp_path / "killed.db"
-    new_ledger(path, settings).close()
-    lives = 0
-    while not attempt(path, settings, lag, until, 30):
-        lives += 1
-        with Ledger.open(path, clock=Clock()) as ledger:
-            ledger.execute("UPDATE controller SET lease = NULL, expires_us = NULL")
-    assert lives >= 3
-    with Ledger.open(path, clock=Clock()) as ledger:
-        assert history(ledger) == expected and verification.verify(ledger).ok
-
-
 def _forever(path):
     """In a child: say after each step that it is done, and never end."""
     settings = settings_of(N=2, D=1)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from szpo.cli.app import call
-from szpo.ledger import checkpoint
 from szpo.ledger.database import Ledger
 from szpo.replay import backup
 from szpo_ui.web import credentials
@@ -140,20 +139,3 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
         ledger.checkpoint_log()  # as the next process does; the bytes go with it
     for file in path.parent.iterdir():
         assert b"Secretive" not in file.read_bytes()
-
-
-# ---- libraries with known holes ----
-
-
-@pytest.mark.full
-def test_the_log_of_a_run_names_no_panelist(tmp_path, caplog, monkeypatch):
-    """What szpo itself logs is about files."""
-    monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", 1)
-    monkeypatch.setattr(checkpoint, "LOG_ALARM", 1)
-    path = yard_run.make(tmp_path, "run.votes=8")
-    with (
-        caplog.at_level(logging.DEBUG, "szpo"),
-        Ledger.open(path) as run,
-    ):
-        credentials.invite(run, "panelist", "Ann")
-    assert caplog.records and not [r for r in caplog.records if "Ann" in r.getMessage()]

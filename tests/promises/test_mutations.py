@@ -3,7 +3,6 @@
 Every column of every table is either covered by `verify` or stands in `EXCLUDED`, with the reason.
 """
 
-import itertools
 import sqlite3
 
 import pytest
@@ -163,31 +162,6 @@ def check_cover(path, table, column):
         assert failure(path) in named(table, row, {**row, column: changed})
 
 
-@pytest.mark.full
-def test_what_no_run_writes_is_named_too(path, original):
-    """Bytes that are no UTF-8 (one flipped bit makes them of any text), and no finite number."""
-    for table, column in COLUMNS:
-        if table in APPEND_ONLY and column not in EXCLUDED.get(table, ()):
-            path.write_bytes(original)
-            with case(table, column):
-                check_odd_value(path, table, column)
-
-
-def check_odd_value(path, table, column):
-    rows = keys(path, table)
-    row = rows[len(rows) // 2]
-    conn = sqlite3.connect(path)
-    kind = next(r[2] for r in conn.execute(f"PRAGMA table_info({table})") if r[1] == column)
-    conn.close()
-    changed = {"TEXT": "CAST(x'ff41' AS TEXT)", "REAL": "9e999"}.get(kind)
-    if changed is None:
-        return  # any integer and any bytes are values like another
-    key = canonical.KEYS[table]
-    where, values = " AND ".join(f"{c} = ?" for c in key), [row[c] for c in key]
-    assert forge(path, f"UPDATE {table} SET {column} = {changed} WHERE {where}", values) == 1
-    assert failure(path) in named(table, row, {**row, column: "\\xffA"})
-
-
 def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(path):
     """A name may be personal: events and votes know people by an id."""
     with Ledger.open(path) as ledger:
@@ -220,49 +194,6 @@ def test_any_row_that_is_deleted_is_named(path, table, original):
         values = [row[column] for column in canonical.KEYS[table]]
         assert forge(path, f"DELETE FROM {table} WHERE {where}", values) == 1
         assert failure(path) in named(table, row)
-
-
-@pytest.mark.full
-def test_values_swapped_between_two_rows_are_found(path, original):
-    for table in APPEND_ONLY:
-        columns = canonical.CHAINED.get(table, (*canonical.EVENT_COLUMNS, "row_sha256"))
-        for column in columns if table != "runs" else ():  # it has one row
-            path.write_bytes(original)
-            with case(table, column):
-                check_swap(path, original, table, column)
-
-
-def check_swap(path, original, table, column):
-    """A pair whose swap the table's own UNIQUE rules do not refuse already."""
-    rows = keys(path, table)
-    pairs = [(a, b) for a, b in itertools.combinations(rows, 2) if a[column] != b[column]]
-    for first, second in pairs:
-        try:
-            swap(path, table, column, first, second)
-        except sqlite3.IntegrityError as error:
-            assert "UNIQUE" in str(error)
-            path.write_bytes(original)
-            continue
-        now = ({**first, column: second[column]}, {**second, column: first[column]})
-        assert failure(path) in named(table, first, second, *now)
-        return
-    # Nothing to swap, or nothing that could be.
-    assert len({row[column] for row in rows}) == 1 or (table, column) == (
-        "assignments",
-        "panelist",
-    )
-
-
-def swap(path, table, column, first, second):
-    """By way of a value that no row has."""
-    spare = {int: -7, float: -7.0, bytes: b"spare"}.get(type(first[column]), "spare")
-    put(path, table, first, **{column: spare})
-    if column in canonical.KEYS[table]:
-        put(path, table, second, **{column: first[column]})
-        put(path, table, {**first, column: spare}, **{column: second[column]})
-    else:
-        put(path, table, second, **{column: first[column]})
-        put(path, table, first, **{column: second[column]})
 
 
 @pytest.mark.parametrize("table", [table for table in APPEND_ONLY if table != "runs"])

@@ -21,7 +21,6 @@ from szpo.cli.app import call
 from szpo.config import rule_plugins, settings_file
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import defaults
 from szpo.optim.rules import registry
 from szpo.optim.rules.known import RULE as KNOWN
 from szpo.optim.settings import SettingsError
@@ -95,15 +94,6 @@ def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
                                "szpo-plugin-template 0.1.0, which is not installed;")  # fmt: skip
 
 
-def test_the_rules_limit_is_what_tells_it_from_known(installed: None) -> None:
-    rule = rule_plugins.find("cautious")
-    assert rule is not None and rule_plugins.find("cautious") is rule
-    measure = import_module(f"{PACKAGE}.rule").measure
-    assert measure(None, [-3.0, 0.25, 3.0], None).tolist() == [-1.0, 0.25, 1.0]
-    settings = defaults(1, (("z", (8,)),), rule="cautious", alpha=0.1)
-    assert settings.rule == "cautious" and rule.name != KNOWN.name
-
-
 @pytest.mark.full
 def test_engine_evaluator_and_tracker_answer_and_listen(installed: None, tmp_path: Path) -> None:
     path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4",
@@ -138,16 +128,6 @@ def test_what_is_no_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
     with pytest.raises(SettingsError, match="'known' is there already"):
         registry.add(other)
-
-
-def test_the_page_has_a_row_and_a_section_for_every_group() -> None:
-    """Groups are read from the code that loads entry points."""
-    loads = re.compile(r'(?:plugins\.(?:load|names)\(\s*|GROUP(?:: Final)? = )"(szpo\.[a-z]+)"')
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "szpo").rglob("*.py")]
-    groups = {found for text in sources for found in loads.findall(text)}
-    assert len(groups) == 9
-    assert set(re.findall(r"^\| `(szpo\.[a-z]+)` \|", PAGE, re.MULTILINE)) == groups
-    assert set(re.findall(r"^## [A-Z][a-z]+: `(szpo\.[a-z]+)`$", PAGE, re.MULTILINE)) == groups
 
 
 def section(group: str) -> dict[str, Any]:
