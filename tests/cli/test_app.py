@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from szpo.cli import commands, console
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import UsageError
@@ -44,31 +43,6 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
         assert child.stderr is not None
         assert any(line.startswith("run yard") for line in child.stderr), "it never began"
         yield child
-
-
-@pytest.mark.full
-def test_every_command_says_what_it_does(capsys: Capture) -> None:
-    for name in commands.COMMANDS:
-        assert call([name, "--help"]) == 0
-        shown = capsys.readouterr().out
-        assert len(shown.splitlines()) >= 3, name
-        if name == "bench":  # which hands its help on to the benchmarks
-            continue
-        assert f"Usage: szpo {name} " in shown and "╭─ Options" in shown, name
-        command = commands.load(name)
-        words = " ".join(re.sub("[│╭╰╮╯─]", " ", shown).split())
-        for param in command.params:  # brackets in a help are no markup
-            wanted = " ".join((getattr(param, "help", None) or "").replace("\\[", "[").split())
-            assert wanted in words or len(wanted) > 60, (name, wanted)
-
-
-def test_the_commands_stand_in_groups_and_their_names_are_whole(capsys: Capture) -> None:
-    assert call(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for group in {entry.group for entry in commands.COMMANDS.values()}:
-        assert f"╭─ {group} ─" in shown
-    for name, entry in commands.COMMANDS.items():
-        assert re.search(rf"│ {name} +{re.escape(entry.help)} *│", shown), name
 
 
 def test_help_and_a_misspelt_command_load_next_to_nothing() -> None:
@@ -207,21 +181,6 @@ def test_the_head_that_show_prints_is_the_one_that_verify_takes(
 
 
 @pytest.mark.full
-def test_no_name_in_a_table_is_broken(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "a-run-of-a-name-that-is-longer-than-a-column-of-it"
-    yard_run.make(tmp_path).rename(tmp_path / "runs" / f"{name}.db")
-    capsys.readouterr()
-    monkeypatch.setattr(console.console, "width", 60)
-    assert call(["runs", "--folder", str(tmp_path / "runs")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("yard ") or line.startswith(f"{name} ")]
-    words = " ".join(lines).split()
-    assert {"against", "the", "base", "bt70", "(walk)", "tabular"} <= set(words)  # none is cut
-
-
-@pytest.mark.full
 def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -> None:
     arguments = yard_run.arguments(tmp_path, "optimizer.votes=2", "run.votes=160")
     assert call([*arguments, "--plan", "--json"]) == 0
@@ -251,18 +210,6 @@ def test_the_plan_multiplies_what_an_answer_took() -> None:
     answers = 2 * 15 * 64 + 2 * (128 + 96 + 384) + 16 * (2 * 4 + 3)
     assert found.generation_minutes == pytest.approx(answers * 0.3 / 60)
     assert found.measured and found.heldout_answers == 176
-
-
-@pytest.mark.full
-def test_init_writes_what_run_reads(tmp_path: Path, capsys: Capture) -> None:
-    file = tmp_path / "run.toml"
-    assert call(["init", str(file), "--preset", "tiny", "--set", "seed=4"]) == 0
-    assert "seed = 4" in file.read_text(encoding="utf-8")
-    capsys.readouterr()
-    assert call(["run", str(file), "--plan"]) == 0
-    shown = capsys.readouterr().err
-    assert "120 from 5 panelists (bt70)" in shown
-    assert re.search(r"about \d+\.\d minutes on this machine, measured", shown)
 
 
 def test_init_never_overwrites_unasked(tmp_path: Path, capsys: Capture) -> None:
@@ -323,30 +270,6 @@ def test_bench_json_is_all_of_stdout(capsys: Capture, monkeypatch: pytest.Monkey
     assert "a table" in message.err
 
 
-def test_without_a_command_it_lists_them(capsys: Capture) -> None:
-    assert call([]) == 0
-    assert len(capsys.readouterr().out.splitlines()) > 30
-
-
-@pytest.mark.parametrize(
-    ("sets", "words"),
-    [
-        (["reward=foo"], "reward 'foo': no reward of that name"),
-        (["panel.kind=hostile", "panel.size=1"], "a panel hostile of 1 has too few members"),
-        (["rule=regression", "link=probit"], "regression knows the logistic optimizer.link only"),
-    ],
-)
-def test_wrong_settings_are_refused_before_the_model_is_loaded(
-    sets: list[str], words: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from szpo.policies import language_model
-
-    monkeypatch.setattr(language_model, "prepare", lambda *a: pytest.fail("the set-up began"))
-    every = [word for text in sets for word in ("--set", text)]
-    assert call(["run", "--preset", "tiny", "--folder", str(tmp_path), *every]) == 2
-    assert words in capsys.readouterr().err
-
-
 @pytest.mark.full
 def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
     tmp_path: Path, capsys: Capture
@@ -367,14 +290,6 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
         assert reported[0].startswith("warning: prompt file")
         with pytest.raises(UsageError, match="3 steps are applied; there is no 4"):
             assemble.reopen(ledger, until=4, panel=False)
-
-
-def test_show_tells_how_sharp_a_simulated_panel_is(yard: Path, capsys: Capture) -> None:
-    assert call(["show", str(yard)]) == 0
-    with Ledger.open(yard, readonly=True) as ledger:
-        fit = ledger.spec["panel"]["calibration"]
-    reported = f"5 panelists, beta {fit['beta']:.6g}, agreement {fit['agreement']:.3f}"
-    assert reported in capsys.readouterr().out
 
 
 def test_simulate_leaves_a_finished_run_at_once(yard: Path, capsys: Capture) -> None:

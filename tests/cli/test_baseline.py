@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.baselines import registry
-from szpo.cli import baseline
 from szpo.cli.app import call
 from szpo.data import preference_files
 from szpo.errors import RunError
@@ -39,10 +37,6 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert all(word in error for word in words), error
     assert "Traceback" not in error
     return error
-
-
-def test_the_command_names_every_method() -> None:
-    assert tuple(baseline.METHODS.split(", ")) == registry.NAMES
 
 
 @pytest.mark.full
@@ -173,17 +167,6 @@ def test_ppo_on_a_score_needs_no_extra(tmp_path: Path, without_trl: None) -> Non
     out = tmp_path / "out"
     assert call(["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY, *ONE]) == 0
     assert loading.read_adapter(out).tensors
-
-
-def test_divergence_is_one_line_and_writes_nothing(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    wild = ["--recipe", "learning_rate=inf", "--recipe", "steps=6"]
-    reported = ["baseline", "simpo", "--pairs", str(given), "--out", str(out), *TINY, *wild]
-    assert call(reported) == RunError.exit_code
-    said(capsys, "simpo:", "training diverged; lower the learning rate")
-    assert not out.exists()
 
 
 def test_an_empty_ledger_and_one_of_ties_are_one_line(

@@ -11,18 +11,14 @@ from typing import Any
 import pytest
 
 from szpo.cli.app import call
-from szpo.config import settings_file
 from szpo.data import preference_files
-from szpo.errors import RunError
 from szpo.models import loading
-from szpo.runs import assemble
 from szpo.types import Answer, Prompt
 from tests.support.baseline_actors import diary_actor, diary_pairs
 
 TINY = ["--preset", "tiny", "--set", "generation.max_new_tokens=8"]
 SETUP = ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
 ONE = ["--recipe", "steps=1"]
-FEW = [*ONE, "--recipe", "prompts=4"]
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +28,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preference_files.write(path, diary_pairs(diary_actor())[:12])
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def unasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that asked nobody yet, with comparisons of three rows."""
-    path: Path = tmp_path_factory.mktemp("runs") / "r.db"
-    sets = [text for text in [*TINY[3:], *SETUP] if text != "--set"]
-    config = settings_file.load(preset_name="tiny", sets=[*sets, "optimizer.rows=3"])
-    parts = assemble.build(config, say=lambda _: None)
-    assemble.create(parts, path).close()
     return path
 
 
@@ -84,27 +69,6 @@ def test_iterative_dpo_shares_its_votes_among_its_rounds(
     assert loading.read_adapter(tmp_path / "out").tensors
 
 
-@pytest.mark.full
-def test_a_run_without_votes_serves_methods_that_read_none(
-    unasked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reported = ["--run", str(unasked)]
-    assert (
-        call(["baseline", "dpo", *reported, "--out", str(tmp_path / "no")]) == RunError.exit_code
-    )
-    assert "dpo: no pair to learn from: there is no vote" in capsys.readouterr().err
-    document, _ = done(["ppo", *reported, "--score", "sentiment", *FEW], tmp_path / "ppo", capsys)
-    assert document["cost"]["votes"] == 0
-    document, _ = done(
-        ["self-rewarding", *reported, "--recipe", "models=1"], tmp_path / "own", capsys
-    )
-    assert document["cost"]["votes"] == 0 and document["steps"] == 2
-    small = ["--recipe", "rounds=1", "--recipe", "questions=2", *ONE]
-    document, _ = done(["iterative-dpo", *reported, *small], tmp_path / "iterative", capsys)
-    assert document["recipe"]["rows"] == 3  # for which the recorded panel was fitted
-    assert document["cost"]["votes"] == 2
-
-
 def test_part_of_a_file_is_read_and_what_is_bad_left_out(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,43 +78,6 @@ def test_part_of_a_file_is_read_and_what_is_bad_left_out(
     document, message = done([*reported, "--skip-bad"], tmp_path / "out", capsys)
     assert document["pairs"] == 4
     assert f"left out {given}:3: not valid JSON" in message
-
-
-@pytest.mark.full
-def test_ppo_from_pairs_keeps_the_reward_model_it_fitted(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reported = ["ppo", "--pairs", str(given), "--skip-bad", *TINY, *FEW]
-    document, _ = done(reported, tmp_path / "out", capsys)
-    assert (document["pairs"], document["cost"]["votes"], document["steps"]) == (12, 0, 1)
-    assert loading.read_adapter(tmp_path / "out").tensors
-    assert (tmp_path / "out" / "reward-model" / "reward_model.json").is_file()
-
-
-@pytest.mark.full
-def test_the_notebooks_recipe_trains_its_own_adapter(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reported = ["notebook-dpo", "--pairs", str(given), "--first", "2", *TINY, *ONE]
-    document, _ = done(reported, tmp_path / "out", capsys)
-    assert (document["pairs"], document["cost"]["votes"]) == (2, 0)
-    assert document["recipe"]["optimizer"] == "paged_adamw_8bit"
-    found = loading.read_adapter(tmp_path / "out")
-    assert found.config["r"] == 32 and "lm_head" in found.config["target_modules"]
-
-
-def test_self_rewarding_fits_its_first_model_to_examples(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "examples.jsonl"
-    path.write_text('{"prompt": "Write one line about a walk.", "completion": "A good walk."}\n')
-    reported = ["self-rewarding", "--examples", str(path), "--recipe", "models=1", *TINY]
-    document, _ = done([*reported, "--recipe", "beta=.3"], tmp_path / "out", capsys)
-    assert document["recipe"]["dpo"]["beta"] == 0.3
-    assert document["recipe"]["dpo"]["reference"] == "now"
-    assert document["last"]["examples"] == 1 and document["cost"]["votes"] == 0
-    records = [json.loads((tmp_path / f"out/M{i}/record.json").read_text()) for i in (0, 1)]
-    assert records[0]["theta_sha256"] != records[1]["theta_sha256"]
 
 
 @pytest.mark.parametrize(
@@ -217,16 +144,6 @@ def test_prompts_longer_than_the_model_reads_are_refused_before_it_is_loaded(
     assert call(["baseline", *words]) == 2
     (message,) = capsys.readouterr().err.splitlines()
     assert re.match(rf"error: {path}:2: \d+ tokens and 8 for the answer .* tiny reads; ", message)
-
-
-def test_a_judgement_longer_than_the_model_reads_is_refused_before_it_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
-    words = [*TINY, "--recipe", "judge_tokens=400", "--out", str(tmp_path / "out")]
-    assert call(["baseline", "self-rewarding", *words]) == 2
-    (message,) = capsys.readouterr().err.splitlines()
-    assert "model tiny reads 512 tokens, and the longest judgement needs" in message
 
 
 @pytest.mark.full
