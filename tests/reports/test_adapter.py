@@ -146,18 +146,6 @@ def test_merged_model_needs_no_adapter(run: Path, tmp_path: Path) -> None:
     assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
 
 
-def test_model_card_says_where_it_came_from(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "adapter"
-    assert call(["export", str(run), "--out", str(out)]) == 0
-    card = (out / "README.md").read_text(encoding="utf-8")
-    assert "library_name: " in card.split("---")[1]
-    compile(card.split("```python")[1].split("```")[0], "card", "exec")
-    assert "votes | 8 from a simulated panel (bt70 (length:6)); no person judged" in card
-    with Ledger.open(run, readonly=True) as ledger:
-        assert theta_digests(ledger)[-1] in card
-        assert ledger.row["base_sha256"] in card
-
-
 def test_card_of_an_earlier_step_counts_what_stands_behind_it(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--step", "1", "--out", str(out)]) == 0
@@ -203,15 +191,6 @@ def test_sample_pairs_base_and_tuned(run: Path, capsys: Capture) -> None:
     assert [entry["base"] for entry in found] == [[a.text for a in row] for row in again]
 
 
-def test_export_refuses_to_overwrite(run: Path, tmp_path: Path, capsys: Capture) -> None:
-    out = tmp_path / "adapter"
-    out.mkdir()
-    (out / "mine.txt").write_text("keep")
-    assert call(["export", str(run), "--out", str(out)]) == 4
-    assert "exists; give another --out" in capsys.readouterr().err
-    assert (out / "mine.txt").read_text() == "keep"
-
-
 @pytest.mark.full
 def test_starting_adapter_is_where_a_run_begins(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
@@ -226,20 +205,6 @@ def test_starting_adapter_is_where_a_run_begins(run: Path, tmp_path: Path) -> No
         begun = assemble.reopen(ledger, until=0, panel=False, say=lambda text: None).language
     asked = [Prompt.user("w20 w21"), Prompt.user("w40")]
     assert begun.sample(asked, 2, seed=3) == ended.sample(asked, 2, seed=3)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("sets", [("subspace.kind=random",), ("subspace.kind=full",),
-                                  ("adapter.init=random", "adapter.rank=2"),
-                                  ("subspace.kind=full", "adapter.train=AB")])  # fmt: skip
-def test_other_coordinates_run_and_verify(
-    run: Path, tmp_path: Path, sets: tuple[str, ...]
-) -> None:
-    path = folder_run.make(tmp_path, *sets, model_folder=run.parent.parent / "llama")
-    assert call(["verify", str(path)]) == 0
-    with Ledger.open(path, readonly=True) as ledger:
-        parts = assemble.reopen(ledger, say=lambda text: None)
-        assert parts.policy.digest() == theta_digests(ledger)[-1]
 
 
 def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(

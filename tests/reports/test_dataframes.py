@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 import szpo
@@ -59,17 +56,3 @@ def test_an_empty_run_has_empty_tables_with_their_columns(tmp_path):
 def test_a_missing_file_is_one_clear_line(tmp_path):
     with pytest.raises(StorageError, match="no such ledger"):
         szpo.open(tmp_path / "none.db")
-
-
-def test_an_unknown_attribute_of_the_package_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="nothing_like_this"):
-        _ = szpo.nothing_like_this
-
-
-def test_the_run_modules_load_no_torch():
-    code = (
-        "import sys, szpo, szpo.ledger.database, szpo.voting.service, szpo.replay.replay, "
-        "szpo.training.controller, szpo.evaluators.protocol, szpo.reports.dataframes; "
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

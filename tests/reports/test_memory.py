@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from szpo.analysis import evidence, overview
-from szpo.analysis.vote_rows import VoteRows
 from szpo.ledger.database import Ledger
 from szpo.reports import bundle, html_report, votes
 from tests.support import many_votes
@@ -57,10 +56,6 @@ def compute_overview(ledger: Ledger) -> None:
     overview.overview(evidence.read(ledger))
 
 
-def list_rows(ledger: Ledger) -> None:
-    list(VoteRows(ledger))
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run, and one of four times as many votes."""
@@ -103,8 +98,3 @@ def test_memory_hardly_grows_with_the_votes(
     runs: tuple[Path, Path], read: Callable[[Ledger], None]
 ) -> None:
     assert growth(runs, read) < MOST
-
-
-@pytest.mark.full
-def test_a_reader_that_lists_all_votes_is_seen(runs: tuple[Path, Path]) -> None:
-    assert growth(runs, list_rows) > 1.5 * MOST
