@@ -161,16 +161,6 @@ def test_the_command_finds_what_voters_like(run: Path, capsys: Any) -> None:
     )
 
 
-def test_the_command_in_words(run: Path, capsys: Any) -> None:
-    assert call(asked(run, "--features", "sentiment,numbers", "--each")) == 0
-    message = capsys.readouterr()
-    assert "120 votes; intervals over 5 panelists" in message.out
-    assert "panel-4" in message.out
-    assert "numbers is the same on both sides of every comparison" in message.err
-    assert call(["features", "--list"]) == 0
-    assert "as in keyword:sea+sun" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [

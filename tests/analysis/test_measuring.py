@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from szpo.analysis import improvement, measuring
+from szpo.analysis import measuring
 from szpo.analysis.improvement import Improvement
 from szpo.cli.app import call
 from szpo.intervals import Share
@@ -19,9 +18,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble
 from szpo.training.step_report import Outcome
-from tests.support import folder_run, yard_run
-
-Capture = pytest.CaptureFixture[str]
+from tests.support import yard_run
 
 
 @pytest.fixture(scope="module")
@@ -66,30 +63,6 @@ def test_a_killed_run_is_measured_once_at_each_place(tmp_path: Path) -> None:
     assert measured(path) == before
 
 
-@pytest.mark.full
-def test_every_view_of_a_run_tells_it(yard: Path, capsys: Capture) -> None:
-    with Ledger.open(yard, readonly=True) as ledger:
-        told = improvement.read(ledger)
-    assert told.share is not None and told.share.of == 1
-    assert call(["show", str(yard)]) == 0
-    assert told.sentence in " ".join(capsys.readouterr().out.split())
-    assert call(["report", str(yard)]) == 0
-    page = yard.with_suffix(".html").read_text("utf-8")
-    assert f"<b>{told.sentence}</b>" in page
-    assert page.index(told.sentence) < page.index("Before and after") < page.index("Curves")
-    assert page.index("Gain over votes") < page.index("Hidden reward")
-    assert "plus</figcaption>" not in page and "won by plus" not in page
-    capsys.readouterr()
-    assert call(["runs", "--folder", str(yard.parent), "--json"]) == 0
-    (listed,) = json.loads(capsys.readouterr().out)
-    assert listed["improvement"]["sentence"] == told.sentence
-    assert call(["runs", "--folder", str(yard.parent)]) == 0
-    table = capsys.readouterr().out
-    assert told.short in table and "win rate" not in table
-    assert call(["compare", str(yard), str(yard_run.make(yard.parent / "b"))]) == 0
-    assert f"yard: {told.sentence}" in " ".join(capsys.readouterr().out.split())
-
-
 @pytest.mark.parametrize(
     ("share", "verdict", "words"),
     [
@@ -107,19 +80,6 @@ def test_the_sentence_says_no_more_than_the_interval(
     assert found.verdict == verdict and found.sentence.startswith(words)
     if verdict == "better":
         assert found.sentence.endswith("of blind pairs, 240 votes, 3.1 nats")
-
-
-@pytest.mark.full
-def test_a_language_model_shows_texts_and_guards(tmp_path: Path, capsys: Capture) -> None:
-    path = folder_run.make(tmp_path, "evaluation.prompts=4", "evaluation.samples=2")
-    with Ledger.open(path, readonly=True) as ledger:
-        told = improvement.read(ledger)
-        assert verification.verify(ledger).ok
-    assert len(told.before_after) == 4 and told.kl is not None
-    assert f", {told.kl:.1f} nats" in told.sentence
-    assert call(["report", str(path)]) == 0
-    page = path.with_suffix(".html").read_text("utf-8")
-    assert "Guards: " in page and page.count("<small>tuned</small>") == 4
 
 
 @pytest.mark.full

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from szpo.analysis import outlook
-from szpo.analysis.outlook import Outlook, PriorFacts
+from szpo.analysis.outlook import Outlook
 from szpo.optim import optimizer
 from szpo.optim.rules.look_ahead import LookAhead, look_ahead
 from szpo.runs import driver
@@ -20,17 +20,6 @@ from tests.support.quadratic import settings_of
 def change(**fields):
     plain = {name: getattr(SURE, name) for name in LookAhead.__slots__}
     return Outlook(LookAhead(**{**plain, **fields}), 56)
-
-
-def test_a_run_in_order_has_figures_and_no_remark():
-    found = Outlook(SURE, 56)
-    assert found.short == (
-        "now it wins 61 % [50, 70] of votes against the base, at 1.2 nats; after 40 more votes it "
-        "wins 68 % [55, 80] of votes against the base, at 2.0 nats [1.5, 2.5]"
-    )
-    assert (found.remarks, found.note, found.prior_line) == ((), "", "")
-    assert outlook.table(found)[0] == ("now", "61 % [50, 70]", "1.2 nats", "100 %")
-    assert found.as_dict()["odds"] == pytest.approx(20)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +38,6 @@ def test_what_holds_it_back_is_named_with_what_to_do(fields, words, note):
     (remark,) = found.remarks
     assert re.search(words, remark)
     assert "\n" not in remark and found.note == note
-
-
-def test_a_prior_is_weighed_in_votes():
-    facts = PriorFacts("pairs.jsonl", 1300, 18.0)
-    begun = Outlook(outlook.NEVER, 0, facts)
-    assert begun.prior_line == (
-        "1,300 pairs from pairs.jsonl weigh as much as 18 votes now, beside 0 that were cast; "
-        "they began with 18"
-    )
-    assert begun.remarks == () and begun.note == ""  # nobody has voted yet
-    later = Outlook(change(prior_votes=4.4).found, 56, facts)
-    assert "as much as 4 votes now, beside 56 that were cast" in later.prior_line
 
 
 def test_the_last_step_says_what_was_looked_ahead_to(tmp_path):

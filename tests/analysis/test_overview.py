@@ -15,16 +15,16 @@ from szpo.analysis import agreement, evidence, overview
 from szpo.analysis.evidence import Panelist
 from szpo.analysis.vote_rows import VoteRow
 from szpo.intervals import log_odds, quantile, rate, share
-from szpo.ledger import orders, run_spec
+from szpo.ledger import run_spec
 from szpo.optim import parameters
 from szpo.reports import bundle
 from szpo.training import guards
 from szpo.training.guards import Bands
-from szpo.voting import finals, pauses
+from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 from tests.support.cases import case
-from tests.support.overview import S, answered_final, ballot, page, step
+from tests.support.overview import S, ballot, page, step
 
 # ---- intervals ----
 
@@ -373,36 +373,6 @@ def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted: Stage) ->
     assert all(row.distinct and row.length for row in rows[:3])
 
 
-@pytest.mark.full
-def test_a_constant_wish_is_seen_along_the_path_and_a_turned_one_against_it(
-    tmp_path: Path,
-) -> None:
-    """A panel that likes the first coordinate larger; then, in a second run, turns round."""
-    shares = []
-    for turned in (False, True):
-        stage = make(tmp_path / f"run-{turned}.db", clock=MovableClock())
-        service, space = stage.site.service, run_spec.recorded_settings(stage.ledger).space
-        people = [service.enroll("person", name) for name in ("P-01", "P-02")]
-        stage.advance()
-        for number in range(16):
-            likes = parameters.direction_vector(space, number, 0)[0] > 0
-            likes ^= turned and number >= 12
-            for person in people:
-                while (seat := service.assign(person)) is not None:
-                    other = {"A": "B", "B": "A"}[seat.plus_side]
-                    service.cast(
-                        VoteRequest(seat.id, seat.plus_side if likes else other, idem=seat.id)
-                    )
-            stage.advance()
-        found = overview.overview(evidence.read(stage.ledger))
-        shares.append([v.heading.value or 0.0 for v in found.values])
-        if not turned:
-            assert found.improving.heading.low > 0.5
-    constant, after = shares
-    assert after[:12] == constant[:12]
-    assert [x > 0 for x in after[12:]] == [x < 0 for x in constant[12:]] != [True] * 4
-
-
 def test_words_are_those_of_rows_that_differ(voted: Stage) -> None:
     found = next(iter(evidence.read(voted.ledger).votes))
     # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"
@@ -431,17 +401,3 @@ def test_pauses_come_from_the_record(voted: Stage) -> None:
     (begin, end), = evidence.read(voted.ledger).run.pauses  # fmt: skip
     assert end is not None
     assert 600 * S <= end - begin < 601 * S
-
-
-def test_the_final_comparison_is_counted_as_by_its_own_reading(voted: Stage) -> None:
-    ledger, order = voted.ledger, answered_final(voted)
-    totals = evidence.read(ledger, live=True).totals
-    counted = finals.results(totals.final, totals.trainers)[1]
-    assert orders.close(ledger, order, "olga")
-    found = overview.overview(evidence.read(ledger)).improving.final
-    assert found is not None
-    assert (found.tuned.hits, found.tuned.of) == (counted.everybody.tuned, 4)
-    assert (found.tuned.low, found.tuned.high) == counted.everybody.interval
-    assert (found.ties, found.skips) == (counted.everybody.ties, counted.skips) == (1, 1)
-    assert (found.untuned.hits, found.untuned.of) == (counted.others.tuned, 2)
-    assert found.majorities.of == counted.majorities.tuned + counted.majorities.base == 2

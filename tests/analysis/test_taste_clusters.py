@@ -71,12 +71,6 @@ def test_few_votes_are_called_few() -> None:
     assert found.verdict == "few" and found.power < 0.5
 
 
-@pytest.mark.slow
-def test_sharpness_is_not_a_taste() -> None:
-    found = told(*panel(5, lambda g: (3.0, 0.0) if g % 2 else (0.2, 0.0), 12, 40))
-    assert found.verdict in ("sharpness", "unlike")
-
-
 def test_one_panelist_has_no_clusters() -> None:
     x, y, who = panel(1, opposed, 1, 12)
     with pytest.raises(UsageError, match="one panelist only"):
