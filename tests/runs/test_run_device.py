@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,7 @@ from szpo.generation.flat_engine import FlatEngine
 from szpo.ledger.database import Ledger
 from szpo.models import devices
 from szpo.replay import verification
-from szpo.runs import assemble, machine_check, run_device
+from szpo.runs import assemble, run_device
 from tests.support import folder_run
 
 
@@ -51,13 +50,6 @@ def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -
 
 
 @pytest.mark.full
-def test_another_model_of_gpu_is_not_the_same_device(path, monkeypatch, capsys) -> None:
-    pretend_it_ran_on(monkeypatch, "cpu", "NVIDIA A100")
-    assert call(["run", "--resume", str(path)]) == 2
-    assert "runs on NVIDIA A100; cpu is None here" in capsys.readouterr().err
-
-
-@pytest.mark.full
 def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         pretend_it_ran_on(patch, "cuda:99", "Some GPU")
@@ -91,27 +83,3 @@ def test_a_halved_batch_is_recorded_with_the_step(tmp_path: Path, monkeypatch) -
         rows = [note.get("batch_rows") for note in notes]
         assert rows == [8, 8]
         assert verification.verify(ledger).ok
-
-
-@pytest.mark.parametrize(("fast", "dtype", "more"), [
-    (True, "bf16", ""), (False, "fp32", ", and this CPU is slow in bf16"),
-])  # fmt: skip
-def test_the_doctor_says_the_device_and_why(
-    tmp_path: Path, monkeypatch, fast: bool, dtype: str, more: str
-) -> None:
-    for kind in (torch.cuda, torch.mps, torch.xpu):
-        monkeypatch.setattr(kind, "device_count", lambda: 0)
-    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: fast)
-    checks = {check.name: check for check in machine_check.examine(tmp_path)}
-    assert checks["device"].text == (
-        f"auto is cpu in {dtype}: torch finds no CUDA and no MPS device{more}"
-    )
-
-    def broken() -> None:
-        raise RuntimeError("driver too old")
-
-    monkeypatch.setattr(devices, "counts", broken)
-    checks = {check.name: check for check in machine_check.examine(tmp_path)}
-    assert checks["device"].status == "warn"
-    assert checks["device"].text == "driver too old; set model.device to cpu"
-    assert np.isfinite(machine_check.matrix_seconds(64, 1))

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from szpo.cli.app import call
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import summary
-from szpo.voting import lease, pauses
+from szpo.voting import lease
 from tests.support import yard_run
 
 
@@ -67,29 +66,3 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
         # The yard holds one place out, so a comparison has one row.
         assert first.error is None and len(orders.comparisons(first)) == 2
         assert lease.controller(ledger)["lease"] is None and verification.verify(ledger).ok
-
-
-@pytest.mark.full
-def test_a_pause_outlives_a_restart_until_somebody_lifts_it(tmp_path: Path) -> None:
-    path = yard_run.make(tmp_path, "run.steps=2", "panel.poll_seconds=0.05")
-    with Ledger.open(path) as ledger:
-        pauses.pause(ledger, "ann", "lunch")
-    with staying("run", "--resume", str(path)) as run, Ledger.open(path) as ledger:
-        until(run, "paused: ann: lunch; standing by")
-        pauses.unpause(ledger, "ann")
-        until(run, "finished: 2 steps are applied; standing by")
-    with Ledger.open(path) as ledger:  # it was killed: its lease is that of no process
-        pauses.pause(ledger, "ann", "again")
-    assert call(["run", "--resume", str(path)]) == 0  # a person's word that it may go on
-    with Ledger.open(path) as ledger:
-        assert lease.controller(ledger)["paused_by"] is None
-
-
-@pytest.mark.full
-def test_one_run_has_one_that_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = yard_run.make(tmp_path)
-    with staying("run", "--resume", str(path)) as run:
-        until(run, "standing by")
-        capsys.readouterr()
-        assert call(["run", "--resume", str(path)]) == 3
-        assert "stop that controller or wait" in capsys.readouterr().err

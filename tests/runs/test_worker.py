@@ -6,12 +6,9 @@ from szpo.data.prompts import PromptSet
 from szpo.errors import LeaseError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger import orders
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
-from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
 from szpo.replay import verification
 from szpo.runs import worker
 from szpo.runs.samples import Source
@@ -20,17 +17,14 @@ from szpo.training.budget import Limits
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, pauses, steps
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
-from tests.support.crashing import Crash, CrashingPolicy, Faulty, opened, wrap
 from tests.support.quadratic import (
     PROMPTS,
     Clock,
     QuadraticPolicy,
     go,
     history,
-    new_ledger,
     panel_of,
     prompts_of,
     settings_of,
@@ -203,65 +197,6 @@ def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
     ledger.close()
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_any_write_it_loses_nothing_and_fulfils_no_order_twice(tmp_path, stride):
-    """At every ``stride``-th write in turn."""
-    settings = settings_of(N=1, D=1)
-    with new_ledger(tmp_path / "whole.db", settings) as ledger:
-        with pytest.raises(Leave):
-            life(ledger, QuadraticPolicy(settings), settings, leave_when_done(ledger))
-        expected = history(ledger)
-    with new_ledger(tmp_path / "start.db", settings) as ledger:
-        orders.place_order(ledger, "samples", "op", {"prompts": 1})
-    content = (tmp_path / "start.db").read_bytes()
-    path, at, finished = tmp_path / "killed.db", 1 - stride, False
-    while not finished:
-        at += stride
-        for rest in tmp_path.glob("killed.db*"):
-            rest.unlink()
-        path.write_bytes(content)
-        fault = Faulty(at)
-        for life_number in (1, 2):
-            ledger = opened(path, Clock(Clock().now + life_number * 3_600_000_000))
-            policy = CrashingPolicy(settings, fault) if life_number == 1 else None
-            if life_number == 1:
-                wrap(ledger, fault)
-
-            def act(ledger=ledger):
-                # A person asks for the final comparison once there is something to compare.
-                if ledger.last_applied() is not None and not orders.orders(ledger, "final"):
-                    orders.place_order(ledger, "final", "op", {"comparisons": 2})
-                elif not vote(ledger):
-                    raise Leave
-
-            try:
-                life(ledger, policy or QuadraticPolicy(settings), settings, act)
-            except Crash:
-                continue
-            except Leave:
-                finished = life_number == 1
-            finally:
-                if life_number == 2:
-                    check(ledger, expected, at)
-                ledger.close()
-            if finished:
-                break
-    assert at > 80  # the enumeration did reach every phase
-
-
-def check(ledger, expected, at):
-    assert history(ledger) == expected, f"differs when killed at write {at}"
-    assert not orders.open_orders(ledger), f"an order was lost at write {at}"
-    done = [event["body"]["order"] for event in ledger.events("done")]
-    assert len(done) == len(set(done)) == 2, f"orders done at write {at}: {done}"
-    (final,) = orders.results(ledger, "final")
-    stored = ledger.query("SELECT comparison FROM comparisons WHERE kind = 'final'")
-    assert {row["comparison"] for row in stored} == set(orders.comparisons(final))
-    if at % 10 == 1:
-        assert verification.verify(ledger).ok
-
-
 def test_two_processes_fulfil_an_order_once(tmp_path):
     settings, ledger, policy = start(tmp_path)
     go(settings, ledger, policy, until_step=1)
@@ -332,41 +267,4 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     assert "2 votes from the 1 panelists" in worker.explain_shortage(ledger)
     credentials.invite(ledger, "panelist", "ben")  # is back
     assert worker.explain_shortage(ledger) is None
-    ledger.close()
-
-
-def test_a_deadline_that_waits_for_its_quorum_is_reported(tmp_path):
-    settings = settings_of()
-    spec = {
-        "optimizer": settings_to_json(settings),
-        "config": {"panel": {"deadline_minutes": 10, "quorum": 0.5}},
-    }
-    ledger = Ledger.create(
-        tmp_path / "run.db",
-        NewRun(
-            spec,
-            root_seed=settings.root_seed,
-            layout=settings.layout,
-            direction_version=DIRECTION_VERSION,
-        ),
-        clock=Clock(),
-    )
-    service, said = VoteService(ledger), []
-    panel = [service.enroll("person", name) for name in ("ann", "ben")]
-    watch = worker.Watch(ledger, said.append)
-
-    def act():
-        watch()
-        if not said:
-            ledger.clock.now += 300_000_000
-            return
-        assert "deadline has passed" in said[-1] and "quorum of 50%" in said[-1]
-        seat = service.assign(panel[0])
-        service.cast(VoteRequest(seat.id, "A", idem=f"key-{seat.id}"))
-
-    go(
-        settings, ledger, QuadraticPolicy(settings), LedgerEvaluator(service), until_step=1,
-        wait=act, deadline_s=600, quorum=0.5,
-    )  # fmt: skip
-    assert len(said) == 1 and ledger.step(0)["closed_by"] == "deadline"
     ledger.close()
