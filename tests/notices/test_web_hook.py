@@ -6,8 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +24,7 @@ from szpo.training.status import round_status
 from szpo.voting import pauses
 from szpo_ui.operator import page as operator_page
 from tests.support.browser import Stage, cast, make
+from tests.support.waiting import until
 
 SECRET = b"between us"
 MESSAGE = Message("mine", "round_waits", "round 2", 1_700_000_000_000_000, {"round": 3})
@@ -74,13 +74,6 @@ def receiver() -> Iterator[Receiver]:
 
 def watched(stage: Stage, said: list[str]) -> Any:
     return web_hook.sending(stage.ledger, stage.site.config.hook, said.append)
-
-
-def until(what: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < end
-        threading.Event().wait(0.01)
 
 
 # ---- one message ----

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from szpo.training import comparisons, controller, summary
 from szpo.training.services import Bounds
 from szpo.types import Prompt
 from tests.support import yard_run
+from tests.support.outline import Outline
 from tests.support.quadratic import QuadraticPolicy, new_ledger, panel_of, settings_of
 
 HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
@@ -26,29 +26,6 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return yard_run.make(tmp_path_factory.mktemp("yard"), "optimizer.votes=2", "run.votes=48")
 
 
-class Tags(HTMLParser):
-    """Tags and attributes of a page, and whether every opened element is closed."""
-
-    VOID = ("meta", "br", "line", "circle", "polyline", "polygon")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
 def page_of(path: Path) -> str:
     assert call(["report", str(path)]) == 0
     return path.with_suffix(".html").read_text(encoding="utf-8")
@@ -56,10 +33,9 @@ def page_of(path: Path) -> str:
 
 @pytest.mark.full
 def test_page_is_whole_and_self_contained(yard: Path) -> None:
-    tags = Tags(page_of(yard))
-    assert not tags.open
-    assert {"script", "link", "img", "iframe"}.isdisjoint(tags.seen)
-    named = {name for name, _ in tags.attributes}
+    tags = Outline(page_of(yard))
+    assert {"script", "link", "img", "iframe"}.isdisjoint(tag for tag, _ in tags.found)
+    named = {name for _, attributes in tags.found for name in attributes}
     assert {"src", "href"}.isdisjoint(named)
     assert not [name for name in named if name.startswith("on")]
     assert "default-src 'none'" in page_of(yard)
@@ -79,8 +55,8 @@ def test_hostile_texts_are_shown_not_run(tmp_path: Path) -> None:
         prompts = comparisons.prompt_order([Prompt.user(HOSTILE)], settings)
         controller.run(ledger, Hostile(settings), panel_of(ledger), prompts, Bounds(until_step=2))
         page = html_report.render(ledger)
-    tags = Tags(page)
-    assert "script" not in tags.seen
+    tags = Outline(page)
+    assert not tags.all("script")
     assert "\u202e" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "⟨202E⟩" in page

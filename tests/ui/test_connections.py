@@ -27,6 +27,7 @@ from szpo_ui.web.server import Bounds
 from szpo_ui.web.site import open_site
 from tests.support import children
 from tests.support.browser import make
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.full
 
@@ -136,12 +137,6 @@ def wait_beyond_the_limit(port: int) -> None:
     """Return when a head that began now would have been given up."""
     with wire(port, HEAD) as other:
         read_to_end(other)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < end, "it never happened"
 
 
 def healthy(port: int) -> bool:

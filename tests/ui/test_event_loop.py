@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from szpo.ledger import connection
 from szpo_ui import app
 from szpo_ui.web import credentials
 from tests.support.browser import MovableClock, Stage, awaited, make, serve
+from tests.support.waiting import until
 
 PLAIN = sqlite3.connect
 NOTED: list[tuple[bool, str]] = []
@@ -123,14 +123,6 @@ def people(stage: Stage) -> dict[str, dict[str, str]]:
     }
     credentials.revoke(stage.ledger, "P-02", "test")
     return found
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Wait until something has happened, in a minute at the latest."""
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
 
 
 def waiting_for_the_lock() -> bool:

@@ -41,6 +41,9 @@ def test_no_state_names_what_is_behind_a_letter():
 def test_sides_swap_and_nothing_else_does():
     one, other = (render.page(screen("vote", sheet=shown(side)), ASKED) for side in "AB")
     assert len(one) == len(other) and sorted(one) == sorted(other) and one != other
+    for side, on_a in (("A", "One answer here."), ("B", "One reply here.")):
+        (pair,) = (pair for pair in shown(side).pairs if pair.row == 0)
+        assert "".join(piece.text for piece in pair.a.pieces) == on_a
 
 
 def test_prompts_stand_in_the_seats_order_and_equal_ones_apart():
