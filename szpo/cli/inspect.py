@@ -106,6 +106,8 @@ def show(
             ("votes", "wins against the base", "KL to the base", "shows a taste"),
             outlook.table(ahead),
         )
+    if ahead is not None and ahead.lesson:
+        console.say(ahead.lesson)
     for text in () if ahead is None else ahead.remarks:
         console.warn(text)
     if facts and steps:

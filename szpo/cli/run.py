@@ -337,9 +337,10 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             _next_after_pause(ledger.path, people=config.panel.kind == "people")
         if outcome.steps:
             console.say(helped.sentence)
-            for text in () if ahead is None else (ahead.short, ahead.prior_line, *ahead.remarks):
-                if text:
-                    console.say(text)
+            if ahead is not None:
+                for text in (ahead.lesson, ahead.short, ahead.prior_line, *ahead.remarks):
+                    if text:
+                        console.say(text)
             _next(ledger.path, language=parts.base is not None)
     return 1 if outcome.status == "paused" else 0
 

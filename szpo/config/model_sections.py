@@ -68,10 +68,11 @@ class Adapter(Section):
 class Subspace(Section):
     """The subspace: the few directions of the adapter in which the run may move."""
 
-    kind: Literal["score", "random", "full"] = Field(
+    kind: Literal["score", "features", "random", "full"] = Field(
         "score",
-        description="score: principal directions of the policy's own log-probability gradient "
-        "(needs a local model); random: random orthonormal ones; full: every weight.",
+        description="score: principal directions of the policy's own log-probability gradient; "
+        "features: what changes named features of the texts, after dim of those (both need a "
+        "local model); random: random orthonormal ones; full: every weight.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -34,7 +35,8 @@ from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.directions import Law
-from szpo.optim.rules.registry import RULES
+from szpo.optim.named_features import NamedFeatures
+from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 
@@ -120,7 +122,7 @@ class Config(Section):
                 f"{self.votes_per_step} (directions × comparisons × votes); give more, or ask less"
             )
         space = self.subspace
-        if space.kind == "score" and space.samples < 4 * self.dim:
+        if space.kind in ("score", "features") and space.samples < 4 * self.dim:
             raise ValueError(
                 f"subspace.samples {space.samples} is too few for subspace.dim {self.dim}; "
                 f"give at least {4 * self.dim}"
@@ -178,14 +180,21 @@ class Config(Section):
             return OTHER_RULE
         return own.name
 
-    def optimizer_settings(self, layout: Layout, scale: float) -> Settings:
+    def optimizer_settings(
+        self, layout: Layout, scale: float, features: NamedFeatures | None = None
+    ) -> Settings:
         """The optimizer's settings of a run in coordinates of this layout and scale.
+
+        ``features``: what the coordinates were made of, where that is named features.
 
         Raises:
             UsageError: they do not fit together, or not the coordinates.
         """
         try:
-            return self._make_settings(layout, scale, self.rule)
+            found = self._make_settings(layout, scale, self.rule)
+            if features is not None and rule_of(found.rule).two_points:
+                return replace(found, features=features)
+            return found
         except SettingsError as error:
             raise UsageError(f"settings: {error.rename(NAMES)}") from None
 

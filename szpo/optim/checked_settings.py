@@ -9,6 +9,7 @@ from typing import Any
 from szpo.errors import UsageError
 from szpo.optim import superseded
 from szpo.optim.directions import Law
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.settings import Settings, SettingsError
@@ -20,7 +21,7 @@ WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
 REGRESSION = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
-    "guarded", "sided", "unproven_kl", "forgetting",
+    "guarded", "sided", "unproven_kl", "forgetting", "features",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 
@@ -93,6 +94,8 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
         for name in ("prior_precision", "kl_budget"):
             if values.get(name) is not None:
                 values[name] = tuple(tuple(row) for row in values[name])
+        if values.get("features") is not None:
+            values["features"] = NamedFeatures.from_json(values["features"])
         return Settings(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"settings: cannot be read ({error})") from error

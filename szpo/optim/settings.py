@@ -17,6 +17,7 @@ from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space, layout_dim
 from szpo.types import Layout, Pairing
 
@@ -58,7 +59,7 @@ class Settings:
     (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
-    The last ten are ``regression``'s. ``kl_budget``: how far the recommended point may be from
+    The last eleven are ``regression``'s. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
     None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
     whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
@@ -69,6 +70,7 @@ class Settings:
     for the side on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes
     while the votes may be chance. These three are None in runs recorded before they were.
     ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
+    ``features``: what votes are regressed on in coordinates of named features; None: z⁺ − z⁻.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -111,6 +113,7 @@ class Settings:
     sided: bool | None = None
     unproven_kl: float | None = None
     forgetting: float | None = None
+    features: NamedFeatures | None = None
 
     def __post_init__(self) -> None:
         _check(self)

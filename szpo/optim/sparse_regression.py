@@ -42,6 +42,8 @@ class Kept:
     """Posterior probability."""
     w: Floats
     """(features,): posterior mean of its coefficients."""
+    side: float = 0.0
+    """Of the side's coefficient, where it was fitted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,12 @@ class Fit:
     """Probability that the dense block explains the votes."""
     kept: tuple[Kept, ...] = field(repr=False)
     """Nothing, the dense block and the likeliest others, the likeliest first."""
+
+    @property
+    def side(self) -> float:
+        """Posterior mean of what standing on side A is worth, logits, over what is kept."""
+        whole = sum(each.chance for each in self.kept)
+        return sum(each.chance * each.side for each in self.kept) / whole
 
 
 def fit(votes: Votes, prior: Prior) -> Fit:
@@ -197,8 +205,16 @@ def _keep(
     joint = _round(_over_widths(evidence) + log_prior)
     modes = np.array([each.coef for each in found])
     w = np.einsum("ts,tsp->sp", special.softmax(evidence, axis=0), modes)
+    longest = max(map(len, supports), default=0)
+    sides = w[:, longest:].sum(-1)  # of at most one column
     return [
-        Kept(support, float(joint[s]), math.exp(joint[s] - whole), w[s, : len(support)])
+        Kept(
+            support,
+            float(joint[s]),
+            math.exp(joint[s] - whole),
+            w[s, : len(support)],
+            float(sides[s]),
+        )
         for s, support in enumerate(supports)
     ]
 

@@ -28,6 +28,8 @@ from szpo.policies.score_basis import scale_by_kl
 from szpo.policies.subspaces import FeatureMap, SetupSettings, Subspace
 from szpo.types import Floats, Ints, Prompt
 
+ANSWERS_EACH = 8
+"""Answers to each prompt, at least: what is learned is how answers to the same prompt differ."""
 BLOCK = 256
 """Answers whose scores are read at a time."""
 COMPONENTS = 8
@@ -97,10 +99,11 @@ def feature_subspace(
             tuple(each.name for each in entries),
             tuple(differences.scale(spread) for spread in found.spread),
             (found.map * correction).astype(np.float32),
+            setup.dim,
+            dictionary.digest(),
         ),
         report={
             "score_seconds": round(seconds, 1), **kl, "correction": correction,
-            "components": setup.dim, "dictionary": dictionary.digest(),
             "reach": np.round(found.reach, 4).tolist(), "skew": np.round(found.skew, 3).tolist(),
         },
     )  # fmt: skip

@@ -72,10 +72,13 @@ class Probe:
             Sample(self.prompts[g], answer, g) for g, answer in zip(groups, tokens, strict=True)
         ]
 
-    def start_samples(self, count: int) -> list[Sample]:
-        """Draw ``count`` answers of the starting policy, prompts in turn."""
+    def start_samples(self, count: int, each: int = 1) -> list[Sample]:
+        """Draw ``count`` answers of the starting policy, prompts in turn.
+
+        Where there are many prompts only so many are taken that each has ``each`` answers.
+        """
         key = seeds.derive(self.root_seed, "setup", name="prompts")
-        order = seeds.permutation(key, len(self.prompts))
+        order = seeds.permutation(key, len(self.prompts))[: max(1, count // each)]
         groups = [int(order[i % len(order)]) for i in range(count)]
         found: list[Sample] = []
         for first in range(0, count, 256):

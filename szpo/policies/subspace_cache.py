@@ -21,6 +21,7 @@ import numpy as np
 from szpo import cache
 from szpo.config.schema import Config
 from szpo.errors import ResourceError, UsageError
+from szpo.features import dictionary
 from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
 from szpo.models import devices, loading, weight_files
@@ -162,7 +163,7 @@ def setup_key(
         prompts: Those the run trains on, in their order.
     """
     quantized, space = config.model.quantization, config.subspace
-    scored = space.kind == "score"
+    scored = space.kind in ("score", "features")
     return {
         # Scores of 4-bit models were once cut off at their layers (`szpo.models.four_bit`);
         # "whole" since.
@@ -176,6 +177,7 @@ def setup_key(
             "redraws": space.redraws,
             "kl_samples": space.kl_samples,
             "setup_seed": space.setup_seed,
+            **({"dictionary": dictionary.digest()} if space.kind == "features" else {}),
         },
         # Score coordinates are whitened, whatever the radius; the others are scaled to it.
         "kl_radius": None if scored else config.optimizer.kl_radius,
@@ -241,7 +243,7 @@ def describe_plan(config: Config, found: Subspace | None) -> str:
     if config.model.adapter is not None:
         return "basis will be made, for this run only: a starting adapter has no stored one"
     answers = config.subspace.kl_samples
-    answers += config.subspace.samples if config.subspace.kind == "score" else 0
+    answers += config.subspace.samples if config.subspace.kind in ("score", "features") else 0
     return (
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "
         "this model, these prompts, this sampling and subspace.setup_seed"

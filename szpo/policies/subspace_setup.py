@@ -17,7 +17,7 @@ from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site, lora_config
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
-from szpo.policies.feature_basis import feature_subspace
+from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.responder import Host, LocalHost
@@ -96,7 +96,8 @@ def choose_subspace(
         raise UsageError(f"dim {setup.dim} is more than the {size} weights of the chosen layers")
     base: list[Sample] = []
     if setup.kind in ("score", "features"):
-        base = probe.start_samples(setup.samples)
+        each = ANSWERS_EACH if setup.kind == "features" else 1
+        base = probe.start_samples(setup.samples, each)
     elif start is None:
         base = probe.start_samples(INPUT_SAMPLES)
     if start is None:

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
-from szpo.optim import parameters
+from szpo.optim import parameters, sparse_prior
+from szpo.optim.named_features import GRID, NamedFeatures
 from szpo.types import Floats, Layout, Theta
 
 Kind: TypeAlias = Literal["full", "random", "score", "features"]
@@ -68,10 +69,32 @@ class FeatureMap:
     """(k,): their spreads at the start in units of 2⁻¹²; 0 where a feature never differed."""
     map: NDArray[np.float32]
     """(d, k): natural gradients, in spreads for a unit of z."""
+    components: int
+    """How many leading coordinates are score components."""
+    dictionary: str
+    """Digest of the dictionary that the features are of."""
+
+    def named(self) -> NamedFeatures:
+        """Those that ever differ, as a rule takes them, with near-equal ones in groups."""
+        moving = [i for i, scale in enumerate(self.scales) if scale > 0 and self.map[:, i].any()]
+        gradients = np.rint(self.map[:, moving].astype(np.float64) * GRID).astype(np.int64)
+        return NamedFeatures(
+            tuple(self.names[i] for i in moving),
+            tuple(sparse_prior.join(gradients.T.astype(np.float64) @ gradients).tolist()),
+            tuple(self.scales[i] for i in moving),
+            tuple(map(tuple, gradients.T.tolist())),
+            self.components,
+            self.dictionary,
+        )
 
     def facts(self) -> dict[str, Any]:
         """All but the map, which is a tensor of its own, as plain JSON; see `from_facts`."""
-        return {"names": list(self.names), "scales": list(self.scales)}
+        return {
+            "names": list(self.names),
+            "scales": list(self.scales),
+            "components": self.components,
+            "dictionary": self.dictionary,
+        }
 
     @classmethod
     def from_facts(
@@ -80,7 +103,8 @@ class FeatureMap:
         """The map of stored facts; None where there are none."""
         if facts is None or map is None:
             return None
-        return cls(tuple(facts["names"]), tuple(facts["scales"]), map)
+        own = facts["components"], facts["dictionary"]
+        return cls(tuple(facts["names"]), tuple(facts["scales"]), map, *own)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Promise
 from szpo.types import Info, Theta, Update
-from szpo.voting import counting, step_inputs, steps
+from szpo.voting import counting, shown_features, step_inputs, steps
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 TOLERANCE: Final = 1e-9
@@ -114,6 +114,12 @@ class Recomputation:
             centre = {name: inputs.centre.astype(np.float32).reshape(shape)}
             if _digest(self.ledger, centre) != step["head_sha256"]:
                 raise Broken("events", f"step {number}", "centre is not the head of its step")
+        named = self.settings.features
+        if named is not None and shown_features.can_recompute(named):
+            mine = shown_features.differences_of(named, self.ledger.comparisons(number))
+            if inputs.features is None or (mine != inputs.features).any():
+                problem = "features are not those of its texts"
+                raise Broken("events", f"step {number}", problem)
         if inputs.kl is not None:
             found = [
                 regression.quadratic_kl(self.settings, state.carried)

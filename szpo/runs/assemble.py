@@ -186,7 +186,9 @@ def build(
     with run_engine.closed_on_error(host):
         progress("choosing the coordinates", 0, 0)
         base = language_model.prepare(config, host, prompts.train, say, progress)
-        settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
+        space = base.subspace
+        named = None if space.features is None else space.features.named()
+        settings = config.optimizer_settings(space.layout, space.scale, named)
         own = language_model.make_policy(config, base, settings)
         run_engine.serve(config, host, own)
         parts = Parts(config, settings, own, prompts, base=base)

@@ -118,7 +118,7 @@ def look_ahead(config: Config) -> tuple[Ahead, ...]:
     At 40 and 80 votes and at the run's end. Takes seconds where coordinates are many.
     """
     rule = config.rule
-    if not RULES[rule].two_points or config.subspace.kind == "full":
+    if not RULES[rule].two_points or config.subspace.kind in ("full", "features"):
         return ()
     settings = config.optimizer_settings((("z", (config.dim,)),), 1.0)
     if settings.kl_budget is None:

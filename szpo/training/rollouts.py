@@ -23,7 +23,7 @@ from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
 from szpo.types import Comparison, Prompt, Query
-from szpo.voting import step_inputs, steps
+from szpo.voting import shown_features, step_inputs, steps
 
 LEAST_KL = 0.1
 """Nats by the quadratic estimate from which a recommended point's KL is measured."""
@@ -137,10 +137,21 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
                 "give; set optimizer.score_share to 0"
             )
         scores = hooks.scores(comparisons).reshape(settings.K, settings.N, settings.dim)
+    features = None
+    if settings.features is not None:
+        if hooks.scores is None:
+            raise UsageError(
+                "coordinates of named features need the scores of the shown texts, which this "
+                "policy does not give; set subspace.kind to score or random"
+            )
+        every = hooks.scores(comparisons).reshape(settings.K, settings.N, settings.dim)
+        scores = every[..., : settings.features.components]
+        features = shown_features.differences_of(settings.features, comparisons)
     moments = None
     if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
         moments = hooks.moments()
-    return StepInputs(scores, kl, flatten(run.policy.theta(), settings.layout), moments)
+    centre = flatten(run.policy.theta(), settings.layout)
+    return StepInputs(scores, kl, centre, moments, features)
 
 
 def _record_plan(run: Services, at: Position, step: int) -> None:

@@ -32,6 +32,7 @@ def note(inputs: StepInputs) -> dict[str, Any]:
         "kl": None if inputs.kl is None else list(inputs.kl),
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
         "moments": None if inputs.moments is None else inputs.moments.to_json(),
+        "features": None if inputs.features is None else inputs.features.tolist(),
     }
     given = {name: value for name, value in found.items() if value is not None}
     return {"inputs": given} if given else {}
@@ -53,13 +54,25 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     if not isinstance(noted, dict):
         raise IntegrityError(f'step {step}: its event "generated" has no inputs of the fit')
     centre = _array(step, noted, "centre", (settings.dim,))
-    scores = _array(step, noted, "scores", (settings.K, settings.N, settings.dim))
+    named, shape = settings.features, (settings.K, settings.N)
+    scored = settings.dim if named is None else named.components
+    scores = _array(step, noted, "scores", (*shape, scored))
+    features = None
+    if named is not None:
+        features = _array(step, noted, "features", (*shape, len(named.names)))
+        if features is not None and (features != np.rint(features)).any():
+            raise IntegrityError(f"step {step}: the recorded features are not whole numbers")
     kl = _array(step, noted, "kl", (2,))
-    if centre is None or (settings.score_share and scores is None):
-        missing = "centre" if centre is None else "scores"
-        raise IntegrityError(f'step {step}: its event "generated" has no {missing}')
+    wanted = {
+        "centre": centre is None,
+        "scores": bool(settings.score_share or named is not None) and scores is None,
+        "features": named is not None and features is None,
+    }
+    if missing := [name for name, is_missing in wanted.items() if is_missing]:
+        raise IntegrityError(f'step {step}: its event "generated" has no {missing[0]}')
     nats = None if kl is None else (float(kl[0]), float(kl[1]))
-    return StepInputs(scores, nats, centre, _moments(step, noted, settings.dim))
+    whole = None if features is None else features.astype(np.int64)
+    return StepInputs(scores, nats, centre, _moments(step, noted, settings.dim), whole)
 
 
 def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History, View
-from szpo.optim import vote_regression
+from szpo.errors import UsageError
+from szpo.optim import named_features, sparse_regression, vote_regression
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
@@ -140,15 +141,44 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
         others = weights[..., None, :] * (1 - np.eye(people))
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
         votes = Votes(every, up, down, record.votes.steps[-rows:])
-        found = fit(fade(settings, votes), prior(settings))
-        mean = np.einsum("...rd,...d->...r", every, found.w)
-        variance = np.einsum("...ri,...ij,...rj->...r", every, found.covariance, every)
+        mean, variance = _predict(settings, fade(settings, votes))
         weights = registry.VIEWED[settings.weighting](latest, View(mean, variance))
     return weights
 
 
+def _predict(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
+    """Mean and variance (..., R) of the logit of each row, by the fit of all of them."""
+    w, covariance = _posterior(settings, votes)
+    mean = np.einsum("...rd,...d->...r", votes.x, w)
+    return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, covariance, votes.x)
+
+
+def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
+    """Mean (..., p) and covariance (..., p, p) of the weights on the regressors."""
+    if settings.features is None:
+        found = fit(votes, prior(settings))
+        return found.w, found.covariance
+    each = [
+        fit_named(settings, Votes(x, up, down, votes.steps))
+        for x, up, down in zip(votes.x, votes.up, votes.down, strict=True)
+    ]
+    return np.array([one.w for one in each]), np.array([one.covariance for one in each])
+
+
 def features(settings: Settings, at: Perturbations) -> Floats:
-    """What each comparison is about (..., K, N, d): z⁺ − z⁻, mixed with its texts' scores."""
+    """What each comparison is about (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
+
+    In coordinates of named features: their differences, and the scores along the components.
+
+    Raises:
+        UsageError: the texts' features or scores were not recorded.
+    """
+    named = settings.features
+    if named is not None:
+        if at.inputs.features is None or at.inputs.scores is None:
+            raise UsageError(f"step {at.step}: the features of its texts are not recorded")
+        scores = at.inputs.scores[..., : named.components]
+        return named_features.regressors(at.inputs.features, scores)
     share, x = settings.score_share or 0.0, at.features(settings.distance)
     x = np.repeat(x[..., None, :], settings.N, axis=-2)
     if not share or at.inputs.scores is None:
@@ -172,7 +202,19 @@ def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
 
 def fit_votes(settings: Settings, record: AllVotes) -> Fit:
     """The posterior that all votes give, those of the newest step at full weight."""
-    return fit(fade(settings, replace(record.votes, bend=None)), prior(settings))
+    votes = fade(settings, replace(record.votes, bend=None))
+    if settings.features is None:
+        return fit(votes, prior(settings))
+    found = fit_named(settings, votes)
+    return named_features.in_coordinates(
+        found, settings.features, float((votes.up + votes.down).sum())
+    )
+
+
+def fit_named(settings: Settings, votes: Votes) -> sparse_regression.Fit:
+    """The posterior over the named features of a run that has them."""
+    assert settings.features is not None
+    return sparse_regression.fit(votes, named_features.prior_of(settings.features, settings.D))
 
 
 def fade(settings: Settings, votes: Votes) -> Votes:

@@ -15,8 +15,9 @@ import numpy as np
 from scipy import special
 
 from szpo.optim import vote_forecast, vote_regression
+from szpo.optim.named_features import Claim, claims
 from szpo.optim.rules import guard_geometry, regression
-from szpo.optim.rules.all_votes import AllVotes, fade, fit_votes, prior
+from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, prior
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_forecast import Interval, Standing
@@ -65,6 +66,10 @@ class LookAhead:
     drift: float | None = None
     """Nats by which a fit that forgets predicts better; None while there are few votes, and
     where the run's own fit forgets."""
+    taught: tuple[Claim, ...] | None = None
+    """What the votes are about, in named features; None where there are none."""
+    unnamed: float = 0.0
+    """Probability that no named feature explains the votes, but the score components do."""
 
     @property
     def shown(self) -> bool:
@@ -88,12 +93,26 @@ class LookAhead:
             for each in body["ahead"]
         )
         factor = -math.inf if body["factor"] is None else body["factor"]
+        taught = body.get("taught")
+        named = None if taught is None else tuple(Claim(**each) for each in taught)
         rest = {**body, "ahead": ahead, "factor": factor, "broken": tuple(body["broken"])}
+        rest["taught"] = named
         return cls(**rest)
 
 
 def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
-    """Look ahead from what the rule carries between two steps of one run."""
+    """Look ahead from what the rule carries between two steps of one run.
+
+    In coordinates of named features nothing is forecast.
+    """
+    if settings.features is not None:
+        factor, held = float(record.log_factor), record.held
+        votes = fade(settings, replace(record.votes, bend=None))
+        found = fit_named(settings, votes)
+        return LookAhead(
+            (), factor, held.share, held.broken, found.side,
+            taught=claims(found, settings.features), unnamed=found.dense,
+        )  # fmt: skip
     believed, moving = prior(settings), fit_votes(settings, record)
     whitened = _whiten(record.votes, regression.unit(settings))
     warm = vote_regression.warm_start_worth(moving, record.votes, believed)

@@ -21,6 +21,7 @@ import numpy as np
 
 from szpo.aggregation import weighting
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
+from szpo.optim.named_features import directions
 from szpo.optim.rules import guard_geometry
 from szpo.optim.rules.all_votes import (
     PRIORS,
@@ -93,6 +94,11 @@ def _check_own(s: Settings) -> None:
         raise SettingsError(f"`prior_widths` {widths} must be positive numbers, at least one")
     if s.forgetting is not None and not 0 < s.forgetting <= 1:
         raise SettingsError(f"`forgetting` is {s.forgetting}; it must be within (0, 1]")
+    if s.features is not None:
+        if s.features.dim != s.dim:
+            raise SettingsError(f"`features` are of {s.features.dim} coordinates, not {s.dim}")
+        if s.score_share or s.prior_mean is not None:
+            raise SettingsError("`features` go without `score_share` and without a Gaussian prior")
     if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
         raise SettingsError(f"`start` must be {s.dim} finite values")
 
@@ -119,8 +125,10 @@ def _check_prior(s: Settings) -> None:
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
     """No votes, and both points at θ₀."""
     zeros = np.zeros((*lead, settings.dim))
+    named = settings.features
+    columns = settings.dim if named is None else named.columns
     return AllVotes(
-        Votes.empty(settings.dim, lead), zeros, zeros, np.zeros(lead), np.full(lead, -np.inf)
+        Votes.empty(columns, lead), zeros, zeros, np.zeros(lead), np.full(lead, -np.inf)
     )
 
 
@@ -267,11 +275,15 @@ def flip_share(
     record, found, weights = done.carried, done.posterior, votes.weights
     every, best = record.votes, record.recommended
     verdicts = votes.history.verdicts.reshape(len(weights), -1)
-    loser = -np.sign(every.x @ best)
+    along = best if settings.features is None else directions(settings.features).T @ best
+    loser = -np.sign(every.x @ along)
     against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
     given = verdicts != 0
     moved = np.where(verdicts == weighting.TIE, 0.5, verdicts != against) * given
-    moves = np.abs(weights) * (moved * np.abs(every.x @ found.covariance @ best)).sum(-1)
+    pull = found.covariance @ best
+    if settings.features is not None:
+        pull = directions(settings.features).T @ pull
+    moves = np.abs(weights) * (moved * np.abs(every.x @ pull)).sum(-1)
     voters = np.flatnonzero(given.any(-1))
     order = voters[np.argsort(-moves[voters], kind="stable")]
     if not len(order) or float(found.w @ best) <= 0:

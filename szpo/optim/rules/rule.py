@@ -19,7 +19,7 @@ from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
 from szpo.optim.weighted_votes import Past, WeightedVotes
-from szpo.types import Floats, Query
+from szpo.types import Floats, Ints, Query
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +35,8 @@ class StepInputs:
     """θ (..., d) around which the step asked; None where that is the rule's centre."""
     moments: Moments | None = None
     """Of the start's answers, from which guards are predicted; recorded until a step has it."""
+    features: Ints | None = None
+    """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
 
 
 @dataclass(frozen=True, slots=True)

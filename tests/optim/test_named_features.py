@@ -1,0 +1,193 @@
+"""Votes regressed on named features: what is found, in which direction, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import special
+
+from szpo.aggregation.weighting import MINUS, PLUS, VotesByVoter
+from szpo.errors import UsageError
+from szpo.optim import named_features, optimizer
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.named_features import GRID, NamedFeatures
+from szpo.optim.rules import all_votes, look_ahead
+from szpo.optim.rules.rule import StepInputs, perturbations
+from szpo.optim.settings import Settings, SettingsError
+from szpo.optim.state import State
+from szpo.types import Floats, Query, Tally
+
+DIM, COUNT, COMPONENTS, ROWS = 24, 16, 4, 8
+LAYOUT = (("z", (DIM,)),)
+WANTED = 5
+"""The voters like less of this feature."""
+
+
+def table(seed: int = 0) -> NamedFeatures:
+    """Features whose natural gradients lie in random directions, each of R² about a half."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((COUNT, DIM))
+    rows *= 0.7 / np.linalg.norm(rows, axis=1, keepdims=True)
+    return NamedFeatures(
+        tuple(f"f{i}" for i in range(COUNT)),
+        tuple(range(COUNT)),
+        (GRID,) * COUNT,
+        tuple(tuple(round(v * GRID) for v in row.tolist()) for row in rows),
+        COMPONENTS,
+        "0" * 64,
+    )
+
+
+def settings_of(features: NamedFeatures | None = None, **more: object) -> Settings:
+    own = features or table()
+    return defaults(3, LAYOUT, rule="regression", features=own, D=ROWS, sided=False, **more)
+
+
+def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[StepInputs, Floats]:
+    """What a step's texts show: the moves of both sides, and the luck of eight texts a side."""
+    named = settings.features
+    assert named is not None
+    moves = perturbations(settings, query, None).features(settings.distance)
+    gradients = named_features.directions(named)[:, :COUNT]
+    luck = rng.standard_normal((settings.K, DIM)) * np.sqrt(2 / ROWS)
+    rest = np.sqrt(1 - 0.7**2) * rng.standard_normal((settings.K, COUNT)) * np.sqrt(2 / ROWS)
+    shown = (moves + luck) @ gradients + rest
+    inputs = StepInputs(
+        scores=(moves + luck)[:, None],
+        centre=np.zeros(DIM),
+        features=np.round(shown * GRID).astype(np.int64)[:, None],
+    )
+    return inputs, shown
+
+
+def tally_of(plus: NDArray[np.bool_]) -> Tally:
+    """One vote a direction, for plus or for minus."""
+    up = plus[:, None].astype(float)
+    return Tally(up, 1 - up, 0 * up, up < 0)
+
+
+def walk(settings: Settings, steps: int, seed: int, strength: float = 3.0) -> State:
+    """Steps whose voter likes less of `WANTED`; with strength 0, a coin."""
+    state, rng = optimizer.init(settings), np.random.default_rng(seed)
+    for _ in range(steps):
+        query = optimizer.ask(state)
+        inputs, shown = texts(settings, query, rng)
+        plus = rng.random(settings.K) < special.expit(-strength * shown[:, WANTED])
+        tally = tally_of(plus)
+        state, _, _ = optimizer.tell(state, query, tally, inputs=inputs)
+    return state
+
+
+def cosine(a: Floats, b: Floats) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient() -> None:
+    settings = settings_of()
+    assert settings.features is not None
+    way = -named_features.directions(settings.features)[:, WANTED]
+    found = []
+    for seed in range(3):
+        state = walk(settings, 5, seed)
+        fit = all_votes.fit_named(settings, state.carried.votes)
+        assert fit.less[WANTED] == max(*fit.less, *fit.more)
+        found.append(cosine(state.carried.recommended, way))
+    assert np.mean(found) > 0.9
+    # A flat fit of the coordinates, from the same votes' moves alone, stays behind.
+    flat = defaults(3, LAYOUT, rule="regression", D=ROWS, sided=False, prior_variances="flat")
+    shares = [cosine(_plain(flat, settings, seed), way) for seed in range(3)]
+    assert np.mean(shares) < np.mean(found) - 0.2
+
+
+def _plain(flat: Settings, settings: Settings, seed: int) -> Floats:
+    state, rng = optimizer.init(flat), np.random.default_rng(seed)
+    for _ in range(5):
+        query = optimizer.ask(state)
+        inputs, shown = texts(settings, query, rng)
+        plus = rng.random(flat.K) < special.expit(-3.0 * shown[:, WANTED])
+        tally = tally_of(plus)
+        state, _, _ = optimizer.tell(state, query, tally, inputs=StepInputs(centre=inputs.centre))
+    return np.asarray(state.carried.recommended)
+
+
+def test_votes_by_chance_keep_the_recommendation_at_the_start() -> None:
+    settings = settings_of()
+    nats = []
+    for seed in range(5):
+        state = walk(settings, 5, 100 + seed, strength=0.0)
+        nats.append(float((state.carried.recommended**2).sum()) / 2)
+    assert np.median(nats) < 0.15  # .14 nats while nothing is shown
+
+
+def test_the_posterior_in_coordinates_predicts_what_the_weights_predict() -> None:
+    settings = settings_of()
+    state = walk(settings, 5, 1)
+    assert settings.features is not None
+    whole = all_votes.fit_named(settings, state.carried.votes)
+    found = all_votes.fit_votes(settings, state.carried)
+    A = named_features.directions(settings.features)
+    x = np.random.default_rng(0).standard_normal((5, DIM))
+    np.testing.assert_allclose(x @ found.w, x @ A @ whole.w)
+    np.testing.assert_allclose(found.covariance, A @ whole.covariance @ A.T)
+    assert found.log_factor == whole.log_factor and found.signal == whole.signal
+
+
+def test_same_votes_same_bits_and_settings_survive_json() -> None:
+    settings = settings_of()
+    again = settings_from_json(settings_to_json(settings))
+    assert again == settings
+    first, second = walk(settings, 3, 2), walk(again, 3, 2)
+    assert first.carried.recommended.tobytes() == second.carried.recommended.tobytes()
+
+
+def test_a_hostile_voter_weighs_less_than_one_who_votes_as_the_others() -> None:
+    settings = settings_of(weighting="skill")
+    state, rng = optimizer.init(settings), np.random.default_rng(4)
+    names = tuple("abcd")
+    for step in range(12):
+        query = optimizer.ask(state)
+        inputs, shown = texts(settings, query, rng)
+        likes = rng.random(settings.K) < special.expit(-4.0 * shown[:, WANTED])
+        voter = (np.arange(settings.K) + step) % len(names)
+        plus = np.where(voter == 3, ~likes, likes)
+        verdicts = np.zeros((len(names), settings.K, 1), dtype=np.int8)
+        verdicts[voter, np.arange(settings.K), 0] = np.where(plus, PLUS, MINUS)
+        by_voter = VotesByVoter(names, verdicts, np.zeros((settings.K, 1), bool))
+        tally = by_voter.tally(np.ones(len(names)))
+        state, _, _ = optimizer.tell(state, query, tally, by_voter=by_voter, inputs=inputs)
+    assert state.history is not None
+    weights = all_votes.learn_weights(settings, state.carried, state.history)
+    assert weights[3] < 0.2 * weights[:3].min()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    settings = settings_of()
+    state = optimizer.init(settings)
+    with pytest.raises(UsageError, match="features of its texts"):
+        optimizer.tell(
+            state, optimizer.ask(state), tally_of(np.ones(8, bool)), inputs=StepInputs()
+        )
+    own = table()
+    for wrong in (
+        lambda: replace(own, names=own.names[1:]),
+        lambda: replace(own, scales=(0, *own.scales[1:])),
+        lambda: replace(own, map=(own.map[0][1:], *own.map[1:])),
+        lambda: replace(own, components=DIM + 1),
+    ):
+        with pytest.raises(UsageError, match="features"):
+            wrong()
+    with pytest.raises(SettingsError, match="coordinates"):
+        defaults(3, (("z", (4,)),), rule="regression", features=own)
+    with pytest.raises(SettingsError, match="score_share"):
+        settings_of(score_share=0.5)
+    with pytest.raises(SettingsError, match="belongs to the rule regression"):
+        defaults(3, LAYOUT, rule="known", features=own)
+
+
+def test_nothing_is_forecast_but_evidence_is_told() -> None:
+    settings = settings_of()
+    seen = look_ahead.look_ahead(settings, walk(settings, 5, 1).carried)
+    assert seen.ahead == () and seen.shown

@@ -1,0 +1,80 @@
+"""A run in coordinates of named features, from the command line to the verified file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szpo.analysis import outlook
+from szpo.cli.app import call
+from szpo.features import dictionary
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.replay import verification
+from szpo.voting import shown_features, step_inputs
+from tests.support import folder_run
+from tests.support.tampering import forge, rewrite
+
+pytestmark = pytest.mark.full
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("named")
+    line = folder_run.arguments(
+        folder, "subspace.kind=features", "subspace.samples=96", "run.votes=16",
+        "panel.reward=length:3", model_folder=folder_run.model(folder),
+    )  # fmt: skip
+    assert call(line) == 0
+    return folder / "runs" / "folder.db"
+
+
+def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished: Path) -> None:
+    with Ledger.open(finished) as ledger:
+        settings = recorded_settings(ledger)
+        named = settings.features
+        assert named is not None and named.dictionary == dictionary.digest()
+        assert set(named.names) <= set(dictionary.BY_NAME)
+        for step in range(2):
+            inputs = step_inputs.read(ledger, settings, step)
+            mine = shown_features.differences_of(named, ledger.comparisons(step))
+            assert inputs.features is not None and inputs.scores is not None
+            np.testing.assert_array_equal(inputs.features, mine)
+            assert inputs.features.any()
+            assert inputs.scores.shape == (settings.K, settings.N, named.components)
+        assert verification.verify(ledger).ok
+        found = outlook.read(ledger)
+        assert found is not None and found.found.taught is not None
+        assert {each.feature for each in found.found.taught} <= set(named.names)
+
+
+def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished: Path) -> None:
+    whole = finished.read_bytes()
+    with Ledger.open(finished) as ledger:
+        events = [e for e in ledger.events("generated") if e["body"]]
+    body = events[1]["body"]
+    row = body["inputs"]["features"][0][0]
+    row[next(i for i, value in enumerate(row) if value)] += 1
+    number = events[1]["event"]
+    try:
+        forge(finished, "UPDATE events SET body = ? WHERE event = ?", (json.dumps(body), number))
+        with Ledger.open(finished, readonly=True) as ledger:
+            failure = verification.verify(ledger).failure
+        assert failure is not None and failure.row == str(number)  # by the chain
+        rewrite(finished)
+        with Ledger.open(finished, readonly=True) as ledger:
+            failure = verification.verify(ledger).failure
+        assert failure is not None and failure.problem == "features are not those of its texts"
+    finally:
+        finished.write_bytes(whole)
+
+
+def test_a_dictionary_of_another_version_is_not_asked(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dictionary, "digest", lambda: "0" * 64)
+    with Ledger.open(finished, readonly=True) as ledger:
+        assert verification.verify(ledger).ok  # from the recorded numbers
