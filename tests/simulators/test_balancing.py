@@ -50,14 +50,6 @@ def test_episodes_are_those_of_the_world() -> None:
     assert len({answer.tokens for answer in batch}) > 1
 
 
-def test_sides_share_chance_and_rows_do_not_depend_on_company() -> None:
-    tried = CartPolePolicy(2)
-    sides = [Shift(0, k, sign, 0.0) for k in (0, 1) for sign in (1, -1)]
-    plus, minus, other, _ = tried.rollout([PROMPTS] * 4, sides, seed=4)
-    assert plus == minus != other
-    assert tried.rollout([PROMPTS[:3]], sides[:1], seed=4)[0] == plus[:3]
-
-
 def test_what_is_refused() -> None:
     with pytest.raises(UsageError, match=r"names no start; give prompts\.path a file"):
         begin(Prompt.user("Balance the pole."))

@@ -35,13 +35,6 @@ def differences(function, at, h=1e-6):
     return found
 
 
-def test_losses_of_preference_are_ln_2_at_zero_margin(draw):
-    x, won, theta = pairs(draw)
-    at_reference = dpo.loss(theta, theta, x, won, beta=0.7, moves=MOVES)
-    assert at_reference == pytest.approx([math.log(2)] * 2, abs=1e-12)
-    assert reward_model.loss(np.zeros((2, D)), x, won, 0.0) == pytest.approx([0.693147] * 2)
-
-
 def test_dpo_loss_of_one_pair_by_hand():
     """One cell, π = (.8, .2), π_ref uniform, plus took move 0, minus move 1: m = ln 4."""
     theta = np.log([[0.8, 0.2]])
@@ -91,15 +84,6 @@ def test_a_clipped_move_pulls_no_further():
     assert ppo.gradient(theta, old, none, bad, clip=0.2, moves=2)[0, 0] < 0
 
 
-def test_the_first_gradient_of_ppo_is_that_of_reinforce(draw):
-    _, _, theta = pairs(draw)
-    index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))
-    up, down = ppo.sum_advantages(index, advantage, D)
-    assert ppo.gradient(theta, theta, up, down, clip=0.2, moves=MOVES) == pytest.approx(
-        reinforce.gradient(theta, index, advantage, moves=MOVES)
-    )
-
-
 def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
     _, _, theta = pairs(draw)
     index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))
@@ -111,14 +95,6 @@ def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
 
     found = reinforce.gradient(theta, index, advantage, moves=MOVES)
     assert found == pytest.approx(differences(value, theta), abs=1e-7)
-
-
-def test_a_reward_of_ten_raises_a_move_and_one_of_minus_five_lowers_it():
-    theta, index = np.zeros((1, 2)), np.zeros((1, 1, 1), dtype=np.int64)
-    for reward, sign in ((10.0, 1), (-5.0, -1)):
-        found = reinforce.gradient(theta, index, np.full((1, 1, 1), reward), moves=2)
-        assert found[0] == pytest.approx([reward / 2, -reward / 2])
-        assert np.sign(found[0, 0]) == sign
 
 
 def test_advantages_at_both_ends_of_lambda(draw):
@@ -150,9 +126,3 @@ def test_separable_votes_keep_the_fit_finite(draw):
     found = reward_model.fit(x, np.ones((1, 20)), 1e-3)
     # 0 = −σ(−w) + w/1000: w = 5.24
     assert found[0, 0] == pytest.approx(5.2446, abs=1e-3)
-
-
-def test_adam_moves_by_its_rate_at_first_whatever_the_gradient(draw):
-    gradient = draw.normal(size=(2, D))
-    _, move = tables.Adam.empty((2, D)).step(gradient, 0.1)
-    assert move == pytest.approx(0.1 * np.sign(gradient), rel=1e-5)

@@ -8,26 +8,13 @@ import numpy as np
 import pytest
 
 from szpo_simulators.baselines import notebook
-from szpo_simulators.bench.known_worlds import cartpole, track
-from szpo_simulators.study import interval
-from szpo_simulators.worlds.cartpole import HORIZON, CartPole
-from szpo_simulators.worlds.track import PROXY, TRUTH
+from szpo_simulators.bench.known_worlds import cartpole
+from szpo_simulators.worlds.cartpole import CartPole
 
 
 def lines(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.mark.full
-def test_sharpness_is_that_of_70_percent_agreement_and_falls_with_noise() -> None:
-    one, four = cartpole.calibrate_panel(1), cartpole.calibrate_panel(4)
-    assert one.agreement == pytest.approx(0.7, abs=0.01)
-    # The spread of a mean of four episodes is half that of one: twice as sharp, or nearly.
-    assert 1.5 < four.beta / one.beta < 2.1
-    truth, proxy = track.calibrate_panel(TRUTH), track.calibrate_panel(PROXY)
-    assert truth.agreement == pytest.approx(0.7, abs=0.01)
-    assert proxy.agreement == pytest.approx(0.7, abs=0.01)
 
 
 def test_cartpoles_cells_are_the_notebook_and_many_runs() -> None:
@@ -45,19 +32,6 @@ def test_cartpoles_cells_are_the_notebook_and_many_runs() -> None:
     world = CartPole()
     assert still["curve"][0]["mean"] == still["curve"][1]["mean"]
     assert still["values"] == world.value(world.theta0[None]).tolist()
-
-
-def test_goals_count_seeds_that_reach_500() -> None:
-    rows = [
-        {"label": "REINFORCE", "lengths": [20, HORIZON, 30]},
-        {"label": "REINFORCE", "lengths": [20, 21, 22]},
-        {"label": "PPO as written", "lengths": [20, HORIZON, 30]},
-    ]
-    assert cartpole._check_goal(rows, "REINFORCE", 3, 1, 3).startswith("met: REINFORCE")
-    assert cartpole._check_goal(rows, "REINFORCE", 1, 1, 3).endswith("(on 1)")
-    assert cartpole._check_goal(rows, "PPO as written", 5, 0, 0).startswith("MISSED")
-    summary = cartpole._summarise("REINFORCE", rows[:2], 3)
-    assert summary["first"] == "2, never"
 
 
 @pytest.mark.full
@@ -89,33 +63,3 @@ def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.Mon
     again = cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
     assert again == first
     assert {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()} == drawn
-
-
-@pytest.mark.slow
-def test_the_track_shows_hacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "BUDGETS", (12, 12, 60, 300))
-    monkeypatch.setattr(track, "BATCHES", 12)
-    monkeypatch.setattr(track, "RATES", (0.01, 0.03, 0.3))
-    track.main(quick=True, folder=tmp_path)
-    rows = {(row["label"], int(row["votes"])): row for row in lines(tmp_path / "track.csv")}
-    assert all(int(row["answers"]) == 2 * int(row["votes"]) for row in rows.values())
-    untrained = {w.seen: float(w.value(w.theta0[None])[0]) for w in (TRUTH, PROXY)}
-
-    def end(label: str, seen: str, side: str) -> float:
-        return float(rows[label, 300][f"{seen} {side}"])
-
-    # The reward model with limited eyes: what is counted rises, what is meant falls.
-    assert end(track.LIMITED, "checkpoints", "low") > 2 * untrained["checkpoints"]
-    assert end(track.LIMITED, "progress", "high") < untrained["progress"] / 2
-    # The same votes, read by a model that sees all, and SZPO's panel: what is meant rises.
-    assert end(track.MODEL, "progress", "low") > 2 * untrained["progress"]
-    assert end(track.SZPO, "progress", "low") > 2 * untrained["progress"]
-    # SZPO is as blind as its panel.
-    assert end(track.COUNTING, "checkpoints", "low") > 2 * untrained["checkpoints"]
-    assert end(track.COUNTING, "progress", "high") < untrained["progress"]
-
-
-def test_ends_are_exact_values_over_seeds() -> None:
-    theta = np.stack([TRUTH.theta0, np.tile([9.0, 0.0, 0.0], TRUTH.cells)])
-    assert track.value_intervals(theta)["progress"] == interval(TRUTH.value(theta).tolist())
-    assert track.value_intervals(theta)["checkpoints"] == interval(PROXY.value(theta).tolist())

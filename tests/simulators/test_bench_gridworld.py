@@ -33,27 +33,6 @@ def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
                 assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
 
 
-@pytest.mark.parametrize("name", gridworld.TRUE)
-def test_references_read_returns_and_no_votes(name):
-    fixed, grid = gridworld.TRUE[name]
-    asked = {**fixed, **contest.combinations(grid)[0]}
-    found = contest.work({"world": "dense", "budget": 128, "seeds": [1], **asked})
-    assert found["votes"][-1] == 0 and found["answers"][-1] == 128
-
-
-def test_blocks_of_repetitions_change_nothing(monkeypatch):
-    asked = {**TINY, "method": "dpo", "rounds": 2, "seeds": [3, 4, 5]}
-    whole = contest.work(asked)["values"]
-    monkeypatch.setattr(contest, "BLOCK", 1)
-    assert contest.work(asked)["values"] == pytest.approx(whole, abs=1e-12)
-
-
-def test_the_panel_agrees_on_seventy_percent_of_pairs_as_they_are_asked():
-    for D in (1, 8):
-        assert contest.calibrate_bt70("courier", D).agreement == pytest.approx(0.7, abs=0.01)
-    assert contest.calibrate_bt70("courier", 8).beta > contest.calibrate_bt70("courier", 1).beta
-
-
 def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
     asked = {"world": "dense", "budget": 300, "method": "rm-plan"}
     grid = {"ridge": [100.0, 0.01]}

@@ -39,16 +39,6 @@ def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
     assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
 
 
-@pytest.mark.full
-def test_one_that_always_says_a_is_never_consistent_and_only_ties():
-    found = examine("always-a", "truth")
-    assert found["consistency"][0] == 0.0 and found["ties"][0] == 1.0
-    assert found["first place"][0] == 1.0 and found["plus"] is None
-    names = examine("always-a", "names")
-    assert names["letters exchanged"][0] == 0.0, "it likes a letter, whichever answer bears it"
-    assert names["numbers"] is None, "under other names it cannot be read"
-
-
 def test_one_that_talks_nonsense_and_one_that_is_silent_are_reported():
     found = examine("nonsense", "truth")
     assert found["unreadable"][0] == 1.0 and found["consistency"] is None

@@ -3,12 +3,10 @@
 import gymnasium
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from szpo.types import Floats
-from szpo_simulators.worlds.cartpole import EDGE, HORIZON, NOTEBOOK, CartPole, Network, start, step
-from szpo_simulators.worlds.world import World, draws
+from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, step
+from szpo_simulators.worlds.world import draws
 
 KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])
 """A linear net that balances well, but not always: lean and spin decide."""
@@ -65,44 +63,6 @@ def test_whole_episodes_are_those_of_make(theta: Floats) -> None:
         assert np.allclose(ours, np.array(found), rtol=0, atol=1e-9)
     if theta is KEEN:
         assert (walks.moves == HORIZON).any()
-
-
-def test_walks_and_returns_are_the_same_episodes_and_repetitions_do_not_meet() -> None:
-    world = CartPole(Network(4), seed=3)
-    assert isinstance(world, World)
-    thetas = world.theta0 + np.random.default_rng(0).normal(size=(3, world.dim))
-    u = draws(world, [5, 6, 7], 2, 0, 8)
-    walks, returns = world.walks(thetas, u), world.returns(thetas, u)
-    assert np.array_equal(walks.returns, returns)
-    assert np.array_equal(walks.moves, returns)
-    assert len(np.unique(returns)) > 5
-    alone = np.concatenate([world.returns(thetas[i : i + 1], u[i : i + 1]) for i in range(3)])
-    assert np.array_equal(alone, returns)
-    # A fall is a bound crossed, and only by the last state.
-    for i, n in np.ndindex(3, 8):
-        inside = np.abs(walks.states[i, n, : walks.moves[i, n], 0]) <= EDGE
-        assert inside.all()
-
-
-def test_starts_lie_evenly_on_the_grid() -> None:
-    states = start(np.random.default_rng(0).random((20_000, 4)))
-    assert np.abs(states).max() == 0.05
-    assert np.array_equal(states, np.round(states * 10_000) / 10_000)
-    # 1001 places in each direction: mean 0, variance (1001² − 1)/12 · 1e-8.
-    assert states.mean(0) == pytest.approx(np.zeros(4), abs=4 * 0.0289 / 20_000**0.5)
-    assert states.var(0) == pytest.approx((1001**2 - 1) / 12e8, rel=0.03)
-
-
-def test_the_notebooks_net_with_its_two_logits_as_one() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 128), nn.ReLU(), nn.Linear(128, 2)).double()
-    seen = torch.randn(7, 4, dtype=torch.float64)
-    inward, bias, outward, last = (p.detach().numpy() for p in net.parameters())
-    theta = np.concatenate([inward.T.ravel(), bias, outward[1] - outward[0], [last[1] - last[0]]])
-    assert NOTEBOOK.dim == len(theta) == 769
-    chances = torch.softmax(net(seen), 1)[:, 1].detach().numpy()
-    odds = NOTEBOOK.logit(theta[None], seen.numpy()[None])[0]
-    assert 1 / (1 + np.exp(-odds)) == pytest.approx(chances, rel=1e-12)
 
 
 def test_the_untrained_nets_and_their_value() -> None:

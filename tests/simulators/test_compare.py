@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,16 +12,12 @@ from szpo.baselines.costs import Meter
 from szpo.baselines.reward_scaling import scale_reward
 from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
-from szpo.generation import flat_engine
 from szpo.ledger.database import Ledger
-from szpo.models.batched_lora import AdaptedModel
-from szpo.policies import subspace_cache
 from szpo.training import summary as of_ledger
 from szpo.types import Answer, Prompt
 from szpo_simulators.compare import (
     checkpoints,
     command,
-    gradient,
     measurements,
     presets,
     schedule,
@@ -141,25 +134,6 @@ def test_all_methods_share_one_setup(name):
     assert not set(preset.tuning) & set(preset.seeds)
 
 
-def test_pair_votes_read_as_much_as_batch_votes():
-    spec = {"votes": 240, "D": 8}
-    assert gradient.count_questions({**spec, "ask": "batch"}) == (240, 8)
-    assert gradient.count_questions({**spec, "ask": "pair"}) == (1920, None)
-
-
-def test_a_setting_that_no_recipe_has_is_refused():
-    from szpo.baselines import dpo
-
-    with pytest.raises(UsageError, match="dpo has no setting speed"):
-        gradient.refuse_unused_settings({"method": "dpo", "settings": {"speed": 1}}, dpo.Recipe)
-    gradient.refuse_unused_settings({"method": "dpo", "settings": {"beta": 1}}, dpo.Recipe)
-    for name in ("rounds", "rm_epochs"):  # they belong to methods with a reward model
-        spec = {"method": "dpo", "settings": {name: 2}}
-        with pytest.raises(UsageError, match=f"dpo has no setting {name}"):
-            gradient.refuse_unused_settings(spec, dpo.Recipe)
-        gradient.refuse_unused_settings(spec, dpo.Recipe, more=gradient.REWARD_MODEL_SETTINGS)
-
-
 # --- checkpoints -------------------------------------------------------------------------------
 
 
@@ -206,31 +180,6 @@ def test_points_lie_at_even_shares_and_the_start_costs_nothing():
     assert course.rows[-1]["kl"] == 0.5 and len(course.rows[-1]["guards"]) == 3
 
 
-def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
-    """Three answers of two tokens and an end token, made before and while measuring."""
-    clock = iter(range(100))
-    monkeypatch.setattr(
-        measurements.Instruments, "_now", staticmethod(lambda: (float(next(clock)),) * 2)
-    )
-    made = SimpleNamespace(tokens=((5, 6, 1),) * 3)
-    monkeypatch.setattr(flat_engine.FlatEngine, "generate", lambda self: made)
-    engine = flat_engine.FlatEngine(AdaptedModel(None, stop_tokens=(1,)))
-    tools = measurements.Instruments()  # at 0
-    with tools.counting():
-        engine.generate()
-        with tools.aside():  # 1 to 2
-            engine.generate()
-    engine.generate()
-    assert tools.tokens == 6
-    assert tools.seconds() == (2.0, 2.0)  # at 3, less the 1 between
-    assert tools.process_peak() >= tools.peak() > 2**20
-
-
-def test_a_cached_setup_is_made_anew_while_costs_are_counted():
-    with measurements.Instruments().counting():
-        assert subspace_cache.load_or_make({"any": "key"}, lambda: "made") == "made"
-
-
 def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
     """Who asks for 100 votes and then trains to +.3 needed all hundred, and in the second round
     two hundred. A policy that moves with every few votes was at +.15 half-way.
@@ -259,17 +208,6 @@ def test_a_measurement_is_written_and_read_back_whole():
     older = checkpoints.measurement_to_json(found)
     del older["margin"], older["others"]  # as cells wrote it before the topic was measured
     assert checkpoints.measurement_from_json(older).margin is None
-
-
-def test_a_mean_margin_is_shown_where_every_cell_has_one():
-    ends = [{**row(100, 0.1), "margin": margin} for margin in (12.0, 15.0)]
-    cells = [cell("szpo", seed, row(0, 0.0), end) for seed, end in enumerate(ends)]
-    (found,) = summary.summarise({("szpo", "batch"): cells}, {"szpo": "SZPO"})
-    assert found["margin"] == 13.5 and show.SPENT["margin"](found) == "13.5"
-    (older,) = summary.summarise(
-        {("szpo", "batch"): [cells[0], RECORDS["szpo", "batch"][0]]}, {"szpo": "SZPO"}
-    )
-    assert show.SPENT["margin"](older) == "–"
 
 
 # --- the summary --------------------------------------------------------------------------------
@@ -439,12 +377,6 @@ def test_runs_without_votes_are_named(tmp_path, capsys):
         compare_command([str(path) for path in empty])
     assert compare_command([str(full), str(empty[0])]) == 0
     assert capsys.readouterr().err == "compare: no votes in a closed step of b\n"
-
-
-def test_runs_are_compared_without_a_tensor_library():
-    code = "import sys, szpo_simulators.compare.command; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 # --- a learned reward ---------------------------------------------------------------------------

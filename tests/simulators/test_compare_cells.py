@@ -10,9 +10,8 @@ import threading
 import pytest
 
 from szpo.errors import RunError
-from szpo_simulators.compare import cell_store, schedule
+from szpo_simulators.compare import cell_store
 from szpo_simulators.compare.cell_store import Cell, CellStore
-from szpo_simulators.study import Study
 
 CELLS = [
     Cell({"method": method, "ask": "batch", "seed": seed}, 10.0)
@@ -127,29 +126,3 @@ def test_other_settings_are_another_cell():
     assert CELLS[0].name == Cell(dict(reversed(spec.items()))).name
     assert CELLS[0].name != Cell({**spec, "votes": 1}).name
     assert json.loads(json.dumps(spec)) == spec
-
-
-def test_the_expected_time_is_printed_before_the_first_cell_and_along_the_run(store, capsys):
-    """Six guessed at 10 s; the first takes 4, and so the others are guessed at 4: 20 left."""
-    order = []
-    run = cell_store.run_cells
-    study = Study("compare", store.folder)
-
-    def work(*some, **more):
-        order.append(capsys.readouterr().out)
-        return run(*some, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cell_store, "run_cells", work)
-        assert schedule.run_with_bar(study, store, CELLS) == []
-    assert order == [
-        "6 cells, 0 finished; about 1 min 0 s in one process, which others may share\n"
-    ]
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert lines[:2] == [
-        f"0/6 {CELLS[0].name} 50%, about 1 min 0 s left",
-        f"1/6 {CELLS[0].name} done, about 20 s left",
-    ]
-    assert lines[-1] == f"6/6 {CELLS[-1].name} done, about 0 s left"
-    assert schedule.run_with_bar(study, store, CELLS) == []
-    assert capsys.readouterr().out.startswith("6 cells, 6 finished; about 0 s in one process")

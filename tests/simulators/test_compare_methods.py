@@ -1,14 +1,8 @@
 """Whole methods on the tiny model: costs add up, and what cannot go on says so."""
 
-from dataclasses import replace
-
 import pytest
 
-from szpo.baselines import dpo, ppo
-from szpo.baselines.questions import Preferences
-from szpo.data.pairs import Pair
-from szpo.errors import RunError
-from szpo.types import Answer
+from szpo.baselines import dpo
 from szpo_simulators.compare import gradient, methods, presets, schedule
 from szpo_simulators.compare.cell_process import run_cell
 
@@ -38,11 +32,6 @@ def run(base, method, ask, **settings):
 
 
 @pytest.mark.full
-def test_the_panel_is_fitted_once_for_either_size_of_question(base):
-    assert base[1]["beta"]["batch"] > base[1]["beta"]["pair"] > 0
-
-
-@pytest.mark.full
 @pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
 def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
@@ -54,30 +43,6 @@ def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     assert found["setup"]["tokens"] > 16  # its sixteen answers, and those that measure KL
     assert [row["share"] for row in found["course"]] == [0.0, 0.5, 1.0]
     assert found["stopped"] is None and found["bytes"]["peak"] > 0
-
-
-@pytest.mark.parametrize(
-    ("rule", "radius", "asked"),
-    [("known", 1.62, (1, 8)), ("regression", 4.5, (8, 1))],
-)
-def test_a_rule_among_the_settings_brings_its_own_defaults(rule, radius, asked, monkeypatch):
-    """Whatever rule the run's preset has: directions and comparisons of a step are the rule's."""
-    seen = []
-
-    def build(config, say):
-        seen.append(config.optimizer)
-        raise RunError("seen")
-
-    monkeypatch.setattr(methods.assemble, "build", build)
-    for preset in ("smollm2", "tiny"):
-        spec = schedule.make_cell(
-            presets.PRESETS[preset], presets.METHODS["szpo"], "batch", 3,
-            {"beta": {"batch": 12.0}}, {"rule": rule},
-        ).spec  # fmt: skip
-        with pytest.raises(RunError, match="seen"):
-            methods.run_szpo(spec, None)
-    for o in seen:
-        assert (o.rule, o.kl_radius, (o.directions, o.comparisons)) == (rule, radius, asked)
 
 
 @pytest.mark.slow
@@ -113,51 +78,6 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     monkeypatch.setitem(methods.RUNNERS, "dpo", gradient.make_offline(diverges, dpo.Recipe))
     found = run(base, "dpo", "batch")
     assert "loss is nan at step 2: training diverged" in found["stopped"]
-
-
-@pytest.mark.full
-def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
-    """Neither does round 1 of a seed draw as round 0 of the next, nor a round without pairs end.
-
-    The reward model and what follows it are stood in for: what counts is what they are given.
-    """
-    start, setup = base
-    given, pairs_of = [], iter([2, 0] * 2)  # of two rounds the second brings nothing but ties
-
-    class Learned:
-        def __call__(self, prompts, answers):
-            return [float(len(a.text)) for a in answers]
-
-        def agreement(self, pairs):
-            return len(pairs) / 8
-
-    def fit(loaded, data, recipe, *, seed, meter):
-        given.append((seed, len(data.pairs), data.ties))
-        return Learned(), None
-
-    def ask_round(survey, actor, meter, i):
-        found = [Pair(p, Answer("bb"), Answer("a")) for p in survey.prompts[: next(pairs_of)]]
-        return Preferences(tuple(found), ties=survey.questions - len(found))
-
-    def follow(actor, task, recipe, *, seed, meter, on_step):
-        one = task.prompts[:1]
-        assert task.score(one, [Answer("bb")]) != task.score(one, [Answer("a")])
-        assert seed == given[-1][0]
-
-    monkeypatch.setattr(gradient, "ask_round", ask_round)
-    monkeypatch.setattr(gradient.reward_model, "train", fit)
-    monkeypatch.setitem(
-        methods.RUNNERS, "rm+ppo", gradient.make_with_reward_model(follow, ppo.Recipe)
-    )
-    found = []
-    for seed in (3, 4):
-        preset = replace(PRESET, methods=("rm+ppo",))
-        method = presets.METHODS["rm+ppo"]
-        cell = schedule.make_cell(preset, method, "batch", seed, setup, {"rounds": 2})
-        found.append(run_cell(cell.spec, start))
-    assert len({seed for seed, _, _ in given}) == 4
-    assert [(pairs, ties) for _, pairs, ties in given] == [(2, 0), (2, 2)] * 2
-    assert [each["reward_model_agrees"] for each in found] == [[0.25, 0.25]] * 2
 
 
 class Ties:

@@ -93,35 +93,6 @@ def test_a_stored_result_of_other_settings_is_not_taken_for_this_one(tmp_path: P
         bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
 
 
-def test_screen_says_figures_texts_and_what_comes_next(
-    demo_run: tuple[dict[str, Any], Path],
-) -> None:
-    found, path = demo_run
-    lines = "\n".join(demo.describe(found, path))
-    low, high = found["interval"]
-    assert f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]" in lines
-    assert lines.count("  before  ") == lines.count("  after   ") == 3
-    for guard in text_guards.NAMES[:3]:
-        assert lines.count(f"ok   {guard}") + lines.count(f"FAIL {guard}") == 1
-    # A random model need not distinguish its prompts; then the line says so.
-    topic = f" {text_guards.TOPIC}: "
-    assert lines.count(topic) + lines.count("no topic guard: the base does not distinguish") == 1
-    if topic in lines:
-        assert "at least 0.75, 3 other prompts instead of 7" in lines
-    for command in ("sample", "report", "verify", "export", "init"):
-        assert f"szpo {command}" in lines
-    assert found["before_interval"][0] <= found["before"] <= found["before_interval"][1]
-
-
-def test_failing_guard_stands_in_the_last_line(demo_run: tuple[dict[str, Any], Path]) -> None:
-    found, path = demo_run
-    held = [{**guard, "ok": True} for guard in found["guards"]]
-    assert "guard failed" not in demo.describe({**found, "guards": held}, path)[-1]
-    broken = [{**held[0], "ok": False}, *held[1:]]
-    last = demo.describe({**found, "guards": broken}, path)[-1]
-    assert last == f"guard failed: {held[0]['name']}"
-
-
 def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:
     guards = [{"name": name, "ok": True} for name in text_guards.NAMES]
     assert demo.find_exit_code(guards) == 0

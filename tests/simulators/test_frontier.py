@@ -2,22 +2,15 @@
 
 import json
 import math
-from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from szpo import cache
-from szpo.data import preference_files
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.policies import subspace_cache
 from szpo.training import summary as of_ledger
-from szpo.types import Answer
 from szpo_simulators.bench.frontier import (
-    base,
     cell_process,
     command,
     plan,
@@ -25,17 +18,10 @@ from szpo_simulators.bench.frontier import (
     show,
     summary,
     vote_runs,
-    warm_pairs,
 )
-from szpo_simulators.compare import shared_setup
-from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.cell_process import write_record
 from szpo_simulators.compare.cell_store import CellStore
-from szpo_simulators.panels import flaws
-from szpo_simulators.rewards import text_rewards
 from szpo_simulators.study import Study
-
-FROZEN = Path(__file__).parents[2] / "experiments" / "frozen" / "frontier.toml"
 
 
 @pytest.fixture(scope="module")
@@ -65,36 +51,6 @@ def row(seed, share, gain, kl, ok=(True,) * 4):
         "cpu_seconds": 1.0, "gain_unseen": gain, "votes": 240 * share, "furthest": kl,
         "answers_read": 3840 * share, "logprob": -2.0,
     }  # fmt: skip
-
-
-def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_its_own():
-    """The rule's own defaults are what is frozen; seeds share five set-ups, none of them seed 0's;
-    a rival reads as much as a run of the same votes, and trials share neither seeds nor prompts.
-    """
-    found = plan.read(FROZEN)
-    cells = plan.cells(found)
-    assert len({cell.name for cell in cells}) == len(cells)
-    first = plan.cell(found, found.group("sentiment-regression"), 2003)
-    config = load_config(first.spec)
-    assert config.subspace.setup_seed == 1 + 2003 % 5
-    assert (config.subspace.samples, config.subspace.redraws) == (384, 3)
-    assert (config.dim, config.run.votes) == (8, 240)
-    o = config.optimizer
-    shipped = load_config({**first.spec, "sets": []}).optimizer
-    assert (o.rule, o.kl_radius, o.directions, o.comparisons) == ("regression", 4.5, 8, 1)
-    assert o == shipped
-    demo = load_config(plan.cell(found, found.group("demo-regression"), 1).spec)
-    assert demo.subspace.setup_seed == 0
-    rival = plan.cell(found, found.group("sentiment-iterative-dpo"), 2003).spec
-    assert rival["votes"] * rival["D"] * 2 == 3840
-    for group in found.groups:
-        text_rewards.parse(group.reward)
-        flaws.read(group.panel)
-        if group.part == "T":
-            assert max(group.seeds) < 2000 and group.heldout[1] <= found.heldout[0]
-        if group.method == "iterative-dpo":  # each pair is learned from once, none is left out
-            assert group.settings["memory"] == "round" and "steps" not in group.settings
-    assert {cell.spec["heldout"][0] for cell in cells if cell.spec["seed"] >= 2000} == {48}
 
 
 @pytest.mark.parametrize(
@@ -147,34 +103,6 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
 
 
 @pytest.mark.full
-def test_gains_are_counted_from_the_bases_many_answers_once_they_are_drawn(quick, ran):
-    """Found less the mean of 24 answers a prompt instead of 2: each prompt's gain moves by the
-    difference of the two means, which is the same for every cell; the best of n has its own pool.
-    """
-    found, many = replace(quick, base_answers=24), ran.read(plan.cell(quick, quick.groups[0], 0))
-    spec = plan.cell(quick, quick.groups[0], 0).spec
-    label = quick.groups[0].label
-    assert summary.read_rows(found, ran)[label] == summary.read_rows(quick, ran)[label]
-    base.draw_many(spec, ran.folder, 24)
-    base.draw_many(spec, ran.folder, 24)  # there already
-    (file,) = (ran.folder / "base").glob("*-24.json")
-    texts = json.loads(file.read_text())["found"]["measurement"]["texts"]
-    assert [len(row) for row in texts] == [24] * 8
-    reward = text_rewards.parse("sentiment")
-    mean = np.mean([reward.score(None, Answer(text)) for row in texts for text in row])
-    counted = summary.read_rows(found, ran)[label]
-    for row, stored in zip(counted, many["rows"], strict=True):
-        assert row["gain"] == pytest.approx(stored["reward"] - mean)
-        assert np.mean(row["by_prompt"]) == pytest.approx(row["gain"])
-        assert row["gain_few"] == stored["gain"]
-        moved = row["gain"] - stored["gain"]
-        assert row["interval"] == pytest.approx([end + moved for end in stored["interval"]])
-    best = quick.groups[3].label
-    assert summary.read_rows(found, ran)[best] == summary.read_rows(quick, ran)[best]
-    file.unlink()
-
-
-@pytest.mark.full
 def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkeypatch):
     """The ledger is whole and one of two rows is there: nothing is voted on or measured again."""
     one = plan.cell(quick, quick.groups[0], 0)
@@ -199,62 +127,6 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
     ]
     with Ledger.open(path, readonly=True) as ledger:
         assert of_ledger.summary(ledger).head == head
-
-
-def test_a_set_up_goes_with_the_folder_to_another_machine(quick, ran, tmp_path, monkeypatch):
-    """An empty cache there but for the model: the folder's set-up is taken, and none is made."""
-    (kept,) = (ran.folder / "setups").iterdir()
-    models = [each for each in cache.cache_dir().iterdir() if each.name.startswith("tiny-")]
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path / "elsewhere"))
-    (tmp_path / "elsewhere").mkdir()
-    for model in models:
-        (tmp_path / "elsewhere" / model.name).symlink_to(model)
-    one = plan.cell(quick, quick.groups[0], 0)
-    with vote_runs._shared_setup_file(one.spec, ran.folder / "setups"):
-        found = subspace_cache.look_up(
-            load_config(one.spec), shared_setup.load_prompts(one.spec).train
-        )
-    assert found.report["origin"] == "cache"
-    assert found.basis_sha256 == subspace_cache.read(kept).basis_sha256
-
-
-@pytest.mark.full
-def test_a_ledger_that_a_kill_left_in_pieces_is_begun_again(quick, ran):
-    one = plan.cell(quick, quick.groups[0], 1)
-    path = vote_runs.ledger_path(ran.folder, one.name)
-    path.write_bytes(b"SQLite format 3\0 and nothing more")
-    ledger, parts, resumed = vote_runs._open(one.spec, path, ran.folder)
-    with ledger, closing(parts):
-        assert resumed is False and ledger.last_applied() is None
-        assert ledger.root_seed == 1
-
-
-@pytest.mark.full
-def test_a_run_may_begin_with_pairs_of_a_taste(quick, ran):
-    """Sixty pairs for short answers: the shorter of the two is chosen in most, the same seed makes
-    the same file, another taste the opposite choice, and the ledger records the file it read.
-    """
-    group = replace(quick.groups[0], name="warm", votes=4, at=(4,))
-
-    def shorter(weight):
-        pairs = {"count": 60, "reward": f"{weight}*feature:length"}
-        one = plan.cell(quick, replace(group, pairs=pairs), 0)
-        found = preference_files.read(warm_pairs.make(one.spec, ran.folder)).pairs
-        assert 50 < len(found) <= 60
-        counts = [(len(p.chosen.text.split()), len(p.rejected.text.split())) for p in found]
-        return one, np.mean([a < b for a, b in counts if a != b])
-
-    one, share = shorter(-1)
-    assert share > 0.6 and shorter(1)[1] < 0.4
-    path = warm_pairs.make(one.spec, ran.folder)
-    before = path.read_bytes()
-    path.unlink()
-    assert warm_pairs.make(one.spec, ran.folder).read_bytes() == before
-    ledger, parts, _ = vote_runs._open(
-        one.spec, vote_runs.ledger_path(ran.folder, one.name), ran.folder
-    )
-    with ledger, closing(parts):
-        assert ledger.spec["prior"]["file"] == path.name
 
 
 def test_best_of_n_chooses_from_the_pool(quick, ran):
@@ -361,11 +233,3 @@ def test_an_interval_is_the_same_whenever_it_is_drawn_and_one_seed_has_none():
     assert 0.1 < found["low"] < 0.25 < found["high"] < 0.4
     assert summary.bootstrap(values) == found
     assert summary.bootstrap(values[:1])["low"] is None
-
-
-def test_settings_name_a_row_whatever_its_seed(quick):
-    group = quick.groups[0]
-    specs = [plan.cell(quick, group, seed).spec for seed in (0, 1)]
-    assert specs[0]["settings_hash"] == specs[1]["settings_hash"]
-    other = plan.cell(quick, replace(group, votes=24), 0).spec
-    assert other["settings_hash"] != specs[0]["settings_hash"]

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from szpo.errors import UsageError
-from szpo_simulators.worlds.courier import COURIER
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
-from szpo_simulators.worlds.world import World, draws
+from szpo_simulators.worlds.world import draws
 
 SMALL = {
     "dense": GridWorld(size=2, slip=0.3, horizon=4),
@@ -70,17 +69,6 @@ def test_the_reference_values_of_the_default_grid():
     # Recorded for a 5 × 5 grid of the same rules by an independent program: 2.845 and 7.552.
     assert DENSE.value(DENSE.theta0[None])[0] == pytest.approx(2.845, abs=5e-4)
     assert DENSE.optimum() == pytest.approx(7.552, abs=5e-4)
-
-
-@pytest.mark.parametrize("world", [DENSE, COURIER], ids=["dense", "courier"])
-def test_both_ways_to_walk_are_one_and_follow_the_law(world):
-    assert isinstance(world, World)
-    theta = np.random.default_rng(3).normal(size=(3, world.dim))
-    u = draws(world, [1, 2, 3], 0, 0, 20_000)
-    returns, walked = world.returns(theta, u), world.walks(theta, u)
-    np.testing.assert_allclose(walked.returns, returns, atol=1e-9)
-    stderr = returns.std(1) / np.sqrt(returns.shape[1])
-    assert (np.abs(returns.mean(1) - world.value(theta)) < 3.5 * stderr).all()
 
 
 def test_walks_keep_the_action_that_was_chosen():

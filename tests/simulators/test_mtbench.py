@@ -11,7 +11,6 @@ from szpo_simulators.panels.mtbench import STATISTICS
 from szpo_simulators.panels.raters import law, pick
 
 COMMITTED = mtbench.load_committed()
-CLOSE = ("claude-v1/gpt-3.5-turbo", "claude-v1/gpt-4")
 
 
 def test_the_committed_table_follows_from_the_committed_constants() -> None:
@@ -29,16 +28,6 @@ def test_the_committed_table_follows_from_the_committed_constants() -> None:
     for name, values in columns.items():
         committed = [row[name] for row in COMMITTED["table"]]
         assert values == pytest.approx(committed, abs=5.1e-5), name
-
-
-@pytest.mark.parametrize("row", COMMITTED["table"], ids=STATISTICS)
-def test_the_model_is_within_what_half_of_the_people_leave_open(row) -> None:
-    """A model of the training half: inside the 95 % bootstrap interval of the other half, and
-    within .03 of all votes; the preset likewise."""
-    assert row["low"] <= row["model on the held-out half"] <= row["high"]
-    assert abs(row["model on all"] - row["all votes"]) <= 0.03
-    assert abs(row["preset on all"] - row["all votes"]) <= 0.03
-    assert row["met"]
 
 
 def test_the_panel_itself_votes_with_these_statistics() -> None:
@@ -59,16 +48,6 @@ def test_the_panel_itself_votes_with_these_statistics() -> None:
     people = [row["all votes"] for row in COMMITTED["table"]]
     # 7,256 items, mostly of one or two votes: a standard error of up to .011 for unanimity.
     assert found == pytest.approx(people, abs=0.03)
-
-
-def test_close_policies_are_judged_as_close_chatbots_are() -> None:
-    """A model of those items alone is inside their bootstrap intervals and within .03."""
-    design = {k: v for k, v in COMMITTED["design"]["all"].items() if k in CLOSE}
-    found = mtbench.expected_statistics(mtbench.constants("close"), design)
-    for value, row in zip(found, COMMITTED["close"]["table"], strict=True):
-        assert value == pytest.approx(row["model"], abs=5.1e-5)
-        assert row["low"] <= value <= row["high"]
-        assert value == pytest.approx(row["votes"], abs=0.03)
 
 
 @pytest.mark.full

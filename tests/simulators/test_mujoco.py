@@ -2,18 +2,12 @@
 
 import sys
 
-import gymnasium
-import numpy as np
 import pytest
 
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.plugins import how_to_install
-from szpo_simulators.worlds.mujoco import Linear, environment
-from szpo_simulators.worlds.world import World, draws
-
-STAND_IN = "MountainCarContinuous-v0"
-"""A continuous task that needs nothing but gymnasium."""
+from szpo_simulators.worlds.mujoco import environment
 
 
 @pytest.fixture
@@ -45,25 +39,3 @@ def test_other_tasks_that_cannot_be_used() -> None:
         environment("Nothing-v0")
     with pytest.raises(UsageError, match="no continuous moves"):
         environment("CartPole-v1")
-
-
-def test_the_world_plays_gymnasiums_episodes() -> None:
-    world = Linear(STAND_IN, evaluations=2)
-    assert isinstance(world, World)
-    assert world.dim == 3
-    assert np.array_equal(world.theta0, np.zeros(3))
-    theta = np.array([[2.0, 60.0, 0.1], [0.0, 0.0, 0.0]])
-    u = np.repeat(draws(world, [4], 0, 0, 1), 2, axis=0)
-    walks = world.walks(theta, u)
-    assert np.array_equal(walks.states[0, 0, 0], walks.states[1, 0, 0])
-    assert np.array_equal(walks.returns, world.returns(theta, u))
-    task = gymnasium.make(STAND_IN)
-    seen, _ = task.reset(seed=int(u[0, 0, 0] * 2**24))
-    total, moves, over = 0.0, 0, False
-    while not over:
-        seen, reward, ended, cut, _ = task.step(np.tanh(theta[0, :2] @ seen + theta[0, 2:]))
-        total, moves, over = total + float(reward), moves + 1, ended or cut
-    assert walks.moves[0, 0] == moves
-    assert walks.returns[0, 0] == pytest.approx(total)
-    # A car that does not move costs nothing and gets nowhere in 999 moves.
-    assert (walks.returns[1, 0], walks.moves[1, 0]) == (0.0, 999)

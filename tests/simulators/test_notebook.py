@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from szpo_simulators.baselines import notebook
 from szpo_simulators.baselines.notebook import (
     CLIP,
     FORMS,
@@ -28,15 +27,6 @@ def test_normalised_returns_by_hand() -> None:
     raw = np.array([2.9701, 1.99, 1.0])
     assert returns(3).numpy() == pytest.approx((raw - raw.mean()) / raw.std(ddof=1), abs=1e-6)
     assert float(returns(40).mean()) == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("g", [10.0, -5.0])
-def test_a_good_return_raises_a_moves_probability_and_a_bad_one_lowers_it(g: float) -> None:
-    learner = Learner(0)
-    states, actions = torch.randn(1, 4), torch.tensor([1])
-    before = float(learner.logprob(states, actions).detach())
-    learner.descend(-(learner.logprob(states, actions) * g).sum())
-    assert (float(learner.logprob(states, actions).detach()) - before) * g > 0
 
 
 def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce() -> None:
@@ -71,24 +61,6 @@ def test_the_same_seed_gives_the_same_lengths_and_others_do_not() -> None:
     assert lengths(ppo(3, Mistakes(True, True)), 12) != lengths(ppo(3), 12)
 
 
-def test_drawn_actions_follow_the_policy() -> None:
-    learner = Learner(0)
-    state = torch.tensor([[0.0, 0.5, 0.1, 0.5]]).expand(20_000, 4)
-    chance = torch.softmax(learner.net(state[:1]), 1)[0, 1].item()
-    assert learner.resample(state).double().mean().item() == pytest.approx(
-        chance, abs=4 * (chance * (1 - chance) / 20_000) ** 0.5
-    )
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "repaired"])
-def test_either_mistake_alone_keeps_ppo_from_learning(form: str) -> None:
-    """A fair coin lasts 22 moves; nothing here reaches even 150."""
-    found = lengths(ppo(0, FORMS[form]), 100)
-    assert max(found) < 150
-    assert np.mean(found[-20:]) < 40
-
-
 @pytest.mark.full
 def test_the_repair_and_reinforce_reach_500() -> None:
     """Single seeds chosen because they are quick; shares over seeds are the bench's matter."""
@@ -108,9 +80,3 @@ def test_the_two_logits_in_torch_are_the_one_in_numpy(policy: Network) -> None:
     odds = policy.logit(learner.theta()[None], seen[None])[0]
     logs = learner.logprob(entered, torch.ones(6, dtype=torch.int64)).detach().numpy()
     assert np.exp(logs) == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-5)
-
-
-def test_the_notebooks_constants() -> None:
-    assert (notebook.GAMMA, notebook.RATE, notebook.CLIP, notebook.EPOCHS) == (0.99, 0.01, 0.2, 4)
-    shapes = [tuple(p.shape) for p in Learner(0).net.parameters()]
-    assert shapes == [(128, 4), (128,), (2, 128), (2,)]

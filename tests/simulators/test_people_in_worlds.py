@@ -1,7 +1,6 @@
 """Panels of members in worlds: many repetitions at once are the ordinary loop with `Rater`s."""
 
 from dataclasses import replace
-from math import exp
 
 import numpy as np
 import pytest
@@ -94,15 +93,6 @@ def test_a_repetition_with_every_flaw_is_the_ordinary_loop(name):
         assert np.abs(expected).max() > 0.05
 
 
-def test_so_it_is_under_the_posterior_rule_with_learned_weights():
-    chosen = repetitions.settings_for(
-        WORLD, N=3, M=2, mu=0.7, alpha=0.5, rule="known", weighting="skill"
-    )  # fmt: skip
-    found = repetitions.train(WORLD, chosen, [5], 8, panel=PANEL)
-    expected = one_by_one(chosen, 5, 8, PANEL)
-    np.testing.assert_allclose(found.theta[0], expected, atol=1e-5)
-
-
 @pytest.mark.full
 def test_company_changes_no_member():
     chosen = repetitions.settings_for(WORLD, N=3, M=2, mu=0.7, alpha=0.5, weighting="skill")
@@ -111,39 +101,6 @@ def test_company_changes_no_member():
         WORLD, chosen, range(7, 12), 40, panel=PANEL, batching=repetitions.Batching(2)
     )
     np.testing.assert_allclose(alone.theta[0], together.theta[2], atol=1e-5)
-
-
-def test_members_answer_as_often_as_their_law_says():
-    """One member with a side bias, ties and lapses, gap .6: both sides together, 20,000 seats."""
-    panel = People("bt70+side=.8+tie=.5+lapse=.1", 1.0, 2)
-    shape = (1, 5_000, 2)
-    raters = panel.raters([1, 2])
-    seats, own = (part[0] for part in people.coins([1, 2], 0, shape))
-    gap = np.full((2, 1, 5_000), 0.6)
-    found = people.cast_votes(panel, raters, 0, (gap, None, None), (seats, own)).verdicts
-
-    def weights(x):
-        shares = np.array([exp(x / 2), exp(-x / 2), 0.5])
-        return 0.9 * shares / shares.sum() + 0.1 / 3
-
-    on_a, on_b = weights(0.6 + 0.8), weights(0.6 - 0.8)
-    for verdict, share in (
-        (weighting.PLUS, (on_a[0] + on_b[0]) / 2), (weighting.MINUS, (on_a[1] + on_b[1]) / 2),
-        (weighting.TIE, (on_a[2] + on_b[2]) / 2),
-    ):  # fmt: skip
-        assert (found == verdict).mean() == pytest.approx(share, abs=0.011)
-
-
-def test_a_ring_says_one_thing_of_a_comparison():
-    panel = People("bt70+ring=3", 1.0, 4)
-    seats, own = (part[0] for part in people.coins([1], 0, (1, 300, 4)))
-    gap = np.full((1, 1, 300), 0.1)
-    votes = people.cast_votes(
-        panel, panel.raters([1]), 0, (gap, None, None), (seats, own)
-    ).verdicts
-    assert (votes[0, 1:, 0] == votes[0, 1:2, 0]).all()
-    # β = −10 for a gap of .1: minus with σ(1).
-    assert (votes[0, 1] == weighting.MINUS).mean() == pytest.approx(0.731, abs=0.077)
 
 
 @pytest.mark.parametrize(

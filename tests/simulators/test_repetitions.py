@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from szpo.errors import RunError, UsageError
+from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
 from szpo.optim.directions import Law
-from szpo.policies.protocol import check_policy
-from szpo.types import Answer, Prompt, Tally
+from szpo.types import Tally
 from szpo_simulators.worlds import oracle, repetitions
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import GridWorld
@@ -144,26 +143,3 @@ def test_the_truth_is_no_vote_so_regression_refuses_it():
     chosen = repetitions.settings_for(WORLD, rule="regression")
     with pytest.raises(UsageError, match=r"truth .* regression"):
         repetitions.train(WORLD, chosen, [1], 1, truth=True)
-
-
-@pytest.mark.parametrize("crn", [True, False])
-def test_a_worlds_policy_keeps_the_policys_contract(crn):
-    policy = WorldPolicy(WORLD, 5, crn=crn)
-    prompts = [Prompt.user(f"Walk {i}.") for i in range(6)]
-    check_policy(policy, prompts, radius=1.0, space=policy.space)
-    assert policy.value() == pytest.approx(WORLD.value(policy.theta()["theta"][None])[0])
-    with pytest.raises(RunError, match="is not a walk"):
-        worth(Answer("no"))
-
-
-@pytest.mark.full
-def test_a_regression_of_all_votes_learns_the_world():
-    """Its α is nats per vote: 24 of them at 480 votes, and twice as many at 960."""
-    chosen = repetitions.settings_for(WORLD, rule="regression", N=8, alpha=0.05)
-    assert (chosen.K, chosen.N, chosen.law) == (8, 1, Law("orthonormal"))
-    votes, nats = np.transpose(chosen.kl_budget)
-    assert np.interp([480.0, 960.0], votes, nats) == pytest.approx([24.0, 48.0])
-    start = WORLD.value(WORLD.theta0[None])[0]
-    found = repetitions.train(WORLD, chosen, range(6), 60, marks=(20, 60))
-    first, last = found.curve.mean(0)
-    assert start < first < start + 0.6 < last < WORLD.optimum()

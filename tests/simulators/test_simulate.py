@@ -1,7 +1,5 @@
 """Runs on the yard, voted by a panel in this process and by one in its own: the same ledger."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,6 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
 from szpo.optim.checked_settings import defaults, settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
 from szpo.replay import verification
 from szpo.training import controller
 from szpo.training.comparisons import prompt_order
@@ -28,13 +25,11 @@ from szpo.training.services import Bounds, Hooks
 from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
-from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import SimulatedPanel, build
 from szpo_simulators.panels.simulate import command, panel_of, simulate
 from szpo_simulators.worlds.yard import TabularPolicy
 
-ROOT = Path(__file__).parents[2]
 simulate_command = partial(command, standalone_mode=False)
 SEED = 11
 PROMPTS = TabularPolicy(0).yard.prompts()
@@ -50,13 +45,17 @@ def panel(name: str = "bt70", size: int = 5) -> SimulatedPanel:
 
 def create(path: Path, panel: SimulatedPanel, **changes: Any) -> Ledger:
     layout = TabularPolicy(0).layout
-    settings = defaults(SEED, layout, **{"N": 4, "D": 4, "mu": 0.4, **changes})
+    settings = defaults(SEED, layout, **{"rule": "known", "N": 4, "D": 4, "mu": 0.4, **changes})
     spec = {"optimizer": settings_to_json(settings), "panel": panel.spec}
     ticks = iter(range(1_000_000, 10**9, 1_000))
     return Ledger.create(
         path,
         NewRun(
-            spec, root_seed=SEED, layout=layout, direction_version=DIRECTION_VERSION, run="yard"
+            spec,
+            root_seed=SEED,
+            layout=layout,
+            direction_version=settings.law.version,
+            run="yard",
         ),
         clock=lambda: next(ticks),
     )
@@ -132,32 +131,6 @@ def test_a_panel_in_its_own_loop_leaves_the_rows_of_one_in_process(
         ledger.close()
 
 
-@pytest.mark.slow  # make test has one in tests/cli/test_app.py
-def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
-    here = in_process(tmp_path / "here.db", 2)
-    away = create(tmp_path / "away.db", panel())
-    code = (
-        "import sys; from szpo.cli.app import call;"
-        "sys.exit(call(['simulate', sys.argv[1], '--once']))"
-    )
-    message = []
-
-    def process() -> None:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / "away.db")],
-            capture_output=True, text=True, check=True, cwd=ROOT,
-            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'simulators'}", "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        message.append(done.stdout)
-
-    drive(away, LedgerEvaluator(VoteService(away)), 2, wait=process)
-    assert rows(here) == rows(away)
-    assert hashed(here) == hashed(away)
-    assert len(message) == 2
-    assert "panel bt70: 5 simulated panelists, reward walk, sharpness beta" in message[0]
-    assert "4 votes cast" in message[0]
-
-
 @pytest.mark.full
 def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:
     judged = panel()
@@ -167,11 +140,6 @@ def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:
         assert policy.value() > TabularPolicy(0).value() + 0.5
         assert verification.verify(ledger).ok
         assert policy.digest() == theta_digest(ledger)
-
-
-def test_the_same_seed_twice_gives_the_same_run(tmp_path: Path) -> None:
-    first, second = (in_process(tmp_path / f"{i}.db", 3) for i in range(2))
-    assert rows(first) == rows(second)
 
 
 def test_a_vote_limit_begins_only_whole_comparisons(tmp_path: Path) -> None:
@@ -206,27 +174,6 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path: Path) ->
     served = simulate(ledger, judged.judges, pace=Pace(lambda: next(polls)()))
     assert served.reason == "the run's controller has ended"
     assert next(polls, None) is None
-
-
-def test_a_controller_that_generates_for_longer_than_its_lease_is_waited_for(
-    tmp_path: Path,
-) -> None:
-    judged = panel()
-    ledger = create(tmp_path / "run.db", judged)
-    held = lease.acquire(ledger, "host:1:x", ttl_us=1)  # over at the next look at the clock
-    waits: list[int] = []
-
-    def wait() -> None:
-        waits.append(1)
-        if len(waits) == 1:
-            lease.renew(ledger, Lease("host:1:x", held.epoch, 10**9))
-        if len(waits) == 2:
-            lease.renew(ledger, held)
-        if len(waits) == 5:
-            lease.release(ledger, held)
-
-    served = simulate(ledger, judged.judges, pace=Pace(wait, 4))
-    assert (served.reason, len(waits)) == ("the run's controller has ended", 5)
 
 
 def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path) -> None:
@@ -322,27 +269,3 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path
     assert [(row["step"], row["kind"], row["n"]) for row in kinds] == [
         (0, "person", 1), (0, "simulated", 3), (1, "person", 1), (1, "simulated", 3),
     ]  # fmt: skip
-
-
-def test_a_panel_that_reads_waits_before_each_answer_and_looks_again(tmp_path: Path) -> None:
-    judged = panel()
-    ledger = create(tmp_path / "run.db", judged)
-    service = VoteService(ledger)
-    person = service.enroll("person", "P-01")
-    taken: list[str] = []
-
-    def read() -> None:
-        seat = service.assign(person)
-        assert seat is not None
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-        taken.append(seat.comparison)
-
-    def wait() -> None:
-        simulate(ledger, judged.judges, once=True, leave=1, pace=Pace(read=read))
-
-    drive(ledger, LedgerEvaluator(service), 1, wait=wait)
-    by_panel = ledger.query(
-        "SELECT comparison FROM assignments JOIN panelists USING (panelist) WHERE kind = "
-        "'simulated'"
-    )
-    assert taken and not {row["comparison"] for row in by_panel} & set(taken)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from math import log, pi
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from szpo.errors import UsageError
 from szpo_simulators.vpl import data, sets
 from szpo_simulators.vpl.data import (
     Pairs,
-    UserVote,
     contexts,
     hash_words,
     load,
@@ -30,12 +29,9 @@ from szpo_simulators.vpl.fit import Fitted, Recipe, fit, latent, margins, scores
 from szpo_simulators.vpl.model import (
     Context,
     Encoder,
-    Model,
     Shape,
     beats,
     divergence,
-    draw,
-    probit_logit,
 )
 
 
@@ -49,22 +45,11 @@ def test_divergence_is_that_of_normals() -> None:
     assert divergence(rows(0.0), rows(0.0)).item() == 0
 
 
-def test_draws_have_the_length_of_the_published_training() -> None:
-    z = draw(torch.zeros(3, 4), torch.zeros(3, 4), torch.randn(3, 4))
-    assert torch.allclose(z.norm(dim=-1), torch.full((3,), 2.0))
-
-
 def test_atoms_are_compared_with_half_of_the_ties() -> None:
     # p = (½, ½), q = (¾, ¼): P(>) = ½·¾, P(=) = ½·¾ + ½·¼
     q = rows(log(3), 0.0)
     assert beats(rows(0.0, 0.0), q).item() == pytest.approx(3 / 8 + 1 / 4)
     assert (beats(rows(0.0, 0.0), q) + beats(q, rows(0.0, 0.0))).item() == pytest.approx(1)
-
-
-def test_means_are_weighed_by_deviations() -> None:
-    one = float(torch.nn.functional.softplus(torch.tensor(0.5)))
-    found = probit_logit(rows(3.0, 0.5), rows(1.0, 0.5)).item()
-    assert found == pytest.approx((2 * pi) ** 0.5 * 2 / (2**0.5 * one))
 
 
 def test_the_encoder_reads_a_set_within_its_bounds() -> None:
@@ -177,26 +162,6 @@ def test_sets_are_what_their_ceilings_need() -> None:
     assert abs(points.controversial.mean() - 0.5) < 0.03
 
 
-def test_new_pets_are_in_new_sentences() -> None:
-    train, test = (sets.pets(500, 3, part) for part in ("train", "test"))
-
-    def frames(votes: list[UserVote]) -> set[str]:
-        texts = [text for one in votes for text in (one.chosen, one.rejected)]
-        for text in {word for names in sets.PETS.values() for word in names}:
-            texts = [found.replace(text, "…") for found in texts]
-        return set(texts)
-
-    assert frames(train).isdisjoint(frames(test))
-    kinds = {word: kind for kind, names in sets.PETS.items() for word in names}
-    for one in test:
-        best, worst = (
-            kinds[next(w for w in kinds if f" {w} " in f" {text} ")]
-            for text in (one.chosen, one.rejected)
-        )
-        assert sets.RANKS[one.user].index(best) < sets.RANKS[one.user].index(worst)
-        assert one.controversial == ({best, worst} == {"cat", "dog"})
-
-
 def test_hashed_words_are_the_same_on_every_machine() -> None:
     row = np.array(hash_words("The sea, the sea.", 8))
     # the ×2, sea ×2, "the sea" ×2, "sea the" ×1, each at its place with its sign
@@ -237,17 +202,6 @@ def test_a_local_file_and_its_majority(tmp_path: Path) -> None:
     assert load(write(tmp_path / "bare.jsonl", bare)) == votes
 
 
-def test_conversations_and_embeddings(tmp_path: Path) -> None:
-    chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
-    own = {"embedding_chosen": [1.0, 2.0], "embedding_rejected": [0.0, 1]}
-    line = {"user": 7, "chosen": chat, "rejected": "y", "embeddings": own}
-    (vote,) = load(write(tmp_path / "one.jsonl", [line]))
-    assert (vote.user, vote.chosen) == ("7", "x")
-    assert pairs([vote]).chosen.tolist() == [[1.0, 2.0]]
-    with pytest.raises(UsageError, match="give them for all or none"):
-        pairs([vote, dataclasses.replace(vote, embedding=None)])
-
-
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
@@ -266,19 +220,3 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, lines: list[Any], w
     with pytest.raises(UsageError) as error:
         load(write(tmp_path / "bad.jsonl", lines))
     assert "bad.jsonl" in str(error.value) and words in str(error.value)
-
-
-def test_no_file_and_no_lines(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none.jsonl: cannot be read"):
-        load(tmp_path / "none.jsonl")
-    with pytest.raises(UsageError, match=r"empty.jsonl has no lines"):
-        load(write(tmp_path / "empty.jsonl", []))
-    with pytest.raises(UsageError, match="no judged pairs"):
-        pairs([])
-
-
-def test_a_model_says_what_it_has_no_use_for() -> None:
-    with pytest.raises(ValueError, match="base has no encoder"):
-        Model("base", Shape(2)).posterior(
-            Context(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool))
-        )

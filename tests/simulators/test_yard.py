@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from szpo.errors import RunError, UsageError
-from szpo.optim.parameters import direction_vector, factor, round13
+from szpo.optim.parameters import round13
 from szpo.policies.protocol import Monitored, check_policy
-from szpo.types import Answer, Comparison, Floats, Prompt, Row, Shift, Update
-from szpo_simulators.rewards.text_rewards import difference, matrix, parse, scores
+from szpo.types import Answer, Floats, Prompt, Shift, Update
+from szpo_simulators.rewards.text_rewards import matrix, parse
 from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard
 
 PROMPTS = Yard().prompts()
@@ -102,59 +102,3 @@ def test_rollout_is_repeatable_shares_chance_between_sides_and_nests_prompts() -
         policy.rollout([PROMPTS], pairs[:2], seed=5)
     with pytest.raises(UsageError, match="names no free cell"):
         policy.sample([Prompt.user("Walk from row 1, column 1.")], 1, seed=0)
-
-
-def test_shared_chance_makes_differences_steadier() -> None:
-    policy = TabularPolicy(0)
-    prompts = list(PROMPTS) * 40
-    reward = Walk()
-    plus, minus = policy.rollout(
-        [prompts, prompts], [Shift(0, 0, 1, 0.0625), Shift(0, 0, -1, 0.0625)], seed=1
-    )
-    other = policy.rollout([prompts], [Shift(0, 0, -1, 0.0625)], seed=2)[0]
-    here = scores(reward, prompts, plus)
-    shared = np.var(here - scores(reward, prompts, minus))
-    independent = np.var(here - scores(reward, prompts, other))
-    assert shared < 0.7 * independent
-
-
-def test_rollout_and_updates_leave_what_they_should() -> None:
-    policy = TabularPolicy(1)
-    before = policy.digest()
-    policy.rollout([PROMPTS], [Shift(0, 0, 1, 1.0)], seed=0)
-    assert policy.digest() == before
-    policy.theta()["logits"][:] = 9
-    assert policy.digest() == before
-    policy.apply(Update(2, 1, coef=0.5))
-    expected = 0.5 * direction_vector(policy.space, 2, 1)
-    assert logits(policy).ravel() == pytest.approx(expected, abs=1e-6)
-    policy.apply(Update(3, 0, vector=tuple([-1.0] * policy.dim)))
-    assert logits(policy).ravel() == pytest.approx(expected - 1, abs=1e-6)
-    assert policy.digest() != before
-
-
-@pytest.mark.full
-def test_differences_of_value_point_uphill() -> None:
-    """The antithetic difference along v is the gradient's, so its mean over v climbs."""
-    policy, mu = TabularPolicy(4), 0.3
-    slope = np.zeros(policy.dim)
-    for k in range(400):
-        scale = factor(policy.space, 0, k)
-        v = scale * direction_vector(policy.space, 0, k)
-        up, down = (policy.yard.value((s * mu * v).reshape(-1, 4)) for s in (1, -1))
-        slope += (up - down) / (2 * mu) * v / 400
-    best = policy.yard.value(slope.reshape(-1, 4) * 3 / np.linalg.norm(slope))
-    assert best > policy.value() + 0.3
-
-
-def test_a_better_walker_wins_comparisons() -> None:
-    wander, goal = TabularPolicy(0), TabularPolicy(0)
-    vector = np.zeros((12, 4))
-    vector[:, 1] = vector[:, 0] = 2.0  # up and right, towards the well
-    goal.apply(Update(0, 0, vector=tuple(vector.ravel().tolist())))
-    a, b = goal.sample(PROMPTS, 8, seed=1), wander.sample(PROMPTS, 8, seed=2)
-    gaps = []
-    for i in range(8):
-        rows = tuple(Row(p, a[j][i], b[j][i]) for j, p in enumerate(PROMPTS))
-        gaps.append(difference(Walk(), Comparison(f"c{i}", 0, 0, i, rows)))
-    assert np.mean(gaps) > 0.5
