@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
+from szpo.ledger.theta import recommended_digest
 from szpo.optim import parameters
 from szpo.replay import replay, verification
 from tests.support.quadratic import (
@@ -72,9 +72,9 @@ def read(folder: Path) -> dict[str, Any]:
                 raise SystemExit(f"{path.name}: {report}")
             theta = replay.fold(ledger)
             digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
-            if digest != theta_digest(ledger):
+            if digest != recommended_digest(ledger):
                 raise SystemExit(
-                    f"{path.name}: the fold is {digest}, recorded {theta_digest(ledger)}"
+                    f"{path.name}: the fold is {digest}, recorded {recommended_digest(ledger)}"
                 )
             found[path.stem] = history(ledger)
     return found
