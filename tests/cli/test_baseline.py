@@ -13,7 +13,6 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.data import preference_files
-from szpo.errors import RunError
 from szpo.models import loading
 from szpo.plugins import how_to_install
 from tests.support.baseline_actors import diary_actor, diary_pairs
@@ -167,30 +166,6 @@ def test_ppo_on_a_score_needs_no_extra(tmp_path: Path, without_trl: None) -> Non
     out = tmp_path / "out"
     assert call(["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY, *ONE]) == 0
     assert loading.read_adapter(out).tensors
-
-
-def test_an_empty_ledger_and_one_of_ties_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from szpo.voting import steps
-    from tests.support.pairs import new_ledger, vote
-
-    with new_ledger(tmp_path / "run.db") as ledger:
-        reported = [
-            "baseline",
-            "dpo",
-            "--run",
-            str(tmp_path / "run.db"),
-            "--out",
-            str(tmp_path / "o"),
-        ]
-        assert call(reported) == RunError.exit_code
-        said(capsys, "dpo: no pair to learn from: there is no vote to learn from")
-        vote(ledger, "ann", "c0", "plus")
-        vote(ledger, "ben", "c0", "minus")
-        steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
-        assert call(reported) == RunError.exit_code
-        said(capsys, "dpo: no pair to learn from: all 1 answers were ties or skips")
 
 
 @pytest.mark.full

@@ -1,20 +1,11 @@
-"""What goes wrong around a run: kills, full disks, files that are locked, clocks that jump."""
-
-import itertools
-import os
-import resource
-import signal
-import sys
+"""What goes wrong around a run: interrupts between statements, clocks that jump."""
 
 import pytest
 
-from szpo.errors import StorageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting.service import VoteService
-from tests.support import children
 from tests.support.quadratic import Clock, history
-from tests.support.two_step_run import live, opened, take_up, undisturbed
+from tests.support.two_step_run import live, opened, undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -22,60 +13,7 @@ def start(tmp_path_factory):
     return undisturbed(tmp_path_factory.mktemp("start"))
 
 
-# ---- a disk that is really full ----
-
-
-def limited(path, room):
-    """One life in which no file may grow by more than ``room`` bytes beyond what is there."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with opened(path) as ledger:
-        size = max(file.stat().st_size for file in path.parent.iterdir())
-        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
-        try:
-            live(ledger)
-        except StorageError as error:
-            assert "nothing was stored" in str(error)
-            # The same connection works again as soon as there is room.
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-            VoteService(ledger).enroll("simulated", "panel-1")
-            sys.exit(error.exit_code)
-
-
-def test_a_file_that_may_not_grow_harms_nothing(tmp_path, start):
-    content, expected = start
-    path, refused = tmp_path / "run.db", 0
-    for room in itertools.count(0, 7 * 4096):
-        for rest in tmp_path.iterdir():
-            rest.unlink()
-        path.write_bytes(content)
-        ended = children.run(limited, path, room)
-        assert children.run(take_up, path, expected) == 0, f"room of {room} bytes"
-        if ended == 0:
-            break
-        assert ended == 4
-        refused += 1
-    assert refused >= 3
-
-
 # ---- files that cannot be written, locks, clocks ----
-
-
-def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, start, monkeypatch):
-    """SQLite would make files beside it even to read; a mounted copy has no room for them."""
-    path = tmp_path / "run.db"
-    path.write_bytes(start[0])
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    with Ledger.open(path, readonly=True) as ledger:
-        assert verification.verify(ledger).ok
-        assert [p.name for p in tmp_path.iterdir()] == ["run.db"]
-        with pytest.raises(StorageError, match="nothing was stored"):
-            VoteService(ledger).enroll("person", "ann")
-    # With a log beside it there is more than the file holds: that is read as well.
-    with opened(path) as writer:
-        writer.record_event("note", "test", {})
-        with Ledger.open(path, readonly=True) as ledger:
-            assert len(list(ledger.events("note"))) == 1
 
 
 @pytest.mark.parametrize("word", ["BEGIN", "INSERT", "COMMIT"])

@@ -8,24 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from szpo.voting.counting import sides
-from szpo.voting.seats import LETTERS
 from szpo_ui.operator import vote_filter
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "ui" / "szpo_ui"
-
-
-@pytest.mark.parametrize("m", [2, 4])
-def test_over_two_hundred_steps_plus_is_on_a_exactly_half_the_time(m: int) -> None:
-    drawn = [
-        letter
-        for step in range(200)
-        for n in range(8)
-        for letter in sides(11, step=step, k=0, n=n, m=m, rank=n)
-    ]
-    assert len(drawn) == 200 * 8 * m
-    assert [drawn.count(letter) for letter in LETTERS] == [len(drawn) / 2] * 2
 
 
 FILTERED = {

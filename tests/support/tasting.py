@@ -9,7 +9,6 @@ from typing import Any, Literal
 from szpo import seeds
 from szpo.aggregation.links import link
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.ledger.database import Ledger
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Shift
 from szpo.voting.service import VoteService
 from tests.support.quadratic import QuadraticPolicy, go, start
@@ -82,7 +81,3 @@ def voted(
         path: Path = ledger.path
     assert policy.rollouts == 0
     return path
-
-
-def opened(path: Path) -> Ledger:
-    return Ledger.open(path, readonly=True)

@@ -6,7 +6,6 @@ import json
 import re
 import sqlite3
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +73,6 @@ def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(
     assert vote.verdict == ("plus" if side == "A" else "minus")
 
 
-def test_many_sendings_of_one_vote_at_once_leave_one_row(
-    stage: Stage, client: httpx.Client
-) -> None:
-    sent = ballot(take(client))
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.post("/api/votes", json=sent), range(8)))
-    assert [a.status_code for a in answers] == [200] * 8
-    assert len({a.content for a in answers}) == 1
-    assert sum("Idempotent-Replayed" not in a.headers for a in answers) == 1
-    assert len(stage.ledger.votes()) == 1
-
-
 def test_conflicts_say_what_stands(stage: Stage, client: httpx.Client) -> None:
     shown = take(client)
     client.post("/api/votes", json=ballot(shown))
@@ -96,22 +83,6 @@ def test_conflicts_say_what_stands(stage: Stage, client: httpx.Client) -> None:
     assert (other.status_code, other.json()["error"]) == (409, "stale_tab")
     changed = client.post("/api/votes", json=ballot(shown, choice="tie", idem="m" * 16))
     assert (changed.status_code, changed.json()["revision"]) == (200, 1)
-
-
-def test_after_the_close_the_first_vote_is_late_and_a_change_is_refused(
-    stage: Stage, client: httpx.Client
-) -> None:
-    one, cookies = take(client), stage.cookie("panelist", "P-02")
-    client.post("/api/votes", json=ballot(one))
-    late = take(client)
-    stage.advance(until_step=1, deadline_s=0.0)
-    answer = client.post("/api/votes", json=ballot(late))
-    assert answer.status_code == 200
-    assert (answer.json()["counted"], answer.json()["reason"]) == (False, "step closed")
-    change = client.post("/api/votes", json=ballot(one, choice="B", idem="n" * 16))
-    assert (change.status_code, change.json()["error"]) == (409, "closed")
-    assert change.json()["choice"] == "A"
-    del cookies
 
 
 def test_somebody_elses_comparison_is_answered_like_none(

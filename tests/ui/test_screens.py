@@ -368,16 +368,6 @@ def test_a_guards_figures_are_not_reported_to_those_who_vote(stage):
     assert "length" in round_status(stage.ledger).pause_reason  # the operator is told
 
 
-def test_calibration_that_is_switched_off_is_not_to_be_had(tmp_path):
-    stage = make(tmp_path / "run.db", sets=["panel.calibration=false"])
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
-    answer_all(ann, ben)
-    stage.advance()
-    assert ann.do("calibrate").state == "vote"
-    stage.ledger.close()
-
-
 def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):
     stage.advance()
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
