@@ -3,16 +3,12 @@
 import pytest
 from hypothesis import given, strategies
 
-from szpo import failpoints
 from szpo.errors import StorageError, SzpoError, UsageError
-from szpo.failpoints import InjectedError
-from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting import counting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
-from tests.support.quadratic import Clock, new_ledger, settings_of
+from tests.support.quadratic import new_ledger, settings_of
 
 
 @pytest.fixture
@@ -107,17 +103,6 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
     monkeypatch.undo()
     assert [type(r) for r in service.cast_many(requests)] == [Receipt, Receipt]
     assert service.seat_counts().votes_in == 2 and verification.verify(ledger, deep=False).ok
-
-
-def test_a_group_whose_receipts_are_lost_is_stored_once(ledger, service):
-    given = take_seats(ledger, service)
-    requests = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate(given)]
-    with failpoints.arm("cp6:raise"), pytest.raises(InjectedError):
-        service.cast_many(requests)
-    with Ledger.open(ledger.path, clock=Clock()) as second:
-        again = VoteService(second).cast_many(requests)
-        assert all(isinstance(each, Receipt) and each.replayed for each in again)
-        assert len(second.votes()) == len(counting.counted(second, 0)) == 5
 
 
 ODD = strategies.one_of(

@@ -1,7 +1,5 @@
 """Who answers blind final comparisons, on which sides, and until when."""
 
-import itertools
-
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
@@ -114,27 +112,6 @@ def _answers(ledger):
         "WHERE v.choice <> 'skip' GROUP BY a.comparison"
     )
     return {row["comparison"]: row["n"] for row in rows}
-
-
-def test_sides_alternate_over_comparisons_and_over_their_answers():
-    for order in range(8):
-        for place in range(3):
-            drawn = [finals.planned_side(3, order, rank, place) for rank in range(6)]
-            assert drawn.count("A") == 3
-            assert drawn[0] != finals.planned_side(3, order, 0, place + 1)
-
-
-def test_nobody_can_tell_the_next_side_from_the_last(ledger, service):
-    changes = 0
-    for i in range(6):
-        number = place_final(ledger, 12)
-        sides = [seat.plus_side for seat in answer_all(service, service.enroll("judge", f"j{i}"))]
-        assert sides.count("A") == 6
-        changes += sum(a != b for a, b in itertools.pairwise(sides))
-        orders.close(ledger, number, "op")
-    assert (
-        26 <= changes <= 46
-    )  # of 66; 36 are expected of a drawn order, 66 would give every side away
 
 
 def test_who_did_not_tune_comes_first_while_there(ledger, service):

@@ -63,30 +63,6 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
     assert len(starts) > 12
 
 
-def test_the_counts_read_only_what_is_new(ledger, service):
-    ask(ledger, n=30, m=3)
-    for panelist in people(service, 20):
-        service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(panelist)))
-    with ledger.alone():
-        service.seat_counts()
-    read = []
-    plain = ledger.query
-
-    def query(sql, parameters=()):
-        found = plain(sql, parameters)
-        read.append(len(found))
-        return found
-
-    ledger.query = query
-    late = service.enroll("person", "late")
-    read.clear()
-    service.cast(VoteRequest(service.assign(late).id, "A", idem=KEY("late")))
-    with ledger.alone():
-        counts = service.seat_counts()
-    ledger.query = plain
-    assert counts.votes_in == 21 and sum(read) < 20
-
-
 def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
     assert service.seat_counts() is None
     epoch = ask(ledger, n=4, m=1)

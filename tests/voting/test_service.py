@@ -1,5 +1,4 @@
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis.stateful import (
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.replay import verification
 from szpo.voting import casting, counting, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_ANSWERS, VoteConflictError, VoteRequest
@@ -21,7 +19,7 @@ from szpo.voting.counting import sides, verdict
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
 from tests.support.cases import case
-from tests.support.quadratic import Clock, new_ledger, settings_of
+from tests.support.quadratic import new_ledger, settings_of
 
 
 @pytest.fixture
@@ -247,23 +245,6 @@ def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
     assert len(ledger.votes()) == MOST_ANSWERS
 
 
-def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, service):
-    ask(ledger, n=1, m=1)
-    ann, ben = people(service, 2)
-    seat = service.assign(ann)
-    ledger.clock.now += vote_service.SEAT_TTL_US + 1
-    other = service.assign(ben)
-    service.cast(VoteRequest(other.id, "A", idem=KEY(1)))
-    assert steps.close(ledger, 0, steps.Closing("rule"))
-    before = service.counted(0)
-    receipt = service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever"))
-    assert receipt.late and service.counted(0) == before
-    assert service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever")).replayed
-    with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(other.id, "B", idem=KEY(3)))
-    assert caught.value.code == "closed" and caught.value.stored.choice == "A"
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -321,35 +302,6 @@ def test_a_rule_close_waits_for_every_comparison(ledger, service):
     assert steps.close(ledger, 0, steps.Closing("operator", reason="panel went home", actor="ann"))
     assert not steps.close(ledger, 0, steps.Closing("operator", reason="again", actor="ann"))
     assert ledger.step(0)["closed_by"] == "operator"
-
-
-def test_fifty_posts_of_one_click_are_one_row(ledger, service, seat):
-    receipts, barrier = [], threading.Barrier(10)
-
-    def click():
-        barrier.wait()
-        for _ in range(5):
-            receipts.append(service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")))
-
-    threads = [threading.Thread(target=click) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(receipts) == 50 and len(ledger.votes()) == 1
-    assert sum(not receipt.replayed for receipt in receipts) == 1
-
-
-def test_two_processes_doors_share_one_file(tmp_path):
-    with new_ledger(tmp_path / "run.db", settings_of(N=1)) as ledger:
-        ask(ledger, n=1, m=1)
-        service = VoteService(ledger)
-        seat = service.assign(people(service, 1)[0], tab="t")
-        with Ledger.open(ledger.path, clock=Clock()) as second:
-            VoteService(second).cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t"))
-        assert service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")).replayed
-        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="t"))
-        assert verification.verify(ledger, deep=False).ok  # the chain of events is whole
 
 
 # ---- any order of events ----

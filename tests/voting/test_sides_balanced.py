@@ -17,7 +17,7 @@ from szpo.voting.casting import VoteRequest
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
 from tests.support.open_round import open_run
-from tests.support.quadratic import Clock, ValueJudge
+from tests.support.quadratic import ValueJudge
 
 KEY = "0123456789abcdef-{}".format
 
@@ -220,16 +220,6 @@ def test_a_seat_that_ran_out_is_served_again_only_where_its_side_is_wanted(tmp_p
         assert service.assign(ann) is None
         service.release(taken.id)
         assert service.assign(ann).id == lost.id
-
-
-def test_what_another_process_moves_is_seen(tmp_path):
-    with open_run(tmp_path, n=1, m=1) as ledger, Ledger.open(ledger.path, clock=Clock()) as second:
-        here, there = VoteService(ledger), VoteService(second)
-        ann, ben = (here.enroll("person", name) for name in ("ann", "ben"))
-        seat = here.assign(ann)
-        assert there.assign(ben) is None
-        there.release(seat.id)
-        assert here.assign(ben).plus_side == seat.plus_side
 
 
 def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):

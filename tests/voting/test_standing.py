@@ -1,30 +1,12 @@
 """Which answer of a seat stands is decided in one place, for comparisons of every kind."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-import szpo
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import start
-
-TREE = Path(szpo.__file__).parent
-
-
-def test_one_file_says_which_vote_stands():
-    """Others ask for late answers and decide nothing by it: the counts of seats of an open step,
-    what is asked of one panelist again, and which sides a second person may have."""
-    found = {
-        path.relative_to(TREE).as_posix()
-        for path in TREE.rglob("*.py")
-        if re.search(r"\blate = 0|not \w+\[\"late\"\]", path.read_text(encoding="utf-8"))
-    }
-    advisory = {"voting/seat_counts.py", "voting/calibration.py", "voting/second_seats.py"}
-    assert found == {"voting/counting.py", *advisory}
 
 
 @pytest.mark.parametrize("kind", ["practice", "final"])
