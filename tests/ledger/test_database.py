@@ -1,6 +1,5 @@
 import itertools
 import os
-import re
 import resource
 import shutil
 import signal
@@ -21,7 +20,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Query
-from szpo.voting import lease, pauses, steps
+from szpo.voting import lease, steps
 from szpo.voting.service import VoteService
 from tests.support.quadratic import LAYOUT, Clock, new_ledger, settings_of
 
@@ -367,34 +366,6 @@ def test_a_process_of_another_container_is_not_taken_for_dead(run, space):
     lease.acquire(run)  # its lease ran out
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of process ids are Linux's")
-def test_a_namespace_of_process_ids_is_a_space_of_its_own():
-    """A real namespace, where making one is permitted; the same from process to process."""
-    code = "from szpo.voting import lease; print(lease.process_space())"
-    here = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
-    assert here == lease.process_space() and re.fullmatch("[0-9a-f]{8}", here)
-    unshared = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if unshared.returncode == 0:
-        assert unshared.stdout.strip() != here
-    else:
-        assert "unshare" in unshared.stderr  # not permitted here
-
-
-def test_pause_and_stop_leave_events(run):
-    pauses.pause(run, "ann", "lunch")
-    assert lease.controller(run)["pause_reason"] == "lunch"
-    pauses.unpause(run, "ann")
-    pauses.unpause(run, "ann")
-    pauses.stop_at(run, 7, "ann")
-    assert lease.controller(run)["stop_at"] == 7
-    assert [e["kind"] for e in run.events()][1:] == ["pause", "unpause", "stop"]
-
-
 # ---- the disk ----
 
 
@@ -469,16 +440,3 @@ def test_a_copy_for_reading_has_no_name_that_a_kill_could_leave(run, tmp_path, m
     count = "SELECT count(*) FROM events"
     assert copy.execute(count).fetchone()[0] == run.query(count)[0]["count(*)"]
     copy.close()
-
-
-def test_a_steps_votes_are_found_without_reading_all_votes(run):
-    seen = []
-    plain = run.execute
-    run.execute = lambda sql, parameters=(): (
-        seen.append((sql, parameters)) or plain(sql, parameters)
-    )
-    run.votes(3)
-    run.execute = plain
-    sql, parameters = seen[0]
-    plan_step = [row["detail"] for row in run.query("EXPLAIN QUERY PLAN " + sql, parameters)]
-    assert plan_step and not [line for line in plan_step if line.startswith("SCAN")], plan_step

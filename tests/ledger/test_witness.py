@@ -312,13 +312,3 @@ def test_a_kill_between_commit_and_witness_harms_nothing(tmp_path):
         voting.post(VoteService(web), seats, 0, 7)
         assert len(web.votes()) == 8
         assert witness.read(path).head.event == last
-
-
-def test_a_record_longer_than_its_witness_is_taken_up(tmp_path):
-    path = tmp_path / "run.db"
-    seats = voting.ballot(path, 60, sync=False)
-    assert children.run(vote_and_die, path, seats, 8) == children.KILLED
-    noted = witness.read(path).head.event
-    assert call(["verify", str(path)]) == 0
-    with Ledger.open(path) as ledger:
-        assert list(ledger.events())[-1]["event"] == noted + 1 == witness.read(path).head.event
