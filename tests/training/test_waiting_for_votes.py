@@ -10,26 +10,6 @@ from szpo.voting.service import VoteService
 from tests.support.quadratic import go, start
 
 
-class Watch:
-    """What a connection is asked from one call of `wait` to the next: a poll of the controller."""
-
-    def __init__(self, ledger):
-        self.conn = ledger._conn
-        self.work, self.sql = 0, []
-        self.conn.set_progress_handler(self.worked, 1)
-        self.conn.set_trace_callback(self.sql.append)
-
-    def worked(self):
-        self.work += 1
-
-    def taken(self):
-        """(SQLite's instructions, write transactions begun) since it was last taken."""
-        found = self.work, sum("BEGIN IMMEDIATE" in sql for sql in self.sql)
-        self.work = 0
-        self.sql.clear()
-        return found
-
-
 def voted(service, people, each):
     """``each`` of the open step's comparisons are answered by each of them."""
     with service.ledger.transaction("votes"):
@@ -38,34 +18,6 @@ def voted(service, people, each):
             for _ in range(each):
                 seat = service.assign(who)
                 service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-
-
-def polls(tmp_path, size):
-    """Polls of a run whose step has ``size`` of its votes and gets no more until the sixth."""
-    settings, ledger, policy = start(tmp_path, f"{size}.db", N=size + 1, D=1, M=1)
-    service = VoteService(ledger)
-    watch, found = Watch(ledger), []
-
-    def wait():
-        found.append(watch.taken())
-        if len(found) == 1:
-            voted(service, ["ann"], size)
-        if len(found) == 6:
-            voted(service, ["ben"], 1)
-        watch.taken()
-
-    go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=wait)
-    assert [row["closed_by"] for row in ledger.steps()] == ["rule"]
-    assert verification.verify(ledger).ok
-    ledger.close()
-    return found
-
-
-@pytest.mark.full
-def test_a_poll_with_nothing_new_locks_nothing_and_costs_the_same_in_a_large_step(tmp_path):
-    small, large = polls(tmp_path, 20)[2:], polls(tmp_path, 800)[2:]
-    assert [locks for _, locks in small + large] == [0] * 8
-    assert max(work for work, _ in large) <= min(work for work, _ in small) + 50
 
 
 def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
