@@ -27,7 +27,7 @@ from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import SimulatedPanel, build
-from szpo_simulators.panels.simulate import command, panel_of, simulate
+from szpo_simulators.panels.simulate import command, simulate
 from szpo_simulators.worlds.yard import TabularPolicy
 
 simulate_command = partial(command, standalone_mode=False)
@@ -73,62 +73,11 @@ def drive(
     return policy
 
 
-def in_process(path: Path, until: int, **changes: Any) -> Ledger:
-    judged = panel()
-    ledger = create(path, judged, **changes)
-    drive(ledger, PanelEvaluator(VoteService(ledger), judged.judges), until)
-    return ledger
-
-
-TIMES = {"created_us", "at_us", "received_us", "served_us", "expires_us", "opened_us",
-         "closed_us", "applied_us", "prev_sha256", "row_sha256", "epoch", "event"}  # fmt: skip
-
-
-def rows(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
-    """Every table, without times and what is made from them."""
-    names = ledger.query("SELECT name FROM sqlite_master WHERE type = 'table'")
-    content = {}
-    for name in (row["name"] for row in names):
-        if name in ("events", "controller", "sqlite_sequence"):
-            continue  # hashes of rows with times; who drives
-        found = ledger.query(f"SELECT * FROM {name}")
-        remaining = [{k: v for k, v in row.items() if k not in TIMES} for row in found]
-        content[name] = sorted(remaining, key=repr) if name != "votes" else remaining
-    return content
-
-
 def served_once(ledger: Ledger, panel: SimulatedPanel) -> Callable[[], None]:
     def wait() -> None:
         simulate(ledger, panel.judges, once=True)
 
     return wait
-
-
-def hashed(ledger: Ledger) -> list[tuple[str, str]]:
-    return [(row["theta_sha256"], row["votes_sha256"]) for row in ledger.update_rows()]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("changes", [{}, {"M": 3}, {"rule": "known", "K": 2, "M": 2}])
-def test_a_panel_in_its_own_loop_leaves_the_rows_of_one_in_process(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    here = in_process(tmp_path / "here.db", 5, **changes)
-    away = create(tmp_path / "away.db", panel(), **changes)
-    with Ledger.open(tmp_path / "away.db", clock=away.clock) as other:
-        wait = served_once(other, panel_of(other))
-        drive(
-            away,
-            LedgerEvaluator(VoteService(away)),
-            5,
-            wait=wait,
-        )
-    assert rows(here) == rows(away)
-    assert len(rows(here)["votes"]) > 0
-    assert hashed(here) == hashed(away)
-    for ledger in (here, away):
-        assert verification.verify(ledger).ok
-        ledger.close()
 
 
 @pytest.mark.full

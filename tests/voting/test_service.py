@@ -245,6 +245,23 @@ def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
     assert len(ledger.votes()) == MOST_ANSWERS
 
 
+def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    seat = service.assign(ann)
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    other = service.assign(ben)
+    service.cast(VoteRequest(other.id, "A", idem=KEY(1)))
+    assert steps.close(ledger, 0, steps.Closing("rule"))
+    before = service.counted(0)
+    receipt = service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever"))
+    assert receipt.late and service.counted(0) == before
+    assert service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever")).replayed
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(VoteRequest(other.id, "B", idem=KEY(3)))
+    assert caught.value.code == "closed" and caught.value.stored.choice == "A"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
