@@ -160,7 +160,11 @@ CHECKS: Final = (
         file_checks.check_rows,
     ),
     # After the rows: they name the row where SQLite names the file.
-    Check("pages", "SQLite finds the pages of the file sound, and tables and indexes agree", file_checks.check_pages),
+    Check(
+        "pages",
+        "SQLite finds the pages of the file sound, and tables and indexes agree",
+        file_checks.check_pages,
+    ),
     Check(
         "header",
         "spec, layout, base model, tensors and basis have the hashes of the run's row",
