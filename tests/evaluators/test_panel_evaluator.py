@@ -7,9 +7,6 @@ from szpo.errors import RunError, UsageError
 from szpo.evaluators import panel_evaluator
 from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
-from szpo.ledger import run_spec
-from szpo.ledger.run_spec import recorded_settings
-from szpo.optim import directions
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting import counting
@@ -59,22 +56,6 @@ def test_shipped_evaluators_keep_the_contract():
 
     check_evaluator(LedgerEvaluator, serve=serve)
     check_judge(Keyed())
-
-
-def test_the_small_ledger_is_one_that_this_szpo_would_make(monkeypatch):
-    """An evaluator may read the run's settings, whichever table of directions szpo has."""
-    seen, now = [], directions.DIRECTION_VERSION
-
-    def make(service):
-        seen.append((service.ledger.row["direction_version"], recorded_settings(service.ledger)))
-        return PanelEvaluator(service, [Keyed()] * 3)
-
-    check_evaluator(make)
-    monkeypatch.setattr(directions, "DIRECTION_VERSION", 7)
-    monkeypatch.setattr(run_spec, "DIRECTION_VERSION", 7)
-    check_evaluator(make)
-    assert [version for version, _ in seen] == [now, 7]
-    assert all((s.N, s.D) == (3, 2) for _, s in seen)
 
 
 class Base:
@@ -212,35 +193,3 @@ def test_a_panel_in_process_and_one_at_the_doors_leave_the_same_rows(tmp_path):
         assert rows[0]
     for ledger in ledgers.values():
         ledger.close()
-
-
-def test_people_leave_rows_of_the_same_form(tmp_path):
-    settings = settings_of()
-    with new_ledger(tmp_path / "a.db", settings) as ledger:
-        service = VoteService(ledger)
-
-        def people():
-            ann = service.enroll("person", "ann")
-            while (seat := service.assign(ann, tab="t")) is not None:
-                service.cast(VoteRequest(seat.id, "A", idem=seat.id, tab="t", dwell_ms=4000))
-
-        controller.run(
-            ledger,
-            QuadraticPolicy(settings),
-            LedgerEvaluator(service),
-            prompts_of(settings),
-            Bounds(until_step=2),
-            Hooks(wait=people),
-        )
-        human = ledger.votes()
-    with run(tmp_path / "b.db", [Keyed()]) as ledger:
-        simulated = ledger.votes()
-    assert len(human) == len(simulated) == 8
-    for a, b in zip(human, simulated, strict=True):
-        assert a.keys() == b.keys()
-        same = ("comparison", "step", "k", "n", "plus_side", "revision", "late", "kind")
-        if a["step"] == 0:  # later answers depend on the votes
-            assert [a[c] for c in same[1:]] == [
-                next(r for r in simulated if r["step"] == 0 and r["n"] == a["n"])[c]
-                for c in same[1:]
-            ]
