@@ -3,7 +3,6 @@
 import gzip
 import json
 import math
-import xml.etree.ElementTree as ET
 
 import pytest
 from hypothesis import given
@@ -215,13 +214,6 @@ def test_rated_completions_become_all_pairs_that_differ():
     assert {pair.source for pair in found.pairs} == {"ranking"}
 
 
-def test_four_ratings_make_six_pairs():
-    rated = [{"text": str(i), "rating": i} for i in (2, 9, 4, 7)]
-    found = ultrafeedback.read_pairs({"prompt": "Which?", "completions": rated}, "here")
-    assert len(found.pairs) == 6
-    assert all(int(better) > int(worse) for better, worse in texts(found))
-
-
 @pytest.mark.parametrize(
     ("completions", "words"),
     [
@@ -244,15 +236,6 @@ def test_ultrafeedback_refusals(completions, words):
 def export_of(task, order, **more):
     result = {"type": "ranker", "from_name": "rank", "value": {"ranker": order}}
     return {**task, "annotations": [{"result": [result], **more}]}
-
-
-def test_the_labelling_page_parses_and_names_what_tasks_hold():
-    page = ET.fromstring(label_studio.TEMPLATE)
-    shown = {node.get("value") for node in page.iter() if node.get("value")}
-    assert shown == {"$prompt", "$items"}
-    (listed,), (ranker,) = page.findall("List"), page.findall("Ranker")
-    assert ranker.get("toName") == listed.get("name") == "response_choices"
-    assert (ranker.get("name"), page.find("Text").get("name")) == ("rank", "prompt")
 
 
 @given(st.permutations(range(3)), st.integers(0, 9), st.booleans())
