@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from szpo.active import acquisition, label_sheets, pool, rounds
-from szpo.active.pool import Filter, Pair, Seen
+from szpo.active.pool import Filter, Pair
 from szpo.active.rounds import Reply, SelectionSettings, State
 from szpo.analysis import features
 from szpo.cli.app import call
@@ -208,24 +208,6 @@ def test_label_studio_there_and_back(tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == []
 
 
-def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
-    path = lines(tmp_path / "p.jsonl", [{"prompt": "=1+1", "a": "@x y", "b": "two words more"}])
-    assert select(path, "--features", "length", "--out", tmp_path / "n.csv") == 0
-    (row,) = sheet_of(tmp_path / "n.csv")
-    assert (row["prompt"], row["a"]) == ("'=1+1", "'@x y")
-
-
-def test_a_sheet_filled_in_comes_back_under_any_id(tmp_path: Path) -> None:
-    """Ids that a sheet has to disarm are known again, and a choice may be written small."""
-    pair_of = {"id": "-7", "prompt": "Well?", "a": "short", "b": "a long one"}
-    path, out = lines(tmp_path / "p.jsonl", [pair_of]), tmp_path / "n.csv"
-    assert select(path, "--features", "length", "--out", out) == 0
-    out.write_text(out.read_text().replace(",,,", ",Tie,,"))
-    assert select(path, "--out", out, "--answers", out) == 0
-    (reply,) = rounds.load(tmp_path / "p.jsonl.select.json").replies
-    assert (reply.id, reply.choice) == ("-7", "tie")
-
-
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
 def test_strange_ids_come_back_as_they_went(tmp_path: Path, suffix: str) -> None:
     """Whatever an id begins with, the answer is that of its question, from every kind of sheet."""
@@ -311,13 +293,6 @@ def test_constant_features_leave_nothing_to_ask(
     assert (tmp_path / "n.jsonl").read_text() == ""
 
 
-def test_one_pair_is_asked(tmp_path: Path) -> None:
-    path = lines(tmp_path / "p.jsonl", [{"prompt": "Well?", "a": "short", "b": "a long one"}])
-    assert select(path, "--features", "length", "--out", tmp_path / "n.jsonl") == 0
-    (row,) = (tmp_path / "n.jsonl").read_text().splitlines()
-    assert json.loads(row)["b"] == "a long one"
-
-
 def thousands(count: int) -> Iterator[dict[str, Any]]:
     u = uniform(derive(1, "rows"), 4096)
     for i in range(count):
@@ -350,11 +325,6 @@ def test_memory_does_not_grow_with_the_pool(
     monkeypatch.setattr(pool.chunks, "__defaults__", (256,))
     small, large = peak(tmp_path, 1_000), peak(tmp_path, 5_000)
     assert large < 1.2 * small
-
-
-@pytest.mark.slow
-def test_a_million_rows(tmp_path: Path) -> None:
-    assert peak(tmp_path, 1_000_000) < 64
 
 
 # ---- what is refused ----
@@ -452,11 +422,3 @@ def test_a_feature_that_is_no_number_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows[0]).replace("Infinity", "1e999") + "\n")
     with pytest.raises(UsageError, match="feature x is inf"):
         pool.differences_from_columns(("x",))(list(pool.read(path)))
-
-
-@pytest.mark.full
-def test_the_seen_counts_add_up() -> None:
-    seen = Seen()
-    pairs = [pair("one two", "three"), pair("x", "x"), pair("", "y")]
-    passing = [p for part in pool.chunks(pairs, Filter(), seen) for p in part]
-    assert (seen.pairs, len(passing), sum(seen.left_out.values())) == (3, 1, 2)
