@@ -195,21 +195,6 @@ def test_equal_members_are_seen_whatever_blocks_they_fall_into(
         engine.generate(prompts, members, deltas, Sampling(max_new_tokens=1), draws, canary=True)
 
 
-def test_equal_members_are_seen_where_one_fills_a_block_by_itself() -> None:
-    model, sites, same = twins(2, 0, 1)
-    prompts, members = questions(count=1, repeats=32, members=2)
-    draws = np.random.default_rng(4).random((64, 3))
-    how = Sampling(max_new_tokens=3)
-    with pytest.raises(RunError, match="members 0 and 1 give identical logits"):
-        GenerateEngine(AdaptedModel(model, sites)).generate(
-            prompts, members, same, how, draws, canary=True
-        )
-    _, _, deltas = adapted("llama", members=2)
-    engine = GenerateEngine(AdaptedModel(model, sites))
-    watched = engine.generate(prompts, members, deltas, how, draws, canary=True)
-    assert watched == engine.generate(prompts, members, deltas, how, draws)
-
-
 def test_the_canary_takes_no_member_for_another_when_it_comes_again() -> None:
     # Rows of one prompt and member that fall into two blocks are filled twice.
     watch = Canary()
