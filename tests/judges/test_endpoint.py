@@ -200,24 +200,6 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("script", "error"),
-    [("nonsense", "no verdict in the last line"), ("silent", "no answer within 0.1 s")],
-)
-def test_a_run_goes_on_with_ties_or_stops_with_one_line(tmp_path, capfd, script, error):
-    with StubEndpoint(script) as stub:
-        sets = (f"judge.timeout_s={PATIENCE_S[script == 'silent']}", "run.votes=8")
-        assert call(arguments(tmp_path, stub, *sets, "judge.on_error=tie")) == 0
-        assert call(arguments(tmp_path / "b", stub, *sets)) == 1
-    last = capfd.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"error: judge smollm2: {error}; all votes cast are stored")
-    with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
-        rows = ledger.votes()
-        assert len(rows) == 8 and {row["choice"] for row in rows} == {"tie"}
-        assert {json.loads(row["details"])["error"] for row in rows} == {error}
-
-
-@pytest.mark.full
 def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd):
     def script(request, before):  # every third question fails
         return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)

@@ -27,7 +27,6 @@ from szpo.policies.responder import LocalHost
 from szpo.runs import assemble
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
-from tests.support.judging import comparison
 
 KEY = seeds.derive(0, "test")
 
@@ -153,27 +152,6 @@ def test_files_of_a_judge_are_checked_before_anything_is_loaded(tmp_path, name, 
     with pytest.raises(UsageError) as caught:
         judge_panel.judge.check(config, prompts.load_shipped().train)
     assert words in str(caught.value)
-
-
-def test_references_and_principles_reach_the_judge(tmp_path):
-    (tmp_path / "p.txt").write_text("# two of them\nBe kind.\nBe brief.\n", encoding="utf-8")
-    (tmp_path / "r.jsonl").write_text(
-        '{"prompt": "Request no. 0", "reference": "The truth."}\n', encoding="utf-8"
-    )
-    config = settings_file.check(
-        {
-            "panel": {"kind": "judge"},
-            "judge": {"principles": str(tmp_path / "p.txt"),
-                      "references": str(tmp_path / "r.jsonl"), "ask": "soft"},
-        }
-    )  # fmt: skip
-    loaded = dataclasses.replace(loading.load(str(lettered(tmp_path))), name="smollm2")
-    made = judge_panel.judge.build(config, StartingPolicy(host=LocalHost(loaded)))
-    (one, *_) = made.judges
-    assert one.principles == ("Be kind.", "Be brief.") and len(made.judges) == 5
-    assert one.references == {"Request no. 0": "The truth."}
-    found = one.opinion(comparison(("w5", "w6")), panelist="p", plus_side="A", key=KEY)
-    assert found.details["principle"] in (0, 1)
 
 
 @pytest.mark.parametrize(
