@@ -1,24 +1,329 @@
-"""The command ``szpo baseline``: a gradient method on a run's votes, a file's, or fresh ones."""
+"""The command ``szpo baseline``: a gradient method on a run's votes, a file's, or fresh ones.
+
+It learns from recorded or fresh votes, a score, or examples.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from szpo.cli import baseline_inputs, console, run_paths
-from szpo.cli.data import FIRST, SKIP_BAD
+from szpo import plugins
+from szpo.cli import console, run_paths
+from szpo.cli.data import FIRST, SKIP_BAD, name_bad
 from szpo.cli.run import PRESET, SETS
+from szpo.config import settings_file
 from szpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from szpo.baselines.costs import Cost, Moment, OnStep
+    from szpo.baselines.actor import Actor
+    from szpo.baselines.costs import Cost, Meter, Moment, OnStep
+    from szpo.baselines.questions import Preferences, Score
+    from szpo.baselines.registry import Inputs
+    from szpo.config.schema import Config
+    from szpo.runs.assemble import Parts
+    from szpo.types import Prompt
+
+
+VOTES = 200
+"""Votes of ``--fresh`` where ``--votes`` is not given; iterative-dpo has its own number."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments that name what to learn from; None, False or empty: not given."""
+
+    method: str
+    run: str | None
+    pairs: Path | None
+    fresh: bool
+    score: str | None
+    reward: Path | None
+    examples: Path | None
+    kind: str | None
+    first: int | None
+    skip_bad: bool
+    votes: int | None
+    rows: int | None
+    file: Path | None
+    preset: str | None
+    sets: tuple[str, ...]
+
+    @property
+    def reads_votes(self) -> bool:
+        """Whether the method learns from votes that are there, and has to have some."""
+        asks_nobody = self.method in ("iterative-dpo", "self-rewarding")
+        return not (asks_nobody or self.score or self.reward)
+
+
+def check(args: Arguments) -> None:
+    """Refuse what does not go together, before anything is loaded.
+
+    Raises:
+        UsageError: two arguments exclude each other, or one is without the other it belongs to.
+    """
+    from szpo.baselines.registry import SCORED
+
+    method, scored = args.method, args.method in SCORED
+    sources = (("--run", args.run), ("--pairs", args.pairs), ("--fresh", args.fresh))
+    given = [name for name, on in sources if on]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are different votes; give one of them")
+    if (args.score or args.reward) and not scored:
+        raise UsageError(f"{method} learns from no score; leave out --score and --reward")
+    if args.score and args.reward:
+        raise UsageError("--score and --reward are two rewards; give one of them")
+    if (args.score or args.reward) and args.fresh:
+        name = "--score" if args.score else "--reward"
+        raise UsageError(f"{method} with {name} asks nobody; leave out --fresh or {name}")
+    if method == "notebook-dpo" and args.pairs is None:
+        raise UsageError("notebook-dpo has an adapter of its own; give --pairs")
+    if method == "iterative-dpo" and not (args.run or args.fresh):
+        raise UsageError("iterative-dpo asks while it trains; give --fresh or --run")
+    if method == "self-rewarding" and args.fresh:
+        raise UsageError("self-rewarding judges itself and asks nobody; leave out --fresh")
+    if method != "self-rewarding" and args.examples:
+        raise UsageError(f"{method} is fitted to no examples; leave out --examples")
+    if not given and args.reads_votes:
+        more = ", or a --score" if scored else ""
+        raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh{more}")
+    _refuse_unused(args)
+
+
+def _refuse_unused(args: Arguments) -> None:
+    """Refuse arguments that would have no effect beside the others, or without another one."""
+    if args.run is not None:
+        own = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
+        if idle := [name for name, value in own if value]:
+            raise UsageError(f"--run has its own settings; leave out {' and '.join(idle)}")
+    for name, on, other, there in (
+        ("--from", args.kind is not None, "--pairs", args.pairs),
+        ("--first", args.first is not None, "--pairs", args.pairs),
+        ("--skip-bad", args.skip_bad, "--pairs", args.pairs),
+        ("--votes", args.votes is not None, "--fresh", args.fresh),
+        ("--rows", args.rows is not None, "--fresh", args.fresh),
+    ):
+        if on and not there:
+            raise UsageError(f"{name} goes with {other}; give both or neither")
+    if args.fresh and any("rows" in _optimizer(text) for text in args.sets):
+        raise UsageError("--fresh asks on --rows; give that in place of --set optimizer.rows")
+
+
+def _optimizer(text: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = settings_file.parse_assignment(text).get("optimizer", {})
+    return found
+
+
+def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Share ``--votes`` among the rounds of iterative-dpo; returns the fields of its recipe.
+
+    Raises:
+        UsageError: ``--votes`` or ``--rows`` contradicts a field, or pays no question a round.
+    """
+    from szpo.baselines import registry
+
+    plan, found = registry.recipe("iterative-dpo", settings), dict(settings)
+    if args.rows is not None and "rows" in settings and args.rows != (plan.rows or 1):
+        raise UsageError(
+            f"--rows {args.rows} and --recipe rows={settings['rows']} differ; give one of them"
+        )
+    if args.votes is None:
+        return found
+    each = args.votes // plan.rounds
+    if not each:
+        raise UsageError(f"--votes {args.votes} are less than one in each of {plan.rounds} rounds")
+    if "questions" in settings and each != plan.questions:
+        raise UsageError(
+            f"--votes {args.votes} in {plan.rounds} rounds are {each} questions a round and "
+            f"--recipe questions={plan.questions} differs; give one of them"
+        )
+    if left := args.votes % plan.rounds:
+        console.warn(f"{left} of {args.votes} votes do not divide among {plan.rounds} rounds")
+    return {**found, "questions": each}
+
+
+def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
+    """Load what the method works on; nobody is asked for a vote before it is run.
+
+    Args:
+        args: What to learn from, which `check` let pass.
+        recipe: Of the method.
+        folder: Of the runs.
+        seed: Root of the draws of fresh votes.
+
+    Raises:
+        UsageError: a file, a setting or the run cannot be used.
+        RunError: the method reads votes, and none of them gives a pair.
+    """
+    from szpo.data import preference_files
+
+    examples = preference_files.read_examples(args.examples) if args.examples is not None else ()
+    if args.run is not None:
+        inputs = _load_run(args, args.run, folder)
+    elif args.fresh:
+        inputs = _load_fresh(args, recipe, seed)
+    else:
+        inputs = _load_plain(args, recipe, seed)
+    if args.score is not None or args.reward is not None:
+        inputs = replace(inputs, score=_load_score(inputs, args.score, args.reward))
+    return replace(inputs, examples=examples)
+
+
+def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
+    """Load a recorded run: its model at θ₀, its votes, and its panel where the method asks it."""
+    from szpo.baselines import registry
+    from szpo.baselines.asking import JudgesAsk
+    from szpo.baselines.ledger_pairs import read_pairs
+    from szpo.baselines.questions import Preferences
+    from szpo.baselines.validation import demand_pairs
+    from szpo.ledger.database import Ledger
+    from szpo.runs import assemble
+
+    path = run_paths.find(name, folder)
+    with Ledger.open(path) as ledger:
+        found = read_pairs(ledger)
+        data = Preferences(found.pairs, found.ties)
+        if args.reads_votes:
+            demand_pairs(data, args.method)
+        asks = args.method == "iterative-dpo"
+        parts = assemble.reopen(ledger, until=0, panel=asks, say=console.complain)
+    actor = _actor(parts)
+    prompts = parts.prompts.train or tuple(dict.fromkeys(p.prompt for p in found.pairs))
+
+    def votes(meter: Meter) -> Preferences:
+        meter.votes += found.cost.votes
+        meter.answers_read += found.cost.answers_read
+        return data
+
+    ask = JudgesAsk(tuple(parts.panel.judges)) if parts.panel is not None else None
+    return registry.Inputs(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.rows)
+
+
+def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
+    """Load a model and a panel by settings, the panel fitted to questions of ``--rows`` rows."""
+    from szpo.baselines import registry
+    from szpo.baselines.asking import JudgesAsk, Survey, ask_round
+    from szpo.runs import assemble
+
+    rows = args.rows or getattr(recipe, "rows", None) or 1
+    config = _load_settings(args, f"optimizer.rows={rows}")
+    parts = assemble.build(config, say=console.complain)
+    if parts.panel is None:
+        raise UsageError("people answer in a run; take its votes with --run")
+    actor, ask = _actor(parts), JudgesAsk(tuple(parts.panel.judges))
+    prompts = tuple(parts.prompts.train)
+    survey = Survey(prompts, ask, args.votes or VOTES, None if rows == 1 else rows, seed)
+
+    def votes(meter: Meter) -> Preferences:
+        return ask_round(survey, actor, meter)
+
+    return registry.Inputs(actor, prompts, votes, ask, rows=rows)
+
+
+def _actor(parts: Parts) -> Actor:
+    """The model of a run at its start, on the run's sites."""
+    from szpo.baselines.actor import Actor
+
+    policy = parts.language
+    return Actor.beside(
+        policy.held, policy.subspace, sampling=policy.answering.sampling, engine=policy.engine
+    )
+
+
+def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
+    """Load a model by settings, with the pairs of a file or without votes."""
+    from szpo.baselines import notebook_dpo, registry
+    from szpo.baselines.actor import Actor
+    from szpo.baselines.questions import Preferences
+    from szpo.baselines.validation import demand_pairs
+    from szpo.data import preference_files
+    from szpo.policies import language_model
+
+    read = None
+    if args.pairs is not None:
+        read = preference_files.read(
+            args.pairs, args.kind or "trl", first=args.first, skip_bad=args.skip_bad
+        )
+        name_bad(read)
+    given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
+    if read is not None and args.reads_votes:
+        demand_pairs(given, args.method)
+    config = _load_settings(args)
+    asked = _choose_prompts(
+        args, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
+    )
+    lora = notebook_dpo.lora() if args.method == "notebook-dpo" else None
+    plain = language_model.load_plain(config, console.complain, lora)
+    actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
+    return registry.Inputs(actor, asked, None if read is None else lambda meter: given)
+
+
+def _choose_prompts(
+    args: Arguments, recipe: Any, config: Config, unique: tuple[Prompt, ...]
+) -> tuple[Prompt, ...]:
+    """Choose the prompts that the method asks: those of a file of pairs, or of the settings.
+
+    Methods that learn from pairs as they are ask none: they leave out what is too long.
+
+    Raises:
+        UsageError: The model is not there, or cannot read a prompt that it is to answer.
+    """
+    from szpo.baselines import registry, self_rewarding
+    from szpo.data import prompt_room, prompts
+    from szpo.models import context
+    from szpo.policies import language_model
+
+    language_model.check_files(config)
+    if args.pairs is not None and args.method in (*registry.OFFLINE, "reward-model"):
+        return unique
+    reader, new = context.load_reader(config.model.name), config.generation.max_new_tokens
+    chosen = (
+        prompts.PromptSet(unique, ()) if args.pairs else prompts.load_configured(config.prompts)
+    )
+    found = prompt_room.fit_prompts(chosen, reader, new, config.prompts.too_long)
+    if args.method == "self-rewarding":
+        self_rewarding.demand_room(reader, found.train, new, recipe)
+    for warning in found.warnings:
+        console.warn(warning)
+    return found.train
+
+
+def _load_settings(args: Arguments, *more: str) -> Config:
+    """Load the settings that were given, on top of the notebook's where its recipe is meant."""
+    own: list[str] = []
+    if args.method == "notebook-dpo":
+        from szpo.baselines import notebook_dpo
+
+        own = [
+            f"model.quantization={notebook_dpo.QUANTIZATION}",
+            f"model.dtype={notebook_dpo.DTYPE}",
+        ]
+    sets = [*own, *args.sets, *more]
+    return settings_file.load(args.file, preset_name=args.preset, sets=sets)
+
+
+def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
+    """Load a reward by its name, or the reward model of a folder."""
+    if folder is not None:
+        from szpo.baselines import reward_model
+
+        return reward_model.load(folder, inputs.actor.loaded)
+    found = plugins.load("szpo.rewards", "parse", "reader of rewards")(
+        text, logprob=inputs.actor.logprob_base
+    )
+
+    def score_all(prompts: Any, answers: Any) -> list[float]:
+        return [float(found.score(p, a)) for p, a in zip(prompts, answers, strict=True)]
+
+    return score_all
+
 
 METHODS = "dpo, simpo, iterative-dpo, reward-model, ppo, grpo, rloo, self-rewarding, notebook-dpo"
 
@@ -47,8 +352,7 @@ def baseline(
         None,
         "--votes",
         min=1,
-        help=f"Votes of --fresh: {baseline_inputs.VOTES} if left out; "
-        "iterative-dpo has its own number.",
+        help=f"Votes of --fresh: {VOTES} if left out; iterative-dpo has its own number.",
     ),
     rows: int | None = typer.Option(
         None,
@@ -81,19 +385,19 @@ def baseline(
     from szpo.baselines import registry
 
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
-    args = baseline_inputs.Arguments(
+    args = Arguments(
         method, run, pairs, fresh, score, reward, examples, kind, first, skip_bad, votes, rows,
         file, preset, tuple(sets),
     )  # fmt: skip
     how = registry.recipe(method, changed)  # refused before a model is loaded
-    baseline_inputs.check(args)
+    check(args)
     if method == "iterative-dpo":
-        changed = baseline_inputs.share_votes(args, changed)
+        changed = share_votes(args, changed)
     registry.demand_extra(method, scored=bool(score or reward))
     target = out or Path("baselines") / method
     if method != "self-rewarding":  # which goes on where it stopped
         run_paths.fresh(target)
-    stand = baseline_inputs.prepare(args, how, folder, seed)
+    stand = prepare(args, how, folder, seed)
     with _show_progress(method) as on_step:
         outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
     if method == "reward-model" and outcome.rewards is not None:

@@ -1,4 +1,7 @@
-"""A judge by its settings: ``panel.kind = "judge"`` and the table ``[judge]``."""
+"""A judge by its settings: ``panel.kind = "judge"`` and the table ``[judge]``.
+
+A local judge is refused whose longest question does not fit into what its model reads.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,19 @@ from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators import panel_factory
 from szpo.evaluators.panel_factory import PanelFactory, StartingPolicy
+from szpo.judges import prompting
 from szpo.judges.backends import Backend
 from szpo.judges.judge_evaluator import JudgeEvaluator
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
 from szpo.judges.prompting import LETTERS
+from szpo.models.context import Reader
 from szpo.types import Prompt
 from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
     from szpo.policies.responder import Host, Respondent
+
 
 FILE_LIMIT = 4_000_000
 """Characters of a file of principles or references."""
@@ -86,11 +92,10 @@ class Maker:
             UsageError: It cannot, or the model is not there.
         """
         if config.judge.kind == "local":
-            from szpo.judges import question_room
             from szpo.models import context
 
             reader = context.load_reader(config.judge.model)
-            question_room.demand_room(config, prompts, reader, *_files(config.judge))
+            demand_room(config, prompts, reader, *_files(config.judge))
 
     def with_changes(self, changes: str) -> PanelFactory:
         """Refuse changes: all settings of a judge are in the table ``[judge]``."""
@@ -236,3 +241,64 @@ def _any_reference(prompts: Sequence[Prompt], references: Mapping[str, str]) -> 
 
 def _sha256(references: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(references, sort_keys=True).encode()).hexdigest()
+
+
+def demand_room(
+    config: Config,
+    prompts: Sequence[Prompt],
+    reader: Reader,
+    principles: Sequence[str] = (),
+    references: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse a judge whose model cannot read its longest question and write its reply.
+
+    That is the question about the longest prompts with the longest principle, in which every
+    answer has ``generation.max_new_tokens`` tokens.
+
+    Raises:
+        UsageError: It is too long.
+    """
+    judge = config.judge
+    rows = 1 if judge.batches == "rows" else config.optimizer.rows
+    longest = sorted(set(prompts), key=reader.tokens, reverse=True)
+    if not longest:
+        return
+    shown = [longest[i % len(longest)] for i in range(rows)]
+    frame = _frame(config, shown, reader, principles, references)
+    sides = 1 if judge.ask == "grades" else 2
+    answers = sides * rows * config.generation.max_new_tokens
+    reply = 1 if judge.ask == "soft" else judge.max_tokens
+    if reader.over(frame + answers + reply):
+        raise UsageError(
+            f"judge {judge.model} reads {reader.most:,} tokens, and its longest question needs "
+            f"{frame + answers + reply:,}: {frame:,} for the frame and {rows} prompts, "
+            f"{answers:,} for answers of generation.max_new_tokens, {reply:,} for its reply; "
+            + (
+                'lower optimizer.rows, or ask row by row: judge.batches = "rows"'
+                if rows > 1
+                else "lower generation.max_new_tokens or judge.max_tokens, or shorten prompts"
+            )
+        )
+
+
+def _frame(
+    config: Config,
+    shown: Sequence[Prompt],
+    reader: Reader,
+    principles: Sequence[str],
+    references: Mapping[str, str] | None,
+) -> int:
+    """Tokens of the question with empty answers."""
+    criterion = max(principles, key=len, default=config.panel.guideline)
+    given = prompting.Instructions(criterion, references or {})
+    again = config.judge.retries > 0
+    if config.judge.ask == "grades":
+        asked = prompting.ask_grade([(prompt, "") for prompt in shown], given, again=again)
+    else:
+        asked = prompting.ask_verdict(
+            "soft" if config.judge.ask == "soft" else "verdict",
+            [(prompt, "", "") for prompt in shown],
+            given,
+            again=again,
+        )
+    return reader.tokens(asked)

@@ -1,16 +1,22 @@
-"""A run as tables: ``szpo.open(path)`` gives votes, steps, comparisons and answers in pandas."""
+"""A run as tables: ``szpo.open(path)`` gives votes, steps, comparisons and answers in pandas.
+
+A notebook shows a run as a small table of its name, settings and progress, with a chart.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from szpo.analysis import improvement
 from szpo.ledger.database import Ledger
 from szpo.replay import replay, verification
 from szpo.replay.findings import Report
+from szpo.reports import charts, gain_chart
 from szpo.reports.votes import COLUMNS, export_votes
 from szpo.types import Theta
 
@@ -96,9 +102,8 @@ class Tables:
         return verification.verify(self.ledger, deep=deep)
 
     def _repr_html_(self) -> str:
-        from szpo.reports import run_html
 
-        return run_html.draw(self.ledger)
+        return draw(self.ledger)
 
     def close(self) -> None:
         """Close the file; tables already made stay."""
@@ -130,3 +135,31 @@ def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFra
     import pandas as pd
 
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
+
+
+def draw(ledger: Ledger) -> str:
+    """The run as HTML without scripts; every text in it is escaped."""
+    config = ledger.spec.get("config", {})
+    updates = ledger.query(
+        "SELECT count(DISTINCT step) AS steps, coalesce(sum(n_votes), 0) AS votes FROM updates"
+    )[0]
+    helped = improvement.read(ledger)
+    rows = {
+        "model": config.get("model", {}).get("name", "–"),
+        "rule": ledger.spec.get("optimizer", {}).get("rule", "–"),
+        "panel": config.get("panel", {}).get("kind", "–"),
+        "steps": str(updates["steps"]),
+        "votes": f"{round(updates['votes']):,}",
+        "held out": helped.sentence,
+    }
+    body = "".join(
+        f'<tr><th scope="row" style="text-align:left">{name}</th>'
+        f'<td style="text-align:left">{escape(str(value))}</td></tr>'
+        for name, value in rows.items()
+    )
+    chart = gain_chart.draw(helped)
+    picture = "" if chart is None else charts.standalone(chart)
+    return (
+        f"<table><caption>szpo run {escape(ledger.path.stem)}</caption><tbody>{body}</tbody>"
+        f'</table><div style="max-width:40em">{picture}</div>'
+    )

@@ -1,4 +1,9 @@
-"""From a run's parts to its loop: who answers, what is guarded, when a round closes."""
+"""From a run's parts to its loop: who answers, what is guarded, when a round closes.
+
+A people's run begins with A/A comparisons: both batches are from the same policy, so that no
+answer is the right one. What panelists answer to them shows side bias and how often they call a
+difference that is none. They are made once and teach nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from szpo import seeds
 from szpo.config.schema import Config
+from szpo.data.text_files import clean_prompt
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.generation import sample_check
@@ -20,12 +27,13 @@ from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
 from szpo.policies import own_prompt
-from szpo.runs import aa_comparisons, assemble, samples
+from szpo.runs import assemble, samples
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source
 from szpo.training import comparisons, controller, guards, step_report
 from szpo.training.services import Bounds, Hooks
-from szpo.types import Theta
+from szpo.types import Comparison, Row, Theta
+from szpo.voting import calibration
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 
@@ -54,7 +62,7 @@ def drive(
         source = assemble.source(ledger, parts)
         sample_check.before(ledger, config.panel, _answers(ledger, source), say)
         if config.panel.calibration:
-            aa_comparisons.make(ledger, source)
+            make(ledger, source)
     minutes = config.panel.deadline_minutes
     return controller.run(
         ledger,
@@ -167,3 +175,34 @@ def _kl(parts: Parts) -> Callable[[Theta], float]:
             policy.move_to(head)
 
     return measure
+
+
+COMPARISONS = 4
+
+
+def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
+    """Store ``count`` A/A comparisons of D training prompts each; False if there are some.
+
+    Both sides are independent samples of the policy at the head; everything derives from the
+    root seed, and no other draw of the run depends on it.
+    """
+    if calibration.has_aa(ledger):
+        return False
+    root, pool = ledger.root_seed, source.prompts.train
+    key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
+    order = seeds.endless_order(len(pool), count * source.rows, lambda lap: key)
+    asked = [pool[i] for i in order]
+    plus, minus = (
+        samples.answers(
+            ledger, source, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))
+        )[0]
+        for k in (0, 1)
+    )
+    rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
+    parts = [tuple(rows[n * source.rows : (n + 1) * source.rows]) for n in range(count)]
+    keys = [seeds.derive(root, "aa", name=str(n)) for n in range(count)]
+    made = [
+        Comparison(key.hex(), -1, 0, n, part, kind="aa")
+        for n, (key, part) in enumerate(zip(keys, parts, strict=True))
+    ]
+    return calibration.create(ledger, made)

@@ -2,7 +2,7 @@
 
 *Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
 *repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
-one policy, which `szpo.runs.aa_comparisons` draws. `create` stores A/A comparisons, `choose` picks
+one policy, which `szpo.runs.driver` draws. `create` stores A/A comparisons, `choose` picks
 one for a panelist (and makes gold and repeats), `results` counts the answers to gold.
 """
 

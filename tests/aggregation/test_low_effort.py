@@ -15,7 +15,7 @@ from szpo.aggregation.low_effort import (
     longest_run,
     soonest_ms,
 )
-from szpo_simulators.bench.voters.effort import KINDS, USUAL, simulate_conduct
+from szpo_simulators.bench.voters.hostile import KINDS, USUAL, simulate_conduct
 from tests.support.cases import case
 
 

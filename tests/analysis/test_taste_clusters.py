@@ -12,8 +12,7 @@ import pytest
 
 from szpo import seeds
 from szpo.analysis.feature_weights import FeatureVotes
-from szpo.analysis.taste_clusters import Clusters, find_clusters
-from szpo.analysis.taste_mixture import fit_mixture
+from szpo.analysis.taste_clusters import Clusters, find_clusters, fit_mixture
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
@@ -80,7 +79,7 @@ def test_one_panelist_has_no_clusters() -> None:
 
 
 def test_expectation_maximisation_never_falls(monkeypatch: pytest.MonkeyPatch) -> None:
-    from szpo.analysis import taste_mixture as module
+    from szpo.analysis import taste_clusters as module
 
     x, y, who = panel(6, opposed, 8, 20)
     bounds = []

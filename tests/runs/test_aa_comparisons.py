@@ -8,7 +8,7 @@ from szpo.config import settings_file
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.runs import aa_comparisons, assemble, driver
+from szpo.runs import assemble, driver
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
 from tests.support import yard_run
@@ -55,7 +55,7 @@ def aa(ledger):
 def test_a_peoples_run_begins_with_them_and_makes_them_once(tmp_path):
     with people_run(tmp_path / "a", lives=3) as ledger, people_run(tmp_path / "b") as other:
         found = aa(ledger)
-        assert found == aa(other) and len(found) == aa_comparisons.COMPARISONS
+        assert found == aa(other) and len(found) == driver.COMPARISONS
         assert all(len(c.rows) == 3 and c.step == -1 and not c.identical for c in found)
         trained = {p.turns for p in assemble.reopen(ledger, say=lambda _: None).prompts.train}
         rows = list(itertools.chain.from_iterable(c.rows for c in found))
@@ -74,7 +74,7 @@ def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
     with people_run(tmp_path / "with") as ledger:
         expected = history(ledger)
     with monkeypatch.context() as patch:
-        patch.setattr(aa_comparisons, "make", lambda *_: False)
+        patch.setattr(driver, "make", lambda *_: False)
         with people_run(tmp_path / "without") as ledger:
             assert aa(ledger) == [] and history(ledger) == expected
 
@@ -100,10 +100,8 @@ def test_they_are_stored_all_or_none(tmp_path, count):
 
         ledger.append = broken
         with pytest.raises(KeyboardInterrupt):
-            aa_comparisons.make(ledger, source, count)
+            driver.make(ledger, source, count)
         ledger.append = plain
         assert aa(ledger) == []
-        assert aa_comparisons.make(ledger, source, count) and not aa_comparisons.make(
-            ledger, source, count
-        )
+        assert driver.make(ledger, source, count) and not driver.make(ledger, source, count)
         assert len(aa(ledger)) == count

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
+from szpo_simulators.baselines import dpo, es, ppo, reinforce, reward_model, rlhf, walks
 from szpo_simulators.baselines.tables import sum_by_index
+from szpo_simulators.bench.known_worlds import contest
 from szpo_simulators.worlds.courier import Courier
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
@@ -99,9 +100,9 @@ def test_each_climbs_most_of_the_way_on_a_small_grid(train):
 
 
 def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_worst():
-    right = planning.value(DENSE, DENSE.cell_rewards[None])
+    right = contest.value(DENSE, DENSE.cell_rewards[None])
     assert right[0] == pytest.approx(DENSE.optimum())
-    assert planning.value(DENSE, -DENSE.cell_rewards[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
+    assert contest.value(DENSE, -DENSE.cell_rewards[None])[0] < DENSE.value(np.zeros((1, 100)))[0]
 
 
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():

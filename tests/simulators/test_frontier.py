@@ -10,15 +10,7 @@ import pytest
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import summary as of_ledger
-from szpo_simulators.bench.frontier import (
-    cell_process,
-    command,
-    plan,
-    rivals,
-    show,
-    summary,
-    vote_runs,
-)
+from szpo_simulators.bench.frontier import cell_process, command, plan, summary, vote_runs
 from szpo_simulators.compare.cell_process import write_record
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.study import Study
@@ -145,15 +137,15 @@ def test_best_of_n_chooses_from_the_pool(quick, ran):
 def test_the_expected_best_is_the_mean_over_all_choices():
     """Of rewards 3, 1, 2 with keys 0, 1, 2 the pairs' choices are 1, 2 and 2."""
     rewards, keys = np.array([[3.0, 1.0, 2.0]]), np.array([[0.0, 1.0, 2.0]])
-    assert rivals.expected_best(rewards, keys, 1) == pytest.approx(2.0)
-    assert rivals.expected_best(rewards, keys, 2) == pytest.approx(5 / 3)
-    assert rivals.expected_best(rewards, rewards, 3) == pytest.approx(3.0)
+    assert cell_process.expected_best(rewards, keys, 1) == pytest.approx(2.0)
+    assert cell_process.expected_best(rewards, keys, 2) == pytest.approx(5 / 3)
+    assert cell_process.expected_best(rewards, rewards, 3) == pytest.approx(3.0)
 
 
 def test_best_of_n_waits_for_its_run(quick, tmp_path):
     one = plan.cell(quick, quick.groups[3], 0)
     with pytest.raises(UsageError, match="let its cell end first"):
-        rivals.run_best_of(one.spec, tmp_path, lambda share: None)
+        cell_process.run_best_of(one.spec, tmp_path, lambda share: None)
 
 
 def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick):
@@ -214,8 +206,8 @@ def test_a_run_that_never_reaches_the_kl_is_left_out_and_closes_the_comparison(q
 @pytest.mark.full
 def test_what_is_finished_is_shown_at_any_time(quick, ran, tmp_path):
     empty = Study("frontier", tmp_path / "none")
-    assert show.show(empty, quick, CellStore(tmp_path / "none")) == {"lines": []}
-    body = show.show(Study("frontier", ran.folder), quick, ran)
+    assert command.show_finished(empty, quick, CellStore(tmp_path / "none")) == {"lines": []}
+    body = command.show_finished(Study("frontier", ran.folder), quick, ran)
     lines = {(line["group"], line["checkpoint"]): line for line in body["lines"]}
     assert lines["sentiment-regression", 16]["seeds"] == 1
     assert lines["sentiment-regression", 16]["of"] == 2

@@ -9,7 +9,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo_simulators.bench.scale import command
-from szpo_simulators.bench.scale.rigs import Task
+from szpo_simulators.bench.scale.command import Task
 from szpo_simulators.study import Study
 
 HAS_RAY = importlib.util.find_spec("ray") is not None

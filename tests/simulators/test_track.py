@@ -8,7 +8,8 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo.types import Floats
-from szpo_simulators.baselines import hacking, ppo
+from szpo_simulators.baselines import ppo
+from szpo_simulators.bench.known_worlds import track
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import draws
@@ -53,9 +54,9 @@ def test_values_are_sums_over_all_drives(seen, cells: int, lines: int, slip: flo
 def test_walks_tell_both_features() -> None:
     theta = TRUTH.theta0 + np.random.default_rng(0).normal(size=(2, TRUTH.dim))
     u = draws(TRUTH, [1, 2], 0, 0, 200)
-    for track, name in ((TRUTH, 0), (PROXY, 1)):
-        walks = track.walks(theta, u)
-        assert np.allclose(track.move_features(walks.states)[..., name], walks.rewards)
+    for world, name in ((TRUTH, 0), (PROXY, 1)):
+        walks = world.walks(theta, u)
+        assert np.allclose(world.move_features(walks.states)[..., name], walks.rewards)
 
 
 def test_going_straight_and_back_and_forth() -> None:
@@ -73,10 +74,10 @@ def test_going_straight_and_back_and_forth() -> None:
 
 @pytest.mark.full
 def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines() -> None:
-    w = hacking.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
+    w = track.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
     error = w.std(0, ddof=1) / len(SEEDS) ** 0.5
     assert (np.abs(w.mean(0) - [PANEL.beta, 0.0]) < 3 * error).all()
-    limited = hacking.fit_weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
+    limited = track.fit_weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
     assert (limited[:, 0] == 0).all()
     assert (limited[:, 1] > 0.1).all()
 
@@ -84,13 +85,13 @@ def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines(
 def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track() -> None:
     start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
     how = ppo.Recipe(20)
-    counting = hacking.train_ppo(TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], how)
+    counting = track.train_ppo(TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], how)
     start_theta, *trail = itertools.islice(counting, 21)
     assert (start_theta == TRUTH.theta0).all() and len(trail) == 20
     hacked = trail[-1]
     assert (PROXY.value(hacked) > 2.5 * start[1]).all()
     assert (TRUTH.value(hacked) < 0.5 * start[0]).all()
-    honest = ppo.take(hacking.train_ppo(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], how), 20)
+    honest = ppo.take(track.train_ppo(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], how), 20)
     assert (TRUTH.value(honest) > 0.95 * TRUTH.optimum()).all()
 
 

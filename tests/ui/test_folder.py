@@ -23,7 +23,8 @@ from szpo.ledger.database import Ledger
 from szpo.notices import hook_events, web_hook
 from szpo.training import budget, summary
 from szpo.voting import lease, pauses
-from szpo_ui.folder import access, application, memory_need, rows, side_by_side
+from szpo_ui.folder import access, application, rows, side_by_side
+from szpo_ui.folder import controllers as processes
 from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.rows import FolderReader, RunRow
 from szpo_ui.web import address, credentials, login
@@ -340,7 +341,7 @@ def test_a_run_driven_elsewhere_gets_no_second_process(
 def test_a_second_model_starts_only_where_memory_is_left(
     controllers: Callable[..., Controllers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_need, "estimate", lambda config: 3 * 2**30)
+    monkeypatch.setattr(processes, "estimate", lambda config: 3 * 2**30)
     monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 2**30)
     monkeypatch.setattr(memory, "resident_bytes", lambda process: 2**29)
     made = controllers()
@@ -361,7 +362,7 @@ def test_a_second_model_starts_only_where_memory_is_left(
 
 def test_the_need_of_a_model_is_read_from_its_files(tmp_path: Path) -> None:
     def need(*sets: str) -> int | None:
-        return memory_need.estimate(settings_file.load(sets=list(sets)))
+        return processes.estimate(settings_file.load(sets=list(sets)))
 
     folder = tmp_path / "model"
     folder.mkdir()
@@ -371,7 +372,7 @@ def test_the_need_of_a_model_is_read_from_its_files(tmp_path: Path) -> None:
     own = need(f"model.name={folder}", "model.dtype=fp32") or 0
     half = need(f"model.name={folder}", "model.dtype=bf16") or 0
     assert own - half == pytest.approx(2e9)
-    assert need(f"model.name={folder}", "model.device=cuda") == memory_need.PROCESS
+    assert need(f"model.name={folder}", "model.device=cuda") == processes.PROCESS
     assert need("model.name=nobody/has-this") is None
 
 

@@ -4,8 +4,7 @@ import re
 from typing import get_args
 
 from szpo_ui.panel import render
-from szpo_ui.panel.facts import Facts, Progress
-from szpo_ui.panel.screens import State
+from szpo_ui.panel.screens import Facts, Progress, State
 from szpo_ui.prolific.participants import Standing
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status

@@ -14,7 +14,7 @@ import uvicorn
 
 from szpo.cli.app import call
 from szpo.notices import setup_progress
-from szpo_ui import app, startup
+from szpo_ui import app, serve
 from szpo_ui.web.address import SiteAddress
 from szpo_ui.web.server import configure
 from tests.support.browser import make, violations
@@ -78,7 +78,7 @@ def test_the_first_page_says_how_far_it_is_to_those_who_asked_by_the_sites_name(
     address = place(listener)
     with (
         setup_progress.writing(tmp_path / "mine.db") as report,
-        startup.answering(listener, address) as page,
+        serve.answering(listener, address) as page,
         httpx.Client(base_url=address.url, timeout=10) as client,
     ):
         assert client.get("/setup-status").json()["run"] is None
@@ -108,7 +108,7 @@ def test_a_panelist_who_comes_early_gets_to_the_welcome_page_without_a_click(
     early, late = chromium.new_page(), chromium.new_page()
     with (
         setup_progress.writing(tmp_path / "mine.db") as report,
-        startup.answering(listener, address) as page,
+        serve.answering(listener, address) as page,
     ):
         page.run = tmp_path / "mine.db"
         report("loading the model", 0, 0)

@@ -18,15 +18,7 @@ from szpo.errors import UsageError
 from szpo.types import Answer
 from szpo.voting import second_seats, steps
 from szpo.voting.casting import VoteRequest
-from szpo_ui.operator import (
-    vote_export,
-    vote_filter,
-    vote_markup,
-    vote_pages,
-    votes_cast,
-    votes_page,
-    word_search,
-)
+from szpo_ui.operator import state, vote_export, vote_filter, vote_pages, votes_page, word_search
 from szpo_ui.operator.vote_index import VoteIndex
 from tests.support.browser import MovableClock, Stage, make
 from tests.support.many_votes import make as make_many
@@ -421,7 +413,7 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     (own,) = (given for given in item.votes if given.state == "second")
     assert (own.vote, own.panelist, own.verdict) == (answer.vote, "Cleo", "minus")
     assert own.remark is None, "what the page adds is no remark of hers"
-    cast = votes_cast.count(stage.ledger)
+    cast = state.count(stage.ledger)
     assert (cast.by_name["Cleo"], dict(cast.second)) == (1, {"Ada": 0, "Bob": 0, "Cleo": 1})
     assert item.split == pytest.approx(1 / 3, abs=1e-4), "two for plus, the second for minus"
     assert vote_pages.read(index, vote_filter.parse([("state", "late")])).total == 0
@@ -451,7 +443,7 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path: Pat
         # A bound on the characters of a page: the third row is over it, one pair alone is not.
         room = sum(len(t.written) for row in (first, second) for t in row.answers)
         bare = vote_pages.read(index, chosen).items[-1:]
-        (item,) = vote_markup.add_markup(bare, "tea", room)
+        (item,) = votes_page.add_markup(bare, "tea", room)
         assert [row.answers[1].formatted is None for row in item.rows] == [True, False, True]
         assert third.answers[1].formatted is not None
         index.close()

@@ -2,25 +2,36 @@
 
 Both work on the same ledger and neither needs the other: without the controller people can still
 vote and the operator's page says what is missing; without the web the run waits.
+
+Loading Gradio takes seconds, setting a new run up takes minutes. From the start on an application
+answers at the address that loads neither: it shows how far the set-up is, and goes on to the run's
+own pages by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
+import uvicorn
 
 from szpo.errors import ResourceError, SzpoError, UsageError
-from szpo_ui import startup
+from szpo.notices import setup_progress
+from szpo_ui.headers import COMMON, OWN_POLICY
+from szpo_ui.languages.texts import choose_language
 from szpo_ui.web.address import (
     SiteAddress,
     announce,
@@ -30,11 +41,14 @@ from szpo_ui.web.address import (
     site_address,
 )
 from szpo_ui.web.child_process import Keeper, start
+from szpo_ui.web.markup import entrance
+from szpo_ui.web.server import configure
 
-if TYPE_CHECKING:  # loaded where it is used: the first page is not to wait for it
+if TYPE_CHECKING:
     from szpo.config.run_sections import Hook
     from szpo.config.schema import Config
     from szpo.ledger.database import Ledger
+
 
 OPERATOR = "operator"
 """Name behind the link of a start; each start revokes the earlier link, not its sessions."""
@@ -127,7 +141,7 @@ def serve(
                     "a folder's runs are begun from its home page; leave out --preset, --set, "
                     "--demo and --at-once"
                 )
-            from szpo_ui.folder.serving import serve_folder
+            from szpo_ui.folder.application import serve_folder
 
             return serve_folder(
                 Path(run), listener, address, proxied=url is not None, models=not no_controller
@@ -140,7 +154,7 @@ def serve(
 
 def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int:
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as first_seconds:
-        page = first_seconds.enter_context(startup.answering(listener, address))
+        page = first_seconds.enter_context(answering(listener, address))
         if sys.stderr.isatty():  # elsewhere a refusal stays the only line
             _say(f"starting; how far it is: {address.url}")
         chosen, path, config = _find_target(chosen)
@@ -310,3 +324,96 @@ def _describe_first_thing(ledger: Ledger) -> str:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+FILES: Final = {
+    "/static/setup.js": "text/javascript",
+    "/static/entrance.js": "text/javascript",
+    "/static/setup.css": "text/css",
+    "/static/login.css": "text/css",
+    "/static/icon.svg": "image/svg+xml",
+}
+"""The files of the page, by kind."""
+PANELISTS: Final = ("/login", "/panel", "/join")
+"""Beginnings of the paths on which panelists come: they see no stages."""
+_BUSY: Final = "this run is being set up; try again in a moment"
+
+
+class Startup:
+    """The application of the first seconds; ``run`` is the file that is waited for."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        """``names`` are the Host headers that are answered."""
+        self.names: Final = names
+        self.run: Path | None = None
+        self._began: Final = time.monotonic()
+        self._folder: Final = resources.files("szpo_ui") / "static"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        status, kind, body = self._answer(scope)
+        headers = {
+            **COMMON, "Content-Security-Policy": OWN_POLICY, "Cache-Control": "no-store",
+            "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body)),
+            **({"Retry-After": "2"} if status == 503 else {}),
+        }  # fmt: skip
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        shown = b"" if scope["method"] == "HEAD" else body
+        await send({"type": "http.response.body", "body": shown})
+
+    def _answer(self, scope: Any) -> tuple[int, str, bytes]:
+        """Status, kind and body for a request."""
+        path: str = scope["path"]
+        asked = _header(scope, b"host")
+        if asked.rsplit(":", 1)[0].strip("[]") not in self.names:
+            return 400, "text/plain", b"Invalid host header"
+        if path in FILES:
+            return 200, FILES[path], (self._folder / path.removeprefix("/static/")).read_bytes()
+        if path == "/setup-status":
+            return 200, "application/json", json.dumps(self._status()).encode()
+        if scope["method"] not in ("GET", "HEAD") or path == "/healthz" or "api/" in path:
+            refusal = {"error": "setup", "message": _BUSY}
+            return 503, "application/json", json.dumps(refusal).encode()
+        if not path.startswith(PANELISTS):
+            return 200, "text/html", entrance("setup", translated=False).encode()
+        language = choose_language("", _header(scope, b"accept-language"))
+        return 200, "text/html", entrance("setup", language.code).encode()
+
+    def _status(self) -> dict[str, Any]:
+        """What the page's script asks for, again and again."""
+        stages = None if self.run is None else setup_progress.read(self.run)
+        return {
+            "setup": True,
+            "run": None if self.run is None else self.run.stem,
+            "seconds": round(time.monotonic() - self._began),
+            "stages": [[each.name, each.done, each.of] for each in stages or ()],
+        }
+
+
+def _header(scope: Any, name: bytes) -> str:
+    """A header of a request; empty where it has none."""
+    return next((v.decode("latin-1") for k, v in scope["headers"] if k == name), "")
+
+
+@contextmanager
+def answering(listener: socket.socket, address: SiteAddress) -> Iterator[Startup]:
+    """Answer at ``listener`` from a thread until the block ends; whoever comes then waits."""
+    page = Startup(address.names)
+    server = uvicorn.Server(configure(page))
+    own = listener.dup()  # uvicorn closes what it has listened on
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [own]}, name="szpo-startup", daemon=True
+    )
+    thread.start()
+    try:
+        yield page
+    finally:
+        server.should_exit = True
+        thread.join()
+        own.close()

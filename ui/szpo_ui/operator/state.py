@@ -1,10 +1,14 @@
-"""Everything the operator's page shows at one time, read from the ledger; no HTML here."""
+"""Everything the operator's page shows at one time, read from the ledger; no HTML here.
+
+Votes cast by each panelist count those of the open round too: their number is not their content.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from szpo.aggregation.link_test import LinkCheck
@@ -26,11 +30,10 @@ from szpo.training.budget import Limits
 from szpo.training.held_out import HeldOut
 from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
-from szpo.voting import calibration, lease, pauses, steps, triads
+from szpo.voting import calibration, lease, pauses, second_seats, steps, triads
 from szpo.voting.pauses import PendingPause
-from szpo_ui.operator import controls, log, votes_cast
+from szpo_ui.operator import controls, log
 from szpo_ui.operator.log import Line
-from szpo_ui.operator.votes_cast import VotesCast
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import Invited
@@ -128,7 +131,7 @@ def read_state(site: Site) -> OperatorState:
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
     status, (facts, page, cast, helped) = site.status.read(), _figures(site, live)
-    cast = votes_cast.count(ledger, cast)
+    cast = count(ledger, cast)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
@@ -188,7 +191,7 @@ def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast, Imp
     def read() -> tuple[RunFacts, Overview, VotesCast, Improvement]:
         rows = evidence.read(ledger, live=live)
         page = overview.overview(rows)
-        return rows.run, page, votes_cast.count(ledger), improvement.read(ledger)
+        return rows.run, page, count(ledger), improvement.read(ledger)
 
     return site.figures.get(key, read)
 
@@ -249,3 +252,37 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
         for c in result.get("columns", [])
     ]
     return result.get("prompts", []), named
+
+
+@dataclass(frozen=True, slots=True)
+class VotesCast:
+    """Training comparisons that each panelist has answered, up to a vote."""
+
+    by_name: Mapping[str, int]
+    last: int
+    second: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that were answered as a second person, which no round counts."""
+
+
+NONE: Final = VotesCast({}, 0)
+_CAST: Final = (
+    f"SELECT p.pseudonym, count(*) AS n, sum(v.assignment IN {second_seats.SEATS}) AS second "
+    "FROM votes v CROSS JOIN assignments a "
+    "USING (assignment) CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p "
+    "USING (panelist) WHERE v.vote > ? AND v.vote <= ? AND v.revision = 0 "
+    "AND c.kind = 'train' GROUP BY p.pseudonym"
+)
+"""By pseudonym: comparisons answered, and those as a second person; (after, until)."""
+
+
+def count(ledger: Ledger, before: VotesCast = NONE) -> VotesCast:
+    """The votes cast until now, by pseudonym; what ``before`` has counted is not read again.
+
+    A comparison counts once, however often its answer was changed; skips and late votes count.
+    """
+    found, second = Counter(before.by_name), Counter(before.second)
+    last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
+    for row in ledger.query(_CAST, (before.last, last)):
+        found[row["pseudonym"]] += row["n"]
+        second[row["pseudonym"]] += row["second"]
+    return VotesCast(found, last, second)

@@ -2,30 +2,35 @@
 
 Everything is read by one thread over a connection of its own that only reads, so that a search
 neither waits for votes nor delays them. The page needs no script.
+
+Texts are drawn as Markdown, as panelists see them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from jinja2 import Environment
+from markupsafe import Markup
 
 from szpo.errors import SzpoError, UsageError
-from szpo_ui.operator import controls, vote_export, vote_filter, vote_markup, vote_pages
+from szpo_ui.operator import controls, vote_export, vote_filter, vote_pages, word_search
 from szpo_ui.operator.page import moment, span
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
-from szpo_ui.operator.vote_pages import Page
+from szpo_ui.operator.vote_pages import Item, Page, Text, TextRow
+from szpo_ui.panel import formatted
 from szpo_ui.web import login
+from szpo_ui.web.diff import Piece
 from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Site
@@ -142,8 +147,8 @@ def _read(chosen: Filter, index: VoteIndex) -> tuple[Page, list[str]]:
     names = index.ledger.query("SELECT pseudonym FROM panelists ORDER BY rowid")
     found = vote_pages.read(index, chosen)
     # One comparison alone is shown whole, and so is its Markdown.
-    most = vote_markup.MOST_LETTERS if chosen.comparison is None else vote_pages.MOST_LETTERS
-    items = tuple(vote_markup.add_markup(found.items, chosen.q, most))
+    most = MOST_LETTERS if chosen.comparison is None else vote_pages.MOST_LETTERS
+    items = tuple(add_markup(found.items, chosen.q, most))
     return replace(found, items=items), [row["pseudonym"] for row in names]
 
 
@@ -179,3 +184,57 @@ def _environment() -> Environment:
             "SORTS": vote_filter.SORTS,
         },
     )
+
+
+MOST_LETTERS: Final = 60_000
+"""Characters that are formatted on a page of several comparisons; the rest is shown as written.
+Without this bound, long answers would make a page wait for half a second."""
+
+
+def add_markup(
+    items: Iterable[Item], words: str | None, most: int = MOST_LETTERS
+) -> Iterator[Item]:
+    """The items with formatted texts where there is Markdown, in order, for ``most`` characters.
+
+    ``words`` are searched for and marked. Both answers of a row are formatted, or neither.
+    """
+    left = most
+    for item in items:
+        rows = []
+        for row in item.rows:
+            needed = sum(len(text.written) for text in _texts(row))
+            left -= needed
+            rows.append(_format_row(row, words) if left >= 0 else row)
+        yield replace(item, rows=tuple(rows))
+
+
+def _texts(row: TextRow) -> list[Text]:
+    """The texts of a row that a model wrote."""
+    return [*row.answers, *(text for role, text in row.earlier if role == "assistant")]
+
+
+def _format_row(row: TextRow, words: str | None) -> TextRow:
+    first, second = _format(row.answers, words)
+    earlier = tuple(
+        (role, _format([text], words)[0] if role == "assistant" else text)
+        for role, text in row.earlier
+    )
+    return replace(row, answers=(first, second), earlier=earlier)
+
+
+def _format(texts: Sequence[Text], words: str | None) -> list[Text]:
+    found = _html(tuple(text.written for text in texts), words)
+    if found is None:
+        return list(texts)
+    return [replace(text, formatted=html) for text, html in zip(texts, found, strict=True)]
+
+
+@lru_cache(maxsize=formatted.CACHED)
+def _html(written: tuple[str, ...], words: str | None) -> tuple[Markup, ...] | None:
+    """Texts as formatted HTML; stored, since an open page is drawn again and again."""
+
+    def mark(visible: str) -> Sequence[Piece]:
+        return [Piece(visible)] if words is None else word_search.mark(visible, words)
+
+    found = formatted.with_marks(written, mark)
+    return None if found is None else tuple(found)

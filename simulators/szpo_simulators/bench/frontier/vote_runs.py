@@ -2,11 +2,15 @@
 
 A cell that was killed goes on where its ledger ends. What is measured is read back from the
 ledger: the point that the run recommended after a number of votes.
+
+A cell's run may begin with preference pairs: answers of the base, chosen by simulated people.
+Their taste need not be the run's. The people are as sure of single answers as the panel `bt70` is.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,19 +18,25 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from scipy import special
+
+from szpo.data import preference_files
+from szpo.data.pairs import Pair
 from szpo.errors import RunError, SzpoError
 from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
 from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import Parts
+from szpo.seeds import derive, uniform
 from szpo.training import summary
 from szpo.training.step_report import StepReport
-from szpo_simulators.bench.frontier import base, warm_pairs
+from szpo_simulators.bench.frontier import base
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import Yardstick, make_row
-from szpo_simulators.rewards import heldout
+from szpo_simulators.rewards import heldout, text_rewards
+from szpo_simulators.study import hash_spec
 
 DRIVING: Final = 0.8
 """Share of a cell's time that its votes take; the rest is measuring."""
@@ -114,7 +124,7 @@ def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Pa
         file.unlink()
     sets = list(spec["sets"])
     if "pairs" in spec:
-        sets.append(f"optimizer.prior={warm_pairs.make(spec, folder)}")
+        sets.append(f"optimizer.prior={make(spec, folder)}")
     parts = assemble.build(load_config({**spec, "sets": sets}), say=lambda line: None)
     return assemble.create(parts, path), parts, False
 
@@ -152,3 +162,35 @@ def _measure(
                 draft.write_text(json.dumps(row), encoding="utf-8")
         rows.append(json.loads(file.read_text(encoding="utf-8")))
     return rows
+
+
+def make(spec: Mapping[str, Any], folder: Path) -> Path:
+    """The file of a cell's pairs, in TRL's format; one that is there is not made again.
+
+    ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people chose. Pairs follow
+    from the cell's seed, spread over the prompts to train on. Equal texts are no pair.
+    """
+    own = {name: spec[name] for name in ("run", "sets", "seed", "pairs")}
+    path = folder / "pairs" / f"{hash_spec(own)[:16]}.jsonl"
+    base.make_once(path, folder, lambda: _draw(spec, folder, path))
+    return path
+
+
+def _draw(spec: Mapping[str, Any], folder: Path, path: Path) -> None:
+    count, taste = spec["pairs"]["count"], spec["pairs"]["reward"]
+    beta = base.load({**spec, "reward": taste}, folder).beta["pair"]
+    prompts = shared_setup.load_prompts(spec).train
+    each = math.ceil(count / len(prompts))
+    few = prompts[: math.ceil(count / each)]
+    drawn = shared_setup.load_configured_actor(load_config(spec)).sample(
+        few, 2 * each, seed=spec["seed"]
+    )
+    values = text_rewards.matrix(text_rewards.parse(taste), few, drawn).reshape(-1, 2)
+    first = special.expit(beta * (values[:, 0] - values[:, 1]))
+    wins = uniform(derive(spec["seed"], "pairs to begin with"), len(first)) < first
+    pairs = [
+        Pair(few[i // each], *(both if won else both[::-1]))
+        for i, won in enumerate(wins.tolist())
+        if (both := drawn[i // each][2 * (i % each) : 2 * (i % each) + 2])[0].text != both[1].text
+    ]
+    preference_files.write(path, pairs[:count])

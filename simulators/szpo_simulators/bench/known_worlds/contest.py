@@ -3,6 +3,10 @@
 A spec has plain values: ``method`` (szpo, rm-ppo, rm-plan, dpo, reinforce, ppo, es),
 the world, a budget of votes on batches of ``D`` walks, the panel's ``sharpness``, and its own
 settings. All methods meet the same worlds, the same panel, and seeds of their own by name.
+
+Planning on a learned reward with the true transitions is an upper bound for any PPO on it. The
+plan may depend on time and knows the transitions exactly. No method that samples can do better
+on the same reward.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
+from szpo.types import Floats
+from szpo_simulators.baselines import dpo, es, ppo, reinforce, reward_model, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
 from szpo_simulators.study import TUNING, Study, interval, seed_range
@@ -145,7 +150,7 @@ def _train_and_plan(
     question = walks.Question("cells", D, panel)
     answers = walks.ask(world, theta, root_seeds, 0, budget, question)
     w = reward_model.fit(answers.x, answers.won, ridge)
-    return Curve(planning.value(world, w)[:, None], (budget,), (2 * D * budget,))
+    return Curve(value(world, w)[:, None], (budget,), (2 * D * budget,))
 
 
 def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo.Recipe) -> Curve:
@@ -154,3 +159,29 @@ def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo
     reward = partial(walks.true_rewards, world)
     thetas = ppo.improve(world, theta, reward, root_seeds, how)
     return trace_walks(world, thetas, space_marks(budget // how.walks), how.walks)
+
+
+def value(world: GridWorld, w: Floats) -> Floats:
+    """True value (S,) of the plans that are best for rewards w (S, cells) on arrival.
+
+    Backward induction chooses by w; the true reward is carried along. The best of equals is the
+    first move.
+    """
+    runs = len(w)
+    believed = np.zeros((runs, world.sets * world.cells))
+    true = np.zeros_like(believed)
+    reward = np.tile(w, (1, world.sets))
+    for _ in range(world.horizon):
+        hope = _slipping(world, (reward + believed)[:, world.landing])
+        fact = _slipping(world, (world.arrival + true)[:, world.landing])
+        # The plan sees the cell and the time, as the reward does: all sets of a cell agree.
+        best = hope.argmax(-1)[..., None]
+        believed = np.take_along_axis(hope, best, -1)[..., 0]
+        true = np.take_along_axis(fact, best, -1)[..., 0]
+    return np.asarray(true[:, 0])
+
+
+def _slipping(world: GridWorld, after: Floats) -> Floats:
+    """Expectations (S, states, 4) by chosen move, from what each executed move leads to."""
+    stays = (1 - world.slip) * after
+    return np.asarray(stays + world.slip * after.mean(-1, keepdims=True))

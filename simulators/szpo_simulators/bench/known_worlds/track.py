@@ -1,20 +1,27 @@
-"""`szpo bench track`: a proxy reward (checkpoints) that can be hacked, and the goal (progress)."""
+"""`szpo bench track`: a proxy reward (checkpoints) that can be hacked, and the goal (progress).
+
+The panel sees the true return and votes for the drive with more progress. The reward model sees
+only some features of a drive; their Bradley-Terry weights are fitted to the votes, and PPO-clip
+improves the driver on the reward that they give to each move.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from szpo_simulators.baselines import hacking, ppo
+from szpo.types import Floats, Ints
+from szpo_simulators.baselines import ppo, reward_model
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.study import Search, Study, bench, draw_curve, format_interval, interval
+from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.track import FEATURES, PROXY, TRUTH, Track
+from szpo_simulators.worlds.track import FEATURES, MOVES, PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import Reals, draws
 
 BUDGETS = (12, 32, 100, 300, 1000, 3000)
@@ -132,9 +139,9 @@ def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A reward model from votes on untrained drives, then PPO on it; valued by its own reward."""
     panel, seeds = LinkPanel(beta=spec["beta"]), spec["seeds"]
-    w = hacking.fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
+    w = fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
     how = ppo.Recipe(BATCHES, rate=spec["rate"])
-    trail = list(islice(hacking.train_ppo(TRUTH, w, seeds, how), BATCHES + 1))
+    trail = list(islice(train_ppo(TRUTH, w, seeds, how), BATCHES + 1))
     believed = TRUTH.worth(trail[-1], np.einsum("cmf,sf->scm", TRUTH.features, w))
     return {
         "values": believed.tolist(),
@@ -197,3 +204,47 @@ def _draw(
         here.set_ylim(0, 110)
         here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)
         here.legend(fontsize=8.5)
+
+
+RIDGE = 1e-3
+
+
+def fit_weights(
+    track: Track, root_seeds: Sequence[int], votes: int, eyes: Sequence[str], panel: LinkPanel
+) -> Floats:
+    """Fitted weights (S, features) from one vote on each of n pairs of untrained drives.
+
+    Features outside ``eyes`` weigh 0. Drives and votes come from each repetition's root seed:
+    they do not depend on ``eyes``, and a smaller n takes the first of a larger one.
+    """
+    theta = np.tile(track.theta0, (len(root_seeds), 1))
+    walks = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
+    pairs = (len(root_seeds), votes, 2)
+    gap = np.diff(walks.returns.reshape(pairs))[..., 0]
+    won = oracle.votes(panel.chance(gap), oracle.coins(root_seeds, 0, (votes, 1))[0])
+    visible = [FEATURES.index(name) for name in eyes]
+    seen = track.move_features(walks.states).sum(2)[..., visible].reshape(*pairs, len(visible))
+    x = seen[:, :, 1] - seen[:, :, 0]
+    spread = x.std(1) + 1e-12  # so that the ridge means the same for laps and for counts
+    found = np.zeros((len(root_seeds), len(FEATURES)))
+    found[:, visible] = reward_model.fit(x / spread[:, None], won, RIDGE) / spread
+    return found
+
+
+def train_ppo(
+    track: Track, w: Floats, root_seeds: Sequence[int], how: ppo.Recipe
+) -> Iterator[Floats]:
+    """`ppo.iterate` on the reward of weights (S, features): θ (S, d), without end.
+
+    No voter and no true reward takes part.
+    """
+
+    def sample(theta: Floats, batch: int) -> tuple[Ints, Floats]:
+        u = draws(track, root_seeds, batch, 0, how.walks, "practice")
+        walks = track.walks(theta, u)
+        cells = walks.states[:, :, :-1].astype(np.int64)
+        rewards = np.einsum("snhf,sf->snh", track.move_features(walks.states), w)
+        return cells * len(MOVES) + walks.actions, rewards
+
+    theta = np.tile(track.theta0, (len(root_seeds), 1))
+    return ppo.iterate(theta, sample, how, moves=len(MOVES))

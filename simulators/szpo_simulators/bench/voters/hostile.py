@@ -1,8 +1,8 @@
 """`szpo bench hostile`: what hostile and careless voters do to a run, and to the flags.
 
-Two parts. *Run*: how much of an honest panel's gain remains with hostile members in a small
-panel, with equal and with learned weights, on the same seeds? *Effort*: who is flagged (see
-`szpo_simulators.bench.voters.effort`)? Goals that are missed are printed as missed. With
+*Run*: how much of an honest panel's gain remains with hostile members in a small
+panel, with equal and with learned weights, on the same seeds? *Effort*: which simulated
+panelists are flagged for low effort? Goals that are missed are printed as missed. With
 ``--model`` whole runs of a language model instead, each seed as a point: see
 `szpo_simulators.bench.voters.hostile_runs`.
 """
@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from szpo.aggregation import low_effort
+from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators import study
-from szpo_simulators.bench.voters import effort, hostile_runs
+from szpo_simulators.bench.voters import hostile_runs
 from szpo_simulators.panels import panel
 from szpo_simulators.rewards import heldout
 from szpo_simulators.study import make_generator
@@ -152,7 +154,7 @@ def main(
     console = Console()
     with Progress(console=console, transient=True) as progress:
         two = progress.add_task("runs", total=seeds * 6)
-        three = progress.add_task("flags", total=people * len(effort.KINDS) * 4)
+        three = progress.add_task("flags", total=people * len(KINDS) * 4)
         result: dict[str, Any] = {
             "seeds": used,
             "mu": mu,
@@ -160,7 +162,7 @@ def main(
             "run": measure_runs(
                 used, mu=mu, beta=fitted.beta, on_seeds=lambda n: progress.advance(two, n)
             ),
-            "effort": effort.measure_flags(
+            "effort": measure_flags(
                 people, seed=first, on_people=lambda n: progress.advance(three, n)
             ),
         }
@@ -229,12 +231,12 @@ def print_results(result: Mapping[str, Any], console: Console) -> None:
     """The two tables and the goals."""
     console.print(make_run_table(result))
     view = Table(title="panelists flagged")
-    for head in ("votes", "known", "kind", "flagged", *effort.CODES):
+    for head in ("votes", "known", "kind", "flagged", *CODES):
         view.add_column(head, justify="right")
     for row in result["effort"]:
         view.add_row(
             str(row["votes"]), str(row["known"]), row["kind"], _format_share(row["flagged"], row),
-            *(f"{row[code]:.0%}" for code in effort.CODES),
+            *(f"{row[code]:.0%}" for code in CODES),
         )  # fmt: skip
     console.print(view)
     console.print(result["panel"])
@@ -262,3 +264,65 @@ def make_run_table(result: Mapping[str, Any]) -> Table:
 
 def _format_share(value: float, row: Mapping[str, Any]) -> str:
     return f"{value:.1%} \\[{row['low']:.1%}, {row['high']:.1%}]"
+
+
+CODES = ("fast", "side", "run", "gold", "rest", "random")
+KINDS = ("honest", "hasty clicker", "patient clicker", "one side", "contrary")
+WORDS = 288
+"""Of a comparison: eight rows of two answers of 18 words."""
+USUAL = low_effort.Usual(gold=0.95, repeat=0.8, rest=0.6)
+"""Rates at which an honest simulated panelist agrees with the truth, itself and the others."""
+
+
+def simulate_conduct(
+    kind: str, votes: int, gold: int, draw: np.random.Generator
+) -> low_effort.Conduct:
+    """Counts over the votes of one simulated panelist, of which ``gold`` are gold questions.
+
+    Of the rest a twentieth are repeats. Honest reading takes 120 ms a word, log-normal with σ ½;
+    haste 2 s, σ .6. Contrary panelists prefer the worse batch, in gold questions too.
+    """
+    shares = {
+        "honest": (USUAL.gold, USUAL.repeat, USUAL.rest),
+        "contrary": (1 - USUAL.gold, USUAL.repeat, 1 - USUAL.rest),
+    }.get(kind, (0.5, 0.5, 0.5))
+    repeats = votes // 20
+    train = votes - gold - repeats
+    median = 2000.0 if kind == "hasty clicker" else 120.0 * WORDS
+    times = median * np.exp(draw.normal(0, 0.6 if kind == "hasty clicker" else 0.5, votes))
+    left = draw.random(votes) < (1.0 if kind == "one side" else 0.5)
+    again = 0 if kind == "one side" else draw.binomial(repeats, shares[1])
+    return low_effort.Conduct(
+        fast=(int((times < low_effort.soonest_ms(WORDS)).sum()), votes),
+        left=(int(left.sum()), votes),
+        run=low_effort.longest_run("".join("AB"[int(not side)] for side in left)),
+        gold=(int(draw.binomial(gold, shares[0])), gold),
+        repeat=(int(again), repeats),
+        rest=(int(draw.binomial(train, shares[2])), train),
+    )
+
+
+def measure_flags(
+    people: int, *, seed: int = 0, on_people: Callable[[int], None] = lambda done: None
+) -> list[dict[str, Any]]:
+    """Share of each kind of panelist that is flagged, by votes and gold questions among them."""
+    rows = []
+    for votes, gold in ((40, 2), (40, 4), (40, 10), (400, 40)):
+        for kind in KINDS:
+            draw = make_generator(derive(seed, "effort", k=votes * 1000 + gold, name=kind))
+            found = [
+                {
+                    flag.code
+                    for flag in low_effort.flags(simulate_conduct(kind, votes, gold, draw), USUAL)
+                }
+                for _ in range(people)
+            ]
+            hits = sum(bool(codes) for codes in found)
+            low, high = wilson(hits, people)
+            by = {code: sum(code in codes for codes in found) / people for code in CODES}
+            rows.append(
+                {"votes": votes, "known": gold, "kind": kind, "flagged": hits / people, "low": low,
+                 "high": high, "people": people, **by}
+            )  # fmt: skip
+            on_people(people)
+    return rows
