@@ -114,6 +114,14 @@ def _answers(ledger):
     return {row["comparison"]: row["n"] for row in rows}
 
 
+def test_sides_alternate_over_comparisons_and_over_their_answers():
+    for order in range(8):
+        for place in range(3):
+            drawn = [finals.planned_side(3, order, rank, place) for rank in range(6)]
+            assert drawn.count("A") == 3
+            assert drawn[0] != finals.planned_side(3, order, 0, place + 1)
+
+
 def test_who_did_not_tune_comes_first_while_there(ledger, service):
     ann = tuner(service)
     fresh = credentials.invite(ledger, "panelist")
