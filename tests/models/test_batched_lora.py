@@ -135,24 +135,6 @@ def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
             torch.testing.assert_close(first[row], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_many_members_of_a_large_rank_agree_with_single_ones() -> None:
-    model = build("llama")
-    sites = find_sites(model, config("llama", 8))
-    g = torch.Generator().manual_seed(0)
-    A = {s.name: torch.randn(s.rank, s.inputs, generator=g) / s.inputs**0.5 for s in sites}
-    B = {s.name: torch.randn(12, s.outputs, s.rank, generator=g) for s in sites}
-    ids = torch.arange(12 * 3).reshape(12, 3)
-    owner = torch.arange(12).flip(0)
-    with torch.inference_mode():
-        with attach_deltas(model, sites, Deltas(A, B), owner[:, None]):
-            mixed = model(ids).logits
-        for row in (0, 5, 11):
-            mine = Deltas(A, {k: b[owner[row]][None] for k, b in B.items()})
-            with attach_deltas(model, sites, mine):
-                alone = model(ids[row : row + 1]).logits[0]
-            torch.testing.assert_close(mixed[row], alone, rtol=1e-5, atol=1e-5)
-
-
 def test_one_backward_gives_every_row_its_own_gradient() -> None:
     model = build("llama")
     sites = find_sites(model, config("llama", 2))

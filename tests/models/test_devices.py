@@ -7,7 +7,6 @@ import platform
 import pytest
 import torch
 
-from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.models import devices
 
@@ -53,8 +52,3 @@ def test_what_is_named_is_taken_as_it_stands(monkeypatch):
     assert devices.choose("cuda:0", "fp32").dtype == "fp32"
     with pytest.raises(UsageError, match=r"cuda:1 is not on this machine \(torch finds: cpu, cu"):
         devices.choose("cuda:1")
-
-
-def test_auto_is_what_the_settings_say_by_default():
-    model = settings_file.load().model
-    assert (model.device, model.dtype) == ("auto", "auto")

