@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from szpo.aggregation.weighting import History
-from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.settings import Settings
 
 
@@ -28,24 +24,3 @@ class State:
     ties: float = 0.0
     history: History | None = None
     """Past votes by voter, where the votes came with their voters."""
-
-
-def state_to_json(state: State) -> dict[str, Any]:
-    """The state as plain JSON values, to look at or to compare."""
-    return {**_plain_fields(state), "settings": settings_to_json(state.settings)}
-
-
-def _plain_fields(value: Any) -> dict[str, Any]:
-    return {
-        field.name: _plain(getattr(value, field.name))
-        for field in dataclasses.fields(value)
-        if field.name != "settings"
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if dataclasses.is_dataclass(value):
-        return _plain_fields(value)
-    return list(value) if isinstance(value, tuple) else value

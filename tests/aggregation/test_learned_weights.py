@@ -15,9 +15,9 @@ from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.optim import optimizer, weighted_votes
 from szpo.optim.checked_settings import defaults
-from szpo.optim.state import state_to_json
 from szpo.replay import replay, verification
 from szpo.voting.service import VoteService
+from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import LAYOUT, ValueJudge, go, panel_of, start
 from tests.support.weighted_votes import make_votes
 

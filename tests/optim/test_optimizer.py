@@ -15,9 +15,9 @@ from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, round13
-from szpo.optim.state import state_to_json
 from szpo.types import Query, Shift, Tally, Update
 from tests.support.cases import case
+from tests.support.optimizer_state import state_to_json
 from tests.support.tallies import (
     SMALL,
     WIDE,

@@ -1,0 +1,32 @@
+"""A state of the optimizer as plain JSON values, to compare two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from szpo.optim.checked_settings import settings_to_json
+from szpo.optim.state import State
+
+
+def state_to_json(state: State) -> dict[str, Any]:
+    """The state as plain JSON values, to look at or to compare."""
+    return {**_plain_fields(state), "settings": settings_to_json(state.settings)}
+
+
+def _plain_fields(value: Any) -> dict[str, Any]:
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if field.name != "settings"
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if dataclasses.is_dataclass(value):
+        return _plain_fields(value)
+    return list(value) if isinstance(value, tuple) else value
