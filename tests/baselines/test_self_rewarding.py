@@ -109,14 +109,6 @@ def test_best_and_worst_are_so_and_ties_give_none(given_points: list[float | Non
         assert (given_points[found[0]], given_points[found[1]]) == (max(known), min(known))
 
 
-def test_the_judge_reads_the_whole_conversation_and_all_five_demands() -> None:
-    prompt = Prompt((("system", "Be kind."), ("user", "A joke?")))
-    asked = self_judging.request(prompt, "Knock, knock.").text
-    assert "system: Be kind.\n\nuser: A joke?" in asked
-    assert "<answer>\nKnock, knock.\n</answer>" in asked
-    assert asked.count("- one point if") == 5
-
-
 def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
     moments: list[Moment] = []
     judge = Scripted()
