@@ -34,7 +34,7 @@ class Faults:
     """What goes wrong; each is off unless a test switches it on."""
 
     reply: Callable[[str, dict[str, Any], int], str | None] = lambda path, body, n: None
-    """How the n-th request of a path fails: "429", "500", "half", "cut", or None."""
+    """How the n-th request of a path fails: "429", "500", "half", "cut", "hang", or None."""
     writer: Callable[[str], str] = lambda name: name
     """The adapter that answers in place of the one that was asked."""
     stale: Callable[[str], str] = lambda name: name
@@ -109,6 +109,7 @@ class VllmServer:
         """Bodies of all completions."""
         self.changed_in_flight = 0
         """Adapters loaded or unloaded while rows were under way."""
+        self.hanging = threading.Event()
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock, self._pause = threading.Lock(), threading.Event()
         self._counts: dict[str, int] = {}
@@ -134,11 +135,16 @@ class VllmServer:
     def reset(self) -> None:
         """Forget all that was asked, and every fault."""
         self.restart()
-        self.faults = Faults()
+        self.faults, self.hanging = Faults(), threading.Event()
         self.names, self.requests, self.changed_in_flight = [], [], 0
         self._counts = {}
 
+    def is_canary(self, name: str) -> bool:
+        """Whether szpo asks by this adapter's name for 16 tokens, as its canary does."""
+        return any(b["model"] == name and b["max_tokens"] == 16 for b in list(self.requests))
+
     def close(self) -> None:
+        self.hanging.set()
         self._jobs.put(None)
         self._server.shutdown()
         self._server.server_close()
@@ -308,6 +314,8 @@ def _listen(served: VllmServer, port: int) -> ThreadingHTTPServer:
                 self._answer(401, {"error": {"message": f"Unauthorized: {heard}"}})
                 return
             fault = served.faults.reply(self.path, body, served.count(self.path))
+            if fault == "hang":
+                served.hanging.wait()
             if fault in ("429", "500", "400"):
                 heard = self.headers.get("Authorization")
                 self._answer(int(fault), {"error": {"message": f"no: {heard}"}})
