@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from szpo.cluster import vllm_engine, worker
+from szpo.cluster import rescoring, vllm_engine, worker
 from szpo.config.engine import Engine
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
@@ -126,3 +127,52 @@ def test_the_law_is_the_local_engines(folder: Path, local: Floats, how: str, dty
     assert len(answers) == 4096
     for reference in references:
         assert np.abs(z_values(measures(judge, answers), reference)).max() < FOUND
+
+
+def test_another_law_is_found(folder: Path, local: Floats) -> None:
+    """The start in place of the policy, and a temperature of 1.1 in place of 1."""
+    judge = policy_of(folder, "fp32")
+    for change in ("start", "warm"):
+        policy = policy_of(folder, "fp32")
+        if change == "start":
+            policy.move_to(policy.start())
+        else:
+            warm = AnswerSampling(Sampling(max_new_tokens=8, temperature=1.1))
+            policy.answering = warm
+        answers = policy.sample_tokens(PROMPTS, SAMPLES, seed=4)
+        assert np.abs(z_values(measures(judge, answers), local)).max() > FOUND
+    spread = np.sqrt(2 / 4096)
+    assert norm.cdf(0.125 / spread - FOUND) > 0.99
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(folder: Path, dtype: str) -> None:
+    """At the usual radius; the wrong one is the start itself, which lies nearest to a member.
+
+    3,072 members of a chunk, each with 4 answers there: none is missed, so by the rule of three
+    the probability of a miss is below 3/3072 < .001 with confidence .95. None of as many right
+    ones is refused, with the noise of the other engine on top of what was reported.
+    """
+    policy = policy_of(folder, dtype)
+    radius = float(parameters.round13(policy.subspace.mu(1.62)))
+    member = parameters.shift(policy.space, policy.start(), Shift(0, 1, 1, radius))
+    policy.move_to(policy.start())
+    chunks = 3072
+    rows = policy.sample_tokens(PROMPTS, 4 * chunks // len(PROMPTS), seed=6)
+    prompts = [policy.encode(PROMPTS[i * len(PROMPTS) // len(rows)]) for i in range(len(rows))]
+    both = policy.deltas([policy.start(), member])
+    wrong = policy.engine.logprobs(prompts, rows, [0] * len(rows), both)
+    right = policy.engine.logprobs(prompts, rows, [1] * len(rows), both)
+    tolerance = rescoring.TOLERANCE[dtype]
+    missed, shifts, tokens = 0, [], []
+    for chunk in range(chunks):
+        own = list(range(chunk, len(rows), chunks))
+        (picked,) = rescoring.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
+        taken = [own[i] for i in picked]
+        apart = rescoring.deviation([wrong[i] for i in taken], [right[i] for i in taken])
+        missed += apart <= tolerance
+        tokens.append(sum(len(rows[i]) for i in taken))
+        shifts += [np.concatenate([wrong[i] - right[i] for i in taken])]
+    assert missed == 0
+    shift = float(np.sqrt(np.mean(np.concatenate(shifts) ** 2)))
+    assert rescoring.notice_probability(shift, tolerance, int(np.median(tokens))) > 0.999

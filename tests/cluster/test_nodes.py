@@ -166,6 +166,30 @@ class Killer:
 @needs_ray
 @quiet
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("node", [False, True], ids=["worker", "node"])
+def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
+    node: bool,
+    seed: int,
+    nodes: Nodes,
+    line: list[str],
+    undisturbed: Digests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killer = Killer(nodes, node)
+    moment = random.Random(seed).randrange(1, CHUNKS - 3)
+    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(moment, killer))
+    assert call(line) == 0
+    assert killer.killed
+    assert ray_nodes.result(tmp_path / "runs" / "folder.db") == undisturbed
+    if node:
+        nodes.add()
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(i, i + 5) for i in range(0, 20, 5)])
 def test_a_controller_killed_again_and_again_resumes_as_the_same_run(
     seeds: Sequence[int],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 from szpo.cluster import ray_engine, remote, worker
+from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
 from szpo.models import context, loading
 from szpo.models.context import Described
 from szpo.plugins import how_to_install
@@ -81,6 +84,21 @@ def test_an_open_address_is_refused(monkeypatch) -> None:
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
     with pytest.raises(UsageError, match="lets whoever reaches it run code"):
         ray_engine.demand(Engine(kind="ray", address="192.0.2.7:6379"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["engine.workers=2"], 'engine.workers goes with engine.kind "ray"'),
+        (["engine.address=a:1"], 'engine.address goes with engine.kind "ray"'),
+        (["engine.kind=cloud"], 'engine.kind must be one of "local", "ray"'),
+        (["engine.kind=ray", "engine.workers=0"], "engine.workers must be a whole number >= 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings_file.load(sets=sets)
+    assert words in str(error.value)
 
 
 # ---- the worker, without Ray ----
@@ -168,6 +186,28 @@ def host_of(policy: LoraPolicy, count: int) -> remote.RemoteHost:
 
 @needs_ray
 @quiet
+@pytest.mark.slow  # make test has tests/cluster/test_nodes.py for that
+def test_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch) -> None:
+    wanted = policy.rollout(ASKED, SHIFTS, seed=4)
+    before = signal.getsignal(signal.SIGTERM)
+    with started(policy, 2) as transport:
+        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own was taken away again
+        inner, sent = transport.send, []
+
+        def send(worker: str, chunk: str, request: Any) -> None:
+            inner(worker, chunk, request)
+            sent.append(chunk)
+            if len(sent) == 3:
+                os.kill(transport._seats[worker].pid or 0, signal.SIGKILL)
+
+        monkeypatch.setattr(transport, "send", send)
+        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
+        assert len(sent) > len(set(sent))  # the lost chunk was asked again
+        assert transport.sent_bytes < 20_000
+
+
+@needs_ray
+@quiet
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray, count) -> None:
@@ -208,6 +248,26 @@ def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch) -> None
     pretend_ray(monkeypatch)
     with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
         remote.start(Engine(kind="ray", gpus=1), described_of(policy))
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+def test_a_run_through_ray_has_the_digests_of_a_local_one(
+    folder, tmp_path, ray, monkeypatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    digests = []
+    for number, sets in enumerate(
+        (["engine.chunk_rows=4"], ["engine.kind=ray", "engine.workers=2", "engine.chunk_rows=4"])
+    ):
+        place = tmp_path / str(number)
+        place.mkdir()
+        path = folder_run.make(place, *sets, model_folder=folder)
+        with Ledger.open(path, readonly=True) as ledger:
+            votes = [row["votes_sha256"] for row in ledger.update_rows()]
+            digests.append((theta_digests(ledger), votes))
+    assert digests[0] == digests[1]
 
 
 @needs_ray

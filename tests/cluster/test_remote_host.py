@@ -15,7 +15,7 @@ from szpo.cluster import remote, worker
 from szpo.cluster.schedule import Bounds
 from szpo.config.engine import Engine
 from szpo.config.model_sections import Adapter
-from szpo.errors import IntegrityError, ResourceError, UsageError
+from szpo.errors import IntegrityError, ResourceError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.judges import pair_scorer
 from szpo.judges.backends import Question
@@ -29,6 +29,7 @@ from szpo.policies.read_request import ReadRequest, from_message, join, split, t
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Shift, Update
+from szpo_simulators.compare import measurements
 from tests.support import folder_run, near_workers
 from tests.support.policies import small
 
@@ -176,6 +177,13 @@ def test_tensors_of_another_model_are_refused_by_the_worker(here, there) -> None
         there.at(bad, parameters.Space(5, bad.layout, Law()))
 
 
+def test_an_error_of_the_request_is_the_runs(here, there) -> None:
+    (policy,) = policies(here, there)
+    with pytest.raises(RunError, match="canary"):
+        same = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
+        policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
+
+
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatch) -> None:
     class Absent(near_workers.NearWorkers):
         def _admit(self) -> None:
@@ -207,6 +215,17 @@ def test_two_workers_with_different_models_end_the_run(folder) -> None:
         remote.RemoteHost(
             Engine(kind="ray"), facts, lambda setup, check: Different(setup, check, 1)
         )
+
+
+def test_tokens_that_workers_write_are_counted(here, there) -> None:
+    """What a comparison of methods charges; workers of this process are counted a second time."""
+    counts = []
+    for policy in policies(here, here, there):
+        tools = measurements.Instruments()
+        with tools.counting():
+            policy.sample(PROMPTS[:3], seed=1)
+        counts.append(tools.tokens)
+    assert counts[0] > 0 and counts[1] == 2 * counts[0]
 
 
 # ---- requests to read ----

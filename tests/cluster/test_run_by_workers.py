@@ -229,6 +229,21 @@ def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, c
 # ---- the doctor ----
 
 
+def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts, capsys) -> None:
+    from szpo.config import settings_file
+
+    line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
+    config = settings_file.load(sets=[text for text in line if "=" in text])
+    file = tmp_path / "run.toml"
+    file.write_text(settings_file.to_toml(config), encoding="utf-8")
+    call(["doctor", "--config", str(file), "--folder", str(tmp_path)])
+    found = " ".join(capsys.readouterr().out.split())
+    assert "2 workers at a cluster of its own on 127.0.0.1" in found
+    rows = 2 * config.optimizer.directions * config.optimizer.comparisons * config.optimizer.rows
+    assert f"{rows} rows in {rows // 8} chunks of 8, about" in found
+    assert hosts[0].transport.closed  # type: ignore[attr-defined]
+
+
 def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch) -> None:
     from szpo.config import settings_file
 

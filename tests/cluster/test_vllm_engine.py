@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,17 @@ import pytest
 import torch
 
 from szpo.cli.app import call
-from szpo.cluster import vllm_engine
+from szpo.cluster import vllm_engine, vllm_replica
 from szpo.cluster.schedule import Bounds
 from szpo.cluster.vllm_answers import VllmAnswers
-from szpo.cluster.vllm_replica import Retry
+from szpo.cluster.vllm_replica import Retry, Server
 from szpo.config import settings_file
 from szpo.config.engine import Engine
-from szpo.errors import IntegrityError, SzpoError, UsageError
+from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
 from tests.support import folder_run
 from tests.support.policies import small
@@ -101,6 +104,28 @@ def wanted(policy: LoraPolicy, running: VllmServer) -> list[Batch]:
 
 
 # ---- the doctor ----
+
+
+def test_the_doctor_measures_a_step_on_servers(
+    server: VllmServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two chunks on one server take twice as long as one."""
+    sets = [f"model.name={folder}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
+            f'engine.replicas=["{server.url}"]', "optimizer.rows=2",
+            "optimizer.directions=1", "generation.max_new_tokens=4"]  # fmt: skip
+    engine, step = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
+    assert (engine.status, step.status) == ("ok", "ok")
+    assert engine.text.startswith(f"vLLM {server.version} at {server.url}")
+    found = re.match(r"4 rows in 2 chunks of 2, about (\S+) s \((\S+) s a chunk", step.text)
+    assert found is not None, step.text
+    assert float(found[1]) == pytest.approx(2 * float(found[2]), abs=0.07)
+    quick = partial(Server, retry=Retry(sleep=no_pause))
+    monkeypatch.setattr(vllm_replica, "Server", quick)
+    server.faults.reply = lambda path, body, n: "500" if path == COMPLETIONS else None
+    (check,) = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
+    assert (check.status, check.text) == (
+        "fail", f"{server.url}: HTTP 500 at {COMPLETIONS}, 5 times"
+    )  # fmt: skip
 
 
 # ---- refused before a model is loaded ----
@@ -221,6 +246,56 @@ def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(
         assert len(canaries) == 2 * 24  # at first, and after the restart
 
 
+@pytest.mark.slow
+def test_a_silent_server_is_given_up_and_another_one_answers(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
+) -> None:
+    bounds = Bounds(patience_s=60.0, silence_s=1.5)
+    with served(policy, server.url, bounds=bounds):
+        policy.sample(PROMPTS[:1], seed=1)
+        hung = []
+
+        def hang(path: str, body: dict[str, Any], n: int) -> str | None:
+            if path == COMPLETIONS and not hung:
+                hung.append(n)
+                return "hang"
+            return None
+
+        server.faults = Faults(reply=hang)
+        assert rollout(policy) == wanted
+        assert hung
+        server.hanging.set()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_on_failing_ends_the_run(
+    policy: LoraPolicy, server: VllmServer
+) -> None:
+    with served(policy, server.url):
+        policy.sample(PROMPTS[:1], seed=1)
+        server.faults = Faults(
+            reply=lambda path, body, n: "500" if body.get("max_tokens") == 6 else None
+        )
+        with pytest.raises(RunError, match="3 workers were lost on one chunk of rows"):
+            rollout(policy)
+        server.faults = Faults(reply=lambda path, body, n: "400")
+        with pytest.raises(SzpoError, match="refuses /v1/"):
+            rollout(policy)
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_ends_the_run_for_a_resume(
+    policy: LoraPolicy, folder: Path
+) -> None:
+    gone = VllmServer(folder)
+    with served(policy, gone.url, bounds=Bounds(patience_s=0.5, load_s=60.0)) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        answers._dispatcher._first_ready_s = 0.0  # however busy this machine was
+        gone.close()
+        with pytest.raises(ResourceError, match="no worker has answered"):
+            rollout(policy)
+
+
 # ---- the wrong adapter ----
 
 
@@ -253,6 +328,27 @@ def test_a_server_that_goes_on_with_another_adapter_is_refused(
         with pytest.raises(IntegrityError, match=r"than it was asked for .*, 3 times") as error:
             rollout(policy)
         assert answers.refused >= 3 and error.value.exit_code == 5
+
+
+@pytest.mark.slow
+def test_whoever_failed_once_has_all_its_rows_rescored(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
+    monkeypatch.setattr("szpo.cluster.rescoring.TOKENS", 12)
+    with served(policy, server.url, chunk_rows=8) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        before, wrong = answers.rescored, []
+
+        def writer(name: str) -> str:
+            if not server.is_canary(name) and not wrong:
+                wrong.append(name)
+            return server.model if name in wrong else name
+
+        server.faults = Faults(writer=writer)
+        assert rollout(policy) == wanted
+        assert answers.rescored - before == 4 + 8 + 4
+        assert answers.refused == 1
 
 
 # ---- what a server shows first ----
@@ -349,6 +445,15 @@ def test_several_replicas_share_the_chunks_and_one_takes_over(
         other.close()
         assert rollout(policy) == wanted
     assert len([body for body in other.requests if body["max_tokens"] == 6]) >= 2
+
+
+@pytest.mark.slow
+def test_members_that_the_cast_makes_one_are_refused(
+    policy: LoraPolicy, server: VllmServer
+) -> None:
+    near = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
+    with served(policy, server.url), pytest.raises(RunError, match="one policy in the servers' d"):
+        policy.rollout([PROMPTS] * 2, near, seed=4)
 
 
 # ---- a whole run ----
