@@ -2,11 +2,19 @@
 
 import os
 import signal
+from pathlib import Path
+
+import pytest
 
 from szpo import seeds
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
 from tests.support import children, voting
+
+CLIENTS = 50
+"""Clients whose acknowledgements get lost, each with one answer on its way."""
 
 
 def check(path, begin, kills):
@@ -61,3 +69,63 @@ def kill_and_go_on(path, kills):
 
 def test_no_vote_is_lost_or_doubled_by_kills(tmp_path):
     kill_and_go_on(tmp_path / "run.db", 100)
+
+
+@pytest.mark.slow
+def test_no_vote_is_lost_or_doubled_by_a_thousand_kills(tmp_path):
+    kill_and_go_on(tmp_path / "run.db", 1000)
+
+
+def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> None:
+    """Clients whose acknowledgements get lost send the same answer again until one arrives.
+
+    Every other round their answers share a commit, as those of a busy web process do.
+    """
+    seats = voting.ballot(path, max(1000, posts // 20), sync=False)
+    arrives = seeds.uniform(seeds.derive(6, "acknowledgements"), posts) >= dropped
+    begin, unheard = [0] * CLIENTS, {}
+    made = retried = 0
+    with Ledger.open(path) as ledger:
+        service = VoteService(ledger)
+        while made < posts:
+            sent = [
+                voting.request_of(seats, client, begin[client])
+                for client in range(min(CLIENTS, posts - made))
+            ]
+            together = made // CLIENTS % 2
+            receipts = (
+                service.cast_many(sent)
+                if together
+                else [service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem)) for b in sent]
+            )
+            for client, receipt in enumerate(receipts):
+                before = unheard.pop(client, None)
+                assert receipt.replayed == (before is not None)
+                assert before in (None, receipt.vote)
+                retried += receipt.replayed
+                if arrives[made]:
+                    begin[client] += 1
+                else:
+                    unheard[client] = receipt.vote
+                made += 1
+        found = voting.stored(ledger)
+        sent_once = {(client, n) for client, count in enumerate(begin) for n in range(count)}
+        assert set(found) == sent_once | {(client, begin[client]) for client in unheard}
+        assert len(found) + retried == posts
+        assert retried == pytest.approx(dropped * posts, rel=0.1)
+        # No revision of a seat is missing or there twice either.
+        assert ledger.query(
+            "SELECT count(*) AS n FROM (SELECT assignment FROM votes GROUP BY assignment "
+            "HAVING count(*) <> max(revision) + 1)"
+        )[0]["n"] == 0  # fmt: skip
+        assert ledger.query("SELECT count(*) AS n FROM votes")[0]["n"] == len(found)
+
+
+@pytest.mark.full
+def test_posts_with_lost_acknowledgements_count_once(tmp_path):
+    retry_until_acknowledged(tmp_path / "run.db", 10_000)
+
+
+@pytest.mark.slow
+def test_a_million_posts_with_lost_acknowledgements_count_once(tmp_path):
+    retry_until_acknowledged(tmp_path / "run.db", 1_000_000)

@@ -4,18 +4,25 @@ import threading
 
 import pytest
 
-from szpo.errors import UsageError
+from szpo import seeds
+from szpo.errors import RunError, UsageError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.optim import optimizer
 from szpo.replay import verification
+from szpo.training.comparisons import prompt_order
 from szpo.training.guards import Bands
-from szpo.voting import lease, steps
+from szpo.types import Prompt
+from szpo.voting import counting, lease, steps
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     Clock,
     QuadraticPolicy,
     ValueJudge,
     go,
+    history,
     panel_of,
     start,
 )
@@ -185,6 +192,73 @@ def test_a_guards_pause_survives_a_kill_right_after_the_step(tmp_path):
     assert outcome.status == "paused" and "guard norm" in outcome.reason
 
 
+def test_a_report_names_the_step_size_that_was_used(tmp_path):
+    settings, ledger, policy = start(tmp_path, rule="sign", alpha=0.2, alpha_decay=1.0)
+    reports = []
+    go(settings, ledger, policy, on_step=reports.append)
+    assert [r.alpha for r in reports] == pytest.approx([0.2, 0.1, 0.2 / 3, 0.05])
+
+
+# ---- who answers what ----
+
+
+def test_a_part_of_a_step_may_be_asked_while_others_have_answers(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    service = VoteService(ledger)
+    panel = PanelEvaluator(service, [ValueJudge()] * 3)
+    parts = []
+
+    def in_parts():
+        asked = ledger.comparisons(len(parts) // 2)
+        half = asked[:2] if len(parts) % 2 == 0 else asked[2:]
+        parts.append(half)
+        panel.submit(half)
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=2, wait=in_parts)
+    assert len(parts) == 4
+    settings, whole, policy = start(tmp_path, "whole.db", M=2)
+    go(settings, whole, policy, panel_of(whole, 3), until_step=2)
+    assert history(ledger) == history(whole)
+
+
+def test_halves_of_surrogate_pairs_in_a_prompt_are_stored_as_they_are_hashed(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    pool = [Prompt.user(f"Why \ud83d {i}?", system="be \udc00") for i in range(8)]
+    seen = []
+    plain = policy.rollout
+
+    def rollout(prompts, shifts, *, seed):
+        seen.extend(prompts[0])
+        return plain(prompts, shifts, seed=seed)
+
+    policy.rollout = rollout
+    go(settings, ledger, policy, prompts=prompt_order(pool, settings), until_step=1)
+    assert {prompt.turns[0][1] for prompt in seen} == {"be ?"}  # the model reads what is stored
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+
+
+def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    service = VoteService(ledger)
+
+    def one_vote():
+        seat = service.assign(service.enroll("person", "ann"))
+        if seat is not None:
+            more = {"skip_reason": "un\ud83dclear", "details": {"note": "\ud83d"}}
+            skip = not ledger.votes()
+            service.cast(VoteRequest(
+                seat.id, "skip" if skip else "A", idem=seat.id, dwell_ms=4000.0,
+                **(more if skip else {}),
+            ))  # fmt: skip
+        else:
+            panel_of(ledger).submit(ledger.comparisons(0))
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=one_vote)
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+
+
 # ---- the lease of a slow controller ----
 
 
@@ -225,3 +299,42 @@ def test_keeping_a_lease_ends_when_another_controller_has_it(tmp_path, monkeypat
         with lease.renewing(ledger, held):
             assert ended.wait(60)
         assert lease.controller(ledger)["lease"] == taken.holder
+
+
+# ---- votes.assign ----
+
+
+def test_what_a_seat_costs_does_not_grow_with_the_answers(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=6)
+    service = VoteService(ledger)
+    costs = []
+
+    def people():
+        plain = ledger.query
+        count = [0]
+
+        def query(*arguments):
+            count[0] += 1
+            return plain(*arguments)
+
+        for i in range(6):
+            ledger.query, count[0] = query, 0
+            seat = service.assign(service.enroll("person", f"p{i}"))
+            costs.append(count[0])
+            ledger.query = plain
+            while seat is not None:
+                service.cast(
+                    VoteRequest(seat.id, "AB"[seeds.integer(b"k" * 16, i, 2)], idem=seat.id)
+                )
+                seat = service.assign(service.enroll("person", f"p{i}"))
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=people)
+    assert len(costs) == 6 and len(set(costs[1:])) == 1
+    assert costs[0] <= 11  # the first look reads the step as a whole, and whether it is paused
+    assert counting.missing(ledger, 0) == 0
+
+
+def test_a_panel_that_cannot_reach_m_still_says_so(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    with pytest.raises(RunError, match="everybody has been asked"):
+        go(settings, ledger, policy, panel_of(ledger, 2, ValueJudge(skips=1.0)))
