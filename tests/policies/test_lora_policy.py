@@ -18,7 +18,7 @@ from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Shift, Update
+from szpo.types import Answer, Prompt, Shift, Update
 from tests.support.policies import PROMPTS, full, policy_of, small
 from tests.support.tiny_models import ARCHITECTURES, STOP, build, loaded, tokenizer, with_adapter
 
@@ -31,6 +31,18 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
 
 
 # ---- prompts ----
+
+
+def test_prompts_go_through_the_chat_template() -> None:
+    policy = policy_of(loaded("llama"))
+    words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(Prompt.user("w7 w8")))
+    assert words == ["<user>", "w7", "w8", "<assistant>"]
+    talk = Prompt((("user", "w7"), ("assistant", "w9"), ("user", "w8")))
+    words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(talk))
+    assert words == ["<user>", "w7", "<assistant>", "w9", "<user>", "w8", "<assistant>"]
+    reported = policy.encode(Prompt.user("w7", system="w60"))
+    words = policy.loaded.tokenizer.convert_ids_to_tokens(reported)
+    assert words == ["<system>", "w60", "<user>", "w7", "<assistant>"]
 
 
 def test_models_without_a_template_read_plain_text() -> None:
@@ -85,6 +97,22 @@ def test_kl_is_zero_at_the_start_and_quadratic_nearby() -> None:
         policy.move_to({"z": np.full(4, size, np.float32)})
         values.append(policy.kl(PROMPTS, seed=0, samples=8)[0])
     assert values[1] / values[0] == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.full
+def test_kl_agrees_with_the_log_ratio_of_sampled_answers() -> None:
+    policy = moved()
+    policy.apply(Update(1, 0, coef=-0.125))
+    exact, stderr = policy.kl(PROMPTS * 20, seed=0, samples=4)
+    rows = policy.sample_tokens(PROMPTS * 20, 4, seed=1)
+    ids = [policy.encode(p) for p in PROMPTS * 20 for _ in range(4)]
+    at = policy.engine.logprobs(ids, rows, [0] * len(rows), policy.deltas([policy.theta()]))
+    start = policy.engine.logprobs(ids, rows, [0] * len(rows), None)
+    ratios = np.array([(a - b).sum() for a, b in zip(at, start, strict=True)])
+    spread = float(ratios.std() / np.sqrt(len(ratios)))
+    assert exact > 0.5
+    assert abs(exact - ratios.mean()) < 3 * np.hypot(spread, stderr)
+    assert stderr < spread  # summing over the vocabulary is what makes it the better estimate
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])

@@ -129,3 +129,16 @@ def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one() -> None:
             first, *rest = (x.sum() for x in policy.engine.logprobs(ids, [row] * 8, [0] * 8, None))
             by_hand.append(first - max(rest))
     assert found.median == pytest.approx(np.median(by_hand), abs=1e-3)
+
+
+@pytest.mark.full
+def test_smollm2_tells_its_own_answers_from_swapped_ones() -> None:
+    """With every answer handed to the next prompt the margin turns round."""
+    sampling = AnswerSampling(Sampling(max_new_tokens=16))
+    policy = policy_of(loading.load("smollm2"), answering=sampling)
+    asked = promptfiles.load_configured(Prompts()).heldout[:4]
+    answers = policy.sample(asked, 1, seed=1)
+    found = measure_margin(policy, asked, answers, seed=3)
+    swapped = measure_margin(policy, asked, [*answers[1:], answers[0]], seed=3)
+    assert found is not None and swapped is not None
+    assert swapped.median < 0 < found.median

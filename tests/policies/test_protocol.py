@@ -66,6 +66,24 @@ def test_four_bit_policies_keep_the_contract(name: str, kind: str, tmp_path: Any
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 
 
+def test_all_directions_go_through_one_generation_call() -> None:
+    base = loaded("llama")
+    policy = policy_of(base)
+    calls = []
+    inner = policy.engine.generate
+
+    def counting(prompts: Any, members: Any, *rest: Any, **options: Any) -> Any:
+        calls.append(list(members))
+        return inner(prompts, members, *rest, **options)
+
+    policy.engine.generate = counting  # type: ignore[method-assign]
+    shifts = [Shift(2, k, sign, 1.0) for k in range(3) for sign in (1, -1)]  # type: ignore[arg-type]
+    together = policy.rollout([PROMPTS] * 6, shifts, seed=1)
+    assert calls == [[0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3]
+    alone = [policy.rollout([PROMPTS] * 2, shifts[i : i + 2], seed=1) for i in (0, 2, 4)]
+    assert [batch for pair in alone for batch in pair] == together
+
+
 def test_members_are_theta_plus_and_minus_the_direction() -> None:
     base = loaded("qwen2")
     policy, other = policy_of(base), policy_of(base)

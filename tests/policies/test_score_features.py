@@ -97,6 +97,24 @@ def test_features_depend_neither_on_order_nor_position_and_change_sign_with_the_
 
 
 @pytest.mark.full
+def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy: LoraPolicy) -> None:
+    """What "whitened" promises, over 512 answers that the set-up did not see."""
+    drawn = policy.sample(ASKED, 43, seed=5)
+    pairs = [
+        Comparison(str(i), 0, 0, i, (Row(prompt, plus, minus),))
+        for i, (prompt, plus, minus) in enumerate(
+            (prompt, a, b)
+            for prompt, answers in zip(ASKED, drawn, strict=True)
+            for a, b in zip(answers[::2], answers[1::2], strict=False)
+        )
+    ]
+    found = policy.score_features(pairs)[0]
+    # The difference of two independent scores has twice their covariance.
+    F = found.T @ found / (2 * len(found))
+    assert 0.6 < np.trace(F) / 3 < 1.6
+
+
+@pytest.mark.full
 def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(
     policy: LoraPolicy,
 ) -> None:

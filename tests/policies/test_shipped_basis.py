@@ -28,6 +28,7 @@ from szpo.policies.subspaces import Subspace
 from szpo.training import guard_moments
 
 PROMPTS = load_shipped().train
+MOST_BYTES = 400_000
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,32 @@ def test_the_default_run_and_the_demo_need_no_set_up(
     assert not (tmp_path / "setups").exists()
 
 
+@pytest.mark.parametrize(
+    "sets",
+    [["subspace.setup_seed=1"], ["subspace.dim=16"], ["subspace.samples=8192"],
+     ["generation.temperature=0.8"], ["adapter.layers=[17]"], ["model.quantization=nf4"]],
+)  # fmt: skip
+def test_other_settings_do_not_get_it(
+    loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
+) -> None:
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    assert find(loaded, settings_file.load(preset_name="demo", sets=sets)) is None
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_it_serves_the_model_in_any_numbers(loaded: loading.Loaded, dtype: str) -> None:
+    found = find(loaded, Config(), dtype=dtype)
+    assert found is not None and found.report["origin"] == "shipped"
+
+
+def test_another_model_or_other_prompts_do_not_get_it(
+    loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    assert find(replace(loaded, sha256="0" * 64), Config()) is None
+    assert find(loaded, Config(), PROMPTS[1:]) is None
+
+
 @pytest.mark.full
 def test_the_reading_of_its_start_ships_as_well(
     loaded: loading.Loaded, shipped: Subspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +138,13 @@ def test_the_reading_of_its_start_ships_as_well(
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
     assert {facts["preset"] for facts in index.values()} == {"default", "people"}
+
+
+def test_files_are_small_and_all_in_the_index() -> None:
+    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
+    files = {file.name for file in subspace_cache.SHIPPED.glob("*.npz")}
+    assert files == set(index)
+    assert sum((subspace_cache.SHIPPED / name).stat().st_size for name in files) <= MOST_BYTES
 
 
 @pytest.mark.full

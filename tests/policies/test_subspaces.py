@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from szpo import seeds
+from szpo.data import prompts
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading, logprobs, lora_sites
@@ -115,6 +117,17 @@ def test_every_kind_starts_at_the_base_model(model: Loaded) -> None:
         assert all(not space.weights(z)[s.b].any() for s in space.sites)
 
 
+@pytest.mark.full
+def test_score_directions_move_more_than_random_ones_of_the_same_length(model: Loaded) -> None:
+    """What is being chosen: weights to which the model's own probabilities are sensitive."""
+    score, chance = setup(model), setup(model, "random")
+
+    def length(space: Subspace) -> float:
+        return math.sqrt(sum(float((v**2).sum()) for v in space.basis.values()) / 4)
+
+    assert length(score) < 0.7 * length(chance)
+
+
 # --- named randomness ----------------------------------------------------------------------------
 
 
@@ -126,6 +139,15 @@ def test_the_same_seed_gives_the_same_tensors(model: Loaded, kind: str) -> None:
     assert all(np.array_equal(v, b.tensors()[n]) for n, v in a.tensors().items())
     assert (a.scale, a.basis_sha256) == (b.scale, b.basis_sha256)
     assert (a.scale, a.basis_sha256) != (c.scale, c.basis_sha256)
+
+
+@pytest.mark.full
+def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
+    report = setup(model).report
+    assert report["samples"] == 192 and report["seconds"] >= 0
+    assert report["layers"] == [0, 1, 2, 3] and report["weights"] == 4 * 32
+    assert 0.3 < report["correction"] < 3
+    assert set(report["raw_kl_ratio"]) == {"0.5", "1.0"}
 
 
 @pytest.mark.full
@@ -154,6 +176,13 @@ def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
     assert all(np.array_equal(at_zero[n], start[n]) for n in at_zero)
     kl, _ = mean_kl(model, space, 1e-4, rows=2)
     assert abs(kl) < 1e-5, "KL is counted from the starting adapter"
+
+
+@pytest.mark.full
+def test_four_bits_and_other_architectures_can_be_set_up() -> None:
+    for name in ("gpt2", "mistral"):
+        space = setup(tiny_models.loaded(name), samples=64, kl_samples=16)
+        assert space.dim == 4
 
 
 # --- the arithmetic ------------------------------------------------------------------------------
@@ -201,6 +230,27 @@ def test_blocks_give_the_singular_vectors_of_all_rows(rows: int, size: int) -> N
         found = score_basis.leading_directions(blocks, 3)
         np.testing.assert_allclose(np.abs(found.T @ right.T), np.eye(3), atol=1e-6)
         assert (found[np.abs(found).argmax(0), np.arange(3)] > 0).all()
+
+
+@pytest.mark.slow
+def test_redraws_sharpen_the_basis_and_cost_no_answer(model: Loaded) -> None:
+    """Against the components of ten times as many answers, as the share of their span found."""
+    truth = setup(model, samples=1024, root_seed=9)
+
+    def span(space: Subspace) -> Any:
+        whole = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()])
+        return np.linalg.qr(whole.astype(np.float64))[0]
+
+    shares = {
+        redraws: np.mean(
+            [
+                (span(setup(model, samples=96, redraws=redraws, root_seed=s)).T @ span(truth)) ** 2
+                for s in range(3)
+            ]
+        )
+        for redraws in (0, 4)
+    }
+    assert shares[4] > shares[0]
 
 
 def test_the_two_halves_share_no_prompt() -> None:
@@ -284,3 +334,20 @@ def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
         setup(model, "random", lora=config, start=dead)
     with pytest.raises(RunError, match="scores span 0 directions"):
         setup(model, lora=config, start=dead)
+
+
+@pytest.mark.slow
+def test_the_tiny_diary_model_keeps_the_promise() -> None:
+    """On a trained model, with the samples and redraws of its preset."""
+    loaded = loading.load("tiny", dtype="fp32")
+    asked = prompts.load_shipped().train
+    space = subspace_setup.set_up_subspace(
+        loaded, asked, SetupSettings(dim=8, samples=384, redraws=0, root_seed=1)
+    )
+    ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
+    probe = probe_of(loaded, space, ids, Sampling(), seeds.branch_seed(1, 0, "test"))
+    units = kl_calibration.unit_directions(7, 16, 8, "test")
+    found = kl_calibration.kl_ratios(probe, replace(space), units, (0.5, 1.0), 12, "test")
+    for ratios in found.values():
+        error = ratios.std(ddof=1) / math.sqrt(ratios.size)
+        assert abs(ratios.mean() - 1) < 0.2 + 3 * error
