@@ -16,13 +16,13 @@ from szpo.ledger import canonical, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
-from szpo.optim.state import state_to_json
 from szpo.replay import replay, verification
 from szpo.reports import votes
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
