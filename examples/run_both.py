@@ -27,7 +27,7 @@ def main(path):
     prompts = [Prompt.user("Shall we?"), Prompt.user("Is it raining?")]
     check_judge(Brief())
     check_policy(Hesitant(root_seed=1), prompts, radius=0.5)
-    settings = defaults(1, policy.layout, N=4, D=2, mu=0.5)
+    settings = defaults(1, policy.layout, rule="known", N=4, D=2, mu=0.5, alpha=0.2)
     spec = {"optimizer": settings_to_json(settings)}
     with Ledger.create(
         path, NewRun(spec, root_seed=1, layout=policy.layout, direction_version=DIRECTION_VERSION)

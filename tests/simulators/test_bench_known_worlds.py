@@ -36,6 +36,7 @@ def test_the_bandit_misleads_single_votes_and_not_batches():
     assert bandit.mean_estimate(5.0, 100) < bandit.mean_estimate(5.0, 1) < 0
 
 
+@pytest.mark.full
 def test_the_bandit_is_learned_by_batches_and_not_by_single_votes(tmp_path, capsys):
     found = bandit.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
     by = {(row["rule"], row["M"], row["D"], row["beta"]): row for row in found["runs"]}
