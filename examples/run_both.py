@@ -10,7 +10,7 @@ from own_policy import Hesitant
 from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.ledger.creation import NewRun
-from szpo.optim import DIRECTION_VERSION, defaults, settings_to_json
+from szpo.optim import defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
 from szpo.training import Bounds, prompt_order, run
 from szpo.types import Prompt, Shift
@@ -29,9 +29,9 @@ def main(path):
     check_policy(Hesitant(root_seed=1), prompts, radius=0.5)
     settings = defaults(1, policy.layout, rule="known", N=4, D=2, mu=0.5, alpha=0.2)
     spec = {"optimizer": settings_to_json(settings)}
-    with Ledger.create(
-        path, NewRun(spec, root_seed=1, layout=policy.layout, direction_version=DIRECTION_VERSION)
-    ) as ledger:
+    version = settings.law.version
+    new = NewRun(spec, root_seed=1, layout=policy.layout, direction_version=version)
+    with Ledger.create(path, new) as ledger:
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
         order = prompt_order(prompts, settings)
         before = words(policy)
