@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from szpo import seeds
 from szpo.data.text_files import clean_prompt
 from szpo.errors import RunError, UsageError
@@ -22,7 +24,7 @@ from szpo.training.comparisons import compare
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
-from szpo.types import Comparison, Prompt, Query
+from szpo.types import Comparison, Floats, Prompt, Query
 from szpo.voting import shown_features, step_inputs, steps
 
 LEAST_KL = 0.1
@@ -131,27 +133,27 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
     if hooks.measured_kl is not None and estimate >= LEAST_KL:
         kl = float(hooks.measured_kl(at.theta)), estimate
     if settings.score_share:
-        if hooks.scores is None:
-            raise UsageError(
-                "score_share needs the scores of the shown texts, which this policy does not "
-                "give; set optimizer.score_share to 0"
-            )
-        scores = hooks.scores(comparisons).reshape(settings.K, settings.N, settings.dim)
-    features = None
-    if settings.features is not None:
-        if hooks.scores is None:
-            raise UsageError(
-                "coordinates of named features need the scores of the shown texts, which this "
-                "policy does not give; set subspace.kind to score or random"
-            )
-        every = hooks.scores(comparisons).reshape(settings.K, settings.N, settings.dim)
-        scores = every[..., : settings.features.components]
-        features = shown_features.differences_of(settings.features, comparisons)
+        scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
+    named, features = settings.features, None
+    if named is not None:
+        who, instead = "coordinates of named features need", "subspace.kind to score or random"
+        scores = _scores(run, comparisons, who, instead)[..., : named.components]
+        features = shown_features.differences_of(named, comparisons)
     moments = None
     if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
         moments = hooks.moments()
     centre = flatten(run.policy.theta(), settings.layout)
     return StepInputs(scores, kl, centre, moments, features)
+
+
+def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
+    """Scores (K, N, d) of the shown texts; ``who`` wants them, ``instead`` is what to set."""
+    settings, scores = run.settings, run.hooks.scores
+    if scores is None:
+        raise UsageError(
+            f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
+        )
+    return np.asarray(scores(comparisons).reshape(settings.K, settings.N, settings.dim))
 
 
 def _record_plan(run: Services, at: Position, step: int) -> None:

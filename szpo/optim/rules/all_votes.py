@@ -202,13 +202,18 @@ def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
 
 def fit_votes(settings: Settings, record: AllVotes) -> Fit:
     """The posterior that all votes give, those of the newest step at full weight."""
-    votes = fade(settings, replace(record.votes, bend=None))
+    votes = fitted_votes(settings, record)
     if settings.features is None:
         return fit(votes, prior(settings))
     found = fit_named(settings, votes)
     return named_features.in_coordinates(
         found, settings.features, float((votes.up + votes.down).sum())
     )
+
+
+def fitted_votes(settings: Settings, record: AllVotes) -> Votes:
+    """The votes as a fit takes them: as they weigh after the newest step, without a curvature."""
+    return fade(settings, replace(record.votes, bend=None))
 
 
 def fit_named(settings: Settings, votes: Votes) -> sparse_regression.Fit:

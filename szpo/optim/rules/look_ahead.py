@@ -17,7 +17,7 @@ from scipy import special
 from szpo.optim import vote_forecast, vote_regression
 from szpo.optim.named_features import Claim, claims
 from szpo.optim.rules import guard_geometry, regression
-from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, prior
+from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, fitted_votes, prior
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_forecast import Interval, Standing
@@ -107,8 +107,7 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
     """
     if settings.features is not None:
         factor, held = float(record.log_factor), record.held
-        votes = fade(settings, replace(record.votes, bend=None))
-        found = fit_named(settings, votes)
+        found = fit_named(settings, fitted_votes(settings, record))
         return LookAhead(
             (), factor, held.share, held.broken, found.side,
             taught=claims(found, settings.features), unnamed=found.dense,
