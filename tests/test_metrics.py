@@ -21,7 +21,7 @@ from szpo.models import loading
 from szpo.types import Floats, Ints, Prompt
 
 
-def test_kl_of_the_notebook() -> None:
+def test_kl_of_the_notebook():
     p, q = [0.2, 0.5, 0.3], [0.1, 0.4, 0.5]
     # .2 ln 2 + .5 ln 1.25 + .3 ln .6
     assert float(metrics.kl(p, q)) == pytest.approx(0.09695352463929671, abs=1e-12)
@@ -30,14 +30,14 @@ def test_kl_of_the_notebook() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)), min_size=1, max_size=6))
-def test_kl_is_that_of_scipy_and_never_negative(weights: list[tuple[float, float]]) -> None:
+def test_kl_is_that_of_scipy_and_never_negative(weights):
     p, q = (np.array(w) / sum(w) for w in zip(*weights, strict=True))
     found = float(metrics.kl(p, q))
     assert found == pytest.approx(entropy(p, q), abs=1e-12)
     assert found >= -1e-12
 
 
-def test_kl_of_what_is_forbidden_and_of_what_is_no_distribution() -> None:
+def test_kl_of_what_is_forbidden_and_of_what_is_no_distribution():
     assert float(metrics.kl([1.0, 0.0], [0.0, 1.0])) == math.inf
     assert float(metrics.kl([1.0, 0.0], [0.5, 0.5])) == pytest.approx(math.log(2))
     for p, q in (([0.5, 0.6], [0.5, 0.5]), ([1.5, -0.5], [0.5, 0.5]), ([1.0], [0.5, 0.5])):
@@ -57,7 +57,7 @@ def chain(seed: int) -> metrics.Law:
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 4])
-def test_enumeration_sums_over_all_answers(horizon: int) -> None:
+def test_enumeration_sums_over_all_answers(horizon):
     p, q = chain(1), chain(2)
     total = 0.0
     for answer in itertools.product(range(3), repeat=horizon):
@@ -74,7 +74,7 @@ def test_enumeration_sums_over_all_answers(horizon: int) -> None:
     assert metrics.kl_by_enumeration(p, p, horizon) == 0.0
 
 
-def test_enumeration_refuses_what_it_cannot_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enumeration_refuses_what_it_cannot_finish(monkeypatch):
     monkeypatch.setattr(metrics, "PREFIXES", 20)
     assert metrics.kl_by_enumeration(chain(1), chain(2), 3) > 0
     with pytest.raises(UsageError, match="27 beginnings of 3 words"):
@@ -82,7 +82,7 @@ def test_enumeration_refuses_what_it_cannot_finish(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.full
-def test_three_ways_to_the_kl_of_the_tiny_model_agree() -> None:
+def test_three_ways_to_the_kl_of_the_tiny_model_agree():
     """Enumerated, exact per word along sampled answers, and by sampled log-ratios; two words."""
     base = loading.load("tiny", dtype="fp32")
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
@@ -129,7 +129,7 @@ def every() -> Ints:
     return np.arange(512, dtype=np.int64)[:, None]
 
 
-def test_win_rate_counts_prompts_not_answers() -> None:
+def test_win_rate_counts_prompts_not_answers():
     # Prompt 1: 2 > 1, 2 = 2, 3 > 1, 3 > 2: 3.5 of 4. Prompt 2: all lost.
     outcomes = metrics.versus([[2, 3], [0, 0]], [[1, 2], [1, 1]])
     assert outcomes[0].tolist() == [[1.0, 0.5], [1.0, 1.0]]
@@ -140,7 +140,7 @@ def test_win_rate_counts_prompts_not_answers() -> None:
     assert many.value == 1 and 0.95 < many.low < many.high <= 1
 
 
-def test_win_rate_leaves_out_what_was_not_compared() -> None:
+def test_win_rate_leaves_out_what_was_not_compared():
     found = metrics.win_rate([[1.0, math.nan], [math.nan, math.nan], [0.5, 0.0]])
     assert (found.hits, found.of) == (1.25, 2)
     assert metrics.win_rate(np.full((3, 1), math.nan)).value is None
@@ -152,7 +152,7 @@ def test_win_rate_leaves_out_what_was_not_compared() -> None:
 
 
 @given(st.lists(st.sampled_from(["A", "B", "tie", "skip", None]), max_size=12))
-def test_an_evaluator_agrees_with_itself(labels: list[str | None]) -> None:
+def test_an_evaluator_agrees_with_itself(labels):
     counted = [label for label in labels if label not in ("skip", None)]
     assert metrics.label_agreement(labels, labels).of == len(counted)
     assert metrics.label_agreement(labels, labels).value == (1.0 if counted else None)
@@ -160,7 +160,7 @@ def test_an_evaluator_agrees_with_itself(labels: list[str | None]) -> None:
     assert decided.of == sum(label != "tie" for label in counted)
 
 
-def test_a_reward_agrees_with_seventy_per_cent_of_the_votes() -> None:
+def test_a_reward_agrees_with_seventy_per_cent_of_the_votes():
     votes = ["plus"] * 70 + ["minus"] * 30
     message = metrics.labels(np.ones(100), np.zeros(100))
     found = metrics.label_agreement(message, votes)
@@ -169,7 +169,7 @@ def test_a_reward_agrees_with_seventy_per_cent_of_the_votes() -> None:
         metrics.label_agreement(["A"] * 3, ["A"] * 2)
 
 
-def test_means_of_few_values_have_no_interval() -> None:
+def test_means_of_few_values_have_no_interval():
     assert metrics.mean([]).value is None
     one = metrics.mean([7])
     assert (one.value, one.low, one.n) == (7.0, None, 1)

@@ -46,7 +46,7 @@ def lines(path: Path, records: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture
-def some(tmp_path: Path) -> Path:
+def some(tmp_path):
     """300 pairs with numbers x and y of their own."""
     return lines(tmp_path / "pool.jsonl", [record(i, s) for i, s in enumerate(numbers(300))])
 
@@ -74,9 +74,7 @@ def select(*arguments: object) -> int:
 
 
 @pytest.mark.full
-def test_rounds_find_what_the_answers_like(
-    some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rounds_find_what_the_answers_like(some, tmp_path, capsys):
     out = tmp_path / "next.jsonl"
     begin = ("--features", "columns:x,y", "--out", out, "--count", 6, "--tau", 3)
     assert select(some, *begin) == 0
@@ -96,7 +94,7 @@ def test_rounds_find_what_the_answers_like(
     assert figures["fresh"] == 0 and figures["questions"] == 6
 
 
-def test_the_same_command_again_changes_nothing(some: Path, tmp_path: Path) -> None:
+def test_the_same_command_again_changes_nothing(some, tmp_path):
     out, place = tmp_path / "next.csv", tmp_path / "state.json"
     for _ in range(2):
         assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
@@ -115,9 +113,7 @@ def test_the_same_command_again_changes_nothing(some: Path, tmp_path: Path) -> N
     assert len(set(again)) == 10
 
 
-def test_whoever_dies_before_the_sheet_gets_the_same_questions(
-    some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_dies_before_the_sheet_gets_the_same_questions(some, tmp_path, monkeypatch):
     out, place = tmp_path / "next.jsonl", tmp_path / "state.json"
     begin = (some, "--features", "columns:x,y", "--out", out, "--state", place)
 
@@ -133,7 +129,7 @@ def test_whoever_dies_before_the_sheet_gets_the_same_questions(
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == waiting
 
 
-def test_who_changes_their_mind_counts_once_and_two_people_twice(some: Path) -> None:
+def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
     of = pool.differences_from_columns(("x", "y"))
     begun = rounds.advance(
         State(SelectionSettings("columns:x,y", ("x", "y"))), some, of, count=2
@@ -148,9 +144,7 @@ def test_who_changes_their_mind_counts_once_and_two_people_twice(some: Path) -> 
 
 
 @pytest.mark.parametrize("rule", acquisition.RULES)
-def test_a_stream_chooses_as_the_whole_would(
-    some: Path, rule: acquisition.By, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
     """Chunks of 7 pairs against one chunk."""
     plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
     of = pool.differences_from_columns(plan.names)
@@ -164,7 +158,7 @@ def test_a_stream_chooses_as_the_whole_would(
 # ---- formats ----
 
 
-def test_all_formats_hold_the_same_pairs(tmp_path: Path) -> None:
+def test_all_formats_hold_the_same_pairs(tmp_path):
     made = [record(i, s) for i, s in enumerate(numbers(5))]
     as_lines = list(pool.read(lines(tmp_path / "p.jsonl", made)))
     array = tmp_path / "p.json"
@@ -182,7 +176,7 @@ def test_all_formats_hold_the_same_pairs(tmp_path: Path) -> None:
     assert np.allclose(delta, numbers(5)[:, 0] - numbers(5)[:, 1], rtol=1e-15)
 
 
-def test_label_studio_there_and_back(tmp_path: Path) -> None:
+def test_label_studio_there_and_back(tmp_path):
     """A task of three items is three pairs; questions go out as tasks, rankings come back."""
     items = [
         {"id": str(i), "title": f"Answer {i}", "body": "very " * i + "good"} for i in range(3)
@@ -209,7 +203,7 @@ def test_label_studio_there_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
-def test_strange_ids_come_back_as_they_went(tmp_path: Path, suffix: str) -> None:
+def test_strange_ids_come_back_as_they_went(tmp_path, suffix):
     """Whatever an id begins with, the answer is that of its question, from every kind of sheet."""
     names = ["=1", "'=1", "''x", "'tis", "\x00=1", "\x0b@", "\x1b-", "\n=2", "\r+3", " =4", "a\rb"]
     made = [
@@ -238,7 +232,7 @@ def test_strange_ids_come_back_as_they_went(tmp_path: Path, suffix: str) -> None
                   "--state", f"{path}.select.json") == 0  # fmt: skip
 
 
-def test_embeddings_from_a_matrix(some: Path, tmp_path: Path) -> None:
+def test_embeddings_from_a_matrix(some, tmp_path):
     both = numbers(300)
     np.save(tmp_path / "both.npy", both)
     np.save(tmp_path / "delta.npy", both[:, 0] - both[:, 1])
@@ -268,12 +262,12 @@ def pair(a: str, b: str, name: str = "p") -> Pair:
         (pair("before after", "after before"), "already asked"),  # by content, sides swapped
     ],
 )
-def test_filters(one: Pair, why: str | None) -> None:
+def test_filters(one, why):
     asked = frozenset({"old", pair("after before", "before after").key})
     assert Filter(shortest=2, longest=4, asked=asked).reason(one) == why
 
 
-def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path: Path) -> None:
+def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path):
     texts = [("a long answer", "short"), ("short", "a long answer"), ("a long answer", "short")]
     path = lines(tmp_path / "p.jsonl", [{"prompt": "Well?", "a": a, "b": b} for a, b in texts])
     of = pool.differences_from_features(features.parse("length"))
@@ -282,9 +276,7 @@ def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path: Path) -> 
     assert done.seen.left_out["a copy of another pair"] == 2
 
 
-def test_constant_features_leave_nothing_to_ask(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_constant_features_leave_nothing_to_ask(tmp_path, capsys):
     texts = [{"prompt": "Well?", "a": f"same {i}", "b": f"size {i}"} for i in range(4)]
     path = lines(tmp_path / "p.jsonl", texts)
     assert select(path, "--features", "length", "--out", tmp_path / "n.jsonl") == 0
@@ -318,9 +310,7 @@ def peak(tmp_path: Path, count: int) -> float:
 
 
 @pytest.mark.full
-def test_memory_does_not_grow_with_the_pool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_does_not_grow_with_the_pool(tmp_path, monkeypatch):
     monkeypatch.setattr(acquisition, "SHORTLIST", 100)
     monkeypatch.setattr(pool.chunks, "__defaults__", (256,))
     small, large = peak(tmp_path, 1_000), peak(tmp_path, 5_000)
@@ -345,9 +335,7 @@ def test_memory_does_not_grow_with_the_pool(
         ("gone.jsonl", None, "not found"),
     ],
 )
-def test_pools_that_cannot_be_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, body: str | None, message: str
-) -> None:
+def test_pools_that_cannot_be_used(tmp_path, capsys, name, body, message):
     if body is not None:
         (tmp_path / name).write_text(body)
     code = select(tmp_path / name, "--features", "length", "--out", tmp_path / "n.jsonl")
@@ -369,9 +357,7 @@ def test_pools_that_cannot_be_used(
         (["--answers", "gone.jsonl"], "answers belong to questions"),
     ],
 )
-def test_arguments_that_cannot_be_used(
-    some: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_arguments_that_cannot_be_used(some, capsys, arguments, message):
     assert select(some, "--out", some.with_name("n.jsonl"), *arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
@@ -384,13 +370,7 @@ def test_arguments_that_cannot_be_used(
         ({"id": "FIRST", "choice": "C"}, "'C' is unknown"),
     ],
 )
-def test_answers_that_cannot_be_used(
-    some: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    reply: dict[str, Any],
-    message: str,
-) -> None:
+def test_answers_that_cannot_be_used(some, tmp_path, capsys, reply, message):
     out, place = tmp_path / "n.jsonl", tmp_path / "s.json"
     assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
     before = place.read_bytes()
@@ -402,9 +382,7 @@ def test_answers_that_cannot_be_used(
     assert place.read_bytes() == before
 
 
-def test_a_selection_keeps_its_settings(
-    some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_selection_keeps_its_settings(some, tmp_path, capsys):
     out, place = tmp_path / "n.jsonl", tmp_path / "s.json"
     assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
     code = select(some, "--features", "columns:x", "--out", out, "--state", place)
@@ -414,7 +392,7 @@ def test_a_selection_keeps_its_settings(
     assert "version None" in capsys.readouterr().err
 
 
-def test_a_feature_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_feature_that_is_no_number_is_named(tmp_path):
     rows = [
         {"prompt": "x", "a": "y", "b": "z", "a_features": {"x": 1e999}, "b_features": {"x": 0}}
     ]

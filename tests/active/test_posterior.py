@@ -48,12 +48,12 @@ def random_answers(count: int = 12, dim: int = 2) -> BradleyTerry:
 # ---- posterior ----
 
 
-def test_the_likelihood_at_zero_is_a_coin() -> None:
+def test_the_likelihood_at_zero_is_a_coin():
     target = random_answers(9)
     assert target.log_likelihood(np.zeros((1, 2)))[0] == pytest.approx(-9 * math.log(2))
 
 
-def test_delta_is_winner_minus_loser() -> None:
+def test_delta_is_winner_minus_loser():
     target = BradleyTerry.of([[1.0, 0.0]], ["A"])
     mode, _ = target.laplace()
     assert mode[0] > 0 == mode[1]
@@ -62,7 +62,7 @@ def test_delta_is_winner_minus_loser() -> None:
 
 
 @given(st.integers(0, 30), st.floats(0.1, 5))
-def test_the_score_is_the_gradient(count: int, tau: float) -> None:
+def test_the_score_is_the_gradient(count, tau):
     target = BradleyTerry(normals("s", 30, 3)[:count], np.full(count, 0.5), tau)
     w = normals("at", 4, 3)
     for axis in range(3):
@@ -72,7 +72,7 @@ def test_the_score_is_the_gradient(count: int, tau: float) -> None:
         assert target.score(w)[:, axis] == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
-def test_sums_in_parts_are_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_in_parts_are_the_sum(monkeypatch):
     target, w = random_answers(50), normals("w", 7, 2)
     whole = target.log_density(w), target.score(w)
     monkeypatch.setattr("szpo.active.posterior.BLOCK", 21)  # three answers at a time
@@ -80,25 +80,25 @@ def test_sums_in_parts_are_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     assert target.score(w) == pytest.approx(whole[1], rel=1e-12)
 
 
-def test_laplace_of_no_answers_is_the_prior() -> None:
+def test_laplace_of_no_answers_is_the_prior():
     mode, covariance = BradleyTerry.prior(3, tau=2.0).laplace()
     assert mode.tolist() == [0, 0, 0]
     assert np.allclose(covariance, 4 * np.eye(3), rtol=1e-12)
 
 
-def test_laplace_arrives_where_newton_overshoots() -> None:
+def test_laplace_arrives_where_newton_overshoots():
     # Far apart and never contradicted: the log-density is flat far out, and a full step jumps.
     target = BradleyTerry(np.array([[300.0], [-1.0]]), np.array([50.0, 40.0]), 100.0)
     mode, _ = target.laplace()
     assert abs(target.score(mode[None])[0, 0]) < 1e-6
 
 
-def test_skips_say_nothing() -> None:
+def test_skips_say_nothing():
     rows, weight = orient(np.ones((2, 3)), ["skip", "skip"])
     assert rows.shape == (0, 3) and weight.shape == (0,)
 
 
-def test_wrong_input_is_refused() -> None:
+def test_wrong_input_is_refused():
     cases = [
         (lambda: BradleyTerry(np.ones((2, 2)), np.ones(3)), "shape"),
         (lambda: BradleyTerry(np.full((1, 2), np.nan), np.ones(1)), "answer 0 is not finite"),
@@ -128,7 +128,7 @@ def test_wrong_input_is_refused() -> None:
 # ---- entropy ----
 
 
-def test_entropy_of_normal_numbers() -> None:
+def test_entropy_of_normal_numbers():
     """Nearest neighbours and Gaussian: means of 20 draws within ±.05, each within ±.15."""
     draws = normals("entropy", 20, 2000, 2)
     for estimate in (entropy.nearest, entropy.gaussian):
@@ -137,13 +137,13 @@ def test_entropy_of_normal_numbers() -> None:
         assert np.abs(found - TRUE).max() < 0.15
 
 
-def test_entropy_moves_with_scale() -> None:
+def test_entropy_moves_with_scale():
     x = normals("scale", 300, 3)
     for estimate in (entropy.nearest, entropy.gaussian):
         assert estimate(5 * x) - estimate(x) == pytest.approx(3 * math.log(5))
 
 
-def test_entropy_of_a_plane_is_minus_infinity() -> None:
+def test_entropy_of_a_plane_is_minus_infinity():
     x = np.zeros((50, 2))
     x[:, 0] = np.arange(50)
     assert entropy.gaussian(x) == -math.inf
@@ -153,7 +153,7 @@ def test_entropy_of_a_plane_is_minus_infinity() -> None:
 # ---- particles ----
 
 
-def test_the_trained_sampler_finds_a_gaussian() -> None:
+def test_the_trained_sampler_finds_a_gaussian():
     """The ELBO of a Gaussian target is largest at the target itself."""
     target = svgd.Whitened(Gaussian(2), np.array([1.0, -1.0]), np.diag([0.5, 2.0]))
     sampler = svgd.train(target, key=derive(0, "t"), steps=400)
@@ -162,7 +162,7 @@ def test_the_trained_sampler_finds_a_gaussian() -> None:
     assert sampler.sd == pytest.approx([2, 0.5], rel=0.03)
 
 
-def test_stein_steps_bring_particles_to_the_target() -> None:
+def test_stein_steps_bring_particles_to_the_target():
     start = svgd.Sampler(np.array([4.0, 4.0]), np.full(2, 0.3)).draw(100, derive(0, "far"))
     end = svgd.run(Gaussian(2), start, steps=300, epsilon=1.0)[-1]
     assert np.abs(end.x.mean(0)).max() < 0.1
@@ -174,7 +174,7 @@ def test_stein_steps_bring_particles_to_the_target() -> None:
     assert after.moment < 0.2 < before.moment
 
 
-def test_the_stein_discrepancy_is_the_norm_of_phi() -> None:
+def test_the_stein_discrepancy_is_the_norm_of_phi():
     """KSD² = (1/m²) Σ u(xᵢ, xⱼ), here by two loops with h from `bandwidth`."""
     x = normals("ksd", 6, 2)
     h, total = svgd.bandwidth(x), 0.0
@@ -185,7 +185,7 @@ def test_the_stein_discrepancy_is_the_norm_of_phi() -> None:
     assert found == pytest.approx(math.sqrt(total / 36), rel=1e-9)
 
 
-def test_the_trace_is_the_divergence_of_phi() -> None:
+def test_the_trace_is_the_divergence_of_phi():
     """Divergence at xᵢ of φ made by the other particles, by differences."""
     x = normals("trace", 5, 3)
     h = svgd.bandwidth(x)
@@ -205,7 +205,7 @@ def test_the_trace_is_the_divergence_of_phi() -> None:
         assert after.log_q[i] == pytest.approx(-0.1 * divergence, rel=1e-6)
 
 
-def test_particles_over_a_posterior_match_it() -> None:
+def test_particles_over_a_posterior_match_it():
     """Mean and covariance against quadrature on a grid."""
     target = random_answers()
     axis = np.linspace(-10, 10, 201)
@@ -223,7 +223,7 @@ def test_particles_over_a_posterior_match_it() -> None:
     assert (again.x == x).all()
 
 
-def test_steps_in_blocks_are_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_in_blocks_are_the_step(monkeypatch):
     start = svgd.Sampler(np.zeros(2), np.ones(2)).draw(30, bytes(16))
     whole = svgd.step(Gaussian(2), start, 0.5)
     monkeypatch.setattr(svgd, "BLOCK", 100)
@@ -235,7 +235,7 @@ def test_steps_in_blocks_are_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- selection ----
 
 
-def test_bald_by_hand() -> None:
+def test_bald_by_hand():
     # p = σ(0), σ(log 3) = ½, ¾; H(5/8) − (H(½) + H(¾))/2
     x = np.array([[0.0], [math.log(3)]])
 
@@ -247,7 +247,7 @@ def test_bald_by_hand() -> None:
     )
 
 
-def test_entropy_gain_of_two_particles_by_hand() -> None:
+def test_entropy_gain_of_two_particles_by_hand():
     # s = ±1 with p = σ(±1) = .731, .269: either answer has probability ½ and leaves the variance
     # 1 − (.731 − .269)² of s: the gain is −½ log(1 − .4621²).
     x = np.array([[1.0], [-1.0]])
@@ -257,12 +257,12 @@ def test_entropy_gain_of_two_particles_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rule", acquisition.RULES)
-def test_gains_do_not_depend_on_the_sides(rule: acquisition.By) -> None:
+def test_gains_do_not_depend_on_the_sides(rule):
     x, delta = normals("x", 50, 3), normals("d", 20, 3)
     assert acquisition.gains(x, delta, rule) == pytest.approx(acquisition.gains(x, -delta, rule))
 
 
-def test_a_batch_adds_up_to_the_joint_information() -> None:
+def test_a_batch_adds_up_to_the_joint_information():
     """The sum of gains is I(answers; w), by enumeration of all 2⁴ answers."""
     x, delta = normals("x", 30, 2), 2 * normals("d", 12, 2)
     batch = acquisition.select(x, acquisition.Candidates(delta), 4, key=bytes(16))
@@ -276,7 +276,7 @@ def test_a_batch_adds_up_to_the_joint_information() -> None:
     assert batch.certain
 
 
-def test_a_batch_does_not_ask_the_same_twice() -> None:
+def test_a_batch_does_not_ask_the_same_twice():
     """Two copies of the best question and a lesser one on another weight: the copy comes last."""
     delta = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     x = normals("x", 500, 2)
@@ -285,7 +285,7 @@ def test_a_batch_does_not_ask_the_same_twice() -> None:
     ).index.tolist() == [0, 2, 1]
 
 
-def test_the_shortlist_loses_nothing_when_it_says_so() -> None:
+def test_the_shortlist_loses_nothing_when_it_says_so():
     x, delta = normals("x", 60, 2), normals("d", 400, 2)
     whole = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16))
     short = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16), shortlist=200)
@@ -296,7 +296,7 @@ def test_the_shortlist_loses_nothing_when_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("rule", acquisition.RULES)
-def test_little_to_choose_from(rule: acquisition.By) -> None:
+def test_little_to_choose_from(rule):
     x = normals("x", 20, 2)
     none = acquisition.select(
         x, acquisition.Candidates(np.zeros((0, 2))), 3, key=bytes(16), rule=rule

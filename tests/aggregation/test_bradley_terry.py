@@ -41,12 +41,12 @@ def draw_votes(seed: int, w: Floats, n: int) -> tuple[Floats, Floats]:
     return x, (rng.random(n) < 1 / (1 + np.exp(-x @ w))).astype(float)
 
 
-def test_half_ties_shift_the_log_odds() -> None:
+def test_half_ties_shift_the_log_odds():
     # 6 + 2 halves against 2 + 2 halves
     assert bt.newton(*counts(6, 2, 4), ridge=1e-9).weights[0] == pytest.approx(log(8 / 4))
 
 
-def test_davidson_has_its_closed_form() -> None:
+def test_davidson_has_its_closed_form():
     # At x = 1 throughout three free frequencies are fitted by two numbers and one constraint:
     # P ∝ (e^{w/2}, e^{−w/2}, ν) gives w = log(6/2) and ν = 4/√(6·2).
     fit = bt.newton(*counts(6, 2, 4), ridge=1e-9, ties="davidson")
@@ -54,7 +54,7 @@ def test_davidson_has_its_closed_form() -> None:
     assert np.exp(fit.weights[1]) == pytest.approx(4 / 12**0.5)
 
 
-def test_davidson_without_ties_is_bradley_and_terry() -> None:
+def test_davidson_without_ties_is_bradley_and_terry():
     x, y = draw_votes(1, np.array([1.0, -2.0]), 200)
     who, asked = ["ann"] * 200, [str(i) for i in range(200)]
     one, other = (
@@ -67,7 +67,7 @@ def test_davidson_without_ties_is_bradley_and_terry() -> None:
 
 
 @pytest.mark.parametrize("ties", ["half", "davidson"])
-def test_derivatives_are_those_of_the_likelihood(ties: bt.Ties) -> None:
+def test_derivatives_are_those_of_the_likelihood(ties):
     x, y = draw_votes(2, np.array([1.0, -2.0]), 40)
     y[::4] = 0.5
     fit = bt.newton(x, y, ties=ties)
@@ -95,14 +95,14 @@ def test_derivatives_are_those_of_the_likelihood(ties: bt.Ties) -> None:
 
 
 @given(st.integers(0, 10_000), st.lists(st.booleans(), min_size=30, max_size=30))
-def test_which_side_is_plus_means_nothing(seed: int, swapped: list[bool]) -> None:
+def test_which_side_is_plus_means_nothing(seed, swapped):
     x, y = draw_votes(seed, np.array([1.0, -0.5]), 30)
     sign = np.where(swapped, -1.0, 1.0)
     other = bt.newton(x * sign[:, None], 0.5 + sign * (y - 0.5))
     assert other.weights == pytest.approx(bt.newton(x, y).weights, abs=1e-8)
 
 
-def test_units_change_nothing_but_the_deviation() -> None:
+def test_units_change_nothing_but_the_deviation():
     x, y = draw_votes(4, np.array([1.0, -0.5]), 120)
     who, asked = ["ann"] * 120, [str(i) for i in range(120)]
     one = feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=5)
@@ -113,7 +113,7 @@ def test_units_change_nothing_but_the_deviation() -> None:
     assert (x * [1000.0, 1.0]) @ (other.weights / other.scale) == pytest.approx(utility)
 
 
-def test_repetitions_at_once_are_repetitions_one_by_one() -> None:
+def test_repetitions_at_once_are_repetitions_one_by_one():
     worlds = [draw_votes(seed, np.array([1.0, 2.0]), 50) for seed in range(3)]
     x, y = (np.stack(part) for part in zip(*worlds, strict=True))
     who = np.arange(50) % 5
@@ -125,7 +125,7 @@ def test_repetitions_at_once_are_repetitions_one_by_one() -> None:
         assert together[i] == pytest.approx(bt.halves(one_x, one_y, who, alone)[0])
 
 
-def test_the_jackknife_is_that_of_leaving_panelists_out() -> None:
+def test_the_jackknife_is_that_of_leaving_panelists_out():
     x, y = draw_votes(6, np.array([1.0, -0.5]), 400)
     who = np.arange(400) % 8
     fit = bt.newton(x, y)
@@ -135,7 +135,7 @@ def test_the_jackknife_is_that_of_leaving_panelists_out() -> None:
     assert bt.over_panelists(x, y, who, fit) == pytest.approx(exact, rel=0.1, abs=1e-4)
 
 
-def test_weights_are_recovered_and_their_intervals_cover() -> None:
+def test_weights_are_recovered_and_their_intervals_cover():
     """Weights of norm 2 from 200 pairs whose answers are standard, fifty repetitions."""
     rng = seeds_rng(4)
     w = rng.normal(size=(50, 4))
@@ -149,7 +149,7 @@ def test_weights_are_recovered_and_their_intervals_cover() -> None:
     assert 0.90 <= (np.abs(fit.weights - w) <= half).mean() <= 0.98
 
 
-def test_intervals_over_panelists_hold_where_tastes_scatter() -> None:
+def test_intervals_over_panelists_hold_where_tastes_scatter():
     """Eight panelists around weights of 0: their panel's weights are 0 by symmetry."""
     rng, who = seeds_rng(5), who_of(400, 8)
     own = 0.7 * rng.normal(size=(100, 8, 4))
@@ -162,7 +162,7 @@ def test_intervals_over_panelists_hold_where_tastes_scatter() -> None:
     assert (np.abs(fit.weights) <= alone).mean() < 0.85  # Laplace's would promise and not keep
 
 
-def test_separable() -> None:
+def test_separable():
     x, y = draw_votes(7, np.array([1.0, -0.5]), 60)
     sure = (x @ [1.0, -0.5] > 0).astype(float)
     assert bt.separable(x, sure) and not bt.separable(x, y)
@@ -177,7 +177,7 @@ def who_of(n: int, groups: int) -> Ints:
     return np.arange(n) % groups
 
 
-def test_shuffles_tell_two_tastes_from_one() -> None:
+def test_shuffles_tell_two_tastes_from_one():
     likes = np.array([1.5, 0.0])
     x, y = draw_votes(8, likes, 200)
     who = who_of(200, 10)
@@ -192,7 +192,7 @@ def test_shuffles_tell_two_tastes_from_one() -> None:
 
 
 @pytest.mark.full
-def test_shuffles_are_right_as_often_as_they_say() -> None:
+def test_shuffles_are_right_as_often_as_they_say():
     """Under one taste p-values are even: 60 worlds, below .25 in 15 ± 3.4 of them."""
     low = 0
     for seed in range(60):
@@ -204,7 +204,7 @@ def test_shuffles_are_right_as_often_as_they_say() -> None:
     assert 5 <= low <= 25
 
 
-def test_a_panelist_with_few_votes_is_near_the_panel() -> None:
+def test_a_panelist_with_few_votes_is_near_the_panel():
     x, y = draw_votes(9, np.array([2.0, 0.0]), 203)
     who = ["ann"] * 100 + ["ben"] * 100 + ["cho"] * 3
     y[100:200] = 1 - y[100:200]
@@ -216,14 +216,14 @@ def test_a_panelist_with_few_votes_is_near_the_panel() -> None:
     assert own["cho"].high[0] - own["cho"].low[0] > own["ann"].high[0] - own["ann"].low[0]
 
 
-def test_nothing_differs() -> None:
+def test_nothing_differs():
     with pytest.raises(RunError, match="no feature differs"):
         feature_weights.fit_taste(
             FeatureVotes(np.zeros((2, 1)), np.ones(2), ["a", "b"], ["1", "2"]), seed=0
         )
 
 
-def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise() -> None:
+def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise():
     """Votes by a coin: in-sample fits beat it, left-out ones may not."""
     x, y = draw_votes(10, np.zeros(8), 120)
     found = feature_weights.held_out(x, y, np.arange(120), KEY)

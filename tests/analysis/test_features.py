@@ -28,7 +28,7 @@ def value(name: str, text: str = TEXT) -> float:
     return one.score(Prompt.user("How was the sea?"), Answer(text))
 
 
-def test_values() -> None:
+def test_values():
     cases = [
         # thank you perhaps the sea the sea 3 boats 2 14 gulls
         ("length", 12),
@@ -53,19 +53,19 @@ def test_values() -> None:
             assert value(name) == pytest.approx(expected)
 
 
-def test_sentiment_and_reading_ease_know_their_ends() -> None:
+def test_sentiment_and_reading_ease_know_their_ends():
     assert value("sentiment", "A lovely day.") > 0.4 > -0.4 > value("sentiment", "An awful day.")
     assert value("sentiment", "") == 0 == value("readability", "…")
     # 206.835 − 1.015·2 − 84.6·(2 + 5)/2
     assert value("readability", "Rainy considerations.") == pytest.approx(-91.295)
 
 
-def test_tokens_are_those_of_the_named_model(tmp_path: Path) -> None:
+def test_tokens_are_those_of_the_named_model(tmp_path):
     tiny_models.tokenizer().save_pretrained(tmp_path)
     assert value(f"tokens:{tmp_path}", "w1 w2 w3") == 3
 
 
-def test_what_cannot_be_read_is_reported() -> None:
+def test_what_cannot_be_read_is_reported():
     cases = [
         ("lngth", "no feature 'lngth'; did you mean \"length\""),
         ("length,length", "'length' is named twice"),
@@ -96,7 +96,7 @@ class Point:
         return lambda argument: lambda prompt, answer: len(answer.text) * float(argument or 1)
 
 
-def test_own_features_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_features_come_by_entry_point(monkeypatch):
     def points(group: str) -> list[Point]:
         return [Point()] if group == "szpo.features" else []
 
@@ -106,7 +106,7 @@ def test_own_features_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> No
         parse("whispering")
 
 
-def test_checks_of_form_are_features_where_the_simulators_are() -> None:
+def test_checks_of_form_are_features_where_the_simulators_are():
     assert value("verify:no_comma+question", "Rain again?") == 1
     with pytest.raises(UsageError, match="needs checks"):
         parse("verify")
@@ -117,7 +117,7 @@ def batch(*pairs: tuple[str, str]) -> Comparison:
     return Comparison("c", 0, 0, 0, rows)
 
 
-def test_a_batch_differs_by_the_mean_over_all_rows() -> None:
+def test_a_batch_differs_by_the_mean_over_all_rows():
     # (2 − 1 + 0 + 0 − 3)/4 words: identical rows count among the four and add nothing.
     shown = batch(("a b", "a"), ("c", "c"), ("d e", "d e"), ("", "f g h"))
     assert differences(parse("length,questions"), [shown]).tolist() == [[-0.5, 0.0]]
@@ -127,14 +127,14 @@ def test_a_batch_differs_by_the_mean_over_all_rows() -> None:
 
 
 @pytest.mark.parametrize("given", [float("nan"), float("inf"), None, "seven"])
-def test_a_feature_that_is_no_number_is_named(given: Any) -> None:
+def test_a_feature_that_is_no_number_is_named(given):
     odd = Feature("odd", lambda prompt, answer: given if answer.text == "a" else 0.0)
     with pytest.raises(UsageError, match=r"feature odd: .* in comparison c"):
         odd.difference(batch(("a", "b")))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     """120 votes of five voters who like mood, and of whom the last likes short notes."""
     folder = tmp_path_factory.mktemp("features")
     judges = [Taster(2.0, 0.0)] * 4 + [Taster(2.0, -2.0)]
@@ -145,7 +145,7 @@ def asked(run: Path, *words: str) -> list[str]:
     return ["features", str(run), *words]
 
 
-def test_the_command_finds_what_voters_like(run: Path, capsys: Any) -> None:
+def test_the_command_finds_what_voters_like(run, capsys):
     assert call(asked(run, "--features", "sentiment,length,numbers", "--each", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     mood, length, numbers = found["features"]
@@ -170,17 +170,13 @@ def test_the_command_finds_what_voters_like(run: Path, capsys: Any) -> None:
         (["--ridge", "0"], 2, "--ridge 0.0 is no precision"),
     ],
 )
-def test_what_the_command_refuses(
-    run: Path, capsys: Any, words: list[str], code: int, line: str
-) -> None:
+def test_what_the_command_refuses(run, capsys, words, code, line):
     assert call(asked(run, *words)) == code
     message = capsys.readouterr().err
     assert line in message and "Traceback" not in message
 
 
-def test_votes_that_a_feature_explains_wholly_are_called_separable(
-    tmp_path: Path, capsys: Any
-) -> None:
+def test_votes_that_a_feature_explains_wholly_are_called_separable(tmp_path, capsys):
     path = voted(tmp_path, [Taster(1e6, 0.0)], 3, N=8, D=1, M=1)
     assert call(asked(path, "--features", "regex:lovely|warm|bright|happy")) == 0
     message = capsys.readouterr()
@@ -188,13 +184,13 @@ def test_votes_that_a_feature_explains_wholly_are_called_separable(
     assert "as if all panelists were identical" in message.out
 
 
-def test_a_run_without_votes_says_so(tmp_path: Path, capsys: Any) -> None:
+def test_a_run_without_votes_says_so(tmp_path, capsys):
     new_ledger(tmp_path / "new.db", settings_of()).close()
     assert call(asked(tmp_path / "new.db")) == 2
     assert "new.db has no votes on a closed round yet" in capsys.readouterr().err
 
 
-def test_open_rounds_are_not_read(run: Path, tmp_path: Path) -> None:
+def test_open_rounds_are_not_read(run, tmp_path):
     copy = tmp_path / "copy.db"
     copy.write_bytes(run.read_bytes())
     with Ledger.open(copy) as ledger:

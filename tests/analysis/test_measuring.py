@@ -22,7 +22,7 @@ from tests.support import yard_run
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def yard(tmp_path_factory):
     return yard_run.make(tmp_path_factory.mktemp("yard"), "run.votes=48", "evaluation.along=2",
                          "evaluation.samples=8")  # fmt: skip
 
@@ -33,7 +33,7 @@ def measured(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.full
-def test_a_run_is_measured_before_along_and_after(yard: Path) -> None:
+def test_a_run_is_measured_before_along_and_after(yard):
     # 48 votes are six steps of eight; two measurements divide them into three parts.
     found = measured(yard)
     assert [(body["steps"], body["votes"]) for body in found] == [
@@ -46,7 +46,7 @@ def test_a_run_is_measured_before_along_and_after(yard: Path) -> None:
 
 
 @pytest.mark.full
-def test_measuring_moves_nothing(yard: Path, tmp_path: Path) -> None:
+def test_measuring_moves_nothing(yard, tmp_path):
     other = yard_run.make(tmp_path, "run.votes=48", "evaluation.along=0", "evaluation.samples=1")
     assert len(measured(other)) == 2
     with Ledger.open(yard, readonly=True) as one, Ledger.open(other, readonly=True) as two:
@@ -54,7 +54,7 @@ def test_measuring_moves_nothing(yard: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_killed_run_is_measured_once_at_each_place(tmp_path: Path) -> None:
+def test_a_killed_run_is_measured_once_at_each_place(tmp_path):
     line = yard_run.arguments(tmp_path, "run.name=yard", "run.votes=48", "run.steps=3")
     assert call(line) == 0
     path = tmp_path / "runs" / "yard.db"
@@ -73,9 +73,7 @@ def test_a_killed_run_is_measured_once_at_each_place(tmp_path: Path) -> None:
         (None, "unknown", "not known whether it is better than the base: why"),
     ],
 )  # fmt: skip
-def test_the_sentence_says_no_more_than_the_interval(
-    share: Share | None, verdict: str, words: str
-) -> None:
+def test_the_sentence_says_no_more_than_the_interval(share, verdict, words):
     found = Improvement(share, "blind pairs", 240, 3.14, (), "why")
     assert found.verdict == verdict and found.sentence.startswith(words)
     if verdict == "better":
@@ -83,7 +81,7 @@ def test_the_sentence_says_no_more_than_the_interval(
 
 
 @pytest.mark.full
-def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path: Path) -> None:
+def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path):
     path = yard_run.make(tmp_path)
     before = measured(path)
     with Ledger.open(path) as ledger:

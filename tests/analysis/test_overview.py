@@ -7,7 +7,6 @@ import json
 import math
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ from szpo.training import guards
 from szpo.training.guards import Bands
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
-from tests.support.browser import MovableClock, Stage, make
+from tests.support.browser import MovableClock, make
 from tests.support.cases import case
 from tests.support.overview import S, ballot, page, step
 
@@ -33,15 +32,13 @@ from tests.support.overview import S, ballot, page, step
     ("hits", "of", "low", "high"),
     [(3, 3, 0.44, 1.00), (4, 5, 0.38, 0.96), (9, 9, 0.70, 1.00), (30, 50, 0.46, 0.72)],
 )
-def test_shares_of_small_panels_have_the_intervals_that_were_published(
-    hits: int, of: int, low: float, high: float
-) -> None:
+def test_shares_of_small_panels_have_the_intervals_that_were_published(hits, of, low, high):
     found = share(hits, of)
     assert (round(found.low, 2), round(found.high, 2)) == (low, high)
     assert found.unsure() == (low <= 0.5 <= high)
 
 
-def test_log_odds_stay_finite_when_all_votes_agree() -> None:
+def test_log_odds_stay_finite_when_all_votes_agree():
     found = log_odds(3, 3)
     assert found.value == pytest.approx(math.log(7))
     half = 1.96 * math.sqrt(1 / 3.5 + 1 / 0.5)
@@ -49,7 +46,7 @@ def test_log_odds_stay_finite_when_all_votes_agree() -> None:
     assert log_odds(0, 0).value is None
 
 
-def test_quantiles_and_rates_give_no_interval_they_do_not_have() -> None:
+def test_quantiles_and_rates_give_no_interval_they_do_not_have():
     assert quantile([5.0], 0.5).low is None
     ten = quantile([float(i) for i in range(1, 11)], 0.5)
     # n q ± 1.96 √(n q (1 − q)) = 5 ± 3.1: the second and the tenth of ten ordered values.
@@ -62,7 +59,7 @@ def test_quantiles_and_rates_give_no_interval_they_do_not_have() -> None:
 # ---- agreement ----
 
 
-def test_pairwise_agreement_and_alpha_by_hand() -> None:
+def test_pairwise_agreement_and_alpha_by_hand():
     # Two comparisons of three votes: ++− and +++; ties are no side, and say something to α only.
     votes = [
         ballot(i, verdict, comparison=c, panelist=f"P-0{i % 3}")
@@ -81,13 +78,13 @@ def test_pairwise_agreement_and_alpha_by_hand() -> None:
     assert found.alpha.n == 3
 
 
-def test_alpha_is_one_in_agreement_and_none_where_nothing_differs() -> None:
+def test_alpha_is_one_in_agreement_and_none_where_nothing_differs():
     assert agreement.alpha([["plus", "plus"], ["minus", "minus"]]).value == 1.0
     assert agreement.alpha([["plus", "plus"], ["plus", "plus"]]).value is None
     assert agreement.alpha([["plus"], ["minus"]]).n == 0
 
 
-def test_agreement_across_comparisons_pairs_no_vote_with_one_on_the_same_comparison() -> None:
+def test_agreement_across_comparisons_pairs_no_vote_with_one_on_the_same_comparison():
     votes = [
         ballot(1, "plus", comparison="a"),
         ballot(2, "minus", comparison="a"),
@@ -98,7 +95,7 @@ def test_agreement_across_comparisons_pairs_no_vote_with_one_on_the_same_compari
     assert (found.value, found.of) == (0.5, 1)  # 3 with 1 agrees, 3 with 2 does not
 
 
-def test_gold_repeats_and_sides() -> None:
+def test_gold_repeats_and_sides():
     gold = [
         ballot(i, verdict, kind="gold", expected="plus", counted=False, step=None)
         for i, verdict in enumerate(["plus"] * 3 + ["minus"] * 3, 1)
@@ -116,7 +113,7 @@ def test_gold_repeats_and_sides() -> None:
     assert bob.repeat.of == 0  # somebody who never saw it first cannot repeat it
 
 
-def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program() -> None:
+def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program():
     left = [ballot(i, "plus", dwell_ms=10_000) for i in range(13)]
     skips = [ballot(20 + i, "skip") for i in range(5)]
     row = agreement.panelists(page([*left, *skips]))[0]
@@ -129,7 +126,7 @@ def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program() -> N
     assert agreement.panelists(robots)[0].flags == ()
 
 
-def test_what_is_usual_is_the_panels_own_share_once_enough_is_known() -> None:
+def test_what_is_usual_is_the_panels_own_share_once_enough_is_known():
     """Answers that are odd in one panel are ordinary in another, whose members all give them."""
 
     def known(name: str, right: int, of: int) -> list[VoteRow]:
@@ -147,7 +144,7 @@ def test_what_is_usual_is_the_panels_own_share_once_enough_is_known() -> None:
     assert all(row.flags == () for row in all_alike)  # a known question nobody gets is a bad one
 
 
-def test_somebody_is_compared_with_the_others_only() -> None:
+def test_somebody_is_compared_with_the_others_only():
     votes = [
         ballot(1, "plus", panelist="A"),
         ballot(2, "plus", panelist="A"),
@@ -165,7 +162,7 @@ def test_somebody_is_compared_with_the_others_only() -> None:
 # ---- value ----
 
 
-def test_votes_are_read_along_the_path() -> None:
+def test_votes_are_read_along_the_path():
     # Plus points back in step 1 and ahead in step 2; step 0 has no path yet.
     votes = [
         ballot(1, "plus", step=0), ballot(2, "plus", step=0),
@@ -183,7 +180,7 @@ def test_votes_are_read_along_the_path() -> None:
     assert [v.unanimous for v in found.values] == [True, False, False]
 
 
-def test_only_the_last_ten_steps_are_pooled() -> None:
+def test_only_the_last_ten_steps_are_pooled():
     votes = [ballot(i, "plus" if i < 3 else "minus", step=i) for i in range(13)]
     rows = [step(i, headings=(0.5,)) for i in range(13)]
     found = overview.overview(page(votes, rows)).improving
@@ -193,7 +190,7 @@ def test_only_the_last_ten_steps_are_pooled() -> None:
     assert found.better_side.of == 0
 
 
-def test_the_better_side_comes_from_agreement() -> None:
+def test_the_better_side_comes_from_agreement():
     votes = [ballot(i, "minus" if i % 4 == 3 else "plus", n=i, step=i // 4) for i in range(40)]
     found = overview.overview(page(votes, [step(i, n=4) for i in range(10)])).improving
     # In each step three of six pairs agree: a = ½, chance.
@@ -204,7 +201,7 @@ def test_the_better_side_comes_from_agreement() -> None:
 # ---- time and cost ----
 
 
-def test_waiting_and_links_and_cost_by_hand() -> None:
+def test_waiting_and_links_and_cost_by_hand():
     rows = [step(0), step(1)]
     votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
     found = overview.overview(page(votes, rows, as_of_us=250 * S))
@@ -221,7 +218,7 @@ def test_waiting_and_links_and_cost_by_hand() -> None:
     assert found.cost.end_us.value == pytest.approx((250 + 8 * 125) * S)
 
 
-def test_a_pause_counts_neither_as_waiting_nor_as_voting() -> None:
+def test_a_pause_counts_neither_as_waiting_nor_as_voting():
     rows = [step(0), step(1)]
     shut = ((20 * S, 60 * S), (110 * S, 120 * S))
     found = overview.overview(page([ballot(1, "plus")], rows, as_of_us=250 * S, pauses=shut))
@@ -229,7 +226,7 @@ def test_a_pause_counts_neither_as_waiting_nor_as_voting() -> None:
     assert found.speed.links["votes"].value == pytest.approx((60 + 100) / 2)
 
 
-def test_programs_do_not_make_people_look_fast() -> None:
+def test_programs_do_not_make_people_look_fast():
     fast = [ballot(i, "plus", panelist="robot", dwell_ms=1) for i in range(50)]
     slow = [ballot(90 + i, "plus", dwell_ms=60_000) for i in range(6)]
     mixed = page([*fast, *slow])
@@ -243,14 +240,14 @@ def test_programs_do_not_make_people_look_fast() -> None:
     assert overview.overview(alone).speed.median.n == 50
 
 
-def test_before_five_votes_the_words_tell_the_cost() -> None:
+def test_before_five_votes_the_words_tell_the_cost():
     found = overview.overview(page([ballot(1, "plus", dwell_ms=1)])).cost
     assert not found.measured
     assert found.seconds_per_vote.value == 60.0  # 238 words
     assert overview.overview(page([])).cost.seconds_per_vote.value == 120.0  # as planned: 476
 
 
-def test_money_to_finish_is_that_of_votes_and_hours() -> None:
+def test_money_to_finish_is_that_of_votes_and_hours():
     votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
     rows = [step(0), step(1)]
     found = overview.overview(page(votes, rows, pay_per_hour=12.0, pay_per_vote=0.5)).cost
@@ -261,7 +258,7 @@ def test_money_to_finish_is_that_of_votes_and_hours() -> None:
     assert (free.money.value, free.spent) == (None, None)
 
 
-def test_votes_left_follow_the_tightest_limit() -> None:
+def test_votes_left_follow_the_tightest_limit():
     votes = [ballot(1, "plus"), ballot(2, "plus")]
     assert overview.overview(page(votes, budget=8)).progress.planned == 4
     assert overview.overview(page(votes, limit_votes=5)).progress.planned == 2
@@ -274,7 +271,7 @@ def test_votes_left_follow_the_tightest_limit() -> None:
 # ---- texts ----
 
 
-def test_length_of_winners() -> None:
+def test_length_of_winners():
     votes = [
         ballot(1, "plus"), ballot(2, "plus"), ballot(3, "minus"),
         ballot(4, "minus", words_plus=50, words_minus=100),
@@ -286,14 +283,14 @@ def test_length_of_winners() -> None:
     assert found.correlation.value == pytest.approx(1 / math.sqrt(3))
 
 
-def test_figures_outside_their_band_are_named() -> None:
+def test_figures_outside_their_band_are_named():
     rows = [step(0, kl=2.0, length=20.0), step(1, kl=16.0, length=3.0)]
     bands = Bands(kl=(-math.inf, 15.0), length=(4.0, 40.0))
     found = overview.overview(page([], rows, bands=bands)).health
     assert [health.broken for health in found] == [(), ("kl", "length")]
 
 
-def test_what_the_guard_calls_broken_the_page_does_too() -> None:
+def test_what_the_guard_calls_broken_the_page_does_too():
     for name in ["kl", "length", "repetition", "norm"]:
         for value in [2.0, 15.0, 15.1, -1.0, math.nan, math.inf, -math.inf]:
             with case(name, value):
@@ -304,7 +301,7 @@ def test_what_the_guard_calls_broken_the_page_does_too() -> None:
                 assert (health.broken == (name,)) is (bands.broken({name: value}) is not None)
 
 
-def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path: Path) -> None:
+def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
     """JSON has no NaN, so the record says of such a figure that it was not finite."""
     stage = make(tmp_path / "run.db", sets=["guards.kl=15"], clock=MovableClock())
     bands = guards.bands(stage.site.config.guards)
@@ -335,7 +332,7 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path: Pat
 
 
 @pytest.fixture
-def voted(tmp_path: Path) -> Stage:
+def voted(tmp_path):
     """Three steps voted for plus by two people, the fourth open with one vote."""
     stage = make(tmp_path / "run.db", clock=MovableClock())
     people = [stage.site.service.enroll("person", name) for name in ("P-01", "P-02")]
@@ -353,7 +350,7 @@ def voted(tmp_path: Path) -> Stage:
     return stage
 
 
-def test_votes_of_the_open_round_stay_hidden(voted: Stage) -> None:
+def test_votes_of_the_open_round_stay_hidden(voted):
     shut, live = evidence.read(voted.ledger), evidence.read(voted.ledger, live=True)
     assert (len(list(shut.votes)), len(shut.run.hidden_us)) == (12, 1)
     assert (len(list(live.votes)), len(live.run.hidden_us)) == (13, 0)
@@ -362,7 +359,7 @@ def test_votes_of_the_open_round_stay_hidden(voted: Stage) -> None:
     assert found.progress.votes_left == 97 * 4 - 1
 
 
-def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted: Stage) -> None:
+def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted):
     rows = evidence.read(voted.ledger).steps
     assert rows[0].headings == ()
     # After one step the path is ±v₀: how v₁ lies to it follows from the directions alone.
@@ -373,14 +370,14 @@ def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted: Stage) ->
     assert all(row.distinct and row.length for row in rows[:3])
 
 
-def test_words_are_those_of_rows_that_differ(voted: Stage) -> None:
+def test_words_are_those_of_rows_that_differ(voted):
     found = next(iter(evidence.read(voted.ledger).votes))
     # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"
     assert (found.words_plus, found.words_minus) == (36, 36)
     assert found.words == 72 + 6
 
 
-def test_a_changed_vote_stands_once(voted: Stage) -> None:
+def test_a_changed_vote_stands_once(voted):
     service = voted.site.service
     person = service.enroll("person", "P-02")
     seat = service.assign(person)
@@ -394,7 +391,7 @@ def test_a_changed_vote_stands_once(voted: Stage) -> None:
     ]  # fmt: skip
 
 
-def test_pauses_come_from_the_record(voted: Stage) -> None:
+def test_pauses_come_from_the_record(voted):
     pauses.pause(voted.ledger, "olga", "lunch")
     voted.clock.forward(600)
     pauses.unpause(voted.ledger, "olga")

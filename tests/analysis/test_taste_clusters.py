@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +42,7 @@ def opposed(g: int) -> tuple[float, ...]:
 
 
 @pytest.mark.full
-def test_two_tastes_are_found_and_so_is_who_has_them() -> None:
+def test_two_tastes_are_found_and_so_is_who_has_them():
     found = told(*panel(1, opposed, 10, 30))
     assert found.verdict == "several" and found.p < 0.01 and len(found.found.shares) == 2
     parity = [int(name[1:]) % 2 for name in found.names]
@@ -58,19 +56,19 @@ def test_two_tastes_are_found_and_so_is_who_has_them() -> None:
 
 
 @pytest.mark.full
-def test_one_taste_is_called_one_where_two_would_have_been_seen() -> None:
+def test_one_taste_is_called_one_where_two_would_have_been_seen():
     found = told(*panel(2, lambda g: (1.5, 0.0), 10, 20))
     assert found.verdict == "one" and found.power >= 0.8
     assert len(found.found.shares) == 1 and found.between.of == 0
 
 
 @pytest.mark.full
-def test_few_votes_are_called_few() -> None:
+def test_few_votes_are_called_few():
     found = told(*panel(3, opposed, 5, 3))
     assert found.verdict == "few" and found.power < 0.5
 
 
-def test_one_panelist_has_no_clusters() -> None:
+def test_one_panelist_has_no_clusters():
     x, y, who = panel(1, opposed, 1, 12)
     with pytest.raises(UsageError, match="one panelist only"):
         told(x, y, who)
@@ -78,7 +76,7 @@ def test_one_panelist_has_no_clusters() -> None:
         told(0 * x, y, np.arange(12) % 2)
 
 
-def test_expectation_maximisation_never_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expectation_maximisation_never_falls(monkeypatch):
     from szpo.analysis import taste_clusters as module
 
     x, y, who = panel(6, opposed, 8, 20)
@@ -90,7 +88,7 @@ def test_expectation_maximisation_never_falls(monkeypatch: pytest.MonkeyPatch) -
     assert np.diff(bounds).min() >= -1e-9, "sums of logarithms round in the last places"
 
 
-def test_one_taste_is_the_ridge_fit() -> None:
+def test_one_taste_is_the_ridge_fit():
     from szpo.aggregation.bradley_terry import newton
 
     x, y, who = panel(7, opposed, 4, 25)
@@ -100,14 +98,14 @@ def test_one_taste_is_the_ridge_fit() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     """A simulated run of eight voters: half of them like long notes, half short ones."""
     judges = [Taster(1.0, 4.0 if i % 2 else -4.0) for i in range(8)]
     return voted(tmp_path_factory.mktemp("clusters"), judges, 15, N=8, D=2, M=2)
 
 
 @pytest.mark.full
-def test_the_command_on_a_run_with_two_kinds_of_users(run: Path, capsys: Any) -> None:
+def test_the_command_on_a_run_with_two_kinds_of_users(run, capsys):
     asked = ["clusters", str(run), "--features", "sentiment,length,numbers"]
     assert call([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -126,7 +124,7 @@ def test_the_command_on_a_run_with_two_kinds_of_users(run: Path, capsys: Any) ->
 
 
 @pytest.mark.full
-def test_the_command_says_when_votes_are_too_few(tmp_path: Path, capsys: Any) -> None:
+def test_the_command_says_when_votes_are_too_few(tmp_path, capsys):
     path = voted(tmp_path, [Taster(1.0, 0.0)] * 5, 1, N=8, D=1, M=1)
     assert call(["clusters", str(path), "--features", "sentiment,length"]) == 0
     assert capsys.readouterr().out.startswith("too few votes to tell: no sign that panelists")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def push(peft: Any, size: float = 0.3) -> None:
             parameter.data += size * noise.to(parameter)
 
 
-def test_what_peft_computes_is_what_the_actor_answers_with() -> None:
+def test_what_peft_computes_is_what_the_actor_answers_with():
     trained = actor()
     ids = torch.tensor([[3, 7, 8, 4, 9, 11]])
     with trained.training() as peft, torch.no_grad():
@@ -61,7 +60,7 @@ def test_what_peft_computes_is_what_the_actor_answers_with() -> None:
     assert during != trained.sample(PROMPTS, 2, seed=5, base=True)
 
 
-def test_the_base_model_comes_out_as_it_went_in() -> None:
+def test_the_base_model_comes_out_as_it_went_in():
     base = loaded("llama")
     names = {name: value.clone() for name, value in base.model.state_dict().items()}
     types = [type(module) for module in base.model.modules()]
@@ -75,7 +74,7 @@ def test_the_base_model_comes_out_as_it_went_in() -> None:
     assert not base.model.training
 
 
-def test_a_second_training_goes_on_from_the_first_and_an_error_keeps_the_first() -> None:
+def test_a_second_training_goes_on_from_the_first_and_an_error_keeps_the_first():
     trained = actor()
     with trained.training() as peft:
         push(peft)
@@ -90,7 +89,7 @@ def test_a_second_training_goes_on_from_the_first_and_an_error_keeps_the_first()
         trained.training().__enter__()
 
 
-def test_beside_a_run_it_starts_where_the_run_starts() -> None:
+def test_beside_a_run_it_starts_where_the_run_starts():
     base = loaded("llama")
     sites = find_sites(base.model, lora("down_proj"))
     start = random_start(sites, 3)
@@ -105,7 +104,7 @@ def test_beside_a_run_it_starts_where_the_run_starts() -> None:
     assert beside.sample(PROMPTS, 2, seed=9) == run.sample(PROMPTS, 2, seed=9)
 
 
-def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path: Path) -> None:
+def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path):
     trained = actor()
     with trained.training() as peft:
         push(peft)
@@ -122,7 +121,7 @@ def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path: Path) -> None:
         assert np.array_equal(tensors[name], trained.theta()[site.b])
 
 
-def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_them() -> None:
+def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_them():
     trained = actor(base=loaded("llama", dtype=torch.bfloat16))
     with trained.training() as peft:
         push(peft)
@@ -136,7 +135,7 @@ def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_the
         assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
-def test_an_answer_that_ended_itself_has_its_end_token() -> None:
+def test_an_answer_that_ended_itself_has_its_end_token():
     from szpo.types import Answer
 
     base = loaded("llama")

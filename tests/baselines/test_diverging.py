@@ -82,7 +82,7 @@ METHODS: dict[str, Callable[[Actor, float, int], Any]] = {
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "reward-model"])
-def test_the_same_seed_gives_the_same_weights_which_have_moved(method: str) -> None:
+def test_the_same_seed_gives_the_same_weights_which_have_moved(method):
     first, again = tiny_actor(), tiny_actor()
     before = first.digest()
     for actor in (first, again):
@@ -92,9 +92,7 @@ def test_the_same_seed_gives_the_same_weights_which_have_moved(method: str) -> N
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_rate_without_measure_is_one_line_even_after_the_last_step(
-    method: str, steps: int
-) -> None:
+def test_a_rate_without_measure_is_one_line_even_after_the_last_step(method, steps):
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError) as caught:
@@ -105,7 +103,7 @@ def test_a_rate_without_measure_is_one_line_even_after_the_last_step(
     assert actor.digest() == before
 
 
-def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth() -> None:
+def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
     assert validation.describe_rise([]) == validation.describe_rise([{"loss": 0.7}]) == ""
     # One batch of twenty's last two: (.7 + 1.6)/2 = 1.15 > 1.05; then (.7 + 1.3)/2 = 1.
     assert "from 0.70 to 1.15" in validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.6}])
@@ -113,7 +111,7 @@ def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth() -> None:
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
-def test_a_policy_far_from_its_start_is_remarked_on(method: str) -> None:
+def test_a_policy_far_from_its_start_is_remarked_on(method):
     def after(rate: float) -> Any:
         kind = {"grpo": grpo, "rloo": rloo}[method]
         how = kind.Recipe(steps=5, prompts=4, samples=4, learning_rate=rate)

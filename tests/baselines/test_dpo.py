@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -74,7 +73,7 @@ def loss_by_hand(
     return float(loss.detach()), dict(zip(theta, grads, strict=True))
 
 
-def test_one_step_is_that_of_a_hand_calculation() -> None:
+def test_one_step_is_that_of_a_hand_calculation():
     actor = move(tiny_actor())
     data = pairs()[:4]
     before = {n: v.copy() for n, v in actor.theta().items()}
@@ -92,7 +91,7 @@ def test_one_step_is_that_of_a_hand_calculation() -> None:
         assert np.abs(value - by_hand).max() < 1e-6, name
 
 
-def test_the_reference_is_the_start_or_the_present() -> None:
+def test_the_reference_is_the_start_or_the_present():
     for reference, expected in (("now", math.log(2)), ("start", None)):
         actor = move(tiny_actor())
         hand, _ = loss_by_hand(actor, pairs()[:4], beta=0.1)
@@ -101,7 +100,7 @@ def test_the_reference_is_the_start_or_the_present() -> None:
         assert log[0]["loss"] == pytest.approx(expected or hand, abs=1e-6)
 
 
-def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
+def test_it_learns_what_is_preferred_and_twice_the_same():
     recipe = dpo.Recipe(steps=20, batch=16, learning_rate=1e-2)
     actor, again = diary_actor(), diary_actor()
     before, data = mean_mood(actor), diary_pairs(actor)
@@ -121,8 +120,8 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
     [pytest.param(None, 3, 32, 4, marks=pytest.mark.slow), (4, 2, 5, 1)],
 )
 def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
-    rows: int | None, rounds: int, questions: int, epochs: int
-) -> None:
+    rows, rounds, questions, epochs
+):
     actor = diary_actor()
     before = mean_mood(actor)
     seen: list[Moment] = []
@@ -156,7 +155,7 @@ class SecondRoundTies(Cheerful):
 
 
 @pytest.mark.parametrize("memory", ["all", "round"])
-def test_a_round_of_ties_trains_on_what_came_before(memory: Literal["all", "round"]) -> None:
+def test_a_round_of_ties_trains_on_what_came_before(memory):
     seen: list[Moment] = []
     plan = dpo.Rounds(3, 8, memory=memory, recipe=dpo.Recipe(steps=2))
     trained = dpo.iterative(
@@ -170,7 +169,7 @@ def test_a_round_of_ties_trains_on_what_came_before(memory: Literal["all", "roun
     assert trained.ties >= 7
 
 
-def test_a_panel_that_always_ties_is_one_line() -> None:
+def test_a_panel_that_always_ties_is_one_line():
     plan = dpo.Rounds(2, 4)
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
         dpo.iterative(tiny_actor(), PROMPTS, Undecided(), plan, seed=0)
@@ -178,7 +177,7 @@ def test_a_panel_that_always_ties_is_one_line() -> None:
         dpo.train(tiny_actor(), Preferences([]), seed=0)
 
 
-def test_an_adapter_on_the_lm_head_is_trained_like_any_other() -> None:
+def test_an_adapter_on_the_lm_head_is_trained_like_any_other():
     actor = move(tiny_actor("q_proj", "lm_head", base=loaded("llama")))
     data = pairs()[:4]
     expected, gradient = loss_by_hand(actor, data, beta=0.1)

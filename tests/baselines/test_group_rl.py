@@ -56,9 +56,7 @@ def advantages(
     return [float(x) for x in seen[0]]
 
 
-def test_grpo_divides_by_the_standard_deviation_of_a_sample(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_grpo_divides_by_the_standard_deviation_of_a_sample(monkeypatch):
     # Mean .5; sample standard deviation √(4 · .25 / 3) = .57735; .5/.57735 = .8660. TRL adds
     # 1e-4 to the denominator: .86588. A population's deviation would give 1.
     found = advantages("grpo", monkeypatch, [1.0, 0.0, 0.0, 1.0])
@@ -66,14 +64,14 @@ def test_grpo_divides_by_the_standard_deviation_of_a_sample(
     assert found[0] == pytest.approx(0.5 / ((1 / 3) ** 0.5 + 1e-4), abs=1e-6)
 
 
-def test_rloo_compares_with_the_mean_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rloo_compares_with_the_mean_of_the_others(monkeypatch):
     # 1 − (0 + 0 + 1)/3 = 2/3 and 0 − (1 + 0 + 1)/3 = −2/3; at the start there is no KL to charge.
     found = advantages("rloo", monkeypatch, [1.0, 0.0, 0.0, 1.0])
     assert found == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3], abs=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_learns_a_verifiers_taste(method: str) -> None:
+def test_it_learns_a_verifiers_taste(method):
     train, recipe = METHODS[method].train, METHODS[method].Recipe(
         steps=7, prompts=8, samples=8, learning_rate=1e-2
     )  # fmt: skip
@@ -88,7 +86,7 @@ def test_it_learns_a_verifiers_taste(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_kl_is_to_the_start_also_where_training_goes_on(method: str) -> None:
+def test_kl_is_to_the_start_also_where_training_goes_on(method):
     actor = move(tiny_actor(), 0.2)
     recipe = METHODS[method].Recipe(steps=1, prompts=2, samples=2)
     done = METHODS[method].train(actor, Task(PROMPTS, lambda p, a: [1.0, 0.0] * 2), recipe, seed=0)
@@ -105,7 +103,7 @@ def test_kl_is_to_the_start_also_where_training_goes_on(method: str) -> None:
         ({"prompts": 3, "samples": 3, "passes": 2}, "9 answers of a step do not divide into 2"),
     ],
 )
-def test_what_is_no_recipe_is_refused(settings: dict[str, Any], words: str) -> None:
+def test_what_is_no_recipe_is_refused(settings, words):
     for method in METHODS.values():
         with pytest.raises(UsageError, match=words):
             method.Recipe(**settings)
@@ -113,9 +111,7 @@ def test_what_is_no_recipe_is_refused(settings: dict[str, Any], words: str) -> N
 
 @pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0}])
 @pytest.mark.parametrize("method", METHODS)
-def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(
-    method: str, sampling: dict[str, float]
-) -> None:
+def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(method, sampling):
     actor = Actor.fresh(
         loaded("llama"), lora("q_proj"), sampling=Sampling(max_new_tokens=6, **sampling)
     )
@@ -125,7 +121,7 @@ def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(
         )
 
 
-def test_bad_rewards_and_no_prompts_are_one_line() -> None:
+def test_bad_rewards_and_no_prompts_are_one_line():
     recipe = grpo.Recipe(steps=1, prompts=1, samples=2)
     actor = tiny_actor()
     before = actor.digest()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from szpo.baselines.ledger_pairs import LedgerPairs, read_pairs
@@ -16,7 +13,7 @@ from tests.support.pairs import new_ledger, vote
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(tmp_path):
     with new_ledger(tmp_path / "run.db") as made:
         yield made
 
@@ -30,7 +27,7 @@ def words(found: LedgerPairs) -> list[tuple[str, str, str, int]]:
     return [(p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs]
 
 
-def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger: Ledger) -> None:
+def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger):
     for who in ("ann", "ben"):
         vote(ledger, who, "c0", "minus")
     vote(ledger, "ann", "c1", "plus")
@@ -46,7 +43,7 @@ def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger: Ledger) -> 
     assert (found.comparisons, found.ties) == (2, 0)
 
 
-def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger: Ledger) -> None:
+def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger):
     vote(ledger, "ann", "c0", "plus")
     vote(ledger, "ben", "c0", "minus")
     assert read_pairs(ledger).pairs == ()
@@ -54,7 +51,7 @@ def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger: Ledger)
     assert (words(found), found.ties, found.comparisons) == ([], 1, 1)
 
 
-def test_a_note_goes_before_the_verdict_on_the_batch(ledger: Ledger) -> None:
+def test_a_note_goes_before_the_verdict_on_the_batch(ledger):
     vote(ledger, "ann", "c0", "plus", {0: "minus"})
     vote(ledger, "ben", "c0", "plus", {0: "minus", 2: "tie"})
     vote(ledger, "ann", "c1", "plus", {2: "minus"})
@@ -66,13 +63,13 @@ def test_a_note_goes_before_the_verdict_on_the_batch(ledger: Ledger) -> None:
     ]
 
 
-def test_an_excluded_vote_gives_no_pair(ledger: Ledger) -> None:
+def test_an_excluded_vote_gives_no_pair(ledger):
     vote(ledger, "ann", "c0", "plus")
     VoteService(ledger).amend(ledger.votes(0)[0]["vote"], "exclude", "by mistake", "ann")
     assert close(ledger).pairs == ()
 
 
-def test_pairs_go_out_in_trls_format_and_come_back(ledger: Ledger, tmp_path: Path) -> None:
+def test_pairs_go_out_in_trls_format_and_come_back(ledger, tmp_path):
     vote(ledger, "ann", "c0", "plus", {2: "minus"})
     found = close(ledger)
     preference_files.write(tmp_path / "pairs.jsonl", found.pairs)

@@ -18,7 +18,6 @@ from szpo.baselines import dpo, grpo, notebook_dpo, rloo, sft, simpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.questions import Preferences, Task
 from szpo.models import loading
-from szpo.models.loading import Loaded
 from tests.support.baseline_actors import PROMPTS, SHORT, pairs, tiny_actor
 from tests.support.tiny_models import build, tokenizer
 
@@ -35,7 +34,7 @@ def by_peft(model: Any) -> int:
         return int(get_peft_model(model, notebook_dpo.lora()).get_nb_trainable_parameters()[0])
 
 
-def test_the_size_on_smollm2() -> None:
+def test_the_size_on_smollm2():
     # Per layer r · (in + out): q 1152, k and v 768 each, gate and up 2112 each, down 2112, so
     # 9,024 · 32 = 288,768; of 30 layers 8,663,040; head 32 · (576 + 49,152) = 1,591,296.
     shape = LlamaConfig(
@@ -47,7 +46,7 @@ def test_the_size_on_smollm2() -> None:
 
 
 @pytest.fixture(scope="module")
-def four_bit(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def four_bit(tmp_path_factory):
     """A small Llama in 4 bits, as bitsandbytes loads it from a folder."""
     folder: Path = tmp_path_factory.mktemp("four-bit")
     build("llama", hidden=64).save_pretrained(folder)
@@ -55,7 +54,7 @@ def four_bit(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     return loading.load(str(folder), dtype="bf16", quantization="fp4")
 
 
-def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit: Loaded) -> None:
+def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit):
     actor = Actor.fresh(four_bit, notebook_dpo.lora(r=4, lora_alpha=8), sampling=SHORT, seed=1)
     actor.sample(
         PROMPTS[:1], seed=0
@@ -70,9 +69,7 @@ def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit: Loaded) -
 
 
 @pytest.mark.parametrize("method", ["dpo", "simpo", "sft", "grpo", "rloo"])
-def test_adapters_stay_fp32_on_a_4_bit_base(
-    four_bit: Loaded, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapters_stay_fp32_on_a_4_bit_base(four_bit, method, monkeypatch):
     actor = tiny_actor(base=four_bit)
     start = {name: value.copy() for name, value in actor.theta().items()}
     seen: set[torch.dtype] = set()

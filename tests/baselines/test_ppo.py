@@ -14,7 +14,7 @@ from peft import LoraConfig
 from szpo.baselines import ppo
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Moment
-from szpo.baselines.questions import Score, Task
+from szpo.baselines.questions import Task
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.metrics import words
@@ -47,14 +47,14 @@ def move(seed: int = 1) -> Actor:
 
 
 @pytest.fixture
-def tiny() -> Actor:
+def tiny():
     """The trained model, with a LoRA of rank 1 that does nothing yet."""
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
     base = loading.load("tiny", dtype="fp32")
     return Actor.fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=1)
 
 
-def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature() -> None:
+def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature():
     warm = actor(Sampling(max_new_tokens=6, temperature=0.7))
     rows = [(9, 30, 41), (12,), (8, 200, 77, 55, 2)]
     asked = [warm.encode(prompt) for prompt in PROMPTS[:3]]
@@ -72,7 +72,7 @@ def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature() -
     assert values.tolist() == [0.0] * 9  # the critic knows nothing yet
 
 
-def test_each_token_learns_from_its_own_answer() -> None:
+def test_each_token_learns_from_its_own_answer():
     """With β = 0, γ = λ = 1 a token's return is its answer's score, wherever it was padded to."""
     drawn = actor()
     how = replace(SHORT, beta=0.0, lam=1.0, minibatches=3)
@@ -97,7 +97,7 @@ def test_each_token_learns_from_its_own_answer() -> None:
     assert figures == {"reward": reward.mean(), "kl": 0.0, "value": 0.0}
 
 
-def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty() -> None:
+def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty():
     moments: list[Moment] = []
     how = replace(SHORT, minibatches=1, epochs=3, steps=3)
     ppo.train(move(), Task(PROMPTS, length), how, seed=4, on_step=moments.append)
@@ -110,7 +110,7 @@ def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty()
     assert [moment.step for moment in moments] == [1, 2, 3]
 
 
-def test_prompts_come_in_permutations() -> None:
+def test_prompts_come_in_permutations():
     drawn = [prompt for step in range(5) for prompt in ppo.draw_prompts(PROMPTS, 4, 3, step)]
     assert set(drawn[:10]) == set(drawn[10:]) == set(PROMPTS)
     assert drawn[:10] != drawn[10:]
@@ -125,9 +125,7 @@ def test_prompts_come_in_permutations() -> None:
         (length, 1.0, "nats per token from the start at step 2 (limit 3): training diverged;"),
     ],
 )
-def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(
-    score: Score, rate: float, words: str, tiny: Actor
-) -> None:
+def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(score, rate, words, tiny):
     before = tiny.digest()
     with pytest.raises(RunError) as caught:
         ppo.train(tiny, Task(PROMPTS, score), replace(SHORT, rate=rate), seed=2)
@@ -137,7 +135,7 @@ def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(
     assert tiny.sample(PROMPTS[:1], 1, seed=0) == tiny.sample(PROMPTS[:1], 1, seed=0, base=True)
 
 
-def test_what_cannot_be_trained_is_refused() -> None:
+def test_what_cannot_be_trained_is_refused():
     for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
         with pytest.raises(UsageError, match="set top_p 1, top_k 0 and a temperature above 0"):
             ppo.train(actor(sampling), Task(PROMPTS, length), SHORT, seed=0)
@@ -147,7 +145,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
         ppo.train(actor(), Task(PROMPTS, lambda p, a: [1.0]), SHORT, seed=0)
 
 
-def test_a_verifier_is_learned_from_on_the_tiny_model(tiny: Actor) -> None:
+def test_a_verifier_is_learned_from_on_the_tiny_model(tiny):
     """The share of answers in a good mood, held-out topics, before and after 12 steps."""
     good, bad = (
         {w for part in tiny_model.MOODS[m].values() for w in part} for m in ("good", "bad")

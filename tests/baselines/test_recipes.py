@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
@@ -45,7 +44,7 @@ STEPPED = {
         ("optimizer", "foo", "such as adamw_torch"),
     ],
 )
-def test_steps_and_rates(method: str, field: str, value: Any, range_: str) -> None:
+def test_steps_and_rates(method, field, value, range_):
     with pytest.raises(UsageError) as caught:
         STEPPED[method](**{field: value})
     message = str(caught.value)
@@ -82,18 +81,18 @@ def test_steps_and_rates(method: str, field: str, value: Any, range_: str) -> No
         (self_rewarding.Recipe, {"candidates": 1}, "candidates must be at least 2 (got 1)"),
     ],
 )
-def test_fields_of_one_method(kind: Any, given: dict[str, Any], words: str) -> None:
+def test_fields_of_one_method(kind, given, words):
     with pytest.raises(UsageError) as caught:
         kind(**given)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("method", registry.NAMES)
-def test_the_default_recipe_of_every_method_is_one(method: str) -> None:
+def test_the_default_recipe_of_every_method_is_one(method):
     assert registry.recipe(method, {}) == registry.recipe(method, {})
 
 
-def test_a_recipe_that_is_changed_by_name_is_looked_at_again() -> None:
+def test_a_recipe_that_is_changed_by_name_is_looked_at_again():
     with pytest.raises(UsageError, match="dpo: steps must be at least 1"):
         registry.recipe("notebook-dpo", {"steps": "0"})
     assert notebook_dpo.RECIPE.steps == 50

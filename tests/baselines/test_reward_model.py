@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ GOOD, BAD = Answer(f"{LIKED[3]} {LIKED[9]}"), Answer("w210 w215")
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name: str) -> None:
+def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name):
     base = loaded(name)
     types = [type(module) for module in base.model.modules()]
     recipe = Recipe(steps=1, batch=4, rank=2)
@@ -34,7 +33,7 @@ def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name: st
     assert [type(module) for module in base.model.modules()] == types
 
 
-def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
+def test_it_learns_what_is_preferred_and_twice_the_same():
     base = loaded("llama")
     model, trained = reward_model.train(base, Preferences(pairs()[:12]), FAST, seed=2)
     again, _ = reward_model.train(loaded("llama"), Preferences(pairs()[:12]), FAST, seed=2)
@@ -45,7 +44,7 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
     assert all(np.array_equal(model.factors[n], again.factors[n]) for n in model.factors)
 
 
-def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch() -> None:
+def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch():
     base = loaded("llama")
     one = Recipe(steps=1, batch=1, rank=2, learning_rate=1e-2)
     model, trained = reward_model.train(
@@ -60,7 +59,7 @@ def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch() -> Non
     assert again([pair.prompt], [pair.chosen])[0] == pytest.approx(seen[0], abs=1e-5)
 
 
-def test_it_is_the_same_beside_an_actor_in_training() -> None:
+def test_it_is_the_same_beside_an_actor_in_training():
     actor = tiny_actor()
     model, _ = reward_model.train(actor.loaded, Preferences(pairs()[:4]), FAST, seed=2)
     before = model(PROMPTS[:2], [GOOD, BAD])
@@ -71,7 +70,7 @@ def test_it_is_the_same_beside_an_actor_in_training() -> None:
         assert model(PROMPTS[:2], [GOOD, BAD]) == before
 
 
-def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
+def test_it_comes_back_from_disk_and_knows_its_base(tmp_path):
     base = loaded("llama")
     model, _ = reward_model.train(base, Preferences(pairs()[:4]), FAST, seed=2)
     model.save(tmp_path)
@@ -83,7 +82,7 @@ def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
         reward_model.load(tmp_path / "none", base)
 
 
-def test_a_reward_model_that_lacks_a_tensor_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_reward_model_that_lacks_a_tensor_is_refused_in_a_line(tmp_path):
     base = loaded("llama")
     model, _ = reward_model.train(base, Preferences(pairs()[:4]), replace(FAST, steps=1), seed=2)
     model.save(tmp_path)
@@ -96,12 +95,12 @@ def test_a_reward_model_that_lacks_a_tensor_is_refused_in_a_line(tmp_path: Path)
     assert str(caught.value) == f"the adapter has no tensor {lost}; it does not fit this model"
 
 
-def test_nothing_to_learn_from_is_one_line() -> None:
+def test_nothing_to_learn_from_is_one_line():
     with pytest.raises(RunError, match="all 7 answers were ties or skips"):
         reward_model.train(loaded("llama"), Preferences([], ties=7), seed=0)
 
 
-def test_a_bf16_base_has_an_fp32_reward_model() -> None:
+def test_a_bf16_base_has_an_fp32_reward_model():
     base = loaded("llama", dtype=torch.bfloat16)
     recipe = Recipe(steps=1, batch=4, rank=2, learning_rate=1e-6)
     model, _ = reward_model.train(base, Preferences(pairs()[:4]), recipe, seed=0)

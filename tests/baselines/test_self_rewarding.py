@@ -81,25 +81,25 @@ class Scripted:
         ("", None),
     ],
 )
-def test_scores_are_read_or_refused(text: str, expected: float | None) -> None:
+def test_scores_are_read_or_refused(text, expected):
     assert self_judging.score(text) == expected
 
 
 @given(st.text(alphabet="sScore: \n*<>()/0123456789.+-–“”outf ", max_size=60))
-def test_no_text_breaks_the_reader(text: str) -> None:
+def test_no_text_breaks_the_reader(text):
     found = self_judging.score(text)
     assert found is None or 0 <= found <= 5
     assert self_judging.score(f"{text}\nScore: 2") == 2.0  # what a judge says at the end counts
 
 
-def test_three_judgements_are_averaged_over_those_that_could_be_read() -> None:
+def test_three_judgements_are_averaged_over_those_that_could_be_read():
     assert self_judging.average(["Score: 4", "Score: 3", "Score: 5"]) == 4.0
     assert self_judging.average(["Score: 4", "none", "Score: 3"]) == 3.5
     assert self_judging.average(["none"] * 3) is None
 
 
 @given(st.lists(st.none() | st.integers(0, 5).map(float), min_size=2, max_size=5))
-def test_best_and_worst_are_so_and_ties_give_none(given_points: list[float | None]) -> None:
+def test_best_and_worst_are_so_and_ties_give_none(given_points):
     known = [value for value in given_points if value is not None]
     found = self_judging.extremes(given_points)
     if len(set(known)) < 2:
@@ -109,7 +109,7 @@ def test_best_and_worst_are_so_and_ties_give_none(given_points: list[float | Non
         assert (given_points[found[0]], given_points[found[1]]) == (max(known), min(known))
 
 
-def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
+def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
     moments: list[Moment] = []
     judge = Scripted()
     first = actor()
@@ -161,7 +161,7 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert [dict(x) for x in resumed.log] == [dict(x) for x in found.log]
 
 
-def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path: Path) -> None:
+def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path):
     one = replace(SMALL, models=1)
     self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
     for change, name in (
@@ -177,7 +177,7 @@ def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path: Path) ->
         self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
 
 
-def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path) -> None:
+def test_a_judge_that_cannot_judge_is_refused(tmp_path):
     """The random model as its own judge never says a score."""
     with pytest.raises(RunError) as caught:
         self_rewarding.train(actor(), Material(PROMPTS), SMALL, folder=tmp_path, seed=3)
@@ -193,7 +193,7 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_examples_make_the_first_model(tmp_path: Path) -> None:
+def test_examples_make_the_first_model(tmp_path):
     examples = [(prompt, Answer("w20 w21", tokens=2)) for prompt in PROMPTS]
     asked, answers = [prompt for prompt, _ in examples], [answer for _, answer in examples]
     how = replace(SMALL, models=1, fit=sft.Recipe(learning_rate=3e-2, steps=6, batch=6))
@@ -213,7 +213,7 @@ def test_examples_make_the_first_model(tmp_path: Path) -> None:
     assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
 
 
-def test_recipes_out_of_range_are_refused() -> None:
+def test_recipes_out_of_range_are_refused():
     with pytest.raises(UsageError, match="candidates must be at least 2"):
         self_rewarding.Recipe(candidates=1)
     with pytest.raises(UsageError, match="no prompts"):

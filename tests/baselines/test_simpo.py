@@ -24,14 +24,14 @@ from tests.support.baseline_actors import (
 ONE = simpo.Recipe(steps=1, batch=4)
 
 
-def test_at_zero_margin_the_loss_is_softplus_of_the_margin_asked_for() -> None:
+def test_at_zero_margin_the_loss_is_softplus_of_the_margin_asked_for():
     # The same answer on both sides: −log σ(0 − γ) = log(1 + e^.5) = .974077 for γ = .5.
     same = [Pair(Prompt.user(f"w{i}"), Answer("w7 w8"), Answer("w7 w8")) for i in range(20, 24)]
     log = simpo.train(tiny_actor(), Preferences(same), ONE, seed=0).log
     assert log[0]["loss"] == pytest.approx(0.974077, abs=1e-6)
 
 
-def test_the_loss_is_that_of_a_hand_calculation() -> None:
+def test_the_loss_is_that_of_a_hand_calculation():
     actor = move(tiny_actor())
     data = pairs()[:4]
     deltas = actor.policy.deltas([actor.theta()])
@@ -48,7 +48,7 @@ def test_the_loss_is_that_of_a_hand_calculation() -> None:
     assert log[0]["loss"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
+def test_it_learns_what_is_preferred_and_twice_the_same():
     recipe = simpo.Recipe(steps=10, batch=16, learning_rate=1e-2)
     actor, again = diary_actor(), diary_actor()
     before, data = mean_mood(actor), diary_pairs(actor)
@@ -61,6 +61,6 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
     assert again.digest() == actor.digest()
 
 
-def test_nothing_to_learn_from_is_one_line() -> None:
+def test_nothing_to_learn_from_is_one_line():
     with pytest.raises(RunError, match="simpo: no pair to learn from: there is no vote"):
         simpo.train(tiny_actor(), Preferences([]), seed=0)

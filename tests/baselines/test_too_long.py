@@ -51,7 +51,7 @@ TRAIN = {
 
 
 @pytest.mark.parametrize("method", TRAIN)
-def test_what_has_no_room_is_left_out_and_counted(method: str) -> None:
+def test_what_has_no_room_is_left_out_and_counted(method):
     """A prompt as long as the limit changes nothing: not the weights, not the loss."""
     size = len(encode(tiny_actor().loaded.tokenizer, LONG))
     short = pairs()[:4]
@@ -74,7 +74,7 @@ class First:
         return ["plus"] * len(prompts)
 
 
-def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round() -> None:
+def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round():
     size = len(encode(tiny_actor().loaded.tokenizer, LONG))
     plan = dpo.Rounds(rounds=2, questions=4, recipe=dpo.Recipe(**HOW, max_length=size))
     prompts = [LONG, *(pair.prompt for pair in pairs()[:3])]  # each once in each round
@@ -84,7 +84,7 @@ def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round() -> None:
 
 
 @pytest.mark.parametrize("method", TRAIN)
-def test_where_nothing_fits_a_line_says_how_long_the_shortest_is(method: str) -> None:
+def test_where_nothing_fits_a_line_says_how_long_the_shortest_is(method):
     words = rf"{method}: nothing to learn from: none of 4 fits into max_length 2; the shortest "
     with pytest.raises(RunError, match=words + r"needs \d+ tokens$"):
         TRAIN[method](pairs()[:4], 2)

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from szpo.cli import commands
@@ -54,7 +53,7 @@ def anchors(page: Path) -> set[str]:
     return names | {slug(each) for each in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
 
 
-def test_the_navigation_and_the_links_of_pages_lead_somewhere() -> None:
+def test_the_navigation_and_the_links_of_pages_lead_somewhere():
     lost = [e for e in entries(SITE["nav"]) if not (DOCS / e).exists() and e not in BUILT]
     for page, text in TEXTS.items():
         for link in LINK.findall(FENCE.sub("", text)):
@@ -69,7 +68,7 @@ def test_the_navigation_and_the_links_of_pages_lead_somewhere() -> None:
     assert not lost
 
 
-def test_the_site_takes_nothing_from_another_host() -> None:
+def test_the_site_takes_nothing_from_another_host():
     assert SITE["theme"]["font"] is False
     assert "repo_url" not in SITE  # the theme would ask that host for its stars
     assert not [
@@ -91,7 +90,7 @@ def written_commands() -> Iterator[tuple[str, str]]:
                 yield str(page.relative_to(ROOT)), found[1]
 
 
-def test_commands_of_pages_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_pages_exist_with_their_options(capsys):
     @cache
     def help_of(*command: str) -> str:
         return capsys.readouterr().out if call([*command, "--help"]) == 0 else ""
@@ -116,12 +115,12 @@ def test_commands_of_pages_exist_with_their_options(capsys: pytest.CaptureFixtur
     assert not wrong
 
 
-def test_every_command_is_on_the_page_of_commands() -> None:
+def test_every_command_is_on_the_page_of_commands():
     page = TEXTS[DOCS / "commands.md"]
     assert not [c for c in commands.COMMANDS if not re.search(rf"^szpo {c}\b", page, re.MULTILINE)]
 
 
-def test_files_and_targets_that_pages_name_exist() -> None:
+def test_files_and_targets_that_pages_name_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     lost = []
     for page, text in TEXTS.items():
@@ -144,7 +143,7 @@ def handed_on(door: Path) -> Iterator[str]:
                     yield from (f"{each.module}.{alias.name}" for alias in each.names)
 
 
-def test_every_public_name_is_in_the_reference_or_the_guide_and_exists() -> None:
+def test_every_public_name_is_in_the_reference_or_the_guide_and_exists():
     text = "\n".join(each for page, each in TEXTS.items() if page.parent.name == "reference")
     shown = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
     for name in shown:
@@ -158,7 +157,7 @@ def test_every_public_name_is_in_the_reference_or_the_guide_and_exists() -> None
     assert not missing, "give each an entry (::: module.name) on a page of docs/reference"
 
 
-def test_the_drawn_picture_is_what_its_command_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_drawn_picture_is_what_its_command_draws(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS / "tools"))
     drawn = import_module("draw_step").draw()
     assert (DOCS / "step.svg").read_text(encoding="utf-8") == drawn

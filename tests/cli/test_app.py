@@ -26,7 +26,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def yard(tmp_path_factory):
     return yard_run.make(tmp_path_factory.mktemp("yard"))
 
 
@@ -45,7 +45,7 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
         yield child
 
 
-def test_help_and_a_misspelt_command_load_next_to_nothing() -> None:
+def test_help_and_a_misspelt_command_load_next_to_nothing():
     """Loading every command took the help two seconds."""
     code = (
         "import sys; from szpo.cli.app import call; code = call(sys.argv[1:]); "
@@ -60,7 +60,7 @@ def test_help_and_a_misspelt_command_load_next_to_nothing() -> None:
 
 
 @pytest.mark.spine
-def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: Capture) -> None:
+def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
     path = yard_run.make(tmp_path)
     message = capsys.readouterr()
     assert "finished: 24 of 24 votes spent" in message.out
@@ -72,13 +72,13 @@ def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: 
 
 
 @pytest.mark.spine
-def test_same_seed_gives_the_same_digests(yard: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_digests(yard, tmp_path):
     assert heads(yard_run.make(tmp_path)) == heads(yard)
     assert heads(yard_run.make(tmp_path / "other", "run.seed=1")) != heads(yard)
 
 
 @pytest.mark.spine
-def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_resume_continues_to_the_same_weights(yard, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         seen = []
 
@@ -101,7 +101,7 @@ def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.full
-def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys: Capture) -> None:
+def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path, capsys):
     line = yard_run.arguments(tmp_path, "run.name=yard")
     assert call([*line, "--hold"]) == 1
     path = tmp_path / "runs" / "yard.db"
@@ -118,7 +118,7 @@ def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys:
 
 
 @pytest.mark.spine
-def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> None:
+def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path):
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     with started(arguments) as child:  # it waits for another process to vote: nothing ends it
         os.kill(child.pid, signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> Non
     assert rest.splitlines()[-1].startswith("stopped by SIGTERM")
 
 
-def test_looking_commands_agree(yard: Path, capsys: Capture) -> None:
+def test_looking_commands_agree(yard, capsys):
     folder = ["--folder", str(yard.parent)]
     assert call(["runs", *folder, "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
@@ -142,19 +142,19 @@ def test_looking_commands_agree(yard: Path, capsys: Capture) -> None:
     assert "tabular" in capsys.readouterr().out
 
 
-def test_newest_run_is_meant_where_none_is_named(yard: Path, capsys: Capture) -> None:
+def test_newest_run_is_meant_where_none_is_named(yard, capsys):
     assert call(["replay", "--folder", str(yard.parent)]) == 0
     assert heads(yard)[-1] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("until", [0, 1, 3])
-def test_replay_stops_where_it_is_asked_to(yard: Path, until: int, capsys: Capture) -> None:
+def test_replay_stops_where_it_is_asked_to(yard, until, capsys):
     assert call(["replay", str(yard), "--until", str(until), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {"steps": until, "theta_sha256": heads(yard)[until]}
 
 
-def test_verify_says_what_it_checked(yard: Path, capsys: Capture) -> None:
+def test_verify_says_what_it_checked(yard, capsys):
     assert call(["verify", str(yard), "--steps"]) == 0
     message = capsys.readouterr().out
     assert "step 2: 8 votes" in message
@@ -163,9 +163,7 @@ def test_verify_says_what_it_checked(yard: Path, capsys: Capture) -> None:
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
-def test_the_head_that_show_prints_is_the_one_that_verify_takes(
-    yard: Path, capsys: Capture
-) -> None:
+def test_the_head_that_show_prints_is_the_one_that_verify_takes(yard, capsys):
     assert call(["show", str(yard)]) == 0
     shown = capsys.readouterr().out
     (head,) = re.findall(r"^head +([0-9a-f]{64})", shown, re.MULTILINE)
@@ -181,7 +179,7 @@ def test_the_head_that_show_prints_is_the_one_that_verify_takes(
 
 
 @pytest.mark.full
-def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -> None:
+def test_plan_costs_nothing_and_is_arithmetic(tmp_path, capsys):
     arguments = yard_run.arguments(tmp_path, "optimizer.votes=2", "run.votes=160")
     assert call([*arguments, "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -202,7 +200,7 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_plan_multiplies_what_an_answer_took() -> None:
+def test_the_plan_multiplies_what_an_answer_took():
     config = settings_file.load(preset_name="tiny")
     found = cost_plan.estimate(config, matrix_seconds=0.02, answer_seconds=0.3)
     # 15 steps of 1·8·8 rows twice; set-up (128 for scores, 96 for KL, 384 for the panel), each
@@ -212,7 +210,7 @@ def test_the_plan_multiplies_what_an_answer_took() -> None:
     assert found.measured and found.heldout_answers == 176
 
 
-def test_init_never_overwrites_unasked(tmp_path: Path, capsys: Capture) -> None:
+def test_init_never_overwrites_unasked(tmp_path, capsys):
     file = tmp_path / "run.toml"
     file.write_text("mine")
     assert call(["init", str(file)]) == 2
@@ -223,7 +221,7 @@ def test_init_never_overwrites_unasked(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.spine
-def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
+def test_doctor_looks_at_everything(tmp_path, capsys):
     call(["doctor", "--folder", str(tmp_path), "--json"])
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert {"python", "torch", "sqlite", "cores", "runs folder", "smollm2"} <= set(found)
@@ -234,7 +232,7 @@ def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
         assert last == "next: szpo demo, or with people: szpo serve --preset people"
 
 
-def test_bench_passes_typed_options_on(capsys: Capture) -> None:
+def test_bench_passes_typed_options_on(capsys):
     from szpo.cli.machine import call_with_options
 
     def count(
@@ -255,7 +253,7 @@ def test_bench_passes_typed_options_on(capsys: Capture) -> None:
     assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
 
 
-def test_bench_json_is_all_of_stdout(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_json_is_all_of_stdout(capsys, monkeypatch):
     from szpo import plugins
 
     def measured(seed: int = 0) -> dict[str, int]:
@@ -271,9 +269,7 @@ def test_bench_json_is_all_of_stdout(capsys: Capture, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.full
-def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
-    tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_run_is_only_resumed_with_the_prompts_it_began_with(tmp_path, capsys):
     path = yard_run.make(tmp_path)
     file = tmp_path / "yard.jsonl"
     lines = file.read_text().splitlines()
@@ -292,12 +288,12 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
             assemble.reopen(ledger, until=4, panel=False)
 
 
-def test_simulate_leaves_a_finished_run_at_once(yard: Path, capsys: Capture) -> None:
+def test_simulate_leaves_a_finished_run_at_once(yard, capsys):
     assert call(["simulate", str(yard)]) == 0
     assert "0 votes cast: the run is finished" in capsys.readouterr().out
 
 
-def test_default_names_keep_their_seed() -> None:
+def test_default_names_keep_their_seed():
     names = [
         assemble.default_name(
             settings_file.load(sets=[f"seed={s}", f"reward=keyword:{'sea,' * 40}x"])
@@ -309,7 +305,7 @@ def test_default_names_keep_their_seed() -> None:
 
 
 @pytest.mark.full
-def test_panel_as_a_process_leaves_the_same_run(yard: Path, tmp_path: Path) -> None:
+def test_panel_as_a_process_leaves_the_same_run(yard, tmp_path):
     outside = yard_run.arguments(
         tmp_path, "run.name=yard", "panel.inside=false", "panel.poll_seconds=0.01"
     )

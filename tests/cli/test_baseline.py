@@ -23,7 +23,7 @@ QUICK = ["--recipe", "steps=2", "--recipe", "learning_rate=.01"]
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def given(tmp_path_factory):
     """Pairs of answers of the diary model, as a file in TRL's format."""
     path: Path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     preference_files.write(path, diary_pairs(diary_actor())[:12])
@@ -40,9 +40,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.full
 @pytest.mark.parametrize("method", ["dpo", "simpo"])
-def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(
-    method: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(method, given, tmp_path, capsys):
     out = tmp_path / "out"
     assert call(["baseline", method, "--pairs", str(given), "--out", str(out), *TINY, *QUICK]) == 0
     shown = capsys.readouterr().out
@@ -58,8 +56,8 @@ def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(
 
 @pytest.mark.full
 def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_method(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, capsys
+):
     votes = ["--fresh", "--votes", "12", "--set", "panel.beta=8", *TINY]
     votes += ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
     judge = tmp_path / "judge"
@@ -78,7 +76,7 @@ def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_m
     assert loading.load("tiny", adapter=out).adapter is not None
 
 
-def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
+def test_its_record_is_json_that_every_reader_takes(tmp_path):
     """PPO clips no values unless asked to: its limit is infinite, for which JSON has no word."""
     out = tmp_path / "out"
     reported = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
@@ -133,9 +131,8 @@ def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    reported: list[str], words: tuple[str, ...], given: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    reported, words, given, tmp_path,
+    capsys):  # fmt: skip
     rest = [] if "--run" in reported else TINY  # a run has its own settings
     reported = [text.format(given=given) for text in reported]
     assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *rest]) == 2
@@ -147,31 +144,29 @@ def test_what_cannot_be_done_is_one_line(
     "reported", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]]
 )
 def test_a_missing_extra_is_reported_before_anything_is_loaded(
-    reported: list[str], tmp_path: Path, without_trl: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+    reported, tmp_path, without_trl, capsys
+):
     assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *TINY]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines == [f"error: {reported[0]} needs trl: {how_to_install('baselines')}"]
 
 
 @pytest.fixture
-def without_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_trl(monkeypatch):
     real: Callable[..., Any] = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "trl" else real(name, *a)
     )
 
 
-def test_ppo_on_a_score_needs_no_extra(tmp_path: Path, without_trl: None) -> None:
+def test_ppo_on_a_score_needs_no_extra(tmp_path, without_trl):
     out = tmp_path / "out"
     assert call(["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY, *ONE]) == 0
     assert loading.read_adapter(out).tensors
 
 
 @pytest.mark.full
-def test_a_runs_votes_are_learned_from_on_its_own_sites(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runs_votes_are_learned_from_on_its_own_sites(tmp_path, capsys):
     small = ["--set", "run.steps=2", "--set", "optimizer.directions=2"]
     small += ["--set", "optimizer.rows=3", "--set", "panel.beta=8", "--set", "run.name=r"]
     small += ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]

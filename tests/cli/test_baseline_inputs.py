@@ -22,7 +22,7 @@ ONE = ["--recipe", "steps=1"]
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def given(tmp_path_factory):
     """Twelve pairs of the diary model as a file, with a broken third line."""
     path: Path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     preference_files.write(path, diary_pairs(diary_actor())[:12])
@@ -40,9 +40,7 @@ def done(reported: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.full
-def test_the_panel_is_fitted_to_the_rows_that_are_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_panel_is_fitted_to_the_rows_that_are_asked(tmp_path, capsys):
     fitted = {}
     for rows in (1, 8):
         reported = ["dpo", "--fresh", "--votes", "4", "--rows", str(rows), *TINY, *SETUP, *ONE]
@@ -56,9 +54,7 @@ def test_the_panel_is_fitted_to_the_rows_that_are_asked(
 
 
 @pytest.mark.full
-def test_iterative_dpo_shares_its_votes_among_its_rounds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_iterative_dpo_shares_its_votes_among_its_rounds(tmp_path, capsys):
     reported = ["iterative-dpo", "--fresh", "--votes", "7", "--rows", "4", "--recipe", "rounds=2"]
     document, message = done([*reported, *TINY, *SETUP, *ONE], tmp_path / "out", capsys)
     assert "warning: 1 of 7 votes do not divide among 2 rounds" in message
@@ -69,9 +65,7 @@ def test_iterative_dpo_shares_its_votes_among_its_rounds(
     assert loading.read_adapter(tmp_path / "out").tensors
 
 
-def test_part_of_a_file_is_read_and_what_is_bad_left_out(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_part_of_a_file_is_read_and_what_is_bad_left_out(given, tmp_path, capsys):
     reported = ["dpo", "--pairs", str(given), "--first", "5", *TINY, *ONE]
     assert call(["baseline", *reported, "--out", str(tmp_path / "no")]) == 2
     assert "not valid JSON" in capsys.readouterr().err
@@ -88,7 +82,7 @@ def test_part_of_a_file_is_read_and_what_is_bad_left_out(
         '{"role": "assistant", "content": "Hi."}]}',
     ],
 )
-def test_examples_are_read_in_trls_formats(line: str, tmp_path: Path) -> None:
+def test_examples_are_read_in_trls_formats(line, tmp_path):
     path = tmp_path / "examples.jsonl"
     path.write_text(line + "\n")
     assert preference_files.read_examples(path) == ((Prompt.user("Hello?"), Answer("Hi.")),)
@@ -104,9 +98,7 @@ def test_examples_are_read_in_trls_formats(line: str, tmp_path: Path) -> None:
         ("", "holds no records"),
     ],
 )
-def test_examples_that_are_none_are_one_line(
-    line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_examples_that_are_none_are_one_line(line, words, tmp_path, capsys):
     path = tmp_path / "examples.jsonl"
     path.write_text(line + "\n")
     reported = [
@@ -134,9 +126,8 @@ def test_examples_that_are_none_are_one_line(
     ids=lambda reported: reported[0],
 )
 def test_prompts_longer_than_the_model_reads_are_refused_before_it_is_loaded(
-    reported: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    reported, tmp_path, capsys,
+    monkeypatch):  # fmt: skip
     monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     path = tmp_path / "own.txt"
     path.write_text(f"How was the sea?\n{'sea ' * 600}\nTell me more.\n", encoding="utf-8")
@@ -147,9 +138,7 @@ def test_prompts_longer_than_the_model_reads_are_refused_before_it_is_loaded(
 
 
 @pytest.mark.full
-def test_pairs_longer_than_the_model_reads_are_left_out(
-    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_longer_than_the_model_reads_are_left_out(given, tmp_path, capsys):
     """The recipe's own limit, 1,024 tokens, is more than the 512 of the model."""
     pairs = list(preference_files.read(given, "trl", skip_bad=True).pairs)
     long = replace(pairs[0], prompt=Prompt.user("sea " * 600))

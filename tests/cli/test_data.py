@@ -22,9 +22,7 @@ def write(path: Path, records: list[object]) -> Path:
     return path
 
 
-def test_pairs_reads_a_file_of_another_project_and_writes_trl(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_reads_a_file_of_another_project_and_writes_trl(tmp_path, capsys):
     good = {"chosen": CHAT + " Knock, knock.", "rejected": CHAT + " No."}
     same = {"chosen": CHAT + " No.", "rejected": CHAT + " No."}
     source = write(tmp_path / "train.jsonl", [good, {"chosen": "Hi"}, same])
@@ -51,16 +49,14 @@ def test_pairs_reads_a_file_of_another_project_and_writes_trl(
     }  # fmt: skip
 
 
-def test_a_file_of_ties_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_ties_writes_nothing(tmp_path, capsys):
     source = write(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
     assert app.call(["pairs", str(source), "--out", str(tmp_path / "b.jsonl")]) == 2
     assert "no pair in it, only 1 ties; nothing written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_rank_writes_tasks_whose_rankings_come_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rank_writes_tasks_whose_rankings_come_back(tmp_path, capsys):
     source = write(
         tmp_path / "candidates.jsonl",
         [
@@ -94,9 +90,7 @@ def told_of(pair: Pair) -> tuple[object, ...]:
 
 
 @pytest.mark.full
-def test_pairs_of_a_run_are_those_of_its_ledger(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     path = folder_run.make(tmp_path)
     capsys.readouterr()
     with Ledger.open(path, readonly=True) as ledger:

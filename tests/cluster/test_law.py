@@ -101,12 +101,12 @@ def z_values(one: Floats, other: Floats) -> Floats:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def local(folder: Path) -> Floats:
+def local(folder):
     """The reference: the local engine in fp32."""
     policy = policy_of(folder, "fp32")
     return measures(policy, policy.sample_tokens(PROMPTS, SAMPLES, seed=1))
@@ -115,7 +115,7 @@ def local(folder: Path) -> Floats:
 @pytest.mark.parametrize(
     ("how", "dtype"), [("server", "fp32"), ("server", "bf16"), ("worker", "bf16")]
 )
-def test_the_law_is_the_local_engines(folder: Path, local: Floats, how: str, dtype: str) -> None:
+def test_the_law_is_the_local_engines(folder, local, how, dtype):
     """In bf16 against the local engine in bf16 as well, with other random numbers throughout."""
     policy, judge = policy_of(folder, dtype), policy_of(folder, "fp32")
     references = [local]
@@ -129,7 +129,7 @@ def test_the_law_is_the_local_engines(folder: Path, local: Floats, how: str, dty
         assert np.abs(z_values(measures(judge, answers), reference)).max() < FOUND
 
 
-def test_another_law_is_found(folder: Path, local: Floats) -> None:
+def test_another_law_is_found(folder, local):
     """The start in place of the policy, and a temperature of 1.1 in place of 1."""
     judge = policy_of(folder, "fp32")
     for change in ("start", "warm"):
@@ -146,7 +146,7 @@ def test_another_law_is_found(folder: Path, local: Floats) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(folder: Path, dtype: str) -> None:
+def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(folder, dtype):
     """At the usual radius; the wrong one is the start itself, which lies nearest to a member.
 
     3,072 members of a chunk, each with 4 answers there: none is missed, so by the rule of three

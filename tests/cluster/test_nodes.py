@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ from szpo.config.engine import Engine
 from szpo.errors import EngineError
 from szpo.policies.row_request import Message
 from tests.support import folder_run, near_workers, ray_nodes
-from tests.support.ray_nodes import CHUNKS, Digests, Nodes
+from tests.support.ray_nodes import CHUNKS, Nodes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
@@ -35,12 +34,12 @@ WORKERS = 3
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Digests:
+def undisturbed(model, tmp_path_factory):
     """The digests of the same run by the local engine, in chunks of the same rows."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert call(ray_nodes.line_of(folder, model)) == 0
@@ -48,7 +47,7 @@ def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Digest
 
 
 @pytest.fixture(scope="module")
-def surroundings() -> Iterator[None]:
+def surroundings():
     """What Ray's processes inherit: a password, and no address but 127.0.0.1."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -61,7 +60,7 @@ def surroundings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def nodes(surroundings: None) -> Iterator[Nodes]:
+def nodes(surroundings):
     import ray
 
     with ray_nodes.three_nodes() as found:
@@ -71,7 +70,7 @@ def nodes(surroundings: None) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[list[RemoteHost]]:
+def hosts():
     """The workers of this file's runs: the first run starts them, later ones go on with them."""
     found: list[RemoteHost] = []
     yield found
@@ -80,13 +79,7 @@ def hosts() -> Iterator[list[RemoteHost]]:
 
 
 @pytest.fixture
-def line(
-    nodes: Nodes,
-    model: Path,
-    tmp_path: Path,
-    hosts: list[RemoteHost],
-    monkeypatch: pytest.MonkeyPatch,
-) -> list[str]:
+def line(nodes, model, tmp_path, hosts, monkeypatch):
     """A run on the cluster, in this process, whose steps begin with all workers there."""
     start = remote.start
 
@@ -121,13 +114,8 @@ class Shared:
 @needs_ray
 @quiet
 def test_smoke_a_worker_and_a_node_killed_in_one_step_change_nothing(
-    nodes: Nodes,
-    line: list[str],
-    undisturbed: Digests,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    nodes, line, undisturbed, tmp_path, monkeypatch, caplog
+):
     worker, node = Killer(nodes, node=False), Killer(nodes, node=True)
     monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(2, node))
     monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(3, worker))
@@ -169,14 +157,8 @@ class Killer:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("node", [False, True], ids=["worker", "node"])
 def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
-    node: bool,
-    seed: int,
-    nodes: Nodes,
-    line: list[str],
-    undisturbed: Digests,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    node, seed, nodes, line, undisturbed, tmp_path, monkeypatch
+):
     killer = Killer(nodes, node)
     moment = random.Random(seed).randrange(1, CHUNKS - 3)
     monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(moment, killer))
@@ -192,13 +174,8 @@ def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(i, i + 5) for i in range(0, 20, 5)])
 def test_a_controller_killed_again_and_again_resumes_as_the_same_run(
-    seeds: Sequence[int],
-    nodes: Nodes,
-    hosts: list[RemoteHost],
-    model: Path,
-    undisturbed: Digests,
-    tmp_path: Path,
-) -> None:
+    seeds, nodes, hosts, model, undisturbed, tmp_path
+):
     """Each life is killed with a chunk out, at a moment of its own seed; then one ends it."""
     while hosts:  # a controller of its own needs the cores
         hosts.pop().close()
@@ -219,13 +196,8 @@ def test_a_controller_killed_again_and_again_resumes_as_the_same_run(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_without_its_head_a_run_stops_with_a_line_and_resumes_on_a_new_cluster(
-    seed: int,
-    surroundings: None,
-    model: Path,
-    undisturbed: Digests,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    seed, surroundings, model, undisturbed, tmp_path, monkeypatch
+):
     path = tmp_path / "runs" / "folder.db"
     moment = random.Random(seed).randrange(1, CHUNKS - 3)
     monkeypatch.setenv(head_watch.RAY_LIMIT, "20")  # seconds, of Ray's own; 60 else
@@ -245,9 +217,7 @@ def test_without_its_head_a_run_stops_with_a_line_and_resumes_on_a_new_cluster(
 # ---- without Ray ----
 
 
-def test_a_head_that_stays_away_is_left_before_ray_ends_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_head_that_stays_away_is_left_before_ray_ends_the_process(monkeypatch):
     monkeypatch.setenv(head_watch.RAY_LIMIT, "0.4")
     left = threading.Event()
     with socket.socket() as head:
@@ -283,12 +253,8 @@ class Headless(near_workers.NearWorkers):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(15))
 def test_a_head_that_is_gone_in_mid_step_costs_nothing(
-    seed: int,
-    model: Path,
-    undisturbed: Digests,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    seed, model, undisturbed, tmp_path, monkeypatch
+):
     lives = iter([random.Random(seed).randrange(CHUNKS), float("inf")])
 
     def start(engine: Engine, facts: Any) -> RemoteHost:
@@ -316,7 +282,7 @@ def test_a_head_that_is_gone_in_mid_step_costs_nothing(
     [("f" * 64, "this machine's token"), (None, "no token")],
     ids=["other", "none"],
 )
-def test_another_password_is_refused_with_where_to_look(nodes, tmp_path, token, told) -> None:
+def test_another_password_is_refused_with_where_to_look(nodes, tmp_path, token, told):
     settings = tmp_path / "ray.toml"
     settings.write_text(f'[engine]\nkind = "ray"\naddress = "{nodes.address}"\nworkers = 1\n')
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def pretend_ray(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
 # ---- what is refused before a cluster is there ----
 
 
-def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys) -> None:
+def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys):
     pretend_ray(monkeypatch, there=False)
     from szpo.cli.app import call
 
@@ -56,7 +55,7 @@ def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys
     assert len(message.splitlines()) == 1
 
 
-def test_more_workers_than_cores_are_refused(monkeypatch) -> None:
+def test_more_workers_than_cores_are_refused(monkeypatch):
     pretend_ray(monkeypatch)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with pytest.raises(UsageError, match=r"engine\.workers 3 with engine\.cpus 1 each need 3 co"):
@@ -64,7 +63,7 @@ def test_more_workers_than_cores_are_refused(monkeypatch) -> None:
     ray_engine.demand(Engine(kind="ray", workers=2))
 
 
-def test_an_address_that_nobody_answers_is_refused(monkeypatch) -> None:
+def test_an_address_that_nobody_answers_is_refused(monkeypatch):
     pretend_ray(monkeypatch)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -78,7 +77,7 @@ def test_an_address_that_nobody_answers_is_refused(monkeypatch) -> None:
             ray_engine.demand(Engine(kind="ray", address=address))
 
 
-def test_an_open_address_is_refused(monkeypatch) -> None:
+def test_an_open_address_is_refused(monkeypatch):
     pretend_ray(monkeypatch)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
@@ -95,7 +94,7 @@ def test_an_open_address_is_refused(monkeypatch) -> None:
         (["engine.kind=ray", "engine.workers=0"], "engine.workers must be a whole number >= 1"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> None:
+def test_settings_that_do_not_fit_are_refused(sets, words):
     with pytest.raises(UsageError) as error:
         settings_file.load(sets=sets)
     assert words in str(error.value)
@@ -105,12 +104,12 @@ def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> No
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def policy(folder: Path) -> LoraPolicy:
+def policy(folder):
     base = loading.load(str(folder), dtype="fp32")
     sampling = Sampling(max_new_tokens=10)
     return LoraPolicy(
@@ -126,14 +125,14 @@ def described_of(policy: LoraPolicy) -> Described:
     return context.describe(policy.loaded.name, dtype="fp32")
 
 
-def test_a_worker_holds_what_the_controller_holds(policy: LoraPolicy) -> None:
+def test_a_worker_holds_what_the_controller_holds(policy):
     mine = worker.identity(policy.loaded, policy.responder)
     there = worker.Worker(setup_of(policy)).identify()
     assert worker.describe_difference(mine, there) is None
     assert mine["canary"] and mine["factors_sha256"]
 
 
-def test_another_basis_seed_or_library_is_noticed(policy: LoraPolicy) -> None:
+def test_another_basis_seed_or_library_is_noticed(policy):
     mine = worker.identity(policy.loaded, policy.responder)
     changed = setup_of(policy)
     name = next(key for key in changed if key.startswith("basis/"))
@@ -152,7 +151,7 @@ def test_another_basis_seed_or_library_is_noticed(policy: LoraPolicy) -> None:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
+def ray():
     """A cluster of three cores, which every test here joins."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", ray_nodes.TOKEN)  # Ray reads it once in a process
@@ -187,7 +186,7 @@ def host_of(policy: LoraPolicy, count: int) -> remote.RemoteHost:
 @needs_ray
 @quiet
 @pytest.mark.slow  # make test has tests/cluster/test_nodes.py for that
-def test_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch) -> None:
+def test_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch):
     wanted = policy.rollout(ASKED, SHIFTS, seed=4)
     before = signal.getsignal(signal.SIGTERM)
     with started(policy, 2) as transport:
@@ -210,7 +209,7 @@ def test_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch)
 @quiet
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
-def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray, count) -> None:
+def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray, count):
     wanted = policy.rollout(ASKED, SHIFTS, seed=4), policy.sample(PROMPTS, 2, seed=5)
     base = policy.sample(PROMPTS[:2], seed=5, base=True)
     with started(policy, count):
@@ -225,7 +224,7 @@ def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray
 
 @needs_ray
 @quiet
-def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monkeypatch) -> None:
+def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     engine = Engine(kind="ray")
     absent = setup_of(policy)
@@ -244,7 +243,7 @@ def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monk
         ray_engine.connect(Engine(kind="ray", workers=9))
 
 
-def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch) -> None:
+def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch):
     pretend_ray(monkeypatch)
     with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
         remote.start(Engine(kind="ray", gpus=1), described_of(policy))
@@ -253,9 +252,7 @@ def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch) -> None
 @needs_ray
 @quiet
 @pytest.mark.slow
-def test_a_run_through_ray_has_the_digests_of_a_local_one(
-    folder, tmp_path, ray, monkeypatch
-) -> None:
+def test_a_run_through_ray_has_the_digests_of_a_local_one(folder, tmp_path, ray, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     digests = []
     for number, sets in enumerate(
@@ -273,9 +270,7 @@ def test_a_run_through_ray_has_the_digests_of_a_local_one(
 @needs_ray
 @quiet
 @pytest.mark.slow
-def test_the_controller_of_a_run_by_ray_builds_no_model(
-    folder, tmp_path, ray, monkeypatch
-) -> None:
+def test_the_controller_of_a_run_by_ray_builds_no_model(folder, tmp_path, ray, monkeypatch):
     """Set-up, panel, guard and votes, without one torch module."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))

@@ -39,17 +39,17 @@ PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def here(folder: Path) -> LocalHost:
+def here(folder):
     return LocalHost(loading.load(str(folder), dtype="fp32"), chunk_rows=ROWS)
 
 
 @pytest.fixture
-def there(folder: Path) -> remote.RemoteHost:
+def there(folder):
     return near_workers.host(folder, chunk_rows=ROWS)
 
 
@@ -62,7 +62,7 @@ def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
     ]
 
 
-def test_a_model_is_described_without_its_weights(folder, monkeypatch) -> None:
+def test_a_model_is_described_without_its_weights(folder, monkeypatch):
     loaded = loading.load(str(folder), dtype="fp32")
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", None)
     known = context.describe(str(folder), dtype="fp32")
@@ -79,7 +79,7 @@ def test_a_model_is_described_without_its_weights(folder, monkeypatch) -> None:
         context.describe(str(folder.parent / "empty"), dtype="fp32")
 
 
-def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there) -> None:
+def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
     assert there.facts.sha256 == here.facts.sha256
     adapter = Adapter(rank=2, targets=["down_proj", "q_proj"], layers=[1, 2])
     assert there.places(adapter, None) == here.places(adapter, None)
@@ -93,7 +93,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there) -
 @pytest.mark.parametrize(
     "kind", ["score", *(pytest.param(k, marks=pytest.mark.slow) for k in ("random", "full"))]
 )
-def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind) -> None:
+def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
     sites = here.places(Adapter(), None).sites
     setup = SetupSettings(kind, dim=4, samples=24, kl_samples=16, sampling=BRIEF, root_seed=3)
@@ -108,7 +108,7 @@ def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind) -> None:
     assert "read" in there.transport.tasks and "rows" in there.transport.tasks
 
 
-def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there) -> None:
+def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
     one, other = policies(here, here, there)
     shifts = [Shift(2, k, sign, 0.75) for k in (0, 1) for sign in (1, -1)]
     asked = [PROMPTS[:3]] * 4
@@ -130,7 +130,7 @@ def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there) -> N
             getattr(other, wanted)
 
 
-def test_chunks_change_the_plan_of_reading_and_not_what_is_read(folder, here) -> None:
+def test_chunks_change_the_plan_of_reading_and_not_what_is_read(folder, here):
     """Numbers of other batches agree to fp32's rounding."""
     whole = LocalHost(here.facts)
     one, other = policies(here, whole, here)
@@ -140,7 +140,7 @@ def test_chunks_change_the_plan_of_reading_and_not_what_is_read(folder, here) ->
     )
 
 
-def test_judges_by_workers_reply_the_same(here, there, folder, tmp_path) -> None:
+def test_judges_by_workers_reply_the_same(here, there, folder, tmp_path):
     """The run's own model, then another one that the workers load beside it."""
     second = folder_run.model(tmp_path, "gpt2")
     questions = [Question(Prompt.user(f"w{i} w9"), seeds.derive(i, "test")) for i in range(7)]
@@ -161,14 +161,14 @@ def test_judges_by_workers_reply_the_same(here, there, folder, tmp_path) -> None
         there.beside(str(tmp_path / "nowhere"))
 
 
-def test_requests_in_coordinates_that_were_left_are_refused(here, there) -> None:
+def test_requests_in_coordinates_that_were_left_are_refused(here, there):
     (policy,) = policies(here, there)
     there.at(policy.subspace, parameters.Space(6, policy.layout, Law()))
     with pytest.raises(IntegrityError, match="asked in coordinates that it does not hold"):
         policy.sample(PROMPTS[:2], seed=0)
 
 
-def test_tensors_of_another_model_are_refused_by_the_worker(here, there) -> None:
+def test_tensors_of_another_model_are_refused_by_the_worker(here, there):
     good = small(here.facts)
     site = good.sites[0]
     wide = {**good.fixed, site.a: np.zeros((1, site.inputs + 1), np.float32)}
@@ -177,14 +177,14 @@ def test_tensors_of_another_model_are_refused_by_the_worker(here, there) -> None
         there.at(bad, parameters.Space(5, bad.layout, Law()))
 
 
-def test_an_error_of_the_request_is_the_runs(here, there) -> None:
+def test_an_error_of_the_request_is_the_runs(here, there):
     (policy,) = policies(here, there)
     with pytest.raises(RunError, match="canary"):
         same = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
         policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
 
 
-def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatch) -> None:
+def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatch):
     class Absent(near_workers.NearWorkers):
         def _admit(self) -> None:
             self._events.clear()
@@ -201,7 +201,7 @@ def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatc
     assert made[0].closed
 
 
-def test_two_workers_with_different_models_end_the_run(folder) -> None:
+def test_two_workers_with_different_models_end_the_run(folder):
     shown = {"base_sha256": "a" * 64, "hardware": None}
     facts = context.describe(str(folder), dtype="fp32")
     mine = worker.expect(facts, None)
@@ -217,7 +217,7 @@ def test_two_workers_with_different_models_end_the_run(folder) -> None:
         )
 
 
-def test_tokens_that_workers_write_are_counted(here, there) -> None:
+def test_tokens_that_workers_write_are_counted(here, there):
     """What a comparison of methods charges; workers of this process are counted a second time."""
     counts = []
     for policy in policies(here, here, there):
@@ -238,7 +238,7 @@ def request(what: Any = "kl") -> ReadRequest:
     return ReadRequest(what, prompts, answers, thetas, (2, 0, 2, 2, 1, 1, 1), temperature=0.5)
 
 
-def test_a_reading_request_comes_back_as_it_was() -> None:
+def test_a_reading_request_comes_back_as_it_was():
     sent = request()
     found = from_message(near_workers.crossed(to_message(sent)))
     assert (found.what, found.prompts, found.answers, found.owner, found.temperature) == (
@@ -250,7 +250,7 @@ def test_a_reading_request_comes_back_as_it_was() -> None:
     assert (nothing.answers, nothing.thetas, nothing.start) == ((), (), True)
 
 
-def test_chunks_of_a_reading_request_hold_the_members_of_their_rows() -> None:
+def test_chunks_of_a_reading_request_hold_the_members_of_their_rows():
     whole = request()
     chunks = split(whole, 3)
     assert [len(chunk.answers) for chunk in chunks] == [3, 3, 1]
@@ -263,7 +263,7 @@ def test_chunks_of_a_reading_request_hold_the_members_of_their_rows() -> None:
     assert joined["values"].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_what_crosses_is_read_by_an_allow_list(here, there) -> None:
+def test_what_crosses_is_read_by_an_allow_list(here, there):
     """Every message of this file's tests crosses so; one that names anything else does not."""
     (policy,) = policies(here, there)
     policy.rollout([PROMPTS[:4]] * 2, [Shift(0, 0, sign, 0.5) for sign in (1, -1)], seed=1)

@@ -25,12 +25,12 @@ RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
-def hosts(monkeypatch: pytest.MonkeyPatch) -> list[remote.RemoteHost]:
+def hosts(monkeypatch):
     """Runs with ``engine.kind = "ray"`` get workers of this process; these are their hosts."""
     made: list[remote.RemoteHost] = []
 
@@ -61,7 +61,7 @@ def events(path: Path, kind: str) -> list[Any]:
         return [event["body"] for event in ledger.events(kind)]
 
 
-def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypatch) -> None:
+def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypatch):
     """Set-up, panel, votes, weights and the guard's KL; afterwards the workers are let go."""
     paths = []
     for number, sets in enumerate((ROWS, RAY)):
@@ -84,9 +84,7 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     assert read(paths[0]) == read(paths[1])
 
 
-def test_workers_are_let_go_when_a_run_ends_by_an_error(
-    tmp_path, model, hosts, monkeypatch
-) -> None:
+def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, monkeypatch):
     from szpo.training import rollouts
 
     def stop(*given: Any, **named: Any) -> None:
@@ -102,7 +100,7 @@ def test_workers_are_let_go_when_a_run_ends_by_an_error(
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+def path(tmp_path_factory, model):
     """A run that began in this process, and one that began with workers."""
     with pytest.MonkeyPatch.context() as patch:
         hosts.__wrapped__(patch)  # type: ignore[attr-defined]
@@ -119,9 +117,7 @@ def path(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
         (["engine.workers=0"], "engine.workers must be a whole number >= 1"),
     ],
 )
-def test_what_answers_depend_on_stays_when_a_run_is_resumed(
-    path, hosts, capsys, sets, words
-) -> None:
+def test_what_answers_depend_on_stays_when_a_run_is_resumed(path, hosts, capsys, sets, words):
     capsys.readouterr()
     every = [word for text in sets for word in ("--set", text)]
     assert call(["run", "--resume", str(path), *every]) == 2
@@ -129,14 +125,14 @@ def test_what_answers_depend_on_stays_when_a_run_is_resumed(
     assert words in line and hosts == []
 
 
-def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys) -> None:
+def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys):
     local = folder_run.make(tmp_path, model_folder=model)
     capsys.readouterr()
     assert call(["run", "--resume", str(local), "--set", "engine.workers=2"]) == 2
     assert 'goes with workers; this run has engine.kind "local"' in capsys.readouterr().err
 
 
-def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch, capsys) -> None:
+def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch, capsys):
     monkeypatch.setattr(run_device, "read_device", lambda ledger: ("cpu", "NVIDIA A100"))
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) == 2
@@ -147,7 +143,7 @@ def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch
     assert "--device cuda: the workers of folder.db compute on cpu" in capsys.readouterr().err
 
 
-def test_another_model_at_the_workers_is_refused_at_resume(path, hosts, tmp_path, capsys) -> None:
+def test_another_model_at_the_workers_is_refused_at_resume(path, hosts, tmp_path, capsys):
     """The folder holds other weights than when the run began."""
     with Ledger.open(path, readonly=True) as ledger:
         folder = Path(ledger.spec["config"]["model"]["name"])
@@ -163,9 +159,7 @@ def test_another_model_at_the_workers_is_refused_at_resume(path, hosts, tmp_path
     assert "model" in capsys.readouterr().err
 
 
-def test_who_stays_waits_for_an_engine_that_is_away(
-    tmp_path, model, hosts, monkeypatch, capsys
-) -> None:
+def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monkeypatch, capsys):
     """One line, a pause that the operator's page shows, and on it goes once the engine is back."""
     lines = folder_run.arguments(tmp_path, *RAY, model_folder=model)
     file = tmp_path / "runs" / "folder.db"
@@ -217,7 +211,7 @@ def _once(then: Any) -> Any:
     return changes
 
 
-def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, capsys) -> None:
+def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, capsys):
     def send(self: Any, name: str, chunk: str, request: Any) -> None:
         raise EngineError("the Ray cluster is gone (a test)")
 
@@ -229,7 +223,7 @@ def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, c
 # ---- the doctor ----
 
 
-def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts, capsys) -> None:
+def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts, capsys):
     from szpo.config import settings_file
 
     line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
@@ -244,7 +238,7 @@ def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts
     assert hosts[0].transport.closed  # type: ignore[attr-defined]
 
 
-def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch) -> None:
+def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch):
     from szpo.config import settings_file
 
     def refuse(engine: Any) -> None:

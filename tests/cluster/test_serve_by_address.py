@@ -99,8 +99,8 @@ def looked(path: Path, look: Callable[[Ledger], Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ledger_and_pages_here_models_on_a_cluster_that_goes_away_and_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     """`szpo serve` over an address; its head is killed, and started again on the same port."""
     model = folder_run.model(tmp_path)
     port = free_port()
@@ -175,9 +175,7 @@ def test_ledger_and_pages_here_models_on_a_cluster_that_goes_away_and_comes_back
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_cluster_with_another_version_of_a_library_is_refused_before_any_vote(
-    tmp_path: Path,
-) -> None:
+def test_a_cluster_with_another_version_of_a_library_is_refused_before_any_vote(tmp_path):
     """The processes of the node find a numpy that calls itself 1.99.0, those here the real one."""
     other = tmp_path / "other" / "numpy-1.99.0.dist-info"
     other.mkdir(parents=True)

@@ -8,7 +8,6 @@ import re
 import socket
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,26 +39,26 @@ COMPLETIONS, LOAD = "/v1/completions", "/v1/load_lora_adapter"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def policy(folder: Path) -> LoraPolicy:
+def policy(folder):
     base = loading.load(str(folder), dtype="fp32")
     sampling = AnswerSampling(Sampling(max_new_tokens=6))
     return LoraPolicy(base, small(base), root_seed=5, answering=sampling)
 
 
 @pytest.fixture(scope="module")
-def running(folder: Path) -> Iterator[VllmServer]:
+def running(folder):
     server = VllmServer(folder)
     yield server
     server.close()
 
 
 @pytest.fixture
-def server(running: VllmServer) -> VllmServer:
+def server(running):
     """The server as it is without any fault."""
     running.reset()
     return running
@@ -96,7 +95,7 @@ def rollout(policy: LoraPolicy, seed: int = 4) -> list[Batch]:
 
 
 @pytest.fixture(scope="module")
-def wanted(policy: LoraPolicy, running: VllmServer) -> list[Batch]:
+def wanted(policy, running):
     """What the server answers where nothing fails: in fp32 and by seeds, so always the same."""
     running.reset()
     with served(policy, running.url):
@@ -106,9 +105,7 @@ def wanted(policy: LoraPolicy, running: VllmServer) -> list[Batch]:
 # ---- the doctor ----
 
 
-def test_the_doctor_measures_a_step_on_servers(
-    server: VllmServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_measures_a_step_on_servers(server, folder, monkeypatch):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={folder}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
             f'engine.replicas=["{server.url}"]', "optimizer.rows=2",
@@ -144,13 +141,13 @@ def test_the_doctor_measures_a_step_on_servers(
         (["engine.kind=vllm", "engine.replicas=[]"], "engine.replicas"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> None:
+def test_settings_that_do_not_fit_are_refused(sets, words):
     with pytest.raises(UsageError) as error:
         settings_file.load(sets=sets)
     assert words in str(error.value)
 
 
-def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys) -> None:
+def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -167,9 +164,7 @@ def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys) -> No
         ({"insecure": True}, "engine.adapters is missing"),
     ],
 )
-def test_a_server_elsewhere_needs_encryption_and_a_shared_folder(
-    settings: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_elsewhere_needs_encryption_and_a_shared_folder(settings, words, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", KEY)
     with pytest.raises(UsageError) as error:
         vllm_engine.demand(Engine(kind="vllm", replicas=["http://192.0.2.7:1"], **settings))
@@ -180,8 +175,8 @@ def test_a_server_elsewhere_needs_encryption_and_a_shared_folder(
 
 
 def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], tmp_path: Path
-) -> None:
+    policy, server, wanted, tmp_path
+):
     with served(policy, server.url, adapters=str(tmp_path)) as answers:
         assert rollout(policy) == wanted  # by seeds, whatever the batches are
         assert rollout(policy, seed=5) != wanted
@@ -208,9 +203,7 @@ def wait(until: Any) -> bool:
     return bool(until())
 
 
-def test_what_passes_changes_no_answer(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
-) -> None:
+def test_what_passes_changes_no_answer(policy, server, wanted):
     faults = ["429", "500", "half", "cut"]
     played: list[str] = []
 
@@ -227,9 +220,7 @@ def test_what_passes_changes_no_answer(
     assert set(played) == set(faults)
 
 
-def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
-) -> None:
+def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(policy, server, wanted):
     with served(policy, server.url):
         policy.sample(PROMPTS[:1], seed=1)
         lost = []
@@ -247,9 +238,7 @@ def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(
 
 
 @pytest.mark.slow
-def test_a_silent_server_is_given_up_and_another_one_answers(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
-) -> None:
+def test_a_silent_server_is_given_up_and_another_one_answers(policy, server, wanted):
     bounds = Bounds(patience_s=60.0, silence_s=1.5)
     with served(policy, server.url, bounds=bounds):
         policy.sample(PROMPTS[:1], seed=1)
@@ -268,9 +257,7 @@ def test_a_silent_server_is_given_up_and_another_one_answers(
 
 
 @pytest.mark.slow
-def test_a_server_that_goes_on_failing_ends_the_run(
-    policy: LoraPolicy, server: VllmServer
-) -> None:
+def test_a_server_that_goes_on_failing_ends_the_run(policy, server):
     with served(policy, server.url):
         policy.sample(PROMPTS[:1], seed=1)
         server.faults = Faults(
@@ -284,9 +271,7 @@ def test_a_server_that_goes_on_failing_ends_the_run(
 
 
 @pytest.mark.slow
-def test_a_server_that_stays_away_ends_the_run_for_a_resume(
-    policy: LoraPolicy, folder: Path
-) -> None:
+def test_a_server_that_stays_away_ends_the_run_for_a_resume(policy, folder):
     gone = VllmServer(folder)
     with served(policy, gone.url, bounds=Bounds(patience_s=0.5, load_s=60.0)) as answers:
         policy.sample(PROMPTS[:1], seed=1)
@@ -299,9 +284,7 @@ def test_a_server_that_stays_away_ends_the_run_for_a_resume(
 # ---- the wrong adapter ----
 
 
-def test_another_adapters_answers_are_noticed_and_asked_again(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], caplog
-) -> None:
+def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wanted, caplog):
     with served(policy, server.url) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         first = {f"{server.names[0][:-1]}{n}" for n in (3, 4)}
@@ -314,9 +297,7 @@ def test_another_adapters_answers_are_noticed_and_asked_again(
 
 
 @pytest.mark.parametrize("kind", [pytest.param("writer", marks=pytest.mark.slow), "stale"])
-def test_a_server_that_goes_on_with_another_adapter_is_refused(
-    policy: LoraPolicy, server: VllmServer, kind: str
-) -> None:
+def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, kind):
     """One slot for all names after the canary, or the base model in place of every adapter."""
     with served(policy, server.url) as answers:
         policy.sample(PROMPTS[:1], seed=1)
@@ -331,9 +312,7 @@ def test_a_server_that_goes_on_with_another_adapter_is_refused(
 
 
 @pytest.mark.slow
-def test_whoever_failed_once_has_all_its_rows_rescored(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, monkeypatch):
     """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
     monkeypatch.setattr("szpo.cluster.rescoring.TOKENS", 12)
     with served(policy, server.url, chunk_rows=8) as answers:
@@ -387,9 +366,8 @@ def test_whoever_failed_once_has_all_its_rows_rescored(
     ],
 )
 def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
-    policy: LoraPolicy, server: VllmServer, folder: Path, tmp_path: Path,
-    options: dict[str, Any], faults: dict[str, Any], error: type[SzpoError], words: str,
-) -> None:  # fmt: skip
+    policy, server, folder, tmp_path,
+    options, faults, error, words):  # fmt: skip
     one = server
     if options:
         path = folder_run.model(tmp_path, "mistral") if options.pop("other", None) else folder
@@ -406,7 +384,7 @@ def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
             one.close()
 
 
-def test_a_rank_that_the_server_does_not_take_is_refused(folder: Path) -> None:
+def test_a_rank_that_the_server_does_not_take_is_refused(folder):
     from tests.support.policies import full
 
     base = loading.load(str(folder), dtype="fp32")
@@ -418,16 +396,14 @@ def test_a_rank_that_the_server_does_not_take_is_refused(folder: Path) -> None:
     one.close()
 
 
-def test_a_key_that_no_header_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_no_header_takes_is_refused(monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", KEY + "\n")
     with pytest.raises(UsageError, match="has characters that no header takes") as error:
         vllm_engine.demand(Engine(kind="vllm", replicas=["http://localhost:1"]))
     assert KEY not in str(error.value)
 
 
-def test_replicas_of_two_versions_are_refused(
-    policy: LoraPolicy, server: VllmServer, folder: Path
-) -> None:
+def test_replicas_of_two_versions_are_refused(policy, server, folder):
     other = VllmServer(folder, version="0.29.0")
     with served(policy, server.url, other.url), pytest.raises(IntegrityError) as error:
         rollout(policy)
@@ -435,9 +411,7 @@ def test_replicas_of_two_versions_are_refused(
     assert "start all replicas from one version" in str(error.value)
 
 
-def test_several_replicas_share_the_chunks_and_one_takes_over(
-    policy: LoraPolicy, server: VllmServer, folder: Path, wanted: list[Batch]
-) -> None:
+def test_several_replicas_share_the_chunks_and_one_takes_over(policy, server, folder, wanted):
     other = VllmServer(folder)
     with served(policy, server.url, other.url, chunk_rows=2):
         assert wait(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
@@ -448,9 +422,7 @@ def test_several_replicas_share_the_chunks_and_one_takes_over(
 
 
 @pytest.mark.slow
-def test_members_that_the_cast_makes_one_are_refused(
-    policy: LoraPolicy, server: VllmServer
-) -> None:
+def test_members_that_the_cast_makes_one_are_refused(policy, server):
     near = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
     with served(policy, server.url), pytest.raises(RunError, match="one policy in the servers' d"):
         policy.rollout([PROMPTS] * 2, near, seed=4)
@@ -460,8 +432,8 @@ def test_members_that_the_cast_makes_one_are_refused(
 
 
 def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, caplog
-) -> None:
+    folder, tmp_path, monkeypatch, capfd, caplog
+):
     """The server sends the key back in every refusal; it stands in no file and no output."""
     monkeypatch.setenv("OWN_KEY", KEY)
     one = VllmServer(folder, key=KEY)

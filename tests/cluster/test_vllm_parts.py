@@ -46,7 +46,7 @@ def reply(
 # ---- messages ----
 
 
-def test_a_request_leaves_nothing_to_the_servers_defaults() -> None:
+def test_a_request_leaves_nothing_to_the_servers_defaults():
     """The model's generation_config.json may name any of these; vLLM takes them where left out."""
     body = vllm_messages.completion_request(ROW, DECODING)
     assert json.loads(json.dumps(body)) == {
@@ -62,7 +62,7 @@ def test_a_request_leaves_nothing_to_the_servers_defaults() -> None:
     ("tokens", "end"),
     [([4, 4, 4], "length"), ([4, 2], "stop"), ([2], "stop"), ([4, 4, 2], "stop")],
 )
-def test_whole_answers_are_read(tokens: list[int], end: str) -> None:
+def test_whole_answers_are_read(tokens, end):
     assert read_completion(reply(tokens, end), ROW, DECODING).tokens == tuple(tokens)
 
 
@@ -86,7 +86,7 @@ def test_whole_answers_are_read(tokens: list[int], end: str) -> None:
         (reply([4], token_ids=None), "without choice"),
     ],
 )
-def test_what_is_no_whole_answer_is_refused(body: Any, words: str) -> None:
+def test_what_is_no_whole_answer_is_refused(body, words):
     with pytest.raises(MessageError, match=words):
         read_completion(body, ROW, DECODING)
 
@@ -107,7 +107,7 @@ def factors(seed: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_files_hold_one_rank_and_scale_and_what_is_left_after_the_cast(tmp_path, dtype) -> None:
+def test_files_hold_one_rank_and_scale_and_what_is_left_after_the_cast(tmp_path, dtype):
     """The server's own cast then changes nothing: both sides compute with the same numbers."""
     exact = factors()
     member = cast_member(exact, SITES, dtype)
@@ -133,14 +133,14 @@ def test_files_hold_one_rank_and_scale_and_what_is_left_after_the_cast(tmp_path,
         )
 
 
-def test_members_are_one_where_the_cast_makes_them_one() -> None:
+def test_members_are_one_where_the_cast_makes_them_one():
     near = {name: value * np.float32(1 + 2.0**-20) for name, value in factors().items()}
     for dtype, equal in (("fp32", False), ("bf16", True)):
         digests = {cast_member(f, SITES, dtype).sha256 for f in (factors(), near)}
         assert (len(digests) == 1) == equal
 
 
-def test_ranks_are_those_that_a_server_takes() -> None:
+def test_ranks_are_those_that_a_server_takes():
     def limit(rank: int) -> int:
         return member_files.demand_rank([Site("a", 0, 3, 2, rank, 1.0)])
 
@@ -153,7 +153,7 @@ def test_ranks_are_those_that_a_server_takes() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=40))
-def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows: Any) -> None:
+def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows):
     members, lengths = [m for m, _ in rows], [n for _, n in rows]
     groups = rescoring.pick_rows(members, lengths)
     assert [members[group[0]] for group in groups] == list(dict.fromkeys(members))
@@ -165,7 +165,7 @@ def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows: Any) -> N
         assert taken - lengths[group[-1]] < rescoring.TOKENS  # no row more than needed
 
 
-def test_the_probability_is_a_lower_bound_that_simulation_meets() -> None:
+def test_the_probability_is_a_lower_bound_that_simulation_meets():
     """Sums of n half-normals against the simplex bound, 200,000 draws: s.e. below 0.0012."""
     random = np.random.default_rng(0)
     for shift, tolerance, tokens in (
@@ -218,7 +218,7 @@ async def endless() -> AsyncIterator[bytes]:
     raise AssertionError("64 MB were read")
 
 
-def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_asked_for() -> None:
+def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_asked_for():
     played = Played(
         httpx.Response(500), httpx.Response(429, headers={"Retry-After": "7"}),
         httpx.ConnectError("refused"), httpx.Response(200, json=WHOLE),
@@ -255,7 +255,7 @@ def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_as
         ),
     ],
 )
-def test_tries_are_bounded(failure: Any, words: str) -> None:
+def test_tries_are_bounded(failure, words):
     played = Played(*[failure() for _ in range(6)])
     with pytest.raises(GoneError, match=words):
         played.complete()
@@ -263,7 +263,7 @@ def test_tries_are_bounded(failure: Any, words: str) -> None:
     assert played.slept == [0.5, 1.0, 2.0, 4.0]
 
 
-def test_what_no_retry_mends_is_refused_at_once_without_the_key() -> None:
+def test_what_no_retry_mends_is_refused_at_once_without_the_key():
     key = "sk-secret-secret"
     answers = [
         (401, {}, "refuses the key (HTTP 401); check $X_KEY"),
@@ -281,7 +281,7 @@ def test_what_no_retry_mends_is_refused_at_once_without_the_key() -> None:
     assert key not in repr(played.replica.server)
 
 
-def test_an_adapter_that_the_server_had_and_lacks_means_a_restart() -> None:
+def test_an_adapter_that_the_server_had_and_lacks_means_a_restart():
     played = Played(httpx.Response(200, text="Success"), httpx.Response(404, json={}))
     run_apart(played.replica.register("m-1", "/x"))
     with pytest.raises(GoneError, match="has lost its adapters"):
@@ -301,7 +301,7 @@ def test_an_adapter_that_the_server_had_and_lacks_means_a_restart() -> None:
         (404, "Not Found", "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
     ],
 )
-def test_refused_adapters_say_what_the_server_needs(code: int, message: str, words: str) -> None:
+def test_refused_adapters_say_what_the_server_needs(code, message, words):
     played = Played(httpx.Response(code, json={"error": {"message": message}}))
     with pytest.raises(UsageError, match=words):
         run_apart(played.replica.register("m-1", "/x"))

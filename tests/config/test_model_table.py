@@ -13,7 +13,7 @@ from szpo.runs import assemble, run_device
 HARDWARE = Path(__file__).parents[2] / "docs" / "hardware.md"
 
 
-def test_the_docs_have_the_table() -> None:
+def test_the_docs_have_the_table():
     rows = re.findall(r"^\| `([^`]+)` \|( \d.*)\|$", HARDWARE.read_text("utf-8"), re.M)
     assert dict(rows) == {
         each.name: f" {each.billions} billion | {each.weights_gib:.1f} GiB | "
@@ -26,7 +26,7 @@ def test_the_docs_have_the_table() -> None:
     assert [each.ran for each in TABLE] == ["run"] + ["not run"] * 4
 
 
-def test_the_hint_names_what_fits_and_only_for_the_model_that_ships() -> None:
+def test_the_hint_names_what_fits_and_only_for_the_model_that_ships():
     assert model_table.hint("HuggingFaceTB/SmolLM2-360M-Instruct", 64.0) == ""
     large = model_table.hint("smollm2", 7.6)
     assert "135 million" in large and "8 GiB free" in large
@@ -39,7 +39,7 @@ SMALLER, LARGER = TABLE[1].name, TABLE[2].name
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hub(tmp_path, monkeypatch):
     """A cache of the hub that is empty."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path
@@ -56,7 +56,7 @@ def download(hub: Path, name: str, *files: str) -> None:
         (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
 
 
-def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub: Path) -> None:
+def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub):
     def named(free_gib: float, *, accelerator: bool) -> str:
         return model_table.name_auto("auto", free_gib, accelerator=accelerator)
 
@@ -73,7 +73,7 @@ def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub: Path)
     assert model_table.name_auto(LARGER, 0.1, accelerator=False) == LARGER, "it was named"
 
 
-def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub: Path) -> None:
+def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
     config = settings_file.load(preset_name="people", sets=["model.device=cpu"])
     assert config.model.name == "auto" and assemble.default_name(config) == "people-0"
     assert run_device.choose(config).model.name == "smollm2"
@@ -85,7 +85,7 @@ def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub: Path) 
     assert run_device.choose(served).model.name == "smollm2", "as the adapter's base ever was"
 
 
-def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one() -> None:
+def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one():
     """What a study of answers found; top-p and top-k have no KL, so both are off."""
     config = settings_file.load(preset_name="people")
     g = config.generation

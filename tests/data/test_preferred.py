@@ -33,7 +33,7 @@ def write(path: Path, *records: Any) -> Path:
 @pytest.mark.parametrize(
     ("record", "kind"), [(HH, "hh"), (TRL, "trl"), (ULTRA, "ultrafeedback")], ids=str
 )
-def test_the_format_of_a_preference_file_is_found(tmp_path: Path, record: Any, kind: str) -> None:
+def test_the_format_of_a_preference_file_is_found(tmp_path, record, kind):
     path = write(tmp_path / "pairs.jsonl", record)
     found = preferred.read(path)
     assert (found.file, found.kind, found.of) == ("pairs.jsonl", kind, 1)
@@ -43,7 +43,7 @@ def test_the_format_of_a_preference_file_is_found(tmp_path: Path, record: Any, k
     assert (row.prompt.text, row.plus.text, row.minus.text) == ("Hello?", "Hi.", "No.")
 
 
-def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path: Path) -> None:
+def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path):
     path = tmp_path / "run.db"
     with new_ledger(path) as ledger:
         vote(ledger, "ann", "c0", "minus")
@@ -64,9 +64,7 @@ def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path: P
     assert [(c.k, c.n) for c in found.comparisons] == [(0, 0), (0, 1)]
 
 
-def test_of_many_preferences_some_are_taken_evenly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr(preferred, "MOST", 4)
     path = write(tmp_path / "p.jsonl", *({**TRL, "chosen": f"Hi {i}."} for i in range(10)))
     found = preferred.read(path)
@@ -86,9 +84,7 @@ def test_of_many_preferences_some_are_taken_evenly(
         ("p.jsonl", json.dumps({**TRL, "rejected": "Hi."}) + "\n", "has no preference"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_line(
-    tmp_path: Path, name: str, content: str | None, words: str
-) -> None:
+def test_a_file_that_cannot_be_used_is_one_line(tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(UsageError, match=words) as caught:
@@ -96,7 +92,7 @@ def test_a_file_that_cannot_be_used_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_database_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+def test_a_database_that_is_no_ledger_is_refused(tmp_path):
     (tmp_path / "other.db").write_bytes(b"not SQLite at all")
     with pytest.raises((StorageError, UsageError), match=r"other\.db"):
         preferred.read(tmp_path / "other.db")

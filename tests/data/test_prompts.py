@@ -33,7 +33,7 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-def test_shipped_prompts_are_distinct_short_and_split() -> None:
+def test_shipped_prompts_are_distinct_short_and_split():
     prompts = load_shipped()
     texts = [prompt.text for prompt in (*prompts.train, *prompts.heldout)]
     assert (len(prompts.train), len(prompts.heldout)) == (160, 96)
@@ -42,7 +42,7 @@ def test_shipped_prompts_are_distinct_short_and_split() -> None:
     assert distinct_n(texts, 3) > 0.8  # diverse: few templates are reused word by word
 
 
-def test_every_format_gives_the_same_prompt(tmp_path: Path) -> None:
+def test_every_format_gives_the_same_prompt(tmp_path):
     expected = Prompt((("system", "Be brief."), ("user", "Why, oh why?")))
     record = {"system": "Be brief.", "text": "Why, oh why?"}
     chat = [
@@ -63,7 +63,7 @@ def test_every_format_gives_the_same_prompt(tmp_path: Path) -> None:
     assert load(plain, heldout=0).with_system("Be brief.").train == (expected,)
 
 
-def test_several_turns_stay_together(tmp_path: Path) -> None:
+def test_several_turns_stay_together(tmp_path):
     turns = [("user", "Hello."), ("assistant", "Hello!"), ("user", "How are you?")]
     chat = [{"role": role, "content": text} for role, text in turns]
     (prompt,) = load(write(tmp_path, "a.jsonl", json.dumps(chat)), heldout=0).train
@@ -71,7 +71,7 @@ def test_several_turns_stay_together(tmp_path: Path) -> None:
     assert prompt.text == "How are you?"
 
 
-def test_a_given_split_stands(tmp_path: Path) -> None:
+def test_a_given_split_stands(tmp_path):
     path = write(tmp_path, "a.csv", "text,split\none,train\ntwo,heldout\nthree,\n")
     prompts = load(path)
     assert [p.text for p in prompts.train] == ["one", "three"]
@@ -79,7 +79,7 @@ def test_a_given_split_stands(tmp_path: Path) -> None:
 
 
 @given(st.permutations([f"prompt {i % 9}" for i in range(12)]))
-def test_the_split_depends_on_texts_only_and_keeps_copies_together(lines: list[str]) -> None:
+def test_the_split_depends_on_texts_only_and_keeps_copies_together(lines):
     with tempfile.TemporaryDirectory() as folder:
         prompts = load(write(Path(folder), "a.txt", "\n".join(lines)))
     train, held = set(prompts.train), set(prompts.heldout)
@@ -89,7 +89,7 @@ def test_the_split_depends_on_texts_only_and_keeps_copies_together(lines: list[s
     assert prompts.warnings == ("3 duplicate prompts (used as they are)",)
 
 
-def test_empty_and_blank_files(tmp_path: Path) -> None:
+def test_empty_and_blank_files(tmp_path):
     for name, content in (
         ("a.jsonl", ""),
         ("b.txt", " \n\n"),
@@ -99,7 +99,7 @@ def test_empty_and_blank_files(tmp_path: Path) -> None:
         assert refusal(write(tmp_path, name, content)).startswith("no prompts in ")
 
 
-def test_invalid_json_names_the_line_and_counts_the_others(tmp_path: Path) -> None:
+def test_invalid_json_names_the_line_and_counts_the_others(tmp_path):
     lines = [json.dumps({"text": f"fine {i}"}) for i in range(20)]
     lines[16], lines[18], lines[19] = '{"text": ', "nope", "{'a': 1}"
     message = refusal(write(tmp_path, "prompts.jsonl", "\n".join(lines)))
@@ -107,13 +107,13 @@ def test_invalid_json_names_the_line_and_counts_the_others(tmp_path: Path) -> No
     assert "2 more such lines" in message
 
 
-def test_a_huge_line_is_measured_not_stored(tmp_path: Path) -> None:
+def test_a_huge_line_is_measured_not_stored(tmp_path):
     path = write(tmp_path, "a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n")
     assert "line 17 is 10,485,761 bytes; limit 65,536" in refusal(path)
     assert load(write(tmp_path, "b.txt", "x" * LINE_LIMIT), heldout=0).train
 
 
-def test_devices_pipes_folders_and_sparse_giants_are_refused(tmp_path: Path) -> None:
+def test_devices_pipes_folders_and_sparse_giants_are_refused(tmp_path):
     pipe = tmp_path / "pipe.jsonl"
     os.mkfifo(pipe)
     assert "not a regular file" in refusal(pipe)
@@ -128,7 +128,7 @@ def test_devices_pipes_folders_and_sparse_giants_are_refused(tmp_path: Path) -> 
     assert "not found" in refusal(tmp_path / "none.jsonl")
 
 
-def test_reading_stays_under_200_mb(tmp_path: Path) -> None:
+def test_reading_stays_under_200_mb(tmp_path):
     path = write(tmp_path, "a.txt", ("word " * 200 + "\n") * 30_000)  # 30 MB of one-byte text
     code = (
         "import sys; from szpo.data.prompts import load; load(sys.argv[1]);"
@@ -143,14 +143,14 @@ def test_reading_stays_under_200_mb(tmp_path: Path) -> None:
     assert int(peak.stdout) < 200 * 1024
 
 
-def test_compressed_files_are_named_not_unpacked(tmp_path: Path) -> None:
+def test_compressed_files_are_named_not_unpacked(tmp_path):
     bomb = gzip.compress(b"\0" * 2**20)
     message = refusal(write(tmp_path, "a.jsonl", bomb))
     assert "is gzip: compressed prompt files are not read" in message
     assert "is zip" in refusal(write(tmp_path, "b.csv", b"PK\x03\x04rest"))
 
 
-def test_odd_characters_are_read_with_a_warning_or_refused(tmp_path: Path) -> None:
+def test_odd_characters_are_read_with_a_warning_or_refused(tmp_path):
     path = write(tmp_path, "a.jsonl", '"turn \\u202e around"\n"half \\ud800 a pair"\n"plain"\n')
     prompts = load(path, heldout=0)
     texts = [prompt.text for prompt in prompts.train]
@@ -172,9 +172,7 @@ def test_odd_characters_are_read_with_a_warning_or_refused(tmp_path: Path) -> No
         ("id,customer_message", "customer_message"),
     ],
 )
-def test_columns_are_found_by_name_whatever_separates_them(
-    tmp_path: Path, header: str, column: str | None
-) -> None:
+def test_columns_are_found_by_name_whatever_separates_them(tmp_path, header, column):
     mark = next(c for c in ";\t|," if c in header)
     place = [name.lower() for name in header.split(mark)].index(column or "prompt")
     cells = ["Why, oh why?" if mark != "," else "Why?", "colours"]
@@ -185,7 +183,7 @@ def test_columns_are_found_by_name_whatever_separates_them(
     assert load(path, heldout=0, column=column, separator=mark).sha256 == prompts.sha256
 
 
-def test_a_key_of_json_records_is_named_likewise(tmp_path: Path) -> None:
+def test_a_key_of_json_records_is_named_likewise(tmp_path):
     path = write(tmp_path, "a.jsonl", '{"message": "Why?", "text": "not this"}\n')
     assert [p.text for p in load(path, heldout=0, column="message").train] == ["Why?"]
     with pytest.raises(UsageError, match=r"a\.jsonl:1: needs question"):
@@ -214,11 +212,11 @@ def test_a_key_of_json_records_is_named_likewise(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a", "split": "heldout"}', "every prompt is held out"),
     ],
 )  # fmt: skip
-def test_refusals_say_what_and_where(tmp_path: Path, name: str, content: str, words: str) -> None:
+def test_refusals_say_what_and_where(tmp_path, name, content, words):
     assert words in refusal(write(tmp_path, name, content))
 
 
-def test_repetition_counts_what_came_before() -> None:
+def test_repetition_counts_what_came_before():
     assert repetition("") == repetition("word") == 0
     assert repetition("a b a b a b") == pytest.approx(3 / 5)  # ab ba ab ba ab: three repeats
     assert distinct_n([], 2) == 1
@@ -234,7 +232,7 @@ def test_repetition_counts_what_came_before() -> None:
         ),
     ),
 )
-def test_no_file_breaks_the_reader(suffix: str, content: bytes) -> None:
+def test_no_file_breaks_the_reader(suffix, content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"prompts.{suffix}"
         path.write_bytes(content)

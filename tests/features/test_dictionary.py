@@ -47,7 +47,7 @@ def flat(prompt: str, answer: str) -> list[int]:
     return [number for ratio in ratios(prompt, answer) for number in ratio]
 
 
-def test_the_golden_table_holds() -> None:
+def test_the_golden_table_holds():
     assert len(GOLDEN) == 200
     wrong = [
         (answer, entry.name)
@@ -58,7 +58,7 @@ def test_the_golden_table_holds() -> None:
     assert not wrong, "changed values: see docs/tools/features_page.py"
 
 
-def test_every_entry_is_named_grouped_and_told_apart_by_the_golden_texts() -> None:
+def test_every_entry_is_named_grouped_and_told_apart_by_the_golden_texts():
     assert 80 <= len(ENTRIES) <= 110 and 20 <= len(GROUPS) <= 30
     assert len(BY_NAME) == len(ENTRIES)
     phrases = [phrase for entry in ENTRIES for phrase in (entry.fewer, entry.more)]
@@ -73,20 +73,20 @@ def test_every_entry_is_named_grouped_and_told_apart_by_the_golden_texts() -> No
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-def test_odd_texts_give_integers_as_well(text: str) -> None:
+def test_odd_texts_give_integers_as_well(text):
     values = flat(text[:500], text)
     assert all(type(value) is int for value in values)
     assert all(denominator > 0 for denominator in values[1::2])
 
 
-def test_an_answer_is_read_without_its_neighbours_and_in_any_order() -> None:
+def test_an_answer_is_read_without_its_neighbours_and_in_any_order():
     before = [flat(prompt, answer) for prompt, answer, _ in GOLDEN[:40]]
     read_answer.cache_clear()
     again = [flat(prompt, answer) for prompt, answer, _ in GOLDEN[39::-1]]
     assert before == again[::-1]
 
 
-def test_another_locale_and_hash_seed_change_nothing() -> None:
+def test_another_locale_and_hash_seed_change_nothing():
     code = (
         "import json, locale, sys\n"
         "from importlib import resources\n"
@@ -144,19 +144,19 @@ def _there(name: str) -> bool:
         ("questions", "Qué? 何？", (2, 1)),
     ],
 )  # fmt: skip
-def test_values_by_hand(name: str, text: str, expected: tuple[int, int]) -> None:
+def test_values_by_hand(name, text, expected):
     (found,) = ratios("Describe a rainy Monday.", text, [BY_NAME[name]])
     assert Fraction(*found) == Fraction(*expected)
 
 
-def test_the_prompt_counts_where_an_entry_is_about_it() -> None:
+def test_the_prompt_counts_where_an_entry_is_about_it():
     entries = [BY_NAME["overlap"], BY_NAME["echo"]]
     # of how, was, the, sea two are taken up; of five words of the answer three are the prompt's
     assert ratios("How was the sea?", "The sea, the calm one", entries) == ((2, 4), (3, 5))
     assert ratios("", "The sea", entries) == ((0, 1), (0, 2))
 
 
-def test_word_lists_stay_out_where_prompts_are_not_english() -> None:
+def test_word_lists_stay_out_where_prompts_are_not_english():
     assert holding(["Describe a rainy Monday.", "What is your view on the sea?"]) == ENTRIES
     german = holding(["Beschreibe einen regnerischen Montag.", "Erzähle von einem Garten."])
     assert {entry.languages for entry in german} == {"any", "spaced"}
@@ -167,7 +167,7 @@ def test_word_lists_stay_out_where_prompts_are_not_english() -> None:
     assert {entry.languages for entry in holding([])} == {"any", "spaced"}
 
 
-def test_the_digest_covers_all_that_the_values_come_from() -> None:
+def test_the_digest_covers_all_that_the_values_come_from():
     room = Path(dictionary.__file__).parent
     imported = re.findall(r"^from szpo\.features\.(\w+) import", _sources(room), re.M)
     assert {f"{name}.py" for name in (*imported, "dictionary")} | {"golden.json"} == set(ROOM)
@@ -181,7 +181,7 @@ def _sources(room: Path) -> str:
     return "\n".join((room / name).read_text("utf-8") for name in ROOM if name.endswith(".py"))
 
 
-def test_the_page_shows_the_entries() -> None:
+def test_the_page_shows_the_entries():
     page = Path(__file__).parents[2].joinpath("docs/features.md").read_text("utf-8")
     rows = re.findall(
         r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \|", page.split("## The entries")[1], re.M

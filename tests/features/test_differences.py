@@ -26,22 +26,20 @@ def of(rows: list[tuple[str, str, str]]) -> tuple[int, ...]:
 
 
 @given(ROWS)
-def test_sides_exchanged_change_every_sign(rows: list[tuple[str, str, str]]) -> None:
+def test_sides_exchanged_change_every_sign(rows):
     turned = [(prompt, minus, plus) for prompt, plus, minus in rows]
     assert of(turned) == tuple(-value for value in of(rows))
 
 
 @given(ROWS, st.randoms(use_true_random=False))
-def test_the_order_of_rows_changes_nothing(
-    rows: list[tuple[str, str, str]], chance: object
-) -> None:
+def test_the_order_of_rows_changes_nothing(rows, chance):
     mixed = list(rows)
     chance.shuffle(mixed)  # type: ignore[attr-defined]
     assert of(mixed) == of(rows)
 
 
 @given(ROWS)
-def test_equal_sides_give_zero_row_by_row_and_as_batches(rows: list[tuple[str, str, str]]) -> None:
+def test_equal_sides_give_zero_row_by_row_and_as_batches(rows):
     assert set(of([(prompt, plus, plus) for prompt, plus, _ in rows])) == {0}
     # the same answers to one prompt, in another order on the other side
     plus = [text for _, text, _ in rows]
@@ -53,7 +51,7 @@ def test_equal_sides_give_zero_row_by_row_and_as_batches(rows: list[tuple[str, s
     st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 50)), min_size=1, max_size=8),
     st.integers(1, 20_000),
 )
-def test_rounded_once_half_to_even(values: list[tuple[int, int]], spread: int) -> None:
+def test_rounded_once_half_to_even(values, spread):
     found = difference(values, [(0, 1)] * len(values), len(values), spread)
     exact = sum((Fraction(*v) for v in values), Fraction()) / len(values) * 4096 / Fraction(
         spread, 4096
@@ -62,7 +60,7 @@ def test_rounded_once_half_to_even(values: list[tuple[int, int]], spread: int) -
     assert abs(found - exact) < Fraction(1, 2) or found % 2 == 0
 
 
-def test_values_by_hand() -> None:
+def test_values_by_hand():
     entries = [BY_NAME["length"], BY_NAME["questions"], BY_NAME["commas"]]
     plus, minus = ["a b", "c", "d, e"], ["a", "c", "d e?"]
     # (1 + 0 + 0)/3 words at a spread of 2; −1/3 marks at 1/2; (1/2)/3 commas a word, no spread
@@ -81,12 +79,12 @@ def test_values_by_hand() -> None:
         ((["a"], ["b"], ["?"], [-1] * len(ENTRIES)), "a scale of -1"),
     ],
 )
-def test_what_does_not_fit_is_one_line(given: tuple[list[str], ...], says: str) -> None:
+def test_what_does_not_fit_is_one_line(given, says):
     with pytest.raises(UsageError, match=says):
         differences(*given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("spread", [-1.0, float("nan"), float("inf")])
-def test_a_spread_is_finite(spread: float) -> None:
+def test_a_spread_is_finite(spread):
     with pytest.raises(UsageError, match="spread of a feature"):
         scale(spread)

@@ -7,7 +7,6 @@ import sys
 import time
 from dataclasses import asdict, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ def value(spec: str, answer: str, prompt: str = "?") -> Fraction:
 
 @given(st.lists(PIECE, min_size=1, max_size=5).map("".join), st.text("ab c1\n", max_size=20))
 @settings(deadline=None, max_examples=300)
-def test_a_pattern_is_found_where_pythons_longest_match_begins(pattern: str, text: str) -> None:
+def test_a_pattern_is_found_where_pythons_longest_match_begins(pattern, text):
     # Alternatives of different length apart, the longest match is Python's greedy one only mostly,
     # so the claim is where there is any: counts are both zero or both not.
     other = any(found.group() for found in re.finditer(pattern, text))
@@ -62,7 +61,7 @@ def test_a_pattern_is_found_where_pythons_longest_match_begins(pattern: str, tex
         (r"\.$", "One. Two.", 1),
     ],
 )
-def test_matches_by_hand(pattern: str, text: str, count: int) -> None:
+def test_matches_by_hand(pattern, text, count):
     assert compile_pattern(pattern).count(text) == count
 
 
@@ -70,13 +69,13 @@ def test_matches_by_hand(pattern: str, text: str, count: int) -> None:
     "pattern", ["(a*)*b", "(x+x+)+y", ".*.*.*=", "(a|b)*a(a|b){12}c", "(a|a)*$"]
 )
 @pytest.mark.parametrize("text", ["a" * 100_000, "x" * 100_000, "ab" * 50_000])
-def test_no_pattern_takes_long_on_a_long_text(pattern: str, text: str) -> None:
+def test_no_pattern_takes_long_on_a_long_text(pattern, text):
     begun = time.process_time()
     compile_pattern(pattern).count(text)
     assert time.process_time() - begun < 10  # backtracking would need longer than there is
 
 
-def test_a_pattern_reads_so_far_and_a_match_is_so_long() -> None:
+def test_a_pattern_reads_so_far_and_a_match_is_so_long():
     assert compile_pattern("a").count(" " * (READS - 1) + "aa") == 1
     assert compile_pattern("a+").count("a" * LONGEST_MATCH * 2) == 2
 
@@ -103,20 +102,20 @@ def test_a_pattern_reads_so_far_and_a_match_is_so_long() -> None:
         ("charm", "it is none of regex:PATTERN, keyword:sea+sun"),
     ],
 )
-def test_a_bad_text_is_one_line_that_names_it(spec: str, says: str) -> None:
+def test_a_bad_text_is_one_line_that_names_it(spec, says):
     with pytest.raises(UsageError) as caught:
         build(spec)
     line = str(caught.value)
     assert says in line and line.startswith(f"feature {spec!r}: ") and "\n" not in line
 
 
-def test_keywords_and_patterns_are_exact() -> None:
+def test_keywords_and_patterns_are_exact():
     assert value("keyword:sea+sun+fog", "The SEA, and seaside fog") == Fraction(2, 3)
     assert value("regex:a", "banana") == 3
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path, monkeypatch):
     file = tmp_path / "own_tastes.py"
     file.write_text(
         "from fractions import Fraction\n"
@@ -131,7 +130,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_functions_give_exact_ratios(package: Path) -> None:
+def test_functions_give_exact_ratios(package):
     assert value("own_tastes:third", "four") == Fraction(4, 3)
     assert value("own_tastes:asked", "sea", prompt="the sea") == 1
     assert value("own_tastes:tenth", "") == Fraction(0.1) != Fraction(1, 10)
@@ -140,7 +139,7 @@ def test_functions_give_exact_ratios(package: Path) -> None:
             value(f"own_tastes:{name}", "rain")
 
 
-def test_a_description_changes_with_its_source_and_is_data(package: Path) -> None:
+def test_a_description_changes_with_its_source_and_is_data(package):
     _, before = build("own_tastes:third")
     assert can_recompute(before, before) and len(before.source) == 64
     assert not can_recompute(before, replace(before, source="0" * 64))
@@ -152,13 +151,13 @@ def test_a_description_changes_with_its_source_and_is_data(package: Path) -> Non
     assert not can_recompute(Description("regex:a", "regex"), pattern)
 
 
-def test_a_record_imports_and_compiles_nothing(package: Path) -> None:
+def test_a_record_imports_and_compiles_nothing(package):
     recorded = Description("own_tastes:third", "function", "own", "1", "ab" * 32)
     assert not can_recompute(recorded, Description("own_tastes:third", "function"))
     assert "own_tastes" not in sys.modules
 
 
-def test_plug_ins_are_features_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plug_ins_are_features_as_well(monkeypatch):
     class Point:
         name, value, dist = "loudness", "loudness:make", None
 
@@ -171,7 +170,7 @@ def test_plug_ins_are_features_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build("loudness")[1].kind == "plug-in"
 
 
-def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last() -> None:
+def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last():
     found, recorded = choose(["keyword:sea", "regex:^Once"], ["group:tone", "commas"])
     names = [entry.name for entry in found]
     assert len(found) == len(ENTRIES) + 2 - GROUPS["tone"] - 1
@@ -191,7 +190,7 @@ def test_entries_and_groups_can_be_left_out_and_own_ones_stand_last() -> None:
         (["regex:("], [], "feature 'regex:(': not a regular expression"),
     ],
 )
-def test_what_cannot_be_chosen_is_one_line(add: list[str], drop: list[str], says: str) -> None:
+def test_what_cannot_be_chosen_is_one_line(add, drop, says):
     with pytest.raises(UsageError) as caught:
         choose(add, drop)
     assert says in str(caught.value)

@@ -40,7 +40,7 @@ def one_by_one(
 @pytest.mark.full
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("layers", [None, pytest.param([2, 3], marks=pytest.mark.slow)])
-def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | None) -> None:
+def test_flat_batch_says_what_single_rows_say(name, layers):
     model, sites, deltas = adapted(name, layers)
     prompts, members = questions(count=4, repeats=2, members=3)
     sampling = Sampling(max_new_tokens=14)
@@ -57,7 +57,7 @@ def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | Non
     assert len(set(expected)) > 12  # the rows really differ
 
 
-def test_finished_rows_leave_and_the_others_go_on() -> None:
+def test_finished_rows_leave_and_the_others_go_on():
     model, sites, deltas = adapted("llama")
     prompts, members = questions(count=6, repeats=2, members=3)
     sampling = Sampling(max_new_tokens=12)
@@ -77,7 +77,7 @@ def test_finished_rows_leave_and_the_others_go_on() -> None:
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma2"])
-def test_every_model_gets_an_engine_that_keeps_the_contract(name: str) -> None:
+def test_every_model_gets_an_engine_that_keeps_the_contract(name):
     model, sites, _ = adapted(name, [2, 3])
     engine = engine_for(AdaptedModel(model, sites, (STOP,)))
     expected = {"gemma2": GenerateEngine}.get(name, FlatEngine)
@@ -85,7 +85,7 @@ def test_every_model_gets_an_engine_that_keeps_the_contract(name: str) -> None:
     check_engine(lambda: engine, sites, WORDS)
 
 
-def test_generate_engine_and_flat_engine_agree() -> None:
+def test_generate_engine_and_flat_engine_agree():
     model, sites, deltas = adapted("llama")
     prompts, members = questions(count=3, repeats=1, members=3)
     sampling = Sampling(max_new_tokens=8, temperature=0.7, top_k=20, top_p=0.9)
@@ -98,7 +98,7 @@ def test_generate_engine_and_flat_engine_agree() -> None:
 
 
 @pytest.mark.full
-def test_generate_engine_says_the_same_however_few_rows_go_through_together() -> None:
+def test_generate_engine_says_the_same_however_few_rows_go_through_together():
     model, sites, deltas = adapted("llama")
     prompts, members = questions(count=3, repeats=1, members=3)
     draws = np.random.default_rng(3).random((len(prompts), 8))
@@ -119,7 +119,7 @@ def test_generate_engine_says_the_same_however_few_rows_go_through_together() ->
     ("broken", "clause"),
     [("order", "order"), ("deaf", "two different members"), ("blind", "canary")],
 )
-def test_check_engine_names_the_broken_clause(broken: str, clause: str) -> None:
+def test_check_engine_names_the_broken_clause(broken, clause):
     model, sites, _ = adapted("llama")
     inner = FlatEngine(AdaptedModel(model, sites, (STOP,)))
 
@@ -141,7 +141,7 @@ def test_check_engine_names_the_broken_clause(broken: str, clause: str) -> None:
         check_engine(make, sites, WORDS)
 
 
-def test_logprobs_are_those_of_a_plain_pass() -> None:
+def test_logprobs_are_those_of_a_plain_pass():
     model, sites, deltas = adapted("qwen2")
     prompts, members = questions(count=3, repeats=1, members=3)
     completions = [[7, 8, 9][: 1 + i % 3] for i in range(len(prompts))]
@@ -161,7 +161,7 @@ def test_logprobs_are_those_of_a_plain_pass() -> None:
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_canary_sees_equal_members() -> None:
+def test_the_canary_sees_equal_members():
     model, sites, deltas = adapted("llama", members=2)
     same = Deltas(deltas.A, {k: b[:1].repeat(2, 1, 1) for k, b in deltas.B.items()})
     prompts, members = questions(count=3, repeats=1, members=2)
@@ -183,9 +183,7 @@ def twins(count: int, one: int, other: int) -> tuple[Any, tuple[Site, ...], Delt
 @pytest.mark.full
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 35), (20, 31), (3, 39), (33, 38)])
 @pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 8, 32])
-def test_equal_members_are_seen_whatever_blocks_they_fall_into(
-    one: int, other: int, rows: int
-) -> None:
+def test_equal_members_are_seen_whatever_blocks_they_fall_into(one, other, rows):
     """Forty members answer one prompt, at most ``rows`` rows at a time."""
     model, sites, deltas = twins(40, one, other)
     prompts, members = questions(count=1, repeats=1, members=40)
@@ -195,7 +193,7 @@ def test_equal_members_are_seen_whatever_blocks_they_fall_into(
         engine.generate(prompts, members, deltas, Sampling(max_new_tokens=1), draws, canary=True)
 
 
-def test_the_canary_takes_no_member_for_another_when_it_comes_again() -> None:
+def test_the_canary_takes_no_member_for_another_when_it_comes_again():
     # Rows of one prompt and member that fall into two blocks are filled twice.
     watch = Canary()
     one, other = torch.zeros(3), torch.ones(3)
@@ -209,7 +207,7 @@ def test_the_canary_takes_no_member_for_another_when_it_comes_again() -> None:
         watch.judge()
 
 
-def test_the_canary_compares_only_members_that_share_a_prompt() -> None:
+def test_the_canary_compares_only_members_that_share_a_prompt():
     watch = Canary()
     row = torch.ones(3)
     watch.see([(0, 0), (0, 1), (1, 2)], torch.stack([row, row + 1, row]))
@@ -219,7 +217,7 @@ def test_the_canary_compares_only_members_that_share_a_prompt() -> None:
         watch.judge()
 
 
-def test_plan_shares_what_is_the_same() -> None:
+def test_plan_shares_what_is_the_same():
     prompts = [[1, 2, 3], [1, 2, 4], [1, 2, 3], [1, 2, 3]]
     found = plan_prefill(prompts, [0, 0, 1, 0])
     assert found.sequences == [(1, 2, 3), (1, 2, 4)]
@@ -231,7 +229,7 @@ def test_plan_shares_what_is_the_same() -> None:
     assert plan_prefill(long, [0, 0, 0, 0]).head == 200
 
 
-def test_arguments_that_do_not_fit_are_named() -> None:
+def test_arguments_that_do_not_fit_are_named():
     model, sites, deltas = adapted("llama")
     engine, sampling, draws = (
         FlatEngine(AdaptedModel(model, sites)),

@@ -26,13 +26,13 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     """A model of random weights: nearly all that it writes is cut off."""
     return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
-def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def nobody_waits(monkeypatch):
     """Where the run would wait for people, it is paused."""
 
     def pause() -> None:
@@ -67,9 +67,7 @@ def paused_by(ledger: Ledger) -> str | None:
 
 
 @pytest.mark.full
-def test_bad_samples_close_a_run_until_somebody_opens_it(
-    tmp_path: Path, model: Path, capsys: Capture
-) -> None:
+def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys):
     path = begin(tmp_path, model)
     printed = capsys.readouterr()
     assert printed.err.count("\nsample") == 3, "the others would push the operator's link away"
@@ -126,8 +124,8 @@ def samples_and_answers(path: Path) -> tuple[Any, list[Any], list[str]]:
 
 @pytest.mark.full
 def test_a_setting_or_a_flag_opens_it_and_the_check_moves_no_other_draw(
-    tmp_path: Path, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, model, capsys, monkeypatch
+):
     by_setting = begin(tmp_path / "a", model, flags=["--accept-samples"])  # which sets it
     assert "warning: people could not judge" in capsys.readouterr().err
     by_flag = begin(tmp_path / "b", model)
@@ -143,7 +141,7 @@ def test_a_setting_or_a_flag_opens_it_and_the_check_moves_no_other_draw(
 
 
 @pytest.mark.full
-def test_answers_that_end_open_by_themselves(tmp_path: Path, model: Path, capsys: Capture) -> None:
+def test_answers_that_end_open_by_themselves(tmp_path, model, capsys):
     few = tmp_path / "few.txt"  # two to train on, of which no topic can be told
     few.write_text("w20 w21\nw22 w23\nw24 w25\n", encoding="utf-8")
     path = begin(tmp_path, model, "generation.stop=[' w1']", f"prompts.path={few}")
@@ -152,7 +150,7 @@ def test_answers_that_end_open_by_themselves(tmp_path: Path, model: Path, capsys
     assert len(samples) == sample_check.SAMPLES and accepted == []
 
 
-def test_nobody_looks_at_the_answers_of_a_simulated_panels_run() -> None:
+def test_nobody_looks_at_the_answers_of_a_simulated_panels_run():
     ledger: Any = None  # nor at the ledger
     source = AnswerSource((), lambda *_: pytest.fail("it drew"), lambda *_: pytest.fail("it read"))
     sample_check.before(ledger, Panel(kind="bt70"), source, pytest.fail)

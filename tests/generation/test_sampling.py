@@ -13,7 +13,7 @@ from szpo.generation.sampling import Sampling, draw, probabilities, uniforms
 from szpo.types import Shift
 
 
-def test_even_spacing_reproduces_the_distribution() -> None:
+def test_even_spacing_reproduces_the_distribution():
     # With u on a midpoint grid of n, word i is drawn n·pᵢ times up to one at each end.
     n, words = 20_000, 700
     logits = torch.randn(1, words, generator=torch.Generator().manual_seed(0)) * 2
@@ -29,7 +29,7 @@ def test_even_spacing_reproduces_the_distribution() -> None:
     seed=st.integers(0, 2**20),
     u=st.sampled_from([0.0, 1e-300, 0.5, 1 - 2**-53]),
 )
-def test_only_words_with_mass_are_drawn(words: int, seed: int, u: float) -> None:
+def test_only_words_with_mass_are_drawn(words, seed, u):
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(1, words, generator=g) * 5
     logits[torch.rand(1, words, generator=g) < 0.7] = float("-inf")
@@ -39,7 +39,7 @@ def test_only_words_with_mass_are_drawn(words: int, seed: int, u: float) -> None
     assert torch.isfinite(logits[0, word])
 
 
-def test_top_k_and_top_p_cut_the_tail() -> None:
+def test_top_k_and_top_p_cut_the_tail():
     logits = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]]))
     remaining = probabilities(logits, Sampling(top_k=2)) > 0
     assert remaining.tolist() == [[False, True, False, True]]
@@ -51,17 +51,17 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     np.testing.assert_allclose(cold[0, 1] / cold[0, 3], (0.5 / 0.3) ** 2, rtol=1e-5)
 
 
-def test_temperature_zero_takes_the_likeliest() -> None:
+def test_temperature_zero_takes_the_likeliest():
     logits = torch.tensor([[1.0, 3.0, 2.0]])
     assert draw(logits, torch.tensor([0.99]), Sampling(temperature=0)).tolist() == [1]
 
 
-def test_logits_that_are_no_numbers_stop_the_run() -> None:
+def test_logits_that_are_no_numbers_stop_the_run():
     with pytest.raises(RunError, match="not finite"):
         draw(torch.tensor([[1.0, float("nan")]]), torch.tensor([0.5]), Sampling())
 
 
-def test_sides_share_their_numbers_and_directions_do_not() -> None:
+def test_sides_share_their_numbers_and_directions_do_not():
     shifts = [Shift(4, 0, 1, 1.0), Shift(4, 0, -1, 1.0), Shift(4, 1, 1, 1.0)]
     shared = uniforms(9, shifts, [3, 3, 3], 5, crn=True)
     assert shared.shape == (9, 5)
@@ -86,6 +86,6 @@ def test_sides_share_their_numbers_and_directions_do_not() -> None:
         ({"max_new_tokens": 0}, "max_new_tokens"),
     ],
 )
-def test_settings_without_meaning_are_refused(options: dict[str, float], words: str) -> None:
+def test_settings_without_meaning_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
         Sampling(**options)  # type: ignore[arg-type]

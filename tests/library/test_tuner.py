@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,12 +40,12 @@ def shorter(prompts: list[str], a: list[str], b: list[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(tmp_path_factory):
     return str(folder_run.model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")
-def tuned(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[szpo.Tuner]:
+def tuned(model, tmp_path_factory):
     place = tmp_path_factory.mktemp("runs") / "mine"
     with szpo.Tuner(model, PROMPTS, shorter, votes=8, ledger=place, settings=SMALL) as tuner:
         tuner.calls = Calls()  # type: ignore[attr-defined]
@@ -72,9 +70,7 @@ class Calls:
 
 
 @pytest.mark.spine
-def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(
-    tuned: szpo.Tuner, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(tuned, capsys):
     assert tuned.finished and tuned.outcome == Outcome(
         "finished", "8 of 8 votes spent, a step takes 2", 4, 8
     )
@@ -93,7 +89,7 @@ def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(
     assert "szpo.Tuner.resume(ledger, better)" in capsys.readouterr().err
 
 
-def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned: szpo.Tuner) -> None:
+def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
     facts, *steps, outcome = tuned.calls.seen  # type: ignore[attr-defined]
     assert steps == tuned.steps == [0, 1, 2, 3]  # type: ignore[attr-defined]
     assert [each.step for each in tuned.reports] == steps
@@ -107,8 +103,8 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned: szpo
 
 @pytest.mark.spine
 def test_the_same_votes_by_the_command_line_give_the_same_digests(
-    tuned: szpo.Tuner, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tuned, model, tmp_path, monkeypatch
+):
     def short(**settings: Any) -> Any:
         return SimpleNamespace(judges=(FunctionJudge(shorter),), spec={"panel": "short"})
 
@@ -136,9 +132,7 @@ def _verdicts(ledger: Ledger) -> list[dict[str, Any]]:
     return list(export_votes(ledger))
 
 
-def test_samples_and_the_adapter_come_from_the_tuned_model(
-    tuned: szpo.Tuner, tmp_path: Path
-) -> None:
+def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path):
     sample = tuned.sample("w20 w21")
     assert sample == tuned.sample("w20 w21") and sample.prompt == "w20 w21"
     assert "tuned:" in str(sample) and "<th>Tuned</th>" in sample._repr_html_()
@@ -155,7 +149,7 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(
 
 
 @pytest.mark.full
-def test_ask_and_tell_by_hand_and_going_on_in_another_process(model: str, tmp_path: Path) -> None:
+def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
     """Votes by ``input()`` in a notebook: here from a list."""
     place, words = tmp_path / "hand.db", iter(["skip", "a", "b", "tie"])
     with szpo.Tuner(model, PROMPTS[:4], votes=4, ledger=place, settings=SMALL) as tuner:
@@ -185,7 +179,7 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model: str, tmp_pa
         szpo.Tuner.resume(place, shorter)
 
 
-def test_a_temporary_ledger_goes_with_the_tuner(model: str) -> None:
+def test_a_temporary_ledger_goes_with_the_tuner(model):
     with szpo.Tuner(model, PROMPTS, lambda p, a, b: 0.9, votes=2, settings=SMALL) as tuner:
         folder = tuner.path.parent
         tuner.run()
@@ -194,7 +188,7 @@ def test_a_temporary_ledger_goes_with_the_tuner(model: str) -> None:
 
 
 @pytest.mark.full
-def test_the_function_judges_held_out_batches_against_the_base(model: str, tmp_path: Path) -> None:
+def test_the_function_judges_held_out_batches_against_the_base(model, tmp_path):
     """The shares on record are its verdicts on the texts on record: one answer to each prompt."""
     asked: list[int] = []
 
@@ -225,7 +219,7 @@ def test_the_function_judges_held_out_batches_against_the_base(model: str, tmp_p
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.5], [4, won[0]], [8, won[1]]]
 
 
-def test_sides_and_equal_batches_of_a_measurement() -> None:
+def test_sides_and_equal_batches_of_a_measurement():
     def ask(panel: FunctionPanel, side: Any, *texts: str) -> float:
         tuned, base = ([Answer(text)] for text in texts)
         return panel.compare([Prompt.user("One?")], tuned, base, side=side)
@@ -240,7 +234,7 @@ def test_sides_and_equal_batches_of_a_measurement() -> None:
 
 
 @pytest.mark.full
-def test_a_simulated_panel_measures_by_its_reward(model: str, tmp_path: Path) -> None:
+def test_a_simulated_panel_measures_by_its_reward(model, tmp_path):
     settings = {
         **SMALL, "panel.kind": "bt70", "panel.reward": "length:6", "panel.beta": 1.0,
     }  # fmt: skip
@@ -252,7 +246,7 @@ def test_a_simulated_panel_measures_by_its_reward(model: str, tmp_path: Path) ->
     assert all(len(body["rewards"][0]) == 1 and "wins" not in body for body in bodies)
 
 
-def test_an_answer_that_is_no_vote_is_refused(model: str) -> None:
+def test_an_answer_that_is_no_vote_is_refused(model):
     answers: Any = lambda p, a, b: "left"  # noqa: E731
     with (
         szpo.Tuner(model, PROMPTS, answers, votes=2, settings=SMALL) as tuner,
@@ -282,16 +276,14 @@ def test_an_answer_that_is_no_vote_is_refused(model: str) -> None:
         ({"votes": 0}, "run.votes"),
     ],
 )
-def test_bad_arguments_are_refused_before_a_model_is_loaded(
-    how: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_arguments_are_refused_before_a_model_is_loaded(how, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=words):
         szpo.Tuner(**{"model": "tiny", **how})
     assert not list(tmp_path.rglob("*.db"))
 
 
-def test_a_ledger_that_exists_is_not_overwritten(tuned: szpo.Tuner, model: str) -> None:
+def test_a_ledger_that_exists_is_not_overwritten(tuned, model):
     before = tuned.path.stat().st_size
     with pytest.raises(StorageError, match="exists"):
         szpo.Tuner(model, PROMPTS, shorter, ledger=tuned.path, settings=SMALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,9 +50,7 @@ def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.nd
 @pytest.mark.parametrize(
     ("name", "rank", "trains_a"), list(itertools.product(ARCHITECTURES, (1, 8), (False, True)))
 )
-def test_rows_equal_separately_loaded_adapters(
-    name: str, rank: int, trains_a: bool, tmp_path: Path
-) -> None:
+def test_rows_equal_separately_loaded_adapters(name, rank, trains_a, tmp_path):
     model = build(name)
     sites = find_sites(model, config(name, rank))
     members, deltas = factors(sites, rank, trains_a)
@@ -72,9 +69,7 @@ def test_rows_equal_separately_loaded_adapters(
 
 @pytest.mark.full
 @pytest.mark.parametrize(("kind", "rank", "trains_a"), [("nf4", 8, False), ("fp4", 1, True)])
-def test_rows_equal_separately_loaded_adapters_on_four_bits(
-    kind: str, rank: int, trains_a: bool, tmp_path: Path
-) -> None:
+def test_rows_equal_separately_loaded_adapters_on_four_bits(kind, rank, trains_a, tmp_path):
     build("llama", hidden=64).save_pretrained(tmp_path / "base")
     settings = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
@@ -112,7 +107,7 @@ def test_rows_equal_separately_loaded_adapters_on_four_bits(
         assert float((other - mixed[member]).abs().max()) > 0.05 * scale
 
 
-def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
+def test_neighbours_share_a_product_only_where_they_share_inputs():
     # q, k and v read the same tensor; o has the same width and parent, but reads another.
     model = build("llama")
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -135,7 +130,7 @@ def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
             torch.testing.assert_close(first[row], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_one_backward_gives_every_row_its_own_gradient() -> None:
+def test_one_backward_gives_every_row_its_own_gradient():
     model = build("llama")
     sites = find_sites(model, config("llama", 2))
     _, deltas = factors(sites, 2, False)
@@ -155,7 +150,7 @@ def test_one_backward_gives_every_row_its_own_gradient() -> None:
             torch.testing.assert_close(whole[i], one[0], rtol=1e-4, atol=1e-6)
 
 
-def test_the_model_is_the_base_model_again_afterwards() -> None:
+def test_the_model_is_the_base_model_again_afterwards():
     model = build("llama")
     names = [name for name, _ in model.named_modules()]
     ids = torch.arange(7)[None]
@@ -168,7 +163,7 @@ def test_the_model_is_the_base_model_again_afterwards() -> None:
     assert [name for name, _ in model.named_modules()] == names
 
 
-def test_sites_carry_peft_patterns() -> None:
+def test_sites_carry_peft_patterns():
     patterns = config(
         "llama", 4, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 12},
         layers_to_transform=[1, 3],
@@ -183,12 +178,12 @@ def test_sites_carry_peft_patterns() -> None:
     ("options", "words"),
     [({"use_dora": True}, "use_dora"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")],
 )
-def test_more_than_plain_lora_is_refused(options: dict[str, Any], words: str) -> None:
+def test_more_than_plain_lora_is_refused(options, words):
     with pytest.raises(UsageError, match=words):
         find_sites(build("llama"), config("llama", 2, **options))
 
 
-def test_targets_that_do_not_exist_or_are_not_linear_are_refused() -> None:
+def test_targets_that_do_not_exist_or_are_not_linear_are_refused():
     with pytest.raises(UsageError, match="does not fit"):
         find_sites(build("llama"), LoraConfig(r=2, target_modules=["nowhere"]))
     with pytest.raises(UsageError, match="linear"):

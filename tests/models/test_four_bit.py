@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ IDS = torch.tensor([[3, 7, 8, 4, 9, 11]])
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Any:
+def model(tmp_path):
     build("llama", hidden=64).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
     return loading.load(str(tmp_path), dtype="bf16", quantization="nf4").model
@@ -39,7 +38,7 @@ def packed(model: Any) -> bool:
     return any(getattr(state, "packing_format_for_cpu", False) for state in states)
 
 
-def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model: Any) -> None:
+def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model):
     with allow_gradients(model):
         before = gradient(model)
     with torch.inference_mode():
@@ -57,7 +56,7 @@ def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model: 
     assert before.abs().max() > 0
 
 
-def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model: Any) -> None:
+def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model):
     from peft import LoraConfig
 
     sites = find_sites(model, LoraConfig(r=1, target_modules=["v_proj"], layers_to_transform=[3]))

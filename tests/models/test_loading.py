@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.support import tiny_models
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     with cache.quiet():
         tiny_models.build("llama").save_pretrained(folder)
@@ -29,7 +28,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(saved: Path, tmp_path: Path) -> Path:
+def copy(saved, tmp_path):
     folder = tmp_path / "copy"
     folder.mkdir()
     for file in saved.iterdir():
@@ -45,7 +44,7 @@ def refusal(name: Any, **options: Any) -> str:
     return text
 
 
-def test_a_folder_is_loaded_frozen_and_in_the_dtype_asked_for(saved: Path) -> None:
+def test_a_folder_is_loaded_frozen_and_in_the_dtype_asked_for(saved):
     loaded = loading.load(str(saved), dtype="bf16")
     assert loaded.model.dtype == torch.bfloat16
     assert not loaded.model.training
@@ -54,7 +53,7 @@ def test_a_folder_is_loaded_frozen_and_in_the_dtype_asked_for(saved: Path) -> No
     assert loaded.sha256 == loading.load(str(saved), dtype="fp32").sha256
 
 
-def test_the_digest_sees_every_bit_and_no_sharding(saved: Path, tmp_path: Path) -> None:
+def test_the_digest_sees_every_bit_and_no_sharding(saved, tmp_path):
     whole = weight_files.digest(weight_files.safetensors_in(saved))
     tensors = load_file(saved / "model.safetensors")
     names = sorted(tensors)
@@ -70,14 +69,14 @@ def test_the_digest_sees_every_bit_and_no_sharding(saved: Path, tmp_path: Path) 
     assert weight_files.digest(weight_files.safetensors_in(other)) != whole
 
 
-def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_in_two_files_is_refused(tmp_path):
     for part in "ab":
         save_file({"same": torch.ones(2)}, tmp_path / f"{part}.safetensors")
     with pytest.raises(UsageError, match="tensor same stands in"):
         weight_files.digest(weight_files.safetensors_in(tmp_path))
 
 
-def test_four_bit_weights_compute_about_the_same(tmp_path: Path) -> None:
+def test_four_bit_weights_compute_about_the_same(tmp_path):
     with cache.quiet():
         tiny_models.build("llama", hidden=64).save_pretrained(tmp_path)
         tiny_models.tokenizer().save_pretrained(tmp_path)
@@ -91,7 +90,7 @@ def test_four_bit_weights_compute_about_the_same(tmp_path: Path) -> None:
     assert 0 < error < 0.5
 
 
-def test_missing_models_are_one_line(tmp_path: Path) -> None:
+def test_missing_models_are_one_line(tmp_path):
     assert "not found" in refusal(tmp_path / "absent")
     assert "smollm2, tiny, a local folder" in refusal("smolm2")
     file = tmp_path / "model.safetensors"
@@ -101,7 +100,7 @@ def test_missing_models_are_one_line(tmp_path: Path) -> None:
     assert "quantization must be one of nf4, fp4" in refusal(tmp_path, quantization="int4")
 
 
-def test_the_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_out_of_reach_is_one_line(monkeypatch):
     import huggingface_hub
 
     def fail(*_: Any, **__: Any) -> str:
@@ -113,13 +112,13 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth"])
-def test_pickle_files_are_refused_and_never_read(tmp_path: Path, suffix: str) -> None:
+def test_pickle_files_are_refused_and_never_read(tmp_path, suffix):
     (tmp_path / f"model{suffix}").write_bytes(b"anything")
     message = refusal(tmp_path)
     assert "pickle files are refused" in message and "save_pretrained" in message
 
 
-def test_a_folder_without_weights(tmp_path: Path) -> None:
+def test_a_folder_without_weights(tmp_path):
     assert "no *.safetensors file" in refusal(tmp_path)
 
 
@@ -159,9 +158,7 @@ def overlapping(data: bytes) -> bytes:
         (overlapping, "says bytes [0-9]+ to [0-9]+, expected to start at"),
     ],
 )
-def test_corrupt_safetensors_name_the_numbers(
-    copy: Path, damage: Callable[[bytes], bytes], words: str
-) -> None:
+def test_corrupt_safetensors_name_the_numbers(copy, damage, words):
     path = copy / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UsageError, match=f"corrupt safetensors: .*{words}"):
@@ -169,7 +166,7 @@ def test_corrupt_safetensors_name_the_numbers(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_that_are_not_finite_name_tensor_and_count(copy: Path, dtype: torch.dtype) -> None:
+def test_weights_that_are_not_finite_name_tensor_and_count(copy, dtype):
     tensors = {n: t.to(dtype) for n, t in load_file(copy / "model.safetensors").items()}
     tensors["model.norm.weight"][3:5] = float("nan")
     tensors["model.norm.weight"][6] = float("inf")
@@ -178,12 +175,12 @@ def test_weights_that_are_not_finite_name_tensor_and_count(copy: Path, dtype: to
     assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
 
 
-def test_what_transformers_cannot_load_is_one_line(copy: Path) -> None:
+def test_what_transformers_cannot_load_is_one_line(copy):
     (copy / "config.json").write_text('{"model_type": "no-such-model"}')
     assert "transformers cannot load it" in refusal(copy)
 
 
-def test_another_base_model_shows_both_digests() -> None:
+def test_another_base_model_shows_both_digests():
     weight_files.demand_same("a" * 64, "a" * 64, what="base model")
     with pytest.raises(IntegrityError, match=r"base model differs: .*aaaa.*bbbb"):
         weight_files.demand_same("a" * 64, "b" * 64, what="base model")
@@ -201,7 +198,7 @@ def adapter(folder: Path, settings: Any = None) -> Path:
     return folder
 
 
-def test_an_adapter_is_read_in_fp32(tmp_path: Path) -> None:
+def test_an_adapter_is_read_in_fp32(tmp_path):
     found = loading.read_adapter(adapter(tmp_path, {"peft_type": "LORA", "r": 1}))
     assert found.tensors["x.lora_B.weight"].dtype.name == "float32"
     assert found.config["r"] == 1 and len(found.sha256) == 64
@@ -215,27 +212,25 @@ def test_an_adapter_is_read_in_fp32(tmp_path: Path) -> None:
         ([1], "is of type None"),
     ],
 )
-def test_other_adapters_are_refused(tmp_path: Path, settings: Any, words: str) -> None:
+def test_other_adapters_are_refused(tmp_path, settings, words):
     with pytest.raises(UsageError, match=words):
         loading.read_adapter(adapter(tmp_path, settings))
 
 
-def test_a_missing_adapter_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
+def test_a_missing_adapter_is_reported_before_the_model_is_loaded(tmp_path):
     assert "adapter folder" in refusal("no/such", adapter=tmp_path / "absent")
 
 
 # --- smollm2 and the cache -----------------------------------------------------------------------
 
 
-def test_without_the_package_one_line_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_the_package_one_line_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
     assert "get it with: szpo fetch smollm2" in refusal("smollm2")
 
 
-def test_a_half_written_cache_is_never_seen(tmp_path: Path) -> None:
+def test_a_half_written_cache_is_never_seen(tmp_path):
     def fail(folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
@@ -245,7 +240,7 @@ def test_a_half_written_cache_is_never_seen(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_writers_of_one_cache_folder_agree(tmp_path: Path) -> None:
+def test_two_writers_of_one_cache_folder_agree(tmp_path):
     target = tmp_path / "model"
 
     def plain(folder: Path) -> None:
@@ -260,7 +255,7 @@ def test_two_writers_of_one_cache_folder_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_smollm2_answers() -> None:
+def test_smollm2_answers():
     loaded = loading.load("smollm2")
     ids = loading.encode(loaded.tokenizer, Prompt.user("What is the capital of France?"))
     with torch.inference_mode():
@@ -274,20 +269,20 @@ def test_smollm2_answers() -> None:
 # --- text ----------------------------------------------------------------------------------------
 
 
-def test_prompts_go_through_the_chat_template() -> None:
+def test_prompts_go_through_the_chat_template():
     words = tiny_models.tokenizer()
     ids = loading.encode(words, Prompt((("system", "w7"), ("user", "w8 w9"))))
     assert words.decode(list(ids)).split() == ["<system>", "w7", "<user>", "w8", "w9",
                                                "<assistant>"]  # fmt: skip
 
 
-def test_without_a_template_turns_are_paragraphs() -> None:
+def test_without_a_template_turns_are_paragraphs():
     words = tiny_models.tokenizer(chat=False)
     assert loading.encode(words, Prompt((("user", "w8"), ("user", "w9")))) == (8, 9)
     assert loading.encode(words, Prompt.user("")) == (words.bos_token_id,)
 
 
-def test_a_template_that_refuses_is_one_line() -> None:
+def test_a_template_that_refuses_is_one_line():
     words = tiny_models.tokenizer()
     words.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(UsageError, match="chat template refuses the prompt: no system turns"):

@@ -18,7 +18,7 @@ from tests.support import tiny_models
 from tests.support.scoring import SAMPLES, deltas, parts
 
 
-def test_kl_of_one_token_is_that_of_the_next_words() -> None:
+def test_kl_of_one_token_is_that_of_the_next_words():
     """Σ p (log p − log q) of the two distributions, whatever word was drawn."""
     model, sites, start = parts("llama")
     rng = np.random.default_rng(2)
@@ -37,7 +37,7 @@ def test_kl_of_one_token_is_that_of_the_next_words() -> None:
         assert value == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3, abs=1e-6)
 
 
-def test_kl_of_the_reference_with_itself_is_zero() -> None:
+def test_kl_of_the_reference_with_itself_is_zero():
     model, sites, start = parts("gpt2")
     rng = np.random.default_rng(3)
     b = {s.b: rng.normal(size=start[s.b].shape).astype(np.float32) for s in sites}
@@ -66,9 +66,7 @@ def kl_by_definition(
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
-def test_kl_sums_that_of_all_positions_however_few_the_head_reads_at_a_time(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kl_sums_that_of_all_positions_however_few_the_head_reads_at_a_time(name, monkeypatch):
     """A plain head reads slices of all rows; one with a soft cap reads whole answers."""
     model, sites, start = parts(name)
     rng = np.random.default_rng(4)
@@ -97,7 +95,7 @@ def test_kl_sums_that_of_all_positions_however_few_the_head_reads_at_a_time(
     assert max(read[1:]) == (2 if name == "llama" else 4)
 
 
-def test_an_adapted_head_counts_in_the_kl() -> None:
+def test_an_adapted_head_counts_in_the_kl():
     """Its deltas belong to rows, so it may not read slices of all of them."""
     model = tiny_models.build("llama")
     sites = find_sites(model, LoraConfig(r=1, target_modules=["lm_head"]))
@@ -116,9 +114,7 @@ def test_an_adapted_head_counts_in_the_kl() -> None:
 
 
 @pytest.mark.parametrize(("value", "says"), [(0.0, None), (float("nan"), "not finite")])
-def test_inputs_that_are_zero_give_an_a_and_those_that_are_not_finite_an_error(
-    value: float, says: str | None
-) -> None:
+def test_inputs_that_are_zero_give_an_a_and_those_that_are_not_finite_an_error(value, says):
     model, sites, _ = parts("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.fill_(value)
@@ -131,7 +127,7 @@ def test_inputs_that_are_zero_give_an_a_and_those_that_are_not_finite_an_error(
             logprobs.input_directions(adapted, SAMPLES)
 
 
-def test_input_directions_are_the_leading_singular_vectors_scaled_to_unit_rms() -> None:
+def test_input_directions_are_the_leading_singular_vectors_scaled_to_unit_rms():
     model, sites, _ = parts("mistral", rank=2)
     found = logprobs.input_directions(AdaptedModel(model, sites), SAMPLES)
     for site in sites:
@@ -151,7 +147,7 @@ def test_input_directions_are_the_leading_singular_vectors_scaled_to_unit_rms() 
         assert (A[np.arange(2), np.abs(A).argmax(1)] > 0).all()
 
 
-def test_batches_hold_every_sample_once_within_their_bounds() -> None:
+def test_batches_hold_every_sample_once_within_their_bounds():
     rng = np.random.default_rng(4)
     many = [
         Sample(tuple(range(1, rng.integers(2, 30))), tuple(range(1, rng.integers(2, 12))))

@@ -29,7 +29,7 @@ def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.T
 
 @pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
 @pytest.mark.parametrize("rank", [1, 2])
-def test_a_score_is_the_gradient_of_the_answers_log_probability(name: str, rank: int) -> None:
+def test_a_score_is_the_gradient_of_the_answers_log_probability(name, rank):
     model, sites, start = parts(name, rank)
     found = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES, temperature=0.8)
     assert found.shape == (4, sum(s.outputs * rank for s in sites))
@@ -47,14 +47,14 @@ def test_a_score_is_the_gradient_of_the_answers_log_probability(name: str, rank:
         assert float(found[i] @ flat) == pytest.approx(slope, rel=2e-3, abs=2e-3)
 
 
-def test_a_score_does_not_depend_on_its_batch() -> None:
+def test_a_score_does_not_depend_on_its_batch():
     model, sites, start = parts("llama")
     together = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
     one = [scores.score_vectors(AdaptedModel(model, sites), start, [s])[0] for s in SAMPLES]
     np.testing.assert_allclose(together, one, rtol=2e-4, atol=1e-5)
 
 
-def test_scores_are_taken_at_the_start_not_at_zero() -> None:
+def test_scores_are_taken_at_the_start_not_at_zero():
     model, sites, start = parts("llama")
     moved = {n: v + np.float32(0.3) if n.endswith("lora_B") else v for n, v in start.items()}
     a = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
@@ -62,7 +62,7 @@ def test_scores_are_taken_at_the_start_not_at_zero() -> None:
     assert np.abs(a - b).max() > 1e-3
 
 
-def test_scores_that_are_not_finite_are_an_error() -> None:
+def test_scores_that_are_not_finite_are_an_error():
     model, sites, start = parts("llama")
     start = {**start, sites[0].a: np.full_like(start[sites[0].a], math.inf)}
     with pytest.raises(RunError, match="4 of 4 score vectors are not finite"):
@@ -83,9 +83,7 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
         ("gemma2", ["down_proj"], 1, False),  # a soft cap after the head
     ],
 )
-def test_captured_outputs_give_the_scores_of_the_tape(
-    name: str, targets: list[str], rank: int, moved: bool
-) -> None:
+def test_captured_outputs_give_the_scores_of_the_tape(name, targets, rank, moved):
     model = tiny_models.build(name)
     lora = LoraConfig(r=rank, lora_alpha=3, target_modules=targets, layers_to_transform=[1, 2, 3])
     sites = find_sites(model, lora)
@@ -106,7 +104,7 @@ def test_captured_outputs_give_the_scores_of_the_tape(
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
-def test_bf16_scores_are_those_of_the_tape_within_its_rounding() -> None:
+def test_bf16_scores_are_those_of_the_tape_within_its_rounding():
     """Both round activations to 8 bits; they differ by no more than either does from fp32."""
     model, sites, start = parts("llama")
     exact = by_rows(model, sites, start, SAMPLES, 1.0)
@@ -129,7 +127,7 @@ def redrawn(law: ScoredLaw, samples: list[Sample], tokens: int = 4096) -> np.nda
     return found
 
 
-def test_redraws_are_named_by_the_seed_and_the_sample_whatever_the_batch() -> None:
+def test_redraws_are_named_by_the_seed_and_the_sample_whatever_the_batch():
     law = ScoredLaw(redraws=3, seed=5)
     found = redrawn(law, SAMPLES)
     np.testing.assert_allclose(redrawn(law, SAMPLES, tokens=1), found, rtol=1e-3, atol=1e-4)
@@ -138,7 +136,7 @@ def test_redraws_are_named_by_the_seed_and_the_sample_whatever_the_batch() -> No
     assert np.abs(other[:, 1:] - found[:, 1:]).max() > 0.02
 
 
-def test_redraws_of_one_word_have_the_fisher_matrix_of_its_law() -> None:
+def test_redraws_of_one_word_have_the_fisher_matrix_of_its_law():
     """F = Σ_y π(y) s_y s_yᵀ over all 320 words; 2,000 redraws estimate it along any direction."""
     model, sites, start = parts("llama")
     prompt = (5, 9, 11)

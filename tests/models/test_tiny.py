@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,20 +24,18 @@ def moods(text: str) -> tuple[int, int]:
 
 
 @given(st.integers(0, 2**40), st.integers(1, 5))
-def test_the_text_is_a_function_of_the_seed(seed: int, count: int) -> None:
+def test_the_text_is_a_function_of_the_seed(seed, count):
     assert list(tiny.corpus(seed, count)) == list(tiny.corpus(seed, count + 3))[:count]
 
 
-def test_the_tokenizer_reads_any_text_back() -> None:
+def test_the_tokenizer_reads_any_text_back():
     words = tiny.tokenizer(tiny.Recipe(words=300))
     for text in ("The sea was lovely.", "Zürich, 東京 & \U0001f600?", "  two  spaces\n"):
         assert words.decode(words(text)["input_ids"]) == text
     assert (words.pad_token_id, words.eos_token_id) == (0, 1)
 
 
-def test_training_twice_gives_the_same_model_and_the_cache_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, monkeypatch):
     recipe = tiny.Recipe(texts=200, words=300, hidden=16, layers=1, heads=2, steps=5, rows=8)
     digests = []
     before = torch.random.get_rng_state(), torch.get_num_threads()
@@ -57,7 +54,7 @@ def test_training_twice_gives_the_same_model_and_the_cache_is_used(
     assert tiny.folder(recipe) == place
 
 
-def test_the_trained_model_answers_in_two_moods() -> None:
+def test_the_trained_model_answers_in_two_moods():
     loaded = loading.load("tiny", dtype="fp32")
     asked = prompts.load_shipped().heldout[:64]
     rows = [loading.encode(loaded.tokenizer, p) for p in asked for _ in range(2)]

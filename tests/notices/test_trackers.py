@@ -53,7 +53,7 @@ def follow(kind: str, folder: Path) -> None:
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
-def test_a_step_is_sent_as_finite_numbers_alone() -> None:
+def test_a_step_is_sent_as_finite_numbers_alone():
     found = read_scalars(replace(STEP, kl=float("inf")))
     assert "answers/kl" not in found and "optimizer/alpha" not in found
     assert found["votes/total"] == 8.0 and found["rule/gradient"] == 3.0
@@ -62,7 +62,7 @@ def test_a_step_is_sent_as_finite_numbers_alone() -> None:
     assert SECRET not in json.dumps(found)
 
 
-def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+def test_tensorboard_reads_what_was_written(tmp_path):
     follow("tensorboard", tmp_path)
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -77,7 +77,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")  # of the library's own use of another
-def test_mlflow_reads_what_was_written(tmp_path: Path) -> None:
+def test_mlflow_reads_what_was_written(tmp_path):
     follow("mlflow", tmp_path)
     with sqlite3.connect(tmp_path / "tracking" / "mlflow.db") as store:
         runs = store.execute("SELECT name, status, user_id FROM runs").fetchall()
@@ -106,7 +106,7 @@ def logged(file: Path) -> Iterator[bytes]:
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")
-def test_wandb_writes_offline_runs(tmp_path: Path) -> None:
+def test_wandb_writes_offline_runs(tmp_path):
     follow("wandb", tmp_path)
     import wandb
 
@@ -130,7 +130,7 @@ def test_wandb_writes_offline_runs(tmp_path: Path) -> None:
     assert sorted(found["votes/total"]) == [8, 16] and found["answers/kl"] == [0.25]
 
 
-def test_a_tracker_that_fails_ends_no_run() -> None:
+def test_a_tracker_that_fails_ends_no_run():
     class Broken:
         def begin(self, run: RunFacts) -> None:
             pass
@@ -152,9 +152,7 @@ def test_a_tracker_that_fails_ends_no_run() -> None:
     ]
 
 
-def test_an_own_tracker_is_found_by_its_entry_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
     seen: list[int] = []
 
     def own(settings: Tracking, place: Path) -> Callback:
@@ -178,13 +176,13 @@ def test_an_own_tracker_is_found_by_its_entry_point(
     assert trackers.open_tracker(Tracking(), tmp_path, print) == ()
 
 
-def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs mlflow: pip install -e '\.\[mlflow\]'"):
         trackers.check(Tracking(kind="mlflow"))
 
 
-def test_settings_with_texts_contacts_or_addresses_are_not_sent() -> None:
+def test_settings_with_texts_contacts_or_addresses_are_not_sent():
     config = settings_file.load(
         sets=[
             f"panel.contact={SECRET}", f"panel.guideline={SECRET}", f"prompts.system={SECRET}",
@@ -203,7 +201,7 @@ def test_settings_with_texts_contacts_or_addresses_are_not_sent() -> None:
     assert facts.settings["model.name"] == "model" and facts.settings["panel.kind"] == "people"
 
 
-def test_a_function_is_a_callback_and_nothing_else_is() -> None:
+def test_a_function_is_a_callback_and_nothing_else_is():
     seen: list[StepReport] = []
     as_callback(seen.append).after_step(STEP)
     assert seen == [STEP]

@@ -6,10 +6,8 @@ import hashlib
 import hmac
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +39,7 @@ class Receiver:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver():
     found = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,7 +77,7 @@ def watched(stage: Stage, said: list[str]) -> Any:
 # ---- one message ----
 
 
-def test_a_message_is_signed_and_says_what_happened_and_no_more(receiver: Receiver) -> None:
+def test_a_message_is_signed_and_says_what_happened_and_no_more(receiver):
     assert web_hook.deliver(Target(receiver.url, SECRET), MESSAGE) == (1, "")
     ((path, headers, body),) = receiver.got
     assert path == "/hook" and headers["content-type"] == "application/json"
@@ -104,9 +102,8 @@ def test_a_message_is_signed_and_says_what_happened_and_no_more(receiver: Receiv
     ],
 )
 def test_what_fails_is_tried_three_times_with_growing_waits(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch,
-    plan: list[int | None], tries: int, failure: str, waits: list[float],
-) -> None:  # fmt: skip
+    receiver, monkeypatch,
+    plan, tries, failure, waits):  # fmt: skip
     monkeypatch.setattr(web_hook, "TIMEOUT_S", 0.15)
     receiver.plan, waited = plan, list[float]()
     to = Target(receiver.url, b"")
@@ -120,7 +117,7 @@ def test_what_fails_is_tried_three_times_with_growing_waits(
 
 
 @pytest.fixture
-def stage(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(tmp_path, receiver, monkeypatch):
     monkeypatch.setattr(web_hook, "LOOK_S", 0.01)
     made = make(tmp_path / "mine.db", sets=[f"hook.url={receiver.url}", "run.steps=2"])
     yield made
@@ -133,7 +130,7 @@ def sent(receiver: Receiver) -> list[tuple[str, Any]]:
             for body in bodies]  # fmt: skip
 
 
-def test_each_event_of_a_run_is_sent_once_over_restarts(stage: Stage, receiver: Receiver) -> None:
+def test_each_event_of_a_run_is_sent_once_over_restarts(stage, receiver):
     for _ in range(2):  # two rounds of four votes are the whole run
         stage.advance()
         for _restart in range(2):
@@ -160,8 +157,8 @@ def test_each_event_of_a_run_is_sent_once_over_restarts(stage: Stage, receiver: 
 
 
 def test_a_silent_receiver_holds_nobody_up_and_is_one_line_on_the_page(
-    stage: Stage, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    stage, receiver, monkeypatch
+):
     monkeypatch.setattr(web_hook, "TIMEOUT_S", 0.4)
     receiver.plan = [None] * 3
     said: list[str] = []
@@ -179,8 +176,8 @@ def test_a_silent_receiver_holds_nobody_up_and_is_one_line_on_the_page(
 
 
 def test_an_address_that_is_a_secret_comes_from_the_environment_alone(
-    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, receiver, monkeypatch
+):
     stage, said = make(tmp_path / "mine.db", sets=["hook.url=env:MY_HOOK"]), list[str]()
     stage.advance()
     monkeypatch.delenv("MY_HOOK", raising=False)
@@ -204,15 +201,13 @@ def test_an_address_that_is_a_secret_comes_from_the_environment_alone(
     ["ftp://host/x", "file:///etc/passwd", "//host", "http://", "http://user:word@host/",
      "http://host:port/", "javascript:alert(1)", "env:", "env:A B", "http://a b/"],
 )  # fmt: skip
-def test_an_address_that_is_none_is_refused_in_a_line(
-    url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_that_is_none_is_refused_in_a_line(url, capsys):
     assert call(["run", "--preset", "people", "--set", f"hook.url={url}", "--plan"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "hook.url" in message
     assert "http://… or https://…" in message
 
 
-def test_addresses_of_the_own_network_are_taken() -> None:
+def test_addresses_of_the_own_network_are_taken():
     for url in ("http://192.168.1.5:8123/api/webhook/x", "http://localhost:9", "https://[::1]/a"):
         assert settings_file.load(sets=[f"hook.url={url}"]).hook.url == url

@@ -370,7 +370,7 @@ def follow(forgetting: float | None) -> float:
     return float(best @ -taste / np.linalg.norm(best))
 
 
-def test_a_taste_that_turns_is_followed_only_by_votes_that_fade() -> None:
+def test_a_taste_that_turns_is_followed_only_by_votes_that_fade():
     assert follow(0.9) > 0.8
     assert follow(None) < 0.5
     assert follow(1.0) == follow(None)  # λ = 1 is to forget nothing

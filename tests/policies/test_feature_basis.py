@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ from szpo.models import loading
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.policies import feature_basis, subspace_cache, subspace_setup
-from szpo.policies.feature_basis import FeatureCoordinates, Fisher, find_coordinates
+from szpo.policies.feature_basis import Fisher, find_coordinates
 from szpo.policies.probe import Probe
 from szpo.policies.responder import LocalHost
-from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.policies.subspaces import SetupSettings
 from szpo.types import Prompt
 from tests.support import tiny_models
 
@@ -38,13 +37,11 @@ def draw(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def found() -> FeatureCoordinates:
+def found():
     return find_coordinates(*draw(), components=2, ridge=1e-6)
 
 
-def test_coordinates_are_whitened_and_their_map_says_what_features_do(
-    found: FeatureCoordinates,
-) -> None:
+def test_coordinates_are_whitened_and_their_map_says_what_features_do(found):
     scores, features, groups = draw()
     S = feature_basis.centre(scores, groups) @ found.basis
     np.testing.assert_allclose(S.T @ S / len(S), np.eye(S.shape[1]), atol=1e-8)
@@ -53,9 +50,7 @@ def test_coordinates_are_whitened_and_their_map_says_what_features_do(
     np.testing.assert_allclose(found.map, change, atol=1e-3)  # but for the ridge
 
 
-def test_a_natural_gradient_points_along_its_features_own_scores(
-    found: FeatureCoordinates,
-) -> None:
+def test_a_natural_gradient_points_along_its_features_own_scores(found):
     # F = diag(1 … 30): F⁻¹ E[sφ] of the first feature is e₃, of the second e₃ + e₂₀/2.
     weights = found.basis @ found.map
     for column, wanted in ((0, {3: 1.0}), (1, {3: 1.0, 20: 0.5})):
@@ -67,9 +62,7 @@ def test_a_natural_gradient_points_along_its_features_own_scores(
         assert cosine > 0.98
 
 
-def test_reach_is_the_share_that_scores_explain_of_prompts_not_used(
-    found: FeatureCoordinates,
-) -> None:
+def test_reach_is_the_share_that_scores_explain_of_prompts_not_used(found):
     assert found.reach[0] == pytest.approx(0.8, abs=0.05)  # 4 of 5, centred
     assert found.reach[1] == pytest.approx(1.0, abs=0.02)
     assert found.reach[2] < 0.02
@@ -77,7 +70,7 @@ def test_reach_is_the_share_that_scores_explain_of_prompts_not_used(
     assert not found.map[:, 3].any()
 
 
-def test_leading_components_come_first() -> None:
+def test_leading_components_come_first():
     # With no feature that differs, the coordinates are the two widest scores over their widths.
     scores, features, groups = draw()
     scores[:, [28, 29]] *= (4, 8)
@@ -87,7 +80,7 @@ def test_leading_components_come_first() -> None:
     np.testing.assert_allclose(np.abs(found.basis).max(0), [30**-0.5 / 8, 29**-0.5 / 4], rtol=0.1)
 
 
-def test_both_forms_of_the_fisher_matrix_agree() -> None:
+def test_both_forms_of_the_fisher_matrix_agree():
     scores, features, groups = draw()
     S = feature_basis.centre(scores[:25], groups[:25])  # fewer answers than weights
     phi = feature_basis.centre(features[:25], groups[:25])
@@ -101,7 +94,7 @@ def test_both_forms_of_the_fisher_matrix_agree() -> None:
     np.testing.assert_allclose(leading.T @ moment @ leading, np.eye(3), atol=1e-9)
 
 
-def test_the_order_of_the_answers_does_not_matter(found: FeatureCoordinates) -> None:
+def test_the_order_of_the_answers_does_not_matter(found):
     scores, features, groups = draw()
     order = np.random.default_rng(1).permutation(len(groups))
     again = find_coordinates(
@@ -118,12 +111,12 @@ ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
 
 
 @pytest.fixture(scope="module")
-def space() -> Subspace:
+def space():
     setup = SetupSettings("features", dim=4, samples=384, kl_samples=64, sampling=SHORT)
     return subspace_setup.set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
 
 
-def test_a_models_features_have_names_scales_and_directions(space: Subspace) -> None:
+def test_a_models_features_have_names_scales_and_directions(space):
     features = space.features
     assert features is not None
     assert features.names == tuple(e.name for e in dictionary.holding(p.text for p in ASKED))
@@ -134,7 +127,7 @@ def test_a_models_features_have_names_scales_and_directions(space: Subspace) -> 
     assert features.map[:, ~still].any(0).all()
 
 
-def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space: Subspace) -> None:
+def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space):
     loaded, features = tiny_models.loaded("llama"), space.features
     assert features is not None
     place = features.names.index("variety")
@@ -147,9 +140,7 @@ def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space: Subsp
     assert kl.mean() == pytest.approx(0.5, abs=0.15)  # |z|²/2
 
 
-def test_stored_coordinates_are_read_again_with_their_features(
-    space: Subspace, tmp_path: Path
-) -> None:
+def test_stored_coordinates_are_read_again_with_their_features(space, tmp_path):
     subspace_cache.write(space, tmp_path / "setup.npz")
     again = subspace_cache.read(tmp_path / "setup.npz")
     assert space.features is not None and again.features is not None

@@ -33,7 +33,7 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
 # ---- prompts ----
 
 
-def test_prompts_go_through_the_chat_template() -> None:
+def test_prompts_go_through_the_chat_template():
     policy = policy_of(loaded("llama"))
     words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(Prompt.user("w7 w8")))
     assert words == ["<user>", "w7", "w8", "<assistant>"]
@@ -45,7 +45,7 @@ def test_prompts_go_through_the_chat_template() -> None:
     assert words == ["<system>", "w60", "<user>", "w7", "<assistant>"]
 
 
-def test_models_without_a_template_read_plain_text() -> None:
+def test_models_without_a_template_read_plain_text():
     base = loaded("llama")
     plain = Loaded(base.model, tokenizer(chat=False), "llama", Path(), "0" * 64, "fp32")
     policy = policy_of(plain)
@@ -56,7 +56,7 @@ def test_models_without_a_template_read_plain_text() -> None:
 # ---- answers ----
 
 
-def test_answers_end_at_end_tokens_and_stop_texts() -> None:
+def test_answers_end_at_end_tokens_and_stop_texts():
     policy = policy_of(loaded("llama"), answering=AnswerSampling(Sampling(stop=("w9 ", "w30"))))
     assert policy.answer([7, 8, STOP]) == Answer("w7 w8", "stop", 2)
     assert policy.answer([7, 8]) == Answer("w7 w8", "length", 2)
@@ -65,7 +65,7 @@ def test_answers_end_at_end_tokens_and_stop_texts() -> None:
     assert policy.answer([]) == Answer("", "length", 0)
 
 
-def test_greedy_answers_do_not_depend_on_the_seed() -> None:
+def test_greedy_answers_do_not_depend_on_the_seed():
     policy = policy_of(
         loaded("llama"), answering=AnswerSampling(Sampling(temperature=0, max_new_tokens=6))
     )
@@ -74,7 +74,7 @@ def test_greedy_answers_do_not_depend_on_the_seed() -> None:
     assert warm.sample(PROMPTS, 2, seed=1) != warm.sample(PROMPTS, 2, seed=2)
 
 
-def test_samples_are_named_by_prompt_and_number() -> None:
+def test_samples_are_named_by_prompt_and_number():
     policy = moved()
     found = policy.sample(PROMPTS, 3, seed=4)
     assert [len(row) for row in found] == [3, 3, 3]
@@ -88,7 +88,7 @@ def test_samples_are_named_by_prompt_and_number() -> None:
 # ---- KL and fluency ----
 
 
-def test_kl_is_zero_at_the_start_and_quadratic_nearby() -> None:
+def test_kl_is_zero_at_the_start_and_quadratic_nearby():
     base = loaded("llama")
     policy = policy_of(base)
     assert policy.kl(PROMPTS, seed=0) == (0.0, 0.0)
@@ -100,7 +100,7 @@ def test_kl_is_zero_at_the_start_and_quadratic_nearby() -> None:
 
 
 @pytest.mark.full
-def test_kl_agrees_with_the_log_ratio_of_sampled_answers() -> None:
+def test_kl_agrees_with_the_log_ratio_of_sampled_answers():
     policy = moved()
     policy.apply(Update(1, 0, coef=-0.125))
     exact, stderr = policy.kl(PROMPTS * 20, seed=0, samples=4)
@@ -116,7 +116,7 @@ def test_kl_agrees_with_the_log_ratio_of_sampled_answers() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_kl_is_that_of_the_sampled_law(temperature: float) -> None:
+def test_kl_is_that_of_the_sampled_law(temperature):
     """Of answers of one word it needs no sampling: Σ p log p/q, where p is what words come from.
 
     The words that are drawn have that law too: their shares are as near to p as draws of p are.
@@ -139,7 +139,7 @@ def test_kl_is_that_of_the_sampled_law(temperature: float) -> None:
     assert np.abs(shares - p.exp().numpy()).sum() / 2 < 1.2 * own
 
 
-def test_fluency_is_measured_under_the_start() -> None:
+def test_fluency_is_measured_under_the_start():
     policy = moved()
     prompt = PROMPTS[0]
     answers = [Answer("w7 w8", "length", 2), Answer("w7 w8", "stop", 2), Answer("", "length")]
@@ -153,7 +153,7 @@ def test_fluency_is_measured_under_the_start() -> None:
     assert np.isnan(found[2])
 
 
-def test_a_starting_adapter_is_the_start() -> None:
+def test_a_starting_adapter_is_the_start():
     policy = moved()
     factors = policy.factors()
     sites = policy.subspace.sites
@@ -178,7 +178,7 @@ def test_a_starting_adapter_is_the_start() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_saved_adapter_gives_the_same_logits_in_peft(name: str, tmp_path: Path) -> None:
+def test_a_saved_adapter_gives_the_same_logits_in_peft(name, tmp_path):
     policy = moved(name)
     policy.save_adapter(tmp_path)
     ids = torch.arange(12)[None]
@@ -191,7 +191,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_peft(name: str, tmp_path: Path
     torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+def test_saving_twice_writes_the_same_bytes(tmp_path):
     policy = moved()
     for folder in ("one", "two"):
         policy.save_adapter(tmp_path / folder)
@@ -199,7 +199,7 @@ def test_saving_twice_writes_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_an_adapter_can_be_saved_at_an_earlier_theta(tmp_path: Path) -> None:
+def test_an_adapter_can_be_saved_at_an_earlier_theta(tmp_path):
     policy = moved()
     policy.save_adapter(tmp_path, theta=policy.start())
     ids = torch.arange(12)[None]
@@ -209,7 +209,7 @@ def test_an_adapter_can_be_saved_at_an_earlier_theta(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_a_merged_model_is_base_plus_adapter(name: str, tmp_path: Path) -> None:
+def test_a_merged_model_is_base_plus_adapter(name, tmp_path):
     policy = moved(name)
     policy.merge(tmp_path / "merged")
     policy.save_adapter(tmp_path / "adapter")
@@ -221,7 +221,7 @@ def test_a_merged_model_is_base_plus_adapter(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_quantised_base_is_not_merged_into(tmp_path: Path) -> None:
+def test_a_quantised_base_is_not_merged_into(tmp_path):
     policy = moved()
     base = policy.loaded
     four = Loaded(base.model, base.tokenizer, "llama", Path(), "0" * 64, "fp32", "nf4")
@@ -232,7 +232,7 @@ def test_a_quantised_base_is_not_merged_into(tmp_path: Path) -> None:
 # ---- θ ----
 
 
-def test_placing_needs_the_layout() -> None:
+def test_placing_needs_the_layout():
     policy = policy_of(loaded("llama"), small(loaded("llama")))
     with pytest.raises(UsageError, match="names"):
         policy.move_to({"w": np.zeros(4, np.float32)})
@@ -242,6 +242,6 @@ def test_placing_needs_the_layout() -> None:
     )
 
 
-def test_lists_of_different_lengths_are_refused() -> None:
+def test_lists_of_different_lengths_are_refused():
     with pytest.raises(UsageError, match="1 lists of prompts, 2 shifts"):
         policy_of(loaded("llama")).rollout([PROMPTS], [Shift(0, 0, 1, 1.0)] * 2, seed=0)

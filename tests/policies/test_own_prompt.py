@@ -38,7 +38,7 @@ def numbered(count: int, samples: int = 1) -> tuple[list[Prompt], list[list[Answ
     return prompts, [[Answer(str(i))] * samples for i in range(count)]
 
 
-def test_median_margin_of_known_likelihoods() -> None:
+def test_median_margin_of_known_likelihoods():
     """Of three prompts all others are read: −20 − max(−50, −35) = 15, −30 − max(−31, −90) = 1,
     −10 − max(−60, −32) = 22. The median is 15; the share that ranks first would be 1.
     """
@@ -48,7 +48,7 @@ def test_median_margin_of_known_likelihoods() -> None:
     assert table.calls == 3  # each prompt is read once, for all answers
 
 
-def test_margin_is_that_of_the_drawn_prompts_and_of_no_other() -> None:
+def test_margin_is_that_of_the_drawn_prompts_and_of_no_other():
     """Twelve prompts, an answer loses 10 nats a step away: 7 of 11 others are drawn."""
     away = [[-10.0 * abs(i - j) - i for j in range(12)] for i in range(12)]
     found = measure_margin(Table(away), *numbered(12), seed=4)
@@ -59,7 +59,7 @@ def test_margin_is_that_of_the_drawn_prompts_and_of_no_other() -> None:
 
 
 @given(st.integers(3, 40), st.integers(0, 2**62))
-def test_other_prompts_are_different_and_never_the_own(prompts: int, seed: int) -> None:
+def test_other_prompts_are_different_and_never_the_own(prompts, seed):
     drawn = draw_others(prompts, seed)
     assert drawn.shape == (prompts, min(own_prompt.OTHERS, prompts - 1))
     assert drawn.min() >= 0 and drawn.max() < prompts
@@ -68,7 +68,7 @@ def test_other_prompts_are_different_and_never_the_own(prompts: int, seed: int) 
     assert np.array_equal(drawn, draw_others(prompts, seed))
 
 
-def test_too_few_prompts_or_no_text_have_no_margin() -> None:
+def test_too_few_prompts_or_no_text_have_no_margin():
     table = Table([[-1.0] * 3] * 3)
     assert measure_margin(table, *numbered(2), seed=0) is None
     prompts, _ = numbered(3)
@@ -80,7 +80,7 @@ def test_too_few_prompts_or_no_text_have_no_margin() -> None:
 
 
 @pytest.mark.parametrize("name", (*ARCHITECTURES, "gemma2"))
-def test_reading_a_prompt_once_gives_what_whole_rows_give(name: str) -> None:
+def test_reading_a_prompt_once_gives_what_whole_rows_give(name):
     policy = policy_of(loaded(name))
     prompt = Prompt.user(" ".join(f"w{i}" for i in range(10, 24)))
     answers = [Answer("w30 w31 w32", "length"), Answer("w7", "stop"), Answer("", "length"),
@@ -93,7 +93,7 @@ def test_reading_a_prompt_once_gives_what_whole_rows_give(name: str) -> None:
     assert found[2] == 0.0
 
 
-def test_margins_are_read_at_the_start_wherever_the_policy_stands() -> None:
+def test_margins_are_read_at_the_start_wherever_the_policy_stands():
     """The start is an adapter here, so that reading the bare model would give other figures."""
     base = loaded("llama")
     space = full(base, 2, "AB")
@@ -114,7 +114,7 @@ def test_margins_are_read_at_the_start_wherever_the_policy_stands() -> None:
 
 
 @pytest.mark.full
-def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one() -> None:
+def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one():
     sampling = AnswerSampling(Sampling(max_new_tokens=12))
     policy = policy_of(loading.load("tiny", dtype="fp32"), answering=sampling)
     asked = promptfiles.load_configured(Prompts()).heldout[:10]
@@ -132,7 +132,7 @@ def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one() -> None:
 
 
 @pytest.mark.full
-def test_smollm2_tells_its_own_answers_from_swapped_ones() -> None:
+def test_smollm2_tells_its_own_answers_from_swapped_ones():
     """With every answer handed to the next prompt the margin turns round."""
     sampling = AnswerSampling(Sampling(max_new_tokens=16))
     policy = policy_of(loading.load("smollm2"), answering=sampling)

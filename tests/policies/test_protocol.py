@@ -26,7 +26,7 @@ from tests.support.tiny_models import ARCHITECTURES, build, loaded, tokenizer
 
 
 @pytest.mark.spine
-def test_lora_policies_keep_the_contract() -> None:
+def test_lora_policies_keep_the_contract():
     for train in ["B", "AB"]:
         for rank in [1, 8]:
             for name in ARCHITECTURES:
@@ -39,7 +39,7 @@ def test_lora_policies_keep_the_contract() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_subspace_policies_keep_the_contract(name: str) -> None:
+def test_subspace_policies_keep_the_contract(name):
     base = loaded(name)
     subspace = small(base)
     policy = policy_of(base, subspace)
@@ -52,7 +52,7 @@ def test_subspace_policies_keep_the_contract(name: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
-def test_four_bit_policies_keep_the_contract(name: str, kind: str, tmp_path: Any) -> None:
+def test_four_bit_policies_keep_the_contract(name, kind, tmp_path):
     build(name, hidden=64).save_pretrained(tmp_path)
     settings = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
@@ -66,7 +66,7 @@ def test_four_bit_policies_keep_the_contract(name: str, kind: str, tmp_path: Any
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 
 
-def test_all_directions_go_through_one_generation_call() -> None:
+def test_all_directions_go_through_one_generation_call():
     base = loaded("llama")
     policy = policy_of(base)
     calls = []
@@ -84,7 +84,7 @@ def test_all_directions_go_through_one_generation_call() -> None:
     assert [batch for pair in alone for batch in pair] == together
 
 
-def test_members_are_theta_plus_and_minus_the_direction() -> None:
+def test_members_are_theta_plus_and_minus_the_direction():
     base = loaded("qwen2")
     policy, other = policy_of(base), policy_of(base)
     policy.apply(Update(0, 0, coef=0.5))
@@ -97,7 +97,7 @@ def test_members_are_theta_plus_and_minus_the_direction() -> None:
         assert other.rollout([PROMPTS], [Shift(3, 1, 0, 0.0)], seed=4) == asked
 
 
-def test_common_random_numbers_make_equal_policies_say_the_same() -> None:
+def test_common_random_numbers_make_equal_policies_say_the_same():
     base = loaded("llama")
     # So small that no draw changes, yet large enough for the canary to see it.
     tiny = [Shift(0, 0, 1, 2.0**-20), Shift(0, 0, -1, 2.0**-20)]
@@ -108,7 +108,7 @@ def test_common_random_numbers_make_equal_policies_say_the_same() -> None:
     assert plus != minus
 
 
-def test_a_perturbation_that_does_not_reach_the_model_stops_the_run() -> None:
+def test_a_perturbation_that_does_not_reach_the_model_stops_the_run():
     base = loaded("llama")
     subspace = small(base)
     dead = {name: np.zeros_like(value) for name, value in subspace.basis.items()}
@@ -122,7 +122,7 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run() -> None:
 
 
 @pytest.mark.spine
-def test_the_updates_of_a_run_change_theta_as_the_coordinates_say() -> None:
+def test_the_updates_of_a_run_change_theta_as_the_coordinates_say():
     base = loaded("llama")
     subspace = small(base)
     policy = policy_of(base, subspace, law=Law.for_dim(4))
@@ -193,7 +193,7 @@ class Broken:
         ("scalar", "vector of an update"),
     ],
 )
-def test_check_policy_names_the_broken_clause(how: str, clause: str) -> None:
+def test_check_policy_names_the_broken_clause(how, clause):
     inner = policy_of(loaded("llama"))
     broken = Broken(inner, how)
     with pytest.raises(RunError, match=clause):

@@ -37,14 +37,14 @@ def request(rows: int = 4) -> RowRequest:
     )  # fmt: skip
 
 
-def test_uniforms_are_slices_of_the_rollouts_own() -> None:
+def test_uniforms_are_slices_of_the_rollouts_own():
     whole = uniforms(9, list(SHIFTS), [4] * 4, 6, crn=True)
     assert np.array_equal(request().uniforms(), whole)
     rows = np.array([9, 2, 15])
     assert np.array_equal(pick(request(), rows).uniforms(), whole[rows])
 
 
-def test_chunks_hold_every_row_once_and_keep_plus_beside_minus() -> None:
+def test_chunks_hold_every_row_once_and_keep_plus_beside_minus():
     every = request()
     chunks = split(every, 6)
     assert [len(rows) for rows, _ in chunks] == [6, 6, 4]
@@ -60,7 +60,7 @@ def test_chunks_hold_every_row_once_and_keep_plus_beside_minus() -> None:
     assert split(pick(every, np.array([], np.int64)), 6) == []
 
 
-def test_a_message_is_json_and_arrays_and_comes_back_as_it_was() -> None:
+def test_a_message_is_json_and_arrays_and_comes_back_as_it_was():
     sent = request()
     message = to_message(sent)
     assert all(isinstance(value, str | np.ndarray) for value in message.values())
@@ -77,13 +77,13 @@ def test_a_message_is_json_and_arrays_and_comes_back_as_it_was() -> None:
     assert size < 2000
 
 
-def test_tokens_cross_as_one_array() -> None:
+def test_tokens_cross_as_one_array():
     for tokens in (((5, 2), (7,), (1, 2, 3)), ((), ()), ()):
         assert array_to_tokens(tokens_to_array(tokens)) == tokens
 
 
 @pytest.mark.full
-def test_chunks_answer_what_one_call_answers() -> None:
+def test_chunks_answer_what_one_call_answers():
     base = loaded("llama")
     answering = AnswerSampling(Sampling(max_new_tokens=10))
     whole = policy_of(base, answering=answering)

@@ -30,7 +30,7 @@ def make(kind: Any = "score", sampling: Sampling = SHORT) -> LoraPolicy:
 
 
 @pytest.fixture(scope="module")
-def policy() -> LoraPolicy:
+def policy():
     return make()
 
 
@@ -63,7 +63,7 @@ def logp(policy: LoraPolicy, prompt: Prompt, shown: Answer, z: np.ndarray) -> fl
 
 
 @pytest.mark.full
-def test_features_are_the_slopes_of_log_probabilities_in_z(policy: LoraPolicy) -> None:
+def test_features_are_the_slopes_of_log_probabilities_in_z(policy):
     """Central differences of Σ log π(plus) − Σ log π(minus), over the rows of a comparison."""
     found = policy.score_features(STEP)
     assert found.shape == (2, 2, 3)
@@ -82,9 +82,7 @@ def test_features_are_the_slopes_of_log_probabilities_in_z(policy: LoraPolicy) -
         np.testing.assert_allclose(found[comparison.k, comparison.n], slopes, rtol=0.02, atol=5e-3)
 
 
-def test_features_depend_neither_on_order_nor_position_and_change_sign_with_the_sides(
-    policy: LoraPolicy,
-) -> None:
+def test_features_depend_neither_on_order_nor_position_and_change_sign_with_the_sides(policy):
     found = policy.score_features(STEP)
     swapped = [
         Comparison(c.id, 0, c.k, c.n, tuple(Row(r.prompt, r.minus, r.plus) for r in c.rows))
@@ -97,7 +95,7 @@ def test_features_depend_neither_on_order_nor_position_and_change_sign_with_the_
 
 
 @pytest.mark.full
-def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy: LoraPolicy) -> None:
+def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy):
     """What "whitened" promises, over 512 answers that the set-up did not see."""
     drawn = policy.sample(ASKED, 43, seed=5)
     pairs = [
@@ -115,9 +113,7 @@ def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy: Lora
 
 
 @pytest.mark.full
-def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(
-    policy: LoraPolicy,
-) -> None:
+def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(policy):
     cosines = []
     for length in (0.0, 0.3, 6.0):
         policy.move_to({"z": np.array([length, 0, 0], np.float32)})
@@ -128,7 +124,7 @@ def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(
 
 
 @pytest.mark.full
-def test_what_has_no_scores_is_refused() -> None:
+def test_what_has_no_scores_is_refused():
     full = make("full")
     with pytest.raises(UsageError, match=r"subspace\.kind full every weight is a coordinate"):
         full.score_features(STEP)

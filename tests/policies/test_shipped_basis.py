@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,12 +31,12 @@ MOST_BYTES = 400_000
 
 
 @pytest.fixture(scope="module")
-def loaded() -> loading.Loaded:
+def loaded():
     return loading.load("smollm2", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def shipped(loaded: loading.Loaded) -> Subspace:
+def shipped(loaded):
     found = find(loaded, Config())
     assert found is not None and found.report["origin"] == "shipped"
     return found
@@ -70,9 +69,7 @@ def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> i
 
 
 @pytest.mark.full
-def test_the_default_run_and_the_demo_need_no_set_up(
-    loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_run_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypatch):
     here = cache.cache_dir()
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))  # an empty cache but for the model
     for folder in here.glob("smollm2-*"):
@@ -99,31 +96,25 @@ def test_the_default_run_and_the_demo_need_no_set_up(
     [["subspace.setup_seed=1"], ["subspace.dim=16"], ["subspace.samples=8192"],
      ["generation.temperature=0.8"], ["adapter.layers=[17]"], ["model.quantization=nf4"]],
 )  # fmt: skip
-def test_other_settings_do_not_get_it(
-    loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[str]
-) -> None:
+def test_other_settings_do_not_get_it(loaded, tmp_path, monkeypatch, sets):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     assert find(loaded, settings_file.load(preset_name="demo", sets=sets)) is None
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_it_serves_the_model_in_any_numbers(loaded: loading.Loaded, dtype: str) -> None:
+def test_it_serves_the_model_in_any_numbers(loaded, dtype):
     found = find(loaded, Config(), dtype=dtype)
     assert found is not None and found.report["origin"] == "shipped"
 
 
-def test_another_model_or_other_prompts_do_not_get_it(
-    loaded: loading.Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_model_or_other_prompts_do_not_get_it(loaded, tmp_path, monkeypatch):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     assert find(replace(loaded, sha256="0" * 64), Config()) is None
     assert find(loaded, Config(), PROMPTS[1:]) is None
 
 
 @pytest.mark.full
-def test_the_reading_of_its_start_ships_as_well(
-    loaded: loading.Loaded, shipped: Subspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_reading_of_its_start_ships_as_well(loaded, shipped, tmp_path, monkeypatch):
     """256 answers with their scores and figures, so that predicted guards cost a run nothing."""
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(guard_moments, "read_start", lambda *_, **__: pytest.fail("it ships"))
@@ -140,7 +131,7 @@ def test_the_reading_of_its_start_ships_as_well(
     assert {facts["preset"] for facts in index.values()} == {"default", "people"}
 
 
-def test_files_are_small_and_all_in_the_index() -> None:
+def test_files_are_small_and_all_in_the_index():
     index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
     files = {file.name for file in subspace_cache.SHIPPED.glob("*.npz")}
     assert files == set(index)
@@ -148,7 +139,7 @@ def test_files_are_small_and_all_in_the_index() -> None:
 
 
 @pytest.mark.full
-def test_its_first_answers_and_their_coordinates_are_made_again(shipped: Subspace) -> None:
+def test_its_first_answers_and_their_coordinates_are_made_again(shipped):
     """Seeds, prompts, sampling, A, scores and basis, on the first four of its base answers."""
     loaded = loading.load("smollm2", dtype=subspace_cache.SHIPPED_DTYPE, device="cpu")
     index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
@@ -167,9 +158,7 @@ def test_its_first_answers_and_their_coordinates_are_made_again(shipped: Subspac
 
 
 @pytest.mark.slow
-def test_a_set_up_of_today_finds_the_same_span_and_the_same_scale(
-    loaded: loading.Loaded, shipped: Subspace
-) -> None:
+def test_a_set_up_of_today_finds_the_same_span_and_the_same_scale(loaded, shipped):
     """As ``make basis`` does it; KL is |z|²/2 along directions that it was not scaled by."""
     samples = subspace_cache.SHIPPED_SAMPLES[0]
     config = settings_file.load(sets=[f"subspace.samples={samples}", "subspace.redraws=0"])

@@ -32,7 +32,7 @@ ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
 
 
 @pytest.fixture(scope="module")
-def model() -> Loaded:
+def model():
     return tiny_models.loaded("llama")
 
 
@@ -71,7 +71,7 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
 
 
 @pytest.mark.full
-def test_score_coordinates_are_half_their_square_away(model: Loaded) -> None:
+def test_score_coordinates_are_half_their_square_away(model):
     space = setup(model, samples=512, kl_samples=256)
     assert (space.dim, space.scale, space.layout) == (4, 1.0, (("z", (4,)),))
     for radius in (0.5, 1.0):
@@ -82,14 +82,14 @@ def test_score_coordinates_are_half_their_square_away(model: Loaded) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["random", "full"])
-def test_random_and_full_are_scaled_to_the_kl_radius(model: Loaded, kind: str) -> None:
+def test_random_and_full_are_scaled_to_the_kl_radius(model, kind):
     space = setup(model, kind, kl_samples=256, kl_radius=0.5)
     kl, error = mean_kl(model, space, math.sqrt(2 * 0.5))
     assert abs(kl / 0.5 - 1) < 0.25 + 3 * error / 0.5
 
 
 @pytest.mark.full
-def test_a_random_basis_is_orthogonal_with_one_length(model: Loaded) -> None:
+def test_a_random_basis_is_orthogonal_with_one_length(model):
     space = setup(model, "random")
     P = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()]).astype(np.float64)
     gram = P.T @ P
@@ -97,7 +97,7 @@ def test_a_random_basis_is_orthogonal_with_one_length(model: Loaded) -> None:
 
 
 @pytest.mark.full
-def test_full_has_every_moving_weight_as_a_coordinate(model: Loaded) -> None:
+def test_full_has_every_moving_weight_as_a_coordinate(model):
     space = setup(model, "full")
     sites = space.sites
     assert not space.basis and space.basis_sha256 is None
@@ -110,7 +110,7 @@ def test_full_has_every_moving_weight_as_a_coordinate(model: Loaded) -> None:
 
 
 @pytest.mark.full
-def test_every_kind_starts_at_the_base_model(model: Loaded) -> None:
+def test_every_kind_starts_at_the_base_model(model):
     for kind in subspaces.KINDS:
         space = setup(model, kind)
         z = {"z": np.zeros(space.dim, np.float32)} if space.basis else dict(space.start)
@@ -118,7 +118,7 @@ def test_every_kind_starts_at_the_base_model(model: Loaded) -> None:
 
 
 @pytest.mark.full
-def test_score_directions_move_more_than_random_ones_of_the_same_length(model: Loaded) -> None:
+def test_score_directions_move_more_than_random_ones_of_the_same_length(model):
     """What is being chosen: weights to which the model's own probabilities are sensitive."""
     score, chance = setup(model), setup(model, "random")
 
@@ -133,7 +133,7 @@ def test_score_directions_move_more_than_random_ones_of_the_same_length(model: L
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", subspaces.KINDS)
-def test_the_same_seed_gives_the_same_tensors(model: Loaded, kind: str) -> None:
+def test_the_same_seed_gives_the_same_tensors(model, kind):
     a, b, c = (setup(model, kind, root_seed=s) for s in (5, 5, 6))
     assert a.tensors().keys() == b.tensors().keys()
     assert all(np.array_equal(v, b.tensors()[n]) for n, v in a.tensors().items())
@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_tensors(model: Loaded, kind: str) -> None:
 
 
 @pytest.mark.full
-def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
+def test_the_report_tells_cost_and_correction(model):
     report = setup(model).report
     assert report["samples"] == 192 and report["seconds"] >= 0
     assert report["layers"] == [0, 1, 2, 3] and report["weights"] == 4 * 32
@@ -151,7 +151,7 @@ def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
 
 
 @pytest.mark.full
-def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
+def test_tensors_hold_all_that_replay_needs(model):
     space = setup(model)
     remaining = space.tensors()
     assert len(remaining) == 3 * len(space.sites)
@@ -164,7 +164,7 @@ def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
 
 
 @pytest.mark.full
-def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
+def test_a_starting_adapter_is_the_centre(model):
     config = lora_sites.lora_config(model.model, layers=(1, 2))
     rng = np.random.default_rng(0)
     start = {}
@@ -179,7 +179,7 @@ def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
 
 
 @pytest.mark.full
-def test_four_bits_and_other_architectures_can_be_set_up() -> None:
+def test_four_bits_and_other_architectures_can_be_set_up():
     for name in ("gpt2", "mistral"):
         space = setup(tiny_models.loaded(name), samples=64, kl_samples=16)
         assert space.dim == 4
@@ -193,7 +193,7 @@ def test_four_bits_and_other_architectures_can_be_set_up() -> None:
     arrays.arrays(np.float32, (24, 5), elements=st.floats(-4, 4, width=32)),
     st.integers(1, 3),
 )
-def test_components_whiten_the_second_half(first: Any, second: Any, dim: int) -> None:
+def test_components_whiten_the_second_half(first, second, dim):
     """Pᵀ F̂₂ P = I, and the columns lie in the leading eigenspace of the first half."""
     rng = np.random.default_rng(0)
     first = first + rng.normal(size=first.shape).astype(np.float32)
@@ -208,7 +208,7 @@ def test_components_whiten_the_second_half(first: Any, second: Any, dim: int) ->
         np.testing.assert_allclose(outside, 0, atol=1e-5 * np.abs(P).max() + 1e-7)
 
 
-def test_components_of_too_few_scores_are_refused() -> None:
+def test_components_of_too_few_scores_are_refused():
     thin = np.zeros((8, 5), np.float32)
     thin[:, 0] = 1
     with pytest.raises(RunError, match="scores span 1 directions, dim is 2"):
@@ -220,7 +220,7 @@ def test_components_of_too_few_scores_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("rows", "size"), [(7, 4), (18, 9), (60, 9), (9, 9), (40, 30)])
-def test_blocks_give_the_singular_vectors_of_all_rows(rows: int, size: int) -> None:
+def test_blocks_give_the_singular_vectors_of_all_rows(rows, size):
     """Whether the sum of squares or the rows' inner products are taken, and however cut."""
     rng = np.random.default_rng(rows)
     # Well apart, so that single vectors are determined.
@@ -233,7 +233,7 @@ def test_blocks_give_the_singular_vectors_of_all_rows(rows: int, size: int) -> N
 
 
 @pytest.mark.slow
-def test_redraws_sharpen_the_basis_and_cost_no_answer(model: Loaded) -> None:
+def test_redraws_sharpen_the_basis_and_cost_no_answer(model):
     """Against the components of ten times as many answers, as the share of their span found."""
     truth = setup(model, samples=1024, root_seed=9)
 
@@ -253,7 +253,7 @@ def test_redraws_sharpen_the_basis_and_cost_no_answer(model: Loaded) -> None:
     assert shares[4] > shares[0]
 
 
-def test_the_two_halves_share_no_prompt() -> None:
+def test_the_two_halves_share_no_prompt():
     rows = [logprobs.Sample((1,), (2,), group) for group in (7, 3, 3, 9, 7, 1)]
     first = score_basis.halves(rows)
     groups = np.array([r.group for r in rows])
@@ -262,7 +262,7 @@ def test_the_two_halves_share_no_prompt() -> None:
     assert score_basis.halves(same).sum() == 3
 
 
-def test_random_directions_ignore_how_many_are_asked_for() -> None:
+def test_random_directions_ignore_how_many_are_asked_for():
     a = kl_calibration.unit_directions(3, 4, 8)
     np.testing.assert_allclose(a, kl_calibration.unit_directions(3, 9, 8)[:4])
     np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1)
@@ -272,7 +272,7 @@ def test_random_directions_ignore_how_many_are_asked_for() -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 9))
-def test_middle_layers_exist_and_touch_two_thirds(depth: int, count: int) -> None:
+def test_middle_layers_exist_and_touch_two_thirds(depth, count):
     found = lora_sites.middle_layers(depth, count)
     assert len(found) == min(count, depth)
     assert found[0] >= 0 and found[-1] < depth
@@ -285,14 +285,14 @@ def test_middle_layers_exist_and_touch_two_thirds(depth: int, count: int) -> Non
     ("name", "target"),
     [("llama", "mlp.down_proj"), ("gpt2", "mlp.c_proj"), ("qwen2", "mlp.down_proj")],
 )
-def test_the_default_adapts_the_output_of_the_mlp(name: str, target: str) -> None:
+def test_the_default_adapts_the_output_of_the_mlp(name, target):
     model = tiny_models.build(name)
     sites = find_sites(model, lora_sites.lora_config(model))
     assert [s.depth for s in sites] == [0, 1, 2, 3]
     assert all(s.name.endswith(target) and s.rank == 1 and s.scale == 1 for s in sites)
 
 
-def test_layers_that_do_not_exist_list_those_that_do(model: Loaded) -> None:
+def test_layers_that_do_not_exist_list_those_that_do(model):
     with pytest.raises(UsageError, match=r"no adapter layer matches 'query'; .*down_proj.*q_proj"):
         lora_sites.lora_config(model.model, targets=["query"])
     with pytest.raises(UsageError, match=r"layers \[9\] do not exist; this model has 0 to 3"):
@@ -312,20 +312,18 @@ def test_layers_that_do_not_exist_list_those_that_do(model: Loaded) -> None:
         ({"sampling": Sampling(temperature=0)}, "temperature 0 has no score"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(
-    model: Loaded, options: dict[str, Any], words: str
-) -> None:
+def test_settings_that_cannot_work_are_refused(model, options, words):
     with pytest.raises(UsageError, match=words):
         setup(model, **options)
 
 
-def test_no_prompts_are_refused(model: Loaded) -> None:
+def test_no_prompts_are_refused(model):
     with pytest.raises(UsageError, match="needs prompts"):
         subspace_setup.set_up_subspace(model, [], SetupSettings(dim=4))
 
 
 @pytest.mark.full
-def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
+def test_an_adapter_that_moves_nothing_is_an_error(model):
     config = lora_sites.lora_config(model.model)
     sites = find_sites(model.model, config)
     dead = {s.a: np.zeros((1, s.inputs), np.float32) for s in sites}
@@ -337,7 +335,7 @@ def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
 
 
 @pytest.mark.slow
-def test_the_tiny_diary_model_keeps_the_promise() -> None:
+def test_the_tiny_diary_model_keeps_the_promise():
     """On a trained model, with the samples and redraws of its preset."""
     loaded = loading.load("tiny", dtype="fp32")
     asked = prompts.load_shipped().train

@@ -92,7 +92,7 @@ def typing_only(path: Path) -> set[int]:
 
 
 @pytest.mark.full
-def test_packages_know_only_those_below_them() -> None:
+def test_packages_know_only_those_below_them():
     allowed = {
         "szpo": {"szpo"},
         "szpo_ui": {"szpo", "szpo_ui"},
@@ -139,7 +139,7 @@ INNER = [module for module in FILES if not is_door(module)]
 
 
 @pytest.mark.full
-def test_a_package_imports_only_packages_before_it() -> None:
+def test_a_package_imports_only_packages_before_it():
     wrong = []
     for module in INNER:
         tree, part = module.split(".")[:2]
@@ -152,7 +152,7 @@ def test_a_package_imports_only_packages_before_it() -> None:
 
 
 @pytest.mark.full
-def test_no_module_imports_a_door() -> None:
+def test_no_module_imports_a_door():
     """Public names are for users; inside, a name comes from where it is defined."""
     for module in INNER:
         for node in ast.walk(parsed(FILES[module])):
@@ -164,7 +164,7 @@ def test_no_module_imports_a_door() -> None:
 
 
 @pytest.mark.full
-def test_no_circle_between_files() -> None:
+def test_no_circle_between_files():
     arrows = {m: {to for to, _ in edges(FILES[m])} - {m} for m in INNER}
     done: set[str] = set()
 
@@ -180,7 +180,7 @@ def test_no_circle_between_files() -> None:
         walk(module, ())
 
 
-def test_core_is_pure() -> None:
+def test_core_is_pure():
     for module in INNER:
         if module.startswith("szpo.") and module.split(".")[1] in PURE:
             check_pure(module)
@@ -207,7 +207,7 @@ def check_pure(module: str) -> None:
 
 
 @pytest.mark.full
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_is_there():
     for module in FILES:
         if is_door(module) and not module.endswith("__main__"):
             check_public(module)
@@ -243,7 +243,7 @@ def module_level(path: Path) -> set[str]:
 
 
 @pytest.mark.full
-def test_torch_stays_on_the_policy_side() -> None:
+def test_torch_stays_on_the_policy_side():
     """What the run's side loads names no tensor library, not even inside a function."""
     waiting = ["szpo", *(f"szpo.{part}" for part in LIGHT)]
     seen: set[str] = set()
@@ -266,7 +266,7 @@ def test_torch_stays_on_the_policy_side() -> None:
 
 
 @pytest.mark.spine
-def test_import_loads_no_torch() -> None:
+def test_import_loads_no_torch():
     """In a fresh interpreter; ``szpo --help`` must not wait for a tensor library."""
     modules = ["szpo", *(f"szpo.{name}" for name in LIGHT)]
     code = (
@@ -280,7 +280,7 @@ def test_import_loads_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_no_replace_into_append_only_tables() -> None:
+def test_no_replace_into_append_only_tables():
     """REPLACE deletes before it inserts, which would rewrite history behind the triggers."""
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
@@ -289,7 +289,7 @@ def test_no_replace_into_append_only_tables() -> None:
 
 
 @pytest.mark.full
-def test_entry_points_name_files_that_exist() -> None:
+def test_entry_points_name_files_that_exist():
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     assert set(groups) <= {
         "szpo.commands", "szpo.benches", "szpo.evaluators", "szpo.rewards", "szpo.policies",

@@ -36,17 +36,17 @@ Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def yard(tmp_path_factory):
     return yard_run.make(tmp_path_factory.mktemp("yard"))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return folder_run.make(tmp_path_factory.mktemp("folder"))
 
 
 @pytest.fixture
-def refused(capsys: Capture) -> Refused:
+def refused(capsys):
     """Run a command that must be refused; its last line on stderr, checked to be one."""
 
     def run(code: int, *arguments: object) -> str:
@@ -92,7 +92,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def test_settings_files(refused: Refused, tmp_path: Path) -> None:
+def test_settings_files(refused, tmp_path):
     file = tmp_path / "run.toml"
     assert refused(2, "run", file).endswith(f"(looked in {tmp_path}); create one with: szpo init")
     for content, words in SETTINGS_FILES.items():
@@ -101,7 +101,7 @@ def test_settings_files(refused: Refused, tmp_path: Path) -> None:
             assert words in refused(2, "run", file)
 
 
-def test_settings_out_of_range(refused: Refused) -> None:
+def test_settings_out_of_range(refused):
     for setting, words in SETTINGS:
         with case(setting):
             message = refused(2, "run", "--set", setting)
@@ -125,9 +125,7 @@ PLANS = {
 }
 
 
-def test_a_plan_refuses_what_a_run_refuses_and_neither_begins(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_refuses_what_a_run_refuses_and_neither_begins(tmp_path, capsys, monkeypatch):
     """Neither prints its costs before, loads a model or leaves a folder."""
     import torch
 
@@ -166,7 +164,7 @@ PROMPTS = {
 }
 
 
-def test_prompt_files(refused: Refused, tmp_path: Path) -> None:
+def test_prompt_files(refused, tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
     folder = tmp_path / "runs"
@@ -180,7 +178,7 @@ def test_prompt_files(refused: Refused, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_odd_prompts_are_reported_and_the_run_goes_on(tmp_path: Path, capsys: Capture) -> None:
+def test_odd_prompts_are_reported_and_the_run_goes_on(tmp_path, capsys):
     path = yard_run.prompts(tmp_path)
     lines = path.read_text(encoding="utf-8").splitlines()
     marked = lines[1].replace("Walk from", "\u202eWalk from")
@@ -240,7 +238,7 @@ MODELS: list[tuple[Callable[[Path], object], list[str], tuple[str, ...]]] = [
 ]  # fmt: skip
 
 
-def test_models_that_cannot_be_used(refused: Refused, tmp_path: Path) -> None:
+def test_models_that_cannot_be_used(refused, tmp_path):
     for number, (change, sets, words) in enumerate(MODELS):
         place = tmp_path / str(number)
         place.mkdir()
@@ -255,7 +253,7 @@ def test_models_that_cannot_be_used(refused: Refused, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_adapter_layout_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
+def test_adapter_layout_differs(folder, tmp_path, refused):
     """A model of the recorded hash cannot have other shapes; the check stands behind it."""
     from szpo.models import weight_files
     from szpo.policies import responder
@@ -269,7 +267,7 @@ def test_adapter_layout_differs(folder: Path, tmp_path: Path, refused: Refused) 
     )
 
 
-def test_base_model_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
+def test_base_model_differs(folder, tmp_path, refused):
     model = folder.parent.parent / "llama"
     remaining = tmp_path / "kept"
     shutil.copytree(model, remaining)
@@ -286,12 +284,12 @@ def test_base_model_differs(folder: Path, tmp_path: Path, refused: Refused) -> N
 
 
 @pytest.mark.full
-def test_run_exists(yard: Path, refused: Refused) -> None:
+def test_run_exists(yard, refused):
     message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
     assert message.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
 
 
-def test_folder_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
+def test_folder_cannot_be_written(refused, tmp_path):
     (tmp_path / "runs").write_text("a file stands where the folder should be")
     message = refused(4, *yard_run.arguments(tmp_path))
     assert message.startswith(f"{tmp_path / 'runs'} cannot be written")
@@ -349,7 +347,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
 ]  # fmt: skip
 
 
-def test_ledgers_that_cannot_be_used(yard: Path, refused: Refused, tmp_path: Path) -> None:
+def test_ledgers_that_cannot_be_used(yard, refused, tmp_path):
     for number, (change, command, code, words) in enumerate(LEDGERS):
         place = tmp_path / str(number)
         place.mkdir()
@@ -359,7 +357,7 @@ def test_ledgers_that_cannot_be_used(yard: Path, refused: Refused, tmp_path: Pat
             assert words in refused(code, *command, path)
 
 
-def test_wal_of_another_file(yard: Path, refused: Refused, tmp_path: Path) -> None:
+def test_wal_of_another_file(yard, refused, tmp_path):
     path = copied(yard, tmp_path)
     other = sqlite3.connect(tmp_path / "other.db", isolation_level=None)
     other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x);")
@@ -370,7 +368,7 @@ def test_wal_of_another_file(yard: Path, refused: Refused, tmp_path: Path) -> No
     assert call(["verify", str(path)]) in {4, 5}  # whichever of the two its pages break first
 
 
-def test_a_report_shows_a_broken_ledger(yard: Path, tmp_path: Path) -> None:
+def test_a_report_shows_a_broken_ledger(yard, tmp_path):
     path = copied(yard, tmp_path)
     with sqlite3.connect(path) as conn:
         conn.execute("DROP TRIGGER votes_no_update")
@@ -389,7 +387,7 @@ exec "$@"
 
 
 @pytest.mark.parametrize("log", [False, True], ids=["folded", "log"])
-def test_a_full_disk_is_read_and_exported_from(yard: Path, tmp_path: Path, log: bool) -> None:
+def test_a_full_disk_is_read_and_exported_from(yard, tmp_path, log):
     """In a name space of its own; "log": the last vote is only in the file's log."""
     full, remaining, out = (tmp_path / name for name in ("full", "kept", "out"))
     for folder in (full, remaining, out):
@@ -433,7 +431,7 @@ def test_a_full_disk_is_read_and_exported_from(yard: Path, tmp_path: Path, log: 
 # --- who drives, and what nobody expected ------------------------------------------------------
 
 
-def test_a_log_left_of_a_run_that_is_gone_exits_4(tmp_path: Path, refused: Refused) -> None:
+def test_a_log_left_of_a_run_that_is_gone_exits_4(tmp_path, refused):
     left = tmp_path / "runs" / "yard.db-wal"
     left.parent.mkdir()
     left.write_bytes(b"pages of votes")
@@ -443,7 +441,7 @@ def test_a_log_left_of_a_run_that_is_gone_exits_4(tmp_path: Path, refused: Refus
 
 
 @pytest.mark.full
-def test_failed_own_check_exits_1(tmp_path: Path, refused: Refused) -> None:
+def test_failed_own_check_exits_1(tmp_path, refused):
     """A guard that cannot be met pauses the run with one line."""
     code = call(yard_run.arguments(tmp_path, "run.name=yard", "guards.max_length=0.5"))
     assert code == 1
@@ -455,7 +453,7 @@ COMMAND = (sys.executable, "-c", "from szpo.__main__ import main; main()")
 """What the installed command does."""
 
 
-def test_two_interrupts(tmp_path: Path) -> None:
+def test_two_interrupts(tmp_path):
     """More come while the first is being handled, to the end: one line, and a run to resume."""
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     child = subprocess.Popen(
@@ -485,9 +483,7 @@ def test_two_interrupts(tmp_path: Path) -> None:
     [(signal.SIGINT, 130, "an interrupt"), (signal.SIGTERM, 143, "SIGTERM")],
     ids=["INT", "TERM"],
 )
-def test_an_interrupt_while_the_command_is_loaded(
-    tmp_path: Path, sent: signal.Signals, code: int, words: str
-) -> None:
+def test_an_interrupt_while_the_command_is_loaded(tmp_path, sent, code, words):
     """The first module that the command line imports tells that it is being loaded, and waits."""
     (tmp_path / "typer.py").write_text(
         "import os, time\nos.write(1, b'loading\\n')\nwhile True: time.sleep(0.01)\n"
@@ -504,12 +500,12 @@ def test_an_interrupt_while_the_command_is_loaded(
     assert (child.returncode, message) == (code, f"stopped by {words}\n")
 
 
-def test_the_installed_command_loads_nothing_before_it_answers_signals() -> None:
+def test_the_installed_command_loads_nothing_before_it_answers_signals():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"]["szpo"] == "szpo.__main__:main"
 
 
-def test_out_of_memory_exits_6(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_exits_6(refused, monkeypatch):
     from szpo.runs import machine_check
 
     def hungry(folder: Path) -> None:
@@ -519,7 +515,7 @@ def test_out_of_memory_exits_6(refused: Refused, monkeypatch: pytest.MonkeyPatch
     assert refused(6, "doctor").startswith("out of memory; use fewer rows")
 
 
-def test_a_fault_of_szpo_says_so(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_szpo_says_so(refused, monkeypatch):
     from szpo.runs import machine_check
 
     def broken(folder: Path) -> None:
@@ -535,7 +531,7 @@ def test_a_fault_of_szpo_says_so(refused: Refused, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.full
-def test_a_short_context_counts_prompt_and_answer(refused: Refused, tmp_path: Path) -> None:
+def test_a_short_context_counts_prompt_and_answer(refused, tmp_path):
     """Prompts of 4 tokens and answers of 8 fit into 12 positions, not into 11."""
     for most in (11, 12):
         place = tmp_path / str(most)
@@ -551,7 +547,7 @@ def test_a_short_context_counts_prompt_and_answer(refused: Refused, tmp_path: Pa
 
 
 @pytest.mark.full
-def test_it_is_cut_where_that_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
+def test_it_is_cut_where_that_is_asked_for(tmp_path, capsys):
     """The end of the question stays, and a resumed run cuts alike."""
     model = folder_run.model(tmp_path, positions=13)
     path = tmp_path / "own.jsonl"
@@ -573,6 +569,6 @@ def test_it_is_cut_where_that_is_asked_for(tmp_path: Path, capsys: Capture) -> N
     assert call(["sample", str(tmp_path / "runs" / "folder.db"), "-p", "w7 " * 50]) == 0
 
 
-def test_a_question_of_ones_own(folder: Path, refused: Refused) -> None:
+def test_a_question_of_ones_own(folder, refused):
     message = refused(2, "sample", folder, "-p", "w7 " * 3000)
     assert re.match(r'prompt "w7 w7 .*…": 3,002 tokens and 8 for the answer', message)

@@ -8,10 +8,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
@@ -38,7 +36,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory):
     """The built site; the generator warned of nothing but its own future."""
     folder = tmp_path_factory.mktemp("site")
     line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
@@ -50,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
+def address(site):
     with ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))
     ) as server:
@@ -65,7 +63,7 @@ def pages(site: Path) -> list[str]:
     return [f"{each.parent.relative_to(site).as_posix()}/".removeprefix("./") for each in found]
 
 
-def test_every_link_of_every_page_resolves(site: Path) -> None:
+def test_every_link_of_every_page_resolves(site):
     texts = {
         page: (site / page / "index.html").read_text(encoding="utf-8") for page in pages(site)
     }
@@ -89,7 +87,7 @@ def test_every_link_of_every_page_resolves(site: Path) -> None:
     assert not broken and checked > 3000
 
 
-def test_pages_stay_on_their_host_and_fit_a_phone(chromium: Any, site: Path, address: str) -> None:
+def test_pages_stay_on_their_host_and_fit_a_phone(chromium, site, address):
     asked: list[str] = []
     wide = {}
     failed = []
@@ -108,7 +106,7 @@ def test_pages_stay_on_their_host_and_fit_a_phone(chromium: Any, site: Path, add
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(chromium: Any, address: str, scheme: Any) -> None:
+def test_axe_finds_nothing_serious(chromium, address, scheme):
     context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
     view = context.new_page()
     found = {}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yml").read_text(encoding="utf-8"))
 
 
-def test_web_and_worker_are_apart_and_only_the_proxy_is_seen() -> None:
+def test_web_and_worker_are_apart_and_only_the_proxy_is_seen():
     services = COMPOSE["services"]
     web, worker, proxy = services["web"], services["worker"], services["proxy"]
     assert "--no-controller" in web["command"] and "--resume" in worker["command"]
@@ -35,9 +35,7 @@ def test_web_and_worker_are_apart_and_only_the_proxy_is_seen() -> None:
 
 
 @pytest.mark.parametrize("service", ["web", "worker"])
-def test_commands_of_the_services_have_these_options(
-    service: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_of_the_services_have_these_options(service, capsys):
     command, *words = COMPOSE["services"][service]["command"]
     assert command in commands.COMMANDS and call([command, "--help"]) == 0
     shown = capsys.readouterr().out

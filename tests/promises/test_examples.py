@@ -25,7 +25,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
@@ -44,12 +44,12 @@ def code_lines(file: str) -> int:
 
 
 @pytest.mark.parametrize("file", ["own_evaluator.py", "own_policy.py"])
-def test_an_own_part_is_about_twenty_lines(file: str) -> None:
+def test_an_own_part_is_about_twenty_lines(file):
     assert code_lines(file) <= 22
 
 
 @pytest.mark.usefixtures("importable")
-def test_both_keep_their_contracts() -> None:
+def test_both_keep_their_contracts():
     from own_evaluator import Brief
     from own_policy import Hesitant
 
@@ -57,7 +57,7 @@ def test_both_keep_their_contracts() -> None:
     check_policy(Hesitant(3), [Prompt.user("One?"), Prompt.user("Two?")], radius=0.5)
 
 
-def test_together_they_come_to_the_point(tmp_path: Path) -> None:
+def test_together_they_come_to_the_point(tmp_path):
     done = subprocess.run(
         [sys.executable, "run_both.py", str(tmp_path)],
         cwd=EXAMPLES, capture_output=True, text=True, check=True,
@@ -68,9 +68,7 @@ def test_together_they_come_to_the_point(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("importable")
-def test_installed_under_a_name_szpo_run_finds_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_under_a_name_szpo_run_finds_them(tmp_path, monkeypatch):
     from importlib.metadata import EntryPoint
 
     found = {
@@ -92,9 +90,7 @@ def test_installed_under_a_name_szpo_run_finds_them(
 
 
 @pytest.mark.usefixtures("importable")
-def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(tmp_path, monkeypatch):
     """An own policy needs no method beside those of the protocol."""
     from own_policy import Hesitant  # type: ignore[import-not-found]
 

@@ -6,7 +6,6 @@ import builtins
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,13 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model(tmp_path_factory):
     """In place of the model "tiny", which would be trained first."""
     return str(folder_run.model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[szpo.Tuner]]:
+def made(monkeypatch):
     """The tuners that an example makes, quick ones, closed at the end."""
     found: list[szpo.Tuner] = []
     begin = szpo.Tuner.__init__
@@ -56,9 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[szpo.Tuner]]:
 
 @pytest.mark.full
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_an_example_runs_as_it_stands(
-    code: str, model: str, made: list[szpo.Tuner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_example_runs_as_it_stands(code, model, made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(builtins, "input", lambda question: "b")
     names: dict[str, Any] = {"szpo": szpo}
@@ -71,7 +68,7 @@ def test_an_example_runs_as_it_stands(
         assert tuner.outcome is not None and tuner.outcome.votes == 4
 
 
-def test_the_example_of_three_optimizers_runs() -> None:
+def test_the_example_of_three_optimizers_runs():
     done = subprocess.run(
         [sys.executable, "three_optimizers.py", "szpo"], cwd=ROOT / "examples",
         capture_output=True, text=True, check=True,

@@ -45,7 +45,7 @@ def without(code: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_a_run_goes_from_settings_to_verified_without_posix(tmp_path: Path) -> None:
+def test_a_run_goes_from_settings_to_verified_without_posix(tmp_path):
     words = yard_run.arguments(tmp_path, "run.name=yard", "run.votes=8")
     path = tmp_path / "runs" / "yard.db"
     commands = [
@@ -71,7 +71,7 @@ def test_a_run_goes_from_settings_to_verified_without_posix(tmp_path: Path) -> N
     assert b"\nhead" in done.stdout and b"?" in done.stdout  # the hat of the estimate
 
 
-def test_the_web_process_and_the_benchmarks_load_without_posix(tmp_path: Path) -> None:
+def test_the_web_process_and_the_benchmarks_load_without_posix(tmp_path):
     modules = [
         "szpo_ui.serve", "szpo_ui.web.server", "szpo_ui.web.site", "szpo_ui.bench.panel_load",
         "szpo_simulators.study", "szpo_simulators.panels.simulate", "szpo.failpoints",
@@ -86,9 +86,7 @@ def test_the_web_process_and_the_benchmarks_load_without_posix(tmp_path: Path) -
     assert shown.strip() == "4096"
 
 
-def test_folders_are_published_where_a_rename_takes_no_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_are_published_where_a_rename_takes_no_place(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "WINDOWS", True)
     monkeypatch.delattr(os, "link")
     rename = os.rename
@@ -115,7 +113,7 @@ def test_folders_are_published_where_a_rename_takes_no_place(
     assert (tmp_path / "a.txt").read_text() == "whole"
 
 
-def test_a_lock_keeps_others_away_until_its_file_is_closed(tmp_path: Path) -> None:
+def test_a_lock_keeps_others_away_until_its_file_is_closed(tmp_path):
     with (tmp_path / "lock").open("a") as one, (tmp_path / "lock").open("a") as other:
         assert locks.try_lock(one.fileno())
         assert not locks.try_lock(other.fileno())
@@ -124,16 +122,14 @@ def test_a_lock_keeps_others_away_until_its_file_is_closed(tmp_path: Path) -> No
         assert locks.try_lock(other.fileno(), shared=True)
 
 
-def test_peak_memory_is_asked_of_psutil_where_there_is_no_resource(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_peak_memory_is_asked_of_psutil_where_there_is_no_resource(monkeypatch):
     peak = type("Info", (), {"peak_wset": 7 * 2**20})
     monkeypatch.setattr(memory, "resource", None)
     monkeypatch.setattr(psutil.Process, "memory_info", lambda process: peak)
     assert memory.peak_bytes() == 7 * 2**20
 
 
-def test_a_dead_holder_is_recognised_without_signal_0(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_holder_is_recognised_without_signal_0(monkeypatch):
     """There signal 0 is Ctrl-C: the holder would be ended by the question."""
     own = lease.own_name()
     monkeypatch.setattr(os, "kill", lambda *words: pytest.fail("a signal was sent"))

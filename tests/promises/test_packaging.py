@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)],
@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outside(wheel, tmp_path_factory):
     """A folder that holds the unpacked wheel, as an installer would leave it."""
     site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
@@ -51,7 +51,7 @@ def python(site: Path, code: str, folder: Path) -> str:
 
 
 @pytest.mark.spine
-def test_wheel_holds_three_packages_and_their_files(wheel: Path) -> None:
+def test_wheel_holds_three_packages_and_their_files(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}
     assert tops == {"szpo", "szpo_ui", "szpo_simulators", f"szpo-{PROJECT['version']}.dist-info"}
@@ -69,7 +69,7 @@ def test_wheel_holds_three_packages_and_their_files(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".db", ".pyc"))]
 
 
-def test_wheel_works_outside_the_repository(outside: Path, tmp_path: Path) -> None:
+def test_wheel_works_outside_the_repository(outside, tmp_path):
     code = (
         "import json, importlib.util as u, szpo, szpo_simulators, szpo_ui\n"
         "from szpo.config import settings_file\n"
@@ -85,7 +85,7 @@ def test_wheel_works_outside_the_repository(outside: Path, tmp_path: Path) -> No
     assert "demo" in presets
 
 
-def test_command_of_the_wheel_runs(outside: Path, tmp_path: Path) -> None:
+def test_command_of_the_wheel_runs(outside, tmp_path):
     code = "import sys; from szpo.cli.app import main; main(sys.argv[1:] or ['--version'])"
     assert python(outside, code, tmp_path) == f"szpo {PROJECT['version']}"
     code = "from szpo.cli.app import main; main(['init', 'x.toml', '--preset', 'tiny'])"
@@ -94,7 +94,7 @@ def test_command_of_the_wheel_runs(outside: Path, tmp_path: Path) -> None:
     assert "szpo_simulators.bench.language.demo" in python(outside, code, tmp_path)
 
 
-def test_constraints_pin_every_dependency_exactly() -> None:
+def test_constraints_pin_every_dependency_exactly():
     lines = [
         line
         for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()

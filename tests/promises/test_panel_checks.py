@@ -22,7 +22,7 @@ FILTERED = {
 
 
 @pytest.mark.full
-def test_what_holds_the_model_serves_nobody() -> None:
+def test_what_holds_the_model_serves_nobody():
     """The generator's process has no port: no web server is imported outside the web's package.
 
     But for the stub that stands for somebody else's endpoint when judges are measured.
@@ -42,7 +42,7 @@ def test_what_holds_the_model_serves_nobody() -> None:
                 assert not found, f"{path.name} imports {found}"
 
 
-def test_the_pages_write_no_value_into_a_statement() -> None:
+def test_the_pages_write_no_value_into_a_statement():
     """SQL is put together from constants of the module and from question marks only."""
     asked = 0
     for path in UI.rglob("*.py"):
@@ -60,7 +60,7 @@ def test_the_pages_write_no_value_into_a_statement() -> None:
     assert asked >= 20
 
 
-def test_conditions_of_a_filter_have_no_value_of_it() -> None:
+def test_conditions_of_a_filter_have_no_value_of_it():
     """What the browser of comparisons adds to a statement is szpo's own words."""
     words = {"q": "hostile one", "panelist": "hostile two", "comparison": "hostile three"}
     chosen = vote_filter.parse([*words.items(), ("round", "987"), ("prompt", "654"),

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +35,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory):
     """A folder with the package in it, out of the wheel that its own pyproject makes."""
     from hatchling.build import build_wheel
 
@@ -50,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(site, monkeypatch):
     monkeypatch.syspath_prepend(str(site))
     yield
     registry._RULES.pop("cautious", None)
@@ -58,7 +57,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
-def test_every_kind_is_found_by_its_name(installed: None) -> None:
+def test_every_kind_is_found_by_its_name(installed):
     for group, name in (
         ("szpo.rules", "cautious"), ("szpo.rewards", "ends"), ("szpo.evaluators", "brief"),
         ("szpo.engines", "counted"), ("szpo.trackers", "lines"),
@@ -73,8 +72,8 @@ def test_every_kind_is_found_by_its_name(installed: None) -> None:
 
 @pytest.mark.full
 def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
-    installed: None, site: Path, tmp_path: Path, capsys: Capture
-) -> None:
+    installed, site, tmp_path, capsys
+):
     path = yard_run.make(tmp_path, "optimizer.rule=cautious", "panel.reward=ends:.",
                          "panel.beta=1.0", "optimizer.alpha=0.5")  # fmt: skip
     assert call(["verify", str(path)]) == 0
@@ -95,7 +94,7 @@ def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
 
 
 @pytest.mark.full
-def test_engine_evaluator_and_tracker_answer_and_listen(installed: None, tmp_path: Path) -> None:
+def test_engine_evaluator_and_tracker_answer_and_listen(installed, tmp_path):
     path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4",
                            "tracking.kind=lines")  # fmt: skip
     assert call(["verify", str(path)]) == 0
@@ -110,13 +109,13 @@ def test_engine_evaluator_and_tracker_answer_and_listen(installed: None, tmp_pat
     assert lines[-1]["votes/total"] == 4
 
 
-def test_names_that_nothing_brings_are_refused_as_before() -> None:
+def test_names_that_nothing_brings_are_refused_as_before():
     for setting in ("optimizer.rule=cautious", "engine.kind=counted"):
         with pytest.raises(UsageError, match=setting.split("=")[0]):
             settings_file.load(sets=[setting])
 
 
-def test_what_is_no_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_rule_is_refused(monkeypatch):
     def bring(found: Any) -> None:
         entry = SimpleNamespace(name="odd", load=lambda: found)
         monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
@@ -140,9 +139,7 @@ def section(group: str) -> dict[str, Any]:
 
 
 @pytest.mark.full
-def test_feature_command_and_benchmark_of_the_page_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_feature_command_and_benchmark_of_the_page_work(tmp_path, monkeypatch, capsys):
     path = yard_run.make(tmp_path)
     brought = {
         "szpo.features": ("starts", section("szpo.features")["starts"]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from szpo.cli.app import call
@@ -11,9 +9,7 @@ from tests.support import yard_run
 
 
 @pytest.mark.spine
-def test_own_run_goes_through_from_the_written_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_run_goes_through_from_the_written_settings(tmp_path, monkeypatch):
     """The block of docs/own-run.md, on the small world."""
     monkeypatch.chdir(tmp_path)
     sets = [*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.votes=16"]

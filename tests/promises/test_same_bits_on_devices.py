@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -110,7 +108,7 @@ def test_plus_and_minus_reach_the_device_bit_for_bit(device, kind):
 
 
 @pytest.mark.gpu
-def test_a_run_of_the_device_verifies_on_this_machine_without_it(tmp_path: Path):
+def test_a_run_of_the_device_verifies_on_this_machine_without_it(tmp_path):
     """Its texts are the device's own; the weights follow from the votes on them anywhere."""
     path = folder_run.make(tmp_path, "model.device=cuda")
     with Ledger.open(path) as ledger:

@@ -33,7 +33,7 @@ def examples() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "code"), examples(), ids=lambda each: each.split("\n")[0][:20])
-def test_examples_of_the_reference_run(page: str, code: str) -> None:
+def test_examples_of_the_reference_run(page, code):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, f"docs/reference/{page}.md", "exec"), {})
@@ -52,7 +52,7 @@ def run_script(script: Path, folder: Path) -> str:
     return done.stdout
 
 
-def test_a_saved_optimizer_goes_on_at_the_same_bits(tmp_path: Path) -> None:
+def test_a_saved_optimizer_goes_on_at_the_same_bits(tmp_path):
     (script,) = (each for each in GALLERY if each.stem.endswith("saved_and_loaded"))
     one, two = run_script(script, tmp_path).splitlines()
     assert one.removeprefix("in one go   ") == two.removeprefix("in two parts")
@@ -60,7 +60,7 @@ def test_a_saved_optimizer_goes_on_at_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
-def test_gallery_scripts_run(script: Path, tmp_path: Path) -> None:
+def test_gallery_scripts_run(script, tmp_path):
     assert run_script(script, tmp_path)
 
 
@@ -77,7 +77,7 @@ def run_cells(notebook: Path) -> dict[str, Any]:
 
 
 @pytest.mark.full
-def test_the_notebook_on_votes_reads_a_run_of_its_own() -> None:
+def test_the_notebook_on_votes_reads_a_run_of_its_own():
     (notebook,) = (each for each in NOTEBOOKS if "reading" in each.stem)
     space = run_cells(notebook)
     counted = space["votes"].groupby("panelist").size()
@@ -88,13 +88,13 @@ def test_the_notebook_on_votes_reads_a_run_of_its_own() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
-def test_notebooks_run(notebook: Path) -> None:
+def test_notebooks_run(notebook):
     assert len(NOTEBOOKS) == 4
     assert run_cells(notebook)
 
 
 @pytest.mark.slow
-def test_the_tutorial_can_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
     """Its commands in order to the loaded adapter, as far as no network and no voter is needed."""
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8").partition("## 8.")[0]
     lines = re.findall(r"^szpo (.+)$", text, re.MULTILINE)

@@ -145,5 +145,5 @@ def killed_and_started_again(tmp_path: Path, kills: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_no_vote_is_lost_or_doubled_when_the_web_process_is_killed(tmp_path: Path) -> None:
+def test_no_vote_is_lost_or_doubled_when_the_web_process_is_killed(tmp_path):
     killed_and_started_again(tmp_path, 30)

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ def heads(path: Path) -> list[str]:
 # ---- its tables, made by hand ----
 
 
-def test_its_tables_disturb_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_tables_disturb_no_command(tmp_path, capsys):
     path, copy, saved = (tmp_path / f"{name}.db" for name in ("run", "copy", "saved"))
     with small_run(path) as ledger:
         head = verification.verify(ledger).head
@@ -71,7 +70,7 @@ def test_its_tables_disturb_no_command(tmp_path: Path, capsys: pytest.CaptureFix
         conn.close()
 
 
-def test_a_foreign_table_excuses_no_change_of_the_runs_own(tmp_path: Path) -> None:
+def test_a_foreign_table_excuses_no_change_of_the_runs_own(tmp_path):
     path = tmp_path / "run.db"
     small_run(path).close()
     add_tables(path)
@@ -106,7 +105,7 @@ def logged_run(path: Path, votes: int) -> list[int]:
 
 
 @pytest.mark.full
-def test_a_log_cut_at_any_point_gives_a_run_that_verifies(tmp_path: Path) -> None:
+def test_a_log_cut_at_any_point_gives_a_run_that_verifies(tmp_path):
     """A replica holds a prefix of the log: every one is the run as of some commit, and sound."""
     path, votes = tmp_path / "run.db", 12
     sizes = logged_run(path, votes)
@@ -137,7 +136,7 @@ def test_a_log_cut_at_any_point_gives_a_run_that_verifies(tmp_path: Path) -> Non
 
 
 @needs_litestream
-def test_litestream_is_one_whose_checkpoints_lose_nothing() -> None:
+def test_litestream_is_one_whose_checkpoints_lose_nothing():
     text = subprocess.run([LITESTREAM, "version"], capture_output=True, text=True, check=True)
     numbers = text.stdout.strip().removeprefix("v").split(".")
     assert tuple(map(int, numbers)) >= FIRST_SOUND
@@ -212,18 +211,18 @@ def replicate_votes(folder: Path, votes: int, checkpoints: int) -> None:
 
 
 @needs_litestream
-def test_litestream_restores_what_was_acknowledged(tmp_path: Path) -> None:
+def test_litestream_restores_what_was_acknowledged(tmp_path):
     replicate_votes(tmp_path, 400, checkpoints=0)  # a quick machine is done before many
 
 
 @needs_litestream
 @pytest.mark.slow
-def test_litestream_restores_what_was_acknowledged_for_long(tmp_path: Path) -> None:
+def test_litestream_restores_what_was_acknowledged_for_long(tmp_path):
     replicate_votes(tmp_path, 6000, checkpoints=3)
 
 
 @pytest.fixture(autouse=True)
-def private() -> Iterator[None]:
+def private():
     """As the documents say: the replica holds what the run holds, so nobody else may read it."""
     before = os.umask(0o077)
     yield

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from szpo.errors import UsageError
 from szpo.ledger import run_spec
 from szpo.replay import without_panelist
 from szpo.voting.casting import VoteRequest
-from tests.support.browser import MovableClock, Stage, make
+from tests.support.browser import MovableClock, make
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Stage:
+def stage(tmp_path):
     """Three steps of two comparisons and two votes each.
 
     Ada and Bob agree in steps 0 and 2; in step 1 they disagree on one comparison of the two.
@@ -37,7 +35,7 @@ def stage(tmp_path: Path) -> Stage:
     return made
 
 
-def test_steps_flip_where_the_majority_does(stage: Stage) -> None:
+def test_steps_flip_where_the_majority_does(stage):
     found = without_panelist.preview(stage.ledger, "Bob")
     assert (found.votes, found.of) == (6, 12)
     assert [(e.step, e.votes, e.theirs) for e in found.effects] == [(s, 4, 2) for s in range(3)]
@@ -45,7 +43,7 @@ def test_steps_flip_where_the_majority_does(stage: Stage) -> None:
     assert found.flipped == (1,)
 
 
-def test_directions_of_steps_are_compared_with_the_votes_left_out(stage: Stage) -> None:
+def test_directions_of_steps_are_compared_with_the_votes_left_out(stage):
     assert run_spec.recorded_settings(stage.ledger).rule == "known"
     found = without_panelist.preview(stage.ledger, "Bob")
     first, second, third = (e.cosine for e in found.effects)
@@ -56,7 +54,7 @@ def test_directions_of_steps_are_compared_with_the_votes_left_out(stage: Stage) 
     assert found.turned == ()
 
 
-def test_somebody_who_never_voted_changes_nothing(stage: Stage) -> None:
+def test_somebody_who_never_voted_changes_nothing(stage):
     stage.site.service.enroll("person", "Cy")
     found = without_panelist.preview(stage.ledger, "Cy")
     assert (found.votes, found.effects, found.flipped) == (0, (), ())
@@ -64,7 +62,7 @@ def test_somebody_who_never_voted_changes_nothing(stage: Stage) -> None:
         without_panelist.preview(stage.ledger, "Dora")
 
 
-def test_a_preview_writes_nothing(stage: Stage) -> None:
+def test_a_preview_writes_nothing(stage):
     before = stage.ledger.changes()
     without_panelist.preview(stage.ledger, "Ada")
     assert stage.ledger.changes() == before

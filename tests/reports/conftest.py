@@ -1,14 +1,12 @@
 """The stand-in hub, for the tests of what is pushed to it."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support import hub_server
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
+def served(monkeypatch):
     from huggingface_hub import constants
 
     with hub_server.serve() as server:

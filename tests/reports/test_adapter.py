@@ -39,7 +39,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     return folder_run.make(tmp_path_factory.mktemp("folder"))
 
 
@@ -54,7 +54,7 @@ def base(run: Path) -> object:
 
 
 @pytest.mark.spine
-def test_reopened_policy_stands_at_the_head(run: Path) -> None:
+def test_reopened_policy_stands_at_the_head(run):
     with Ledger.open(run, readonly=True) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
         assert parts.policy.digest() == theta_digests(ledger)[-1] != theta_digests(ledger)[0]
@@ -65,7 +65,7 @@ def test_reopened_policy_stands_at_the_head(run: Path) -> None:
 
 
 @pytest.mark.full
-def test_exported_adapter_gives_the_policys_logits(run: Path, tmp_path: Path) -> None:
+def test_exported_adapter_gives_the_policys_logits(run, tmp_path):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--out", str(out)]) == 0
     ids = [20, 21, 22, 30]
@@ -80,9 +80,7 @@ def test_exported_adapter_gives_the_policys_logits(run: Path, tmp_path: Path) ->
     assert float(row[0]) == pytest.approx(float(wanted), abs=1e-5)
 
 
-def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(
-    run: Path, tmp_path: Path
-) -> None:
+def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(run, tmp_path):
     out, packed = tmp_path / "adapter", tmp_path / "run.zip"
     assert call(["export", str(run), "--out", str(out)]) == 0
     # As the web process does it: an interpreter that never loads a tensor library.
@@ -109,9 +107,7 @@ def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["full", "random"])
-def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(
-    kind: str, tmp_path: Path
-) -> None:
+def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(kind, tmp_path):
     path = folder_run.make(
         tmp_path, f"subspace.kind={kind}", "subspace.kl_samples=16", "run.votes=4"
     )
@@ -123,9 +119,7 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(
     assert files
 
 
-def test_export_before_the_first_step_changes_nothing(
-    run: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_export_before_the_first_step_changes_nothing(run, tmp_path, capsys):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--out", str(out), "--step", "0"]) == 0
     assert "the adapter changes nothing: all its B matrices are zero" in capsys.readouterr().err
@@ -135,7 +129,7 @@ def test_export_before_the_first_step_changes_nothing(
     assert torch.equal(adapted, logits(base(run), [20, 21]))
 
 
-def test_merged_model_needs_no_adapter(run: Path, tmp_path: Path) -> None:
+def test_merged_model_needs_no_adapter(run, tmp_path):
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     assert call(["export", str(run), "--out", str(adapter)]) == 0
     assert call(["merge", str(run), "--out", str(merged)]) == 0
@@ -146,7 +140,7 @@ def test_merged_model_needs_no_adapter(run: Path, tmp_path: Path) -> None:
     assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
 
 
-def test_card_of_an_earlier_step_counts_what_stands_behind_it(run: Path, tmp_path: Path) -> None:
+def test_card_of_an_earlier_step_counts_what_stands_behind_it(run, tmp_path):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--step", "1", "--out", str(out)]) == 0
     card = (out / "README.md").read_text(encoding="utf-8")
@@ -156,16 +150,14 @@ def test_card_of_an_earlier_step_counts_what_stands_behind_it(run: Path, tmp_pat
     assert "steps | 1 of rule" in card
 
 
-def test_export_of_a_step_that_is_not_there_writes_nothing(
-    run: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_export_of_a_step_that_is_not_there_writes_nothing(run, tmp_path, capsys):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--step", "3", "--out", str(out)]) == 2
     assert "2 steps are applied; there is no 3" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_votes_as_jsonl_and_csv_hold_the_same(run: Path, tmp_path: Path) -> None:
+def test_votes_as_jsonl_and_csv_hold_the_same(run, tmp_path):
     for suffix in ("jsonl", "csv"):
         assert call(["export", str(run), "--votes", str(tmp_path / f"votes.{suffix}")]) == 0
     lines = (tmp_path / "votes.jsonl").read_text(encoding="utf-8").splitlines()
@@ -179,7 +171,7 @@ def test_votes_as_jsonl_and_csv_hold_the_same(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.full
-def test_sample_pairs_base_and_tuned(run: Path, capsys: Capture) -> None:
+def test_sample_pairs_base_and_tuned(run, capsys):
     capsys.readouterr()
     assert call(["sample", str(run), "-p", "w20 w21", "-p", "w30", "-n", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -192,7 +184,7 @@ def test_sample_pairs_base_and_tuned(run: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.full
-def test_starting_adapter_is_where_a_run_begins(run: Path, tmp_path: Path) -> None:
+def test_starting_adapter_is_where_a_run_begins(run, tmp_path):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--out", str(out)]) == 0
     model_folder = run.parent.parent / "llama"
@@ -207,9 +199,7 @@ def test_starting_adapter_is_where_a_run_begins(run: Path, tmp_path: Path) -> No
     assert begun.sample(asked, 2, seed=3) == ended.sample(asked, 2, seed=3)
 
 
-def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(
-    run: Path, served: hub_server.Hub, tmp_path: Path, capsys: Capture
-) -> None:
+def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(run, served, tmp_path, capsys):
     out = tmp_path / "out"
     before = run.read_bytes()
     line = ["export", str(run), "--push", "me/tuned", "--out", str(out),
@@ -243,9 +233,7 @@ def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(
     check_adapter(hub_server.read_folder(out))
 
 
-def test_a_base_that_nobody_else_has_is_not_pushed(
-    run: Path, served: hub_server.Hub, capsys: Capture
-) -> None:
+def test_a_base_that_nobody_else_has_is_not_pushed(run, served, capsys):
     assert call(["export", str(run), "--push", "me/tuned"]) == 2
     assert "name it on the hub by --base USER/NAME" in capsys.readouterr().err
     for name in ("tuned", "me/tu ned", "a/b/c"):
@@ -254,7 +242,7 @@ def test_a_base_that_nobody_else_has_is_not_pushed(
     assert served.requests == []
 
 
-def test_transformers_loads_the_adapter_without_pefts_class(run: Path, tmp_path: Path) -> None:
+def test_transformers_loads_the_adapter_without_pefts_class(run, tmp_path):
     out, ids = tmp_path / "adapter", torch.tensor([[20, 21, 22]])
     assert call(["export", str(run), "--out", str(out)]) == 0
     with quiet(), torch.no_grad():
@@ -279,9 +267,7 @@ def test_transformers_loads_the_adapter_without_pefts_class(run: Path, tmp_path:
         (None, "adapter_model.safetensors missing"),
     ],
 )
-def test_what_vllm_does_not_load_is_named(
-    changes: dict[str, object] | None, words: str, run: Path, tmp_path: Path
-) -> None:
+def test_what_vllm_does_not_load_is_named(changes, words, run, tmp_path):
     with Ledger.open(run, readonly=True) as ledger:
         files = adapter_files(ledger)
     assert files is not None
@@ -297,8 +283,8 @@ def test_what_vllm_does_not_load_is_named(
 
 @pytest.mark.full
 def test_votes_load_as_a_dataset_without_anything_of_the_panelists(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+    run, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import datasets
 

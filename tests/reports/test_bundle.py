@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,7 +38,7 @@ NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+def stage(tmp_path_factory):
     """Twelve steps of mixed votes by three people, a pause, and an open round with two votes."""
     made = make(tmp_path_factory.mktemp("bundle") / "run.db", clock=MovableClock())
     service = made.site.service
@@ -81,7 +80,7 @@ def exported(stage: Stage, **what: Any) -> tuple[zipfile.ZipFile, overview.Overv
 
 
 @pytest.mark.full
-def test_the_zip_alone_gives_every_number_of_the_dashboard(stage: Stage) -> None:
+def test_the_zip_alone_gives_every_number_of_the_dashboard(stage):
     now = stage.clock()
     shown = overview.overview(evidence.read(stage.ledger, as_of_us=now))
     _, written, content = exported(stage, as_of_us=now)
@@ -91,7 +90,7 @@ def test_the_zip_alone_gives_every_number_of_the_dashboard(stage: Stage) -> None
 
 
 @pytest.mark.full
-def test_pandas_finds_the_headline_numbers_without_this_library(stage: Stage) -> None:
+def test_pandas_finds_the_headline_numbers_without_this_library(stage):
     packed, page, _ = exported(stage)
     reported = json.loads(packed.read("overview.json"))
     votes = pd.read_json(io.BytesIO(packed.read("votes.jsonl")), lines=True)
@@ -149,7 +148,7 @@ def _alpha(counted: Any) -> float:
 
 
 @pytest.mark.full
-def test_votes_of_the_open_round_are_nowhere_in_it(stage: Stage) -> None:
+def test_votes_of_the_open_round_are_nowhere_in_it(stage):
     packed, _, _ = exported(stage)
     votes = [json.loads(line) for line in packed.read("votes.jsonl").splitlines()]
     assert max(vote["step"] for vote in votes) == 11
@@ -164,7 +163,7 @@ def test_votes_of_the_open_round_are_nowhere_in_it(stage: Stage) -> None:
     assert shut != live
 
 
-def test_hashes_hold_and_a_changed_file_is_found(stage: Stage, tmp_path: Path) -> None:
+def test_hashes_hold_and_a_changed_file_is_found(stage, tmp_path):
     packed, _, content = exported(stage)
     sums = dict(
         reversed(line.split("  ")) for line in packed.read("SHA256SUMS").decode().splitlines()
@@ -185,7 +184,7 @@ def test_hashes_hold_and_a_changed_file_is_found(stage: Stage, tmp_path: Path) -
         bundle.recompute(io.BytesIO(content[:100]))
 
 
-def test_no_cell_is_a_formula_and_names_come_back(stage: Stage) -> None:
+def test_no_cell_is_a_formula_and_names_come_back(stage):
     packed, _, content = exported(stage)
     for name in ("votes.csv", "panelists.csv", "steps.csv", "updates.csv"):
         for row in csv.reader(io.StringIO(packed.read(name).decode(), newline="")):
@@ -197,7 +196,7 @@ def test_no_cell_is_a_formula_and_names_come_back(stage: Stage) -> None:
     assert [p.name for p in bundle.read(io.BytesIO(content)).panelists] == list(NAMES)
 
 
-def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path: Path) -> None:
+def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path):
     made = make(tmp_path / "run.db", clock=MovableClock())
     made.advance()
     for reason in ("\x00=1+1", "\x0b=2", "\x1b=3", "\n=4", "'=5"):
@@ -216,7 +215,7 @@ def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path: Path) -> None:
         assert cells == ["'\x00=1+1", "'\x0b=2", "'\x1b=3", "'\n=4", "''=5"]
 
 
-def test_votes_and_zip_are_for_their_owner_alone(stage: Stage, tmp_path: Path) -> None:
+def test_votes_and_zip_are_for_their_owner_alone(stage, tmp_path):
     for words in (["--votes", "v.csv"], ["--votes", "v.jsonl"], ["--zip", "v.zip"]):
         target = tmp_path / words[1]
         assert call(["export", str(stage.ledger.path), words[0], str(target)]) == 0
@@ -277,14 +276,14 @@ CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_a_zip_must_hold_just_what_its_sums_name(stage: Stage, case: str) -> None:
+def test_a_zip_must_hold_just_what_its_sums_name(stage, case):
     change, words = CHANGES[case]
     with pytest.raises(IntegrityError, match=words) as caught:
         bundle.recompute(again(exported(stage)[2], change))
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
 
 
-def test_a_file_that_stands_twice_is_refused(stage: Stage) -> None:
+def test_a_file_that_stands_twice_is_refused(stage):
     file = again(exported(stage)[2], lambda files: None)
     with zipfile.ZipFile(file, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
         packed.writestr("votes.jsonl", b"")
@@ -293,7 +292,7 @@ def test_a_file_that_stands_twice_is_refused(stage: Stage) -> None:
 
 
 @pytest.mark.full
-def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(stage: Stage) -> None:
+def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(stage):
     content = exported(stage)[2]
 
     def blown(files: dict[str, bytes]) -> None:
@@ -329,7 +328,7 @@ def padded(files: dict[str, bytes]) -> None:
     listed(files, "pairs.jsonl")
 
 
-def test_a_size_in_the_zip_that_is_not_true_is_found(stage: Stage) -> None:
+def test_a_size_in_the_zip_that_is_not_true_is_found(stage):
     content = exported(stage)[2]
     with zipfile.ZipFile(io.BytesIO(content)) as packed:
         size = packed.getinfo("votes.jsonl").file_size
@@ -339,7 +338,7 @@ def test_a_size_in_the_zip_that_is_not_true_is_found(stage: Stage) -> None:
         bundle.recompute(io.BytesIO(lying))
 
 
-def test_a_locked_or_oddly_packed_zip_is_one_line(stage: Stage) -> None:
+def test_a_locked_or_oddly_packed_zip_is_one_line(stage):
     content = exported(stage)[2]
     locked = bytearray(content)
     for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
@@ -363,7 +362,7 @@ def test_a_locked_or_oddly_packed_zip_is_one_line(stage: Stage) -> None:
         bundle.recompute(io.BytesIO(broken))
 
 
-def test_equal_ledgers_are_equal_bytes(stage: Stage) -> None:
+def test_equal_ledgers_are_equal_bytes(stage):
     first = exported(stage)[2]
     stage.clock.forward(3600)
     assert exported(stage)[2] == first
@@ -371,7 +370,7 @@ def test_equal_ledgers_are_equal_bytes(stage: Stage) -> None:
     assert later != first
 
 
-def test_no_person_is_named(tmp_path: Path) -> None:
+def test_no_person_is_named(tmp_path):
     from szpo_ui.web import credentials
 
     made = make(tmp_path / "run.db", clock=MovableClock())
@@ -384,7 +383,7 @@ def test_no_person_is_named(tmp_path: Path) -> None:
         assert secret.encode() not in everything
 
 
-def test_only_notes_on_single_prompts_become_preferences(stage: Stage) -> None:
+def test_only_notes_on_single_prompts_become_preferences(stage):
     packed, _, content = exported(stage)
     rows = [json.loads(line) for line in packed.read("dpo.jsonl").splitlines()]
     found = bundle.read(io.BytesIO(content))
@@ -402,13 +401,13 @@ def test_only_notes_on_single_prompts_become_preferences(stage: Stage) -> None:
         assert {(row["chosen"], row["rejected"]), (row["rejected"], row["chosen"])} & both
 
 
-def test_without_notes_there_is_no_such_file(tmp_path: Path) -> None:
+def test_without_notes_there_is_no_such_file(tmp_path):
     made = make(tmp_path / "run.db", clock=MovableClock())
     made.advance()
     assert "dpo.jsonl" not in exported(made)[0].namelist()
 
 
-def test_weights_and_events_are_those_of_the_record(stage: Stage) -> None:
+def test_weights_and_events_are_those_of_the_record(stage):
     packed, _, _ = exported(stage)
     theta = load(packed.read("theta.safetensors"))
     assert parameters.digest(theta, stage.ledger.layout, None) == theta_digest(stage.ledger)
@@ -421,7 +420,7 @@ def test_weights_and_events_are_those_of_the_record(stage: Stage) -> None:
         assert event["row_sha256"] == before
 
 
-def test_settings_in_it_begin_the_same_run(stage: Stage, tmp_path: Path) -> None:
+def test_settings_in_it_begin_the_same_run(stage, tmp_path):
     from szpo.config import settings_file
 
     file = tmp_path / "run.toml"
@@ -429,7 +428,7 @@ def test_settings_in_it_begin_the_same_run(stage: Stage, tmp_path: Path) -> None
     assert settings_file.load(file) == stage.site.config
 
 
-def test_the_command_writes_it_once(stage: Stage, tmp_path: Path) -> None:
+def test_the_command_writes_it_once(stage, tmp_path):
     target = tmp_path / "out.zip"
     words = ["export", str(stage.ledger.path), "--zip", str(target)]
     assert call(words) == 0

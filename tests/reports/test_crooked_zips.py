@@ -29,7 +29,7 @@ Files = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def content(tmp_path_factory):
     path = tmp_path_factory.mktemp("crooked") / "run.db"
     many_votes.make(path, steps=2, comparisons=2, people=6)
     file = io.BytesIO()
@@ -39,7 +39,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def files(content: bytes) -> Files:
+def files(content):
     with zipfile.ZipFile(io.BytesIO(content)) as packed:
         return {name: packed.read(name) for name in packed.namelist() if name != "SHA256SUMS"}
 
@@ -70,7 +70,7 @@ def take_or_refuse(file: io.BytesIO) -> None:
 @pytest.mark.full
 @settings(derandomize=True)
 @given(data=st.data())
-def test_changed_bytes_are_refused_in_one_line(content: bytes, data: st.DataObject) -> None:
+def test_changed_bytes_are_refused_in_one_line(content, data):
     directory = content.find(b"PK\x01\x02")
     first = data.draw(st.sampled_from([0, directory, len(content) - 22]))
     changed = bytearray(content)
@@ -132,9 +132,7 @@ CHANGES = {
 @pytest.mark.full
 @settings(derandomize=True)
 @given(data=st.data())
-def test_changed_values_with_right_hashes_are_refused_in_one_line(
-    files: Files, data: st.DataObject
-) -> None:
+def test_changed_values_with_right_hashes_are_refused_in_one_line(files, data):
     name = data.draw(st.sampled_from(sorted(CHANGES)))
     take_or_refuse(pack({**files, name: CHANGES[name](files[name], data.draw)}))
 
@@ -160,7 +158,7 @@ CROOKED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", CROOKED)
-def test_what_is_wrong_and_where_is_said(files: Files, case: str) -> None:
+def test_what_is_wrong_and_where_is_said(files, case):
     name, change, words = CROOKED[case]
     changed = change(files[name])
     assert changed != files[name]
@@ -169,9 +167,7 @@ def test_what_is_wrong_and_where_is_said(files: Files, case: str) -> None:
     assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
 
 
-def test_rows_that_describe_no_run_are_refused(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_describe_no_run_are_refused(files, monkeypatch):
     def fail(_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
@@ -195,7 +191,7 @@ def peak(file: io.BytesIO, words: str) -> int:
         tracemalloc.stop()
 
 
-def test_a_vote_of_many_little_lists_is_refused_before_it_is_parsed(files: Files) -> None:
+def test_a_vote_of_many_little_lists_is_refused_before_it_is_parsed(files):
     vote = json.loads(files["votes.jsonl"].splitlines()[0])
     text = json.dumps({**vote, "notes": "@"}).encode()
     size = 2**24
@@ -203,9 +199,7 @@ def test_a_vote_of_many_little_lists_is_refused_before_it_is_parsed(files: Files
     assert peak(pack({**files, "votes.jsonl": bomb}), "line 1 .* 1,048,576") < 2 * size
 
 
-def test_tables_and_facts_have_limits_of_their_own(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_and_facts_have_limits_of_their_own(files, monkeypatch):
     facts = files["run.json"] + b" " * 2**22
     assert peak(pack({**files, "run.json": facts}), "its run.json.*limit=") < 2**21
     monkeypatch.setattr(exported_rows, "ROWS", 5)
@@ -215,7 +209,7 @@ def test_tables_and_facts_have_limits_of_their_own(
 
 
 @pytest.mark.full
-def test_votes_are_parsed_when_they_are_read_and_not_held(files: Files) -> None:
+def test_votes_are_parsed_when_they_are_read_and_not_held(files):
     lines = files["votes.jsonl"] * 500
     found = bundle.read(pack({**files, "votes.jsonl": lines}))
     tracemalloc.start()
@@ -224,7 +218,7 @@ def test_votes_are_parsed_when_they_are_read_and_not_held(files: Files) -> None:
     tracemalloc.stop()
 
 
-def test_a_vote_with_as_many_notes_as_a_page_takes_is_read(files: Files) -> None:
+def test_a_vote_with_as_many_notes_as_a_page_takes_is_read(files):
     first, rest = files["votes.jsonl"].split(b"\n", 1)
     notes = {str(row): "tie" for row in range(4096)}
     long = json.dumps({**json.loads(first), "notes": notes, "panelist": "\0" * 64}).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +18,7 @@ LEDGER = Path(__file__).parents[1] / "ledgers" / "regression.db"
 
 
 @pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
+def closed():
     yield
     from matplotlib import pyplot
 
@@ -27,7 +26,7 @@ def closed() -> Iterator[None]:
 
 
 @pytest.mark.full
-def test_figures_hold_the_numbers_of_the_steps() -> None:
+def test_figures_hold_the_numbers_of_the_steps():
     with Ledger.open(LEDGER, readonly=True) as ledger:
         rows = step_rows.read(ledger)
         assert szpo.plots.estimates(ledger).lines[0].get_ydata().tolist() == [
@@ -42,9 +41,7 @@ def test_figures_hold_the_numbers_of_the_steps() -> None:
             szpo.plots.kl(LEDGER)
 
 
-def test_a_gain_is_drawn_with_its_interval_and_never_made_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_gain_is_drawn_with_its_interval_and_never_made_up(monkeypatch):
     with pytest.raises(UsageError, match="no gain was measured"):
         szpo.plots.gain(LEDGER)
     series = gain_chart.Series("held out", [0, 8], [0.5, 0.75], [0.5, 0.6], [0.5, 0.9])
@@ -55,7 +52,7 @@ def test_a_gain_is_drawn_with_its_interval_and_never_made_up(
     assert (low, high) == pytest.approx((0.5, 0.9))
 
 
-def test_a_notebook_shows_the_run_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_shows_the_run_escaped(monkeypatch):
     with szpo.open(LEDGER) as run:
         html = run._repr_html_()
         assert "szpo run regression" in html and "<td" in html and "<script" not in html

@@ -22,7 +22,7 @@ HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def yard(tmp_path_factory):
     return yard_run.make(tmp_path_factory.mktemp("yard"), "optimizer.votes=2", "run.votes=48")
 
 
@@ -32,7 +32,7 @@ def page_of(path: Path) -> str:
 
 
 @pytest.mark.full
-def test_page_is_whole_and_self_contained(yard: Path) -> None:
+def test_page_is_whole_and_self_contained(yard):
     tags = Outline(page_of(yard))
     assert {"script", "link", "img", "iframe"}.isdisjoint(tag for tag, _ in tags.found)
     named = {name for _, attributes in tags.found for name in attributes}
@@ -41,7 +41,7 @@ def test_page_is_whole_and_self_contained(yard: Path) -> None:
     assert "default-src 'none'" in page_of(yard)
 
 
-def test_hostile_texts_are_shown_not_run(tmp_path: Path) -> None:
+def test_hostile_texts_are_shown_not_run(tmp_path):
     class Hostile(QuadraticPolicy):
         def rollout(self, prompts, shifts, *, seed):  # type: ignore[no-untyped-def]
             batches = super().rollout(prompts, shifts, seed=seed)
@@ -63,18 +63,18 @@ def test_hostile_texts_are_shown_not_run(tmp_path: Path) -> None:
     assert "{{ 7*7 }}" in page
 
 
-def test_a_run_without_votes_has_a_page(tmp_path: Path) -> None:
+def test_a_run_without_votes_has_a_page(tmp_path):
     with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
         page = html_report.render(ledger)
     assert "No answers yet." in page
     assert "Not checked for this page" in page
 
 
-def test_verification_is_what_verify_says(yard: Path) -> None:
+def test_verification_is_what_verify_says(yard):
     assert re.search(r'<p class="good">verified: \d+ rows, 3 steps', page_of(yard))
 
 
-def test_picture_is_a_file_of_its_own(yard: Path, tmp_path: Path) -> None:
+def test_picture_is_a_file_of_its_own(yard, tmp_path):
     out = tmp_path / "chart.svg"
     assert call(["report", str(yard), "--svg", str(out)]) == 0
     text = out.read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def test_picture_is_a_file_of_its_own(yard: Path, tmp_path: Path) -> None:
     assert "walk of the answers shown, over the votes spent" in text
 
 
-def test_totals_add_up_from_the_steps(yard: Path) -> None:
+def test_totals_add_up_from_the_steps(yard):
     with Ledger.open(yard, readonly=True) as ledger:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
@@ -91,7 +91,7 @@ def test_totals_add_up_from_the_steps(yard: Path) -> None:
     assert total.answers_read == 2 * 2 * texts  # two sides, M = 2 votes on each comparison
 
 
-def test_separation_is_unbiased_under_a_known_rate() -> None:
+def test_separation_is_unbiased_under_a_known_rate():
     """Votes of one direction that agree with probability p each agree pairwise p² + (1 − p)²."""
     for p in (0.5, 0.65, 0.85, 1.0):
         pairs = 10**6
@@ -99,7 +99,7 @@ def test_separation_is_unbiased_under_a_known_rate() -> None:
         assert summary.separation(pairs, agreeing) == pytest.approx(p, abs=2e-3)
 
 
-def test_chart_places_its_values() -> None:
+def test_chart_places_its_values():
     svg = line_chart(
         "t", [Series("s", [0, 10], [0.0, 1.0])], x_label="x", y_label="y", bounds=(0, 1)
     )
@@ -108,7 +108,7 @@ def test_chart_places_its_values() -> None:
     assert ticks(0.0, 7.0, 7) == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_chart_survives_constant_and_missing_values() -> None:
+def test_chart_survives_constant_and_missing_values():
     flat = line_chart("t", [Series("s", [0, 1], [2.0, 2.0])], x_label="x", y_label="y")
     assert "nan" not in flat
     gap = line_chart("t", [Series("s", [0, 1], [2.0, float("nan")])], x_label="x", y_label="y")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from szpo.errors import ResourceError, SzpoError
@@ -15,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     made = tmp_path / "made"
     (made / "data").mkdir(parents=True)
     (made / "README.md").write_text("# A card\n")
@@ -24,9 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_folder_arrives_byte_by_byte_in_a_private_repository(
-    folder: Path, served: hub_server.Hub
-) -> None:
+def test_a_folder_arrives_byte_by_byte_in_a_private_repository(folder, served):
     assert hub.push(folder, "me/votes", kind="dataset") == f"{served.url}/datasets/me/votes"
     assert served.files == {"me/votes": hub_server.read_folder(folder)}
     assert served.created["me/votes"]["visibility"] == "private"
@@ -52,9 +48,7 @@ def test_a_folder_arrives_byte_by_byte_in_a_private_repository(
         ("preupload", 429, 6, "too many requests"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_and_a_code(
-    part: str, status: int, code: int, words: str, folder: Path, served: hub_server.Hub
-) -> None:
+def test_what_the_hub_refuses_is_one_line_and_a_code(part, status, code, words, folder, served):
     served.fail[part] = status
     with pytest.raises(SzpoError, match=words) as found:
         hub.push(folder, "me/votes", kind="model")
@@ -64,9 +58,7 @@ def test_what_the_hub_refuses_is_one_line_and_a_code(
     assert served.files == {}
 
 
-def test_a_hub_that_is_not_there_is_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_that_is_not_there_is_one_line(folder, monkeypatch):
     with hub_server.serve() as gone:
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
     with pytest.raises(ResourceError, match=r"cannot be reached .*nothing was published"):

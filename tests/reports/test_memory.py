@@ -57,7 +57,7 @@ def compute_overview(ledger: Ledger) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def runs(tmp_path_factory):
     """A run, and one of four times as many votes."""
     folder = tmp_path_factory.mktemp("memory")
     for steps in (FEW, MANY):
@@ -94,7 +94,5 @@ def peak_of(path: Path, read: Callable[[Ledger], None]) -> int:
         pytest.param(write_zip, marks=pytest.mark.slow),
     ],
 )
-def test_memory_hardly_grows_with_the_votes(
-    runs: tuple[Path, Path], read: Callable[[Ledger], None]
-) -> None:
+def test_memory_hardly_grows_with_the_votes(runs, read):
     assert growth(runs, read) < MOST

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ from tests.support import folder_run
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return folder_run.make(tmp_path)
 
 
@@ -26,7 +24,7 @@ def pretend_it_ran_on(monkeypatch: pytest.MonkeyPatch, device: str, model: str |
 
 
 @pytest.mark.full
-def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
+def test_auto_is_resolved_when_the_run_is_created(path):
     with Ledger.open(path, readonly=True) as ledger:
         stored = ledger.spec["config"]["model"]
         assert stored["device"] in ("cpu", "cuda", "mps") and stored["dtype"] == "fp32"
@@ -35,7 +33,7 @@ def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -> None:
+def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys):
     pretend_it_ran_on(monkeypatch, "cuda:99", "Some GPU")
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) == 2
@@ -50,7 +48,7 @@ def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -
 
 
 @pytest.mark.full
-def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypatch) -> None:
+def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypatch):
     with monkeypatch.context() as patch:
         pretend_it_ran_on(patch, "cuda:99", "Some GPU")
         assert call(["run", "--resume", str(path), "--device", "cpu"]) == 0
@@ -62,13 +60,13 @@ def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypat
     assert call(["run", "--resume", str(path)]) == 0  # from now on it is the run's own
 
 
-def test_a_device_is_named_only_when_a_run_is_resumed(capsys) -> None:
+def test_a_device_is_named_only_when_a_run_is_resumed(capsys):
     assert call(["run", "--preset", "tiny", "--device", "cpu"]) == 2
     assert "--device goes with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.full
-def test_a_halved_batch_is_recorded_with_the_step(tmp_path: Path, monkeypatch) -> None:
+def test_a_halved_batch_is_recorded_with_the_step(tmp_path, monkeypatch):
     inner = FlatEngine._decode
 
     def decode(self, owner, *rest):

@@ -25,7 +25,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     return folder_run.make(tmp_path_factory.mktemp("folder"), "evaluation.prompts=4")
 
 
@@ -36,7 +36,7 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_the_ends_of_the_line_are_exact_and_its_points_lie_on_it() -> None:
+def test_the_ends_of_the_line_are_exact_and_its_points_lie_on_it():
     rng = np.random.default_rng(0)
     a, b = ({"z": rng.normal(size=9).astype(np.float32)} for _ in range(2))
     assert np.array_equal(parameters.between(a, b, 1.0)["z"], b["z"])
@@ -46,7 +46,7 @@ def test_the_ends_of_the_line_are_exact_and_its_points_lie_on_it() -> None:
     assert np.allclose(half, (a["z"] + b["z"]) / 2, atol=1e-7)
 
 
-def test_the_largest_point_is_chosen_at_which_every_guard_holds() -> None:
+def test_the_largest_point_is_chosen_at_which_every_guard_holds():
     def point(share: float, ok: bool) -> Point:
         return Point(share, 1.0, 0.1, TextFigures(-1, 1, 1), (Guard(TOPIC, 1, "", ok),))
 
@@ -57,7 +57,7 @@ def test_the_largest_point_is_chosen_at_which_every_guard_holds() -> None:
 
 
 @pytest.mark.full
-def test_points_are_measured_and_the_ledger_stays_as_it_is(run: Path, capsys: Capture) -> None:
+def test_points_are_measured_and_the_ledger_stays_as_it_is(run, capsys):
     before = content(run)
     words = ["shrink", str(run), "--at", "1", "--at", "0.5", "--samples", "2", "--json"]
     capsys.readouterr()
@@ -77,7 +77,7 @@ def test_points_are_measured_and_the_ledger_stays_as_it_is(run: Path, capsys: Ca
 
 
 @pytest.mark.full
-def test_the_end_of_the_line_is_the_head_and_the_policy_is_put_back(run: Path) -> None:
+def test_the_end_of_the_line_is_the_head_and_the_policy_is_put_back(run):
     with Ledger.open(run, readonly=True) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
         policy, origin = parts.language, starting_theta(ledger)
@@ -93,9 +93,7 @@ def test_the_end_of_the_line_is_the_head_and_the_policy_is_put_back(run: Path) -
     assert policy.digest() == head
 
 
-def test_an_adapter_at_a_share_is_that_of_the_shrunk_coordinates(
-    run: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_at_a_share_is_that_of_the_shrunk_coordinates(run, tmp_path):
     out = tmp_path / "near"
     before = content(run)
     assert call(["shrink", str(run), "--to", "0.5", "--out", str(out)]) == 0
@@ -110,7 +108,7 @@ def test_an_adapter_at_a_share_is_that_of_the_shrunk_coordinates(
     assert content(run) == before
 
 
-def test_a_branch_at_a_share_begins_there_and_verifies(tmp_path: Path) -> None:
+def test_a_branch_at_a_share_begins_there_and_verifies(tmp_path):
     settings, ledger, policy = start(tmp_path)
     go(settings, ledger, policy, until_step=3)
     before = replay.fold(ledger)
@@ -123,7 +121,7 @@ def test_a_branch_at_a_share_begins_there_and_verifies(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_blind_votes_are_asked_about_a_point_on_the_way(run: Path, tmp_path: Path) -> None:
+def test_blind_votes_are_asked_about_a_point_on_the_way(run, tmp_path):
     assert call(["shrink", str(run), "--to", "0.7", "--name", "near"]) == 0
     copy = tmp_path / "copy.db"
     copy.write_bytes(content(run))
@@ -154,9 +152,7 @@ def test_blind_votes_are_asked_about_a_point_on_the_way(run: Path, tmp_path: Pat
         (["--to", "0.333", "--ask", "3"], "--ask takes whole hundredths of the way (got 0.333)"),
     ],
 )
-def test_what_cannot_work_is_one_line(
-    run: Path, words: list[str], reason: str, capsys: Capture
-) -> None:
+def test_what_cannot_work_is_one_line(run, words, reason, capsys):
     before = content(run)
     assert call(["shrink", str(run), *words]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
@@ -164,7 +160,7 @@ def test_what_cannot_work_is_one_line(
 
 
 @pytest.mark.full
-def test_a_policy_that_is_no_language_model_is_refused(tmp_path: Path, capsys: Capture) -> None:
+def test_a_policy_that_is_no_language_model_is_refused(tmp_path, capsys):
     yard = yard_run.make(tmp_path)
     assert call(["shrink", str(yard)]) == 2
     assert "is no language model; this needs one" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """CartPole behind `Policy`: the contract, the texts, and a whole run with its ledger."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,13 +21,13 @@ KEEN = (0.0, 0.5, 8.0, 10.0, 0.0)
 
 
 @pytest.mark.parametrize("net", [Network(), Network(6)], ids=["linear", "hidden"])
-def test_it_is_a_policy(net: Network) -> None:
+def test_it_is_a_policy(net):
     tried = CartPolePolicy(3, net)
     check_policy(tried, PROMPTS, radius=1.0, space=tried.space)
     assert tried.dim == net.dim
 
 
-def test_episodes_are_those_of_the_world() -> None:
+def test_episodes_are_those_of_the_world():
     """The same start and the same numbers: the text tells what `CartPole.walks` walks."""
     tried = CartPolePolicy(1)
     tried.apply(Update(0, 0, vector=KEEN))
@@ -50,7 +49,7 @@ def test_episodes_are_those_of_the_world() -> None:
     assert len({answer.tokens for answer in batch}) > 1
 
 
-def test_what_is_refused() -> None:
+def test_what_is_refused():
     with pytest.raises(UsageError, match=r"names no start; give prompts\.path a file"):
         begin(Prompt.user("Balance the pole."))
     far = PROMPTS[0].text.replace("position +0.0", "position +0.1")
@@ -65,7 +64,7 @@ def test_what_is_refused() -> None:
 
 
 @pytest.mark.full
-def test_a_run_through_the_ledger_verifies_and_balances_longer(tmp_path: Path) -> None:
+def test_a_run_through_the_ledger_verifies_and_balances_longer(tmp_path):
     """`szpo run` with this policy and reward: 96 votes of a simulated panel on single episodes."""
     lines = [
         json.dumps({"text": p.text, "split": "train" if i % 4 else "heldout"})

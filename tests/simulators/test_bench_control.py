@@ -17,7 +17,7 @@ def lines(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_cartpoles_cells_are_the_notebook_and_many_runs() -> None:
+def test_cartpoles_cells_are_the_notebook_and_many_runs():
     seen = cartpole.run_notebook({"label": "PPO as written", "episodes": 4, "seed": 7})["lengths"]
     learning = notebook.ppo(7, notebook.FORMS["as written"])
     assert seen == [length for length, _ in islice(learning, 4)]
@@ -35,7 +35,7 @@ def test_cartpoles_cells_are_the_notebook_and_many_runs() -> None:
 
 
 @pytest.mark.full
-def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cartpoles_figures_and_both_axes(tmp_path, monkeypatch):
     def curves(asked):
         return cartpole._score(
             np.array([[s % 7 + m for m in asked["marks"]] for s in asked["seeds"]], float)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +12,7 @@ from szpo_simulators.vpl import model
 
 
 @pytest.mark.full
-def test_the_latents_bench_asks_every_model_on_every_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_the_latents_bench_asks_every_model_on_every_set(tmp_path, monkeypatch, capsys):
     asked = []
 
     def work(one: dict[str, Any]) -> dict[str, Any]:

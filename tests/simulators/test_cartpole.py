@@ -33,7 +33,7 @@ def by_gymnasium(state: Floats, u: Floats, theta: Floats, net: Network) -> list[
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_step_is_gymnasiums_step_number_for_number(seed: int) -> None:
+def test_a_step_is_gymnasiums_step_number_for_number(seed):
     both = gymnasium.make_vec("CartPole-v1", 64, vectorization_mode="vector_entry_point")
     seen, _ = both.reset(seed=seed)
     state = np.array(both.unwrapped.state.T)
@@ -52,7 +52,7 @@ def test_a_step_is_gymnasiums_step_number_for_number(seed: int) -> None:
 
 
 @pytest.mark.parametrize("theta", [np.zeros(5), KEEN, -KEEN], ids=["even", "keen", "contrary"])
-def test_whole_episodes_are_those_of_make(theta: Floats) -> None:
+def test_whole_episodes_are_those_of_make(theta):
     world = CartPole()
     u = draws(world, [1], 0, 0, 6)
     walks = world.walks(theta[None], u)
@@ -65,7 +65,7 @@ def test_whole_episodes_are_those_of_make(theta: Floats) -> None:
         assert (walks.moves == HORIZON).any()
 
 
-def test_the_untrained_nets_and_their_value() -> None:
+def test_the_untrained_nets_and_their_value():
     assert np.array_equal(CartPole().theta0, np.zeros(5))
     for net in (Network(3), NOTEBOOK):
         theta = net.start(1)

@@ -54,7 +54,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_panels_from_before_vote_and_are_recorded_as_they_were(name: str) -> None:
+def test_panels_from_before_vote_and_are_recorded_as_they_were(name):
     words = ("sea", "land", "sun", "sky")
     asked = panel(name)
     reported = []
@@ -78,7 +78,7 @@ LINES = (
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_is_built_recorded_and_built_again(line: str) -> None:
+def test_a_line_is_built_recorded_and_built_again(line):
     asked = panel(line, size=8)
     again = from_spec(json.loads(json.dumps(asked.spec)))
     assert replace(again, judges=asked.judges) == asked
@@ -91,7 +91,7 @@ def test_a_line_is_built_recorded_and_built_again(line: str) -> None:
             assert one.after(30).judge(asked_of, **how) == other.after(30).judge(asked_of, **how)
 
 
-def test_a_wrong_line_gets_one_line() -> None:
+def test_a_wrong_line_gets_one_line():
     cases = [
         ("bt80", "no simulated panel 'bt80'"),
         ("bt70+foo=1", "no flaw 'foo'"),
@@ -116,7 +116,7 @@ def test_a_wrong_line_gets_one_line() -> None:
             assert "\n" not in str(caught.value)
 
 
-def test_members_come_in_their_order() -> None:
+def test_members_come_in_their_order():
     found = members("bt70+hostile=1+lazy=1+random=1+ring=2+other=-1*sentiment+types=.5", 2.0, 9)
     assert [r.taste for r in found] == [0, 0, 1, 1, 0, 0, 0, 1, 1]
     assert [r.beta for r in found] == [2, 2, 2, 2, -2, 0, 0, 20, 20]
@@ -126,7 +126,7 @@ def test_members_come_in_their_order() -> None:
     assert members("bt70+ring=1", 2.0, 2)[1].beta == -20
 
 
-def test_temperatures_are_lognormal_and_drawn_by_the_seed() -> None:
+def test_temperatures_are_lognormal_and_drawn_by_the_seed():
     z = np.log([[r.beta for r in members("bt70+spread=.7", 2.0, 50, s)] for s in range(40)])
     # 2,000 draws: three standard errors of a mean and of a standard deviation.
     assert z.mean() == pytest.approx(np.log(2.0), abs=0.047)
@@ -136,7 +136,7 @@ def test_temperatures_are_lognormal_and_drawn_by_the_seed() -> None:
 
 
 @pytest.mark.full
-def test_verbosity_adds_logits_per_word_and_rows_are_averaged() -> None:
+def test_verbosity_adds_logits_per_word_and_rows_are_averaged():
     # β · gap = 3 · .5 (the word sea, of two); 4 words against 1, minus .3 logits each: 1.5 − .9.
     (judge,) = panel("bt70+words=-.3", size=1).judges
     expected = 1 / (1 + exp(-0.6))
@@ -144,7 +144,7 @@ def test_verbosity_adds_logits_per_word_and_rows_are_averaged() -> None:
         assert verdicts(judge, side=side)[0] == pytest.approx(expected, abs=0.036)
 
 
-def test_a_threshold_makes_small_differences_ties() -> None:
+def test_a_threshold_makes_small_differences_ties():
     # Rao and Kupper with η = 1: σ(x − 1), σ(−x − 1) and the rest.
     found = law(Rater(threshold=1.0), [0.0, 2.0, -2.0])
     s = [1 / (1 + exp(-x)) for x in (-1.0, 1.0, -3.0)]
@@ -159,7 +159,7 @@ def test_a_threshold_makes_small_differences_ties() -> None:
 
 
 @pytest.mark.full
-def test_attention_falls_with_votes_given_and_taste_turns_with_steps() -> None:
+def test_attention_falls_with_votes_given_and_taste_turns_with_steps():
     tired = Rater(beta=2.0, lapse=0.1, fatigue=1.0, drift=-2.0, taste=0.2, turn=0.5).at(50, 100)
     a = exp(-0.5)
     assert tired.beta == pytest.approx(2 * a * exp(-2.0))
@@ -177,7 +177,7 @@ def test_attention_falls_with_votes_given_and_taste_turns_with_steps() -> None:
 
 
 @pytest.mark.full
-def test_another_taste_is_another_reward_and_turns_into_it() -> None:
+def test_another_taste_is_another_reward_and_turns_into_it():
     one, two = panel("bt70+types=.5+other=-2*keyword:sea,sun", size=2).judges
     assert verdicts(one)[0] == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)
     assert verdicts(two)[0] == pytest.approx(1 / (1 + exp(3.0)), abs=0.018)
@@ -187,7 +187,7 @@ def test_another_taste_is_another_reward_and_turns_into_it() -> None:
 
 
 @pytest.mark.full
-def test_lazy_random_and_colluding_members() -> None:
+def test_lazy_random_and_colluding_members():
     _, lazy, random, ring, also = panel("bt70+lazy=1+random=1+ring=2", beta=1.0).judges
     assert verdicts(lazy, 200, "A")[0] == 1 and verdicts(lazy, 200, "B")[0] == 0
     assert verdicts(random)[0] == pytest.approx(0.5, abs=0.04)
@@ -203,7 +203,7 @@ def test_lazy_random_and_colluding_members() -> None:
 
 
 @pytest.mark.parametrize(("noise", "expected"), [("gumbel", 0.68997), ("gaussian", 0.71420)])
-def test_noise_on_values_makes_the_votes_of_its_link(noise: str, expected: float) -> None:
+def test_noise_on_values_makes_the_votes_of_its_link(noise, expected):
     """σ(.8) = .68997 and Φ(.8/√2) = .71420: drawn from the noise itself, and by the law."""
     draws = 1_000_000
     u = uniform(derive(0, "noise", name=noise), 2 * draws).reshape(draws, 2) + 2.0**-54
@@ -221,7 +221,7 @@ def skewed() -> np.ndarray:
     return np.tanh(u[:, :1] - 0.5 + 1.5 * (u[:, 1:] ** 3 - 0.2))
 
 
-def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_other() -> None:
+def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_other():
     """Mean max(p, 1 − p) = .70 by `labels70`; by `bt70`, two raters alike, it is more."""
     two = panels.calibrate(skewed(), 8, 0)
     one = panels.calibrate(skewed(), 8, 0, measure="labels")
@@ -233,14 +233,12 @@ def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_o
     assert "labels 0.698" in str(one) and panels.Calibration(**one.spec) == one
 
 
-def test_a_target_out_of_reach_is_refused() -> None:
+def test_a_target_out_of_reach_is_refused():
     with pytest.raises(UsageError, match="no beta brings wins to 99%"):
         panels.calibrate(skewed(), 8, 0, 0.99, measure="wins", rater=Rater(lapse=0.5, tie=1.0))
 
 
 @given(st.floats(-800, 800), st.floats(1e-6, 30), st.floats(0, 1))
-def test_shares_are_shares_however_large_the_difference(
-    x: float, eta: float, lapse: float
-) -> None:
+def test_shares_are_shares_however_large_the_difference(x, eta, lapse):
     shares = law(Rater(threshold=eta, lapse=lapse), x)
     assert shares.min() >= 0 and shares.sum() == pytest.approx(1)

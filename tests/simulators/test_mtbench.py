@@ -13,7 +13,7 @@ from szpo_simulators.panels.raters import law, pick
 COMMITTED = mtbench.load_committed()
 
 
-def test_the_committed_table_follows_from_the_committed_constants() -> None:
+def test_the_committed_table_follows_from_the_committed_constants():
     """Without the votes: quadrature of the model over the committed design gives the table."""
     assert mtbench.digest(COMMITTED) == COMMITTED["sha256"]
     training, preset = mtbench.constants("training"), mtbench.constants()
@@ -30,7 +30,7 @@ def test_the_committed_table_follows_from_the_committed_constants() -> None:
         assert values == pytest.approx(committed, abs=5.1e-5), name
 
 
-def test_the_panel_itself_votes_with_these_statistics() -> None:
+def test_the_panel_itself_votes_with_these_statistics():
     """Members of the preset answer items of the committed design, drawn one by one."""
     theta = mtbench.constants().theta
     counts = []
@@ -51,7 +51,7 @@ def test_the_panel_itself_votes_with_these_statistics() -> None:
 
 
 @pytest.mark.full
-def test_beta_of_close_gives_the_better_batch_its_fifty_five_percent() -> None:
+def test_beta_of_close_gives_the_better_batch_its_fifty_five_percent():
     """Agreement and ties then come out by themselves, near those of close chatbots."""
     u = ndtri(uniform(derive(5, "normal"), 200 * 40).reshape(200, 40))
     rater = members("close", 1.0, 1)[0]

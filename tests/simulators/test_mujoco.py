@@ -11,7 +11,7 @@ from szpo_simulators.worlds.mujoco import environment
 
 
 @pytest.fixture
-def no_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_mujoco(monkeypatch):
     """As where the extra was not installed, whether it is here or not."""
     for name in [n for n in sys.modules if n.partition(".")[0] == "mujoco"]:
         monkeypatch.delitem(sys.modules, name)
@@ -21,9 +21,7 @@ def no_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_mujoco")
-def test_a_missing_mujoco_is_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path
-) -> None:
+def test_a_missing_mujoco_is_refused_in_one_line(capsys, tmp_path):
     with pytest.raises(UsageError, match=r"needs mujoco: pip install -e '\.\[mujoco\]'"):
         environment("Reacher-v5")
     line = ["bench", "cartpole", "--quick", "--mujoco", "--folder", str(tmp_path / "runs")]
@@ -34,7 +32,7 @@ def test_a_missing_mujoco_is_refused_in_one_line(
     assert not (tmp_path / "runs").exists(), "refused before anything was computed"
 
 
-def test_other_tasks_that_cannot_be_used() -> None:
+def test_other_tasks_that_cannot_be_used():
     with pytest.raises(UsageError, match="task Nothing-v0: Environment `Nothing` doesn't exist"):
         environment("Nothing-v0")
     with pytest.raises(UsageError, match="no continuous moves"):

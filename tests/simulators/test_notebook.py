@@ -22,14 +22,14 @@ def lengths(learning, episodes: int) -> list[int]:
     return [length for length, _ in islice(learning, episodes)]
 
 
-def test_normalised_returns_by_hand() -> None:
+def test_normalised_returns_by_hand():
     # γ = .99: returns to go 2.9701, 1.99, 1 of three moves.
     raw = np.array([2.9701, 1.99, 1.0])
     assert returns(3).numpy() == pytest.approx((raw - raw.mean()) / raw.std(ddof=1), abs=1e-6)
     assert float(returns(40).mean()) == pytest.approx(0, abs=1e-6)
 
 
-def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce() -> None:
+def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce():
     """At the old policy every ratio is 1: the gradient is that of mean(A · log π)."""
     learner = Learner(1)
     seen = learner.episode()
@@ -52,7 +52,7 @@ def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce() -> N
 
 
 @pytest.mark.full
-def test_the_same_seed_gives_the_same_lengths_and_others_do_not() -> None:
+def test_the_same_seed_gives_the_same_lengths_and_others_do_not():
     first = lengths(reinforce(3), 12)
     assert lengths(reinforce(3), 12) == first
     assert lengths(reinforce(4), 12) != first
@@ -62,14 +62,14 @@ def test_the_same_seed_gives_the_same_lengths_and_others_do_not() -> None:
 
 
 @pytest.mark.full
-def test_the_repair_and_reinforce_reach_500() -> None:
+def test_the_repair_and_reinforce_reach_500():
     """Single seeds chosen because they are quick; shares over seeds are the bench's matter."""
     assert max(lengths(ppo(1), 40)) == 500
     assert max(lengths(reinforce(2), 60)) == 500
 
 
 @pytest.mark.parametrize("policy", [NOTEBOOK, Network(), Network(3)])
-def test_the_two_logits_in_torch_are_the_one_in_numpy(policy: Network) -> None:
+def test_the_two_logits_in_torch_are_the_one_in_numpy(policy):
     learner = Learner(0, policy=policy)
     with torch.no_grad():
         for parameter in learner.net.parameters():

@@ -41,7 +41,7 @@ def drawn_agreement(rewards: Floats, D: int, rater: Rater, seed: int) -> float:
 
 
 @pytest.mark.parametrize("D", [1, 4, 8, 16, 100])
-def test_two_raters_agree_on_seventy_percent(D: int) -> None:
+def test_two_raters_agree_on_seventy_percent(D):
     rewards = base_rewards()
     fitted = calibrate(rewards, D, seed=0)
     assert fitted.agreement == pytest.approx(0.70, abs=0.01)
@@ -49,7 +49,7 @@ def test_two_raters_agree_on_seventy_percent(D: int) -> None:
     assert measured == pytest.approx(0.70, abs=0.01)
 
 
-def test_beta_in_the_normal_case_by_hand() -> None:
+def test_beta_in_the_normal_case_by_hand():
     # Gaps of two batches of D unit-variance rows are N(0, 2/D); with s = β √(2/D) and
     # x ~ N(0, s²), agreement is ½ + ½ E tanh²(x/2), which is .70 at s = 2.031 (quadrature).
     x, w = np.polynomial.hermite_e.hermegauss(51)
@@ -65,7 +65,7 @@ def test_beta_in_the_normal_case_by_hand() -> None:
         )
 
 
-def test_same_seed_same_beta_and_other_seeds_are_close() -> None:
+def test_same_seed_same_beta_and_other_seeds_are_close():
     rewards = base_rewards()
     first = calibrate(rewards, 8, seed=0)
     assert calibrate(rewards, 8, seed=0) == first
@@ -74,7 +74,7 @@ def test_same_seed_same_beta_and_other_seeds_are_close() -> None:
 
 
 @pytest.mark.full
-def test_questions_without_difference_are_left_out_and_counted() -> None:
+def test_questions_without_difference_are_left_out_and_counted():
     # One row, reward 1 with probability ¼: a pair of different samples ties with 1 − 2 · ¼ · ¾
     # (about: samples of a prompt are finite), and any difference is ±1, so p² + q² = .7 by hand:
     # p = ½ + √(.1) = .8162, β = logit p = 1.4911.
@@ -85,14 +85,14 @@ def test_questions_without_difference_are_left_out_and_counted() -> None:
     assert fitted.zero_share == pytest.approx(1 - 2 * 0.25 * 0.75, abs=0.015)
 
 
-def test_rounding_of_equal_means_is_no_difference() -> None:
+def test_rounding_of_equal_means_is_no_difference():
     rewards = np.array([[0.1, 0.2, 0.3, 0.1, 0.2, 0.3]] * 3)
     gaps = batch_gaps(rewards, 2, derive(0, "gaps"), 4_000)
     assert np.mean(gaps == 0) > 0.1
     assert np.abs(gaps[gaps != 0]).min() > 0.01
 
 
-def test_batches_use_distinct_prompts_and_two_different_samples() -> None:
+def test_batches_use_distinct_prompts_and_two_different_samples():
     # Only prompt 0's first sample is worth anything: it appears at most once per batch, never
     # on both sides, so that gaps are −1/D, 0 or 1/D.
     rewards = np.zeros((8, 3))
@@ -112,14 +112,14 @@ def test_batches_use_distinct_prompts_and_two_different_samples() -> None:
         (np.full((4, 4), np.nan), "not finite"),
     ],
 )  # fmt: skip
-def test_calibration_refuses_what_it_cannot_fit(rewards: Floats, words: str) -> None:
+def test_calibration_refuses_what_it_cannot_fit(rewards, words):
     with pytest.raises(UsageError, match=words):
         calibrate(rewards, 2, seed=0)
     with pytest.raises(UsageError, match="cannot agree"):
         calibrate(base_rewards(), 2, seed=0, target=0.5)
 
 
-def test_the_harder_panels_are_harder() -> None:
+def test_the_harder_panels_are_harder():
     rewards = base_rewards()
     beta = calibrate(rewards, 8, seed=0).beta
     raters = {name: members(name, beta, 5) for name in PANELS}
@@ -147,7 +147,7 @@ def base_answers() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
     return prompts, [[Answer(text) for text in row] for row in texts]
 
 
-def test_a_panel_is_built_printed_recorded_and_built_again() -> None:
+def test_a_panel_is_built_printed_recorded_and_built_again():
     panel = build(
         bt70.name, reward="keyword:sea,sun", size=3, rows=4, start=StartingPolicy(base_answers)
     )
@@ -167,7 +167,7 @@ def test_a_panel_is_built_printed_recorded_and_built_again() -> None:
         assert len(answers) == 1
 
 
-def test_a_known_beta_needs_no_answers() -> None:
+def test_a_known_beta_needs_no_answers():
     def never() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
         raise AssertionError
 

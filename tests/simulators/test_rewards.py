@@ -28,7 +28,7 @@ def value(spec: str, text: str) -> float:
     return parse(spec).score(PROMPT, Answer(text))
 
 
-def test_values() -> None:
+def test_values():
     cases = [
         ("sentiment", "", 0.0),
         ("sentiment", "The table is in the room.", 0.0),
@@ -56,7 +56,7 @@ def test_values() -> None:
 
 
 @pytest.mark.parametrize("spec", ["sentiment", "length:2", "keyword:sea", "repetition"])
-def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec: str) -> None:
+def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec):
     # Stored rows come back without token counts; a panel must see the same reward.
     answer = Answer("The sea, the sea!", "length", tokens=7)
     row = Row(PROMPT, answer, Answer("Calm.", tokens=2))
@@ -65,7 +65,7 @@ def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec: str) -> None:
     assert difference(parse(spec), comparison) == difference(parse(spec), again) != 0
 
 
-def test_a_wrong_reward_says_what_is_right() -> None:
+def test_a_wrong_reward_says_what_is_right():
     cases = [
         ("happiness", "no reward of that name; there are sentiment"),
         ("sentiment+fluency", "not name, name:argument or weight*name"),
@@ -113,13 +113,13 @@ GOOD_BAD = {
 }
 
 
-def test_each_verifier_passes_one_text_and_fails_another() -> None:
+def test_each_verifier_passes_one_text_and_fails_another():
     for name, texts in GOOD_BAD.items():
         with case(name, texts):
             assert [verifier(name)(text) for text in texts] == [True, False]
 
 
-def test_every_verifier_has_its_example_and_an_empty_text_is_no_success() -> None:
+def test_every_verifier_has_its_example_and_an_empty_text_is_no_success():
     assert {name.split("(")[0] for name in GOOD_BAD} == {*PLAIN, *COUNTED, *WORDED}
     assert [name for name in GOOD_BAD if verifier(name)("")] == []
 
@@ -130,7 +130,7 @@ def comparison(*rows: tuple[str, str]) -> Comparison:
     )
 
 
-def test_a_batch_is_worth_the_mean_over_all_rows_identical_ones_included() -> None:
+def test_a_batch_is_worth_the_mean_over_all_rows_identical_ones_included():
     reward = parse("keyword:sea")
     assert difference(reward, comparison(("sea", "land"), ("sea", "sea"))) == 0.5
     assert difference(reward, comparison(("land", "sea"), ("sea", "land"))) == 0.0
@@ -138,14 +138,14 @@ def test_a_batch_is_worth_the_mean_over_all_rows_identical_ones_included() -> No
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1))
-def test_swapping_the_sides_flips_the_difference(rows: list[tuple[str, str]]) -> None:
+def test_swapping_the_sides_flips_the_difference(rows):
     reward = parse("0.3*keyword:a+-0.7*keyword:b")
     swapped = [(minus, plus) for plus, minus in rows]
     one, other = difference(reward, comparison(*rows)), difference(reward, comparison(*swapped))
     assert one == pytest.approx(-other, abs=1e-15)
 
 
-def test_fluency_asks_the_model_once_for_a_batch() -> None:
+def test_fluency_asks_the_model_once_for_a_batch():
     calls = []
 
     def logprob(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
@@ -162,13 +162,13 @@ def test_fluency_asks_the_model_once_for_a_batch() -> None:
     assert reward.score(PROMPT, Answer("sea")) == pytest.approx(1 - 1.5)
 
 
-def test_a_reward_that_is_not_finite_is_an_error() -> None:
+def test_a_reward_that_is_not_finite_is_an_error():
     broken = Fluency(lambda prompts, answers: np.array([np.nan] * len(answers)))
     with pytest.raises(RunError, match="nan for answer 'text'"):
         scores(broken, [PROMPT], [Answer("text")])
 
 
-def test_installed_packages_may_add_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_may_add_rewards(monkeypatch):
     class Shout:
         def __init__(self, mark: str | None) -> None:
             self.mark = mark or "!"

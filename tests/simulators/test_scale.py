@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,7 @@ from szpo_simulators.study import Study
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
 
-def test_the_ratio_is_taken_pair_by_pair(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_ratio_is_taken_pair_by_pair(tmp_path, monkeypatch, capsys):
     rates = iter(
         [{"one": 10.0, "two": 20.0, "ray": 19.0}, {"one": 20.0, "two": 36.0, "ray": 36.0}]
     )
@@ -36,7 +33,7 @@ def test_the_ratio_is_taken_pair_by_pair(
 
 
 @pytest.mark.parametrize("options", [{"rows": 24}, {"pairs": 1}])
-def test_options_that_make_no_sense_are_refused(options: dict[str, int]) -> None:
+def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(UsageError, match="--rows is a multiple of 16, --pairs at least 2"):
         command.main(**options)  # type: ignore[arg-type]
 
@@ -44,7 +41,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, int]) -> None
 @pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 @pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
 @pytest.mark.slow
-def test_the_bench_measures_bare_processes_and_workers(tmp_path: Path) -> None:
+def test_the_bench_measures_bare_processes_and_workers(tmp_path):
     rows = command.main(quick=True, folder=tmp_path)["rows"]
     assert len(rows) == 2 and all(row[name] > 0 for row in rows for name in ("one", "two", "ray"))
     assert command.main(quick=True, folder=tmp_path)["rows"] == rows

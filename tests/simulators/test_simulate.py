@@ -81,7 +81,7 @@ def served_once(ledger: Ledger, panel: SimulatedPanel) -> Callable[[], None]:
 
 
 @pytest.mark.full
-def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:
+def test_votes_improve_the_walk_and_the_run_verifies(tmp_path):
     judged = panel()
     with create(tmp_path / "run.db", judged, N=8, D=8) as ledger:
         policy = drive(ledger, PanelEvaluator(VoteService(ledger), judged.judges), 60)
@@ -91,7 +91,7 @@ def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:
         assert policy.digest() == theta_digest(ledger)
 
 
-def test_a_vote_limit_begins_only_whole_comparisons(tmp_path: Path) -> None:
+def test_a_vote_limit_begins_only_whole_comparisons(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged, M=2)
     service = VoteService(ledger)
@@ -109,7 +109,7 @@ def test_a_vote_limit_begins_only_whole_comparisons(tmp_path: Path) -> None:
     assert len(service.counted(0)) == 8
 
 
-def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path: Path) -> None:
+def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     waits: list[int] = []
@@ -125,7 +125,7 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path: Path) ->
     assert next(polls, None) is None
 
 
-def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path) -> None:
+def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     asked: list[Comparison] = []
@@ -164,7 +164,7 @@ def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path
         )
 
 
-def test_panels_and_judges_keep_the_public_contracts() -> None:
+def test_panels_and_judges_keep_the_public_contracts():
     judged = build("mtbench", reward="sentiment", beta=8.0)
     check_judge(judged.judges[0])
     check_evaluator(lambda service: PanelEvaluator(service, judged.judges))
@@ -174,7 +174,7 @@ def test_panels_and_judges_keep_the_public_contracts() -> None:
     )
 
 
-def test_a_run_for_people_needs_a_panel_by_name(tmp_path: Path) -> None:
+def test_a_run_for_people_needs_a_panel_by_name(tmp_path):
     layout = TabularPolicy(0).layout
     path = tmp_path / "people.db"
     Ledger.create(path, NewRun({}, root_seed=0, layout=layout, direction_version=1)).close()
@@ -185,7 +185,7 @@ def test_a_run_for_people_needs_a_panel_by_name(tmp_path: Path) -> None:
     assert simulate_command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
 
 
-def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path) -> None:
+def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     service = VoteService(ledger)

@@ -37,12 +37,12 @@ LIKED_AND_NOT = {
 
 
 @pytest.mark.parametrize(("name", "texts"), LIKED_AND_NOT.items())
-def test_each_prefers_one_text_to_another(name: str, texts: tuple[str, str]) -> None:
+def test_each_prefers_one_text_to_another(name, texts):
     liked, other = (parse(f"taste:{name}").score(PROMPT, Answer(text)) for text in texts)
     assert liked > other
 
 
-def test_five_are_of_each_class_and_all_stay_finite() -> None:
+def test_five_are_of_each_class_and_all_stay_finite():
     assert Counter(kind for kind, _ in TASTES.values()) == dict.fromkeys(
         ("named", "near", "parts", "absent"), 5
     )
@@ -51,6 +51,6 @@ def test_five_are_of_each_class_and_all_stay_finite() -> None:
         assert all(abs(taste("?", text)) <= 100 for _, taste in TASTES.values())
 
 
-def test_an_unknown_taste_is_one_line() -> None:
+def test_an_unknown_taste_is_one_line():
     with pytest.raises(UsageError, match="needs a taste, as in taste:few commas; there are few"):
         parse("taste:salty")

@@ -45,13 +45,13 @@ def sum_over_walks(track: Track, theta: Floats) -> float:
 
 @pytest.mark.parametrize("seen", ["progress", "checkpoints"])
 @pytest.mark.parametrize("cells, lines, slip", [(4, 2, 0.0), (6, 2, 0.3), (9, 3, 1.0)])
-def test_values_are_sums_over_all_drives(seen, cells: int, lines: int, slip: float) -> None:
+def test_values_are_sums_over_all_drives(seen, cells, lines, slip):
     track = Track(seen, cells, lines, 6, slip)
     theta = np.random.default_rng(cells).normal(size=track.dim)
     assert track.value(theta[None])[0] == pytest.approx(sum_over_walks(track, theta), abs=1e-12)
 
 
-def test_walks_tell_both_features() -> None:
+def test_walks_tell_both_features():
     theta = TRUTH.theta0 + np.random.default_rng(0).normal(size=(2, TRUTH.dim))
     u = draws(TRUTH, [1, 2], 0, 0, 200)
     for world, name in ((TRUTH, 0), (PROXY, 1)):
@@ -59,7 +59,7 @@ def test_walks_tell_both_features() -> None:
         assert np.allclose(world.move_features(walks.states)[..., name], walks.rewards)
 
 
-def test_going_straight_and_back_and_forth() -> None:
+def test_going_straight_and_back_and_forth():
     """Slip .05 leaves each move's mean at .95 of what was chosen: straight on 24 · .95 cells."""
     assert TRUTH.value(STRAIGHT[None])[0] == pytest.approx(24 * 0.95 / 12)
     assert TRUTH.optimum() == pytest.approx(24 * 0.95 / 12)
@@ -73,7 +73,7 @@ def test_going_straight_and_back_and_forth() -> None:
 
 
 @pytest.mark.full
-def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines() -> None:
+def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines():
     w = track.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
     error = w.std(0, ddof=1) / len(SEEDS) ** 0.5
     assert (np.abs(w.mean(0) - [PANEL.beta, 0.0]) < 3 * error).all()
@@ -82,7 +82,7 @@ def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines(
     assert (limited[:, 1] > 0.1).all()
 
 
-def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track() -> None:
+def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track():
     start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
     how = ppo.Recipe(20)
     counting = track.train_ppo(TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], how)
@@ -105,6 +105,6 @@ def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_trac
         ({"start": (1.0, 0.0, 0.0)}, "three positive chances"),
     ],
 )
-def test_what_is_no_track(changes, words: str) -> None:
+def test_what_is_no_track(changes, words):
     with pytest.raises(UsageError, match=words):
         replace(TRUTH, **changes)

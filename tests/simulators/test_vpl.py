@@ -25,7 +25,7 @@ from szpo_simulators.vpl.data import (
     mark_controversial,
     pairs,
 )
-from szpo_simulators.vpl.fit import Fitted, Recipe, fit, latent, margins, scores, weight
+from szpo_simulators.vpl.fit import Recipe, fit, latent, margins, scores, weight
 from szpo_simulators.vpl.model import (
     Context,
     Encoder,
@@ -39,20 +39,20 @@ def rows(*values: float) -> torch.Tensor:
     return torch.tensor([values])
 
 
-def test_divergence_is_that_of_normals() -> None:
+def test_divergence_is_that_of_normals():
     # KL(N(1, e) ‖ N(0, 1)) = ½(e + 1 − 1 − 1)
     assert divergence(rows(1.0), rows(1.0)).item() == pytest.approx((np.e - 1) / 2)
     assert divergence(rows(0.0), rows(0.0)).item() == 0
 
 
-def test_atoms_are_compared_with_half_of_the_ties() -> None:
+def test_atoms_are_compared_with_half_of_the_ties():
     # p = (½, ½), q = (¾, ¼): P(>) = ½·¾, P(=) = ½·¾ + ½·¼
     q = rows(log(3), 0.0)
     assert beats(rows(0.0, 0.0), q).item() == pytest.approx(3 / 8 + 1 / 4)
     assert (beats(rows(0.0, 0.0), q) + beats(q, rows(0.0, 0.0))).item() == pytest.approx(1)
 
 
-def test_the_encoder_reads_a_set_within_its_bounds() -> None:
+def test_the_encoder_reads_a_set_within_its_bounds():
     torch.manual_seed(1)
     encoder = Encoder(Shape(3, hidden=8, latent=2))
     one, other = 50 * torch.randn(1, 4, 3), 50 * torch.randn(1, 4, 3)
@@ -66,7 +66,7 @@ def test_the_encoder_reads_a_set_within_its_bounds() -> None:
     assert torch.equal(encoder(Context(one, other, there))[0], mean)
 
 
-def test_annealing_stays_between_its_baseline_and_beta() -> None:
+def test_annealing_stays_between_its_baseline_and_beta():
     recipe = Recipe(beta=2.0, cycles=4)
     found = [weight(recipe, step, 400) for step in range(400)]
     assert min(found) == pytest.approx(0.2) and max(found) == pytest.approx(2.0)
@@ -74,7 +74,7 @@ def test_annealing_stays_between_its_baseline_and_beta() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=30), st.integers(0, 1000))
-def test_a_context_is_the_users_own_and_never_the_pair_itself(users: list[int], seed: int) -> None:
+def test_a_context_is_the_users_own_and_never_the_pair_itself(users, seed):
     of = np.array(sorted([*users, 0, 0, 1, 1, 2, 2, 3, 3]))
     n = len(of)
     known = Pairs(np.zeros((n, 1)), np.zeros((n, 1)), of, np.zeros(n, dtype=bool))
@@ -87,7 +87,7 @@ def test_a_context_is_the_users_own_and_never_the_pair_itself(users: list[int], 
     assert not (found == np.arange(n)[:, None]).any()
 
 
-def test_a_user_with_one_pair_cannot_be_known() -> None:
+def test_a_user_with_one_pair_cannot_be_known():
     lone = Pairs(np.zeros((3, 1)), np.zeros((3, 1)), np.array([0, 0, 1]), np.zeros(3, dtype=bool))
     with pytest.raises(UsageError, match="a user has a single pair"):
         fit(lone, Recipe(epochs=1), 0)
@@ -97,17 +97,17 @@ SMALL = Recipe(epochs=8)
 
 
 @pytest.fixture(scope="module")
-def two() -> tuple[Pairs, Pairs]:
+def two():
     return sets.two_users(4000, 0), sets.two_users(4000, 0, "test")
 
 
 @pytest.fixture(scope="module")
-def two_users_model(two: tuple[Pairs, Pairs]) -> Fitted:
+def two_users_model(two):
     return fit(two[0], SMALL, 0)
 
 
 @pytest.mark.full
-def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], two_users_model: Fitted) -> None:
+def test_a_latent_tells_two_users_apart(two, two_users_model):
     found = scores(two_users_model, two[1])
     assert (found.controversial.value or 0) >= 0.95
     used = latent(two_users_model, two[1])
@@ -117,9 +117,7 @@ def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], two_users_mode
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["base", "mean_and_variance", "categorical"])
-def test_without_a_latent_controversial_pairs_are_a_coin(
-    two: tuple[Pairs, Pairs], kind: Any
-) -> None:
+def test_without_a_latent_controversial_pairs_are_a_coin(two, kind):
     recipe = dataclasses.replace(SMALL, kind=kind)
     fitted = fit(two[0], recipe, 1)
     found = scores(fitted, two[1])
@@ -130,7 +128,7 @@ def test_without_a_latent_controversial_pairs_are_a_coin(
 
 
 @pytest.mark.full
-def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two: tuple[Pairs, Pairs]) -> None:
+def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two):
     fitted = fit(two[0], dataclasses.replace(SMALL, epochs=2, beta=10.0), 1)
     used = latent(fitted, two[1])
     assert used.collapsed and used.ignored and used.active == 0
@@ -138,14 +136,14 @@ def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two: tuple[Pairs
     assert (scores(fitted, two[1]).controversial.value or 0) <= 0.55
 
 
-def test_the_same_seed_gives_the_same_model(two: tuple[Pairs, Pairs]) -> None:
+def test_the_same_seed_gives_the_same_model(two):
     few, recipe = two[0].take(np.arange(200)), dataclasses.replace(SMALL, epochs=1)
     one, again, other = (fit(few, recipe, seed) for seed in (1, 1, 2))
     assert margins(one, few, few).tolist() == margins(again, few, few).tolist()
     assert one.losses == again.losses != other.losses
 
 
-def test_sets_are_what_their_ceilings_need() -> None:
+def test_sets_are_what_their_ceilings_need():
     points = sets.two_users(4000, 3)
     gap = points.chosen - points.rejected
     sign = 1 - 2 * points.user
@@ -162,7 +160,7 @@ def test_sets_are_what_their_ceilings_need() -> None:
     assert abs(points.controversial.mean() - 0.5) < 0.03
 
 
-def test_hashed_words_are_the_same_on_every_machine() -> None:
+def test_hashed_words_are_the_same_on_every_machine():
     row = np.array(hash_words("The sea, the sea.", 8))
     # the ×2, sea ×2, "the sea" ×2, "sea the" ×1, each at its place with its sign
     assert row @ row == pytest.approx(1)
@@ -187,7 +185,7 @@ def write(path: Path, lines: list[Any]) -> Path:
     return path
 
 
-def test_a_local_file_and_its_majority(tmp_path: Path) -> None:
+def test_a_local_file_and_its_majority(tmp_path):
     votes = load(write(tmp_path / "uf.jsonl", LINES))
     # p: 2 of 3; q: 2 of 2; r was judged once and says nothing
     assert (majority(votes).hits, majority(votes).of) == (4, 5)
@@ -216,7 +214,7 @@ def test_a_local_file_and_its_majority(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, lines: list[Any], words: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path, lines, words):
     with pytest.raises(UsageError) as error:
         load(write(tmp_path / "bad.jsonl", lines))
     assert "bad.jsonl" in str(error.value) and words in str(error.value)

@@ -42,7 +42,7 @@ def walked(world: Any, count: int) -> tuple[Any, Any, Any, Any]:
     return theta, u, world.walks(theta, u), world.returns(theta, u)
 
 
-def test_walks_return_what_they_are_worth_and_repetitions_do_not_meet() -> None:
+def test_walks_return_what_they_are_worth_and_repetitions_do_not_meet():
     made = {name: make for name, (make, _) in WORLDS.items()} | SLOW
     for name, make in made.items():
         with case(name):
@@ -54,7 +54,7 @@ def test_walks_return_what_they_are_worth_and_repetitions_do_not_meet() -> None:
             np.testing.assert_allclose(np.concatenate(alone), returns, atol=1e-9)
 
 
-def test_values_are_those_recorded_and_the_mean_of_many_returns() -> None:
+def test_values_are_those_recorded_and_the_mean_of_many_returns():
     for name, (make, recorded) in WORLDS.items():
         with case(name):
             world = make()
@@ -65,7 +65,7 @@ def test_values_are_those_recorded_and_the_mean_of_many_returns() -> None:
 
 
 @pytest.mark.parametrize("crn", [True, False])
-def test_a_worlds_policy_keeps_the_policys_contract(crn: bool) -> None:
+def test_a_worlds_policy_keeps_the_policys_contract(crn):
     prompts = [Prompt.user(f"Walk {i}.") for i in range(6)]
     for world in (DENSE, TRUTH):
         with case(world):

@@ -23,13 +23,13 @@ def logits(policy: TabularPolicy) -> Floats:
     return policy.theta()["logits"].astype(np.float64)
 
 
-def test_it_is_a_policy() -> None:
+def test_it_is_a_policy():
     policy = move(by=0.5)
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
     assert isinstance(policy, Monitored)
 
 
-def test_the_exact_value_is_the_mean_reward_of_many_walks() -> None:
+def test_the_exact_value_is_the_mean_reward_of_many_walks():
     policy = move(by=1.5)
     drawn = policy.sample(PROMPTS, 600, seed=1)
     rewards = matrix(Walk(), PROMPTS, drawn)
@@ -38,7 +38,7 @@ def test_the_exact_value_is_the_mean_reward_of_many_walks() -> None:
     assert abs(policy.value() - TabularPolicy(0).value()) > 10 * stderr
 
 
-def test_the_value_of_two_cells_by_hand() -> None:
+def test_the_value_of_two_cells_by_hand():
     # One free cell beside the well, no wind: right reaches it, the others stay. With p = P(right)
     # and at most two moves: −.04 + p + (1 − p)(−.04 + p).
     yard = Yard(rows=1, columns=2, well=(0, 1), pits=(), walls=(), wind=0.0, horizon=2)
@@ -50,7 +50,7 @@ def test_the_value_of_two_cells_by_hand() -> None:
     assert yard.divergence(weights, np.zeros((2, 4))) == pytest.approx(1.6 * local)
 
 
-def test_kl_is_the_mean_log_ratio_of_walks() -> None:
+def test_kl_is_the_mean_log_ratio_of_walks():
     policy = move(by=1.0)
     kl, stderr = policy.kl(PROMPTS, seed=0)
     assert stderr == 0
@@ -69,7 +69,7 @@ def test_kl_is_the_mean_log_ratio_of_walks() -> None:
     assert kl == pytest.approx(np.mean(ratios), abs=3.5 * np.std(ratios) / len(ratios) ** 0.5)
 
 
-def test_walks_tell_how_they_ended_and_what_they_are_worth() -> None:
+def test_walks_tell_how_they_ended_and_what_they_are_worth():
     answers = [a for row in TabularPolicy(0).sample(PROMPTS, 40, seed=0) for a in row]
     ends = {a.text.partition(".")[2].strip() for a in answers}
     assert ends == {WELL, PIT, ""}
@@ -83,7 +83,7 @@ def test_walks_tell_how_they_ended_and_what_they_are_worth() -> None:
         Walk().score(PROMPTS[0], Answer("Once upon a time."))
 
 
-def test_rollout_is_repeatable_shares_chance_between_sides_and_nests_prompts() -> None:
+def test_rollout_is_repeatable_shares_chance_between_sides_and_nests_prompts():
     policy = TabularPolicy(3)
     pairs = [Shift(0, k, sign, 0.5) for k in range(2) for sign in (1, -1)]
     asked = [list(PROMPTS)] * 4

@@ -241,7 +241,7 @@ def serve(application: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+def stage(tmp_path, request):
     """A run under a server; ``@pytest.mark.parametrize("stage", [{…}], indirect=True)`` hands
     keywords on to `make`. A module with ``PAGES = ()`` gets the login and the API alone, in a
     tenth of the time."""
@@ -257,7 +257,7 @@ def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium():
     """One headless browser for all tests."""
     from playwright.sync_api import sync_playwright
 
@@ -283,13 +283,13 @@ def context(browser: Any, stage: Stage, role: Role, name: str, **options: Any) -
 
 
 @pytest.fixture
-def panelist(chromium: Any, stage: Stage) -> Iterator[Callable[..., Any]]:
+def panelist(chromium, stage):
     """panelist("P-01", color_scheme="dark", …) → a logged-in browser context."""
     yield from _contexts(chromium, stage, "panelist", "P-01")
 
 
 @pytest.fixture
-def operator(chromium: Any, stage: Stage) -> Iterator[Callable[..., Any]]:
+def operator(chromium, stage):
     """operator("Olga", …) → a logged-in browser context."""
     yield from _contexts(chromium, stage, "operator", "Olga")
 

@@ -8,7 +8,6 @@ import pytest
 from szpo.errors import UsageError
 from szpo.optim.rules.guard_geometry import Moments, predict
 from szpo.policies import own_prompt
-from szpo.policies.lora_policy import LoraPolicy
 from szpo.training import guard_moments
 from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
@@ -17,13 +16,13 @@ from tests.support.tiny_models import loaded
 
 
 @pytest.fixture(scope="module")
-def policy() -> LoraPolicy:
+def policy():
     base = loaded("llama")
     return policy_of(base, small(base))
 
 
 @pytest.mark.full
-def test_scores_are_the_slopes_of_the_log_probability(policy: LoraPolicy) -> None:
+def test_scores_are_the_slopes_of_the_log_probability(policy):
     """Against central differences of log π(answer) along each coordinate."""
     rows = policy.sample_tokens(PROMPTS[:3], 1, seed=1)
     found = read_start(policy, PROMPTS[:3], 1, seed=1).scores
@@ -40,9 +39,7 @@ def test_scores_are_the_slopes_of_the_log_probability(policy: LoraPolicy) -> Non
 
 
 @pytest.mark.full
-def test_a_reading_is_repeatable_taken_at_the_start_and_stored(
-    policy: LoraPolicy, tmp_path, monkeypatch
-) -> None:
+def test_a_reading_is_repeatable_taken_at_the_start_and_stored(policy, tmp_path, monkeypatch):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(guard_moments, "ANSWERS", 36)
     found = load_or_read(policy, PROMPTS).moments()
@@ -67,13 +64,13 @@ def test_a_reading_is_repeatable_taken_at_the_start_and_stored(
     assert changes and not any(changes)
 
 
-def test_few_prompts_have_no_margin(policy: LoraPolicy) -> None:
+def test_few_prompts_have_no_margin(policy):
     few = PROMPTS[: own_prompt.FEWEST_PROMPTS - 1]
     found = measure_figures(policy, few, policy.sample(few, 1, seed=0), seed=0)
     assert found.shape == (2, 3) and np.isnan(found[:, 2]).all()
 
 
-def test_moments_are_in_units_of_the_scale_and_far_is_within_prompts() -> None:
+def test_moments_are_in_units_of_the_scale_and_far_is_within_prompts():
     """Two prompts, answers at 0, 1, 3 and 100, 100, 104 along the one coordinate."""
     scores = np.array([[0.0], [1], [3], [100], [100], [104]])
     found = StartReading(scores, np.ones((6, 3)), np.repeat([0, 1], 3))
@@ -82,7 +79,7 @@ def test_moments_are_in_units_of_the_scale_and_far_is_within_prompts() -> None:
     np.testing.assert_allclose(found.moments(2.0).scores, 4 * found.moments().scores)
 
 
-def test_coordinates_without_a_basis_are_refused() -> None:
+def test_coordinates_without_a_basis_are_refused():
     base = loaded("llama")
     with pytest.raises(UsageError, match="scores need coordinates z"):
         read_start(policy_of(base, full(base, 2, "B")), PROMPTS[:3], 1, seed=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -24,13 +22,13 @@ from tests.support.tiny_models import loaded
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> LoraPolicy:
+def policy(tmp_path_factory):
     base = loaded("llama")
     return policy_of(base, small(base))
 
 
 @pytest.fixture(autouse=True)
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def few(tmp_path, monkeypatch):
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(guard_moments, "ANSWERS", 36)
 
@@ -54,9 +52,7 @@ def preferences(policy: LoraPolicy, sign: float) -> Preferred:
 
 
 @pytest.mark.full
-def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(
-    policy: LoraPolicy,
-) -> None:
+def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(policy):
     settings = defaults(1, policy.layout, rule="regression")
     for sign in (1.0, -1.0):
         found, made = warm_start.make(settings, policy, preferences(policy, sign), tuple(PROMPTS))
@@ -78,7 +74,7 @@ def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(
 
 
 @pytest.mark.full
-def test_what_cannot_become_a_prior_is_one_line(policy: LoraPolicy) -> None:
+def test_what_cannot_become_a_prior_is_one_line(policy):
     settings = defaults(1, policy.layout, rule="regression")
     same = Answer("w1 w2", tokens=2)
     for plus, minus, words in (
@@ -92,7 +88,7 @@ def test_what_cannot_become_a_prior_is_one_line(policy: LoraPolicy) -> None:
         assert "\n" not in str(caught.value) and "p.jsonl" in str(caught.value)
 
 
-def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
+def test_other_rules_take_no_preferences(tmp_path):
     for own in ("rule=sign", "rule=known", "kl_step=0.05"):  # with the last, auto is known
         config = settings_file.load(sets=[f"optimizer.{own}", "optimizer.prior=p.jsonl"])
         with pytest.raises(UsageError, match=r"optimizer\.prior belongs to the rule regression"):
@@ -109,9 +105,7 @@ def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
         warm_start.read(config)
 
 
-def test_a_bad_prior_ends_a_run_before_a_model_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_prior_ends_a_run_before_a_model_is_loaded(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
     sets = ["optimizer.rule=regression", f"optimizer.prior={tmp_path / 'p.jsonl'}"]
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path / "runs")]
@@ -121,7 +115,7 @@ def test_a_bad_prior_ends_a_run_before_a_model_is_loaded(
     assert not list((tmp_path / "runs").glob("*"))
 
 
-def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only() -> None:
+def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only():
     for name, value in (("kl_step", "0.1"), ("smoothing", "clip")):
         sets = ["optimizer.rule=regression", f"optimizer.{name}={value}"]
         config = settings_file.load(sets=sets)  # as a recorded run is opened

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from szpo.errors import StorageError
-from tests.support.browser import MINUS, PLUS, MovableClock, Stage
+from tests.support.browser import MINUS, PLUS, MovableClock
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
@@ -32,7 +31,7 @@ BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", r
 
 
 @pytest.fixture
-def client(stage: Stage) -> Iterator[httpx.Client]:
+def client(stage):
     stage.advance()
     cookies = stage.cookie("panelist", "P-01")
     with httpx.Client(base_url=stage.url, cookies=cookies, timeout=20) as made:
@@ -53,9 +52,7 @@ def ballot(shown: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(
-    stage: Stage, client: httpx.Client
-) -> None:
+def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(stage, client):
     shown = take(client)
     first = client.post("/api/votes", json=ballot(shown, dwell_ms=5, details={"device": "tv"}))
     assert first.status_code == 200
@@ -73,7 +70,7 @@ def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(
     assert vote.verdict == ("plus" if side == "A" else "minus")
 
 
-def test_conflicts_say_what_stands(stage: Stage, client: httpx.Client) -> None:
+def test_conflicts_say_what_stands(stage, client):
     shown = take(client)
     client.post("/api/votes", json=ballot(shown))
     reused = client.post("/api/votes", json=ballot(shown, choice="B"))
@@ -85,9 +82,7 @@ def test_conflicts_say_what_stands(stage: Stage, client: httpx.Client) -> None:
     assert (changed.status_code, changed.json()["revision"]) == (200, 1)
 
 
-def test_somebody_elses_comparison_is_answered_like_none(
-    stage: Stage, client: httpx.Client
-) -> None:
+def test_somebody_elses_comparison_is_answered_like_none(stage, client):
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-02")) as other:
         theirs = take(other)
     unknown = {**theirs, "assignment": "0" * 32}
@@ -114,7 +109,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_a_wrong_field_is_named_and_nothing_is_stored(stage: Stage, client: httpx.Client) -> None:
+def test_a_wrong_field_is_named_and_nothing_is_stored(stage, client):
     shown = take(client)
     for changes, field in WRONG:
         stage.clock.forward(1)  # else it is a flood
@@ -124,7 +119,7 @@ def test_a_wrong_field_is_named_and_nothing_is_stored(stage: Stage, client: http
     assert stage.ledger.votes() == []
 
 
-def test_what_is_no_json_is_refused_by_its_kind_or_place(client: httpx.Client) -> None:
+def test_what_is_no_json_is_refused_by_its_kind_or_place(client):
     sent = ballot(take(client))
     form = client.post("/api/votes", data={k: str(v) for k, v in sent.items()})
     plain = client.post("/api/votes", content=json.dumps(sent))
@@ -134,7 +129,7 @@ def test_what_is_no_json_is_refused_by_its_kind_or_place(client: httpx.Client) -
         assert client.post("/api/votes", content=body, headers=kind).status_code == 422
 
 
-def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage: Stage, client: httpx.Client) -> None:
+def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage, client):
     sent = ballot(take(client))
     codes = [client.post("/api/votes", json=sent) for _ in range(30)]
     assert {a.status_code for a in codes} == {200, 429}
@@ -147,7 +142,7 @@ def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage: Stage, client: htt
 
 @pytest.mark.spine
 @pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
-def test_more_sessions_are_not_more_votes(stage: Stage) -> None:
+def test_more_sessions_are_not_more_votes(stage):
     stage.advance()
     taken, sent = 0, None
     for _ in range(5):
@@ -158,9 +153,7 @@ def test_more_sessions_are_not_more_votes(stage: Stage) -> None:
     assert taken == 10
 
 
-def test_a_full_disk_is_reported_and_the_same_request_works_later(
-    stage: Stage, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_reported_and_the_same_request_works_later(stage, client, monkeypatch):
     sent = ballot(take(client))
     real = stage.ledger.execute
 
@@ -178,7 +171,7 @@ def test_a_full_disk_is_reported_and_the_same_request_works_later(
     assert client.post("/api/votes", json=sent).json()["counted"] is True
 
 
-def test_nothing_that_unblinds_leaves_the_server(stage: Stage, client: httpx.Client) -> None:
+def test_nothing_that_unblinds_leaves_the_server(stage, client):
     for name in ("P-01", "P-02"):
         with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", name)) as one:
             message = [one.get("/api/status"), one.post("/api/assignment", json={"tab": "t1"})]
@@ -188,7 +181,7 @@ def test_nothing_that_unblinds_leaves_the_server(stage: Stage, client: httpx.Cli
                 assert not BLIND.search(str(answer.headers))
 
 
-def test_the_sides_are_the_recorded_ones_and_constant(stage: Stage, client: httpx.Client) -> None:
+def test_the_sides_are_the_recorded_ones_and_constant(stage, client):
     shown = take(client)
     seat = stage.ledger.query("SELECT * FROM assignments")[0]
     word = PLUS if seat["plus_side"] == "A" else MINUS
@@ -201,9 +194,7 @@ def test_the_sides_are_the_recorded_ones_and_constant(stage: Stage, client: http
     assert sorted(order) == [0, 1, 2]
 
 
-def test_a_released_comparison_is_free_for_others_and_a_held_one_is_extended(
-    stage: Stage, client: httpx.Client
-) -> None:
+def test_a_released_comparison_is_free_for_others_and_a_held_one_is_extended(stage, client):
     shown = take(client)
     stage.clock.forward(300)
     assert client.post("/api/extend", json={"assignment": shown["assignment"]}).status_code == 204
@@ -214,9 +205,7 @@ def test_a_released_comparison_is_free_for_others_and_a_held_one_is_extended(
     assert row["released_us"] is not None and row["expires_us"] <= stage.clock()
 
 
-def test_a_comparison_that_somebody_else_got_is_not_taken_back(
-    stage: Stage, client: httpx.Client
-) -> None:
+def test_a_comparison_that_somebody_else_got_is_not_taken_back(stage, client):
     shown = [take(client), take(client)][-1]
     stage.clock.forward(660)
     for name in ("P-02", "P-03", "P-04"):  # two votes and a spare one
@@ -229,13 +218,13 @@ def test_a_comparison_that_somebody_else_got_is_not_taken_back(
     assert (answer.status_code, answer.json()["error"]) == (409, "given_away")
 
 
-def test_an_operator_has_no_ballot(stage: Stage) -> None:
+def test_an_operator_has_no_ballot(stage):
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         answer = client.post("/api/assignment", json={"tab": "t1"})
         assert (answer.status_code, answer.json()["error"]) == (401, "role")
 
 
-def test_the_examples_of_the_documentation_run(stage: Stage) -> None:
+def test_the_examples_of_the_documentation_run(stage):
     stage.advance()
     invited = stage.invitation("panelist", "P-01")
     blocks = re.findall(r"^```python\n(.*?)^```", DOC.read_text(encoding="utf-8"), re.M | re.S)

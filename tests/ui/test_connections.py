@@ -87,7 +87,7 @@ def serving(folder: Path, bounds: Bounds, body_seconds: float = 20.0) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("short"), SHORT) as found:
         yield found
 
@@ -99,7 +99,7 @@ def wire(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
         yield made
 
 
-def test_one_client_leaves_connections_to_the_others(tmp_path: Path) -> None:
+def test_one_client_leaves_connections_to_the_others(tmp_path):
     """The whole of 127/8 is this machine, so that another address can be had without another."""
     with serving(tmp_path, Bounds(connections=8)) as port, contextlib.ExitStack() as held:
         until(lambda: healthy(port))
@@ -149,17 +149,17 @@ def healthy(port: int) -> bool:
 
 
 @pytest.mark.parametrize("half", [b"G", HEAD, HEAD + b"X-Long: abc"])
-def test_a_head_that_never_ends_is_given_up(port: int, half: bytes) -> None:
+def test_a_head_that_never_ends_is_given_up(port, half):
     with wire(port, half) as made:
         assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_connection_without_a_word_is_closed_in_silence(port: int) -> None:
+def test_a_connection_without_a_word_is_closed_in_silence(port):
     with wire(port) as made:
         assert read_to_end(made) == b""
 
 
-def test_a_second_head_has_no_more_time_than_the_first(port: int) -> None:
+def test_a_second_head_has_no_more_time_than_the_first(port):
     with wire(port, HEAD + b"\r\n" + HEAD) as made:
         found = read_to_end(made)
     assert found.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 408 " in found
@@ -169,7 +169,7 @@ def test_a_second_head_has_no_more_time_than_the_first(port: int) -> None:
         assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
 
 
-def test_what_drips_in_gets_no_more_time(port: int) -> None:
+def test_what_drips_in_gets_no_more_time(port):
     end = time.monotonic() + DEADLINE_S
     with wire(port, HEAD) as made, contextlib.suppress(ConnectionError):
         made.settimeout(0.05)
@@ -184,7 +184,7 @@ def test_what_drips_in_gets_no_more_time(port: int) -> None:
 # ---- what is not cut ----
 
 
-def test_a_connection_that_rests_between_requests_stays(port: int) -> None:
+def test_a_connection_that_rests_between_requests_stays(port):
     with wire(port, HEAD + b"\r\n") as resting:
         read_answer(resting)
         wait_beyond_the_limit(port)
@@ -192,7 +192,7 @@ def test_a_connection_that_rests_between_requests_stays(port: int) -> None:
         read_answer(resting)
 
 
-def test_an_answer_may_take_its_time(port: int) -> None:
+def test_an_answer_may_take_its_time(port):
     with wire(port, HEAD.replace(b"/healthz", b"/test/long") + b"\r\n") as made:
         read_answer(made, b"begun,\r\n")
         wait_beyond_the_limit(port)
@@ -200,7 +200,7 @@ def test_an_answer_may_take_its_time(port: int) -> None:
         read_answer(made, b"done\r\n0\r\n\r\n")
 
 
-def test_a_body_has_the_applications_time_not_the_heads(port: int) -> None:
+def test_a_body_has_the_applications_time_not_the_heads(port):
     body = b'{"name": "nobody", "code": "0000-0000-0000-0000"}'
     with wire(port, LOGIN + b"Content-Length: %d\r\n\r\n" % len(body) + body[:9]) as made:
         wait_beyond_the_limit(port)
@@ -211,7 +211,7 @@ def test_a_body_has_the_applications_time_not_the_heads(port: int) -> None:
 # ---- bodies and answers ----
 
 
-def test_a_half_sent_body_is_given_up(tmp_path: Path) -> None:
+def test_a_half_sent_body_is_given_up(tmp_path):
     with (
         serving(tmp_path, SHORT, body_seconds=0.3) as port,
         wire(port, LOGIN + b"Content-Length: 50\r\n\r\n{") as made,
@@ -219,12 +219,12 @@ def test_a_half_sent_body_is_given_up(tmp_path: Path) -> None:
         assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_body_that_nobody_waits_for_has_an_end_too(port: int) -> None:
+def test_a_body_that_nobody_waits_for_has_an_end_too(port):
     with wire(port, HEAD + b"Content-Length: 50\r\n\r\nx") as made:
         assert read_to_end(made).endswith(b'{"ok":true}')
 
 
-def test_after_a_late_body_the_connection_rests_like_any_other(tmp_path: Path) -> None:
+def test_after_a_late_body_the_connection_rests_like_any_other(tmp_path):
     with (
         serving(tmp_path, Bounds(head_seconds=5, rest_seconds=0.3)) as port,
         wire(port, HEAD + b"Content-Length: 2\r\n\r\nx") as made,
@@ -234,7 +234,7 @@ def test_after_a_late_body_the_connection_rests_like_any_other(tmp_path: Path) -
         assert read_to_end(made) == b""
 
 
-def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
+def test_an_answer_that_nobody_reads_is_given_up(port):
     def ended() -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/test/ended").text == "1"
 
@@ -247,7 +247,7 @@ def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
 # ---- lengths and numbers ----
 
 
-def test_long_headers_and_paths_are_refused(port: int) -> None:
+def test_long_headers_and_paths_are_refused(port):
     url = f"http://127.0.0.1:{port}"
     assert httpx.get(f"{url}/login", headers={"X": "x" * 10_000}).status_code == 200
     assert httpx.get(f"{url}/login", headers={"X": "x" * 70_000}).status_code in (400, 431)
@@ -262,7 +262,7 @@ def test_long_headers_and_paths_are_refused(port: int) -> None:
         assert read_to_end(made)[:13] in (b"HTTP/1.1 400 ", b"")
 
 
-def test_connections_have_a_bound_and_come_free_again(tmp_path: Path) -> None:
+def test_connections_have_a_bound_and_come_free_again(tmp_path):
     with serving(tmp_path, Bounds(connections=5)) as port:
         with contextlib.ExitStack() as held:
             for _ in range(5):
@@ -272,7 +272,7 @@ def test_connections_have_a_bound_and_come_free_again(tmp_path: Path) -> None:
         until(lambda: healthy(port))
 
 
-def test_malformed_requests_do_not_fill_the_log(tmp_path: Path) -> None:
+def test_malformed_requests_do_not_fill_the_log(tmp_path):
     upgrade = HEAD + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     with serving(tmp_path, Bounds()) as own:
         for _ in range(40):
@@ -295,7 +295,7 @@ class Records(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def test_of_many_equal_warnings_the_first_are_written_and_then_their_number() -> None:
+def test_of_many_equal_warnings_the_first_are_written_and_then_their_number():
     waiting: list[tuple[float, Callable[[], None]]] = []
     limit = RepeatLimit(few=2, seconds=60.0, later=lambda s, act: waiting.append((s, act)))
     log, records = logging.getLogger("test.repeats"), Records()
@@ -317,7 +317,7 @@ def test_of_many_equal_warnings_the_first_are_written_and_then_their_number() ->
     assert len(records.texts) == 2  # nothing was held back in it
 
 
-def test_of_equal_errors_too_and_errors_are_equal_that_the_same_line_raised() -> None:
+def test_of_equal_errors_too_and_errors_are_equal_that_the_same_line_raised():
     limit = RepeatLimit(few=2, later=lambda s, act: None)
     log, records = logging.getLogger("test.errors"), Records()
     log.propagate = False

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Served:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Served]]:
+def serve():
     """serve("FOLDER", …) starts ``szpo serve FOLDER …``."""
     made: list[Served] = []
 
@@ -225,9 +225,8 @@ def final_seat(page: Any, prefix: str) -> str:
 
 
 def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
-    serve: Callable[..., Served], chromium: Any, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    serve, chromium, tmp_path,
+    capsys):  # fmt: skip
     """Two simulated runs and one with people, which is begun, started, voted on, paused, resumed
     and compared from one address; the report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"

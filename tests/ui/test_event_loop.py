@@ -7,7 +7,6 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -52,7 +51,7 @@ def _in_a_loop() -> bool:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(tmp_path, monkeypatch):
     """Both pages over connections that are watched; what happens before serving is forgotten."""
     watched = partial(PLAIN, factory=Watched)
     monkeypatch.setattr(connection.sqlite3, "connect", watched)
@@ -108,7 +107,7 @@ def bodies(stage: Stage) -> dict[str, Any]:
 
 
 @pytest.fixture
-def people(stage: Stage) -> dict[str, dict[str, str]]:
+def people(stage):
     """Cookies of everybody who may ask: nobody, somebody, somebody revoked, an operator."""
     found: dict[str, dict[str, str]] = {
         "nobody": {},
@@ -131,9 +130,7 @@ def waiting_for_the_lock() -> bool:
 
 
 @pytest.mark.full
-def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(
-    stage: Stage, people: dict[str, dict[str, str]]
-) -> None:
+def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(stage, people):
     """One session's polls took all threads while a commit waited, and with them the login."""
     lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
     lock.execute("BEGIN IMMEDIATE")
@@ -172,9 +169,7 @@ def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(
 
 
 @pytest.mark.full
-def test_no_request_runs_sql_on_the_event_loop(
-    stage: Stage, people: dict[str, dict[str, str]]
-) -> None:
+def test_no_request_runs_sql_on_the_event_loop(stage, people):
     known, every = bodies(stage), sorted(set(routes(stage.application.routes)))  # type: ignore[attr-defined]
     assert len(every) > 60 and ("POST", "/api/votes") in every
     lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +49,14 @@ def voted(stage: Stage, steps: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     """A simulated run to its end, measured before, along the way and after."""
     folder = tmp_path_factory.mktemp("yard")
     return yard_run.make(folder, "evaluation.along=1", "evaluation.prompts=4", "run.name=yard")
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+def stock(tmp_path_factory, finished):
     """A finished run, one that people vote on, a damaged one, a newer one, another file."""
     folder = tmp_path_factory.mktemp("stock")
     shutil.copy(finished, folder / "yard.db")
@@ -73,7 +73,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, stock: Path) -> Path:
+def folder(tmp_path, stock):
     """A copy of those runs."""
     for path in stock.glob("*.db"):
         shutil.copy(path, tmp_path)
@@ -84,7 +84,7 @@ def folder(tmp_path: Path, stock: Path) -> Path:
 
 
 @pytest.mark.full
-def test_rows_say_what_the_commands_say_of_each_run(folder: Path) -> None:
+def test_rows_say_what_the_commands_say_of_each_run(folder):
     people, yard = row_of(folder, "people"), row_of(folder, "yard")
     assert (people.state, people.panel, people.model) == ("stopped", "people", "fixed")
     assert people.detail == "no process holds its model. Votes are taken."
@@ -106,7 +106,7 @@ def test_rows_say_what_the_commands_say_of_each_run(folder: Path) -> None:
                 assert row.person_hours == budget.person_hours(ledger)
 
 
-def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path: Path) -> None:
+def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path):
     stage = make(tmp_path / "run.db")
     stage.advance()
     reader = FolderReader(tmp_path, stage.clock)
@@ -122,7 +122,7 @@ def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path:
 # ---- side by side ----
 
 
-def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder: Path) -> None:
+def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder):
     found = side_by_side.read([folder / "yard.db", folder / "people.db"])
     yard, people = found.runs
     assert dict(found.settings)["panel.kind"] == ("bt70", "people")
@@ -146,7 +146,7 @@ def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], list("abcdefg")])
-def test_fewer_than_two_and_more_than_six_runs_are_refused(names: list[str]) -> None:
+def test_fewer_than_two_and_more_than_six_runs_are_refused(names):
     with pytest.raises(UsageError, match="choose two to six runs"):
         side_by_side.check_names(names)
 
@@ -183,7 +183,7 @@ def redeemed(url: str, ledger: Ledger) -> httpx.Client:
 
 
 @pytest.fixture
-def served(folder: Path) -> Iterator[Served]:
+def served(folder):
     ledger = access.open_ledger(folder)
     door = access.FolderDoor(ledger, ledger.clock)
     serving = serve(application.create(folder, door, Controllers(folder, print), roles=()))
@@ -195,7 +195,7 @@ def served(folder: Path) -> Iterator[Served]:
     ledger.close()
 
 
-def test_without_a_login_nothing_of_the_folder_is_shown(served: Served) -> None:
+def test_without_a_login_nothing_of_the_folder_is_shown(served):
     for path in ("/", "/compare?run=yard&run=people"):
         answer = served.nobody.get(path)
         assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login")
@@ -210,7 +210,7 @@ def test_without_a_login_nothing_of_the_folder_is_shown(served: Served) -> None:
 
 
 @pytest.mark.full
-def test_a_panelist_reaches_their_own_run_alone(served: Served) -> None:
+def test_a_panelist_reaches_their_own_run_alone(served):
     ann, link = served.invited("people")
     with closing(ann):
         assert ann.get("/r/people/api/status").status_code == 200
@@ -231,7 +231,7 @@ def test_a_panelist_reaches_their_own_run_alone(served: Served) -> None:
         assert bob.post("/r/people/redeem", json={"token": link}).status_code == 200
 
 
-def test_the_folders_operator_operates_every_run_and_votes_in_none(served: Served) -> None:
+def test_the_folders_operator_operates_every_run_and_votes_in_none(served):
     operator = served.operator
     for run in ("people", "yard"):
         assert operator.get(f"/r/{run}/").headers["location"] == f"/r/{run}/operate/"
@@ -249,7 +249,7 @@ def test_the_folders_operator_operates_every_run_and_votes_in_none(served: Serve
     assert operator.get("/r/people/").headers["location"] == "/r/people/login"
 
 
-def test_pages_show_rows_and_refuse_in_words(served: Served) -> None:
+def test_pages_show_rows_and_refuse_in_words(served):
     home = served.operator.get("/").text
     assert "no process holds its model" in home and "newer.db: schema 99" in home
     rows_ = served.operator.get("/home-api/rows")
@@ -265,7 +265,7 @@ def test_pages_show_rows_and_refuse_in_words(served: Served) -> None:
         assert served.operator.get(path).headers["content-security-policy"].startswith(policy)
 
 
-def test_buttons_pause_and_resume_a_run_in_its_own_record(served: Served) -> None:
+def test_buttons_pause_and_resume_a_run_in_its_own_record(served):
     def act(do: str, run: str = "people") -> httpx.Response:
         return served.operator.post("/home-api/act", json={"do": do, "run": run})
 
@@ -301,7 +301,7 @@ FAILING = "import sys; print('no such model', file=sys.stderr); sys.exit(2)"
 
 
 @pytest.fixture
-def controllers(folder: Path) -> Iterator[Callable[..., Controllers]]:
+def controllers(folder):
     """controllers(code) starts children that run this code instead of szpo."""
     made: list[Controllers] = []
 
@@ -314,7 +314,7 @@ def controllers(folder: Path) -> Iterator[Callable[..., Controllers]]:
         each.close()
 
 
-def test_a_started_process_is_stopped_in_order(controllers: Callable[..., Controllers]) -> None:
+def test_a_started_process_is_stopped_in_order(controllers):
     lines: list[str] = []
     made = controllers(say=lines.append)
     made.start("people")
@@ -329,18 +329,14 @@ def test_a_started_process_is_stopped_in_order(controllers: Callable[..., Contro
         made.stop("people")
 
 
-def test_a_run_driven_elsewhere_gets_no_second_process(
-    folder: Path, controllers: Callable[..., Controllers]
-) -> None:
+def test_a_run_driven_elsewhere_gets_no_second_process(folder, controllers):
     with Ledger.open(folder / "people.db") as ledger:
         lease.acquire(ledger, "elsewhere:1:0:00000000")
     with pytest.raises(LeaseError, match="people has a process already"):
         controllers().start("people")
 
 
-def test_a_second_model_starts_only_where_memory_is_left(
-    controllers: Callable[..., Controllers], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_model_starts_only_where_memory_is_left(controllers, monkeypatch):
     monkeypatch.setattr(processes, "estimate", lambda config: 3 * 2**30)
     monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 2**30)
     monkeypatch.setattr(memory, "resident_bytes", lambda process: 2**29)
@@ -360,7 +356,7 @@ def test_a_second_model_starts_only_where_memory_is_left(
     assert made.is_alive("yard")
 
 
-def test_the_need_of_a_model_is_read_from_its_files(tmp_path: Path) -> None:
+def test_the_need_of_a_model_is_read_from_its_files(tmp_path):
     def need(*sets: str) -> int | None:
         return processes.estimate(settings_file.load(sets=list(sets)))
 
@@ -376,9 +372,7 @@ def test_the_need_of_a_model_is_read_from_its_files(tmp_path: Path) -> None:
     assert need("model.name=nobody/has-this") is None
 
 
-def test_a_process_that_fails_says_why_beside_its_run(
-    folder: Path, controllers: Callable[..., Controllers]
-) -> None:
+def test_a_process_that_fails_says_why_beside_its_run(folder, controllers):
     made = controllers(FAILING)
     made.start("yard")
     note = until(lambda: made.notes().get("yard"))
@@ -390,8 +384,8 @@ def test_a_process_that_fails_says_why_beside_its_run(
 
 
 def test_a_set_up_that_fails_sends_the_hook_word_unless_it_was_stopped(
-    folder: Path, controllers: Callable[..., Controllers], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    folder, controllers, monkeypatch
+):
     """`tests/notices/test_web_hook.py` sends such messages to a real server."""
     sent: list[hook_events.Message] = []
     monkeypatch.setattr(web_hook, "send", lambda settings, message, say: sent.append(message))
@@ -406,9 +400,7 @@ def test_a_set_up_that_fails_sends_the_hook_word_unless_it_was_stopped(
     ]
 
 
-def test_a_new_run_is_checked_before_a_process_begins(
-    folder: Path, controllers: Callable[..., Controllers]
-) -> None:
+def test_a_new_run_is_checked_before_a_process_begins(folder, controllers):
     made = controllers()
     (folder / "mine.toml").write_text("[panel]\nkind = 'people'\n", encoding="utf-8")
     with pytest.raises(StorageError, match=r"yard\.db exists"):
@@ -440,9 +432,7 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
     return message.removeprefix("error: ").strip()
 
 
-def test_folders_that_cannot_be_served_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_that_cannot_be_served_are_one_line(tmp_path, capsys):
     (tmp_path / "letters.txt").write_text("dear", encoding="utf-8")
     assert "holds neither a run (*.db) nor a settings file" in refused(capsys, 2, str(tmp_path))
     assert not (tmp_path / access.FILE).exists()
@@ -457,9 +447,7 @@ def test_folders_that_cannot_be_served_are_one_line(
     assert refused(capsys, 4, str(empty)) == f"{empty} cannot be written (Is a directory)"
 
 
-def test_a_run_comes_before_a_folder_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_comes_before_a_folder_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("runs", "mine", "other"):
         (tmp_path / name).mkdir()
@@ -468,9 +456,7 @@ def test_a_run_comes_before_a_folder_of_its_name(
     assert found == [False, True, True, False]
 
 
-def test_invitations_lead_to_the_run_below_the_folders_address(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invitations_lead_to_the_run_below_the_folders_address(folder, capsys):
     run = folder / "people.db"
     with address.announce_folder(folder, "https://panel.example"):
         assert call(["invite", str(run)]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Home]:
+def home(tmp_path_factory, chromium):
     """Two measured runs, one that people vote on, a damaged one with a hostile name."""
     made = yard_run.make(tmp_path_factory.mktemp("yard"), "evaluation.along=1", "run.votes=40")
     folder = tmp_path_factory.mktemp("folder")
@@ -68,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[Ho
     ledger.close()
 
 
-def test_the_home_page_follows_its_runs_and_leads_to_each(home: Home) -> None:
+def test_the_home_page_follows_its_runs_and_leads_to_each(home):
     page = home.page.context.new_page()
     page.clock.install()
     page.goto("/")
@@ -97,7 +96,7 @@ def test_the_home_page_follows_its_runs_and_leads_to_each(home: Home) -> None:
     assert page.locator("h1").count() == 1
 
 
-def test_runs_side_by_side_are_hovered_zoomed_and_read_by_keys(home: Home) -> None:
+def test_runs_side_by_side_are_hovered_zoomed_and_read_by_keys(home):
     page = home.page
     page.goto("/")
     assert page.get_attribute("#compare", "aria-disabled") == "true"
@@ -149,7 +148,7 @@ def test_runs_side_by_side_are_hovered_zoomed_and_read_by_keys(home: Home) -> No
     assert ticks() != whole
 
 
-def test_axe_finds_nothing_and_320_pixels_are_enough(home: Home) -> None:
+def test_axe_finds_nothing_and_320_pixels_are_enough(home):
     page = home.page
     for address in ("/", "/compare?run=first&run=second&run=people", "/r/nothing/"):
         page.goto(address)
@@ -166,7 +165,7 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(home: Home) -> None:
     assert page.evaluate("window.pwn") is None
 
 
-def test_a_panelist_votes_below_the_runs_name(home: Home, chromium: Any) -> None:
+def test_a_panelist_votes_below_the_runs_name(home, chromium):
     context = chromium.new_context(base_url=home.url)
     context.set_default_timeout(60_000)
     page = context.new_page()

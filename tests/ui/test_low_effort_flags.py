@@ -63,7 +63,7 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
         ("random", "to 1 for answers at random", known(1, 4)),
     ],
 )  # fmt: skip
-def test_each_flag_is_shown_with_its_reason(code: str, message: str, votes: list[VoteRow]) -> None:
+def test_each_flag_is_shown_with_its_reason(code, message, votes):
     rows = agreement.panelists(numbers(votes))
     assert code in [flag.code for flag in rows[0].flags]
     assert all(not row.flags for row in rows[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -54,7 +53,7 @@ def play(stage: Stage, steps: int) -> None:
 
 
 @pytest.fixture
-def page(stage: Stage, operator: Callable[..., Any]) -> Any:
+def page(stage, operator):
     """Two rounds are applied, the third is open; Olga looks at it."""
     play(stage, 2)
     shown = operator().new_page()
@@ -64,7 +63,7 @@ def page(stage: Stage, operator: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[tuple[Stage, Any]]:
+def seen(tmp_path_factory, chromium):
     """Two rounds are applied, the third is open, and nobody changes that; a context of Olga's."""
     made = make(tmp_path_factory.mktemp("seen") / "run.db")
     serving = serve(app.create(made.site))
@@ -78,7 +77,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[tu
 
 
 @pytest.fixture
-def still(seen: tuple[Stage, Any]) -> Iterator[Any]:
+def still(seen):
     """The page of that run, to look at."""
     shown = seen[1].new_page()
     shown.goto("/operate/")
@@ -111,9 +110,7 @@ def words(page: Any, heading: str) -> str:
 # ---- looking ----
 
 
-def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
-    stage: Stage, operator: Callable[..., Any]
-) -> None:
+def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, operator):
     bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0], ["שלום?", "", "stop", None]]
     stage.ledger.record_event(sample_check.KIND, "run", {"samples": bad * 10, "topic": True})
     page = operator().new_page()
@@ -145,9 +142,7 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
         dialog.evaluate("node => node.close()")
 
 
-def test_it_fits_every_width_and_targets_are_large_enough(
-    stage: Stage, operator: Callable[..., Any]
-) -> None:
+def test_it_fits_every_width_and_targets_are_large_enough(stage, operator):
     page = operator().new_page()
 
     def wrong(state: str) -> dict[int, list[str]]:
@@ -171,7 +166,7 @@ def test_it_fits_every_width_and_targets_are_large_enough(
     assert wrong("paused") == {}
 
 
-def test_the_page_follows_the_record_and_keeps_what_is_open(stage: Stage, page: Any) -> None:
+def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
     page.locator("#op-values-table summary").click()
     assert "0 of 4 votes in" in page.locator(".op-progress").inner_text()
     vote(stage, "Ada", most=1)
@@ -184,9 +179,7 @@ def test_the_page_follows_the_record_and_keeps_what_is_open(stage: Stage, page: 
 # ---- doing ----
 
 
-def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(
-    stage: Stage, page: Any, panelist: Callable[..., Any]
-) -> None:
+def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(stage, page, panelist):
     vote(stage, "Ada", most=1)
     stage.site.ledger.record_event(
         "consent", stage.invitation("panelist", "P-01").panelist or "", {"text": ""}
@@ -208,7 +201,7 @@ def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(
     other.wait_for_selector("#szpo-root[data-state=vote]", timeout=8_000)
 
 
-def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(still: Any) -> None:
+def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(still):
     page = still
     opener = page.get_by_role("button", name="Pause now")
     opener.focus()
@@ -224,7 +217,7 @@ def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(still: Any) -> None
     assert opener.evaluate("node => node === document.activeElement")
 
 
-def test_focus_shows_at_every_stop_of_the_tab_key(still: Any) -> None:
+def test_focus_shows_at_every_stop_of_the_tab_key(still):
     page = still
     ring = """() => {
       const n = document.activeElement, style = getComputedStyle(n);

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +12,7 @@ from szpo.cli.app import call
 from szpo_ui.posterior import mounts
 from szpo_ui.posterior import page as posterior_page
 from tests.support import browser
-from tests.support.browser import Stage, cast
+from tests.support.browser import cast
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ("operator",)
@@ -22,12 +20,12 @@ KINDS = ("gaussian", "neighbours", "likelihood", "mean", "pair")
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address():
     yield from browser.serve(mounts.application(posterior_page.example))
 
 
 @pytest.fixture
-def page(chromium: Any, address: str) -> Iterator[Any]:
+def page(chromium, address):
     made = chromium.new_page(base_url=address, viewport={"width": 1280, "height": 900})
     made.set_default_timeout(15_000)
     made.goto("/visualize/")
@@ -49,7 +47,7 @@ def particles(page: Any) -> list[list[float]]:
     return found
 
 
-def test_dragging_a_handle_changes_likelihood_particles_and_entropy(page: Any) -> None:
+def test_dragging_a_handle_changes_likelihood_particles_and_entropy(page):
     before, dots = figures(page), particles(page)
     density = page.evaluate("szpoVisualize.scene().log_density")
     box = page.locator('[data-handle="0"]').bounding_box()
@@ -71,14 +69,14 @@ def test_dragging_a_handle_changes_likelihood_particles_and_entropy(page: Any) -
     )
 
 
-def test_page_is_accessible_and_fits_small_windows(page: Any) -> None:
+def test_page_is_accessible_and_fits_small_windows(page):
     assert browser.violations(page) == []
     for size in (browser.NARROW, browser.ZOOMED):
         assert browser.misfits(page, *size, root="#vz-root", bar=".vz-top") == []
 
 
 @pytest.mark.full
-def test_wrong_requests_are_refused_by_name(address: str) -> None:
+def test_wrong_requests_are_refused_by_name(address):
     def post(body: Any, **more: Any) -> httpx.Response:
         return httpx.post(f"{address}/visualize-api/scene", json=body, **more)
 
@@ -103,7 +101,7 @@ def differing(step: int, i: int, side: str) -> str:
 
 
 @pytest.mark.parametrize("stage", [{"text": differing}], indirect=True)
-def test_operator_sees_the_votes_of_the_run(stage: Stage, operator: Callable[..., Any]) -> None:
+def test_operator_sees_the_votes_of_the_run(stage, operator):
     shown = operator().new_page()
     shown.goto("/operate-visualize/")
     ready(shown)
@@ -126,7 +124,7 @@ def test_operator_sees_the_votes_of_the_run(stage: Stage, operator: Callable[...
 
 
 @pytest.mark.full
-def test_nobody_else_sees_it(stage: Stage) -> None:
+def test_nobody_else_sees_it(stage):
     with httpx.Client(base_url=stage.url) as anybody:
         assert anybody.get("/operate-visualize-api/start").status_code == 401
         assert anybody.get("/operate-visualize/").headers["location"].startswith("/login")
@@ -135,9 +133,7 @@ def test_nobody_else_sees_it(stage: Stage) -> None:
 
 
 @pytest.mark.full
-def test_command_writes_pictures_and_names_what_it_cannot_write(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_writes_pictures_and_names_what_it_cannot_write(tmp_path, capsys):
     out = tmp_path / "posterior.svg"
     assert call(["visualize", "--svg", str(out)]) == 0
     assert out.read_bytes().startswith(b"<?xml")

@@ -16,7 +16,7 @@ from szpo_ui.posterior.scene import CELLS, EXTENT, PARTICLES, scene
 ANSWERS = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
 
 
-def test_without_answers_the_posterior_is_the_prior() -> None:
+def test_without_answers_the_posterior_is_the_prior():
     shown = scene([], tau=1.5)
     # ½ log det(2πe·1.5²·I) = log(2πe) + 2 log 1.5 = 3.6488; 120 particles tell it to some .1.
     (only,) = shown.rounds
@@ -27,7 +27,7 @@ def test_without_answers_the_posterior_is_the_prior() -> None:
     assert np.unravel_index(shown.log_density.argmax(), (CELLS, CELLS)) == (middle, middle)
 
 
-def test_the_map_has_the_posterior_where_the_page_draws_it() -> None:
+def test_the_map_has_the_posterior_where_the_page_draws_it():
     # One answer δ = (0, 2): weights with a large second coordinate are likelier, and these are
     # drawn at the top; nothing is known of the first, so the map is its own mirror image.
     shown = scene([(0.0, 2.0)])
@@ -41,7 +41,7 @@ def test_the_map_has_the_posterior_where_the_page_draws_it() -> None:
     assert 0 < shown.information < np.log(2)
 
 
-def test_each_answer_has_its_round_and_entropy_falls_with_it() -> None:
+def test_each_answer_has_its_round_and_entropy_falls_with_it():
     shown = scene(ANSWERS)
     assert len(shown.rounds) == len(ANSWERS) + 1
     for kind in ("gaussian", "neighbours"):
@@ -51,7 +51,7 @@ def test_each_answer_has_its_round_and_entropy_falls_with_it() -> None:
     assert scene(ANSWERS[:2]).rounds == shown.rounds[:3]
 
 
-def test_particles_move_from_the_prior_to_the_posterior() -> None:
+def test_particles_move_from_the_prior_to_the_posterior():
     shown = scene(ANSWERS)
     assert shown.frames.shape[1:] == (PARTICLES, 2)
     np.testing.assert_array_equal(shown.frames[0], scene([]).frames[0])
@@ -73,13 +73,13 @@ def test_particles_move_from_the_prior_to_the_posterior() -> None:
         ([(1.0, 1.0)] * 201, "at most 200"),
     ],
 )
-def test_what_cannot_be_drawn_is_reported(deltas: list[tuple[float, ...]], message: str) -> None:
+def test_what_cannot_be_drawn_is_reported(deltas, message):
     with pytest.raises(UsageError, match=message):
         scene(deltas)
 
 
 @pytest.mark.full
-def test_pictures_hold_what_they_promise() -> None:
+def test_pictures_hold_what_they_promise():
     rounds = [scene(ANSWERS[:n]) for n in (1, 2, 3)]
     drawn = pictures.svg(rounds[-1], ("length", "sentiment"))
     assert drawn.startswith(b"<?xml")

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -38,7 +37,7 @@ def coming(pid: str, study: str = STUDY) -> Arrival:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path):
     made = make(tmp_path / "run.db", sets=SETS, clock=MovableClock())
     made.advance()
     yield made
@@ -66,7 +65,7 @@ def vote(stage: Stage, panelist: str | None) -> None:
 # ---- places ----
 
 
-def test_who_comes_again_has_the_same_place_and_others_wait_for_a_free_one(stage: Stage) -> None:
+def test_who_comes_again_has_the_same_place_and_others_wait_for_a_free_one(stage):
     first = arrive(stage, PID)
     assert arrive(stage, PID).panelist == first.panelist
     assert refusal(stage, OTHER, "another") == "other_study"
@@ -88,7 +87,7 @@ def test_who_comes_again_has_the_same_place_and_others_wait_for_a_free_one(stage
     assert refusal(stage, "third") == "ended"
 
 
-def test_a_session_ends_with_the_time_of_the_study(stage: Stage) -> None:
+def test_a_session_ends_with_the_time_of_the_study(stage):
     chosen, status = stage.site.config.prolific, stage.site.status.read()
     secret, _ = participants.arrive(stage.ledger, chosen, coming(PID), status)
     stage.clock.forward(29 * 60)
@@ -100,7 +99,7 @@ def test_a_session_ends_with_the_time_of_the_study(stage: Stage) -> None:
 # ---- what is personal ----
 
 
-def test_identifiers_stand_beside_the_credentials_alone_and_can_be_erased(stage: Stage) -> None:
+def test_identifiers_stand_beside_the_credentials_alone_and_can_be_erased(stage):
     ledger, name = stage.ledger, arrive(stage, PID).name
     vote(stage, stage.ledger.query("SELECT panelist FROM panelists")[0]["panelist"])
     for table in ("events", "panelists", "assignments", "votes", "credentials"):
@@ -126,7 +125,7 @@ def _contents(packed: io.BytesIO) -> Iterator[bytes]:
             yield found.read(member)
 
 
-def test_a_pseudonym_is_keyed_by_the_run(stage: Stage, tmp_path: Path) -> None:
+def test_a_pseudonym_is_keyed_by_the_run(stage, tmp_path):
     mine = participants.pseudonym(stage.ledger, PID)
     assert mine == participants.pseudonym(stage.ledger, PID) and PID not in mine
     assert mine != participants.pseudonym(stage.ledger, OTHER)
@@ -144,7 +143,7 @@ def test_a_pseudonym_is_keyed_by_the_run(stage: Stage, tmp_path: Path) -> None:
         (["prolific.votes=0"], "prolific.votes"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(sets: list[str], message: str) -> None:
+def test_settings_that_cannot_work_are_refused(sets, message):
     with pytest.raises(UsageError, match=message.replace("…", ".")):
         settings_file.load(preset_name="people", sets=sets)
 
@@ -162,7 +161,7 @@ class StandIn:
 
 
 @pytest.fixture
-def prolific() -> Iterator[StandIn]:
+def prolific():
     found = StandIn()
 
     class Handler(BaseHTTPRequestHandler):
@@ -198,8 +197,8 @@ def prolific() -> Iterator[StandIn]:
 
 
 def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
-    tmp_path: Path, prolific: StandIn, chromium: Any
-) -> None:
+    tmp_path, prolific, chromium
+):
     back = f"prolific.return_url={prolific.url}/submissions/complete"
     stage = make(tmp_path / "run.db", sets=[*SETS, back])
     stage.advance()

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     stage = make(tmp_path / "run.db")
     stage.ledger.close()
     return tmp_path / "run.db"
@@ -47,7 +47,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return message.removeprefix("error: ").strip()
 
 
-def test_a_port_in_use_names_a_free_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_names_a_free_one(run, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -58,24 +58,18 @@ def test_a_port_in_use_names_a_free_one(run: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("port", ["80", "70000", "-1"])
-def test_a_port_out_of_range_is_named(
-    run: Path, capsys: pytest.CaptureFixture[str], port: str
-) -> None:
+def test_a_port_out_of_range_is_named(run, capsys, port):
     message = refused(capsys, str(run), f"--port={port}")
     assert message == f"port {port} cannot be used; give one from 1024 to 65535"
 
 
-def test_a_network_address_needs_the_word_insecure(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_network_address_needs_the_word_insecure(run, capsys):
     message = refused(capsys, str(run), "--host", "0.0.0.0", "--port", "0")
     assert message.startswith("--host 0.0.0.0 would show the panel to the network without TLS")
     assert message.endswith("or add --insecure")
 
 
-def test_a_missing_run_and_contradictions_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_run_and_contradictions_are_named(tmp_path, capsys):
     folder = ("--folder", str(tmp_path), "--port", "0")
     assert "no runs in" in refused(capsys, *folder)
     assert "keeps its settings" in refused(capsys, "x", "--preset", "people", *folder)
@@ -86,7 +80,7 @@ def test_a_missing_run_and_contradictions_are_named(
 # ---- where ----
 
 
-def test_links_and_hosts_follow_the_public_address() -> None:
+def test_links_and_hosts_follow_the_public_address():
     with address.listening("127.0.0.1", 0, insecure=False) as listener:
         port = listener.getsockname()[1]
         here = address.site_address(listener, "127.0.0.1", None)
@@ -137,18 +131,18 @@ def keep(children: Children) -> tuple[list[tuple[int, float]], Keeper]:
     return ends, keeper
 
 
-def test_a_child_that_dies_is_started_again_with_longer_waits_up_to_a_minute() -> None:
+def test_a_child_that_dies_is_started_again_with_longer_waits_up_to_a_minute():
     ends, keeper = keep(Children([1] * 8 + [0]))
     assert [wait for _, wait in ends] == [1, 2, 4, 8, 16, 32, 60, 60, 0]
     assert keeper.starts == 9
 
 
-def test_a_child_that_had_lived_is_started_again_soon() -> None:
+def test_a_child_that_had_lived_is_started_again_soon():
     ends, _ = keep(Children([1, 1, 3, 0], [0, 0, 100, 0]))
     assert ends == [(1, 1), (1, 2), (3, 1), (0, 0)]
 
 
-def test_a_child_that_cannot_be_started_is_tried_again() -> None:
+def test_a_child_that_cannot_be_started_is_tried_again():
     children, refusals = Children([9, 0]), [OSError("no memory"), OSError("no memory")]
     begin = children.begin
 
@@ -162,7 +156,7 @@ def test_a_child_that_cannot_be_started_is_tried_again() -> None:
     assert ends == [(9, 1), (1, 2), (1, 4), (0, 0)] and keeper.starts == 4
 
 
-def test_closing_ends_a_real_child_in_order(tmp_path: Path) -> None:
+def test_closing_ends_a_real_child_in_order(tmp_path):
     ready = tmp_path / "ready"
     code = (
         "import pathlib, signal, sys, time\n"
@@ -182,7 +176,7 @@ def test_closing_ends_a_real_child_in_order(tmp_path: Path) -> None:
     assert ends == [], "an end that was asked for is no news"
 
 
-def test_a_child_follows_a_parent_that_is_killed() -> None:
+def test_a_child_follows_a_parent_that_is_killed():
     code = (
         "import sys, time\n"
         "from szpo_ui.web.child_process import start\n"
@@ -208,7 +202,7 @@ def test_a_child_follows_a_parent_that_is_killed() -> None:
     parent.stdout.close()
 
 
-def test_the_controllers_end_is_on_record(run: Path) -> None:
+def test_the_controllers_end_is_on_record(run):
     with Ledger.open(run) as ledger:
         serve.make_end_recorder(ledger)(3, 4.0)
         (event,) = ledger.events("controller ended")
@@ -257,9 +251,7 @@ class Served:
 
 
 @pytest.mark.full
-def test_it_serves_without_torch_and_ends_on_a_signal(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
     """On SIGTERM; the next test ends another by SIGINT."""
     served = Served(str(run), "--no-controller")
     try:
@@ -283,7 +275,7 @@ def test_it_serves_without_torch_and_ends_on_a_signal(
 
 
 @pytest.mark.full
-def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:
+def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
             "optimizer.directions=2", "panel.poll_seconds=0.05", "run.votes=8")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
@@ -329,7 +321,7 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
 
 
 @pytest.mark.full
-def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path: Path) -> None:
+def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}",
             "panel.poll_seconds=0.05")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]

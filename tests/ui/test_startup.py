@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +20,7 @@ pytest_plugins = ["tests.support.browser"]
 
 
 @pytest.fixture
-def listener() -> Iterator[socket.socket]:
+def listener():
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         made.listen()
@@ -35,7 +32,7 @@ def place(listener: socket.socket) -> SiteAddress:
     return SiteAddress("127.0.0.1", port, f"http://127.0.0.1:{port}", ("127.0.0.1",))
 
 
-def test_a_set_up_is_known_while_it_lasts_and_no_longer(tmp_path: Path) -> None:
+def test_a_set_up_is_known_while_it_lasts_and_no_longer(tmp_path):
     run = tmp_path / "mine.db"
     assert setup_progress.read(run) is None and setup_progress.at_work(tmp_path) == []
     with setup_progress.writing(run) as report:
@@ -57,9 +54,7 @@ def test_a_set_up_is_known_while_it_lasts_and_no_longer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("mine",), ()])
-def test_a_command_for_a_run_that_is_being_set_up_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
-) -> None:
+def test_a_command_for_a_run_that_is_being_set_up_says_so(tmp_path, capsys, words):
     make(tmp_path / "older.db").ledger.close()  # nobody is to be invited into this one instead
     with setup_progress.writing(tmp_path / "mine.db") as report:
         report("scores", 3, 4)
@@ -73,8 +68,8 @@ def test_a_command_for_a_run_that_is_being_set_up_says_so(
 
 
 def test_the_first_page_says_how_far_it_is_to_those_who_asked_by_the_sites_name(
-    listener: socket.socket, tmp_path: Path
-) -> None:
+    listener, tmp_path
+):
     address = place(listener)
     with (
         setup_progress.writing(tmp_path / "mine.db") as report,
@@ -101,8 +96,8 @@ def test_the_first_page_says_how_far_it_is_to_those_who_asked_by_the_sites_name(
 
 
 def test_a_panelist_who_comes_early_gets_to_the_welcome_page_without_a_click(
-    listener: socket.socket, tmp_path: Path, chromium: Any
-) -> None:
+    listener, tmp_path, chromium
+):
     stage, address = make(tmp_path / "run.db"), place(listener)
     token = stage.invitation("panelist", "Ada").token
     early, late = chromium.new_page(), chromium.new_page()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -45,7 +43,7 @@ def play(stage: Stage, rounds: int) -> None:
 
 
 @pytest.mark.full
-def test_nobody_but_an_operator_gets_a_page_or_a_file(stage: Stage) -> None:
+def test_nobody_but_an_operator_gets_a_page_or_a_file(stage):
     stage.advance()
     for cookies in ({}, stage.cookie("panelist", "Ada")):
         with httpx.Client(base_url=stage.url, cookies=cookies) as client:
@@ -72,9 +70,7 @@ def test_nobody_but_an_operator_gets_a_page_or_a_file(stage: Stage) -> None:
         assert [client.get(address).status_code for address in ADDRESSES[1:]] == [403, 403]
 
 
-def test_an_operator_goes_from_a_figure_to_the_votes_behind_it(
-    stage: Stage, operator: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_operator_goes_from_a_figure_to_the_votes_behind_it(stage, operator, monkeypatch):
     monkeypatch.setattr(vote_pages, "SIZE", 3)
     play(stage, 2)
     page = operator().new_page()

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,7 +95,7 @@ def fill(stage: Stage, look: Callable[[], None] = lambda: None) -> dict[str, int
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, dict[str, int]]]:
+def filled(tmp_path_factory):
     """The run of `fill`."""
     path = tmp_path_factory.mktemp("votes") / "run.db"
     stage = make(path, text=texts, sets=["panel.spare=1"], clock=MovableClock())
@@ -113,7 +112,7 @@ def index_of(stage: Stage, *, live: bool = False) -> VoteIndex:
 
 
 @pytest.fixture
-def index(filled: tuple[Stage, dict[str, int]]) -> Iterator[VoteIndex]:
+def index(filled):
     made = index_of(filled[0])
     yield made
     made.close()
@@ -135,9 +134,7 @@ def dump(index: VoteIndex) -> dict[str, list[tuple[Any, ...]]]:
 # ---- what stands in the index ----
 
 
-def test_every_vote_is_counted_or_has_the_reason_why_not(
-    filled: tuple[Stage, dict[str, int]], index: VoteIndex
-) -> None:
+def test_every_vote_is_counted_or_has_the_reason_why_not(filled, index):
     names = {number: name for name, number in filled[1].items()}
     states = {names.get(v.vote, "Bob in round 2"): v.state
               for item in read(index).items for v in item.votes}  # fmt: skip
@@ -149,7 +146,7 @@ def test_every_vote_is_counted_or_has_the_reason_why_not(
     }  # fmt: skip
 
 
-def test_what_counts_is_what_the_other_figures_count(tmp_path: Path) -> None:
+def test_what_counts_is_what_the_other_figures_count(tmp_path):
     make_many(tmp_path / "run.db", steps=3, comparisons=4, people=3)
     index = VoteIndex(tmp_path / "run.db")
     while index.advance(live=False):
@@ -164,7 +161,7 @@ def test_what_counts_is_what_the_other_figures_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_reading_on_gives_what_reading_anew_gives(tmp_path: Path, live: bool) -> None:
+def test_reading_on_gives_what_reading_anew_gives(tmp_path, live):
     stage = make(tmp_path / "run.db", text=texts, sets=["panel.spare=1"], clock=MovableClock())
     follower, looks = VoteIndex(stage.ledger.path, stage.clock), 0
 
@@ -189,9 +186,7 @@ def test_reading_on_gives_what_reading_anew_gives(tmp_path: Path, live: bool) ->
 # ---- what an open round keeps to itself ----
 
 
-def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(
-    filled: tuple[Stage, dict[str, int]], index: VoteIndex
-) -> None:
+def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(filled, index):
     (item,) = read(index, state="open").items
     (given,) = item.votes
     assert item.open and item.sides == vote_pages.UNNAMED
@@ -232,12 +227,7 @@ def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_a_filter_finds_the_votes_that_meet_it(
-    filled: tuple[Stage, dict[str, int]],
-    index: VoteIndex,
-    chosen: dict[str, str],
-    names: set[str],
-) -> None:
+def test_a_filter_finds_the_votes_that_meet_it(filled, index, chosen, names):
     page = read(index, **chosen)
     found = {v.vote for item in page.items for v in item.votes if v.chosen}
     wanted = {filled[1][name] for name in names}
@@ -254,21 +244,19 @@ def test_a_filter_finds_the_votes_that_meet_it(
         ("ound", 0),
     ],
 )  # fmt: skip
-def test_words_are_found_by_their_beginnings_in_any_case_script_and_accent(
-    index: VoteIndex, query: str, total: int
-) -> None:
+def test_words_are_found_by_their_beginnings_in_any_case_script_and_accent(index, query, total):
     assert read(index, q=query).total == total
 
 
 @pytest.mark.parametrize("query", ['"', 'amber" OR 1', "*", "NEAR(", "a:b", "-x", "😀", "'; --"])
-def test_no_search_is_read_as_a_command(index: VoteIndex, query: str) -> None:
+def test_no_search_is_read_as_a_command(index, query):
     try:
         assert read(index, q=query).total <= index.of
     except UsageError as error:
         assert str(error).startswith("search: there is no letter and no number")
 
 
-def test_marked_words_join_to_the_text() -> None:
+def test_marked_words_join_to_the_text():
     for text, query, marked in (
         ("Tea, TEA and steam.", "tea", ["Tea", "TEA"]),
         ("我喜欢喝绿茶。", "绿茶", ["绿茶"]),
@@ -280,9 +268,7 @@ def test_marked_words_join_to_the_text() -> None:
 
 
 @pytest.mark.parametrize("sort", vote_filter.SORTS)
-def test_pages_hold_each_comparison_once_forward_and_backward(
-    index: VoteIndex, sort: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_hold_each_comparison_once_forward_and_backward(index, sort, monkeypatch):
     chosen = vote_filter.parse([("sort", sort)])
     whole = [item.number for item in vote_pages.read(index, chosen).items]
     assert len(whole) == vote_pages.read(index, chosen).total > 1
@@ -305,7 +291,7 @@ def test_pages_hold_each_comparison_once_forward_and_backward(
     assert back == forward[::-1]
 
 
-def test_comparisons_that_divide_people_most_come_first(index: VoteIndex) -> None:
+def test_comparisons_that_divide_people_most_come_first(index):
     """Two for plus and one, a spare one, for minus; two for plus; nobody else has two answers."""
     splits = [item.split for item in read(index, sort="split").items if item.step == 1]
     assert splits == [0.3333, 0.0]
@@ -323,13 +309,13 @@ def test_comparisons_that_divide_people_most_come_first(index: VoteIndex) -> Non
         ({"q": "!?"}, "no letter and no number"),
     ],
 )  # fmt: skip
-def test_a_filter_that_is_none_is_refused_in_one_line(given: dict[str, str], words: str) -> None:
+def test_a_filter_that_is_none_is_refused_in_one_line(given, words):
     with pytest.raises(UsageError, match=words.replace("?", r"\?")) as refused:
         vote_filter.parse(given.items())
     assert "\n" not in str(refused.value)
 
 
-def test_an_address_says_the_whole_filter_and_nothing_else() -> None:
+def test_an_address_says_the_whole_filter_and_nothing_else():
     given = {"q": "green tea", "round": "2", "panelist": "P & Co", "note": "1", "sort": "split"}
     chosen = vote_filter.parse([*given.items(), ("kind", ""), ("after", "3.4")])
     assert chosen.query() == "q=green+tea&round=2&panelist=P+%26+Co&note=1&sort=split"
@@ -339,7 +325,7 @@ def test_an_address_says_the_whole_filter_and_nothing_else() -> None:
 # ---- files ----
 
 
-def test_the_table_has_a_line_for_each_vote_and_prompt_and_no_formula(index: VoteIndex) -> None:
+def test_the_table_has_a_line_for_each_vote_and_prompt_and_no_formula(index):
     chosen = vote_filter.parse([("round", "1")])
     with vote_export.write(lambda look: look(index), chosen, "csv") as file:
         content = file.read().decode()
@@ -355,9 +341,7 @@ def test_the_table_has_a_line_for_each_vote_and_prompt_and_no_formula(index: Vot
     assert first["note"] == ("plus" if first["plus_side"] == "A" else "minus")
 
 
-def test_json_lines_hold_the_votes_that_were_chosen_and_no_open_round(
-    filled: tuple[Stage, dict[str, int]], index: VoteIndex
-) -> None:
+def test_json_lines_hold_the_votes_that_were_chosen_and_no_open_round(filled, index):
     def lines(**chosen: str) -> list[dict[str, Any]]:
         found = vote_filter.parse(chosen.items())
         file = vote_export.write(lambda look: look(index), found, "jsonl")
@@ -374,9 +358,7 @@ def test_json_lines_hold_the_votes_that_were_chosen_and_no_open_round(
     assert gold["votes"][0]["remark"] == "asleep"
 
 
-def test_a_page_says_that_the_index_is_not_whole_until_votes_and_words_are_read(
-    filled: tuple[Stage, dict[str, int]],
-) -> None:
+def test_a_page_says_that_the_index_is_not_whole_until_votes_and_words_are_read(filled):
     index = VoteIndex(filled[0].ledger.path, filled[0].clock)
     seen = []
     while index.advance(live=False):
@@ -391,9 +373,7 @@ def test_a_page_says_that_the_index_is_not_whole_until_votes_and_words_are_read(
     index.close()
 
 
-def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree(
-    tmp_path: Path,
-) -> None:
+def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree(tmp_path):
     stage = make(tmp_path / "run.db", clock=MovableClock())
     stage.advance()
     for name in ("Ada", "Ada", "Bob", "Bob"):
@@ -421,7 +401,7 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     stage.ledger.close()
 
 
-def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path: Path) -> None:
+def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path):
     def markdown(step: int, i: int, side: str) -> str:
         return f"**Green tea** {i}, {side}." if i else f"No sign in {side} of it"
 
@@ -452,7 +432,7 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path: Pat
     assert 'id="vb-formatted" autocomplete="off">' in shown["plain"]
 
 
-def test_hostile_texts_are_text_on_the_page_and_exact_in_the_file(tmp_path: Path) -> None:
+def test_hostile_texts_are_text_on_the_page_and_exact_in_the_file(tmp_path):
     def hostile(step: int, i: int, side: str) -> str:
         return PAYLOADS[(2 * i + (side == "plus")) % len(PAYLOADS)]
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from szpo.voting import casting
 from szpo_ui.web.writer import Writer
-from tests.support.browser import MovableClock, Stage, awaited, make
+from tests.support.browser import MovableClock, awaited, make
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
 
 
 @pytest.fixture
-def quiet(tmp_path: Path) -> Iterator[Stage]:
+def quiet(tmp_path):
     """A run without a server, its first round open."""
     made = make(tmp_path / "run.db", clock=MovableClock())
     made.advance()
@@ -51,7 +49,7 @@ def at_once(writer: Writer, asked: list[Any]) -> list[Any]:
         writer.close()
 
 
-def test_an_act_that_breaks_fails_alone(quiet: Stage) -> None:
+def test_an_act_that_breaks_fails_alone(quiet):
     people = [quiet.invitation("panelist", f"P-{i}").panelist or "" for i in range(3)]
     service, writer = quiet.site.service, Writer(quiet.site.service)
 
@@ -75,7 +73,7 @@ def test_an_act_that_breaks_fails_alone(quiet: Stage) -> None:
     assert len(list(quiet.ledger.events("rows"))) == before + 1, "they shared one commit"
 
 
-def test_a_vote_that_breaks_fails_alone(quiet: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vote_that_breaks_fails_alone(quiet, monkeypatch):
     people = [quiet.invitation("panelist", f"P-{i}").panelist or "" for i in range(3)]
     seats = [quiet.site.service.assign(who) for who in people]
     writer, real = Writer(quiet.site.service), casting.store
