@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 
 from szpo.baselines import (
@@ -17,7 +20,19 @@ from szpo.baselines import (
     sft,
     simpo,
 )
-from szpo.errors import UsageError
+from szpo.baselines.costs import Trained
+from szpo.baselines.ledger_pairs import LedgerPairs, read_pairs
+from szpo.baselines.questions import Preferences
+from szpo.data import preference_files
+from szpo.data.pairs import Pair
+from szpo.errors import RunError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.models.loading import encode
+from szpo.types import Answer, Prompt, Verdict
+from szpo.voting import steps
+from szpo.voting.service import VoteService
+from tests.support.baseline_actors import pairs, tiny_actor
+from tests.support.pairs import new_ledger, vote
 
 STEPPED = {
     "dpo": dpo.Recipe,
@@ -96,3 +111,143 @@ def test_a_recipe_that_is_changed_by_name_is_looked_at_again():
     with pytest.raises(UsageError, match="dpo: steps must be at least 1"):
         registry.recipe("notebook-dpo", {"steps": "0"})
     assert notebook_dpo.RECIPE.steps == 50
+
+
+LONG = Prompt.user(" ".join(f"w{i}" for i in range(20, 80)))
+HOW = {"steps": 1, "batch": 4, "learning_rate": 1e-3}
+
+
+def of_pairs(method: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]]:
+    def train(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
+        actor = tiny_actor()
+        done = method.train(
+            actor, Preferences(data), method.Recipe(**HOW, max_length=limit), seed=0
+        )
+        return done, actor.theta()
+
+    return train
+
+
+def of_rewards(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
+    recipe = reward_model.Recipe(**HOW, rank=2, max_length=limit)
+    model, done = reward_model.train(tiny_actor().loaded, Preferences(data), recipe, seed=0)
+    return done, {**model.factors, "head": model.head}
+
+
+def of_examples(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
+    actor = tiny_actor()
+    examples = [(pair.prompt, pair.chosen) for pair in data]
+    done = sft.train(actor, examples, sft.Recipe(**HOW, max_length=limit), seed=0)
+    return done, actor.theta()
+
+
+TRAIN = {
+    "dpo": of_pairs(dpo), "simpo": of_pairs(simpo), "reward-model": of_rewards, "sft": of_examples,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", TRAIN)
+def test_what_has_no_room_is_left_out_and_counted(method):
+    """A prompt as long as the limit changes nothing: not the weights, not the loss."""
+    size = len(encode(tiny_actor().loaded.tokenizer, LONG))
+    short = pairs()[:4]
+    long = Pair(LONG, short[0].chosen, short[0].rejected)
+    plain, weights = TRAIN[method](short, size)
+    done, others = TRAIN[method]([*short[:2], long, *short[2:]], size)
+    assert done.remark == "1 of 5 do not fit into max_length and were left out"
+    assert plain.remark == "" and done.pairs == plain.pairs == 4
+    assert done.log[0]["loss"] == plain.log[0]["loss"]
+    assert all(np.array_equal(value, weights[name]) for name, value in others.items())
+
+
+class First:
+    """Always prefers the first answer."""
+
+    def pairs(
+        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
+        key: bytes,
+    ) -> list[Verdict]:  # fmt: skip
+        return ["plus"] * len(prompts)
+
+
+def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round():
+    size = len(encode(tiny_actor().loaded.tokenizer, LONG))
+    plan = dpo.Rounds(rounds=2, questions=4, recipe=dpo.Recipe(**HOW, max_length=size))
+    prompts = [LONG, *(pair.prompt for pair in pairs()[:3])]  # each once in each round
+    done = dpo.iterative(tiny_actor(), prompts, First(), plan, seed=0)
+    assert done.remark == "2 of 8 do not fit into max_length and were left out"
+    assert done.pairs == 8  # asked for, and paid for
+
+
+@pytest.mark.parametrize("method", TRAIN)
+def test_where_nothing_fits_a_line_says_how_long_the_shortest_is(method):
+    words = rf"{method}: nothing to learn from: none of 4 fits into max_length 2; the shortest "
+    with pytest.raises(RunError, match=words + r"needs \d+ tokens$"):
+        TRAIN[method](pairs()[:4], 2)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with new_ledger(tmp_path / "run.db") as made:
+        yield made
+
+
+def close(ledger: Ledger) -> LedgerPairs:
+    steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
+    return read_pairs(ledger)
+
+
+def words(found: LedgerPairs) -> list[tuple[str, str, str, int]]:
+    return [(p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs]
+
+
+def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger):
+    for who in ("ann", "ben"):
+        vote(ledger, who, "c0", "minus")
+    vote(ledger, "ann", "c1", "plus")
+    vote(ledger, "ben", "c1", "tie")
+    found = close(ledger)
+    assert words(found) == [
+        ("Cold.", "Warm.", "batch", 2), ("Salty.", "Good.", "batch", 2),
+        ("Warm.", "Cold.", "batch", 2), ("Good.", "Salty.", "batch", 2),
+    ]  # fmt: skip
+    assert (found.pairs[0].chosen.end, found.pairs[0].rejected.end) == ("length", "stop")
+    # Four votes, each on two rows of two answers; the identical row is not read.
+    assert (found.cost.votes, found.cost.answers_read) == (4, 16)
+    assert (found.comparisons, found.ties) == (2, 0)
+
+
+def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger):
+    vote(ledger, "ann", "c0", "plus")
+    vote(ledger, "ben", "c0", "minus")
+    assert read_pairs(ledger).pairs == ()
+    found = close(ledger)
+    assert (words(found), found.ties, found.comparisons) == ([], 1, 1)
+
+
+def test_a_note_goes_before_the_verdict_on_the_batch(ledger):
+    vote(ledger, "ann", "c0", "plus", {0: "minus"})
+    vote(ledger, "ben", "c0", "plus", {0: "minus", 2: "tie"})
+    vote(ledger, "ann", "c1", "plus", {2: "minus"})
+    vote(ledger, "ben", "c1", "plus", {2: "plus"})
+    found = close(ledger)
+    assert words(found) == [
+        ("Cold.", "Warm.", "note", 2),  # c0, row 2: noted as a tie, so no pair
+        ("Warm.", "Cold.", "batch", 2),  # c1, row 2: the notes cancel
+    ]
+
+
+def test_an_excluded_vote_gives_no_pair(ledger):
+    vote(ledger, "ann", "c0", "plus")
+    VoteService(ledger).amend(ledger.votes(0)[0]["vote"], "exclude", "by mistake", "ann")
+    assert close(ledger).pairs == ()
+
+
+def test_pairs_go_out_in_trls_format_and_come_back(ledger, tmp_path):
+    vote(ledger, "ann", "c0", "plus", {2: "minus"})
+    found = close(ledger)
+    preference_files.write(tmp_path / "pairs.jsonl", found.pairs)
+    again = preference_files.read(tmp_path / "pairs.jsonl").pairs
+    assert [(p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in again] == [
+        (p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs
+    ]

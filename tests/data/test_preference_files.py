@@ -1,18 +1,37 @@
 """Votes as data: what each format's records become, and what is refused in which words."""
 
+from __future__ import annotations
+
+import csv
 import gzip
+import hashlib
+import io
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo import seeds
-from szpo.data import hh_rlhf, label_studio, preference_files, rankings, trl, ultrafeedback
+from szpo.data import (
+    hh_rlhf,
+    label_studio,
+    preference_files,
+    preferred,
+    rankings,
+    spreadsheets,
+    trl,
+    ultrafeedback,
+)
 from szpo.data.pairs import Pair
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
+from szpo.voting import steps
+from tests.support.cases import case
+from tests.support.pairs import ROWS, new_ledger, vote
 
 CHAT = "\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: A joke?\n\nAssistant:"
 TURNS = (("user", "Hello?"), ("assistant", "Hi."), ("user", "A joke?"))
@@ -347,3 +366,145 @@ def test_pairs_are_written_whole_and_nothing_is_overwritten(tmp_path):
     with pytest.raises(UsageError, match=r"written as \.jsonl"):
         preference_files.write(tmp_path / "pairs.csv", pairs)
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+ASKED = "\n\nHuman: Hello?\n\nAssistant:"
+HH = {"chosen": f"{ASKED} Hi.", "rejected": f"{ASKED} No."}
+TRL = {"prompt": "Hello?", "chosen": "Hi.", "rejected": "No."}
+ULTRA = {
+    "instruction": "Hello?",
+    "completions": [
+        {"response": "Hi.", "overall_score": 9}, {"response": "No.", "overall_score": 2},
+    ],
+}  # fmt: skip
+
+
+def write(path: Path, *records: Any) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"), [(HH, "hh"), (TRL, "trl"), (ULTRA, "ultrafeedback")], ids=str
+)
+def test_the_format_of_a_preference_file_is_found(tmp_path, record, kind):
+    path = write(tmp_path / "pairs.jsonl", record)
+    found = preferred.read(path)
+    assert (found.file, found.kind, found.of) == ("pairs.jsonl", kind, 1)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    (comparison,) = found.comparisons
+    (row,) = comparison.rows
+    assert (row.prompt.text, row.plus.text, row.minus.text) == ("Hello?", "Hi.", "No.")
+
+
+def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path):
+    path = tmp_path / "run.db"
+    with new_ledger(path) as ledger:
+        vote(ledger, "ann", "c0", "minus")
+        vote(ledger, "ben", "c0", "minus")
+        vote(ledger, "ann", "c1", "plus")
+        vote(ledger, "ben", "c1", "tie")
+        with pytest.raises(UsageError, match=r"run\.db has no preference"):
+            preferred.read(path)  # an open round says nothing yet
+        steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
+        head = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+    found = preferred.read(path)
+    assert (found.kind, found.of, found.sha256) == ("ledger", 2, head[0]["row_sha256"])
+    first, second = found.comparisons
+    assert [(row.plus.text, row.minus.text) for row in first.rows] == [
+        (row.minus.text, row.plus.text) for row in ROWS
+    ]
+    assert [row.plus.text for row in second.rows] == [row.plus.text for row in ROWS]
+    assert [(c.k, c.n) for c in found.comparisons] == [(0, 0), (0, 1)]
+
+
+def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr(preferred, "MOST", 4)
+    path = write(tmp_path / "p.jsonl", *({**TRL, "chosen": f"Hi {i}."} for i in range(10)))
+    found = preferred.read(path)
+    assert found.of == 10
+    assert [c.rows[0].plus.text for c in found.comparisons] == ["Hi 0.", "Hi 2.", "Hi 5.", "Hi 7."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("gone.jsonl", None, "is no file"),
+        ("p.csv", "a,b\n", "preferences are read from"),
+        ("p.jsonl", '{"a": 1}\n', r"p\.jsonl:1: .* none of hh, trl, ultrafeedback, label-studio"),
+        ("p.jsonl", "{\n", "not valid JSON"),
+        ("p.jsonl", "", "holds no records"),
+        ("p.jsonl", json.dumps(TRL) + '\n{"a": 1}\n', r"p\.jsonl:2"),
+        ("p.jsonl", json.dumps({**TRL, "rejected": "Hi."}) + "\n", "has no preference"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=words) as caught:
+        preferred.read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "other.db").write_bytes(b"not SQLite at all")
+    with pytest.raises((StorageError, UsageError), match=r"other\.db"):
+        preferred.read(tmp_path / "other.db")
+
+
+CONTROL = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
+RUN = ["=1+1", "+1", "-1", "@sum", "＝1", "  =1", "\ufeff=1", "\u200b@x", "'quoted", "\xa0-2"]
+
+
+def test_a_cell_never_begins_with_a_control_character():
+    for first in CONTROL:
+        with case(first):
+            assert spreadsheets.guard(f"{first}=1+1") == f"'{first}=1+1"
+            assert spreadsheets.guard(first) == f"'{first}"
+
+
+@pytest.mark.parametrize("text", RUN)
+def test_what_a_spreadsheet_would_run_is_text(text):
+    assert spreadsheets.guard(text) == f"'{text}"
+
+
+UNSEEN = (
+    "\xad\u034f\u061c\u115f\u1160\u180e\u2066\u2069\u206a\u3164\ufe0f\uffa0\ufff9\u2028\U000e0020"
+)
+
+
+def test_no_sign_of_a_formula_hides_behind_characters_that_are_not_seen():
+    for sign in "=+-@＝＋－＠﹢﹣﹦﹫−⁼₌⁺":
+        with case(sign):
+            for before in ("", *UNSEEN, UNSEEN):
+                assert spreadsheets.guard(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
+                assert spreadsheets.guard(f"{before}1{sign}1") == f"{before}1{sign}1"
+
+
+@pytest.mark.parametrize("text", ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"])
+def test_ordinary_texts_stay_as_they_are(text):
+    assert spreadsheets.guard(text) == text
+
+
+@given(st.text(alphabet=st.sampled_from("'=+-@ \t\r\n\x00\x0b\x1b\ufeffa7−\u3164\ufe0f")))
+def test_the_guard_is_undone_exactly(text):
+    assert spreadsheets.unguard(spreadsheets.guard(text)) == text
+
+
+def test_cells_of_older_tables_are_read_as_they_were_meant():
+    # Tables written before the guard knew these: an apostrophe or a NUL stood bare.
+    assert spreadsheets.unguard("'tis") == "'tis"
+    assert spreadsheets.unguard("\x00=1") == "\x00=1"
+    assert spreadsheets.unguard("'=1") == "=1"
+
+
+@given(st.lists(st.text(alphabet=st.sampled_from("'=\t\r\n\x00\",a")), min_size=1, max_size=4))
+def test_a_table_comes_back_cell_by_cell(texts):
+    file = io.StringIO(newline="")
+    count = spreadsheets.write(
+        file, ("text", "number"), ({"text": t, "number": -1} for t in texts)
+    )
+    assert count == len(texts)
+    rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
+    assert [spreadsheets.unguard(row["text"]) for row in rows] == texts
+    assert {row["number"] for row in rows} == {"-1"}  # a number is no text

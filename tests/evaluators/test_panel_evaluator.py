@@ -1,17 +1,30 @@
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from szpo import seeds
+from szpo import plugins, seeds
+from szpo.config import settings_file
 from szpo.errors import RunError, UsageError
 from szpo.evaluators import panel_evaluator
 from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.evaluators.panel_factory import (
+    PanelFactory,
+    StartingPolicy,
+    as_factory,
+    load_factory,
+)
+from szpo.evaluators.remote_panel import OpenComparisons
+from szpo.judges.judge_panel import judge
+from szpo.ledger.database import Ledger
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from szpo_simulators.panels.panel import Maker
+from tests.support.open_round import open_run
 from tests.support.quadratic import (
     QuadraticPolicy,
     ValueJudge,
@@ -193,3 +206,100 @@ def test_a_panel_in_process_and_one_at_the_doors_leave_the_same_rows(tmp_path):
         assert rows[0]
     for ledger in ledgers.values():
         ledger.close()
+
+
+class Always:
+    def judge(self, comparison, *, panelist, plus_side, key):
+        return "A"
+
+
+def brief(*, size=5, **settings):
+    return SimpleNamespace(judges=(Always(),) * size, spec={"given": sorted(settings)})
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Registers one object under the name "brief"."""
+
+    def register(found):
+        entry = SimpleNamespace(name="brief", load=lambda: found, value="brief")
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
+
+    return register
+
+
+def config_of(*sets):
+    return settings_file.load(sets=["panel.kind=brief", *sets])
+
+
+def test_every_panel_of_szpo_is_a_factory():
+    assert isinstance(judge, PanelFactory) and isinstance(Maker("bt70"), PanelFactory)
+    assert load_factory("people") is None
+    with pytest.raises(UsageError, match=r'"judge" takes no changes; name it without "\+side=.3"'):
+        judge.with_changes("side=.3")
+
+
+def test_a_function_is_called_with_the_settings_and_its_judges_are_asked(register):
+    register(brief)
+    factory = load_factory("brief")
+    assert factory.check(config_of(), ()) is None
+    start = StartingPolicy(answers=lambda: ((), ()))
+    new = factory.build(config_of("panel.size=3"), start)
+    given = ["beta", "logprob", "reward", "rows", "seed"]
+    assert new.spec == {"given": ["answers", *given]} and len(new.judges) == 3
+    assert isinstance(new.evaluator(None), PanelEvaluator)
+    assert factory.build(config_of(), StartingPolicy(), {}).spec == {"given": given}
+    with pytest.raises(UsageError, match=r'"brief" takes no changes; name it without "\+side=.3"'):
+        load_factory("brief+side=.3")
+
+
+def test_beta_is_the_one_on_record(register):
+    register(lambda *, beta, **rest: SimpleNamespace(judges=(Always(),), spec={"beta": beta}))
+    config, factory = config_of("panel.beta=2.5"), load_factory("brief")
+    assert factory.build(config, StartingPolicy()).spec == {"beta": 2.5}
+    for recorded, beta in [({}, 2.5), ({"calibration": {"beta": 7.0}}, 7.0)]:
+        assert factory.build(config, StartingPolicy(), recorded).spec == {"beta": beta}
+
+
+def test_a_panel_with_an_evaluator_of_its_own_is_left_as_it_is():
+    own = SimpleNamespace(spec={}, evaluator=lambda service: "mine")
+    factory = as_factory("own", lambda **settings: own)
+    assert factory.build(config_of(), StartingPolicy()) is own
+
+
+def test_what_a_panel_or_a_factory_lacks_is_named(register):
+    register(lambda **settings: SimpleNamespace(spec={}))
+    with pytest.raises(UsageError, match='panel "brief" gave SimpleNamespace without judges'):
+        load_factory("brief").build(config_of(), StartingPolicy())
+    register(SimpleNamespace(build=brief))
+    with pytest.raises(UsageError, match="SimpleNamespace without check, with_changes; register"):
+        load_factory("brief")
+    register("no panel at all")
+    with pytest.raises(UsageError, match="str without check, with_changes, build; register a fun"):
+        load_factory("brief")
+
+
+def test_a_poll_reads_a_steps_comparisons_once_and_then_new_votes_only(tmp_path, monkeypatch):
+    with open_run(tmp_path, n=8, m=2, identical={(0, 3)}) as ledger:
+        service, step = VoteService(ledger), OpenComparisons(ledger)
+        ids = [service.enroll("person", f"p{i}") for i in range(2)]
+        plain, read = Ledger.stream, []
+
+        def stream(self, sql, parameters=()):
+            for row in plain(self, sql, parameters):
+                if "votes v" in sql or "answers" in sql:
+                    read.append(row)
+                yield row
+
+        monkeypatch.setattr(Ledger, "stream", stream)
+        assert [lack for _, lack in step.lacking()] == [2] * 7
+        assert len(read) == 8 * 2  # the answers of every comparison, two rows each
+        for number in range(14):
+            seat = service.assign(ids[number % 2])
+            service.cast(VoteRequest(seat.id, "A", idem=f"key-{number:016}"))
+            read.clear()
+            lacks = [lack for _, lack in step.lacking()]
+            assert sum(lacks) == 13 - number and lacks == sorted(lacks)  # those begun first
+            assert len(read) == 1, "the new vote"
+            read.clear()
+            assert [lack for _, lack in step.lacking()] == lacks and not read

@@ -1,9 +1,13 @@
 import pytest
 
-from szpo.errors import UsageError
-from szpo.ledger import orders
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger import canonical, orders
+from szpo.ledger.creation import NewRun
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import DIRECTION_VERSION, settings_to_json
 from szpo.replay import verification
-from tests.support.quadratic import go, start
+from tests.support.quadratic import LAYOUT, go, settings_of, start
 
 
 @pytest.fixture
@@ -71,3 +75,39 @@ def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, b
     with pytest.raises(UsageError, match=says):
         orders.place_order(ledger, kind, "op", body)
     assert orders.orders(ledger) == []
+
+
+def read_back(path, **changes):
+    settings = settings_of()
+    made = {
+        "root_seed": settings.root_seed,
+        "layout": LAYOUT,
+        "direction_version": DIRECTION_VERSION,
+        **changes,
+    }
+    with Ledger.create(path, NewRun({"optimizer": settings_to_json(settings)}, **made)) as ledger:
+        return recorded_settings(ledger) == settings
+
+
+def test_a_run_of_another_direction_table_seed_or_layout_is_refused(tmp_path):
+    assert read_back(tmp_path / "own.db")
+    other = {
+        "direction_version": DIRECTION_VERSION + 7,
+        "root_seed": settings_of().root_seed + 1,
+        "layout": (("z", (LAYOUT[0][1][0] + 1,)),),
+    }
+    for name, value in other.items():
+        with pytest.raises(IntegrityError):
+            read_back(tmp_path / f"{name}.db", **{name: value})
+
+
+EVENT = {
+    "event": 2, "run": "r", "at_us": 3, "actor": "a", "kind": "k", "body": "{}",
+    "prev_sha256": "0" * 64,
+}  # fmt: skip
+
+
+def test_the_hash_of_an_event_covers_each_of_its_values_and_the_event_before():
+    for column, value in EVENT.items():
+        other = {**EVENT, column: f"{value}1" if isinstance(value, str) else value + 1}
+        assert canonical.event_sha256(other) != canonical.event_sha256(EVENT), column

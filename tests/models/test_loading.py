@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+import platform
 import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from szpo import cache
+from szpo.data import prompts
 from szpo.errors import IntegrityError, ResourceError, UsageError
-from szpo.models import loading, smollm2, weight_files
+from szpo.generation.engine_choice import engine_for
+from szpo.generation.sampling import Sampling
+from szpo.models import devices, loading, scores, smollm2, tiny, weight_files
+from szpo.models.batched_lora import AdaptedModel, find_sites
+from szpo.models.four_bit import allow_gradients
+from szpo.models.logprobs import Sample
+from szpo.policies.language_model import random_start
 from szpo.types import Prompt
 from tests.support import tiny_models
+from tests.support.tiny_models import build, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +299,156 @@ def test_a_template_that_refuses_is_one_line():
     words.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(UsageError, match="chat template refuses the prompt: no system turns"):
         loading.encode(words, Prompt.user("w8"))
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **found: int) -> None:
+    for kind in ("cuda", "mps", "xpu"):
+        count = found.get(kind, 0)
+        monkeypatch.setattr(getattr(torch, kind), "device_count", lambda count=count: count)
+
+
+@pytest.mark.parametrize(
+    ("found", "capability", "fast", "device", "dtype"),
+    [
+        ({}, None, True, "cpu", "bf16"),
+        ({}, None, False, "cpu", "fp32"),
+        ({"mps": 1}, None, False, "mps", "fp16"),
+        ({"cuda": 1}, (9, 0), False, "cuda", "bf16"),
+        ({"cuda": 2, "mps": 1}, (7, 5), True, "cuda", "fp16"),
+        ({"xpu": 1}, None, True, "cpu", "bf16"),
+    ],
+)
+def test_auto_takes_cuda_then_mps_then_the_cpu(
+    monkeypatch, found, capability, fast, device, dtype
+):
+    pretend(monkeypatch, **found)
+    monkeypatch.setattr(devices, "cpu_computes_in_bf16", lambda: fast)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    chosen = devices.choose()
+    assert (chosen.device, chosen.dtype) == (device, dtype)
+
+
+def test_bf16_is_taken_on_x86_with_avx_512_only():
+    """Elsewhere torch multiplies bf16 in a plain loop, several times as slowly as fp32."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability in ("AVX512", "AVX2", "DEFAULT") and platform.machine() in ("x86_64", "AMD64"):
+        assert devices.cpu_computes_in_bf16() == (capability == "AVX512")
+
+
+def test_what_is_named_is_taken_as_it_stands(monkeypatch):
+    pretend(monkeypatch, cuda=1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert devices.choose("cpu", "fp32").device == "cpu"
+    assert devices.choose("cuda:0", "fp32").dtype == "fp32"
+    with pytest.raises(UsageError, match=r"cuda:1 is not on this machine \(torch finds: cpu, cu"):
+        devices.choose("cuda:1")
+
+
+IDS = torch.tensor([[3, 7, 8, 4, 9, 11]])
+
+
+@pytest.fixture
+def model(tmp_path):
+    build("llama", hidden=64).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    return loading.load(str(tmp_path), dtype="bf16", quantization="nf4").model
+
+
+def gradient(model: Any) -> torch.Tensor:
+    """Of a sum of logits with respect to the embedded tokens."""
+    embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    model(inputs_embeds=embedded).logits.float().square().sum().backward()
+    assert embedded.grad is not None
+    return embedded.grad
+
+
+def packed(model: Any) -> bool:
+    states = [getattr(p, "quant_state", None) for p in model.parameters()]
+    return any(getattr(state, "packing_format_for_cpu", False) for state in states)
+
+
+def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model):
+    with allow_gradients(model):
+        before = gradient(model)
+    with torch.inference_mode():
+        model(IDS)  # where the CPU has the instructions, this packs the weights
+    assert packed(model) == any(
+        getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules()
+    )
+    with allow_gradients(model):
+        assert not packed(model)
+        after = gradient(model)
+        with torch.inference_mode():
+            model(IDS)
+        assert not packed(model)
+    assert torch.equal(before, after)
+    assert before.abs().max() > 0
+
+
+def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model):
+    from peft import LoraConfig
+
+    sites = find_sites(model, LoraConfig(r=1, target_modules=["v_proj"], layers_to_transform=[3]))
+    start = random_start(sites, 0)
+    sample = [Sample((3, 7, 8, 4), (9, 11, 2))]
+    first = scores.score_vectors(AdaptedModel(model, sites), start, sample)
+    with torch.inference_mode():
+        model(IDS)
+    again = scores.score_vectors(AdaptedModel(model, sites), start, sample)
+    # The way from v_proj to the words leads through o_proj, which is not adapted.
+    assert np.abs(first).max() > 0
+    assert np.array_equal(first, again)
+
+
+GOOD = set(tiny.MOODS["good"]["mood"] + tiny.MOODS["good"]["verb"])
+BAD = set(tiny.MOODS["bad"]["mood"] + tiny.MOODS["bad"]["verb"])
+
+
+def moods(text: str) -> tuple[int, int]:
+    message = text.lower().replace(".", " ").replace(",", " ").split()
+    return sum(w in GOOD for w in message), sum(w in BAD for w in message)
+
+
+@given(st.integers(0, 2**40), st.integers(1, 5))
+def test_the_text_is_a_function_of_the_seed(seed, count):
+    assert list(tiny.corpus(seed, count)) == list(tiny.corpus(seed, count + 3))[:count]
+
+
+def test_the_tokenizer_reads_any_text_back():
+    words = tiny.tokenizer(tiny.Recipe(words=300))
+    for text in ("The sea was lovely.", "Zürich, 東京 & \U0001f600?", "  two  spaces\n"):
+        assert words.decode(words(text)["input_ids"]) == text
+    assert (words.pad_token_id, words.eos_token_id) == (0, 1)
+
+
+def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, monkeypatch):
+    recipe = tiny.Recipe(texts=200, words=300, hidden=16, layers=1, heads=2, steps=5, rows=8)
+    digests = []
+    before = torch.random.get_rng_state(), torch.get_num_threads()
+    for name in "ab":
+        monkeypatch.setenv("SZPO_CACHE", str(tmp_path / name))
+        place = tiny.folder(recipe)
+        digests.append(loading.load(str(place), dtype="fp32").sha256)
+    assert digests[0] == digests[1]
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == torch.get_num_threads()
+
+    def never(recipe: tiny.Recipe, target: Path) -> float:
+        raise AssertionError("trained although cached")
+
+    monkeypatch.setattr(tiny, "train", never)
+    assert tiny.folder(recipe) == place
+
+
+def test_the_trained_model_answers_in_two_moods():
+    loaded = loading.load("tiny", dtype="fp32")
+    asked = prompts.load_shipped().heldout[:64]
+    rows = [loading.encode(loaded.tokenizer, p) for p in asked for _ in range(2)]
+    draws = np.random.default_rng(0).random((len(rows), 28))
+    made = engine_for(loaded.adapt()).generate(
+        rows, [0] * len(rows), None, Sampling(max_new_tokens=28), draws
+    )
+    assert np.mean(made.ended) > 0.8
+    found = [moods(loaded.tokenizer.decode(row, skip_special_tokens=True)) for row in made.tokens]
+    good, bad = (np.mean([x[i] > 0 for x in found]) for i in (0, 1))
+    assert good > 0.25 and bad > 0.25, "a reward on mood has room both ways"

@@ -3,15 +3,27 @@
 import dataclasses
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from szpo.errors import UsageError
 from szpo.optim import optimizer, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
+from szpo.optim.parameters import round13
+from szpo.types import Update
 from tests.support.cases import case
-from tests.support.tallies import SMALL, WIDE
+from tests.support.tallies import (
+    SMALL,
+    WIDE,
+    coefficients,
+    default_alpha,
+    random_tally,
+    tally,
+    told,
+)
 
 
 def test_defaults_are_those_of_the_design():
@@ -126,3 +138,116 @@ def test_schedules_of_older_records_are_powers_of_the_step():
     assert settings_from_json({**body, "alpha": older}) == settings
     with pytest.raises(UsageError, match="cannot be read"):
         settings_from_json({**body, "alpha": {**older, "kind": "linear"}})
+
+
+@pytest.mark.parametrize("rule", ["known", "sign"])
+@pytest.mark.parametrize(("K", "N", "M"), [(1, 7, 1), (3, 4, 3)])
+def test_default_step_has_the_length_of_kl_step(rule, K, N, M):
+    rng = np.random.default_rng(0)
+    settings = defaults(1, (("z", (16,)),), rule=rule, K=K, N=N, M=M)
+    plus = rng.binomial(M, 0.5, size=(20_000, K, N)).astype(float)
+    alpha, mu = default_alpha(settings), step_size.base_mu(settings)
+    found = coefficients(settings, tally(plus, M - plus), mu=mu, alpha=alpha)
+    length = math.sqrt((found.coef**2).sum(-1).mean() * settings.dim)
+    # With N·M even the sign is now and then an exact tie, which moves nothing.
+    tied = (plus.sum(-1) * 2 == N * M).mean() if rule == "sign" else 0.0
+    assert length == pytest.approx(math.sqrt(2 * 0.03 * (1 - tied)), rel=0.02)
+
+
+def test_an_estimator_that_is_always_zero_is_refused():
+    with pytest.raises(UsageError, match="clip with M = 1 is 0 whatever the votes"):
+        optimizer.init(defaults(1, SMALL, rule="known", smoothing="clip"))
+
+
+def test_warmup_spends_votes_moves_nothing_and_sets_alpha():
+    rng = np.random.default_rng(3)
+    settings = defaults(1, (("w", (100,)),), rule="known", M=3, law=Law())
+    assert settings.warmup == 5
+    state = optimizer.init(settings)
+    squares = []
+    for step in range(6):
+        query = optimizer.ask(state)
+        votes = random_tally(rng, settings)
+        assert (query.alpha is None) == (step < 5)
+        state, updates, info = optimizer.tell(state, query, votes)
+        assert info.warmup == (step < 5)
+        if step < 5:
+            assert updates == (Update(step, 0, coef=0.0),)
+            squares.append(info.delta[0] ** 2)
+    mu = step_size.base_mu(settings)
+    wanted = mu * math.sqrt(0.03 / 1.62) / math.sqrt(np.mean(squares))
+    assert state.carried.alpha == pytest.approx(wanted * 2 * mu, rel=1e-12)
+    assert updates[0].coef != 0.0
+
+
+def test_a_warmup_of_ties_falls_back_to_vote_noise():
+    settings = defaults(1, (("w", (100,)),), N=2, warmup=1)
+    state, _, _ = told(settings, tally([[1, 0]], [[0, 1]]))
+    assert state.carried.alpha == default_alpha(settings)
+
+
+def test_what_nobody_voted_on_measures_nothing():
+    # Closed by a deadline: a direction without votes is no spread of 0, which would inflate α.
+    settings = defaults(1, (("w", (100,)),), N=2, K=2, warmup=2)
+    state = optimizer.init(settings)
+    for votes in (tally([[0, 0], [1, 1]]), tally(np.zeros((2, 2)))):
+        state, _, _ = optimizer.tell(state, optimizer.ask(state), votes)
+    assert state.carried.warm == (math.log(3) ** 2,)
+    assert state.carried.alpha == default_alpha(settings, math.log(3))
+
+
+def test_a_warmup_whose_last_step_is_void_measures_one_later():
+    settings = defaults(1, (("w", (100,)),), N=2, warmup=1)
+    state = replace(optimizer.init(settings), step=1)  # step 0 was given up
+    state, updates, info = optimizer.tell(state, optimizer.ask(state), tally([[1, 1]]))
+    assert (updates[0].coef, info.warmup) == (0.0, True)
+    state, updates, info = optimizer.tell(state, optimizer.ask(state), tally([[1, 1]]))
+    assert updates[0].coef != 0.0
+    assert not info.warmup
+
+
+def test_a_warmup_measures_the_first_step_size():
+    settings = defaults(1, (("w", (100,)),), N=1, warmup=1, alpha_decay=1.0)
+    state, _, info = told(settings, tally([[1]]), steps=2)
+    assert state.carried.alpha == default_alpha(settings, math.log(3))
+    assert info.extra["alpha"] == state.carried.alpha / 2
+
+
+GOLDEN = {
+    (0.25, 0): "0x1.0000000000000p+0",
+    (0.25, 1): "0x1.ae89f995ad3adp-1",
+    (0.25, 12): "0x1.0da3cf151e840p-1",
+    (0.1, 400): "0x1.19294a26d9c5ap-1",
+    (0.5, 1768): "0x1.858b266421468p-6",
+}
+"""Shares that are left, bit for bit; the C library's power misses the last three by a bit."""
+
+
+@pytest.mark.parametrize(("decay", "step"), GOLDEN)
+def test_powers_of_the_step_are_the_same_bits_everywhere(decay, step):
+    found = step_size.share_left(decay, step)
+    assert found.hex() == GOLDEN[decay, step]
+    assert found == pytest.approx((1 + step) ** -decay, rel=1e-15)
+
+
+def test_what_falls_ends_at_a_hundredth_and_a_longer_horizon_falls_later():
+    assert step_size.share_left(1.0, 10**9) == 0.01
+    assert step_size.share_left(0.5, 90, 30.0) == 0.5
+    assert step_size.share_left(0.0, 10**9) == 1.0
+
+
+def test_the_radius_and_the_step_size_fall_with_the_step():
+    falling = {"mu": 0.5, "mu_decay": 0.25, "alpha": 1.0, "alpha_decay": 0.5}
+    settings = defaults(1, WIDE, rule="sign", N=1, law=Law(), **falling)
+    state, coefs, radii = optimizer.init(settings), [], []
+    for _ in range(16):
+        query = optimizer.ask(state)
+        radii.append(query.mu)
+        assert query.shifts[0][0].radius == float(round13(query.mu))
+        state, updates, info = optimizer.tell(state, query, tally([[1.0]]))
+        coefs.append(updates[0].coef)
+        assert info.extra["mu"] == query.mu and info.extra["alpha"] == query.alpha
+    assert radii[0] == 0.5 and radii[15] == 0.25
+    assert coefs[3] == 0.5 and coefs[15] == 0.25
+    assert coefs[1] == float(round13(2**-0.5))
+    assert optimizer.ask(state, 17).mu == pytest.approx(0.5 * 18**-0.25, rel=1e-15)

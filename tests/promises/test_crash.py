@@ -1,18 +1,25 @@
 """A run killed between any two writes, and resumed, is the same run as an unbroken one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from szpo import failpoints, seeds
+from szpo.errors import StorageError, UsageError
+from szpo.failpoints import POINTS, InjectedError, arm, failpoint, parse
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.reports import votes
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting import lease
+from tests.support import children
 from tests.support.crashing import Crash, CrashingPolicy, Faulty, opened, wrap
 from tests.support.quadratic import (
     LAYOUT,
@@ -20,6 +27,7 @@ from tests.support.quadratic import (
     Clock,
     QuadraticPolicy,
     ValueJudge,
+    go,
     history,
     new_ledger,
     panel_of,
@@ -137,3 +145,124 @@ def test_kill_9_loses_no_step_that_was_reported(tmp_path):
             assert verification.verify(ledger).ok
             # The holder's process is gone, so nobody waits for its lease.
             lease.release(ledger, lease.acquire(ledger))
+
+
+SHAPES = (
+    (LAYOUT, {"N": 2, "D": 1, "M": 2}, 0),
+    (WIDE, {"N": 2, "D": 1, "rule": "sign", "alpha_decay": 0.5, "K": 2}, 1),
+    (LAYOUT, {"N": 1, "D": 2, "M": 2, "rule": "known"}, 1),
+)
+
+
+def shape(seed):
+    layout, changes, lag = SHAPES[seed % len(SHAPES)]
+    return settings_of(layout, root_seed=1000 + seed, **changes), lag
+
+
+def live(path, seed, until=3):
+    """One life of the run's process: drive it to the end, export its votes, say the promises."""
+    settings, lag = shape(seed)
+    with Ledger.open(path) as ledger:
+        # A process's death loses nothing that was written, synced or not; this is much faster.
+        ledger.execute("PRAGMA synchronous=OFF")
+        panel = panel_of(ledger, 8, judge=ValueJudge(skips=0.2))
+        go(settings, ledger, QuadraticPolicy(settings), panel, until_step=until, lag=lag)
+        if not (out := path.with_suffix(".jsonl")).exists():
+            votes.write_votes(ledger, out)
+
+
+def killed_life(path, seed, text):
+    with arm(text):
+        live(path, seed)
+
+
+def take_up(path, seed, expected):
+    """In a fresh process: resume, verify, and compare with the undisturbed run."""
+    live(path, seed)
+    with Ledger.open(path) as ledger:
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        assert history(ledger) == expected[0]
+        remaining = [(v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()]
+        assert sorted(remaining) == expected[1] and len(set(remaining)) == len(remaining)
+        assert Counter(row["state"] for row in ledger.steps())["applied"] == 3
+    lines = path.with_suffix(".jsonl").read_text().splitlines()
+    assert len(lines) == len(remaining)
+    assert {p.name for p in path.parent.glob(f"{path.stem}.*")} <= {
+        path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-head",
+        f"{path.stem}.jsonl",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Per seed: how often each place is passed, what the run comes to, and its file before."""
+    known = {}
+
+    def find(seed):
+        if seed not in known:
+            path = tmp_path_factory.mktemp("whole") / "run.db"
+            new_ledger(path, shape(seed)[0]).close()
+            start = path.read_bytes()
+            hits = {name: failpoints.Armed(name, "raise", 0) for name in POINTS}
+            failpoints._armed.update(hits)
+            try:
+                live(path, seed)
+            finally:
+                failpoints._armed.clear()
+            with Ledger.open(path) as ledger:
+                remaining = sorted(
+                    (v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()
+                )
+                counts = {name: armed.hits for name, armed in hits.items()}
+                known[seed] = counts, (history(ledger), remaining), start
+        return known[seed]
+
+    return find
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(POINTS)))
+def test_killed_at_a_named_place(tmp_path, undisturbed, number, name):
+    seed = number % len(SHAPES)
+    hits, expected, start = undisturbed(seed)
+    assert hits[name], f"no run passes {name}: {POINTS[name]}"
+    at = 1 + seeds.integer(seeds.derive(seed, "kill", name=name), 0, hits[name])
+    path = tmp_path / "run.db"
+    path.write_bytes(start)
+    assert children.run(killed_life, path, seed, f"{name}:kill@{at}") == children.KILLED
+    assert children.run(take_up, path, seed, expected) == 0, f"{name}@{at}, seed {seed}"
+
+
+@pytest.mark.parametrize("action", [pytest.param("raise", marks=pytest.mark.slow), "enospc"])
+@pytest.mark.parametrize("name", POINTS)
+def test_an_error_at_a_named_place_ends_the_run_and_harms_nothing(
+    tmp_path, undisturbed, name, action
+):
+    path = tmp_path / "run.db"
+    path.write_bytes(undisturbed(0)[2])
+    message = re.escape(f"{name}: {POINTS[name]}") if action == "raise" else "No space left"
+    with (
+        pytest.raises((InjectedError, OSError, StorageError), match=message),
+        arm(f"{name}:{action}"),
+    ):
+        live(path, 0)
+    assert children.run(take_up, path, 0, undisturbed(0)[1]) == 0
+
+
+def test_a_place_that_is_not_armed_does_nothing():
+    for name in POINTS:
+        failpoint(name)
+    with arm("cp2:raise@2") as armed:
+        failpoint("cp2")
+        failpoint("cp3")
+        with pytest.raises(InjectedError, match="cp2: the plan is committed"):
+            failpoint("cp2")
+        failpoint("cp2")  # once only
+    assert armed.hits == 3
+    failpoint("cp2")
+
+
+@pytest.mark.parametrize("text", ["cp99:kill", "cp1:burn", "cp1", "cp1:kill@x", ""])
+def test_what_cannot_be_armed_is_refused_with_all_names(text):
+    with pytest.raises(UsageError, match=r"give name:action@hit, with a name of cp1, .* cp14"):
+        parse(text)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import logging
 import re
 from pathlib import Path
 
 import pytest
 
+from szpo.cli.app import call
+from szpo.ledger.database import Ledger
+from szpo.replay import backup
 from szpo_ui.operator import vote_filter
+from szpo_ui.web import credentials
+from szpo_ui.web.credentials import AccessError
+from tests.support import yard_run
+from tests.support.crashing import Crash, Faulty, wrap
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "ui" / "szpo_ui"
@@ -70,3 +79,128 @@ def test_conditions_of_a_filter_have_no_value_of_it():
     for text in ("hostile", "987", "986", "654", "321", "123"):
         assert text not in where + end + chosen.key
     assert {986, 654, "hostile two", "hostile three"} <= set(values) and cursor == [321, 123]
+
+
+SOURCES = [
+    path
+    for folder in ("szpo", "ui/szpo_ui", "simulators/szpo_simulators")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+# ---- code that would run what a file says ----
+
+
+@pytest.mark.full
+def test_nothing_is_read_in_a_way_that_runs_it():
+    for path in SOURCES:
+        check_reading(path)
+
+
+def check_reading(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {a.name for a in node.names} | {getattr(node, "module", "") or ""}
+            roots = {name.split(".")[0] for name in names}
+            assert not roots & {
+                "pickle",
+                "cPickle",
+                "joblib",
+                "dill",
+                "marshal",
+                "shelve",
+                "yaml",
+            }, where
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {"eval", "exec", "os.system", "torch.load", "compile"}, where
+            for keyword in node.keywords:
+                message = keyword.arg, getattr(keyword.value, "value", None)
+                assert message not in {
+                    ("allow_pickle", True), ("trust_remote_code", True), ("shell", True),
+                }, where  # fmt: skip
+
+
+# ---- files ----
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.spine
+def test_a_runs_files_and_folder_are_its_owners(tmp_path):
+    path = yard_run.make(tmp_path, "run.votes=8")
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    with Ledger.open(path) as ledger:
+        ledger.record_event("note", "test", {})
+        beside = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}-")]
+        assert len(beside) == 3 and {mode(p) for p in beside} == {0o600}
+    backup.backup(path, tmp_path / "copy.db")
+    backup.recover(path, tmp_path / "again.db")
+    assert {mode(tmp_path / name) for name in ("copy.db", "again.db")} == {0o600}
+    with Ledger.open(path, readonly=True) as ledger:
+        assert set(ledger.spec["versions"]) >= {"python", "sqlite", "numpy"}
+
+
+# ---- secrets ----
+
+
+@pytest.mark.spine
+def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
+    """Link, code, session and a person's address: in no output; the secrets in no file at all."""
+    path = yard_run.make(tmp_path, "run.votes=8", "run.name=yard")
+    message = []
+    with caplog.at_level(logging.DEBUG), Ledger.open(path) as ledger:
+        given = credentials.invite(ledger, "panelist", "P-01", contact="Ann Secretive")
+        session, _ = credentials.redeem(ledger, given.token)
+        second, _ = credentials.login(ledger, "P-01", given.code)
+        secrets = [given.token, given.code, given.code.replace("-", ""), session, second]
+        for act in (
+            lambda: credentials.redeem(ledger, given.token),
+            lambda: credentials.login(ledger, "P-02", given.code),
+            lambda: credentials.login(ledger, "P-01", f"{given.code}x"),
+        ):
+            with pytest.raises(AccessError) as caught:
+                act()
+            message.append(str(caught.value))
+        for_operators = repr(credentials.list_people(ledger))  # names, but no secret either
+        content = b"".join(p.read_bytes() for p in path.parent.iterdir() if p.is_file())
+    capfd.readouterr()
+    for line in (
+        ["show", "yard"], ["show", "yard", "--json"], ["runs"], ["verify", "yard", "--steps"],
+        ["doctor", "yard"], ["report", "yard"], ["backup", "yard"],
+        ["export", "yard", "--votes", str(tmp_path / "votes.jsonl")],
+    ):  # fmt: skip
+        assert call([*line, "--folder", str(path.parent)]) in (0, 1), line
+    out, err = capfd.readouterr()
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".html", ".jsonl")]
+    assert len(written) >= 2
+    message += [out, err, caplog.text, *(p.read_text(encoding="utf-8") for p in written)]
+    for secret in secrets:
+        assert len(secret) >= 16
+        assert not [text for text in (*message, for_operators) if secret in text], "it was told"
+        assert secret.encode() not in content, "a secret is stored, not its hash"
+    assert not [text for text in message if "Secretive" in text], "a person's name was told"
+    assert b"Secretive" in content  # it stands in the file, and only there
+
+
+@pytest.mark.spine
+def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
+    """A process that dies at any write of an erasure leaves all of it undone, or none."""
+    path = yard_run.make(tmp_path, "run.votes=8")
+    with Ledger.open(path) as ledger:
+        credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
+        reported, at = [], 0
+        while not reported:
+            at += 1
+            with contextlib.suppress(Crash), wrap(Ledger.open(path), Faulty(at)) as dying:
+                credentials.erase(dying, "Ann", "op")
+            reported = list(ledger.events("erase"))
+            assert bool(reported) == (not ledger.query("SELECT 1 FROM contacts"))
+            assert bool(reported) == (not ledger.query("SELECT 1 FROM credentials"))
+        assert at > 4
+        ledger.checkpoint_log()  # as the next process does; the bytes go with it
+    for file in path.parent.iterdir():
+        assert b"Secretive" not in file.read_bytes()

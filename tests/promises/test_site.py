@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import io
 import json
@@ -13,10 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import szpo
 from szpo.cli.app import call
 from szpo.models import loading
+from tests.support import folder_run, yard_run
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -112,3 +116,76 @@ def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "What can I plant in October?" in done.stdout
+
+
+@pytest.mark.spine
+def test_own_run_goes_through_from_the_written_settings(tmp_path, monkeypatch):
+    """The block of docs/own-run.md, on the small world."""
+    monkeypatch.chdir(tmp_path)
+    sets = [*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.votes=16"]
+    assert call(["init", "run.toml", *(w for s in sets for w in ("--set", s))]) == 0
+    assert call(["run", "run.toml", "--plan"]) == 0
+    assert call(["run", "run.toml"]) == 0
+    assert call(["verify"]) == 0
+    assert call(["report"]) == 0
+    assert list((tmp_path / "runs").glob("*.html"))
+
+
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/library.md")
+}
+EXAMPLES = [
+    pytest.param(code, id=f"{page}-{i}")
+    for page, text in PAGES.items()
+    for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+]
+SMALL = {
+    "model.dtype": "fp32", "optimizer.directions": 2, "optimizer.rows": 2,
+    "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
+    "subspace.kl_samples": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """In place of the model "tiny", which would be trained first."""
+    return str(folder_run.model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The tuners that an example makes, quick ones, closed at the end."""
+    found: list[szpo.Tuner] = []
+    begin = szpo.Tuner.__init__
+
+    def quick(self: szpo.Tuner, *args: Any, **named: Any) -> None:
+        begin(self, *args, **{**named, "votes": 4}, settings=SMALL)
+        found.append(self)
+
+    monkeypatch.setattr(szpo.Tuner, "__init__", quick)
+    yield found
+    for tuner in found:
+        tuner.close()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_an_example_runs_as_it_stands(code, model, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtins, "input", lambda question: "b")
+    names: dict[str, Any] = {"szpo": szpo}
+    exec(compile(code.replace('"tiny"', repr(model)), "example", "exec"), names)
+    if "range(60)" in code:
+        assert np.abs(names["opt"].best - [1, -2]).max() < 0.5
+    if "save_adapter" in code:
+        assert (tmp_path / "adapter" / "adapter_config.json").exists()
+    for tuner in made:
+        assert tuner.outcome is not None and tuner.outcome.votes == 4
+
+
+def test_the_example_of_three_optimizers_runs():
+    done = subprocess.run(
+        [sys.executable, "three_optimizers.py", "szpo"], cwd=ROOT / "examples",
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "votes in the median" in done.stdout

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load
 
+import szpo
 from szpo import seeds
 from szpo.analysis import evidence, overview
 from szpo.cli.app import call
@@ -30,9 +31,19 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
 from szpo.reports import bundle
+from szpo.training import controller
+from szpo.training.services import Bounds
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
+from tests.support.quadratic import (
+    QuadraticPolicy,
+    history,
+    new_ledger,
+    panel_of,
+    prompts_of,
+    settings_of,
+)
 
 NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 
@@ -437,3 +448,47 @@ def test_the_command_writes_it_once(stage, tmp_path):
         found = overview.overview(evidence.read(ledger, as_of_us=at))
     assert asdict(bundle.recompute(target)) == asdict(found)
     assert call(words) == 4  # it is there already
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / "run.db"
+    settings = settings_of(M=2)
+    with new_ledger(path, settings) as ledger:
+        controller.run(
+            ledger,
+            QuadraticPolicy(settings),
+            panel_of(ledger),
+            prompts_of(settings),
+            Bounds(until_step=3),
+        )
+    return path
+
+
+def test_tables_hold_what_the_ledger_holds(path):
+    with szpo.open(path) as run:
+        assert len(run.votes) == 3 * 4 * 2
+        assert run.votes["counted"].all()
+        assert list(run.steps["state"]) == ["applied"] * 3
+        assert list(run.steps["theta_sha256"]) == [h[2] for h in history(run.ledger)]
+        assert run.steps["total_votes"].iloc[-1] == 24
+        counts = run.comparisons[["plus", "minus", "tie"]].sum(axis=1)
+        assert (counts == 2).all() and len(counts) == 12
+        assert len(run.answers) == 12 * 2
+        assert run.answers["prompt"].str.startswith("Question").all()
+        assert run.updates["coef"].notna().all() and len(run.updates) == 3
+        assert run.verify().ok
+        assert run.theta(until=0)["z"].tolist() == [0, 0, 0, 0]
+
+
+def test_an_empty_run_has_empty_tables_with_their_columns(tmp_path):
+    new_ledger(tmp_path / "empty.db", settings_of()).close()
+    with szpo.open(tmp_path / "empty.db") as run:
+        for table, column in ((run.votes, "choice"), (run.steps, "mu"), (run.updates, "coef")):
+            assert len(table) == 0 and column in table.columns
+        assert len(run.comparisons) == 0 and len(run.answers) == 0
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path):
+    with pytest.raises(StorageError, match="no such ledger"):
+        szpo.open(tmp_path / "none.db")

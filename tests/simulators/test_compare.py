@@ -1,12 +1,21 @@
 """Comparisons of methods: the same setup for all, costs as promised, honest summaries."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pytest
 
+from szpo.baselines import dpo
 from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
 from szpo.baselines.reward_scaling import scale_reward
@@ -14,19 +23,25 @@ from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import summary as of_ledger
-from szpo.types import Answer, Prompt
+from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import (
+    cell_store,
     checkpoints,
     command,
+    gradient,
     measurements,
+    methods,
     presets,
     schedule,
     shared_setup,
     show,
     summary,
 )
+from szpo_simulators.compare.cell_process import run_cell
+from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout
+from szpo_simulators.rewards.heldout import Measurement
 from szpo_simulators.study import Study
 from tests.support import yard_run
 
@@ -401,3 +416,260 @@ def test_a_learned_reward_is_scaled_within_prompts_and_in_spreads():
     assert score(PROMPTS[2:3], [Answer("good")]) == pytest.approx([-49 / 2**0.5])
     flat = scale_reward(lambda p, a: [5.0] * len(a), pairs)
     assert list(flat(PROMPTS[:1], [Answer("x")])) == [0]
+
+
+CELLS = [
+    Cell({"method": method, "ask": "batch", "seed": seed}, 10.0)
+    for seed in range(3)
+    for method in ("a", "b")
+]
+
+CHILD = """
+import json, os, pathlib, sys
+spec, record = json.load(sys.stdin), pathlib.Path(sys.argv[1])
+with open(os.environ["STARTED"], "a") as file:
+    file.write(record.stem + "\\n")
+print("0.5", flush=True)
+if spec["method"] == os.environ.get("BREAKS"):
+    sys.exit("no such wonder")
+if spec["method"] == os.environ.get("WAITS"):
+    print("0.75", flush=True)
+    open(os.environ["FIFO"]).read()
+record.write_text(json.dumps({"asked": spec, "found": {"elapsed": 4.0, "gain": spec["seed"]}}))
+"""
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    monkeypatch.setenv("STARTED", str(tmp_path / "started"))
+    return CellStore(tmp_path / "kept", (sys.executable, str(script)))
+
+
+def read_started(store):
+    return (store.folder.parent / "started").read_text().split()
+
+
+def test_two_at_once_share_the_cells_and_do_each_once(store):
+    """Both return only when all is done, also what the other was at."""
+    failures = []
+
+    def one():
+        failures.extend(cell_store.run_cells(store, CELLS, on_progress=lambda step: None))
+
+    both = [threading.Thread(target=one) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert failures == []
+    assert sorted(read_started(store)) == sorted(cell.name for cell in CELLS)
+    assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.full
+def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
+    monkeypatch.setenv("BREAKS", "a")
+    reports = []
+    failures = cell_store.run_cells(store, CELLS, on_progress=reports.append)
+    assert len(failures) == 3 and all("no such wonder" in line for line in failures)
+    assert [store.read(cell) is None for cell in CELLS] == [True, False] * 3
+    assert [step.share for step in reports if step.cell == CELLS[1]] == [0.5, 1.0]
+    monkeypatch.delenv("BREAKS")
+    assert cell_store.run_cells(store, CELLS, on_progress=reports.append) == []
+    assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
+
+
+def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    code = (
+        "import sys, pathlib; from szpo_simulators.compare import cell_store; "
+        f"folder = pathlib.Path({str(store.folder)!r}); "
+        f"store = cell_store.CellStore(folder, {tuple(store.command)!r}); "
+        f"todo = [cell_store.Cell(s) for s in {[dict(c.spec) for c in CELLS]!r}]; "
+        "cell_store.run_cells(store, todo, "
+        "on_progress=lambda one: print(one.share, flush=True))"
+    )
+    environment = {**os.environ, "WAITS": "b", "FIFO": str(fifo)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    ) as running:  # fmt: skip
+        while running.stdout.readline().strip() != "0.75":
+            pass
+        with store.claim(CELLS[1]) as lock:
+            assert lock is None  # somebody is at it
+        os.killpg(running.pid, signal.SIGKILL)
+    assert store.read(CELLS[0]) is not None and store.read(CELLS[1]) is None
+    assert cell_store.run_cells(store, CELLS, on_progress=lambda step: None) == []
+    assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
+    assert (
+        read_started(store).count(CELLS[1].name) == 2
+        and read_started(store).count(CELLS[0].name) == 1
+    )
+
+
+def test_the_rest_is_guessed_from_what_finished_took(store):
+    assert cell_store.guess_seconds(store, CELLS) == {cell.name: 10.0 for cell in CELLS}
+    cell_store.run_cells(store, CELLS[:1], on_progress=lambda step: None)
+    # It took 4 where 10 were guessed: its kind takes 4, the others 4/10 of their guess.
+    assert cell_store.guess_seconds(store, CELLS) == {cell.name: 4.0 for cell in CELLS[1:]}
+
+
+def test_a_spoiled_record_is_named(store):
+    path = store.record_path(CELLS[0])
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(RunError, match=r"a-batch-0-\w+\.json cannot be read .* delete it"):
+        store.read(CELLS[0])
+
+
+def test_other_settings_are_another_cell():
+    spec = CELLS[0].spec
+    assert CELLS[0].name == Cell(dict(reversed(spec.items()))).name
+    assert CELLS[0].name != Cell({**spec, "votes": 1}).name
+    assert json.loads(json.dumps(spec)) == spec
+
+
+SETS = (
+    "optimizer.comparisons=2", "generation.max_new_tokens=6", "subspace.dim=4",
+    "subspace.samples=16", "subspace.kl_samples=16",
+)  # fmt: skip
+PRESET = presets.Preset(
+    "small", "tiny", ("szpo", "iterative-dpo"), (3,), {}, votes=4, D=2, prompts=4, samples=2,
+    points=2, sets=SETS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base():
+    found = run_cell(
+        {**schedule.make_shared_spec(PRESET), "method": "base", "ask": "both", "seed": 0}
+    )
+    beta = {name: fitted["beta"] for name, fitted in found["panel"].items()}
+    return found["measurement"], {"base": "x", "beta": beta}
+
+
+def run(base, method, ask, **settings):
+    start, setup = base
+    cell = schedule.make_cell(PRESET, presets.METHODS[method], ask, 3, setup, settings)
+    return run_cell(cell.spec, start)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
+def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
+    """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
+    found = run(base, "szpo", ask, rule="known")
+    last = found["course"][-1]
+    assert 0 < last["votes"] <= votes and last["answers_read"] <= 2 * rows * last["votes"]
+    # Two steps with 2 · 2 · 2 answers of at most six tokens, and the set-up before them.
+    assert 0 < last["tokens"] - found["setup"]["tokens"] <= 2 * 8 * 6
+    assert found["setup"]["tokens"] > 16  # its sixteen answers, and those that measure KL
+    assert [row["share"] for row in found["course"]] == [0.0, 0.5, 1.0]
+    assert found["stopped"] is None and found["bytes"]["peak"] > 0
+
+
+@pytest.mark.slow
+def test_iterative_dpo_on_the_same_shared_setup(base):
+    found = run(base, "iterative-dpo", "batch", rounds=2, learning_rate=0.01)
+    assert found["stopped"] is None
+    votes = [row["votes"] for row in found["course"]]
+    assert votes[0] == 0 and votes[-1] <= 4 and len(votes) == 3
+    assert found["course"][0]["reward"] == pytest.approx(run_base_reward(base))
+    assert found["course"][-1]["kl"] > 0
+
+
+def run_base_reward(base):
+    import numpy as np
+
+    return float(np.mean(base[0]["rewards"]))
+
+
+@pytest.mark.full
+def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
+    """A panel that always ties teaches nothing; a rate without measure diverges."""
+    monkeypatch.setattr(gradient.shared_setup, "build_ask", lambda spec: Ties())
+    found = run(base, "dpo", "batch", batch=4)
+    assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
+    assert found["course"][-1]["votes"] == 4
+
+    def diverges(*some, **more):
+        from szpo.baselines.validation import demand_finite
+
+        demand_finite({"loss": float("nan")}, "dpo", 2)
+
+    monkeypatch.undo()
+    monkeypatch.setitem(methods.RUNNERS, "dpo", gradient.make_offline(diverges, dpo.Recipe))
+    found = run(base, "dpo", "batch")
+    assert "loss is nan at step 2: training diverged" in found["stopped"]
+
+
+class Ties:
+    def batches(self, prompts, first, second, *, key):
+        return ["tie"] * len(prompts)
+
+
+def measured(rewards: Floats) -> Measurement:
+    return Measurement(rewards, (), -2.0, 0.8, 20.0, 0.0, 0.0)
+
+
+class Parrot:
+    """Answers with the sample's number; reads every text at one nat per word."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
+        return [[Answer(f"{p.text} {i}", "stop", i) for i in range(samples)] for p in prompts]
+
+    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        self.read += len(answers)
+        return np.array([-float(len(a.text.split())) for a in answers[:-1]] + [np.nan])
+
+    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
+        return 1.5, 0.25
+
+
+def test_measure_scores_every_answer_and_skips_empty_ones_in_fluency():
+    policy = Parrot()
+    prompts = [Prompt.user("a b"), Prompt.user("c")]
+    found = heldout.measure(policy, prompts, lambda p, a: float(a.tokens), samples=4, seed=3)
+    assert found.rewards.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert found.texts[1] == ("c 0", "c 1", "c 2", "c 3")
+    # Two answers of each prompt are read: 3, 3 and 2 words; the last has no tokens at all.
+    assert policy.read == 4
+    assert found.logprob == pytest.approx(-(3 + 3 + 2) / 3)
+    assert (found.kl, found.kl_stderr, found.tokens) == (1.5, 0.25, 1.5)
+    assert (found.margin, found.others) == (None, 0)  # a policy that reads no other prompt
+
+
+def test_gain_pairs_by_prompt():
+    """A constant gain has no spread, however different the prompts are."""
+    base = np.linspace(-1, 1, 40)[:, None] * np.ones((1, 8))
+    mean, low, high = heldout.gain(measured(base), measured(base + 0.25))
+    assert (mean, low, high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_gain_interval_covers_and_repeats():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for i in range(200):
+        diff = rng.normal(0.1, 1.0, size=(64, 1))
+        mean, low, high = heldout.gain(
+            measured(np.zeros((64, 1))), measured(diff), seed=i, draws=1000
+        )
+        hits += low <= 0.1 <= high
+        assert low < mean < high
+    # Of 200 intervals that cover 93.5 %, fewer than 178 hit with a chance below 1e-2.
+    assert hits >= 178
+    pair = measured(np.zeros((64, 1))), measured(rng.normal(size=(64, 1)))
+    assert heldout.gain(*pair, seed=5) == heldout.gain(*pair, seed=5)
+
+
+def test_student_interval():
+    """t(0.975, 2) = 4.302653; sd of 1, 2, 3 is 1, so the half width is 4.302653/√3 = 2.484138."""
+    assert heldout.student([1, 2, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138))
+    assert heldout.student([0.3])[0] == 0.3 and np.isnan(heldout.student([0.3])[1])

@@ -1,22 +1,35 @@
 """Every world: walks worth what they return, their law, repetitions apart, its policy."""
 
+import itertools
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
-from szpo.errors import RunError
-from szpo.policies.protocol import check_policy
-from szpo.types import Answer, Prompt
+from szpo.cli.app import call
+from szpo.errors import RunError, UsageError
+from szpo.optim.parameters import round13
+from szpo.plugins import how_to_install
+from szpo.policies.protocol import Monitored, check_policy
+from szpo.types import Answer, Floats, Prompt, Shift, Update
+from szpo_simulators.baselines import ppo
+from szpo_simulators.bench.known_worlds import track
+from szpo_simulators.rewards.text_rewards import matrix, parse
+from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.courier import Courier
-from szpo_simulators.worlds.gridworld import DENSE
-from szpo_simulators.worlds.mujoco import Linear
+from szpo_simulators.worlds.gridworld import DENSE, GridWorld
+from szpo_simulators.worlds.mujoco import Linear, environment
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.policies import WorldPolicy, worth
-from szpo_simulators.worlds.track import PROXY, TRUTH
+from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import World, draws
+from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard
 from szpo_simulators.worlds.yard_world import YardWorld
 from tests.support.cases import case
 
@@ -74,3 +87,366 @@ def test_a_worlds_policy_keeps_the_policys_contract(crn):
             assert policy.value() == pytest.approx(world.value(policy.theta()["theta"][None])[0])
     with pytest.raises(RunError, match="is not a walk"):
         worth(Answer("no"))
+
+
+NAMES = ["logistic", "probit", "cauchit", "cloglog", "linear:4"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vote_frequencies_are_those_of_the_link(name):
+    """P(plus) by hand at five differences; 4 voters × 50,000 comparisons, 3.5 standard errors."""
+    from math import atan, erf, exp, log, pi, sqrt
+
+    by_hand = {
+        "logistic": lambda x: 1 / (1 + exp(-x)),
+        "probit": lambda x: (1 + erf(x / sqrt(2))) / 2,
+        "cauchit": lambda x: 0.5 + atan(x) / pi,
+        "cloglog": lambda x: (1 - exp(-exp(x) * log(2)) + exp(-exp(-x) * log(2))) / 2,
+        "linear:4": lambda x: min(max(0.5 + x / 8, 0), 1),
+    }[name]
+    gaps = np.array([-3.0, -0.8, 0.0, 0.5, 2.0])
+    coins = oracle.coins(range(5), 7, (50_000, 4))[0]
+    chance = np.broadcast_to(LinkPanel(name, beta=0.7).chance(gaps)[:, None], (5, 50_000))
+    share = oracle.votes(chance, coins).mean(1) / 4
+    for gap, found in zip(gaps, share, strict=True):
+        p = by_hand(0.7 * gap)
+        assert abs(found - p) <= 3.5 * np.sqrt(p * (1 - p) / 200_000)
+
+
+def test_coins_of_a_step_are_the_same_in_any_chunk():
+    chunk = oracle.coins([1, 2], 10, (3, 5), steps=4)
+    np.testing.assert_array_equal(chunk[2], oracle.coins([1, 2], 12, (3, 5))[0])
+    np.testing.assert_array_equal(chunk[2, 1], oracle.coins([2], 12, (3, 5))[0, 0])
+
+
+def test_one_voter_and_many_are_counted_the_same_way():
+    chance = np.full((2, 6), 0.5)
+    coins = oracle.coins([1, 2], 0, (6, 1))[0]
+    assert np.array_equal(oracle.votes(chance, coins), (coins < 0.5).sum(-1))
+
+
+def test_a_link_that_does_not_exist_is_refused():
+    with pytest.raises(UsageError, match="unknown"):
+        LinkPanel("weibull")
+
+
+SMALL = {
+    "dense": GridWorld(size=2, slip=0.3, horizon=4),
+    "rewards by cell": GridWorld(size=3, slip=0.1, horizon=3, rewards=tuple(np.arange(9) ** 1.5)),
+}
+
+
+def brute_force(world, logits):
+    """Expected return by the sum over all (action, slipped or not, slip's move) of every move.
+
+    Written from the rules of the grid alone: places are (row, column), not numbers.
+    """
+    ways = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
+    far = 2 * world.size - 2
+    total = 0.0
+
+    def walk(place, left, chance, gained):
+        nonlocal total
+        if left == 0:
+            total += chance * gained
+            return
+        cell = place[0] * world.size + place[1]
+        powers = [np.exp(logits[4 * cell + a]) for a in range(4)]
+        for action, (slips, other) in product(
+            range(4), [(False, 0)] + [(True, m) for m in range(4)]
+        ):
+            p = powers[action] / sum(powers) * (world.slip / 4 if slips else 1 - world.slip)
+            step = list(ways.values())[other if slips else action]
+            row = min(max(place[0] + step[0], 0), world.size - 1)
+            column = min(max(place[1] + step[1], 0), world.size - 1)
+            here = row * world.size + column
+            gain = 1 - (far - row - column) / far
+            if world.rewards is not None:
+                gain = world.rewards[here]
+            walk((row, column), left - 1, chance * p, gained + gain)
+
+    walk((0, 0), world.horizon, 1.0, 0.0)
+    return total
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", SMALL)
+def test_values_are_the_sum_over_all_walks(name):
+    world = SMALL[name]
+    theta = np.random.default_rng(1).normal(size=(2, world.dim))
+    expected = [brute_force(world, logits) for logits in theta]
+    np.testing.assert_allclose(world.value(theta), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nothing_beats_the_optimum(name):
+    world = SMALL[name]
+    sharp = 30 * np.random.default_rng(2).normal(size=(3000, world.dim))
+    best = world.value(sharp).max()
+    assert world.value(world.theta0[None])[0] < best <= world.optimum() + 1e-12
+
+
+def test_the_reference_values_of_the_default_grid():
+    # Recorded for a 5 × 5 grid of the same rules by an independent program: 2.845 and 7.552.
+    assert DENSE.value(DENSE.theta0[None])[0] == pytest.approx(2.845, abs=5e-4)
+    assert DENSE.optimum() == pytest.approx(7.552, abs=5e-4)
+
+
+def test_walks_keep_the_action_that_was_chosen():
+    """Frequencies of (chosen, executed) against (1 − slip)·1[c = m]·π + slip·π/4."""
+    # From the middle of 3 × 3, where each executed move ends elsewhere.
+    middle = GridWorld(size=3, slip=0.4, horizon=3)
+    theta = np.random.default_rng(4).normal(size=(1, middle.dim))
+    pi = middle.action_probabilities(theta)[0, 4]
+    walked = middle.walks(theta, draws(middle, [6], 0, 0, 400_000))
+    here = walked.states[0, :, :-1] == 4
+    chosen, after = walked.actions[0][here], walked.states[0, :, 1:][here]
+    for action in range(4):
+        for move, cell in enumerate(middle.moves[4]):
+            p = pi[action] * (0.6 * (action == move) + 0.1)
+            share = ((chosen == action) & (after == cell)).mean()
+            assert abs(share - p) < 3.5 * np.sqrt(p * (1 - p) / here.sum())
+
+
+def test_numbers_are_shared_or_each_sides_own():
+    shared = draws(DENSE, [1, 2], 3, 0, 4)
+    assert np.array_equal(shared, draws(DENSE, [1, 2], 3, 0, 4))
+    assert np.array_equal(shared[1], draws(DENSE, [2], 3, 0, 4)[0])
+    others = [
+        draws(DENSE, [1, 2], 4, 0, 4), draws(DENSE, [1, 2], 3, 1, 4),
+        draws(DENSE, [1, 2], 3, 0, 4, "plus"), draws(DENSE, [1, 2], 3, 0, 4, "minus"),
+    ]  # fmt: skip
+    for other in others:
+        assert not np.intersect1d(shared, other).size > 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": 1}, "size from 2"),
+        ({"slip": 1.5}, "slip within"),
+        ({"rewards": (1.0,)}, "1 rewards for 25 cells"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        GridWorld(**changes)
+
+
+@pytest.fixture
+def no_mujoco(monkeypatch):
+    """As where the extra was not installed, whether it is here or not."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "mujoco"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [n for n in sys.modules if n.startswith("gymnasium.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+
+
+@pytest.mark.usefixtures("no_mujoco")
+def test_a_missing_mujoco_is_refused_in_one_line(capsys, tmp_path):
+    with pytest.raises(UsageError, match=r"needs mujoco: pip install -e '\.\[mujoco\]'"):
+        environment("Reacher-v5")
+    line = ["bench", "cartpole", "--quick", "--mujoco", "--folder", str(tmp_path / "runs")]
+    assert call(line) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.count("\n") == 0
+    assert how_to_install("mujoco") in message
+    assert not (tmp_path / "runs").exists(), "refused before anything was computed"
+
+
+def test_other_tasks_that_cannot_be_used():
+    with pytest.raises(UsageError, match="task Nothing-v0: Environment `Nothing` doesn't exist"):
+        environment("Nothing-v0")
+    with pytest.raises(UsageError, match="no continuous moves"):
+        environment("CartPole-v1")
+
+
+SEEDS = range(12)
+PANEL = LinkPanel(beta=5.0)
+STRAIGHT = np.tile([30.0, 0.0, 0.0], TRUTH.cells)
+
+
+def back_and_forth(track: Track) -> Floats:
+    """Forward before a line, back behind it, and forward elsewhere."""
+    theta = np.tile([30.0, 0.0, 0.0], (track.cells, 1))
+    theta[:: track.section] = [0.0, 30.0, 0.0]
+    return theta.ravel()
+
+
+def sum_over_walks(track: Track, theta: Floats) -> float:
+    """Expected return as a plain sum over all sequences of executed moves."""
+    executed = (1 - track.slip) * track.action_probabilities(theta[None])[0] + track.slip / 3
+    total = 0.0
+    for moves in itertools.product(range(3), repeat=track.horizon):
+        cell, chance, worth = track.first, 1.0, 0.0
+        for move in moves:
+            chance *= executed[cell, move]
+            after = cell + (1, -1, 0)[move]
+            lines = (cell + 1) // track.section if move == 0 else cell // track.section
+            crossed = move != 2 and min(cell, after) + 1 == lines * track.section
+            worth += (1, -1, 0)[move] / track.cells if track.seen == "progress" else crossed
+            cell = after % track.cells
+        total += chance * worth
+    return total
+
+
+@pytest.mark.parametrize("seen", ["progress", "checkpoints"])
+@pytest.mark.parametrize("cells, lines, slip", [(4, 2, 0.0), (6, 2, 0.3), (9, 3, 1.0)])
+def test_values_are_sums_over_all_drives(seen, cells, lines, slip):
+    track = Track(seen, cells, lines, 6, slip)
+    theta = np.random.default_rng(cells).normal(size=track.dim)
+    assert track.value(theta[None])[0] == pytest.approx(sum_over_walks(track, theta), abs=1e-12)
+
+
+def test_walks_tell_both_features():
+    theta = TRUTH.theta0 + np.random.default_rng(0).normal(size=(2, TRUTH.dim))
+    u = draws(TRUTH, [1, 2], 0, 0, 200)
+    for world, name in ((TRUTH, 0), (PROXY, 1)):
+        walks = world.walks(theta, u)
+        assert np.allclose(world.move_features(walks.states)[..., name], walks.rewards)
+
+
+def test_going_straight_and_back_and_forth():
+    """Slip .05 leaves each move's mean at .95 of what was chosen: straight on 24 · .95 cells."""
+    assert TRUTH.value(STRAIGHT[None])[0] == pytest.approx(24 * 0.95 / 12)
+    assert TRUTH.optimum() == pytest.approx(24 * 0.95 / 12)
+    straight, hacked = PROXY.value(np.stack([STRAIGHT, back_and_forth(PROXY)]))
+    assert hacked > 2.5 * straight
+    # All that is lost against the best is the drive to the first line.
+    assert hacked == pytest.approx(PROXY.optimum(), abs=0.05)
+    assert abs(TRUTH.value(back_and_forth(TRUTH)[None])[0]) < 0.2
+    still = replace(TRUTH, slip=0.0)
+    assert replace(PROXY, slip=0.0).value(back_and_forth(still)[None])[0] == pytest.approx(23.0)
+
+
+@pytest.mark.full
+def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines():
+    w = track.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
+    error = w.std(0, ddof=1) / len(SEEDS) ** 0.5
+    assert (np.abs(w.mean(0) - [PANEL.beta, 0.0]) < 3 * error).all()
+    limited = track.fit_weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
+    assert (limited[:, 0] == 0).all()
+    assert (limited[:, 1] > 0.1).all()
+
+
+def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track():
+    start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
+    how = ppo.Recipe(20)
+    counting = track.train_ppo(TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], how)
+    start_theta, *trail = itertools.islice(counting, 21)
+    assert (start_theta == TRUTH.theta0).all() and len(trail) == 20
+    hacked = trail[-1]
+    assert (PROXY.value(hacked) > 2.5 * start[1]).all()
+    assert (TRUTH.value(hacked) < 0.5 * start[0]).all()
+    honest = ppo.take(track.train_ppo(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], how), 20)
+    assert (TRUTH.value(honest) > 0.95 * TRUTH.optimum()).all()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"lines": 5}, "lines must divide the cells"),
+        ({"lines": 12}, "two cells or more"),
+        ({"slip": 1.5}, "slip within"),
+        ({"seen": "speed"}, "seen one of"),
+        ({"start": (1.0, 0.0, 0.0)}, "three positive chances"),
+    ],
+)
+def test_what_is_no_track(changes, words):
+    with pytest.raises(UsageError, match=words):
+        replace(TRUTH, **changes)
+
+
+PROMPTS = Yard().prompts()
+
+
+def move(seed: int = 0, by: float = 1.0) -> TabularPolicy:
+    policy = TabularPolicy(seed)
+    policy.apply(Update(0, 0, coef=float(round13(by))))
+    return policy
+
+
+def logits(policy: TabularPolicy) -> Floats:
+    return policy.theta()["logits"].astype(np.float64)
+
+
+def test_it_is_a_policy():
+    policy = move(by=0.5)
+    check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
+    assert isinstance(policy, Monitored)
+
+
+def test_the_exact_value_is_the_mean_reward_of_many_walks():
+    policy = move(by=1.5)
+    drawn = policy.sample(PROMPTS, 600, seed=1)
+    rewards = matrix(Walk(), PROMPTS, drawn)
+    stderr = rewards.std(axis=1).mean() / np.sqrt(rewards.size)
+    assert rewards.mean() == pytest.approx(policy.value(), abs=3.5 * stderr)
+    assert abs(policy.value() - TabularPolicy(0).value()) > 10 * stderr
+
+
+def test_the_value_of_two_cells_by_hand():
+    # One free cell beside the well, no wind: right reaches it, the others stay. With p = P(right)
+    # and at most two moves: −.04 + p + (1 − p)(−.04 + p).
+    yard = Yard(rows=1, columns=2, well=(0, 1), pits=(), walls=(), wind=0.0, horizon=2)
+    weights = np.zeros((2, 4))
+    weights[0, 1] = np.log(2.0)  # p = 2 / 5
+    assert yard.value(weights) == pytest.approx(-0.04 + 0.4 + 0.6 * (0.4 - 0.04))
+    # KL per visit: Σ π log(π / ¼); visits: 1 and, with probability .6, a second one.
+    local = 0.4 * np.log(1.6) + 0.6 * np.log(0.8)
+    assert yard.divergence(weights, np.zeros((2, 4))) == pytest.approx(1.6 * local)
+
+
+def test_kl_is_the_mean_log_ratio_of_walks():
+    policy = move(by=1.0)
+    kl, stderr = policy.kl(PROMPTS, seed=0)
+    assert stderr == 0
+    shares = np.exp(logits(policy))
+    shares /= shares.sum(axis=1, keepdims=True)
+    ratios = []
+    for prompt, row in zip(PROMPTS, policy.sample(PROMPTS, 400, seed=2), strict=True):
+        for answer in row:
+            cell, total = policy.yard.start(prompt), 0.0
+            for word in answer.text.partition(".")[0].split():
+                names = ("up", "right", "down", "left")
+                chosen, _, turned = word.partition(">")
+                total += np.log(4 * shares[cell, names.index(chosen)])
+                cell = int(policy.yard.landing[cell, names.index(turned or chosen)])
+            ratios.append(total)
+    assert kl == pytest.approx(np.mean(ratios), abs=3.5 * np.std(ratios) / len(ratios) ** 0.5)
+
+
+def test_walks_tell_how_they_ended_and_what_they_are_worth():
+    answers = [a for row in TabularPolicy(0).sample(PROMPTS, 40, seed=0) for a in row]
+    ends = {a.text.partition(".")[2].strip() for a in answers}
+    assert ends == {WELL, PIT, ""}
+    for answer in answers:
+        assert answer.tokens == len(answer.text.partition(".")[0].split())
+        assert (answer.end == "stop") == (WELL in answer.text or PIT in answer.text)
+    worth = parse("walk").score(PROMPTS[0], Answer(f"up right>up. {WELL}"))
+    assert worth == pytest.approx(1 - 2 * 0.04)
+    assert Walk().score(PROMPTS[0], Answer("left.")) == pytest.approx(-0.04)
+    with pytest.raises(RunError, match="not a walk"):
+        Walk().score(PROMPTS[0], Answer("Once upon a time."))
+
+
+def test_rollout_is_repeatable_shares_chance_between_sides_and_nests_prompts():
+    policy = TabularPolicy(3)
+    pairs = [Shift(0, k, sign, 0.5) for k in range(2) for sign in (1, -1)]
+    asked = [list(PROMPTS)] * 4
+    first = policy.rollout(asked, pairs, seed=5)
+    assert first == policy.rollout(asked, pairs, seed=5)
+    assert first != policy.rollout(asked, pairs, seed=6)
+    assert [len(batch) for batch in first] == [len(PROMPTS)] * 4
+    # Radius 0: the two sides of a direction walk the same way, different directions do not.
+    still = policy.rollout(asked, [Shift(0, s.k, s.sign, 0.0) for s in pairs], seed=5)
+    assert still[0] == still[1]
+    assert still[2] == still[3]
+    assert still[0] != still[2]
+    # A row's walk depends on its place, not on what else is asked.
+    assert policy.rollout([PROMPTS[:2]], pairs[:1], seed=5)[0] == first[0][:2]
+    with pytest.raises(UsageError, match="1 lists of prompts for 2 shifts"):
+        policy.rollout([PROMPTS], pairs[:2], seed=5)
+    with pytest.raises(UsageError, match="names no free cell"):
+        policy.sample([Prompt.user("Walk from row 1, column 1.")], 1, seed=0)

@@ -1,6 +1,9 @@
-"""The start's answers as guards and warm starts take them: scores, figures, distances."""
+"""Guards: what they measure on held-out prompts, and the start's answers that they take."""
 
 from __future__ import annotations
+
+import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,10 +11,15 @@ import pytest
 from szpo.errors import UsageError
 from szpo.optim.rules.guard_geometry import Moments, predict
 from szpo.policies import own_prompt
-from szpo.training import guard_moments
+from szpo.policies.text_guards import TOPIC, Guard
+from szpo.reports import html_report
+from szpo.training import guard_moments, held_out
 from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
+from szpo.training.guards import Bands
+from szpo.training.held_out import HeldOut
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import full, policy_of, small
+from tests.support.quadratic import new_ledger, settings_of
 from tests.support.tiny_models import loaded
 
 
@@ -83,3 +91,42 @@ def test_coordinates_without_a_basis_are_refused():
     base = loaded("llama")
     with pytest.raises(UsageError, match="scores need coordinates z"):
         read_start(policy_of(base, full(base, 2, "B")), PROMPTS[:3], 1, seed=0)
+
+
+NAMES = [field.name for field in dataclasses.fields(Bands)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_above_or_below_its_band_or_not_finite_breaks_it(name):
+    bands = Bands(**{name: (1.0, 2.0)})
+    for value in (1.0, 1.5, 2.0, None):
+        assert bands.broken({name: value}) is None
+    for value in (0.9, 2.1, -math.inf, math.inf, math.nan):
+        found = bands.broken({name: value})
+        assert found is not None and found[0] == name
+    assert bands.broken({other: 9.0 for other in NAMES if other != name}) is None
+
+
+ROW = {"name": "mean sentiment", "before": "0.181", "after": "0.528", "change": "+0.347"}
+
+
+def test_a_measurement_is_read_back_and_shown(tmp_path):
+    topic = Guard(TOPIC, 0.52, "at least 0.75", False)
+    found = HeldOut((ROW,), (Guard("length", 1.0, "0.80 to 1.20", True), topic), None, "ab" * 32)
+    with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
+        assert held_out.read(ledger) is None
+        held_out.record(ledger, "szpo demo", found)
+        assert held_out.read(ledger) == found
+        page = html_report.render(ledger)
+    assert found.verdict == f"1 of 2 fail: {TOPIC}"
+    assert f"<h2>Guards: 1 of 2 fail: {TOPIC}</h2>" in page
+    assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
+
+
+def test_a_measurement_without_guards_is_still_a_table(tmp_path):
+    """As runs recorded it before guards were part of the event."""
+    with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
+        ledger.record_event("evaluation", "szpo demo", {"rows": [ROW]})
+        found = held_out.read(ledger)
+        page = html_report.render(ledger)
+    assert found == HeldOut((ROW,)) and "mean sentiment" in page and "Guards:" not in page

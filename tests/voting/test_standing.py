@@ -1,12 +1,19 @@
-"""Which answer of a seat stands is decided in one place, for comparisons of every kind."""
+"""Which answer of a seat stands is decided in one place; final comparisons."""
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 
+from szpo.ledger import orders
+from szpo.replay import verification
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import counting
-from szpo.voting.casting import VoteRequest
+from szpo.voting import counting, finals, steps
+from szpo.voting import service as vote_service
+from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.finals import PRESENT_US
 from szpo.voting.service import VoteService
-from tests.support.quadratic import start
+from szpo_ui.web import credentials
+from tests.support.calibrating import ask, rows, vote_all
+from tests.support.quadratic import new_ledger, settings_of, start
 
 
 @pytest.mark.parametrize("kind", ["practice", "final"])
@@ -56,3 +63,192 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(tmp_path, kind):
     )
     assert counting.answers(ledger, "gold", "repeat") == ()
     ledger.close()
+
+
+KEY = "0123456789abcdef-{}".format
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of(N=8, M=2, D=6)) as found:
+        yield found
+
+
+@pytest.fixture
+def service(ledger):
+    return VoteService(ledger)
+
+
+def place_final(ledger, count=4, equal=()):
+    """A final order that was fulfilled, with ``count`` comparisons."""
+    number = orders.place_order(ledger, "final", "op", {"comparisons": count})
+    (order,) = orders.open_orders(ledger)
+    made = [
+        Comparison(f"f{number}-{n}", -1, 0, n, rows(n, equal=n in equal), kind="final")
+        for n in range(count)
+    ]
+    assert finals.create(ledger, order, made, {"after": 0})
+    assert not finals.create(ledger, order, made, {"after": 1})  # once
+    return number
+
+
+def answer_all(service, panelist, choice="A"):
+    shown = []
+    while (seat := service.final(panelist)) is not None:
+        shown.append(seat)
+        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
+    return shown
+
+
+def tuner(service):
+    """A panelist who voted in training, on a step that is closed."""
+    ann = service.enroll("person", "ann")
+    ask(service.ledger, 0, m=1)
+    vote_all(service, ann)
+    assert steps.close(service.ledger, 0, steps.Closing("rule"))
+    return ann
+
+
+def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, service):
+    ids = [service.enroll("person", f"p{i}") for i in range(3)]
+    assert service.final(ids[0]) is None
+    number = place_final(ledger, 6, equal={2})
+    first = {service.final(panelist).comparison for panelist in ids}
+    assert len(first) == 3
+    shown = {panelist: [s.comparison for s in answer_all(service, panelist)] for panelist in ids}
+    want = sorted(f"f{number}-{n}" for n in (0, 1, 3, 4, 5))  # nobody reads two equal batches
+    assert all(sorted(seen) == want for seen in shown.values())
+
+
+@pytest.mark.full
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    count=strategies.integers(1, 5).map(lambda half: 2 * half),
+    acts=strategies.lists(strategies.sampled_from(["answer", "skip", "release", "sleep"])),
+)
+def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, count, acts):
+    plan = settings_of(N=8, M=2, D=6)
+    with new_ledger(tmp_path_factory.mktemp("f") / "run.db", plan) as ledger:
+        service = VoteService(ledger)
+        place_final(ledger, count)
+        for i, act in enumerate(acts):  # people who leave something open behind them
+            seat = service.final(service.enroll("person", f"odd {i}"))
+            if act in ("answer", "skip"):
+                service.cast(
+                    VoteRequest(seat.id, "tie" if act == "answer" else "skip", idem=seat.id)
+                )
+            elif act == "release":
+                service.release(seat.id)
+            else:
+                ledger.clock.now += vote_service.SEAT_TTL_US + 1
+        level = max(_answers(ledger).values(), default=0)
+        for i in range(60):  # others fill the round up
+            if len(set(_answers(ledger).values())) == 1 and len(_answers(ledger)) == count:
+                break
+            seat = service.final(service.enroll("person", f"even {i}"))
+            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        answers = _answers(ledger)
+        assert set(answers.values()) == {max(level, 1)}
+        found = ledger.query(
+            "SELECT sum(a.plus_side = 'A') AS a, count(*) AS n FROM assignments a "
+            "JOIN votes v USING (assignment) WHERE v.choice <> 'skip'"
+        )[0]
+        assert 2 * found["a"] == found["n"]
+
+
+def _answers(ledger):
+    rows = ledger.query(
+        "SELECT a.comparison, count(*) AS n FROM assignments a JOIN votes v USING (assignment) "
+        "WHERE v.choice <> 'skip' GROUP BY a.comparison"
+    )
+    return {row["comparison"]: row["n"] for row in rows}
+
+
+def test_sides_alternate_over_comparisons_and_over_their_answers():
+    for order in range(8):
+        for place in range(3):
+            drawn = [finals.planned_side(3, order, rank, place) for rank in range(6)]
+            assert drawn.count("A") == 3
+            assert drawn[0] != finals.planned_side(3, order, 0, place + 1)
+
+
+def test_who_did_not_tune_comes_first_while_there(ledger, service):
+    ann = tuner(service)
+    fresh = credentials.invite(ledger, "panelist")
+    place_final(ledger, 2)
+    assert service.final(ann) is not None  # nobody else is there
+    credentials.redeem(ledger, fresh.token)
+    service.release(service.final(ann).id)
+    assert service.final(ann) is None
+    shown = answer_all(service, fresh.panelist)
+    assert len(shown) == 2
+    assert service.final(ann) is not None  # they have seen everything
+
+
+def test_a_panelist_who_went_away_keeps_nobody_waiting(ledger, service):
+    ann = tuner(service)
+    fresh = credentials.invite(ledger, "panelist")
+    credentials.redeem(ledger, fresh.token)
+    place_final(ledger, 2)
+    assert service.final(ann) is None
+    ledger.clock.now += PRESENT_US + 1
+    assert service.final(ann) is not None
+
+
+def test_an_open_page_that_begins_nothing_does_not_keep_everybody_waiting(ledger, service):
+    ann = tuner(service)
+    fresh = credentials.invite(ledger, "panelist")
+    session, _ = credentials.redeem(ledger, fresh.token)
+    place_final(ledger, 2)
+    for _ in range(20):  # the page asks on and on
+        ledger.clock.now += PRESENT_US // 25
+        assert service.final(ann) is None
+        assert credentials.identify(ledger, session) is not None
+    ledger.clock.now += PRESENT_US // 4
+    assert credentials.identify(ledger, session) is not None
+    assert service.final(ann) is not None
+
+
+def test_a_skip_in_training_tunes_nothing(ledger, service):
+    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+    ask(ledger, 0, m=1)
+    vote_all(service, ann, "skip")
+    vote_all(service, ben)
+    place_final(ledger, 1)
+    assert service.final(ben) is None and service.final(ann) is not None
+
+
+def test_an_answer_may_be_changed_until_the_order_is_closed(ledger, service):
+    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+    number = place_final(ledger, 2)
+    mine, late = service.final(ann, tab="t"), service.final(ben, tab="t")
+    assert service.cast(VoteRequest(mine.id, "A", idem=KEY(1), tab="t")).revision == 0
+    assert service.cast(VoteRequest(mine.id, "B", idem=KEY(2), tab="t")).revision == 1
+    orders.close(ledger, number, "op")
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(VoteRequest(mine.id, "A", idem=KEY(3), tab="t"))
+    assert caught.value.code == "closed" and caught.value.stored.choice == "B"
+    assert service.cast(VoteRequest(late.id, "A", idem=KEY(4), tab="t")).late
+    assert service.final(ann) is None and service.final(ben) is None
+    assert service.counted(0) == ()
+    assert verification.verify(ledger, deep=False).ok
+
+
+def test_a_seat_is_served_again_while_it_is_held_and_its_order_is_open(ledger, service):
+    ann = service.enroll("person", "ann")
+    first = place_final(ledger, 1)
+    seat = service.final(ann, tab="one")
+    assert service.final(ann, tab="two").id == seat.id
+    orders.close(ledger, first, "op")
+    assert service.final(ann) is None
+    second = place_final(ledger, 1)
+    assert service.final(ann).comparison == f"f{second}-0"
+
+
+def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, service):
+    robot = service.enroll("simulated", "robot")
+    place_final(ledger, 5)
+    seats = answer_all(service, robot)
+    assert len({seat.id for seat in seats}) == 5
+    assert len({seat.prompt_order for seat in seats}) > 1
+    assert verification.verify(ledger).ok

@@ -1,0 +1,403 @@
+"""The benches, made small: cells, budgets, goals, tables and figures, what ends them."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from szpo.errors import RunError, UsageError
+from szpo.judges.backends import Reply
+from szpo_simulators.baselines import notebook
+from szpo_simulators.bench import run_all
+from szpo_simulators.bench.known_worlds import bandit, cartpole, contest, courier, gridworld
+from szpo_simulators.bench.scale import command
+from szpo_simulators.bench.scale.command import Task
+from szpo_simulators.bench.voters import hostile, hostile_runs, vpl
+from szpo_simulators.bench.voters import judge as bench
+from szpo_simulators.judges import probes
+from szpo_simulators.judges.probes import FORMS, tasks
+from szpo_simulators.rewards.verifiers import verifier
+from szpo_simulators.study import Study, seed_range
+from szpo_simulators.vpl import model
+from szpo_simulators.worlds import efficiency
+from szpo_simulators.worlds.cartpole import CartPole
+from tests.support.cases import case
+from tests.support.judging import Scripted, judge, places
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_cartpoles_cells_are_the_notebook_and_many_runs():
+    seen = cartpole.run_notebook({"label": "PPO as written", "episodes": 4, "seed": 7})["lengths"]
+    learning = notebook.ppo(7, notebook.FORMS["as written"])
+    assert seen == [length for length, _ in islice(learning, 4)]
+    asked = {"net": "linear", "D": 4, "beta": 0.25, "marks": [8, 16], "alpha": 0.3}
+    found = cartpole.run_szpo({**asked, "seeds": [1, 2, 3]})
+    assert len(found["values"]) == 3
+    assert len(found["curve"]) == 2
+    alone = cartpole.run_szpo({**asked, "seeds": [2]})
+    assert alone["values"][0] == pytest.approx(found["values"][1])
+    gradient = {"method": "REINFORCE", "net": "linear", "rate": 0.0, "marks": [1, 2], "seeds": [5]}
+    still = cartpole.run_gradient_method(gradient)
+    world = CartPole()
+    assert still["curve"][0]["mean"] == still["curve"][1]["mean"]
+    assert still["values"] == world.value(world.theta0[None]).tolist()
+
+
+@pytest.mark.full
+def test_cartpoles_figures_and_both_axes(tmp_path, monkeypatch):
+    def curves(asked):
+        return cartpole._score(
+            np.array([[s % 7 + m for m in asked["marks"]] for s in asked["seeds"]], float)
+        )
+
+    lengths = {"lengths": list(range(10, 70))}
+    monkeypatch.setattr(cartpole, "run_notebook", lambda asked: lengths)
+    monkeypatch.setattr(cartpole, "run_szpo", curves)
+    monkeypatch.setattr(cartpole, "run_gradient_method", curves)
+    first = cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
+    rows = lines(tmp_path / "runs" / "cartpole.csv")
+    assert {row["label"] for row in rows} >= {"SZPO, linear, D = 4", "REINFORCE, notebook's net"}
+    for row in rows:
+        votes = int(row["votes"])
+        if "SZPO" in row["label"]:
+            assert int(row["episodes"]) == 2 * int(row["label"][-1]) * votes
+            assert row["answers"] == row["episodes"]
+        else:
+            assert votes == 0
+    drawn = {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()}
+    assert set(drawn) == {"cartpole.svg", "cartpole-notebook.svg"}
+    # Again from the stored cells: nothing is computed, and the same bytes are drawn.
+    for name in ("run_notebook", "run_szpo", "run_gradient_method"):
+        monkeypatch.setattr(cartpole, name, None)
+    again = cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
+    assert again == first
+    assert {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()} == drawn
+
+
+TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
+
+
+@pytest.mark.parametrize("table", [courier.GRIDS, {**gridworld.GRIDS, **gridworld.TRUE}])
+def test_every_method_has_as_many_trials(table):
+    counts = {
+        name: sum(len(contest.combinations(grid)) for grid in grids)
+        for name, (_, *grids) in table.items()
+    }
+    assert len(set(counts.values())) == 1, counts
+
+
+def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
+    for D in [1, 3]:
+        for name in courier.GRIDS:
+            with case(name, D):
+                fixed, grid, _ = courier.GRIDS[name]
+                cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
+                asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
+                found = contest.work(asked)
+                assert found["votes"][-1] == 12 and found["answers"][-1] == 24 * D
+                assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
+                assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
+
+
+def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
+    asked = {"world": "dense", "budget": 300, "method": "rm-plan"}
+    grid = {"ridge": [100.0, 0.01]}
+    found, listed = contest.choose(Study("gridworld", tmp_path), "x", asked, [grid], trials=2)
+    assert found == {"ridge": 0.01}
+    assert [one["ridge"] for one in listed] == [100.0, 0.01]
+    assert listed[1]["score"] > listed[0]["score"]
+
+
+def test_a_frozen_file_comes_back_as_it_was(tmp_path):
+    tuned = [
+        {"name": courier.OURS, "way": "pair votes", "fixed": {**TINY, "seeds": "none"},
+         "chosen": {"N": 2, "mu": 1.0}, "tried": [{"N": 2, "mu": 1.0, "score": 8.25}]}
+    ]  # fmt: skip
+    courier.freeze(tuned, tmp_path / "frozen.toml")
+    used, methods = courier.read_frozen(tmp_path / "frozen.toml")
+    assert methods == tuned
+    assert used == seed_range(200, 5000)
+
+
+@pytest.mark.parametrize("text", [None, "seeds = [1]", "not toml"])
+def test_what_is_no_frozen_file_is_named_in_one_line(tmp_path, text):
+    path = tmp_path / "frozen.toml"
+    if text:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=r"--frozen .*frozen\.toml: no frozen contest"):
+        gridworld.main(folder=tmp_path, frozen=path)
+
+
+def test_a_difference_is_decided_seed_by_seed():
+    """Paired: rival = ours − 1 ± .01 is decided though both scatter by more."""
+    ours = np.arange(10.0)
+    rival = ours - 1 + 0.01 * (-1.0) ** np.arange(10)
+    rows = [
+        {"way": "pair votes", "name": courier.OURS, "values": ours.tolist()},
+        {"way": "pair votes", "name": "DPO", "values": rival.tolist()},
+        {"way": "batch votes", "name": "DPO", "values": rival.tolist()},
+    ]
+    (one,) = courier.compare_with_rivals(rows)
+    assert (one["way"], one["rival"]) == ("pair votes", "DPO")
+    assert 0.98 < one["low"] < one["mean"] < one["high"] < 1.02
+
+
+def test_a_well_specified_reward_model_needs_few_votes():
+    """C10: 1,000 votes and a planner come near the optimum, 7.55 (7.12 in another's count)."""
+    asked = {"method": "rm-plan", "world": "dense", "ridge": 0.002, "seeds": seed_range(20)}
+    few, many = (np.mean(contest.work({**asked, "budget": n})["values"]) for n in (100, 1000))
+    assert 5.5 < few < many - 0.2 and 6.5 < many < 7.4
+
+
+def test_what_is_retained_is_a_share_of_the_honest_gain():
+    honest = np.array([1.0, 2.0, 3.0, 4.0])
+    assert hostile.retained_share(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
+    share, low, high = hostile.retained_share(np.array([0.0, 2.0, 1.0, 3.0]), honest)
+    assert low < share < high
+
+
+def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hostile, "VOTES", 16)
+    found = hostile.main(seeds=2, first=7, people=40, folder=tmp_path)
+    stored = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
+    assert stored["seeds"] == [7, 8] and len(stored["run"][0]["gains"]["skill"]) == 2
+    with (tmp_path / "run.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 3
+    out = capsys.readouterr().out
+    assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
+
+
+def test_points_have_an_interval_and_what_they_keep():
+    gains = {(0, "equal"): (0.4, 0.6), (0, "skill"): (0.4, 0.5),
+             (2, "equal"): (0.1, 0.2), (2, "skill"): (0.3, 0.2)}  # fmt: skip
+    found = {
+        (*key, seed): {"gain": gain, "votes": 400}
+        for key, both in gains.items()
+        for seed, gain in enumerate(both)
+    }
+    del found[0, "skill", 1]  # still under way: that seed is left out of the row
+    honest, hostiles = hostile_runs.summarise(found)
+    assert (honest["seeds"], honest["difference"]) == ([0], [0.0, None, None])
+    assert hostiles["kept_equal"] == pytest.approx(0.3)
+    assert hostiles["kept_skill"] == pytest.approx(0.5)
+    # Differences .2 and 0: mean .1, standard error .1, t(.975, 1) = 12.706.
+    assert hostiles["difference"] == pytest.approx([0.1, 0.1 - 1.2706, 0.1 + 1.2706], abs=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "gpt"}, {"model": "tiny", "members": (3,)}])
+def test_runs_that_there_are_not_are_refused(tmp_path, wrong):
+    with pytest.raises(UsageError, match="models are smollm2, tiny, members 0, 1, 2"):
+        hostile.main(**wrong, folder=tmp_path)
+
+
+def examine(stub, part, count=4):
+    asked = {"stub": stub, "sets": [], "part": part, "other": "tiny",
+             "of": {"pairs": count, "habits": count}}  # fmt: skip
+    return bench.work(asked)
+
+
+def check(text):
+    """A judge that keeps to the truth: it knows the forms and checks them."""
+    request = text.partition("Request 1:\n| ")[2].partition("\n")[0]
+    name = next(name for name, asked, *_ in FORMS if asked in request)
+    parts = [p.partition(":\n| ")[2].partition("\n")[0] for p in text.split("Answer of ")[1:]]
+    right = [verifier(name)(part) for part in parts]
+    return "Verdict: " + ("tie" if right[0] == right[1] else "A" if right[0] else "B")
+
+
+def test_the_better_answer_of_a_task_is_certain():
+    for comparison in tasks(24, seed=3, rows=2):
+        for j, row in enumerate(comparison.rows):
+            check = verifier(FORMS[(comparison.n + j) % len(FORMS)][0])
+            assert check(row.plus.text) and not check(row.minus.text)
+
+
+def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
+    found = probes.ask(judge(check), tasks(16)).figures()
+    assert found["plus"][0] == found["consistency"][0] == 1.0
+    assert found["first place"][0] == 0.5
+    assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
+
+
+def test_one_that_talks_nonsense_and_one_that_is_silent_are_reported():
+    found = examine("nonsense", "truth")
+    assert found["unreadable"][0] == 1.0 and found["consistency"] is None
+    assert found["errors"] == ["no verdict in the last line, asked 2 times"]
+    assert found["tokens"] == [4 * 2 * 2 * 100, 4 * 2 * 2 * 10], "all tries are paid"
+    found = examine("silent", "truth", count=2)
+    assert (found["unreadable"][0], found["errors"]) == (1.0, ["no answer within 0.2 s"])
+
+
+def test_a_liking_for_length_and_none_for_names_are_distinguished():
+    found = examine("longer", "length")
+    assert found["plus"][0] == found["consistency"][0] == 1.0
+    names = examine("longer", "names")
+    assert [names[name][0] for name in probes.OTHER_NAMES] == [1.0, 1.0, 1.0]
+
+
+def test_a_liking_for_own_texts_shows_on_pairs_that_are_equally_good():
+    own, other = (
+        Scripted(lambda text, word=word: Reply(f"{word} it was.")) for word in ("So", "Oh")
+    )
+    both = probes.own_and_other(own, other, tasks(8))
+    # Neither keeps most forms; where both fail, or both keep one, they are equals by the truth.
+    assert len(both) == 8
+    vain = judge(lambda text: "Verdict: " + ("A" if places(text, "So it was")[0] else "B"))
+    assert probes.ask(vain, both).figures()["plus"][0] == 1.0
+    echo = Scripted(lambda text: Reply("So it was."))
+    assert probes.own_and_other(own, echo, tasks(8)) == ()
+
+
+@pytest.mark.full
+def test_a_quick_look_prints_and_keeps_its_cells(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "MODELS", ())
+    monkeypatch.setattr(bench, "STUBS", ("longer",))
+    found = bench.main(quick=True, folder=tmp_path)
+    assert [row["judge"] for row in found["judges"]] == ["endpoint: longer"]
+    assert len(list((tmp_path / "cells").glob("*.json"))) == 4
+    assert "on pairs whose better answer is certain" in capsys.readouterr().out
+    head, row = (tmp_path / "judges.csv").read_text(encoding="utf-8").splitlines()
+    assert "both orders agree" in head and row.startswith('endpoint: longer,"')
+
+
+def test_what_a_sign_keeps_by_counting_every_outcome():
+    """(E|S|)²/(n·P(S ≠ 0)) over all 2ⁿ outcomes of n fair votes."""
+    for n in range(1, 11):
+        sums = [sum(votes) for votes in product((-1, 1), repeat=n)]
+        size = sum(map(abs, sums)) / 2**n
+        moved = sum(s != 0 for s in sums) / 2**n
+        assert float(efficiency.sign_efficiency(n)) == pytest.approx(size**2 / (n * moved))
+
+
+def test_the_bandit_misleads_single_votes_and_not_batches():
+    # One pull: −1 with .7, +3 with .3.
+    assert bandit.mean_vote_margin(1.0, 1) == pytest.approx(0.7 * expit(-1) + 0.3 * expit(3) - 0.5)
+    assert (
+        bandit.mean_vote_margin(1.0, 1)
+        < 0
+        < bandit.mean_vote_margin(1.0, 2)
+        < bandit.mean_vote_margin(1.0, 8)
+    )
+    assert bandit.mean_vote_margin(5.0, 1) == pytest.approx(-0.195, abs=1e-3)
+    # Many voters and the right link find the mean, +.2; with a steep panel they move away.
+    assert bandit.mean_estimate(1.0, 1) == pytest.approx(-0.057, abs=1e-3)
+    assert bandit.mean_estimate(1.0, 50) == pytest.approx(0.197, abs=1e-3)
+    assert bandit.mean_estimate(5.0, 100) < bandit.mean_estimate(5.0, 1) < 0
+
+
+@pytest.mark.full
+def test_the_bandit_is_learned_by_batches_and_not_by_single_votes(tmp_path, capsys):
+    found = bandit.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
+    by = {(row["rule"], row["M"], row["D"], row["beta"]): row for row in found["runs"]}
+    one, many = by["sign", 1, 1, 1.0], by["sign", 1, 8, 1.0]
+    assert one["high"] < 0.3 < 0.7 < many["low"]
+    assert (one["votes"], many["answers"]) == (32 * 400, 2 * 8 * 32 * 400)
+    assert bandit.budget_at_marks(many, "answers")[-1] == many["answers"]
+    spec = {name: one[name] for name in ("rule", "N", "M", "D", "alpha", "steps", "beta")}
+    assert bandit.work({**spec, "seeds": one["seeds"][:2]})["values"] == one["values"][:2]
+    assert (tmp_path / "docs" / "bandit.svg").exists()
+    assert "P(risky)" in capsys.readouterr().out
+
+
+def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsys):
+    called = []
+
+    def load(group, name, what):
+        def main(*, quick, folder, figures, frozen=None):
+            called.append((name, quick, folder.name, figures, frozen))
+            if name == "track":
+                raise UsageError("no road")
+
+        return main
+
+    monkeypatch.setattr(run_all, "load", load)
+    frozen = tmp_path / "frozen.toml"
+    with pytest.raises(RunError, match="not run: track"):
+        run_all.main(quick=True, folder=tmp_path, figures=tmp_path, frozen=frozen)
+    assert [row[0] for row in called] == list(run_all.NAMES)
+    assert all(row[1:] == (True, row[0], tmp_path, None) for row in called)
+    frozen.touch()
+    run_all.main(folder=tmp_path, only=("bandit", "gridworld"), frozen=frozen)
+    assert called[-2:] == [
+        ("gridworld", False, "gridworld", None, None),
+        ("gridworld", False, "gridworld-claim", None, frozen),
+    ]
+    assert "track: no road" in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_the_latents_bench_asks_every_model_on_every_set(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def work(one: dict[str, Any]) -> dict[str, Any]:
+        asked.append(one)
+        right = 0.98 if one["model"] == "vae" and one["beta"] < 1 else 0.5
+        found = {"all": (1 + right) / 2, "controversial": right + (one["seed"] - 1002) / 1000}
+        if one["model"] == "vae":
+            found |= {"active": 8 * (right > 0.6), "units": 8, "kl": 5.0, "collapsed": right < 0.6}
+            found |= {f"context_{size}": right for size in vpl.CONTEXTS}
+        return found
+
+    monkeypatch.setattr(vpl, "work", work)
+    vpl.main(folder=tmp_path, figures=tmp_path / "docs")
+    # five seeds of four models on three sets, and five that collapse
+    assert len(asked) == 65 and {one["seed"] for one in asked} == set(range(1000, 1005))
+    with (tmp_path / "vpl.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 65
+    assert (tmp_path / "docs" / "vpl.svg").exists()
+    asked.clear()
+    monkeypatch.setattr(vpl, "SIZES", {"two-users": (10, 1)})
+    vpl.main(quick=True, folder=tmp_path / "quick")
+    assert [(one["model"], one["seed"]) for one in asked] == [
+        *((kind, 1000) for kind in model.KINDS), ("vae", 1000)
+    ]  # fmt: skip
+    out = capsys.readouterr().out
+    assert "controversial" in out and "collapsed" in out
+
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+
+
+def test_the_ratio_is_taken_pair_by_pair(tmp_path, monkeypatch, capsys):
+    rates = iter(
+        [{"one": 10.0, "two": 20.0, "ray": 19.0}, {"one": 20.0, "two": 36.0, "ray": 36.0}]
+    )
+    monkeypatch.setattr(
+        command._Turns, "measure", lambda self, spec: {**next(rates), "chunk_s": 0.005}
+    )
+    task = Task("tiny", "fp32", rows=32, new_tokens=24, chunk_rows=8)
+    study = Study("scale", tmp_path)
+    found = command.measure_ratio(study, task, 2)
+    assert found["ratio"]["mean"] == pytest.approx((0.95 + 1.0) / 2)
+    assert found["bare"]["mean"] == pytest.approx(1.9)
+    assert found["by_ray"]["mean"] == pytest.approx(1.85)
+    out = capsys.readouterr().out
+    assert "reached (at least 0.95)" in out and "5.0 ms of processor time a chunk" in out
+    assert command.measure_ratio(study, task, 2) == found  # finished cells are read back
+
+
+@pytest.mark.parametrize("options", [{"rows": 24}, {"pairs": 1}])
+def test_options_that_make_no_sense_are_refused(options):
+    with pytest.raises(UsageError, match="--rows is a multiple of 16, --pairs at least 2"):
+        command.main(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
+@pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
+@pytest.mark.slow
+def test_the_bench_measures_bare_processes_and_workers(tmp_path):
+    rows = command.main(quick=True, folder=tmp_path)["rows"]
+    assert len(rows) == 2 and all(row[name] > 0 for row in rows for name in ("one", "two", "ray"))
+    assert command.main(quick=True, folder=tmp_path)["rows"] == rows
