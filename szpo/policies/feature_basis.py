@@ -105,6 +105,7 @@ def feature_subspace(
         report={
             "score_seconds": round(seconds, 1), **kl, "correction": correction,
             "reach": np.round(found.reach, 4).tolist(), "skew": np.round(found.skew, 3).tolist(),
+            "same": np.round(alike(values, groups), 4).tolist(),
         },
     )  # fmt: skip
 
@@ -164,6 +165,20 @@ def centre(values: NDArray[np.floating], groups: Ints) -> Floats:
     sums = np.zeros((len(counts), values.shape[1]))
     np.add.at(sums, place, values.astype(np.float64))
     return np.asarray(values - (sums / counts[:, None])[place], dtype=np.float64)
+
+
+def alike(values: Floats, groups: Ints) -> Floats:
+    """Share (k,) of pairs of answers to one prompt that have equal values (n, k); 1 without pairs.
+
+    >>> alike(np.array([[0.0], [0.0], [1.0], [5.0]]), np.array([0, 0, 0, 1])).round(2).tolist()
+    [0.33]
+    """
+    hits, pairs = np.zeros(values.shape[1]), 0
+    for group in np.unique(groups):
+        here = values[groups == group]
+        pairs += len(here) * (len(here) - 1) // 2
+        hits += ((here[:, None] == here).sum((0, 1)) - len(here)) / 2
+    return hits / pairs if pairs else np.ones(values.shape[1])
 
 
 class Fisher:

@@ -29,6 +29,7 @@ from szpo.notices.setup_progress import Progress, unseen
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
+from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import machine_check, run_device, run_engine, run_prompts
@@ -188,6 +189,10 @@ def build(
         base = language_model.prepare(config, host, prompts.train, say, progress)
         space = base.subspace
         named = None if space.features is None else space.features.named()
+        if space.features is not None:
+            can = teachable.read(space.features.names, space.report)
+            for what, text in teachable.describe(can, config.optimizer.rows).items():
+                say(f"{what}: {text}")
         settings = config.optimizer_settings(space.layout, space.scale, named)
         own = language_model.make_policy(config, base, settings)
         run_engine.serve(config, host, own)

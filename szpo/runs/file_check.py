@@ -14,6 +14,7 @@ from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.holders import describe_processes, holders
 from szpo.ledger.run_spec import direction_version
+from szpo.policies import teachable
 from szpo.runs.machine_check import Check, versions
 from szpo.voting import lease
 
@@ -139,10 +140,17 @@ def _times(ledger: Ledger) -> Iterator[Check]:
         yield Check("times", "warn", f"{text} (counting does not depend on it)")
 
 
+def _teachable(ledger: Ledger) -> Iterator[Check]:
+    rows = ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1)
+    for what, text in teachable.describe(teachable.of_spec(ledger.spec), rows).items():
+        yield Check(what, "ok", text)
+
+
 RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
     _sound,
     _end,
     _made_with,
     _lease,
     _times,
+    _teachable,
 )

@@ -1,0 +1,49 @@
+"""What a model can be taught: from a set-up's report, in words, before a vote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from szpo.policies import feature_basis, teachable
+
+REPORT = {"reach": [0.5, 0.2, 0.05, 0.0], "skew": [0.8, -0.2, 1.7, 0.0], "same": [0.4, 0, 0.95, 1]}
+NAMES = ("i", "commas", "questions", "keyword:sea")
+
+
+def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach() -> None:
+    found = teachable.read(NAMES, REPORT)
+    # KL(½ ‖ .03) = ½ ln(.5/.03) + ½ ln(.5/.97) = 1.4067 − .3314 nats
+    assert [each.nats for each in found[:3]] == pytest.approx([2.1506, 5.3765, 21.506], rel=1e-4)
+    assert found[3].nats == np.inf
+    assert [each.ease for each in found] == ["easily", "hardly", "not at all", "not at all"]
+    assert found[2].alike(8) == pytest.approx(0.95**8)
+
+
+def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
+    said = teachable.describe(teachable.read(NAMES[::-1], _reversed()), rows=8)
+    assert said == {
+        "taught easily": "says I more (at least 2.2 to 3 nats for a share from .03 to .5)",
+        "taught hardly": "more commas (3 to 8 nats for a share from .03 to .5)",
+        "taught not at all": "more questions; more of keyword:sea "
+        "(more than 8 nats for a share from .03 to .5)",
+        "seldom shown": "more of keyword:sea (100 %); more questions (66 %): "
+        "so many comparisons of 8 prompts would not differ in it",
+    }
+
+
+def _reversed() -> dict[str, list[float]]:
+    return {name: values[::-1] for name, values in REPORT.items()}
+
+
+def test_older_set_ups_and_other_coordinates_say_what_they_know() -> None:
+    old = {name: REPORT[name] for name in ("reach", "skew")}
+    assert "seldom shown" not in teachable.describe(teachable.read(NAMES, old), rows=8)
+    assert teachable.describe(teachable.of_spec({"space": {"report": {"kind": "score"}}}), 8) == {}
+    assert teachable.of_spec({}) == ()
+
+
+def test_pairs_of_answers_to_one_prompt_are_alike_as_often_as_counted() -> None:
+    values = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [1.0, 7.0], [1.0, 7.0]])
+    found = feature_basis.alike(values, np.array([0, 0, 0, 1, 1]))
+    np.testing.assert_allclose(found, [2 / 4, 1 / 4])
