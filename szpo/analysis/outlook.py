@@ -11,16 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from szpo.features import dictionary
+from szpo.analysis import taught
 from szpo.ledger.database import Ledger
 from szpo.optim import vote_regression
-from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
 
 FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
 """What people call the figures of predicted guards."""
-LIKELY: Final = 0.5
-"""Probability from which a claim is told."""
 NEVER: Final = LookAhead((), -math.inf)
 
 
@@ -81,29 +78,6 @@ class Outlook:
         return tuple(lines)
 
     @property
-    def taught(self) -> str:
-        """What the votes taught, in words; with figures only once they show a common taste."""
-        found = self.found
-        if found.taught is None:
-            return ""
-        likely = [each for each in found.taught if each.chance >= LIKELY]
-        if not found.shown:
-            return ", ".join(phrase(each) for each in likely)
-        if likely:
-            return ", ".join(_told(each) for each in likely)
-        if found.unnamed >= LIKELY:
-            return f"a taste that no named feature explains ({found.unnamed:.0%})"
-        some = " or ".join(_told(each) for each in found.taught[:2])
-        return f"not clear yet: {some}" if some else "a taste, not clear yet which"
-
-    @property
-    def lesson(self) -> str:
-        """What all votes of the run taught, as a line; empty without a taste or named features."""
-        if not (self.taught and self.found.shown):
-            return ""
-        return f"what {self.votes} votes taught: {self.taught}"
-
-    @property
     def prior_line(self) -> str:
         """How much the prior weighs, in one line; empty without one."""
         if self.prior is None:
@@ -121,8 +95,8 @@ class Outlook:
         found, words = self.found, []
         if self.votes and not found.shown:
             words.append("no common taste shown yet")
-        if self.votes and (taught := self.taught):
-            words.append(taught if found.shown else f"perhaps {taught}")
+        if self.votes and (said := taught.words(found)):
+            words.append(said if found.shown else f"perhaps {said}")
         if found.share < 1:
             words.append(
                 f"predicted guards ({_list(found.broken)}) hold it at "
@@ -144,24 +118,6 @@ class Outlook:
             "remarks": list(self.remarks),
             "prior": self.prior_line or None,
         }
-
-
-def phrase(claim: Claim) -> str:
-    """A claim in plain words.
-
-    >>> phrase(Claim("commas", False, 0.97, 1.0))
-    'fewer commas'
-    """
-    entry = dictionary.BY_NAME.get(claim.feature)
-    if entry is None:
-        return f"{'more' if claim.more else 'less'} of {claim.feature}"
-    return entry.more if claim.more else entry.fewer
-
-
-def _told(claim: Claim) -> str:
-    """A claim with its probability, of its group and of the very feature where they differ."""
-    very = "" if claim.share > 0.95 else f"; just that: {claim.chance * claim.share:.0%}"
-    return f"{phrase(claim)} ({claim.chance:.0%}{very})"
 
 
 def sentence(ahead: Ahead) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from szpo.analysis import improvement, outlook
+from szpo.analysis import improvement, outlook, taught
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.reports import html_report as page
@@ -59,6 +59,7 @@ def show(
         total = summary.summary(ledger, facts)
         link, measured = triads.results(ledger), held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger)
+        lesson = taught.read(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
         tested: dict[str, Any] = (
@@ -67,7 +68,7 @@ def show(
         if measured is not None and measured.guards:
             tested["guards"] = [asdict(guard) for guard in measured.guards]
         more = {
-            "improvement": helped.as_dict(), "heldout": helped.short, **outlook_of(ahead)
+            "improvement": helped.as_dict(), "heldout": helped.short, **outlook_of(ahead, lesson)
         }  # fmt: skip
         console.emit({**total.as_dict(), **more, **tested, "step_rows": rows})
         return
@@ -106,8 +107,8 @@ def show(
             ("votes", "wins against the base", "KL to the base", "shows a taste"),
             outlook.table(ahead),
         )
-    if ahead is not None and ahead.lesson:
-        console.say(ahead.lesson)
+    if lesson is not None:
+        console.say(str(lesson))
     for text in () if ahead is None else ahead.remarks:
         console.warn(text)
     if facts and steps:
@@ -128,9 +129,10 @@ def show(
         )
 
 
-def outlook_of(ahead: outlook.Outlook | None) -> dict[str, Any]:
-    """What a run looks ahead to, for ``--json``; nothing under rules that do not."""
-    return {} if ahead is None else {"outlook": ahead.as_dict()}
+def outlook_of(ahead: outlook.Outlook | None, lesson: taught.Lesson | None) -> dict[str, Any]:
+    """What a run looks ahead to and what it was taught, for ``--json``; nothing where neither."""
+    more = {} if lesson is None else {"taught": lesson.as_dict()}
+    return more if ahead is None else {"outlook": ahead.as_dict(), **more}
 
 
 def sample(

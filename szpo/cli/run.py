@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from szpo.analysis import improvement, outlook
+from szpo.analysis import improvement, outlook, taught
 from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -32,6 +32,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.notices import setup_progress
 from szpo.notices.callbacks import EachStep
+from szpo.policies import teachable
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
 from szpo.voting import lease, pauses
@@ -162,6 +163,7 @@ def branch(
 
 def _show_plan(checked: Checked, *, as_json: bool) -> None:
     config, setup = checked.config, None
+    can: tuple[teachable.Teachable, ...] = ()
     found = seconds = None
     if checked.policy_factory is None:
         if config.engine.is_local:
@@ -170,6 +172,8 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
 
         found = subspace_cache.look_up(config, checked.prompts.train)
         setup = subspace_cache.describe_plan(config, found)
+        if found is not None and found.features is not None:
+            can = teachable.read(found.features.names, found.report)
     costs = cost_plan.estimate(
         config,
         matrix_seconds=machine_check.matrix_seconds(),
@@ -179,10 +183,12 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     costs = replace(costs, ahead=cost_plan.look_ahead(config))
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
-        console.emit({**costs.as_dict(), "basis": origin})
+        console.emit({**costs.as_dict(), "basis": origin, "teachable": [*map(asdict, can)]})
         return
     lines = dict(cost_plan.describe(costs, config))
-    console.pairs(lines if setup is None else {**lines, "set-up": setup}, to=console.errors)
+    if setup is not None:
+        lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.rows)}
+    console.pairs(lines, to=console.errors)
 
 
 def _read_changes(sets: list[str]) -> dict[str, Any]:
@@ -328,8 +334,10 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         beside = conduct.Beside((EachStep(show),), True, score, console.complain)
         outcome = conduct.conduct(ledger, parts, beside, stay=stay)
     helped, ahead = improvement.read(ledger), outlook.read(ledger)
+    lesson = taught.read(ledger)
     if as_json:
-        result = {**asdict(outcome), "improvement": helped.as_dict(), **inspect.outlook_of(ahead)}
+        found = inspect.outlook_of(ahead, lesson)
+        result = {**asdict(outcome), "improvement": helped.as_dict(), **found}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
     else:
         console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
@@ -337,8 +345,10 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             _next_after_pause(ledger.path, people=config.panel.kind == "people")
         if outcome.steps:
             console.say(helped.sentence)
+            if lesson is not None:
+                console.say(str(lesson))
             if ahead is not None:
-                for text in (ahead.lesson, ahead.short, ahead.prior_line, *ahead.remarks):
+                for text in (ahead.short, ahead.prior_line, *ahead.remarks):
                     if text:
                         console.say(text)
             _next(ledger.path, language=parts.base is not None)

@@ -189,6 +189,11 @@ class Panel(Section):
         description="Offer people short comparisons while they wait; they teach the run "
         "nothing and measure how reliable votes are.",
     )
+    tell_taught: bool = Field(
+        False,
+        description="Once the run is complete, people may ask on their last screen what the votes "
+        "taught; that they read it is recorded. For runs with subspace.kind features.",
+    )
 
     @field_validator("ends", mode="before")
     @classmethod

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from szpo import seeds
+from szpo.analysis import taught
+from szpo.analysis.taught import Lesson
 from szpo.config.schema import RUBRIC_VERSION
 from szpo.errors import UsageError
 from szpo.evaluators import hidden_reward
@@ -244,6 +246,13 @@ class Tuner:
             each.after_step(step)
 
     # ---- what came of it ----
+
+    def taught(self) -> Lesson | None:
+        """What the votes taught so far; None where coordinates are not named features.
+
+        As a string it is one line, such as "31 votes: fewer commas (97 %)".
+        """
+        return taught.read(self._ledger)
 
     def sample(self, prompt: str, seed: int = 0) -> Sample:
         """One answer of the base and one of the tuned model to a prompt, for comparison.

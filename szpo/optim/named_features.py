@@ -91,14 +91,25 @@ class Claim:
     """Probability that the group is one of the one or two that votes are about, in this sense."""
     share: float
     """Of it, that it is this very feature."""
+    group: str = ""
+    """The feature that the group is called by; empty in old records."""
 
 
-def claims(found: Fit, features: NamedFeatures, least: float = 0.1) -> tuple[Claim, ...]:
+@lru_cache(maxsize=8)
+def heads(features: NamedFeatures) -> tuple[int, ...]:
+    """Of each group the feature that its direction changes most, by which the group is called."""
+    lengths = np.linalg.norm(np.array(features.map, dtype=np.float64), axis=1)
+    groups = np.array(features.groups)
+    every = (np.flatnonzero(groups == group) for group in range(groups.max() + 1))
+    return tuple(int(members[np.argmax(lengths[members])]) for members in every)
+
+
+def claims(found: Fit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
     """What the votes are about, the likeliest first, as far as it is as likely as ``least``.
 
     The two senses of a group are two claims, which are never added up.
     """
-    groups = np.array(features.groups)
+    groups, called = np.array(features.groups), heads(features)
     listed = []
     for more, chances in ((True, found.more), (False, found.less)):
         own = chances[: len(groups)]
@@ -107,7 +118,8 @@ def claims(found: Fit, features: NamedFeatures, least: float = 0.1) -> tuple[Cla
             members = np.flatnonzero(groups == group)
             best = int(members[np.argmax(own[members])])
             share = float(own[best] / sums[group])
-            listed.append(Claim(features.names[best], more, float(sums[group]), share))
+            name = features.names[called[group]]
+            listed.append(Claim(features.names[best], more, float(sums[group]), share, name))
     return tuple(sorted(listed, key=lambda each: (-each.chance, each.feature, each.more)))
 
 

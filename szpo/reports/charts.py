@@ -121,6 +121,16 @@ def line_chart(
     return "".join([*parts, "</svg>"])
 
 
+def legend(series: Sequence[Series]) -> str:
+    """The names of a chart's series beside their lines, as an HTML list of the same classes."""
+    items = (
+        f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="s{i} line" d="M0 5H28"/>'
+        f"</svg> {escape(s.name)}</li>"
+        for i, s in enumerate(series)
+    )
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
 def standalone(svg: str) -> str:
     """The chart as a file of its own, with its colours inside, for both themes.
 

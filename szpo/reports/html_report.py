@@ -17,12 +17,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import agreement, improvement, outlook, voter_report
+from szpo.analysis import agreement, improvement, outlook, taught, voter_report
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
-from szpo.reports import gain_chart
+from szpo.policies import teachable
+from szpo.reports import gain_chart, taught_chart
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
@@ -82,7 +83,7 @@ def render(
         open_round: show what has been voted in a round that is still open.
     """
     facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
-    ahead = outlook.read(ledger)
+    ahead, lesson = outlook.read(ledger), taught.read(ledger)
     total, helped = summary.summary(ledger, facts), improvement.read(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
@@ -101,6 +102,10 @@ def render(
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
         ahead=ahead,
+        lesson=None if lesson is None else visible(str(lesson)),
+        teachable=teachable.of_spec(ledger.spec),
+        rows=ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1),
+        lesson_chart=Markup("" if lesson is None else taught_chart.draw(lesson)),
         ahead_rows=[] if ahead is None else outlook.table(ahead),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),

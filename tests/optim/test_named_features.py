@@ -191,3 +191,16 @@ def test_nothing_is_forecast_but_evidence_is_told() -> None:
     settings = settings_of()
     seen = look_ahead.look_ahead(settings, walk(settings, 5, 1).carried)
     assert seen.ahead == () and seen.shown
+
+
+def test_a_group_is_called_by_the_feature_that_its_direction_moves_most() -> None:
+    own = table()
+    rows = (own.map[0], tuple(2 * v for v in own.map[0]), *own.map[2:])
+    near = replace(own, groups=(0, 0, *range(1, COUNT - 1)), map=rows)
+    assert named_features.heads(near)[:2] == (1, 2)
+    fit = all_votes.fit_named(settings_of(), walk(settings_of(), 5, 0).carried.votes)
+    chances = np.zeros_like(fit.less)
+    chances[:2] = 0.6, 0.3
+    (claim,) = named_features.claims(replace(fit, less=chances, more=0 * chances), near)
+    assert (claim.feature, claim.group, claim.chance) == ("f0", "f1", pytest.approx(0.9))
+    assert claim.share == pytest.approx(2 / 3)

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import szpo
 from szpo.analysis import outlook
 from szpo.cli.app import call
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification
+from szpo.reports import html_report
 from szpo.voting import shown_features, step_inputs
 from tests.support import folder_run
 from tests.support.tampering import forge, rewrite
@@ -21,14 +23,17 @@ from tests.support.tampering import forge, rewrite
 pytestmark = pytest.mark.full
 
 
+def arguments(folder: Path, model: Path, *sets: str) -> list[str]:
+    return folder_run.arguments(
+        folder, "subspace.kind=features", "subspace.samples=96", "run.votes=16",
+        "panel.reward=length:3", *sets, model_folder=model,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("named")
-    line = folder_run.arguments(
-        folder, "subspace.kind=features", "subspace.samples=96", "run.votes=16",
-        "panel.reward=length:3", model_folder=folder_run.model(folder),
-    )  # fmt: skip
-    assert call(line) == 0
+    assert call(arguments(folder, folder_run.model(folder))) == 0
     return folder / "runs" / "folder.db"
 
 
@@ -49,6 +54,31 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
         found = outlook.read(ledger)
         assert found is not None and found.found.taught is not None
         assert {each.feature for each in found.found.taught} <= set(named.names)
+
+
+def test_the_library_and_the_command_say_what_the_votes_taught(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with szpo.Tuner.resume(finished) as tuner:
+        lesson = tuner.taught()
+    assert lesson is not None and str(lesson).startswith("16 votes: ")
+    assert call(["show", str(finished)]) == 0
+    assert str(lesson) in " ".join(capsys.readouterr().out.split())
+    assert call(["show", str(finished), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["taught"]["text"] == str(lesson)
+
+
+def test_what_can_be_taught_is_told_before_and_after(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished.parent.parent
+    assert call([*arguments(folder, folder / "llama"), "--plan"]) == 0
+    assert "taught not at all" in capsys.readouterr().err
+    assert call(["doctor", str(finished)]) in (0, 1)
+    assert "taught not at all" in capsys.readouterr().out
+    with Ledger.open(finished, readonly=True) as ledger:
+        page = html_report.render(ledger)
+    assert "What this model can be taught" in page and "not at all: " in page
 
 
 def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished: Path) -> None:

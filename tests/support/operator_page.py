@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from szpo.ledger.database import Ledger
+from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
 from tests.support.browser import Stage
 
@@ -22,6 +25,22 @@ SURE = LookAhead(
 def text(html: str) -> str:
     """What is read: no tags, single spaces."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+
+
+def teach(
+    ledger: Ledger,
+    votes: int,
+    claims: Sequence[Claim],
+    *,
+    factor: float = math.log(20),
+    ties: int = 0,
+    automatic_ties: int = 0,
+    **more: float,
+) -> None:
+    """The record of a step in coordinates of named features, as of so many votes."""
+    found = LookAhead((), factor, taught=tuple(claims), **more).to_json()
+    body = {"step": 1, "total_votes": votes, "ties": ties, "automatic_ties": automatic_ties}
+    ledger.record_event("step", "controller", {**body, "extra": {"outlook": found}})
 
 
 def look_ahead(stage: Stage, **fields: Any) -> None:

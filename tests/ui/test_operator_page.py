@@ -18,6 +18,7 @@ from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
+from szpo.optim.named_features import Claim
 from szpo.replay import replay
 from szpo.reports import bundle
 from szpo.training import budget
@@ -30,7 +31,7 @@ from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
 from tests.support.browser import MovableClock, Stage, cast, make
 from tests.support.cases import case
-from tests.support.operator_page import text
+from tests.support.operator_page import teach, text
 from tests.support.overview import answered_final
 
 pytest_plugins = ["tests.support.browser"]
@@ -106,6 +107,14 @@ def measured(stage: Stage, *points: tuple[int, float]) -> None:
         rewards = [[reward + 0.01 * i] for i in range(3)]
         found = measuring.Measured(steps, 4 * steps, rewards, 9.0, None, texts)
         measuring.record(stage.ledger, "run", found)
+
+
+def test_what_votes_taught_stands_on_the_page_with_its_chart(voted: Stage) -> None:
+    assert "What the votes taught" not in operator_page.page(voted.site)
+    teach(voted.ledger, 16, [Claim("commas", False, 0.97, 1.0, "commas")])
+    page = operator_page.page(voted.site)
+    assert "16 votes: fewer commas (97 %)." in text(page)
+    assert 'class="legend"' in page and 'aria-label="What the votes taught"' in page
 
 
 # ---- who may call it ----

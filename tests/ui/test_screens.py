@@ -5,15 +5,18 @@ import dataclasses
 import pytest
 
 from szpo.errors import UsageError
+from szpo.optim.named_features import Claim
 from szpo.replay import verification
 from szpo.training.status import round_status
 from szpo.voting import pauses
 from szpo_ui import app
+from szpo_ui.languages.texts import ENGLISH
 from szpo_ui.panel import own_seats, render, screens
 from szpo_ui.panel import page as panel_page
 from szpo_ui.panel.actions import Action, VoteForm, act
 from szpo_ui.web.site import Presence
 from tests.support.browser import make
+from tests.support.operator_page import teach
 
 TAB, OTHER = "tab-0001", "tab-0002"
 KEY = "key-of-one-decision-{}".format
@@ -496,4 +499,27 @@ def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new
     left = ben.do("leave")
     assert left.state == "vote" and not left.second and left.step == 2
     assert verification.verify(stage.ledger).ok
+    stage.ledger.close()
+
+
+def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_recorded(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["panel.tell_taught=true", "run.votes=4"])
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    teach(stage.ledger, 4, [Claim("commas", False, 0.97, 1.0, "commas")])
+    ann.do("taught")  # during the run nothing is told
+    assert ann.at.lesson is None
+    answer_all(ann, ben)
+    stage.advance(until_step=1)
+    assert ann.do("look").state == "finished" and ann.at.lesson == ""
+    rendered = render.page(ann.at, render.rubric(stage.site.config.panel, ENGLISH))
+    assert 'data-do="taught"' in rendered and "commas" not in rendered
+    assert not list(stage.ledger.events(screens.TAUGHT))
+    ann.do("taught")
+    assert ann.do("taught").lesson == "4 votes: fewer commas (97 %)"
+    assert "fewer commas (97 %)" in render.page(
+        ann.at, render.rubric(stage.site.config.panel, ENGLISH)
+    )
+    assert [event["actor"] for event in stage.ledger.events(screens.TAUGHT)] == [ann.id]
+    assert ben.do("look").lesson == ""
     stage.ledger.close()

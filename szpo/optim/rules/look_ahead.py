@@ -70,6 +70,8 @@ class LookAhead:
     """What the votes are about, in named features; None where there are none."""
     unnamed: float = 0.0
     """Probability that no named feature explains the votes, but the score components do."""
+    chance: float = 0.0
+    """Probability that nothing explains them."""
 
     @property
     def shown(self) -> bool:
@@ -110,7 +112,7 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
         found = fit_named(settings, fitted_votes(settings, record))
         return LookAhead(
             (), factor, held.share, held.broken, found.side,
-            taught=claims(found, settings.features), unnamed=found.dense,
+            taught=claims(found, settings.features), unnamed=found.dense, chance=1 - found.signal,
         )  # fmt: skip
     believed, moving = prior(settings), fit_votes(settings, record)
     whitened = _whiten(record.votes, regression.unit(settings))

@@ -12,6 +12,7 @@ from szpo.ledger.database import Ledger
 from szpo.notices import hook_events
 from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls
+from szpo_ui.panel import screens
 
 EVENTS: Final = 80
 """Events shown, newest first."""
@@ -141,6 +142,8 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return "fulfilled an order"
         case "order closed":
             return "closed a final comparison"
+        case screens.TAUGHT:
+            return "was shown what the votes taught"
         case "branch":
             return f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}"
         case hook_events.KIND if not body["failure"]:

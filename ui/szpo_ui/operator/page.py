@@ -31,7 +31,7 @@ from szpo.errors import SzpoError, UsageError
 from szpo.generation import sample_check
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
-from szpo.reports import bundle, gain_chart
+from szpo.reports import bundle, gain_chart, taught_chart
 from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
@@ -197,6 +197,7 @@ def page(site: Site, ack: str = "") -> str:
             chart=charts.values(found.page.values, "Value difference per round; table below"),
             health=vitals(found),
             gain=Markup(gain_chart.draw(found.helped) or ""),  # it escapes every text
+            lesson=Markup("" if found.lesson is None else taught_chart.draw(found.lesson)),
             samples=None if found.samples is None else columns(found.samples),
             preview=preview(site, found),
             checked=sample_check.read(site.ledger),

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from szpo.aggregation.link_test import LinkCheck
-from szpo.analysis import evidence, improvement, outlook, overview
+from szpo.analysis import evidence, improvement, outlook, overview, taught
 from szpo.analysis.agreement import PanelistRow
 from szpo.analysis.evidence import RunFacts
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.outlook import Outlook
 from szpo.analysis.overview import Overview
+from szpo.analysis.taught import Lesson
 from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
@@ -112,6 +113,8 @@ class OperatorState:
     """The last message of the web hook, where it was given up."""
     ahead: Outlook | None
     """What more votes would buy; None under rules that do not look ahead."""
+    lesson: Lesson | None
+    """What the votes taught; None where coordinates are not named features."""
 
 
 def version(site: Site) -> str:
@@ -173,6 +176,7 @@ def read_state(site: Site) -> OperatorState:
         held_out=held_out.read(ledger),
         hook=hook_events.last_failure(ledger),
         ahead=outlook.read(ledger),
+        lesson=taught.read(ledger),
     )
 
 

@@ -23,7 +23,7 @@ from szpo_ui.web.site import Site
 
 Do = Literal[
     "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
-    "final", "leave", "go", "keep", "revise", "use-tab",
+    "final", "leave", "go", "keep", "revise", "use-tab", "taught",
 ]  # fmt: skip
 Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
 
@@ -73,6 +73,8 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
             return _vote(site, panelist, name, action, alive)
         case "agree" | "agree-practice":
             _agree(site, panelist, action.lang)
+        case "taught":
+            screens.show_taught(site, panelist)
         case "break":
             _release(site, panelist, action.seat)
             page = dataclasses.replace(page, mode="break", seat=None)

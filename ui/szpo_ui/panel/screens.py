@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from szpo.analysis import taught
 from szpo.ledger.database import Record
 from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.training.summary import WORDS_PER_MINUTE
@@ -36,6 +37,8 @@ Mode = Literal["", "break", "revise", "practice"]
 
 READING: Final[frozenset[State]] = frozenset({"vote", "closed", "calib", "final", "practice"})
 """States in which the panelist reads: the page changes only when it must."""
+TAUGHT: Final = "taught shown"
+"""The event that somebody who votes was shown what the votes taught."""
 EXTRA: Final[Mapping[str, State]] = {
     "practice": "practice", "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final",
     "second": "vote",
@@ -120,6 +123,8 @@ class Screen:
     """Waiting may be used for calibration."""
     final: bool = False
     """There is a blind final comparison that this panelist has not answered."""
+    lesson: str | None = None
+    """What the votes taught, on the last screen; empty: it may be asked for."""
     notice: str | None = None
     """The code of a line above the screen (`szpo_ui.languages.texts.Language.notices`)."""
     mode: Mode = ""
@@ -177,8 +182,12 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
             return viewer.make_reading_screen("vote", row)
         return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
     if status.state == "finished":
+        final = _final_left(site, panelist)
         return viewer.make_screen(
-            "finished", votes=count_votes(site, panelist), final=_final_left(site, panelist)
+            "finished",
+            votes=count_votes(site, panelist),
+            final=final,
+            lesson=None if final else _lesson(site, panelist),
         )
     if status.state == "none":
         return viewer.make_screen("idle")
@@ -344,6 +353,24 @@ class _Viewer:
                 for i, row in enumerate(given, 1)
             ),
         )
+
+
+def show_taught(site: Site, panelist: str) -> None:
+    """Record that a panelist asked what the votes taught, where their last screen offers it."""
+    over = site.status.read().state == "finished"
+    if over and not _final_left(site, panelist) and _lesson(site, panelist) == "":
+        site.ledger.record_event(TAUGHT, panelist, {"panelist": panelist})
+
+
+def _lesson(site: Site, panelist: str) -> str | None:
+    """What the votes taught, in English; empty until this panelist asks, None where not offered.
+
+    Whoever has a blind comparison left is offered nothing.
+    """
+    if not site.config.panel.tell_taught or (lesson := taught.read(site.ledger)) is None:
+        return None
+    asked = "SELECT 1 FROM events WHERE kind = ? AND actor = ? LIMIT 1"
+    return str(lesson) if site.ledger.query(asked, (TAUGHT, panelist)) else ""
 
 
 def _open(status: RoundStatus) -> int | None:

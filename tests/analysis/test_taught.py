@@ -1,0 +1,108 @@
+"""What a run's votes taught: in words, over votes, and why where they taught nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.analysis import taught
+from szpo.analysis.taught import Lesson
+from szpo.intervals import share
+from szpo.ledger.database import Ledger
+from szpo.optim.named_features import Claim
+from szpo.optim.rules.look_ahead import LookAhead
+from szpo.reports import html_report
+from tests.support.operator_page import teach
+from tests.support.quadratic import new_ledger, settings_of
+
+COMMAS = Claim("comma", False, 0.97, 0.73, "commas")
+I = Claim("i", True, 0.3, 1.0, "i")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with new_ledger(tmp_path / "run.db", settings_of()) as made:
+        yield made
+
+
+def read(ledger: Ledger) -> Lesson:
+    found = taught.read(ledger)
+    assert found is not None
+    return found
+
+
+def words(*claims: Claim, factor: float = math.log(20), **more: float) -> str:
+    return taught.words(LookAhead((), factor, taught=claims, **more))
+
+
+def test_the_group_is_said_first_then_its_likeliest_feature_where_that_is_likely() -> None:
+    told = "fewer commas (97 %), most likely more answers without a comma (71 %)"
+    assert words(COMMAS, I) == told
+    assert words(Claim("comma", False, 0.97, 0.49, "commas")) == "fewer commas (97 %)"
+    assert words(Claim("commas", False, 0.97, 0.7, "commas")) == "fewer commas (97 %)"
+    assert words(Claim("commas", False, 0.97, 0.7)) == "fewer commas (97 %)"  # an old record
+    assert words(Claim("keyword:sea", True, 0.6, 1.0)) == "more of keyword:sea (60 %)"
+
+
+def test_no_figure_is_said_before_a_taste_is_shown() -> None:
+    assert words(COMMAS, I, factor=1.0) == "fewer commas"
+    assert words(I, factor=1.0) == ""
+
+
+def test_what_is_not_clear_or_has_no_name_is_said_to_be_so() -> None:
+    assert words(unnamed=0.7, chance=0.1).endswith("no named feature explains (80 % for none)")
+    other = Claim("length", False, 0.25, 1.0, "length")
+    assert words(I, other) == "not clear yet: says I more (30 %) or shorter (25 %)"
+    assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
+
+
+def test_a_run_without_named_features_was_taught_nothing(ledger: Ledger) -> None:
+    assert taught.read(ledger) is None
+    ledger.record_event("step", "controller", {"step": 0, "total_votes": 8, "extra": {}})
+    assert taught.read(ledger) is None
+
+
+def test_a_shown_taste_has_its_groups_over_votes(ledger: Ledger) -> None:
+    teach(ledger, 8, [I], factor=1.0)
+    assert read(ledger).lines == ()  # no figures yet, drawn ones neither
+    teach(ledger, 16, [Claim("comma", False, 0.6, 0.9, "commas")], factor=1.0)
+    faint = Claim("you", True, 0.09, 1.0, "you")
+    teach(ledger, 31, [COMMAS, I, faint])
+    found = read(ledger)
+    assert str(found) == f"31 votes: {words(COMMAS)}"
+    first, second = found.lines
+    assert (first.name, first.votes, first.chances) == (
+        "fewer commas", (8, 16, 31), (0.0, 0.6, 0.97),
+    )  # fmt: skip
+    assert (second.name, second.chances) == ("says I more", (0.3, 0.0, 0.3))
+    page = html_report.render(ledger)
+    assert f"{found}." in page and "<polyline" in page and "says I more</li>" in page
+
+
+NONE: dict[str, Any] = {"factor": -1.0, "chance": 0.8, "unnamed": 0.1}
+
+
+def test_a_run_without_evidence_says_which_it_is(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(ledger, 40, [COMMAS], factor=1.0)
+    few = "40 votes: no taste shown; perhaps fewer commas; the votes are too few"
+    assert str(read(ledger)).startswith(few)
+    teach(ledger, 79, [], **NONE)
+    assert "too few" in read(ledger).why
+    teach(ledger, 120, [COMMAS], factor=2.0, chance=0.2)
+    assert "too few" in read(ledger).why  # still undecided
+    teach(ledger, 128, [], **NONE)
+    stated = "no named feature explains them (90 % for none)"
+    assert read(ledger).why.startswith(f"{stated}: people disagree, or want what has no name")
+    for hits, why in ((17, f"{stated}, though in 17 of 20 pairs"), (11, "the votes disagree: in")):
+        monkeypatch.setattr(taught, "_alike", lambda _, hits=hits: share(hits, 20))
+        assert read(ledger).why.startswith(why)
+    teach(ledger, 140, [], **NONE, ties=60, automatic_ties=30)
+    assert read(ledger).why.startswith(
+        "the questions hardly differ: 60 ties, and 30 times two equal sides, in 170 comparisons"
+    )
