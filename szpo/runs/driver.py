@@ -131,7 +131,7 @@ def _moments(parts: Parts) -> Callable[[], Moments] | None:
         from szpo.training import guard_moments
 
         found = guard_moments.load_or_read(parts.language, parts.prompts.train)
-        return found.moments(settings.scale)
+        return found.moments(settings.scale, apart=settings.features is not None)
 
     return read
 

@@ -29,7 +29,8 @@ from szpo.types import Answer, Floats, Ints, Prompt
 PROMPTS: Final = 64
 """Prompts that the start is asked, at most."""
 ANSWERS: Final = 256
-"""Answers that are read, at least; six for each coordinate if that is more."""
+"""Answers that are read, at least; six for each coordinate if that is more, but where coordinates
+are taken one by one, as those of named features are."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "readings"
 """Folder of the readings that ship, as `make basis` makes them for the coordinates that do."""
 FAR: Final = 99.0
@@ -47,13 +48,16 @@ class StartReading:
     prompts: Ints
     """(answers,): the number of the prompt."""
 
-    def moments(self, scale: float = 1.0) -> Moments:
+    def moments(self, scale: float = 1.0, *, apart: bool = False) -> Moments:
         """What predictions rest on, in whitened units of ``scale`` coordinates.
+
+        ``apart`` takes coordinates one by one.
 
         Raises:
             UsageError: there are too few answers for the coordinates.
         """
-        return guard_geometry.gather(scale * self.scores, self.figures, self.prompts.tolist())
+        scores, prompts = scale * self.scores, self.prompts.tolist()
+        return guard_geometry.gather(scores, self.figures, prompts, apart=apart)
 
     def far(self) -> Floats:
         """How far apart two answers to one prompt are at most, nearly always: (d,) of scores."""
@@ -116,7 +120,8 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
     that cannot be written is no error.
     """
     asked = list(dict.fromkeys(prompts))[:PROMPTS]
-    samples = math.ceil(max(ANSWERS, 6 * policy.dim) / len(asked))
+    each = 0 if policy.subspace.features is not None else 6
+    samples = math.ceil(max(ANSWERS, each * policy.dim) / len(asked))
     if policy.loaded.adapter is not None:
         return read_start(policy, asked, samples, seed=0)
     path = cache.cache_dir() / "readings" / _file_name(policy, asked, samples)

@@ -140,3 +140,31 @@ def test_a_figure_that_was_not_measured_is_left_out() -> None:
 def test_too_few_answers_are_refused_with_the_number_it_takes() -> None:
     with pytest.raises(UsageError, match=r"from 7 answers to 1 prompts in 5 .* at least 8"):
         gather(np.zeros((7, D)), np.zeros((7, 3)), [0] * 7)
+
+
+def test_many_coordinates_one_by_one_from_few_answers() -> None:
+    """100 whitened coordinates, 256 answers: as a set-up of named features has them."""
+    d, hits, off, trials = 100, np.zeros(3), np.zeros((2, 3)), 60
+    for seed in range(trials):
+        rng = np.random.default_rng(seed)
+        u, slopes = rng.normal(size=(256, d)), 0.1 * rng.normal(size=(d, 3))
+        f = u @ slopes + [-2.0, 200.0, 200.0] + 6 * rng.normal(size=(256, 3))
+        z = rng.normal(size=d)
+        z *= 2 / np.linalg.norm(z)
+        prompts = (np.arange(256) // 4).tolist()
+        apart = gather(u, f, prompts, apart=True)
+        for i, moments in enumerate((apart, gather(u, f, prompts))):
+            found = predict(moments, z)
+            truth = z @ slopes / [1.0, moments.levels[1], moments.levels[2]]
+            off[i] += [abs(p.change - t) for p, t in zip(found, truth, strict=True)]
+            if i == 0:
+                hits += [p.low <= t <= p.high for p, t in zip(found, truth, strict=True)]
+    assert (hits >= 0.85 * trials).all(), hits / trials
+    assert (off[0] < 0.95 * off[1]).all()  # all at once, 91 degrees of freedom are left
+    body = json.loads(json.dumps(apart.to_json()))
+    assert len(body["scores"]) + len(body["gram"]) == 2 * d + 1
+    again = Moments.from_json(body, d)
+    assert again.to_json() == apart.to_json()
+    for broken in ({**body, "gram": body["gram"][1:]}, {**body, "scores": 1.0}):
+        with pytest.raises(UsageError):
+            Moments.from_json(broken, d)

@@ -7,6 +7,9 @@ theorem: Kakade 2001, "A natural policy gradient"; Peters and Schaal 2008). Wher
 the tilt shifts its mean by m = cov(u) z, and one further coefficient for ½|u|² gives the common
 part of the curvature. No vote and no reward takes part.
 
+Where coordinates are many, as those of named features are, their covariances are taken one by one:
+whitened scores are uncorrelated, and a few hundred answers and numbers do for any number of them.
+
 The figures are those of three guards: log-probability per token under the base, length, and the
 margin of the own prompt. Variety (distinct-2) belongs to a set of answers and is not predicted.
 """
@@ -43,9 +46,9 @@ class Moments:
     freedom: int
     """Answers less prompts (or less 1) less features: degrees of freedom of the residuals."""
     scores: Floats
-    """cov(u) = E[u uᵀ] (d, d), which takes z to the shift of the mean score."""
+    """cov(u) = E[u uᵀ] (d, d), which takes z to the shift of the mean score; or its diagonal."""
     gram: Floats
-    """Σ φφᵀ (d + 1, d + 1)."""
+    """Σ φφᵀ (d + 1, d + 1); or its diagonal (d + 1,), coordinates taken one by one."""
     cross: Floats
     """Σ φ f (d + 1, figures)."""
     squares: Floats
@@ -68,14 +71,16 @@ class Moments:
             name: np.array(value, np.float64) if isinstance(value, list) else value
             for name, value in body.items()
         }
+        times = np.ndim(found.get("scores"))
         shapes = {
-            "scores": (dim, dim), "gram": (dim + 1, dim + 1), "cross": (dim + 1, len(FIGURES)),
+            "scores": (dim,) * times, "gram": (dim + 1,) * times,
+            "cross": (dim + 1, len(FIGURES)),
             "squares": (len(FIGURES),), "levels": (len(FIGURES),),
         }  # fmt: skip
         counts = [found.get(name) for name in ("answers", "freedom")]
         fits = all(np.asarray(found.get(name)).shape == shape for name, shape in shapes.items())
         whole = all(isinstance(count, int) and count > 0 for count in counts)
-        if not fits or not whole or not np.isfinite(found["scores"]).all():
+        if times not in (1, 2) or not fits or not whole or not np.isfinite(found["scores"]).all():
             raise UsageError(f"moments of the start's answers: not those of {dim} coordinates")
         return cls(**found)
 
@@ -117,7 +122,9 @@ class Limits:
         return self.length if name == "tokens" else (-self.margin, np.inf)
 
 
-def gather(scores: Floats, figures: Floats, prompts: Sequence[int]) -> Moments:
+def gather(
+    scores: Floats, figures: Floats, prompts: Sequence[int], *, apart: bool = False
+) -> Moments:
     """Sum up the start's answers.
 
     Args:
@@ -125,6 +132,7 @@ def gather(scores: Floats, figures: Floats, prompts: Sequence[int]) -> Moments:
         figures: (answers, 3) in the order of `FIGURES`; a figure with nan anywhere is not used.
         prompts: Which prompt each answer is to; levels of prompts are taken out where prompts
             have more than one answer on average.
+        apart: Take coordinates one by one; for whitened ones only.
 
     Raises:
         UsageError: there are too few answers for these coordinates.
@@ -135,11 +143,11 @@ def gather(scores: Floats, figures: Floats, prompts: Sequence[int]) -> Moments:
     count = int(groups.max()) + 1
     if count * 2 > rows:
         groups, count = np.zeros(rows, int), 1
-    freedom = rows - count - d - 1
+    freedom = rows - count - 1 - (0 if apart else d)
     if freedom < 1:
         raise UsageError(
             f"guards cannot be predicted from {rows} answers to {count} prompts in {d} "
-            f"coordinates; it takes at least {count + d + 2}"
+            f"coordinates; it takes at least {rows - freedom + 1}"
         )
     levels = np.array([f[:, 0].mean(), f[:, 1].mean(), np.median(f[:, 2])])
 
@@ -153,7 +161,10 @@ def gather(scores: Floats, figures: Floats, prompts: Sequence[int]) -> Moments:
     half = 0.5 * (u**2).sum(1, keepdims=True)
     phi, f = centre(np.hstack([u, half])), centre(f)
     # A score has mean 0 after every prompt, so its covariance needs no centring.
-    return Moments(rows, freedom, u.T @ u / rows, phi.T @ phi, phi.T @ f, (f**2).sum(0), levels)
+    covariance, gram = (
+        ((u**2).mean(0), (phi**2).sum(0)) if apart else (u.T @ u / rows, phi.T @ phi)
+    )
+    return Moments(rows, freedom, covariance, gram, phi.T @ f, (f**2).sum(0), levels)
 
 
 def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[Prediction, ...]:
@@ -212,15 +223,27 @@ def shrink_for_guards(
 
 def _along(moments: Moments, z: Floats, origin: Floats | None) -> tuple[Floats, Floats, Floats]:
     """Changes (..., figures) at origin + s·z as c₀ + s·c₁ + s²·c₂."""
-    inverse = np.linalg.pinv(moments.gram, hermitian=True)
-    coefficients = inverse @ moments.cross / _units(moments)
+    coefficients = _inverse(moments) @ moments.cross / _units(moments)
     linear, square = coefficients[:-1], coefficients[-1]
-    shift = z @ moments.scores
-    first = np.zeros(shift.shape[-1]) if origin is None else origin @ moments.scores
+    shift = _shift(moments, z)
+    first = np.zeros(shift.shape[-1]) if origin is None else _shift(moments, origin)
     start = first @ linear + 0.5 * (first @ first) * square
     slope = shift @ linear + (shift @ first)[..., None] * square
     bend = 0.5 * (shift**2).sum(-1, keepdims=True) * square
     return np.broadcast_to(start, slope.shape), slope, bend
+
+
+def _shift(moments: Moments, z: Floats) -> Floats:
+    """The shift of the mean score at z (..., d)."""
+    found: Floats = z * moments.scores if moments.scores.ndim == 1 else z @ moments.scores
+    return found
+
+
+def _inverse(moments: Moments) -> Floats:
+    """Of Σ φφᵀ (d + 1, d + 1)."""
+    if moments.gram.ndim == 1:
+        return np.diag(1 / np.maximum(moments.gram, 1e-300))
+    return np.asarray(np.linalg.pinv(moments.gram, hermitian=True))
 
 
 def _units(moments: Moments) -> Floats:
@@ -235,11 +258,12 @@ def _units(moments: Moments) -> Floats:
 
 def _changes(moments: Moments, points: Floats) -> tuple[Floats, Floats]:
     """Changes and standard errors (points, figures) at the points (points, d); nan: not known."""
-    shift = points @ moments.scores
+    shift = _shift(moments, points)
     x = np.hstack([shift, 0.5 * (shift**2).sum(1, keepdims=True)])
-    inverse = np.linalg.pinv(moments.gram, hermitian=True)
+    inverse = _inverse(moments)
     coefficients = inverse @ moments.cross
-    residual = moments.squares - (moments.cross * coefficients).sum(0)
+    explained = (moments.cross * coefficients).sum(0) if moments.gram.ndim == 2 else 0.0
+    residual = moments.squares - explained
     variance = np.maximum(residual, 0.0) / moments.freedom
     leverage = np.einsum("pi,ij,pj->p", x, inverse, x)
     changes = x @ coefficients
