@@ -54,6 +54,8 @@ class Lesson:
     """They show a taste."""
     why: str = ""
     """Why they do not; empty where they do."""
+    aside: tuple[str, ...] = ()
+    """Groups that they are not to be about, by order."""
     lines: tuple[Line, ...] = field(default=(), repr=False)
     """The leading groups, the likeliest first; empty before a taste is shown."""
 
@@ -63,10 +65,11 @@ class Lesson:
         >>> str(Lesson(31, "fewer commas (97 %)", True))
         '31 votes: fewer commas (97 %)'
         """
+        besides = f", besides {', '.join(self.aside)}" if self.aside else ""
         if self.shown:
-            return f"{self.votes} votes: {self.words}"
+            return f"{self.votes} votes{besides}: {self.words}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
-        return f"{self.votes} votes: no taste shown{perhaps}; {self.why}"
+        return f"{self.votes} votes{besides}: no taste shown{perhaps}; {self.why}"
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -139,9 +142,10 @@ def read(ledger: Ledger) -> Lesson | None:
         return None
     votes, last = known[-1]
     if last.shown:
-        return Lesson(votes, words(last), True, lines=_lines(known))
+        return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
     ties, same = (sum(row[name] or 0 for row in steps) for name in ("ties", "same"))
-    return Lesson(votes, words(last), False, _why(ledger, last, votes, ties, same))
+    why = _why(ledger, last, votes, ties, same)
+    return Lesson(votes, words(last), False, why, last.aside)
 
 
 def _lines(known: Sequence[tuple[int, LookAhead]]) -> tuple[Line, ...]:

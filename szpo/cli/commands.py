@@ -50,6 +50,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "Run",
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
         ("branch", "run", "Begin a new run from another run's weights after a step."),
+        ("not-about", "run", "Leave a feature out of account that votes are not to be about."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),
         ("simulate", "", "Answer a run's open comparisons with a simulated panel."),

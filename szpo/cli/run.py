@@ -29,13 +29,15 @@ from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
 from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
 from szpo.notices import setup_progress
 from szpo.notices.callbacks import EachStep
+from szpo.optim.named_features import groups_of
 from szpo.policies import teachable
 from szpo.runs import cost_plan, machine_check
-from szpo.training import step_report
-from szpo.voting import lease, pauses
+from szpo.training import status, step_report
+from szpo.voting import lease, pauses, set_aside
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import Checked
@@ -51,6 +53,7 @@ def register(app: typer.Typer) -> None:
     app.command("init")(init)
     app.command("run")(run)
     app.command("branch")(branch)
+    app.command("not-about")(not_about)
 
 
 def init(
@@ -159,6 +162,43 @@ def branch(
     else:
         console.say(f"wrote {target}, which begins after step {step} of {path.stem}")
         console.say(f"  szpo run --resume {target}  # continues from there")
+
+
+def not_about(
+    run: str = typer.Argument(..., help="Name or file of the run."),
+    feature: str | None = typer.Argument(
+        None, help="A feature of the group; without it, list the groups."
+    ),
+    take_back: bool = typer.Option(False, "--take-back", help="Follow it again."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Order that votes are not about a feature: it may explain them and is not followed.
+
+    Its group's predicted change is held at 0 from the next update on, all votes are fitted anew,
+    and the evidence is judged anew. No vote is lost, and the order can be taken back.
+    """
+    path = run_paths.find(run, folder)
+    with Ledger.open(path, readonly=feature is None) as ledger:
+        named = recorded_settings(ledger).features
+        if feature is None:
+            held = set_aside.in_force(ledger)
+            groups = {} if named is None else groups_of(named)
+            rows = [(name, ", ".join(own), "left out" if name in held else "")
+                    for name, own in groups.items()]  # fmt: skip
+            if as_json:
+                console.emit({"groups": groups, "not_about": [*held]})
+            else:
+                console.table(("group", "features", ""), rows)
+            return
+        if status.round_status(ledger).state == "finished":
+            raise UsageError(f"{path.stem} is finished, no step is left for which it would hold")
+        found = set_aside.order(ledger, "szpo not-about", named, feature, on=not take_back)
+    if as_json:
+        console.emit(asdict(found))
+    else:
+        what = "followed again" if take_back else "not followed"
+        console.say(f"{found.group} is {what} from the update of step {found.step} on")
 
 
 def _show_plan(checked: Checked, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ radius, ball, guards and steps are those of any other fit.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,13 +96,33 @@ class Claim:
     """The feature that the group is called by; empty in old records."""
 
 
+def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
+    """The features of the group that a feature of this name is of.
+
+    Raises:
+        UsageError: there is no such feature.
+    """
+    if name not in features.names:
+        near = difflib.get_close_matches(name, features.names, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else "szpo features --list has them"
+        raise UsageError(f"{name!r} is no feature that this run's coordinates move; {hint}")
+    group = features.groups[features.names.index(name)]
+    return tuple(i for i, each in enumerate(features.groups) if each == group)
+
+
+def groups_of(features: NamedFeatures) -> dict[str, tuple[str, ...]]:
+    """The features of each group, by the feature that the group is called by."""
+    called = (features.names[i] for i in heads(features))
+    return {name: tuple(features.names[i] for i in members(features, name)) for name in called}
+
+
 @lru_cache(maxsize=8)
 def heads(features: NamedFeatures) -> tuple[int, ...]:
     """Of each group the feature that its direction changes most, by which the group is called."""
     lengths = np.linalg.norm(np.array(features.map, dtype=np.float64), axis=1)
     groups = np.array(features.groups)
     every = (np.flatnonzero(groups == group) for group in range(groups.max() + 1))
-    return tuple(int(members[np.argmax(lengths[members])]) for members in every)
+    return tuple(int(own[np.argmax(lengths[own])]) for own in every)
 
 
 def claims(found: Fit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
@@ -115,8 +136,8 @@ def claims(found: Fit, features: NamedFeatures, least: float = 0.02) -> tuple[Cl
         own = chances[: len(groups)]
         sums = np.bincount(groups, own)
         for group in np.flatnonzero(sums >= least):
-            members = np.flatnonzero(groups == group)
-            best = int(members[np.argmax(own[members])])
+            near = np.flatnonzero(groups == group)
+            best = int(near[np.argmax(own[near])])
             share = float(own[best] / sums[group])
             name = features.names[called[group]]
             listed.append(Claim(features.names[best], more, float(sums[group]), share, name))
@@ -131,6 +152,18 @@ def directions(features: NamedFeatures) -> Floats:
 
 
 @lru_cache(maxsize=8)
+def without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
+    """(d, d): what takes a direction to the nearest one, by KL, that changes no feature aside.
+
+    To first order around the start: the projection at right angles to their natural gradients.
+    """
+    gradients = np.array([features.map[i] for i in aside], dtype=np.float64) / GRID
+    _, sizes, axes = np.linalg.svd(gradients, full_matrices=False)
+    axes = axes[sizes > 1e-9 * sizes[0]]
+    return np.asarray(np.eye(features.dim) - axes.T @ axes)
+
+
+@lru_cache(maxsize=8)
 def prior_of(features: NamedFeatures, rows: int) -> Prior:
     """What is believed of the weights before any vote on comparisons of ``rows`` rows a side."""
     groups = np.array([*features.groups, *[-1] * features.components])
@@ -142,15 +175,20 @@ def regressors(differences: Ints, scores: Floats) -> Floats:
     return np.concatenate([differences / GRID, scores], axis=-1)
 
 
-def in_coordinates(found: Fit, features: NamedFeatures, count: float) -> vote_regression.Fit:
+def in_coordinates(
+    found: Fit, features: NamedFeatures, count: float, aside: tuple[int, ...] = ()
+) -> vote_regression.Fit:
     """The same posterior, of the gradient in coordinates (d,), as rules and reports take it.
 
     Args:
         found: Of the weights.
         features: Their directions.
         count: Votes that were fitted.
+        aside: Features whose predicted change is held at 0.
     """
     A = directions(features)
+    if aside:
+        A = without(features, aside) @ A
     mean, covariance = A @ found.w, A @ found.covariance @ A.T
     nothing, whole = np.zeros(features.dim), np.eye(features.dim)
     return vote_regression.Fit(

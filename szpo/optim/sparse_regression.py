@@ -12,6 +12,7 @@ as there.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,11 +75,12 @@ class Fit:
         return sum(each.chance * each.side for each in self.kept) / whole
 
 
-def fit(votes: Votes, prior: Prior) -> Fit:
+def fit(votes: Votes, prior: Prior, aside: Sequence[int] = ()) -> Fit:
     """The posterior of w, and how likely it is that each feature is what the votes are about.
 
     ``votes`` are those of one run (no leading axes), with x (R, k); a row without votes is as if
-    it were not there. A curvature is not fitted.
+    it were not there. A curvature is not fitted. Features ``aside`` may explain votes, and are not
+    followed: their weights are 0, and the signal is what the votes are about besides.
 
     Raises:
         UsageError: prior and votes differ in shape, or some number is not finite or a count
@@ -91,7 +93,7 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     exact = _refit(rows, prior, supports)
     found.insert(supports, exact)
     dense = _refit(rows, prior, [prior.block]) if prior.block else []
-    return _summarise(prior, found, nothing, dense, supports, exact)
+    return _summarise(prior, found, nothing, dense, supports, exact, list(aside))
 
 
 def _rows(votes: Votes, prior: Prior) -> Rows:
@@ -154,17 +156,31 @@ def _summarise(
     dense: list[Approximation],
     supports: list[Support],
     exact: list[Approximation],
+    aside: list[int],
 ) -> Fit:
-    """The posterior from what all supports say; those fitted exactly are in the screen too."""
+    """The posterior from what all supports say; those fitted exactly are in the screen too.
+
+    A support of features aside alone counts with nothing.
+    """
     k, log_signal = len(prior.groups), math.log(prior.signal)
     log_chances, log_dense = prior.log_chances()
     joint = found.evidence + log_chances - math.log(len(prior.widths))
+    without = null = _evidence(nothing)[0, 0]
+    signal, beside = prior.signal, -math.inf
+    if aside:
+        rest = np.zeros((k, k), dtype=bool)
+        rest[np.ix_(aside, aside)] = True
+        beside = special.logsumexp(joint[:, rest & np.triu(np.ones_like(rest))])
+        share = float(np.exp(log_chances[rest & np.triu(np.ones_like(rest))]).sum())
+        joint = np.where(rest, -np.inf, joint)
+        null = np.logaddexp(log_signal + beside, math.log(1 - signal) + without)
+        signal *= 1 - share
+        null -= math.log(1 - signal)
     total = special.logsumexp(joint[:, *np.triu_indices(k)])
     if dense:
         total = np.logaddexp(total, _over_widths(_evidence(dense))[0] + log_dense)
-    without = _evidence(nothing)[0, 0]
-    log_factor = float(_round(total - without))
-    signal = float(special.expit(log_factor + special.logit(prior.signal)))
+    log_factor = float(_round(total - math.log(signal / prior.signal) - null))
+    signal = float(special.expit(log_factor + special.logit(signal)))
 
     chances, mean = np.exp(joint - total), found.mean
     w = (chances * mean).sum((0, 2))
@@ -177,9 +193,13 @@ def _summarise(
         w[at] += weight * coef
         second[np.ix_(at, at)] += weight * (own + np.outer(coef, coef))
         share += weight
+    followed = np.ones(k)
+    followed[aside] = 0.0
     above = special.ndtr(mean / np.sqrt(found.variance))
 
+    w[aside] = second[aside] = second[:, aside] = 0.0
     whole = float(np.logaddexp(log_signal + total, math.log(1 - prior.signal) + without))
+    whole = float(np.logaddexp(whole, log_signal + beside))
     named = [log_signal + log_chances[each[0], each[-1]] for each in supports]
     kept = _keep([()], nothing, [math.log(1 - prior.signal)], whole)
     kept += _keep(supports, exact, named, whole)
@@ -190,8 +210,8 @@ def _summarise(
         covariance=second - np.outer(w, w),
         signal=signal,
         log_factor=log_factor,
-        less=signal * np.minimum((chances * (1 - above)).sum((0, 2)), 1.0),
-        more=signal * np.minimum((chances * above).sum((0, 2)), 1.0),
+        less=signal * followed * np.minimum((chances * (1 - above)).sum((0, 2)), 1.0),
+        more=signal * followed * np.minimum((chances * above).sum((0, 2)), 1.0),
         dense=signal * share,
         kept=tuple(sorted(kept, key=lambda each: (-each.evidence, each.support))),
     )

@@ -20,6 +20,7 @@ from szpo.replay import replay
 from szpo.reports.html_report import visible, when
 from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
+from szpo.voting import set_aside
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes ready in its cache."""
@@ -176,6 +177,8 @@ def _data(ledger: Ledger, folded: Sequence[Facts], total: Summary, names: Names)
     lines.append(
         f"{plus + minus} votes for a side, {ties} ties, {skips} skipped, {total.late} late"
     )
+    if folded and (aside := set_aside.in_force(ledger, folded[-1].step)):
+        lines.append(f"by order the votes are not about {', '.join(map(visible, aside))}")
     if names.votes is not None:
         lines.append(f"the votes as a dataset: `{names.votes}`")
     kl = next((f.info["kl"] for f in reversed(folded) if f.info.get("kl") is not None), None)

@@ -2,7 +2,7 @@
 
 It is part of the event "generated", and so of the chain, before anybody votes: replay and verify
 take these numbers from there, and recompute from them without model or file. They do not show
-that the numbers are the model's.
+that the numbers are the model's. What votes are not to be about is an event of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.types import Floats
+from szpo.voting import set_aside
 
 DIGITS: Final = 6
 """Decimals of scores as recorded."""
@@ -72,7 +73,8 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
         raise IntegrityError(f'step {step}: its event "generated" has no {missing[0]}')
     nats = None if kl is None else (float(kl[0]), float(kl[1]))
     whole = None if features is None else features.astype(np.int64)
-    return StepInputs(scores, nats, centre, _moments(step, noted, settings.dim), whole)
+    aside = () if named is None else set_aside.read(ledger, named, step)
+    return StepInputs(scores, nats, centre, _moments(step, noted, settings.dim), whole, aside)
 
 
 def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:

@@ -69,12 +69,15 @@ def tally_of(plus: NDArray[np.bool_]) -> Tally:
     return Tally(up, 1 - up, 0 * up, up < 0)
 
 
-def walk(settings: Settings, steps: int, seed: int, strength: float = 3.0) -> State:
+def walk(
+    settings: Settings, steps: int, seed: int, strength: float = 3.0, aside=lambda step: ()
+) -> State:
     """Steps whose voter likes less of `WANTED`; with strength 0, a coin."""
     state, rng = optimizer.init(settings), np.random.default_rng(seed)
-    for _ in range(steps):
+    for step in range(steps):
         query = optimizer.ask(state)
         inputs, shown = texts(settings, query, rng)
+        inputs = replace(inputs, aside=aside(step))
         plus = rng.random(settings.K) < special.expit(-strength * shown[:, WANTED])
         tally = tally_of(plus)
         state, _, _ = optimizer.tell(state, query, tally, inputs=inputs)
@@ -204,3 +207,61 @@ def test_a_group_is_called_by_the_feature_that_its_direction_moves_most() -> Non
     (claim,) = named_features.claims(replace(fit, less=chances, more=0 * chances), near)
     assert (claim.feature, claim.group, claim.chance) == ("f0", "f1", pytest.approx(0.9))
     assert claim.share == pytest.approx(2 / 3)
+
+
+# ---- what votes are not to be about ----
+
+
+def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change() -> None:
+    settings = settings_of()
+    gradients = named_features.directions(settings.features)[:, :COUNT]
+    plain = walk(settings, 6, 0).carried
+    held = walk(settings, 6, 0, aside=lambda step: (WANTED,) if step >= 5 else ()).carried
+    assert plain.log_factor >= np.log(9)
+    moved = held.recommended @ gradients
+    assert abs(moved[WANTED]) < 1e-6 * max(1, np.abs(moved).max())  # but for fp32
+    assert plain.recommended @ gradients[:, WANTED] < -0.3
+    # The gate began again: the feature's evidence keeps it open no longer.
+    assert held.log_factor < np.log(9)
+    fit = all_votes.fit_named(settings, held.votes, (WANTED,))
+    assert fit.less[WANTED] == fit.more[WANTED] == fit.w[WANTED] == 0.0
+    alone = all_votes.fit_named(settings, held.votes)
+    assert fit.kept[0].support == alone.kept[0].support == (WANTED,)  # it still explains them
+    seen = look_ahead.look_ahead(settings, held)
+    assert seen.aside == (f"f{WANTED}",) and not seen.shown
+
+
+def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about() -> None:
+    settings, other = settings_of(), 9
+    state, rng = optimizer.init(settings), np.random.default_rng(7)
+    for _ in range(12):
+        query = optimizer.ask(state)
+        inputs, shown = texts(settings, query, rng)
+        likes = special.expit(-3.0 * shown[:, WANTED] + 3.0 * shown[:, other])
+        plus = rng.random(settings.K) < likes
+        inputs = replace(inputs, aside=(WANTED,))
+        state, _, _ = optimizer.tell(state, query, tally_of(plus), inputs=inputs)
+    seen = look_ahead.look_ahead(settings, state.carried)
+    assert seen.shown and seen.taught is not None
+    assert (seen.taught[0].feature, seen.taught[0].more) == (f"f{other}", True)
+    gradients = named_features.directions(settings.features)[:, :COUNT]
+    moved = state.carried.recommended @ gradients
+    assert moved[other] > 0.3 and abs(moved[WANTED]) < 1e-6
+
+
+def test_an_order_taken_back_leaves_no_trace_but_the_gate() -> None:
+    settings = settings_of()
+    plain = walk(settings, 6, 0).carried
+    back = walk(settings, 6, 0, aside=lambda step: (WANTED,) if step == 2 else ()).carried
+    np.testing.assert_array_equal(plain.votes.up, back.votes.up)
+    fits = (all_votes.fit_votes(settings, each) for each in (plain, back))
+    assert len({each.log_factor.item() for each in fits}) == 1
+    assert back.aside == () and back.log_factor <= plain.log_factor
+
+
+def test_chance_votes_pass_the_gate_as_seldom_besides_a_feature_that_is_left_out() -> None:
+    # Votes are about one feature alone, which is left out: a Bayes factor of 9 for more than that
+    # is passed with probability 1/9 at most (Ville); of 16 runs, 6 or more have 4 in 1000.
+    settings = settings_of()
+    runs = [walk(settings, 4, 200 + seed, aside=lambda step: (WANTED,)) for seed in range(16)]
+    assert sum(run.carried.log_factor >= np.log(9) for run in runs) <= 5

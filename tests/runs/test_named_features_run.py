@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ import pytest
 import szpo
 from szpo.analysis import outlook
 from szpo.cli.app import call
+from szpo.config.schema import Config
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.optim.named_features import directions, members
 from szpo.replay import verification
-from szpo.reports import html_report
-from szpo.voting import shown_features, step_inputs
+from szpo.replay.replay import fold
+from szpo.reports import html_report, model_card
+from szpo.runs import driver
+from szpo.voting import pauses, set_aside, shown_features, step_inputs
 from tests.support import folder_run
 from tests.support.tampering import forge, rewrite
 
@@ -108,3 +113,44 @@ def test_a_dictionary_of_another_version_is_not_asked(
     monkeypatch.setattr(dictionary, "digest", lambda: "0" * 64)
     with Ledger.open(finished, readonly=True) as ledger:
         assert verification.verify(ledger).ok  # from the recorded numbers
+
+
+def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = folder_run.model(tmp_path)
+    assert call([*arguments(tmp_path, model, "panel.inside=false"), "--hold"]) == 1
+    run = str(tmp_path / "runs" / "folder.db")
+    with Ledger.open(run) as ledger:
+        named = recorded_settings(ledger).features
+        assert named is not None
+        name = named.names[0]
+    assert call(["not-about", run, "nothing-such"]) == 2
+    assert "is no feature that this run's coordinates move" in capsys.readouterr().err
+    assert call(["not-about", run, name, "--take-back"]) == 2
+    assert call(["not-about", run, name]) == 0
+    with Ledger.open(run) as ledger:
+        (order,) = set_aside.orders(ledger)
+        assert (order.step, order.on) == (0, True)
+        own = set_aside.read(ledger, named, 0)
+        assert own == members(named, name)
+        assert set_aside.in_force(ledger).keys() == {order.group}
+    with szpo.Tuner.resume(run) as tuner:
+        pauses.unpause(tuner._ledger, "test")
+        parts = replace(tuner._parts, config=_inside(tuner._parts.config))
+        driver.drive(tuner._ledger, parts)
+        gradients = directions(named)[:, : len(named.names)]
+        moved = np.concatenate([v.ravel() for v in fold(tuner._ledger).values()]) @ gradients
+        assert np.abs(moved).max() > 1e-3 > 1e3 * np.abs(moved[list(own)]).max()
+        assert verification.verify(tuner._ledger).ok
+        assert "by order the votes are not about" in model_card.model_card(tuner._ledger)
+        assert f"besides {order.group}" in str(tuner.taught())
+    assert call(["not-about", run, name, "--take-back"]) == 2  # no step is left for it
+    with Ledger.open(run) as ledger:
+        ledger.record_event(set_aside.EVENT, "x", {"group": order.group, "step": 1, "on": False})
+        failure = verification.verify(ledger).failure
+    assert failure is not None and "names a step that was over" in str(failure)
+
+
+def _inside(config: Config) -> Config:
+    return config.model_copy(update={"panel": config.panel.model_copy(update={"inside": True})})

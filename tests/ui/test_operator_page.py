@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
-from szpo.optim.named_features import Claim
+from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.replay import replay
 from szpo.reports import bundle
 from szpo.training import budget
@@ -115,6 +116,29 @@ def test_what_votes_taught_stands_on_the_page_with_its_chart(voted: Stage) -> No
     page = operator_page.page(voted.site)
     assert "16 votes: fewer commas (97 %)." in text(page)
     assert 'class="legend"' in page and 'aria-label="What the votes taught"' in page
+
+
+def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(
+    voted: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="no named features"):
+        do(voted, "not-about", name="length", on=True)
+    assert "op-not-about" not in operator_page.dialogs(voted.site)
+    own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
+    for module in (controls, operator_page):
+        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
+    teach(voted.ledger, 16, [Claim("commas", False, 0.97, 1.0, "commas")])
+    assert '<option value="commas">comma, commas' in operator_page.dialogs(voted.site)
+    told = do(voted, "not-about", name="comma", on=True).text
+    assert told == "commas is not followed from the update of round 3 on."
+    page = operator_page.page(voted.site)
+    assert "By order not about commas." in text(page) and 'data-name="commas"' in page
+    with pytest.raises(UsageError, match="nothing would be left"):
+        do(voted, "not-about", name="i", on=True)
+    assert "followed again" in do(voted, "not-about", name="commas").text
+    assert "By order" not in operator_page.page(voted.site)
+    lines = [line.text for line in state.read_state(voted.site).log]
+    assert "ordered from round 3 on: votes are not about commas" in lines
 
 
 # ---- who may call it ----

@@ -60,6 +60,8 @@ class AllVotes:
     """Of the start's answers; None where guards are not predicted."""
     held: Held = Held()
     """What they did at the last step."""
+    aside: tuple[int, ...] = ()
+    """Named features that are not followed."""
 
     @property
     def kl_scale(self) -> float:
@@ -102,6 +104,9 @@ def add_votes(
     if at.inputs.kl is not None:
         measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
     counted = record.counted + np.where(live, cast, 0.0).sum((-2, -1))
+    if at.inputs.aside != record.aside:  # another question: evidence for the old one is none
+        none = np.full_like(record.log_factor, -np.inf)
+        record = replace(record, aside=at.inputs.aside, log_factor=none)
     moments = record.moments
     if settings.guarded and moments is None:
         moments = at.inputs.moments
@@ -205,10 +210,9 @@ def fit_votes(settings: Settings, record: AllVotes) -> Fit:
     votes = fitted_votes(settings, record)
     if settings.features is None:
         return fit(votes, prior(settings))
-    found = fit_named(settings, votes)
-    return named_features.in_coordinates(
-        found, settings.features, float((votes.up + votes.down).sum())
-    )
+    found = fit_named(settings, votes, record.aside)
+    count = float((votes.up + votes.down).sum())
+    return named_features.in_coordinates(found, settings.features, count, record.aside)
 
 
 def fitted_votes(settings: Settings, record: AllVotes) -> Votes:
@@ -216,10 +220,13 @@ def fitted_votes(settings: Settings, record: AllVotes) -> Votes:
     return fade(settings, replace(record.votes, bend=None))
 
 
-def fit_named(settings: Settings, votes: Votes) -> sparse_regression.Fit:
-    """The posterior over the named features of a run that has them."""
+def fit_named(
+    settings: Settings, votes: Votes, aside: tuple[int, ...] = ()
+) -> sparse_regression.Fit:
+    """The posterior over the named features of a run that has them, ``aside`` not followed."""
     assert settings.features is not None
-    return sparse_regression.fit(votes, named_features.prior_of(settings.features, settings.D))
+    believed = named_features.prior_of(settings.features, settings.D)
+    return sparse_regression.fit(votes, believed, aside)
 
 
 def fade(settings: Settings, votes: Votes) -> Votes:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 from szpo.optim import vote_forecast, vote_regression
-from szpo.optim.named_features import Claim, claims
+from szpo.optim.named_features import Claim, claims, heads
 from szpo.optim.rules import guard_geometry, regression
 from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, fitted_votes, prior
 from szpo.optim.settings import Settings
@@ -72,6 +72,8 @@ class LookAhead:
     """Probability that no named feature explains the votes, but the score components do."""
     chance: float = 0.0
     """Probability that nothing explains them."""
+    aside: tuple[str, ...] = ()
+    """Groups that they are not to be about, by order."""
 
     @property
     def shown(self) -> bool:
@@ -98,7 +100,7 @@ class LookAhead:
         taught = body.get("taught")
         named = None if taught is None else tuple(Claim(**each) for each in taught)
         rest = {**body, "ahead": ahead, "factor": factor, "broken": tuple(body["broken"])}
-        rest["taught"] = named
+        rest["taught"], rest["aside"] = named, tuple(body.get("aside", ()))
         return cls(**rest)
 
 
@@ -109,10 +111,14 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
     """
     if settings.features is not None:
         factor, held = float(record.log_factor), record.held
-        found = fit_named(settings, fitted_votes(settings, record))
+        named, aside = settings.features, record.aside
+        found = fit_named(settings, fitted_votes(settings, record), aside)
+        called = heads(named)
+        names = dict.fromkeys(named.names[called[named.groups[i]]] for i in aside)
         return LookAhead(
             (), factor, held.share, held.broken, found.side,
-            taught=claims(found, settings.features), unnamed=found.dense, chance=1 - found.signal,
+            taught=claims(found, named), unnamed=found.dense, chance=1 - found.signal,
+            aside=tuple(names),
         )  # fmt: skip
     believed, moving = prior(settings), fit_votes(settings, record)
     whitened = _whiten(record.votes, regression.unit(settings))

@@ -18,12 +18,13 @@ from szpo.errors import StorageError, UsageError
 from szpo.generation import sample_check
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import without_panelist
 from szpo.replay.without_panelist import Preview
 from szpo.runs import branch
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.voting import pauses, steps
+from szpo.voting import pauses, set_aside, steps
 from szpo.voting.counting import StepVotes
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import Invitation
@@ -39,6 +40,7 @@ EXCLUDE: Final = "exclude from now on"
 Do = Literal[
     "look", "start", "pause", "pause-after", "resume", "close", "limits", "branch", "live",
     "invite", "revoke", "erase", "preview", "exclude", "final", "samples", "close-final",
+    "not-about",
 ]  # fmt: skip
 Text = Annotated[str, Field(max_length=500)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -258,6 +260,15 @@ def _close_final(site: Site, by: str, command: Command) -> Reply:
     return Reply("It takes no more votes." if closed else "It was closed before.")
 
 
+def _not_about(site: Site, by: str, command: Command) -> Reply:
+    if site.status.read().state == "finished":
+        raise UsageError("not about: the run is complete, so there is no round left for it")
+    named = recorded_settings(site.ledger).features
+    found = set_aside.order(site.ledger, by, named, command.name, on=command.on)
+    what = "not followed" if command.on else "followed again"
+    return Reply(f"{found.group} is {what} from the update of round {found.step + 1} on.")
+
+
 # ---- people ----
 
 
@@ -334,6 +345,7 @@ _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
     "final": _order,
     "samples": _order,
     "close-final": _close_final,
+    "not-about": _not_about,
     "invite": _invite,
     "revoke": _revoke,
     "erase": _erase,

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events
+from szpo.voting import set_aside
 from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls
 from szpo_ui.panel import screens
@@ -142,6 +143,9 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return "fulfilled an order"
         case "order closed":
             return "closed a final comparison"
+        case set_aside.EVENT:
+            left = "not about" if body.get("on") else "again possibly about"
+            return f"ordered from round {round_} on: votes are {left} {body.get('group')}"
         case screens.TAUGHT:
             return "was shown what the votes taught"
         case "branch":

@@ -31,6 +31,8 @@ from szpo.errors import SzpoError, UsageError
 from szpo.generation import sample_check
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim.named_features import groups_of
 from szpo.reports import bundle, gain_chart, taught_chart
 from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
@@ -216,8 +218,11 @@ def dialogs(site: Site) -> str:
     panel = site.config.panel
     paid = panel.pay_per_hour is not None or panel.pay_per_vote is not None
     template = _environment().get_template("operate/dialogs.html")
+    named = recorded_settings(site.ledger).features
     return template.render(
-        most_minutes=controls.MOST_MINUTES, currency=panel.currency if paid else ""
+        groups={} if named is None else groups_of(named),
+        most_minutes=controls.MOST_MINUTES,
+        currency=panel.currency if paid else "",
     )
 
 

@@ -31,7 +31,7 @@ from szpo.training.budget import Limits
 from szpo.training.held_out import HeldOut
 from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
-from szpo.voting import calibration, lease, pauses, second_seats, steps, triads
+from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads
 from szpo.voting.pauses import PendingPause
 from szpo_ui.operator import controls, log
 from szpo_ui.operator.log import Line
@@ -115,6 +115,8 @@ class OperatorState:
     """What more votes would buy; None under rules that do not look ahead."""
     lesson: Lesson | None
     """What the votes taught; None where coordinates are not named features."""
+    aside: tuple[str, ...]
+    """Groups of features that votes are not to be about."""
 
 
 def version(site: Site) -> str:
@@ -177,6 +179,7 @@ def read_state(site: Site) -> OperatorState:
         hook=hook_events.last_failure(ledger),
         ahead=outlook.read(ledger),
         lesson=taught.read(ledger),
+        aside=tuple(set_aside.in_force(ledger)),
     )
 
 

@@ -1,0 +1,95 @@
+"""The order "not about length": what votes are not to be about, from a step on.
+
+An event names a group of features and the step from which it holds, the first one that still takes
+votes. From there the group may explain votes and is not followed (`szpo.optim.named_features`). It
+is read with the inputs of each step, by the run, by replay and by verify alike.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.optim.named_features import NamedFeatures, heads, members
+
+EVENT: Final = "not about"
+OVER: Final = ("closed", "applied", "void")
+"""States of a step whose votes are not waited for any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """One such order, or its withdrawal."""
+
+    group: str
+    """The feature that the group is called by."""
+    step: int
+    """The first step that it holds for."""
+    on: bool
+    """False takes it back."""
+    by: str
+    event: int
+
+
+def orders(ledger: Ledger) -> tuple[SetAside, ...]:
+    """All orders of a run, in their order."""
+    found = ledger.query("SELECT event, actor, body FROM events WHERE kind = ?", (EVENT,))
+    bodies = [(row, json.loads(row["body"])) for row in found]
+    return tuple(
+        SetAside(body["group"], body["step"], body["on"], row["actor"], row["event"])
+        for row, body in bodies
+    )
+
+
+def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
+    """The groups that votes are not to be about in a step, by name; by default in the newest."""
+    last = {o.group: o for o in orders(ledger) if step is None or o.step <= step}
+    return {name: order for name, order in last.items() if order.on}
+
+
+def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
+    """The features that are not followed in a step, in rising order.
+
+    Raises:
+        IntegrityError: an order names no group of the run, or came after the step's update.
+    """
+    held = in_force(ledger, step)
+    done = ledger.query(
+        "SELECT min(event) AS event FROM events WHERE kind = 'step' "
+        "AND json_extract(body, '$.step') = ?",
+        (step,),
+    )[0]["event"]
+    if late := [o for o in orders(ledger) if o.step <= step and o.event > (done or o.event)]:
+        raise IntegrityError(f'event {late[0].event}: "{EVENT}" names a step that was over')
+    try:
+        return tuple(sorted(i for name in held for i in members(features, name)))
+    except UsageError as error:
+        raise IntegrityError(f'"{EVENT}" in step {step}: {error}') from error
+
+
+def order(
+    ledger: Ledger, by: str, features: NamedFeatures | None, name: str, *, on: bool = True
+) -> SetAside:
+    """Order that votes are not about the group of a feature, or take that back.
+
+    Raises:
+        UsageError: there are no named features or no such one, nothing would be left to follow,
+            or it is so already.
+    """
+    if features is None:
+        raise UsageError("not about: the run's coordinates are no named features")
+    own = members(features, name)
+    group = features.names[heads(features)[features.groups[own[0]]]]
+    with ledger.transaction(by):
+        held = in_force(ledger)
+        if (group in held) == on:
+            state = "already left out of account" if on else "not left out of account"
+            raise UsageError(f"not about: {group} is {state}")
+        if on and len(held) + 1 == len(set(features.groups)):
+            raise UsageError("not about: nothing would be left for votes to be about")
+        step = 1 + max((r["step"] for r in ledger.steps() if r["state"] in OVER), default=-1)
+        ledger.record_event(EVENT, by, {"group": group, "step": step, "on": on})
+        return orders(ledger)[-1]
