@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from szpo_simulators.bench.frontier import plan, summary
+from szpo_simulators.compare import summary as compared
 from szpo_simulators.compare.cell_store import CellStore
+from szpo_simulators.compare.presets import METHODS as METHODS_BY_NAME
 from szpo_simulators.compare.show import GAINED, SPENT
 from szpo_simulators.study import format_cells
 
@@ -75,7 +77,35 @@ def read_tiny() -> dict[str, Table]:
     return {"tiny": (tuple(columns), [format_cells(row, columns) for row in best_first])}
 
 
-PAGES = {"frontier.md": read_frontier, "compare.md": read_tiny}
+def read_smollm2() -> dict[str, Table]:
+    """The comparison on SmolLM2, seeds 0 to 4."""
+    stored: dict[tuple[str, str], list[Any]] = {}
+    for path in sorted((ROOT / "experiments" / "compare-smollm2" / "cells").glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        asked = cell["asked"]
+        if asked["method"] != "base" and asked["seed"] < 5:
+            found = {"stopped": None, **cell["found"], "asked": asked}
+            stored.setdefault((asked["method"], asked["ask"]), []).append(found)
+    titles = {name: method.title for name, method in METHODS_BY_NAME.items()} | {"szpo": "SZPO"}
+    rows = compared.summarise(stored, titles)
+    order = list(titles)
+    rows.sort(key=lambda row: (row["ask"], order.index(row["method"])))
+    columns = {
+        "method": "title",
+        "ask": "ask",
+        "gain": GAINED["gain"],
+        **{name: GAINED[name] for name in (f"votes to +{compared.TARGET:g}", "KL", "guards")},
+        "peak MiB": SPENT["peak MiB"],
+    }
+    return {"smollm2": (tuple(columns), [format_cells(row, columns) for row in rows])}
+
+
+def read_compared() -> dict[str, Table]:
+    """Both tables of docs/compare.md."""
+    return {**read_tiny(), **read_smollm2()}
+
+
+PAGES = {"frontier.md": read_frontier, "compare.md": read_compared}
 """What reads the tables of each page."""
 
 

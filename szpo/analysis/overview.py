@@ -11,23 +11,215 @@ one half for any run, since which end of a random direction is called plus means
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from szpo.aggregation import win_rates
 from szpo.analysis import agreement
-from szpo.analysis import progress as run_progress
 from szpo.analysis.agreement import Agreement, PanelistRow
-from szpo.analysis.evidence import WINDOW, Evidence
-from szpo.analysis.progress import Cost, Progress, Speed
+from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
 from szpo.analysis.vote_totals import VoteTotals
-from szpo.intervals import Estimate, Share, correlation, log_odds, mean, rescale, share
+from szpo.intervals import (
+    NOTHING,
+    Estimate,
+    Share,
+    correlation,
+    log_odds,
+    mean,
+    quantile,
+    rate,
+    rescale,
+    share,
+)
+from szpo.training.budget import pay
 from szpo.training.guards import Bands
 from szpo.training.step_rows import StepRow
+from szpo.training.summary import WORDS_PER_MINUTE
 from szpo.voting import finals
+
+HOUR_US = 3_600_000_000
+ENOUGH_TIMED = 5
+"""Votes from which the measured time is used instead of 238 words a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the run has done."""
+
+    applied: int
+    planned: int | None
+    """Steps in all, by settings and limits."""
+    votes: int
+    """Counted."""
+    votes_left: int | None
+    skips: int
+    late: int
+    automatic_ties: int
+    step: int | None
+    """At hand: open, closed or being prepared."""
+    state: str
+    hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast the panel votes, and what it waits for."""
+
+    last_hour: Estimate
+    overall: Estimate
+    """Votes per hour in which a round was open and the run not paused."""
+    median: Estimate
+    """Seconds per vote."""
+    p90: Estimate
+    waiting: float | None
+    """Share of the time, from the first round on and without pauses, in which none was open."""
+    links: Mapping[str, Estimate]
+    """Median seconds per step of: votes, answers (writing them), update."""
+    slowest: str | None
+    fast: int
+    """Votes marked as faster than reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What is left to do."""
+
+    votes: int | None
+    seconds_per_vote: Estimate
+    measured: bool
+    """From measured times; else from the words and 238 words a minute."""
+    person_hours: Estimate
+    end_us: Estimate
+    """When the run would end at the pace of its last ten steps."""
+    money: Estimate
+    """What those votes cost; nothing where the settings name no pay."""
+    spent: float | None
+    """What the votes so far cost, at 238 words a minute; None where the settings name no pay."""
+
+
+def _progress(evidence: Evidence) -> Progress:
+    """How far the run has done."""
+    run, steps, voters = evidence.run, evidence.steps, evidence.totals.voters.values()
+    counted = evidence.totals.steps()
+    done = {step.step for step in steps if step.state == "applied"}
+    applied = len(done)
+    spent = sum(votes for step, votes in counted.items() if step in done)
+    by_votes = [n for n in (run.budget, run.limit_votes) if n is not None]
+    ends = [n for n in (run.planned_steps, run.limit_steps) if n is not None]
+    ends += [applied + max(0, n - spent) // run.votes_per_step for n in by_votes]
+    planned = max(applied, min(ends)) if ends else None
+    at_hand = [step for step in steps if step.state not in ("applied", "void")]
+    # Rounds that are still to be answered, less what the open one has already.
+    left = None if planned is None else (planned - applied) * run.votes_per_step
+    if left is not None and at_hand:
+        left = max(0, left - counted[at_hand[0].step] - len(run.hidden_us))
+    return Progress(
+        applied=applied,
+        planned=planned,
+        votes=counted.total(),
+        votes_left=left,
+        skips=sum(voter.skips for voter in voters),
+        late=sum(voter.late for voter in voters),
+        automatic_ties=sum(step.identical_comparisons for step in steps),
+        step=at_hand[0].step if at_hand else None,
+        state=at_hand[0].state if at_hand else ("none" if not steps else "between"),
+        hidden=len(run.hidden_us),
+    )
+
+
+def _speed(evidence: Evidence) -> Speed:
+    """How fast the panel votes."""
+    run, steps = evidence.run, evidence.steps
+    # A first answer is the vote; changing it later is not another one.
+    first = evidence.totals.first_us
+    times = _times(evidence)
+    shut = _spans(run.pauses, run.as_of_us)
+    rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
+    open_us = sum(_time_outside(begin, end, shut) for begin, end in rounds)
+    waiting = None
+    if rounds:
+        busy = any(s.state in ("planned", "generating", "open", "closed") for s in steps)
+        end = run.as_of_us if busy else max(end for _, end in rounds)
+        whole = _time_outside(rounds[0][0], end, shut)
+        waiting = max(0.0, 1 - open_us / whole) if whole else None
+    links = {
+        "votes": quantile([_time_outside(s.opened_us, s.closed_us, shut) / 1e6 for s in steps
+                           if s.opened_us is not None and s.closed_us is not None], 0.5),
+        "answers": quantile([s.generation_s for s in steps if s.generation_s is not None], 0.5),
+        "update": quantile([(s.applied_us - s.closed_us) / 1e6 for s in steps
+                            if s.applied_us is not None and s.closed_us is not None], 0.5),
+    }  # fmt: skip
+    known = {name: link.value for name, link in links.items() if link.value is not None}
+    recent = sum(
+        run.as_of_us - HOUR_US < at <= run.as_of_us for at in itertools.chain(first, run.hidden_us)
+    )
+    return Speed(
+        last_hour=rate(recent, 1.0),
+        overall=rate(len(first) + len(run.hidden_us), open_us / HOUR_US),
+        median=quantile(times, 0.5),
+        p90=quantile(times, 0.9),
+        waiting=waiting,
+        links=links,
+        slowest=max(known, key=lambda name: known[name]) if known else None,
+        fast=evidence.totals.fast,
+    )
+
+
+def _times(evidence: Evidence) -> Sequence[float]:
+    """Seconds per counted vote of people; of programs where nobody else voted."""
+    people = [p.name for p in evidence.panelists if p.kind == "person"]
+    return evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
+
+
+Span = tuple[int, int]
+
+
+def _spans(pauses: Iterable[tuple[int, int | None]], now: int) -> list[Span]:
+    return [(begin, now if end is None else end) for begin, end in pauses]
+
+
+def _time_outside(begin: int, end: int, shut: Iterable[Span]) -> int:
+    """µs from begin to end, less what lies in these spans (pauses)."""
+    return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in shut)
+
+
+def _cost(evidence: Evidence, done: Progress, pace: Speed) -> Cost:
+    """Estimate what is left to do, at the pace so far."""
+    run, left = evidence.run, done.votes_left
+    measured = pace.median.n >= ENOUGH_TIMED
+    words = quantile(evidence.totals.words(), 0.5).value
+    reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
+    each = pace.median if measured else Estimate(reading, None, None, 0)
+    hours, end, money = NOTHING, NOTHING, NOTHING
+    if left is not None:
+        hours = rescale(each, lambda s: s * left / 3600)
+        if _price(run, 0, 0) is not None:
+            money = rescale(hours, lambda h: _price(run, left, h) or 0.0)
+        per_step = quantile(_paces(evidence), 0.5)
+        steps = (done.planned or 0) - done.applied
+        if steps and per_step.value is not None:
+            end = rescale(per_step, lambda s: run.as_of_us + s * steps * 1e6)
+    # As the limit of money counts it: answers that were shown, whether judged or not.
+    spent = _price(run, done.votes, evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
+    return Cost(left, each, measured, hours, end, money, spent)
+
+
+def _price(run: RunFacts, votes: float, hours: float) -> float | None:
+    return pay(votes, hours, run.pay_per_vote, run.pay_per_hour)
+
+
+def _paces(evidence: Evidence) -> list[float]:
+    """Seconds from close to close of the last ten steps, without pauses."""
+    shut = _spans(evidence.run.pauses, evidence.run.as_of_us)
+    ends = [s.closed_us for s in evidence.steps if s.closed_us is not None]
+    opened = [s.opened_us for s in evidence.steps if s.opened_us is not None]
+    ends = [*opened[:1], *ends]
+    both = list(itertools.pairwise(ends))[-WINDOW:]
+    return [_time_outside(a, b, shut) / 1e6 for a, b in both]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +314,13 @@ class Overview:
 def overview(evidence: Evidence) -> Overview:
     """Every number of the dashboard."""
     values = _values(evidence)
-    progress, speed = run_progress.progress(evidence), run_progress.speed(evidence)
+    progress, speed = _progress(evidence), _speed(evidence)
     return Overview(
         as_of_us=evidence.run.as_of_us,
         progress=progress,
         improving=_improving(evidence, values),
         speed=speed,
-        cost=run_progress.cost(evidence, progress, speed),
+        cost=_cost(evidence, progress, speed),
         values=values,
         agreement=agreement.agreement(evidence),
         panelists=agreement.panelists(evidence),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from szpo import intervals
 from szpo.analysis import agreement, evidence, measuring, overview
 from szpo.analysis.evidence import Panelist
 from szpo.analysis.improvement import Improvement
@@ -485,3 +486,9 @@ def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path):
         (order,) = orders.orders(ledger)
         assert (order.kind, order.by) == ("final", "szpo run")
         assert measured(path) == before  # nothing was drawn anew
+
+
+def test_the_interval_of_a_mean_is_its_standard_error():
+    found = intervals.mean([0.0, 1.0] * 8)  # s² = 16/15 · 1/4, over 16 values
+    assert (found.value, found.n) == (0.5, 16)
+    assert found.high - found.value == pytest.approx(1.96 * (4 / 15 / 16) ** 0.5)

@@ -505,24 +505,28 @@ def test_the_installed_command_loads_nothing_before_it_answers_signals():
     assert project["scripts"]["szpo"] == "szpo.__main__:main"
 
 
-def test_out_of_memory_exits_6(refused, monkeypatch):
+FAULTS = (
+    (MemoryError(), 6, "error: out of memory; use fewer rows"),
+    (OSError(28, "No space left on device", "a.db"), 4, "error: a.db: No space left on device"),
+    (KeyboardInterrupt(), 130, "stopped by an interrupt"),
+    (ZeroDivisionError("seven"), 1,
+     "error: unexpected ZeroDivisionError: seven; this is a fault of szpo"),
+)  # fmt: skip
+
+
+def test_what_nobody_expected_has_its_words_and_code(capsys, monkeypatch):
     from szpo.runs import machine_check
 
-    def hungry(folder: Path) -> None:
-        raise MemoryError
+    for error, code, words in FAULTS:
 
-    monkeypatch.setattr(machine_check, "examine", hungry)
-    assert refused(6, "doctor").startswith("out of memory; use fewer rows")
+        def broken(folder, error=error):
+            raise error
 
-
-def test_a_fault_of_szpo_says_so(refused, monkeypatch):
-    from szpo.runs import machine_check
-
-    def broken(folder: Path) -> None:
-        raise ZeroDivisionError("seven")
-
-    monkeypatch.setattr(machine_check, "examine", broken)
-    assert "unexpected ZeroDivisionError: seven; this is a fault of szpo" in refused(1, "doctor")
+        monkeypatch.setattr(machine_check, "examine", broken)
+        with case(error):
+            assert call(["doctor"]) == code
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(words)
     with pytest.raises(ZeroDivisionError):
         call(["--debug", "doctor"])
 

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from szpo.errors import IntegrityError
-from szpo.ledger import canonical
+from szpo.ledger import canonical, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.replay import verification
@@ -222,3 +222,16 @@ def test_a_row_that_nobody_recorded_is_named(path, table):
 def test_a_closed_steps_row_cannot_be_deleted_without_a_word(path):
     assert forge(path, "DELETE FROM steps WHERE step = 1") == 1
     assert failure(path)[0] in ("steps", "updates", "comparisons", "file")
+
+
+def test_an_event_that_does_not_follow_from_the_one_before_is_named(path):
+    last = keys(path, "events")[-1] | {"prev_sha256": "e" * 64}
+    values = (last["prev_sha256"], canonical.event_sha256(last), last["event"])
+    forge(path, "UPDATE events SET prev_sha256 = ?, row_sha256 = ? WHERE event = ?", values)
+    witness.forget(path)
+    assert failure(path) == ("events", str(last["event"]))
+
+
+def test_steps_of_an_epoch_that_has_not_begun_are_named(path):
+    forge(path, "UPDATE controller SET epoch = 0")
+    assert failure(path) == ("steps", "0")

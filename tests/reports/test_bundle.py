@@ -21,7 +21,7 @@ import pytest
 from safetensors.numpy import load
 
 import szpo
-from szpo import seeds
+from szpo import files, seeds
 from szpo.analysis import evidence, overview
 from szpo.cli.app import call
 from szpo.errors import IntegrityError, ResourceError, StorageError
@@ -492,3 +492,11 @@ def test_an_empty_run_has_empty_tables_with_their_columns(tmp_path):
 def test_a_missing_file_is_one_clear_line(tmp_path):
     with pytest.raises(StorageError, match="no such ledger"):
         szpo.open(tmp_path / "none.db")
+
+
+def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.write_whole(tmp_path / "out") as draft:
+        draft.mkdir()
+        (draft / "half").write_text("x")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())

@@ -55,6 +55,15 @@ def test_two_raters_agree_on_seventy_percent(D):
     assert measured == pytest.approx(0.70, abs=0.01)
 
 
+def test_a_rater_of_labels70_agrees_with_the_truth_on_seventy_percent():
+    rewards = base_rewards()
+    measure, target = panel.TARGETS["labels70"]
+    fitted = calibrate(rewards, 8, seed=0, target=target, measure=measure)
+    gaps = batch_gaps(rewards, 8, derive(1, "fresh questions"), 40_000)
+    right = 1 / (1 + np.exp(-fitted.beta * np.abs(gaps[gaps != 0])))
+    assert right.mean() == pytest.approx(0.70, abs=0.01)
+
+
 def test_beta_in_the_normal_case_by_hand():
     # Gaps of two batches of D unit-variance rows are N(0, 2/D); with s = β √(2/D) and
     # x ~ N(0, s²), agreement is ½ + ½ E tanh²(x/2), which is .70 at s = 2.031 (quadrature).

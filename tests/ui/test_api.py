@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from szpo.errors import StorageError
-from szpo.voting import casting
+from szpo.voting import casting, pauses
 from szpo_ui.web.writer import Writer
 from tests.support.browser import MINUS, PLUS, MovableClock, awaited, make
 
@@ -319,3 +319,22 @@ def test_a_vote_that_breaks_fails_alone(quiet, monkeypatch):
     assert [vote["assignment"] for vote in quiet.ledger.votes()] == [
         each.assignment for each in found if isinstance(each, casting.Receipt)
     ]
+
+
+def test_a_commit_that_fails_acknowledges_nothing(quiet, monkeypatch):
+    who = quiet.invitation("panelist", "P-1").panelist
+    seat, writer = quiet.site.service.assign(who), Writer(quiet.site.service)
+
+    def full(requests):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(quiet.site.service, "cast_many", full)
+    ballot = casting.VoteRequest(seat.id, "A", f"key-{seat.id}", panelist=who)
+    (found,) = at_once(writer, [lambda: writer.cast(ballot)])
+    assert isinstance(found, StorageError) and not quiet.ledger.votes()
+
+
+def test_a_panelist_is_not_told_what_a_guard_measured(stage, client):
+    pauses.pause(stage.ledger, "guard topic", "topic .10 below .40")
+    found = client.get("/api/status").json()
+    assert (found["paused_by"], found["pause_reason"]) == ("guard", None)

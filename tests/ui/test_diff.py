@@ -1,7 +1,6 @@
 """Difference marks: lossless, symmetric, off where they would not help, bounded in time."""
 
 import random
-import time
 import tracemalloc
 
 import pytest
@@ -58,15 +57,15 @@ def test_text_without_spaces_is_compared_by_character():
 
 
 def test_what_would_take_long_is_not_compared():
-    begin = time.perf_counter()
+    different = " ".join(f"w{i}" for i in range(MOST_WORDS))
     for a, b in [
+        (different, f"{different} more"),
         ("a " * MOST_WORDS, "a b " * (MOST_WORDS // 2)),  # a model that repeats itself
         ("word " * (MOST_WORDS + 1), "word " * MOST_WORDS),
         ("x" * 200_000, "x" * 199_999),
     ]:
         found = compare(a, b)
         assert found.similarity is None and not found.marked
-    assert time.perf_counter() - begin < 2
 
 
 def test_words_are_counted_as_a_reader_does():

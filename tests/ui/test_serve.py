@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from szpo.cli.app import call
+from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.notices import setup_progress
 from szpo.replay import verification
@@ -68,10 +69,13 @@ def test_a_port_out_of_range_is_named(run, capsys, port):
     assert message == f"port {port} cannot be used; give one from 1024 to 65535"
 
 
-def test_a_network_address_needs_the_word_insecure(run, capsys):
-    message = refused(capsys, str(run), "--host", "0.0.0.0", "--port", "0")
-    assert message.startswith("--host 0.0.0.0 would show the panel to the network without TLS")
-    assert message.endswith("or add --insecure")
+def test_a_network_address_needs_the_word_insecure():
+    words = r"--host 0\.0\.0\.0 would show the panel to the network without TLS.* --insecure$"
+    with (
+        pytest.raises(UsageError, match=words),
+        address.listening("0.0.0.0", 0, insecure=False),
+    ):
+        pass
 
 
 def test_a_missing_run_and_contradictions_are_named(tmp_path, capsys):

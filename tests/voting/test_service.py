@@ -10,9 +10,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from szpo.errors import UsageError
+from szpo.errors import LeaseError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.voting import casting, counting, steps
+from szpo.ledger.theta import theta_digest
+from szpo.voting import casting, counting, seats, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_ANSWERS, VoteConflictError, VoteRequest
 from szpo.voting.counting import sides, verdict
@@ -44,6 +45,22 @@ def test_ids_of_simulated_panelists_derive_from_the_seed_and_people_have_random_
             found.append([service.enroll(k, f"{k} 1") for k in ("simulated", "judge", "person")])
             assert service.enroll("judge", "judge 1") == found[-1][1]
     assert found[0][:2] == found[1][:2] and found[0][2] != found[1][2]
+
+
+def test_a_persons_seat_cannot_be_computed_and_a_simulated_ones_can(ledger, service):
+    ask(ledger, n=1, m=2)
+    head = ledger.query("SELECT * FROM comparisons")[0]
+    for kind, computed in (("person", False), ("simulated", True)):
+        who = service.enroll(kind, kind)
+        seat = service.assign_to("c0", who)
+        assert (seat.id == seats.seat_id(ledger.root_seed, head, who)) == computed
+
+
+def test_answers_of_a_step_are_stored_once(ledger):
+    epoch = ask(ledger)
+    again = steps.StepAnswers(0, [], theta_digest(ledger))
+    with pytest.raises(LeaseError, match="stored already"):
+        steps.store(ledger, epoch, again, then_open=False)
 
 
 def test_a_name_belongs_to_one_kind(service):

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
+from szpo.aggregation import win_rates
 from szpo.ledger import orders
 from szpo.replay import verification
-from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.types import Answer, Comparison, Prompt, Row, Vote
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
@@ -252,3 +253,10 @@ def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, 
     assert len({seat.id for seat in seats}) == 5
     assert len({seat.prompt_order for seat in seats}) > 1
     assert verification.verify(ledger).ok
+
+
+def test_those_who_voted_in_training_are_counted_apart():
+    votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
+    found = win_rates.count(votes, {"ben"})
+    assert (found.tuners.tuned, found.tuners.base) == (0, 1)
+    assert (found.others.tuned, found.others.base) == (1, 0)

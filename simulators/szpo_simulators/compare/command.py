@@ -7,23 +7,46 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import typer
 
-from szpo.errors import UsageError
+from szpo.analysis import improvement
+from szpo.cli import console, run_paths
+from szpo.errors import RunError, UsageError
+from szpo.ledger.database import Ledger
 from szpo.plugins import how_to_install
-from szpo_simulators.compare import ledgers, presets, schedule, show
+from szpo.training import summary
+from szpo_simulators.compare import presets, schedule, show
 from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.compare.presets import Asking, Method, Preset
 from szpo_simulators.compare.schedule import make_cell, run_with_bar
-from szpo_simulators.study import Study
+from szpo_simulators.rewards import text_rewards
+from szpo_simulators.study import COLOURS, Study
 
 command = typer.Typer(add_completion=False)
 """The entry point of `szpo.commands`."""
+CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
+         "shown": "mean reward of the answers shown",
+         "better": "win rate of the better side, ten steps"}  # fmt: skip
+FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
+    "model": "model", "panel": "panel", "rule": "rule", "seed": "seed", "state": "state",
+    "steps": "steps", "votes": "votes", "answers read": "answers_read",
+    "minutes of people": lambda run: f"{run['person_minutes']:.0f}",
+    "votes for the better side": lambda run: _share(run["separation"]),
+    "KL, nats": "kl", "length": "length",
+    "held-out reward": lambda run: run["heldout"] or "not measured",
+    "better than the base": "better",
+}  # fmt: skip
+"""What the table shows of a run: the name of a field, or a function of the run."""
+POOLED = 10
+"""Steps over which a win rate is taken: one step has too few votes."""
+COUNTS = ("pairs", "agreeing")
+"""Pairs of votes on different comparisons of one direction, and how many of them agree. The win
+rate of the better side is estimated from these; that of plus is no measure: signs are random."""
 
 
 @command.command("compare")
@@ -65,7 +88,7 @@ def compare(
     if runs and preset:
         raise UsageError("compare: give a preset or runs, not both")
     if runs:
-        return ledgers.compare_runs(runs, folder, figure=figures, as_json=as_json)
+        return compare_runs(runs, folder, figure=figures, as_json=as_json)
     chosen, numbers = _split(methods), _read_seeds(seeds)
     if tune and (asks or numbers):
         raise UsageError("compare: --tune has seeds of its own and asks in batches; leave "
@@ -183,3 +206,135 @@ def run_trials(
     )  # fmt: skip
     study.csv(f"trials-{preset.name}", rows)
     return {"preset": preset.name, "trials": rows}, failures
+
+
+def compare_runs(
+    runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
+) -> int:
+    """Print and draw runs; the figure goes beside the first run, and to ``figure`` as well.
+
+    Raises:
+        UsageError: a run is missing, is named twice, or stands alone.
+        RunError: none of them has votes.
+    """
+    if len(runs) < 2:
+        raise UsageError("compare: one run alone; give two or more")
+    paths = [run_paths.find(run, folder or Path("runs")) for run in runs]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("compare: the same run is named twice; give different ones")
+    found = [read_run(path) for path in paths]
+    if empty := [row["name"] for row in found if not row["votes"]]:
+        line = f"compare: no votes in a closed step of {', '.join(empty)}"
+        if len(empty) == len(found):
+            raise RunError(f"{line}; collect some, or name other runs")
+        console.complain(line)
+    study = Study("compare", paths[0].parent, figures=figure)
+    study.console.quiet = as_json
+    _print_table(study, found)
+    for row in found:
+        for line in row["evaluation"]:
+            study.console.print(f"{row['name']}: {line}", markup=False)
+    wanted = [name for name in CURVES if any(row["curves"][name] for row in found)]
+    if wanted:
+        names = "-".join(path.stem for path in paths)[:80]
+        _draw(study, f"compare-{names}", found, wanted)
+        study.console.print(f"figure: {paths[0].parent / f'compare-{names}.svg'}", markup=False)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each fact, a column for each run: two to six runs fit a terminal."""
+    lines = [
+        {"fact": name, **{str(i): read(run) if callable(read) else run.get(read)
+                          for i, run in enumerate(runs)}}
+        for name, read in FACTS.items()
+    ]  # fmt: skip
+    names = [run["name"] for run in runs]
+    heads = [f"{name} {i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    columns = {head: str(i) for i, head in enumerate(heads)}
+    study.table("runs by their ledgers", lines, {"": "fact", **columns})
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The run of a ledger: totals, held-out rows, curves over votes and answers read."""
+    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
+        facts = summary.steps(ledger)
+        total = summary.summary(ledger, facts).as_dict()
+        measured = [event["body"]["rows"] for event in ledger.events("evaluation")
+                    if "rows" in event["body"]]  # fmt: skip
+        shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
+    last = measured[-1] if measured else []
+    lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
+    spent = np.cumsum([f.votes for f in facts]).tolist()
+    read_ = np.cumsum([f.answers_read for f in facts]).tolist()
+    curves: dict[str, list[list[float]]] = {name: [] for name in CURVES}
+    read_by = dict(zip(spent, read_, strict=True))
+    for point in helped.points:
+        if point.wins is not None and point.wins.value is not None and point.votes in read_by:
+            curves["heldout"].append([point.votes, read_by[point.votes], point.wins.value])
+    for i, fact in enumerate(facts):
+        if "kl" in fact.info and fact.info["kl"] is not None:
+            curves["kl"].append([spent[i], read_[i], float(fact.info["kl"])])
+        if (reward := shown[i]) is not None:
+            curves["shown"].append([spent[i], read_[i], reward])
+        recent = facts[max(0, i + 1 - POOLED) : i + 1]
+        better = summary.separation(*(sum(getattr(f, n) for f in recent) for n in COUNTS))
+        if better is not None:
+            curves["better"].append([spent[i], read_[i], better])
+    lengths = [f.info["length"] for f in facts if "length" in f.info]
+    return {
+        **total,
+        "kl": curves["kl"][-1][2] if curves["kl"] else None,
+        "length": lengths[-1] if lengths else None,
+        "separation": summary.separation(*(sum(getattr(f, n) for f in facts) for n in COUNTS)),
+        "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
+        "better": helped.short,
+        "improvement": helped.as_dict(),
+        "evaluation": [helped.sentence, *lines],
+        "curves": curves,
+    }
+
+
+def _mean_rewards_shown(ledger: Ledger, facts: Sequence[summary.Facts]) -> list[float | None]:
+    """Mean true reward of each step's answers; None for each where the panel is not simulated."""
+    panel = ledger.spec.get("config", {}).get("panel", {})
+    try:
+        if panel.get("kind", "people") == "people":
+            raise UsageError("people have no reward")
+        score = text_rewards.parse(str(panel["reward"])).score
+    except (UsageError, KeyError):
+        return [None] * len(facts)
+    found: list[float | None] = []
+    for fact in facts:
+        rows = [row for one in ledger.comparisons(fact.step) for row in one.rows]
+        values = [score(row.prompt, side) for row in rows for side in (row.plus, row.minus)]
+        found.append(float(np.mean(values)) if values else None)
+    return found
+
+
+def _draw(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) -> None:
+    with study.figure(part, columns=2 * len(wanted), height=3.8) as axes:
+        for i, name in enumerate(wanted):
+            for j, label in enumerate(("votes", "answers read")):
+                at = axes[2 * i + j]
+                for k, row in enumerate(found):
+                    points = row["curves"][name]
+                    colour = COLOURS[k % len(COLOURS)]
+                    x, y = ([p[column] for p in points] for column in (j, 2))
+                    at.plot(x, y, color=colour, marker="", label=row["name"])
+                at.set(xlabel=label)
+            axes[2 * i].set_ylabel(CURVES[name])
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
+
+
+def _levels(helped: improvement.Improvement) -> str | None:
+    """Mean rewards on the held-out prompts before and after, where a run measured them."""
+    ends = [p.reward for p in (*helped.points[:1], *helped.points[-1:]) if p.reward is not None]
+    return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
