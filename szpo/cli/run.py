@@ -416,9 +416,10 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
         values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]
         parts.append(f"reward {sum(values) / len(values):.3f}")
     if report.kl is not None:
-        # Measured where it is guarded; else estimated from |θ|, see szpo.runs.assemble.
+        # Measured where it is guarded or was just read; else estimated from |θ|.
         guarded = ledger.spec.get("config", {}).get("guards", {}).get("kl") is not None
-        parts.append(f"KL {'' if guarded else '≈ '}{report.kl:.2f}")
+        read = guarded or (report.reach is not None and report.reach.measured is not None)
+        parts.append(f"KL {'' if read else '≈ '}{report.kl:.2f}")
     if (ahead := outlook.of_report(report.extra, report.total_votes)) is not None and ahead.note:
         parts.append(ahead.note)
     if "link" in report.extra:

@@ -21,7 +21,7 @@ WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
 REGRESSION = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
-    "guarded", "sided", "unproven_kl", "forgetting", "features",
+    "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 

@@ -7,7 +7,7 @@ recorded votes alone, so a run can always be played again (`replay_state`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -106,14 +106,16 @@ def tell(
     delta: ArrayLike | None = None,
     by_voter: VotesByVoter | None = None,
     inputs: StepInputs | None = None,
+    measure: Callable[[Floats], float] | None = None,
 ) -> tuple[State, tuple[Update, ...], Info]:
     """What a step's counted votes do: the next state, the updates to record, the report.
 
     The tally's arrays are (K, N). ``by_voter`` are the same votes by voter: every weighting but
     ``equal`` needs them, and with them the report says which share of hostile voters would have
     turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``regression``). ``inputs`` is what
-    was recorded with the step's answers. An update with coefficient 0 moves nothing (warm-up,
-    exact tie). What the updates add to which point, `added_updates` says.
+    was recorded of the step; ``measure`` gives the KL to the model's start, nats, of a point as
+    moved from θ₀, where the step is not recorded yet. An update with coefficient 0 moves nothing
+    (warm-up, exact tie). What the updates add to which point, `added_updates` says.
 
     Raises:
         RunError: a count, an estimate or a step is not finite; nothing was applied.
@@ -129,7 +131,7 @@ def tell(
     weighted = weigh(settings, state.history, step, tally, by_voter, use=use)
     if given is not None:
         weighted = replace(weighted, delta=given)
-    at = perturbations(settings, query, alpha_at(state, step), inputs)
+    at = perturbations(settings, query, alpha_at(state, step), inputs, measure)
     move = rule.move(settings, state.carried, at, weighted, nu)
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}

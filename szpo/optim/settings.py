@@ -59,7 +59,7 @@ class Settings:
     (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
-    The last eleven are ``regression``'s. ``kl_budget``: how far the recommended point may be from
+    The last twelve are ``regression``'s. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
     None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
     whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
@@ -68,7 +68,9 @@ class Settings:
     θ₀ of a branch; None for 0. ``guarded``: the recommended point stays where guards hold that are
     predicted from what was recorded of the start's answers. ``sided``: the fit has a coefficient
     for the side on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes
-    while the votes may be chance. These three are None in runs recorded before they were.
+    while the votes may be chance. ``measured``: a point is measured for KL, and shrunk, before it
+    is recommended, not with the next answers. These four are None in runs recorded before they
+    were.
     ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
     ``features``: what votes are regressed on in coordinates of named features; None: z⁺ − z⁻.
 
@@ -112,6 +114,7 @@ class Settings:
     guarded: bool | None = None
     sided: bool | None = None
     unproven_kl: float | None = None
+    measured: bool | None = None
     forgetting: float | None = None
     features: NamedFeatures | None = None
 

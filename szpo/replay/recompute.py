@@ -16,6 +16,7 @@ from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.optimizer import Point
 from szpo.optim.rules import regression
+from szpo.optim.rules.measured_kl import GRID, Reach
 from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
@@ -94,6 +95,8 @@ class Recomputation:
         self.state, updates, info = optimizer.tell(
             self.state, query, tally, by_voter=voters, inputs=inputs
         )
+        if inputs.reach is not None:
+            self._check_reach(number, inputs.reach)
         recorded = [update_of(row) for row in rows]
         if [u.k for u in updates] != [u.k for u in recorded]:
             key = canonical.row_key("updates", rows[0])
@@ -122,11 +125,28 @@ class Recomputation:
                 raise Broken("events", f"step {number}", problem)
         if inputs.kl is not None:
             found = [
-                regression.quadratic_kl(self.settings, state.carried)
+                regression.quadratic_kl(self.settings, state.carried.recommended)
                 for state in (self.state, self.before)
             ]
-            if not any(abs(inputs.kl[1] - one) <= 1e-5 * max(one, 1e-3) for one in found):
+            if not any(_is_near(inputs.kl[1], one) for one in found):
                 raise Broken("events", f"step {number}", "kl is of a point never recommended")
+
+    def _check_reach(self, number: int, reach: Reach) -> None:
+        """Readings are of the point that the votes proposed, and its share is what they give."""
+        settings, carried = self.settings, self.state.carried
+        if settings.kl_budget is None or not reach.follows:
+            problem = "the share of the way is not the one that its readings of KL give"
+            raise Broken("events", f"step {number}", problem)
+
+        def estimate(share: int) -> float:
+            return regression.quadratic_kl(settings, share / GRID * carried.way)
+
+        wanted = [(reach.limit, float(regression.find_budget(settings, carried.counted)))]
+        wanted += [(reach.start, estimate(0))]
+        wanted += [(each.estimate, estimate(each.share)) for each in reach.readings]
+        if not all(_is_near(found, own) for found, own in wanted):
+            problem = "KL is of another point, or budget, than the votes give"
+            raise Broken("events", f"step {number}", problem)
 
     def _compare(self, row: Record, mine: Update, stored: Update, info: Info) -> None:
         key = canonical.row_key("updates", row)
@@ -148,6 +168,11 @@ class Recomputation:
         slack = 0.0 if self.exact else ROUNDINGS[kind] * size
         if own.shape != given.shape or np.abs(own - given).max(initial=0.0) > slack:
             raise Broken("updates", key, f"{kind} is not what the votes give")
+
+
+def _is_near(found: float, own: float) -> bool:
+    """Two nats are the same but for rounding."""
+    return abs(found - own) <= 1e-5 * max(own, 1e-3)
 
 
 def _digest(ledger: Ledger, theta: Theta) -> str:

@@ -16,6 +16,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.optim.rules import regression
+from szpo.optim.rules.measured_kl import LEAST_KL
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.policies.protocol import Halving
@@ -27,8 +28,6 @@ from szpo.training.step_report import Stopwatch, flatten
 from szpo.types import Comparison, Floats, Prompt, Query
 from szpo.voting import shown_features, step_inputs, steps
 
-LEAST_KL = 0.1
-"""Nats by the quadratic estimate from which a recommended point's KL is measured."""
 CANARY_STEPS = 3
 """This many steps in a row in which every answer is the same on both sides are an error."""
 
@@ -129,9 +128,10 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
     if not rule_of(settings.rule).two_points:
         return StepInputs()
     kl = scores = None
-    estimate = regression.quadratic_kl(settings, at.state.carried)
-    if hooks.measured_kl is not None and estimate >= LEAST_KL:
-        kl = float(hooks.measured_kl(at.theta)), estimate
+    if hooks.measured_kl is not None and not settings.measured:
+        estimate = regression.quadratic_kl(settings, at.state.carried.recommended)
+        if estimate >= LEAST_KL:
+            kl = float(hooks.measured_kl(at.theta)), estimate
     if settings.score_share:
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     named, features = settings.features, None

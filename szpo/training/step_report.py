@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
+from szpo.optim.rules.measured_kl import Reach
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
 
 T = TypeVar("T")
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """The figures of a finished step; nothing here is read back by the algorithm.
+    """The figures of a finished step; the algorithm reads back nothing but ``reach``.
 
     ``seconds`` has generation (the policy's rollout), evaluation (asking and waiting) and other.
     ``kl`` is in nats per completion, ``norm`` is |θ|, ``length`` in tokens (else words).
@@ -53,6 +54,8 @@ class StepReport:
     figures: dict[str, float]
     seconds: dict[str, float]
     extra: dict[str, Any]
+    reach: Reach | None = None
+    """What was measured of the recommended point before it was recorded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
+from szpo.optim.rules.all_votes import from_start
+from szpo.optim.rules.measured_kl import Reach
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
 from szpo.training import guards
@@ -19,7 +21,7 @@ from szpo.training.position import Position, check_weights
 from szpo.training.rollouts import recorded_query
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
-from szpo.types import Comparison, Info, Tally, Theta, Update
+from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
 from szpo.voting import pauses, step_inputs, steps, triads
 from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
@@ -44,6 +46,8 @@ class Estimate:
     """The point where the run asks, after the step."""
     head: str
     """SHA-256 of that point."""
+    reach: Reach | None = None
+    """What was measured of the recommended point."""
 
 
 def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
@@ -53,7 +57,9 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
     voters = read_votes_by_voter(ledger, settings, step, votes.counted, tally)
     query = recorded_query(run, step)
     inputs = step_inputs.read(ledger, settings, step)
-    state, updates, info = optimizer.tell(at.state, query, tally, by_voter=voters, inputs=inputs)
+    state, updates, info = optimizer.tell(
+        at.state, query, tally, by_voter=voters, inputs=inputs, measure=_measure(run)
+    )
     failpoint("cp9")
 
     def move(theta: Theta, added: Sequence[Update]) -> tuple[Theta, str]:
@@ -63,10 +69,26 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
 
     added = optimizer.added_updates(settings, updates, "centre")
     centre, head = move(at.centre, added)
-    theta, digest = centre, head
+    theta, digest, reach = centre, head, None
     if rule_of(settings.rule).two_points:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
-    return Estimate(tally, state, tuple(updates), added, info, theta, digest, centre, head)
+        reach = state.carried.reach
+        reach = None if reach is at.state.carried.reach else reach  # of an earlier step
+    return Estimate(tally, state, tuple(updates), added, info, theta, digest, centre, head, reach)
+
+
+def _measure(run: Services) -> Callable[[Floats], float] | None:
+    """KL to the model's start of a point as moved from θ₀, where that is measured in this way."""
+    kl, settings = run.hooks.measured_kl, run.settings
+    if kl is None or not settings.measured:
+        return None
+    name, shape = settings.layout[0]
+
+    def measure(moved: Floats) -> float:
+        point = from_start(settings, moved)
+        return float(kl({name: point.astype(np.float32).reshape(shape)}))
+
+    return measure
 
 
 def apply(
@@ -121,6 +143,9 @@ def describe(
     figures = _figures(run.ledger, votes.step, comparisons)
     outlook = None if run.hooks.outlook is None else run.hooks.outlook(new.state)
     ahead = {} if outlook is None else {"outlook": outlook}
+    kl = None if new.reach is None else new.reach.measured
+    if kl is None and run.hooks.kl is not None:
+        kl = float(run.hooks.kl(new.theta))
     return StepReport(
         step=votes.step,
         delta=info.delta,
@@ -133,7 +158,7 @@ def describe(
         answers_read=read,
         total_votes=at.votes + len(counted),
         total_answers_read=at.answers_read + read,
-        kl=None if run.hooks.kl is None else float(run.hooks.kl(new.theta)),
+        kl=kl,
         length=figures["length"],
         repetition=figures["repetition"],
         identical=figures["identical"],
@@ -150,6 +175,7 @@ def describe(
         figures=figures,
         seconds={},
         extra=plain({**(info.extra or {}), **triads.note(run.ledger), **ahead}),
+        reach=new.reach,
     )
 
 

@@ -1,8 +1,10 @@
-"""What a step's fit takes besides its votes, as it stands in the record of the step's answers.
+"""What a step takes besides its votes, as it stands in the record.
 
-It is part of the event "generated", and so of the chain, before anybody votes: replay and verify
-take these numbers from there, and recompute from them without model or file. They do not show
-that the numbers are the model's. What votes are not to be about is an event of its own.
+What the fit takes is part of the event "generated", and so of the chain, before anybody votes;
+what was measured of the point that the votes proposed is part of the event "step".
+Replay and verify take these numbers from there, and recompute from them without model or file.
+They do not show that the numbers are the model's. What votes are not to be about is an event of
+its own.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.guard_geometry import Moments
+from szpo.optim.rules.measured_kl import Reach
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
@@ -47,11 +50,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     """
     if not rule_of(settings.rule).two_points:
         return StepInputs()
-    events = ledger.query(
-        "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ?",
-        (step,),
-    )
-    noted = json.loads(events[-1]["body"]).get("inputs") if events else None
+    noted = _body(ledger, "generated", step).get("inputs")
     if not isinstance(noted, dict):
         raise IntegrityError(f'step {step}: its event "generated" has no inputs of the fit')
     centre = _array(step, noted, "centre", (settings.dim,))
@@ -73,8 +72,30 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
         raise IntegrityError(f'step {step}: its event "generated" has no {missing[0]}')
     nats = None if kl is None else (float(kl[0]), float(kl[1]))
     whole = None if features is None else features.astype(np.int64)
+    moments = _moments(step, noted, settings.dim)
+    reach = _reach(ledger, step) if settings.measured else None
     aside = () if named is None else set_aside.read(ledger, named, step)
-    return StepInputs(scores, nats, centre, _moments(step, noted, settings.dim), whole, aside)
+    return StepInputs(scores, nats, centre, moments, whole, aside, reach)
+
+
+def _body(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
+    """What the last event of a kind says of a step; nothing where there is none."""
+    events = ledger.query(
+        "SELECT body FROM events WHERE kind = ? AND json_extract(body, '$.step') = ? "
+        "ORDER BY event DESC LIMIT 1",
+        (kind, step),
+    )
+    return json.loads(events[0]["body"]) if events else {}
+
+
+def _reach(ledger: Ledger, step: int) -> Reach | None:
+    noted = _body(ledger, "step", step).get("reach")
+    try:
+        return None if noted is None else Reach.from_json(noted)
+    except (KeyError, TypeError, ValueError):
+        raise IntegrityError(
+            f"step {step}: what was measured of its point cannot be read"
+        ) from None
 
 
 def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:

@@ -234,9 +234,9 @@ def quorate(votes: StepVotes, quorum: float | None) -> bool:
 def apply(ledger: Ledger, epoch: int, result: StepResult, notes: Mapping[str, Any]) -> bool:
     """Write a step's updates and move it to "applied": the one commit that changes the run.
 
-    ``notes`` becomes the event "step": figures for people, read back by no computation. With them
-    stands the step's row, which is itself outside the chain. False, and nothing is written, if
-    somebody made the step void meanwhile.
+    ``notes`` becomes the event "step": figures for people, of which a replay reads back only
+    ``reach``. With them stands the step's row, which is itself outside the chain. False, and
+    nothing is written, if somebody made the step void meanwhile.
     """
     updates, info = result.updates, result.info
     step = updates[0].step

@@ -33,7 +33,7 @@ def test_a_look_ahead_is_in_nats_and_win_rates_whatever_the_units():
         settings = settings_of(scale=scale)
         state, _ = walk(settings, 10, seed=1, gradient=GRADIENT / scale)
         found.append(look_ahead.look_ahead(settings, state.carried))
-        nats = regression.quadratic_kl(settings, state.carried)
+        nats = regression.quadratic_kl(settings, state.carried.recommended)
         assert found[-1].ahead[0].kl == pytest.approx((nats, nats, nats))
     first, second = found
     assert [each.votes for each in first.ahead] == [0, 20, 40, 80]

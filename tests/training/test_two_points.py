@@ -59,6 +59,15 @@ def run(tmp_path, original):
         yield recorded_settings(ledger), ledger, policy
 
 
+@pytest.fixture
+def old(tmp_path):
+    """A run as they were recorded before a point was measured first."""
+    settings, ledger, policy = started(tmp_path, "old.db", measured=None)
+    with ledger:
+        drive(settings, ledger, policy, until_step=5, measured_kl=kl)
+        yield settings, ledger, policy
+
+
 def test_a_step_records_the_recommended_point_and_the_centre(run):
     settings, ledger, policy = run
     rows = ledger.update_rows()
@@ -122,9 +131,10 @@ def test_what_is_shown_is_the_recommended_point(run):
         assert shown.digest() == recommended_digest(ledger)
 
 
-def test_kl_is_measured_where_it_was_recommended_and_shrinks_the_ball(run, tmp_path):
-    settings, ledger, _ = run
+def test_a_run_recorded_before_measures_kl_with_the_next_answers(old, tmp_path):
+    settings, ledger, _ = old
     noted = [step_inputs.read(ledger, settings, step) for step in range(5)]
+    assert not any(event["body"]["reach"] for event in ledger.events("step"))
     assert noted[0].kl is None  # nothing is recommended yet
     measured = [one.kl for one in noted if one.kl is not None]
     assert measured
@@ -136,7 +146,8 @@ def test_kl_is_measured_where_it_was_recommended_and_shrinks_the_ball(run, tmp_p
         assert parameters.digest(centre, LAYOUT) == theta_digests(ledger)[step]
     carried = replay.replay_state(ledger, settings).carried
     assert 1.3 < carried.kl_scale < 2
-    other, second, policy = started(tmp_path, "unmeasured.db")
+    assert verification.verify(ledger).ok
+    other, second, policy = started(tmp_path, "unmeasured.db", measured=None)
     with second:
         drive(other, second, policy, until_step=5)
         assert all(step_inputs.read(second, other, step).kl is None for step in range(5))
@@ -245,8 +256,8 @@ def test_a_void_step_moves_neither_point(tmp_path):
         (lambda inputs: inputs.update(kl="much"), "are not"),
     ],
 )
-def test_forged_inputs_are_found_even_with_fitting_hashes(run, tmp_path, change, words):
-    _, ledger, _ = run
+def test_forged_inputs_are_found_even_with_fitting_hashes(old, tmp_path, change, words):
+    _, ledger, _ = old
     ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     path = tmp_path / "forged.db"
     path.write_bytes(ledger.path.read_bytes())

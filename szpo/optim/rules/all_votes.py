@@ -14,6 +14,7 @@ from szpo.aggregation.weighting import History, View
 from szpo.errors import UsageError
 from szpo.optim import named_features, sparse_regression, vote_regression
 from szpo.optim.rules.guard_geometry import Moments
+from szpo.optim.rules.measured_kl import Reach
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
@@ -55,17 +56,24 @@ class AllVotes:
     log_factor: Floats
     """(...): the largest log Bayes factor for any signal that a step's fit has found."""
     measured: tuple[float, float] = (0.0, 0.0)
-    """Sums over steps of measured KL and of its quadratic estimate at the same points, nats."""
+    """Without `Settings.measured`: sums over steps of measured KL and of its quadratic estimate at
+    the same points, nats."""
     moments: Moments | None = None
     """Of the start's answers; None where guards are not predicted."""
     held: Held = Held()
     """What they did at the last step."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""
+    reach: Reach | None = None
+    """Under `Settings.measured`: what was last measured of a proposed point."""
+    way: Floats | None = None
+    """(d,): that point, as moved from θ₀."""
 
     @property
     def kl_scale(self) -> float:
         """Measured KL over its quadratic estimate."""
+        if self.reach is not None:
+            return self.reach.scale
         return (self.measured[0] + PSEUDO_KL) / (self.measured[1] + PSEUDO_KL)
 
 
@@ -198,11 +206,16 @@ def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
     """
     centre = at.inputs.centre
     if centre is None:
-        centre = record.centre + (0.0 if settings.start is None else np.array(settings.start))
+        centre = from_start(settings, record.centre)
     x = at.features(settings.distance)
     middle = centre[..., None, :] + (0.0 if settings.pairing == "antithetic" else x / 2)
     bend = -(x * middle).sum(-1)
     return np.repeat(bend[..., None], settings.N, axis=-1)
+
+
+def from_start(settings: Settings, moved: Floats) -> Floats:
+    """A point (..., d) in coordinates, given as moved from θ₀."""
+    return moved + (0.0 if settings.start is None else np.array(settings.start))
 
 
 def fit_votes(settings: Settings, record: AllVotes) -> Fit:

@@ -6,8 +6,9 @@ ground. The *recommended* point is what the votes so far say is best: from the m
 ŵ, as far as the KL budget and what the votes say allow. It is short while they say little, and
 next to nothing while they may be chance (`szpo.optim.vote_regression.direction`).
 
-KL is |z|²/2 in whitened coordinates, times a scale that is measured at recommended points. Where
-it cannot be measured, the ball is in units of the radius at which is asked.
+KL is |z|²/2 in whitened coordinates, times a scale that the last measured point had. A proposed
+point is measured, and shrunk, before it is recorded (`szpo.optim.rules.measured_kl`). Where KL
+cannot be measured, the ball is in units of the radius at which is asked.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ import numpy as np
 from szpo.aggregation import weighting
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.named_features import directions
-from szpo.optim.rules import guard_geometry
+from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     PRIORS,
     AllVotes,
     Held,
     add_votes,
     fit_votes,
+    from_start,
     learn_weights,
     sum_by_voter,
 )
-from szpo.optim.rules.rule import Move, Perturbations, Rule
+from szpo.optim.rules.measured_kl import AIM, GRID, Reading
+from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction
@@ -45,8 +48,6 @@ UNPROVEN: Final = 0.14
 """The default `unproven_kl`, nats."""
 RADIUS: Final = 4.5
 """The default `kl_radius`, nats: a vote on a wider step says more."""
-AIM: Final = 0.9
-"""Share of the budget that is aimed at: the measured KL scatters about it."""
 
 
 def check(settings: Settings) -> None:
@@ -145,7 +146,7 @@ def move(
     seen = np.maximum(record.log_factor, found.log_factor)
     record = replace(record, log_factor=seen)
     target, held = hold_guards(settings, record, find_target(settings, record, found))
-    record = replace(record, held=held)
+    record, target = hold_kl(settings, replace(record, held=held), at, target)
     vector, recommended = _go(record.recommended, target - record.recommended)
     way = target - record.centre
     length = np.sqrt((way * way).sum(-1, keepdims=True))
@@ -199,10 +200,9 @@ def find_budget(settings: Settings, counted: Floats) -> Floats:
     return np.asarray(np.interp(counted, votes, nats))
 
 
-def quadratic_kl(settings: Settings, record: AllVotes) -> float:
-    """KL of the recommended point to the model's start by |z|²/2 in whitened units, nats."""
-    start = 0.0 if settings.start is None else np.array(settings.start)
-    z = (start + record.recommended) / unit(settings)
+def quadratic_kl(settings: Settings, moved: Floats) -> float:
+    """KL of a point, as moved from θ₀ (d,), to the model's start by |z|²/2 in whitened units."""
+    z = from_start(settings, moved) / unit(settings)
     return float((z * z).sum()) / 2
 
 
@@ -241,6 +241,46 @@ def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[F
     found = guard_geometry.predict(record.moments, whole)
     broken = tuple(each.name for each in found if not each.holds) if share < 1 else ()
     return share * target, Held(share, broken)
+
+
+def hold_kl(
+    settings: Settings, record: AllVotes, at: Perturbations, target: Floats
+) -> tuple[AllVotes, Floats]:
+    """As much of the way to the target (d,) as its measured KL allows; guards are held again."""
+    reach = at.inputs.reach
+    if reach is None and at.measure is not None and _is_news(settings, record, target):
+        measure = at.measure
+
+        def read(share: int) -> Reading:
+            point = share / GRID * target
+            nats = measure(point)
+            check_finite(np.array([nats]), at.step, "measured KL")
+            return Reading(share, max(0.0, nats), quadratic_kl(settings, point))
+
+        limit = float(find_budget(settings, record.counted))
+        start = quadratic_kl(settings, np.zeros(settings.dim))
+        reach = measured_kl.measure(limit, start, read)
+    if reach is None:
+        return record, target
+    record = replace(record, reach=reach, way=target)
+    if reach.share < GRID:
+        target, held = hold_guards(settings, record, reach.share / GRID * target)
+        record = replace(record, held=held if held.share < 1 else record.held)
+    return record, target
+
+
+def _is_news(settings: Settings, record: AllVotes, target: Floats) -> bool:
+    """The target (d,) has a budget, is far enough to be measured, and is not where one was."""
+    small = quadratic_kl(settings, target) < measured_kl.LEAST_KL
+    if settings.kl_budget is None or small:
+        return False
+    if record.reach is None or record.way is None:
+        return True
+    read = record.reach.nearest
+    before = from_start(settings, read.share / GRID * record.way)
+    moved = float(np.linalg.norm(from_start(settings, target) - before))
+    near = moved <= measured_kl.NEAR * float(np.linalg.norm(before))
+    return not near or read.kl > record.reach.limit
 
 
 def figures(done: Move) -> dict[str, float]:
@@ -339,6 +379,7 @@ RULE = Rule(
         "guarded": True,
         "sided": True,
         "unproven_kl": UNPROVEN,
+        "measured": True,
         "kl_radius": RADIUS,
     },
     ignores=("kl_step", "alpha_decay", "smoothing"),

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from szpo.errors import RunError
 from szpo.optim import parameters
 from szpo.optim.rules.guard_geometry import Moments
+from szpo.optim.rules.measured_kl import Reach
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
 from szpo.optim.weighted_votes import Past, WeightedVotes
@@ -24,13 +25,13 @@ from szpo.types import Floats, Ints, Query
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepInputs:
-    """What a fit takes of a step besides its votes, recorded before they are cast."""
+    """What a step takes besides its votes; all but ``reach`` is recorded before they are cast."""
 
     scores: Floats | None = None
     """(..., K, N, d): mean whitened score of the texts of plus less that of the texts of minus."""
     kl: tuple[float, float] | None = None
-    """KL to the start, nats, of a point that was recommended when the answers were made: as
-    measured, and by the quadratic estimate |z|²/2 in whitened units."""
+    """Without `Settings.measured`: KL to the start, nats, of a point that was recommended when the
+    answers were made, as measured, and by the quadratic estimate |z|²/2 in whitened units."""
     centre: Floats | None = None
     """θ (..., d) around which the step asked; None where that is the rule's centre."""
     moments: Moments | None = None
@@ -39,6 +40,8 @@ class StepInputs:
     """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
     aside: tuple[int, ...] = ()
     """Named features that explain votes and are not followed, by order, from this step on."""
+    reach: Reach | None = None
+    """What was measured of the point that its votes proposed, as recorded with the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,10 @@ class Perturbations:
     directions: Callable[[], tuple[Floats, Floats]]
     """Makes the grid values (..., K, d) and their factors (..., K); for small spaces only."""
     inputs: StepInputs = field(default_factory=StepInputs)
-    """What was recorded with the answers."""
+    """What was recorded."""
+    measure: Callable[[Floats], float] | None = None
+    """KL to the model's start, nats, of a point as moved from θ₀ (d,); None where nobody measures
+    now, as when a run is played again."""
 
     def unit(self) -> Floats:
         """The unit-variance directions v (..., K, d)."""
@@ -69,7 +75,11 @@ class Perturbations:
 
 
 def perturbations(
-    settings: Settings, query: Query, alpha: float | None, inputs: StepInputs | None = None
+    settings: Settings,
+    query: Query,
+    alpha: float | None,
+    inputs: StepInputs | None = None,
+    measure: Callable[[Floats], float] | None = None,
 ) -> Perturbations:
     """The perturbations of one run's query, at a step size."""
     space, ks = settings.space, range(settings.K)
@@ -79,7 +89,8 @@ def perturbations(
         return grid, np.array([parameters.factor(space, query.step, k) for k in ks])
 
     radius = np.array([plus.radius for plus, _ in query.shifts])
-    return Perturbations(query.step, query.mu, alpha, radius, directions, inputs or StepInputs())
+    noted = inputs or StepInputs()
+    return Perturbations(query.step, query.mu, alpha, radius, directions, noted, measure)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,93 @@
+"""How much of the way to a proposed point is recorded, given what was measured on it."""
+
+import math
+
+import pytest
+
+from szpo.optim.rules.measured_kl import AIM, GRID, MOST, Reach, Reading, choose, measure
+
+
+def readings(*pairs, whole=2.7):
+    return tuple(Reading(share, kl, whole * (share / GRID) ** 2) for share, kl in pairs)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ((), (256, False)),
+        (((256, 3.0),), (256, True)),  # within the budget of 3
+        (((256, 12.0),), (121, False)),  # 256·√(2.7/12) = 121.43
+        (((256, 12.0), (121, 2.4)), (121, True)),  # three quarters of the budget are enough
+        # 121² + (2.7 − 1.5)/(12 − 1.5)·(256² − 121²) = 20 457.6 = 143.03²
+        (((256, 12.0), (121, 1.5)), (143, False)),
+        (((256, 12.0), (121, 1.5), (143, 1.9)), (143, True)),
+        (((256, 12.0), (121, 1.5), (143, 3.1)), (121, True)),
+        (((256, 12.0), (121, 4.0)), (99, False)),  # 121·√(2.7/4) = 99.41
+        (((256, 12.0), (121, 4.0), (99, 3.1)), (92, True)),  # 99·√(2.7/3.1) = 92.39, unmeasured
+    ],
+)
+def test_the_share_by_hand(found, wanted):
+    assert choose(3.0, 0.0, readings(*found)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("limit", "kl", "estimate", "wanted"),
+    [
+        (3.0, 4.0, 3.2, (93, False)),  # the beginning at 4·2/3.2 = 2.5: 256·√((2.7 − 2.5)/1.5)
+        (2.5, 4.0, 3.2, (0, True)),  # .9·2.5 is spent where the branch begins
+        (2.5, 4.0, 1.9, (256, True)),  # nearer to the model's start than where it begins
+    ],
+)
+def test_a_branch_stays_where_it_begins_when_that_is_all_the_budget(limit, kl, estimate, wanted):
+    assert choose(limit, 2.0, (Reading(256, kl, estimate),)) == wanted
+
+
+@pytest.mark.parametrize("power", [1.2, 2.0, 2.7, 4.0])
+@pytest.mark.parametrize("whole", [0.4, 2.9, 3.1, 8.0, 60.0])
+def test_however_kl_grows_the_recorded_point_is_within_the_budget_and_uses_it(power, whole):
+    def read(share):
+        return Reading(share, whole * (share / GRID) ** power, 2.7 * (share / GRID) ** 2)
+
+    found = measure(3.0, 0.0, read)
+    kl = read(found.share).kl
+    assert len(found.readings) <= MOST and found.follows
+    assert kl <= 3.0 * (1.1 if power < 2 else 1)  # three readings do not end a slow growth
+    assert found.share == GRID if whole <= 3 else kl > 0.6 * AIM * 3.0
+    assert found.measured in (None, kl)
+
+
+def test_a_share_or_reading_that_does_not_follow_is_told():
+    found = measure(3.0, 0.0, lambda share: Reading(share, 12 * (share / GRID) ** 2, 1.0))
+    assert [each.share for each in found.readings] == [256, 121] and found.share == 121
+    body = {
+        "limit": found.limit,
+        "start": found.start,
+        "share": found.share,
+        "readings": [
+            {"share": r.share, "kl": r.kl, "estimate": r.estimate} for r in found.readings
+        ],
+    }
+    assert Reach.from_json(body) == found
+    for change in (
+        {"share": 122},
+        {"limit": 12.0},
+        {"readings": body["readings"][:1]},
+        {"readings": [{**body["readings"][0], "kl": 11.0}, body["readings"][1]]},
+    ):
+        assert not Reach.from_json({**body, **change}).follows
+    for change in (
+        {"share": 121.5},
+        {"limit": 0.0},
+        {"limit": math.nan},
+        {"readings": []},
+        {"readings": [{"share": 256}]},
+        {"readings": [{**body["readings"][0], "kl": -1.0}]},
+    ):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            Reach.from_json({**body, **change})
+
+
+def test_the_next_ball_is_scaled_by_the_reading_next_to_what_was_recorded():
+    found = Reach(3.0, 0.0, readings((256, 12.0), (121, 2.4)), 121)
+    assert found.nearest.share == 121
+    assert found.scale == pytest.approx((2.4 + 0.1) / (2.7 * (121 / 256) ** 2 + 0.1))

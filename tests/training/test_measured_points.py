@@ -1,0 +1,181 @@
+"""A proposed point is measured, shrunk, and only then recorded: live, killed, replayed, forged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from szpo import failpoints
+from szpo.errors import RunError
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import theta_digests
+from szpo.optim.rules import regression
+from szpo.optim.rules.measured_kl import GRID, NEAR
+from szpo.replay import replay, verification
+from szpo.training import step_rows
+from szpo.voting import step_inputs
+from tests.support.driving import MovingPolicy, drive, started
+from tests.support.quadratic import Clock, history
+from tests.support.tampering import forge, rewrite
+
+STEPS = 5
+BUDGET = 2.0
+
+
+def kl(theta):
+    """Three times the quadratic estimate |z|²/2."""
+    return 1.5 * float((theta["z"].astype(float) ** 2).sum())
+
+
+def begin(tmp_path, name="run.db", **changes):
+    return started(tmp_path, name, **{"kl_budget": ((0.0, BUDGET),), **changes})
+
+
+def points(ledger):
+    """Every recommended point, by step."""
+    return [replay.fold(ledger, step + 1) for step in range(ledger.last_applied() + 1)]
+
+
+def recorded(ledger, settings):
+    steps = range(ledger.last_applied() + 1)
+    return [step_inputs.read(ledger, settings, step).reach for step in steps]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    settings, ledger, policy = begin(tmp_path_factory.mktemp("original"))
+    calls = []
+
+    def measure(theta):
+        calls.append(theta)
+        return kl(theta)
+
+    with ledger:
+        drive(settings, ledger, policy, until_step=STEPS, measured_kl=measure)
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return ledger.path.read_bytes(), calls
+
+
+@pytest.fixture
+def run(tmp_path, original):
+    path = tmp_path / "run.db"
+    path.write_bytes(original[0])
+    with Ledger.open(path, clock=Clock(1_800_000_000_000_000)) as ledger:
+        yield recorded_settings(ledger), ledger
+
+
+def test_the_jump_at_the_gate_is_measured_and_shrunk_before_it_is_recorded(run, tmp_path):
+    settings, ledger = run
+    noted = recorded(ledger, settings)
+    nats = [kl(theta) for theta in points(ledger)]
+    assert max(nats) <= BUDGET  # no point of the run was ever beyond it
+    shrunk = [(step, one) for step, one in enumerate(noted) if one and one.share < GRID]
+    assert shrunk
+    step, first = shrunk[0]
+    assert first.readings[0].kl > BUDGET  # the jump, as it would have been recorded
+    assert first.readings[0].kl == pytest.approx(3 * first.readings[0].estimate, rel=1e-5)
+    assert nats[step] == pytest.approx(first.nearest.kl, rel=1e-4)
+    assert nats[step] == pytest.approx(0.9 * BUDGET, rel=0.02)  # KL is a square: aimed at exactly
+    assert [row.kl for row in step_rows.read(ledger)][step] == first.measured
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+    before, old, policy = begin(tmp_path, "old.db", measured=None)
+    with old:
+        drive(before, old, policy, until_step=STEPS, measured_kl=kl)
+        assert max(kl(theta) for theta in points(old)) > 1.5 * BUDGET
+
+
+def test_what_hardly_moved_is_not_measured_again(run, original):
+    settings, ledger = run
+    noted, found = recorded(ledger, settings), points(ledger)
+    assert len(original[1]) == sum(len(one.readings) for one in noted if one)
+    last = None
+    for theta, one in zip(found, noted, strict=True):
+        place = theta["z"].astype(float)
+        if one is not None:
+            last = place * one.nearest.share / one.share
+        elif last is not None:
+            assert np.linalg.norm(place - last) <= NEAR * np.linalg.norm(last) + 1e-6
+    scale = replay.replay_state(ledger, settings).carried.kl_scale
+    assert 2.5 < scale < 3  # the next ball follows the last reading
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda reach: reach.update(share=reach["share"] + 1), "share of the way is not the one"),
+        (lambda reach: reach.update(share=256), "share of the way is not the one"),
+        (lambda reach: reach["readings"][0].update(kl=9.0), "share of the way is not the one"),
+        (lambda reach: reach["readings"].pop(), "share of the way is not the one"),
+        (lambda reach: reach.update(limit=2.0001), "KL is of another point, or budget"),
+        (lambda reach: reach["readings"][0].update(estimate=0.5), "KL is of another point"),
+        (lambda reach: reach.update(readings=[]), "measured of its point cannot be read"),
+        (lambda reach: reach["readings"][-1].update(kl=1.5), "KL is of another point"),
+        (lambda reach: reach.clear(), "measured of its point cannot be read"),
+        (None, "vector is not what the votes give"),
+    ],
+)
+def test_a_forged_share_or_reading_is_found_even_with_fitting_hashes(run, change, words):
+    settings, ledger = run
+    step = next(i for i, one in enumerate(recorded(ledger, settings)) if one and one.share < GRID)
+    event = next(e for e in ledger.events("step") if e["body"]["step"] == step)
+    body, path = dict(event["body"]), ledger.path
+    if change is None:
+        body["reach"] = None
+    else:
+        body["reach"] = json.loads(json.dumps(body["reach"]))
+        change(body["reach"])
+    ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    ledger.close()
+    forge(path, "UPDATE events SET body = ? WHERE event = ?", (json.dumps(body), event["event"]))
+    rewrite(path)
+    with Ledger.open(path, clock=Clock()) as copy:
+        report = verification.verify(copy)
+        assert not report.ok
+        assert words in str(report)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("name", ["cp9", "cp10", "cp11", "cp12"])
+def test_a_kill_between_measuring_and_recording_measures_the_same_again(tmp_path, lag, name):
+    settings, whole, policy = begin(tmp_path, "whole.db")
+    with whole:
+        drive(settings, whole, policy, until_step=STEPS, lag=lag, measured_kl=kl)
+        wanted, heads = history(whole), theta_digests(whole)
+        reaches = recorded(whole, settings)
+        assert max(kl(theta) for theta in points(whole)) <= BUDGET
+        assert any(one and one.share < GRID for one in reaches)
+    _, ledger, _ = begin(tmp_path, "killed.db")
+    with ledger:
+        for at in range(1, 2 * STEPS):
+            try:
+                with failpoints.arm(f"{name}:raise@{at}"):
+                    drive(settings, ledger, MovingPolicy(settings), until_step=STEPS, lag=lag,
+                          measured_kl=kl)  # fmt: skip
+            except failpoints.InjectedError:
+                continue
+        drive(settings, ledger, MovingPolicy(settings), until_step=STEPS, lag=lag, measured_kl=kl)
+        assert (history(ledger), theta_digests(ledger)) == (wanted, heads)
+        assert recorded(ledger, settings) == reaches
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+
+
+def test_a_kl_that_is_no_number_ends_the_run_and_applies_nothing(tmp_path):
+    settings, ledger, policy = begin(tmp_path)
+    with ledger:
+        with pytest.raises(RunError, match=r"measured KL 0 is nan; nothing was applied"):
+            drive(settings, ledger, policy, until_step=STEPS, measured_kl=lambda theta: np.nan)
+        done = ledger.last_applied()
+        drive(settings, ledger, policy, until_step=STEPS, measured_kl=kl)
+        assert (-1 if done is None else done) < ledger.last_applied()
+
+
+def test_without_a_budget_nothing_is_measured(tmp_path):
+    settings, ledger, policy = begin(tmp_path, kl_budget=None)
+    assert settings.measured and regression.RULE.defaults["measured"]
+    with ledger:
+        drive(settings, ledger, policy, until_step=2, measured_kl=lambda theta: 1 / 0)
+        assert recorded(ledger, settings) == [None, None]
