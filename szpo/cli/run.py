@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,12 @@ def run(
     resume: str | None = typer.Option(
         None, "--resume", help="Continue this run (name or file) instead of starting one."
     ),
+    features: list[str] = typer.Option(
+        [],
+        "--feature",
+        help="With --resume: a feature of your own that the run counts, as in "
+        "features.add; a record never runs code. May be repeated.",
+    ),
     device: str | None = typer.Option(
         None, "--device", help="With --resume: continue on another device, such as cpu or cuda."
     ),
@@ -106,9 +112,11 @@ def run(
         if accept_samples:
             with Ledger.open(path) as ledger:
                 sample_check.accept(ledger, "szpo run --accept-samples")
-        return _resume(path, changes, as_json=as_json, stay=stay, device=device)
+        return _resume(path, changes, as_json=as_json, stay=stay, device=device, features=features)
     if device is not None:
         raise UsageError("--device goes with --resume; for a new run set model.device")
+    if features:
+        raise UsageError("--feature goes with --resume; for a new run set features.add")
     if file is None and preset is None and not sets:
         raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
     given = [*([str(file)] if file else []), *(["--preset", preset] if preset else [])]
@@ -268,7 +276,8 @@ def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: boo
             if not stay:
                 raise
             console.complain(f"{error}; waiting for it")
-    return _resume(path, {}, as_json=as_json, stay=stay, device=None)
+    own = checked.config.features.add
+    return _resume(path, {}, as_json=as_json, stay=stay, device=None, features=own)
 
 
 @contextlib.contextmanager
@@ -296,7 +305,13 @@ def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progres
 
 
 def _resume(
-    path: Path, changes: dict[str, Any], *, as_json: bool, stay: bool, device: str | None
+    path: Path,
+    changes: dict[str, Any],
+    *,
+    as_json: bool,
+    stay: bool,
+    device: str | None,
+    features: Sequence[str],
 ) -> int:
     """Go on with a run; who stays waits for an engine that is away, others get its error."""
     from szpo.runs import run_engine
@@ -305,7 +320,9 @@ def _resume(
     with Ledger.open(path) as ledger:
         while True:
             try:
-                return _go_on(ledger, changes, as_json=as_json, stay=stay, device=device)
+                return _go_on(
+                    ledger, changes, as_json=as_json, stay=stay, device=device, features=features
+                )
             except (EngineError, UsageError) as error:
                 if not stay or "config" not in ledger.spec:
                     raise
@@ -321,11 +338,19 @@ def _resume(
 
 
 def _go_on(
-    ledger: Ledger, changes: dict[str, Any], *, as_json: bool, stay: bool, device: str | None
+    ledger: Ledger,
+    changes: dict[str, Any],
+    *,
+    as_json: bool,
+    stay: bool,
+    device: str | None,
+    features: Sequence[str],
 ) -> int:
     from szpo.runs import assemble, run_device, run_engine
 
-    parts = assemble.reopen(ledger, say=console.complain, device=device, engine=changes)
+    parts = assemble.reopen(
+        ledger, say=console.complain, device=device, engine=changes, features=features
+    )
     with contextlib.closing(parts):
         if parts.base is not None:
             run_engine.record_move(ledger, parts.config)

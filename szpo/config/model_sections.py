@@ -108,6 +108,23 @@ class Subspace(Section):
     )
 
 
+class Features(Section):
+    """Your own named features, for subspace.kind features (docs/features.md)."""
+
+    add: list[str] = Field(
+        default_factory=list,
+        max_length=100,
+        description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
+        "a plug-in's name or package.module:function. Together they are as likely as all others "
+        "to be what votes are about.",
+    )
+    drop: list[str] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="Entries of the dictionary to leave out, by name, or group:NAME.",
+    )
+
+
 class Prompts(Section):
     """The prompts that the policy answers."""
 

@@ -20,7 +20,14 @@ from pydantic import Field, ValidationError, model_validator
 from szpo.config import rule_plugins
 from szpo.config.engine import Engine
 from szpo.config.judge import Judge
-from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
+from szpo.config.model_sections import (
+    Adapter,
+    Features,
+    Generation,
+    Model,
+    Prompts,
+    Subspace,
+)
 from szpo.config.optimizer_sections import Optimizer
 from szpo.config.run_sections import (
     Evaluation,
@@ -67,6 +74,7 @@ class Config(Section):
     model: Model = Field(default_factory=lambda: Model())
     adapter: Adapter = Field(default_factory=lambda: Adapter())
     subspace: Subspace = Field(default_factory=lambda: Subspace())
+    features: Features = Field(default_factory=lambda: Features())
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
     panel: Panel = Field(default_factory=lambda: Panel())
     judge: Judge = Field(default_factory=lambda: Judge())
@@ -126,6 +134,11 @@ class Config(Section):
             raise ValueError(
                 f"subspace.samples {space.samples} is too few for subspace.dim {self.dim}; "
                 f"give at least {4 * self.dim}"
+            )
+        if (self.features.add or self.features.drop) and space.kind != "features":
+            raise ValueError(
+                'features.add and features.drop go with subspace.kind "features" only; '
+                f'it is "{space.kind}"'
             )
         if self.adapter.train == "AB" and space.kind != "full":
             raise ValueError(

@@ -113,6 +113,34 @@ def choose(
     return (*kept, *(each for each, _ in own)), tuple(described for _, described in own)
 
 
+def again(recorded: Sequence[Sequence[str]], given: Sequence[str] = ()) -> dict[str, Entry]:
+    """The recorded features that can be counted here, by name.
+
+    Keywords from the record, which are words; what is code only where the user gave it anew.
+
+    Args:
+        recorded: the descriptions, as their values in order.
+        given: what the user wrote in this process.
+
+    Raises:
+        UsageError: what the user gave is no feature, or another than the recorded one.
+    """
+    found = {}
+    for fields in recorded:
+        was = Description(*fields)  # type: ignore[arg-type]  # data, compared below
+        if not was.name.startswith("keyword:") and was.name not in given:
+            continue  # whatever kind a record says that it is
+        entry, mine = build(was.name)
+        if can_recompute(was, mine):
+            found[was.name] = entry
+        elif was.name in given:
+            raise UsageError(
+                f"feature {was.name!r}: its code or version is not the recorded one; go on with "
+                "what the run began with"
+            )
+    return found
+
+
 def can_recompute(recorded: Description, mine: Description) -> bool:
     """Whether a recorded feature's values can be computed again with one that this process built.
 

@@ -104,8 +104,16 @@ class Tuner:
         self._forget = weakref.finalize(self, forget)
 
     @classmethod
-    def resume(cls, ledger: str | Path, better: Better | None = None) -> Self:
+    def resume(
+        cls,
+        ledger: str | Path,
+        better: Better | None = None,
+        *,
+        features: Sequence[str] = (),
+    ) -> Self:
         """Go on with the run of a file, whoever began it.
+
+        ``features`` are those of ``features.add`` that are code, which no record runs.
 
         Raises:
             StorageError: there is no such file, or it is no ledger.
@@ -117,7 +125,7 @@ class Tuner:
         record = Ledger.open(tuner_settings.find_place(ledger))
         try:
             with quiet():
-                parts = assemble.reopen(record, say=_say)
+                parts = assemble.reopen(record, say=_say, features=features)
             kind = parts.config.panel.kind
             if (kind == FUNCTION) != (better is not None):
                 lack = "a function votes in it; give it: Tuner.resume(ledger, better)"

@@ -23,6 +23,9 @@ from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import Fit
 from szpo.types import Floats, Ints
 
+OWN: Final = 0.5
+"""Prior probability that a feature which votes are about is one of the user's own, if any are:
+who names a feature has a reason."""
 GRID: Final = 4096
 """Steps of a recorded number in one spread, 2¹²."""
 
@@ -47,6 +50,8 @@ class NamedFeatures:
     """Leading coordinates that are score components: the dense block of the prior."""
     dictionary: str
     """Digest of the dictionary that the features are of."""
+    own: tuple[tuple[str, ...], ...] = ()
+    """The user's own among them: name, kind, package, version and digest of the source."""
 
     def __post_init__(self) -> None:
         k, dims = len(self.names), {len(row) for row in self.map}
@@ -54,6 +59,8 @@ class NamedFeatures:
             raise UsageError("features: names, groups, scales and map must be as many")
         if len(dims) != 1 or not 0 <= self.components <= min(dims):
             raise UsageError("features: every row of the map has one value for each coordinate")
+        if any(len(each) != 5 for each in self.own):
+            raise UsageError("features: of each of one's own five facts are recorded")
         if min(self.scales) <= 0:
             raise UsageError("features: the scales must be positive")
 
@@ -67,6 +74,7 @@ class NamedFeatures:
             tuple(tuple(row) for row in body["map"]),
             body["components"],
             body["dictionary"],
+            tuple(tuple(each) for each in body.get("own", ())),
         )
 
     @property
@@ -167,7 +175,12 @@ def without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
 def prior_of(features: NamedFeatures, rows: int) -> Prior:
     """What is believed of the weights before any vote on comparisons of ``rows`` rows a side."""
     groups = np.array([*features.groups, *[-1] * features.components])
-    return Prior(groups, np.full(features.columns, np.sqrt(2 / rows)))
+    scale = np.full(features.columns, np.sqrt(2 / rows))
+    own = {name for name, *_ in features.own}
+    if not own or own.issuperset(features.names):
+        return Prior(groups, scale)
+    classes = np.array([name in own for name in features.names] + [False] * features.components)
+    return Prior(groups, scale, classes.astype(np.int64), (1 - OWN, OWN))
 
 
 def regressors(differences: Ints, scores: Floats) -> Floats:

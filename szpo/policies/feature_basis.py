@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo.errors import RunError
-from szpo.features import dictionary, differences
+from szpo.features import dictionary, differences, own
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.probe import Probe
 from szpo.policies.score_basis import scale_by_kl
@@ -82,7 +82,8 @@ def feature_subspace(
             for first in range(0, len(base), BLOCK)
         ]
     )
-    entries = dictionary.holding([prompt.text for prompt in prompts])
+    holding = dictionary.holding([prompt.text for prompt in prompts])
+    entries, described = own.choose(setup.add, setup.drop, holding)
     groups = np.array([sample.group for sample in base])
     values = np.array(
         [
@@ -101,6 +102,7 @@ def feature_subspace(
             (found.map * correction).astype(np.float32),
             setup.dim,
             dictionary.digest(),
+            tuple(astuple(each) for each in described),
         ),
         report={
             "score_seconds": round(seconds, 1), **kl, "correction": correction,
@@ -138,8 +140,8 @@ def find_coordinates(
     G = kernel.natural(phi)
     P = kernel.leading(components)
     SP = S @ P
-    own = np.sqrt(np.maximum(((S @ G) ** 2).mean(0), 1e-300))
-    rest = (G - P @ (SP.T @ (S @ G) / len(S)))[:, moving] / own[moving]
+    size = np.sqrt(np.maximum(((S @ G) ** 2).mean(0), 1e-300))
+    rest = (G - P @ (SP.T @ (S @ G) / len(S)))[:, moving] / size[moving]
     SR = S @ rest
     values, axes = np.linalg.eigh(SR.T @ SR / len(S))
     kept = values[::-1] > FLAT

@@ -173,6 +173,8 @@ def set_up(
         kl_samples=config.subspace.kl_samples,
         kl_radius=config.optimizer.kl_radius,
         sampling=sampling_of(config),
+        add=tuple(config.features.add),
+        drop=tuple(config.features.drop),
         root_seed=config.subspace.setup_seed,
     )
     start = _start(config, host.facts, sites, config.subspace.setup_seed)

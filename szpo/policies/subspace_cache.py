@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -21,7 +21,7 @@ import numpy as np
 from szpo import cache
 from szpo.config.schema import Config
 from szpo.errors import ResourceError, UsageError
-from szpo.features import dictionary
+from szpo.features import dictionary, own
 from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
 from szpo.models import devices, loading, weight_files
@@ -178,6 +178,7 @@ def setup_key(
             "kl_samples": space.kl_samples,
             "setup_seed": space.setup_seed,
             **({"dictionary": dictionary.digest()} if space.kind == "features" else {}),
+            **_own_features(config),
         },
         # Score coordinates are whitened, whatever the radius; the others are scaled to it.
         "kl_radius": None if scored else config.optimizer.kl_radius,
@@ -185,6 +186,15 @@ def setup_key(
         "sampling": asdict(replace(sampling_of(config), top_p=1.0, top_k=0, stop=())),
         "prompts": [p.turns for p in prompts],
     }
+
+
+def _own_features(config: Config) -> dict[str, Any]:
+    """What the user added to the dictionary and dropped of it; nothing where neither."""
+    add, drop = config.features.add, config.features.drop
+    if not add and not drop:
+        return {}
+    described = own.choose(add, drop)[1]
+    return {"own": [astuple(each) for each in described], "drop": drop}
 
 
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:

@@ -55,6 +55,10 @@ class SetupSettings:
     """κ, nats; ``random`` and ``full`` are scaled to have this KL at its radius."""
     sampling: Sampling = field(default_factory=Sampling)
     """The run's; scores are those of its temperature without top-p and top-k."""
+    add: tuple[str, ...] = ()
+    """The user's own features (``features``), as `szpo.features.own.build` reads them."""
+    drop: tuple[str, ...] = ()
+    """Entries of the dictionary that are left out."""
     root_seed: int = 0
     """Of the set-up; apart from the run's, so that runs share what was found."""
 
@@ -73,18 +77,25 @@ class FeatureMap:
     """How many leading coordinates are score components."""
     dictionary: str
     """Digest of the dictionary that the features are of."""
+    own: tuple[tuple[str, ...], ...] = ()
+    """The user's own among them, as `NamedFeatures.own`."""
 
     def named(self) -> NamedFeatures:
         """Those that ever differ, as a rule takes them, with near-equal ones in groups."""
         moving = [i for i, scale in enumerate(self.scales) if scale > 0 and self.map[:, i].any()]
         gradients = np.rint(self.map[:, moving].astype(np.float64) * GRID).astype(np.int64)
+        names = [self.names[i] for i in moving]
+        own = tuple(each for each in self.own if each[0] in names)
+        classes = np.array([name in {each[0] for each in own} for name in names])
+        metric = gradients.T.astype(np.float64) @ gradients
         return NamedFeatures(
-            tuple(self.names[i] for i in moving),
-            tuple(sparse_prior.join(gradients.T.astype(np.float64) @ gradients).tolist()),
+            tuple(names),
+            tuple(sparse_prior.join(metric, classes).tolist()),
             tuple(self.scales[i] for i in moving),
             tuple(map(tuple, gradients.T.tolist())),
             self.components,
             self.dictionary,
+            own,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -94,6 +105,7 @@ class FeatureMap:
             "scales": list(self.scales),
             "components": self.components,
             "dictionary": self.dictionary,
+            **({"own": [list(each) for each in self.own]} if self.own else {}),
         }
 
     @classmethod
@@ -103,8 +115,9 @@ class FeatureMap:
         """The map of stored facts; None where there are none."""
         if facts is None or map is None:
             return None
-        own = facts["components"], facts["dictionary"]
-        return cls(tuple(facts["names"]), tuple(facts["scales"]), map, *own)
+        own = tuple(tuple(each) for each in facts.get("own", ()))
+        rest = facts["components"], facts["dictionary"], own
+        return cls(tuple(facts["names"]), tuple(facts["scales"]), map, *rest)
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,10 @@ class Recomputation:
             if _digest(self.ledger, centre) != step["head_sha256"]:
                 raise Broken("events", f"step {number}", "centre is not the head of its step")
         named = self.settings.features
-        if named is not None and shown_features.can_recompute(named):
-            mine = shown_features.differences_of(named, self.ledger.comparisons(number))
-            if inputs.features is None or (mine != inputs.features).any():
+        if named is not None and (entries := shown_features.entries_of(named)):
+            mine = shown_features.differences_of(named, self.ledger.comparisons(number), entries)
+            at = [named.names.index(name) for name in entries]
+            if inputs.features is None or (mine != inputs.features[..., at]).any():
                 problem = "features are not those of its texts"
                 raise Broken("events", f"step {number}", problem)
         if inputs.kl is not None:

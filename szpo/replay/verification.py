@@ -18,7 +18,7 @@ from szpo.optim import superseded
 from szpo.replay import file_checks, row_checks
 from szpo.replay.findings import Broken, Check, Examination, Failure, Promise, Report, StepCheck
 from szpo.replay.recompute import Recomputation, Weights
-from szpo.voting import counting
+from szpo.voting import counting, shown_features
 
 
 def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Report:
@@ -67,6 +67,14 @@ def check_updates(look: Examination) -> None:
     if gone:
         look.notes.append(_describe_gone(gone, added_up=weights is not None))
     heads, steps = theta_digests(ledger), ledger.steps()
+    named = None if recomputation is None else recomputation.settings.features
+    if named is not None:
+        counted_here = shown_features.entries_of(named)
+        if lack := [name for name in named.names if name not in counted_here]:
+            look.notes.append(
+                f"values of {_name_some(lack)} are recorded, not recomputed: the code that counts "
+                "them is not szpo's, or is of another version"
+            )
     done = 0
     for number, step in enumerate(steps):
         if step["step"] != number:
@@ -105,6 +113,11 @@ def check_updates(look: Examination) -> None:
             look.steps.append(StepCheck(number, promise, len(counted)))
     for number in rows_of:
         raise Broken("steps", number, "is missing, yet it has updates")
+
+
+def _name_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more features" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _describe_gone(gone: Sequence[str], *, added_up: bool) -> str:

@@ -19,6 +19,8 @@ from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.evaluators.panel_factory import PanelFactory, RunPanel, StartingPolicy, load_factory
+from szpo.features import own
+from szpo.features.dictionary import Entry
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
@@ -35,6 +37,7 @@ from szpo.replay import replay
 from szpo.runs import machine_check, run_device, run_engine, run_prompts
 from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Update
+from szpo.voting import shown_features
 
 if TYPE_CHECKING:
     from szpo.data.preferred import Preferred
@@ -62,6 +65,8 @@ class Parts:
     """The language model and its coordinates; None for policies of other packages."""
     prior: WarmStart | None = None
     """The preferences that a new run begins with."""
+    entries: Mapping[str, Entry] | None = None
+    """What counts its named features; None where it has none."""
 
     def close(self) -> None:
         """Let go of whatever holds the model, such as workers; may be called twice."""
@@ -138,6 +143,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     """
     config.demand_used()
     trackers.check(config.tracking)
+    own.choose(config.features.add, config.features.drop)
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory, prior = panel or load_factory(config.panel.kind), None
     policy_factory = run_engine.find_factory(config)
@@ -194,19 +200,31 @@ def build(
             for what, text in teachable.describe(can, config.optimizer.rows).items():
                 say(f"{what}: {text}")
         settings = config.optimizer_settings(space.layout, space.scale, named)
-        own = language_model.make_policy(config, base, settings)
-        run_engine.serve(config, host, own)
-        parts = Parts(config, settings, own, prompts, base=base)
+        policy = language_model.make_policy(config, base, settings)
+        run_engine.serve(config, host, policy)
+        parts = Parts(config, settings, policy, prompts, base=base)
+        parts = replace(parts, entries=_count(settings, config.features.add))
+        if named is not None and (still := set(config.features.add).difference(named.names)):
+            say(
+                f"warning: features.add: {', '.join(sorted(still))} is the same in all "
+                f"{space.report.get('samples', 0)} base answers, so that votes cannot be about it"
+            )
         if found.prior is not None:
             from szpo.training import warm_start
 
             progress("reading the prior", 0, 0)
-            settings, prior = warm_start.make(settings, own, found.prior, prompts.train)
+            settings, prior = warm_start.make(settings, policy, found.prior, prompts.train)
             say(warm_start.describe(prior))
             parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
         return _with_new_panel(parts, found, say)
+
+
+def _count(settings: Settings, given: Sequence[str]) -> dict[str, Entry] | None:
+    """What counts a run's named features here, those of the user's own as given."""
+    named = settings.features
+    return None if named is None else shown_features.entries_of(named, given)
 
 
 def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
@@ -279,6 +297,7 @@ def reopen(
     say: Say = print,
     device: str | None = None,
     engine: Mapping[str, Any] | None = None,
+    features: Sequence[str] = (),
 ) -> Parts:
     """The parts of a recorded run, its policy at the head (or before step ``until``).
 
@@ -291,6 +310,8 @@ def reopen(
         say: Called with each line for the user.
         device: Where a language model computes from here on; None: where it did.
         engine: Settings of its workers that change from here on; see `run_engine.restore`.
+        features: The user's own that the run counts, as the user wrote them here: none is taken
+            from the record.
 
     Raises:
         IntegrityError: Model, prompts or weights are not the recorded ones.
@@ -307,6 +328,7 @@ def reopen(
         raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
     policy_factory = run_engine.find_factory(config)
     language = policy_factory is None
+    entries = _count(settings, features)
     prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.seed)
@@ -320,9 +342,9 @@ def reopen(
         if panel:
             run_device.demand_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
-        own = language_model.make_policy(config, base, settings)
-        run_engine.serve(config, host, own)
-        parts = Parts(config, settings, own, prompts, base=base)
+        policy = language_model.make_policy(config, base, settings)
+        run_engine.serve(config, host, policy)
+        parts = Parts(config, settings, policy, prompts, base=base, entries=entries)
         return _at_head(ledger, parts, until, panel=panel)
 
 

@@ -33,7 +33,7 @@ from szpo.runs.samples import Source
 from szpo.training import comparisons, controller, guards, step_report
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Comparison, Row, Theta
-from szpo.voting import calibration
+from szpo.voting import calibration, shown_features
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 
@@ -56,6 +56,8 @@ def drive(
     may pause it and reports by ``say``, and its A/A comparisons.
     """
     config = parts.config
+    if parts.settings.features is not None:
+        shown_features.demand(parts.settings.features, parts.entries or {})
     people = config.panel.kind == "people"
     lag = config.run.lag if config.run.lag is not None else int(people)
     if people:
@@ -82,6 +84,7 @@ def drive(
             kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
             measured_kl=None if parts.base is None else _kl(parts),
             scores=getattr(parts.policy, "score_features", None),
+            entries=parts.entries,
             moments=_moments(parts),
             outlook=_outlook(parts),
             lease=held,

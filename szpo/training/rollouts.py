@@ -138,7 +138,9 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
     if named is not None:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
         scores = _scores(run, comparisons, who, instead)[..., : named.components]
-        features = shown_features.differences_of(named, comparisons)
+        entries = shown_features.entries_of(named) if hooks.entries is None else hooks.entries
+        shown_features.demand(named, entries)
+        features = shown_features.differences_of(named, comparisons, entries)
     moments = None
     if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
         moments = hooks.moments()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.protocol import Evaluator
+from szpo.features.dictionary import Entry
 from szpo.ledger.database import Ledger, Record
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
@@ -67,6 +68,8 @@ class Hooks:
     it cannot be measured."""
     scores: Callable[[Sequence[Comparison]], Floats] | None = None
     """Mean whitened score of each comparison's texts of plus less that of minus (K, N, d)."""
+    entries: Mapping[str, Entry] | None = None
+    """What counts the run's named features; None where it has none."""
     moments: Callable[[], Moments] | None = None
     """Moments of the start's answers, from which rules of two points predict guards."""
     outlook: Callable[[State], Mapping[str, Any] | None] | None = None

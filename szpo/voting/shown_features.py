@@ -1,51 +1,82 @@
-"""What the shown texts of a step's comparisons differ in, by the dictionary of named features."""
+"""What the shown texts of a step's comparisons differ in, by the named features of the run.
+
+Entries of the dictionary are counted with the dictionary here, if it is the recorded one; the
+user's own only where they can be had (`szpo.features.own.again`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.features import dictionary, differences
+from szpo.features import dictionary, differences, own
+from szpo.features.dictionary import Entry
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import Comparison, Ints
 
 
-def differences_of(features: NamedFeatures, comparisons: Sequence[Comparison]) -> Ints:
+def entries_of(features: NamedFeatures, given: Sequence[str] = ()) -> dict[str, Entry]:
+    """The features of a run that can be counted here, by name, in the run's order.
+
+    ``given`` are those of the user's own that the user wrote in this process.
+    """
+    same = features.dictionary == dictionary.digest()
+    mine = own.again(features.own, given)
+    theirs = {name for name, *_ in features.own}
+    known = dictionary.BY_NAME if same else {}
+    counted = {**{n: known[n] for n in features.names if n in known and n not in theirs}, **mine}
+    return {name: counted[name] for name in features.names if name in counted}
+
+
+def demand(features: NamedFeatures, entries: Mapping[str, Entry]) -> None:
+    """Refuse to go on with a run some of whose features cannot be counted here.
+
+    Raises:
+        UsageError: the dictionary is another one, or features of the user's own are not given.
+    """
+    theirs = [name for name, *_ in features.own]
+    missing = [name for name in features.names if name not in entries]
+    if any(name not in theirs for name in missing):
+        raise UsageError(
+            "the run's named features are of another version of the dictionary; go on with the "
+            "szpo that began it"
+        )
+    if missing:
+        again = " ".join(f"--feature {shlex.quote(name)}" for name in missing)
+        raise UsageError(
+            "the run counts features of your own, and a record never runs code; give them again: "
+            f"szpo run --resume RUN {again}"
+        )
+
+
+def differences_of(
+    features: NamedFeatures, comparisons: Sequence[Comparison], entries: Mapping[str, Entry]
+) -> Ints:
     """Mean of plus less mean of minus of each feature, in units of 2⁻¹² of its spread.
 
     Args:
         features: Those of the run.
         comparisons: Of one step, the same number for every direction.
+        entries: What is counted, by name, in the run's order.
 
     Returns:
-        (K, N, k), in the order of k and n; exact on any machine.
-
-    Raises:
-        UsageError: the dictionary here is not the one that the run recorded.
+        (K, N, entries), in the order of k and n; exact on any machine.
     """
-    if not can_recompute(features):
-        raise UsageError(
-            "the run's named features are of another version of the dictionary; go on with the "
-            "szpo that began it"
-        )
-    entries = [dictionary.BY_NAME[name] for name in features.names]
+    scale = dict(zip(features.names, features.scales, strict=True))
+    scales, counted = [scale[name] for name in entries], list(entries.values())
     ordered = sorted(comparisons, key=lambda each: (each.k, each.n))
     rows = [
         differences.differences(
             [row.plus.text for row in each.rows],
             [row.minus.text for row in each.rows],
             [row.prompt.text for row in each.rows],
-            features.scales,
-            entries,
+            scales,
+            counted,
         )
         for each in ordered
     ]
     directions = len({each.k for each in ordered})
-    return np.array(rows, dtype=np.int64).reshape(directions, -1, len(entries))
-
-
-def can_recompute(features: NamedFeatures) -> bool:
-    """Whether the dictionary here gives the values that the run recorded."""
-    return features.dictionary == dictionary.digest()
+    return np.array(rows, dtype=np.int64).reshape(directions, -1, len(counted))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from szpo import plugins
 from szpo.errors import UsageError
+from szpo.features import own
 from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, ratios
-from szpo.features.own import Description, build, can_recompute, choose
+from szpo.features.own import Description, again, build, can_recompute, choose
 from szpo.features.patterns import LONGEST_MATCH, READS, compile_pattern
 
 PART = st.sampled_from(
@@ -194,3 +196,26 @@ def test_what_cannot_be_chosen_is_one_line(add, drop, says):
     with pytest.raises(UsageError) as caught:
         choose(add, drop)
     assert says in str(caught.value)
+
+
+def test_a_record_makes_nothing_of_code_that_the_user_did_not_write_here(monkeypatch):
+    pattern, words = (astuple(build(text)[1]) for text in ("regex:^Once", "keyword:sea+sun"))
+    assert [*again([pattern, words])] == ["keyword:sea+sun"]
+    assert [*again([pattern, words], ["regex:^Once"])] == ["regex:^Once", "keyword:sea+sun"]
+
+    def refuse(*_):
+        raise AssertionError("a record was run")
+
+    monkeypatch.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
+    monkeypatch.setattr(own, "compile_pattern", refuse)
+    monkeypatch.setattr(own.plugins, "load", refuse)
+    for name in ("os:system", "regex:a", "some-plugin"):
+        assert again([(name, "keyword", "", "", "0" * 64), pattern]) == {}
+
+
+def test_a_feature_whose_code_has_changed_is_refused():
+    old = (*astuple(build("regex:^Once")[1])[:-1], "0" * 64)
+    with pytest.raises(UsageError, match="its code or version is not the recorded one"):
+        again([old], ["regex:^Once"])
+    changed = (*astuple(build("keyword:sea")[1])[:-1], "0" * 64)
+    assert again([changed]) == {}  # recorded, not recomputed

@@ -265,3 +265,13 @@ def test_chance_votes_pass_the_gate_as_seldom_besides_a_feature_that_is_left_out
     settings = settings_of()
     runs = [walk(settings, 4, 200 + seed, aside=lambda step: (WANTED,)) for seed in range(16)]
     assert sum(run.carried.log_factor >= np.log(9) for run in runs) <= 5
+
+
+def test_the_users_own_features_are_together_as_likely_as_all_others() -> None:
+    own = replace(table(), own=(("f0", "keyword", "", "", "a"), ("f1", "regex", "", "", "b")))
+    assert NamedFeatures.from_json(settings_to_json(settings_of(own))["features"]) == own
+    chances = named_features.prior_of(own, ROWS).features()[:COUNT]
+    np.testing.assert_allclose(chances[:2], 1 / 4)
+    np.testing.assert_allclose(chances[2:], 1 / 2 / (COUNT - 2))
+    with pytest.raises(UsageError, match="five facts"):
+        replace(own, own=(("f0",),))

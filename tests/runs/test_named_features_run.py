@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import szpo
 from szpo.analysis import outlook
 from szpo.cli.app import call
 from szpo.config.schema import Config
-from szpo.features import dictionary
+from szpo.features import dictionary, own
+from szpo.features.own import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import directions, members
@@ -50,7 +52,8 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
         assert set(named.names) <= set(dictionary.BY_NAME)
         for step in range(2):
             inputs = step_inputs.read(ledger, settings, step)
-            mine = shown_features.differences_of(named, ledger.comparisons(step))
+            entries = shown_features.entries_of(named)
+            mine = shown_features.differences_of(named, ledger.comparisons(step), entries)
             assert inputs.features is not None and inputs.scores is not None
             np.testing.assert_array_equal(inputs.features, mine)
             assert inputs.features.any()
@@ -154,3 +157,62 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_car
 
 def _inside(config: Config) -> Config:
     return config.model_copy(update={"panel": config.panel.model_copy(update={"inside": True})})
+
+
+OWN = ("keyword:w20+w22", "regex:w[0-9]2", "tests.support.own_feature:starts")
+
+
+def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = folder_run.model(tmp_path)
+    sets = (f"features.add={json.dumps(OWN)}", 'features.drop=["group:length", "numbers"]')
+    assert call(arguments(tmp_path, model, *sets, "run.votes=8")) == 0
+    run = tmp_path / "runs" / "folder.db"
+    with Ledger.open(run) as ledger:
+        named = recorded_settings(ledger).features
+        assert named is not None and set(OWN) <= set(named.names)
+        assert not {"length", "characters", "numbers"} & set(named.names)
+        assert [fields[:2] for fields in named.own] == [
+            (OWN[0], "keyword"), (OWN[1], "regex"), (OWN[2], "function"),
+        ]  # fmt: skip
+        inputs = step_inputs.read(ledger, recorded_settings(ledger), 0)
+        entries = shown_features.entries_of(named, OWN)
+        mine = shown_features.differences_of(named, ledger.comparisons(0), entries)
+        np.testing.assert_array_equal(inputs.features, mine)
+        assert mine[..., [named.names.index(name) for name in OWN]].any()
+        recorded = {each.name for each in choose(OWN)[0]} - {*OWN[1:]}
+        assert set(shown_features.entries_of(named)) == recorded & set(named.names)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the record was run")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
+        patched.setattr(own, "compile_pattern", refuse)
+        assert call(["verify", str(run)]) == 0
+        assert f"values of {OWN[1]}, {OWN[2]} are recorded, not recomputed" in _line(capsys)
+        assert call(["run", "--resume", str(run)]) == 2
+        assert "a record never runs code; give them again" in _line(capsys)
+    again = [word for name in OWN[1:] for word in ("--feature", name)]
+    assert call(["run", "--resume", str(run), *again]) == 0
+
+
+def _line(capsys: pytest.CaptureFixture[str]) -> str:
+    found = capsys.readouterr()
+    return " ".join((found.out + found.err).split())
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["features.add=['keyword:sea']"], "go with subspace.kind"),
+        (["subspace.kind=features", "features.drop=['comas']"], 'did you mean "comma'),
+        (["subspace.kind=features", "features.add=['no-such']"], "it is none of regex:PATTERN"),
+    ],
+)
+def test_features_that_cannot_be_had_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, sets: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call([*folder_run.arguments(tmp_path, *sets, model_folder=tmp_path), "--plan"]) == 2
+    assert words in _line(capsys)

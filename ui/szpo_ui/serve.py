@@ -77,6 +77,8 @@ class Wishes:
     no_browser: bool = False
     url: str | None = None
     accept_samples: bool = False
+    features: tuple[str, ...] = ()
+    """Of the user's own, as they are written here: no record runs code."""
 
 
 command = typer.Typer(add_completion=False)
@@ -117,6 +119,12 @@ def serve(
     accept_samples: bool = typer.Option(
         False, "--accept-samples", help="Open the run even if its sample answers are poor."
     ),
+    features: list[str] = typer.Option(
+        [],
+        "--feature",
+        help="A feature of your own that a named run counts, as in features.add; "
+        "a record never runs code. May be repeated.",
+    ),
     demo: bool = typer.Option(
         False, "--demo", help="Try it: one person, simulated colleagues, SmolLM2."
     ),
@@ -131,7 +139,7 @@ def serve(
     """
     wishes = Wishes(
         run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url,
-        accept_samples,
+        accept_samples, tuple(features),
     )  # fmt: skip
     with listening(host, port, insecure=insecure) as listener:
         address = site_address(listener, host, url, names)
@@ -220,6 +228,7 @@ def _find_target(chosen: Wishes) -> tuple[Wishes, Path, Config | None]:
         preset_name=chosen.preset,
         sets=[*chosen.sets, f"run.folder={chosen.folder}"],
     )
+    chosen = replace(chosen, features=tuple(config.features.add))
     return chosen, assemble.new_path(config), config
 
 
@@ -267,6 +276,7 @@ def _keepers(
     keepers = []
     if not chosen.no_controller:
         words = [*_szpo(), "run", "--resume", str(path), "--stay"]
+        words += [word for each in chosen.features for word in ("--feature", each)]
         keepers.append(
             Keeper("controller", words, say=_say, on_end=make_end_recorder(ledger), first=child)
         )
