@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
 Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
 Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]
 Pairing: TypeAlias = Literal["antithetic", "forward"]
+
+FEATURE_GRID: Final = 4096
+"""Steps of a feature's recorded number, a difference or a scale, in one spread of it: 2¹²."""
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

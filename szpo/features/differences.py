@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Final
 
 from szpo.errors import UsageError
 from szpo.features.dictionary import ENTRIES, Entry, Ratio, ratios
-
-GRID: Final = 4096
-"""Steps of a recorded difference in one spread of the set-up, 2¹²; scales use the same grid."""
+from szpo.types import FEATURE_GRID
 
 
 def scale(spread: float) -> int:
@@ -28,7 +25,7 @@ def scale(spread: float) -> int:
     """
     if not 0 <= spread < float("inf"):
         raise UsageError(f"spread of a feature: {spread}; it must be finite and at least 0")
-    return round(Fraction(spread) * GRID)
+    return round(Fraction(spread) * FEATURE_GRID)
 
 
 def differences(
@@ -88,7 +85,7 @@ def difference(plus: Sequence[Ratio], minus: Sequence[Ratio], rows: int, scale: 
         return 0
     total = sum((Fraction(*ratio) for ratio in plus), Fraction())
     total -= sum((Fraction(*ratio) for ratio in minus), Fraction())
-    return round(total * GRID * GRID / (rows * scale))
+    return round(total * FEATURE_GRID * FEATURE_GRID / (rows * scale))
 
 
 def _rows(

@@ -21,13 +21,11 @@ from szpo.errors import UsageError
 from szpo.optim import vote_regression
 from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import Fit
-from szpo.types import Floats, Ints
+from szpo.types import FEATURE_GRID, Floats, Ints
 
 OWN: Final = 0.5
 """Prior probability that a feature which votes are about is one of the user's own, if any are:
 who names a feature has a reason."""
-GRID: Final = 4096
-"""Steps of a recorded number in one spread, 2¹²."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ def claims(found: Fit, features: NamedFeatures, least: float = 0.02) -> tuple[Cl
 @lru_cache(maxsize=8)
 def directions(features: NamedFeatures) -> Floats:
     """(d, p): the direction in coordinates of a weight on each regressor."""
-    gradients = np.array(features.map, dtype=np.float64).T / GRID
+    gradients = np.array(features.map, dtype=np.float64).T / FEATURE_GRID
     return np.concatenate([gradients, np.eye(features.dim)[:, : features.components]], axis=1)
 
 
@@ -165,7 +163,7 @@ def without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
 
     To first order around the start: the projection at right angles to their natural gradients.
     """
-    gradients = np.array([features.map[i] for i in aside], dtype=np.float64) / GRID
+    gradients = np.array([features.map[i] for i in aside], dtype=np.float64) / FEATURE_GRID
     _, sizes, axes = np.linalg.svd(gradients, full_matrices=False)
     axes = axes[sizes > 1e-9 * sizes[0]]
     return np.asarray(np.eye(features.dim) - axes.T @ axes)
@@ -185,7 +183,7 @@ def prior_of(features: NamedFeatures, rows: int) -> Prior:
 
 def regressors(differences: Ints, scores: Floats) -> Floats:
     """Recorded differences (..., k), integers, and scores (..., components) as x (..., p)."""
-    return np.concatenate([differences / GRID, scores], axis=-1)
+    return np.concatenate([differences / FEATURE_GRID, scores], axis=-1)
 
 
 def in_coordinates(

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
-from szpo.optim.named_features import GRID, NamedFeatures
-from szpo.types import Floats, Layout, Theta
+from szpo.optim.named_features import NamedFeatures
+from szpo.types import FEATURE_GRID, Floats, Layout, Theta
 
 Kind: TypeAlias = Literal["full", "random", "score", "features"]
 KINDS = get_args(Kind)
@@ -83,7 +83,7 @@ class FeatureMap:
     def named(self) -> NamedFeatures:
         """Those that ever differ, as a rule takes them, with near-equal ones in groups."""
         moving = [i for i, scale in enumerate(self.scales) if scale > 0 and self.map[:, i].any()]
-        gradients = np.rint(self.map[:, moving].astype(np.float64) * GRID).astype(np.int64)
+        gradients = np.rint(self.map[:, moving].astype(np.float64) * FEATURE_GRID).astype(np.int64)
         names = [self.names[i] for i in moving]
         own = tuple(each for each in self.own if each[0] in names)
         classes = np.array([name in {each[0] for each in own} for name in names])

@@ -13,12 +13,12 @@ from szpo.aggregation.weighting import MINUS, PLUS, VotesByVoter
 from szpo.errors import UsageError
 from szpo.optim import named_features, optimizer
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.named_features import GRID, NamedFeatures
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import all_votes, look_ahead
 from szpo.optim.rules.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.state import State
-from szpo.types import Floats, Query, Tally
+from szpo.types import FEATURE_GRID, Floats, Query, Tally
 
 DIM, COUNT, COMPONENTS, ROWS = 24, 16, 4, 8
 LAYOUT = (("z", (DIM,)),)
@@ -34,8 +34,8 @@ def table(seed: int = 0) -> NamedFeatures:
     return NamedFeatures(
         tuple(f"f{i}" for i in range(COUNT)),
         tuple(range(COUNT)),
-        (GRID,) * COUNT,
-        tuple(tuple(round(v * GRID) for v in row.tolist()) for row in rows),
+        (FEATURE_GRID,) * COUNT,
+        tuple(tuple(round(v * FEATURE_GRID) for v in row.tolist()) for row in rows),
         COMPONENTS,
         "0" * 64,
     )
@@ -58,7 +58,7 @@ def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[S
     inputs = StepInputs(
         scores=(moves + luck)[:, None],
         centre=np.zeros(DIM),
-        features=np.round(shown * GRID).astype(np.int64)[:, None],
+        features=np.round(shown * FEATURE_GRID).astype(np.int64)[:, None],
     )
     return inputs, shown
 
@@ -130,7 +130,7 @@ def test_the_posterior_in_coordinates_predicts_what_the_weights_predict() -> Non
     state = walk(settings, 5, 1)
     assert settings.features is not None
     whole = all_votes.fit_named(settings, state.carried.votes)
-    found = all_votes.fit_votes(settings, state.carried)
+    found, _ = all_votes.fit_votes(settings, state.carried)
     A = named_features.directions(settings.features)
     x = np.random.default_rng(0).standard_normal((5, DIM))
     np.testing.assert_allclose(x @ found.w, x @ A @ whole.w)
@@ -254,7 +254,7 @@ def test_an_order_taken_back_leaves_no_trace_but_the_gate() -> None:
     plain = walk(settings, 6, 0).carried
     back = walk(settings, 6, 0, aside=lambda step: (WANTED,) if step == 2 else ()).carried
     np.testing.assert_array_equal(plain.votes.up, back.votes.up)
-    fits = (all_votes.fit_votes(settings, each) for each in (plain, back))
+    fits = (all_votes.fit_votes(settings, each)[0] for each in (plain, back))
     assert len({each.log_factor.item() for each in fits}) == 1
     assert back.aside == () and back.log_factor <= plain.log_factor
 
@@ -275,3 +275,13 @@ def test_the_users_own_features_are_together_as_likely_as_all_others() -> None:
     np.testing.assert_allclose(chances[2:], 1 / 2 / (COUNT - 2))
     with pytest.raises(UsageError, match="five facts"):
         replace(own, own=(("f0",),))
+
+
+def test_a_step_is_fitted_once_for_its_move_and_its_words(monkeypatch):
+    settings, calls = settings_of(), []
+    fitted = all_votes.fit_named
+    monkeypatch.setattr(all_votes, "fit_named", lambda *a: calls.append(a) or fitted(*a))
+    monkeypatch.setattr(look_ahead, "fit_named", all_votes.fit_named)
+    state = walk(settings, 1, seed=0)
+    look_ahead.look_ahead(settings, state.carried)
+    assert len(calls) == 1

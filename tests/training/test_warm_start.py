@@ -67,7 +67,7 @@ def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(policy):
         assert sign * mean[0] > 0.9 * np.linalg.norm(mean)
         # Before any vote the fit is the prior, which weighs as much as twenty votes at most.
         begun = regression.init(found)
-        assert sign * fit_votes(found, begun).w[0] > 0
+        assert sign * fit_votes(found, begun)[0].w[0] > 0
         votes = look_ahead.look_ahead(found, begun).prior_votes
         assert votes is not None and 5 < votes <= 18
         assert made.facts["votes"] == pytest.approx(votes, abs=1e-3)

@@ -64,6 +64,8 @@ class AllVotes:
     """What they did at the last step."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""
+    named: sparse_regression.Fit | None = None
+    """What the newest step's fit found, in coordinates of named features."""
     reach: Reach | None = None
     """Under `Settings.measured`: what was last measured of a proposed point."""
     way: Floats | None = None
@@ -218,14 +220,17 @@ def from_start(settings: Settings, moved: Floats) -> Floats:
     return moved + (0.0 if settings.start is None else np.array(settings.start))
 
 
-def fit_votes(settings: Settings, record: AllVotes) -> Fit:
-    """The posterior that all votes give, those of the newest step at full weight."""
+def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, sparse_regression.Fit | None]:
+    """The posterior that all votes give, those of the newest step at full weight.
+
+    Of the gradient in coordinates and, where there are named features, of the weights on them.
+    """
     votes = fitted_votes(settings, record)
     if settings.features is None:
-        return fit(votes, prior(settings))
+        return fit(votes, prior(settings)), None
     found = fit_named(settings, votes, record.aside)
     count = float((votes.up + votes.down).sum())
-    return named_features.in_coordinates(found, settings.features, count, record.aside)
+    return named_features.in_coordinates(found, settings.features, count, record.aside), found
 
 
 def fitted_votes(settings: Settings, record: AllVotes) -> Votes:

@@ -71,7 +71,7 @@ class Moments:
             name: np.array(value, np.float64) if isinstance(value, list) else value
             for name, value in body.items()
         }
-        times = np.ndim(found.get("scores"))
+        times = np.ndim(found.get("scores", 0.0))
         shapes = {
             "scores": (dim,) * times, "gram": (dim + 1,) * times,
             "cross": (dim + 1, len(FIGURES)),

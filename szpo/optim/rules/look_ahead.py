@@ -112,7 +112,9 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
     if settings.features is not None:
         factor, held = float(record.log_factor), record.held
         named, aside = settings.features, record.aside
-        found = fit_named(settings, fitted_votes(settings, record), aside)
+        found = record.named
+        if found is None:  # before the first vote
+            found = fit_named(settings, fitted_votes(settings, record), aside)
         called = heads(named)
         names = dict.fromkeys(named.names[called[named.groups[i]]] for i in aside)
         return LookAhead(
@@ -120,7 +122,7 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
             taught=claims(found, named), unnamed=found.dense, chance=1 - found.signal,
             aside=tuple(names),
         )  # fmt: skip
-    believed, moving = prior(settings), fit_votes(settings, record)
+    believed, moving = prior(settings), fit_votes(settings, record)[0]
     whitened = _whiten(record.votes, regression.unit(settings))
     warm = vote_regression.warm_start_worth(moving, record.votes, believed)
     drift, fading = None, settings.forgetting is not None

@@ -142,9 +142,9 @@ def move(
 ) -> Move:
     """Fit all votes, recommend the point that they speak for, and bring the centre towards it."""
     record = add_votes(settings, record, at, votes)
-    found = fit_votes(settings, record)
+    found, named = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
-    record = replace(record, log_factor=seen)
+    record = replace(record, log_factor=seen, named=named)
     target, held = hold_guards(settings, record, find_target(settings, record, found))
     record, target = hold_kl(settings, replace(record, held=held), at, target)
     vector, recommended = _go(record.recommended, target - record.recommended)
@@ -335,7 +335,7 @@ def flip_share(
         cast[switched] = np.where(given[switched], against[switched], 0)
         up, down = sum_by_voter(cast[..., None], weights)
         again = replace(record, votes=replace(every, up=up, down=down))
-        return float(fit_votes(settings, again).w @ best) <= 0
+        return float(fit_votes(settings, again)[0].w @ best) <= 0
 
     low, high = 0, len(order)  # not turned without any; each voter only adds
     if not is_turned(high):
