@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.progress import (
@@ -34,6 +34,8 @@ from szpo.ledger.theta import theta_digest
 from szpo.notices import setup_progress
 from szpo.notices.callbacks import EachStep
 from szpo.optim.named_features import groups_of
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import cost_plan, machine_check
 from szpo.training import status, step_report
@@ -42,6 +44,8 @@ from szpo.voting import lease, pauses, set_aside
 if TYPE_CHECKING:
     from szpo.runs.assemble import Checked
 
+WARN_AT: Final = 0.7
+"""Share of the nats that a run may drift at which it warns."""
 SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
 PRESET = typer.Option(
     None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
@@ -395,7 +399,11 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+            if not warned and (text := warn_of_drift(config, report.kl)) is not None:
+                warned.append(text)
+                console.complain(text)
 
+        warned: list[str] = []
         beside = conduct.Beside((EachStep(show),), True, score, console.complain)
         outcome = conduct.conduct(ledger, parts, beside, stay=stay)
     helped, ahead = improvement.read(ledger), outlook.read(ledger)
@@ -434,6 +442,22 @@ def _bar(live: bool) -> Progress:
     )
 
 
+def warn_of_drift(config: Config, kl: float | None) -> str | None:
+    """A warning where a rule without a budget nears guards.kl, or what regression may cost.
+
+    ``kl`` is in nats; None where there is nothing to say.
+    """
+    if kl is None or rule_of(config.rule).two_points:
+        return None
+    limit = BUDGET[-1][1] if config.guards.kl is None else config.guards.kl
+    if kl < WARN_AT * limit:
+        return None
+    then = "guards.kl pauses the run"
+    if config.guards.kl is None:
+        then = "szpo's own rule would stay (guards.kl limits it)"
+    return f"warning: KL is {kl:.1f} nats; at {limit:g} {then}"
+
+
 def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -> str:
     parts = []
     if score is not None:
@@ -441,10 +465,8 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
         values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]
         parts.append(f"reward {sum(values) / len(values):.3f}")
     if report.kl is not None:
-        # Measured where it is guarded or was just read; else estimated from |θ|.
-        guarded = ledger.spec.get("config", {}).get("guards", {}).get("kl") is not None
-        read = guarded or (report.reach is not None and report.reach.measured is not None)
-        parts.append(f"KL {'' if read else '≈ '}{report.kl:.2f}")
+        about = "" if report.extra.get("kl_measured") else "≈ "
+        parts.append(f"KL {about}{report.kl:.2f}")
     if (ahead := outlook.of_report(report.extra, report.total_votes)) is not None and ahead.note:
         parts.append(ahead.note)
     if "link" in report.extra:

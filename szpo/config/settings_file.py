@@ -34,7 +34,7 @@ def presets() -> dict[str, str]:
     """Names of the presets that ship, each with its first comment line.
 
     >>> sorted(presets())
-    ['bigger', 'demo', 'people', 'published', 'tiny']
+    ['bigger', 'demo', 'people', 'published', 'published-sign', 'tiny']
     """
     folder = resources.files("szpo") / "config" / "presets"
     texts = {

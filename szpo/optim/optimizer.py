@@ -1,5 +1,9 @@
 """SZPO as ask and tell: what to compare next, and what the votes do to θ.
 
+SZPO is stochastic zeroth-order policy optimization. A step has four parts, in this order: sample v
+and stand a policy at θ + μv (`ask`); let evaluators compare batches of both (outside); aggregate
+their votes, by `szpo.optim.rules.known` or `szpo.optim.rules.sign`, and update θ (`tell`).
+
 Pure: a state in, a state out. A state is a function of the settings, the recorded radii and the
 recorded votes alone, so a run can always be played again (`replay_state`).
 """
@@ -87,7 +91,7 @@ def query(settings: Settings, step: int, mu: float, alpha: float | None = None) 
         raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
     space = settings.space
     pairs = []
-    for k in range(settings.K):
+    for k in range(settings.K):  # θ′ = θ + μ v_k; v_k follows from (seed, step, k) alone
         radius = float(parameters.round_coef(mu * parameters.factor(space, step, k)))
         minus = (
             Shift(step, k, -1, radius)
@@ -189,19 +193,36 @@ def replay_state(
 
 def describe_settings(settings: Settings) -> Sequence[str]:
     """Describe the settings of a run as lines to print."""
-    s = settings
-    far = f"expected KL of a step {s.kl_step:g} nats, {s.warmup} warm-up steps"
-    if rule_of(s.rule).two_points:
-        points = s.kl_budget or ()
-        budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
-        weight = f"fades to {s.forgetting:g} a step" if s.forgetting else "stays to the end"
-        far = f"KL budget {budget or 'none'}, the weight of a vote {weight}"
-    return (
+    s, rule = settings, rule_of(settings.rule)
+    mu = ask(init(s)).mu
+    how = (
         f"rule {s.rule}, {s.pairing} pairs, link {s.link}, ties {s.ties}, weighting "
-        f"{s.weighting}, seed {s.root_seed}",
+        f"{s.weighting}, seed {s.root_seed}"
+    )
+    if not rule.two_points:
+        return how, _describe_step(s, mu)
+    points = s.kl_budget or ()
+    budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
+    weight = f"fades to {s.forgetting:g} a step" if s.forgetting else "stays to the end"
+    return (
+        how,
         f"a step: {s.K} × {s.N} × {s.M} votes (directions × comparisons × panelists), "
         f"{s.D} prompts each",
-        f"perturbation radius mu {ask(init(s)).mu:.4g} (KL {s.kl_radius:g} nats), {far}",
+        f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget "
+        f"{budget or 'none'}, the weight of a vote {weight}",
+    )
+
+
+def _describe_step(s: Settings, mu: float) -> str:
+    """A step of a rule of one point, in the symbols of the paper."""
+    alpha = alpha_at(init(s), 0)
+    size = f"measured in {s.warmup} steps" if alpha is None else f"{alpha:.4g}"
+    length = ", |v| = √d" if s.law.scaled else ""
+    equation = rule_of(s.rule).equation.format(c="" if s.distance == 1 else s.distance)
+    both = "θ ± μv" if s.pairing == "antithetic" else "θ and θ + μv"
+    return (
+        f"a step: {both}, v ~ N(0, I){length}, d = {s.dim}, K = {s.K}, N = {s.N}, M = {s.M}, "
+        f"D = {s.D}, μ = {mu:.4g} (KL {s.kl_radius:g}), α = {size}; {equation}"
     )
 
 

@@ -33,7 +33,7 @@ from szpo.voting import counting, second_seats, triads
 NOTES = {
     "kl": "by Monte Carlo on answers of the tuned policy",
     "kl estimate": "estimated by ½|δ|² in units of the subspace's scale: right near the start, "
-    "rough far out; guards.kl has it measured",
+    "rough far out; under known and sign, and with guards.kl, it is measured there",
     "length": "tokens per answer, both sides",
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
     "identical": "rows in which both sides gave the same answer",

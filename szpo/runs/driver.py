@@ -81,8 +81,8 @@ def drive(
         ),
         Hooks(
             on_step=on_step,
-            kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
-            measured_kl=None if parts.base is None else _kl(parts),
+            kl=_quadratic_kl(parts),
+            measured_kl=_kl(parts) if parts.base or config.guards.kl is not None else None,
             scores=getattr(parts.policy, "score_features", None),
             entries=parts.entries,
             moments=_moments(parts),

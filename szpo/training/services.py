@@ -62,10 +62,10 @@ class Hooks:
     on_step: Callable[[StepReport], None] | None = None
     """Called with the report of every applied step."""
     kl: Callable[[Theta], float] | None = None
-    """KL of the policy at θ to its start, nats per completion, for reports and guards."""
+    """KL of the policy at θ to its start, nats per completion; an estimate that costs nothing."""
     measured_kl: Callable[[Theta], float] | None = None
-    """The same as measured on answers, for rules that hold a point within a KL budget; None where
-    it cannot be measured."""
+    """The same as measured on answers, for a guard, for rules that hold a point within a budget,
+    and for reports where the estimate is far out; None where it cannot be measured."""
     scores: Callable[[Sequence[Comparison]], Floats] | None = None
     """Mean whitened score of each comparison's texts of plus less that of minus (K, N, d)."""
     entries: Mapping[str, Entry] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
 from szpo.voting import pauses, step_inputs, steps, triads
 from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
+
+QUADRATIC_UP_TO: Final = 0.5
+"""Nats up to which |z|²/2 stands for KL; further out measured KL has been three times as much."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,10 +146,10 @@ def describe(
     before, after = (flatten(theta, run.settings.layout) for theta in (at.theta, new.theta))
     figures = _figures(run.ledger, votes.step, comparisons)
     outlook = None if run.hooks.outlook is None else run.hooks.outlook(new.state)
-    ahead = {} if outlook is None else {"outlook": outlook}
-    kl = None if new.reach is None else new.reach.measured
-    if kl is None and run.hooks.kl is not None:
-        kl = float(run.hooks.kl(new.theta))
+    ahead: dict[str, Any] = {} if outlook is None else {"outlook": outlook}
+    kl, measured = _kl(run, new)
+    if measured:
+        ahead["kl_measured"] = True
     return StepReport(
         step=votes.step,
         delta=info.delta,
@@ -177,6 +181,23 @@ def describe(
         extra=plain({**(info.extra or {}), **triads.note(run.ledger), **ahead}),
         reach=new.reach,
     )
+
+
+def _kl(run: Services, new: Estimate) -> tuple[float | None, bool]:
+    """KL to the start for a step's report, and whether it was measured on answers.
+
+    A rule without a budget goes where the quadratic estimate is wrong, so there it is measured.
+    """
+    hooks = run.hooks
+    if new.reach is not None and new.reach.measured is not None:
+        return new.reach.measured, True
+    if hooks.kl is None:
+        return None, False
+    kl = float(hooks.kl(new.theta))
+    far = kl >= QUADRATIC_UP_TO and not rule_of(run.settings.rule).two_points
+    if hooks.measured_kl is None or not (far or run.bounds.bands.kl is not None):
+        return kl, False
+    return float(hooks.measured_kl(new.theta)), True
 
 
 def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:

@@ -80,6 +80,30 @@ def test_known_moves_by_alpha_delta_over_the_distance(pairing, distance):
     assert updates == (Update(0, 0, coef=float(round13(0.25 * delta / (distance * 0.5)))),)
 
 
+def test_a_step_as_published_is_what_it_is_by_hand():
+    """θ against θ + μv, N = 8, M = 5: two comparisons are unanimous, against each other.
+
+    Σ σ⁻¹(k/5) = 4 − 4 + 2 ln 4 + 2 ln 1.5 − 2 ln 1.5; σ⁻¹(1) is trimmed to 4. So Δ̂ = ln 2 / 2
+    and α Δ̂ / μ = .07 · .346574 / .3 = .0808672. Of 40 votes 23 are for plus, so sign moves by α.
+    What is recorded is rounded to 13 bits, which is up to 2⁻¹³ of it.
+    """
+    plus = np.array([[5.0, 0.0, 4.0, 4.0, 3.0, 2.0, 3.0, 2.0]])
+    votes = tally(plus, 5 - plus)
+    for rule, own, coef in (("known", {"smoothing": "trim"}, 0.0808672), ("sign", {}, 0.07)):
+        settings = defaults(
+            3, (("w", (20, 10)),), rule=rule, pairing="forward", law=Law(), warmup=0,
+            N=8, M=5, mu=0.3, alpha=0.07, **own,
+        )  # fmt: skip
+        _, updates, _ = told(settings, votes)
+        exact = coefficients(settings, votes, mu=0.3, alpha=0.07).coef
+        assert exact == pytest.approx(coef, rel=1e-6)
+        assert updates == (Update(0, 0, coef=float(round13(exact[0]))),)
+        assert updates[0].coef == pytest.approx(coef, rel=2**-13)
+        v = parameters.direction(settings.space, 0, 0)["w"]
+        theta = parameters.apply_update(settings.space, {"w": 0 * v}, updates[0])
+        np.testing.assert_allclose(theta["w"], updates[0].coef * v, rtol=1e-6)
+
+
 def test_sign_takes_a_constant_step_and_none_on_an_exact_tie():
     _, updates, _ = one_step("sign", "antithetic", tally([[1, 1, 0]], [[0, 0, 1]]), law=Law())
     assert updates == (Update(0, 0, coef=0.25),)

@@ -1,13 +1,17 @@
 """Rules on a small language model, from the command line to the verified file and the adapter."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from szpo import failpoints
 from szpo.analysis import outlook
+from szpo.cli import run as run_command
 from szpo.cli.app import call
+from szpo.config import settings_file
 from szpo.data import preferred
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
@@ -20,10 +24,11 @@ from szpo.ledger.theta import (
     theta_digests,
 )
 from szpo.optim.directions import Law
+from szpo.optim.optimizer import describe_settings
 from szpo.replay import replay, verification
 from szpo.runs import assemble
 from szpo.voting import step_inputs
-from tests.support import folder_run
+from tests.support import children, folder_run
 
 SURE = ("panel.beta=60", "optimizer.kl_budget=[[8, 40]]", "optimizer.centre_step=0.4")
 
@@ -37,21 +42,69 @@ def run(folder, *sets, preset=None):
     return folder / "runs" / "folder.db"
 
 
+def _killed_at(line, where):
+    """In a child: the command, killed at the second hit of a place."""
+    with failpoints.arm(f"{where}:kill@2"):
+        call(line)
+
+
+PUBLISHED = {
+    "published": ("known", "1e-9", "Δ̂ = mean of the N σ⁻¹(p), θ ← θ + α Δ̂/(μ) v"),
+    "published-sign": ("sign", "exact", "θ ← θ + α sign(n₊ − n₋) v"),
+}
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("rule", ["known", "sign"])
-def test_the_published_preset_runs_forward_with_plain_gaussians(tmp_path, rule):
-    own = () if rule == "known" else ("optimizer.rule=sign",)
-    path = run(tmp_path, "run.votes=12", *own, preset="published")
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_the_algorithm_as_published_runs_is_killed_resumed_and_verified(tmp_path, preset, capsys):
+    rule, promise, equation = PUBLISHED[preset]
+    own = ("run.votes=120", "optimizer.directions=1", "optimizer.comparisons=8",
+           "optimizer.rows=1", "optimizer.mu_decay=0.25", "optimizer.alpha_decay=0.5",
+           "optimizer.kl_step=2", "optimizer.kl_radius=1")  # fmt: skip
+    line = folder_run.arguments(tmp_path, *own, model_folder=folder_run.model(tmp_path))
+    line[1:1] = ["--preset", preset]
+    assert children.run(_killed_at, line, "cp11") == children.KILLED
+    path = tmp_path / "runs" / "folder.db"
+    assert call(["run", "--resume", str(path)]) == 0
+    said = capsys.readouterr().err
     with Ledger.open(path) as ledger:
         settings = recorded_settings(ledger)
         assert (settings.rule, settings.pairing, settings.law) == (rule, "forward", Law())
+        assert (settings.K, settings.N, settings.M, settings.warmup) == (1, 8, 5, 0)
+        names = [name for name, _ in settings.layout]  # A and B of each adapted module
+        assert settings.dim > 100 and {name[-1] for name in names} == {"A", "B"}, names
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        assert [step.promise for step in report.steps] == ["exact"] * 3
+        assert [step.promise for step in report.steps] == [promise] * 3
         # Minus is the policy at θ itself: the second of each pair has radius 0.
         assert {row["pairing"] for row in ledger.steps()} == {"forward"}
+        mus = [row["mu"] for row in ledger.steps()]
+        assert mus == pytest.approx([mus[0], mus[0] * 2**-0.25, mus[0] * 3**-0.25])
         assert theta_digests(ledger) == recommended_digests(ledger)
         assert theta_digest(ledger) != theta_digests(ledger)[0]
+    # Far out KL is measured, not estimated (≈), since the quadratic estimate does not hold there.
+    assert re.search(r"step 2: 120 votes, .*KL \d", said), said
+    assert describe_settings(settings)[1].endswith(equation)
+
+
+@pytest.mark.parametrize(
+    ("rule", "guard", "kl", "words"),
+    [
+        ("known", "", 5.5, None),
+        (
+            "known",
+            "",
+            6.0,
+            "KL is 6.0 nats; at 8 szpo's own rule would stay (guards.kl limits it)",
+        ),
+        ("sign", "guards.kl=3", 2.5, "KL is 2.5 nats; at 3 guards.kl pauses the run"),
+        ("regression", "", 7.9, None),
+    ],
+)
+def test_a_run_without_a_budget_of_its_own_warns_before_it_has_drifted_far(rule, guard, kl, words):
+    sets = [f"optimizer.rule={rule}", *([guard] if guard else [])]
+    found = run_command.warn_of_drift(settings_file.load(sets=sets), kl)
+    assert (words is None) == (found is None) and (words is None or words in found)
 
 
 @pytest.fixture(scope="module")

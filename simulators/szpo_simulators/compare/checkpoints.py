@@ -34,12 +34,12 @@ class Yardstick:
 
 @dataclass
 class Checkpoints:
-    """The rows of one run, in order: one at its start, then one at each even share of it."""
+    """The rows of one run, in order: one at its start, then one at each share of it."""
 
     yardstick: Yardstick
     instruments: Instruments
-    points: int
-    """Checkpoints after the start."""
+    points: int | Sequence[float]
+    """Checkpoints after the start, at even shares of the run or at these."""
     report: Callable[[float], None] = lambda share: None
     """Called with the share of the run that is done, in [0, 1]."""
     proxy: Proxy | None = None
@@ -59,7 +59,9 @@ class Checkpoints:
 
     def is_due(self, share: float) -> bool:
         """Whether the next checkpoint is reached at this share of the run, in [0, 1]."""
-        return share >= (self.measured + 1) / self.points - 1e-9
+        if isinstance(self.points, int):
+            return share >= (self.measured + 1) / self.points - 1e-9
+        return self.measured < len(self.points) and share >= self.points[self.measured] - 1e-9
 
     def record(
         self,

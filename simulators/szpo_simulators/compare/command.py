@@ -55,7 +55,7 @@ def compare(
         None, help="Runs to compare by their own files, names or paths."
     ),
     preset: str | None = typer.Option(
-        None, "--preset", help="Compare methods instead: tiny or smollm2."
+        None, "--preset", help="Compare methods instead: tiny, published or smollm2."
     ),
     methods: list[str] = typer.Option(
         [], "--methods", help="Only these methods, separated by commas."
@@ -94,7 +94,7 @@ def compare(
         raise UsageError("compare: --tune has seeds of its own and asks in batches; leave "
                          "--seeds and --asks out")  # fmt: skip
     if preset is None:
-        raise UsageError("compare: give --preset tiny or smollm2, or two runs or more")
+        raise UsageError("compare: give --preset tiny, published or smollm2, or two runs or more")
     found_preset = presets.find_preset(preset)
     wanted_methods = presets.select_methods(found_preset, chosen, _split(asks))
     every_seed = numbers or found_preset.seeds

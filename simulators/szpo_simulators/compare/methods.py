@@ -15,6 +15,7 @@ from szpo.training.step_report import StepReport
 from szpo_simulators.compare import gradient
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import Checkpoints
+from szpo_simulators.compare.presets import LADDER
 
 Spec: TypeAlias = Mapping[str, Any]
 Runner: TypeAlias = Callable[[Spec, Checkpoints], dict[str, Any]]
@@ -34,7 +35,10 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     """A whole run of szpo: set-up, votes through the ledger, updates."""
     D = spec["D"] if spec["ask"] == "batch" else 1
     votes = spec["votes"] * spec["D"] // D
-    own = [f"optimizer.{name}={value}" for name, value in spec["settings"].items()]
+    own = [
+        f"{name if '.' in name else f'optimizer.{name}'}={value}"
+        for name, value in spec["settings"].items()
+    ]
     tree = load_config({**spec, "sets": [*spec["sets"], *own]}).model_dump()
     tree["run"]["votes"] = votes
     tree["panel"]["beta"] = spec["beta"][spec["ask"]]
@@ -64,7 +68,7 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
 
 
 RUNNERS: Final[dict[str, Runner]] = {
-    "szpo": run_szpo,
+    **dict.fromkeys(LADDER, run_szpo),
     "dpo": gradient.make_offline(dpo.train, dpo.Recipe),
     "iterative-dpo": gradient.run_iterative_dpo,
     "simpo": gradient.make_offline(simpo.train, simpo.Recipe),

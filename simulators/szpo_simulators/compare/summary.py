@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from szpo_simulators.compare.presets import LADDER
 from szpo_simulators.rewards.heldout import student
 from szpo_simulators.study import interval
 
@@ -18,8 +19,6 @@ MethodKey: TypeAlias = tuple[str, str]
 """(method, ask)"""
 Records: TypeAlias = Mapping[MethodKey, Sequence[Mapping[str, Any]]]
 """The records of each method's finished cells, by seed."""
-STEADY: Final = ("szpo",)
-"""Methods whose policy moves with every few votes; all others ask first and then train."""
 VOTING_COSTS: Final = ("votes", "answers_read")
 COSTS: Final = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "peak_bytes")
 
@@ -110,8 +109,8 @@ def cost_to_reach(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> fl
 def rows_by_cost(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]]:
     """The checkpoints of a cell along a cost.
 
-    A method that first asks and then trains does not move while it asks, so by votes and answers
-    read its gain is a staircase.
+    szpo moves with every few votes. A method that first asks and then trains does not move while
+    it asks, so by votes and answers read its gain is a staircase.
 
     >>> rows = [{"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
     >>> cell = {"asked": {"method": "dpo"}, "course": rows}
@@ -119,7 +118,7 @@ def rows_by_cost(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]
     [0.1, 0.1, 0.3]
     """
     rows: Sequence[Mapping[str, Any]] = cell["course"]
-    if by not in VOTING_COSTS or cell["asked"]["method"] in STEADY:
+    if by not in VOTING_COSTS or cell["asked"]["method"] in LADDER:
         return rows
     stands = [
         {**before, **{name: after[name] for name in VOTING_COSTS if name in after}}

@@ -31,6 +31,8 @@ class Counting:
     """In what the counting rules differ."""
 
     name: str
+    equation: str
+    """Its step in symbols; {c} is how many μ the two policies stand apart, if more than one."""
     measure: Callable[[Settings, Floats, Tally | None], Floats]
     """(settings, Δ̂ (..., K), tally) → (..., K); no tally where Δ̂ came from elsewhere."""
     unit: Callable[[Settings, Any], Any]
@@ -80,6 +82,7 @@ def rule(counting: Counting) -> Rule:
         flip_share=functools.partial(flip_share, counting),
         is_exact=counting.is_exact,
         measures=counting.measures,
+        equation=counting.equation,
     )
 
 
@@ -145,7 +148,7 @@ def coefficients(
     found = estimate(settings, tally, nu)
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
     measure = counting.measure(settings, value, tally if delta is None else None)
-    coef = rate * measure / counting.unit(settings, size) / settings.K
+    coef = rate * measure / counting.unit(settings, size) / settings.K  # θ ← θ + coef · v
     limit = settings.coef_cap * size
     capped = np.abs(coef) > limit
     coef = np.where(capped, np.copysign(limit, coef), coef)

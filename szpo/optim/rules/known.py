@@ -1,17 +1,33 @@
-"""The rule `known`: invert the known link, estimate the gradient, and follow it.
+"""The rule `known`: the link σ is known, so its inverse turns votes into a value difference.
 
-ĝ = Δ̂ / (c·μ) · v, with c = 2 where the policies stand at θ ± μv (antithetic, as in SPSA), and 1
-where one stands at θ (forward). Published for the logistic link by Zhang & Ying (arXiv
-2409.17401).
+A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv is compared with θ
+(one-sided), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
+
+    v ~ N(0, I), θ′ = θ + μv                              `szpo.optim.optimizer.query`
+    p_n = k_n / M: N batches, M evaluators each            `szpo.types.Tally`
+    Δ̂ = (1/N) Σ_n σ⁻¹(p_n),  ĝ = Δ̂/(cμ) · v               here
+    θ ← θ + α ĝ                                            `szpo.optim.parameters.apply_update`
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from szpo.aggregation import estimators, links
 from szpo.optim.rules import counting
 from szpo.optim.settings import Settings, SettingsError
+from szpo.types import Floats, Tally
+
+
+def measure(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
+    """Δ̂ (..., K) itself: the mean over n of σ⁻¹(p_n), from `szpo.aggregation.estimators`."""
+    return delta
+
+
+def unit(settings: Settings, mu: Any) -> Any:
+    """c·μ, by which a difference of values becomes one along v."""
+    return settings.distance * mu
 
 
 def null_rms(settings: Settings) -> float:
@@ -37,8 +53,9 @@ def null_rms(settings: Settings) -> float:
 
 COUNTING = counting.Counting(
     name="known",
-    measure=lambda settings, delta, tally: delta,
-    unit=lambda settings, mu: settings.distance * mu,
+    equation="Δ̂ = mean of the N σ⁻¹(p), θ ← θ + α Δ̂/({c}μ) v",
+    measure=measure,
+    unit=unit,
     null_rms=null_rms,
     is_exact=lambda s: s.link == "logistic" and s.smoothing in ("haldane", "pooled"),
     measures=True,

@@ -146,6 +146,8 @@ class Rule:
     another; a step moves both. It can take a prior, and no estimate in place of votes."""
     ignores: tuple[str, ...] = ()
     """Settings that play no part in it."""
+    equation: str = ""
+    """Its step in symbols, for people; see `szpo.optim.rules.counting.Counting`."""
     measures: bool = False
     """A warm-up may measure its step size."""
 
