@@ -210,21 +210,6 @@ def spread(same: float | None) -> float | None:
     return 2 * math.atanh(math.sqrt(min(max(2 * same - 1, 0.0), 0.9999)))
 
 
-def cubic(link_name: str) -> float:
-    """γ of a link: its log-odds are x + γx³ + …, x scaled to the logistic slope at 0.
-
-    Read off at x = .05, where higher orders no longer show.
-
-    >>> round(cubic("probit"), 3), round(cubic("cauchit"), 3), round(cubic("linear"), 3)
-    (0.018, -0.122, 0.083)
-    """
-    from szpo.aggregation.links import link
-
-    chosen, x = link(link_name), 0.05
-    p = chosen.prob(x / (4 * chosen.slope0))
-    return float((special.logit(p) - x) / x**3)
-
-
 def _log_ways(m: Floats, k: Floats) -> Floats:
     """Log of C(m, k); −inf outside 0 … m."""
     inside = (k >= 0) & (k <= m)

@@ -240,17 +240,6 @@ def flip_share(by_voter: VotesByVoter, weights: Floats, lead: Lead) -> float:
     return min(shares, default=0.0)
 
 
-def share_to_pass(moves: Floats, wanted: float) -> float:
-    """The share of the entries (P,), largest first, whose sum passes ``wanted``; 1 if none does.
-
-    >>> share_to_pass(np.array([1.0, 3.0, 1.0, 1.0]), 2.5)
-    0.25
-    """
-    total = np.cumsum(np.sort(moves)[::-1])
-    passed = np.flatnonzero(total > wanted)
-    return float((passed[0] + 1) / len(moves)) if len(passed) else 1.0
-
-
 def _flip(
     by_voter: VotesByVoter,
     weights: Floats,

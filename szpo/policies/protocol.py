@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError
 from szpo.optim import parameters
 from szpo.optim.directions import ORTHONORMAL_UP_TO
 from szpo.optim.parameters import Space
@@ -79,33 +79,11 @@ class BaseScorer(Protocol):
 
 
 @runtime_checkable
-class Monitored(BaseScorer, Protocol):
-    """A policy that can also measure its distance to the start; guards use it where it exists."""
-
-    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
-        """KL(π_θ ‖ π_start) in nats per completion: Monte-Carlo mean and standard error."""
-
-
-@runtime_checkable
 class Scorer(Protocol):
     """A policy with gradients of its log-probabilities, for score features of shown texts."""
 
     def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
         """Mean score of plus texts less that of minus texts at the start, (K, N, d), in z."""
-
-
-def demand_scorer(policy: object, name: str) -> Scorer:
-    """The policy, if it can score texts.
-
-    Raises:
-        UsageError: It has no gradients, such as one that answers elsewhere; ``name`` names it.
-    """
-    if not isinstance(policy, Scorer):
-        raise UsageError(
-            f"policy {name} has no gradients, so shown texts have no scores; set "
-            "optimizer.score_share to 0"
-        )
-    return policy
 
 
 @runtime_checkable

@@ -76,7 +76,7 @@ def model_card(
         theta = replay.point_on_line(ledger, share, step)
         digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n"
-    guards = _guards(ledger, digest)
+    guards = describe_guards(ledger, digest)
     whole = share == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
     beyond = "nothing but the above" if guards or result else "nothing else"
@@ -218,7 +218,7 @@ def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None
     return text, metric
 
 
-def _guards(ledger: Ledger, digest: str) -> str:
+def describe_guards(ledger: Ledger, digest: str) -> str:
     """The guards as a section of the card; nothing where these weights were not measured."""
     found = held_out.read(ledger)
     if found is None or not found.guards or found.theta_sha256 != digest:

@@ -112,17 +112,6 @@ def test_repetitions_at_once_are_each_alone():
         assert alone.p == pytest.approx(together.p[i], rel=1e-12)
 
 
-def test_the_curvature_of_a_link_by_its_expansion():
-    """Linear 1/12; cauchit (π/4)³ · (16/3π³ − 4/3π); probit (π/8)^1.5 · (16/3·φ³ − 4/6·φ)."""
-    assert link_test.cubic("linear") == pytest.approx(1 / 12, abs=2e-3)
-    cauchit = (np.pi / 4) ** 3 * (16 / (3 * np.pi**3) - 4 / (3 * np.pi))
-    assert link_test.cubic("cauchit") == pytest.approx(cauchit, abs=2e-3)
-    density = 1 / np.sqrt(2 * np.pi)
-    probit = (np.pi / 8) ** 1.5 * (16 / 3 * density**3 - 4 / 6 * density)
-    assert link_test.cubic("probit") == pytest.approx(probit, abs=2e-3)
-    assert link_test.cubic("logistic") == pytest.approx(0, abs=1e-9)
-
-
 def reject(panel, far, *, edge, votes, repetitions, seed):
     """Share of simulated panels that the test rejects at 5 %, and their median γ.
 
@@ -371,7 +360,7 @@ def test_without_prompts_the_order_says_why(driven):
 @pytest.mark.full
 def test_the_commands_probe_voters_and_show(tmp_path, capsys):
     """A panel of five in the process answers both triads at once: 2 · 3 · 5 answers."""
-    path = str(yard_run.make(tmp_path))
+    path = str(yard_run.finished(tmp_path))
     assert call(["probe", path, "--triads", "2", "--json"]) == 0
     result = capsys.readouterr()
     assert "30 answers" in result.err

@@ -472,7 +472,7 @@ def test_the_sentence_says_no_more_than_the_interval(share, verdict, words):
 
 @pytest.mark.full
 def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path):
-    path = yard_run.make(tmp_path)
+    path = yard_run.finished(tmp_path)
     before = measured(path)
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)

@@ -27,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    return yard_run.make(tmp_path_factory.mktemp("yard"))
+    return yard_run.finished(tmp_path_factory.mktemp("yard"))
 
 
 def heads(path: Path) -> list[str]:
@@ -112,7 +112,7 @@ def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path, capsys):
     with Ledger.open(path, readonly=True) as ledger:
         assert ledger.steps() == []
     assert call(["run", "--resume", str(path)]) == 0
-    free = yard_run.make(tmp_path / "free")
+    free = yard_run.finished(tmp_path / "free")
     with Ledger.open(path, readonly=True) as held, Ledger.open(free, readonly=True) as other:
         assert theta_digests(held) == theta_digests(other)
 

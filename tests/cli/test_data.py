@@ -91,7 +91,7 @@ def told_of(pair: Pair) -> tuple[object, ...]:
 
 @pytest.mark.full
 def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
-    path = folder_run.make(tmp_path)
+    path = folder_run.finished(tmp_path)
     capsys.readouterr()
     with Ledger.open(path, readonly=True) as ledger:
         recorded = ledger_pairs.read_pairs(ledger)

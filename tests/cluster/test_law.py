@@ -28,7 +28,6 @@ from szpo.policies import row_request
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.row_request import RowRequest, Tokens
 from szpo.types import Floats, Prompt, Shift
-from tests.support import folder_run
 from tests.support.policies import small
 from tests.support.vllm_server import VllmServer
 
@@ -38,9 +37,9 @@ SAMPLES = 256
 FOUND = 3.29
 
 
-def policy_of(folder: Path, dtype: Any, chunk_rows: int | None = None) -> LoraPolicy:
+def policy_of(model: Path, dtype: Any, chunk_rows: int | None = None) -> LoraPolicy:
     """A policy at half the usual radius from its start."""
-    base = loading.load(str(folder), dtype=dtype)
+    base = loading.load(str(model), dtype=dtype)
     answering = AnswerSampling(Sampling(max_new_tokens=8), chunk_rows=chunk_rows)
     policy = LoraPolicy(base, small(base), root_seed=5, answering=answering)
     radius = float(parameters.round13(policy.subspace.mu(1.62) / 2))
@@ -66,12 +65,12 @@ class ByWorker:
 
 
 @contextlib.contextmanager
-def answered_elsewhere(policy: LoraPolicy, how: str, folder: Path) -> Iterator[None]:
+def answered_elsewhere(policy: LoraPolicy, how: str, model: Path) -> Iterator[None]:
     if how == "worker":
         policy.answer_by(ByWorker(policy, 37))
         yield
         return
-    server = VllmServer(folder, loading.DTYPES[policy.loaded.dtype])
+    server = VllmServer(model, loading.DTYPES[policy.loaded.dtype])
     engine = Engine(kind="vllm", replicas=[server.url], chunk_rows=256)
     answers = vllm_engine.connect(engine, policy.loaded, policy.responder)
     policy.answer_by(answers)
@@ -101,39 +100,34 @@ def z_values(one: Floats, other: Floats) -> Floats:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return folder_run.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def local(folder):
+def local(model):
     """The reference: the local engine in fp32."""
-    policy = policy_of(folder, "fp32")
+    policy = policy_of(model, "fp32")
     return measures(policy, policy.sample_tokens(PROMPTS, SAMPLES, seed=1))
 
 
 @pytest.mark.parametrize(
     ("how", "dtype"), [("server", "fp32"), ("server", "bf16"), ("worker", "bf16")]
 )
-def test_the_law_is_the_local_engines(folder, local, how, dtype):
+def test_the_law_is_the_local_engines(model, local, how, dtype):
     """In bf16 against the local engine in bf16 as well, with other random numbers throughout."""
-    policy, judge = policy_of(folder, dtype), policy_of(folder, "fp32")
+    policy, judge = policy_of(model, dtype), policy_of(model, "fp32")
     references = [local]
     if dtype == "bf16":
         own = policy.sample_tokens(PROMPTS, SAMPLES, seed=2)
         references.append(measures(judge, own))
-    with answered_elsewhere(policy, how, folder):
+    with answered_elsewhere(policy, how, model):
         answers = policy.sample_tokens(PROMPTS, SAMPLES, seed=3)
     assert len(answers) == 4096
     for reference in references:
         assert np.abs(z_values(measures(judge, answers), reference)).max() < FOUND
 
 
-def test_another_law_is_found(folder, local):
+def test_another_law_is_found(model, local):
     """The start in place of the policy, and a temperature of 1.1 in place of 1."""
-    judge = policy_of(folder, "fp32")
+    judge = policy_of(model, "fp32")
     for change in ("start", "warm"):
-        policy = policy_of(folder, "fp32")
+        policy = policy_of(model, "fp32")
         if change == "start":
             policy.move_to(policy.start())
         else:
@@ -146,14 +140,14 @@ def test_another_law_is_found(folder, local):
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(folder, dtype):
+def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(model, dtype):
     """At the usual radius; the wrong one is the start itself, which lies nearest to a member.
 
     3,072 members of a chunk, each with 4 answers there: none is missed, so by the rule of three
     the probability of a miss is below 3/3072 < .001 with confidence .95. None of as many right
     ones is refused, with the noise of the other engine on top of what was reported.
     """
-    policy = policy_of(folder, dtype)
+    policy = policy_of(model, dtype)
     radius = float(parameters.round13(policy.subspace.mu(1.62)))
     member = parameters.shift(policy.space, policy.start(), Shift(0, 1, 1, radius))
     policy.move_to(policy.start())

@@ -24,18 +24,13 @@ from szpo.cluster.schedule import Event
 from szpo.config.engine import Engine
 from szpo.errors import EngineError
 from szpo.policies.row_request import Message
-from tests.support import folder_run, near_workers, ray_nodes
+from tests.support import near_workers, ray_nodes
 from tests.support.ray_nodes import CHUNKS, Nodes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
 WORKERS = 3
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return folder_run.model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from szpo.plugins import how_to_install
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
 from tests.support import folder_run, ray_nodes
+from tests.support.cases import case
 from tests.support.policies import small
 from tests.support.ray_nodes import needs_ray
 
@@ -85,32 +86,36 @@ def test_an_open_address_is_refused(monkeypatch):
         ray_engine.demand(Engine(kind="ray", address="192.0.2.7:6379"))
 
 
-@pytest.mark.parametrize(
-    ("sets", "words"),
-    [
-        (["engine.workers=2"], 'engine.workers goes with engine.kind "ray"'),
-        (["engine.address=a:1"], 'engine.address goes with engine.kind "ray"'),
-        (["engine.kind=cloud"], 'engine.kind must be one of "local", "ray"'),
-        (["engine.kind=ray", "engine.workers=0"], "engine.workers must be a whole number >= 1"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(sets, words):
-    with pytest.raises(UsageError) as error:
-        settings_file.load(sets=sets)
-    assert words in str(error.value)
+UNFIT = {
+    "engine.workers=2": 'engine.workers goes with engine.kind "ray"',
+    "engine.address=a:1": 'engine.address goes with engine.kind "ray"',
+    "engine.kind=cloud": 'engine.kind must be one of "local", "ray"',
+    "engine.kind=ray engine.workers=0": "engine.workers must be a whole number >= 1",
+    "engine.kind=ray engine.insecure=true": 'insecure goes with engine.kind "vllm"',
+    "engine.kind=vllm": "replicas is missing",
+    'engine.replicas=["http://a:1"]': 'replicas goes with engine.kind "vllm"',
+    'engine.kind=vllm engine.replicas=["http://a:1","http://a:1/"]': "address twice",
+    "engine.kind=vllm engine.workers=2": 'workers goes with engine.kind "ray"',
+    'engine.kind=vllm engine.replicas=["http://me:key@a:1"]': "engine.replicas",
+    'engine.kind=vllm engine.replicas=["ftp://a:1"]': "engine.replicas",
+    "engine.kind=vllm engine.replicas=[]": "engine.replicas",
+}
+
+
+def test_settings_that_do_not_fit_are_refused():
+    for sets, words in UNFIT.items():
+        with case(sets):
+            with pytest.raises(UsageError) as error:
+                settings_file.load(sets=sets.split())
+            assert words in str(error.value)
 
 
 # ---- the worker, without Ray ----
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return folder_run.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def policy(folder):
-    base = loading.load(str(folder), dtype="fp32")
+def policy(model):
+    base = loading.load(str(model), dtype="fp32")
     sampling = Sampling(max_new_tokens=10)
     return LoraPolicy(
         base, small(base), root_seed=5, answering=AnswerSampling(sampling, chunk_rows=5)
@@ -252,7 +257,7 @@ def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch):
 @needs_ray
 @quiet
 @pytest.mark.slow
-def test_a_run_through_ray_has_the_digests_of_a_local_one(folder, tmp_path, ray, monkeypatch):
+def test_a_run_through_ray_has_the_digests_of_a_local_one(model, tmp_path, ray, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     digests = []
     for number, sets in enumerate(
@@ -260,7 +265,7 @@ def test_a_run_through_ray_has_the_digests_of_a_local_one(folder, tmp_path, ray,
     ):
         place = tmp_path / str(number)
         place.mkdir()
-        path = folder_run.make(place, *sets, model_folder=folder)
+        path = folder_run.make(place, *sets, model_folder=model)
         with Ledger.open(path, readonly=True) as ledger:
             votes = [row["votes_sha256"] for row in ledger.update_rows()]
             digests.append((theta_digests(ledger), votes))
@@ -270,7 +275,7 @@ def test_a_run_through_ray_has_the_digests_of_a_local_one(folder, tmp_path, ray,
 @needs_ray
 @quiet
 @pytest.mark.slow
-def test_the_controller_of_a_run_by_ray_builds_no_model(folder, tmp_path, ray, monkeypatch):
+def test_the_controller_of_a_run_by_ray_builds_no_model(model, tmp_path, ray, monkeypatch):
     """Set-up, panel, guard and votes, without one torch module."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
@@ -283,9 +288,9 @@ def test_the_controller_of_a_run_by_ray_builds_no_model(folder, tmp_path, ray, m
 
     monkeypatch.setattr(torch.nn.Module, "__init__", build)
     sets = ["engine.kind=ray", "engine.workers=2", "engine.chunk_rows=8", "guards.kl=40"]
-    path = folder_run.make(tmp_path, *sets, model_folder=folder)
+    path = folder_run.make(tmp_path, *sets, model_folder=model)
     assert built == []
     with Ledger.open(path, readonly=True) as ledger:
-        assert ledger.row["base_sha256"] == loading.load(str(folder), dtype="fp32").sha256
+        assert ledger.row["base_sha256"] == loading.load(str(model), dtype="fp32").sha256
         assert len(list(ledger.update_rows())) == 4  # two rows a step
     assert built  # loading it does build some

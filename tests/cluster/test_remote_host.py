@@ -39,18 +39,13 @@ PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return folder_run.model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def here(folder):
-    return LocalHost(loading.load(str(folder), dtype="fp32"), chunk_rows=ROWS)
+def here(model):
+    return LocalHost(loading.load(str(model), dtype="fp32"), chunk_rows=ROWS)
 
 
 @pytest.fixture
-def there(folder):
-    return near_workers.host(folder, chunk_rows=ROWS)
+def there(model):
+    return near_workers.host(model, chunk_rows=ROWS)
 
 
 def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
@@ -62,10 +57,10 @@ def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
     ]
 
 
-def test_a_model_is_described_without_its_weights(folder, monkeypatch):
-    loaded = loading.load(str(folder), dtype="fp32")
+def test_a_model_is_described_without_its_weights(model, monkeypatch):
+    loaded = loading.load(str(model), dtype="fp32")
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", None)
-    known = context.describe(str(folder), dtype="fp32")
+    known = context.describe(str(model), dtype="fp32")
     assert not any(isinstance(value, torch.nn.Module) for value in vars(known).values())
     assert loading.stop_tokens(known) == loading.stop_tokens(loaded)
     assert context.reader_of(known).most == context.reader_of(loaded).most
@@ -73,10 +68,10 @@ def test_a_model_is_described_without_its_weights(folder, monkeypatch):
     assert loading.answer_tokens(known, answer) == loading.answer_tokens(loaded, answer)
     assert (known.device, known.sha256) == (loaded.device, "")
     with pytest.raises(UsageError, match="transformers cannot load it"):
-        (folder.parent / "empty").mkdir()
-        for file in folder.glob("tokenizer*"):
-            (folder.parent / "empty" / file.name).write_bytes(file.read_bytes())
-        context.describe(str(folder.parent / "empty"), dtype="fp32")
+        (model.parent / "empty").mkdir()
+        for file in model.glob("tokenizer*"):
+            (model.parent / "empty" / file.name).write_bytes(file.read_bytes())
+        context.describe(str(model.parent / "empty"), dtype="fp32")
 
 
 def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
@@ -130,7 +125,7 @@ def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
             getattr(other, wanted)
 
 
-def test_chunks_change_the_plan_of_reading_and_not_what_is_read(folder, here):
+def test_chunks_change_the_plan_of_reading_and_not_what_is_read(model, here):
     """Numbers of other batches agree to fp32's rounding."""
     whole = LocalHost(here.facts)
     one, other = policies(here, whole, here)
@@ -140,12 +135,12 @@ def test_chunks_change_the_plan_of_reading_and_not_what_is_read(folder, here):
     )
 
 
-def test_judges_by_workers_reply_the_same(here, there, folder, tmp_path):
+def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
     """The run's own model, then another one that the workers load beside it."""
     second = folder_run.model(tmp_path, "gpt2")
     questions = [Question(Prompt.user(f"w{i} w9"), seeds.derive(i, "test")) for i in range(7)]
     labels = ("w5", "w6")
-    for name in (str(folder), str(second)):
+    for name in (str(model), str(second)):
         made = [Local(*host.beside(name), temperature=1.0, max_tokens=6) for host in (here, there)]
         assert made[0].facts.sha256 == made[1].facts.sha256
         assert made[0].write(questions) == made[1].write(questions)
@@ -184,7 +179,7 @@ def test_an_error_of_the_request_is_the_runs(here, there):
         policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
 
 
-def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatch):
+def test_workers_that_do_not_come_are_not_waited_for_for_ever(model, monkeypatch):
     class Absent(near_workers.NearWorkers):
         def _admit(self) -> None:
             self._events.clear()
@@ -195,15 +190,15 @@ def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatc
         made.append(Absent(setup, check, 1))
         return made[0]
 
-    facts = context.describe(str(folder), dtype="fp32")
+    facts = context.describe(str(model), dtype="fp32")
     with pytest.raises(ResourceError, match="0 of 1 workers are ready"):
         remote.RemoteHost(Engine(kind="ray"), facts, connect, bounds=Bounds(load_s=0.0))
     assert made[0].closed
 
 
-def test_two_workers_with_different_models_end_the_run(folder):
+def test_two_workers_with_different_models_end_the_run(model):
     shown = {"base_sha256": "a" * 64, "hardware": None}
-    facts = context.describe(str(folder), dtype="fp32")
+    facts = context.describe(str(model), dtype="fp32")
     mine = worker.expect(facts, None)
 
     class Different(near_workers.NearWorkers):

@@ -24,11 +24,6 @@ ROWS = [
 RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return folder_run.model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
 def hosts(monkeypatch):
     """Runs with ``engine.kind = "ray"`` get workers of this process; these are their hosts."""

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from szpo.errors import StorageError
 from szpo.ledger import checkpoint, connection
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
@@ -78,6 +79,17 @@ def test_a_long_reader_only_delays_and_is_warned_of_once_per_doubling(run, monke
     )
     assert min(write(run, 10)) < 200_000  # the reader is gone: folded, and its space given back
     assert len(messages) == len(caplog.records)
+
+
+def test_bytes_that_a_reader_of_the_newest_page_holds_are_not_said_to_be_gone(run):
+    write(run, 2)  # not folded yet
+    with Ledger.open(run.path, readonly=True) as reader:
+        reader.execute("BEGIN")
+        reader.query("SELECT count(*) AS n FROM events")
+        with pytest.raises(StorageError, match="because of a reader"):
+            run.empty_log(wait_s=0)
+        reader.execute("COMMIT")
+    run.empty_log(wait_s=0)
 
 
 def test_a_checkpoint_that_fails_undoes_no_commit(run, monkeypatch, caplog):

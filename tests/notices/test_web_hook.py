@@ -7,7 +7,6 @@ import hmac
 import json
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from szpo.training.status import round_status
 from szpo.voting import pauses
 from szpo_ui.operator import page as operator_page
 from tests.support.browser import Stage, cast, make
+from tests.support.http_server import Reply, serving
 from tests.support.waiting import until
 
 SECRET = b"between us"
@@ -42,32 +42,18 @@ class Receiver:
 def receiver():
     found = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            found.got.append((self.path, headers, body))
-            status = found.plan.pop(0) if found.plan else 204
-            if status is None:
-                found.quiet.wait(30)
-                return
-            self.send_response(status)
-            self.send_header("Location", f"{found.url}/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def answer(request):
+        found.got.append((request.path, request.headers, request.body))
+        status = found.plan.pop(0) if found.plan else 204
+        if status is None:
+            found.quiet.wait(30)
+            return None
+        return Reply(status, headers=(("Location", f"{found.url}/elsewhere"),))
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield found
-    found.quiet.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(answer) as address:
+        found.url = f"{address}/hook"
+        yield found
+        found.quiet.set()
 
 
 def watched(stage: Stage, said: list[str]) -> Any:

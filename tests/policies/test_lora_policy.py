@@ -17,7 +17,7 @@ from szpo.config.model_sections import Prompts
 from szpo.data import prompts as promptfiles
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models import adapter_files, loading
+from szpo.models import adapter_files, context, loading
 from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
@@ -375,3 +375,10 @@ def test_smollm2_tells_its_own_answers_from_swapped_ones():
     swapped = measure_margin(policy, asked, [*answers[1:], answers[0]], seed=3)
     assert found is not None and swapped is not None
     assert swapped.median < 0 < found.median
+
+
+def test_a_prompt_and_its_answer_fit_into_what_a_model_reads():
+    reader = context.Reader("tiny", None, 12)
+    context.demand_room(reader, [[1] * 4, []], 8)
+    with pytest.raises(UsageError, match="4 tokens and 9 for the answer"):
+        context.demand_room(reader, [[1] * 4], 9)

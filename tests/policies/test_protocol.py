@@ -19,7 +19,7 @@ from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.protocol import Monitored, Policy, check_policy
+from szpo.policies.protocol import Policy, check_policy
 from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import TextFigures, guards, topic_gap
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
@@ -37,7 +37,6 @@ def test_lora_policies_keep_the_contract():
                     base = loaded(name)
                     policy = policy_of(base, full(base, rank, train))
                     assert isinstance(policy, Policy)
-                    assert isinstance(policy, Monitored)
                     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
 
 

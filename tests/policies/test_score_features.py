@@ -12,7 +12,7 @@ from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.batched_lora import attach_deltas
-from szpo.policies import protocol, subspace_setup
+from szpo.policies import subspace_setup
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import SetupSettings
 from szpo.types import Answer, Comparison, Prompt, Row, Update
@@ -130,6 +130,3 @@ def test_what_has_no_scores_is_refused():
         full.score_features(STEP)
     with pytest.raises(UsageError, match="temperature 0 has no score"):
         make(sampling=Sampling(0.0, max_new_tokens=5)).score_features(STEP)
-    with pytest.raises(UsageError, match="policy far has no gradients, so shown texts have no"):
-        protocol.demand_scorer(object(), "far")
-    assert protocol.demand_scorer(full, "near") is full

@@ -37,7 +37,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):
-    return yard_run.make(tmp_path_factory.mktemp("yard"))
+    return yard_run.finished(tmp_path_factory.mktemp("yard"))
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +287,11 @@ def test_base_model_differs(folder, tmp_path, refused):
 def test_run_exists(yard, refused):
     message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
     assert message.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
+
+
+def test_a_name_leads_out_of_no_folder(yard, refused):
+    message = refused(2, "branch", yard, "--step", "0", "--name", "../elsewhere")
+    assert message.startswith('"../elsewhere" is no name of a run')
 
 
 def test_folder_cannot_be_written(refused, tmp_path):

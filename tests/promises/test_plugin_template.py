@@ -140,7 +140,7 @@ def section(group: str) -> dict[str, Any]:
 
 @pytest.mark.full
 def test_feature_command_and_benchmark_of_the_page_work(tmp_path, monkeypatch, capsys):
-    path = yard_run.make(tmp_path)
+    path = yard_run.finished(tmp_path)
     brought = {
         "szpo.features": ("starts", section("szpo.features")["starts"]),
         "szpo.commands": ("count", section("szpo.commands")["command"]),

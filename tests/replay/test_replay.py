@@ -136,30 +136,6 @@ def original(tmp_path_factory):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("table", [table for table in APPEND_ONLY if table != "runs"])
-def test_a_row_taken_out_is_found(original, tmp_path, table):
-    path = tmp_path / "run.db"
-    path.write_bytes(original)
-    order = ", ".join(canonical.KEYS[table])
-    last = f"SELECT max(rowid) FROM {table}" if table != "answers" else None
-    if last is None:  # WITHOUT ROWID
-        forge(path, "DELETE FROM answers WHERE (comparison, i) IN "
-                    f"(SELECT {order} FROM answers LIMIT 1)")  # fmt: skip
-    else:
-        forge(path, f"DELETE FROM {table} WHERE rowid = ({last})")
-    with Ledger.open(path) as ledger:
-        report = verification.verify(ledger)
-    assert not report.ok and report.failure.table == table, str(report)
-
-
-def test_an_empty_file_of_runs_does_not_open(original, tmp_path):
-    path = tmp_path / "run.db"
-    path.write_bytes(original)
-    forge(path, "DELETE FROM runs")
-    with pytest.raises(IntegrityError, match="runs is empty"):
-        Ledger.open(path)
-
-
 def test_a_dropped_trigger_is_found(original, tmp_path):
     path = tmp_path / "run.db"
     path.write_bytes(original)

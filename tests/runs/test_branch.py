@@ -148,7 +148,7 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
 
 @pytest.mark.spine
 def test_the_command_line_branches_resumes_verifies_and_reports(tmp_path, capsys):
-    path = yard_run.make(tmp_path)
+    path = yard_run.finished(tmp_path)
     folder = str(path.parent)
     assert call(["branch", "yard", "--step", "0", "--name", "yard-b", "--folder", folder]) == 0
     assert "begins after step 0 of yard" in capsys.readouterr().out

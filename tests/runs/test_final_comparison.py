@@ -226,7 +226,7 @@ def test_samples_show_the_base_a_step_and_the_head(tuned):
 
 @pytest.mark.full
 def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
-    path = folder_run.make(tmp_path)
+    path = folder_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda _: None)
         source = assemble.source(ledger, parts)
@@ -328,7 +328,7 @@ def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.full
 def test_a_panel_inside_the_process_gets_none(tmp_path):
-    with Ledger.open(yard_run.make(tmp_path)) as ledger:
+    with Ledger.open(yard_run.finished(tmp_path)) as ledger:
         assert aa(ledger) == []
 
 

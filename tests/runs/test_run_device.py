@@ -16,7 +16,7 @@ from tests.support import folder_run
 
 @pytest.fixture
 def path(tmp_path):
-    return folder_run.make(tmp_path)
+    return folder_run.finished(tmp_path)
 
 
 def pretend_it_ran_on(monkeypatch: pytest.MonkeyPatch, device: str, model: str | None) -> None:

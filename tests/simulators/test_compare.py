@@ -354,7 +354,7 @@ def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "220")
-    one = yard_run.make(tmp_path / "a")
+    one = yard_run.finished(tmp_path / "a")
     two = yard_run.make(tmp_path / "b", "optimizer.votes=2", "run.votes=48")
     two = two.rename(two.with_name("other.db"))
     capsys.readouterr()
@@ -383,7 +383,7 @@ def test_runs_without_votes_are_named(tmp_path, capsys):
     """Both empty: a refusal. One of two: a line beside the table."""
     from tests.support.pairs import new_ledger
 
-    full = yard_run.make(tmp_path / "a")
+    full = yard_run.finished(tmp_path / "a")
     empty = [tmp_path / "b.db", tmp_path / "c.db"]
     for path in empty:
         with new_ledger(path):

@@ -14,7 +14,7 @@ from szpo.cli.app import call
 from szpo.errors import RunError, UsageError
 from szpo.optim.parameters import round13
 from szpo.plugins import how_to_install
-from szpo.policies.protocol import Monitored, check_policy
+from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.baselines import ppo
 from szpo_simulators.bench.known_worlds import track
@@ -374,7 +374,6 @@ def logits(policy: TabularPolicy) -> Floats:
 def test_it_is_a_policy():
     policy = move(by=0.5)
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
-    assert isinstance(policy, Monitored)
 
 
 def test_the_exact_value_is_the_mean_reward_of_many_walks():

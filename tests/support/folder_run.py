@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from szpo.cli.app import call
 from tests.support import tiny_models
 
+ONCE = TemporaryDirectory(prefix="szpo-tests-")
+"""What is made once a worker, and handed out as copies."""
 
-def model(folder: Path, name: str = "llama", positions: int | None = None) -> Path:
-    """A folder as the hub would give it, of a model that reads so many tokens."""
-    target = folder / name
+
+@cache
+def _saved(name: str, positions: int | None) -> Path:
+    target = Path(ONCE.name, f"{name}-{positions}")
     made = tiny_models.build(name)
     if positions is not None:
         made.config.max_position_embeddings = positions
     made.save_pretrained(target)
     tiny_models.tokenizer().save_pretrained(target)
     return target
+
+
+def model(folder: Path, name: str = "llama", positions: int | None = None) -> Path:
+    """A folder as the hub would give it, of a model that reads so many tokens."""
+    return Path(shutil.copytree(_saved(name, positions), folder / name))
 
 
 def prompts(folder: Path) -> Path:
@@ -43,4 +54,15 @@ def make(folder: Path, *sets: str, model_folder: Path | None = None) -> Path:
     """Run it to its end; the ledger's file."""
     model_folder = model(folder) if model_folder is None else model_folder
     assert call(arguments(folder, *sets, model_folder=model_folder)) == 0
+    return folder / "runs" / "folder.db"
+
+
+@cache
+def _finished() -> Path:
+    return make(Path(ONCE.name))
+
+
+def finished(folder: Path) -> Path:
+    """A copy of the worker's one finished run; prompts and model stay where they were."""
+    shutil.copytree(_finished().parent, folder / "runs")
     return folder / "runs" / "folder.db"

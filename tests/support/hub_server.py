@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.support.http_server import Reply, Request, serving
 
 TOKEN = "hf_of_this_test_alone"
 
@@ -104,30 +104,11 @@ def serve() -> Iterator[Hub]:
     """The hub, listening until the block ends."""
     hub = Hub()
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            token = self.headers.get("Authorization", "")
-            status, document = hub.answer(self.path.split("?")[0], body, token)
-            content = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(request: Request) -> Reply:
+        token = request.headers.get("authorization", "")
+        status, document = hub.answer(request.path.split("?")[0], request.body, token)
+        kind = ("Content-Type", "application/json")
+        return Reply(status, json.dumps(document).encode(), (kind,))
 
-        do_GET = do_POST = do_PUT = answer  # noqa: N815
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(answer) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from szpo.cli.app import call
 from szpo_simulators.worlds.yard import Yard
@@ -12,6 +15,10 @@ SETS = (
     "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.rows=3",
     "evaluation.samples=1", "evaluation.along=0",
 )  # fmt: skip
+
+
+ONCE = TemporaryDirectory(prefix="szpo-tests-")
+"""What is made once a worker, and handed out as copies."""
 
 
 def prompts(folder: Path) -> Path:
@@ -36,4 +43,15 @@ def arguments(folder: Path, *sets: str) -> list[str]:
 def make(folder: Path, *sets: str) -> Path:
     """Run it to its end; the ledger's file."""
     assert call(arguments(folder, "run.name=yard", *sets)) == 0
+    return folder / "runs" / "yard.db"
+
+
+@cache
+def _finished() -> Path:
+    return make(Path(ONCE.name))
+
+
+def finished(folder: Path) -> Path:
+    """A copy of the worker's one finished run; its prompts stay where they were."""
+    shutil.copytree(_finished().parent, folder / "runs")
     return folder / "runs" / "yard.db"

@@ -12,7 +12,7 @@ from szpo.errors import UsageError
 from szpo.optim.rules.guard_geometry import Moments, predict
 from szpo.policies import own_prompt
 from szpo.policies.text_guards import TOPIC, Guard
-from szpo.reports import html_report
+from szpo.reports import html_report, model_card
 from szpo.training import guard_moments, held_out
 from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
 from szpo.training.guards import Bands
@@ -118,6 +118,8 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
         held_out.record(ledger, "szpo demo", found)
         assert held_out.read(ledger) == found
         page = html_report.render(ledger)
+        assert TOPIC in model_card.describe_guards(ledger, "ab" * 32)
+        assert model_card.describe_guards(ledger, "cd" * 32) == "", "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f"<h2>Guards: 1 of 2 fail: {TOPIC}</h2>" in page
     assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page

@@ -7,11 +7,7 @@ says must be what the operator saw, and the ledger must verify.
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,6 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
 from szpo.replay import verification
 from szpo.reports import bundle
+from tests.support.served import Served
 from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.browser"]
@@ -46,41 +43,6 @@ BLIND = 7
 def words(sets: Iterable[str]) -> list[str]:
     """Settings as the command line takes them."""
     return [word for each in sets for word in ("--set", each)]
-
-
-class Served:
-    """``szpo serve``, with the address and the link that it printed."""
-
-    def __init__(self, *line: str):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "szpo", "serve", *line, "--port", "0"],
-            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        self.message = ""
-
-    def link(self) -> str:
-        """The operator's link; waits until it is printed."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.message += line
-            if found := re.search(r"operator's link .*: (http\S+)", line):
-                return found[1]
-        pytest.fail(f"szpo serve ended: {self.message}")
-
-    def end(self) -> int:
-        """Ctrl-C, as a person would."""
-        self.process.send_signal(signal.SIGINT)
-        _, rest = self.process.communicate(timeout=60)
-        self.message += rest
-        return self.process.returncode
-
-    def close(self) -> None:
-        """End it, however a test has ended."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
 
 
 @pytest.fixture
@@ -241,7 +203,7 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
                "optimizer.rows=2", "evaluation.prompts=8")  # fmt: skip
         line = ["run", "--preset", "tiny", *words(own), "--folder", str(folder)]
         assert call(line) == 0
-    home = come(chromium, served.link())
+    home = come(chromium, served.link)
 
     def row(run: str, state: str) -> Any:
         """The row of a run, once it says so; nobody presses or loads anything."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -23,6 +20,7 @@ from szpo_ui.prolific import participants
 from szpo_ui.prolific.participants import Arrival, ArrivalError
 from szpo_ui.web import credentials
 from tests.support.browser import MovableClock, Stage, make, serve, violations
+from tests.support.http_server import Reply, serving
 
 pytest_plugins = ["tests.support.browser"]
 STUDY, PID, OTHER = "66f0study", "5f1d7f1b2a3c4d5e6f708192", "60aa7f1b2a3c4d5e6f7081bb"
@@ -164,36 +162,18 @@ class StandIn:
 def prolific():
     found = StandIn()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = urlsplit(self.path)
-            if path.path == "/submissions/complete":
-                found.back.append(parse_qs(path.query)["cc"][0])
-                body = b"<!doctype html><title>Prolific</title><h1>Submission received</h1>"
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-                return
-            pid = path.path.removeprefix("/take/")
-            self.send_response(303)
-            query = f"PROLIFIC_PID={pid}&STUDY_ID={STUDY}&SESSION_ID=sub-{pid[:4]}"
-            self.send_header("Location", f"{found.study}/join?{query}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def answer(request):
+        path = urlsplit(request.path)
+        if path.path == "/submissions/complete":
+            found.back.append(parse_qs(path.query)["cc"][0])
+            page = b"<!doctype html><title>Prolific</title><h1>Submission received</h1>"
+            return Reply(200, page, (("Content-Type", "text/html"),))
+        pid = path.path.removeprefix("/take/")
+        query = f"PROLIFIC_PID={pid}&STUDY_ID={STUDY}&SESSION_ID=sub-{pid[:4]}"
+        return Reply(303, headers=(("Location", f"{found.study}/join?{query}"),))
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(answer) as found.url:
+        yield found
 
 
 def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(

@@ -31,9 +31,10 @@ from szpo_ui.web.child_process import Keeper
 from szpo_ui.web.server import configure
 from tests.support import yard_run
 from tests.support.browser import make, violations
+from tests.support.served import Served
 from tests.support.waiting import until
 
-ROOT = Path(__file__).parents[2]
+pytest_plugins = ["tests.support.browser"]
 
 
 @pytest.fixture
@@ -221,48 +222,10 @@ def test_the_controllers_end_is_on_record(run):
 # ---- the whole command ----
 
 
-class Served:
-    """``szpo serve`` as a process of its own, read until it has printed its links."""
-
-    def __init__(self, *words: str):
-        self.child = subprocess.Popen(
-            [sys.executable, "-X", "importtime", "-m", "szpo", "serve", *words, "--port", "0"],
-            stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        message: list[str] = []
-        self.early: dict[str, Any] = {}
-        """What the first page said while the run was being set up."""
-        assert self.child.stderr is not None
-        for line in self.child.stderr:
-            message.append(line)
-            if "how far it is: " in line:
-                page = line.split()[-1]
-                self.early = httpx.get(f"{page}/setup-status", timeout=10).json()
-            if ("your link as a panelist" if "--demo" in words else "operator's link (") in line:
-                break
-        self.message = "".join(message)
-        found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.message)
-        if found is None:
-            self.child.kill()
-            pytest.fail(self.message[-2000:])
-        self.url, self.token = found[1], found[2]
-        self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)
-        self._drain.start()
-
-    def close(self) -> None:
-        if self.child.poll() is None:
-            self.child.terminate()
-            self.child.wait(60)
-        self._drain.join()
-        assert self.child.stderr is not None
-        self.child.stderr.close()
-
-
 @pytest.mark.full
 def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
     """On SIGTERM; the next test ends another by SIGINT."""
-    served = Served(str(run), "--no-controller")
+    served = Served(str(run), "--no-controller", python=("-X", "importtime"))
     try:
         loaded = set(re.findall(r"\|\s+([\w.]+)$", served.message, re.M))
         assert "gradio" in loaded
@@ -383,9 +346,6 @@ def test_a_lost_vote_is_noticed(tmp_path):
     panel_load.make_run(tmp_path / "run.db", 2, 4)
     seen = crowd.Measured(seconds=[0.1], acknowledged={"0" * 32: "key"})
     assert panel_load.figures(seen, tmp_path / "run.db", 0)["lost"] == 1
-
-
-pytest_plugins = ["tests.support.browser"]
 
 
 @pytest.fixture

@@ -1,0 +1,11 @@
+"""The model of all engines' tests."""
+
+import pytest
+
+from tests.support import folder_run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The folder of a tiny Llama."""
+    return folder_run.model(tmp_path_factory.mktemp("model"))
