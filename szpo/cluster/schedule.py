@@ -60,9 +60,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker is gone, with whatever it was asked; another may become ready in its place."""
+    """A worker is gone, with whatever it was asked; another may become ready in its place.
+
+    ``why``: what it did, where that is known; a worker whose answers cannot be read is alive.
+    """
 
     worker: str
+    why: str = ""
 
 
 Event: TypeAlias = Ready | Answered[Reply] | Refused | Lost
@@ -219,7 +223,7 @@ class Dispatcher(Generic[Request, Reply]):
             if self._first_ready_s is None:
                 self._first_ready_s = now - self._began
         elif isinstance(event, Lost):
-            self._lose(event.worker, call)
+            self._lose(event.worker, call, event.why)
         elif isinstance(event, Refused):
             self._busy.pop(event.worker, None)
             if event.chunk in call.requests and event.chunk not in call.found:
@@ -242,16 +246,16 @@ class Dispatcher(Generic[Request, Reply]):
                 "worker; fp32 workers must be equal machines with equal libraries and threads"
             )
 
-    def _lose(self, worker: str, call: _Call[Request, Reply]) -> None:
+    def _lose(self, worker: str, call: _Call[Request, Reply], why: str = "") -> None:
         self._ready.discard(worker)
         chunk, _ = self._busy.pop(worker, ("", 0.0))
         if chunk not in call.requests or chunk in call.found:
             return
         call.deaths[chunk] += 1
         if call.deaths[chunk] >= self._bounds.deaths:
+            advice = why or "give workers more memory, or lower engine.chunk_rows"
             raise RunError(
-                f"{call.deaths[chunk]} workers were lost on one chunk of rows; give workers more "
-                "memory, or lower engine.chunk_rows"
+                f"{call.deaths[chunk]} workers were lost on one chunk of rows; {advice}"
             )
         if all(chunk != other for other, _ in self._busy.values()):
             call.pending.appendleft(chunk)

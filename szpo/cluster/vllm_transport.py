@@ -202,7 +202,7 @@ class VllmTransport:
             self._news.put(Answered(worker, name, reply))
         except GoneError as error:
             logging.getLogger("szpo").warning(f"{error}; its rows go to the other servers")
-            self._news.put(Lost(worker))
+            self._news.put(Lost(worker, f"the last one: {error}"))
         except Exception as error:
             self._news.put(Refused(worker, name, type(error).__name__, str(error)))
 

@@ -55,7 +55,7 @@ def check_evaluator(
     """
     with tempfile.TemporaryDirectory() as folder:
         layout = (("z", (2,)),)
-        settings = defaults(7, layout, N=3, D=2)
+        settings = defaults(7, layout, K=1, N=3, D=2)
         with Ledger.create(
             Path(folder) / "check.db",
             NewRun(

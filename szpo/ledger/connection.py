@@ -166,13 +166,18 @@ def _check_nothing_left(path: Path) -> None:
 
 
 def check_kind(path: Path, conn: sqlite3.Connection, application: int, schema: int) -> None:
-    """Raise StorageError for another program's file, UsageError for that of a newer szpo."""
+    """Raise StorageError for another program's file, UsageError for that of a newer szpo.
+
+    A schema that was never one raises IntegrityError.
+    """
     found = conn.execute("PRAGMA application_id").fetchone()[0]
     if found != application:
         raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
     version = conn.execute("PRAGMA user_version").fetchone()[0]
     if version > schema:
         raise UsageError(f"{path}: schema {version}; this szpo reads up to {schema}: upgrade")
+    if version < 1:
+        raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
 
 
 def filesystem(folder: Path) -> str:

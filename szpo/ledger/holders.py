@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from szpo.files import drafts
 from szpo.ledger.connection import beside
 
 _READ_MARKS = (123, 127)
@@ -45,6 +46,11 @@ def readers(path: Path) -> dict[int, str]:
                 marked.add(int(words[4]))
     exact = {process: name for process, name in processes.items() if process in marked}
     return exact or holders(path)
+
+
+def left_drafts(path: Path) -> list[Path]:
+    """Half-written copies and exports beside a run that no process works on any more."""
+    return [each for each in drafts(path) if each.is_dir() or not holders(each)]
 
 
 def describe_processes(processes: Mapping[int, str]) -> str:

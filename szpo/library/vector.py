@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from szpo import __version__, seeds
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
+from szpo.ledger.canonical import sha256
 from szpo.library import vector_defaults
 from szpo.library.vector_space import Bounds, VectorSpace, make_space
 from szpo.library.vector_votes import VectorVote, check_votes, tally
@@ -26,8 +27,8 @@ from szpo.optim.checked_settings import settings_from_json, settings_to_json
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Info
 
-FORMAT: Final = 1
-"""Of what `Optimizer.to_dict` gives."""
+FORMAT: Final = 2
+"""Of what `Optimizer.to_dict` gives; in format 1 the digest left out the space."""
 AT_ONCE: Final = 10_000
 """Most pairs that await votes together."""
 _ONE_AT_A_TIME: Final = threading.RLock()
@@ -228,8 +229,12 @@ class Optimizer:
                 "settings": settings_to_json(self._first),
                 "votes": [[list(each) for each in step] for step in self._past],
                 "waiting": [waiting, self._single] if waiting else None,
-                "digest": self.digest(),
+                "digest": self._saved_digest(),
             }
+
+    def _saved_digest(self, form: int = FORMAT) -> str:
+        space = json.dumps(self._space.to_json(), sort_keys=True)
+        return self.digest() if form == 1 else sha256(f"{space} {self.digest()}")
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
@@ -240,8 +245,9 @@ class Optimizer:
             IntegrityError: the votes lead to another point than the saved one.
         """
         try:
-            if saved["format"] != FORMAT:
-                raise UsageError(f"Optimizer: format {saved['format']} is unknown; it is {FORMAT}")
+            form = saved["format"]
+            if form not in (1, FORMAT):
+                raise UsageError(f"Optimizer: format {form} is unknown; it is {FORMAT}")
             space = saved["space"]
             own = make_space(None, space["start"], space["scale"], space["bounds"])
             found = cls.__new__(cls)
@@ -256,7 +262,7 @@ class Optimizer:
             wanted = saved["digest"]
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(f"Optimizer: not a saved state ({error!r})") from None
-        if found.digest() != wanted:
+        if found._saved_digest(form) != wanted:
             raise IntegrityError(
                 "Optimizer: the saved votes lead to another point than was saved; the state was "
                 "changed, or this machine rounds differently"

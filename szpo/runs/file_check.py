@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from szpo.errors import SzpoError
-from szpo.files import drafts
 from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
-from szpo.ledger.holders import describe_processes, holders
+from szpo.ledger.holders import describe_processes, holders, left_drafts
 from szpo.ledger.run_spec import direction_version
 from szpo.policies import teachable
 from szpo.runs.machine_check import Check, versions
@@ -65,13 +64,9 @@ def _log(path: Path) -> Iterator[Check]:
 
 
 def _drafts(path: Path) -> Iterator[Check]:
-    left = [each for each in drafts(path) if each.is_dir() or not holders(each)]
-    if left:
-        names = ", ".join(str(each) for each in left)
-        text = (
-            f"left half written by a program that was killed, votes may be in it; remove {names}"
-        )
-        yield Check("drafts", "warn", text)
+    if names := ", ".join(str(each) for each in left_drafts(path)):
+        text = "left by a program that was killed, votes and people's names may be in it"
+        yield Check("drafts", "warn", f"{text}; remove {names}")
     else:
         yield Check("drafts", "ok", "nothing half written lies beside the run")
 

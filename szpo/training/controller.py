@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger import run_spec
-from szpo.ledger.database import Ledger, Record
+from szpo.ledger.database import Clock, Ledger, Record
 from szpo.training import budget, position, rollouts, update
 from szpo.training.comparisons import Prompts
 from szpo.training.position import Position
@@ -78,6 +78,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if rollouts.ask(run, at, step):
         rollouts.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
     rollouts.open_stored(run, at, step)
+    clock = _steady_clock(run)
     rollouts.check_perturbation(run.ledger, step)
     comparisons, votes = run.ledger.comparisons(step), StepVotes(run.ledger, step)
 
@@ -88,7 +89,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     ahead = run.bounds.lag or run.ledger.step(step + 1) is not None
     if ahead and rollouts.ask(run, at, step + 1):
         rollouts.generate(run, at, step + 1, watch, then_open=False)
-    if (paused := _wait(run, at, comparisons, votes, watch)) is not None:
+    if (paused := _wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 
     if run.row(step)["state"] == "void":
@@ -122,6 +123,7 @@ def _wait(
     comparisons: Sequence[Comparison],
     votes: StepVotes,
     watch: Stopwatch,
+    clock: Clock,
 ) -> Outcome | None:
     """Wait until the step is closed; an outcome if the run was paused meanwhile."""
     ledger, epoch = run.ledger, run.lease.epoch
@@ -136,17 +138,27 @@ def _wait(
             steps.close(ledger, at.step, Closing("auto", epoch=epoch))
         elif not (
             steps.close(ledger, at.step, Closing("rule", epoch=epoch), votes=votes)
-            or _close_if_overdue(run, row, votes)
+            or _close_if_overdue(run, row, votes, clock)
         ):
             watch.time("evaluation_s", run.hooks.wait)
             lease.check(ledger, run.lease)
 
 
-def _close_if_overdue(run: Services, row: Record, votes: StepVotes) -> bool:
+def _steady_clock(run: Services) -> Clock:
+    """The ledger's clock as it goes on from now if nobody sets it, so that no jump closes a step.
+
+    A deadline is this controller's alone to keep. What passed before it began, and pauses, are
+    known by the ledger's clock only.
+    """
+    from_us, from_s = run.ledger.clock(), run.hooks.timer()
+    return lambda: from_us + round((run.hooks.timer() - from_s) * 1e6)
+
+
+def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
     """Close a step whose deadline has passed, with what there is; False if that must wait."""
     seconds = run.bounds.deadline_s
     if seconds is None or row["opened_us"] is None or (
-        run.ledger.clock() < steps.deadline_us(run.ledger, row, seconds)
+        clock() < steps.deadline_us(run.ledger, row, seconds)
     ):  # fmt: skip
         return False
     closing = Closing("deadline", epoch=run.lease.epoch, quorum=run.bounds.quorum)

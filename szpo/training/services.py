@@ -53,6 +53,12 @@ class Bounds:
             raise UsageError(f"run: lag is {self.lag}; it is 0 or 1")
 
 
+def seconds() -> float:
+    """Seconds since some moment, those in which the machine slept included where it tells."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What the calling process supplies; every field may be left out."""
@@ -74,8 +80,8 @@ class Hooks:
     """Moments of the start's answers, from which rules of two points predict guards."""
     outlook: Callable[[State], Mapping[str, Any] | None] | None = None
     """What the votes so far promise, for a step's report; None where nobody can tell."""
-    timer: Callable[[], float] = time.perf_counter
-    """Seconds, for what reports say of durations."""
+    timer: Callable[[], float] = seconds
+    """Seconds that no setting of the clock moves: for deadlines, and for durations in reports."""
     lease: Lease | None = None
     """A lease that the caller holds; without one the run takes its own and gives it back."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from szpo import seeds
 from szpo.config import rule_plugins
+from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice, Kind, Tally, Verdict, Vote
 
@@ -21,9 +22,13 @@ _BY_STEP: Final = (
     "CROSS JOIN votes v USING (assignment)"
 )
 _BY_VOTE: Final = (
-    "votes v CROSS JOIN assignments a USING (assignment) "
-    "CROSS JOIN comparisons c USING (comparison)"
+    "votes v NOT INDEXED LEFT JOIN assignments s ON s.assignment = v.assignment "
+    "LEFT JOIN assignments a ON a.rowid = s.rowid "
+    "LEFT JOIN comparisons d ON d.comparison = a.comparison "
+    "LEFT JOIN comparisons c ON c.rowid = d.rowid"
 )
+"""From the rows of votes on: an index only says where the others are, and they are read there."""
+_ASTRAY: Final = "(a.assignment IS NOT v.assignment OR c.comparison IS NOT a.comparison)"
 _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 Balance: TypeAlias = Literal["direction", "step"]
 """Over which comparisons plus stands on A in half of the counted votes."""
@@ -75,11 +80,29 @@ def balance_of(ledger: Ledger) -> Balance:
 
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
-    """The comparisons of a step that panelists are asked, by (k, n); identical ones are not."""
-    return ledger.query(
-        "SELECT comparison, kind, step, k, n FROM comparisons WHERE run = ? AND step = ? "
-        "AND kind = 'train' AND identical = 0 ORDER BY k, n",
+    """The comparisons of a step that panelists are asked, by (k, n); identical ones are not.
+
+    Raises:
+        IntegrityError: an index leaves one out, or leads to another's row.
+    """
+    found = ledger.query(
+        "SELECT c.comparison, c.kind, c.step, c.k, c.n, c.identical, s.k * s.n AS places, "
+        "s.state IN ('open', 'closed', 'applied') AS opened FROM steps s "
+        "LEFT JOIN comparisons i ON i.run = s.run AND i.step = s.step AND i.kind = 'train' "
+        "LEFT JOIN comparisons c ON c.rowid = i.rowid "
+        "WHERE s.run = ? AND s.step = ? ORDER BY c.k, c.n",
         (ledger.run, step),
+    )
+    places = {(row["k"], row["n"]) for row in found if row["step"] == step}
+    if found and found[0]["opened"] and not len(places) == len(found) == found[0]["places"]:
+        raise _damaged(ledger, f"an index leads to {len(places)} comparisons of step {step}")
+    return [row for row in found if row["identical"] == 0]
+
+
+def _damaged(ledger: Ledger, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{ledger.path.name}: votes cannot be counted, the file is damaged ({what}); "
+        f"see: szpo recover {ledger.path} --out NEW"
     )
 
 
@@ -203,18 +226,22 @@ class StepVotes:
         last = ledger.query(
             "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
             "(SELECT coalesce(max(amendment), 0) FROM amendments) AS amendment"
-        )[0]
+        )[0]  # both are numbers of rows, which no index stores
         if row["last_vote"] is not None:
             last["vote"] = min(last["vote"], row["last_vote"])
             last["amendment"] = min(last["amendment"], row["last_amendment"])
         if last["vote"] > self._vote:
-            # CROSS JOIN keeps the order of the tables: at first those of the step, then new ones.
-            order = _BY_STEP if not self._vote else _BY_VOTE
+            if not self._vote:  # nobody votes on a step before the one before is closed
+                before = "SELECT max(last_vote) AS vote FROM steps WHERE run = ? AND step < ?"
+                self._vote = ledger.query(before, (ledger.run, self.step))[0]["vote"] or 0
             for vote in ledger.stream(
-                f"{_VOTE} FROM {order} WHERE v.vote > ? AND v.vote <= ? AND v.late = 0 "
-                "AND c.run = ? AND c.step = ? AND c.kind = 'train' ORDER BY v.vote",
+                f"{_VOTE}, {_ASTRAY} AS astray FROM {_BY_VOTE} WHERE v.vote > ? AND v.vote <= ? "
+                f"AND ({_ASTRAY} OR v.late = 0 AND c.run = ? AND c.step = ? AND c.kind = 'train') "
+                "ORDER BY v.vote",
                 (self._vote, last["vote"], ledger.run, self.step),
             ):
+                if vote["astray"]:
+                    raise _damaged(ledger, f"no index leads to the seat of vote {vote['vote']}")
                 self._add(vote)
             self._vote = last["vote"]
         if last["amendment"] > self._amendment:
@@ -332,7 +359,8 @@ def missing(ledger: Ledger, step: int) -> int:
 def excluded_votes(ledger: Ledger, horizon: int | None = None) -> set[int]:
     """Votes whose last amendment (up to the horizon) excludes them."""
     rows = ledger.query(
-        "SELECT vote, action, max(amendment) FROM amendments WHERE amendment <= ? GROUP BY vote",
+        "SELECT vote, action, max(amendment) FROM amendments NOT INDEXED WHERE amendment <= ? "
+        "GROUP BY vote",
         (2**62 if horizon is None else horizon,),
     )
     return {row["vote"] for row in rows if row["action"] == "exclude"}

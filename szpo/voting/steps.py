@@ -159,15 +159,6 @@ def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
     return opened + round(deadline_s * 1e6) + pauses.sum_paused_us(ledger, opened)
 
 
-def _check_indexes(ledger: Ledger) -> None:
-    damage = ledger.find_damage("comparisons", "assignments", "votes", "amendments")
-    if damage is not None:
-        raise IntegrityError(
-            f"{ledger.path.name}: votes cannot be counted, the file is damaged ({damage}); "
-            f"see: szpo recover {ledger.path} --out NEW"
-        )
-
-
 def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = None) -> bool:
     """Freeze which votes count; False if the rule is not met yet or it was closed before.
 
@@ -178,7 +169,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
     Raises:
         UsageError: an operator gave no reason.
-        IntegrityError: an index of the votes differs from its table, so they cannot be counted.
+        IntegrityError: an index leads to no row of some vote, so they cannot be counted.
     """
     by, epoch = how.by, how.epoch
     if by == "operator" and not how.reason:
@@ -200,7 +191,6 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
     if not may_close():
         return False
-    _check_indexes(ledger)
     with ledger.transaction(how.actor):
         if not may_close():
             return False

@@ -22,7 +22,8 @@ class Pretend:
 
     seconds: dict[str, float]
     fails: Callable[[str, int, int], str | None] = lambda worker, chunk, time: None
-    """What the n-th asking of a chunk leads to: "die", "hang", "lie", "refuse", or an answer."""
+    """What the n-th asking of a chunk leads to: "die", "garbled", "hang", "lie", "refuse", or else
+    an answer."""
     now: float = 0.0
     asked: list[tuple[str, int]] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -41,8 +42,9 @@ class Pretend:
         self.asked.append((worker, request))
         how = self.fails(worker, request, sum(r == request for _, r in self.asked))
         wait = self.seconds[worker]
-        if how == "die":
-            self._at(wait / 2, Lost(worker))
+        if how in ("die", "garbled"):
+            why = "" if how == "die" else "no answer could be read"
+            self._at(wait / 2, Lost(worker, why))
             self._at(wait / 2 + self.back_s, Ready(worker))
         elif how == "refuse":
             self._at(wait, Refused(worker, chunk, "LogitsError", "not finite"))
@@ -115,6 +117,12 @@ def test_a_chunk_that_ends_every_worker_is_refused() -> None:
     )
     with pytest.raises(RunError, match="3 workers were lost on one chunk of rows; give workers"):
         dispatcher(transport).gather(range(8))
+
+
+def test_a_worker_that_is_there_is_not_called_short_of_memory() -> None:
+    transport = Pretend(equal_workers(1), lambda worker, chunk, time: "garbled")
+    with pytest.raises(RunError, match=r"lost on one chunk of rows; no answer could be read$"):
+        dispatcher(transport).gather(range(2))
 
 
 def test_a_silent_worker_is_replaced_and_its_chunk_asked_again() -> None:

@@ -150,6 +150,14 @@ def test_a_newer_schema_is_refused_with_both_numbers(run):
         Ledger.open(path)
 
 
+@pytest.mark.parametrize("version", [0, -5])
+def test_a_schema_that_never_was_is_damage(run, version):
+    run.execute(f"PRAGMA user_version={version}")
+    run.close()
+    with pytest.raises(IntegrityError, match=f"schema {version}, which no szpo wrote"):
+        Ledger.open(run.path)
+
+
 def test_a_truncated_file_is_an_integrity_error(run):
     path = run.path
     run.execute("PRAGMA wal_checkpoint(TRUNCATE)")

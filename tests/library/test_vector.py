@@ -182,6 +182,14 @@ def test_a_state_that_was_changed_is_refused(tmp_path: Path) -> None:
     saved["votes"][2][0][0] = "tie"
     with pytest.raises(IntegrityError, match="another point than was saved"):
         szpo.Optimizer.from_dict(saved)
+    for name, other in (("start", [0.0, 1e308]), ("scale", [1.0, 2.0]), ("bounds", [[-9, 9]] * 2)):
+        moved = {**saved, "votes": [], "space": {**saved["space"], name: other}}
+        empty = szpo.Optimizer(dim=2).to_dict() | {"space": moved["space"]}
+        with pytest.raises(IntegrityError, match="another point than was saved"):
+            szpo.Optimizer.from_dict(empty)
+    opt = szpo.Optimizer(dim=2)
+    older = opt.to_dict() | {"format": 1, "digest": opt.digest()}
+    assert szpo.Optimizer.from_dict(older).to_dict() == opt.to_dict()
     with pytest.raises(UsageError, match="format 9 is unknown"):
         szpo.Optimizer.from_dict({**saved, "format": 9})
     with pytest.raises(UsageError, match="not a saved state"):

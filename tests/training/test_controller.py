@@ -228,6 +228,7 @@ def test_a_deadline_closes_with_what_there_is(tmp_path):
         until_step=1,
         wait=one_vote_then_a_day,
         deadline_s=3600,
+        timer=ledger.clock.seconds,
         on_step=reports.append,
     )
     (report,) = reports

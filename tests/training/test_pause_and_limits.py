@@ -139,8 +139,30 @@ def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
         waits.append(1)
         ledger.clock.now += hour // 6
 
-    go(settings, ledger, policy, people.evaluator, wait=ten_minutes, until_step=1, deadline_s=1800)
+    go(
+        settings, ledger, policy, people.evaluator, wait=ten_minutes, until_step=1,
+        deadline_s=1800, timer=ledger.clock.seconds,
+    )  # fmt: skip
     assert len(waits) == 3 and ledger.step(0)["closed_by"] == "deadline"
+    ledger.close()
+
+
+@pytest.mark.parametrize("days", [8, -8])
+def test_a_clock_that_is_set_moves_no_deadline(tmp_path, days):
+    settings, ledger, policy = start(tmp_path)
+    service, passed = VoteService(ledger), [0]
+
+    def one_day():
+        passed[0] += 1
+        ledger.clock.now += 86_400_000_000
+        if passed[0] == 1:
+            ledger.clock.now += days * 86_400_000_000
+
+    go(
+        settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=one_day,
+        deadline_s=7 * 86_400, timer=lambda: passed[0] * 86_400.0,
+    )  # fmt: skip
+    assert passed == [7] and ledger.step(0)["closed_by"] == "deadline"
     ledger.close()
 
 
@@ -160,7 +182,7 @@ def test_a_deadline_waits_for_the_quorum(tmp_path):
 
     outcome = go(
         settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
-        quorum=0.75, wait=one_vote_and_a_day,
+        quorum=0.75, wait=one_vote_and_a_day, timer=ledger.clock.seconds,
     )  # fmt: skip
     assert votes_when == [0, 1, 2, 3, 4, 4, 4] and outcome.votes == 4
     assert ledger.step(0)["closed_by"] == "operator"
@@ -169,7 +191,7 @@ def test_a_deadline_waits_for_the_quorum(tmp_path):
     service, votes_when = VoteService(ledger), []
     go(
         settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
-        quorum=0.5, wait=one_vote_and_a_day,
+        quorum=0.5, wait=one_vote_and_a_day, timer=ledger.clock.seconds,
     )  # fmt: skip
     assert votes_when == [0, 1, 2, 3] and ledger.step(0)["closed_by"] == "deadline"
     assert verification.verify(ledger).ok

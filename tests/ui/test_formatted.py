@@ -2,6 +2,7 @@
 
 import re
 import string
+import sys
 import unicodedata
 from collections import Counter
 from html import unescape
@@ -203,6 +204,28 @@ def test_texts_are_formatted_together_or_not_at_all():
     ]  # fmt: skip
     too_long = "x" * (formatted.MOST_LETTERS + 1)
     assert formatted.with_marks(["*text*", too_long], plain) is None
+
+
+@pytest.mark.parametrize(
+    "sign", ["![", "[", "|a\n|-\n", "a|b\n", "*a ", "_a_ ", "`a``b", "1. a\n", "> "]
+)
+def test_what_a_text_costs_grows_with_its_letters_alone(sign):
+    def calls(letters):
+        made = [0]
+
+        def count(*_):
+            made[0] += 1
+
+        sys.setprofile(count)
+        try:
+            formatted.single.__wrapped__((sign * letters)[:letters])
+        finally:
+            sys.setprofile(None)
+        return made[0]
+
+    calls(10)
+    short, long = calls(1000), calls(4000)
+    assert long < 4.4 * short
 
 
 # ---- plain texts ----

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from szpo import files
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
@@ -140,6 +141,16 @@ def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(
         assert len(list(other.events("erase"))) == 1
     assert invite(run, "--erase", "P-01") == 0  # and again is no error
     assert holding(run, b"Ada Example") == []
+
+
+def test_an_erasure_names_the_copies_that_killed_programs_left(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invite(run, "--name", "P-01", "--contact", "Ada Example")
+    left = files.new_draft(run.with_name("copy.db"))
+    left.write_bytes(run.read_bytes())
+    assert invite(run, "--erase", "P-01") == 0
+    assert f"remove {left}, left by a program" in capsys.readouterr().out
 
 
 def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:

@@ -309,3 +309,13 @@ def test_locks_count_the_wrong_codes_of_the_last_minute() -> None:
     assert locks.take("a") == 0.0
     now[0] = 1_000_000
     assert locks.take("a") == 0.0, "a clock that was set back locks nobody"
+
+
+def test_no_number_of_other_names_takes_a_lock_away() -> None:
+    locks = Locks(lambda: 0, tries=5)
+    for _ in range(5):
+        assert locks.take("a") == 0.0
+    for i in range(20_000):
+        locks.take(f"name {i}")
+    assert locks.take("a") > 0
+    assert len(locks._wrong) < 20_000  # and memory is bounded

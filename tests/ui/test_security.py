@@ -215,6 +215,37 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
     stage.ledger.close()
 
 
+def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security, "READS_PER_SECOND", 1e-9)
+    monkeypatch.setattr(security, "READS_AT_ONCE", 3)
+    stage = make(tmp_path / "run.db", clock=MovableClock())
+    sessions = login.Sessions(stage.site)
+    sent: list[int] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            sent.append(message["status"])
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    door = security.AccessControl(inner, stage.site, sessions)
+    for name, method in (*[("Ada", "GET")] * 4, ("Ada", "POST"), ("Ben", "GET")):
+        cookie = "; ".join(f"{k}={v}" for k, v in stage.cookie("panelist", name).items())
+        headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
+        path = "/panel/gradio_api/app_id"
+        scope = {"type": "http", "method": method, "path": path, "headers": headers}
+        awaited(door(scope, receive, send))
+    assert sent == [404, 404, 404, 429, 404, 404]
+    sessions.close()
+    stage.ledger.close()
+
+
 def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: httpx.Client) -> None:
     for client, path in (
         (panelist, "/panel/"), (operator, "/operate/"), (panelist, "/api/status"),
@@ -268,6 +299,25 @@ def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
     assert (answer.status_code, answer.json()["error"]) == (422, "call")
     assert "Traceback" not in "".join(capfd.readouterr())
     assert panelist.get("/api/status").status_code == 200
+
+
+def test_a_call_reaches_gradio_without_the_session_that_it_names() -> None:
+    """Gradio would keep what each of 10,000 sessions sent last, 60 kB at a time."""
+    seen: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(json.loads((await receive())["body"]))
+
+    async def receive() -> Any:
+        sent = {"fn_index": 3, "data": ["é"], "session_hash": "s1", "event_id": "e", "x": 1}
+        return {"type": "http.request", "body": json.dumps(sent).encode(), "more_body": False}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/run/predict", "headers": []}
+    awaited(security.NeededRoutesOnly(inner, {3: 1})(scope, receive, send))
+    assert seen == [{"fn_index": 3, "data": ["é"]}]
 
 
 def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) -> None:

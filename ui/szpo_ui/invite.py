@@ -97,7 +97,7 @@ def invite(
             _print_result(
                 {"erased": erase},
                 f"{erase}: contact and credentials erased; the votes stay under the "
-                "pseudonym, and copies made before still hold the name",
+                f"pseudonym, and {credentials.copies(ledger)}",
                 as_json=as_json,
             )
             return 0

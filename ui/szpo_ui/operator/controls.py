@@ -297,8 +297,8 @@ def _erase(site: Site, by: str, command: Command) -> Reply:
         again = f"szpo invite {site.ledger.path} --erase {command.name}"
         raise StorageError(f"{error}; from a terminal: {again}") from None
     return Reply(
-        f"What was personal of {command.name} is deleted. The votes stay, by pseudonym; copies "
-        "made before still hold the name."
+        f"What was personal of {command.name} is deleted. The votes stay, by pseudonym; "
+        f"{credentials.copies(site.ledger)}."
     )
 
 

@@ -15,6 +15,7 @@ from typing import Final, Literal, get_args
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import utf8
 from szpo.ledger.database import Ledger, Record
+from szpo.ledger.holders import left_drafts
 from szpo.voting import seats
 from szpo.voting.service import VoteService
 from szpo_ui.web import credential_rows
@@ -301,6 +302,13 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
         ledger.empty_log(wait_s)
     if not begun:
         raise UsageError(f"erase: nobody was invited as {name!r}, or all of it is gone already")
+
+
+def copies(ledger: Ledger) -> str:
+    """Which copies still hold an erased name: those made before, and those left half written."""
+    left = ", ".join(str(each) for each in left_drafts(ledger.path))
+    half = f"; remove {left}, left by a program that was killed" if left else ""
+    return f"copies made before still hold the name{half}"
 
 
 # ---- internals ----

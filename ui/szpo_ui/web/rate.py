@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # the ledger takes a second to load, and the first page is no
 
 MOST_KEYS = 10_000
 """Most keys in memory; the one unused for longest is dropped first."""
+PLACES = 2**15
+"""Of counted codes: nobody can choose a name of a given place, since Python draws its hashes."""
 FEW = 5
 """Warnings from one line of code that are written each minute."""
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]
@@ -66,28 +68,28 @@ class Locks:
     """At most ``tries`` wrong codes of a key within ``seconds``; only time takes one away.
 
     A code counts as wrong from the moment it is taken in until it is found right, so that many at
-    once are no more than many in a row.
+    once are no more than many in a row. Keys have `PLACES` places in memory; those of one place
+    share their tries, so that no number of other keys takes a lock away.
     """
 
     clock: Clock
     tries: int = 5
     seconds: float = 60.0
-    _wrong: OrderedDict[str, tuple[int, ...]] = field(default_factory=OrderedDict)
+    _wrong: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def take(self, key: str) -> float:
         """Count a code; 0.0 if it may be checked, else the seconds until one may."""
-        now, span = self.clock(), round(self.seconds * 1e6)
+        now, span, place = self.clock(), round(self.seconds * 1e6), hash(key) % PLACES
         # Times in the future were noted before the clock was set back; they are dropped.
-        lately = tuple(at for at in self._wrong.pop(key, ()) if 0 <= now - at < span)
+        lately = tuple(at for at in self._wrong.get(place, ()) if 0 <= now - at < span)
         passes = len(lately) < self.tries
-        self._wrong[key] = (*lately, now) if passes else lately
-        if len(self._wrong) > MOST_KEYS:
-            self._wrong.popitem(last=False)
+        self._wrong[place] = (*lately, now) if passes else lately
         return 0.0 if passes else (lately[0] + span - now) * 1e-6
 
     def right(self, key: str) -> None:
         """Take back the count of a code that was right."""
-        self._wrong[key] = self._wrong.get(key, ())[:-1]
+        place = hash(key) % PLACES
+        self._wrong[place] = self._wrong.get(place, ())[:-1]
 
 
 def _start_timer(seconds: float, act: Callable[[], None]) -> None:

@@ -36,6 +36,8 @@ BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Rate limit of one person's requests that change something."""
+READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
+"""Rate limit of one person's other requests; a page of Gradio asks for some hundred files."""
 WAITING_THREADS = 32
 """Requests at once that may wait for the run's file in one of Starlette's 40 threads: the others
 are left to pages and scripts, so that these come however long a commit takes."""
@@ -84,6 +86,7 @@ class AccessControl:
         self.site = site
         self.sessions = sessions
         self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
+        self.reads = Buckets(site.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer refusals here; hand everything else on, with headers added to the answer."""
@@ -126,7 +129,7 @@ class AccessControl:
         found = await self._identify(scope, headers)
         if isinstance(found, Response):
             return found
-        if changes and (wait := self.posts.take(found.name)):
+        if wait := (self.posts if changes else self.reads).take(found.name):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
 
@@ -246,23 +249,30 @@ class NeededRoutesOnly:
             return
         if _CALL.fullmatch(path) and scope["method"] == "POST":
             body = await _body(Headers(scope=scope), receive)
-            if isinstance(body, bytes) and not self._is_known(body):
-                body = refuse(422, "call", "this page has no such call")
+            if isinstance(body, bytes):
+                call = self._read(body)
+                body = refuse(422, "call", "this page has no such call") if call is None else call
             if isinstance(body, Response):
                 await body(scope, receive, send)
                 return
             receive = _replay_body(body, receive)
         await self.app(scope, receive, send)
 
-    def _is_known(self, body: bytes) -> bool:
+    def _read(self, body: bytes) -> bytes | None:
+        """A call as Gradio gets it, None if the page has no such call.
+
+        Without its session: Gradio keeps what each of 10,000 sessions sent last.
+        """
         try:
             call = json.loads(body)
         except (ValueError, RecursionError):
-            return False
+            return None
         if not isinstance(call, dict) or not isinstance(values := call.get("data"), list):
-            return False
+            return None
         number = call.get("fn_index")
-        return type(number) is int and self.calls.get(number) == len(values)
+        if type(number) is not int or self.calls.get(number) != len(values):
+            return None
+        return json.dumps({"fn_index": number, "data": values}).encode()
 
 
 def _open(path: str) -> bool:
