@@ -1,6 +1,7 @@
 """The witness beside a ledger's file: a log that was cut or damaged is noticed."""
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -312,3 +313,36 @@ def test_a_kill_between_commit_and_witness_harms_nothing(tmp_path):
         voting.post(VoteService(web), seats, 0, 7)
         assert len(web.votes()) == 8
         assert witness.read(path).head.event == last
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("", "-wal", "-head"))))
+def test_a_plain_copy_made_while_somebody_votes_is_whole_or_says_what_it_lacks(tmp_path, order):
+    """File, log and witness copied one after the other, a vote between each two of them."""
+    path, copy = tmp_path / "run.db", tmp_path / "copy" / "run.db"
+    copy.parent.mkdir()
+    seats = voting.ballot(path, 60, sync=False)
+    vote(path, seats, range(5))
+    with Ledger.open(path) as ledger:
+        service = VoteService(ledger)
+        for number, suffix in enumerate(order, 5):
+            shutil.copy(f"{path}{suffix}", copy.parent)
+            voting.post(service, seats, 0, number)
+        log, head = order.index("-wal"), order.index("-head")
+        with Ledger.open(copy, readonly=True) as found:
+            lacking = found.check_end().problem
+            votes = len(found.votes())
+            assert votes == 5 + log  # each vote is a commit, and none is in the file yet
+            assert ("missing at its end" in lacking) == (head > log)
+            assert verification.verify(found).ok == (head < log)
+
+
+def test_a_copy_made_between_the_commit_and_its_witness_is_whole(tmp_path):
+    path, copy = tmp_path / "run.db", tmp_path / "copy" / "run.db"
+    copy.parent.mkdir()
+    seats = voting.ballot(path, 60, sync=False)
+    assert children.run(vote_and_die, path, seats, 8) == children.KILLED
+    for suffix in ("", "-wal", "-head"):
+        shutil.copy(f"{path}{suffix}", copy.parent)
+    with Ledger.open(copy) as ledger:
+        assert len(ledger.votes()) == 8 and verification.verify(ledger).ok
+        assert witness.read(copy).head.event == ledger.last_event()["event"]
