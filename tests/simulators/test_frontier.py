@@ -67,6 +67,31 @@ def test_a_plan_that_is_none_is_refused(change, says, tmp_path):
         plan.read(path)
 
 
+def test_a_group_stands_for_several_rewards_and_a_star_for_their_comparisons(tmp_path):
+    path = tmp_path / "plan.toml"
+    text = command.QUICK.read_text(encoding="utf-8")
+    own = """
+[[group]]
+part = "X"
+name = "{}"
+method = "regression"
+seeds = "0"
+votes = 8
+at = [8]
+rewards = {{ few = "taste:few commas", slow = "taste:slow" }}
+"""
+    pair = (
+        '[[comparison]]\nours = "ours-*-regression"\ntheirs = "theirs-*-regression"\nvotes = 8\n'
+    )
+    path.write_text(text + own.format("ours") + own.format("theirs") + pair, encoding="utf-8")
+    found = plan.read(path)
+    assert found.group("ours-slow-regression").reward == "taste:slow"
+    assert [(each.ours, each.theirs) for each in found.comparisons[-2:]] == [
+        ("ours-few-regression", "theirs-few-regression"),
+        ("ours-slow-regression", "theirs-slow-regression"),
+    ]
+
+
 def test_parts_and_seeds_choose_cells(quick):
     assert [c.label for c in plan.cells(quick, ["B"])] == ["hostile-regression"]
     assert [c.spec["seed"] for c in plan.cells(quick, ["A"], [1])] == [1]

@@ -146,8 +146,12 @@ def read(path: Path) -> Frontier:
     except (OSError, ValueError) as error:
         raise UsageError(f"frontier: {path} cannot be read ({error})") from None
     try:
-        groups = tuple(_group(entry) for entry in body.pop("group"))
-        comparisons = tuple(Comparison(**entry) for entry in body.pop("comparison", ()))
+        groups = tuple(_group(each) for entry in body.pop("group") for each in _each(entry))
+        comparisons = tuple(
+            Comparison(**entry)
+            for entry in body.pop("comparison", ())
+            for entry in _pairs(entry, groups)
+        )
         for name in ("heldout", "sets"):
             body[name] = tuple(body[name])
         plan = Frontier(**body, groups=groups, comparisons=comparisons)
@@ -162,6 +166,30 @@ def read(path: Path) -> Frontier:
         if group.of is not None:
             plan.group(group.of)
     return plan
+
+
+def _each(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a group: one for each of its ``rewards``, whose name follows the group's."""
+    alone = {key: value for key, value in entry.items() if key != "rewards"}
+    if "rewards" not in entry:
+        return [alone]
+    return [
+        {**alone, "name": f"{entry['name']}-{name}", "reward": reward}
+        for name, reward in entry["rewards"].items()
+    ]
+
+
+def _pairs(entry: Mapping[str, Any], groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """A comparison, or one for each group whose label has something in the place of a ``*``."""
+    head, star, tail = entry["ours"].partition("*")
+    if not star:
+        return [dict(entry)]
+    fits = [g.label for g in groups if g.label.startswith(head) and g.label.endswith(tail)]
+    names = [label[len(head) : len(label) - len(tail)] for label in fits]
+    return [
+        {**entry, **{side: entry[side].replace("*", name) for side in ("ours", "theirs")}}
+        for name in names
+    ]
 
 
 def _group(entry: Mapping[str, Any]) -> Group:
