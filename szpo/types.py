@@ -29,6 +29,8 @@ Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of the trainable tensors, in their one canonical order."""
 Theta: TypeAlias = Mapping[str, NDArray[np.float32]]
 """The master coordinates: one fp32 array per name of a layout."""
+Grid: TypeAlias = tuple[int, ...]
+"""A direction (d,) that no seed gives, in units of 1/256, each of 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,32 @@ class Shift:
     k: int
     sign: Sign
     radius: float
+    grid: Grid | None = None
+    """v, where it is none that the seed gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One explanation of the votes so far, as a direction to ask along."""
+
+    chance: int
+    """How often it is drawn, in units of 2⁻¹⁶; from 1 up."""
+    regressors: tuple[int, ...]
+    """Numbers of the features, and behind them of the score components, that have a weight."""
+    weights: tuple[int, ...]
+    """Of these, relative to each other, of 16 bits: the largest is ±(2¹⁵ − 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What directions of a step were drawn from, and what they are; part of its plan."""
+
+    after: int
+    """Steps that were finished when they were drawn: their votes were known."""
+    ways: tuple[Way, ...]
+    """None before the first vote: then the directions are those of the seed."""
+    grids: tuple[Grid, ...]
+    """The directions; none where there are no ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +118,8 @@ class Query:
     """Perturbation radius μ in the units of the unit-variance direction."""
     alpha: float | None
     """Step size α; None while the warm-up still measures it, and under ``regression``."""
+    asked: Asked | None = None
+    """What the directions were drawn from; None where the seed alone gives them."""
 
 
 @dataclass(frozen=True, slots=True)

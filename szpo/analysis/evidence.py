@@ -24,13 +24,14 @@ from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
+from szpo.optim.rules.rule import perturbations
 from szpo.replay import replay
 from szpo.training import budget, guards, step_rows
 from szpo.training.guards import Bands
 from szpo.training.step_report import flatten
 from szpo.training.step_rows import StepRow
 from szpo.types import Floats
-from szpo.voting import pauses
+from szpo.voting import pauses, step_plan
 
 WINDOW: Final = 10
 """Steps over which votes are pooled."""
@@ -187,8 +188,8 @@ def _variety(ledger: Ledger) -> dict[int, float]:
 def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     """How far each direction points along the last ten steps' path, known before its votes.
 
-    A step's direction is drawn without regard to the path, and the path without regard to the
-    step's votes; so whether those votes go along with it is a fair question.
+    Directions and path are fixed before the step's votes, and which side is plus is drawn without
+    regard to both; so whether those votes go along with the path is a fair question.
     """
     if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
         return {}
@@ -208,10 +209,9 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
         behind = sum(step < row["step"] for step in steps)
         path = places[behind] - places[max(0, behind - WINDOW)]
         if behind and np.linalg.norm(path) > 0:
-            found[row["step"]] = tuple(
-                _cosine(parameters.direction_vector(settings.space, row["step"], k), path)
-                for k in range(row["k"])
-            )
+            query = step_plan.recorded_query(ledger, settings, row["step"], row["mu"])
+            grid, _ = perturbations(settings, query, None).directions()
+            found[row["step"]] = tuple(_cosine(v, path) for v in grid)
     return found
 
 

@@ -12,6 +12,7 @@ from szpo.aggregation.links import LINKS
 from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.config import rule_plugins
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
+from szpo.optim.asking import NOISE
 from szpo.optim.checked_settings import POSTERIOR_DIM
 from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.all_votes import PRIORS
@@ -114,6 +115,15 @@ class Optimizer(Section):
         allow_inf_nan=False,
         description="regression: weight of the shown texts' own scores in a vote's feature; "
         "default: 0.",
+    )
+    asking_noise: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression in coordinates of named features: share of chance in a direction "
+        "that is asked, the rest follows what the votes so far may be about; 1: chance alone; "
+        f"default: {NOISE:g}.",
     )
     prior_variances: Annotated[str, OneOf(tuple(PRIORS))] | None = Field(
         None,

@@ -40,6 +40,7 @@ from szpo.config.run_sections import (
 )
 from szpo.config.section import Section
 from szpo.errors import UsageError
+from szpo.optim.asking import NOISE
 from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.directions import Law
 from szpo.optim.named_features import NamedFeatures
@@ -167,6 +168,11 @@ class Config(Section):
                 f"settings: optimizer.{names[0]} plays no part in the rule {rule.name}; "
                 "leave it out"
             )
+        if self.optimizer.asking_noise is not None and self.subspace.kind != "features":
+            raise UsageError(
+                "settings: optimizer.asking_noise is for coordinates of named features; set "
+                "subspace.kind to features, or leave it out"
+            )
 
     def _list_changed(self, names: Iterable[str]) -> list[str]:
         """List the settings of the optimizer that are not as they are by default."""
@@ -206,7 +212,8 @@ class Config(Section):
         try:
             found = self._make_settings(layout, scale, self.rule)
             if features is not None and rule_of(found.rule).two_points:
-                return replace(found, features=features)
+                noise = self.optimizer.asking_noise or NOISE
+                return replace(found, features=features, asking_noise=noise)
             return found
         except SettingsError as error:
             raise UsageError(f"settings: {error.rename(NAMES)}") from None

@@ -22,6 +22,7 @@ WARMUP = 5
 REGRESSION = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
     "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
+    "asking_noise",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 

@@ -22,6 +22,7 @@ from szpo.aggregation import estimators, registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
+from szpo.optim.asking import draw_direction
 from szpo.optim.checked_settings import check
 from szpo.optim.rules import counting
 from szpo.optim.rules.registry import has_two_points, rule_of
@@ -30,7 +31,7 @@ from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.optim.step_size import mu_at
 from szpo.optim.weighted_votes import check_tally, totals, weigh
-from szpo.types import Floats, Info, Query, Shift, Tally, Update
+from szpo.types import Asked, Floats, Grid, Info, Query, Shift, Tally, Update, Way
 
 Point: TypeAlias = Literal["recommended", "centre"]
 POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
@@ -57,8 +58,20 @@ def ask(state: State, step: int | None = None) -> Query:
     wanted = state.step if step is None else step
     if wanted not in (state.step, state.step + 1):
         raise UsageError(f"ask: step {wanted} when votes are awaited for step {state.step}")
-    settings = state.settings
-    return query(settings, wanted, mu_at(settings, wanted), alpha_at(state, wanted))
+    settings, asked = state.settings, None
+    if settings.asks_posterior:
+        found = rule_of(settings.rule).ways(settings, state.carried)
+        asked = Asked(state.step, found, draw_grids(settings, wanted, found))
+    return query(settings, wanted, mu_at(settings, wanted), alpha_at(state, wanted), asked)
+
+
+def draw_grids(settings: Settings, step: int, ways: Sequence[Way]) -> tuple[Grid, ...]:
+    """The directions of a step, drawn from what votes may be about; none where that is empty."""
+    named, noise = settings.features, settings.asking_noise
+    if named is None or noise is None or not ways:
+        return ()
+    each = range(settings.K)
+    return tuple(draw_direction(settings.space, named, ways, noise, step, k) for k in each)
 
 
 def with_directions(state: State, count: int) -> State:
@@ -81,25 +94,33 @@ def alpha_at(state: State, step: int) -> float | None:
     return rule_of(state.settings.rule).alpha(state.settings, state.carried, step)
 
 
-def query(settings: Settings, step: int, mu: float, alpha: float | None = None) -> Query:
-    """The query of a step whose radius is known, as when a run is played again.
+def query(
+    settings: Settings,
+    step: int,
+    mu: float,
+    alpha: float | None = None,
+    asked: Asked | None = None,
+) -> Query:
+    """The query of a step whose radius and drawn directions are known, as when it is played again.
 
     Raises:
         RunError: μ is not a positive number.
+        UsageError: the directions are not those of the settings' coordinates.
     """
     if not (mu > 0 and math.isfinite(mu)):
         raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
     space = settings.space
     pairs = []
-    for k in range(settings.K):  # θ′ = θ + μ v_k; v_k follows from (seed, step, k) alone
-        radius = float(parameters.round_coef(mu * parameters.factor(space, step, k)))
+    grids = asked.grids if asked is not None and asked.grids else (None,) * settings.K
+    for k, grid in enumerate(grids):  # θ′ = θ + μ v_k; v_k by (seed, step, k), or on record
+        radius = float(parameters.round_coef(mu * parameters.factor(space, step, k, grid)))
         minus = (
-            Shift(step, k, -1, radius)
+            Shift(step, k, -1, radius, grid)
             if settings.pairing == "antithetic"
             else Shift(step, k, 0, 0.0)
         )
-        pairs.append((Shift(step, k, 1, radius), minus))
-    return Query(step, tuple(pairs), mu, alpha)
+        pairs.append((Shift(step, k, 1, radius, grid), minus))
+    return Query(step, tuple(pairs), mu, alpha, asked)
 
 
 def tell(

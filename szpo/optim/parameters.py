@@ -21,7 +21,7 @@ from szpo import seeds
 from szpo.errors import RunError, UsageError
 from szpo.optim import directions
 from szpo.optim.directions import Law
-from szpo.types import Floats, Layout, Shift, Theta, Update
+from szpo.types import Floats, Grid, Layout, Shift, Theta, Update
 
 SIGNIFICANT_BITS = 13
 SMALLEST_COEF = 1e-30
@@ -83,25 +83,29 @@ def layout_dim(layout: Layout) -> int:
     return sum(math.prod(shape) for _, shape in layout)
 
 
-def direction(space: Space, step: int, k: int) -> dict[str, NDArray[np.float32]]:
+def direction(
+    space: Space, step: int, k: int, grid: Grid | None = None
+) -> dict[str, NDArray[np.float32]]:
     """The direction's grid values (integer / 256, without factor), exact in fp32, per tensor."""
-    grid = np.float32(1 / directions.GRID)
+    unit = np.float32(1 / directions.GRID)
     return {
-        name: values.astype(np.float32).reshape(shape) * grid
-        for (name, shape), values in zip(space.layout, _integers(space, step, k), strict=True)
+        name: values.astype(np.float32).reshape(shape) * unit
+        for (name, shape), values in zip(
+            space.layout, _integers(space, step, k, grid), strict=True
+        )
     }
 
 
-def direction_vector(space: Space, step: int, k: int) -> Floats:
+def direction_vector(space: Space, step: int, k: int, grid: Grid | None = None) -> Floats:
     """The direction's grid values as one float64 vector of d entries, in layout order."""
-    return np.concatenate(_integers(space, step, k)).astype(np.float64) / directions.GRID
+    return np.concatenate(_integers(space, step, k, grid)).astype(np.float64) / directions.GRID
 
 
-def factor(space: Space, step: int, k: int) -> float:
+def factor(space: Space, step: int, k: int, grid: Grid | None = None) -> float:
     """What turns grid values into the unit-variance direction: √d/|v| or 1."""
     if not space.law.scaled:
         return 1.0
-    squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k))
+    squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k, grid))
     return directions.gaussian_factor(squares, space.dim)
 
 
@@ -115,10 +119,11 @@ def shift(space: Space, theta: Theta, to: Shift) -> dict[str, NDArray[np.float32
     """θ + sign · radius · v(step, k) as new arrays; sign 0 is a copy of θ.
 
     Raises:
-        UsageError: the radius has more than 13 significant bits, or θ does not fit the layout.
+        UsageError: the radius has more than 13 significant bits, or θ or the shift's own grid
+            does not fit the layout.
         RunError: the radius is not finite.
     """
-    return _add(space, theta, to.step, to.k, to.sign * to.radius, "radius")
+    return _add(space, theta, to.step, to.k, to.sign * to.radius, "radius", to.grid)
 
 
 def apply_update(space: Space, theta: Theta, update: Update) -> dict[str, NDArray[np.float32]]:
@@ -246,9 +251,15 @@ def check_theta(theta: Theta, layout: Layout) -> None:
             raise UsageError(f"weights: tensor {name} is {found}, expected float32 {shape}")
 
 
-def _integers(space: Space, step: int, k: int) -> list[NDArray[np.int16]]:
+def _integers(
+    space: Space, step: int, k: int, grid: Grid | None = None
+) -> list[NDArray[np.int16]]:
     """Flat integer values per tensor, in layout order."""
     sizes = [math.prod(shape) for _, shape in space.layout]
+    if grid is not None:
+        if len(grid) != space.dim or max(map(abs, grid)) >= 2**15:
+            raise UsageError(f"step {step}: direction {k} is not {space.dim} integers of 16 bits")
+        return np.split(np.array(grid, dtype=np.int16), np.cumsum(sizes)[:-1])
     if space.law.kind == "orthonormal":
         first = k - k % space.dim
         count = min(space.dim, FRAME * ((k - first) // FRAME + 1))
@@ -275,7 +286,13 @@ def _orthonormal(space: Space, step: int, first: int, count: int) -> NDArray[np.
 
 
 def _add(
-    space: Space, theta: Theta, step: int, k: int, coef: float, source: str
+    space: Space,
+    theta: Theta,
+    step: int,
+    k: int,
+    coef: float,
+    source: str,
+    grid: Grid | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     check_theta(theta, space.layout)
     if not math.isfinite(coef):
@@ -288,7 +305,7 @@ def _add(
     if coef == 0:  # adding 0 would still turn a -0.0 into 0.0
         return {name: values.copy() for name, values in theta.items()}
     scale = np.float32(coef)
-    moves = direction(space, step, k)
+    moves = direction(space, step, k, grid)
     with np.errstate(over="ignore", invalid="ignore"):
         result = {name: theta[name] + scale * moves[name] for name, _ in space.layout}
     _finite(result, step, source)

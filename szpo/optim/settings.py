@@ -59,7 +59,7 @@ class Settings:
     (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
-    The last twelve are ``regression``'s. ``kl_budget``: how far the recommended point may be from
+    ``regression`` has the last thirteen. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
     None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
     whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
@@ -73,6 +73,8 @@ class Settings:
     were.
     ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
     ``features``: what votes are regressed on in coordinates of named features; None: z⁺ − z⁻.
+    ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
+    from the posterior of these (`szpo.optim.asking`); None or 1: directions are the seed's.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -117,6 +119,7 @@ class Settings:
     measured: bool | None = None
     forgetting: float | None = None
     features: NamedFeatures | None = None
+    asking_noise: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -130,6 +133,11 @@ class Settings:
     def dim(self) -> int:
         """The number of trainable coordinates d."""
         return layout_dim(self.layout)
+
+    @property
+    def asks_posterior(self) -> bool:
+        """Directions are drawn from what the votes so far say."""
+        return self.asking_noise is not None and self.asking_noise < 1
 
     @property
     def distance(self) -> int:

@@ -184,12 +184,10 @@ class LoraPolicy:
             raise UsageError(f"rollout: {len(prompts)} lists of prompts, {len(shifts)} shifts")
         if not shifts:
             return []
-        member_of: dict[tuple[int, int, float], int] = {}
+        still = Shift(0, 0, 0, 0.0)
+        member_of: dict[Shift, int] = {}
         owner = [
-            member_of.setdefault((s.step, s.k, s.sign * s.radius), len(member_of))
-            if s.sign * s.radius
-            else member_of.setdefault((0, 0, 0.0), len(member_of))
-            for s in shifts
+            member_of.setdefault(s if s.sign * s.radius else still, len(member_of)) for s in shifts
         ]
         first = {member: shifts[i] for i, member in reversed(list(enumerate(owner)))}
         sizes = [len(part) for part in prompts]

@@ -33,7 +33,10 @@ class Policy(Protocol):
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
     ) -> list[Batch]:
-        """Answers to ``prompts[i]`` by the policy at θ + ``shifts[i]``; one generation call."""
+        """Answers to ``prompts[i]`` by the policy at θ + ``shifts[i]``; one generation call.
+
+        `szpo.optim.parameters.shift` makes the point, from a seed or from the shift's own grid.
+        """
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v(step, k), or θ ← θ + vector."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -101,7 +101,7 @@ def pick(request: RowRequest, rows: NDArray[np.int64]) -> RowRequest:
 def to_message(request: RowRequest) -> Message:
     """Write a request as a message; the tokens of all prompts are one array."""
     head = {
-        "shifts": [(s.step, s.k, s.sign, s.radius) for s in request.shifts],
+        "shifts": [astuple(shift) for shift in request.shifts],
         "lengths": [len(prompt) for prompt in request.prompts],
         "sampling": asdict(request.sampling),
         "canary": request.canary,
@@ -130,7 +130,10 @@ def from_message(message: Mapping[str, Any]) -> RowRequest:
             for name, value in message.items()
             if name.startswith(THETA)
         },
-        shifts=tuple(Shift(*shift) for shift in head["shifts"]),
+        shifts=tuple(
+            Shift(step, k, sign, radius, None if grid is None else tuple(grid))
+            for step, k, sign, radius, grid in head["shifts"]
+        ),
         prompts=tuple(tuple(part.tolist()) for part in np.split(message["prompts"], ends[:-1])),
         keys=tuple(keys[i : i + 16] for i in range(0, len(keys), 16)),
         rows=np.asarray(message["rows"], np.int64),

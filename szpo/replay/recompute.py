@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -20,9 +20,10 @@ from szpo.optim.rules.measured_kl import GRID, Reach
 from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
+from szpo.optim.state import State
 from szpo.replay.findings import Broken, Promise
-from szpo.types import Info, Theta, Update
-from szpo.voting import counting, shown_features, step_inputs, steps
+from szpo.types import Info, Theta, Update, Way
+from szpo.voting import counting, shown_features, step_inputs, step_plan, steps
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 TOLERANCE: Final = 1e-9
@@ -68,6 +69,8 @@ class Recomputation:
         self.state = optimizer.init(self.settings)
         self.before = self.state
         """The state before the last applied step: one with lag 1 was planned from it."""
+        self.known = {0: self.state}
+        """The states from which a step may have been asked, by the number of finished steps."""
         self.exact = is_exact(self.settings)
         self.two_points = rule_of(self.settings.rule).two_points
 
@@ -77,14 +80,37 @@ class Recomputation:
         if step["mu"] != wanted:
             raise Broken("steps", step["step"], f"mu is {step['mu']}, the run gives {wanted}")
 
+    def check_directions(self, step: Record, heads: Mapping[int, str]) -> None:
+        """Check drawn directions: from the votes that were known, by the run's seed.
+
+        ``heads`` are the digests after so many finished steps, as far as the walk has come.
+        """
+        settings, number = self.settings, step["step"]
+        asked = step_plan.read(self.ledger, settings, number)
+        if asked is None:
+            return
+        row, known = f"step {number}", self.known.get(asked.after)
+        if known is None or heads[asked.after] != step["head_sha256"]:
+            problem = f"asked_after is {asked.after}, which is not the head of its plan"
+            raise Broken("events", row, problem)
+        if not _are_near(asked.ways, rule_of(settings.rule).ways(settings, known.carried)):
+            raise Broken("events", row, "asked ways are not what the votes known then give")
+        if asked.grids != optimizer.draw_grids(settings, number, asked.ways):
+            raise Broken("events", row, "asked directions are not those drawn by the seed")
+
     def skip(self) -> None:
         """Pass a void step: its number is used, nothing else changes."""
-        self.state = replace(self.state, step=self.state.step + 1)
+        self._go_on(replace(self.state, step=self.state.step + 1))
+
+    def _go_on(self, state: State) -> None:
+        """Remember the state, and that before it: one step may be asked while one is open."""
+        self.known = {self.state.step: self.state, state.step: state}
+        self.state = state
 
     def check(self, step: Record, rows: Sequence[Record]) -> Promise:
         """Recompute an applied step from its votes and compare each row of its updates."""
         ledger, settings, number = self.ledger, self.settings, step["step"]
-        query = optimizer.query(settings, number, step["mu"])
+        query = step_plan.recorded_query(ledger, settings, number, step["mu"])
         tally = counting.tally(ledger, number, settings.K, settings.N)
         inputs = step_inputs.read(ledger, settings, number)
         self._check_inputs(step, inputs)
@@ -92,9 +118,10 @@ class Recomputation:
         voters = read_votes_by_voter(
             ledger, settings, number, counting.counted(ledger, number), tally
         )
-        self.state, updates, info = optimizer.tell(
+        state, updates, info = optimizer.tell(
             self.state, query, tally, by_voter=voters, inputs=inputs
         )
+        self._go_on(state)
         if inputs.reach is not None:
             self._check_reach(number, inputs.reach)
         recorded = [update_of(row) for row in rows]
@@ -174,6 +201,19 @@ class Recomputation:
 def _is_near(found: float, own: float) -> bool:
     """Two nats are the same but for rounding."""
     return abs(found - own) <= 1e-5 * max(own, 1e-3)
+
+
+def _are_near(recorded: Sequence[Way], mine: Sequence[Way]) -> bool:
+    """Chances and weights agree within a unit; what is missing has a chance of 0."""
+    found, own = ({way.regressors: way for way in ways} for ways in (recorded, mine))
+    for at in {*found, *own}:
+        pair = [ways[at] for ways in (found, own) if at in ways]
+        numbers = np.array([(way.chance, *way.weights) for way in pair])
+        if len(pair) == 1:
+            numbers = np.array([[pair[0].chance], [0]])
+        if np.ptp(numbers, axis=0).max() > 1:
+            return False
+    return len(found) == len(recorded)
 
 
 def _digest(ledger: Ledger, theta: Theta) -> str:

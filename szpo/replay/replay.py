@@ -17,7 +17,7 @@ from szpo.optim.optimizer import Point
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.types import Theta, Update
-from szpo.voting import counting, step_inputs
+from szpo.voting import counting, step_inputs, step_plan
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 
@@ -110,7 +110,7 @@ def advance(ledger: Ledger, settings: Settings, state: State) -> State:
         if row["state"] == "void":
             state = replace(state, step=state.step + 1)
         elif row["state"] == "applied":
-            query = optimizer.query(settings, row["step"], row["mu"])
+            query = step_plan.recorded_query(ledger, settings, row["step"], row["mu"])
             counts = counting.tally(ledger, row["step"], settings.K, settings.N)
             counted = counting.counted(ledger, row["step"])
             voters = read_votes_by_voter(ledger, settings, row["step"], counted, counts)

@@ -75,7 +75,7 @@ def check_updates(look: Examination) -> None:
                 f"values of {_name_some(lack)} are recorded, not recomputed: the code that counts "
                 "them is not szpo's, or is of another version"
             )
-    done = 0
+    done, after = 0, dict[int, str]()
     for number, step in enumerate(steps):
         if step["step"] != number:
             raise Broken("steps", number, "is missing")
@@ -88,8 +88,10 @@ def check_updates(look: Examination) -> None:
         lagging = follows and step["head_sha256"] == heads[done - 1]
         if not prompt and not lagging:
             raise Broken("steps", number, "head_sha256 is not the head it was planned from")
+        after.setdefault(number, heads[done])
         if recomputation is not None:
             recomputation.check_radius(step)
+            recomputation.check_directions(step, after)
         if step["state"] == "void":
             if recomputation is not None:
                 recomputation.skip()

@@ -19,7 +19,7 @@ from szpo.optim import optimizer, parameters, superseded
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally, Update, Vote
-from szpo.voting import counting, step_inputs
+from szpo.voting import counting, step_inputs, step_plan
 
 LARGEST: Final = 4096
 """Above this many coordinates only votes are counted; up to it, steps are recomputed."""
@@ -116,7 +116,7 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         if row["state"] != "applied":
             break
         step = row["step"]
-        query = optimizer.query(settings, step, row["mu"])
+        query = step_plan.recorded_query(ledger, settings, step, row["mu"])
         votes = counting.counted(ledger, step)
         whole = counting.tally(ledger, step, settings.K, settings.N)
         rest = _tally([v for v in votes if v.panelist != panelist], whole)

@@ -7,6 +7,7 @@ latest first) and the same random numbers on all sides, as in a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from szpo import seeds
@@ -21,7 +22,7 @@ from szpo.replay import replay
 from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Batch, Comparison, Prompt, Row, Shift
-from szpo.voting import triads
+from szpo.voting import step_plan, triads
 from szpo.voting.casting import VoteRequest
 
 TRIADS: Final = 20
@@ -52,8 +53,9 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     shifts: list[Shift] = []
     for t in range(count):
         step = newest - t % (newest + 1)
-        plus = optimizer.query(settings, step, mu).shifts[0][0]
-        shifts += [plus, Shift(step, 0, 0, 0.0), Shift(step, 0, -1, plus.radius)]
+        drawn = None if last is None else step_plan.read(ledger, settings, step)
+        plus = optimizer.query(settings, step, mu, asked=drawn).shifts[0][0]
+        shifts += [plus, Shift(step, 0, 0, 0.0), replace(plus, sign=-1)]
     parts = [asked[t * source.rows : (t + 1) * source.rows] for t in range(count)]
     batches: list[Batch] = []
     with samples.policy_at(ledger, source, None) as policy:

@@ -26,7 +26,7 @@ from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
 from szpo.types import Comparison, Floats, Prompt, Query
-from szpo.voting import shown_features, step_inputs, steps
+from szpo.voting import shown_features, step_inputs, step_plan, steps
 
 CANARY_STEPS = 3
 """This many steps in a row in which every answer is the same on both sides are an error."""
@@ -44,9 +44,10 @@ def ask(run: Services, at: Position, step: int) -> bool:
     ):
         return False
     failpoint("cp1")
+    query = optimizer.ask(at.state, step) if row is None else None
     with ledger.transaction("controller"):
-        if row is None:
-            _record_plan(run, at, step)
+        if query is not None:
+            _record_plan(run, at, query)
         if not steps.begin(ledger, epoch, step):
             return False
     failpoint("cp2")
@@ -79,23 +80,26 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
     answers = steps.StepAnswers(step, comparisons, head, {**figures, **inputs})
+    ahead = _plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
         stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
-        if stored and then_open:
-            _plan_ahead(run, at, step + 1)
+        if stored and ahead is not None:
+            _record_plan(run, at, ahead)
 
 
 def open_stored(run: Services, at: Position, step: int) -> None:
     """Open a step whose answers were stored while the step before was voted on."""
     if run.row(step)["state"] == "generating":
+        ahead = _plan_ahead(run, at, step + 1)
         with run.ledger.transaction("controller"):
             steps.open_step(run.ledger, run.lease.epoch, step)
-            _plan_ahead(run, at, step + 1)
+            if ahead is not None:
+                _record_plan(run, at, ahead)
 
 
 def recorded_query(run: Services, step: int) -> Query:
-    """What the optimizer asked in a step, from the radius on record."""
-    return optimizer.query(run.settings, step, run.row(step)["mu"])
+    """What the optimizer asked in a step, from the plan on record."""
+    return step_plan.recorded_query(run.ledger, run.settings, step, run.row(step)["mu"])
 
 
 def check_perturbation(ledger: Ledger, step: int) -> None:
@@ -158,18 +162,18 @@ def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead:
     return np.asarray(scores(comparisons).reshape(settings.K, settings.N, settings.dim))
 
 
-def _record_plan(run: Services, at: Position, step: int) -> None:
-    query = optimizer.ask(at.state, step)
+def _record_plan(run: Services, at: Position, query: Query) -> None:
     steps.record_plan(run.ledger, run.lease.epoch, run.settings, query, at.head)
 
 
-def _plan_ahead(run: Services, at: Position, step: int) -> None:
-    """With lag, the plan of the next step is fixed as this one opens.
+def _plan_ahead(run: Services, at: Position, step: int) -> Query | None:
+    """With lag, the plan of the next step, which is fixed as this one opens.
 
-    So no kill, and no later run without lag, can plan it from another head.
+    So no kill, and no later run without lag, can plan it from another head or from other votes.
     """
     if run.bounds.lag and run.ledger.step(step) is None:
-        _record_plan(run, at, step)
+        return optimizer.ask(at.state, step)
+    return None
 
 
 def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:

@@ -18,7 +18,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Info, Query, Tally, Update
-from szpo.voting import pauses
+from szpo.voting import pauses, step_plan
 from szpo.voting.counting import StepVotes
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
@@ -80,6 +80,8 @@ def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, he
                 settings.D, settings.M, settings.K, head,
             ),
         )  # fmt: skip
+        if query.asked is not None:
+            ledger.record_event("asked", "controller", step_plan.note(query.step, query.asked))
 
 
 def begin(ledger: Ledger, epoch: int, step: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,14 @@ def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
 
 def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
     one, other = policies(here, here, there)
-    shifts = [Shift(2, k, sign, 0.75) for k in (0, 1) for sign in (1, -1)]
+    grids = (None, (256, -512) * (one.dim // 2))  # the seed's direction, and one of the plan's
+    shifts = [Shift(2, k, sign, 0.75, grids[k]) for k in (0, 1) for sign in (1, -1)]
     asked = [PROMPTS[:3]] * 4
-    assert one.rollout(asked, shifts, seed=4) == other.rollout(asked, shifts, seed=4)
+    found = one.rollout(asked, shifts, seed=4)
+    assert found == other.rollout(asked, shifts, seed=4)
+    plain = [replace(shift, grid=None) for shift in shifts]
+    again = other.rollout(asked, plain, seed=4)
+    assert found[:2] == again[:2] and found[2:] != again[2:]
     for policy in (one, other):
         policy.apply(Update(0, 0, coef=0.5))
     said = [row[0] for row in one.sample(PROMPTS, seed=1)]

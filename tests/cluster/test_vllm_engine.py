@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
+from szpo.optim import directions, parameters
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
@@ -167,6 +169,17 @@ def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
     asked = [body for body in server.requests if body["max_tokens"] == 6]
     plus, minus = ([b["seed"] for b in asked[:8] if b["model"] == n] for n in server.names[2:4])
     assert sorted(plus) == sorted(minus) and len(set(plus)) == 4  # both sides draw alike
+
+
+def test_a_direction_on_record_is_asked_as_the_seeds_own(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
+) -> None:
+    def recorded(shift: Shift) -> Shift:
+        v = parameters.direction_vector(policy.space, shift.step, shift.k) * directions.GRID
+        return replace(shift, step=99, grid=tuple(int(x) for x in v))
+
+    with served(policy, server.url):
+        assert policy.rollout([PROMPTS] * 2, [recorded(s) for s in SHIFTS], seed=4) == wanted
 
 
 def wait(until: Any) -> bool:

@@ -22,7 +22,12 @@ from szpo.types import Prompt, Shift
 from tests.support.policies import policy_of
 from tests.support.tiny_models import loaded
 
-SHIFTS = tuple(Shift(3, k, sign, 0.5) for k in (0, 1) for sign in (1, -1))
+SHIFTS = tuple(
+    Shift(3, k, sign, 0.5, grid)
+    for k, grid in enumerate((None, (300, -2, 7, 0)))
+    for sign in (1, -1)
+)
+"""Direction 1 is none that the seed gives."""
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 32)]
 
 

@@ -5,18 +5,24 @@ import math
 import numpy as np
 import pytest
 
+from szpo.optim.asking import NOISE
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.sparse_prior import Prior
+from szpo.types import FEATURE_GRID
 from szpo_simulators.worlds.recorded import Plan, Recorded, recommend, run
 
 K = 8
 
 
 def make_world(seed=0, prompts=24, answers=120):
-    """Answers whose features are the scores themselves, so that M = I; feature 2 is the reward."""
+    """Answers whose features are the scores themselves; feature 2 is the reward."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(prompts * answers, K))
     of = np.repeat(np.arange(prompts), answers)
-    return Recorded(of, features, features, np.eye(K), features[:, 2])
+    names = tuple(f"f{i}" for i in range(K))
+    own = tuple(map(tuple, (FEATURE_GRID * np.eye(K, dtype=int)).tolist()))
+    named = NamedFeatures(names, tuple(range(K)), (FEATURE_GRID,) * K, own, 0, "0" * 64)
+    return Recorded(of, features, features, named, features[:, 2])
 
 
 def test_a_move_shifts_each_feature_by_the_metric():
@@ -37,11 +43,11 @@ def test_the_voter_agrees_with_itself_as_often_as_meant():
     assert (chance**2 + (1 - chance) ** 2).mean() == pytest.approx(0.7, abs=0.015)
 
 
-@pytest.mark.parametrize("asking", ["gaussian", "posterior"])
-def test_a_run_names_the_taste_and_goes_there(asking):
+@pytest.mark.parametrize("noise", [1.0, NOISE])
+def test_a_run_names_the_taste_and_goes_there(noise):
     world, rng = make_world(), np.random.default_rng(3)
-    plan = Plan(world.voter(8, 0.7, rng), votes=64, asking=asking)
-    last = run(world, Prior(np.arange(K), np.full(K, 0.5)), plan, rng)[-1]
+    plan = Plan(world.voter(8, 0.7, rng), votes=64, noise=noise)
+    last = run(world, Prior(np.arange(K), np.full(K, 0.5)), plan, 3)[-1]
     assert last.log_factor > math.log(plan.gate)
     assert last.found.more[2] > 0.8
     assert world.gain(last.found.w) > 0.8  # at most 1: the reward is a feature
@@ -51,7 +57,7 @@ def test_a_run_names_the_taste_and_goes_there(asking):
 def test_a_run_of_chance_votes_stays_near_the_start():
     world, prior = make_world(), Prior(np.arange(K), np.full(K, 0.5))
     for seed in range(4):
-        last = run(world, prior, Plan(0.0), np.random.default_rng(seed))[-1]
+        last = run(world, prior, Plan(0.0), seed)[-1]
         if last.log_factor < math.log(9):
             assert np.linalg.norm(recommend(world, Plan(0.0), last)) <= 0.5 + 1e-9
         assert last.log_factor < math.log(100)

@@ -1,8 +1,9 @@
 """A world of recorded answers: a policy that moved draws from those of the start, reweighted.
 
-Where the policy moves by c along the natural gradients of its features, an answer whose scores
-along them are s becomes exp(sᵀc) times as likely, to first order. So thousands of runs of votes
-need some dozen answers of the start to each prompt, once, and no model.
+Where the policy moves by z in its whitened coordinates, an answer whose scores along them are s
+becomes exp(sᵀz) times as likely, to first order. So thousands of runs of votes need some dozen
+answers of the start to each prompt, once, and no model. Directions are drawn as a run draws them
+(`szpo.optim.asking`).
 """
 
 from __future__ import annotations
@@ -13,29 +14,32 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from szpo.optim import asking, directions, named_features, parameters
+from szpo.optim.named_features import NamedFeatures
+from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import Fit, fit
 from szpo.optim.vote_regression import Votes
-from szpo.types import Floats, Ints
+from szpo.types import Floats, Grid, Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """N answers with k features, in order of their prompts."""
+    """N answers with k features, in order of their prompts, of a policy with d coordinates."""
 
     prompts: Ints
     """(N,): of each answer, from 0."""
     features: Floats
     """(N, k), in units of their spread within prompts."""
     scores: Floats
-    """(N, k): the log-probability's slope along the natural gradient of each feature."""
-    metric: Floats
-    """(k, k): cᵀMc/2 is the KL of a move by c in nats, to second order."""
+    """(N, d): the log-probability's slope along each coordinate; a move by z costs |z|²/2 nats."""
+    named: NamedFeatures
+    """The features in these coordinates."""
     reward: Floats
     """(N,)."""
 
     def draw(self, moves: Floats, rows: int, rng: np.random.Generator) -> Ints:
-        """Answers (B, rows) of policies that moved by c (B, k), all to the same prompts."""
+        """Answers (B, rows) of policies that moved by z (B, d), all to the same prompts."""
         chosen = rng.choice(self.prompts[-1] + 1, rows, replace=False)
         found = []
         for first, end in zip(
@@ -47,11 +51,15 @@ class Recorded:
             found.append(first + (tilt + rng.gumbel(size=tilt.shape)).argmax(-1))
         return np.stack(found, axis=-1)
 
+    def regressors(self) -> Floats:
+        """(N, p): features and leading scores, what a vote is about."""
+        return np.concatenate([self.features, self.scores[:, : self.named.components]], axis=1)
+
     def gain(self, w: Floats) -> float:
-        """Spreads of the reward that a short move by w gains per unit of |z| = √(2 KL)."""
+        """Spreads of the reward that a short move by weights w (p,) gains per |z| = √(2 KL)."""
         count = np.bincount(self.prompts)
         reward = self.reward - (np.bincount(self.prompts, self.reward) / count)[self.prompts]
-        moved = self.scores @ w
+        moved = self.scores @ (named_features.directions(self.named) @ w)
         length = math.sqrt(float((moved**2).mean())) * float(reward.std())
         return float((moved * reward).mean()) / length if length > 0 else 0.0
 
@@ -83,8 +91,8 @@ class Plan:
     """Steps whose votes are still missing when a step is asked."""
     gate: float = 9.0
     """Bayes factor from which the run leaves the start."""
-    asking: str = "gaussian"
-    """Directions: ``gaussian`` in the metric, or along a draw from the ``posterior``."""
+    noise: float = 1.0
+    """Share of the seed's own direction in one that is asked, see `Settings.asking_noise`."""
     pairs: int = 8
     """Comparisons a step."""
     radius: float = 1.8
@@ -105,22 +113,21 @@ class Look:
     found: Fit
 
 
-def run(world: Recorded, prior: Prior, plan: Plan, rng: np.random.Generator) -> list[Look]:
+def run(world: Recorded, prior: Prior, plan: Plan, root_seed: int) -> list[Look]:
     """One run of votes, a fit after each step."""
-    k = world.scores.shape[1]
-    root = np.asarray(np.linalg.cholesky(world.metric), dtype=np.float64)
-    votes, looks = Votes.empty(k), list[Look]()
-    centre, largest = np.zeros(k), -math.inf
+    rng, dim = np.random.default_rng(root_seed), world.scores.shape[1]
+    space = Space(root_seed, (("z", (dim,)),), directions.Law("orthonormal"))
+    votes, looks = Votes.empty(world.named.columns), list[Look]()
+    centre, largest, regressors = np.zeros(dim), -math.inf, world.regressors()
     while len(votes.x) < plan.votes:
         known = looks[: len(looks) - plan.lag]
         if known:
-            target = recommend(world, plan, known[-1])
-            way = target - centre
-            centre = centre + way * min(1.0, plan.step / max(_length(world, way), 1e-9))
-        directions = np.array([_ask(root, plan, known, rng) for _ in range(plan.pairs)])
-        moves = centre + plan.radius * np.stack([directions, -directions], axis=1)
+            way = recommend(world, plan, known[-1]) - centre
+            centre = centre + way * min(1.0, plan.step / max(float(np.linalg.norm(way)), 1e-9))
+        v = _ask(world, space, plan, known, len(looks))
+        moves = centre + plan.radius * np.stack([v, -v], axis=1)
         shown = np.array([world.draw(pair, plan.rows, rng) for pair in moves])
-        x = world.features[shown].mean(2)
+        x = regressors[shown].mean(2)
         reward = world.reward[shown].mean(2)
         chance = special.expit(plan.beta * (reward[:, 0] - reward[:, 1]))
         up = (rng.random(plan.pairs) < chance).astype(float)
@@ -137,30 +144,22 @@ def run(world: Recorded, prior: Prior, plan: Plan, rng: np.random.Generator) -> 
 
 
 def recommend(world: Recorded, plan: Plan, look: Look) -> Floats:
-    """Where the recommended point is: along w, as far as its certainty and the gate allow."""
-    w, metric = look.found.w, world.metric
-    square = float(w @ metric @ w)
-    certain = square / (square + float((metric * look.found.covariance).sum()))
+    """Where the recommended point (d,) is: along w, as far as certainty and the gate allow."""
+    found = named_features.in_coordinates(look.found, world.named, look.votes)
+    square = float(found.w @ found.w)
+    certain = square / (square + float(np.trace(found.covariance)))
     length = math.sqrt(2 * 0.9 * plan.budget * math.sqrt(certain))
     if look.log_factor < math.log(plan.gate):
         length = min(length, 0.5)
-    return np.asarray(w * (length / max(_length(world, w), 1e-9)))
+    return np.asarray(found.w * (length / max(math.sqrt(square), 1e-9)))
 
 
-def _ask(root: Floats, plan: Plan, known: list[Look], rng: np.random.Generator) -> Floats:
-    """A direction of length 1 in the metric, of which ``root`` is the Cholesky factor."""
-    noise = np.linalg.solve(root.T, rng.standard_normal(len(root)))
-    noise /= np.linalg.norm(root.T @ noise)
-    w = noise
-    if plan.asking == "posterior" and known:
-        found = [each for each in known[-1].found.kept if each.support]
-        odds = np.sqrt([each.chance for each in found])
-        drawn = found[rng.choice(len(found), p=odds / odds.sum())]
-        w = np.zeros(len(root))
-        w[list(drawn.support)] = drawn.w
-        w = w / max(float(np.linalg.norm(root.T @ w)), 1e-9) + 0.7 * noise
-    return np.asarray(w / np.linalg.norm(root.T @ w))
-
-
-def _length(world: Recorded, c: Floats) -> float:
-    return math.sqrt(float(c @ world.metric @ c))
+def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int) -> Floats:
+    """The directions (pairs, d) of a step, of length 1."""
+    each, grids = range(plan.pairs), list[Grid | None]([None] * plan.pairs)
+    if plan.noise < 1 and known and (ways := asking.ways_of(known[-1].found, world.named)):
+        grids = [
+            asking.draw_direction(space, world.named, ways, plan.noise, step, k) for k in each
+        ]
+    v = np.array([parameters.direction_vector(space, step, k, grids[k]) for k in each])
+    return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import weighting
+from szpo.optim.asking import ways_of
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.named_features import directions
 from szpo.optim.rules import guard_geometry, measured_kl
@@ -40,7 +41,7 @@ from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction
 from szpo.optim.weighted_votes import Past, WeightedVotes
-from szpo.types import Floats
+from szpo.types import Floats, Way
 
 BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
@@ -100,6 +101,11 @@ def _check_own(s: Settings) -> None:
             raise SettingsError(f"`features` are of {s.features.dim} coordinates, not {s.dim}")
         if s.score_share or s.prior_mean is not None:
             raise SettingsError("`features` go without `score_share` and without a Gaussian prior")
+    if s.asking_noise is not None and not (s.features and 0 < s.asking_noise <= 1):
+        raise SettingsError(
+            f"`asking_noise` is {s.asking_noise}; give a share above 0, at most 1, and only in "
+            "coordinates of named features"
+        )
     if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
         raise SettingsError(f"`start` must be {s.dim} finite values")
 
@@ -121,6 +127,13 @@ def _check_prior(s: Settings) -> None:
         raise SettingsError("`prior_precision` must be finite and symmetric")
     if np.linalg.eigvalsh(matrix)[0] <= 0:
         raise SettingsError("`prior_precision` must be positive definite")
+
+
+def ways(settings: Settings, record: AllVotes) -> tuple[Way, ...]:
+    """What the votes so far may be about, to ask along; nothing before the first."""
+    if settings.features is None or record.named is None:
+        return ()
+    return ways_of(record.named, settings.features, record.aside)
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
@@ -367,6 +380,7 @@ RULE = Rule(
     figures=figures,
     flip_share=flip_share,
     is_exact=lambda settings: False,
+    ways=ways,
     defaults={
         "law": Law("orthonormal"),
         "K": 8,

@@ -20,7 +20,7 @@ from szpo.optim.rules.measured_kl import Reach
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
 from szpo.optim.weighted_votes import Past, WeightedVotes
-from szpo.types import Floats, Ints, Query
+from szpo.types import Floats, Ints, Query, Way
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,13 +82,14 @@ def perturbations(
     measure: Callable[[Floats], float] | None = None,
 ) -> Perturbations:
     """The perturbations of one run's query, at a step size."""
-    space, ks = settings.space, range(settings.K)
+    space, sides = settings.space, [plus for plus, _ in query.shifts]
 
     def directions() -> tuple[Floats, Floats]:
-        grid = np.stack([parameters.direction_vector(space, query.step, k) for k in ks])
-        return grid, np.array([parameters.factor(space, query.step, k) for k in ks])
+        named = [(space, each.step, each.k, each.grid) for each in sides]
+        grid = np.stack([parameters.direction_vector(*each) for each in named])
+        return grid, np.array([parameters.factor(*each) for each in named])
 
-    radius = np.array([plus.radius for plus, _ in query.shifts])
+    radius = np.array([plus.radius for plus in sides])
     noted = inputs or StepInputs()
     return Perturbations(query.step, query.mu, alpha, radius, directions, noted, measure)
 
@@ -126,7 +127,8 @@ class Rule:
     rule's own in the step's report, for people. ``flip_share`` is the smallest share of voters
     who, voting against throughout, would have turned the step; None where nobody can tell.
     ``is_exact``: the update is recomputed to the last bit on any machine. ``defaults`` are
-    settings in which the rule's own differ.
+    settings in which the rule's own differ. ``ways``: what the votes so far may be about, to ask
+    along (`Settings.asks_posterior`).
     """
 
     name: str
@@ -140,6 +142,7 @@ class Rule:
         [Settings, Move, Perturbations, WeightedVotes, float | None], float | None
     ]
     is_exact: Callable[[Settings], bool]
+    ways: Callable[[Settings, Any], tuple[Way, ...]] = lambda settings, carried: ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     two_points: bool = False
     """It keeps all votes and their likelihood, asks around one point, the centre, and recommends

@@ -18,7 +18,7 @@ from szpo_ui.panel import screens
 EVENTS: Final = 80
 """Events shown, newest first."""
 HIDDEN_EVENTS: Final = (
-    "rows", "generated", "step", "consent", "measured", "sample check", "second",
+    "rows", "asked", "generated", "step", "consent", "measured", "sample check", "second",
 )  # fmt: skip
 """Kinds of events that the log leaves out: other lines report them, or they are private."""
 

@@ -1,0 +1,102 @@
+"""A run in coordinates of named features without a model: z is how often a text has what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from szpo import seeds
+from szpo.features import dictionary
+from szpo.ledger.database import Ledger
+from szpo.optim import parameters
+from szpo.optim.asking import NOISE
+from szpo.optim.checked_settings import defaults
+from szpo.optim.named_features import NamedFeatures
+from szpo.optim.settings import Settings
+from szpo.training.step_report import Outcome
+from szpo.types import FEATURE_GRID, Answer, Batch, Choice, Comparison, Floats, Prompt, Shift
+from tests.support.quadratic import QuadraticPolicy, go, new_ledger, panel_of
+
+MARKS = {"commas": ",", "exclamations": "!", "questions": "?", "colons": ":", "you": " you"}
+"""Features, and what a text has more of where its coordinate is larger."""
+COMPONENTS = 2
+
+
+def features() -> NamedFeatures:
+    k = len(MARKS)
+    rows = 0.8 * np.eye(k) + 0.1
+    return NamedFeatures(
+        tuple(MARKS),
+        tuple(range(k)),
+        (FEATURE_GRID,) * k,
+        tuple(map(tuple, np.rint(rows * FEATURE_GRID).astype(int).tolist())),
+        COMPONENTS,
+        dictionary.digest(),
+    )
+
+
+class MarkedPolicy(QuadraticPolicy):
+    """Answers whose marks are more often those whose coordinates are larger."""
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        self.rollouts += 1
+        batches = []
+        for asked, shift in zip(prompts, shifts, strict=True):
+            z = parameters.shift(self.space, self.theta_now, shift)["z"].astype(float)
+            key = seeds.derive(seed, "marks", k=shift.k)
+            luck = seeds.uniform(key, len(asked) * len(z)).reshape(len(asked), len(z))
+            counts = np.maximum(np.rint(3 + 1.2 * z + 3 * (luck - 0.5)), 0).astype(int)
+            texts = ("Well" + "".join(m * n for m, n in zip(MARKS.values(), row, strict=True))
+                     for row in counts)  # fmt: skip
+            batches.append(tuple(Answer(text, tokens=2) for text in texts))
+        return batches
+
+
+class CommaJudge:
+    """Likes fewer commas."""
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: str, key: bytes
+    ) -> Choice:
+        gap = float(sum(r.plus.text.count(",") - r.minus.text.count(",") for r in comparison.rows))
+        plus = float(seeds.uniform(key, 1)[0]) < 1 / (1 + np.exp(gap / len(comparison.rows)))
+        return "A" if plus == (plus_side == "A") else "B"
+
+
+def settings_of(**changes: Any) -> Settings:
+    plain = defaults(
+        7, (("z", (len(MARKS),)),), rule="regression", features=features(), K=4, N=1, D=3,
+        guarded=None,
+    )  # fmt: skip
+    return replace(plain, **{"asking_noise": NOISE, **changes})
+
+
+def scores(comparisons: Sequence[Comparison]) -> Floats:
+    """What a model's scores would say, from the first coordinates' own marks."""
+
+    def count(text: str) -> list[int]:
+        return [text.count(mark) for mark in MARKS.values()]
+
+    rows = [
+        [np.subtract(count(r.plus.text), count(r.minus.text)) for r in each.rows]
+        for each in sorted(comparisons, key=lambda each: (each.k, each.n))
+    ]
+    return np.asarray(np.mean(rows, axis=1)[:, None, :] / 2)
+
+
+def start(folder: Path, name: str = "run.db", **changes: Any) -> tuple[Settings, Ledger]:
+    settings = settings_of(**changes)
+    return settings, new_ledger(folder / name, settings)
+
+
+def drive(settings: Settings, ledger: Ledger, policy: Any = None, **how: Any) -> Outcome:
+    """On to step 4, by default, with a policy that stands at the start."""
+    own = policy or MarkedPolicy(settings)
+    judges = panel_of(ledger, judge=CommaJudge())
+    return go(settings, ledger, own, judges, **{"scores": scores, **how})

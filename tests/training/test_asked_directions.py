@@ -1,0 +1,223 @@
+"""Directions drawn from the posterior in a run: recorded before answers, and recomputed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.analysis import evidence
+from szpo.errors import IntegrityError
+from szpo.failpoints import InjectedError, arm
+from szpo.ledger.database import Ledger
+from szpo.optim import optimizer
+from szpo.replay import recompute, replay, verification, without_panelist
+from szpo.training import position
+from szpo.types import Comparison, Shift, Way
+from szpo.voting import step_plan
+from tests.support import named_run
+from tests.support.named_run import MarkedPolicy
+from tests.support.quadratic import history
+from tests.support.tampering import forge, rewrite
+
+pytestmark = pytest.mark.full
+
+
+class Noting(MarkedPolicy):
+    """Keeps the shifts that it was asked for."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.asked: list[tuple[Shift, ...]] = []
+
+    def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:
+        self.asked.append(tuple(shifts))
+        return super().rollout(prompts, shifts, seed=seed)
+
+
+def bodies(ledger: Ledger, kind: str = "asked") -> list[dict[str, Any]]:
+    return [event["body"] for event in ledger.events(kind)]
+
+
+def verified(ledger: Ledger) -> bool:
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+    return True
+
+
+def test_directions_stand_in_the_record_before_their_answers(tmp_path: Path) -> None:
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        policy = Noting(settings)
+        named_run.drive(settings, ledger, policy)
+        kinds = [event["kind"] for event in ledger.events()]
+        order = [kind for kind in kinds if kind in ("asked", "generated", "step")]
+        assert order == ["asked", "generated", "step"] * 4
+        asked = bodies(ledger)
+        assert [body["asked_after"] for body in asked] == [0, 1, 2, 3]
+        assert asked[0]["ways"] == asked[0]["directions"] == []
+        for step, shifts in enumerate(policy.asked):
+            grids = [None if s.grid is None else list(s.grid) for s in shifts[::2]]
+            assert grids == (asked[step]["directions"] or [None] * settings.K)
+            query = step_plan.recorded_query(ledger, settings, step, ledger.step(step)["mu"])
+            assert tuple(s for pair in query.shifts for s in pair) == shifts
+        assert verified(ledger)
+        # Nothing of it is where a panelist looks.
+        shown = json.dumps([vars_of(c) for step in range(4) for c in ledger.comparisons(step)])
+        assert str(asked[3]["directions"][0])[1:-1] not in shown
+        again = replay.replay_state(ledger, settings)
+        at = position.resume(ledger, settings, policy)
+        assert again.carried.recommended.tobytes() == at.state.carried.recommended.tobytes()
+        found = without_panelist.preview(ledger, "panel-0")
+        assert any(effect.cosine is not None for effect in found.effects)
+        headings = {row.step: row.headings for row in evidence.read(ledger).steps}
+        assert len(headings[3]) == settings.K
+
+
+def vars_of(comparison: Comparison) -> list[Any]:
+    return [comparison.id, *((r.prompt.text, r.plus.text, r.minus.text) for r in comparison.rows)]
+
+
+def test_the_same_seed_asks_the_same_and_another_seed_not(tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a.db", 7), ("b.db", 7), ("c.db", 8)):
+        settings, ledger = named_run.start(tmp_path, name, root_seed=seed)
+        with ledger:
+            named_run.drive(settings, ledger, until_step=3)
+            found.append((history(ledger), bodies(ledger)))
+    assert found[0] == found[1]
+    assert found[0][1][2]["directions"] != found[2][1][2]["directions"]
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("place", ["cp2:raise@3", "cp3:raise@3", "cp9:raise@2"])
+def test_a_run_killed_between_plan_and_answers_goes_on_as_planned(
+    tmp_path: Path, place: str, lag: int
+) -> None:
+    settings, whole = named_run.start(tmp_path, "whole.db")
+    with whole:
+        named_run.drive(settings, whole, lag=lag)
+        wanted = history(whole), bodies(whole)
+    settings, ledger = named_run.start(tmp_path, "killed.db")
+    with ledger:
+        policy = MarkedPolicy(settings)
+        with arm(place), pytest.raises(InjectedError):
+            named_run.drive(settings, ledger, policy, lag=lag)
+        before = bodies(ledger)
+        named_run.drive(settings, ledger, lag=lag)
+        assert (history(ledger), bodies(ledger)) == wanted
+        assert bodies(ledger)[: len(before)] == before
+        assert verified(ledger)
+
+
+def test_with_lag_a_step_is_asked_after_one_step_less(tmp_path: Path) -> None:
+    settings, ledger = named_run.start(tmp_path)
+    with ledger:
+        named_run.drive(settings, ledger, lag=1, until_step=4)
+        asked = bodies(ledger)
+        assert [body["asked_after"] for body in asked] == [0, 0, 1, 2, 3][: len(asked)]
+        assert asked[1]["ways"] == [] and asked[2]["ways"]
+        named_run.drive(settings, ledger, until_step=6)  # the plan ahead stands without lag, too
+        assert [body["asked_after"] for body in bodies(ledger)][-1] == 5
+        assert verified(ledger)
+
+
+def _other_after(body: dict[str, Any]) -> None:
+    body["asked_after"] -= 1
+
+
+def _other_weight(body: dict[str, Any]) -> None:
+    way = next(way for way in body["ways"] if len(way[2]) > 1)
+    way[2][-1] += 4 if way[2][-1] < 0 else -4
+
+
+def _other_chance(body: dict[str, Any]) -> None:
+    body["ways"][0][0] -= 2
+
+
+def _other_direction(body: dict[str, Any]) -> None:
+    body["directions"][1][2] += 1
+
+
+def _none(body: dict[str, Any]) -> None:
+    body["ways"], body["directions"] = [], []
+
+
+def _broken(body: dict[str, Any]) -> None:
+    body["directions"][0] = body["directions"][0][1:]
+
+
+CHANGES = {
+    _other_after: "asked_after is 1, which is not the head of its plan",
+    _other_weight: "asked ways are not what the votes known then give",
+    _other_chance: "asked ways are not what the votes known then give",
+    _other_direction: "asked directions are not those drawn by the seed",
+    _none: "asked ways are not what the votes known then give",
+    _broken: 'its event "asked" does not hold directions',
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    settings, ledger = named_run.start(tmp_path_factory.mktemp("finished"))
+    with ledger:
+        named_run.drive(settings, ledger, until_step=3)
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return ledger.path.read_bytes()
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_verify_finds_a_changed_plan_though_every_hash_was_made_anew(
+    tmp_path: Path, finished: bytes, change: Callable[[dict[str, Any]], None]
+) -> None:
+    path = tmp_path / "run.db"
+    path.write_bytes(finished)
+    with Ledger.open(path) as ledger:
+        (event,) = (e for e in ledger.events("asked") if e["body"]["step"] == 2)
+    change(event["body"])
+    where = (json.dumps(event["body"]), event["event"])
+    forge(path, "UPDATE events SET body = ? WHERE event = ?", where)
+    with Ledger.open(path, readonly=True) as ledger:
+        failure = verification.verify(ledger).failure
+    assert failure is not None and failure.row == str(event["event"])  # by the chain
+    rewrite(path)
+    with Ledger.open(path, readonly=True) as ledger:
+        failure = verification.verify(ledger).failure
+    assert failure is not None and CHANGES[change] in failure.problem
+
+
+def test_a_plan_without_its_event_is_refused(tmp_path: Path, finished: bytes) -> None:
+    path = tmp_path / "run.db"
+    path.write_bytes(finished)
+    forge(path, "UPDATE events SET kind = 'other' WHERE kind = 'asked'")
+    with Ledger.open(path, readonly=True) as ledger:
+        settings = named_run.settings_of()
+        with pytest.raises(IntegrityError, match='step 0: it has 0 events "asked", not one'):
+            step_plan.read(ledger, settings, 0)
+        plain = named_run.settings_of(asking_noise=None)
+        assert step_plan.read(ledger, plain, 0) is None
+        assert optimizer.query(plain, 1, 0.5) == step_plan.recorded_query(ledger, plain, 1, 0.5)
+
+
+def test_a_unit_of_rounding_is_not_a_change() -> None:
+    """Another machine may round a chance or a weight the other way."""
+    mine = (Way(60000, (0,), (32767,)), Way(5000, (1, 2), (-32767, 400)), Way(1, (3,), (32767,)))
+    for near in (
+        mine[:2],  # a chance of 1 or of none
+        (Way(60001, (0,), (32767,)), *mine[1:]),
+        (mine[1], mine[0], mine[2]),
+        (mine[0], Way(4999, (1, 2), (-32767, 401)), mine[2]),
+    ):
+        assert recompute._are_near(near, mine) and recompute._are_near(mine, near)
+    for far in (
+        mine[1:],
+        (Way(60002, (0,), (32767,)), *mine[1:]),
+        (mine[0], Way(5000, (1, 2), (-32767, 402)), mine[2]),
+        (mine[0], Way(5000, (1, 2), (32767, -400)), mine[2]),
+        (mine[0], Way(5000, (1, 4), (-32767, 400)), mine[2]),
+        (*mine, mine[2]),
+    ):
+        assert not recompute._are_near(far, mine)
