@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from szpo.generation import sample_check
 from szpo.ledger import orders
-from szpo.voting import pauses
+from szpo.optim.named_features import Claim, NamedFeatures
+from szpo.voting import pauses, set_aside
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
+from szpo_ui.operator import controls
+from szpo_ui.operator import page as operator_page
 from tests.support.browser import (
     NARROW,
     SCHEMES,
@@ -23,7 +27,7 @@ from tests.support.browser import (
     violations,
     window,
 )
-from tests.support.operator_page import look_ahead
+from tests.support.operator_page import look_ahead, teach
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -241,3 +245,44 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still):
             found = page.evaluate(ring)
             assert found["drawn"] or not found["inside"], (name, found)
         dialog.evaluate("node => node.close()")
+
+
+# ---- what votes taught ----
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """Runs whose coordinates are three features in two groups; before the pages are built."""
+    own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
+    for module in (controls, operator_page):
+        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
+
+
+def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operator):
+    play(stage, 1)
+    early = (Claim("i", True, 0.3, 1.0, "i"), Claim("comma", False, 0.6, 0.7, "commas"))
+    teach(stage.ledger, 8, early, factor=1.0)
+    teach(stage.ledger, 16, [Claim("comma", False, 0.97, 0.73, "commas"), early[0]])
+    page = operator().new_page()
+    page.goto("/operate/")
+    page.wait_for_selector(READY)
+    taught = "16 votes: fewer commas (97 %), most likely more answers without a comma (71 %)."
+    page.get_by_text(taught, exact=True).wait_for()
+    assert page.locator(".op-gain polyline").count() == 2
+    names = [each.strip() for each in page.locator(".legend li").all_inner_texts()]
+    assert names == ["fewer commas", "says I more"]
+    assert in_both_colours(page) == []
+    assert {s[0]: misfits(page, *s, root="#op-root", bar=".op-top") for s in SIZES} == {
+        size[0]: [] for size in SIZES
+    }
+    dialog = press(page, "Not about…")
+    assert in_both_colours(page, "dialog[open]") == []
+    dialog.get_by_label("Not about").select_option("commas")
+    dialog.get_by_role("button", name="Leave it out").click()
+    page.get_by_text("By order not about commas.").wait_for()
+    assert [(o.group, o.step, o.by) for o in set_aside.orders(stage.ledger)] == [
+        ("commas", 1, "Olga")
+    ]
+    page.get_by_role("button", name="Take it back").click()
+    page.get_by_text("By order not about commas.").wait_for(state="detached")
+    assert set_aside.in_force(stage.ledger) == {}
