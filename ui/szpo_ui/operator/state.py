@@ -135,7 +135,7 @@ def read_state(site: Site) -> OperatorState:
     """Read the state of the page from the ledger."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
-    status, (facts, page, cast, helped) = site.status.read(), _figures(site, live)
+    status, (facts, page, cast, helped, lesson) = site.status.read(), _figures(site, live)
     cast = count(ledger, cast)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
@@ -178,12 +178,14 @@ def read_state(site: Site) -> OperatorState:
         held_out=held_out.read(ledger),
         hook=hook_events.last_failure(ledger),
         ahead=outlook.read(ledger),
-        lesson=taught.read(ledger),
+        lesson=lesson,
         aside=tuple(set_aside.in_force(ledger)),
     )
 
 
-def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast, Improvement]:
+def _figures(
+    site: Site, live: bool
+) -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None]:
     """The figures and the votes cast, computed when a round moves and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
@@ -195,10 +197,10 @@ def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast, Imp
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> tuple[RunFacts, Overview, VotesCast, Improvement]:
+    def read() -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None]:
         rows = evidence.read(ledger, live=live)
         page = overview.overview(rows)
-        return rows.run, page, count(ledger), improvement.read(ledger)
+        return rows.run, page, count(ledger), improvement.read(ledger), taught.read(ledger)
 
     return site.figures.get(key, read)
 
