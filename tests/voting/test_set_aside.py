@@ -1,0 +1,72 @@
+"""What votes are not to be about: from which step, what is refused, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.optim.named_features import NamedFeatures
+from szpo.voting import set_aside
+from tests.support.quadratic import new_ledger, settings_of
+
+OWN = NamedFeatures(
+    ("comma", "commas", "i", "you"), (0, 0, 1, 2), (1,) * 4, ((1,), (2,), (1,), (1,)), 0, ""
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with new_ledger(tmp_path / "run.db", settings_of()) as made:
+        yield made
+
+
+def note(ledger: Ledger, group: str, step: int, on: bool = True) -> None:
+    ledger.record_event(set_aside.EVENT, "Olga", {"group": group, "step": step, "on": on})
+
+
+def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back(
+    ledger: Ledger,
+) -> None:
+    note(ledger, "commas", 2)
+    note(ledger, "i", 3)
+    note(ledger, "commas", 5, on=False)
+    found = [set_aside.read(ledger, OWN, step) for step in range(7)]
+    assert found == [(), (), (0, 1), (0, 1, 2), (0, 1, 2), (2,), (2,)]
+    assert set_aside.in_force(ledger).keys() == {"i"}
+
+
+def test_a_group_is_named_by_any_of_its_features_and_once(ledger: Ledger) -> None:
+    order = set_aside.order(ledger, "Olga", OWN, "comma")
+    assert (order.group, order.step, order.on, order.by) == ("commas", 0, True, "Olga")
+    for name, on, why in (
+        ("commas", True, "commas is already left out"),
+        ("i", False, "i is not left out"),
+        ("comas", True, 'did you mean "comma'),
+    ):
+        with pytest.raises(UsageError, match=why):
+            set_aside.order(ledger, "Olga", OWN, name, on=on)
+    set_aside.order(ledger, "Olga", OWN, "you")
+    with pytest.raises(UsageError, match="nothing would be left"):
+        set_aside.order(ledger, "Olga", OWN, "i")
+    with pytest.raises(UsageError, match="no named features"):
+        set_aside.order(ledger, "Olga", None, "i")
+    assert len(set_aside.orders(ledger)) == 2
+
+
+def test_an_order_for_a_step_that_was_over_is_none(ledger: Ledger) -> None:
+    note(ledger, "i", 0)
+    ledger.record_event("step", "controller", {"step": 0})
+    assert set_aside.read(ledger, OWN, 0) == (2,)
+    note(ledger, "you", 0)
+    with pytest.raises(IntegrityError, match="names a step that was over"):
+        set_aside.read(ledger, OWN, 0)
+
+
+def test_a_group_that_the_run_does_not_have_is_a_damaged_record(ledger: Ledger) -> None:
+    note(ledger, "adjectives", 0)
+    with pytest.raises(IntegrityError, match="no feature that this run's coordinates move"):
+        set_aside.read(ledger, OWN, 0)
