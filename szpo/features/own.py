@@ -131,7 +131,7 @@ def again(recorded: Sequence[Sequence[str]], given: Sequence[str] = ()) -> dict[
         if not was.name.startswith("keyword:") and was.name not in given:
             continue  # whatever kind a record says that it is
         entry, mine = build(was.name)
-        if can_recompute(was, mine):
+        if can_recompute(was, mine) or (was.name in given and was == mine):
             found[was.name] = entry
         elif was.name in given:
             raise UsageError(

@@ -219,3 +219,5 @@ def test_a_feature_whose_code_has_changed_is_refused():
         again([old], ["regex:^Once"])
     changed = (*astuple(build("keyword:sea")[1])[:-1], "0" * 64)
     assert again([changed]) == {}  # recorded, not recomputed
+    nowhere = build("math:gcd")[1]  # of no source: the user's word is all there is
+    assert not nowhere.source and [*again([astuple(nowhere)], ["math:gcd"])] == ["math:gcd"]
