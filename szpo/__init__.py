@@ -6,6 +6,7 @@ and `szpo.plots` draws it.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import lazy_loader
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from szpo.notices.callbacks import RunFacts as RunFacts
     from szpo.reports.dataframes import open as open
     from szpo.training.step_report import StepReport as StepReport
+
+# On CPU it says at import that an optional kernel package is absent; it works without. Here, since
+# libraries import it before szpo does.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.2.0"
 

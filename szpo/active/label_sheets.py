@@ -6,7 +6,6 @@ answers. .json holds Label Studio tasks (ranker of two items), and its export th
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from szpo.active.rounds import Question, Reply, prompt_of
-from szpo.data import label_studio, preference_files, spreadsheets, text_files
-from szpo.data.preference_files import LINE_LIMIT
+from szpo.data import label_studio, preference_files, sheets, spreadsheets, text_files
 from szpo.errors import UsageError
 from szpo.files import replace_whole
 
-CHOICES = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 
 
@@ -50,8 +47,7 @@ def read(path: Path) -> Iterator[Reply]:
     Raises:
         UsageError: the file or a line of it cannot be used.
     """
-    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.read_records(path)
-    for where, record in source:
+    for where, record in preference_files.read_records(path):
         if isinstance(record, text_files.Unreadable):
             raise UsageError(f"{where}: not valid JSON ({record.reason})")
         if not isinstance(record, dict):
@@ -61,10 +57,8 @@ def read(path: Path) -> Iterator[Reply]:
             continue
         if record.get("id") in (None, ""):
             raise UsageError(f"{where}: needs id, that of the question")
-        choice = str(record.get("choice") or "").strip()
-        if choice:
-            by = str(record.get("by") or "").strip()
-            yield Reply(str(record["id"]), CHOICES.get(choice.lower(), choice), by)
+        if choice := sheets.read_choice(record):
+            yield Reply(str(record["id"]), choice, str(record.get("by") or "").strip())
 
 
 def _row(question: Question) -> dict[str, Any]:
@@ -100,18 +94,3 @@ def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
         for pair in found.pairs:
             bodies = {str(item["id"]): item["body"] for item in data["items"]}
             yield Reply(data["pair"], "A" if pair.chosen.text == bodies.get("a") else "B", by)
-
-
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text_files.inspect_file(path, "answers")
-    with path.open("rb") as file:
-        # A sheet of ours may hold a NUL: a pool's texts can have one.
-        texts = (text for _, text in text_files.read_lines(file, path, LINE_LIMIT, nul=True))
-        reader = csv.DictReader(texts, strict=True)
-        try:
-            for record in reader:
-                if record.get("id"):
-                    record["id"] = spreadsheets.unguard(record["id"])
-                yield f"{path}:{reader.line_num}", record
-        except csv.Error as error:
-            raise UsageError(f"{path}:{reader.line_num}: {error}") from error

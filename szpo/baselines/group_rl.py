@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from szpo import seeds
 from szpo.baselines import trainer
@@ -22,6 +22,11 @@ from szpo.baselines.validation import catch_divergence, demand_plain, describe_d
 from szpo.errors import RunError, UsageError
 from szpo.seeds import as_seed
 from szpo.types import Prompt
+
+NOTHING_DIFFERED: Final = (
+    "no two answers to a prompt ever differed in reward, so nothing was learned; take another "
+    "score, or more answers to each prompt"
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ def train(
         raise UsageError(f"{method}: no prompts; give those to answer")
     demand_plain(actor.policy.answering.sampling, method)
     order = draw_order(len(task.prompts), recipe.steps * recipe.prompts, seed)
+    differ: list[bool] = []  # of each step: whether some group's rewards do
     rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
 
     def reward(
@@ -83,6 +89,8 @@ def train(
         answers = [actor.policy.answer(ids) for ids in completion_ids]
         meter.charge_tokens(answers)
         values = [float(v) for v in task.score([task.prompts[i] for i in at], answers)]
+        group = recipe.samples
+        differ.append(any(values[i] != values[i - i % group] for i in range(len(values))))
         if not all(map(isfinite, values)):
             raise RunError(f"{method}: a reward is not finite; check the reward or verifier")
         return values
@@ -99,7 +107,8 @@ def train(
         reference = actor.start() if "ref" in model.peft_config else None
         trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
     log = tuple(listener.log)
-    return Trained(meter.cost(), log, remark=describe_drift(log))
+    remark = describe_drift(log) if any(differ) else NOTHING_DIFFERED
+    return Trained(meter.cost(), log, remark=remark)
 
 
 def _arguments(

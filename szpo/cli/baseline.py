@@ -164,6 +164,8 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
     """
     from szpo.data import preference_files
 
+    if args.score is not None:  # refused before a model is loaded
+        _parse_score(args.score, lambda *_: 0.0)
     examples = preference_files.read_examples(args.examples) if args.examples is not None else ()
     if args.run is not None:
         inputs = _load_run(args, args.run, folder)
@@ -249,7 +251,7 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     read = None
     if args.pairs is not None:
         read = preference_files.read(
-            args.pairs, args.kind or "trl", first=args.first, skip_bad=args.skip_bad
+            args.pairs, args.kind, first=args.first, skip_bad=args.skip_bad
         )
         name_bad(read)
     given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
@@ -315,14 +317,17 @@ def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
         from szpo.baselines import reward_model
 
         return reward_model.load(folder, inputs.actor.loaded)
-    found = plugins.load("szpo.rewards", "parse", "reader of rewards")(
-        text, logprob=inputs.actor.logprob_base
-    )
+    found = _parse_score(text, inputs.actor.logprob_base)
 
     def score_all(prompts: Any, answers: Any) -> list[float]:
         return [float(found.score(p, a)) for p, a in zip(prompts, answers, strict=True)]
 
     return score_all
+
+
+def _parse_score(text: str | None, logprob: Any) -> Any:
+    """The reward that a text names; ``logprob`` is the base model's, for those that need one."""
+    return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
 
 
 METHODS = "dpo, simpo, iterative-dpo, reward-model, ppo, grpo, rloo, self-rewarding, notebook-dpo"

@@ -35,10 +35,13 @@ def register(app: typer.Typer) -> None:
 
 
 def pairs(
-    source: str = typer.Argument(..., help="A .jsonl, .jsonl.gz or .json file, or a run."),
+    source: str = typer.Argument(..., help="A .jsonl, .jsonl.gz, .csv or .json file, or a run."),
     out: Path | None = typer.Option(None, "--out", help="Write the pairs here, as .jsonl."),
-    kind: str = typer.Option(
-        "trl", "--from", help=f"Format of a file: {', '.join(preference_files.FORMATS)}."
+    kind: str | None = typer.Option(
+        None,
+        "--from",
+        help=f"Format of a file: {', '.join(preference_files.FORMATS)}; default: sheet where "
+        "people filled in a choice, else trl.",
     ),
     first: int | None = FIRST,
     skip_bad: bool = SKIP_BAD,

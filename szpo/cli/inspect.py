@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from szpo import files
 from szpo.analysis import improvement, outlook, taught
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.reports import html_report as page
 from szpo.training import held_out, summary
+from szpo.types import Answer, Prompt
 from szpo.voting import triads
 
 
@@ -142,11 +146,21 @@ def sample(
         3, "--prompts", min=1, help="How many held-out prompts, without --prompt."
     ),
     samples: int = typer.Option(1, "--samples", "-n", min=1, max=64, help="Answers to each."),
+    completions: int | None = typer.Option(
+        None,
+        "--completions",
+        min=2,
+        max=64,
+        help="Instead, write so many answers of the tuned policy to each prompt for szpo rank.",
+    ),
+    out: Path | None = typer.Option(None, "--out", help="With --completions: the .jsonl file."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the answers."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Let the base and the tuned policy answer the same prompts with the same random numbers."""
+    if (completions is None) != (out is None) or (out is not None and out.suffix != ".jsonl"):
+        raise UsageError("--completions N goes with --out FILE.jsonl; give both or neither")
     from szpo.runs import assemble, run_prompts
 
     if any(not text.strip() for text in prompt):
@@ -158,7 +172,10 @@ def sample(
         asked = list(own or parts.prompts.heldout[:prompts])
         if not asked:
             raise UsageError("this run has no held-out prompts at hand; ask your own with -p")
-        tuned = policy.sample(asked, samples, seed=seed)
+        tuned = policy.sample(asked, completions or samples, seed=seed)
+        if out is not None:
+            _write_completions(out, asked, tuned, as_json)
+            return
         base = policy.sample(asked, samples, seed=seed, base=True)
     document = [
         {
@@ -177,6 +194,21 @@ def sample(
             for text in entry[side]:
                 console.say(f"  {side:>5}  {page.visible(' '.join(text.split()))}")
         console.say()
+
+
+def _write_completions(
+    out: Path, asked: Sequence[Prompt], answers: Sequence[Sequence[Answer]], as_json: bool
+) -> None:
+    """Write answers as `szpo rank` reads them: a line per prompt, none of its answers rated."""
+    with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as file:
+        for prompt, each in zip(asked, answers, strict=True):
+            turns = [{"role": role, "content": text} for role, text in prompt.turns]
+            record = {"prompt": turns, "completions": [{"text": one.text} for one in each]}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if as_json:
+        console.emit({"prompts": len(asked), "file": str(out)})
+    else:
+        console.say(f"wrote {out}; szpo rank {out} --out FOLDER makes tasks for people of it")
 
 
 def report(

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from szpo import files
-from szpo.data import hh_rlhf, label_studio, text_files, trl, ultrafeedback
+from szpo.data import hh_rlhf, label_studio, sheets, text_files, trl, ultrafeedback
 from szpo.data.pairs import Pair
 from szpo.data.rankings import RecordPairs
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
-SUFFIXES = (".jsonl", ".json", ".gz")
+SUFFIXES = (".jsonl", ".json", ".gz", ".csv")
 """Last suffixes of preference files."""
 LINE_LIMIT = 2**20
 """Bytes of one line."""
@@ -39,7 +39,10 @@ FORMATS: dict[str, Format] = {
     "hh": hh_rlhf.read_pairs,
     "ultrafeedback": ultrafeedback.read_pairs,
     "label-studio": label_studio.read_pairs,
+    "sheet": sheets.read_pairs,
 }
+DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
+"""The formats in the order in which a first record is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,22 @@ class Preferences:
 
 
 def read(
-    path: Path | str, kind: str = "trl", *, first: int | None = None, skip_bad: bool = False
+    path: Path | str, kind: str | None = None, *, first: int | None = None, skip_bad: bool = False
 ) -> Preferences:
-    """Read the pairs of a preference file: .jsonl, .jsonl.gz, or .json with a list of records.
+    """Read the pairs of a preference file: .jsonl, .jsonl.gz, .csv, or .json with a list.
 
     Args:
         path: the file.
-        kind: trl, hh, ultrafeedback or label-studio.
+        kind: one of `FORMATS`; None: sheet where the first record has a choice, else trl.
         first: read at most this many records.
         skip_bad: leave out records that cannot be used and say which, instead of refusing.
 
     Raises:
         UsageError: the file or one of its records cannot be used, or no such format.
     """
+    if kind is None:
+        first_one = next((record for _, record in read_records(Path(path))), None)
+        kind = "sheet" if isinstance(first_one, dict) and sheets.COLUMN in first_one else "trl"
     if kind not in FORMATS:
         raise UsageError(f"format {kind!r} is none of {', '.join(FORMATS)}")
     if first is not None and first < 1:
@@ -101,11 +107,11 @@ def find_format(path: Path) -> str:
     """
     for where, value in read_records(path):
         record = _require_object(value, where)
-        for kind in ("hh", "trl", "ultrafeedback", "label-studio"):
+        for kind in DETECTED:
             with suppress(UsageError):
                 FORMATS[kind](record, where)
                 return kind
-        raise UsageError(f"{where}: its format is none of hh, trl, ultrafeedback, label-studio")
+        raise UsageError(f"{where}: its format is none of {', '.join(DETECTED)}")
     raise UsageError(f"{path} holds no records")
 
 
@@ -115,6 +121,9 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         UsageError: the file is not there, too large, or broken as a file.
     """
+    if path.suffix.lower() == ".csv":
+        yield from sheets.read_csv(path, LINE_LIMIT)
+        return
     size, head = text_files.inspect_file(path, "preference file")
     packed = head.startswith(b"\x1f\x8b")
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
@@ -129,7 +138,9 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open("rb") as raw, gzip.open(raw) if packed else nullcontext(raw) as file:
             yield from _lines(file, path)
     else:
-        raise UsageError(f"{path}: preferences are read from .jsonl, .jsonl.gz and .json files")
+        raise UsageError(
+            f"{path}: preferences are read from .jsonl, .jsonl.gz, .json and .csv files"
+        )
 
 
 def _lines(file: Any, path: Path) -> Iterator[tuple[str, Any]]:

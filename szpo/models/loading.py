@@ -7,7 +7,6 @@ Safetensors only, never remote code. `szpo.models.smollm2` has the embedded defa
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,6 @@ DTYPES: dict[str, torch.dtype] = {
 QUANTIZATIONS = ("nf4", "fp4")
 NAMED = ("smollm2", "tiny")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-# On CPU it says at import that an optional kernel package is absent; it works without.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

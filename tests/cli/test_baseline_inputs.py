@@ -148,3 +148,19 @@ def test_pairs_longer_than_the_model_reads_are_left_out(given, tmp_path, capsys)
         reported = [method, "--pairs", str(path), *TINY, "--recipe", "steps=1"]
         _, message = done(reported, tmp_path / method, capsys)
         assert "1 of 4 do not fit into max_length and were left out" in message
+
+
+@pytest.mark.full
+def test_a_verifier_is_a_score_by_its_name_and_rewards_that_never_differ_are_named(
+    tmp_path, capsys
+):
+    short = [*TINY, "--recipe", "steps=1", "--recipe", "samples=2", "--recipe", "prompts=2"]
+    _, said = done(["grpo", "--score", "uppercase", *short], tmp_path / "out", capsys)
+    assert "no two answers to a prompt ever differed in reward, so nothing was learned" in said
+
+
+def test_a_score_that_is_none_is_refused_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    reported = ["baseline", "grpo", "--score", "lowercas", *TINY, "--out", str(tmp_path / "out")]
+    assert call(reported) == 2
+    assert "reward 'lowercas': no reward of that name" in capsys.readouterr().err

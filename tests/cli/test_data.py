@@ -9,7 +9,7 @@ import pytest
 
 from szpo.baselines import ledger_pairs
 from szpo.cli import app
-from szpo.data import preference_files
+from szpo.data import preference_files, preferred
 from szpo.data.pairs import Pair
 from szpo.ledger.database import Ledger
 from tests.support import folder_run
@@ -106,6 +106,48 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     assert count > 0
     assert app.call(["pairs", "nothing", "--folder", str(path.parent)]) == 2
     assert "no run nothing" in capsys.readouterr().err
-    (tmp_path / "votes.csv").write_text("a,b\n")
-    assert app.call(["pairs", str(tmp_path / "votes.csv")]) == 2
+    (tmp_path / "votes.txt").write_text("a,b\n")
+    assert app.call(["pairs", str(tmp_path / "votes.txt")]) == 2
     assert "preferences are read from .jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_answers_to_chosen_questions_are_pairs_and_a_prior(suffix, tmp_path, capsys):
+    """From a pool by szpo select to a sheet that people fill in, and from there to training."""
+    pool, sheet = tmp_path / "pool.jsonl", tmp_path / f"next.{suffix}"
+    write(pool, [{"id": f"q{i}", "prompt": f"-{i}?", "a": "=1 yes " * i, "b": "no"}
+                 for i in range(1, 7)])  # fmt: skip
+    chosen = ["select", str(pool), "--features", "length", "--out", str(sheet), "--count", "4"]
+    assert app.call(chosen) == 0
+    text = sheet.read_text(encoding="utf-8")
+    before, after = ('"choice": "', '"') if suffix == "jsonl" else ("no,", ",,")
+    for answer in ("A", "b", "tie"):  # the fourth stays open
+        text = text.replace(before + after, before + answer + after, 1)
+    sheet.write_text(text, encoding="utf-8")
+    out = tmp_path / "pairs.jsonl"
+    assert app.call(["pairs", str(sheet), "--out", str(out)]) == 0
+    assert f"4 records: 2 pairs, 1 ties; wrote {out}" in capsys.readouterr().out
+    first, second = preference_files.read(out).pairs
+    assert first.source == "pair"
+    assert first.chosen.text.startswith("=1 yes ") and first.rejected.text == "no"
+    assert second.chosen.text == "no" and second.prompt.text.startswith("-")
+    assert preferred.read(sheet).of == 2  # as optimizer.prior reads it
+    sheet.write_text(text.replace("tie", "maybe"), encoding="utf-8")
+    assert app.call(["pairs", str(sheet)]) == 2
+    assert "choice 'maybe' is unknown; give A, B, tie or skip" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_completions_of_a_run_are_ranked_by_people(tmp_path, capsys):
+    path = folder_run.finished(tmp_path)
+    out, tasks = tmp_path / "completions.jsonl", tmp_path / "tasks"
+    ask = ["sample", str(path), "-p", "w1 w2", "-p", "w3", "--completions", "4"]
+    assert app.call(ask) == 2
+    assert "--completions N goes with --out FILE.jsonl" in capsys.readouterr().err
+    assert app.call([*ask, "--out", str(out)]) == 0
+    assert [len(json.loads(line)["completions"]) for line in out.read_text().splitlines()] == [
+        4,
+        4,
+    ]
+    assert app.call(["rank", str(out), "--out", str(tasks)]) == 0
+    assert "wrote 2 tasks" in capsys.readouterr().out

@@ -430,7 +430,9 @@ def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
     ("name", "content", "words"),
     [
         ("gone.jsonl", None, "is no file"),
-        ("p.csv", "a,b\n", "preferences are read from"),
+        ("p.txt", "a,b\n", "preferences are read from"),
+        ("p.csv", "a,b\n", "holds no records"),
+        ("p.csv", "a,b\n1,2\n", "its format is none of hh"),
         ("p.jsonl", '{"a": 1}\n', r"p\.jsonl:1: .* none of hh, trl, ultrafeedback, label-studio"),
         ("p.jsonl", "{\n", "not valid JSON"),
         ("p.jsonl", "", "holds no records"),

@@ -31,7 +31,6 @@ from szpo.errors import RunError, UsageError
 from szpo.seeds import derive, uniform
 from szpo.types import Choice, Comparison, Floats
 
-Noise = Literal["gumbel", "gaussian"]
 _STEEPEST = 50.0
 """Log of the largest factor that drift may put on β: beyond it all answers are certain anyway."""
 
@@ -210,19 +209,6 @@ def pick(shares: Floats, u: ArrayLike) -> NDArray[np.int8]:
     u = np.asarray(u)
     first = shares[..., 0]
     return ((u >= first).astype(np.int8) + (u >= first + shares[..., 1])).astype(np.int8)
-
-
-def noisy_choice(values: Floats, noise: Noise, u: Floats) -> NDArray[np.int64]:
-    """Choice by noisy utilities: argmax of values + noise, (..., n) → (...).
-
-    The noise is of scale 1: Gumbel's makes two values a logistic vote, P = σ(V₁ − V₀); a
-    Gaussian's a probit one, P = Φ((V₁ − V₀)/√2). ``u``: uniform numbers in (0, 1), as ``values``.
-
-    >>> noisy_choice(np.array([[0.0, 1.0]]), "gumbel", np.array([[0.5, 0.5]])).tolist()
-    [1]
-    """
-    felt = -np.log(-np.log(u)) if noise == "gumbel" else ndtri(u)
-    return np.asarray((values + felt).argmax(-1))
 
 
 def item_effects(comparison: str) -> Floats:

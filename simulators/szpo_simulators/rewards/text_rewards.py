@@ -22,7 +22,7 @@ from szpo import plugins
 from szpo.errors import RunError, UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
-from szpo_simulators.rewards import features, tastes
+from szpo_simulators.rewards import features, tastes, verifiers
 
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """Mean log-probability per token of each answer under the base model, nats."""
@@ -231,6 +231,10 @@ def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]
         return _bare(lambda: Fluency(logprob))
     if name in REWARDS:
         return REWARDS[name]
+    if name in verifiers.PLAIN:  # a check of form by its own name
+        return lambda argument: REWARDS["verify"](
+            name if argument is None else f"{name}:{argument}"
+        )
     installed = [other for other in plugins.names("szpo.rewards") if other != "parse"]
     if name in installed:
         made: Callable[[str | None], Reward] = plugins.load("szpo.rewards", name, "reward")

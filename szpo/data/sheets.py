@@ -1,0 +1,66 @@
+"""Sheets of questions that people filled in: id, prompt, a, b, choice (A, B, tie, skip), by.
+
+`szpo select` writes them, as .csv or .jsonl. A question nobody answered, or that was passed over,
+gives neither a pair nor a tie.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from szpo.data import spreadsheets, text_files
+from szpo.data.rankings import RecordPairs, get_text, make_pair, make_prompt
+from szpo.errors import UsageError
+
+CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
+"""Choices by what people write, in any case."""
+COLUMN: Final = "choice"
+
+
+def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+    """Read the pair of an answered question; equal texts and ties make a tie.
+
+    Raises:
+        UsageError: a column is missing, or the choice is none.
+    """
+    prompt, a, b = (get_text(record, name, where) for name in ("prompt", "a", "b"))
+    given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
+    if given in ("", "skip"):
+        return RecordPairs(())
+    if given == "tie":
+        return RecordPairs((), 1)
+    if given not in ("A", "B"):
+        raise UsageError(f"{where}: choice {given!r} is unknown; give A, B, tie or skip")
+    chosen, rejected = (a, b) if given == "A" else (b, a)
+    return make_pair(make_prompt((("user", prompt),)), chosen, rejected, "pair")
+
+
+def read_choice(record: dict[str, Any]) -> str:
+    """A record's choice as szpo writes it; empty where nobody answered."""
+    given = str(record.get(COLUMN) or "").strip()
+    return CHOICES.get(given.lower(), given)
+
+
+def read_csv(path: Path, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row of a table stands, and its cells as the texts that went out.
+
+    Raises:
+        UsageError: the file is not there, or no table; a line has more than ``limit`` bytes.
+    """
+    text_files.inspect_file(path, "sheet")
+    with path.open("rb") as file:
+        # A sheet of ours may hold a NUL: a pool's texts can have one.
+        texts = (text for _, text in text_files.read_lines(file, path, limit, nul=True))
+        reader = csv.DictReader(texts, strict=True)
+        try:
+            for record in reader:
+                cells = {
+                    name: spreadsheets.unguard(cell) if isinstance(cell, str) else cell
+                    for name, cell in record.items()
+                }
+                yield f"{path}:{reader.line_num}", cells
+        except csv.Error as error:
+            raise UsageError(f"{path}:{reader.line_num}: {error}") from error
