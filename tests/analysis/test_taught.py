@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import special
 
 from szpo.analysis import taught
 from szpo.analysis.taught import Lesson
@@ -15,6 +17,9 @@ from szpo.intervals import share
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import LookAhead
+from szpo.optim.sparse_prior import Prior
+from szpo.optim.sparse_regression import fit
+from szpo.optim.vote_regression import Votes
 from szpo.reports import html_report
 from tests.support.operator_page import teach
 from tests.support.quadratic import new_ledger, settings_of
@@ -105,4 +110,38 @@ def test_a_run_without_evidence_says_which_it_is(
     teach(ledger, 140, [], **NONE, ties=60, automatic_ties=30)
     assert read(ledger).why.startswith(
         "the questions hardly differ: 60 ties, and 30 times two equal sides, in 170 comparisons"
+    )
+
+
+# ---- how many votes are too few ----
+
+FEATURES, COMPONENTS, ROWS = 60, 8, 8
+
+
+def looks_unexplained(seed: int, votes: int, strength: float) -> bool:
+    """Whether simulated votes look as if no named feature explained them.
+
+    ``strength``: what one standard deviation of their one feature is worth, logits; 0: nothing.
+    """
+    groups = np.array([*range(FEATURES), *[-1] * COMPONENTS])
+    prior = Prior(groups, np.full(len(groups), np.sqrt(2 / ROWS)))
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((votes, len(groups)))
+    up = (rng.random(votes) < special.expit(strength * x[:, 3])).astype(float)
+    shown = Votes(x * np.sqrt(2 / ROWS) * 1.4, up, 1 - up, np.arange(votes) // 8)
+    found = fit(shown, prior)
+    return found.dense + 1 - found.signal >= taught.LIKELY
+
+
+@pytest.mark.full
+def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste() -> None:
+    seen = {
+        (strength, votes): sum(looks_unexplained(seed, votes, strength) for seed in range(60))
+        for strength in (0, 1, 2)
+        for votes in (40, taught.FEW)
+    }
+    # What `FEW` says of them, give or take two runs that stand at the limit.
+    told = {(0, 40): 53, (0, 80): 54, (1, 40): 35, (1, 80): 18, (2, 40): 5, (2, 80): 0}
+    assert {key: abs(seen[key] - count) <= 2 for key, count in told.items()} == dict.fromkeys(
+        told, True
     )
