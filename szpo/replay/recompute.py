@@ -169,7 +169,7 @@ class Recomputation:
         def estimate(share: int) -> float:
             return regression.quadratic_kl(settings, share / GRID * carried.way)
 
-        wanted = [(reach.limit, float(regression.find_budget(settings, carried.counted)))]
+        wanted = [(reach.limit, regression.find_limit(settings, carried))]
         wanted += [(reach.start, estimate(0))]
         wanted += [(each.estimate, estimate(each.share)) for each in reach.readings]
         if not all(_is_near(found, own) for found, own in wanted):

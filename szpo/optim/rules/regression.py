@@ -39,7 +39,7 @@ from szpo.optim.rules.measured_kl import AIM, GRID, Reading
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_regression import Fit, Prior, Votes, direction
+from szpo.optim.vote_regression import EVIDENCE, Fit, Prior, Votes, direction
 from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Way
 
@@ -270,7 +270,7 @@ def hold_kl(
             check_finite(np.array([nats]), at.step, "measured KL")
             return Reading(share, max(0.0, nats), quadratic_kl(settings, point))
 
-        limit = float(find_budget(settings, record.counted))
+        limit = find_limit(settings, record)
         start = quadratic_kl(settings, np.zeros(settings.dim))
         reach = measured_kl.measure(limit, start, read)
     if reach is None:
@@ -280,6 +280,18 @@ def hold_kl(
         target, held = hold_guards(settings, record, reach.share / GRID * target)
         record = replace(record, held=held if held.share < 1 else record.held)
     return record, target
+
+
+def find_limit(settings: Settings, record: AllVotes) -> float:
+    """Nats that a point may have as measured: the budget, or less while the votes may be chance.
+
+    `AIM` of it is aimed at in either case. A branch has the budget, whatever its own votes show.
+    """
+    budget = float(find_budget(settings, record.counted))
+    proven = float(record.log_factor) >= math.log(EVIDENCE)
+    if settings.unproven_kl is None or settings.start is not None or proven:
+        return budget
+    return min(budget, settings.unproven_kl / AIM)
 
 
 def _is_news(settings: Settings, record: AllVotes, target: Floats) -> bool:
