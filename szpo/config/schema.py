@@ -168,7 +168,8 @@ class Config(Section):
                 f"settings: optimizer.{names[0]} plays no part in the rule {rule.name}; "
                 "leave it out"
             )
-        if self.optimizer.asking_noise is not None and self.subspace.kind != "features":
+        named = self.subspace.kind in ("features", "auto")
+        if self.optimizer.asking_noise is not None and not named:
             raise UsageError(
                 "settings: optimizer.asking_noise is for coordinates of named features; set "
                 "subspace.kind to features, or leave it out"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.optim import asking, named_features, optimizer, parameters
 from szpo.optim.asking import LARGEST, NOISE, UNITS, draw_direction, ways_of
@@ -155,3 +156,15 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(SettingsError, match="only in coordinates of named features"):
         defaults(3, (("z", (4,)),), rule="regression", asking_noise=0.5)
     assert asking.NOISE == 0.33
+
+
+def test_the_setting_is_the_runs_own_and_for_named_features_alone() -> None:
+    layout = (("z", (4,)),)
+    for sets, wanted in (([], NOISE), (["optimizer.asking_noise=1"], 1.0)):
+        config = settings_file.load(sets=["subspace.kind=features", *sets])
+        assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == wanted
+        assert config.optimizer_settings(layout, 1.0).asking_noise is None
+        config.demand_used()
+    config = settings_file.load(sets=["subspace.kind=score", "optimizer.asking_noise=0.5"])
+    with pytest.raises(UsageError, match="asking_noise is for coordinates of named features"):
+        config.demand_used()
