@@ -1,4 +1,4 @@
-"""Write the measured tables of docs/frontier.md and docs/compare.md from stored results.
+"""Write the measured tables of docs/frontier.md, compare.md and results.md from stored results.
 
     python docs/tools/page_tables.py [--check]
 
@@ -13,12 +13,14 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from szpo_simulators.bench.frontier import plan, summary
 from szpo_simulators.compare import summary as compared
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.presets import METHODS as METHODS_BY_NAME
+from szpo_simulators.compare.presets import find_preset
 from szpo_simulators.compare.show import GAINED, SPENT
 from szpo_simulators.study import format_cells
 
@@ -105,7 +107,37 @@ def read_compared() -> dict[str, Table]:
     return {**read_tiny(), **read_smollm2()}
 
 
-PAGES = {"frontier.md": read_frontier, "compare.md": read_compared}
+def read_published() -> dict[str, Table]:
+    """The published rules and each departure from them, at both checkpoints of their cells."""
+    preset = find_preset("published")
+    found: dict[str, list[Any]] = {}
+    for path in sorted((ROOT / "experiments" / "compare-published" / "cells").glob("*-batch-*")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(cell["asked"]["method"], []).append(cell["found"]["course"])
+    rows = []
+    for method in preset.methods:
+        for at in (1, 2):
+            each = [course[at] for course in found.get(method, [])]
+            if not each:
+                continue
+            gains = sorted(row["gain"] for row in each)
+            spread = f" ({gains[0]:+.3f} to {gains[-1]:+.3f})" if len(each) > 1 else ""
+            held = sum(all(guard["ok"] for guard in row["guards"]) for row in each)
+            read = mean(row["answers_read"] for row in each)
+            rows.append([
+                METHODS_BY_NAME[method].title, f"{each[0]['votes']:,.0f}", f"{read:,.0f}",
+                str(len(each)), f"{mean(gains):+.3f}{spread}",
+                f"{mean(row['kl'] for row in each):.1f}", f"{held} of {len(each)}",
+            ])  # fmt: skip
+    heading = ("method", "votes", "answers read", "seeds", "gain", "KL", "guards")
+    return {"published": (heading, rows)}
+
+
+PAGES = {
+    "frontier.md": read_frontier,
+    "compare.md": read_compared,
+    "results.md": read_published,
+}
 """What reads the tables of each page."""
 
 
