@@ -306,9 +306,9 @@ def _contexts(browser: Any, stage: Stage, role: Role, first: str) -> Iterator[Ca
         each.close()
 
 
-NARROW, ZOOMED = (320, 568, 1), (640, 400, 2)
-"""Windows as (CSS pixels wide, high, device pixels per CSS pixel): a small phone, and one of
-1280 × 800 at 200 %."""
+NARROW, ZOOMED, CLOSE = (320, 568, 1), (640, 400, 2), (320, 256, 4)
+"""Windows as (CSS pixels wide, high, device pixels per CSS pixel): a small phone, one of
+1280 × 800 at 200 %, and one of 1280 × 1024 at 400 %."""
 
 
 @contextmanager

@@ -14,7 +14,17 @@ import pytest
 import uvicorn
 
 from szpo_ui import app
-from tests.support.browser import MINUS, NARROW, PLUS, SCHEMES, ZOOMED, misfits, violations, window
+from tests.support.browser import (
+    CLOSE,
+    MINUS,
+    NARROW,
+    PLUS,
+    SCHEMES,
+    ZOOMED,
+    misfits,
+    violations,
+    window,
+)
 from tests.support.panel_states import (
     SETS,
     agree,
@@ -472,7 +482,7 @@ def test_equal_answers_are_folded_away_and_marks_and_size_can_be_set(stage, ann)
 
 
 def test_a_phone_shows_all_of_it_within_reach(stage, ann):
-    for size in (NARROW, ZOOMED):
+    for size in (NARROW, ZOOMED, CLOSE):
         assert misfits(ann, *size, root="#szpo-root", bar=".sz-bar") == []
         with window(ann, *size):
             for target in ann.locator("#szpo-root button:visible").all():
@@ -599,3 +609,19 @@ def test_a_language_is_chosen_by_the_browser_and_changed_in_the_menu_without_los
     assert page.inner_text("h1") == "Le damos la bienvenida al panel"
     assert page.evaluate("document.activeElement.dataset.to") == "es"
     assert misfits(page, *NARROW, root="#szpo-root", bar=".sz-bar") == []
+
+
+def test_on_a_slow_line_a_vote_is_being_saved_until_it_is_and_counts_once(stage, ann):
+    """400 ms there and back, 50 kbit a second; the page is loaded, as it is when people vote."""
+    wire = ann.context.new_cdp_session(ann)
+    slow = {"offline": False, "latency": 400, "downloadThroughput": 6250, "uploadThroughput": 6250}
+    wire.send("Network.enable")
+    wire.send("Network.emulateNetworkConditions", slow)
+    ann.keyboard.press("ArrowRight")
+    open_gate(ann)
+    ann.keyboard.press("Enter")
+    until(ann, "saving")
+    for _ in range(3):
+        ann.keyboard.press("Enter")  # impatient
+    ann.wait_for_selector("#szpo-root[data-state=vote][data-number='2']")
+    assert len(votes(stage)) == 1
