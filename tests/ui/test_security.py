@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
+import ssl
+import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
 from starlette.datastructures import Headers
 
 from szpo_ui import app
 from szpo_ui.web import credentials, login, security
 from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.server import configure
 from tests.support.browser import MovableClock, Stage, awaited, make, serve
 
 pytest_plugins = ["tests.support.browser"]
@@ -382,3 +389,68 @@ def test_pages_and_scripts_ask_nothing_of_other_hosts() -> None:
         assert not re.search(r"\beval\(|new Function|document\.write|insertAdjacentHTML", text), (
             path
         )
+
+
+# ---- a TLS proxy in front ----
+
+
+@contextmanager
+def behind_tls(folder: Path, stage: Stage) -> Iterator[tuple[str, Path]]:
+    """The stage served behind a proxy that ends TLS and hands every byte on; its address and
+    certificate."""
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key,
+         "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secured.load_cert_chain(cert, key)
+    inner, outer = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    url = f"https://localhost:{outer.getsockname()[1]}"
+    served = app.create(stage.site, admission=security.Admission(url=url), pages=())
+    server = uvicorn.Server(configure(served, proxied=True))
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError), closing(writer):
+            while data := await reader.read(65_536):
+                writer.write(data)
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(*inner.getsockname())
+        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+
+    async def both() -> None:
+        async with await asyncio.start_server(connect, sock=outer, ssl=secured):
+            await server.serve(sockets=[inner])
+
+    thread = threading.Thread(target=lambda: asyncio.run(both()), daemon=True)
+    thread.start()
+    yield url, cert
+    server.should_exit = True
+    thread.join()
+
+
+def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(tmp_path: Path) -> None:
+    stage = make(tmp_path / "run.db", clock=MovableClock(), secure=True)
+    stage.advance()
+    with behind_tls(tmp_path, stage) as (url, cert):
+        invited = stage.invitation("panelist", "P-01")
+        trust = ssl.create_default_context(cafile=str(cert))
+        with httpx.Client(base_url=url, verify=trust, timeout=30) as client:
+            own = {"Origin": url}
+            sent = {"name": "P-01", "code": invited.code}
+            for origin in (url.replace("https", "http"), "https://localhost"):
+                refused = client.post("/login", json=sent, headers={"Origin": origin})
+                assert (refused.status_code, refused.json()["error"]) == (403, "origin")
+            entered = client.post("/login", json=sent, headers=own)
+            assert entered.status_code == 200
+            assert entered.headers["set-cookie"].startswith("__Host-szpo=")
+            assert entered.headers["strict-transport-security"].startswith("max-age=")
+            seat = client.post("/api/assignment", json={"tab": "t"}, headers=own).json()
+            vote = {"assignment": seat["assignment"], "choice": "A", "tab": "t",
+                    "idem": "behind-the-proxy-1"}  # fmt: skip
+            for _ in range(2):
+                assert client.post("/api/votes", json=vote, headers=own).status_code == 200
+    assert len(stage.ledger.votes()) == 1
+    stage.ledger.close()
