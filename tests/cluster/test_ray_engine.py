@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -141,7 +142,8 @@ def test_another_basis_seed_or_library_is_noticed(policy):
     mine = worker.identity(policy.loaded, policy.responder)
     changed = setup_of(policy)
     name = next(key for key in changed if key.startswith("basis/"))
-    changed[name] = changed[name] + np.float32(1e-6)
+    changed[name] = changed[name].copy()
+    changed[name].view(np.uint32).flat[0] ^= 1  # one bit, the last of one number
     other = worker.Worker(changed).identify()
     assert "its basis_sha256 is" in str(worker.describe_difference(mine, other))
     changed = setup_of(policy)
@@ -208,6 +210,38 @@ def test_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch)
         assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
         assert len(sent) > len(set(sent))  # the lost chunk was asked again
         assert transport.sent_bytes < 20_000
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+def test_a_worker_that_stands_still_for_half_a_minute_changes_no_answer(
+    policy, ray, monkeypatch
+) -> None:
+    """Its chunk is asked of another one; what it answers later is the same."""
+    wanted = policy.rollout(ASKED, SHIFTS, seed=4)
+    with started(policy, 2) as transport:
+        inner, sent, woken = transport.send, [], []
+
+        def wake(pid: int) -> None:
+            os.kill(pid, signal.SIGCONT)
+            woken.append(pid)
+
+        def send(worker: str, chunk: str, request: Any) -> None:
+            if len(sent) == 2:
+                pid = transport._seats[worker].pid or 0
+                os.kill(pid, signal.SIGSTOP)
+                threading.Timer(30, wake, [pid]).start()
+            inner(worker, chunk, request)
+            sent.append(chunk)
+
+        monkeypatch.setattr(transport, "send", send)
+        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
+        assert len(sent) > len(set(sent)) and not woken
+        assert policy.rollout(ASKED, SHIFTS, seed=5) == policy.rollout(ASKED, SHIFTS, seed=5)
+        while not woken:
+            policy.rollout(ASKED, SHIFTS, seed=4)
+        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
 
 
 @needs_ray
