@@ -7,8 +7,10 @@ searched for it, since a server may send back what it was sent.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +31,8 @@ HOPELESS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not kno
 """HTTP status codes that no retry mends, in words."""
 TOP: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
+REPLY_BYTES: Final = 2**22
+"""Longest reply that is read."""
 SECRET: Final = 8
 """Shortest key that is removed from texts; servers without keys get any short word."""
 _NO_KEY = "none"
@@ -98,7 +102,7 @@ class Endpoint:
             return self._gave_up(f"HTTP {error.status_code}")
         except openai.APIConnectionError:
             return self._gave_up("no connection")
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
             return Reply(failure="the reply is not that of a chat completion")
         try:
             reply = read(found.choices[0])
@@ -152,6 +156,8 @@ def connect(settings: Judge) -> Endpoint:
             "https address, or unset the variable where no key is needed"
         )
     client = openai.OpenAI(
+        http_client=_bounded_client(settings.timeout_s),
+        default_headers={"Accept-Encoding": "identity"},
         base_url=url,
         api_key=key or _NO_KEY,
         timeout=settings.timeout_s,
@@ -164,6 +170,30 @@ def connect(settings: Judge) -> Endpoint:
         settings.model, url, client, key or _NO_KEY, settings.key_env, settings.temperature,
         settings.max_tokens, settings.timeout_s, settings.attempts,
     )  # fmt: skip
+
+
+def _bounded_client(timeout_s: float) -> Any:
+    """A client that reads replies up to `REPLY_BYTES`, never unpacks them, and within the time."""
+    import httpx
+    import openai
+
+    class Bounded(openai.DefaultHttpxClient):
+        def send(self, request: httpx.Request, **given: Any) -> httpx.Response:
+            end, content = time.monotonic() + timeout_s, bytearray()
+            reply = super().send(request, **{**given, "stream": True})
+            with contextlib.closing(reply):
+                for part in reply.iter_raw():
+                    content += part
+                    if len(content) > REPLY_BYTES:  # what is cut off is no JSON
+                        break
+                    if time.monotonic() > end:
+                        raise httpx.ReadTimeout("a reply that goes on", request=request)
+            kept = {k: v for k, v in reply.headers.items() if k != "content-encoding"}
+            return httpx.Response(
+                reply.status_code, headers=kept, content=bytes(content), request=request
+            )
+
+    return Bounded(timeout=timeout_s)
 
 
 def _odds(choice: Any, labels: Labels) -> Reply:

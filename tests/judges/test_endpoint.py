@@ -1,8 +1,10 @@
 """Judges behind an endpoint: every fault of the stub, whole runs, and the key that nobody sees."""
 
+import contextlib
 import json
 import logging
 import socket
+import threading
 
 import pytest
 
@@ -89,6 +91,55 @@ def test_every_fault_has_a_name_and_is_counted_as_configured(script, words):
         with pytest.raises(JudgeError, match=words) as caught:
             asked(stub, timeout_s=patience)
     assert "\n" not in str(caught.value)
+
+
+def hostile(kind):
+    whole = json.dumps(completion("I counted.\nVerdict: A").body)
+    return {
+        "long": StubReply(whole[:-1] + ' "x": "' + "y" * 1_000_000 + '"}'),
+        "packed": StubReply(whole, headers={"content-encoding": "gzip"}),
+        "nested": StubReply("[" * 200_000 + "]" * 200_000),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["long", "nested"])
+def test_a_hostile_reply_is_cut(kind, monkeypatch):
+    monkeypatch.setattr(endpoint, "REPLY_BYTES", 500_000)
+    with StubEndpoint(lambda request, before: hostile(kind)) as stub:
+        found = asked(stub, on_error="skip")
+    assert found.choice == "skip"
+    assert found.details["error"].startswith(("the reply is not that", "the reply holds no"))
+
+
+def test_a_reply_is_never_unpacked():
+    """It says that it is packed, and is read as it came."""
+    with StubEndpoint(lambda request, before: hostile("packed")) as stub:
+        assert asked(stub, on_error="skip").choice == "tie"  # A in both orders
+    assert stub.headers[0]["accept-encoding"] == "identity"
+
+
+def test_a_reply_that_goes_on_and_on_is_given_up():
+    """A byte now and then: no single wait is long, all of them together are."""
+    line, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip():
+        wire, _ = line.accept()
+        wire.recv(65_536)
+        wire.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.02):
+                wire.sendall(b" ")
+        wire.close()
+
+    dripping = threading.Thread(target=drip, daemon=True)
+    dripping.start()
+    url = f"http://127.0.0.1:{line.getsockname()[1]}/v1"
+    chosen = Judge(kind="endpoint", base_url=url, attempts=1, timeout_s=0.5)
+    (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
+    assert (reply.failure, reply.final) == ("no answer within 0.5 s", True)
+    stop.set()
+    dripping.join()
+    line.close()
 
 
 def test_a_busy_endpoint_is_asked_again():
