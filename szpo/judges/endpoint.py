@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -174,26 +175,29 @@ def connect(settings: Judge) -> Endpoint:
 
 def _bounded_client(timeout_s: float) -> Any:
     """A client that reads replies up to `REPLY_BYTES`, never unpacks them, and within the time."""
-    import httpx
     import openai
 
-    class Bounded(openai.DefaultHttpxClient):
-        def send(self, request: httpx.Request, **given: Any) -> httpx.Response:
-            end, content = time.monotonic() + timeout_s, bytearray()
-            reply = super().send(request, **{**given, "stream": True})
-            with contextlib.closing(reply):
-                for part in reply.iter_raw():
-                    content += part
-                    if len(content) > REPLY_BYTES:  # what is cut off is no JSON
-                        break
-                    if time.monotonic() > end:
-                        raise httpx.ReadTimeout("a reply that goes on", request=request)
-            kept = {k: v for k, v in reply.headers.items() if k != "content-encoding"}
-            return httpx.Response(
-                reply.status_code, headers=kept, content=bytes(content), request=request
-            )
+    client: Any = openai.DefaultHttpxClient(timeout=timeout_s)
+    http = import_module(type(client).__mro__[1].__module__.partition(".")[0])  # httpx or httpx2
+    plain = client.send
 
-    return Bounded(timeout=timeout_s)
+    def send(request: Any, **given: Any) -> Any:
+        end, content = time.monotonic() + timeout_s, bytearray()
+        reply = plain(request, **{**given, "stream": True})
+        with contextlib.closing(reply):
+            for part in reply.iter_raw():
+                content += part
+                if len(content) > REPLY_BYTES:  # what is cut off is no JSON
+                    break
+                if time.monotonic() > end:
+                    raise http.ReadTimeout("a reply that goes on", request=request)
+        kept = {k: v for k, v in reply.headers.items() if k != "content-encoding"}
+        return http.Response(
+            reply.status_code, headers=kept, content=bytes(content), request=request
+        )
+
+    client.send = send
+    return client
 
 
 def _odds(choice: Any, labels: Labels) -> Reply:
