@@ -327,27 +327,28 @@ def test_memory_does_not_grow_with_the_pool(tmp_path, monkeypatch):
 # ---- what is refused ----
 
 
-@pytest.mark.parametrize(
-    ("name", "body", "message"),
-    [
-        ("p.jsonl", "", "holds no pairs"),
-        ("p.csv", "id,prompt,a,b\n", "holds no pairs"),
-        ("p.jsonl", "{]\n", "p.jsonl:1: not valid JSON"),
-        ("p.jsonl", "[1]\n", "p.jsonl:1: a pair must be an object"),
-        ("p.jsonl", '{"prompt": "x", "a": "y"}\n', "p.jsonl:1: needs b"),
-        ("p.jsonl", '{"a": "x", "b": "y"}\n', "p.jsonl:1: needs prompt"),
-        ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: the row and the header differ"),
-        ("p.json", '[{"data": {"prompt": "x"}}]', "data needs items"),
-        ("p.txt", "x", "are read from"),
-        ("gone.jsonl", None, "not found"),
-    ],
-)
-def test_pools_that_cannot_be_used(tmp_path, capsys, name, body, message):
-    if body is not None:
-        (tmp_path / name).write_text(body)
-    code = select(tmp_path / name, "--features", "length", "--out", tmp_path / "n.jsonl")
-    assert code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+UNUSABLE = [
+    ("p.jsonl", "", "holds no pairs"),
+    ("p.csv", "id,prompt,a,b\n", "holds no pairs"),
+    ("p.jsonl", "{]\n", "p.jsonl:1: not valid JSON"),
+    ("p.jsonl", "[1]\n", "p.jsonl:1: a pair must be an object"),
+    ("p.jsonl", '{"prompt": "x", "a": "y"}\n', "p.jsonl:1: needs b"),
+    ("p.jsonl", '{"a": "x", "b": "y"}\n', "p.jsonl:1: needs prompt"),
+    ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: the row and the header differ"),
+    ("p.json", '[{"data": {"prompt": "x"}}]', "data needs items"),
+    ("p.txt", "x", "are read from"),
+    ("gone.jsonl", None, "not found"),
+]
+
+
+def test_pools_that_cannot_be_used(tmp_path, capsys):
+    for name, body, message in UNUSABLE:
+        with case(name, body, message):
+            if body is not None:
+                (tmp_path / name).write_text(body)
+            code = select(tmp_path / name, "--features", "length", "--out", tmp_path / "n.jsonl")
+            assert code == 2
+            assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

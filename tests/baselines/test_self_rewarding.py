@@ -23,6 +23,7 @@ from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.loading import read_adapter
 from szpo.types import Answer, Prompt
+from tests.support.cases import case
 from tests.support.tiny_models import loaded
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 13)]
@@ -53,36 +54,37 @@ class Scripted:
         return judgements
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Score: 4", 4.0),
-        ("It is relevant.\nScore: 3.5\n", 3.5),
-        ("score - 2", 2.0),
-        ("**Total score: 5**", 5.0),
-        ("Score: <1>", 1.0),
-        ("The score is 0.", 0.0),
-        ("Score: 4 / 5", 4.0),
-        ("Score: 4 out of 5 points", 4.0),
-        ("First Score: 1 point, then more.\nScore: 3", 3.0),
-        ("SCORE=2", 2.0),
-        ("Score: 8/10", None),
-        ("Score: 4/10", None),
-        ("Score: 6", None),
-        ("Score: -1", None),
-        ("Score: 45", None),
-        ("Score: 1 + 1 + 1", None),
-        ("Score: 3-4", None),
-        ("Score: 3 to 4", None),
-        ("Score: four", None),
-        ('End with a line "Score: n", n from 0 to 5.', None),
-        ("I scored 4 goals.", None),
-        ("4", None),
-        ("", None),
-    ],
-)
-def test_scores_are_read_or_refused(text, expected):
-    assert self_judging.score(text) == expected
+SCORES = [
+    ("Score: 4", 4.0),
+    ("It is relevant.\nScore: 3.5\n", 3.5),
+    ("score - 2", 2.0),
+    ("**Total score: 5**", 5.0),
+    ("Score: <1>", 1.0),
+    ("The score is 0.", 0.0),
+    ("Score: 4 / 5", 4.0),
+    ("Score: 4 out of 5 points", 4.0),
+    ("First Score: 1 point, then more.\nScore: 3", 3.0),
+    ("SCORE=2", 2.0),
+    ("Score: 8/10", None),
+    ("Score: 4/10", None),
+    ("Score: 6", None),
+    ("Score: -1", None),
+    ("Score: 45", None),
+    ("Score: 1 + 1 + 1", None),
+    ("Score: 3-4", None),
+    ("Score: 3 to 4", None),
+    ("Score: four", None),
+    ('End with a line "Score: n", n from 0 to 5.', None),
+    ("I scored 4 goals.", None),
+    ("4", None),
+    ("", None),
+]
+
+
+def test_scores_are_read_or_refused():
+    for text, expected in SCORES:
+        with case(text, expected):
+            assert self_judging.score(text) == expected
 
 
 @given(st.text(alphabet="sScore: \n*<>()/0123456789.+-–“”outf ", max_size=60))

@@ -16,6 +16,7 @@ from szpo.data import preference_files
 from szpo.models import loading
 from szpo.plugins import how_to_install
 from tests.support.baseline_actors import diary_actor, diary_pairs
+from tests.support.cases import case
 
 TINY = ["--preset", "tiny", "--set", "model.dtype=fp32", "--set", "generation.max_new_tokens=8"]
 ONE = ["--recipe", "steps=1", "--recipe", "prompts=4"]
@@ -86,58 +87,57 @@ def test_its_record_is_json_that_every_reader_takes(tmp_path):
     assert record["recipe"]["value_clip"] is None
 
 
-@pytest.mark.parametrize(
-    ("reported", "words"),
-    [
-        (["dpa"], ("no method 'dpa'", "dpo, simpo")),
-        (["dpo"], ("give --run, --pairs or --fresh",)),
-        (["dpo", "--fresh", "--pairs", "x"], ("--pairs and --fresh are different votes",)),
-        (["dpo", "--fresh", "--score", "sentiment"], ("dpo learns from no score",)),
-        (["grpo", "--recipe", "samples=1", "--fresh"], ("samples must be at least 2",)),
-        (["dpo", "--recipe", "bet=1", "--fresh"], ("no setting 'bet'; it has:", "beta")),
-        (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta:", "number")),
-        (["dpo", "--recipe", "beta", "--fresh"], ("is not field=value",)),
-        (["dpo", "--run", "none-such"], ("no run none-such",)),
-        (["dpo", "--pairs", "none-such.jsonl"], ("none-such.jsonl",)),
-        (["grpo", "--reward", "none-such"], ("none-such holds no reward model",)),
-        (["iterative-dpo", "--pairs", "none-such"], ("asks while it trains; give --fresh or",)),
-        (["iterative-dpo"], ("asks while it trains; give --fresh or --run",)),
-        (["dpo", "--recipe", "steps=0", "--fresh"], ("dpo: steps must be at least 1 (got 0)",)),
-        (["self-rewarding", "--recipe", "fit=x"], ("no setting 'fit'", "beta", "candidates")),
-        (["notebook-dpo", "--fresh"], ("has an adapter of its own; give --pairs",)),
-        (["notebook-dpo", "--run", "r"], ("has an adapter of its own; give --pairs",)),
-        (["ppo", "--fresh", "--score", "sentiment"], ("ppo with --score asks nobody",)),
-        (["ppo", "--fresh", "--reward", "r"], ("ppo with --reward asks nobody",)),
-        (["self-rewarding", "--fresh"], ("judges itself and asks nobody",)),
-        (["dpo", "--pairs", "{given}", "--examples", "x"], ("dpo is fitted to no examples",)),
-        (["dpo", "--run", "r", "run.toml"], ("--run has its own settings; leave out FILE",)),
-        (["dpo", "--run", "r", "--preset", "tiny"], ("leave out --preset",)),
-        (["dpo", "--run", "r", "--set", "seed=1"], ("leave out --set",)),
-        (["dpo", "--pairs", "{given}", "--votes", "9"], ("--votes goes with --fresh",)),
-        (["dpo", "--run", "r", "--rows", "2"], ("--rows goes with --fresh",)),
-        (["dpo", "--fresh", "--from", "hh"], ("--from goes with --pairs",)),
-        (["dpo", "--fresh", "--first", "9"], ("--first goes with --pairs",)),
-        (["dpo", "--fresh", "--skip-bad"], ("--skip-bad goes with --pairs",)),
-        (["dpo", "--fresh", "--set", "optimizer.rows=4"], ("give that in place of --set",)),
-        (
-            ["iterative-dpo", "--fresh", "--votes", "20", "--recipe", "questions=5"],
-            ("--votes 20 in 5 rounds are 4 questions", "questions=5 differs"),
-        ),
-        (
-            ["iterative-dpo", "--fresh", "--rows", "2", "--recipe", "rows=3"],
-            ("--rows 2 and --recipe rows=3 differ",),
-        ),
-        (["iterative-dpo", "--fresh", "--votes", "4"], ("less than one in each of 5 rounds",)),
-    ],
-)
-def test_what_cannot_be_done_is_one_line(
-    reported, words, given, tmp_path,
-    capsys):  # fmt: skip
-    rest = [] if "--run" in reported else TINY  # a run has its own settings
-    reported = [text.format(given=given) for text in reported]
-    assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *rest]) == 2
-    said(capsys, *words)
-    assert not (tmp_path / "out").exists()
+REFUSED = [
+    (["dpa"], ("no method 'dpa'", "dpo, simpo")),
+    (["dpo"], ("give --run, --pairs or --fresh",)),
+    (["dpo", "--fresh", "--pairs", "x"], ("--pairs and --fresh are different votes",)),
+    (["dpo", "--fresh", "--score", "sentiment"], ("dpo learns from no score",)),
+    (["grpo", "--recipe", "samples=1", "--fresh"], ("samples must be at least 2",)),
+    (["dpo", "--recipe", "bet=1", "--fresh"], ("no setting 'bet'; it has:", "beta")),
+    (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta:", "number")),
+    (["dpo", "--recipe", "beta", "--fresh"], ("is not field=value",)),
+    (["dpo", "--run", "none-such"], ("no run none-such",)),
+    (["dpo", "--pairs", "none-such.jsonl"], ("none-such.jsonl",)),
+    (["grpo", "--reward", "none-such"], ("none-such holds no reward model",)),
+    (["iterative-dpo", "--pairs", "none-such"], ("asks while it trains; give --fresh or",)),
+    (["iterative-dpo"], ("asks while it trains; give --fresh or --run",)),
+    (["dpo", "--recipe", "steps=0", "--fresh"], ("dpo: steps must be at least 1 (got 0)",)),
+    (["self-rewarding", "--recipe", "fit=x"], ("no setting 'fit'", "beta", "candidates")),
+    (["notebook-dpo", "--fresh"], ("has an adapter of its own; give --pairs",)),
+    (["notebook-dpo", "--run", "r"], ("has an adapter of its own; give --pairs",)),
+    (["ppo", "--fresh", "--score", "sentiment"], ("ppo with --score asks nobody",)),
+    (["ppo", "--fresh", "--reward", "r"], ("ppo with --reward asks nobody",)),
+    (["self-rewarding", "--fresh"], ("judges itself and asks nobody",)),
+    (["dpo", "--pairs", "{given}", "--examples", "x"], ("dpo is fitted to no examples",)),
+    (["dpo", "--run", "r", "run.toml"], ("--run has its own settings; leave out FILE",)),
+    (["dpo", "--run", "r", "--preset", "tiny"], ("leave out --preset",)),
+    (["dpo", "--run", "r", "--set", "seed=1"], ("leave out --set",)),
+    (["dpo", "--pairs", "{given}", "--votes", "9"], ("--votes goes with --fresh",)),
+    (["dpo", "--run", "r", "--rows", "2"], ("--rows goes with --fresh",)),
+    (["dpo", "--fresh", "--from", "hh"], ("--from goes with --pairs",)),
+    (["dpo", "--fresh", "--first", "9"], ("--first goes with --pairs",)),
+    (["dpo", "--fresh", "--skip-bad"], ("--skip-bad goes with --pairs",)),
+    (["dpo", "--fresh", "--set", "optimizer.rows=4"], ("give that in place of --set",)),
+    (
+        ["iterative-dpo", "--fresh", "--votes", "20", "--recipe", "questions=5"],
+        ("--votes 20 in 5 rounds are 4 questions", "questions=5 differs"),
+    ),
+    (
+        ["iterative-dpo", "--fresh", "--rows", "2", "--recipe", "rows=3"],
+        ("--rows 2 and --recipe rows=3 differ",),
+    ),
+    (["iterative-dpo", "--fresh", "--votes", "4"], ("less than one in each of 5 rounds",)),
+]
+
+
+def test_what_cannot_be_done_is_one_line(given, tmp_path, capsys):
+    for reported, words in REFUSED:
+        with case(reported, words):
+            rest = [] if "--run" in reported else TINY  # a run has its own settings
+            reported = [text.format(given=given) for text in reported]
+            assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *rest]) == 2
+            said(capsys, *words)
+            assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from szpo.cluster.vllm_replica import GoneError, Replica, Retry, Server
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
+from tests.support.cases import case
 
 ROW = Row("m-1", (5, 6), 7)
 DECODING = Decoding(Sampling(max_new_tokens=3, top_k=9, top_p=0.5), (2,), 50)
@@ -66,29 +67,29 @@ def test_whole_answers_are_read(tokens, end):
     assert read_completion(reply(tokens, end), ROW, DECODING).tokens == tuple(tokens)
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        (reply([4, 4]), "half an answer"),
-        (reply([4, 4], "stop"), "half an answer"),
-        (reply([4, 2, 4]), "half an answer"),
-        (reply([4, 4, 4], None), "half an answer"),
-        (reply([], "length"), "half an answer"),
-        (reply([4, 4, 50]), "outside the vocabulary"),
-        (reply([4, 4, True]), "outside the vocabulary"),
-        (reply([4, 4, 4], logprobs=[-1.0]), "not one per token"),
-        (reply([4, 4, 4], logprobs=[-1.0, None, -1.0]), "not one per token"),
-        (reply([4, 4, 4], logprobs=[-1.0, 10**400, -1.0]), "not one per token"),
-        (reply([4, 4, 4], prompt_token_ids=[5]), "another prompt"),
-        ({**reply([4, 4, 4]), "model": "m-2"}, "another model's name"),
-        ({"model": "m-1", "choices": []}, "without choice"),
-        ({"model": "m-1"}, "without choice"),
-        (reply([4], token_ids=None), "without choice"),
-    ],
-)
-def test_what_is_no_whole_answer_is_refused(body, words):
-    with pytest.raises(MessageError, match=words):
-        read_completion(body, ROW, DECODING)
+BROKEN = [
+    (reply([4, 4]), "half an answer"),
+    (reply([4, 4], "stop"), "half an answer"),
+    (reply([4, 2, 4]), "half an answer"),
+    (reply([4, 4, 4], None), "half an answer"),
+    (reply([], "length"), "half an answer"),
+    (reply([4, 4, 50]), "outside the vocabulary"),
+    (reply([4, 4, True]), "outside the vocabulary"),
+    (reply([4, 4, 4], logprobs=[-1.0]), "not one per token"),
+    (reply([4, 4, 4], logprobs=[-1.0, None, -1.0]), "not one per token"),
+    (reply([4, 4, 4], logprobs=[-1.0, 10**400, -1.0]), "not one per token"),
+    (reply([4, 4, 4], prompt_token_ids=[5]), "another prompt"),
+    ({**reply([4, 4, 4]), "model": "m-2"}, "another model's name"),
+    ({"model": "m-1", "choices": []}, "without choice"),
+    ({"model": "m-1"}, "without choice"),
+    (reply([4], token_ids=None), "without choice"),
+]
+
+
+def test_what_is_no_whole_answer_is_refused():
+    for body, words in BROKEN:
+        with case(body, words), pytest.raises(MessageError, match=words):
+            read_completion(body, ROW, DECODING)
 
 
 # ---- adapters after the cast ----

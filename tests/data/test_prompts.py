@@ -17,6 +17,7 @@ from szpo.data.prompts import LINE_LIMIT, load, load_shipped
 from szpo.errors import UsageError
 from szpo.metrics import distinct_n, repetition
 from szpo.types import Prompt
+from tests.support.cases import case
 
 
 def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
@@ -192,28 +193,29 @@ def test_a_key_of_json_records_is_named_likewise(tmp_path):
         load(write(tmp_path, "a.txt", "Why?\n"), column="message")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("a.yaml", "!!python/object:os.system", "read from .jsonl, .csv, .json, .txt"),
-        ("a.csv", "question\nWhy?\n", "no column named text or prompt (found: question); name"),
-        ("a.csv", "text;topic\nWhy; oh why?;x\n", "put texts with semicolons in double quotes"),
-        ("a.csv", "text\nWhy, oh why?\n", "a.csv:2: 2 cells under 1 column"),
-        ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),
-        ("a.jsonl", "3\n", "a prompt is text or a list of messages"),
-        ("a.jsonl", '{"question": "Why?"}', "needs text, prompt or messages (found: question)"),
-        ("a.jsonl", '{"text": "a", "split": "dev"}', "split must be train or heldout"),
-        ("a.jsonl", '[{"role": "robot", "content": "a"}]', "role must be one of"),
-        ("a.jsonl", '[{"role": "assistant", "content": "a"}]', "must come from the user"),
-        ("a.jsonl", '[{"role": "user", "content": ["a"]}]', "content must be text"),
-        ("a.jsonl", "[" * 30_000, "nested too deeply"),
-        ("a.json", "[" * 60_000, "nested too deeply"),
-        ("a.json", '["a",\n b]', "a.json:2: not valid JSON"),
-        ("a.jsonl", '{"text": "a", "split": "heldout"}', "every prompt is held out"),
-    ],
-)  # fmt: skip
-def test_refusals_say_what_and_where(tmp_path, name, content, words):
-    assert words in refusal(write(tmp_path, name, content))
+REFUSED = [
+    ("a.yaml", "!!python/object:os.system", "read from .jsonl, .csv, .json, .txt"),
+    ("a.csv", "question\nWhy?\n", "no column named text or prompt (found: question); name"),
+    ("a.csv", "text;topic\nWhy; oh why?;x\n", "put texts with semicolons in double quotes"),
+    ("a.csv", "text\nWhy, oh why?\n", "a.csv:2: 2 cells under 1 column"),
+    ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),
+    ("a.jsonl", "3\n", "a prompt is text or a list of messages"),
+    ("a.jsonl", '{"question": "Why?"}', "needs text, prompt or messages (found: question)"),
+    ("a.jsonl", '{"text": "a", "split": "dev"}', "split must be train or heldout"),
+    ("a.jsonl", '[{"role": "robot", "content": "a"}]', "role must be one of"),
+    ("a.jsonl", '[{"role": "assistant", "content": "a"}]', "must come from the user"),
+    ("a.jsonl", '[{"role": "user", "content": ["a"]}]', "content must be text"),
+    ("a.jsonl", "[" * 30_000, "nested too deeply"),
+    ("a.json", "[" * 60_000, "nested too deeply"),
+    ("a.json", '["a",\n b]', "a.json:2: not valid JSON"),
+    ("a.jsonl", '{"text": "a", "split": "heldout"}', "every prompt is held out"),
+]  # fmt: skip
+
+
+def test_refusals_say_what_and_where(tmp_path):
+    for name, content, words in REFUSED:
+        with case(name, content, words):
+            assert words in refusal(write(tmp_path, name, content))
 
 
 def test_repetition_counts_what_came_before():

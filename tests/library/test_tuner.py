@@ -21,6 +21,7 @@ from szpo.replay import verification
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Prompt
 from tests.support import folder_run
+from tests.support.cases import case
 
 matplotlib.use("agg")
 SMALL = {
@@ -260,27 +261,28 @@ def test_an_answer_that_is_no_vote_is_refused(model):
     assert 0.7 < drawn.count("A") / 200 < 0.9
 
 
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ({"prompts": []}, "prompts must be texts that are not empty"),
-        ({"prompts": ["a", 3]}, "got 3"),
-        ({"prompts": "none.csv"}, "none.csv"),
-        ({"settings": {"optimiser.rows": 2}}, "optimiser"),
-        ({"settings": {"rowz": 2}}, 'unknown key "rowz"; did you mean "rows"'),
-        ({"settings": {"optimizer.rows": 0}}, "optimizer.rows must be a whole number >= 1"),
-        ({"settings": {"model.name": "tiny"}}, "is what an argument of Tuner says"),
-        ({"settings": {"preset": "huge"}}, 'no preset "huge"'),
-        ({"settings": {"panel.kind": "function"}}, "needs a Python function"),
-        ({"ledger": "My Run"}, "run.name must be 1 to 64 small letters"),
-        ({"votes": 0}, "run.votes"),
-    ],
-)
-def test_bad_arguments_are_refused_before_a_model_is_loaded(how, words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=words):
-        szpo.Tuner(**{"model": "tiny", **how})
-    assert not list(tmp_path.rglob("*.db"))
+BAD = [
+    ({"prompts": []}, "prompts must be texts that are not empty"),
+    ({"prompts": ["a", 3]}, "got 3"),
+    ({"prompts": "none.csv"}, "none.csv"),
+    ({"settings": {"optimiser.rows": 2}}, "optimiser"),
+    ({"settings": {"rowz": 2}}, 'unknown key "rowz"; did you mean "rows"'),
+    ({"settings": {"optimizer.rows": 0}}, "optimizer.rows must be a whole number >= 1"),
+    ({"settings": {"model.name": "tiny"}}, "is what an argument of Tuner says"),
+    ({"settings": {"preset": "huge"}}, 'no preset "huge"'),
+    ({"settings": {"panel.kind": "function"}}, "needs a Python function"),
+    ({"ledger": "My Run"}, "run.name must be 1 to 64 small letters"),
+    ({"votes": 0}, "run.votes"),
+]
+
+
+def test_bad_arguments_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    for how, words in BAD:
+        with case(how, words):
+            monkeypatch.chdir(tmp_path)
+            with pytest.raises(UsageError, match=words):
+                szpo.Tuner(**{"model": "tiny", **how})
+            assert not list(tmp_path.rglob("*.db"))
 
 
 def test_a_ledger_that_exists_is_not_overwritten(tuned, model):

@@ -114,16 +114,17 @@ def test_whatever_a_browser_sends_some_language_is_chosen(header, chosen):
     assert found.code == "es" if chosen == "es" else found in texts.LANGUAGES.values()
 
 
-@pytest.mark.parametrize(
-    ("header", "code"),
-    [
-        (None, "en"), ("", "en"), ("fr", "en"), ("de", "de"), ("de-CH, en", "de"),
-        ("en;q=0.5, ES-mx", "es"), ("zh-TW;q=0.8,de;q=0", "zh"), ("*", "en"), ("de;q=9,es", "es"),
-        ("en-GB, de", "en"),
-    ],
-)  # fmt: skip
-def test_the_browsers_first_known_language_is_taken_by_its_weight(header, code):
-    assert texts.choose_language("", header).code == code
+ACCEPTED = [
+    (None, "en"), ("", "en"), ("fr", "en"), ("de", "de"), ("de-CH, en", "de"),
+    ("en;q=0.5, ES-mx", "es"), ("zh-TW;q=0.8,de;q=0", "zh"), ("*", "en"), ("de;q=9,es", "es"),
+    ("en-GB, de", "en"),
+]  # fmt: skip
+
+
+def test_the_browsers_first_known_language_is_taken_by_its_weight():
+    for header, code in ACCEPTED:
+        with case(header, code):
+            assert texts.choose_language("", header).code == code
 
 
 def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_path):

@@ -24,6 +24,7 @@ from szpo_ui.operator import state, vote_export, vote_filter, vote_pages, votes_
 from szpo_ui.operator.vote_index import VoteIndex
 from szpo_ui.web import credentials, security
 from tests.support.browser import NARROW, ZOOMED, MovableClock, Stage, make, misfits, violations
+from tests.support.cases import case
 from tests.support.many_votes import make as make_many
 from tests.support.outline import Outline
 from tests.support.xss_corpus import PAYLOADS
@@ -240,16 +241,17 @@ def test_a_filter_finds_the_votes_that_meet_it(filled, index, chosen, names):
         assert page.votes == len(wanted)
 
 
-@pytest.mark.parametrize(
-    ("query", "total"),
-    [
-        ("绿茶", 1), ("绿 茶", 1), ("茶绿", 0), ("creme brul", 1), ("CRÈME", 1),
-        ('"brûlée then"', 1), ('"then brûlée"', 0), ("brûlée coff", 0), ("hyperlink", 1),
-        ("ound", 0),
-    ],
-)  # fmt: skip
-def test_words_are_found_by_their_beginnings_in_any_case_script_and_accent(index, query, total):
-    assert read(index, q=query).total == total
+FOUND = [
+    ("绿茶", 1), ("绿 茶", 1), ("茶绿", 0), ("creme brul", 1), ("CRÈME", 1),
+    ('"brûlée then"', 1), ('"then brûlée"', 0), ("brûlée coff", 0), ("hyperlink", 1),
+    ("ound", 0),
+]  # fmt: skip
+
+
+def test_words_are_found_by_their_beginnings_in_any_case_script_and_accent(index):
+    for query, total in FOUND:
+        with case(query, total):
+            assert read(index, q=query).total == total
 
 
 @pytest.mark.parametrize("query", ['"', 'amber" OR 1', "*", "NEAR(", "a:b", "-x", "😀", "'; --"])
