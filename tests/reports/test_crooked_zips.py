@@ -158,9 +158,8 @@ CROOKED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 
 def test_what_is_wrong_and_where_is_said(files):
-    for case in CROOKED:
-        with case(case):
-            name, change, words = CROOKED[case]
+    for what, (name, change, words) in CROOKED.items():
+        with case(what):
             changed = change(files[name])
             assert changed != files[name]
             with pytest.raises(StorageError, match=words) as caught:
