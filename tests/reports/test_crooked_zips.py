@@ -22,6 +22,7 @@ from szpo.errors import IntegrityError, ResourceError, StorageError
 from szpo.ledger.database import Ledger
 from szpo.reports import bundle, exported_rows
 from tests.support import many_votes
+from tests.support.cases import case
 
 OWN = (StorageError, IntegrityError, ResourceError)
 """What `recompute` promises to raise."""
