@@ -209,8 +209,8 @@ def not_about(
     if as_json:
         console.emit(asdict(found))
     else:
-        what = "followed again" if take_back else "not followed"
-        console.say(f"{found.group} is {what} from the update of step {found.step} on")
+        assert named is not None  # else it was refused
+        console.say(found.describe(named))
 
 
 def _show_plan(checked: Checked, *, as_json: bool) -> None:

@@ -82,7 +82,7 @@ def of_spec(spec: Mapping[str, Any]) -> tuple[Teachable, ...]:
 
 
 def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
-    """What can be taught easily, hardly and not at all, and what comparisons seldom show.
+    """What can be taught easily, hardly and not at all, and what of it comparisons seldom show.
 
     Args:
         found: The features.
@@ -97,7 +97,8 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
     for ease, nats in costs.items():
         if names := [each.words for each in found if each.ease == ease]:
             lines[f"taught {ease}"] = f"{_list(names)} ({nats} for a share from .03 to .5)"
-    seldom = [(each, alike) for each in found if (alike := each.alike(rows) or 0.0) >= 0.5]
+    can = (each for each in found if each.ease != "not at all")
+    seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
     if seldom:
         seldom.sort(key=lambda pair: -pair[1])
         names = [f"{each.words} ({100 * alike:.0f} %)" for each, alike in seldom]

@@ -13,7 +13,7 @@ from typing import Final
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import NamedFeatures, heads, members
+from szpo.optim.named_features import NamedFeatures, groups_of, heads, members
 
 EVENT: Final = "not about"
 OVER: Final = ("closed", "applied", "void")
@@ -32,6 +32,12 @@ class SetAside:
     """False takes it back."""
     by: str
     event: int
+
+    def describe(self, features: NamedFeatures, what: str = "step", first: int = 0) -> str:
+        """What it does, in a sentence; steps may be called otherwise and be numbered from 1."""
+        follow = "not followed" if self.on else "followed again"
+        group = ", ".join(groups_of(features)[self.group])
+        return f"{group}: {follow} from the update of {what} {self.step + first} on"
 
 
 def orders(ledger: Ledger) -> tuple[SetAside, ...]:

@@ -7,7 +7,11 @@ import pytest
 
 from szpo.policies import feature_basis, teachable
 
-REPORT = {"reach": [0.5, 0.2, 0.05, 0.0], "skew": [0.8, -0.2, 1.7, 0.0], "same": [0.4, 0, 0.95, 1]}
+REPORT = {
+    "reach": [0.5, 0.2, 0.05, 0.0],
+    "skew": [0.8, -0.2, 1.7, 0.0],
+    "same": [0.4, 0.95, 0.95, 1],
+}
 NAMES = ("i", "commas", "questions", "keyword:sea")
 
 
@@ -27,7 +31,7 @@ def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
         "taught hardly": "more commas (3 to 8 nats for a share from .03 to .5)",
         "taught not at all": "more questions; more of keyword:sea "
         "(more than 8 nats for a share from .03 to .5)",
-        "seldom shown": "more of keyword:sea (100 %); more questions (66 %): "
+        "seldom shown": "more commas (66 %): "
         "so many comparisons of 8 prompts would not differ in it",
     }
 

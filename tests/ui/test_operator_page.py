@@ -130,7 +130,7 @@ def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(
     teach(voted.ledger, 16, [Claim("commas", False, 0.97, 1.0, "commas")])
     assert '<option value="commas">comma, commas' in operator_page.dialogs(voted.site)
     told = do(voted, "not-about", name="comma", on=True).text
-    assert told == "commas is not followed from the update of round 3 on."
+    assert told == "comma, commas: not followed from the update of round 3 on."
     page = operator_page.page(voted.site)
     assert "By order not about commas." in text(page) and 'data-name="commas"' in page
     with pytest.raises(UsageError, match="nothing would be left"):

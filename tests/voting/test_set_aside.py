@@ -42,6 +42,7 @@ def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back
 def test_a_group_is_named_by_any_of_its_features_and_once(ledger: Ledger) -> None:
     order = set_aside.order(ledger, "Olga", OWN, "comma")
     assert (order.group, order.step, order.on, order.by) == ("commas", 0, True, "Olga")
+    assert order.describe(OWN) == "comma, commas: not followed from the update of step 0 on"
     for name, on, why in (
         ("commas", True, "commas is already left out"),
         ("i", False, "i is not left out"),

@@ -265,8 +265,8 @@ def _not_about(site: Site, by: str, command: Command) -> Reply:
         raise UsageError("not about: the run is complete, so there is no round left for it")
     named = recorded_settings(site.ledger).features
     found = set_aside.order(site.ledger, by, named, command.name, on=command.on)
-    what = "not followed" if command.on else "followed again"
-    return Reply(f"{found.group} is {what} from the update of round {found.step + 1} on.")
+    assert named is not None  # else it was refused
+    return Reply(f"{found.describe(named, 'round', 1)}.")
 
 
 # ---- people ----
