@@ -1,9 +1,10 @@
 """Make the coordinates that ship with szpo: smollm2, its prompts, more answers than usual.
 
-Run: make basis, or python docs/tools/ship_basis.py PRESET for those of one preset; the name
-"default" is that of no preset. It takes some 20 minutes of processor time each. Run it again after
-every change of how a set-up is made (`szpo.policies.subspace_cache.VERSION`), of the presets'
-sampling or of the shipped prompts.
+Run: make basis, or python docs/tools/ship_basis.py NAME for those of one name: "default", what
+a run gets without a word; "score", its score components; "people", those of the preset. It takes
+some 20 minutes of processor time each. Run it again after every change of how a set-up is made
+(`szpo.policies.subspace_cache.VERSION`), of the presets' sampling, of the shipped prompts or, for
+the first, of the dictionary. Answers are to prompts for training; no vote and no reward is seen.
 """
 
 from __future__ import annotations
@@ -27,14 +28,24 @@ from szpo.optim.parameters import Space
 from szpo.policies import language_model, score_features, subspace_cache
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
+from szpo.policies.protocol import draw_answers
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
+from szpo.runs import assemble
 from szpo.training import guard_moments
+from szpo_simulators.rewards import base_level
 
-SAMPLES: Final = dict(zip(("default", "people"), subspace_cache.SHIPPED_SAMPLES, strict=True))
-"""Base answers of each preset's coordinates; answers of the second are five times as long."""
+MOST, FEWER = subspace_cache.SHIPPED_SAMPLES
+MADE: Final = {
+    "default": (None, "features", MOST),
+    "score": (None, "score", MOST),
+    "people": ("people", "score", FEWER),
+}
+"""Preset, kind and base answers by name; answers of the last are five times as long."""
 CHECKED = 4
 """Answers of which the index has tokens and coordinates, for a test to make again."""
+NOTED = 8
+"""Leading coordinates that it has of them."""
 
 
 def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[str, Any]:
@@ -49,17 +60,19 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
     )  # fmt: skip
     return {
         "answers": [list(sample.answer) for sample in drawn],
-        "coordinates": np.round(found, 4).tolist(),
+        "coordinates": np.round(found[:, :NOTED], 4).tolist(),
     }
 
 
-def make(preset: str) -> None:
-    """Make the files of a preset and their lines in the indices; its former files are deleted."""
+def make(name: str) -> None:
+    """Make the files of a name and their lines in the indices; its former files are deleted."""
+    preset, kind, samples = MADE[name]
     config = settings_file.load(
-        preset_name=None if preset == "default" else preset,
+        preset_name=preset,
         sets=[
             "model.name=smollm2",
-            f"subspace.samples={SAMPLES[preset]}",
+            f"subspace.kind={kind}",
+            f"subspace.samples={samples}",
             "subspace.redraws=0",
         ],
     )
@@ -69,25 +82,38 @@ def make(preset: str) -> None:
     sites = host.places(config.adapter, None).sites
     made = language_model.set_up(config, host, sites, prompts)
     key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-    facts = {"preset": preset, "model": config.model.name, **check(config, loaded, made)}
+    facts = {"preset": name, "model": config.model.name, **check(config, loaded, made)}
     file = subspace_cache.SHIPPED / subspace_cache.file_name(key)
-    _clear(file.parent, preset)
+    _clear(file.parent, name)
     subspace_cache.write(made, file)
     _note(file, facts)
     answering = AnswerSampling(subspace_cache.sampling_of(config))
     policy = LoraPolicy(loaded, made, root_seed=0, answering=answering)
-    _clear(guard_moments.SHIPPED, preset)
+    _clear(guard_moments.SHIPPED, name)
     guard_moments.load_or_read(policy, prompts)
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
-    _note(Path(shutil.copy(newest, guard_moments.SHIPPED / newest.name)), {"preset": preset})
+    _note(Path(shutil.copy(newest, guard_moments.SHIPPED / newest.name)), {"preset": name})
+    if name == "default":
+        asked = prompts[: assemble.CALIBRATION_PROMPTS]
+        drawn = draw_answers(policy, asked, assemble.CALIBRATION_SAMPLES, seed=0)
+        _clear(language_model.SHIPPED, name)
+        answers = language_model.SHIPPED / language_model.answers_name(config, loaded, asked)
+        language_model.write_answers(drawn, answers)
+        _note(answers, {"preset": name})
+        demo = settings_file.load(preset_name="demo").evaluation
+        held = load_shipped().heldout[: demo.prompts]
+        _clear(base_level.SHIPPED, name)
+        level = base_level.SHIPPED / base_level.file_name(policy, held, demo.samples)
+        base_level.to_file(base_level.read(policy, held, demo.samples), level)
+        _note(level, {"preset": name})
 
 
-def _clear(folder: Path, preset: str) -> None:
-    """Delete what shipped for a preset."""
+def _clear(folder: Path, cleared: str) -> None:
+    """Delete what shipped under a name."""
     folder.mkdir(exist_ok=True)
     place = folder / "index.json"
     index = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-    for name in [name for name, facts in index.items() if facts["preset"] == preset]:
+    for name in [name for name, facts in index.items() if facts["preset"] == cleared]:
         (folder / name).unlink(missing_ok=True)
         del index[name]
     place.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -103,5 +129,5 @@ def _note(file: Path, facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for preset in sys.argv[1:] or SAMPLES:
-        make(preset)
+    for each in sys.argv[1:] or MADE:
+        make(each)

@@ -1,4 +1,4 @@
-"""``szpo demo``: tune a real language model with a few hundred simulated votes, on one screen.
+"""``szpo demo``: tune a real language model with forty simulated votes, on one screen.
 
 The measurement is that of ``szpo bench demo``; this command shows it for one seed.
 """
@@ -21,6 +21,7 @@ from szpo.policies import text_guards
 from szpo.reports import html_report
 from szpo.training import step_report
 from szpo_simulators.bench.language.demo import measure_run
+from szpo_simulators.rewards import asked
 
 WIDTH = 96
 """Columns of a quoted answer."""
@@ -33,8 +34,10 @@ command = typer.Typer(add_completion=False)
 @command.command("demo")
 def demo(
     seed: int = typer.Option(0, "--seed", help="Seed of every random draw."),
-    reward: str = typer.Option(
-        "sentiment", "--reward", help="Hidden reward of the simulated panel."
+    taste: str = typer.Option(
+        "sentiment",
+        "--taste",
+        help="What the simulated panel likes: no comma, fewer questions, taste:warm, length:12, …",
     ),
     preset: str = typer.Option("demo", "--preset", help="Settings to start from."),
     sets: list[str] = typer.Option(
@@ -50,7 +53,7 @@ def demo(
     Ends with 1 where a guard of fluency, variety or length failed, else with 0. A topic that was
     lost is shown, and the way back.
     """
-    sets = [f"run.seed={seed}", f"panel.reward={reward}", *sets]
+    sets = [f"run.seed={seed}", f"panel.reward={asked.find(taste)}", *sets]
     config = settings_file.load(preset_name=preset, sets=sets)
     path = find_free_path(folder, f"demo-{config.run.seed}")
     found = run_demo(config, path, quiet=as_json)
@@ -114,7 +117,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any], path: Path) -> list[str]:
-    """The result as lines: figures, texts, next commands; a failed guard stands last."""
+    """The result as lines: figures, texts, next commands, a failed guard, what votes taught."""
     low, high = found["interval"]
     lines = [
         "",
@@ -149,7 +152,8 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]
     if failed:
         lines += ["", f"guard failed: {'; '.join(failed)}"]
-    return lines
+    taught = [found["nearest"], found["taught"], found["needed"]]
+    return [*lines, "", *filter(None, taught)]
 
 
 def _format_level(found: dict[str, Any], when: str) -> str:

@@ -68,23 +68,24 @@ class Adapter(Section):
 class Subspace(Section):
     """The subspace: the few directions of the adapter in which the run may move."""
 
-    kind: Literal["score", "features", "random", "full"] = Field(
-        "score",
+    kind: Literal["auto", "score", "features", "random", "full"] = Field(
+        "auto",
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: what changes named features of the texts, after dim of those (both need a "
-        "local model); random: random orthonormal ones; full: every weight.",
+        "local model); random: random orthonormal ones; full: every weight; auto: features under "
+        "the rule regression, score elsewhere, with optimizer.prior, optimizer.score_share or "
+        "optimizer.prior_variances, and with fewer than 512 samples.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
         description='Number of coordinates d (not used by full), or "auto": as many as the '
         "votes can resolve.",
     )
-    samples: int = Field(
-        384,
-        ge=8,
-        le=100_000,
-        description="Base answers read during set-up; they cost no votes. The coordinates that "
-        "ship with szpo for its own prompts were made of 4,096.",
+    samples: Annotated[int, Field(ge=8, le=100_000)] | None = Field(
+        None,
+        description="Base answers read during set-up; they cost no votes. Default: 384, of "
+        "features 512. The coordinates that ship with szpo for its own prompts were made of "
+        "4,096.",
     )
     redraws: int = Field(
         3,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -50,6 +50,8 @@ from szpo.types import Layout
 
 WORDS_PER_TOKEN = 0.75
 """Of English, with the tokenizers of small models."""
+SCORED: Final = ("score", "features")
+"""Kinds of coordinates that are made from scores of base answers."""
 RUBRIC_VERSION = 1
 """Which wording of question, guideline and choices a vote was given under; stored with it."""
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
@@ -62,6 +64,11 @@ NAMES: Final[Mapping[str, str]] = {
     "D": "optimizer.rows",
 }
 """What the optimizer's settings are called in a run's settings."""
+Coordinates: TypeAlias = Literal["score", "features", "random", "full"]
+FEATURE_SAMPLES: Final = 512
+"""Base answers of a set-up of features; with fewer they are too rough to be auto's choice."""
+SAMPLES: Final = 384
+"""Base answers of any other."""
 FIRST_RULE: Final = "regression"
 """The rule that is auto's choice where it can work."""
 OTHER_RULE: Final = "known"
@@ -130,20 +137,20 @@ class Config(Section):
                 f"run.votes {self.run.votes} is less than one step, which takes "
                 f"{self.votes_per_step} (directions × comparisons × votes); give more, or ask less"
             )
-        space = self.subspace
-        if space.kind in ("score", "features") and space.samples < 4 * self.dim:
+        kind = self.coordinates
+        if kind in SCORED and self.samples < 4 * self.dim:
             raise ValueError(
-                f"subspace.samples {space.samples} is too few for subspace.dim {self.dim}; "
+                f"subspace.samples {self.samples} is too few for subspace.dim {self.dim}; "
                 f"give at least {4 * self.dim}"
             )
-        if (self.features.add or self.features.drop) and space.kind != "features":
+        if (self.features.add or self.features.drop) and kind != "features":
             raise ValueError(
                 'features.add and features.drop go with subspace.kind "features" only; '
-                f'it is "{space.kind}"'
+                f'it is "{kind}"'
             )
-        if self.adapter.train == "AB" and space.kind != "full":
+        if self.adapter.train == "AB" and kind != "full":
             raise ValueError(
-                f'adapter.train "AB" goes with subspace.kind "full"; "{space.kind}" moves B only'
+                f'adapter.train "AB" goes with subspace.kind "full"; "{kind}" moves B only'
             )
         return self
 
@@ -254,6 +261,27 @@ class Config(Section):
         from_votes = None if self.run.votes is None else self.run.votes // self.votes_per_step
         both = [n for n in (self.run.steps, from_votes) if n is not None]
         return min(both)
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """The kind of the subspace.
+
+        auto is features under `FIRST_RULE`, where it can use them and the answers of the set-up
+        are not set to fewer than they need; else score.
+        """
+        chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
+        if chosen != "auto":
+            return chosen
+        others = o.prior, o.score_share, o.prior_variances
+        usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not any(others)
+        enough = samples is None or samples >= FEATURE_SAMPLES
+        return "features" if usual and enough else "score"
+
+    @property
+    def samples(self) -> int:
+        """Base answers of the set-up: as set, or by the kind of coordinates."""
+        usual = FEATURE_SAMPLES if self.coordinates == "features" else SAMPLES
+        return self.subspace.samples or usual
 
     @property
     def dim(self) -> int:

@@ -94,8 +94,11 @@ def feature_subspace(
     found = find_coordinates(scores, values, groups, components=setup.dim)
     seconds = time.monotonic() - began
     scaled, correction, kl = scale_by_kl(probe, whole, setup, found.basis)
+    # What is stored, shared and shipped is exactly what a run uses.
+    basis = {n: v.astype(np.float16).astype(np.float32) for n, v in scaled.basis.items()}
     return replace(
         scaled,
+        basis=basis,
         features=FeatureMap(
             tuple(each.name for each in entries),
             tuple(differences.scale(spread) for spread in found.spread),

@@ -42,6 +42,8 @@ from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
+SHIPPED = Path(__file__).parents[1] / "data" / "answers"
+"""Folder of the base's answers that ship: those to which simulated panels are fitted."""
 Say = Callable[[str], None]
 
 
@@ -165,10 +167,10 @@ def set_up(
         RunError: Scores or KL are not finite, or the adapter does not move the policy.
     """
     setup = SetupSettings(
-        kind=config.subspace.kind,
+        kind=config.coordinates,
         dim=config.dim,
         train=config.adapter.train,
-        samples=config.subspace.samples,
+        samples=config.samples,
         redraws=config.subspace.redraws,
         kl_samples=config.subspace.kl_samples,
         kl_radius=config.optimizer.kl_radius,
@@ -289,27 +291,49 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_or_draw_answers(
     config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], list[list[Answer]]]
 ) -> list[list[Answer]]:
-    """Read the answers to these prompts from the cache, or draw them and write them there.
+    """Read the answers to these prompts from the package or the cache, or draw and store them.
 
     A starting adapter is part of the policy and not of the key: its answers are not cached.
     """
-    if base.loaded.adapter is not None:
-        return draw()
     loaded = base.loaded
-    named: list[Any] = [loaded.sha256, loaded.dtype, loaded.quantization]
+    if loaded.adapter is not None:
+        return draw()
+    path = cache.cache_dir() / "answers" / answers_name(config, loaded, prompts)
+    usual = answers_name(config, loaded, prompts, dtype=subspace_cache.SHIPPED_DTYPE)
+    found = cache.read_shipped(SHIPPED / usual, read_answers, "the answers of the base are")
+    found = cache.read_stored(path, read_answers) if found is None else found
+    if found is None:
+        found = draw()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_answers(found, path)
+    return found
+
+
+def answers_name(
+    config: Config, loaded: ModelFacts, prompts: Sequence[Prompt], dtype: str | None = None
+) -> str:
+    """The name of the file of a base's answers: a digest of all that they depend on."""
+    named: list[Any] = [loaded.sha256, dtype or loaded.dtype, loaded.quantization]
     named += [asdict(sampling_of(config)), [p.turns for p in prompts]]
     named += [] if config.engine.rows is None else [config.engine.rows]
-    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
-    path = cache.cache_dir() / "answers" / f"{key}.json"
-    if path.is_file():
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [[Answer(*answer) for answer in row] for row in rows]
-    found = draw()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
+
+
+def write_answers(found: Sequence[Sequence[Answer]], path: Path) -> None:
+    """Write answers as JSON, whole or not at all."""
     rows = [[(a.text, a.end, a.tokens) for a in row] for row in found]
     with replace_whole(path) as draft:
         draft.write_text(json.dumps(rows), encoding="utf-8")
-    return found
+
+
+def read_answers(path: Path) -> list[list[Answer]]:
+    """Read what `write_answers` wrote.
+
+    Raises:
+        OSError, ValueError, TypeError: The file is not one of answers.
+    """
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [[Answer(*answer) for answer in row] for row in rows]
 
 
 def _load(config: Config, *, adapter: str | None) -> Loaded:

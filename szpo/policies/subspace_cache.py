@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo import cache
-from szpo.config.schema import Config
+from szpo.config.schema import SCORED, Config
 from szpo.errors import ResourceError, UsageError
 from szpo.features import dictionary, own
 from szpo.files import replace_whole
@@ -57,13 +58,20 @@ def write(subspace: Subspace, path: Path) -> None:
         "report": dict(subspace.report),
         "features": None if subspace.features is None else subspace.features.facts(),
     }
-    arrays: dict[str, Any] = dict(subspace.tensors())
+    arrays: dict[str, Any] = {name: shorten(value) for name, value in subspace.tensors().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_whole(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
     except OSError as error:
         raise ResourceError(f"cannot write {path} ({error.strerror or error})") from None
+
+
+def shorten(values: NDArray[np.float32]) -> NDArray[Any]:
+    """The same numbers in fp16 where all of them are ones of it, as those of features are."""
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float16)
+    return short if np.array_equal(short.astype(np.float32), values) else values
 
 
 def read(path: Path) -> Subspace:
@@ -78,7 +86,7 @@ def read(path: Path) -> Subspace:
         for name in file.files:
             part, _, tensor = name.partition("/")
             if part in parts:
-                parts[part][tensor] = file[name]
+                parts[part][tensor] = file[name].astype(np.float32)
         features = FeatureMap.from_facts(facts.get("features"), file.get(FEATURE_MAP))
     sites = tuple(Site(**site) for site in facts["sites"])
     return Subspace(
@@ -163,7 +171,8 @@ def setup_key(
         prompts: Those the run trains on, in their order.
     """
     quantized, space = config.model.quantization, config.subspace
-    scored = space.kind in ("score", "features")
+    kind = config.coordinates
+    named = kind == "features"
     return {
         # Scores of 4-bit models were once cut off at their layers (`szpo.models.four_bit`);
         # "whole" since.
@@ -171,17 +180,17 @@ def setup_key(
         "adapter": config.adapter.model_dump(mode="json"),
         # Named one by one, so that another setting leaves stored and shipped files in use.
         "subspace": {
-            "kind": space.kind,
+            "kind": kind,
             "dim": config.dim,
-            "samples": space.samples,
-            "redraws": space.redraws,
+            "samples": config.samples,
+            "redraws": 0 if named else space.redraws,
             "kl_samples": space.kl_samples,
             "setup_seed": space.setup_seed,
-            **({"dictionary": dictionary.digest()} if space.kind == "features" else {}),
+            **({"dictionary": dictionary.digest(), "rounded": "fp16"} if named else {}),
             **_own_features(config),
         },
-        # Score coordinates are whitened, whatever the radius; the others are scaled to it.
-        "kl_radius": None if scored else config.optimizer.kl_radius,
+        # These are whitened, whatever the radius; the others are scaled to it.
+        "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
         # Scores and KL are those of the temperature, before a text is cut at a stop text.
         "sampling": asdict(replace(sampling_of(config), top_p=1.0, top_k=0, stop=())),
         "prompts": [p.turns for p in prompts],
@@ -253,7 +262,7 @@ def describe_plan(config: Config, found: Subspace | None) -> str:
     if config.model.adapter is not None:
         return "basis will be made, for this run only: a starting adapter has no stored one"
     answers = config.subspace.kl_samples
-    answers += config.subspace.samples if config.subspace.kind in ("score", "features") else 0
+    answers += config.samples if config.coordinates in SCORED else 0
     return (
         f"basis will be made from some {answers:,} base answers, then shared by all runs with "
         "this model, these prompts, this sampling and subspace.setup_seed"

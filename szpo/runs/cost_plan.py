@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from szpo.config.schema import Config
+from szpo.config.schema import SCORED, Config
 from szpo.optim.rules import look_ahead as ahead
 from szpo.optim.rules.look_ahead import Ahead
 from szpo.optim.rules.registry import RULES
@@ -79,7 +79,7 @@ def estimate(
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
     setup = 0 if basis_is_stored else config.subspace.kl_samples
-    setup += config.subspace.samples if config.subspace.kind == "score" and setup else 0
+    setup += config.samples if config.coordinates in SCORED and setup else 0
     if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
     e = config.evaluation
@@ -118,7 +118,7 @@ def look_ahead(config: Config) -> tuple[Ahead, ...]:
     At 40 and 80 votes and at the run's end. Takes seconds where coordinates are many.
     """
     rule = config.rule
-    if not RULES[rule].two_points or config.subspace.kind in ("full", "features"):
+    if not RULES[rule].two_points or config.coordinates in ("full", "features"):
         return ()
     settings = config.optimizer_settings((("z", (config.dim,)),), 1.0)
     if settings.kl_budget is None:

@@ -56,6 +56,31 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
     assert again == config and again.rule == rule
 
 
+@pytest.mark.parametrize(
+    ("sets", "kind", "samples"),
+    [
+        ((), "features", 512),
+        (("subspace.samples=4096",), "features", 4096),
+        (("subspace.samples=511",), "score", 511),  # too few for the directions of features
+        (("subspace.kind=score",), "score", 384),
+        (("subspace.kind=features", "subspace.samples=96"), "features", 96),
+        (("optimizer.rule=known",), "score", 384),
+        (("optimizer.rule=sign",), "score", 384),
+        (("optimizer.mu=1",), "score", 384),  # so the rule is known
+        (("optimizer.prior=votes.db",), "score", 384),
+        (("optimizer.score_share=0.5",), "score", 384),
+        (("optimizer.prior_variances=flat",), "score", 384),
+    ],
+)
+def test_auto_is_coordinates_of_features_where_the_rule_can_use_them(sets, kind, samples):
+    config = settings_file.load(sets=sets)
+    assert (config.coordinates, config.samples) == (kind, samples)
+    again = Config.model_validate(config.model_dump(mode="json"))
+    assert again.coordinates == kind
+    old = {**config.model_dump(mode="json"), "subspace": {"kind": "score", "samples": 384}}
+    assert Config.model_validate(old).coordinates == "score"  # as runs and files of before say
+
+
 @pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
 def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes: int, steps: int) -> None:
     assert settings_file.load(sets=[f"run.votes={votes}"]).steps == steps

@@ -15,6 +15,7 @@ from szpo import cache
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
+from szpo.features import dictionary
 from szpo.models import loading, scores
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
@@ -24,10 +25,13 @@ from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
+from szpo.runs import assemble
 from szpo.training import guard_moments
+from szpo_simulators.rewards import base_level
 
 PROMPTS = load_shipped().train
-MOST_BYTES = 400_000
+MOST_BYTES = 2_000_000
+"""Of the files that ship together."""
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +118,9 @@ def test_another_model_or_other_prompts_do_not_get_it(loaded, tmp_path, monkeypa
 
 
 @pytest.mark.full
-def test_the_reading_of_its_start_ships_as_well(loaded, shipped, tmp_path, monkeypatch):
+def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     """256 answers with their scores and figures, so that predicted guards cost a run nothing."""
+    shipped = find(loaded, settings_file.load(sets=["subspace.kind=score"]))
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(guard_moments, "read_start", lambda *_, **__: pytest.fail("it ships"))
     answering = AnswerSampling(subspace_cache.sampling_of(Config()))
@@ -124,11 +129,35 @@ def test_the_reading_of_its_start_ships_as_well(loaded, shipped, tmp_path, monke
     assert len(found.prompts) >= 250 and found.scores.shape[1] == shipped.dim
     # Whitened: scores of the start's answers have about unit variance along each coordinate.
     assert found.scores.std(0).min() > 0.7 and found.scores.std(0).max() < 1.5
-    assert [figure.name for figure in guard_geometry.predict(found.moments(), np.zeros(8))]
+    moments = found.moments()
+    assert [figure.name for figure in guard_geometry.predict(moments, np.zeros(shipped.dim))]
     name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_cache.SHIPPED_DTYPE)
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
-    assert {facts["preset"] for facts in index.values()} == {"default", "people"}
+    assert {facts["preset"] for facts in index.values()} == {"score", "people"}
+
+
+@pytest.mark.full
+def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
+    loaded, shipped, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(base_level, "read", lambda *_: pytest.fail("it ships"))
+    demo = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
+    base = language_model.Base(LocalHost(loaded), shipped)
+    asked, each = PROMPTS[: assemble.CALIBRATION_PROMPTS], assemble.CALIBRATION_SAMPLES
+    drawn = language_model.load_or_draw_answers(
+        demo, base, asked, lambda: pytest.fail("they ship")
+    )
+    assert [len(row) for row in drawn] == [each] * len(asked)
+    answering = AnswerSampling(subspace_cache.sampling_of(demo))
+    policy = LoraPolicy(loaded, shipped, root_seed=9, answering=answering)
+    held = load_shipped().heldout[: demo.evaluation.prompts]
+    level = base_level.load_or_read(policy, held, demo.evaluation.samples)
+    assert [len(row) for row in level.answers] == [base_level.SAMPLES] * len(held)
+    for folder in (language_model.SHIPPED, base_level.SHIPPED):
+        index = json.loads((folder / "index.json").read_text("utf-8"))
+        assert {file.name for file in folder.glob("*.json")} == {*index, "index.json"}
 
 
 def test_files_are_small_and_all_in_the_index():
@@ -154,17 +183,36 @@ def test_its_first_answers_and_their_coordinates_are_made_again(shipped):
     start = {**shipped.fixed, **shipped.start}
     found = scores.score_vectors(loaded.adapt(shipped.sites), start, recorded)
     wanted = np.array(facts["coordinates"])
-    assert np.linalg.norm(found @ flat(shipped) - wanted) < 0.05 * np.linalg.norm(wanted)
+    leading = (found @ flat(shipped))[:, : wanted.shape[1]]
+    assert np.linalg.norm(leading - wanted) < 0.05 * np.linalg.norm(wanted)
+
+
+def test_what_ships_of_features_is_what_a_run_uses(shipped):
+    """Numbers of fp16; score components first, then what moves today's dictionary."""
+    every = flat(shipped)
+    assert np.array_equal(every, every.astype(np.float16).astype(np.float32))
+    assert shipped.features.components == 8
+    assert shipped.features.dictionary == dictionary.digest(), "run: make basis"
+    assert shipped.features.map.shape == (shipped.dim, len(shipped.features.names))
 
 
 @pytest.mark.slow
-def test_a_set_up_of_today_finds_the_same_span_and_the_same_scale(loaded, shipped):
-    """As ``make basis`` does it; KL is |z|²/2 along directions that it was not scaled by."""
+def test_a_set_up_of_today_finds_the_same_span_of_the_scores(loaded):
+    """As ``make basis`` does it."""
     samples = subspace_cache.SHIPPED_SAMPLES[0]
-    config = settings_file.load(sets=[f"subspace.samples={samples}", "subspace.redraws=0"])
-    made = language_model.set_up(config, LocalHost(loaded), shipped.sites, PROMPTS)
-    spans = [np.linalg.qr(flat(space).astype(np.float64))[0] for space in (made, shipped)]
+    sets = ["subspace.kind=score", f"subspace.samples={samples}", "subspace.redraws=0"]
+    config = settings_file.load(sets=sets)
+    stored = find(loaded, config)
+    assert stored.report["origin"] == "shipped"
+    made = language_model.set_up(config, LocalHost(loaded), stored.sites, PROMPTS)
+    spans = [np.linalg.qr(flat(space).astype(np.float64))[0] for space in (made, stored)]
     assert np.linalg.svd(spans[0].T @ spans[1])[1].min() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["features", "score"])
+def test_kl_is_half_a_square_along_directions_that_gave_no_scale(loaded, kind):
+    shipped = find(loaded, settings_file.load(sets=[f"subspace.kind={kind}"]))
     units = kl_calibration.unit_directions(5, 16, shipped.dim, "test")
     probe = probe_of(loaded, shipped, seed=77)
     (ratios,) = kl_calibration.kl_ratios(probe, shipped, units, (1.0,), 6, "test").values()

@@ -52,6 +52,23 @@ def test_a_file_gives_back_every_bit_and_the_order_of_tensors(space, tmp_path):
     }
 
 
+def test_numbers_of_fp16_are_stored_in_half_the_room_and_come_back_as_they_were(space, tmp_path):
+    """As coordinates of features are rounded: what is used is what is stored."""
+    short = replace(
+        space,
+        basis={n: v.astype(np.float16).astype(np.float32) for n, v in space.basis.items()},
+    )
+    subspace_cache.write(short, tmp_path / "a.npz")
+    found = subspace_cache.read(tmp_path / "a.npz")
+    assert found.basis_sha256 == short.basis_sha256 != space.basis_sha256
+    with np.load(tmp_path / "a.npz") as file:
+        kinds = {name: file[name].dtype for name in file.files}
+    assert {kinds[f"basis/{s.b}"] for s in SITES} == {np.dtype(np.float16)}
+    assert {kinds[f"fixed/{s.a}"] for s in SITES} == {np.dtype(np.float32)}
+    tiny = np.array([1e-9, 65_537.0], np.float32)  # neither is a number of fp16
+    assert subspace_cache.shorten(tiny) is tiny
+
+
 def test_a_set_up_is_made_once_per_key(space):
     made = []
 
@@ -174,8 +191,11 @@ def test_whatever_changes_the_set_up_changes_the_key():
         key_of(prompts=ASKED[::-1]),
         key_of("subspace.kind=random"),
         key_of("subspace.kind=random", "optimizer.kl_radius=0.9"),
+        key_of("subspace.kind=features"),
     ]
     assert len(set(every)) == len(every)
+    # Redraws play no part in coordinates of features.
+    assert key_of("subspace.kind=features", "subspace.redraws=2") == every[-1]
 
 
 @pytest.mark.full

@@ -37,7 +37,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
 
     with out.open("w") as file, contextlib.redirect_stdout(file):
         call(
-            ["demo", "--reward", "length:6", "--folder", str(folder / "runs"), "--json",
+            ["demo", "--taste", "length:6", "--folder", str(folder / "runs"), "--json",
              *(word for text in sets for word in ("--set", text))]
         )  # fmt: skip
     return json.loads(out.read_text()), folder / "runs" / "demo-0.db"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -17,16 +18,17 @@ from typing import Any
 
 from rich.table import Table
 
-from szpo.analysis import measuring
+from szpo.analysis import measuring, outlook, taught
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.optim.vote_regression import EVIDENCE
 from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver, machine_check
 from szpo.training import held_out, step_report
-from szpo_simulators.rewards import heldout, text_rewards
+from szpo_simulators.rewards import asked, base_level, heldout, text_rewards
 from szpo_simulators.study import make_console
 
 Say = Callable[[str], None]
@@ -72,11 +74,7 @@ def _measure(
         raise UsageError("no prompts are held out to measure on; raise prompts.heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
-    what = f"{len(held)} held-out prompts, {samples} answers to each"
-    say(f"measuring the base on {what}")
-    before = heldout.measure(
-        policy, held, liked.score, samples=samples, seed=config.run.seed, moved=False
-    )
+    before = base_level.load_or_read(policy, held, samples).measurement(held, liked.score)
     say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()
     reports: list[step_report.StepReport] = []
@@ -90,8 +88,8 @@ def _measure(
         outcome = driver.drive(ledger, parts, on_step=note)
         policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()
-    say(f"measuring the tuned model on {what}")
-    after = heldout.measure(policy, held, liked.score, samples=samples, seed=config.run.seed)
+    say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
+    after = heldout.measure(policy, held, liked.score, samples=samples, seed=base_level.SEED)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.seed)
     guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
@@ -100,15 +98,17 @@ def _measure(
         found = held_out.HeldOut(tuple(rows), guards, gap, policy.digest())
         for ended, at in ((0, before), (outcome.steps, after)):
             first = [(p.text, texts[0]) for p, texts in zip(held, at.texts, strict=True)]
-            rewards: list[list[float]] = at.rewards.tolist()
+            rewards: list[list[float]] = at.rewards[:, :samples].tolist()
             votes = outcome.votes if ended else 0
             part = measuring.Measured(ended, votes, rewards, at.tokens, at.kl, first)
             measuring.record(ledger, "szpo demo", part)
         held_out.record(ledger, "szpo demo", found)
+        lesson = read_lesson(ledger)
+    near = asked.find_nearest(held, before.texts, before.rewards)
     return {
         "seed": config.run.seed,
         "reward": config.panel.reward,
-        "subspace": config.subspace.kind,
+        "subspace": config.coordinates,
         "rule": parts.settings.rule,
         "outcome": asdict(outcome),
         "before": float(before.rewards.mean()),
@@ -124,6 +124,8 @@ def _measure(
         "answers_read": reports[-1].total_answers_read if reports else 0,
         "panel": str(parts.panel),
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
+        "nearest": str(near) if near is not None else "",
+        **lesson,
         "texts": [
             {"prompt": p.text, "before": b[0], "after": a[0]}
             for p, b, a in list(zip(held, before.texts, after.texts, strict=True))[:3]
@@ -140,6 +142,35 @@ def _measure(
             "matrix_seconds": machine_check.matrix_seconds(),
         },
     }
+
+
+def read_lesson(ledger: Ledger) -> dict[str, str]:
+    """What the votes taught (``taught``), and how many more it would take (``needed``)."""
+    lesson, ahead = taught.read(ledger), outlook.read(ledger)
+    if lesson is None or ahead is None:
+        return {"taught": "", "needed": ""}
+    return {"taught": str(lesson), "needed": say_needed(ahead.found.factor, lesson.votes)}
+
+
+def say_needed(factor: float, votes: int, enough: float = math.log(EVIDENCE)) -> str:
+    """How many more votes show a taste if they tell as much as those so far; empty if one shows.
+
+    Args:
+        factor: Log Bayes factor for any taste after ``votes``.
+        votes: Counted so far.
+        enough: The factor from which a taste shows.
+
+    >>> say_needed(1.1, 40, 2.2)
+    'about 40 more votes would show one, if they tell as much as these did'
+    >>> say_needed(-0.2, 40, 2.2), say_needed(2.3, 40, 2.2)
+    ('these votes do not say how many more it would take', '')
+    """
+    if factor >= enough:
+        return ""
+    if factor <= enough / 10:
+        return "these votes do not say how many more it would take"
+    more = 8 * math.ceil(votes * (enough - factor) / factor / 8)
+    return f"about {more} more votes would show one, if they tell as much as these did"
 
 
 def make_evaluation_rows(

@@ -1,0 +1,57 @@
+"""Tastes as a person asks for them, and whether one is an entry of the dictionary."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from szpo.types import Answer, Prompt
+from szpo_simulators.bench.language.demo import say_needed
+from szpo_simulators.rewards import asked, text_rewards
+from szpo_simulators.rewards.tastes import TASTES
+
+TEXTS = (
+    ("Rain falls, softly, on us.", "Rain falls.", "Rain, again."),
+    ("The sea is calm.", "Waves, wind, and salt, she says.", "Calm, today."),
+)
+PROMPTS = (Prompt.user("What is rain?"), Prompt.user("How is the sea?"))
+
+
+@pytest.mark.parametrize(
+    "words", ["sentiment", "no comma", "fewer commas", "more questions", "warm", "length:12"]
+)
+def test_what_a_person_asks_for_is_a_reward(words: str) -> None:
+    liked = text_rewards.parse(asked.find(words))
+    assert math.isfinite(liked.score(PROMPTS[0], Answer(TEXTS[0][0])))
+
+
+def test_every_taste_by_its_own_name_and_fewer_is_the_other_sign_of_more() -> None:
+    assert [asked.find(name) for name in TASTES] == [f"taste:{name}" for name in TASTES]
+    more, fewer = (text_rewards.parse(asked.find(f"{how} commas")) for how in ("more", "fewer"))
+    answer = Answer(TEXTS[0][0])
+    assert more.score(PROMPTS[0], answer) == -fewer.score(PROMPTS[0], answer) > 0
+
+
+def test_the_nearest_entry_is_the_taste_where_it_is_one_and_is_said_not_to_be_elsewhere() -> None:
+    none = np.array([[float("," not in text) for text in row] for row in TEXTS])
+    found = asked.find_nearest(PROMPTS, TEXTS, none)
+    assert found is not None and found.correlation == pytest.approx(1)
+    assert str(found) == ("this taste is an entry of the dictionary: more answers without a comma")
+    odd = np.array([[0.0, 1.0, 0.3], [0.2, 0.0, 0.9]])
+    other = asked.find_nearest(PROMPTS, TEXTS, odd)
+    assert other is not None and other.correlation < asked.SAME
+    assert str(other).startswith("no entry of the dictionary is this taste; the nearest is ")
+    # A level of a prompt is no taste: it cannot be learned from votes on the same prompts.
+    assert asked.find_nearest(PROMPTS, TEXTS, np.array([[1.0] * 3, [5.0] * 3])) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "votes", "more"), [(1.0, 40, 48), (2.0, 40, 8), (0.5, 80, 272)]
+)
+def test_votes_needed_follow_from_the_evidence_so_far(
+    factor: float, votes: int, more: int
+) -> None:
+    """log 9 = 2.197: at 1.0 nats in 40 votes, 47.9 more; whole rounds of eight."""
+    assert say_needed(factor, votes).startswith(f"about {more} more votes")
