@@ -134,7 +134,7 @@ def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     name = guard_moments._file_name(policy, PROMPTS[:64], 4, subspace_cache.SHIPPED_DTYPE)
     assert name in {file.name for file in guard_moments.SHIPPED.iterdir()}
     index = json.loads((guard_moments.SHIPPED / "index.json").read_text("utf-8"))
-    assert {facts["preset"] for facts in index.values()} == {"score", "people"}
+    assert {facts["preset"] for facts in index.values()} == {"score", "people", "default"}
 
 
 @pytest.mark.full
