@@ -30,7 +30,7 @@ ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
 def new_ledger(path: Path) -> Iterator[Ledger]:
     """One open step of two comparisons, two votes each."""
     layout = (("z", (2,)),)
-    settings = defaults(7, layout, N=2, D=3, M=2)
+    settings = defaults(7, layout, K=1, N=2, D=3, M=2)
     with Ledger.create(path, NewRun({}, root_seed=7, layout=layout, direction_version=1)) as made:
         made.execute("UPDATE controller SET epoch = 1")
         steps.record_plan(made, 1, settings, Query(0, (), 1.0, None), theta_digest(made))
