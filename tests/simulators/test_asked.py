@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from szpo.types import Answer, Prompt
-from szpo_simulators.bench.language.demo import say_needed
 from szpo_simulators.rewards import asked, text_rewards
 from szpo_simulators.rewards.tastes import TASTES
 
@@ -45,13 +44,3 @@ def test_the_nearest_entry_is_the_taste_where_it_is_one_and_is_said_not_to_be_el
     assert str(other).startswith("no entry of the dictionary is this taste; the nearest is ")
     # A level of a prompt is no taste: it cannot be learned from votes on the same prompts.
     assert asked.find_nearest(PROMPTS, TEXTS, np.array([[1.0] * 3, [5.0] * 3])) is None
-
-
-@pytest.mark.parametrize(
-    ("factor", "votes", "more"), [(1.0, 40, 48), (2.0, 40, 8), (0.5, 80, 272)]
-)
-def test_votes_needed_follow_from_the_evidence_so_far(
-    factor: float, votes: int, more: int
-) -> None:
-    """log 9 = 2.197: at 1.0 nats in 40 votes, 47.9 more; whole rounds of eight."""
-    assert say_needed(factor, votes).startswith(f"about {more} more votes")
