@@ -157,9 +157,10 @@ def read_lesson(ledger: Ledger) -> dict[str, str]:
 def say_needed(factor: float) -> str:
     """How many more votes mostly show a taste that a feature names; empty if one shows.
 
-    The evidence so far does not tell: of eighty runs over recorded answers with "no comma" and "you"
-    as tastes (`szpo_simulators.worlds.recorded`, eight prompts a comparison), 37 showed nothing
-    after 40 votes, with log factors from -.3 to 2; 36 of them showed the taste within 48 more.
+    The evidence so far does not tell: of eighty runs over recorded answers, with "no comma" and
+    "you" as tastes (`szpo_simulators.worlds.recorded`, eight prompts a comparison), 37 showed
+    nothing after 40 votes, with log factors from -.3 to 2, and 36 of them showed the taste within
+    48 more.
 
     Args:
         factor: Log Bayes factor for any taste so far.
