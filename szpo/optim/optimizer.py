@@ -240,10 +240,11 @@ def _describe_step(s: Settings, mu: float) -> str:
     size = f"measured in {s.warmup} steps" if alpha is None else f"{alpha:.4g}"
     length = ", |v| = √d" if s.law.scaled else ""
     equation = rule_of(s.rule).equation.format(c="" if s.distance == 1 else s.distance)
+    end = f"; {equation}" if equation else ""
     both = "θ ± μv" if s.pairing == "antithetic" else "θ and θ + μv"
     return (
         f"a step: {both}, v ~ N(0, I){length}, d = {s.dim}, K = {s.K}, N = {s.N}, M = {s.M}, "
-        f"D = {s.D}, μ = {mu:.4g} (KL {s.kl_radius:g}), α = {size}; {equation}"
+        f"D = {s.D}, μ = {mu:.4g} (KL {s.kl_radius:g}), α = {size}{end}"
     )
 
 

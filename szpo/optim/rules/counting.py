@@ -31,8 +31,6 @@ class Counting:
     """In what the counting rules differ."""
 
     name: str
-    equation: str
-    """Its step in symbols; {c} is how many μ the two policies stand apart, if more than one."""
     measure: Callable[[Settings, Floats, Tally | None], Floats]
     """(settings, Δ̂ (..., K), tally) → (..., K); no tally where Δ̂ came from elsewhere."""
     unit: Callable[[Settings, Any], Any]
@@ -41,6 +39,8 @@ class Counting:
     """Root mean square of a direction's measure when nobody has a preference."""
     is_exact: Callable[[Settings], bool]
     measures: bool
+    equation: str = ""
+    """Its step in symbols; {c} is how many μ the two policies stand apart, if more than one."""
 
 
 @dataclass(frozen=True, slots=True)
