@@ -13,6 +13,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from szpo import plots as plots
+    from szpo.library.result import Result as Result
     from szpo.library.text_pairs import Sample as Sample
     from szpo.library.text_pairs import TextPair as TextPair
     from szpo.library.tuner import Tuner as Tuner
@@ -34,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["plots"],
     submod_attrs={
+        "library.result": ["Result"],
         "library.text_pairs": ["Sample", "TextPair"],
         "library.tuner": ["Tuner"],
         "library.vector": ["Optimizer", "Pair"],

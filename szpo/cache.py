@@ -24,9 +24,14 @@ from szpo.errors import ResourceError
 
 
 def cache_dir() -> Path:
-    """The folder of converted and trained models: $SZPO_CACHE, else ~/.cache/szpo."""
-    chosen = os.environ.get("SZPO_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "szpo"
+    """The folder of converted and trained models.
+
+    $SZPO_CACHE, else szpo in $XDG_CACHE_HOME where that is absolute, else ~/.cache/szpo.
+    """
+    if chosen := os.environ.get("SZPO_CACHE"):
+        return Path(chosen).expanduser()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # its specification: ignore a relative one
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "szpo"
 
 
 T = TypeVar("T")

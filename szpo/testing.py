@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from szpo.evaluators.checks import check_judge as check_judge
     from szpo.generation.engine_choice import check_engine as check_engine
     from szpo.policies.protocol import check_policy as check_policy
-    from szpo.reports.vllm_rules import check_adapter as check_adapter
+    from szpo.reports.adapter import check_adapter as check_adapter
 
 _WHERE = {
-    "check_adapter": "szpo.reports.vllm_rules",
+    "check_adapter": "szpo.reports.adapter",
     "check_engine": "szpo.generation.engine_choice",
     "check_evaluator": "szpo.evaluators.checks",
     "check_judge": "szpo.evaluators.checks",

@@ -10,25 +10,37 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from szpo.features.dictionary import ENTRIES, GROUPS, ratios
+from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
 
 ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/features.md", ROOT / "szpo/features/golden.json"
-HEAD = "| feature | less | more | unit | languages |\n|---|---|---|---|---|\n"
-LANGUAGES = {"any": "all", "spaced": "with spaces", "en": "English"}
+HEAD = "| feature | group | less, more (unit) |\n|---|---|---|\n"
+USUAL = "share of words"
+LEGEND = """\
+*Commas* stands for *fewer commas* and *more commas*. Without a unit it is the share of words.
+"""
+LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
 
 
 def table() -> str:
-    """The entries by group, as the page shows them."""
-    parts = []
-    for group in GROUPS:
+    """The entries by language and group, as the page shows them."""
+    parts = [LEGEND]
+    for language, title in LANGUAGES.items():
         rows = "".join(
-            f"| `{e.name}` | {e.fewer} | {e.more} | {e.unit} | {LANGUAGES[e.languages]} |\n"
+            f"| `{e.name}` | {e.group} | {ends(e)}{'' if e.unit == USUAL else f' ({e.unit})'} |\n"
+            for group in GROUPS
             for e in ENTRIES
-            if e.group == group
+            if (e.group, e.languages) == (group, language)
         )
-        parts.append(f"### {group[0].upper()}{group[1:]}\n\n{HEAD}{rows}")
+        parts.append(f"### {title}\n\n{HEAD}{rows}")
     return "\n".join(parts)
+
+
+def ends(entry: Entry) -> str:
+    """What less and more of an entry are called; once where only "fewer" or "less" differs."""
+    less, more = entry.fewer.partition(" "), entry.more.partition(" ")
+    usual = less[0] in ("fewer", "less") and more[0] == "more" and less[2] == more[2] != ""
+    return less[2] if usual else f"{entry.fewer}, {entry.more}"
 
 
 def golden() -> str:

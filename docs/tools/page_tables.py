@@ -9,6 +9,7 @@ if a page does not have the tables that the stored results give.
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Mapping
@@ -133,10 +134,47 @@ def read_published() -> dict[str, Table]:
     return {"published": (heading, rows)}
 
 
+def read_surrogate() -> dict[str, Table]:
+    """How many runs over recorded answers show a taste, and how often what they say is right."""
+
+    def load(name: str) -> list[dict[str, str]]:
+        with (ROOT / "experiments" / "surrogate" / f"{name}.csv").open(encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def around(row: Mapping[str, str]) -> str:
+        return "[{:.0%}, {:.0%}]".format(float(row["low"]), float(row["high"]))
+
+    tastes = load("tastes")
+    asked = list(dict.fromkeys(row["asked"] for row in tastes))
+    shown = {(row["taste"], row["asked"]): f"{row['shown']} {around(row)}" for row in tastes}
+    rows = [
+        [taste, *(shown[taste, each] for each in asked)]
+        for taste in dict.fromkeys(row["taste"] for row in tastes)
+    ]
+    said = [
+        [
+            row["votes"],
+            f"{float(row['said']):.0%}",
+            row["claims"],
+            f"{float(row['right']):.0%} {around(row)}",
+        ]
+        for row in load("calibration")
+    ]
+    return {
+        "shown": (("taste", *asked), rows),
+        "said": (("votes", "said, on average", "claims", "right"), said),
+    }
+
+
+def read_results() -> dict[str, Table]:
+    """The tables of docs/results.md."""
+    return {**read_published(), **read_surrogate()}
+
+
 PAGES = {
     "frontier.md": read_frontier,
     "compare.md": read_compared,
-    "results.md": read_published,
+    "results.md": read_results,
 }
 """What reads the tables of each page."""
 

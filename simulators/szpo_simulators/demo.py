@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.policies import text_guards
-from szpo.reports import html_report
 from szpo.training import step_report
+from szpo.visible_text import visible
 from szpo_simulators.bench.language.demo import measure_run
 from szpo_simulators.rewards import asked
 
@@ -131,7 +131,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     if found["topic"] is not None:
         lines.append(f"no topic guard: {found['topic']}")
     for text in found["texts"]:
-        lines += ["", html_report.visible(text["prompt"])]
+        lines += ["", visible(text["prompt"])]
         lines += [f"  before  {_shorten(text['before'])}", f"  after   {_shorten(text['after'])}"]
     seconds, machine = found["seconds"], found["machine"]
     lines += [
@@ -163,5 +163,5 @@ def _format_level(found: dict[str, Any], when: str) -> str:
 
 
 def _shorten(text: str) -> str:
-    line = html_report.visible(" ".join(text.split()))
+    line = visible(" ".join(text.split()))
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

@@ -27,6 +27,8 @@ from szpo.types import Floats, Tally
 
 LOGISTIC = LINKS["logistic"]
 _FIFTY_DIGITS = Context(prec=50)
+MANY = 2**12
+"""Votes from which the law of their count is not summed up exactly."""
 
 Inversion = Callable[[Floats, Floats], Floats]
 """(k, M) → Δ̂_n, elementwise; 0 where M = 0."""
@@ -81,7 +83,7 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
 def haldane(k: Floats, m: Floats) -> Floats:
     """log((k+½)/(M−k+½)): unbiased to O(M⁻²) (Haldane 1956; Anscombe 1956)."""
     k, m = np.broadcast_arrays(np.asarray(k, float), np.asarray(m, float))
-    whole = (2 * k == np.rint(2 * k)) & (m == np.rint(m)) & (m < 2**12)
+    whole = (2 * k == np.rint(2 * k)) & (m == np.rint(m)) & (m < MANY)
     out = np.empty(k.shape)
     for size in _distinct(m[whole]):
         here = whole & (m == size)
@@ -91,7 +93,6 @@ def haldane(k: Floats, m: Floats) -> Floats:
     return out
 
 
-@functools.cache
 def log_odds(doubled: int, votes: int) -> float:
     """log((2k+1)/(2(M−k)+1)) from integers 2k and M, rounded once from 50 digits.
 
@@ -102,7 +103,7 @@ def log_odds(doubled: int, votes: int) -> float:
     return float(_FIFTY_DIGITS.ln(ratio))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # 64 KiB each at most, whatever weights votes have
 def _log_odds_table(votes: int) -> Floats:
     return np.array([log_odds(doubled, votes) for doubled in range(2 * votes + 1)])
 
@@ -168,13 +169,21 @@ def majority(tally: Tally) -> Floats:
 
 
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:
-    """Exact mean and standard deviation of Δ̂_n when k ~ Binomial(votes, rate).
+    """Mean and standard deviation of Δ̂_n when k ~ Binomial(votes, rate).
+
+    Exact below `MANY` votes; from there on from Δ̂_n at one standard deviation of k to either side
+    (the delta method), so that time and memory do not grow with the votes.
 
     >>> mean, sd = moments(LOGISTIC.prob(1.0), 3)
     >>> round(float(mean) - 1, 3)
     -0.138
     """
     p = np.asarray(rate, dtype=np.float64)[..., None]
+    if votes >= MANY:
+        spread = np.sqrt(votes * p * (1 - p))
+        k = np.clip(votes * p + spread * np.array([-1.0, 1.0]), 0, votes)
+        ends = invert(k, np.full_like(k, votes))
+        return ends.mean(-1), np.abs(ends[..., 1] - ends[..., 0]) / 2
     k = np.arange(votes + 1, dtype=np.float64)
     ways = special.gammaln(votes + 1) - special.gammaln(k + 1) - special.gammaln(votes - k + 1)
     weight = np.exp(ways + special.xlogy(k, p) + special.xlog1py(votes - k, -p))

@@ -121,13 +121,6 @@ def sum_votes(
     return np.maximum(value, 0.0).sum(-3), np.maximum(-value, 0.0).sum(-3), ties.sum(-3)
 
 
-def squares(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
-    """Sums of squared weights (..., K, N): of all votes of a comparison, and of its ties."""
-    square = (weights * weights)[..., None, None]
-    every = np.where(verdicts != 0, square, 0.0).sum(-3)
-    return every, np.where(verdicts == TIE, square, 0.0).sum(-3)
-
-
 def add_voters(history: History, voters: Sequence[str]) -> History:
     """The history with columns for these voters too."""
     both = tuple(sorted({*history.voters, *voters}))

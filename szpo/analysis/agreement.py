@@ -18,7 +18,7 @@ from szpo.analysis.evidence import Evidence, Panelist
 from szpo.analysis.vote_totals import SIDES, Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
 from szpo.ledger.database import Ledger
-from szpo.training.summary import WORDS_PER_MINUTE
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.voting import counting, second_seats
 
 ENOUGH = 30
@@ -74,16 +74,16 @@ class PanelistRow:
 def agreement(evidence: Evidence) -> Agreement:
     """Compute the agreement of the whole panel."""
     totals = evidence.totals
-    voters = [_figures(voter) for voter in totals.voters.values()]
-    same = totals.same_policy
+    voters, same = totals.voters.values(), totals.same_policy
+    left, right = (sum(voter.choices.count(side) for voter in voters) for side in (b"A", b"B"))
     sides = same["A"] + same["B"]
     return Agreement(
         same=_within(totals.groups().values()),
         across=across(totals),
         alpha=_alpha_of(totals.groups().values()),
-        gold=_pool(voter.gold for voter in voters),
-        repeat=_pool(voter.repeat for voter in voters),
-        a_side=_pool(voter.a_side for voter in voters),
+        gold=share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
+        repeat=share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
+        a_side=share(left, left + right),
         aa_side=share(same["A"], sides),
         aa_ties=share(same["tie"], same.total()),
     )
@@ -137,30 +137,6 @@ def _alpha(disagreeing: float, totals: Counter[str]) -> float | None:
 # ---- panelists ----
 
 
-@dataclass(frozen=True, slots=True)
-class _Figures:
-    """One panelist's shares, which the panel's are the sums of."""
-
-    gold: Share
-    repeat: Share
-    a_side: Share
-
-
-def _figures(voter: VoterTotals) -> _Figures:
-    left, right = voter.choices.count(b"A"), voter.choices.count(b"B")
-    return _Figures(
-        gold=share(voter.gold_right, voter.gold),
-        repeat=share(voter.repeats_same, voter.repeats),
-        a_side=share(left, left + right),
-    )
-
-
-def _pool(shares: Iterable[Share]) -> Share:
-    """The share of all cases together."""
-    known = list(shares)
-    return share(sum(s.hits for s in known), sum(s.of for s in known))
-
-
 def panelists(evidence: Evidence) -> tuple[PanelistRow, ...]:
     """One row per panelist, in order of enrolment."""
     voters, rest = evidence.totals.voters, _agree_with_rest(evidence)
@@ -179,16 +155,17 @@ def panelists(evidence: Evidence) -> tuple[PanelistRow, ...]:
 
 
 def _row(person: Panelist, voter: VoterTotals, rest: Share) -> PanelistRow:
-    figures, votes = _figures(voter), len(voter.choices)
+    votes = len(voter.choices)
+    left, right = voter.choices.count(b"A"), voter.choices.count(b"B")
     return PanelistRow(
         name=person.name,
         kind=person.kind,
         votes=votes,
         median=quantile(voter.seconds, 0.5),
         reading_s=quantile([_reading_s(words) for words in voter.words], 0.5).value,
-        gold=figures.gold,
-        repeat=figures.repeat,
-        a_side=figures.a_side,
+        gold=share(voter.gold_right, voter.gold),
+        repeat=share(voter.repeats_same, voter.repeats),
+        a_side=share(left, left + right),
         ties=share(voter.choices.count(b"t"), votes),
         skips=share(voter.skips, voter.standing),
         rest=rest,
@@ -226,9 +203,9 @@ def _usual(rows: Sequence[PanelistRow]) -> Usual:
     """The panel's own shares, where enough answers stand behind them."""
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
-        pooled = _pool(getattr(row, name) for row in rows)
-        if pooled.of >= ENOUGH:
-            found[name] = pooled.hits / pooled.of
+        shares = [getattr(row, name) for row in rows]
+        if (of := sum(share.of for share in shares)) >= ENOUGH:
+            found[name] = sum(share.hits for share in shares) / of
     return Usual(**found)
 
 

@@ -26,10 +26,10 @@ from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
 from szpo.optim.rules.rule import perturbations
 from szpo.replay import replay
-from szpo.training import budget, guards, step_rows
+from szpo.training import budget, guards, results
 from szpo.training.guards import Bands
+from szpo.training.results import StepRow
 from szpo.training.step_report import flatten
-from szpo.training.step_rows import StepRow
 from szpo.types import Floats
 from szpo.voting import pauses, step_plan
 
@@ -166,7 +166,7 @@ def _first_answers(ledger: Ledger, comparisons: Collection[str]) -> list[Record]
 
 
 def _steps(ledger: Ledger) -> tuple[StepRow, ...]:
-    rows, headings, variety = step_rows.read(ledger), _headings(ledger), _variety(ledger)
+    rows, headings, variety = results.read_steps(ledger), _headings(ledger), _variety(ledger)
     return tuple(
         replace(row, headings=headings.get(row.step, ()), distinct=variety.get(row.step))
         for row in rows

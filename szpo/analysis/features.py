@@ -100,8 +100,12 @@ def meanings() -> dict[str, str]:
     return found
 
 
-def parse(text: str) -> tuple[Feature, ...]:
+def parse(text: str, *, functions: bool = True) -> tuple[Feature, ...]:
     """The features that a text names; ``all`` stands for every entry of the dictionary.
+
+    Args:
+        text: the features.
+        functions: a function of any package may be one; never where a record is what names it.
 
     Raises:
         UsageError: no such feature, an argument does not fit, or one is named twice.
@@ -116,14 +120,14 @@ def parse(text: str) -> tuple[Feature, ...]:
     twice = next((one for one in named if named.count(one) > 1), None)
     if twice is not None:
         raise UsageError(f"feature {twice!r} is named twice; name it once")
-    return tuple(_feature(one) for one in named)
+    return tuple(_feature(one, functions) for one in named)
 
 
-def _feature(text: str) -> Feature:
+def _feature(text: str, functions: bool) -> Feature:
     name, colon, argument = text.partition(":")
     name = name.strip()
     known = meanings()
-    if name not in known and not colon:
+    if name not in known and not (colon and functions):
         close = difflib.get_close_matches(name, known, n=1)
         hint = f' did you mean "{close[0]}"?' if close else ""
         raise UsageError(f"no feature {name!r};{hint} there are: {', '.join(known)}")

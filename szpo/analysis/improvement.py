@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from szpo import metrics
+from szpo.analysis import evidence
 from szpo.intervals import Share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
+from szpo.voting import finals
 
 PLACE: Final = "on held-out prompts"
 FEWEST: Final = 20
@@ -123,22 +125,15 @@ def read(ledger: Ledger) -> Improvement:
     votes = end.votes if end is not None else 0
     placed = orders.orders(ledger, "final")
     if any(order.closed_us is not None for order in placed):
-        from szpo.analysis import evidence, overview
-
-        page = overview.overview(evidence.read(ledger))
-        final = page.improving.final
-        if final is not None and final.tuned.of < FEWEST:
-            lack = f"{final.tuned.of:.0f} blind pairs were judged; it takes {FEWEST}"
-            return Improvement(None, "", page.progress.votes, kl, points, lack)
-        if final is not None:
-            return Improvement(
-                final.tuned,
-                f"{final.tuned.of:.0f} blind pairs",
-                page.progress.votes,
-                kl,
-                points,
-                "",
-            )
+        totals = evidence.read(ledger).totals
+        counted, trained = finals.results(totals.final, totals.trainers), totals.steps().total()
+        if counted is not None:
+            tuned = counted[1].everybody.decided
+            judged = f"{tuned.of:.0f} blind pairs"
+            if tuned.of >= FEWEST:
+                return Improvement(tuned, judged, trained, kl, points, "")
+            lack = f"{judged} were judged; it takes {FEWEST}"
+            return Improvement(None, "", trained, kl, points, lack)
     if end is not None and end.wins is not None:
         several = "es" if end.batches else "s"
         count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"

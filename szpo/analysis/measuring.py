@@ -20,6 +20,7 @@ from szpo.evaluators.function_panel import FunctionPanel
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers
 from szpo.runs import assemble
@@ -113,13 +114,20 @@ def after_step(m: Measuring | None, report: StepReport) -> None:
 
 
 def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
-    """Measure where a run has ended, once, and offer its people the blind final comparison."""
+    """Measure where a run has ended, once, and offer its people a blind final comparison of it."""
     if m is None or outcome.status == "paused" or not outcome.steps:
         return
     if outcome.steps not in _measurements(m):
         _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
-    if m.people and not orders.orders(m.ledger, "final"):
+    if m.people and not _is_compared(m.ledger):
         orders.place_order(m.ledger, "final", "szpo run")
+
+
+def _is_compared(ledger: Ledger) -> bool:
+    """A final comparison was ordered, and no step has come since by votes that were added."""
+    placed = orders.orders(ledger, "final")
+    sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?)"
+    return bool(placed) and len(ledger.query(sql, (placed[-1].id, BUDGET))) < 2
 
 
 def _attempt(m: Measuring, measure: Callable[[], None]) -> None:

@@ -22,23 +22,14 @@ NEVER: Final = LookAhead((), -math.inf)
 
 
 @dataclass(frozen=True, slots=True)
-class PriorFacts:
-    """The preference pairs that a run began with."""
-
-    file: str
-    pairs: int
-    votes: float
-    """What they weighed at the start, in votes."""
-
-
-@dataclass(frozen=True, slots=True)
 class Outlook:
     """What the last step of a run looked ahead to."""
 
     found: LookAhead
     votes: int
     """Counted votes of the run at that step."""
-    prior: PriorFacts | None = None
+    prior: Mapping[str, Any] | None = None
+    """The preference pairs that it began with: their file, number, and weight in votes then."""
 
     @property
     def short(self) -> str:
@@ -82,11 +73,11 @@ class Outlook:
         """How much the prior weighs, in one line; empty without one."""
         if self.prior is None:
             return ""
-        began = f"{self.prior.pairs:,} pairs from {self.prior.file}"
-        now = self.prior.votes if self.found.prior_votes is None else self.found.prior_votes
+        began = f"{self.prior['pairs']:,} pairs from {self.prior['file']}"
+        now = self.prior["votes"] if self.found.prior_votes is None else self.found.prior_votes
         return (
             f"{began} weigh as much as {now:.0f} votes now, beside {self.votes:,} that were cast; "
-            f"they began with {self.prior.votes:.0f}"
+            f"they began with {self.prior['votes']:.0f}"
         )
 
     @property
@@ -161,10 +152,7 @@ def of_report(extra: Mapping[str, Any], votes: int) -> Outlook | None:
 
 def read(ledger: Ledger) -> Outlook | None:
     """The outlook of a run as of its last step; None where its rule looks at no votes ahead."""
-    recorded = ledger.spec.get("prior")
-    prior = None
-    if isinstance(recorded, Mapping):
-        prior = PriorFacts(recorded["file"], recorded["pairs"], recorded["votes"])
+    prior = ledger.spec.get("prior")
     last = ledger.query("SELECT body FROM events WHERE kind = 'step' ORDER BY event DESC LIMIT 1")
     body = json.loads(last[0]["body"]) if last else {}
     ahead = (body.get("extra") or {}).get("outlook")

@@ -35,10 +35,9 @@ from szpo.intervals import (
     rescale,
     share,
 )
-from szpo.training.budget import pay
+from szpo.training.budget import WORDS_PER_MINUTE, pay
 from szpo.training.guards import Bands
-from szpo.training.step_rows import StepRow
-from szpo.training.summary import WORDS_PER_MINUTE
+from szpo.training.results import StepRow
 from szpo.voting import finals
 
 HOUR_US = 3_600_000_000

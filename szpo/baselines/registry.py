@@ -19,6 +19,7 @@ from szpo.baselines import (
     reward_model,
     rloo,
     self_rewarding,
+    sft,
     simpo,
     trainer,
 )
@@ -32,7 +33,7 @@ from szpo.types import Answer, Prompt
 
 NAMES = (
     "dpo", "simpo", "iterative-dpo", "reward-model", "ppo", "grpo", "rloo", "self-rewarding",
-    "notebook-dpo",
+    "notebook-dpo", "sft",
 )  # fmt: skip
 SCORED: Mapping[str, Any] = {"ppo": ppo, "grpo": grpo, "rloo": rloo}
 """Methods that learn from a score of single answers."""
@@ -61,7 +62,7 @@ class Inputs:
     """D of the comparisons that the panel of ``ask`` was fitted to: the default of iterative-dpo;
     None: its recipe's."""
     examples: tuple[tuple[Prompt, Answer], ...] = ()
-    """Prompts with good answers, to which self-rewarding fits M1."""
+    """Prompts with good answers, to which sft fits the actor and self-rewarding M1."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ def run(
         )
         return Outcome(trained, how)
     meter = Meter()
+    if method == "sft":
+        trained = sft.train(
+            inputs.actor, inputs.examples, how, seed=seed, on_step=on_step, meter=meter
+        )
+        return Outcome(trained, how)
     if method in OFFLINE:
         votes = _votes(method, inputs, meter)
         trained = OFFLINE[method].train(
@@ -180,6 +186,7 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     kinds: Mapping[str, Any] = {
         **{name: module.Recipe for name, module in {**OFFLINE, **SCORED}.items()},
         "reward-model": reward_model.Recipe,
+        "sft": sft.Recipe,
     }
     return _replace_fields(kinds[method](), method, settings)
 

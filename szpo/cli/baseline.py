@@ -36,6 +36,10 @@ VOTES = 200
 """Votes of ``--fresh`` where ``--votes`` is not given; iterative-dpo has its own number."""
 
 
+SHOWN = ("self-rewarding", "sft")
+"""Methods that are fitted to good answers."""
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments that name what to learn from; None, False or empty: not given."""
@@ -59,7 +63,7 @@ class Arguments:
     @property
     def reads_votes(self) -> bool:
         """Whether the method learns from votes that are there, and has to have some."""
-        asks_nobody = self.method in ("iterative-dpo", "self-rewarding")
+        asks_nobody = self.method in ("iterative-dpo", *SHOWN)
         return not (asks_nobody or self.score or self.reward)
 
 
@@ -89,8 +93,10 @@ def check(args: Arguments) -> None:
         raise UsageError("iterative-dpo asks while it trains; give --fresh or --run")
     if method == "self-rewarding" and args.fresh:
         raise UsageError("self-rewarding judges itself and asks nobody; leave out --fresh")
-    if method != "self-rewarding" and args.examples:
+    if method not in SHOWN and args.examples:
         raise UsageError(f"{method} is fitted to no examples; leave out --examples")
+    if method == "sft" and (args.examples is None or args.pairs or args.fresh):
+        raise UsageError("sft learns from good answers alone: give --examples, and no votes")
     if not given and args.reads_votes:
         more = ", or a --score" if scored else ""
         raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh{more}")
@@ -283,7 +289,9 @@ def _choose_prompts(
     from szpo.policies import language_model
 
     language_model.check_files(config)
-    if args.pairs is not None and args.method in (*registry.OFFLINE, "reward-model"):
+    if args.method == "sft" or (
+        args.pairs is not None and args.method in (*registry.OFFLINE, "reward-model")
+    ):
         return unique
     reader, new = context.load_reader(config.model.name), config.generation.max_new_tokens
     chosen = (
@@ -330,7 +338,9 @@ def _parse_score(text: str | None, logprob: Any) -> Any:
     return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
 
 
-METHODS = "dpo, simpo, iterative-dpo, reward-model, ppo, grpo, rloo, self-rewarding, notebook-dpo"
+METHODS = (
+    "dpo, simpo, iterative-dpo, reward-model, ppo, grpo, rloo, self-rewarding, notebook-dpo, sft"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -375,7 +385,7 @@ def baseline(
         None, "--reward", help="For ppo, grpo, rloo: folder of a reward-model."
     ),
     examples: Path | None = typer.Option(
-        None, "--examples", help="For self-rewarding: prompts with good answers, to fit M1 to."
+        None, "--examples", help="For sft, and M1 of self-rewarding: prompts with good answers."
     ),
     out: Path | None = typer.Option(
         None, "--out", help="Folder to write; default: baselines/METHOD."
@@ -413,7 +423,8 @@ def baseline(
             outcome.rewards.save(target / "reward-model")
     done = outcome.trained
     document = {
-        "method": method, "recipe": asdict(outcome.recipe), "seed": seed, "pairs": done.pairs,
+        "method": method, "recipe": asdict(outcome.recipe), "seed": seed,
+        "demonstrations" if method == "sft" else "pairs": done.pairs,
         "ties": done.ties, "steps": len(done.log), "cost": asdict(done.cost),
         "model": stand.actor.loaded.name, "base_sha256": stand.actor.loaded.sha256,
         "last": dict(done.log[-1]) if done.log else {}, "folder": str(target),
@@ -426,7 +437,10 @@ def baseline(
     if as_json:
         console.emit(document)
         return
-    console.say(f"{method}: {done.pairs} pairs, {done.ties} ties, {len(done.log)} steps")
+    learned = f"{done.pairs} pairs, {done.ties} ties"
+    if method == "sft":
+        learned = f"{done.pairs} of {len(stand.examples)} demonstrations"
+    console.say(f"{method}: {learned}, {len(done.log)} steps")
     judged = sum(figures.get("judgements", 0.0) for figures in done.log)
     if judged:
         read = sum(x.get("parsed", 0.0) * x.get("judgements", 0.0) for x in done.log)

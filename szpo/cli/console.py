@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,11 +12,13 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from szpo.errors import SzpoError
+from szpo.visible_text import visible
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
 
@@ -40,13 +43,13 @@ class Terminated(BaseException):
 
 
 def say(text: str = "") -> None:
-    """Print one line as it is: answers and names may hold brackets, which are no markup."""
-    console.print(text, markup=False)
+    """Print a text: brackets in answers and names are no markup, nor do escapes act."""
+    console.print(visible(text), markup=False)
 
 
 def complain(text: str) -> None:
     """Print one line on stderr."""
-    errors.print(" ".join(text.split()), markup=False)
+    errors.print(visible(" ".join(text.split())), markup=False)
 
 
 def warn(text: str) -> None:
@@ -56,7 +59,8 @@ def warn(text: str) -> None:
 
 def emit(document: Any) -> None:
     """Print a JSON document on stdout; numbers that are not finite become null."""
-    typer.echo(json.dumps(finite(document), ensure_ascii=False, indent=2))
+    text = json.dumps(finite(document), ensure_ascii=False, indent=2)
+    typer.echo(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -64,18 +68,23 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
     A table of a person's runs is there to be copied from: a name in it is never cut or broken.
     """
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    made = Table(
+        title=Text(visible(title)) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     content = [[_cell(value) for value in row] for row in rows]
     for i, column in enumerate(columns):
         right = bool(content) and all(_numeric(row[i]) for row in content)
         made.add_column(
-            column,
+            Text(visible(column)),
             justify="right" if right else "left",
             overflow="fold",
             min_width=max(_longest_word(row[i]) for row in [columns, *content]),
         )
     for row in content:
-        made.add_row(*(text.replace("[", "\\[") for text in row))
+        made.add_row(*map(Text, row))
     console.print(made)
 
 
@@ -83,7 +92,7 @@ def pairs(values: Mapping[str, object], *, to: Console = console) -> None:
     """Print names and values, one pair per line, aligned."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
-        to.print(f"{name.ljust(width)}  {_cell(value)}", markup=False)
+        to.print(f"{visible(name).ljust(width)}  {_cell(value)}", markup=False)
 
 
 def fail(error: BaseException) -> int:
@@ -123,7 +132,7 @@ def _cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return visible(str(value))
 
 
 def _longest_word(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import typer
 
@@ -15,6 +15,10 @@ from szpo.analysis.feature_weights import FeatureVotes, Own, Taste, fit_panelist
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
+from szpo.ledger.database import Ledger
+
+if TYPE_CHECKING:
+    from szpo.analysis.taste_clusters import Clusters
 
 USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
 """Features that are looked at where ``--features`` names none; for English texts."""
@@ -100,14 +104,8 @@ def clusters(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Test whether a run's votes come from one taste or from several, and whose is which."""
-    from szpo.analysis import taste_clusters as study
-
-    asked = named.parse(chosen)
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        votes, seed = vote_texts.read(ledger), ledger.root_seed
-    x = named.differences(asked, votes.comparisons)[votes.which]
-    found = study.find_clusters(FeatureVotes(x, votes.y, votes.panelist, votes.ids), seed=seed)
-    names = [f.name for i, f in enumerate(asked) if x[:, i].any()]
+        found, names = find_tastes(ledger, chosen)
     groups = _groups(found, names)
     if as_json:
         console.emit(
@@ -156,6 +154,37 @@ def clusters(
     console.say(f"by the fitted tastes: {inside:.0%} within, {across:.0%} between")
 
 
+def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
+    """Look for the tastes of a run's panel, and name the features that differ in it.
+
+    Raises:
+        UsageError: no votes, no such feature, or one panelist only.
+    """
+    from szpo.analysis import taste_clusters as study
+
+    asked, votes = named.parse(chosen), vote_texts.read(ledger)
+    x = named.differences(asked, votes.comparisons)[votes.which]
+    judged = FeatureVotes(x, votes.y, votes.panelist, votes.ids)
+    names = [f.name for i, f in enumerate(asked) if x[:, i].any()]
+    return study.find_clusters(judged, seed=ledger.root_seed), names
+
+
+def demand_members(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
+    """The panelists of a cluster, by pseudonym.
+
+    Raises:
+        UsageError: the votes do not show several tastes, or there is no such cluster.
+    """
+    found, names = find_tastes(ledger, chosen)
+    if found.verdict != "several":
+        says = SAYS[found.verdict].format(**_figures(found))
+        raise UsageError(f"--cluster {cluster}: the votes do not show several tastes ({says})")
+    groups = _groups(found, names)
+    if cluster > len(groups):
+        raise UsageError(f"--cluster {cluster}: there are {len(groups)}; see szpo clusters")
+    return [member["panelist"] for member in groups[cluster - 1]["members"]]
+
+
 SAYS: Final = {
     "several": "{groups} tastes: panelists differ (p = {p:.3f}), and knowing whose taste it is "
     "predicts votes better, by {more:.3f} nats a vote",
@@ -171,7 +200,7 @@ SAYS: Final = {
 """What a verdict means."""
 
 
-def _figures(found: Any) -> dict[str, float]:
+def _figures(found: Clusters) -> dict[str, float]:
     k = len(found.found.shares)
     return {
         "groups": k,
@@ -181,7 +210,7 @@ def _figures(found: Any) -> dict[str, float]:
     }
 
 
-def _groups(found: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+def _groups(found: Clusters, names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "members": [

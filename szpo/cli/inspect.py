@@ -15,7 +15,7 @@ from szpo.analysis import improvement, outlook, taught
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.reports import html_report as page
-from szpo.training import held_out, summary
+from szpo.training import budget, held_out, results
 from szpo.types import Answer, Prompt
 from szpo.voting import triads
 
@@ -35,7 +35,7 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
         try:
             with run_paths.look(path) as ledger:
                 helped = improvement.read(ledger)
-                total = summary.summary(ledger).as_dict()
+                total = results.read(ledger).as_dict()
                 found.append({**total, "improvement": helped.as_dict(), "heldout": helped.short})
         except SzpoError as error:
             console.warn(f"{path.name}: {error}")
@@ -59,13 +59,12 @@ def show(
 ) -> None:
     """Show a run's totals and its last steps."""
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        facts = summary.steps(ledger)
-        total = summary.summary(ledger, facts)
+        total = results.read(ledger)
         link, measured = triads.results(ledger), held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger)
-        lesson = taught.read(ledger)
+        lesson, way_on = taught.read(ledger), budget.describe_more(ledger)
     if as_json:
-        rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
+        rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
         tested: dict[str, Any] = (
             {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
         )
@@ -76,7 +75,6 @@ def show(
         }  # fmt: skip
         console.emit({**total.as_dict(), **more, **tested, "step_rows": rows})
         return
-    budget = f" of {total.budget}" if total.budget else ""
     console.pairs(
         {
             "run": f"{total.name}  ({total.path})",
@@ -87,7 +85,7 @@ def show(
             f"panelist{'s' * (total.panelists != 1)}{total.fit}",
             "rule": f"{total.rule}, seed {total.seed}",
             "steps": total.steps,
-            "votes": f"{total.votes}{budget}, {total.skips} skips, "
+            "votes": f"{total.votes}{total.of_budget}, {total.skips} skips, "
             f"{total.automatic_ties} automatic ties, {total.late} late",
             "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
             "person-minutes",
@@ -111,11 +109,13 @@ def show(
             ("votes", "wins against the base", "KL to the base", "shows a taste"),
             outlook.table(ahead),
         )
+        if way_on:
+            console.say(f"  {way_on}")
     if lesson is not None:
         console.say(str(lesson))
     for text in () if ahead is None else ahead.remarks:
         console.warn(text)
-    if facts and steps:
+    if total.table and steps:
         console.say()
         console.table(
             ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e.", "turned by"),
@@ -124,7 +124,7 @@ def show(
                     f.step, f.state, f.votes, f.plus, f.minus, f.ties, f.estimate, f.stderr,
                     f.turned_by,
                 )
-                for f in facts[-steps:]
+                for f in total.table[-steps:]
             ],
         )  # fmt: skip
         console.say(
@@ -189,10 +189,10 @@ def sample(
         console.emit(document)
         return
     for entry in document:
-        console.say(page.visible(str(entry["prompt"])))
+        console.say(str(entry["prompt"]))
         for side in ("base", "tuned"):
             for text in entry[side]:
-                console.say(f"  {side:>5}  {page.visible(' '.join(text.split()))}")
+                console.say(f"  {side:>5}  {' '.join(text.split())}")
         console.say()
 
 

@@ -39,13 +39,13 @@ def judge(
     from szpo.evaluators.panel_factory import StartingPolicy
     from szpo.judges import judge_evaluator
     from szpo.judges import judge_panel as judges
-    from szpo.training import summary
+    from szpo.training.status import round_status
     from szpo.voting.service import VoteService
 
     if leave < 0 or (votes is not None and votes < 1):
         raise UsageError("give --leave from 0 and --votes from 1")
     with Ledger.open(run_paths.find(run, folder)) as ledger:
-        if summary.summary(ledger).state == "finished":
+        if round_status(ledger).state == "finished":
             console.say("0 votes cast: the run is finished")
             return
         config = _config(ledger, file, sets)

@@ -6,11 +6,12 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from szpo.cli import console, run_paths
+from szpo.cli.features import USUAL, demand_members
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
@@ -18,11 +19,13 @@ from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import findings, verification
 from szpo.replay.replay import fold
-from szpo.reports import hub, votes_dataset
+from szpo.reports import hub
 from szpo.reports.html_report import Verification
 from szpo.reports.model_card import Names, base_id
-from szpo.reports.votes import write_votes
-from szpo.reports.votes_dataset import People
+from szpo.reports.votes import People, write_dataset, write_votes
+
+if TYPE_CHECKING:
+    from szpo.runs.taste_group import Group
 
 OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
 
@@ -191,6 +194,15 @@ def export(
         False, "--public", help="A new repository is for everybody; left out: private."
     ),
     step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
+    cluster: int | None = typer.Option(
+        None,
+        "--cluster",
+        min=1,
+        help="Fit the votes of this cluster of szpo clusters alone; no vote is added.",
+    ),
+    chosen: str | None = typer.Option(
+        None, "--features", help="With --cluster: the features of szpo clusters."
+    ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
@@ -207,6 +219,12 @@ def export(
     )
     if push is not None:
         hub.check_name(push, "--push")
+    if chosen and cluster is None:
+        raise UsageError("--features goes with --cluster; give both or neither")
+    others = {"--votes": votes, "--zip": packed, "--dataset": dataset,
+              "--push-votes": push_votes, "--step": step}  # fmt: skip
+    if cluster and (idle := [name for name, value in others.items() if value is not None]):
+        raise UsageError(f"--cluster writes an adapter of all steps; leave out {', '.join(idle)}")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
         documents: list[dict[str, Any]]
@@ -228,9 +246,13 @@ def export(
                 people = People(pseudonyms, notes)
                 documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
             if push or out or not documents:
-                place = out if push else out or path.with_name(f"{path.stem}-adapter")
+                group = None if cluster is None else _fit_group(ledger, cluster, chosen or USUAL)
+                suffix = "" if cluster is None else f"-{cluster}"
+                place = out if push else out or path.with_name(f"{path.stem}-adapter{suffix}")
                 documents.append(
-                    _hand_over_adapter(ledger, place, names, step=step, push=push, public=public)
+                    _hand_over_adapter(
+                        ledger, place, names, step=step, group=group, push=push, public=public
+                    )
                 )
     if as_json:
         console.emit({key: value for each in documents for key, value in each.items() if key})
@@ -254,7 +276,7 @@ def _hand_over_votes(
 ) -> dict[str, Any]:
     """Write the votes as a dataset, and push them where they have a name on the hub."""
     with _target(out) as target:
-        count = votes_dataset.write_dataset(ledger, target, people, licence=names.licence)
+        count = write_dataset(ledger, target, people, licence=names.licence)
         found = {"dataset": str(out)} if out else {}
         message = f"wrote {count} votes to {out}"
         if names.votes is not None:
@@ -269,13 +291,14 @@ def _hand_over_adapter(
     names: Names,
     *,
     step: int | None,
+    group: Group | None,
     push: str | None,
     public: bool,
 ) -> dict[str, Any]:
     """Write the adapter, and push it where it has a name on the hub."""
     with _target(out) as target:
         found: dict[str, Any] = {
-            "tokenizer": write_adapter(ledger, target, step=step, names=names)
+            "tokenizer": write_adapter(ledger, target, step=step, names=names, group=group)
         }
         message = (
             f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
@@ -286,7 +309,23 @@ def _hand_over_adapter(
         if push is not None:
             found["url"] = hub.push(target, push, kind="model", public=public)
             message = f"pushed the adapter to {found['url']}"
+        if group is not None:
+            found |= {"votes": group.votes, "panelists": group.members, "kl": group.kl}
+            message += (
+                f"; fitted to {group.votes} votes of {', '.join(group.members)}, KL "
+                f"{group.kl:.1f} nats"
+            )
     return {**found, "": message}
+
+
+def _fit_group(ledger: Ledger, cluster: int, chosen: str) -> Group:
+    """Fit the votes of a cluster alone."""
+    from szpo.cache import quiet
+    from szpo.runs import taste_group
+
+    members = demand_members(ledger, chosen, cluster)
+    with quiet():
+        return taste_group.fit_group(ledger, cluster, chosen, members, say=console.complain)
 
 
 @contextlib.contextmanager
@@ -306,6 +345,7 @@ def write_adapter(
     step: int | None = None,
     share: float = 1.0,
     names: Names | None = None,
+    group: Group | None = None,
 ) -> bool:
     """Write the adapter folder; returns whether it has a tokenizer.
 
@@ -313,7 +353,9 @@ def write_adapter(
     """
     from szpo.reports import adapter
 
-    tokenizer = adapter.write_folder(ledger, target, step=step, share=share, names=names)
+    tokenizer = adapter.write_folder(
+        ledger, target, step=step, share=share, names=names, group=group
+    )
     if adapter.changes_nothing(target):
         console.warn(
             f"{ledger.path.stem}: the adapter changes nothing: all its B matrices are zero, as at "

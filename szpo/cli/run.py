@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
 from szpo.runs import cost_plan, machine_check
-from szpo.training import status, step_report
+from szpo.training import budget, held_out, status, step_report
 from szpo.voting import lease, pauses, set_aside
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ def run(
         None, "--device", help="With --resume: continue on another device, such as cpu or cuda."
     ),
     plan: bool = typer.Option(False, "--plan", help="Estimate what the run costs, and stop."),
+    votes: str | None = typer.Option(
+        None,
+        "--votes",
+        help="With --resume: end so many votes later, such as +40; a finished run goes on.",
+    ),
     stay: bool = typer.Option(
         False, "--stay", help="Stand by while paused or finished, for the operator's page."
     ),
@@ -113,12 +119,16 @@ def run(
             )
         changes = _read_changes(sets)
         path = run_paths.find(resume, folder or Path("runs"))
+        if votes is not None:
+            _add_votes(path, votes)
         if accept_samples:
             with Ledger.open(path) as ledger:
                 sample_check.accept(ledger, "szpo run --accept-samples")
         return _resume(path, changes, as_json=as_json, stay=stay, device=device, features=features)
     if device is not None:
         raise UsageError("--device goes with --resume; for a new run set model.device")
+    if votes is not None:
+        raise UsageError("--votes goes with --resume; for a new run set run.votes")
     if features:
         raise UsageError("--feature goes with --resume; for a new run set features.add")
     if file is None and preset is None and not sets:
@@ -261,6 +271,20 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
     return found
 
 
+def _add_votes(path: Path, text: str) -> None:
+    """Let a run that nobody else drives end later.
+
+    Raises:
+        UsageError: the text is no number of votes with a plus, or they pay for no step.
+        LeaseError: another process drives the run.
+    """
+    if not re.fullmatch(r"\+\d{1,9}", text):
+        raise UsageError(f"--votes {text}: give the votes to add with a plus, such as +40")
+    with Ledger.open(path) as ledger, lease.hold(ledger):
+        config = budget.add_votes(ledger, "szpo run --votes", int(text))
+    console.complain(f"{text[1:]} votes added: the run ends after {config.describe_end()}")
+
+
 def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
     from szpo.runs import assemble
 
@@ -356,6 +380,7 @@ def _go_on(
         ledger, say=console.complain, device=device, engine=changes, features=features
     )
     with contextlib.closing(parts):
+        assemble.demand_counted(parts)  # before a pause is ended
         if parts.base is not None:
             run_engine.record_move(ledger, parts.config)
             if device is not None:
@@ -418,13 +443,15 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             _next_after_pause(ledger.path, people=config.panel.kind == "people")
         if outcome.steps:
             console.say(helped.sentence)
+            if (measured := held_out.read(ledger)) is not None and measured.guards:
+                console.say(f"guards on held-out prompts: {measured.verdict}")
             if lesson is not None:
                 console.say(str(lesson))
             if ahead is not None:
                 for text in (ahead.short, ahead.prior_line, *ahead.remarks):
                     if text:
                         console.say(text)
-            _next(ledger.path, language=parts.base is not None)
+            _next(ledger, language=parts.base is not None)
     return 1 if outcome.status == "paused" else 0
 
 
@@ -481,7 +508,8 @@ def _next_after_pause(path: Path, *, people: bool) -> None:
         console.say(f"  szpo run --resume {path}  # continues from there")
 
 
-def _next(path: Path, *, language: bool) -> None:
+def _next(ledger: Ledger, *, language: bool) -> None:
+    path = ledger.path
     texts = {
         "sample": "the base and the tuned model answer side by side",
         "export": "the adapter, for PeftModel.from_pretrained",
@@ -493,3 +521,5 @@ def _next(path: Path, *, language: bool) -> None:
     }
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
+    if more := budget.describe_more(ledger):
+        console.say(f"  {more}  # the same run goes on")

@@ -3,7 +3,8 @@
 No field of a reply proves which adapter wrote it. Its log-probabilities are those of whatever did,
 so a trusted model computes the same tokens' log-probabilities under the member that was asked, and
 the mean of |difference| per token is compared with what rounding explains. The rows with the
-longest answers are taken, at least one per chunk and member, until they hold `TOKENS` tokens.
+longest answers are taken, at least one per chunk and member, until they hold `TOKENS` tokens;
+where people vote, every row is taken as well, by itself.
 Rounding makes single tokens differ by much: few tokens are judged as if `SLACK` more were equal.
 """
 
@@ -49,17 +50,3 @@ def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
     if not np.isfinite(apart).all():
         return math.inf
     return float(apart.sum()) / (len(apart) + SLACK)
-
-
-def notice_probability(shift: float, tolerance: float, tokens: int) -> float:
-    """Least probability that a wrong adapter is noticed in this many tokens.
-
-    The two adapters' log-probabilities of a token differ by independent N(0, shift²), in nats. A
-    half-normal density is at most √(2/π), so n of them add up to at most c with a probability of
-    at most (c·√(2/π))ⁿ / n!, the simplex below c; here c = (n + SLACK) · tolerance / shift.
-
-    >>> [round(notice_probability(0.3, t, n), 4) for t, n in ((0.005, 4), (0.09, 24), (0.09, 48))]
-    [1.0, 0.9973, 1.0]
-    """
-    total = (tokens + SLACK) * tolerance / shift * math.sqrt(2 / math.pi)
-    return max(0.0, 1.0 - math.exp(tokens * math.log(total) - math.lgamma(tokens + 1)))

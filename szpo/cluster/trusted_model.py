@@ -60,13 +60,14 @@ class TrustedModel:
 
     def deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
         """Per group of rows the mean |difference| per token from what the server reported."""
-        rows = [row for group in groups for row in group]
+        rows = {id(row): row for group in groups for row in group}
         if not rows:
             return []
-        trusted = iter(self.logprobs(rows))
+        trusted = dict(zip(rows, self.logprobs([*rows.values()]), strict=True))
         return [
             rescoring.deviation(
-                [np.array(row.answer.logprobs) for row in group], [next(trusted) for _ in group]
+                [np.array(row.answer.logprobs) for row in group],
+                [trusted[id(row)] for row in group],
             )
             for group in groups
         ]

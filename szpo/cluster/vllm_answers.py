@@ -97,11 +97,13 @@ class VllmAnswers:
         decoding: Callable[[RowRequest], Decoding],
         *,
         chunk_rows: int,
+        each_row: bool = False,
         bounds: Bounds = BOUNDS,
     ):
+        """``each_row``: every row is rescored, and judged also by itself."""
         self.transport = transport
         self._folder, self._trusted, self._decoding = folder, trusted, decoding
-        self._chunk_rows = chunk_rows
+        self._chunk_rows, self._each_row = chunk_rows, each_row
         self._dispatcher: Dispatcher[ServedChunk, ChunkReply] = Dispatcher(
             transport, time.monotonic, bounds=bounds
         )
@@ -184,6 +186,8 @@ class VllmAnswers:
                 [row.member.sha256 for row in rows], [len(row.answer.tokens) for row in rows]
             )
         ]
+        if self._each_row:
+            picked += [(i, [row]) for i, rows in enumerate(judged) for row in rows]
         apart = self._deviations([group for _, group in picked])
         failing = {i for (i, _), value in zip(picked, apart, strict=True) if self._wrong(value)}
         if not failing:
@@ -212,7 +216,7 @@ class VllmAnswers:
                 )
 
     def _deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
-        self.rescored += sum(len(group) for group in groups)
+        self.rescored += len({id(row) for group in groups for row in group})
         return self._trusted.deviations(groups)
 
     def _wrong(self, deviation: float) -> bool:

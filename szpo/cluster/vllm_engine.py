@@ -108,7 +108,7 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
         engine: The settings.
         loaded: The run's model.
         responder: The run's coordinates, and the engine that rescores.
-        options: ``bounds`` and ``retry``, for who wants other than the usual ones.
+        options: ``each_row`` of `VllmAnswers`; ``bounds`` and ``retry`` other than the usual.
 
     Raises:
         UsageError: See `demand`; or the model is quantised, or of a rank that no server takes.
@@ -146,6 +146,7 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
         trusted,
         lambda request: Decoding(request.sampling, tuple(stop), words),
         chunk_rows=engine.rows or VLLM_ROWS,
+        each_row=options.get("each_row", False),
         bounds=options.get("bounds", BOUNDS),
     )
 

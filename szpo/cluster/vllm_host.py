@@ -16,10 +16,10 @@ class ServedHost(LocalHost):
     The model in this process is also the one that rescores what servers answer.
     """
 
-    def __init__(self, loaded: Loaded, engine: Engine):
-        """``engine`` names the servers; nothing is sent yet."""
+    def __init__(self, loaded: Loaded, engine: Engine, *, each_row: bool = False):
+        """``engine`` names the servers, ``each_row`` rescores all rows; nothing is sent yet."""
         super().__init__(loaded)
-        self._settings = engine
+        self._settings, self._each_row = engine, each_row
         self._answers: VllmAnswers | None = None
 
     def serve(self, policy: LoraPolicy) -> None:
@@ -30,7 +30,9 @@ class ServedHost(LocalHost):
             StorageError: The folder for adapters cannot be written.
         """
         self.close()
-        self._answers = vllm_engine.connect(self._settings, policy.held, policy.responder)
+        self._answers = vllm_engine.connect(
+            self._settings, policy.held, policy.responder, each_row=self._each_row
+        )
         policy.answer_by(self._answers)
 
     def close(self) -> None:

@@ -262,6 +262,17 @@ class Config(Section):
         both = [n for n in (self.run.steps, from_votes) if n is not None]
         return min(both)
 
+    def is_spent(self, steps: int, votes: int) -> bool:
+        """Whether the run's end is reached: no further step is due or can be paid whole."""
+        by_steps = self.run.steps is not None and steps >= self.run.steps
+        left = math.inf if self.run.votes is None else self.run.votes - votes
+        return by_steps or left < self.votes_per_step
+
+    def describe_end(self) -> str:
+        """After what the run ends, such as "240 votes"."""
+        both = ((self.run.votes, "votes"), (self.run.steps, "steps"))
+        return " or ".join(f"{n:,} {what}" for n, what in both if n is not None)
+
     @property
     def coordinates(self) -> Coordinates:
         """The kind of the subspace.

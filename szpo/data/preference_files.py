@@ -43,6 +43,8 @@ FORMATS: dict[str, Format] = {
 }
 DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
 """The formats in the order in which a first record is tried."""
+DEMONSTRATIONS: Final = "demonstrations"
+"""What a file of prompts with good answers is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ def read(
 def find_format(path: Path) -> str:
     """The name of the format in which the first record of a file can be read.
 
+    `DEMONSTRATIONS` where it is no preference but a prompt with a good answer.
+
     Raises:
         UsageError: it is in none of them, the file is empty or cannot be read.
     """
@@ -111,6 +115,9 @@ def find_format(path: Path) -> str:
             with suppress(UsageError):
                 FORMATS[kind](record, where)
                 return kind
+        with suppress(UsageError):
+            trl.read_example(record, where)
+            return DEMONSTRATIONS
         raise UsageError(f"{where}: its format is none of {', '.join(DETECTED)}")
     raise UsageError(f"{path} holds no records")
 

@@ -1,7 +1,8 @@
 """Preferences of any file that szpo reads, as comparisons whose plus was preferred.
 
-A pair of a preference file is a comparison of one row. A run's ledger gives its own comparisons:
-a vote there was about whole batches, and stays so. Notes on single rows are not read.
+A pair of a preference file is a comparison of one row. A demonstration is preferred to the answer
+that the base gives, once there is a model to give it. A run's ledger gives its own comparisons: a
+vote there was about whole batches, and stays so. Notes on single rows are not read.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ class Preferred:
     file: str
     """Its name, without its folder."""
     kind: str
-    """ledger, or one of `preference_files.FORMATS`."""
+    """ledger, demonstrations, or one of `preference_files.FORMATS`."""
     sha256: str
     """Of the file's bytes; of a ledger, which may still grow, that of its last event."""
     comparisons: tuple[Comparison, ...]
-    """Of direction 0, numbered in order; plus is what was preferred."""
+    """Of direction 0, numbered in order; plus is what was preferred, to which of demonstrations
+    minus is equal until the base has answered."""
     of: int
     """Preferences in the file."""
 
@@ -57,8 +59,12 @@ def read(path: Path) -> Preferred:
     else:
         kind = preference_files.find_format(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        pairs = preference_files.read(path, kind).pairs
-        rows = [(Row(pair.prompt, pair.chosen, pair.rejected),) for pair in pairs]
+        if kind == preference_files.DEMONSTRATIONS:
+            examples = preference_files.read_examples(path)
+            rows = [(Row(prompt, answer, answer),) for prompt, answer in examples]
+        else:
+            pairs = preference_files.read(path, kind).pairs
+            rows = [(Row(pair.prompt, pair.chosen, pair.rejected),) for pair in pairs]
     if not rows:
         raise UsageError(f"{path} has no preference: no pair differs, or all are ties")
     chosen = rows

@@ -9,21 +9,25 @@ from typing import Any, Final, Literal, TypeAlias
 
 from szpo import seeds
 from szpo.config.schema import Config
-from szpo.errors import UsageError
+from szpo.errors import RunError, UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.protocol import NobodyLeftError
 from szpo.types import Answer, Choice, Comparison, Prompt
+from szpo.voting import steps
 from szpo.voting.service import VoteService
 
 FUNCTION: Final = "function"
 """The ``panel.kind`` of runs in which a Python function votes."""
-Better: TypeAlias = Callable[[list[str], list[str], list[str]], str | float]
+Better: TypeAlias = Callable[[list[str], list[str], list[str]], str | float | None]
 """``better(prompts, a, b)``: the prompts' last turns, and the answers of both batches to them.
 
-It returns "a", "b" or "tie", or the probability that a is better, from 0 to 1. A probability is
-turned into a vote by the run's own random numbers.
+It returns "a", "b", "tie", the probability that a is better, from 0 to 1, or None or "skip" to
+abstain. A probability is turned into a vote by the run's own random numbers.
 """
 SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """The words that a function may return, as the share of its vote for batch a."""
+EMPTY: Final = 3
+"""Steps in a row without any vote that end a run."""
 LACKS: Final = (
     "the votes of this run come from a Python function; go on with it by "
     "szpo.Tuner.resume(ledger, better)"
@@ -55,15 +59,19 @@ class FunctionJudge:
         return read_answer(self.better([row.prompt.text for row in comparison.rows], a, b), key)
 
 
-def read_share(answer: object) -> float:
+def read_share(answer: object) -> float | None:
     """A function's answer as the share of its vote for batch a, from 0 to 1; a tie is one half.
 
-    Raises:
-        UsageError: it is neither "a", "b", "tie" nor a number from 0 to 1.
+    None where it abstains.
 
-    >>> [read_share(each) for each in ("a", "tie", 0.75, "B")]
-    [1.0, 0.5, 0.75, 0.0]
+    Raises:
+        UsageError: it is neither "a", "b", "tie", "skip", None nor a number from 0 to 1.
+
+    >>> [read_share(each) for each in ("a", "tie", 0.75, "B", "skip")]
+    [1.0, 0.5, 0.75, 0.0, None]
     """
+    if answer is None or (isinstance(answer, str) and answer.strip().lower() == "skip"):
+        return None
     if isinstance(answer, str) and (word := answer.strip().lower()) in SHARES:
         return SHARES[word]
     if isinstance(answer, (bool, str)) or not hasattr(answer, "__float__"):
@@ -80,10 +88,12 @@ def read_answer(answer: object, key: bytes) -> Choice:
     Raises:
         UsageError: as `read_share`.
 
-    >>> [read_answer(each, bytes(16)) for each in ("a", "tie", 1.0, 0)]
-    ['A', 'tie', 'A', 'B']
+    >>> [read_answer(each, bytes(16)) for each in ("a", "tie", 1.0, 0, None)]
+    ['A', 'tie', 'A', 'B', 'skip']
     """
     share = read_share(answer)
+    if share is None:
+        return "skip"
     if isinstance(answer, str):
         return "A" if share == 1 else "B" if share == 0 else "tie"
     return "A" if float(seeds.uniform(key, 1)[0]) < share else "B"
@@ -91,9 +101,40 @@ def read_answer(answer: object, key: bytes) -> Choice:
 
 def _refuse(answer: object) -> UsageError:
     return UsageError(
-        f'better: the function returned {answer!r}; return "a", "b", "tie", or the probability '
-        "that a is better (0 to 1)"
+        f'better: the function returned {answer!r}; return "a", "b", "tie", the probability that '
+        "a is better (0 to 1), or None to abstain"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionEvaluator:
+    """Asks the function; a step is taken without the comparisons from which it abstains."""
+
+    panel: PanelEvaluator
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Ask about these comparisons.
+
+        Raises:
+            RunError: the function abstained from all of them, for the third step in a row.
+        """
+        try:
+            self.panel.submit(comparisons)
+        except NobodyLeftError:
+            ledger, step = self.panel.service.ledger, comparisons[0].step
+            how = steps.Closing("operator", actor=FUNCTION, reason="the function abstained")
+            steps.close(ledger, step, how)
+            sql = "SELECT sum(n_votes) AS n, min(step) AS first FROM updates WHERE step > ?"
+            (past,) = ledger.query(sql, (step - EMPTY,))
+            empty = past["n"] == 0 and past["first"] == step - EMPTY + 1
+            if empty and not self.panel.service.counted(step):
+                raise RunError(
+                    f"better: the function abstained from every pair of steps {step - EMPTY + 1} "
+                    f"to {step}; nothing can be learned from it"
+                ) from None
+
+    def poll(self, step: int) -> None:
+        """Nothing to do: `submit` has stored every answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +166,8 @@ class FunctionPanel:
     ) -> float:
         """The share of the function's vote for the tuned batch, which stands on ``side``.
 
-        Batches with equal texts are a tie, and the function is not asked.
+        Batches with equal texts are a tie, and the function is not asked. Where it abstains, it
+        prefers neither.
 
         Raises:
             UsageError: there is no function, or it returned something else than a vote.
@@ -136,9 +178,11 @@ class FunctionPanel:
         if first == second:
             return 0.5
         asked = [prompt.text for prompt in prompts]
-        if side == "A":
-            return read_share(self.better(asked, first, second))
-        return 1 - read_share(self.better(asked, second, first))
+        shown = (first, second) if side == "A" else (second, first)
+        share = read_share(self.better(asked, *shown))
+        if share is None:
+            return 0.5
+        return share if side == "A" else 1 - share
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -146,9 +190,9 @@ class FunctionPanel:
         name = getattr(self.better, "__qualname__", type(self.better).__name__)
         return {"panel": FUNCTION, "function": name, "size": self.size}
 
-    def evaluator(self, service: VoteService) -> PanelEvaluator:
+    def evaluator(self, service: VoteService) -> FunctionEvaluator:
         """The panel at a vote service."""
-        return PanelEvaluator(service, self.judges)
+        return FunctionEvaluator(PanelEvaluator(service, self.judges))
 
     def __str__(self) -> str:
         return f"panel: the function {self.spec['function']}, {self.size} panelists"

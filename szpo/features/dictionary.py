@@ -28,6 +28,8 @@ ROOM: Final = ("reading.py", "word_lists.py", "dictionary.py", "golden.json")
 """The files whose bytes the digest covers, the golden table among them."""
 TONE_READS: Final = 4_000
 """Characters from the start that VADER reads; its time grows with the square of the text."""
+TONE_EMOJI: Final = 100
+"""Emoji that VADER reads; of a text with more it reads none, since it puts words for each."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,10 @@ def _vader() -> Any:
 
 @lru_cache(maxsize=65_536)  # by far the slowest of them, and answers come more than once
 def _tone(text: str) -> int:
-    return round(10_000 * float(_vader().polarity_scores(text[:TONE_READS])["compound"]))
+    read = text[:TONE_READS]
+    if sum(map(_vader().emojis.__contains__, read)) > TONE_EMOJI:
+        read = "".join(each for each in read if each not in _vader().emojis)
+    return round(10_000 * float(_vader().polarity_scores(read)["compound"]))
 
 
 def _ends(endings: tuple[str, ...], longer: int, but: str) -> Callable[[str], bool]:

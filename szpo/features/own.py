@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import importlib
 import inspect
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,8 @@ from szpo.types import Answer, Prompt
 Kind: TypeAlias = Literal["keyword", "regex", "plug-in", "function"]
 FORMS: Final = "regex:PATTERN, keyword:sea+sun, a plug-in's name or package.module:function"
 GROUP: Final = "own"
+LARGEST: Final = 2**32
+"""Of a function's numbers, so that differences in units of 2⁻²⁴ fit 64 bits."""
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -179,12 +180,12 @@ def exact(value: Any) -> Ratio:
     """A number that a user's function gave, as a ratio of integers.
 
     Raises:
-        UsageError: it is not a finite number.
+        UsageError: it is not a number, or is beyond `LARGEST`.
     """
-    if isinstance(value, int | Fraction) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, int | Fraction | float) and -LARGEST <= value <= LARGEST:
         numerator, denominator = value.as_integer_ratio()
         return int(numerator), int(denominator)
-    raise UsageError(f"{value!r}; it must give a finite number for every answer")
+    raise UsageError(f"{value!r}; it must give a number of at most 2^32 for every answer")
 
 
 def _entry(name: str, unit: str, count: Count) -> Entry:

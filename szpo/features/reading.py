@@ -37,7 +37,10 @@ SMALL: Final = {
 """Capital to small letter (Latin, Greek, Cyrillic), and one apostrophe for two."""
 
 WORD: Final = re.compile(f"[^{NO_LETTER}]+(?:['-][^{NO_LETTER}]+)*")
-SENTENCE_END: Final = re.compile(rf"[.!?。！？]+(?=[{SPACE}\"'”’)]|$)|[。！？؟।]+")
+SENTENCE_END: Final = re.compile(
+    # Possessive, and from the first mark of a run alone: else a run takes quadratic time.
+    rf"(?<![.!?。！？])[.!?。！？]++(?=[{SPACE}\"'”’)]|$)|[。！？؟।]+"
+)
 VOWELS: Final = re.compile("[aeiouy]+")
 
 Phrases: TypeAlias = Mapping[str, Sequence[tuple[int, tuple[str, ...]]]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from szpo import __version__
 from szpo.config import rule_plugins, settings_file
@@ -14,6 +15,9 @@ from szpo.optim import superseded
 from szpo.optim.checked_settings import read_recorded, settings_from_json
 from szpo.optim.directions import DIRECTION_VERSION, ORTHONORMAL_VERSION
 from szpo.optim.settings import Settings
+
+BUDGET: Final = "budget"
+"""Kind of the event by which a run ends after more votes and steps than its spec says."""
 
 
 def recorded_settings(ledger: Ledger) -> Settings:
@@ -67,7 +71,7 @@ def demand_rule(ledger: Ledger) -> None:
 def recorded_config(ledger: Ledger) -> Config | None:
     """The settings that `szpo run` was given; None for a run that was made otherwise.
 
-    Of what szpo no longer has, the default.
+    With the votes that were added since. Of what szpo no longer has, the default.
 
     Raises:
         UsageError: some setting is not what it may be.
@@ -75,7 +79,29 @@ def recorded_config(ledger: Ledger) -> Config | None:
     recorded = ledger.spec.get("config")
     if recorded is None:
         return None
-    return settings_file.check_recorded(recorded, where=ledger.path.name)
+    return with_budget(settings_file.check_recorded(recorded, where=ledger.path.name), ledger)
+
+
+def with_budget(config: Config, ledger: Ledger) -> Config:
+    """The settings with the votes and steps after which the run ends as of now."""
+    run = config.run.model_copy(update=read_budget(ledger))
+    return config.model_copy(update={"run": run})
+
+
+def read_budget(ledger: Ledger) -> dict[str, int | None]:
+    """``votes`` and ``steps`` after which a run ends since votes were added; empty where none."""
+    sql = "SELECT body FROM events WHERE kind = ? ORDER BY event DESC LIMIT 1"
+    found = ledger.query(sql, (BUDGET,))
+    return dict(json.loads(found[0]["body"])) if found else {}
+
+
+def describe_budget(ends: Mapping[str, int | None]) -> str:
+    """After what a run ends, as `read_budget` has it.
+
+    >>> describe_budget({"votes": 48, "steps": None})
+    '48 votes'
+    """
+    return " or ".join(f"{n} {what}" for what, n in ends.items() if n is not None)
 
 
 def demand_current(ledger: Ledger) -> None:

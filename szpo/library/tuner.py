@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,14 +27,18 @@ from szpo.evaluators import hidden_reward
 from szpo.evaluators.function_panel import FUNCTION, Better, FunctionPanel, FunctionPanelFactory
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import with_budget
 from szpo.library import conduct, tuner_settings
+from szpo.library.result import Result, read_result
 from szpo.library.text_pairs import Sample, TextPair, make_pair
 from szpo.notices import trackers
 from szpo.notices.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.runs import assemble, driver, run_prompts, samples
 from szpo.runs.assemble import Parts
+from szpo.training import budget
 from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Assignment, Choice
+from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 
@@ -58,8 +63,8 @@ class Tuner:
     Args:
         model: smollm2, tiny, a folder, or a hub id, as ``model.name`` in a settings file.
         prompts: a list of texts, the path of a prompt file, or None for the prompts that ship.
-        better: ``better(prompts, a, b)`` with lists of texts returns "a", "b", "tie", or the
-            probability that a is better.
+        better: ``better(prompts, a, b)`` with lists of texts returns "a", "b", "tie", the
+            probability that a is better, or None to abstain.
         votes: the run ends when this many are counted; None: 240, or as ``settings`` say.
         ledger: file of the run, such as runs/mine.db; None: a temporary one.
         settings: values by dotted name, such as {"optimizer.rows": 4, "run.seed": 1}, and
@@ -110,14 +115,18 @@ class Tuner:
         better: Better | None = None,
         *,
         features: Sequence[str] = (),
+        more_votes: int = 0,
     ) -> Self:
         """Go on with the run of a file, whoever began it.
 
-        ``features`` are those of ``features.add`` that are code, which no record runs.
+        ``features`` are those of ``features.add`` that are code, which no record runs. With
+        ``more_votes`` the run ends so many votes later, also where it was finished.
 
         Raises:
             StorageError: there is no such file, or it is no ledger.
-            UsageError: the run's votes come from a function, and there is none, or the other way.
+            UsageError: the run's votes come from a function, and there is none, or the other way;
+                or ``more_votes`` pay for no step.
+            LeaseError: votes are to be added while another process drives the run.
         """
         from szpo.cache import quiet
 
@@ -131,6 +140,10 @@ class Tuner:
                 lack = "a function votes in it; give it: Tuner.resume(ledger, better)"
                 more = f"its votes come from {kind}; leave out better=..."
                 raise UsageError(f"{record.path.name}: {lack if better is None else more}")
+            if more_votes:
+                with lease.hold(record):
+                    budget.add_votes(record, "szpo.Tuner.resume", more_votes)
+                parts = replace(parts, config=with_budget(parts.config, record))
             if better is not None:
                 parts = replace(parts, panel=FunctionPanel(better, parts.config.panel.size))
         except BaseException:
@@ -148,11 +161,12 @@ class Tuner:
         self._tables: Tables | None = None
         self._reports: list[StepReport] = []
         self._tracked: tuple[Callback, ...] | None = None
+        self._one_at_a_time = threading.RLock()
 
     # ---- votes of a function or a panel ----
 
-    def run(self, callbacks: Sequence[GivenCallback] = (), *, measure: bool = False) -> Outcome:
-        """Drive the run until its votes are spent, or a guard pauses it.
+    def run(self, callbacks: Sequence[GivenCallback] = (), *, measure: bool = False) -> Result:
+        """Drive the run until its votes are spent, or a guard pauses it; what came of it.
 
         Args:
             callbacks: functions of a `StepReport`, called after each step, or `Callback`s.
@@ -171,7 +185,7 @@ class Tuner:
         score = hidden_reward.find_reward(self._ledger) if measure else None
         beside = conduct.Beside(every, measure, score, _say)
         self._outcome = conduct.conduct(self._ledger, self._parts, beside)
-        return self._outcome
+        return read_result(self._outcome, self._ledger)
 
     # ---- votes by hand ----
 
@@ -179,11 +193,16 @@ class Tuner:
         """The pair that this voter is to compare next; the same one until it is answered.
 
         None: there is nothing for this voter now. If `finished` is true there never will be;
-        otherwise other voters have to answer first.
+        otherwise other voters have to answer first. Voters may ask and answer at once, each from
+        a thread of their own.
 
         Raises:
             UsageError: this run's votes come from a function or a panel; use `run`.
         """
+        with self._one_at_a_time:
+            return self._ask(voter)
+
+    def _ask(self, voter: str) -> TextPair | None:
         service = self._votes()
         if voter in self._seats:
             return self._seats[voter][1]
@@ -207,6 +226,10 @@ class Tuner:
         Raises:
             UsageError: this voter was asked nothing, or the vote is unknown.
         """
+        with self._one_at_a_time:
+            self._tell(vote, voter)
+
+    def _tell(self, vote: str, voter: str) -> None:
         service = self._votes()
         if voter not in self._seats:
             raise UsageError(f"tell: {voter} was asked nothing; call ask() first")

@@ -9,34 +9,46 @@ from __future__ import annotations
 import errno
 import json
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, overload
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from szpo import __version__, seeds
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
-from szpo.library import vector_defaults
 from szpo.library.vector_space import Bounds, VectorSpace, make_space
-from szpo.library.vector_votes import VectorVote, check_votes, tally
+from szpo.library.vector_votes import CastVote, VectorVote, check_votes, tally
 from szpo.optim import optimizer, parameters
-from szpo.optim.checked_settings import settings_from_json, settings_to_json
-from szpo.optim.settings import Settings
-from szpo.types import Floats, Info
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.rules.registry import has_two_points
+from szpo.optim.settings import Settings, SettingsError
+from szpo.types import Floats, Info, Query
 
-FORMAT: Final = 2
-"""Of what `Optimizer.to_dict` gives; in format 1 the digest left out the space."""
+FORMAT: Final = 3
+"""Of what `Optimizer.to_dict` gives; 1 left the space out of its digest, 2 had no votes held."""
 AT_ONCE: Final = 10_000
 """Most pairs that await votes together."""
+RULE: Final = "known"
+"""Of the rules, the one that needed fewest votes on six toy preferences (docs/library.md)."""
+OWN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "known": {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0, "warmup": 0},
+    "sign": {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0},
+    "regression": {"kl_budget": None, "centre_step": 0.3},
+}  # fmt: skip
+"""Settings by rule. Steps shrink with the square root of their number (Robbins & Monro 1951)."""
+FIXED: Final = ("K", "N", "M", "D", "layout", "root_seed", "scale", "start")
+"""Settings that ask, tell and the vector itself decide."""
 _ONE_AT_A_TIME: Final = threading.RLock()
 """Pairs are asked, told and saved by one thread at a time. Of the module: copies carry no lock."""
 
 
 class Pair(NamedTuple):
-    """Two points to compare, each (d,) in the caller's coordinates."""
+    """Two points to compare, each (d,) in the caller's coordinates; also the handle of `tell`."""
 
     a: Floats
     b: Floats
@@ -83,7 +95,7 @@ class Optimizer:
         **options: Any,
     ):
         space = make_space(dim, start, scale, bounds)
-        self._begin(space, vector_defaults.make_settings(seed, space.dim, options))
+        self._begin(space, make_settings(seed, space.dim, options))
 
     def _begin(self, space: VectorSpace, settings: Settings) -> None:
         self._space = space
@@ -94,6 +106,8 @@ class Optimizer:
         self._past: list[list[list[Any]]] = []
         self._pending: tuple[Pair, ...] = ()
         self._flipped: tuple[bool, ...] = ()
+        self._query: Query | None = None
+        self._told: dict[int, CastVote] = {}
         self._single = True
         self._info: Info | None = None
 
@@ -130,28 +144,50 @@ class Optimizer:
         vote: VectorVote | Sequence[VectorVote],
         *,
         weight: float | Sequence[float] = 1.0,
+        pair: Pair | None = None,
     ) -> None:
         """Take the vote on the pair of `ask`, or one vote for each pair of ``ask(n)``, in order.
+
+        With ``pair`` it is the vote on that pair of ``ask(n)``: in any order, from any thread. The
+        last one moves the centre, to the same bits whatever the order.
 
         Args:
             vote: "a", "b", "tie", the share of votes for a (0 to 1), or None (no answer).
             weight: how many votes it counts as, 0 or more; one number, or one for each pair.
+            pair: one of `waiting`.
 
         Raises:
-            UsageError: nothing was asked, the number of votes is wrong, or a vote is unknown;
-                the pairs still await their votes.
+            UsageError: nothing was asked, the number of votes is wrong, a vote is unknown, or the
+                pair awaits none; the pairs still await their votes.
         """
         with _ONE_AT_A_TIME:
-            self._tell(vote, weight)
+            if not self._pending:
+                raise UsageError("tell: no pair awaits a vote; call ask() first")
+            if pair is None:
+                if self._told:
+                    raise UsageError(
+                        f"tell: {len(self._told)} of {len(self._pending)} pairs have their vote; "
+                        "tell the others one by one, with pair=..."
+                    )
+                self._take(check_votes(vote, weight, len(self._pending), self._single))
+                return
+            place = self._find(pair)
+            told = {**self._told, place: check_votes(vote, weight, 1, single=True)[0]}
+            if len(told) == len(self._pending):
+                self._take([told[i] for i in range(len(told))])
+            else:
+                self._told = told
 
-    def _tell(
-        self, vote: VectorVote | Sequence[VectorVote], weight: float | Sequence[float]
-    ) -> None:
-        if not self._pending:
-            raise UsageError("tell: no pair awaits a vote; call ask() first")
-        cast = check_votes(vote, weight, len(self._pending), self._single)
-        query = optimizer.ask(self._state)
-        state, updates, info = optimizer.tell(self._state, query, tally(cast, self._flipped))
+    def _find(self, pair: Pair) -> int:
+        for i, each in enumerate(self._pending):
+            if i not in self._told and all(map(np.array_equal, pair, each)):
+                return i
+        raise UsageError("tell: this pair awaits no vote: it has one, or was not asked here")
+
+    def _take(self, cast: Sequence[CastVote]) -> None:
+        assert self._query is not None  # pairs were asked
+        counts = tally(cast, self._flipped)
+        state, updates, info = optimizer.tell(self._state, self._query, counts)
         settings = state.settings
         centre, recommended = self._centre, self._recommended
         for update in optimizer.added_updates(settings, updates, "centre"):
@@ -161,7 +197,7 @@ class Optimizer:
         self._state, self._info = state, info
         self._centre, self._recommended = centre, recommended
         self._past.append([[each.vote, each.weight] for each in cast])
-        self._pending = ()
+        self._pending, self._told = (), {}
 
     def _ask(self, count: int, *, single: bool) -> None:
         self._state = optimizer.with_directions(self._state, count)
@@ -177,12 +213,28 @@ class Optimizer:
             pairs.append(Pair(minus, plus) if turned else Pair(plus, minus))
             flipped.append(turned)
         self._pending, self._flipped, self._single = tuple(pairs), tuple(flipped), single
+        self._query = query
 
     # ---- where it stands ----
 
     @property
+    def waiting(self) -> tuple[Pair, ...]:
+        """The pairs of `ask` that have no vote yet."""
+        with _ONE_AT_A_TIME:
+            return tuple(p for i, p in enumerate(self._pending) if i not in self._told)
+
+    @property
     def best(self) -> Floats:
-        """The point (d,) that the votes so far recommend; the start before any vote."""
+        """The point (d,) that the votes so far recommend; the start before any vote.
+
+        Rules that recommend another point than they ask at warn: their way may have no end.
+        """
+        if has_two_points(self._first.rule):
+            warnings.warn(
+                f'rule {self._first.rule} is for "more of this": it goes on past an optimum; '
+                f"for a point to be found take rule={RULE!r}",
+                stacklevel=2,
+            )
         return self._space.to_vector(self._recommended["z"])
 
     @property
@@ -229,6 +281,7 @@ class Optimizer:
                 "settings": settings_to_json(self._first),
                 "votes": [[list(each) for each in step] for step in self._past],
                 "waiting": [waiting, self._single] if waiting else None,
+                "told": [[i, each.vote, each.weight] for i, each in self._told.items()],
                 "digest": self._saved_digest(),
             }
 
@@ -246,7 +299,7 @@ class Optimizer:
         """
         try:
             form = saved["format"]
-            if form not in (1, FORMAT):
+            if form not in (1, 2, FORMAT):
                 raise UsageError(f"Optimizer: format {form} is unknown; it is {FORMAT}")
             space = saved["space"]
             own = make_space(None, space["start"], space["scale"], space["bounds"])
@@ -259,8 +312,10 @@ class Optimizer:
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
                 _ = found.ask() if single else found.ask(count)
+            for i, vote, weight in saved.get("told", ()):
+                found.tell(vote, weight=weight, pair=found._pending[i])
             wanted = saved["digest"]
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(f"Optimizer: not a saved state ({error!r})") from None
         if found._saved_digest(form) != wanted:
             raise IntegrityError(
@@ -302,3 +357,28 @@ class Optimizer:
         if not isinstance(saved, dict):
             raise UsageError(f"{path} is no saved Optimizer (a list or a single value)")
         return cls.from_dict(saved)
+
+
+def make_settings(seed: int, dim: int, options: Mapping[str, Any]) -> Settings:
+    """The settings of an optimizer of ``dim`` coordinates: one pair a step, μ = 1.
+
+    With μ = 1 a shown point stands about one unit from the centre in each coordinate.
+
+    Raises:
+        UsageError: an option is unknown, out of range, or not the caller's to choose.
+    """
+    given = dict(options)
+    for name in FIXED:
+        if name in given:
+            raise UsageError(f"Optimizer: {name} is no option; see szpo.Optimizer for what is")
+    if given.get("weighting", "equal") != "equal":
+        raise UsageError(
+            "Optimizer: weighting learns from who voted how, which tell does not know; weigh "
+            "votes yourself with tell(vote, weight=...)"
+        )
+    rule = given.pop("rule", RULE)
+    chosen = {"mu": 1.0, **OWN.get(rule, {}), **given}
+    try:
+        return defaults(seed, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)
+    except SettingsError as error:
+        raise UsageError(f"Optimizer: {error.rename({})}") from None

@@ -10,6 +10,7 @@ radius, ball, guards and steps are those of any other fit.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +34,7 @@ class NamedFeatures:
     """The features of a run in its coordinates; every number is fixed at the set-up.
 
     Raises:
-        UsageError: names, groups, scales and map differ in length, or the map is not whole.
+        UsageError: names, groups, scales and map differ in length, or are not what they are to be.
     """
 
     names: tuple[str, ...]
@@ -59,6 +60,14 @@ class NamedFeatures:
             raise UsageError("features: every row of the map has one value for each coordinate")
         if any(len(each) != 5 for each in self.own):
             raise UsageError("features: of each of one's own five facts are recorded")
+        texts = [*self.names, self.dictionary, *itertools.chain(*self.own)]
+        if not all(isinstance(text, str) for text in texts):
+            raise UsageError("features: names, and the facts of one's own, are texts")
+        numbers = [*self.scales, self.components, *itertools.chain(*self.map)]
+        if not all(isinstance(number, int) and abs(number) < 2**53 for number in numbers):
+            raise UsageError("features: scales, components and map are integers below 2^53")
+        if {*self.groups} != {*range(len({*self.groups}))}:
+            raise UsageError("features: groups are numbered from 0 without gaps")
         if min(self.scales) <= 0:
             raise UsageError("features: the scales must be positive")
 

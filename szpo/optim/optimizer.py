@@ -5,7 +5,7 @@ and stand a policy at θ + μv (`ask`); let evaluators compare batches of both (
 their votes, by `szpo.optim.rules.known` or `szpo.optim.rules.sign`, and update θ (`tell`).
 
 Pure: a state in, a state out. A state is a function of the settings, the recorded radii and the
-recorded votes alone, so a run can always be played again (`replay_state`).
+recorded votes alone, so a run can always be played again.
 """
 
 from __future__ import annotations
@@ -196,20 +196,6 @@ def added_updates(
     if not has_two_points(settings.rule):
         return added
     return tuple(update for update in added if update.k == POINTS.index(point))
-
-
-def replay_state(
-    settings: Settings, tallies: Iterable[Tally], mus: Sequence[float] | None = None
-) -> State:
-    """The state after recorded votes of equal weight, rebuilt from nothing else.
-
-    ``mus`` are the recorded radii of the steps; without them each step asks for its own.
-    """
-    state = init(settings)
-    for step, tally in enumerate(tallies):
-        wanted = ask(state) if mus is None else query(settings, step, mus[step])
-        state = tell(state, wanted, tally)[0]
-    return state
 
 
 def describe_settings(settings: Settings) -> Sequence[str]:

@@ -109,14 +109,6 @@ class Prior:
         """Of the coefficients of a support (features,), in 1/logits² per squared unit of x."""
         return np.asarray(len(support) * (self.scale[list(support)] / width) ** 2)
 
-    def by_group(self, chances: Floats) -> Floats:
-        """Sums (Γ,) over the features of each group of probabilities (k,) of features.
-
-        No support has two features of one group, so the sum is the probability of the group.
-        """
-        named = self.groups >= 0
-        return np.asarray(np.bincount(self.groups[named], chances[named]), dtype=np.float64)
-
 
 def join(metric: Floats, classes: Ints | None = None, limit: float = 0.8) -> Ints:
     """Groups (k,) of features, numbered by their first feature, that move a policy nearly alike.

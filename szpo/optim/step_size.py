@@ -8,6 +8,7 @@ approximation do (Robbins & Monro 1951; Kiefer & Wolfowitz 1952).
 from __future__ import annotations
 
 import decimal
+import functools
 import math
 from typing import Final
 
@@ -36,6 +37,7 @@ def alpha_share(settings: Settings, step: int) -> float:
     return share_left(settings.alpha_decay, step, settings.decay_horizon)
 
 
+@functools.lru_cache(maxsize=64)  # a step asks for the same one several times
 def share_left(decay: float, step: int, horizon: float = 1.0) -> float:
     """(1 + step/horizon)^−decay, at least `LEAST`, rounded once.
 

@@ -315,32 +315,11 @@ class LoraPolicy:
 
         return score_features.score_features(comparisons, encode, self.whitened_scores)
 
-    def score_cosine(self, prompts: Sequence[Prompt], *, seed: int) -> float:
-        """Cosine between scores at the start and at θ, over 256 or more answers drawn at θ.
-
-        1 where features of the start mean at θ what they mean at the start; worth asking beyond
-        some 2 nats.
-
-        Raises:
-            UsageError: The coordinates are all weights, the temperature is 0, or no prompt.
-        """
-        if not prompts:
-            raise UsageError("score_cosine: needs at least one prompt")
-        each = max(2, math.ceil(score_features.CENTRE_ANSWERS / len(prompts)))
-        rows = self.sample_tokens(prompts, each, seed=seed)
-        ids = [self.encode(prompt) for prompt in prompts]
-        texts = [(ids[i // each], row) for i, row in enumerate(rows)]
-        groups = [i // each for i in range(len(rows))]
-        start, here = self.whitened_scores(texts), self.whitened_scores(texts, at=self._theta)
-        return score_features.compare_scores(start, here, groups)
-
-    def whitened_scores(
-        self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], *, at: Theta | None = None
-    ) -> Floats:
-        """Scores (texts, d) at the start or ``at``; see `szpo.policies.score_features`."""
+    def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
+        """Scores (texts, d) at the start; see `szpo.policies.score_features`."""
         return score_features.whitened_scores(
             self._respondent, self.subspace, texts,
-            temperature=self.answering.sampling.temperature, at=at,
+            temperature=self.answering.sampling.temperature,
         )  # fmt: skip
 
     # ---- weights ----

@@ -15,7 +15,7 @@ from szpo.errors import RunError
 from szpo.optim import parameters
 from szpo.optim.directions import ORTHONORMAL_UP_TO
 from szpo.optim.parameters import Space
-from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
+from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 
 
 @runtime_checkable
@@ -79,14 +79,6 @@ class BaseScorer(Protocol):
 
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per token of each answer under the starting policy, nats."""
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """A policy with gradients of its log-probabilities, for score features of shown texts."""
-
-    def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
-        """Mean score of plus texts less that of minus texts at the start, (K, N, d), in z."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ of the texts shown for minus, is a regressor of the vote: it turns the luck of t
 coordinates from noise into signal. Any texts will do, older ones and other people's included.
 
 Scores are those of the start. They are the scores everywhere only where log-probabilities are
-linear in the coordinates; `compare_scores` says how far that holds.
+linear in the coordinates.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from szpo.errors import UsageError
 from szpo.policies.read_request import VALUES, ReadRequest
 from szpo.policies.responder import Respondent
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Comparison, Floats, Prompt, Theta
+from szpo.types import Answer, Comparison, Floats, Prompt
 
-CENTRE_ANSWERS = 256
-"""Answers of a centre on which its scores are compared with those of the start, at least."""
 Tokens: TypeAlias = tuple[int, ...]
 Encode: TypeAlias = Callable[[Prompt, Answer], tuple[Tokens, Tokens]]
 """A prompt and an answer as tokens."""
@@ -70,7 +68,6 @@ def whitened_scores(
     texts: Sequence[tuple[Tokens, Tokens]],
     *,
     temperature: float,
-    at: Theta | None = None,
 ) -> Floats:
     """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π.
 
@@ -79,7 +76,6 @@ def whitened_scores(
         subspace: The run's coordinates z.
         texts: Prompts and answers, as tokens.
         temperature: That of the answers' sampling.
-        at: Master coordinates where the scores are taken; None: the start.
 
     Returns:
         (texts, d).
@@ -98,34 +94,5 @@ def whitened_scores(
         return np.zeros((0, subspace.dim))
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     prompts, answers = zip(*texts, strict=True)
-    request = ReadRequest(
-        "scores", prompts, answers, () if at is None else (at,), (0,) * len(texts) if at else (),
-        start=at is None, temperature=temperature,
-    )  # fmt: skip
+    request = ReadRequest("scores", prompts, answers, start=True, temperature=temperature)
     return np.asarray(respondent.read(request)[VALUES].astype(np.float64) @ basis)
-
-
-def compare_scores(start: Floats, centre: Floats, groups: Sequence[int]) -> float:
-    """Cosine between the scores of the same answers at the start and at a centre.
-
-    Both are centred within prompts, as features are within comparisons. 1 where log-probabilities
-    are linear in z; features of the start lose their meaning as it falls.
-
-    Args:
-        start: Whitened scores at the start (answers, d).
-        centre: Those at the centre (answers, d).
-        groups: The prompt of each answer.
-
-    >>> x = np.array([[1.0, 0], [3, 0], [0, 5], [0, 9]])
-    >>> round(compare_scores(x, 2 * x + 1, [0, 0, 1, 1]), 3)
-    1.0
-    """
-    place = np.unique(np.asarray(groups), return_inverse=True)[1]
-    counts = np.bincount(place)[:, None]
-    apart = []
-    for values in (start, centre):
-        sums = np.zeros((len(counts), values.shape[1]))
-        np.add.at(sums, place, values)
-        apart.append(values - (sums / counts)[place])
-    there, here = apart
-    return float((there * here).sum() / np.sqrt((there**2).sum() * (here**2).sum()))

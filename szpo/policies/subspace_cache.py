@@ -88,6 +88,10 @@ def read(path: Path) -> Subspace:
             if part in parts:
                 parts[part][tensor] = file[name].astype(np.float32)
         features = FeatureMap.from_facts(facts.get("features"), file.get(FEATURE_MAP))
+    if facts["kind"] == "features" and features is None:
+        raise ValueError("a set-up of named features without them")
+    if not all(np.isfinite(v).all() for values in parts.values() for v in values.values()):
+        raise ValueError("a tensor is not finite")
     sites = tuple(Site(**site) for site in facts["sites"])
     return Subspace(
         facts["kind"], sites, parts["fixed"], parts["start"], parts["basis"],

@@ -112,9 +112,22 @@ class FeatureMap:
     def from_facts(
         cls, facts: Mapping[str, Any] | None, map: NDArray[np.float32] | None
     ) -> FeatureMap | None:
-        """The map of stored facts; None where there are none."""
+        """The map of stored facts; None where there are none.
+
+        Raises:
+            ValueError: They are no such map.
+        """
         if facts is None or map is None:
             return None
+        names, scales = facts["names"], facts["scales"]
+        if not all(isinstance(name, str) for name in names) or len({*names}) != len(names):
+            raise ValueError("names of features are not distinct texts")
+        if not all(isinstance(scale, int) and scale >= 0 for scale in scales):
+            raise ValueError("scales of features are not integers of at least 0")
+        if map.shape[1:] != (len(names),) or len(scales) != len(names):
+            raise ValueError("the map of features has another shape")
+        if not (np.abs(map.astype(np.float64)) < 2**40).all():  # nan is not less
+            raise ValueError("the map of features is not finite")
         own = tuple(tuple(each) for each in facts.get("own", ()))
         rest = facts["components"], facts["dictionary"], own
         return cls(tuple(facts["names"]), tuple(facts["scales"]), map, *rest)

@@ -17,7 +17,7 @@ from szpo.ledger import canonical, witness
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.rows import BASIS, PRIOR_FAR, PRIOR_FEATURES
-from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.run_spec import BUDGET, describe_budget, recorded_settings
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import parameters
@@ -161,6 +161,21 @@ def check_header(look: Examination) -> None:
     digest = parameters.basis_sha256(basis) if basis else None
     if digest != row["basis_sha256"]:
         raise Broken("runs", ledger.run, "basis_sha256 is not the hash of the stored basis")
+
+
+def check_budget(look: Examination) -> None:
+    """Compare the votes of each step with those that the run had by then; note what was added."""
+    ends = (look.ledger.spec.get("config") or {}).get("run", {}).get("votes")
+    sql = "SELECT event, kind, body FROM events WHERE kind IN ('step', ?) ORDER BY event"
+    for event in look.ledger.stream(sql, (BUDGET,)):
+        body = json.loads(event["body"])
+        if event["kind"] == BUDGET:
+            ends = body["votes"]
+            said = describe_budget(body)
+            look.notes.append(f"event {event['event']} added votes: the run ends after {said}")
+        elif ends is not None and body["total_votes"] > ends:
+            problem = f"counts {body['total_votes']} votes where the run ends after {ends}"
+            raise Broken("events", event["event"], problem)
 
 
 def check_prior(look: Examination) -> None:

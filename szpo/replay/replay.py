@@ -5,7 +5,7 @@ Needs NumPy and the file: no model, no torch. `verify` re-derives every hash and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
 from szpo.errors import IntegrityError, UsageError
@@ -16,7 +16,7 @@ from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
-from szpo.types import Theta, Update
+from szpo.types import Floats, Theta, Update
 from szpo.voting import counting, step_inputs, step_plan
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -106,16 +106,69 @@ def replay_state(ledger: Ledger, settings: Settings) -> State:
 
 def advance(ledger: Ledger, settings: Settings, state: State) -> State:
     """Advance a state by the finished steps that it has not seen."""
-    for row in ledger.steps()[state.step :]:
-        if row["state"] == "void":
-            state = replace(state, step=state.step + 1)
-        elif row["state"] == "applied":
-            query = step_plan.recorded_query(ledger, settings, row["step"], row["mu"])
-            counts = counting.tally(ledger, row["step"], settings.K, settings.N)
-            counted = counting.counted(ledger, row["step"])
-            voters = read_votes_by_voter(ledger, settings, row["step"], counted, counts)
-            inputs = step_inputs.read(ledger, settings, row["step"])
-            state = optimizer.tell(state, query, counts, by_voter=voters, inputs=inputs)[0]
-        else:
-            break
+    for after, _ in retell(ledger, settings, state):
+        state = after
     return state
+
+
+def fold_votes(
+    ledger: Ledger, voters: Collection[str], measure: Callable[[Floats], float] | None = None
+) -> tuple[Theta, float]:
+    """θ as the counted votes of these panelists alone recommend it, and how many those are.
+
+    The run's rule, with its radii, answers and directions as recorded. The votes of all
+    panelists give the θ of `fold`.
+
+    Args:
+        ledger: The run.
+        voters: Ids of panelists.
+        measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
+
+    Raises:
+        SupersededError: the run's rule, or an option that it uses, is gone.
+    """
+    demand_current(ledger)
+    settings, theta = recorded_settings(ledger), starting_theta(ledger)
+    state = optimizer.init(settings)
+    for after, updates in retell(ledger, settings, state, voters, measure):
+        state = after
+        for update in optimizer.added_updates(settings, updates):
+            theta = parameters.apply_update(settings.space, theta, update)
+    return theta, state.votes
+
+
+def retell(
+    ledger: Ledger,
+    settings: Settings,
+    state: State,
+    voters: Collection[str] | None = None,
+    measure: Callable[[Floats], float] | None = None,
+) -> Iterator[tuple[State, tuple[Update, ...]]]:
+    """Yield the state after each finished step that it has not seen, and the step's updates.
+
+    From the votes of all, or of these panelists alone. What was measured of the run's points says
+    nothing of theirs; ``measure`` measures the last one.
+    """
+    same, last = True, ledger.last_applied()
+    for row in ledger.steps()[state.step :]:
+        step = row["step"]
+        if row["state"] == "void":
+            state = replace(state, step=step + 1)
+            yield state, ()
+            continue
+        if row["state"] != "applied":
+            break
+        found = counting.StepVotes(ledger, step)
+        votes = tuple(v for v in found.counted if voters is None or v.panelist in voters)
+        same = same and len(votes) == len(found.counted)
+        counts = found.tally(settings.K, settings.N, votes)
+        inputs = step_inputs.read(ledger, settings, step)
+        state, updates, _ = optimizer.tell(
+            state,
+            step_plan.recorded_query(ledger, settings, step, row["mu"]),
+            counts,
+            by_voter=read_votes_by_voter(ledger, settings, step, votes, counts),
+            inputs=inputs if same else replace(inputs, reach=None),
+            measure=None if same or step != last else measure,
+        )
+        yield state, updates

@@ -186,6 +186,11 @@ CHECKS: Final = (
         file_checks.check_header,
     ),
     Check(
+        "budget",
+        "no step counts more votes than the settings and events before it allow",
+        file_checks.check_budget,
+    ),
+    Check(
         "prior",
         "the prior is what the recorded features of the run's first preferences give",
         file_checks.check_prior,

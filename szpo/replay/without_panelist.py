@@ -18,7 +18,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters, superseded
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
-from szpo.types import Floats, Tally, Update, Vote
+from szpo.types import Floats, Update, Vote
 from szpo.voting import counting, step_inputs, step_plan
 
 LARGEST: Final = 4096
@@ -117,9 +117,9 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
             break
         step = row["step"]
         query = step_plan.recorded_query(ledger, settings, step, row["mu"])
-        votes = counting.counted(ledger, step)
-        whole = counting.tally(ledger, step, settings.K, settings.N)
-        rest = _tally([v for v in votes if v.panelist != panelist], whole)
+        cast = counting.StepVotes(ledger, step)
+        votes, whole = cast.counted, cast.tally(settings.K, settings.N)
+        rest = cast.tally(settings.K, settings.N, [v for v in votes if v.panelist != panelist])
         try:
             inputs = step_inputs.read(ledger, settings, step)
             after, taken, _ = optimizer.tell(state, query, whole, inputs=inputs)
@@ -132,13 +132,6 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
             return found
         state = after
     return found
-
-
-def _tally(votes: Sequence[Vote], like: Tally) -> Tally:
-    counts = np.zeros((3, *like.plus.shape))
-    for vote in votes:
-        counts[("plus", "minus", "tie").index(vote.verdict), vote.k, vote.n] += 1
-    return Tally(counts[0], counts[1], counts[2], like.identical, side=like.side)
 
 
 def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:

@@ -1,32 +1,56 @@
-"""The adapter of a run as PEFT's files, from its ledger alone, and as a folder of its own."""
+"""The adapter of a run as PEFT's files, from its ledger alone, and whether vLLM loads them."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from szpo.errors import UsageError
+from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.files import write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors
 from szpo.models import tokenizer_files
 from szpo.models.lora_sites import Site
-from szpo.models.peft_format import peft_files
+from szpo.models.peft_format import SERVER_RANKS, peft_files
 from szpo.optim import parameters
 from szpo.replay import replay
 from szpo.reports.model_card import Names, model_card
+from szpo.types import Theta
+
+if TYPE_CHECKING:
+    from szpo.runs.taste_group import Group
+
+FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+OFF: Final = {
+    "modules_to_save": "weights beside the adapter",
+    "use_dora": "DoRA",
+    "rank_pattern": "ranks that differ: it reads one",
+    "alpha_pattern": "scales that differ: it reads one",
+    "fan_in_fan_out": "the transposed layers of GPT-2",
+}
+"""What vLLM does not load, or reads past, by the key of ``adapter_config.json``."""
+_TENSOR: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+_OUTSIDE: Final = ("lm_head", "embed_tokens", "wte")
 
 
 def adapter_files(
-    ledger: Ledger, until: int | None = None, *, share: float = 1.0, base: str | None = None
+    ledger: Ledger,
+    until: int | None = None,
+    *,
+    share: float = 1.0,
+    base: str | None = None,
+    theta: Theta | None = None,
 ) -> dict[str, bytes] | None:
     """The adapter's files after the steps < ``until`` (all by default), folded from the record.
 
-    With a ``share`` below 1 they are that share of the way from the run's start. ``base`` is the
+    With a ``share`` below 1 they are that share of the way from the run's start, with ``theta``
+    they are at that point. ``base`` is the
     base model's name in the files; None: that of the run's settings. None where the run's policy
     is no language model, so that there is no adapter.
 
@@ -42,7 +66,7 @@ def adapter_files(
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)
-    theta = replay.point_on_line(ledger, share, until)
+    theta = replay.point_on_line(ledger, share, until) if theta is None else theta
     basis = parts["basis"]
     moved = parameters.materialise(parts["start"], basis, theta["z"]) if basis else theta
     return peft_files(
@@ -60,6 +84,7 @@ def write_folder(
     step: int | None = None,
     share: float = 1.0,
     names: Names | None = None,
+    group: Group | None = None,
 ) -> bool:
     """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
 
@@ -70,7 +95,8 @@ def write_folder(
         UsageError: the policy is no language model.
         StorageError: the folder exists, or cannot be written.
     """
-    adapter = adapter_files(ledger, step, share=share, base=names.base if names else None)
+    base, theta = names.base if names else None, group.theta if group else None
+    adapter = adapter_files(ledger, step, share=share, base=base, theta=theta)
     if adapter is None:
         raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
     with write_whole(target) as draft:
@@ -79,7 +105,7 @@ def write_folder(
         for file, content in {**tokenizer, **adapter}.items():
             (draft / file).write_bytes(content)
         failpoint("cp13")
-        card = model_card(ledger, step=step, share=share, names=names)
+        card = model_card(ledger, step=step, share=share, names=names, group=group)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return bool(tokenizer)
 
@@ -90,3 +116,51 @@ def changes_nothing(folder: Path) -> bool:
 
     tensors = load_file(folder / "adapter_model.safetensors")
     return not any(value.any() for name, value in tensors.items() if "lora_B" in name)
+
+
+def find_problems(files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """What keeps vLLM from serving an adapter, one sentence each; empty where nothing does.
+
+    Args:
+        files: The adapter's files by name.
+    """
+    if lacking := [name for name in FILES if name not in files]:
+        return (f"{' and '.join(lacking)} missing",)
+    config = json.loads(files[FILES[0]])
+    found = [f"{key}: vLLM has no {what}" for key, what in OFF.items() if config.get(key)]
+    if config.get("bias", "none") != "none":
+        found.append(f"bias {config['bias']!r}: vLLM takes none")
+    if config["r"] > SERVER_RANKS[-1]:
+        found.append(f"rank {config['r']} is more than the {SERVER_RANKS[-1]} of any server")
+    return (*found, *_tensor_problems(config, files[FILES[1]]))
+
+
+def check_adapter(files: Mapping[str, bytes]) -> None:
+    """Raise unless vLLM loads an adapter as it is.
+
+    Raises:
+        RunError: it does not; every reason is named.
+    """
+    if problems := find_problems(files):
+        raise RunError(f"vLLM does not load this adapter: {'; '.join(problems)}")
+
+
+def _tensor_problems(config: Mapping[str, Any], content: bytes) -> list[str]:
+    from safetensors.numpy import load
+
+    found, halves = [], dict[str, set[str]]()
+    for name, value in load(content).items():
+        match = _TENSOR.fullmatch(name)
+        if match is None:
+            found.append(f"tensor {name} has no name that vLLM knows")
+            continue
+        site, half = match.groups()
+        halves.setdefault(site, set()).add(half)
+        if site.rsplit(".", 1)[-1] in _OUTSIDE:
+            found.append(f"tensor {name}: vLLM adapts linear layers inside the model only")
+        if value.shape[half == "B"] != config["r"]:
+            found.append(f"tensor {name} is {value.shape}, its config names rank {config['r']}")
+    found += [f"{site} lacks lora_A or lora_B" for site, both in halves.items() if len(both) < 2]
+    targets = config["target_modules"]
+    missing = [t for t in targets if not any(s == t or s.endswith(f".{t}") for s in halves)]
+    return found + [f"target {name} has no tensor" for name in missing]

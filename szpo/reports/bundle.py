@@ -36,7 +36,7 @@ from szpo.reports.adapter import adapter_files
 from szpo.reports.model_card import model_card
 from szpo.reports.sealed_zip import Member
 from szpo.training.guards import Bands
-from szpo.training.step_rows import StepRow
+from szpo.training.results import StepRow
 
 NUMBERS: Final = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
 """The files that the dashboard's numbers rest on."""

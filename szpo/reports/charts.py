@@ -1,4 +1,4 @@
-"""Line charts with intervals as plain SVG text: no library, no script, readable in both themes."""
+"""A run's line charts as plain SVG text: no library, no script, readable in both themes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Final
+
+from szpo.analysis.improvement import Improvement
+from szpo.analysis.taught import Lesson
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 40
+GAIN: Final = "Gain over votes"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,46 @@ def estimate_series(steps: Iterable[tuple[int, float | None, float | None]]) -> 
         [value + 1.96 * error for _, value, error in rows],
         dots=True,
     )
+
+
+def gain_series(helped: Improvement) -> Series | None:
+    """The share of held-out pairs won over votes, with intervals; None where none was measured."""
+    gained = [(p.votes, p.wins) for p in helped.points if p.wins is not None]
+    if not gained:
+        return None
+    # Before any vote the tuned policy is the base, which wins half of the pairs against itself.
+    return Series(
+        "held out",
+        [0, *(votes for votes, _ in gained)],
+        [0.5, *(wins.value or 0.0 for _, wins in gained)],
+        [0.5, *(wins.low for _, wins in gained)],
+        [0.5, *(wins.high for _, wins in gained)],
+    )
+
+
+def draw_gain(helped: Improvement) -> str | None:
+    """The share of held-out pairs won, with intervals, as SVG; None where none was measured."""
+    series = gain_series(helped)
+    if series is None:
+        return None
+    return line_chart(
+        GAIN, [series], x_label="votes", y_label="pairs won", reference=0.5, bounds=(0, 1)
+    )
+
+
+def draw_lesson(lesson: Lesson) -> str:
+    """The probability of each leading group over votes, as SVG with its legend.
+
+    Empty before a taste is shown. Every text in it is escaped.
+    """
+    if not lesson.lines:
+        return ""
+    series = [Series(line.name, line.votes, line.chances) for line in lesson.lines]
+    title, bounds = "What the votes taught", (0, 1)
+    chart = line_chart(
+        title, series, x_label="votes", y_label="probability", reference=0.5, bounds=bounds
+    )
+    return chart + legend(series)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -16,7 +16,7 @@ from szpo.analysis import improvement
 from szpo.ledger.database import Ledger
 from szpo.replay import replay, verification
 from szpo.replay.findings import Report
-from szpo.reports import charts, gain_chart
+from szpo.reports import charts
 from szpo.reports.votes import COLUMNS, export_votes
 from szpo.types import Theta
 
@@ -157,7 +157,7 @@ def draw(ledger: Ledger) -> str:
         f'<td style="text-align:left">{escape(str(value))}</td></tr>'
         for name, value in rows.items()
     )
-    chart = gain_chart.draw(helped)
+    chart = charts.draw_gain(helped)
     picture = "" if chart is None else charts.standalone(chart)
     return (
         f"<table><caption>szpo run {escape(ledger.path.stem)}</caption><tbody>{body}</tbody>"

@@ -22,7 +22,7 @@ from szpo.analysis.evidence import Evidence, Panelist, RunFacts
 from szpo.analysis.vote_rows import VoteRow
 from szpo.data import spreadsheets
 from szpo.errors import ResourceError, StorageError, UsageError
-from szpo.training.step_rows import StepRow
+from szpo.training.results import StepRow
 from szpo.types import Choice
 from szpo.voting import counting
 

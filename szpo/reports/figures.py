@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from szpo.analysis import improvement
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.reports import gain_chart
+from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series
 from szpo.reports.dataframes import Tables
-from szpo.training import step_rows
-from szpo.training.step_rows import StepRow
+from szpo.training import results
+from szpo.training.results import StepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +36,13 @@ def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
         UsageError: nobody compared them along the run.
     """
     with _ledger(run) as ledger:
-        series = gain_chart.make_series(improvement.read(ledger))
+        series = charts.gain_series(improvement.read(ledger))
     if series is None:
         raise UsageError(
             "plots.gain: no gain was measured along this run; it takes held-out prompts, and a "
             "function that votes (szpo.Tuner with run(measure=True)) or a simulated panel"
         )
-    axes = _draw(series, ax, ("votes", "pairs won", gain_chart.TITLE))
+    axes = _draw(series, ax, ("votes", "pairs won", charts.GAIN))
     axes.axhline(0.5, color="grey", linestyle="--", linewidth=1)
     axes.set_ylim(0, 1)
     return axes
@@ -110,7 +110,7 @@ def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
 
 def _read(run: GivenRun) -> tuple[StepRow, ...]:
     with _ledger(run) as ledger:
-        return step_rows.read(ledger)
+        return results.read_steps(ledger)
 
 
 @contextlib.contextmanager

@@ -23,11 +23,12 @@ from szpo.config.schema import Config
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
-from szpo.reports import gain_chart, taught_chart
+from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
-from szpo.training import held_out, summary
-from szpo.training.summary import Facts, Summary
+from szpo.training import budget, held_out, results
+from szpo.training.results import CountedStep, Run
 from szpo.types import Comparison, Vote
+from szpo.visible_text import visible
 from szpo.voting import counting, second_seats, triads
 
 NOTES = {
@@ -38,9 +39,6 @@ NOTES = {
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
     "identical": "rows in which both sides gave the same answer",
 }
-MARKS = {ord(c): f"⟨{ord(c):04X}⟩" for c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
-         "\u2066\u2067\u2068\u2069\x00\x1b"}  # fmt: skip
-"""Characters that would reorder or hide text are shown by their number."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,6 @@ class Verification:
     details: tuple[str, ...] = ()
     head: str = ""
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its heading."""
-
-    title: str
-    note: str
-    svg: Markup
 
 
 def render(
@@ -82,9 +71,8 @@ def render(
         shown: the most samples on the page, spread over the run.
         open_round: show what has been voted in a round that is still open.
     """
-    facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
-    ahead, lesson = outlook.read(ledger), taught.read(ledger)
-    total, helped = summary.summary(ledger, facts), improvement.read(ledger)
+    total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
+    facts, ahead, lesson = total.table, outlook.read(ledger), taught.read(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
         autoescape=True,
@@ -105,7 +93,8 @@ def render(
         lesson=None if lesson is None else visible(str(lesson)),
         teachable=teachable.of_spec(ledger.spec),
         rows=ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1),
-        lesson_chart=Markup("" if lesson is None else taught_chart.draw(lesson)),
+        lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
+        more=budget.describe_more(ledger),
         ahead_rows=[] if ahead is None else outlook.table(ahead),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
@@ -115,17 +104,17 @@ def render(
         verification=verification,
         settings=_flatten_spec(ledger.spec),
         changed=_list_changes(ledger.spec.get("config", {})),
-        words_per_minute=summary.WORDS_PER_MINUTE,
+        words_per_minute=budget.WORDS_PER_MINUTE,
         version=__version__,
     )
 
 
 def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
     """The main chart of a run as an SVG file: its hidden reward, else its first curve."""
-    facts = summary.steps(ledger)
+    facts = results.read(ledger).table
     if score is None:
         first = _gain(improvement.read(ledger)) or next(_figures(ledger, facts, None, score_name))
-        return standalone(first.svg)
+        return standalone(first["svg"])
     series = [_rewards(ledger, facts, score, by_votes=True)]
     title = f"{score_name} of the answers shown, over the votes spent"
     return standalone(line_chart(title, series, x_label="votes", y_label=f"mean {score_name}"))
@@ -145,19 +134,9 @@ def when(us: int) -> str:
     return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def visible(text: str) -> str:
-    r"""The text with characters marked that would reorder or hide it.
-
-    >>> visible("left\u202eright")
-    'left⟨202E⟩right'
-    """
-    return text.translate(MARKS)
-
-
-def _cards(total: Summary) -> Iterator[dict[str, str]]:
-    budget = f" of {total.budget}" if total.budget else ""
+def _cards(total: Run) -> Iterator[dict[str, str]]:
     for name, value in (
-        (f"votes{budget}", f"{total.votes:,}"),
+        (f"votes{total.of_budget}", f"{total.votes:,}"),
         ("applied steps", str(total.steps)),
         ("answers read", f"{total.answers_read:,}"),
         ("person-minutes", f"{total.person_minutes:,.0f}"),
@@ -170,8 +149,8 @@ def _cards(total: Summary) -> Iterator[dict[str, str]]:
 
 
 def _figures(
-    ledger: Ledger, facts: Sequence[Facts], score: Score | None, score_name: str
-) -> Iterator[Figure]:
+    ledger: Ledger, facts: Sequence[CountedStep], score: Score | None, score_name: str
+) -> Iterator[dict[str, str]]:
     voted = [f for f in facts if f.votes]
     yield _figure(
         "Can votes tell the two sides apart?",
@@ -215,13 +194,13 @@ def _figures(
             yield _figure(title, note, [series], unit, bounds=(lowest, top or 1.0))
 
 
-def _gain(helped: Improvement) -> Figure | None:
-    chart = gain_chart.draw(helped)
+def _gain(helped: Improvement) -> dict[str, str] | None:
+    chart = charts.draw_gain(helped)
     note = (
         "share of held-out pairs that the tuned policy wins against the base, by the panel's "
         "reward, with its 95 % interval; one half is no gain"
     )
-    return None if chart is None else Figure(gain_chart.TITLE, note, Markup(chart))
+    return None if chart is None else {"title": charts.GAIN, "note": note, "svg": Markup(chart)}
 
 
 def _figure(
@@ -232,19 +211,18 @@ def _figure(
     *,
     reference: float | None = None,
     bounds: tuple[float, float] | None = None,
-) -> Figure:
+) -> dict[str, str]:
     svg = line_chart(
         title, series, x_label="step", y_label=y_label, reference=reference, bounds=bounds
     )
-    return Figure(title, note, Markup(svg))  # line_chart escapes every text
+    return {"title": title, "note": note, "svg": Markup(svg)}  # line_chart escapes every text
 
 
-def _separation(voted: Sequence[Facts], window: int = 10) -> Series:
+def _separation(voted: Sequence[CountedStep], window: int = 10) -> Series:
     """Win rate of the better side, over the last ten steps with votes."""
     xs, ys = [], []
     for i in range(len(voted)):
-        recent = voted[max(0, i + 1 - window) : i + 1]
-        found = summary.separation(sum(f.pairs for f in recent), sum(f.agreeing for f in recent))
+        found = results.separation(voted[max(0, i + 1 - window) : i + 1])
         if found is not None:
             xs.append(voted[i].step)
             ys.append(found)
@@ -252,7 +230,7 @@ def _separation(voted: Sequence[Facts], window: int = 10) -> Series:
 
 
 def _rewards(
-    ledger: Ledger, facts: Sequence[Facts], score: Score, *, by_votes: bool = False
+    ledger: Ledger, facts: Sequence[CountedStep], score: Score, *, by_votes: bool = False
 ) -> Series:
     """Mean reward per step; the interval is over prompts, each prompt's two answers together."""
     xs, means, halves, spent = [], [], [], 0
@@ -272,7 +250,7 @@ def _rewards(
     return Series("reward", xs, means, low, high)
 
 
-def _samples(ledger: Ledger, facts: Sequence[Facts], shown: int) -> Iterator[dict[str, Any]]:
+def _samples(ledger: Ledger, facts: Sequence[CountedStep], shown: int) -> Iterator[dict[str, Any]]:
     answered = [f for f in facts if f.votes]
     if not answered or shown < 1:
         return
@@ -281,7 +259,7 @@ def _samples(ledger: Ledger, facts: Sequence[Facts], shown: int) -> Iterator[dic
         step = answered[i].step
         tallies = _count_verdicts(counting.counted(ledger, step))
         comparison = next(c for c in ledger.comparisons(step) if c.id in tallies)
-        row = next(row for row in comparison.rows if not row.identical)
+        row = next((row for row in comparison.rows if not row.identical), comparison.rows[0])
         tally = tallies[comparison.id]
         yield {
             "step": step,
@@ -311,7 +289,7 @@ def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
     return f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}"
 
 
-def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str]]:
+def _panelists(ledger: Ledger, facts: Sequence[CountedStep]) -> Iterator[dict[str, str]]:
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     tallies: dict[str, Counter[str]] = {p["panelist"]: Counter() for p in people}
     second = second_seats.answers(ledger)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from szpo import __version__
 from szpo.analysis import improvement
@@ -17,10 +18,14 @@ from szpo.models.peft_format import HUB_NAMES
 from szpo.models.tokenizer_files import hub_name
 from szpo.optim import parameters
 from szpo.replay import replay
-from szpo.reports.html_report import visible, when
-from szpo.training import held_out, summary
-from szpo.training.summary import Facts, Summary
+from szpo.reports.html_report import when
+from szpo.training import held_out, results
+from szpo.training.results import CountedStep, Run
+from szpo.visible_text import visible
 from szpo.voting import set_aside
+
+if TYPE_CHECKING:
+    from szpo.runs.taste_group import Group
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes ready in its cache."""
@@ -51,7 +56,12 @@ def base_id(ledger: Ledger, names: Names | None = None) -> str | None:
 
 
 def model_card(
-    ledger: Ledger, *, step: int | None = None, share: float = 1.0, names: Names | None = None
+    ledger: Ledger,
+    *,
+    step: int | None = None,
+    share: float = 1.0,
+    names: Names | None = None,
+    group: Group | None = None,
 ) -> str:
     """The README of an exported adapter: data, votes, guards, result, how to load and verify it.
 
@@ -62,10 +72,10 @@ def model_card(
         step: Steps folded into the adapter; None: all that were applied.
         share: Of the way from the run's start to the weights after these steps.
         names: What only the person who publishes it knows.
+        group: Whose votes alone it was fitted to, after the last step.
     """
-    facts = summary.steps(ledger)
-    total = summary.summary(ledger, facts)
-    folded = [f for f in facts if f.state == "applied" and (step is None or f.step < step)]
+    total = results.read(ledger)
+    folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
     config = ledger.spec.get("config", {})
     known = base_id(ledger, names)
     # A published card does not say where a folder is on the machine of who made it.
@@ -76,8 +86,14 @@ def model_card(
         theta = replay.point_on_line(ledger, share, step)
         digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n"
+    if group is not None:
+        digest = parameters.digest(group.theta, ledger.layout, ledger.basis_sha256)
+        shrunk = (
+            f"| fitted to | the {group.votes} votes of {', '.join(map(visible, group.members))}: "
+            f"cluster {group.number} by {visible(group.features)}; no vote was added |\n"
+        )
     guards = describe_guards(ledger, digest)
-    whole = share == 1 and len(folded) == total.steps
+    whole = group is None and share == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
     beyond = "nothing but the above" if guards or result else "nothing else"
     packed = ""
@@ -109,9 +125,9 @@ fitted, and no gradient of the judgement was taken.
 
 ## Data and votes
 
-{_data(ledger, folded, total, names or Names())}
+{_data(ledger, folded, total, names or Names(), group)}
 {result}{guards}{_loading(total.model, known)}
-{_verifying(total, step, share)}
+{_verifying(total, step, share, group)}
 ## Limits
 
 It was moved towards what this panel preferred, on its prompts, at {
@@ -123,9 +139,7 @@ every vote, and `szpo verify` recomputes the weights from them.
 {_licence(names or Names())}"""
 
 
-def _front(
-    total: Summary, base: str | None, names: Names, metric: Mapping[str, Any] | None
-) -> str:
+def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any] | None) -> str:
     """The metadata of the hub, as YAML whose values are JSON."""
     front: dict[str, Any] = {
         "library_name": "peft",
@@ -143,7 +157,7 @@ def _front(
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
 
 
-def _voters(ledger: Ledger, total: Summary) -> str:
+def _voters(ledger: Ledger, total: Run) -> str:
     """Who voted, as part of a sentence."""
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
     if kind == "people":
@@ -157,7 +171,9 @@ def _voters(ledger: Ledger, total: Summary) -> str:
     return f"{total.panelists} panelists of the evaluator {total.panel}"
 
 
-def _data(ledger: Ledger, folded: Sequence[Facts], total: Summary, names: Names) -> str:
+def _data(
+    ledger: Ledger, folded: Sequence[CountedStep], total: Run, names: Names, group: Group | None
+) -> str:
     """What was asked and answered, as the lines of a list."""
     prompts = ledger.spec.get("prompts", {})
     asked = ledger.spec.get("optimizer", {})
@@ -182,8 +198,11 @@ def _data(ledger: Ledger, folded: Sequence[Facts], total: Summary, names: Names)
     if names.votes is not None:
         lines.append(f"the votes as a dataset: `{names.votes}`")
     kl = next((f.info["kl"] for f in reversed(folded) if f.info.get("kl") is not None), None)
+    how = "by the run's own estimate"
+    if group is not None:
+        kl, how = group.kl, "measured at this export"
     if kl is not None:
-        lines.append(f"KL to the run's start {kl:.2f} nats per answer, by the run's own estimate")
+        lines.append(f"KL to the run's start {kl:.2f} nats per answer, {how}")
     return "".join(f"- {line}\n" for line in lines)
 
 
@@ -258,8 +277,21 @@ Without PEFT's class, `model.load_adapter("path/to/this/folder")` of transformer
 {served}"""
 
 
-def _verifying(total: Summary, step: int | None, share: float) -> str:
+def _verifying(total: Run, step: int | None, share: float, group: Group | None) -> str:
     """How to verify that the votes give these weights, as a section."""
+    if group is not None:
+        return f"""## Verify it
+
+With the run's ledger (`RUN.db`) anybody can fit these weights again:
+
+```
+szpo verify RUN.db --head {total.head}
+szpo export RUN.db --cluster {group.number} --features {shlex.quote(group.features)}
+```
+
+The first checks every hash, and that the ledger goes on from the one behind this card. The second
+fits the votes and writes the digest above into its card.
+"""
     until = "" if step is None else f" --until {step}"
     last = "the digest above" if share == 1 else "the end of the line on which these weights lie"
     return f"""## Verify it

@@ -1,20 +1,25 @@
-"""Every vote of a run as a row: JSONL with the texts, or CSV."""
+"""Every vote of a run as a row: JSONL with the texts, CSV, or a folder for ``datasets``."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
-from szpo.analysis.vote_rows import VoteRows
+from szpo import __version__
+from szpo.analysis.evidence import open_comparisons
+from szpo.analysis.vote_rows import VoteRow, VoteRows
 from szpo.data import spreadsheets
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger, Record
+from szpo.training import results
+from szpo.visible_text import visible
 
 COLUMNS: Final = (
     "run", "step", "k", "n", "comparison", "kind", "panelist", "panelist_kind", "vote", "revision",
@@ -86,3 +91,144 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
     if first is None:
         return 0
     return spreadsheets.write(file, COLUMNS, itertools.chain([first], rows))
+
+
+# ---- for ``datasets`` ----
+
+FILE: Final = "data/votes.jsonl"
+TYPES: Final = {
+    "run": "string", "step": "int64", "k": "int64", "n": "int64", "comparison": "string",
+    "kind": "string", "vote": "int64", "revision": "int64", "plus_side": "string",
+    "choice": "string", "verdict": "string", "counted": "bool", "late": "bool",
+    "skip_reason": "string", "dwell_ms": "int64",
+}  # fmt: skip
+"""Columns of every dataset, with the types of ``datasets``."""
+SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+MEANING: Final = """\
+| column | meaning |
+|---|---|
+| `run`, `step`, `k`, `n` | the run; the step, the direction and the comparison of a direction |
+| `comparison`, `kind` | the comparison; `train`, or what else it was asked for |
+| `vote`, `revision` | the number of the vote; 0, or how often the answer was changed before |
+| `plus_side` | the side, A or B, on which the batch *plus* was shown |
+| `choice`, `verdict` | A, B, tie or skip, as given; the same as plus, minus, tie or skip |
+| `counted`, `late` | an update used it; it came after its round |
+| `skip_reason` | why nobody could judge |
+| `dwell_ms` | time on the page, milliseconds |
+| `prompts` | the prompts, each a list of turns (`role`, `content`) |
+| `plus`, `minus` | the answers of the two policies, one a prompt |
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """What of the panelists stands in a dataset; by default nothing does."""
+
+    pseudonyms: bool = False
+    """A column that tells which votes are of one panelist."""
+    notes: bool = False
+    """The notes that panelists wrote on single prompts."""
+
+
+def write_dataset(
+    ledger: Ledger, path: Path, people: People | None = None, *, licence: str | None = None
+) -> int:
+    """Write the votes as a new folder, whole or not at all; returns their number.
+
+    Votes of the open round and of final comparisons that are open are left out. Contacts, pay and
+    times of day are never in it.
+
+    Args:
+        ledger: The run.
+        path: The folder, which must not exist or be empty.
+        people: What of the panelists is written.
+        licence: Of the dataset, as the hub names it, such as cc-by-4.0.
+
+    Raises:
+        StorageError: the folder exists or cannot be written.
+    """
+    shown = people or People()
+    with write_whole(path) as draft, ledger.snapshot():
+        (draft / FILE).parent.mkdir(parents=True)
+        count = 0
+        with open(draft / FILE, "x", encoding="utf-8", opener=private) as file:
+            for row in _rows(ledger, shown):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+        card = _card(ledger, shown, count, licence)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+    return count
+
+
+def _rows(ledger: Ledger, people: People) -> Iterator[Record]:
+    texts_of = lru_cache(HELD)(partial(_texts, ledger))
+    for vote in VoteRows(ledger, without=open_comparisons(ledger)):
+        row: Record = {"run": ledger.run}
+        row |= {name: getattr(vote, name) for name in TYPES if name != "run"}
+        texts = texts_of(vote.comparison)
+        named = [[{"role": r, "content": c} for r, c in turns] for turns in texts["prompts"]]
+        yield row | _of_people(vote, people) | texts | {"prompts": named}
+
+
+def _of_people(vote: VoteRow, people: People) -> Record:
+    row: Record = {"panelist": vote.panelist} if people.pseudonyms else {}
+    if people.notes:
+        row["notes"] = [{"row": int(i), "side": side} for i, side in sorted(vote.notes.items())]
+    return row
+
+
+def _features(people: People) -> list[dict[str, Any]]:
+    """The columns with their types: a column without a value is not guessed to be of none."""
+    turn = [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]
+    columns: list[dict[str, Any]] = [{"name": n, "dtype": t} for n, t in TYPES.items()]
+    if people.pseudonyms:
+        columns.append({"name": "panelist", "dtype": "string"})
+    if people.notes:
+        note = [{"name": "row", "dtype": "int64"}, {"name": "side", "dtype": "string"}]
+        columns.append({"name": "notes", "list": note})
+    columns.append({"name": "prompts", "list": {"list": turn}})
+    return [*columns, *({"name": side, "list": "string"} for side in ("plus", "minus"))]
+
+
+def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> str:
+    total = results.read(ledger)
+    kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
+    size = next((name for most, name in SIZES if count < most), "1M<n<10M")
+    front: dict[str, Any] = {
+        "pretty_name": f"Votes of {total.name}",
+        "annotations_creators": ["crowdsourced" if kind == "people" else "machine-generated"],
+        "size_categories": [size],
+        "tags": ["szpo", "preference", "comparisons"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": FILE}]}],
+        "dataset_info": {"features": _features(people)},
+    }
+    if licence:
+        front["license"] = licence
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+    who = {"people": f"{total.panelists} people", "judge": "a language model as a judge"}
+    who["function"] = f"the {total.panel}, a program; no person judged"
+    voters = who.get(str(kind), f"a simulated panel ({total.panel}); no person judged")
+    extra = "| `panelist` | a pseudonym: votes of one panelist have one |\n" * people.pseudonyms
+    extra += "| `notes` | rows on which the panelist noted a better side |\n" * people.notes
+    return f"""---
+{yaml}
+---
+
+# Votes of {visible(total.name)}
+
+{count} votes from {visible(voters)}. They compare batches of answers of two policies to the same
+prompts; szpo tuned a policy on them. The head of the run's ledger was `{total.head}`.
+
+```python
+from datasets import load_dataset
+
+votes = load_dataset("path/to/this/folder", split="train")
+```
+
+{MEANING}{extra}
+## Limits
+
+A vote is about a whole batch. It is no preference on any single prompt of it. The votes of a round
+or of a final comparison that is still open are left out. Contacts, pay and times of day are not in
+here{"" if people.pseudonyms else ", nor is who cast which vote"}. Written by szpo {__version__}.
+"""

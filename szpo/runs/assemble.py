@@ -206,7 +206,7 @@ def build(
         parts = replace(parts, entries=_count(settings, config.features.add))
         if named is not None and (still := set(config.features.add).difference(named.names)):
             say(
-                f"warning: features.add: {', '.join(sorted(still))} is the same in all "
+                f"warning: features.add: {', '.join(sorted(still))} is (nearly) the same in all "
                 f"{space.report.get('samples', 0)} base answers, so that votes cannot be about it"
             )
         if found.prior is not None:
@@ -225,6 +225,16 @@ def _count(settings: Settings, given: Sequence[str]) -> dict[str, Entry] | None:
     """What counts a run's named features here, those of the user's own as given."""
     named = settings.features
     return None if named is None else shown_features.entries_of(named, given)
+
+
+def demand_counted(parts: Parts) -> None:
+    """Refuse to drive a run some of whose features cannot be counted here.
+
+    Raises:
+        UsageError: See `shown_features.demand`.
+    """
+    if parts.settings.features is not None:
+        shown_features.demand(parts.settings.features, parts.entries or {})
 
 
 def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:

@@ -17,7 +17,7 @@ from szpo.optim.rules import look_ahead as ahead
 from szpo.optim.rules.look_ahead import Ahead
 from szpo.optim.rules.registry import RULES
 from szpo.training import budget
-from szpo.training.summary import WORDS_PER_MINUTE
+from szpo.training.budget import WORDS_PER_MINUTE
 
 PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
 EFFICIENCY = 0.6

@@ -33,7 +33,7 @@ from szpo.runs.samples import Source
 from szpo.training import comparisons, controller, guards, step_report
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Comparison, Row, Theta
-from szpo.voting import calibration, shown_features
+from szpo.voting import calibration
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 
@@ -56,8 +56,7 @@ def drive(
     may pause it and reports by ``say``, and its A/A comparisons.
     """
     config = parts.config
-    if parts.settings.features is not None:
-        shown_features.demand(parts.settings.features, parts.entries or {})
+    assemble.demand_counted(parts)
     people = config.panel.kind == "people"
     lag = config.run.lag if config.run.lag is not None else int(people)
     if people:
@@ -82,7 +81,7 @@ def drive(
         Hooks(
             on_step=on_step,
             kl=_quadratic_kl(parts),
-            measured_kl=_kl(parts) if parts.base or config.guards.kl is not None else None,
+            measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
             scores=getattr(parts.policy, "score_features", None),
             entries=parts.entries,
             moments=_moments(parts),
@@ -164,7 +163,7 @@ def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
     return estimate
 
 
-def _kl(parts: Parts) -> Callable[[Theta], float]:
+def measure_kl(parts: Parts) -> Callable[[Theta], float]:
     """Monte-Carlo KL to the start at given coordinates, on a fixed set of held-out prompts."""
     policy = parts.language
     asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]

@@ -77,7 +77,8 @@ def hold(config: Config, *, adapter: bool, driven: bool) -> Host:
     if driven and config.engine.kind == "vllm":
         from szpo.cluster.vllm_host import ServedHost
 
-        return ServedHost(host.facts, config.engine)
+        # People take minutes for a step, and what they read is worth a second of rescoring.
+        return ServedHost(host.facts, config.engine, each_row=config.panel.kind == "people")
     return host
 
 

@@ -1,4 +1,4 @@
-"""Answers of a run's policy as it was after any of its steps, and the order "samples".
+"""Answers of a run's policy as it was after any of its steps, and the orders for them.
 
 The weights are recomputed from the ledger's updates, never stored. The base is θ₀ of this ledger
 (for a branch, the parent's weights where it left them), the current policy is the head.
@@ -23,10 +23,13 @@ from szpo.optim import parameters
 from szpo.policies.protocol import Policy, draw_answers
 from szpo.replay import replay
 from szpo.seeds import as_seed
-from szpo.types import Answer, Prompt
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import finals
 
 PROMPTS = 6
 """Prompts of an order that names no number."""
+COMPARISONS = 20
+"""Comparisons of a final order that names no number."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,63 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
         columns.append({**column, "answers": [[answer.text, answer.end] for answer in given]})
     body = {"prompts": [clean_prompt(prompt).text for prompt in asked], "columns": columns}
     orders.settle(ledger, order, body)
+
+
+def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
+    """Draw a blind final comparison's answers, and store it with the order's settlement at once.
+
+    Plus is the tuned policy, or a point on the way to it, and minus the base. The two sides draw
+    independent random numbers (unlike a step's), because the figure is meant for readers: how
+    often an answer of the one is preferred to one of the other, each drawn as a user would get it.
+
+    Raises:
+        UsageError: there are no held-out prompts, or no step is applied.
+    """
+    last = ledger.last_applied()
+    if last is None:
+        raise UsageError("final comparison: no step is applied yet; the two sides are the same")
+    if not source.prompts.heldout:
+        raise UsageError("final comparison: this run has no held-out prompts; set prompts.heldout")
+    place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
+    count = order.body.get("comparisons", COMPARISONS)
+    rows = min(source.rows, len(source.prompts.heldout))
+    asked = _in_order(ledger.root_seed, place, source.prompts.heldout, count * rows)
+    percent = order.body.get("percent", 100)
+    sides = []
+    for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
+        seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
+        sides.append(answers(ledger, source, asked, until=until, seed=seed, share=share))
+    (tuned, tuned_sha256), (base, base_sha256) = sides
+    pairs = [
+        Row(prompt, plus, minus) for prompt, plus, minus in zip(asked, tuned, base, strict=True)
+    ]
+    made = [
+        Comparison(
+            seeds.derive(ledger.root_seed, "final", k=place, name=str(n)).hex(),
+            -1,
+            place,
+            n,
+            tuple(pairs[n * rows : (n + 1) * rows]),
+            kind="final",
+        )
+        for n in range(count)
+    ]
+    notes = {
+        "rows": rows,
+        "after": last,
+        "tuned_sha256": tuned_sha256,
+        "base_sha256": base_sha256,
+    }
+    finals.create(ledger, order, made, notes)
+
+
+def _in_order(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Held-out prompts in seeded order; where they run out, in another order again."""
+    size = len(heldout)
+    order = seeds.endless_order(
+        size, count, lambda lap: seeds.derive(root_seed, "final prompts", step=lap * size, k=place)
+    )
+    return [clean_prompt(heldout[i]) for i in order]
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.orders import Order
-from szpo.runs import final_comparison, link_triads, samples
+from szpo.ledger.run_spec import BUDGET
+from szpo.runs import link_triads, samples
 from szpo.runs.samples import Source
 from szpo.training.step_report import Outcome
 from szpo.voting import lease, steps
@@ -24,11 +25,11 @@ from szpo.voting.lease import Lease
 Say = Callable[[str], None]
 
 _FULFIL: Final = {
-    "final": final_comparison.fulfil,
+    "final": samples.fulfil_final,
     "samples": samples.fulfil,
     "triads": link_triads.fulfil,
 }
-_CHANGES: Final = ("pause", "unpause", "stop", "limits")
+_CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
 """Events after which a run that stood still may go on."""
 
 

@@ -1,7 +1,7 @@
-"""Limits on what a run spends, which an operator sets or withdraws while it goes on.
+"""What a run may spend: limits that an operator sets or withdraws, and votes that are added.
 
 A limit keeps the next step from being opened; a step that people are voting on is finished.
-The settings' own budget (`run.votes`, `run.steps`) holds besides.
+The run's own budget (`run.votes`, `run.steps`) holds besides; `add_votes` raises it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import recorded_config
-from szpo.training import summary
+from szpo.ledger.run_spec import BUDGET, demand_current, recorded_config, with_budget
+from szpo.optim.superseded import find_gone
 from szpo.voting import lease, pauses
+from szpo.voting.counting import StepVotes
+
+WORDS_PER_MINUTE = 238
+"""How fast adults read English prose silently; person-minutes are computed with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,63 @@ class Limits:
         for name, value in asdict(self).items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"limit {name} is {value}; give a number of at least 0")
+
+
+MORE: Final = 40
+"""Votes that are offered on top of a run's budget."""
+MOST: Final = 1_000_000
+"""Votes that can be added at once."""
+
+
+def add_votes(ledger: Ledger, by: str, more: int) -> Config:
+    """Let a run, finished or not, end ``more`` votes later; recorded as an event.
+
+    Returns the settings with the new end. A run that ends after steps has those that ``more``
+    votes pay for added.
+
+    Raises:
+        UsageError: they pay for no step, or are too many; or the run has no settings.
+        SupersededError: the run cannot go on here.
+    """
+    demand_current(ledger)
+    with ledger.transaction(by):
+        config = recorded_config(ledger)
+        if config is None:
+            raise UsageError(
+                f"{ledger.path.name} was not made by szpo run: whoever drives it counts its votes"
+            )
+        each, run = config.votes_per_step, config.run
+        if more < each:
+            raise UsageError(
+                f"{more} votes more pay for no step, which takes {each}; add {each} or more"
+            )
+        if more > MOST:
+            raise UsageError(f"{more:,} votes more are too many; add {MOST:,} or fewer")
+        ends = {
+            "votes": None if run.votes is None else run.votes + more,
+            "steps": None if run.steps is None else run.steps + more // each,
+        }
+        ledger.record_event(BUDGET, by, ends)
+    return with_budget(config, ledger)
+
+
+def usual_more(config: Config) -> int:
+    """Votes that are offered on top of a run's budget: `MORE`, or those of a step."""
+    return max(MORE, config.votes_per_step)
+
+
+def describe_more(ledger: Ledger) -> str:
+    """How somebody gives a run more votes; "" where nobody can."""
+    config = recorded_config(ledger)
+    gone = find_gone(ledger.spec.get("optimizer", {}))
+    if config is None or gone:
+        return ""
+    more = usual_more(config)
+    if config.panel.kind == "function":
+        return f'szpo.Tuner.resume("{ledger.path}", better, more_votes={more})'
+    if config.panel.kind == "people":
+        return f'"More votes" on the operator\'s page: szpo serve {ledger.path}'
+    return f"szpo run --resume {ledger.path} --votes +{more}"
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:
@@ -122,7 +184,7 @@ def _cost(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
     """
     config = recorded_config(ledger) or Config()
     panel = config.panel
-    each = hours / votes if votes else config.words_per_vote / summary.WORDS_PER_MINUTE / 60
+    each = hours / votes if votes else config.words_per_vote / WORDS_PER_MINUTE / 60
     return pay(votes + more, hours + more * each, panel.pay_per_vote, panel.pay_per_hour)
 
 
@@ -138,13 +200,29 @@ class Reading:
         for row in ledger.query("SELECT step, last_vote FROM steps ORDER BY step"):
             words = self._fixed.get(row["step"])
             if words is None:
-                words = summary.words_read(ledger, row["step"])
+                words = count_read(ledger, StepVotes(ledger, row["step"]))[1]
                 if row["last_vote"] is not None:
                     self._fixed[row["step"]] = words
             total += words
-        return total / summary.WORDS_PER_MINUTE / 60
+        return total / WORDS_PER_MINUTE / 60
 
 
 def person_hours(ledger: Ledger) -> float:
     """Hours that reading the voted comparisons takes at 238 words a minute."""
     return Reading().hours(ledger)
+
+
+def count_read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
+    """Count the answers and words read for a step's votes, skips included, in rows shown."""
+    shown: dict[str, tuple[int, int]] = {}
+    for row in ledger.query(
+        "SELECT comparison, a.plus, a.minus FROM comparisons c JOIN answers a USING (comparison) "
+        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND a.plus <> a.minus",
+        (ledger.run, votes.step),
+    ):
+        answers, words = shown.get(row["comparison"], (0, 0))
+        words += len(row["plus"].split()) + len(row["minus"].split())
+        shown[row["comparison"]] = answers + 2, words
+    skips = (vote for vote in votes.standing if vote.verdict == "skip")
+    read = [shown.get(vote.comparison, (0, 0)) for vote in (*votes.counted, *skips)]
+    return sum(answers for answers, _ in read), sum(words for _, words in read)

@@ -1,4 +1,7 @@
-"""What a step asks: prompts in seeded order, and the comparisons made from two batches."""
+"""Before and after generation: the seeded order of prompts, and comparisons cut from batches.
+
+`szpo.training.rollouts` generates the two batches, `szpo.training.controller` asks the evaluators.
+"""
 
 from __future__ import annotations
 

@@ -186,14 +186,13 @@ def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
         )
         if limit is not None:
             return _outcome(at, "stopped", limit)
-    if bounds.until_step is not None and at.step >= bounds.until_step:
+    ends = run_spec.read_budget(run.ledger)
+    until, most = ends.get("steps", bounds.until_step), ends.get("votes", bounds.votes_budget)
+    if until is not None and at.step >= until:
         return _outcome(at, "finished", f"{at.step} steps are applied")
-    if bounds.votes_budget is not None and at.votes + per_step > bounds.votes_budget:
-        return _outcome(
-            at,
-            "finished",
-            f"{at.votes} of {bounds.votes_budget} votes spent, a step takes {per_step}",
-        )
+    if most is not None and at.votes + per_step > most:
+        spent = f"{at.votes} of {most} votes spent, a step takes {per_step}"
+        return _outcome(at, "finished", spent)
     return None
 
 

@@ -28,10 +28,13 @@ class HeldOut:
     @property
     def verdict(self) -> str:
         """How many guards hold, in words."""
+        return self.failure or f"all {len(self.guards)} hold"
+
+    @property
+    def failure(self) -> str:
+        """Which guards fail, in words; "" where none does."""
         failed = [guard.name for guard in self.guards if not guard.ok]
-        if failed:
-            return f"{len(failed)} of {len(self.guards)} fail: {'; '.join(failed)}"
-        return f"all {len(self.guards)} hold"
+        return f"{len(failed)} of {len(self.guards)} fail: {'; '.join(failed)}" if failed else ""
 
 
 def record(ledger: Ledger, by: str, found: HeldOut) -> None:

@@ -34,7 +34,9 @@ class Bounds:
     """
 
     until_step: int | None = None
-    """The run is finished once it has applied this many steps, those of earlier calls included."""
+    """The run is finished once it has applied this many steps, those of earlier calls included.
+
+    This and the budget hold until votes are added (`szpo.training.budget.add_votes`)."""
     votes_budget: int | None = None
     """The run is finished once the next step could bring the counted votes above this."""
     lag: int = 0

@@ -13,9 +13,10 @@ from typing import Final, Literal
 from szpo.config.schema import Config
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.run_spec import recorded_config
+from szpo.ledger.run_spec import recorded_config, with_budget
 from szpo.training import budget
 from szpo.voting import lease, seat_counts, steps
+from szpo.voting.counting import counted
 from szpo.voting.seat_counts import SeatCounts
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
@@ -110,6 +111,8 @@ def _status(
     flags, rows = lease.controller(ledger), ledger.steps()
     live = [row for row in rows if row["state"] not in OVER]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
+    if config is not None:
+        config = with_budget(config, ledger)
     state, step = _state(ledger, config, rows, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
@@ -141,23 +144,11 @@ def _state(
     if shown is not None:
         return shown["state"], shown["step"]
     done = sum(row["state"] in OVER for row in rows)
-    if _spent(ledger, config, done):
+    if config is not None and done and config.is_spent(done, _votes(ledger)):
         return "finished", done - 1
     if not rows:
         return "none", None
     return "generating", done
-
-
-def _spent(ledger: Ledger, config: Config | None, done: int) -> bool:
-    """The run's own budget has no further step in it."""
-    if config is None or not done:
-        return False
-    limit = config.run.steps
-    if limit is not None and done >= limit:
-        return True
-    return config.run.votes is not None and (
-        _votes(ledger) + config.votes_per_step > config.run.votes
-    )
 
 
 def _find_limit(
@@ -172,7 +163,10 @@ def _find_limit(
 
 
 def _votes(ledger: Ledger) -> int:
-    return int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
+    """Counted so far, those of steps that were made void after their close among them."""
+    void = "SELECT step FROM steps WHERE state = 'void' AND closed_by IS NOT NULL"
+    spent = int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
+    return spent + sum(len(counted(ledger, row["step"])) for row in ledger.query(void))
 
 
 def _deadline(ledger: Ledger, config: Config | None, row: Record | None) -> int | None:

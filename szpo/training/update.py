@@ -16,6 +16,7 @@ from szpo.optim import optimizer, parameters
 from szpo.optim.rules.all_votes import from_start
 from szpo.optim.rules.measured_kl import Reach
 from szpo.optim.rules.registry import rule_of
+from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.training import guards
 from szpo.training.position import Position, check_weights
@@ -61,8 +62,9 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
     voters = read_votes_by_voter(ledger, settings, step, votes.counted, tally)
     query = recorded_query(run, step)
     inputs = step_inputs.read(ledger, settings, step)
+    measure = measure_moved(settings, run.hooks.measured_kl)
     state, updates, info = optimizer.tell(
-        at.state, query, tally, by_voter=voters, inputs=inputs, measure=_measure(run)
+        at.state, query, tally, by_voter=voters, inputs=inputs, measure=measure
     )
     failpoint("cp9")
 
@@ -81,9 +83,10 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
     return Estimate(tally, state, tuple(updates), added, info, theta, digest, centre, head, reach)
 
 
-def _measure(run: Services) -> Callable[[Floats], float] | None:
+def measure_moved(
+    settings: Settings, kl: Callable[[Theta], float] | None
+) -> Callable[[Floats], float] | None:
     """KL to the model's start of a point as moved from θ₀, where that is measured in this way."""
-    kl, settings = run.hooks.measured_kl, run.settings
     if kl is None or not settings.measured:
         return None
     name, shape = settings.layout[0]

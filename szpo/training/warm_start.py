@@ -8,14 +8,15 @@ created, so that replay and verify need neither model nor file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from szpo import seeds
 from szpo.config.schema import Config
-from szpo.data import preferred
+from szpo.data import preference_files, preferred
 from szpo.data.preferred import Preferred
 from szpo.errors import UsageError
 from szpo.ledger.rows import PRIOR_FAR, PRIOR_FEATURES
@@ -84,6 +85,8 @@ def make(
             of the preferences differs in them.
     """
     _demand_room(policy, found)
+    if found.kind == preference_files.DEMONSTRATIONS:
+        found = _answer(policy, found, settings.root_seed)
     scores = policy.score_features(found.comparisons)[0]
     far = guard_moments.load_or_read(policy, prompts).far()
     features = np.round(scores, 6)  # as recorded
@@ -96,6 +99,16 @@ def make(
         "pairs": len(features), "of": found.of, "votes": round(begun, 3),
     }  # fmt: skip
     return warm, WarmStart(facts, features, far)
+
+
+def _answer(policy: LoraPolicy, found: Preferred, root_seed: int) -> Preferred:
+    """Demonstrations beside the base's own answers to the same prompts."""
+    shown = [comparison.rows[0] for comparison in found.comparisons]
+    seed = seeds.as_seed(seeds.derive(root_seed, "prior demonstrations"))
+    drawn = policy.sample([row.prompt for row in shown], seed=seed, base=True)
+    rows = [replace(row, minus=own) for row, (own,) in zip(shown, drawn, strict=True)]
+    both = zip(found.comparisons, rows, strict=True)
+    return replace(found, comparisons=tuple(replace(c, rows=(row,)) for c, row in both))
 
 
 def describe(made: WarmStart) -> str:

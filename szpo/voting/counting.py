@@ -185,11 +185,11 @@ class StepVotes:
         standing = {number for number, _, _ in self._latest.values()} - self._out
         return standing, {number for number, _ in self._first()}
 
-    def tally(self, K: int, N: int) -> Tally:
-        """The counted votes as arrays (K, N)."""
+    def tally(self, K: int, N: int, votes: Iterable[Vote] | None = None) -> Tally:
+        """The counted votes, or these of them, as arrays (K, N)."""
         counts, side = np.zeros((3, K, N)), np.zeros((K, N))
         index = {"plus": 0, "minus": 1, "tie": 2}
-        for vote in self.counted:
+        for vote in self.counted if votes is None else votes:
             counts[index[vote.verdict], vote.k, vote.n] += 1
             side[vote.k, vote.n] += _PLUS_ON_A.get(vote.choice + vote.verdict, 0)
         identical = np.zeros((K, N), dtype=np.bool_)

@@ -2,7 +2,7 @@
 
 Panelists who did not tune the policy come first. Each may answer each comparison of an open order
 once; those with the fewest answers are shown first, so that a small panel covers an order before
-anything is answered twice. `szpo.runs.final_comparison` draws the answers of the two policies.
+anything is answered twice. `szpo.runs.samples` draws the answers of the two policies.
 """
 
 from __future__ import annotations

@@ -40,6 +40,11 @@ def controller(ledger: Ledger) -> Record:
     return ledger.query("SELECT * FROM controller WHERE run = ?", (ledger.run,))[0]
 
 
+def is_driven(holder: str | None, expires_us: int | None, now_us: int) -> bool:
+    """Whether a controller holds the run: its lease lasts, and its process is not gone."""
+    return holder is not None and (expires_us or 0) > now_us and not gone(holder)
+
+
 def own_name() -> str:
     """host:process:random:space, so that a dead process of the same space is recognised."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}:{process_space()}"

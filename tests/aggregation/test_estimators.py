@@ -76,6 +76,14 @@ def test_exact_expectations(votes, p, clip, clip_sd, mean, sd):
     assert e.moments(p, votes) == pytest.approx((mean, sd), abs=6e-4)
 
 
+@pytest.mark.parametrize(("rate", "off"), [(0.5, 5e-4), (0.99, 0.02), (0.9998, 0.2)])
+def test_of_many_votes_the_expectation_is_that_of_one_vote_less(rate, off):
+    """The delta method takes over where sums end; off: relative, at the seam."""
+    exact, quick = (e.moments(rate, votes) for votes in (e.MANY - 1, e.MANY))
+    assert quick[1] == pytest.approx(exact[1], rel=off)
+    assert quick[0] == pytest.approx(exact[0], abs=off)
+
+
 @pytest.mark.parametrize(
     ("votes", "gain"), [(1, 0.549), (2, 0.805), (3, 0.921), (5, 0.995), (10, 1.005)]
 )

@@ -7,6 +7,7 @@
 Without pytest arguments each break meets the files that list.toml names, first their tests of
 the first gate, until one catches it. The table has, for each break: its number, whether it was
 caught, how many tests failed, seconds, the file, pytest's arguments, and the first that failed.
+A run that ended without a report says "?" and why: it is no evidence either way.
 """
 
 from __future__ import annotations
@@ -146,10 +147,11 @@ def main() -> int:
             file.write_text(whole.replace(b["old"], b["new"]), "utf-8")
             for asked in [given.pytest] if given.pytest else named(b["tests"], given.tier):
                 how, failed = run_pytest(copy, asked, given.limit)
-                if failed:
+                if how:
                     break
             file.write_text(whole, "utf-8")
-            row = (b["id"], "yes" if failed else "no", failed, f"{time.monotonic() - began:.1f}",
+            caught = "yes" if failed else "?" if how else "no"
+            row = (b["id"], caught, failed, f"{time.monotonic() - began:.1f}",
                    b["file"], " ".join(asked), how)  # fmt: skip
             line = "\t".join(map(str, row))
             print(line, flush=True)

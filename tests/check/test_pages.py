@@ -68,6 +68,10 @@ def test_the_navigation_and_the_links_of_pages_lead_somewhere():
     assert not lost
 
 
+def test_no_page_shows_both_sides_of_a_merge():
+    assert not [page.name for page, text in TEXTS.items() if re.search("^<{7} ", text, re.M)]
+
+
 def test_the_site_takes_nothing_from_another_host():
     assert SITE["theme"]["font"] is False
     assert "repo_url" not in SITE  # the theme would ask that host for its stars

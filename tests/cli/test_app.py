@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from szpo.cli import console
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
+from szpo.replay import verification
 from szpo.runs import assemble, cost_plan
+from szpo.voting import lease
 from tests.support import yard_run
+from tests.support.tampering import forge, rewrite
 
 Capture = pytest.CaptureFixture[str]
 
@@ -98,6 +103,64 @@ def test_resume_continues_to_the_same_weights(yard, tmp_path, capsys):
     assert len(heads(path)) == 3
     assert call(["run", "--resume", "yard", "--folder", str(path.parent)]) == 0
     assert heads(path) == heads(yard)
+
+
+@pytest.mark.full
+def test_votes_that_are_added_end_where_the_whole_number_would_have(yard, tmp_path, capsys):
+    whole = yard_run.make(tmp_path / "whole", "run.votes=48")
+    path = yard_run.finished(tmp_path)
+    capsys.readouterr()
+    assert call(["run", "--resume", str(path), "--votes", "+24"]) == 0
+    message = capsys.readouterr()
+    assert "24 votes added: the run ends after 48 votes" in message.err
+    assert "finished: 48 of 48 votes spent" in message.out
+    assert f"szpo run --resume {path} --votes +40  # the same run goes on" in message.out
+    assert heads(path) == heads(whole) and heads(path)[:4] == heads(yard)
+    assert [call([*words, str(path)]) for words in (["show"], ["verify"])] == [0, 0]
+    said = capsys.readouterr().out
+    assert "48 of 48 (24 of them added), 0 skips" in said
+    assert "added votes: the run ends after 48 votes" in said
+    with Ledger.open(path, readonly=True) as ledger:
+        event = ledger.query("SELECT event FROM events WHERE kind = 'budget'")[0]["event"]
+    forge(path, "UPDATE events SET body = replace(body, '48', '25') WHERE event = ?", (event,))
+    rewrite(path)
+    with Ledger.open(path, readonly=True) as ledger:
+        failure = verification.verify(ledger).failure
+    assert failure is not None
+    assert failure.problem == "counts 32 votes where the run ends after 25"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("40", "--votes 40: give the votes to add with a plus, such as +40"),
+        ("+-3", "with a plus"),
+        ("+0", "0 votes more pay for no step, which takes 8; add 8 or more"),
+        ("+7", "which takes 8"),
+        ("+2000000", "2,000,000 votes more are too many"),
+    ],
+)
+def test_votes_that_cannot_be_added_leave_the_record_as_it_was(yard, given, says, capsys):
+    before = yard.read_bytes()
+    assert call(["run", "--resume", str(yard), "--votes", given]) == 2
+    assert says in capsys.readouterr().err
+    with Ledger.open(yard, readonly=True) as ledger:
+        assert not list(ledger.events("budget"))
+    assert len(before) == yard.stat().st_size
+
+
+def test_votes_are_added_to_no_run_that_is_held_elsewhere_or_of_an_older_version(tmp_path, capsys):
+    path = yard_run.finished(tmp_path)
+    with Ledger.open(path) as ledger, lease.hold(ledger, "elsewhere:1:a:b"):
+        assert call(["run", "--resume", str(path), "--votes", "+8"]) == 3
+        assert "run by elsewhere:1:a:b for 60 s more" in capsys.readouterr().err
+        assert not list(ledger.events("budget"))
+    old = tmp_path / "bayes.db"
+    shutil.copy(Path(__file__).parents[1] / "ledgers" / "superseded" / "bayes.db", old)
+    assert call(["run", "--resume", str(old), "--votes", "+8"]) == 2
+    assert "so the run cannot go on here" in capsys.readouterr().err
+    assert call(["run", "--votes", "+8"]) == 2
+    assert "--votes goes with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.full
@@ -315,3 +378,20 @@ def test_panel_as_a_process_leaves_the_same_run(yard, tmp_path):
         driver.communicate()
     assert driver.returncode == 0
     assert heads(path) == heads(yard)
+
+
+def test_a_text_of_a_record_is_shown_and_not_obeyed(capsys):
+    r"""Escapes could print that a record verifies; ``\[`` before a bracket made it markup."""
+    text = "x\x1b[2K\x1b[1G\x9bverified \u202e :cat: regex:w[0-9]2|\\[/b\\] \\[bold red\\]"
+    console.say(text)
+    console.complain(text)
+    console.table([text], [[text]], title=text)
+    console.pairs({text: text})
+    console.emit({text: text})
+    out, err = capsys.readouterr()
+    marked = text.replace("\x1b", "⟨001B⟩").replace("\x9b", "⟨009B⟩").replace("\u202e", "⟨202E⟩")
+    assert err == f"{marked}\n"
+    shown, document = out.split("{")
+    assert " ".join(shown.split()).count(marked) == 1 + 3 + 2
+    assert json.loads("{" + document) == {text: text}
+    assert not set("\x1b\x9b") & set(out + err)

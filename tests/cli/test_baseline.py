@@ -39,6 +39,31 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return error
 
 
+@pytest.fixture(scope="module")
+def shown(given):
+    """The preferred ones of these answers, as demonstrations."""
+    pairs = preference_files.read(given).pairs
+    lines = [{"prompt": pair.prompt.text, "completion": pair.chosen.text} for pair in pairs]
+    path = given.with_name("good.jsonl")
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.full
+def test_an_adapter_is_fitted_to_demonstrations(shown, tmp_path, capsys):
+    out = tmp_path / "out"
+    line = ["baseline", "sft", "--examples", str(shown), "--out", str(out), *TINY]
+    assert call([*line, "--recipe", "steps=4", "--recipe", "learning_rate=.01"]) == 0
+    said = capsys.readouterr().out
+    assert "sft: 12 of 12 demonstrations, 4 steps" in said and "cost: 0 votes" in said
+    record = json.loads((out / "baseline.json").read_text())
+    losses = [step["loss"] for step in record["log"]]
+    assert record["demonstrations"] == 12 and losses[-1] < losses[0]
+    found = loading.load("tiny", dtype="fp32", adapter=out).adapter
+    assert found is not None
+    assert any(np.abs(v).max() > 0 for n, v in found.tensors.items() if "lora_B" in n)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("method", ["dpo", "simpo"])
 def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(method, given, tmp_path, capsys):
@@ -109,6 +134,9 @@ REFUSED = [
     (["ppo", "--fresh", "--reward", "r"], ("ppo with --reward asks nobody",)),
     (["self-rewarding", "--fresh"], ("judges itself and asks nobody",)),
     (["dpo", "--pairs", "{given}", "--examples", "x"], ("dpo is fitted to no examples",)),
+    (["sft"], ("sft learns from good answers alone: give --examples",)),
+    (["sft", "--examples", "x", "--fresh"], ("give --examples, and no votes",)),
+    (["sft", "--examples", "none-such.jsonl"], ("none-such.jsonl",)),
     (["dpo", "--run", "r", "run.toml"], ("--run has its own settings; leave out FILE",)),
     (["dpo", "--run", "r", "--preset", "tiny"], ("leave out --preset",)),
     (["dpo", "--run", "r", "--set", "seed=1"], ("leave out --set",)),

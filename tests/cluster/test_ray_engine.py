@@ -157,6 +157,24 @@ def test_another_basis_seed_or_library_is_noticed(policy):
 # ---- with Ray ----
 
 
+@needs_ray
+@quiet
+@pytest.mark.slow
+def test_a_worker_takes_its_threads_from_the_run_and_not_from_its_environment(policy, ray):
+    """A node with another OMP_NUM_THREADS gives the same bits."""
+    other = {"env_vars": {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}}
+
+    def look(setup: Any) -> Any:
+        found = worker.Worker(setup).identify()
+        return os.environ["OMP_NUM_THREADS"], torch.get_num_threads(), found
+
+    asked = ray.remote(look).options(runtime_env=other, num_cpus=0)
+    seen = ray.get(asked.remote(setup_of(policy)))
+    mine = worker.identity(policy.loaded, policy.responder)
+    assert seen[:2] == ("1", 1)
+    assert worker.describe_difference(mine, seen[2]) is None
+
+
 @pytest.fixture(scope="module")
 def ray():
     """A cluster of three cores, which every test here joins."""

@@ -319,6 +319,31 @@ def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, m
         assert answers.refused == 1
 
 
+def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, wanted, monkeypatch):
+    """The shortest answer, which the first look at each member's longest ones leaves out."""
+    monkeypatch.setattr("szpo.cluster.rescoring.TOKENS", 6)
+    for each_row in (False, True):
+        server.reset()
+        with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:
+            policy.sample(PROMPTS[:1], seed=1)
+            before, gathered, stale = answers.rescored, answers._gather, []
+
+            def gather(asked: Any, chunks: Any, gathered: Any = gathered) -> Any:
+                replies = gathered(asked, chunks)
+                if not stale:  # noqa: B023 - the loop's own list, called inside it
+                    (first,) = replies
+                    last = first.answers[-1]
+                    worse = replace(last, logprobs=tuple(x - 0.3 for x in last.logprobs))
+                    stale.append(worse)  # noqa: B023
+                    return [replace(first, answers=(*first.answers[:-1], worse))]
+                return replies
+
+            monkeypatch.setattr(answers, "_gather", gather)
+            assert rollout(policy) == wanted
+            assert answers.refused == each_row
+            assert answers.rescored - before == (8 + 8 + 8 if each_row else 2)
+
+
 # ---- what a server shows first ----
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import locale
 import re
+import runpy
 import subprocess
 import sys
 from fractions import Fraction
@@ -13,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from szpo.features import dictionary
 from szpo.features.dictionary import (
@@ -25,6 +28,7 @@ from szpo.features.dictionary import (
     ratios,
     read_answer,
 )
+from szpo.features.reading import SPACE, split_sentences, words
 
 GOLDEN = json.loads(resources.files("szpo.features").joinpath("golden.json").read_bytes())
 ODD = {
@@ -35,6 +39,7 @@ ODD = {
     "marks": "?!*_`#([{" * 11_000,
     "open marks": "`" * 3 + "*_" * 50_000,
     "lines": "\n" * 100_000,
+    "dots": "." * 100_000 + "x",
     "controls": "".join(map(chr, range(32))) + "\x7f\x85\u2028\ufeff",
     "emoji": "🎉👩‍🚒🏽🇪🇺" * 100,
     "right to left": "\u202eكان اليوم جميلا، وذهبنا إلى البحر؟ שלום",
@@ -149,6 +154,18 @@ def test_values_by_hand(name, text, expected):
     assert Fraction(*found) == Fraction(*expected)
 
 
+@given(st.text(".!?。؟ '\"x"))
+def test_sentences_end_where_a_run_of_marks_does(text):
+    plain = re.compile(rf"[.!?。！？]+(?=[{SPACE}\"'”’)]|$)|[。！？؟।]+")  # quadratic in a run
+    assert split_sentences(text) == [w for part in plain.split(text) if (w := words(part))]
+
+
+def test_of_many_emoji_none_is_read():
+    tone = [BY_NAME["sentiment"]]
+    few, many = ("🙂" * n + " Bad." for n in (dictionary.TONE_EMOJI, dictionary.TONE_EMOJI + 1))
+    assert ratios("", many, tone) == ratios("", " Bad.", tone) < ratios("", few, tone)
+
+
 def test_the_prompt_counts_where_an_entry_is_about_it():
     entries = [BY_NAME["overlap"], BY_NAME["echo"]]
     # of how, was, the, sea two are taken up; of five words of the answer three are the prompt's
@@ -182,9 +199,7 @@ def _sources(room: Path) -> str:
 
 
 def test_the_page_shows_the_entries():
-    page = Path(__file__).parents[2].joinpath("docs/features.md").read_text("utf-8")
-    rows = re.findall(
-        r"^\| `([a-z-]+)` \| (.*?) \| (.*?) \|", page.split("## The entries")[1], re.M
-    )
-    listed = [(e.name, e.fewer, e.more) for group in GROUPS for e in ENTRIES if e.group == group]
-    assert rows == listed, "run docs/tools/features_page.py"
+    root = Path(__file__).parents[2]
+    made = runpy.run_path(str(root / "docs/tools/features_page.py"))["table"]()
+    page = (root / "docs/features.md").read_text("utf-8")
+    assert page.endswith(made), "run docs/tools/features_page.py"

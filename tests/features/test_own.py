@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -136,9 +137,19 @@ def test_functions_give_exact_ratios(package):
     assert value("own_tastes:third", "four") == Fraction(4, 3)
     assert value("own_tastes:asked", "sea", prompt="the sea") == 1
     assert value("own_tastes:tenth", "") == Fraction(0.1) != Fraction(1, 10)
-    for name, says in (("broken", "nan; it must give a finite number"), ("failing", "'sea'")):
+    for name, says in (
+        ("broken", "nan; it must give a number of at most 2"),
+        ("failing", "'sea'"),
+    ):
         with pytest.raises(UsageError, match=f"feature 'own_tastes:{name}': {says}"):
             value(f"own_tastes:{name}", "rain")
+
+
+@pytest.mark.parametrize("number", [10**400, 2**32 + 1, -1e30, math.inf, Fraction(2**40)])
+def test_a_number_whose_differences_would_not_fit_is_refused(number):
+    with pytest.raises(UsageError, match="at most 2"):
+        own.exact(number)
+    assert own.exact(-(2**32)) == (-(2**32), 1)
 
 
 def test_a_description_changes_with_its_source_and_is_data(package):

@@ -14,7 +14,7 @@ import pytest
 
 from szpo import files
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
-from szpo.ledger import canonical, connection
+from szpo.ledger import canonical, connection, rows
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
@@ -253,6 +253,10 @@ def test_text_that_utf8_cannot_hold_is_stored_marked(run):
     with run.transaction():
         run.append("tensors", tensor("half \ud800 pair"))
     assert list(stored_tensors(run)) == ["half ? pair"]
+
+
+def test_minus_zero_is_hashed_as_sqlite_stores_it():
+    assert str(rows.plain("updates", "coef", -0.0)) == "0.0"
 
 
 def test_events_chain_from_the_spec(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import szpo
 from szpo import plugins
 from szpo.analysis import improvement
 from szpo.cli.app import call
-from szpo.errors import StorageError, UsageError
+from szpo.errors import RunError, StorageError, UsageError
 from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_answer
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
@@ -150,6 +151,66 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path):
 
 
 @pytest.mark.full
+def test_a_finished_run_gets_more_votes_and_is_the_longer_run(tuned, model, tmp_path):
+    place = tmp_path / "more.db"
+    with szpo.Tuner(model, PROMPTS, shorter, votes=4, ledger=place, settings=SMALL) as tuner:
+        tuner.run()
+    with pytest.raises(UsageError, match="1 votes more pay for no step"):
+        szpo.Tuner.resume(place, shorter, more_votes=1)
+    with szpo.Tuner.resume(place, shorter, more_votes=4) as tuner:
+        assert str(tuner.run()).startswith("finished: 8 of 8 votes spent")
+    with Ledger.open(place) as added, Ledger.open(tuned.path) as whole:
+        assert theta_digests(added) == theta_digests(whole)
+        assert verification.verify(added).ok
+
+
+@pytest.mark.full
+def test_a_function_may_abstain_from_some_pairs_and_not_from_all(model, tmp_path):
+    asked = []
+
+    def some(prompts: list[str], a: list[str], b: list[str]) -> str | None:
+        asked.append(a)
+        return None if len(asked) % 3 == 0 else shorter(prompts, a, b)
+
+    place = tmp_path / "some.db"
+    with szpo.Tuner(model, PROMPTS, some, votes=4, ledger=place, settings=SMALL) as tuner:
+        found = tuner.run()
+        choices = tuner.tables.votes["choice"].tolist()
+    assert found.status == "finished" and choices.count("skip") == len(asked) // 3 > 0
+    with Ledger.open(place) as ledger:
+        assert verification.verify(ledger).ok
+        closed = [row["closed_by"] for row in ledger.steps()]
+    assert "operator" in closed and "rule" in closed
+    with (
+        szpo.Tuner(model, PROMPTS, lambda p, a, b: "skip", votes=4, settings=SMALL) as tuner,
+        pytest.raises(RunError, match="abstained from every pair of steps 0 to 2"),
+    ):
+        tuner.run()
+
+
+@pytest.mark.full
+def test_two_people_vote_at_once(model):
+    def vote(tuner: szpo.Tuner, voter: str) -> int:
+        told = 0
+        while not tuner.finished:
+            if tuner.ask(voter) is not None:
+                tuner.tell("a", voter)
+                told += 1
+        return told
+
+    with szpo.Tuner(model, PROMPTS, votes=8, settings=SMALL) as tuner:
+        mine, yours = tuner.ask("me"), tuner.ask("you")
+        assert mine is not None and yours is not None and mine != yours
+        tuner.tell("b", "you")
+        assert tuner.ask("me") == mine
+        with ThreadPoolExecutor(2) as pool:
+            told = [pool.submit(vote, tuner, name) for name in ("me", "you")]
+        assert sum(each.result() for each in told) == 7
+        with Ledger.open(tuner.path) as ledger:
+            assert verification.verify(ledger).ok
+
+
+@pytest.mark.full
 def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
     """Votes by ``input()`` in a notebook: here from a list."""
     place, words = tmp_path / "hand.db", iter(["skip", "a", "b", "tie"])
@@ -201,7 +262,10 @@ def test_the_function_judges_held_out_batches_against_the_base(model, tmp_path):
     settings = {**SMALL, "evaluation.prompts": 3, "evaluation.along": 1}
     prompts = [*PROMPTS, "w70 w71", "w74 w75"]  # a quarter of twelve is held out
     with szpo.Tuner(model, prompts, better, votes=8, ledger=place, settings=settings) as tuner:
-        tuner.run(measure=True)
+        found = tuner.run(measure=True)
+    assert found.gain is not None and found.gain.of == 2 and found.guards
+    assert found.verdict == "unclear" and found.improvement.sentence in str(found)
+    assert found.guards[0].line() in str(found) and found.votes == 8
     with Ledger.open(place, readonly=True) as ledger:
         assert verification.verify(ledger).ok
         base, *later = [event["body"] for event in ledger.events("measured")]
@@ -254,7 +318,7 @@ def test_an_answer_that_is_no_vote_is_refused(model):
         pytest.raises(UsageError, match="the function returned 'left'; return \"a\""),
     ):
         tuner.run()
-    for bad in (None, True, 2, float("nan"), "c", []):
+    for bad in (True, 2, float("nan"), "c", []):
         with pytest.raises(UsageError, match="better: the function returned"):
             read_answer(bad, bytes(16))
     drawn = [read_answer(0.8, bytes([i] * 16)) for i in range(200)]

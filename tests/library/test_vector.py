@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,15 @@ def test_a_vector_of_two_is_tuned_in_under_a_second() -> None:
 @pytest.mark.parametrize("rule", ["known", "sign", "regression"])
 def test_every_rule_moves_towards_what_is_preferred(rule: str) -> None:
     opt = tune(szpo.Optimizer(dim=2, rule=rule), 15)
-    assert np.linalg.norm(opt.best - TARGET) < np.linalg.norm(TARGET)
+    with warned(rule):
+        assert np.linalg.norm(opt.best - TARGET) < np.linalg.norm(TARGET)
+
+
+def warned(rule: str) -> contextlib.AbstractContextManager[object]:
+    """The rule's recommended point comes with a warning where it is not for vectors."""
+    if rule != "regression":
+        return contextlib.nullcontext()
+    return pytest.warns(UserWarning, match="goes on past an optimum.*rule='known'")
 
 
 def test_the_point_is_what_the_optimizers_own_functions_give() -> None:
@@ -118,6 +128,45 @@ def test_pairs_stay_until_they_are_answered_and_single_ones_come_again() -> None
     assert opt.votes == 2.0  # nobody answered one of them
 
 
+def test_pairs_are_told_in_any_order_and_by_two_raters_at_once() -> None:
+    votes: list[Any] = ["a", None, 0.25, "b", "tie"]
+    whole = szpo.Optimizer(dim=3, seed=2)
+    whole.ask(5)
+    whole.tell(votes, weight=[1, 1, 4, 1, 2])
+    for order in ((4, 0, 3, 1, 2), (2, 1, 0, 4, 3)):
+        opt = szpo.Optimizer(dim=3, seed=2)
+        pairs = opt.ask(5)
+        for i in order[:3]:
+            opt.tell(votes[i], weight=[1, 1, 4, 1, 2][i], pair=pairs[i])
+        assert opt.steps == 0 and len(opt.waiting) == 2 == len(opt.ask(5)) - 3
+        with pytest.raises(UsageError, match="3 of 5 pairs have their vote"):
+            opt.tell(votes)
+        for wrong in (pairs[order[0]], szpo.Optimizer(dim=3).ask()):
+            with pytest.raises(UsageError, match="this pair awaits no vote"):
+                opt.tell("a", pair=wrong)
+        opt = szpo.Optimizer.from_dict(json.loads(json.dumps(opt.to_dict())))
+        with ThreadPoolExecutor(2) as pool:
+            told = [pool.submit(opt.tell, votes[i], weight=[1, 1, 4, 1, 2][i], pair=pairs[i])
+                    for i in order[3:]]  # fmt: skip
+        assert [each.exception() for each in told] == [None, None]
+        assert opt.digest() == whole.digest() and opt.votes == whole.votes
+        assert opt.waiting == ()
+
+
+@pytest.mark.parametrize("weight", [5000.0, 1e8, 1e300])
+def test_the_weight_of_a_vote_takes_no_memory(weight: float) -> None:
+    opt = szpo.Optimizer(dim=2)
+    opt.ask()
+    tracemalloc.start()
+    try:
+        opt.tell(0.75, weight=weight)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert opt.info is not None and opt.votes == weight
+    assert opt.info.stderr[0] == pytest.approx(math.sqrt(1 / (0.1875 * weight)), rel=1e-3)
+
+
 def test_a_weight_counts_as_that_many_votes() -> None:
     points = []
     for vote, weight in ((0.75, 4.0), (0.75, 1.0), (0.5, 1.0)):
@@ -174,7 +223,9 @@ def test_a_saved_state_goes_on_at_the_same_bits(how: dict[str, Any], tmp_path: P
     assert [p.tolist() for p in again.ask()] == [p.tolist() for p in waiting]
     for each in (opt, again):
         each.tell("b")
-    assert again.best.tolist() == opt.best.tolist() and again.digest() == opt.digest()
+    assert again.digest() == opt.digest()
+    with warned(how.get("rule", "known")):
+        assert again.best.tolist() == opt.best.tolist()
 
 
 def test_a_state_that_was_changed_is_refused(tmp_path: Path) -> None:

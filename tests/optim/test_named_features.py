@@ -179,6 +179,12 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: replace(own, scales=(0, *own.scales[1:])),
         lambda: replace(own, map=(own.map[0][1:], *own.map[1:])),
         lambda: replace(own, components=DIM + 1),
+        lambda: replace(own, names=(3, *own.names[1:])),  # type: ignore[arg-type]
+        lambda: replace(own, own=((1, 2, 3, 4, 5),)),  # type: ignore[arg-type]
+        lambda: replace(own, groups=(*own.groups[:-1], 500)),
+        lambda: replace(own, groups=(*own.groups[:-1], -1)),
+        lambda: replace(own, scales=(10**400, *own.scales[1:])),
+        lambda: replace(own, map=((0.5, *own.map[0][1:]), *own.map[1:])),  # type: ignore[arg-type]
     ):
         with pytest.raises(UsageError, match="features"):
             wrong()

@@ -13,7 +13,7 @@ from szpo.config import settings_file
 from szpo.ledger.database import Ledger
 from szpo.models.lora_sites import Site
 from szpo.policies import subspace_cache
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import FeatureMap, Subspace
 from szpo.types import Prompt
 from tests.support import folder_run
 
@@ -91,6 +91,24 @@ def test_a_damaged_file_is_made_anew(space, cache):
     assert subspace_cache.load_or_make({}, lambda: space).report["origin"] == "made"
     again = subspace_cache.load_or_make({}, lambda: pytest.fail("it is there again"))
     assert again.report["origin"] == "cache"
+
+
+def test_a_file_that_says_what_no_set_up_finds_is_made_anew(space, cache):
+    table = np.ones((4, 2), np.float32)
+    good = FeatureMap(("commas", "length"), (4096, 4096), table, 0, "0" * 64)
+    wrong = [
+        replace(good, map=np.full_like(table, np.nan)), replace(good, map=table * 1e30),
+        replace(good, names=("commas", "commas")), replace(good, names=("commas", 3)),
+        replace(good, scales=(-1, 1)), replace(good, scales=("x", 1)),
+        replace(good, map=table[:, :1]), None,
+    ]  # fmt: skip
+    named = replace(space, kind="features", features=good)
+    basis = {name: np.full_like(value, np.inf) for name, value in space.basis.items()}
+    for bad in [*(replace(named, features=each) for each in wrong), replace(space, basis=basis)]:
+        subspace_cache.write(bad, subspace_cache.cached_path({}))
+        assert subspace_cache.find({}) is None
+    subspace_cache.write(named, subspace_cache.cached_path({}))
+    assert subspace_cache.find({}) is not None
 
 
 def test_without_a_cache_folder_it_works_all_the_same(space, cache):

@@ -448,17 +448,6 @@ def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy):
 
 
 @pytest.mark.full
-def test_scores_of_a_centre_are_those_of_the_start_nearby_and_not_far_away(policy):
-    cosines = []
-    for length in (0.0, 0.3, 6.0):
-        policy.move_to({"z": np.array([length, 0, 0], np.float32)})
-        cosines.append(policy.score_cosine(READ, seed=3))
-    policy.move_to(policy.start())
-    assert cosines[0] == pytest.approx(1, abs=1e-6)
-    assert 1 - 1e-9 > cosines[1] > 0.8 > cosines[2]
-
-
-@pytest.mark.full
 def test_what_has_no_scores_is_refused():
     full = make("full")
     with pytest.raises(UsageError, match=r"subspace\.kind full every weight is a coordinate"):

@@ -13,7 +13,7 @@ from szpo.failpoints import arm
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger, now_us
 from szpo.replay import verification
-from szpo.runs import final_comparison, samples
+from szpo.runs import samples
 from szpo.voting import lease
 from tests.support import children
 from tests.support.quadratic import PROMPTS, Clock, QuadraticPolicy, go, history, panel_of
@@ -66,7 +66,7 @@ def test_a_controller_that_slept_answers_no_order_by_old_weights(tmp_path, start
         go(SETTINGS, late, policy, panel_of(late), until_step=1)
         orders.place_order(late, kind, "ann")
         live(other)
-        fulfil = {"final": final_comparison.fulfil, "samples": samples.fulfil}[kind]
+        fulfil = {"final": samples.fulfil_final, "samples": samples.fulfil}[kind]
         prompts = PromptSet(PROMPTS[:20], PROMPTS[20:])
         source = samples.Source(policy, prompts, 1, lambda: QuadraticPolicy(SETTINGS))
         with pytest.raises(LeaseError, match="another controller has moved this run on"):

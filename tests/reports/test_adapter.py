@@ -10,10 +10,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard
 from peft import PeftModel
+from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from szpo.cache import quiet
@@ -197,6 +199,66 @@ def test_starting_adapter_is_where_a_run_begins(run, tmp_path):
         begun = assemble.reopen(ledger, until=0, panel=False, say=lambda text: None).language
     asked = [Prompt.user("w20 w21"), Prompt.user("w40")]
     assert begun.sample(asked, 2, seed=3) == ended.sample(asked, 2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """A run of four panelists: two like many characters, two few."""
+    panel = "bt70+sharp=20+types=.5+other=-1*feature:characters"
+    sets = (f"panel.kind={panel}", "panel.reward=1*feature:characters", "panel.size=4",
+            "run.votes=96", "optimizer.directions=8")  # fmt: skip
+    return folder_run.make(tmp_path_factory.mktemp("halves"), *sets)
+
+
+@pytest.mark.full
+def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
+    before, thetas = halves.read_bytes(), {}
+    for number in ("1", "2"):
+        line = ["export", str(halves), "--cluster", number, "--features", "characters", "--json"]
+        capsys.readouterr()
+        assert call(line) == 0
+        found = json.loads(capsys.readouterr().out)
+        out = Path(found["adapter"])
+        assert out.name == f"folder-adapter-{number}"
+        kind = {int(name.split("-")[1]) // 2 for name in found["panelists"]}
+        assert len(kind) == 1 and len(found["panelists"]) == 2 and found["votes"] == 48
+        thetas[kind.pop()] = load_file(out / "adapter_model.safetensors")
+        text = (out / "README.md").read_text(encoding="utf-8")
+        who = ", ".join(found["panelists"])
+        assert f"| fitted to | the 48 votes of {who}: cluster {number} by characters" in text
+        assert "no vote was added" in text and "measured at this export" in text
+        assert f"szpo export RUN.db --cluster {number} --features characters" in text
+        assert "95 % interval" not in text  # of another point
+    assert halves.read_bytes() == before
+    a, b = (
+        np.concatenate([v.ravel() for name, v in sorted(thetas[k].items()) if "lora_B" in name])
+        for k in (0, 1)
+    )
+    assert a @ b < 0  # opposite tastes of one line of answers
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (
+            ["--cluster", "3", "--features", "characters"],
+            "--cluster 3: there are 2; see",
+        ),
+        (["--cluster", "1", "--features", "emoji"], "no feature differs between the answers"),
+        (["--features", "characters"], "--features goes with --cluster; give both or neither"),
+        (["--cluster", "1", "--step", "2"], "writes an adapter of all steps; leave out --step"),
+    ],
+)
+def test_a_cluster_that_is_none_is_one_line(halves, words, reason, capsys):
+    assert call(["export", str(halves), *words]) == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_a_panel_of_one_taste_has_no_clusters_to_export(run, capsys):
+    assert call(["export", str(run), "--cluster", "1", "--features", "characters"]) == 2
+    assert "the votes do not show several tastes (" in capsys.readouterr().err
 
 
 def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(run, served, tmp_path, capsys):

@@ -12,9 +12,9 @@ import szpo
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.reports import gain_chart, html_report
+from szpo.reports import charts, html_report
 from szpo.reports.charts import Series, line_chart, ticks
-from szpo.training import comparisons, controller, step_rows, summary
+from szpo.training import comparisons, controller, results
 from szpo.training.services import Bounds
 from szpo.types import Prompt
 from tests.support import yard_run
@@ -87,10 +87,9 @@ def test_picture_is_a_file_of_its_own(yard, tmp_path):
 
 def test_totals_add_up_from_the_steps(yard):
     with Ledger.open(yard, readonly=True) as ledger:
-        facts = summary.steps(ledger)
-        total = summary.summary(ledger, facts)
+        total = results.read(ledger)
         texts = ledger.query("SELECT count(*) AS n FROM answers WHERE plus <> minus")[0]["n"]
-    assert total.votes == sum(f.plus + f.minus + f.ties for f in facts) == 48
+    assert total.votes == sum(f.plus + f.minus + f.ties for f in total.table) == 48
     assert total.answers_read == 2 * 2 * texts  # two sides, M = 2 votes on each comparison
 
 
@@ -99,7 +98,8 @@ def test_separation_is_unbiased_under_a_known_rate():
     for p in (0.5, 0.65, 0.85, 1.0):
         pairs = 10**6
         agreeing = round(pairs * (p**2 + (1 - p) ** 2))
-        assert summary.separation(pairs, agreeing) == pytest.approx(p, abs=2e-3)
+        step = results.CountedStep(0, "applied", pairs=pairs, agreeing=agreeing)
+        assert results.separation([step]) == pytest.approx(p, abs=2e-3)
 
 
 def test_chart_places_its_values():
@@ -134,7 +134,7 @@ def closed():
 @pytest.mark.full
 def test_figures_hold_the_numbers_of_the_steps():
     with Ledger.open(LEDGER, readonly=True) as ledger:
-        rows = step_rows.read(ledger)
+        rows = results.read_steps(ledger)
         assert szpo.plots.estimates(ledger).lines[0].get_ydata().tolist() == [
             row.estimate for row in rows if row.estimate is not None
         ]
@@ -150,8 +150,8 @@ def test_figures_hold_the_numbers_of_the_steps():
 def test_a_gain_is_drawn_with_its_interval_and_never_made_up(monkeypatch):
     with pytest.raises(UsageError, match="no gain was measured"):
         szpo.plots.gain(LEDGER)
-    series = gain_chart.Series("held out", [0, 8], [0.5, 0.75], [0.5, 0.6], [0.5, 0.9])
-    monkeypatch.setattr(gain_chart, "make_series", lambda helped: series)
+    series = Series("held out", [0, 8], [0.5, 0.75], [0.5, 0.6], [0.5, 0.9])
+    monkeypatch.setattr(charts, "gain_series", lambda helped: series)
     axes = szpo.plots.gain(LEDGER)
     assert axes.lines[0].get_ydata().tolist() == [0.5, 0.75]
     low, high = axes.collections[0].get_datalim(axes.transData).intervaly

@@ -18,6 +18,7 @@ from szpo.features import dictionary, own
 from szpo.features.own import choose
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import theta_digests
 from szpo.optim.named_features import directions, members
 from szpo.replay import verification
 from szpo.replay.replay import fold
@@ -42,6 +43,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("named")
     assert call(arguments(folder, folder_run.model(folder))) == 0
     return folder / "runs" / "folder.db"
+
+
+def test_eight_votes_and_eight_more_are_sixteen(finished: Path, tmp_path: Path) -> None:
+    assert call(arguments(tmp_path, folder_run.model(tmp_path), "run.votes=8")) == 0
+    path = tmp_path / "runs" / "folder.db"
+    assert call(["run", "--resume", str(path), "--votes", "+8"]) == 0
+    with Ledger.open(path) as added, Ledger.open(finished) as whole:
+        assert theta_digests(added) == theta_digests(whole)
+        digests = "SELECT step, k, votes_sha256 FROM updates ORDER BY step, k"
+        assert added.query(digests) == whole.query(digests)
+        assert verification.verify(added).failure is None
 
 
 def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished: Path) -> None:

@@ -21,7 +21,7 @@ from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.runs import worker
 from szpo.runs.samples import Source
-from szpo.training import budget, controller, summary
+from szpo.training import budget, controller, results
 from szpo.training.budget import Limits
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Answer, Comparison, Prompt, Row
@@ -133,6 +133,25 @@ def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
     with pytest.raises(Leave):
         life(ledger, policy, settings, act, said=said)
     assert [line.split(":")[0] for line in said[1:]] == ["stopped", "finished"]
+    ledger.close()
+
+
+def test_it_goes_on_when_votes_are_added_before_and_after_its_end(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    said, asked = [], iter([{"votes": None, "steps": 2}, {"votes": None, "steps": 3}])
+
+    def act():
+        if ledger.last_applied() in (None, 1) and (ends := next(asked, None)):
+            ledger.record_event("budget", "ann", ends)
+        if not vote(ledger) and ledger.last_applied() == 2:
+            raise Leave
+
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, act, until=1, said=said)
+    assert [line for line in said if "applied" in line] == [
+        "finished: 2 steps are applied; standing by",
+        "finished: 3 steps are applied; standing by",
+    ]
     ledger.close()
 
 
@@ -314,7 +333,7 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(tmp_path, sent
             orders.place_order(ledger, "samples", "ann")
             until(run, "samples")
             assert lease.controller(ledger)["lease"] is not None
-            assert summary.summary(ledger).state == "finished", "though its process stands by"
+            assert results.read(ledger).state == "finished", "though its process stands by"
         os.kill(run.pid, sent)
         _, rest = run.communicate()
     assert run.returncode == code, rest

@@ -22,7 +22,7 @@ from szpo.baselines.reward_scaling import scale_reward
 from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.training import summary as of_ledger
+from szpo.training import results as of_ledger
 from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import (
     cell_store,
@@ -362,7 +362,7 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     first, second = json.loads(capsys.readouterr().out)
     for found, path in ((first, one), (second, two)):
         with Ledger.open(path, readonly=True) as ledger:
-            total = of_ledger.summary(ledger)
+            total = of_ledger.read(ledger)
         assert (found["votes"], found["answers_read"]) == (total.votes, total.answers_read)
         curve = found["curves"]["better"]
         assert curve[-1][:2] == [total.votes, total.answers_read]

@@ -9,7 +9,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.training import summary as of_ledger
+from szpo.training import results as of_ledger
 from szpo_simulators.bench.frontier import cell_process, command, plan, summary, vote_runs
 from szpo_simulators.compare.cell_process import write_record
 from szpo_simulators.compare.cell_store import CellStore
@@ -114,7 +114,7 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
     assert len(found["rows"][0]["by_prompt"]) == 8
     assert np.mean(found["rows"][1]["by_prompt"]) == pytest.approx(found["rows"][1]["gain"])
     with Ledger.open(next(ran.folder.glob("ledgers/*.db")), readonly=True) as ledger:
-        facts = of_ledger.steps(ledger)
+        facts = of_ledger.read(ledger).table
     assert found["rows"][1]["answers_read"] == sum(fact.answers_read for fact in facts)
     assert len(list((ran.folder / "base").iterdir())) == 1
 
@@ -125,7 +125,7 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
     one = plan.cell(quick, quick.groups[0], 0)
     path = vote_runs.ledger_path(ran.folder, one.name)
     with Ledger.open(path, readonly=True) as ledger:
-        head = of_ledger.summary(ledger).head
+        head = of_ledger.read(ledger).head
     first = ran.read(one)["rows"]
     (ran.folder / "rows" / one.name / "16.json").unlink()
     measured = []
@@ -143,7 +143,7 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
         [r[f] for f in figures] for r in first
     ]
     with Ledger.open(path, readonly=True) as ledger:
-        assert of_ledger.summary(ledger).head == head
+        assert of_ledger.read(ledger).head == head
 
 
 def test_best_of_n_chooses_from_the_pool(quick, ran):

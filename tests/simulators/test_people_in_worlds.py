@@ -11,6 +11,8 @@ from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
 from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
+from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, reward_model, rlhf, walks
 from szpo_simulators.baselines.tables import sum_by_index
@@ -23,9 +25,8 @@ from szpo_simulators.worlds.courier import Courier
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.people import People
-from szpo_simulators.worlds.policies import PROMPT, WorldPolicy, worth
 from szpo_simulators.worlds.track import TRUTH
-from szpo_simulators.worlds.world import draws
+from szpo_simulators.worlds.world import draws, uniforms
 
 WORLD = GridWorld(size=3, horizon=5)
 OTHER = replace(WORLD, rewards=tuple(float(cell == 2) for cell in range(9)))
@@ -63,32 +64,40 @@ def cast_one_by_one(panel: People, root_seed: int, step: int, gaps, shape) -> np
     return found
 
 
+def start(world):
+    return {"theta": world.theta0.astype(np.float32)}
+
+
+def mean_returns(world, space, theta, shift, step, chosen, crn=True):
+    """Mean returns (N,) of the batches of one side: the step's walks, shared by both or not."""
+    side = None if crn else "plus" if shift.sign > 0 else "minus"
+    size = chosen.N * chosen.D * world.width
+    key = derive(space.root_seed, "world walk", k=shift.k, name=side)
+    u = uniforms(key, size, size * step).reshape(1, -1, world.width)
+    moved = parameters.shift(space, theta, shift)["theta"]
+    return world.returns(moved[None], u).reshape(chosen.N, chosen.D).mean(1)
+
+
 def one_by_one(chosen, root_seed, steps, panel):
     """A repetition through ask, rollout, votes, tell and apply."""
     chosen = replace(chosen, root_seed=root_seed)
-    policies = [WorldPolicy(view, root_seed, chosen.law) for view in VIEWS]
-    state = optimizer.init(chosen)
-    shape = (chosen.K, chosen.N, chosen.M)
-    prompts = [PROMPT] * (chosen.N * chosen.D)
+    state, theta = optimizer.init(chosen), start(WORLD)
+    space, shape = Space(root_seed, chosen.layout, chosen.law), (chosen.K, chosen.N, chosen.M)
     for step in range(steps):
         query = optimizer.ask(state)
-        gaps = []
-        for policy in policies:
-            means = [
-                [np.reshape([worth(a) for a in batch], (chosen.N, chosen.D)).mean(1)
-                 for batch in policy.rollout([prompts] * 2, pair, seed=step)]
-                for pair in query.shifts
-            ]  # fmt: skip
-            gaps.append(np.array([plus - minus for plus, minus in means]))
+        gaps = [
+            np.array([-np.diff([mean_returns(view, space, theta, shift, step, chosen)
+                                for shift in pair], axis=0)[0] for pair in query.shifts])
+            for view in VIEWS
+        ]  # fmt: skip
         ballots = VotesByVoter(
             panel.names, cast_one_by_one(panel, root_seed, step, gaps, shape),
             np.zeros(shape[:2], dtype=bool),
         )  # fmt: skip
         state, updates, _ = optimizer.tell(state, query, ballots.tally(), by_voter=ballots)
-        for policy in policies:
-            for update in updates:
-                policy.apply(update)
-    return policies[0].theta()["theta"]
+        for update in updates:
+            theta = parameters.apply_update(space, theta, update)
+    return theta["theta"]
 
 
 @pytest.mark.full
@@ -243,27 +252,22 @@ RATERS = LinkPanel("cauchit", 1.5)
 def loop_one_by_one(chosen, root_seed, steps, crn, world=WORLD):
     """The same repetition through ask, rollout, votes, tell and apply."""
     chosen = replace(chosen, root_seed=root_seed)
-    policy = WorldPolicy(world, root_seed, chosen.law, crn=crn)
-    state = optimizer.init(chosen)
-    prompts, best = [PROMPT] * (chosen.N * chosen.D), policy.theta()
+    space = Space(root_seed, chosen.layout, chosen.law)
+    state, theta, best = optimizer.init(chosen), start(world), start(world)
     for step in range(steps):
         query = optimizer.ask(state)
         gap = []
         for pair in query.shifts:
-            batches = policy.rollout([prompts] * 2, pair, seed=step)
-            means = [
-                np.reshape([worth(answer) for answer in batch], (chosen.N, chosen.D)).mean(1)
-                for batch in batches
-            ]
+            means = [mean_returns(world, space, theta, s, step, chosen, crn) for s in pair]
             gap.append(means[0] - means[1])
         coins = oracle.coins([root_seed], step, (chosen.K, chosen.N, chosen.M))[0, 0]
         plus = (coins < RATERS.chance(gap)[..., None].astype(np.float32)).sum(-1) * 1.0
         tally = Tally(plus, chosen.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
         state, updates, _ = optimizer.tell(state, query, tally)
         for update in optimizer.added_updates(chosen, updates, "centre"):
-            policy.apply(update)
+            theta = parameters.apply_update(space, theta, update)
         for update in optimizer.added_updates(chosen, updates):
-            best = parameters.apply_update(policy.space, best, update)
+            best = parameters.apply_update(space, best, update)
     return best["theta"]
 
 

@@ -9,6 +9,7 @@ from szpo.optim.asking import NOISE
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.sparse_prior import Prior
 from szpo.types import FEATURE_GRID
+from szpo_simulators.bench.voters import surrogate
 from szpo_simulators.worlds.recorded import Plan, Recorded, recommend, run
 
 K = 8
@@ -61,3 +62,30 @@ def test_a_run_of_chance_votes_stays_near_the_start():
         if last.log_factor < math.log(9):
             assert np.linalg.norm(recommend(world, Plan(0.0), last)) <= 0.5 + 1e-9
         assert last.log_factor < math.log(100)
+
+
+def test_the_bench_counts_runs_that_show_a_taste_and_runs_of_chance_votes():
+    world = make_world()
+    spec = {"taste": "third", "asked": "8 prompts", "seeds": 4}
+    row = surrogate.count_shown(world, {"third": world.reward}, spec)
+    assert row["shown"] >= 3
+    assert row["gain per |z|"] > 0.8
+    chance = surrogate.count_chance(world, {"chance": True, "seeds": 3})
+    assert chance["opened"] <= 1  # a ninth of them at most, by Ville's inequality
+    assert chance["said"] <= chance["opened"]
+
+
+def test_the_bench_finds_what_is_said_right_of_one_entry_and_wrong_of_none():
+    world = make_world()
+    of_one = surrogate.collect_said(world, {"kind": "one entry", "seeds": 4})["said"]
+    assert of_one
+    assert np.mean([right for _, _, right in of_one]) > 0.8
+    of_none = surrogate.collect_said(world, {"kind": "no entry", "seeds": 4})["said"]
+    assert not any(right for _, _, right in of_none)
+
+
+def test_what_is_said_is_tabulated_by_votes_and_by_how_likely_it_was_said_to_be():
+    said = [[40, 0.6, True], [40, 0.7, False], [40, 0.95, True], [32, 0.99, True]]
+    rows = surrogate.tabulate_said([{"said": said[:2]}, {"said": said[2:]}])
+    found = [(row["votes"], round(row["said"], 2), row["claims"], row["right"]) for row in rows]
+    assert found == [(32, 0.99, 1, 1.0), (40, 0.65, 2, 0.5), (40, 0.95, 1, 1.0)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 
 from szpo import plugins
 from szpo.errors import RunError, UsageError
+from szpo.evaluators.hidden_reward import find_reward
+from szpo.features import own
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
 from szpo_simulators.rewards.tastes import TASTES
@@ -237,3 +241,19 @@ def test_five_are_of_each_class_and_all_stay_finite():
 def test_an_unknown_taste_is_one_line():
     with pytest.raises(UsageError, match="needs a taste, as in taste:few commas; there are few"):
         parse("taste:salty")
+
+
+def test_a_recorded_reward_names_no_function_of_a_module(monkeypatch):
+    """`szpo report` and a resumed run read the reward of somebody else's ledger."""
+
+    def refuse(name):
+        raise AssertionError(f"{name} was imported")
+
+    monkeypatch.setattr(own, "importlib", SimpleNamespace(import_module=refuse))
+    for named in ("timeit:timeit", " timeit:timeit", "length,timeit:timeit", "os.path:join"):
+        for text in (f"feature:{named}", f"length:4+0.5*feature:{named}"):
+            panel = {"kind": "bt70", "reward": text}
+            ledger: Any = SimpleNamespace(spec={"config": {"panel": panel}})
+            assert find_reward(ledger) is None
+            with pytest.raises(UsageError, match=r"no feature '(timeit|os\.path)'"):
+                parse(text)

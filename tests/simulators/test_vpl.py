@@ -21,7 +21,6 @@ from szpo_simulators.vpl.data import (
     contexts,
     hash_words,
     load,
-    majority,
     mark_controversial,
     pairs,
 )
@@ -185,14 +184,8 @@ def write(path: Path, lines: list[Any]) -> Path:
     return path
 
 
-def test_a_local_file_and_its_majority(tmp_path):
+def test_a_local_file(tmp_path):
     votes = load(write(tmp_path / "uf.jsonl", LINES))
-    # p: 2 of 3; q: 2 of 2; r was judged once and says nothing
-    assert (majority(votes).hits, majority(votes).of) == (4, 5)
-    assert (majority(votes, controversial=True).hits, majority(votes, controversial=True).of) == (
-        2,
-        3,
-    )
     made = pairs(votes)
     assert made.user.tolist() == [3, 2, 1, 3, 2, 0] and made.controversial.sum() == 3
     assert mark_controversial(votes) == votes

@@ -26,7 +26,6 @@ from szpo_simulators.worlds.courier import Courier
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
 from szpo_simulators.worlds.mujoco import Linear, environment
 from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.policies import WorldPolicy, worth
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import World, draws
 from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard
@@ -75,18 +74,6 @@ def test_values_are_those_recorded_and_the_mean_of_many_returns():
             theta, _, _, returns = walked(world, 20_000)
             stderr = returns.std(1) / np.sqrt(returns.shape[1])
             assert (np.abs(returns.mean(1) - world.value(theta)) < 4 * stderr).all()
-
-
-@pytest.mark.parametrize("crn", [True, False])
-def test_a_worlds_policy_keeps_the_policys_contract(crn):
-    prompts = [Prompt.user(f"Walk {i}.") for i in range(6)]
-    for world in (DENSE, TRUTH):
-        with case(world):
-            policy = WorldPolicy(world, 5, crn=crn)
-            check_policy(policy, prompts, radius=1.0, space=policy.space)
-            assert policy.value() == pytest.approx(world.value(policy.theta()["theta"][None])[0])
-    with pytest.raises(RunError, match="is not a walk"):
-        worth(Answer("no"))
 
 
 NAMES = ["logistic", "probit", "cauchit", "cloglog", "linear:4"]

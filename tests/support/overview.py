@@ -10,7 +10,7 @@ from szpo.analysis.evidence import Evidence, Panelist, RunFacts
 from szpo.analysis.vote_rows import VoteRow
 from szpo.ledger import orders
 from szpo.training.guards import Bands
-from szpo.training.step_rows import StepRow
+from szpo.training.results import StepRow
 from szpo.types import Answer, Comparison, Prompt, Row
 from tests.support.browser import Stage
 

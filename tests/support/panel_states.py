@@ -286,7 +286,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     others_vote(stage, "ben", "cas")
     stage.advance(until_step=3)
     final_comparison(stage)
-    with patch("szpo.training.status._spent", return_value=True):
+    with patch("szpo.config.schema.Config.is_spent", return_value=True):
         stage.ledger.record_event("look again", "test", {})
         page.goto(f"{stage.url}/panel/")
         page.wait_for_selector("#szpo-root[data-state=finished], #szpo-root[data-state=calib]")

@@ -14,7 +14,7 @@ from szpo.optim.rules import regression
 from szpo.optim.rules.measured_kl import AIM, GRID, NEAR
 from szpo.optim.rules.regression import UNPROVEN
 from szpo.replay import replay, verification
-from szpo.training import step_rows
+from szpo.training import results
 from szpo.voting import step_inputs
 from tests.support.driving import MovingPolicy, drive, started
 from tests.support.quadratic import Clock, history
@@ -81,7 +81,7 @@ def test_the_jump_at_the_gate_is_measured_and_shrunk_before_it_is_recorded(run, 
     assert first.readings[0].kl == pytest.approx(3 * first.readings[0].estimate, rel=1e-5)
     assert nats[step] == pytest.approx(first.nearest.kl, rel=1e-4)
     assert nats[step] == pytest.approx(0.9 * BUDGET, rel=0.02)  # KL is a square: aimed at exactly
-    assert [row.kl for row in step_rows.read(ledger)][step] == first.measured
+    assert [row.kl for row in results.read_steps(ledger)][step] == first.measured
     report = verification.verify(ledger)
     assert report.ok, str(report)
     before, old, policy = begin(tmp_path, "old.db", measured=None)

@@ -6,7 +6,7 @@ import pytest
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
-from szpo.training import budget, status, summary
+from szpo.training import budget, results, status
 from szpo.training.budget import Limits
 from szpo.training.status import StatusReader, round_status
 from szpo.types import Vote
@@ -233,8 +233,8 @@ def test_a_limit_of_hours_costs_a_late_step_no_more_than_an_early_one(tmp_path):
     early, late = cost[4:8], cost[-4:]
     assert sum(late) < 1.5 * sum(early)
     with Ledger.open(tmp_path / "held.db") as ledger:
-        read = sum(fact.words_read for fact in summary.steps(ledger))
-        hours = read / summary.WORDS_PER_MINUTE / 60
+        read = sum(fact.words_read for fact in results.read(ledger).table)
+        hours = read / budget.WORDS_PER_MINUTE / 60
         assert read and budget.person_hours(ledger) == hours == budget.Reading().hours(ledger)
         budget.set_limits(ledger, "ann", Limits(person_hours=hours / 2))
         assert status.round_status(ledger).paused_by == "limit"
@@ -248,7 +248,7 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
     def same(_=None):
         seen.append(reading.hours(ledger))
         assert seen[-1] == budget.person_hours(ledger)
-        assert seen[-1] == summary.summary(ledger).person_minutes / 60
+        assert seen[-1] == results.read(ledger).person_minutes / 60
 
     class Watching:
         def submit(self, comparisons):
@@ -286,4 +286,4 @@ def paired(votes):
 @pytest.mark.parametrize(("count", "places"), [(0, 3), (1, 3), (40, 1), (61, 5), (90, 12)])
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
-    assert summary.agreement(votes) == paired(votes)
+    assert results.agreement(votes) == paired(votes)

@@ -19,7 +19,7 @@ from szpo.optim.rules.guard_geometry import gather
 from szpo.replay import replay, verification, without_panelist
 from szpo.runs.branch import branch
 from szpo.runs.samples import Source, policy_at
-from szpo.training import position, step_rows
+from szpo.training import position, results
 from szpo.voting import counting, step_inputs, steps
 from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
@@ -89,7 +89,7 @@ def test_a_step_records_the_recommended_point_and_the_centre(run):
     assert [row["head_sha256"] for row in ledger.steps()] == theta_digests(ledger)[:5]
     folded = replay.fold(ledger)
     assert folded["z"].tobytes() == best["z"].tobytes()
-    assert [row.theta_sha256 for row in step_rows.read(ledger)] == found
+    assert [row.theta_sha256 for row in results.read_steps(ledger)] == found
     # The centre follows by at most the step of the centre.
     moves = [np.linalg.norm(u.vector) for u in ledger.updates() if u.k == 1]
     assert 0.3 - 1e-6 < max(moves) < 0.3 + 1e-6

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from szpo.cli.app import call
 from szpo.config import settings_file
+from szpo.data import preferred
 from szpo.data.preferred import Preferred
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
@@ -21,6 +25,7 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import counting, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from tests.support import folder_run
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import policy_of, small
 from tests.support.quadratic import go, start
@@ -77,6 +82,36 @@ def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(policy):
     # Nothing beyond what two answers of the start differ by counts.
     assert (np.abs(np.clip(made.features, -made.far, made.far)) <= made.far).all()
     assert made.features.shape == (60, policy.dim) and (made.far > 0).all()
+
+
+@pytest.mark.full
+def test_demonstrations_are_preferred_to_the_bases_own_answers(policy, tmp_path):
+    settings, means = defaults(1, policy.layout, rule="regression"), {}
+    path = tmp_path / "good.jsonl"
+    for sign in (1.0, -1.0):
+        rows = [c.rows[0] for c in preferences(policy, sign).comparisons]
+        lines = [{"prompt": row.prompt.text, "completion": row.plus.text} for row in rows]
+        path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+        found = preferred.read(path)
+        assert (found.kind, found.of) == ("demonstrations", 60)
+        warm, made = warm_start.make(settings, policy, found, tuple(PROMPTS))
+        means[sign] = np.array(warm.prior_mean)
+    gap = means[1.0] - means[-1.0]  # what the base's answers have in common falls out
+    assert gap[0] > 0.7 * np.linalg.norm(gap)
+    assert "60 preferences from good.jsonl (demonstrations), worth" in warm_start.describe(made)
+    again, same = warm_start.make(settings, policy, found, tuple(PROMPTS))
+    assert again == warm and (same.features == made.features).all()
+    other = warm_start.make(replace(settings, root_seed=2), policy, found, tuple(PROMPTS))[1]
+    assert (other.features != made.features).any()
+
+
+@pytest.mark.full
+def test_a_run_begins_with_demonstrations_and_verifies(tmp_path, capsys):
+    path = tmp_path / "good.jsonl"
+    path.write_text('{"prompt": "w20 w21", "completion": "w30 w31 w32"}\n' * 3, encoding="utf-8")
+    run = folder_run.make(tmp_path, f"optimizer.prior={path}")
+    assert "prior: 3 preferences from good.jsonl (demonstrations)" in "".join(capsys.readouterr())
+    assert call(["verify", str(run)]) == 0
 
 
 @pytest.mark.full

@@ -22,9 +22,10 @@ from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events, web_hook
-from szpo.training import budget, summary
+from szpo.policies.text_guards import Guard
+from szpo.training import budget, held_out, results
 from szpo.voting import lease, pauses
-from szpo_ui.folder import access, application, rows, side_by_side
+from szpo_ui.folder import access, application, page, rows, side_by_side
 from szpo_ui.folder import controllers as processes
 from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.rows import FolderReader, RunRow
@@ -99,13 +100,25 @@ def test_rows_say_what_the_commands_say_of_each_run(folder):
     assert (yard.state, yard.panel, yard.person_hours) == ("finished", "bt70", None)
     for row in (people, yard):
         with Ledger.open(folder / f"{row.name}.db", readonly=True) as ledger:
-            total, helped = summary.summary(ledger), improvement.read(ledger)
+            total, helped = results.read(ledger), improvement.read(ledger)
             assert (row.votes, row.rounds, row.budget) == (total.votes, total.steps, total.budget)
             assert (row.short, row.sentence) == (helped.short, helped.sentence)
             last = ledger.query("SELECT max(received_us) AS at FROM votes")[0]["at"]
             assert row.last_vote_us == last
             if row.person_hours is not None:
                 assert row.person_hours == budget.person_hours(ledger)
+
+
+def test_a_guard_that_fails_stands_beside_the_verdict_and_at_the_end_of_a_run(folder, capsys):
+    path = folder / "yard.db"
+    with Ledger.open(path) as ledger:
+        fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
+        held_out.record(ledger, "test", held_out.HeldOut((), (fine, bad)))
+    assert row_of(folder, "yard").guards == "1 of 2 fail: distinct-2"
+    home = page.Home(folder, None, FolderReader(folder), None)
+    assert "! guards: 1 of 2 fail: distinct-2" in page.render_rows(home)
+    assert call(["run", "--resume", str(path)]) == 0
+    assert "guards on held-out prompts: 1 of 2 fail: distinct-2" in capsys.readouterr().out
 
 
 def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path):
@@ -131,7 +144,7 @@ def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder
     assert dict(found.settings)["optimizer.mu"] == ("0.4", "none")
     assert "run.name" not in dict(found.settings) and "panel.size" not in dict(found.settings)
     with Ledger.open(folder / "yard.db", readonly=True) as ledger:
-        facts, helped = summary.steps(ledger), improvement.read(ledger)
+        facts, helped = results.read(ledger).table, improvement.read(ledger)
     votes = read = 0
     expected = []
     for fact in facts:
@@ -329,6 +342,18 @@ def test_a_started_process_is_stopped_in_order(controllers):
     assert not made.is_alive("people")
     with pytest.raises(UsageError, match="people has no process that was started here"):
         made.stop("people")
+
+
+def test_a_finished_run_gets_more_votes_and_its_process(folder, controllers):
+    home = page.Home(folder, None, FolderReader(folder), controllers())
+    (view,) = [each for each in page.views(home) if each.row.name == "yard"]
+    assert ("more", "40 more votes") in view.actions
+    said = page._act(home, "Olga", page.Action(do="more", run="yard"))
+    assert said == "yard: The run ends after 64 votes now. Its model is being loaded."
+    assert home.controllers.is_alive("yard")
+    with Ledger.open(folder / "yard.db", readonly=True) as ledger:
+        (event,) = ledger.events("budget")
+    assert (event["actor"], event["body"]) == ("Olga", {"votes": 64, "steps": None})
 
 
 def test_a_run_driven_elsewhere_gets_no_second_process(folder, controllers):

@@ -338,6 +338,23 @@ def test_money_is_reported_before_the_start_and_can_be_limited(tmp_path: Path) -
     assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
 
 
+def test_votes_are_added_and_the_round_counts_to_the_new_end(voted: Stage) -> None:
+    before = state.read_state(voted.site)
+    assert before.page.progress.planned is not None
+    reply = do(voted, "more", votes=40)
+    after = state.read_state(voted.site)
+    each = voted.site.config.votes_per_step
+    assert after.page.progress.planned == before.page.progress.planned + 40 // each
+    assert voted.site.status.read().rounds == after.page.progress.planned
+    assert after.log[0].text.startswith("added votes: the run ends after ")
+    with pytest.raises(UsageError, match="pay for no step"):
+        do(voted, "more", votes=0)
+    with pytest.raises(UsageError, match="how many"):
+        do(voted, "more")
+    assert reply is not None and "now." in reply.text
+    assert "Votes to add" in operator_page.dialogs(voted.site)
+
+
 def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     do(voted, "limits", votes=12, hours=1.5, until="2030-01-31T17:30")
     found = budget.read_limits(voted.ledger)

@@ -436,7 +436,7 @@ def test_a_finger_votes_and_answers_the_final_comparison(stage, panelist):
     others_vote(stage, "P-02", "P-03")
     stage.advance(until_step=1)
     final_comparison(stage)
-    with patch("szpo.training.status._spent", return_value=True):
+    with patch("szpo.config.schema.Config.is_spent", return_value=True):
         stage.ledger.record_event("look again", "test", {})
         page.reload()
         until(page, "finished")

@@ -13,7 +13,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import html_report
-from szpo.training import summary
+from szpo.training import results
 from szpo.voting import counting, pauses, seats, second_seats, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
@@ -304,9 +304,10 @@ def test_agreement_is_known_with_one_vote_on_each_comparison_and_nobody_counts_a
     assert page.alpha.n == 8
     assert [row.late for row in agreement.panelists(found)] == [0] * 5
     assert sum(row.votes for row in agreement.panelists(found)) == 8  # of the rounds alone
-    assert summary.summary(life.ledger).late == 0
+    assert results.read(life.ledger).late == 0
     rows = {
-        row["name"]: row for row in html_report._panelists(life.ledger, summary.steps(life.ledger))
+        row["name"]: row
+        for row in html_report._panelists(life.ledger, results.read(life.ledger).table)
     }
     said = "same side in 6 of 8 pairs of votes, 75% [41%, 93%]."
     assert said in html_report.render(life.ledger)
@@ -314,7 +315,9 @@ def test_agreement_is_known_with_one_vote_on_each_comparison_and_nobody_counts_a
     assert rows["person 1"]["agreement"] == "–"
     assert all(row["late"] == "0" for row in rows.values())
     number = next(iter(second_seats.vote_ids(life.ledger)))
+    before = sum(map(len, second_seats.answers(life.ledger).values()))
     life.service.amend(number, "exclude", "a test", "olga")
+    assert sum(map(len, second_seats.answers(life.ledger).values())) == before - 1
     assert agreement.agreement(evidence.read(life.ledger)).same.of == 7
 
 

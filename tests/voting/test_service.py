@@ -144,6 +144,7 @@ def test_release_and_extend_move_only_the_end_of_a_seat(ledger, service):
     ann, ben = people(service, 2)
     seat = service.assign(ann)
     service.release(seat.id)
+    assert service.assignment(seat.id).expires_us < seat.expires_us
     assert service.extend(seat.id)  # nobody has it yet
     assert service.assignment(seat.id).expires_us > seat.expires_us
     service.release(seat.id)
@@ -182,6 +183,14 @@ def test_what_is_over_is_not_held_any_longer(ledger, service):
     ledger.clock.now += 2 * vote_service.SEAT_TTL_US
     assert not service.extend(practice.id)
     assert not service.extend("no such seat")
+
+
+def test_every_counted_vote_is_in_the_tally(ledger, service):
+    ask(ledger, n=1, m=2)
+    for number, panelist in enumerate(people(service, 2)):
+        seat = service.assign(panelist)
+        service.cast(VoteRequest(seat.id, seat.plus_side, idem=KEY(number)))
+    assert counting.tally(ledger, 0, 1, 1).plus.tolist() == [[2.0]]
 
 
 def test_identical_comparisons_are_never_served(ledger, service):

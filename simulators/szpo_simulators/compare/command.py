@@ -19,7 +19,7 @@ from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.plugins import how_to_install
-from szpo.training import summary
+from szpo.training import results
 from szpo_simulators.compare import presets, schedule, show
 from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.compare.presets import Asking, Method, Preset
@@ -43,10 +43,8 @@ FACTS: dict[str, str | Callable[[Mapping[str, Any]], Any]] = {
 }  # fmt: skip
 """What the table shows of a run: the name of a field, or a function of the run."""
 POOLED = 10
-"""Steps over which a win rate is taken: one step has too few votes."""
-COUNTS = ("pairs", "agreeing")
-"""Pairs of votes on different comparisons of one direction, and how many of them agree. The win
-rate of the better side is estimated from these; that of plus is no measure: signs are random."""
+"""Steps over which the win rate of the better side is taken: one step has too few votes. That of
+plus is no measure: signs are random."""
 
 
 @command.command("compare")
@@ -260,8 +258,8 @@ def _print_table(study: Study, runs: Sequence[Mapping[str, Any]]) -> None:
 def read_run(path: Path) -> dict[str, Any]:
     """The run of a ledger: totals, held-out rows, curves over votes and answers read."""
     with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
-        facts = summary.steps(ledger)
-        total = summary.summary(ledger, facts).as_dict()
+        total = results.read(ledger)
+        facts = total.table
         measured = [event["body"]["rows"] for event in ledger.events("evaluation")
                     if "rows" in event["body"]]  # fmt: skip
         shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
@@ -279,16 +277,15 @@ def read_run(path: Path) -> dict[str, Any]:
             curves["kl"].append([spent[i], read_[i], float(fact.info["kl"])])
         if (reward := shown[i]) is not None:
             curves["shown"].append([spent[i], read_[i], reward])
-        recent = facts[max(0, i + 1 - POOLED) : i + 1]
-        better = summary.separation(*(sum(getattr(f, n) for f in recent) for n in COUNTS))
+        better = results.separation(facts[max(0, i + 1 - POOLED) : i + 1])
         if better is not None:
             curves["better"].append([spent[i], read_[i], better])
     lengths = [f.info["length"] for f in facts if "length" in f.info]
     return {
-        **total,
+        **total.as_dict(),
         "kl": curves["kl"][-1][2] if curves["kl"] else None,
         "length": lengths[-1] if lengths else None,
-        "separation": summary.separation(*(sum(getattr(f, n) for f in facts) for n in COUNTS)),
+        "separation": results.separation(facts),
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
         "better": helped.short,
         "improvement": helped.as_dict(),
@@ -297,7 +294,9 @@ def read_run(path: Path) -> dict[str, Any]:
     }
 
 
-def _mean_rewards_shown(ledger: Ledger, facts: Sequence[summary.Facts]) -> list[float | None]:
+def _mean_rewards_shown(
+    ledger: Ledger, facts: Sequence[results.CountedStep]
+) -> list[float | None]:
     """Mean true reward of each step's answers; None for each where the panel is not simulated."""
     panel = ledger.spec.get("config", {}).get("panel", {})
     try:

@@ -20,7 +20,7 @@ from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Judge
 from szpo.evaluators.remote_panel import AT_ONCE, Pace, Served
 from szpo.ledger.database import Ledger
-from szpo.training import summary
+from szpo.training.status import round_status
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import PANELS, SimulatedPanel, build, from_spec
 from szpo_simulators.rewards.text_rewards import Logprob
@@ -102,7 +102,7 @@ def answer_run(
     from szpo.cli import run_paths
 
     with Ledger.open(run_paths.find(run, folder)) as ledger:
-        if summary.summary(ledger).state == "finished":
+        if round_status(ledger).state == "finished":
             print("0 votes cast: the run is finished")
             return 0
         if panel is None:

@@ -39,14 +39,14 @@ class Featured:
 
 
 def reward(argument: str | None) -> Featured:
-    """The reward that is this feature.
+    """The reward that is this feature; never a function by its module, as records name rewards.
 
     Raises:
         UsageError: not exactly one feature is named.
     """
     if not argument:
         raise UsageError("needs a feature, as in feature:politeness")
-    (feature, *more) = parse(argument)
+    (feature, *more) = parse(argument, functions=False)
     if more:
         raise UsageError("takes one feature; weigh several as 0.5*feature:length+feature:…")
     return Featured(feature)

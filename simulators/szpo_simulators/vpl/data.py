@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.errors import UsageError
-from szpo.intervals import Share, share
 from szpo.metrics import words
 from szpo.types import Floats, Ints
 
@@ -133,26 +132,6 @@ def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None
         place += place >= (rank[skip] - first[users])[:, None]
     rows = order[first[users][:, None] + place]
     return np.where(np.arange(u.shape[1]) < size[:, None], rows, -1)
-
-
-def majority(votes: Sequence[UserVote], *, controversial: bool = False) -> Share:
-    """How often the vote on a pair is its most frequent one: the limit of models without users.
-
-    Only pairs with several votes count; a single vote is always the most frequent.
-
-    >>> votes = [UserVote("a", "x", "y", True), UserVote("b", "y", "x", True)]
-    >>> votes.append(UserVote("c", "x", "y", True))
-    >>> majority(votes).hits
-    2
-    """
-    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for one in votes:
-        if one.controversial or not controversial:
-            counts[one.prompt, *sorted((one.chosen, one.rejected))][one.chosen] += 1
-    several = [found for found in counts.values() if found.total() > 1]
-    return share(
-        sum(max(found.values()) for found in several), sum(found.total() for found in several)
-    )
 
 
 def load(path: str | Path) -> list[UserVote]:

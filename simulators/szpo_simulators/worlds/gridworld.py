@@ -18,7 +18,6 @@ from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
 
-ACTIONS = ("up", "down", "left", "right")
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 

@@ -3,7 +3,7 @@
 The arithmetic is that of `szpo.optim.optimizer`, called on arrays: walks and votes of all
 repetitions are made together. Directions, walks and votes of a repetition come from its own root
 seed. So a repetition gives the same result alone, beside others, and through the ordinary loop of
-ask, rollout, votes and tell (`szpo_simulators.worlds.policies` has that loop's policy).
+ask, rollout, votes and tell.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv 
 (one-sided), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
 
     v ~ N(0, I), θ′ = θ + μv                              `szpo.optim.optimizer.query`
+    both answer the same prompts, evaluators vote         `szpo.training.rollouts`, `.controller`
     p_n = k_n / M: N batches, M evaluators each            `szpo.types.Tally`
-    Δ̂ = (1/N) Σ_n σ⁻¹(p_n),  ĝ = Δ̂/(cμ) · v               here
+    Δ̂ = (1/N) Σ_n σ⁻¹(p_n)                                `szpo.aggregation.estimators.estimate`
+    ĝ = Δ̂/(cμ) · v                                        here
     θ ← θ + α ĝ                                            `szpo.optim.parameters.apply_update`
 """
 

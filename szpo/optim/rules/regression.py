@@ -333,9 +333,9 @@ def flip_share(
 
     Voters are switched to voting against z* in all their votes of the run, those first whose
     switch moves ŵ most (to first order: by Σx a vote, by half of that a tie), and everything is
-    fitted anew. None where the votes came without their voters, 1 where even all do not turn it.
+    fitted anew. None where no voter is known yet, 1 where even all do not turn it.
     """
-    if done.posterior is None or votes.history is None or votes.by_voter is None:
+    if done.posterior is None or votes.history is None or not len(votes.weights):
         return None
     record, found, weights = done.carried, done.posterior, votes.weights
     every, best = record.votes, record.recommended

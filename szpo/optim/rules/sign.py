@@ -3,6 +3,7 @@
 A step of the paper (Zhang & Ying, arXiv 2506.03066):
 
     v ~ N(0, I), θ′ = θ + μv                              `szpo.optim.optimizer.query`
+    both answer the same prompts, evaluators vote         `szpo.training.rollouts`, `.controller`
     n₊ and n₋: N batches, M evaluators each                `szpo.types.Tally`
     s = sign(n₊ − n₋)                                      here
     θ ← θ + α s v                                          `szpo.optim.parameters.apply_update`

@@ -31,7 +31,6 @@ from szpo.ledger.run_spec import recorded_config
 from szpo.notices import web_hook
 from szpo.runs import assemble
 from szpo.voting import lease
-from szpo_ui.folder.rows import is_driven
 from szpo_ui.web.child_process import Keeper, start
 
 Say = Callable[[str], None]
@@ -88,7 +87,7 @@ class Controllers:
         path = self._folder / f"{name}.db"
         with Ledger.open(path, readonly=True) as ledger:
             row, config = lease.controller(ledger), _config(ledger)
-            driven = is_driven(row["lease"], row["expires_us"], ledger.clock())
+            driven = lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
         with self._lock:
             if self.is_alive(name) or driven:
                 raise LeaseError(f"{name} has a process already")

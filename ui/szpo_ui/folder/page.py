@@ -17,8 +17,9 @@ from starlette.concurrency import run_in_threadpool
 
 from szpo.cli import run_paths
 from szpo.config import settings_file
-from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.errors import LeaseError, StorageError, SzpoError, UsageError
 from szpo.ledger.canonical import sha256
+from szpo.training import budget
 from szpo.voting import steps
 from szpo_ui.folder import side_by_side
 from szpo_ui.folder.access import COMPARE, FolderDoor
@@ -34,7 +35,7 @@ from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import open_site
 
-Do = Literal["start", "pause", "resume", "stop"]
+Do = Literal["start", "pause", "resume", "stop", "more"]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Names = Annotated[list[str], Query(alias="run", max_length=64)]
 
@@ -173,11 +174,21 @@ def _act(home: Home, who: str, given: Action) -> str:
     with closing(site.ledger):
         waits = given.do == "resume" and not steps.has_opened(site.ledger)
         do: Any = "start" if waits else given.do
+        votes = budget.usual_more(site.config) if do == "more" else None
         try:
-            reply = controls.act(site, who, Command(do=do))
+            reply = controls.act(site, who, Command(do=do, votes=votes))
         except UsageError as error:  # what has to be confirmed is confirmed where it is shown
             raise UsageError(f"{error}, on the page of {given.run}") from None
-    return f"{given.run}: {'' if reply is None else reply.text}"
+    text = f"{given.run}: {'' if reply is None else reply.text}"
+    if do == "more" and home.controllers is not None:
+        try:
+            home.controllers.start(given.run)
+            text += " Its model is being loaded."
+        except LeaseError:  # a process stands by, and goes on by itself
+            pass
+        except SzpoError as error:
+            text += f" Its model was not started: {error}."
+    return text
 
 
 def _path(home: Home, name: str) -> Path:
@@ -221,6 +232,8 @@ def _view(home: Home, row: RunRow, note: str) -> View:
         state_text = state
         detail = f"{detail}; the process {note}" if note else detail
     actions: list[tuple[Do, str]] = []
+    if state == "finished" and row.more:
+        actions.append(("more", f"{row.more} more votes"))
     if state == "paused":
         actions.append(("resume", "Resume" if row.begun else "Start the run"))
     elif state == "running" or (here and state == "stopped"):

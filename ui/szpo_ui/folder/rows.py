@@ -20,7 +20,7 @@ from szpo.errors import SzpoError
 from szpo.ledger.connection import beside
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.ledger.run_spec import recorded_config
-from szpo.training import budget
+from szpo.training import budget, held_out
 from szpo.training.status import RoundStatus, round_status
 from szpo.voting import lease, steps
 from szpo.voting.pauses import describe_pause
@@ -59,6 +59,8 @@ class RunRow:
     verdict: str = "unknown"
     sentence: str = ""
     """Whether the run helped; the same sentence as everywhere."""
+    guards: str = ""
+    """Which guards failed on held-out prompts at the last measurement; "" where none did."""
     kl: float | None = None
     """KL to the base, nats: as measured last, else as the last step noted it."""
     person_hours: float | None = None
@@ -69,6 +71,8 @@ class RunRow:
     created_us: int = 0
     begun: bool = False
     """The first round was opened."""
+    more: int = 0
+    """Votes that are offered on top of the budget."""
     driven: bool = False
     """A process holds the model."""
 
@@ -127,17 +131,12 @@ class FolderReader:
 
     def _as_of_now(self, reading: _Reading) -> RunRow:
         """The row, whose state depends on whether its controller still lives."""
-        driven = is_driven(reading.holder, reading.expires_us, self._clock())
+        driven = lease.is_driven(reading.holder, reading.expires_us, self._clock())
         row = replace(reading.row, driven=driven)
         if row.state != "running" or driven:
             return row
         open_ = " Votes are taken." if row.detail == "collecting votes" else ""
         return replace(row, state="stopped", detail=f"no process holds its model.{open_}")
-
-
-def is_driven(holder: str | None, expires_us: int | None, now_us: int) -> bool:
-    """Whether a controller holds the run: its lease lasts, and its process is not gone."""
-    return holder is not None and (expires_us or 0) > now_us and not lease.gone(holder)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -182,7 +181,7 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
     people = config is not None and config.panel.kind == "people"
     hours = reading.hours(ledger) if people else None
     panel = None if config is None else config.panel
-    last_kl = ledger.query(_LAST_KL)
+    last_kl, measured = ledger.query(_LAST_KL), held_out.read(ledger)
     return RunRow(
         name=ledger.path.stem,
         state=state,
@@ -195,6 +194,7 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         short=helped.short,
         verdict=helped.verdict,
         sentence=helped.sentence,
+        guards="" if measured is None else measured.failure,
         kl=helped.kl if helped.kl is not None else last_kl[0]["kl"] if last_kl else None,
         person_hours=hours,
         money=None
@@ -203,6 +203,7 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         currency="" if panel is None else panel.currency,
         last_vote_us=ledger.query("SELECT max(received_us) AS at_us FROM votes")[0]["at_us"],
         created_us=ledger.row["created_us"],
+        more=0 if config is None else budget.usual_more(config),
         begun=steps.has_opened(ledger),
     )
 

@@ -15,9 +15,9 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
-from szpo.training import guards, held_out, summary
+from szpo.training import guards, held_out, results
 from szpo.training.held_out import HeldOut
-from szpo.training.summary import Facts
+from szpo.training.results import CountedStep
 
 FEWEST, MOST = 2, 6
 MOST_PROMPTS: Final = 12
@@ -128,8 +128,7 @@ def read_run(path: Path) -> OneRun:
         SzpoError: the file cannot be read.
     """
     with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
-        facts = summary.steps(ledger)
-        total = summary.summary(ledger, facts)
+        total = results.read(ledger)
         helped, measured = improvement.read(ledger), held_out.read(ledger)
         recorded, config = ledger.spec.get("config"), recorded_config(ledger) or Config()
     return OneRun(
@@ -139,8 +138,8 @@ def read_run(path: Path) -> OneRun:
         read=total.answers_read,
         helped=helped,
         settings={} if recorded is None else _settings(config, recorded),
-        curves=_curves(facts, helped),
-        guarded=_read_guards(config, facts),
+        curves=_curves(total.table, helped),
+        guarded=_read_guards(config, total.table),
         measured=measured,
     )
 
@@ -183,7 +182,7 @@ def differing(every: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple[str,
     return tuple((name, values) for name, values in found if len(set(values)) > 1)
 
 
-def _curves(facts: Sequence[Facts], helped: Improvement) -> dict[str, tuple[Point, ...]]:
+def _curves(facts: Sequence[CountedStep], helped: Improvement) -> dict[str, tuple[Point, ...]]:
     votes = list(accumulate((fact.votes for fact in facts), initial=0))
     read = list(accumulate((fact.answers_read for fact in facts), initial=0))
     curves = {
@@ -207,7 +206,7 @@ def _curves(facts: Sequence[Facts], helped: Improvement) -> dict[str, tuple[Poin
     return curves
 
 
-def _read_guards(config: Config, facts: Sequence[Facts]) -> dict[str, Guarded]:
+def _read_guards(config: Config, facts: Sequence[CountedStep]) -> dict[str, Guarded]:
     """The bands of a run's settings with the last figures that the run noted."""
     bands = guards.bands(config.guards)
     last: dict[str, float] = {}

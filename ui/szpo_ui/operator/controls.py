@@ -38,7 +38,7 @@ LIVE: Final = "live view"
 EXCLUDE: Final = "exclude from now on"
 
 Do = Literal[
-    "look", "start", "pause", "pause-after", "resume", "close", "limits", "branch", "live",
+    "look", "start", "pause", "pause-after", "resume", "close", "limits", "more", "branch", "live",
     "invite", "revoke", "erase", "preview", "exclude", "final", "samples", "close-final",
     "not-about",
 ]  # fmt: skip
@@ -153,7 +153,7 @@ def _open_or_refuse(site: Site, by: str, command: Command) -> None:
 
 def reading_minutes(site: Site) -> float:
     """Minutes to read one comparison: measured on the answers so far, else as planned."""
-    from szpo.training.summary import WORDS_PER_MINUTE
+    from szpo.training.budget import WORDS_PER_MINUTE
 
     found = site.ledger.query(
         "SELECT avg(n) AS words FROM (SELECT sum(length(plus) - length(replace(plus, ' ', '')) "
@@ -216,6 +216,13 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
     )  # fmt: skip
     budget.set_limits(site.ledger, by, found)
     return Reply("Limits withdrawn." if found == Limits() else "Limits set.")
+
+
+def _more(site: Site, by: str, command: Command) -> Reply:
+    if command.votes is None:
+        raise UsageError("more votes: how many?")
+    end = budget.add_votes(site.ledger, by, command.votes).describe_end()
+    return Reply(f"The run ends after {end} now.")
 
 
 def _branch(site: Site, by: str, command: Command) -> Reply:
@@ -340,6 +347,7 @@ _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
     "resume": _resume,
     "close": _close,
     "limits": _limits,
+    "more": _more,
     "branch": _branch,
     "live": _live,
     "final": _order,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events
 from szpo.voting import set_aside
@@ -124,6 +125,8 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
             return f"gave round {round_} up{reason}"
         case "limits":
             return "set the limits: " + (_describe_limits(body) or "none")
+        case run_spec.BUDGET:
+            return f"added votes: the run ends after {run_spec.describe_budget(body)}"
         case "stop":
             return f"set the last round to {body.get('step') or 'none'}"
         case "invite":

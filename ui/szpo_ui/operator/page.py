@@ -33,7 +33,9 @@ from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
-from szpo.reports import bundle, gain_chart, taught_chart
+from szpo.reports import bundle
+from szpo.reports.charts import draw_gain, draw_lesson
+from szpo.training import budget
 from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
@@ -198,8 +200,8 @@ def page(site: Site, ack: str = "") -> str:
             ack=ack,
             chart=charts.values(found.page.values, "Value difference per round; table below"),
             health=vitals(found),
-            gain=Markup(gain_chart.draw(found.helped) or ""),  # it escapes every text
-            lesson=Markup("" if found.lesson is None else taught_chart.draw(found.lesson)),
+            gain=Markup(draw_gain(found.helped) or ""),  # it escapes every text
+            lesson=Markup("" if found.lesson is None else draw_lesson(found.lesson)),
             samples=None if found.samples is None else columns(found.samples),
             preview=preview(site, found),
             checked=sample_check.read(site.ledger),
@@ -222,6 +224,7 @@ def dialogs(site: Site) -> str:
     return template.render(
         groups={} if named is None else groups_of(named),
         most_minutes=controls.MOST_MINUTES,
+        more=budget.usual_more(site.config),
         currency=panel.currency if paid else "",
     )
 

@@ -128,7 +128,7 @@ def version(site: Site) -> str:
 def driven(ledger: Ledger) -> bool:
     """Whether a controller holds the run and has renewed its lease lately."""
     row = lease.controller(ledger)
-    return row["lease"] is not None and row["expires_us"] > ledger.clock()
+    return lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
 
 
 def read_state(site: Site) -> OperatorState:

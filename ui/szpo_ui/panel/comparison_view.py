@@ -12,7 +12,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from szpo.training.summary import WORDS_PER_MINUTE
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.languages.texts import ENGLISH, Language
 from szpo_ui.panel import formatted

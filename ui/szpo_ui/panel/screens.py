@@ -16,8 +16,8 @@ from typing import Any, Final, Literal
 
 from szpo.analysis import taught
 from szpo.ledger.database import Record
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, redact_for_panelists
-from szpo.training.summary import WORDS_PER_MINUTE
 from szpo.types import Assignment, Choice
 from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
@@ -463,7 +463,7 @@ def read_progress(site: Site, panelist: str, status: RoundStatus) -> Progress:
         done += len(StepVotes(ledger, status.step).counted)
     else:
         done += status.votes_in
-    planned = config.steps * config.votes_per_step
+    planned = status.rounds * config.votes_per_step
     return Progress(count_votes(site, panelist), done, max(planned, done))
 
 

@@ -11,22 +11,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import resources
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from szpo.visible_text import HIDDEN
 from szpo_ui.languages.texts import LANGUAGES
 from szpo_ui.web.diff import Piece
-
-_HIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a-\u202e"
-    "\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""Controls (but tab and line feed), directional marks, and characters without width.
-
-Joiners (U+200C, U+200D) stay: scripts and emoji are written with them.
-"""
 
 
 def environment(
@@ -115,7 +107,7 @@ def plain(text: str) -> str:
 
 def _signs(text: str) -> Markup:
     text, parts, at = plain(text), [], 0
-    for match in _HIDDEN.finditer(text):
+    for match in HIDDEN.finditer(text):
         code = ord(match[0])
         parts.append(escape(text[at : match.start()]))
         parts.append(

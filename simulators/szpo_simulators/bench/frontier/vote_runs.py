@@ -29,7 +29,7 @@ from szpo.policies import subspace_cache
 from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import Parts
 from szpo.seeds import derive, uniform
-from szpo.training import summary
+from szpo.training import results
 from szpo.training.step_report import StepReport
 from szpo_simulators.bench.frontier import base
 from szpo_simulators.compare import shared_setup
@@ -74,7 +74,7 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
-        facts = summary.steps(ledger)
+        facts = results.read(ledger).table
         stood = [float(f.info["kl"]) for f in facts if f.info.get("kl") is not None]
     for row in rows:
         row["cpu_seconds"] = None if resumed else spent.get(row["steps"])
@@ -132,7 +132,7 @@ def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Pa
 def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
     """(steps, votes, answers read) at the last whole step of at most this number of votes."""
     steps = counted = read = 0
-    for fact in summary.steps(ledger):
+    for fact in results.read(ledger).table:
         if fact.state != "applied" or counted + fact.votes > votes:
             break
         steps, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read

@@ -1,0 +1,78 @@
+"""Commands about prompts: let the model invent more of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from szpo import files, seeds
+from szpo.cli import console, run_paths
+from szpo.cli.run import PRESET, SETS
+from szpo.errors import RunError, UsageError
+from szpo.types import Answer, Prompt
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    more = typer.Typer(no_args_is_help=True)
+    more.callback()(prompts)
+    more.command("grow")(grow)
+    app.add_typer(more, name="prompts")
+
+
+def prompts() -> None:
+    """Prepare prompts."""
+
+
+def grow(
+    source: Path = typer.Argument(..., help="Your own prompts, as for prompts.path."),
+    out: Path | None = typer.Option(
+        None, "--out", help="The invented ones, a line each; default: NAME-more.txt beside them."
+    ),
+    count: int = typer.Option(40, "--count", "-n", min=1, help="How many."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Let the model of the settings invent prompts like your own; near copies are left out."""
+    from szpo.baselines.actor import Actor
+    from szpo.config import settings_file
+    from szpo.data import invented_prompts, prompts
+    from szpo.policies import language_model
+
+    out = out or source.with_name(f"{source.stem}-more.txt")
+    if out.suffix != ".txt":
+        raise UsageError(f"{out.name}: prompts are written as .txt, a line each")
+    read = prompts.load(source, heldout=0.0)
+    config = settings_file.load(None, preset_name=preset, sets=sets)
+    language_model.check_files(config)
+    run_paths.fresh(out)
+    plain = language_model.load_plain(config, console.complain)
+    actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling)
+
+    def ask(requests: Sequence[Prompt], number: int) -> list[Answer]:
+        key = seeds.as_seed(seeds.derive(seed, "invented answers", step=number))
+        return [answer for (answer,) in actor.sample(requests, 1, seed=key)]
+
+    own = [prompt.text for prompt in (*read.train, *read.heldout)]
+    found = invented_prompts.invent(own, count, ask, seed=seed)
+    if not found.texts:
+        raise RunError(
+            f"{source}: none of {found.asked} answers is a new prompt: {found.copies} near "
+            f"copies, {found.unreadable} unreadable or cut; take a model that follows instructions"
+        )
+    with files.write_whole(out) as draft:
+        draft.write_text("".join(f"{text}\n" for text in found.texts), encoding="utf-8")
+    if as_json:
+        document = asdict(found) | {"texts": len(found.texts), "file": str(out)}
+        console.emit(document)
+        return
+    console.say(
+        f"wrote {len(found.texts)} prompts to {out}, from {found.asked} answers: {found.copies} "
+        f"near copies and {found.unreadable} unreadable or cut ones left out"
+    )
+    console.say("read them, and add those that you want to your own")

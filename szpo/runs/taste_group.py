@@ -1,0 +1,57 @@
+"""What the voters of one taste recommend: a run's recorded votes fitted anew, theirs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from szpo.ledger.database import Ledger
+from szpo.replay import replay
+from szpo.runs import assemble, driver
+from szpo.training.update import measure_moved
+from szpo.types import Theta
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Panelists of one taste, to whose recorded votes alone an adapter was fitted."""
+
+    number: int
+    """Of the cluster, from 1."""
+    features: str
+    """In which the clusters were found."""
+    members: tuple[str, ...]
+    """Pseudonyms."""
+    votes: int
+    theta: Theta
+    kl: float
+    """To the run's start, nats per answer, as measured."""
+
+
+def fit_group(
+    ledger: Ledger,
+    number: int,
+    features: str,
+    members: Sequence[str],
+    *,
+    say: Callable[[str], None],
+) -> Group:
+    """Fit the votes of a cluster, and measure its point as the run measures its own.
+
+    Args:
+        ledger: The run; nothing is written.
+        number: Of the cluster, from 1.
+        features: In which the clusters were found.
+        members: Pseudonyms.
+        say: Called with each line for the user.
+
+    Raises:
+        UsageError: the policy is no language model.
+        SupersededError: the run's rule, or an option that it uses, is gone.
+    """
+    names = {row["pseudonym"]: row["panelist"] for row in ledger.query("SELECT * FROM panelists")}
+    voters = frozenset(names[name] for name in members)
+    parts = assemble.reopen(ledger, panel=False, say=say)
+    kl = driver.measure_kl(parts)
+    theta, votes = replay.fold_votes(ledger, voters, measure_moved(parts.settings, kl))
+    return Group(number, features, tuple(members), round(votes), theta, kl(theta))

@@ -1,0 +1,348 @@
+"""A run read from its ledger: a row per step with its votes counted, and the totals.
+
+Reads only. Votes are counted as everywhere: answers A, B or tie on training comparisons, the
+highest revision up to the step's close, amendments applied; skips, automatic ties and late votes
+have their own numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from szpo.aggregation.win_rates import better_side
+from szpo.ledger.database import Ledger, Record
+from szpo.ledger.run_spec import read_budget
+from szpo.ledger.theta import recommended_digest
+from szpo.training import budget
+from szpo.training.status import round_status
+from szpo.types import Vote
+from szpo.voting import lease, second_seats
+from szpo.voting.counting import StepVotes
+from szpo.voting.pauses import describe_pause
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step: its plan, its times, its figures."""
+
+    step: int
+    state: str
+    pairing: str
+    mu: float
+    k: int
+    n: int
+    m: int
+    d: int
+    asked: int
+    """Comparisons that were shown."""
+    identical_comparisons: int
+    """Comparisons that were tied without asking."""
+    opened_us: int | None = None
+    closed_us: int | None = None
+    closed_by: str | None = None
+    applied_us: int | None = None
+    generation_s: float | None = None
+    estimate: float | None = None
+    """Δ̂ as the run recorded it, mean over directions."""
+    stderr: float | None = None
+    headings: tuple[float, ...] = ()
+    """Per direction: cosine of v with the path of the last ten steps; empty where unknown."""
+    kl: float | None = None
+    length: float | None = None
+    length_plus: float | None = None
+    length_minus: float | None = None
+    norm: float | None = None
+    identical: float | None = None
+    repetition: float | None = None
+    distinct: float | None = None
+    """Different word pairs over all word pairs of the answers; see `szpo.analysis.evidence`."""
+    not_finite: tuple[str, ...] = ()
+    """Watched figures that came out as no number; they stand above as unknown."""
+    theta_sha256: str | None = None
+
+
+def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
+    """One row per planned step, in order; headings and ``distinct`` are left open."""
+    generated, applied = (read_figures(ledger, [kind]) for kind in ("generated", "step"))
+    updates: dict[int, list[Record]] = defaultdict(list)
+    for update in ledger.update_rows():
+        updates[update["step"]].append(update)
+    shown = {
+        row["step"]: (row["shown"], row["same"])
+        for row in ledger.query(
+            "SELECT step, sum(identical = 0) AS shown, sum(identical) AS same FROM comparisons "
+            "WHERE kind = 'train' GROUP BY step"
+        )
+    }
+    rows = []
+    for row in ledger.steps():
+        step = row["step"]
+        figures = generated[step] | applied[step]
+        # An applied step notes a time of the same name, with what the step waited.
+        figures["generation_s"] = generated[step].get("generation_s")
+        rows.append(_row(row, shown.get(step, (0, 0)), figures, updates[step]))
+    return tuple(rows)
+
+
+def _row(
+    row: Record, shown: tuple[int, int], figures: Mapping[str, Any], updates: Sequence[Record]
+) -> StepRow:
+    estimates = [u["estimate"] for u in updates if u["estimate"] is not None]
+    errors = [u["stderr"] for u in updates if u["stderr"] is not None]
+    return StepRow(
+        step=row["step"], state=row["state"], pairing=row["pairing"], mu=row["mu"], k=row["k"],
+        n=row["n"], m=row["m"], d=row["d"], asked=shown[0], identical_comparisons=shown[1],
+        opened_us=row["opened_us"], closed_us=row["closed_us"], closed_by=row["closed_by"],
+        applied_us=updates[-1]["applied_us"] if updates else None,
+        generation_s=_number(figures.get("generation_s")),
+        estimate=sum(estimates) / len(estimates) if estimates else None,
+        stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
+        not_finite=tuple(figures.get("not_finite", ())),
+        theta_sha256=updates[0]["theta_sha256"] if updates else None,
+        kl=_number(figures.get("kl")), length=_number(figures.get("length")),
+        length_plus=_number(figures.get("length_plus")),
+        length_minus=_number(figures.get("length_minus")), norm=_number(figures.get("norm")),
+        identical=_number(figures.get("identical")),
+        repetition=_number(figures.get("repetition")),
+    )  # fmt: skip
+
+
+def read_figures(ledger: Ledger, kinds: Iterable[str]) -> defaultdict[int, dict[str, Any]]:
+    """What events of these kinds note of each step; later kinds complete earlier ones."""
+    found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    for kind in kinds:
+        for event in ledger.events(kind):
+            body = event["body"]
+            if isinstance(body.get("step"), int):
+                noted = {name: value for name, value in body.items() if value is not None}
+                found[body["step"]] |= noted
+    return found
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+# ---- votes counted ----
+
+
+@dataclass(frozen=True)
+class CountedStep:
+    """One step: what was asked, what came back, what it did."""
+
+    step: int
+    state: str
+    votes: int = 0
+    plus: int = 0
+    minus: int = 0
+    ties: int = 0
+    skips: int = 0
+    identical: int = 0
+    """Comparisons that were tied without asking."""
+    answers_read: int = 0
+    words_read: int = 0
+    pairs: int = 0
+    """Pairs of votes for a side on different comparisons of one direction."""
+    agreeing: int = 0
+    """Those of them that chose the same side."""
+    estimate: float | None = None
+    """Δ̂ in link units, mean over the directions."""
+    stderr: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What else the controller recorded: KL, mean length, |θ|."""
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of votes for plus, a tie counting half; None without a vote."""
+        return (self.plus + self.ties / 2) / self.votes if self.votes else None
+
+    @property
+    def turned_by(self) -> float | None:
+        """Smallest share of voters who, voting against throughout, would have turned the step."""
+        return self.info.get("flip_share")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in numbers."""
+
+    path: str
+    run: str
+    name: str
+    state: str
+    seed: int
+    model: str
+    panel: str
+    rule: str
+    created_us: int
+    steps: int
+    """Applied steps."""
+    votes: int
+    budget: int | None
+    """Votes at which the run ends, those that were added included."""
+    added: int
+    """Votes of them that were added to what the run began with."""
+    skips: int
+    automatic_ties: int
+    late: int
+    answers_read: int
+    person_minutes: float
+    panelists: int
+    win_rate: float | None
+    """Share of votes for plus; no quality: which side plus is, is drawn anew in every step."""
+    head: str
+    """Hash of the last event, which covers all before it; ``szpo verify --head`` takes it."""
+    theta_sha256: str
+    """Digest of the weights after the last applied step."""
+    beta: float | None = None
+    """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
+    agreement: float | None = None
+    table: tuple[CountedStep, ...] = ()
+    """Every step that was planned, in order."""
+
+    @property
+    def fit(self) -> str:
+        """The panel's sharpness for people to read; nothing where there is none."""
+        agreed = "" if self.agreement is None else f", agreement {self.agreement:.3f}"
+        return "" if self.beta is None else f", beta {self.beta:.6g}{agreed}"
+
+    @property
+    def of_budget(self) -> str:
+        """What the votes are counted against, after their number; "" where nothing is set."""
+        added = f" ({self.added:,} of them added)" if self.added else ""
+        return f" of {self.budget:,}{added}" if self.budget else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The totals, for ``--json``; ``added`` stands there where votes were added."""
+        left_out = {"table"} if self.added else {"table", "added"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+
+def read(ledger: Ledger, *, open_round: bool = True) -> Run:
+    """The totals of a run and its table of steps, without the round at hand where asked."""
+    table = tuple(row for row in _count(ledger) if open_round or row.state != "open")
+    config = ledger.spec.get("config", {})
+    run, panel = config.get("run", {}), config.get("panel", {})
+    most = read_budget(ledger).get("votes", run.get("votes"))
+    late = ledger.query(
+        "SELECT count(*) AS n FROM votes WHERE late = 1 "
+        f"AND assignment NOT IN {second_seats.SEATS}"
+    )[0]["n"]
+    people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
+    last, total = ledger.last_event(), sum(row.votes for row in table)
+    wins = sum((row.win_rate or 0) * row.votes for row in table)
+    voters, asked = panel.get("kind", "–"), ledger.spec.get("panel") or {}
+    if voters == "judge":
+        voters = f"judge ({config.get('judge', {}).get('model')})"
+    elif voters == "function":  # it has no reward, whatever the setting says
+        voters = f"function {asked.get('function')}"
+    elif voters not in {"people", "–"}:
+        voters = f"{voters} ({panel.get('reward')})"
+    fitted = asked.get("calibration") or {}
+    return Run(
+        path=str(ledger.path),
+        run=ledger.run,
+        name=str(run.get("name") or Path(ledger.path).stem),
+        state=_state(ledger),
+        seed=ledger.root_seed,
+        model=str(config.get("model", {}).get("name", "–")),
+        panel=voters,
+        rule=str(ledger.spec.get("optimizer", {}).get("rule", "–")),
+        created_us=ledger.row["created_us"],
+        steps=sum(row.state == "applied" for row in table),
+        votes=total,
+        budget=most,
+        added=(most or 0) - (run.get("votes") or 0),
+        skips=sum(row.skips for row in table),
+        automatic_ties=sum(row.identical for row in table),
+        late=late,
+        answers_read=sum(row.answers_read for row in table),
+        person_minutes=sum(row.words_read for row in table) / budget.WORDS_PER_MINUTE,
+        panelists=people,
+        win_rate=wins / total if total else None,
+        head="" if last is None else str(last["row_sha256"]),
+        theta_sha256=recommended_digest(ledger),
+        beta=fitted.get("beta", panel.get("beta")),
+        agreement=fitted.get("agreement"),
+        table=table,
+    )
+
+
+def _count(ledger: Ledger) -> Iterator[CountedStep]:
+    """Every step with its votes counted."""
+    kinds = ledger.query("SELECT kind FROM events WHERE kind <> 'rows' GROUP BY kind")
+    notes = read_figures(ledger, [row["kind"] for row in kinds])
+    for row in read_steps(ledger):
+        votes = StepVotes(ledger, row.step)
+        verdicts = Counter(vote.verdict for vote in votes.counted)
+        answers, words = budget.count_read(ledger, votes)
+        pairs, agreeing = agreement(votes.counted)
+        yield CountedStep(
+            row.step,
+            row.state,
+            votes=len(votes.counted),
+            plus=verdicts["plus"],
+            minus=verdicts["minus"],
+            ties=verdicts["tie"],
+            skips=sum(vote.verdict == "skip" for vote in votes.standing),
+            identical=row.identical_comparisons,
+            answers_read=answers,
+            words_read=words,
+            pairs=pairs,
+            agreeing=agreeing,
+            estimate=row.estimate,
+            stderr=row.stderr,
+            info={
+                name: value
+                for name, value in notes[row.step].items()
+                if isinstance(value, int | float) and name != "step"
+            },
+        )
+
+
+def separation(steps: Iterable[CountedStep]) -> float | None:
+    """The win rate of a direction's better side, without bias from choosing the side afterwards.
+
+    For votes of different comparisons of one direction the agreement is a = p² + (1 − p)², so
+    p = ½(1 + √(2a − 1)), ½ where chance agrees more often.
+
+    >>> separation([CountedStep(0, "applied", pairs=100, agreeing=58)]), separation([])
+    (0.7, None)
+    """
+    counts = [(step.pairs, step.agreeing) for step in steps]
+    pairs, agreeing = sum(p for p, _ in counts), sum(a for _, a in counts)
+    return round(better_side(2 * agreeing / pairs - 1), 12) if pairs else None
+
+
+def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
+    """Pairs of votes for a side on different comparisons of a direction, and those that agree.
+
+    By counts: all pairs of a direction less those within one comparison.
+    """
+    sided = [vote for vote in answered if vote.verdict != "tie"]
+    pairs = _two(v.k for v in sided) - _two((v.k, v.n) for v in sided)
+    agreeing = _two((v.k, v.verdict) for v in sided) - _two((v.k, v.n, v.verdict) for v in sided)
+    return pairs, agreeing
+
+
+def _two(groups: Iterable[Hashable]) -> int:
+    """Pairs within the same group."""
+    return sum(count * (count - 1) // 2 for count in Counter(groups).values())
+
+
+def _state(ledger: Ledger) -> str:
+    control = lease.controller(ledger)
+    if control["paused_by"]:
+        return f"paused by {describe_pause(control['paused_by'], control['pause_reason'])}"
+    # With lag the next step is made while people vote on the last one, and then left. Who holds a
+    # finished run stands by for its pages.
+    if round_status(ledger).state == "finished":
+        return "finished"
+    if lease.is_driven(control["lease"], control["expires_us"], ledger.clock()):
+        return "running"
+    states = {row["state"] for row in ledger.steps()}
+    return "stopped" if states <= {"applied", "void"} else "stopped within a step"
