@@ -481,6 +481,16 @@ def test_equal_answers_are_folded_away_and_marks_and_size_can_be_set(stage, ann)
     assert ann.evaluate(SIZE) > before and not ann.is_checked("#sz-marks")
 
 
+SPACED = "#szpo-root, #szpo-root * { letter-spacing: .12em !important; word-spacing: .16em !important }"
+"""The text spacing of WCAG 1.4.12: about as wide as the widest fonts that a system falls back to."""
+
+
+def test_wide_text_is_not_cut(stage, ann):
+    ann.add_style_tag(content=SPACED)
+    for size in (NARROW, ZOOMED, CLOSE):
+        assert misfits(ann, *size, root="#szpo-root", bar=".sz-bar") == []
+
+
 def test_a_phone_shows_all_of_it_within_reach(stage, ann):
     for size in (NARROW, ZOOMED, CLOSE):
         assert misfits(ann, *size, root="#szpo-root", bar=".sz-bar") == []
