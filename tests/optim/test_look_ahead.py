@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from szpo.optim import optimizer, vote_forecast
-from szpo.optim.rules import look_ahead, regression
+from szpo.optim.rules import all_votes, look_ahead, regression
 from szpo.optim.rules.guard_geometry import gather
 from szpo.optim.rules.look_ahead import LookAhead
 from szpo.optim.rules.rule import StepInputs
@@ -45,6 +45,17 @@ def test_a_look_ahead_is_in_nats_and_win_rates_whatever_the_units():
     assert first.shown and not first.turned
     # .9 of the budget at 160 votes (80 + 80): 4 + 4·40/120 nats.
     assert first.ahead[-1].kl[2] <= 0.9 * (4 + 4 / 3) + 1e-6
+
+
+def test_nats_follow_what_was_measured_of_the_points_before():
+    """Two nats measured where the quadratic form says one: a factor of (2 + P) / (1 + P)."""
+    settings = settings_of()
+    state, _ = walk(settings, 10, seed=1)
+    doubled = replace(state.carried, reach=None, measured=(2.0, 1.0))
+    scale = (2 + all_votes.PSEUDO_KL) / (1 + all_votes.PSEUDO_KL)
+    nats = scale * regression.quadratic_kl(settings, doubled.recommended)
+    now = look_ahead.look_ahead(settings, doubled).ahead[0]
+    assert now.votes == 0 and now.kl == pytest.approx((nats, nats, nats))
 
 
 def test_it_comes_back_from_the_record_as_it_was():

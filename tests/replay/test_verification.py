@@ -343,6 +343,19 @@ def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
     assert failure.table == "events" and name in failure.problem
 
 
+def test_an_update_that_names_other_votes_is_found_though_its_event_agrees(original, tmp_path):
+    path = copy_run(original, tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        event, text = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchone()
+    body = json.loads(text)
+    other = canonical.canonical({**body, "votes_sha256": "f" * 64})
+    forge(path, "UPDATE events SET body = ? WHERE event = ?", (other, event))
+    forge(path, "UPDATE updates SET votes_sha256 = ? WHERE step = ?", ("f" * 64, body["step"]))
+    rewrite(path)
+    failure = failure_of(path)
+    assert failure.table == "updates" and "counted votes" in failure.problem
+
+
 @pytest.mark.parametrize(
     "command", ["verify", "export --votes votes.jsonl", "export --zip run.zip", "report", "show"]
 )

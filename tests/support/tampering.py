@@ -95,6 +95,24 @@ def other(value, kind):
     return value[:-1] + last
 
 
+def _chain_updates(path, conn):
+    """Chain the updates anew; each step names the head that it was planned from, as before."""
+    rows = [dict(row) for row in conn.execute("SELECT * FROM updates ORDER BY step, k")]
+    heads, prev = {}, rows[0]["prev_sha256"] if rows else ""
+    for row in rows:
+        before, row["prev_sha256"] = row["row_sha256"], prev
+        prev = heads[before] = canonical.update_sha256(row)
+        if prev != before:
+            forge(
+                path,
+                "UPDATE updates SET prev_sha256 = ?, row_sha256 = ? WHERE step = ? AND k = ?",
+                (row["prev_sha256"], prev, row["step"], row["k"]),
+            )
+    for before, after in heads.items():
+        if before != after:
+            forge(path, "UPDATE steps SET head_sha256 = ? WHERE head_sha256 = ?", (after, before))
+
+
 def rewrite(path):
     """Make every hash of the file fit its rows again, as a forger who knows the code would.
 
@@ -103,6 +121,7 @@ def rewrite(path):
     witness.forget(path)
     conn = sqlite3.connect(path)
     conn.row_factory = sqlite3.Row
+    _chain_updates(path, conn)
     hashes = {
         (table, row_key(table, row)): row_sha256(table, row)
         for table in canonical.CHAINED

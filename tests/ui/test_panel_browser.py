@@ -481,8 +481,9 @@ def test_equal_answers_are_folded_away_and_marks_and_size_can_be_set(stage, ann)
     assert ann.evaluate(SIZE) > before and not ann.is_checked("#sz-marks")
 
 
-SPACED = "#szpo-root, #szpo-root * { letter-spacing: .12em !important; word-spacing: .16em !important }"
-"""The text spacing of WCAG 1.4.12: about as wide as the widest fonts that a system falls back to."""
+SPACED = """#szpo-root, #szpo-root * {
+  letter-spacing: .12em !important; word-spacing: .16em !important }"""
+"""The text spacing of WCAG 1.4.12: about as wide as the widest font that a system falls back to."""
 
 
 def test_wide_text_is_not_cut(stage, ann):
