@@ -483,7 +483,7 @@ def test_equal_answers_are_folded_away_and_marks_and_size_can_be_set(stage, ann)
 
 SPACED = """#szpo-root, #szpo-root * {
   letter-spacing: .12em !important; word-spacing: .16em !important }"""
-"""The text spacing of WCAG 1.4.12: about as wide as the widest font that a system falls back to."""
+"""The text spacing of WCAG 1.4.12: about as wide as the widest font of any system."""
 
 
 def test_wide_text_is_not_cut(stage, ann):
