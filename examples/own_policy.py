@@ -4,7 +4,8 @@ Its weights are two numbers z; szpo perturbs them, and moves them where the vote
 registered as [project.entry-points."szpo.policies"] hesitant = "own_policy:Hesitant".
 """
 
-from szpo.optim import Law, parameters
+from szpo.optim import parameters
+from szpo.optim.directions import Law
 from szpo.types import Answer
 
 

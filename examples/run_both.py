@@ -7,14 +7,16 @@ from pathlib import Path
 from own_evaluator import Brief
 from own_policy import Hesitant
 
-from szpo.evaluators import PanelEvaluator
-from szpo.ledger import Ledger
+from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger.creation import NewRun
-from szpo.optim import defaults, settings_to_json
+from szpo.ledger.database import Ledger
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
-from szpo.training import Bounds, prompt_order, run
+from szpo.training.comparisons import prompt_order
+from szpo.training.controller import run
+from szpo.training.services import Bounds
 from szpo.types import Prompt, Shift
-from szpo.voting import VoteService
+from szpo.voting.service import VoteService
 
 
 def words(policy):

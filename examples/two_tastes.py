@@ -14,7 +14,7 @@ from szpo import intervals
 from szpo.cli.app import call
 from szpo.cli.features import demand_members
 from szpo.errors import UsageError
-from szpo.ledger import Ledger
+from szpo.ledger.database import Ledger
 from szpo.runs import assemble, taste_group
 from szpo.types import Comparison, Row
 from szpo_simulators.panels.panel import from_spec

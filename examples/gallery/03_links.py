@@ -11,8 +11,8 @@ keeps the estimate finite where all votes agree.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from szpo.aggregation import link
 from szpo.aggregation.estimators import haldane
+from szpo.aggregation.links import link
 
 x = np.linspace(-4, 4, 201)
 figure, (forward, back) = plt.subplots(1, 2, figsize=(8, 3.2))

@@ -17,8 +17,9 @@ class NobodyLeftError(RunError):
 class Evaluator(Protocol):
     """Answers the comparisons of a step, at once or over time, as votes in the ledger.
 
-    It is built over a `szpo.voting.VoteService` and casts its votes there (`enroll`, `assign_to`,
-    `cast`). The controller reads them from the ledger, so neither method returns anything.
+    It is built over a `szpo.voting.service.VoteService` and casts its votes there (`enroll`,
+    `assign_to`, `cast`). The controller reads them from the ledger, so neither method returns
+    anything.
     """
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:

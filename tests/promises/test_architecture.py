@@ -111,12 +111,8 @@ def edges(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((a.name, node.lineno) for a in node.names if a.name in FILES)
 
 
-def is_door(module: str) -> bool:
-    path = FILES[module]
-    return path.stem in {"__init__", "__main__"} or module in {"szpo.testing", "szpo.plots"}
-
-
-INNER = [module for module in FILES if not is_door(module)]
+DOORS = {"szpo", "szpo.plots", "szpo.testing"}
+INNER = [module for module in FILES if module not in DOORS]
 
 
 @pytest.mark.full
@@ -124,7 +120,7 @@ def test_no_module_imports_a_door():
     """Public names are for users; inside, a name comes from where it is defined."""
     for module in INNER:
         for node in ast.walk(parsed(FILES[module])):
-            if isinstance(node, ast.ImportFrom) and node.module in FILES and is_door(node.module):
+            if isinstance(node, ast.ImportFrom) and node.module in DOORS:
                 names = {alias.name for alias in node.names}
                 outer = {n for n in names if f"{node.module}.{n}" not in FILES}
                 where = f"{name(FILES[module])}:{node.lineno}"
@@ -186,9 +182,8 @@ def check_pure(module: str) -> None:
 
 @pytest.mark.full
 def test_every_public_name_is_there():
-    for module in FILES:
-        if is_door(module) and not module.endswith("__main__"):
-            check_public(module)
+    for module in DOORS:
+        check_public(module)
 
 
 def check_public(module: str) -> None:
