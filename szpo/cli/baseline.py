@@ -343,11 +343,6 @@ METHODS = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("baseline")(baseline)
-
-
 def baseline(
     method: str = typer.Argument(..., help=f"One of: {METHODS}."),
     file: Path | None = typer.Argument(None, help="Settings file (model, prompts, panel)."),

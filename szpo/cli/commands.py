@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_command, get_group
+from typer.main import get_command
 
 from szpo import plugins
 
@@ -113,19 +113,26 @@ class Commands(TyperGroup):
 def load(name: str) -> Any:
     """Load a command, as click knows it.
 
+    One of szpo is the function, or the group, of its name in its module. An entry point of
+    ``szpo.commands`` is a typer application, or a function of the words behind the command's name
+    that returns an exit code and has a help of its own.
+
     Raises:
         UsageError: what it needs is not installed.
     """
-    if name not in COMMANDS or not COMMANDS[name].module:
-        return _load_entry_point(name)
-    made = typer.Typer()
-    import_module(f"szpo.cli.{COMMANDS[name].module}").register(made)
-    made.callback()(_nothing)  # so that it is a group, of however many commands
-    return get_group(made).commands[name]
-
-
-def _nothing() -> None:
-    pass
+    ours = name in COMMANDS and COMMANDS[name].module
+    if ours:
+        target = getattr(import_module(f"szpo.cli.{ours}"), name.replace("-", "_"))
+    else:
+        target = plugins.load("szpo.commands", name, "command")
+    made = target if isinstance(target, typer.Typer) else typer.Typer(add_completion=False)
+    if ours and made is not target:
+        made.command(context_settings=PASS_ON if name == "bench" else None)(target)
+    elif made is not target:
+        made.command(context_settings=PASS_ON)(_make_runner(name, target))
+    found = get_command(made)
+    found.name = name
+    return found
 
 
 def _of_others() -> dict[str, Entry]:
@@ -135,24 +142,6 @@ def _of_others() -> dict[str, Entry]:
         for name, entry in plugins.names("szpo.commands").items()
         if name not in COMMANDS
     }
-
-
-def _load_entry_point(name: str) -> Any:
-    """Load an entry point of ``szpo.commands`` as click knows commands.
-
-    It is a typer application, or a function of the words behind the command's name that returns
-    an exit code and has a help of its own.
-
-    """
-    target = plugins.load("szpo.commands", name, "command")
-    if isinstance(target, typer.Typer):
-        made = target
-    else:
-        made = typer.Typer(add_completion=False)
-        made.command(context_settings=PASS_ON)(_make_runner(name, target))
-    found = get_command(made)
-    found.name = name
-    return found
 
 
 def _make_runner(name: str, target: Callable[[list[str]], Any]) -> Callable[[typer.Context], int]:

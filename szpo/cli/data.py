@@ -27,13 +27,6 @@ SKIP_BAD = typer.Option(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("pairs")(pairs)
-    app.command("rank")(rank)
-    app.command("select")(select)
-
-
 def pairs(
     source: str = typer.Argument(..., help="A .jsonl, .jsonl.gz, .csv or .json file, or a run."),
     out: Path | None = typer.Option(None, "--out", help="Write the pairs here, as .jsonl."),

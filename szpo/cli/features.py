@@ -24,12 +24,6 @@ USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,ove
 """Features that are looked at where ``--features`` names none; for English texts."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("features")(features)
-    app.command("clusters")(clusters)
-
-
 def features(
     run: str | None = run_paths.RUN,
     chosen: str = typer.Option(

@@ -20,14 +20,6 @@ from szpo.types import Answer, Prompt
 from szpo.voting import triads
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("runs")(runs)
-    app.command("show")(show)
-    app.command("sample")(sample)
-    app.command("report")(report)
-
-
 def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> None:
     """List the runs of a folder, newest first."""
     found: list[dict[str, Any]] = []

@@ -14,12 +14,6 @@ from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("judge")(judge)
-    app.command("scorer")(scorer)
-
-
 def judge(
     run: str = typer.Argument(..., help="Name or file of the run."),
     file: Path | None = typer.Option(

@@ -14,18 +14,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import typer
 
 from szpo import plugins
-from szpo.cli import commands, console, run_paths
+from szpo.cli import console, run_paths
 from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.runs import file_check, run_engine
 from szpo.runs import machine_check as checks
-
-
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("doctor")(doctor)
-    app.command("fetch")(fetch)
-    app.command("bench", context_settings=commands.PASS_ON)(bench)
 
 
 def doctor(

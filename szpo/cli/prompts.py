@@ -14,19 +14,11 @@ from szpo.cli.run import PRESET, SETS
 from szpo.errors import RunError, UsageError
 from szpo.types import Answer, Prompt
 
-
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    more = typer.Typer(no_args_is_help=True)
-    more.callback()(prompts)
-    more.command("grow")(grow)
-    app.add_typer(more, name="prompts")
+prompts = typer.Typer(no_args_is_help=True, add_completion=False, help="Prepare prompts.")
+prompts.callback()(lambda: None)  # so that it is a group, of one command
 
 
-def prompts() -> None:
-    """Prepare prompts."""
-
-
+@prompts.command()
 def grow(
     source: Path = typer.Argument(..., help="Your own prompts, as for prompts.path."),
     out: Path | None = typer.Option(
@@ -41,13 +33,14 @@ def grow(
     """Let the model of the settings invent prompts like your own; near copies are left out."""
     from szpo.baselines.actor import Actor
     from szpo.config import settings_file
-    from szpo.data import invented_prompts, prompts
+    from szpo.data import invented_prompts
+    from szpo.data import prompts as prompt_files
     from szpo.policies import language_model
 
     out = out or source.with_name(f"{source.stem}-more.txt")
     if out.suffix != ".txt":
         raise UsageError(f"{out.name}: prompts are written as .txt, a line each")
-    read = prompts.load(source, heldout=0.0)
+    read = prompt_files.load(source, heldout=0.0)
     config = settings_file.load(None, preset_name=preset, sets=sets)
     language_model.check_files(config)
     run_paths.fresh(out)

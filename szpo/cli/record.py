@@ -30,16 +30,6 @@ if TYPE_CHECKING:
 OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("replay")(replay)
-    app.command("verify")(verify)
-    app.command("backup")(backup)
-    app.command("recover")(recover)
-    app.command("export")(export)
-    app.command("merge")(merge)
-
-
 def replay(
     run: str | None = run_paths.RUN,
     until: int | None = typer.Option(None, "--until", min=0, help="Stop before this step."),

@@ -53,14 +53,6 @@ PRESET = typer.Option(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("init")(init)
-    app.command("run")(run)
-    app.command("branch")(branch)
-    app.command("not-about")(not_about)
-
-
 def init(
     file: Path = typer.Argument(Path("run.toml"), help="File to write."),
     preset: str | None = PRESET,

@@ -17,19 +17,14 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta
 from szpo.policies import text_guards
 from szpo.replay.replay import check_share
-from szpo.runs import branch, shrink
-from szpo.runs.shrink import Point
+from szpo.runs import branch
+from szpo.runs.shrink import SAMPLES, SHARES, Point, largest_that_holds, measure_points
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's command."""
-    app.command("shrink")(run_shrink)
-
-
-def run_shrink(
+def shrink(
     run: str | None = run_paths.RUN,
     at: list[float] = typer.Option(
-        list(shrink.SHARES),
+        list(SHARES),
         "--at",
         help="Share of the way from the run's start to its end; may be repeated.",
     ),
@@ -37,7 +32,7 @@ def run_shrink(
         None, "--prompts", min=1, help="Held-out prompts; default: evaluation.prompts."
     ),
     samples: int = typer.Option(
-        shrink.SAMPLES, "--samples", "-n", min=1, max=64, help="Answers to each."
+        SAMPLES, "--samples", "-n", min=1, max=64, help="Answers to each."
     ),
     to: float | None = typer.Option(
         None, "--to", help="Measure nothing; export or branch at this share of the way."
@@ -127,12 +122,12 @@ def _measure(
         asked = parts.prompts.heldout[: count or parts.config.evaluation.prompts]
         people = parts.config.panel.kind == "people"
     base, *points = _show_progress(
-        shrink.measure_points(
+        measure_points(
             policy, start, asked, sorted(set(shares)), seed=parts.config.run.seed,
             samples=samples, score=score,
         )
     )  # fmt: skip
-    best, gap = shrink.largest_that_holds(points), points[-1].gap
+    best, gap = largest_that_holds(points), points[-1].gap
     if as_json:
         furthest = None if best is None else best.share
         found = [asdict(point) for point in points]

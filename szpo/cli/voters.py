@@ -13,12 +13,6 @@ from szpo.errors import LeaseError
 from szpo.ledger.database import Ledger
 
 
-def register(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("voters")(voters)
-    app.command("probe")(probe)
-
-
 def voters(
     run: str | None = run_paths.RUN,
     folder: Path = run_paths.FOLDER,
