@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from szpo.runs.taste_group import Group
 
 OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
+ANYWAY = typer.Option(
+    False, "--anyway", help="Also weights that fail a guard or cannot be told from the base."
+)
 
 
 def replay(
@@ -184,6 +187,7 @@ def export(
         False, "--public", help="A new repository is for everybody; left out: private."
     ),
     step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
+    anyway: bool = ANYWAY,
     cluster: int | None = typer.Option(
         None,
         "--cluster",
@@ -198,7 +202,9 @@ def export(
 ) -> None:
     """Write the adapter (PEFT), the votes, or all as a zip; push to the Hugging Face Hub.
 
-    The folder also gets a model card and the base's tokenizer with its chat template.
+    An adapter that fails a guard or cannot be told from the base takes --anyway, else nothing is
+    written and the exit code is 1. The folder also gets a model card and the base's tokenizer with
+    its chat template.
     Votes are written as JSONL, as CSV, or as a folder for datasets. What is pushed is written to
     a temporary folder unless --out or --dataset names one.
     """
@@ -219,7 +225,7 @@ def export(
     with run_paths.look(path) as ledger:
         documents: list[dict[str, Any]]
         if packed is not None:
-            documents = [_pack(ledger, packed)]
+            documents = [_pack(ledger, packed, anyway=anyway)]
         elif votes is not None:
             count = write_votes(ledger, votes)
             documents = [
@@ -232,18 +238,19 @@ def export(
                     f"{path.stem}: its base model is a folder of this machine, which nobody else "
                     "can load; name it on the hub by --base USER/NAME"
                 )
-            if dataset or push_votes:
-                people = People(pseudonyms, notes)
-                documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
-            if push or out or not documents:
+            if push or out or not (dataset or push_votes):
                 group = None if cluster is None else _fit_group(ledger, cluster, chosen or USUAL)
                 suffix = "" if cluster is None else f"-{cluster}"
                 place = out if push else out or path.with_name(f"{path.stem}-adapter{suffix}")
                 documents.append(
                     _hand_over_adapter(
-                        ledger, place, names, step=step, group=group, push=push, public=public
+                        ledger, place, names, step=step, group=group, push=push, public=public,
+                        anyway=anyway,
                     )
-                )
+                )  # fmt: skip
+            if dataset or push_votes:
+                people = People(pseudonyms, notes)
+                documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
     if as_json:
         console.emit({key: value for each in documents for key, value in each.items() if key})
     else:
@@ -251,12 +258,12 @@ def export(
             console.say(each[""])
 
 
-def _pack(ledger: Ledger, packed: Path) -> dict[str, Any]:
+def _pack(ledger: Ledger, packed: Path, *, anyway: bool) -> dict[str, Any]:
     """Write the zip; the key "" of what is returned is the line to print, as below."""
     from szpo.reports import bundle
 
     with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
-        page = bundle.write(ledger, file)
+        page = bundle.write(ledger, file, anyway=anyway)
     message = f"wrote {packed}; its README.txt says what is in it"
     return {"votes": page.progress.votes, "file": str(packed), "": message}
 
@@ -284,11 +291,14 @@ def _hand_over_adapter(
     group: Group | None,
     push: str | None,
     public: bool,
+    anyway: bool,
 ) -> dict[str, Any]:
     """Write the adapter, and push it where it has a name on the hub."""
     with _target(out) as target:
         found: dict[str, Any] = {
-            "tokenizer": write_adapter(ledger, target, step=step, names=names, group=group)
+            "tokenizer": write_adapter(
+                ledger, target, step=step, names=names, group=group, anyway=anyway
+            )
         }
         message = (
             f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
@@ -336,21 +346,14 @@ def write_adapter(
     share: float = 1.0,
     names: Names | None = None,
     group: Group | None = None,
+    anyway: bool = False,
 ) -> bool:
-    """Write the adapter folder; returns whether it has a tokenizer.
-
-    A missing tokenizer is warned of, and an adapter that leaves the base model as it is.
-    """
+    """Write the adapter folder; returns whether it has a tokenizer, warns where it has none."""
     from szpo.reports import adapter
 
     tokenizer = adapter.write_folder(
-        ledger, target, step=step, share=share, names=names, group=group
+        ledger, target, step=step, share=share, names=names, group=group, anyway=anyway
     )
-    if adapter.changes_nothing(target):
-        console.warn(
-            f"{ledger.path.stem}: the adapter changes nothing: all its B matrices are zero, as at "
-            "the run's start"
-        )
     if not tokenizer:
         console.warn(
             f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
@@ -362,16 +365,20 @@ def write_adapter(
 def merge(
     run: str | None = run_paths.RUN,
     out: Path | None = OUT,
+    anyway: bool = ANYWAY,
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Write the base model with the adapter merged into its weights (safetensors)."""
     from szpo.cache import quiet
+    from szpo.reports import adapter
     from szpo.runs import assemble
 
     path = run_paths.find(run, folder)
     target = run_paths.fresh(out or path.with_name(f"{path.stem}-merged"))
     with run_paths.look(path) as ledger, quiet():
+        if not anyway:
+            adapter.demand_sound(ledger)
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         with write_whole(target) as draft:
             parts.language.merge(draft)

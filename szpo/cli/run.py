@@ -38,6 +38,7 @@ from szpo.optim.named_features import groups_of
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
+from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan, machine_check
 from szpo.training import budget, held_out, status, step_report
 from szpo.voting import lease, pauses, set_aside
@@ -511,6 +512,8 @@ def _next(ledger: Ledger, *, language: bool) -> None:
         "report": "one HTML page: curves, samples, votes, verification",
         "verify": "recompute everything from the votes",
     }
+    if find_doubt(ledger):
+        del texts["export"]
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
     if more := budget.describe_more(ledger):

@@ -302,16 +302,17 @@ class Tuner:
         )
         return Sample(prompt, base, tuned)
 
-    def save_adapter(self, folder: str | Path) -> Path:
+    def save_adapter(self, folder: str | Path, *, anyway: bool = False) -> Path:
         """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.
 
         Raises:
+            RunError: it fails a guard or cannot be told from the base; ``anyway`` writes it.
             StorageError: the folder exists, or cannot be written.
         """
         from szpo.reports import adapter
 
         target = Path(folder)
-        if not adapter.write_folder(self._ledger, target):
+        if not adapter.write_folder(self._ledger, target, anyway=anyway):
             log.warning("%s: the base's tokenizer is not on this machine", target)
         return target
 

@@ -20,7 +20,7 @@ from szpo.models.lora_sites import Site
 from szpo.models.peft_format import SERVER_RANKS, peft_files
 from szpo.optim import parameters
 from szpo.replay import replay
-from szpo.reports.model_card import Names, model_card
+from szpo.reports.model_card import Names, find_doubt, model_card
 from szpo.types import Theta
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def write_folder(
     share: float = 1.0,
     names: Names | None = None,
     group: Group | None = None,
+    anyway: bool = False,
 ) -> bool:
     """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
 
@@ -93,12 +94,15 @@ def write_folder(
 
     Raises:
         UsageError: the policy is no language model.
+        RunError: something speaks against these weights, and nobody wants them ``anyway``.
         StorageError: the folder exists, or cannot be written.
     """
     base, theta = names.base if names else None, group.theta if group else None
     adapter = adapter_files(ledger, step, share=share, base=base, theta=theta)
     if adapter is None:
         raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
+    if not anyway:
+        demand_sound(ledger, step=step, share=share, group=group)
     with write_whole(target) as draft:
         draft.mkdir()
         tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
@@ -110,12 +114,23 @@ def write_folder(
     return bool(tokenizer)
 
 
-def changes_nothing(folder: Path) -> bool:
-    """Whether the base model with the adapter of a folder is the base model: every B is zero."""
-    from safetensors.numpy import load_file
+def demand_sound(
+    ledger: Ledger,
+    *,
+    step: int | None = None,
+    share: float = 1.0,
+    group: Group | None = None,
+) -> None:
+    """Raise where something speaks against handing these weights on.
 
-    tensors = load_file(folder / "adapter_model.safetensors")
-    return not any(value.any() for name, value in tensors.items() if "lora_B" in name)
+    Raises:
+        RunError: a guard fails at them, or nobody can tell them from the base.
+    """
+    if against := find_doubt(ledger, step=step, share=share, group=group):
+        raise RunError(
+            f"{ledger.path.stem}: {against}; nothing was written (szpo export --anyway does it "
+            "all the same, and its card says so)"
+        )
 
 
 def find_problems(files: Mapping[str, bytes]) -> tuple[str, ...]:

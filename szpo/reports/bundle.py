@@ -33,7 +33,7 @@ from szpo.optim import superseded
 from szpo.replay import replay
 from szpo.reports import exported_rows, html_report, sealed_zip
 from szpo.reports.adapter import adapter_files
-from szpo.reports.model_card import model_card
+from szpo.reports.model_card import find_doubt, model_card
 from szpo.reports.sealed_zip import Member
 from szpo.training.guards import Bands
 from szpo.training.results import StepRow
@@ -59,6 +59,7 @@ def write(
     *,
     live: bool = False,
     as_of_us: int | None = None,
+    anyway: bool = False,
 ) -> Overview:
     """Write the zip as of one moment, by a reader of its own; returns the numbers that it holds.
 
@@ -68,16 +69,19 @@ def write(
         live: include the votes of the open round.
         as_of_us: the time that rates refer to; by default that of the last event, so that the
             bytes depend on the record alone.
+        anyway: include the adapter also where something speaks against handing it on.
     """
     with Ledger.open(ledger.path, readonly=True, clock=ledger.clock) as own, own.snapshot():
-        return _write(own, file, live, as_of_us)
+        return _write(own, file, live, as_of_us, anyway)
 
 
-def _write(ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None) -> Overview:
+def _write(
+    ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None, anyway: bool
+) -> Overview:
     at = last_event_us(ledger) if as_of_us is None else as_of_us
     found = evidence.read(ledger, live=live, as_of_us=at)
     page = overview.overview(found)
-    sealed_zip.write(file, _files(ledger, found, page, live))
+    sealed_zip.write(file, _files(ledger, found, page, live, anyway))
     return page
 
 
@@ -125,9 +129,13 @@ def last_event_us(ledger: Ledger) -> int:
 # ---- the files ----
 
 
-def _files(ledger: Ledger, found: Evidence, page: Overview, live: bool) -> Iterator[Member]:
+def _files(
+    ledger: Ledger, found: Evidence, page: Overview, live: bool, anyway: bool
+) -> Iterator[Member]:
     adapter = adapter_files(ledger)
-    yield _whole("README.txt", _readme(found, live, adapter is not None).encode())
+    against = "" if anyway or adapter is None else find_doubt(ledger)
+    adapter = None if against else adapter
+    yield _whole("README.txt", _readme(found, live, adapter is not None, against).encode())
     facts = {**asdict(found.run), "bands": _edges(found.run.bands)}
     yield _whole("run.json", _json({"facts": facts, "record": _record(ledger)}))
     yield _whole("spec.json", _json(ledger.spec))
@@ -269,10 +277,12 @@ def _theta(ledger: Ledger) -> bytes:
     return content
 
 
-def _readme(found: Evidence, live: bool, adapter: bool) -> str:
+def _readme(found: Evidence, live: bool, adapter: bool, against: str) -> str:
     lora = (
         "lora/                    the tuned adapter in PEFT's format, as szpo export RUN writes it"
         if adapter
+        else f"(no lora/)               {against}; with --anyway it is here"
+        if against
         else "(no lora/)               this run's policy is none of szpo's language models; where"
         "\n                         it is, szpo export RUN --zip FILE puts the adapter here"
     )

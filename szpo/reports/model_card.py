@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from szpo import __version__
-from szpo.analysis import improvement
+from szpo.analysis import improvement, outlook
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
 from szpo.models.peft_format import HUB_NAMES
@@ -20,6 +20,7 @@ from szpo.optim import parameters
 from szpo.replay import replay
 from szpo.reports.html_report import when
 from szpo.training import held_out, results
+from szpo.training.held_out import HeldOut
 from szpo.training.results import CountedStep, Run
 from szpo.visible_text import visible
 from szpo.voting import set_aside
@@ -80,19 +81,16 @@ def model_card(
     known = base_id(ledger, names)
     # A published card does not say where a folder is on the machine of who made it.
     base = (names.base if names and names.base else None) or visible(total.model)
-    digest = recommended_digests(ledger)[len(folded)]
-    shrunk = ""
-    if share < 1:
-        theta = replay.point_on_line(ledger, share, step)
-        digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
-        shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n"
+    digest = _digest(ledger, step, share, group)
+    shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n" if share < 1 else ""
     if group is not None:
-        digest = parameters.digest(group.theta, ledger.layout, ledger.basis_sha256)
         shrunk = (
             f"| fitted to | the {group.votes} votes of {', '.join(map(visible, group.members))}: "
             f"cluster {group.number} by {visible(group.features)}; no vote was added |\n"
         )
-    guards = describe_guards(ledger, digest)
+    guards = describe_guards(ledger, digest, group)
+    against = find_doubt(ledger, step=step, share=share, group=group)
+    doubt = f"\n> **Exported anyway:** {against}.\n" if against else ""
     whole = group is None and share == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
     beyond = "nothing but the above" if guards or result else "nothing else"
@@ -110,7 +108,7 @@ def model_card(
 
 A LoRA adapter for `{base}`, tuned by szpo from comparisons. No reward model was
 fitted, and no gradient of the judgement was taken.
-{packed}
+{packed}{doubt}
 | | |
 |---|---|
 | votes | {sum(f.votes for f in folded)} from {_voters(ledger, total)} |
@@ -137,6 +135,49 @@ It was moved towards what this panel preferred, on its prompts, at {
     } was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
 {_licence(names or Names())}"""
+
+
+def find_doubt(
+    ledger: Ledger,
+    *,
+    step: int | None = None,
+    share: float = 1.0,
+    group: Group | None = None,
+) -> str:
+    """What speaks against handing weights on, in words; "" where nothing is known against them.
+
+    They are those of `model_card`: a guard fails at them, or nobody can tell them from the base.
+    """
+    ends, digest = recommended_digests(ledger), _digest(ledger, step, share, group)
+    if digest == ends[0]:
+        return "its weights are those that the run began with"
+    against = []
+    if digest == ends[-1]:
+        helped, ahead = improvement.read(ledger), outlook.read(ledger)
+        current = bool(helped.points) and helped.points[-1].steps == len(ends) - 1
+        if current and helped.verdict in ("unclear", "worse"):
+            against.append(helped.sentence)
+        elif helped.verdict == "unknown" and ahead is not None and not ahead.found.shown:
+            against.append("its votes show no taste yet, so it is all but the base")
+    if (measured := _measured(ledger, digest, group)) and measured.failure:
+        against.append(f"of the guards on held-out prompts {measured.failure}")
+    return "; ".join(against)
+
+
+def _digest(ledger: Ledger, step: int | None, share: float, group: Group | None) -> str:
+    if group is None and share == 1:
+        ends = recommended_digests(ledger)
+        return ends[-1 if step is None else min(step, len(ends) - 1)]
+    theta = replay.point_on_line(ledger, share, step) if group is None else group.theta
+    return parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+
+
+def _measured(ledger: Ledger, digest: str, group: Group | None) -> HeldOut | None:
+    """What was measured of these weights on held-out prompts."""
+    if group is not None:
+        return group.measured
+    found = held_out.read(ledger)
+    return found if found is not None and found.theta_sha256 == digest else None
 
 
 def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any] | None) -> str:
@@ -237,10 +278,10 @@ def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None
     return text, metric
 
 
-def describe_guards(ledger: Ledger, digest: str) -> str:
+def describe_guards(ledger: Ledger, digest: str, group: Group | None = None) -> str:
     """The guards as a section of the card; nothing where these weights were not measured."""
-    found = held_out.read(ledger)
-    if found is None or not found.guards or found.theta_sha256 != digest:
+    found = _measured(ledger, digest, group)
+    if found is None or not found.guards:
         return ""
     rows = [
         f"| {guard.name} | {guard.value:+.2f} | {guard.limit} | {'ok' if guard.ok else 'fails'} |"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from szpo import seeds
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import starting_theta
+from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, driver
+from szpo.runs import assemble, driver, shrink
+from szpo.training.held_out import HeldOut
 from szpo.training.update import measure_moved
 from szpo.types import Theta
 
@@ -26,6 +30,8 @@ class Group:
     theta: Theta
     kl: float
     """To the run's start, nats per answer, as measured."""
+    measured: HeldOut
+    """Its guards; none where no prompts are held out."""
 
 
 def fit_group(
@@ -54,4 +60,14 @@ def fit_group(
     parts = assemble.reopen(ledger, panel=False, say=say)
     kl = driver.measure_kl(parts)
     theta, votes = replay.fold_votes(ledger, voters, measure_moved(parts.settings, kl))
-    return Group(number, features, tuple(members), round(votes), theta, kl(theta))
+    asked = parts.prompts.heldout[: parts.config.evaluation.prompts]
+    nats, found = kl(theta), HeldOut(())
+    if asked:
+        parts.language.move_to(theta)
+        _, point = shrink.measure_points(
+            parts.language, starting_theta(ledger), asked, [1.0],
+            seed=seeds.as_seed(seeds.derive(ledger.root_seed, "evaluation")),
+            samples=text_guards.READ_AGAIN,
+        )  # fmt: skip
+        nats, found = point.kl, HeldOut((), point.guards, point.gap)
+    return Group(number, features, tuple(members), round(votes), theta, nats, found)

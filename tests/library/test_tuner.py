@@ -138,12 +138,14 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path):
     sample = tuned.sample("w20 w21")
     assert sample == tuned.sample("w20 w21") and sample.prompt == "w20 w21"
     assert "tuned:" in str(sample) and "<th>Tuned</th>" in sample._repr_html_()
-    folder = tuned.save_adapter(tmp_path / "adapter")
+    with pytest.raises(RunError, match="its votes show no taste yet, so it is all but the base"):
+        tuned.save_adapter(tmp_path / "adapter")
+    folder = tuned.save_adapter(tmp_path / "adapter", anyway=True)
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= {
         file.name for file in folder.iterdir()
     }
     with pytest.raises(StorageError, match="exists; choose another name"):
-        tuned.save_adapter(folder)
+        tuned.save_adapter(folder, anyway=True)
     with pytest.raises(UsageError, match="give a prompt that is a text"):
         tuned.sample(" ")
     with pytest.raises(UsageError, match="come from function; use run"):

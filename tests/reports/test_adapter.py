@@ -69,7 +69,7 @@ def test_reopened_policy_stands_at_the_head(run):
 @pytest.mark.full
 def test_exported_adapter_gives_the_policys_logits(run, tmp_path):
     out = tmp_path / "adapter"
-    assert call(["export", str(run), "--out", str(out)]) == 0
+    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
     ids = [20, 21, 22, 30]
     before = logits(base(run), ids)
     adapted = logits(PeftModel.from_pretrained(base(run), str(out)), ids)
@@ -84,13 +84,13 @@ def test_exported_adapter_gives_the_policys_logits(run, tmp_path):
 
 def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(run, tmp_path):
     out, packed = tmp_path / "adapter", tmp_path / "run.zip"
-    assert call(["export", str(run), "--out", str(out)]) == 0
+    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
     # As the web process does it: an interpreter that never loads a tensor library.
     code = (
         "import sys; from pathlib import Path; from szpo.reports import bundle; "
         "from szpo.ledger.database import Ledger\n"
         "with Ledger.open(sys.argv[1], readonly=True) as ledger:\n"
-        "    bundle.write(ledger, open(sys.argv[2], 'wb'))\n"
+        "    bundle.write(ledger, open(sys.argv[2], 'wb'), anyway=True)\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", code]
@@ -114,7 +114,7 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(kind, tmp_pa
         tmp_path, f"subspace.kind={kind}", "subspace.kl_samples=16", "run.votes=4"
     )
     out = tmp_path / "adapter"
-    assert call(["export", str(path), "--out", str(out)]) == 0
+    assert call(["export", str(path), "--anyway", "--out", str(out)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
         files = adapter_files(ledger)
     assert files == {name: (out / name).read_bytes() for name in files or {}}
@@ -123,18 +123,45 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(kind, tmp_pa
 
 def test_export_before_the_first_step_changes_nothing(run, tmp_path, capsys):
     out = tmp_path / "adapter"
-    assert call(["export", str(run), "--out", str(out), "--step", "0"]) == 0
-    assert "the adapter changes nothing: all its B matrices are zero" in capsys.readouterr().err
-    assert call(["export", str(run), "--out", str(tmp_path / "moved")]) == 0
-    assert "changes nothing" not in capsys.readouterr().err
+    line = ["export", str(run), "--out", str(out), "--step", "0"]
+    assert call(line) == 1 and not out.exists()
+    assert "its weights are those that the run began with" in capsys.readouterr().err
+    assert call([*line, "--anyway"]) == 0
     adapted = logits(PeftModel.from_pretrained(base(run), str(out)), [20, 21])
     assert torch.equal(adapted, logits(base(run), [20, 21]))
 
 
+def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
+    run, served, tmp_path, capsys
+):
+    out, packed = tmp_path / "out", tmp_path / "run.zip"
+    why = "not distinguishable from the base on held-out prompts: 0 % [0, 79]"
+    refused = (
+        ["export", str(run), "--out", str(out)],
+        ["export", str(run), "--push", "me/tuned", "--base", "someone/llama", "--push-votes",
+         "me/votes", "--out", str(out)],
+        ["merge", str(run), "--out", str(out)],
+        ["shrink", str(run), "--to", "1", "--out", str(out)],
+    )  # fmt: skip
+    for line in refused:
+        assert call(line) == 1 and not out.exists() and served.requests == []
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert why in said and "2 of 3 fail: log-probability" in said and "--anyway" in said
+    assert call(["export", str(run), "--zip", str(packed)]) == 0
+    with zipfile.ZipFile(packed) as found:
+        assert not [name for name in found.namelist() if name.startswith("lora/")]
+        assert why in found.read("README.txt").decode()
+    assert call(["export", str(run), "--out", str(out), "--anyway"]) == 0
+    assert f"> **Exported anyway:** {why}" in (out / "README.md").read_text(encoding="utf-8")
+    # Nobody measured the weights after the first step.
+    assert call(["export", str(run), "--out", str(tmp_path / "earlier"), "--step", "1"]) == 0
+    assert "anyway" not in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
+
+
 def test_merged_model_needs_no_adapter(run, tmp_path):
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
-    assert call(["export", str(run), "--out", str(adapter)]) == 0
-    assert call(["merge", str(run), "--out", str(merged)]) == 0
+    assert call(["export", str(run), "--anyway", "--out", str(adapter)]) == 0
+    assert call(["merge", str(run), "--anyway", "--out", str(merged)]) == 0
     with quiet():
         whole = AutoModelForCausalLM.from_pretrained(merged).eval()
     adapted = PeftModel.from_pretrained(base(run), str(adapter))
@@ -188,7 +215,7 @@ def test_sample_pairs_base_and_tuned(run, capsys):
 @pytest.mark.full
 def test_starting_adapter_is_where_a_run_begins(run, tmp_path):
     out = tmp_path / "adapter"
-    assert call(["export", str(run), "--out", str(out)]) == 0
+    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
     model_folder = run.parent.parent / "llama"
     second = folder_run.make(
         tmp_path, f"model.adapter={out}", "run.votes=4", model_folder=model_folder
@@ -216,7 +243,7 @@ def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
     for number in ("1", "2"):
         line = ["export", str(halves), "--cluster", number, "--features", "characters", "--json"]
         capsys.readouterr()
-        assert call(line) == 0
+        assert call([*line, "--anyway"]) == 0
         found = json.loads(capsys.readouterr().out)
         out = Path(found["adapter"])
         assert out.name == f"folder-adapter-{number}"
@@ -229,6 +256,7 @@ def test_each_taste_gets_its_own_adapter_from_the_same_votes(halves, capsys):
         assert "no vote was added" in text and "measured at this export" in text
         assert f"szpo export RUN.db --cluster {number} --features characters" in text
         assert "95 % interval" not in text  # of another point
+        assert "## Guards on held-out prompts" in text
     assert halves.read_bytes() == before
     a, b = (
         np.concatenate([v.ravel() for name, v in sorted(thetas[k].items()) if "lora_B" in name])
@@ -264,7 +292,7 @@ def test_a_panel_of_one_taste_has_no_clusters_to_export(run, capsys):
 def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(run, served, tmp_path, capsys):
     out = tmp_path / "out"
     before = run.read_bytes()
-    line = ["export", str(run), "--push", "me/tuned", "--out", str(out),
+    line = ["export", str(run), "--anyway", "--push", "me/tuned", "--out", str(out),
             "--push-votes", "me/votes", "--base", "someone/llama",
             "--license", "apache-2.0", "--json"]  # fmt: skip
     assert call(line) == 0
@@ -306,7 +334,7 @@ def test_a_base_that_nobody_else_has_is_not_pushed(run, served, capsys):
 
 def test_transformers_loads_the_adapter_without_pefts_class(run, tmp_path):
     out, ids = tmp_path / "adapter", torch.tensor([[20, 21, 22]])
-    assert call(["export", str(run), "--out", str(out)]) == 0
+    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
     with quiet(), torch.no_grad():
         first = base(run)
         plain = first(ids).logits

@@ -187,7 +187,7 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
     adapters = []
     for ledger, extra in ((path, ["--step", "1"]), (new, [])):
         out = tmp_path / f"{ledger.stem}-adapter"
-        assert call(["export", str(ledger), "--out", str(out), *extra]) == 0
+        assert call(["export", str(ledger), "--anyway", "--out", str(out), *extra]) == 0
         adapters.append((out / "adapter_model.safetensors").read_bytes())
     assert adapters[0] == adapters[1]
     assert call(["run", "--resume", str(new)]) == 0
@@ -196,7 +196,7 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
     for command in ("verify", "report", "sample"):
         assert call([command, str(new)]) == 0
     out = tmp_path / "tuned"
-    assert call(["export", str(new), "--out", str(out)]) == 0
+    assert call(["export", str(new), "--anyway", "--out", str(out)]) == 0
     assert (out / "adapter_model.safetensors").read_bytes() != adapters[0]
     assert "| begun with | run `" in (out / "README.md").read_text(encoding="utf-8")
 

@@ -176,7 +176,7 @@ def test_a_regression_measures_kl_where_it_recommends(tuned):
 
 @pytest.mark.full
 def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp_path, capsys):
-    assert call(["export", str(tuned), "--out", str(tmp_path / "lora")]) == 0
+    assert call(["export", str(tuned), "--anyway", "--out", str(tmp_path / "lora")]) == 0
     with Ledger.open(tuned) as ledger:
         looked_at = assemble.reopen(ledger, panel=False, say=lambda text: None)
         driven = assemble.reopen(ledger, say=lambda text: None)

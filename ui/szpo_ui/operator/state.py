@@ -25,6 +25,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.notices import hook_events
 from szpo.notices.hook_events import Failure
+from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan
 from szpo.training import budget, held_out
 from szpo.training.budget import Limits
@@ -105,6 +106,8 @@ class OperatorState:
     """Votes from which an operator may close the open round."""
     helped: Improvement
     """Whether the run helped."""
+    doubt: str
+    """What speaks against handing its adapter on; "" where nothing is known against it."""
     link: LinkCheck | None
     """What triads say of the logistic link; None where none were ordered."""
     held_out: HeldOut | None
@@ -135,7 +138,8 @@ def read_state(site: Site) -> OperatorState:
     """Read the state of the page from the ledger."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
-    status, (facts, page, cast, helped, lesson) = site.status.read(), _figures(site, live)
+    status = site.status.read()
+    facts, page, cast, helped, lesson, doubt = _figures(site, live)
     cast = count(ledger, cast)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
@@ -174,6 +178,7 @@ def read_state(site: Site) -> OperatorState:
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
         helped=helped,
+        doubt=doubt,
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
         hook=hook_events.last_failure(ledger),
@@ -185,7 +190,7 @@ def read_state(site: Site) -> OperatorState:
 
 def _figures(
     site: Site, live: bool
-) -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None]:
+) -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None, str]:
     """The figures and the votes cast, computed when a round moves and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
@@ -197,10 +202,13 @@ def _figures(
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None]:
+    def read() -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None, str]:
         rows = evidence.read(ledger, live=live)
         page = overview.overview(rows)
-        return rows.run, page, count(ledger), improvement.read(ledger), taught.read(ledger)
+        return (
+            rows.run, page, count(ledger), improvement.read(ledger), taught.read(ledger),
+            find_doubt(ledger),
+        )  # fmt: skip
 
     return site.figures.get(key, read)
 
