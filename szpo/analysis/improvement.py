@@ -15,6 +15,7 @@ from szpo.analysis import evidence
 from szpo.intervals import Share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
+from szpo.training import results
 from szpo.voting import finals
 
 PLACE: Final = "on held-out prompts"
@@ -55,10 +56,13 @@ class Improvement:
     votes: int
     """Counted votes on which the run was tuned, at the last measurement."""
     kl: float | None
+    """To the base, nats, of the point that would be exported."""
     points: tuple[Point, ...]
     """From the base (no steps) to the last."""
     lack: str
     """Why there is no share; "" where there is one."""
+    kl_measured: bool = True
+    """On held-out prompts; else it is what the last step noted."""
 
     @property
     def verdict(self) -> str:
@@ -73,14 +77,36 @@ class Improvement:
     def sentence(self) -> str:
         """Whether the run helped, for people."""
         if self.share is None or self.share.value is None:
-            return f"not known whether it is better than the base: {self.lack}"
+            at = f" ({self.nats})" if self.nats else ""
+            return f"not known whether it is better than the base{at}: {self.lack}"
         words = {
             "better": f"better than the base {PLACE}",
             "worse": f"worse than the base {PLACE}",
             "unclear": f"not distinguishable from the base {PLACE}",
         }[self.verdict]
-        nats = "" if self.kl is None else f", {self.kl:.1f} nats"
+        nats = f", {self.nats}" if self.nats else ""
         return f"{words}: {self.short} of {self.pairs}, {self.votes:,} votes{nats}"
+
+    @property
+    def nats(self) -> str:
+        """The KL, such as "2.4 nats"; empty where nobody knows it."""
+        about = "" if self.kl_measured else "≈ "
+        return "" if self.kl is None else f"{about}{self.kl:.1f} nats"
+
+    @property
+    def bar(self) -> str:
+        """The share and its interval between 0 and 100 %, ½ marked; empty where there is none.
+
+        >>> Improvement(Share(6, 10, 0.3, 0.8), "pairs", 9, None, (), "").bar
+        '0 % ············────────┼───●────────········ 100 %'
+        """
+        s = self.share
+        if s is None or s.value is None:
+            return ""
+        low, at, high = (round(40 * x) for x in (s.low, s.value, s.high))
+        marks = ["─" if low <= i <= high else "·" for i in range(41)]
+        marks[20], marks[at] = "┼", "●"
+        return f"0 % {''.join(marks)} 100 %"
 
     @property
     def short(self) -> str:
@@ -121,7 +147,7 @@ def read(ledger: Ledger) -> Improvement:
     events = [event["body"] for event in ledger.events("measured")]
     points = _points(events)
     end = points[-1] if points and points[-1].steps else None
-    kl = next((p.kl for p in reversed(points) if p.kl is not None), None)
+    kl, measured = _kl(ledger, end)
     votes = end.votes if end is not None else 0
     placed = orders.orders(ledger, "final")
     if any(order.closed_us is not None for order in placed):
@@ -131,22 +157,29 @@ def read(ledger: Ledger) -> Improvement:
             tuned = counted[1].everybody.decided
             judged = f"{tuned.of:.0f} blind pairs"
             if tuned.of >= FEWEST:
-                return Improvement(tuned, judged, trained, kl, points, "")
+                return Improvement(tuned, judged, trained, kl, points, "", measured)
             lack = f"{judged} were judged; it takes {FEWEST}"
-            return Improvement(None, "", trained, kl, points, lack)
+            return Improvement(None, "", trained, kl, points, lack, measured)
     if end is not None and end.wins is not None:
         several = "es" if end.batches else "s"
         count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"
         by = "the function that votes" if end.batches else "the reward of the panel"
         what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
-        return Improvement(end.wins, what, votes, kl, points, "")
+        return Improvement(end.wins, what, votes, kl, points, "", measured)
     if any(order.closed_us is None and order.error is None for order in placed):
         lack = "the blind final comparison is open; its result appears once it is closed"
     elif end is None:
         lack = "it was not measured on held-out prompts after a step"
     else:
         lack = "nobody has compared them yet; order a final comparison"
-    return Improvement(None, "", votes, kl, points, lack)
+    return Improvement(None, "", votes, kl, points, lack, measured)
+
+
+def _kl(ledger: Ledger, end: Point | None) -> tuple[float | None, bool]:
+    """The KL of the point of the last measurement, and whether it was measured there too."""
+    if end is not None and end.kl is not None:
+        return end.kl, True
+    return results.kl_after(ledger, None if end is None else end.steps), False
 
 
 def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:

@@ -32,12 +32,6 @@ class Outlook:
     """The preference pairs that it began with: their file, number, and weight in votes then."""
 
     @property
-    def short(self) -> str:
-        """The expected gain now and after 40 more votes; empty where nothing is expected yet."""
-        some = [ahead for ahead in self.found.ahead if ahead.votes in (0, 40)]
-        return "; ".join(sentence(ahead) for ahead in some)
-
-    @property
     def remarks(self) -> tuple[str, ...]:
         """What keeps the recommended point from going on, and what to do; empty where nothing."""
         found, lines = self.found, []
@@ -111,37 +105,32 @@ class Outlook:
         }
 
 
-def sentence(ahead: Ahead) -> str:
-    """What is expected after some more votes.
-
-    >>> sentence(Ahead(40, (0.64, 0.5, 0.77), (1.5, 0.9, 2.1), 0.9))
-    'after 40 more votes it wins 64 % [50, 77] of votes against the base, at 1.5 nats [0.9, 2.1]'
-    """
-    when = f"after {ahead.votes} more votes it wins" if ahead.votes else "now it wins"
-    return f"{when} {win_rate(ahead)} of votes against the base, at {nats(ahead)}"
-
-
 def win_rate(ahead: Ahead) -> str:
     """The share of votes against the base with its interval, in percent."""
     value, low, high = (100 * each for each in ahead.win_rate)
-    return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
+    return f"{value:.0f} % [{min(low, value):.0f}, {max(high, value):.0f}]"
 
 
 def nats(ahead: Ahead) -> str:
-    """The KL to the base with its interval; of a point that is known, without one."""
+    """The KL to the base with its interval, in which the mean of skewed draws need not lie.
+
+    >>> nats(Ahead(20, (0.5, 0.5, 0.6), (0.2, 0.1, 0.1), 0.1))
+    '0.2 nats [0.1, 0.2]'
+    """
     value, low, high = ahead.kl
-    return f"{value:.1f} nats" + (f" [{low:.1f}, {high:.1f}]" if high > low else "")
+    return f"{value:.1f} nats [{min(low, value):.1f}, {max(high, value):.1f}]"
 
 
 def table(outlook: Outlook) -> Sequence[tuple[str, str, str, str]]:
-    """Rows of votes more, win rate, KL, and the probability that a common taste shows."""
+    """What is expected: votes more, win rate, KL, and the probability that a taste shows.
+
+    What holds now is no forecast: `szpo.analysis.improvement` has what was measured.
+    """
     return [
-        (
-            "now" if not each.votes else f"{each.votes} more", win_rate(each), nats(each),
-            f"{100 * each.evidence:.0f} %",
-        )
+        (f"{each.votes} more", win_rate(each), nats(each), f"{100 * each.evidence:.0f} %")
         for each in outlook.found.ahead
-    ]  # fmt: skip
+        if each.votes
+    ]
 
 
 def of_report(extra: Mapping[str, Any], votes: int) -> Outlook | None:

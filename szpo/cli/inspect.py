@@ -72,6 +72,7 @@ def show(
             "run": f"{total.name}  ({total.path})",
             "state": total.state,
             "result": helped.sentence,
+            **({"": helped.bar} if helped.bar else {}),
             "model": total.model,
             "panel": f"{total.panel}, {total.panelists} "
             f"panelist{'s' * (total.panelists != 1)}{total.fit}",
@@ -98,7 +99,7 @@ def show(
     if ahead is not None and ahead.found.ahead:
         console.say()
         console.table(
-            ("votes", "wins against the base", "KL to the base", "shows a taste"),
+            ("forecast", "wins of votes", "KL to the base", "shows a taste"),
             outlook.table(ahead),
         )
         if way_on:

@@ -441,7 +441,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             if lesson is not None:
                 console.say(str(lesson))
             if ahead is not None:
-                for text in (ahead.short, ahead.prior_line, *ahead.remarks):
+                for text in (ahead.prior_line, *ahead.remarks):
                     if text:
                         console.say(text)
             _next(ledger, language=parts.base is not None)

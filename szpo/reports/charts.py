@@ -10,6 +10,7 @@ from typing import Final
 
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.taught import Lesson
+from szpo.intervals import Share
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 40
@@ -67,6 +68,25 @@ def draw_gain(helped: Improvement) -> str | None:
         return None
     return line_chart(
         GAIN, [series], x_label="votes", y_label="pairs won", reference=0.5, bounds=(0, 1)
+    )
+
+
+def draw_share(share: Share | None) -> str:
+    """A share with its interval on a bar from 0 to 100 % with ½ marked, as SVG in one colour.
+
+    Empty where there is none.
+    """
+    if share is None or share.value is None:
+        return ""
+    low, at, high = (100 * x for x in (share.low, share.value, share.high))
+    said = f"{at:.0f} % [{low:.0f}, {high:.0f}] on a bar from 0 to 100 %"
+    return (
+        f'<svg class="share" viewBox="-3 0 106 14" width="212" height="28" role="img" '
+        f'aria-label="{said}" fill="currentColor"><rect y="3" width="100" height="3" '
+        f'opacity=".15"/><rect x="{low:.1f}" y="3" width="{high - low:.1f}" height="3" '
+        f'opacity=".5"/><rect x="49.75" y="1" width=".5" height="7"/><circle cx="{at:.1f}" '
+        'cy="4.5" r="2"/><g font-size="5" text-anchor="middle"><text x="1" y="13">0</text>'
+        '<text x="50" y="13">½</text><text x="96" y="13">100 %</text></g></svg>'
     )
 
 

@@ -32,9 +32,9 @@ from szpo.visible_text import visible
 from szpo.voting import counting, second_seats, triads
 
 NOTES = {
-    "kl": "by Monte Carlo on answers of the tuned policy",
-    "kl estimate": "estimated by ½|δ|² in units of the subspace's scale: right near the start, "
-    "rough far out; under known and sign, and with guards.kl, it is measured there",
+    "kl": "as each step noted it, by Monte Carlo; that of the adapter stands above",
+    "kl estimate": "as each step noted it: under regression that of the coordinates, right near "
+    "the start, else and with guards.kl measured; that of the adapter stands above",
     "length": "tokens per answer, both sides",
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
     "identical": "rows in which both sides gave the same answer",
@@ -84,6 +84,7 @@ def render(
         summary=total,
         begun=when(total.created_us),
         helped=helped,
+        bar=Markup(charts.draw_share(helped.share)),
         texts=[tuple(map(visible, row)) for row in helped.before_after],
         gain=_gain(helped),
         cards=list(_cards(total)),
@@ -197,8 +198,8 @@ def _figures(
 def _gain(helped: Improvement) -> dict[str, str] | None:
     chart = charts.draw_gain(helped)
     note = (
-        "share of held-out pairs that the tuned policy wins against the base, by the panel's "
-        "reward, with its 95 % interval; one half is no gain"
+        "held-out pairs that the tuned policy wins against the base, by the panel's reward, with "
+        "95 % intervals; ½ is no gain"
     )
     return None if chart is None else {"title": charts.GAIN, "note": note, "svg": Markup(chart)}
 

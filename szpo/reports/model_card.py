@@ -238,12 +238,13 @@ def _data(
         lines.append(f"by order the votes are not about {', '.join(map(visible, aside))}")
     if names.votes is not None:
         lines.append(f"the votes as a dataset: `{names.votes}`")
-    kl = next((f.info["kl"] for f in reversed(folded) if f.info.get("kl") is not None), None)
-    how = "by the run's own estimate"
+    helped = improvement.read(ledger)
     if group is not None:
-        kl, how = group.kl, "measured at this export"
-    if kl is not None:
-        lines.append(f"KL to the run's start {kl:.2f} nats per answer, {how}")
+        lines.append(f"KL to the run's start {group.kl:.1f} nats, measured at this export")
+    elif len(folded) == total.steps and helped.kl_measured and helped.nats:
+        lines.append(f"KL to the run's start {helped.nats}, measured on held-out prompts")
+    elif (kl := results.kl_after(ledger, len(folded))) is not None:
+        lines.append(f"KL to the run's start ≈ {kl:.1f} nats, as the run noted it")
     return "".join(f"- {line}\n" for line in lines)
 
 

@@ -123,6 +123,16 @@ def read_figures(ledger: Ledger, kinds: Iterable[str]) -> defaultdict[int, dict[
     return found
 
 
+def kl_after(ledger: Ledger, steps: int | None = None) -> float | None:
+    """KL to the start, nats, as the run noted it after so many steps, or after the last one."""
+    found = ledger.query(
+        "SELECT json_extract(body, '$.kl') AS kl FROM events WHERE kind = 'step' "
+        "AND coalesce(json_extract(body, '$.step') = ?, 1) ORDER BY event DESC LIMIT 1",
+        (None if steps is None else steps - 1,),
+    )
+    return _number(found[0]["kl"]) if found else None
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 

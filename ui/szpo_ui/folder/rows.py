@@ -20,6 +20,7 @@ from szpo.errors import SzpoError
 from szpo.ledger.connection import beside
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.ledger.run_spec import recorded_config
+from szpo.reports.charts import draw_share
 from szpo.training import budget, held_out
 from szpo.training.status import RoundStatus, round_status
 from szpo.voting import lease, steps
@@ -33,10 +34,6 @@ PAUSE: Final = 100
 """A file that takes long is read again after this multiple of its reading time at the earliest.
 
 The panelists' votes wait for the same processor."""
-_LAST_KL: Final = (
-    "SELECT json_extract(body, '$.kl') AS kl FROM events WHERE kind = 'step' "
-    "ORDER BY event DESC LIMIT 1"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,9 @@ class RunRow:
     guards: str = ""
     """Which guards failed on held-out prompts at the last measurement; "" where none did."""
     kl: float | None = None
-    """KL to the base, nats: as measured last, else as the last step noted it."""
+    """KL to the base, nats."""
+    bar: str = ""
+    """The share between 0 and 100 %, as SVG."""
     person_hours: float | None = None
     """Of reading so far, at 238 words a minute; None where no people vote."""
     money: float | None = None
@@ -181,7 +180,7 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
     people = config is not None and config.panel.kind == "people"
     hours = reading.hours(ledger) if people else None
     panel = None if config is None else config.panel
-    last_kl, measured = ledger.query(_LAST_KL), held_out.read(ledger)
+    measured = held_out.read(ledger)
     return RunRow(
         name=ledger.path.stem,
         state=state,
@@ -195,7 +194,8 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         verdict=helped.verdict,
         sentence=helped.sentence,
         guards="" if measured is None else measured.failure,
-        kl=helped.kl if helped.kl is not None else last_kl[0]["kl"] if last_kl else None,
+        kl=helped.kl,
+        bar=draw_share(helped.share),
         person_hours=hours,
         money=None
         if panel is None or hours is None

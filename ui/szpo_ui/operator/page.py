@@ -27,6 +27,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from szpo.analysis import outlook
 from szpo.errors import SzpoError, UsageError
 from szpo.generation import sample_check
 from szpo.generation.answer_shares import BOUNDS, NAMES
@@ -34,7 +35,7 @@ from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
 from szpo.reports import bundle
-from szpo.reports.charts import draw_gain, draw_lesson
+from szpo.reports.charts import draw_gain, draw_lesson, draw_share
 from szpo.training import budget
 from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
@@ -200,6 +201,8 @@ def page(site: Site, ack: str = "") -> str:
             ack=ack,
             chart=charts.values(found.page.values, "Value difference per round; table below"),
             health=vitals(found),
+            ahead=[] if found.ahead is None else outlook.table(found.ahead),
+            share=Markup(draw_share(found.helped.share)),
             gain=Markup(draw_gain(found.helped) or ""),  # it escapes every text
             lesson=Markup("" if found.lesson is None else draw_lesson(found.lesson)),
             samples=None if found.samples is None else columns(found.samples),
