@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from szpo.errors import UsageError
+from szpo.optim import laplace
 from szpo.types import Choice, Floats
 
 BLOCK = 2**21
 """Numbers in one intermediate array at most; longer sums are made in parts."""
-_NEWTON_STEPS = 100
 
 
 class Target(Protocol):
@@ -116,30 +116,10 @@ class BradleyTerry:
         return total
 
     def laplace(self) -> tuple[Floats, Floats]:
-        """Mode (d,) and covariance (d, d) of the Gaussian approximation there.
-
-        The log-density is strictly concave, so Newton's method with halving always arrives.
-        """
-        w, eye = np.zeros(self.dim), np.eye(self.dim)
-        value = float(self.log_density(w[None])[0])
-        for _ in range(_NEWTON_STEPS):
-            move = np.linalg.solve(self._precision(w, eye), self.score(w[None])[0])
-            size = 1.0
-            while (found := float(self.log_density((w + size * move)[None])[0])) < value:
-                size /= 2
-                if size < 1e-9:
-                    break
-            if found > value or size >= 1e-9:
-                w, value = w + size * move, max(found, value)
-            if size < 1e-9 or np.abs(size * move).max() <= 1e-10 * (1 + np.abs(w).max()):
-                break
-        covariance = np.linalg.inv(self._precision(w, eye))
-        return w, (covariance + covariance.T) / 2
-
-    def _precision(self, w: Floats, eye: Floats) -> Floats:
-        rate = special.expit(self.delta @ w)
-        curved = self.delta * (self.weight * rate * (1 - rate))[:, None]
-        return np.asarray(self.delta.T @ curved + eye / self.tau**2)
+        """Mode (d,) and covariance (d, d) of the Gaussian approximation there."""
+        votes = laplace.Rows(self.delta, self.weight, self.weight)
+        found = laplace.approximate(votes, np.zeros(self.dim), np.eye(self.dim) / self.tau**2)
+        return found.coef, found.covariance()
 
 
 def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:

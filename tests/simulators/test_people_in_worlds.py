@@ -14,7 +14,7 @@ from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.seeds import derive
 from szpo.types import Tally
-from szpo_simulators.baselines import dpo, es, ppo, reinforce, reward_model, rlhf, walks
+from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
 from szpo_simulators.baselines.tables import sum_by_index
 from szpo_simulators.bench.known_worlds import contest
 from szpo_simulators.panels.flaws import members
@@ -239,7 +239,7 @@ def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_wors
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():
     question = walks.Question("cells", 1, LinkPanel())
     answers = walks.ask(SMALL, np.zeros((2, 16)), [1, 2], 0, 8000, question)
-    w = reward_model.fit(answers.x, answers.won, 1e-6)
+    w = rlhf.fit_reward(answers.x, answers.won, 1e-6)
     # Every walk has as many moves, so rewards are known up to a constant.
     centred = w - w.mean(1, keepdims=True)
     truth = SMALL.cell_rewards - SMALL.cell_rewards.mean()

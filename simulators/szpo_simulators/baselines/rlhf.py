@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from szpo.optim import laplace
 from szpo.types import Floats
-from szpo_simulators.baselines import ppo, reward_model
+from szpo_simulators.baselines import ppo
 from szpo_simulators.baselines.curves import Curve, split_budget, trace_votes
 from szpo_simulators.baselines.walks import Answers, Kind, Question, Walks, ask, feature_indices
 from szpo_simulators.worlds.gridworld import GridWorld
@@ -32,6 +33,22 @@ class Recipe:
     ridge: float = 0.01
     """Of the reward model's fit."""
     practice: ppo.Recipe = field(default_factory=ppo.Recipe)
+
+
+def fit_reward(x: Floats, won: Floats, ridge: float) -> Floats:
+    """Bradley-Terry weights (S, F) of features: P(plus preferred) = σ(x·w).
+
+    They minimise −mean log-likelihood + ridge·|w|²/2.
+
+    Args:
+        x: features of plus less those of minus (S, n, F), batch means where batches were compared.
+        won: share of the votes for plus (S, n), in [0, 1].
+        ridge: above 0, so that the minimum is unique.
+    """
+    runs, count, size = x.shape
+    votes = laplace.Rows(x, won, np.ones(won.shape))
+    precision = np.broadcast_to(ridge * count * np.eye(size), (runs, size, size))
+    return laplace.approximate(votes, np.zeros((runs, size)), precision).coef
 
 
 def reward_of(kind: Kind, world: GridWorld, w: Floats) -> ppo.Reward:
@@ -64,7 +81,7 @@ def train(
         for step, count in enumerate(counts):
             latest = ask(world, theta, root_seeds, step, count, question)
             answers = [*answers, latest] if how.keep else [latest]
-            w = reward_model.fit(
+            w = fit_reward(
                 np.concatenate([one.x for one in answers], axis=1),
                 np.concatenate([one.won for one in answers], axis=1),
                 how.ridge,

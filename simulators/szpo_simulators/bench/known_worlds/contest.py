@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.baselines import dpo, es, ppo, reinforce, reward_model, rlhf, walks
+from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
 from szpo_simulators.study import TUNING, Study, interval, seed_range
@@ -149,7 +149,7 @@ def _train_and_plan(
     theta = np.tile(world.theta0, (len(root_seeds), 1))
     question = walks.Question("cells", D, panel)
     answers = walks.ask(world, theta, root_seeds, 0, budget, question)
-    w = reward_model.fit(answers.x, answers.won, ridge)
+    w = rlhf.fit_reward(answers.x, answers.won, ridge)
     return Curve(value(world, w)[:, None], (budget,), (2 * D * budget,))
 
 

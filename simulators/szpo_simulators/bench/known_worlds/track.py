@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from szpo.types import Floats, Ints
-from szpo_simulators.baselines import ppo, reward_model
+from szpo_simulators.baselines import ppo, rlhf
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.study import Search, Study, bench, draw_curve, format_interval, interval
 from szpo_simulators.worlds import oracle
@@ -227,7 +227,7 @@ def fit_weights(
     x = seen[:, :, 1] - seen[:, :, 0]
     spread = x.std(1) + 1e-12  # so that the ridge means the same for laps and for counts
     found = np.zeros((len(root_seeds), len(FEATURES)))
-    found[:, visible] = reward_model.fit(x / spread[:, None], won, RIDGE) / spread
+    found[:, visible] = rlhf.fit_reward(x / spread[:, None], won, RIDGE) / spread
     return found
 
 
