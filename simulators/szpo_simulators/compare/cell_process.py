@@ -8,6 +8,7 @@ result and is recorded; a mistake in the spec is an error and leaves no record.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +38,12 @@ def run_cell(
     Raises:
         UsageError: the spec fits no method or model.
     """
-    began = time.monotonic()
+    began = time.monotonic(), time.process_time()
     from szpo_simulators.compare import measurements, methods, shared_setup
     from szpo_simulators.compare.checkpoints import Checkpoints
 
     if base is None:
-        return {"elapsed": time.monotonic() - began, **shared_setup.measure_base(spec)}
+        return {**shared_setup.measure_base(spec), **spent_since(*began)}
     tools = measurements.Instruments()
     loaded_bytes = measurements.resident()
     yardstick = shared_setup.make_yardstick(spec, base)
@@ -55,16 +56,32 @@ def run_cell(
         except RunError as error:
             stopped, more = str(error), {}
     return {
-        "elapsed": time.monotonic() - began,
         "course": checkpoints.rows,
         "stopped": stopped,
         **more,
         "bytes": {"before": loaded_bytes, "peak": tools.peak()},
+        **spent_since(*began),
+    }
+
+
+def spent_since(wall: float, cpu: float) -> dict[str, Any]:
+    """Seconds since these clocks, the machine, and the commit of this file's checkout if any."""
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "rev-parse", "--short=10", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "elapsed": time.monotonic() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "commit": commit,
         "machine": {
             "load": machine_check.load_average(),
             "matrix_seconds": machine_check.matrix_seconds(),
         },
-    }  # fmt: skip
+    }
 
 
 def write_record(path: Path, spec: Mapping[str, Any], found: Any) -> None:

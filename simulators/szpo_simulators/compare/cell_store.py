@@ -12,12 +12,15 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from rich.console import Console
 
 from szpo.errors import RunError
 from szpo_simulators.study import claim, hash_spec
@@ -166,6 +169,51 @@ def run_cells(
         if left and not moved:
             time.sleep(POLL)
     return failures
+
+
+def run_all(
+    console: Console, store: CellStore, wanted: Sequence[Cell], jobs: int = 1
+) -> list[str]:
+    """Run cells in several threads, each waiting for processes; print how far each is.
+
+    A cell's process ends by itself soon after this one was killed.
+
+    Returns:
+        One line for each cell that failed.
+    """
+    failures: set[str] = set()
+    quarters: dict[str, int] = {}
+
+    def count_left() -> tuple[int, str]:
+        left = guess_seconds(store, wanted)
+        return len(wanted) - len(left), format_duration(sum(left.values()) / jobs)
+
+    def report(step: Progress) -> None:
+        name, quarter = step.cell.name, 5 if step.done else int(4 * step.share)
+        ran = name in quarters or not step.done or step.failed  # else it was finished before
+        if not ran or quarter <= quarters.get(name, -1):
+            return
+        quarters[name] = quarter
+        state = "failed" if step.failed else "done" if step.done else f"{step.share:.0%}"
+        finished, rest = count_left()
+        line = f"{finished}/{len(wanted)} {name} {state}, about {rest} left"
+        console.print(line, markup=False)
+
+    def work() -> None:
+        try:
+            failures.update(run_cells(store, wanted, on_progress=report))
+        except RunError as error:
+            failures.add(str(error))
+
+    finished, rest = count_left()
+    where = "one process, which others may share" if jobs == 1 else f"{jobs} processes"
+    console.print(f"{len(wanted)} cells, {finished} finished; about {rest} in {where}")
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(failures)
 
 
 def guess_seconds(store: CellStore, cells: Sequence[Cell]) -> dict[str, float]:

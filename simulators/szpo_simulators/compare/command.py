@@ -20,10 +20,10 @@ from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.plugins import how_to_install
 from szpo.training import results
-from szpo_simulators.compare import presets, schedule, show
+from szpo_simulators.compare import cell_store, presets, schedule, show
 from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.compare.presets import Asking, Method, Preset
-from szpo_simulators.compare.schedule import make_cell, run_with_bar
+from szpo_simulators.compare.schedule import make_cell
 from szpo_simulators.rewards import text_rewards
 from szpo_simulators.study import COLOURS, Study
 
@@ -108,7 +108,7 @@ def compare(
         found, failures = run_trials(study, store, found_preset, wanted_methods, setup, collect)
     else:
         wanted = schedule.order_cells(found_preset, wanted_methods, every_seed, setup)
-        failures = [] if collect else schedule.run_with_bar(study, store, wanted)
+        failures = [] if collect else cell_store.run_all(study.console, store, wanted)
         found = show.show_results(study, found_preset, schedule.read_records(store, wanted))
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
@@ -176,7 +176,8 @@ def run_trials(
 ) -> tuple[dict[str, Any], list[str]]:
     """Run the trials and print them; the best mean final gain wins, a stopped run counts as 0."""
     trials = list_trials(preset, methods, setup)
-    failures = [] if collect else run_with_bar(study, store, [one for _, _, one in trials])
+    wanted = [one for _, _, one in trials]
+    failures = [] if collect else cell_store.run_all(study.console, store, wanted)
     gains: dict[tuple[str, int], list[float]] = {}
     for method, i, one in trials:
         record = store.read(one)

@@ -1,16 +1,14 @@
-"""The cells of a comparison in order: their specs, their records, a progress bar."""
+"""The cells of a comparison in order: their specs, their records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import progress
-
 from szpo.errors import RunError, UsageError
 from szpo_simulators.compare import cell_store
 from szpo_simulators.compare.cell_process import VERSION
-from szpo_simulators.compare.cell_store import Cell, CellStore, Progress
+from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.compare.presets import Asking, Method, Preset, Settings
 from szpo_simulators.compare.summary import MethodKey
 from szpo_simulators.study import Study
@@ -111,43 +109,3 @@ def read_records(
         if record is not None:
             found.setdefault(one.kind, []).append(record)
     return {key: sorted(each, key=lambda r: r["asked"]["seed"]) for key, each in found.items()}
-
-
-def run_with_bar(study: Study, store: CellStore, wanted: Sequence[Cell]) -> list[str]:
-    """Print the expected time, run the cells under a progress bar; a line for each that failed."""
-    left = cell_store.guess_seconds(store, wanted)
-    console = study.console
-    console.print(
-        f"{len(wanted)} cells, {len(wanted) - len(left)} finished; about "
-        f"{cell_store.format_duration(sum(left.values()))} in one process, which others may share"
-    )
-    bar = progress.Progress(
-        progress.TextColumn("{task.completed:.0f}/{task.total:.0f} cells"),
-        progress.BarColumn(bar_width=24), progress.TextColumn("{task.fields[note]}"),
-        progress.TimeElapsedColumn(), console=console, transient=True, disable=console.quiet,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("cells", total=len(wanted), note="")
-        finished: set[str] = set()
-        quarters: dict[str, int] = {}
-
-        def on_progress(step: Progress) -> None:
-            nonlocal left
-            if step.done:
-                finished.add(step.cell.name)
-                guesses = cell_store.guess_seconds(store, wanted)  # with one more measured
-                left = {name: s for name, s in guesses.items() if name not in finished}
-            rest = cell_store.format_duration(sum(left.values()))
-            note = f"{step.cell.name} {step.share:.0%}, about {rest} left"
-            bar.update(task, completed=len(finished) + (0 if step.done else step.share), note=note)
-            quarter = 5 if step.done else int(4 * step.share)
-            if console.is_terminal or quarter <= quarters.get(step.cell.name, 0):
-                return
-            quarters[step.cell.name] = quarter
-            state = "failed" if step.failed else "done" if step.done else f"{step.share:.0%}"
-            console.print(
-                f"{len(finished)}/{len(wanted)} {step.cell.name} {state}, about {rest} left",
-                markup=False,
-            )
-
-        return cell_store.run_cells(store, wanted, on_progress=on_progress)

@@ -7,7 +7,6 @@ answers.
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,11 @@ import numpy as np
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import replay
-from szpo.runs import assemble, machine_check
+from szpo.runs import assemble
 from szpo.types import Floats
 from szpo_simulators.bench.frontier import base, plan, vote_runs
 from szpo_simulators.compare import methods
-from szpo_simulators.compare.cell_process import answer
+from szpo_simulators.compare.cell_process import answer, spent_since
 from szpo_simulators.compare.checkpoints import Checkpoints
 from szpo_simulators.compare.measurements import Instruments
 from szpo_simulators.rewards import text_rewards
@@ -38,8 +37,6 @@ def run_cell(
     Raises:
         SzpoError: the cell cannot be run, or cannot be run yet.
     """
-    from szpo_simulators.bench.frontier import vote_runs
-
     began = time.monotonic(), time.process_time()
     if spec["method"] in plan.RULES:
         found = vote_runs.run(spec, folder, name, report)
@@ -47,29 +44,7 @@ def run_cell(
         found = run_best_of(spec, folder, report)
     else:
         found = run_gradient(spec, folder, report)
-    return {
-        **found,
-        "elapsed": time.monotonic() - began[0],
-        "cpu_seconds": time.process_time() - began[1],
-        "commit": _commit(),
-        "machine": {
-            "load": machine_check.load_average(),
-            "matrix_seconds": machine_check.matrix_seconds(),
-        },
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this file lies in; None where there is none."""
-    here = Path(__file__).parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "--short=10", "HEAD"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    return {**found, **spent_since(*began)}
 
 
 def main(arguments: Sequence[str]) -> int:

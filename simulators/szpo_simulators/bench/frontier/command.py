@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,7 @@ from szpo_simulators.bench.frontier import base, summary
 from szpo_simulators.bench.frontier import plan as plans
 from szpo_simulators.bench.frontier.plan import BEST_OF, Frontier
 from szpo_simulators.compare import cell_store
-from szpo_simulators.compare.cell_store import Cell, CellStore, Progress
+from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, put_legend_below
 
 FROZEN: Final = Path("experiments/frozen/frontier.toml")
@@ -63,7 +62,7 @@ def main(
     store = CellStore(folder, CHILD)
     wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
     wanted = [one for one in wanted if one.spec["method"] not in plans.GONE_RULES]
-    failures = [] if show else run_jobs(study, store, wanted, jobs)
+    failures = [] if show else cell_store.run_all(study.console, store, wanted, jobs)
     if not show and frozen.base_answers:
         for one in wanted:
             base.draw_many(one.spec, folder, frozen.base_answers)
@@ -73,45 +72,6 @@ def main(
     if failures:
         raise RunError(f"frontier: {len(failures)} cells failed; the reasons stand above")
     return found
-
-
-def run_jobs(study: Study, store: CellStore, wanted: Sequence[Cell], jobs: int) -> list[str]:
-    """Run cells in several threads, each waiting for processes; one line for each that failed.
-
-    A cell's process ends by itself soon after this one was killed.
-    """
-    failures: list[str] = []
-    began: set[str] = set()
-
-    def report(step: Progress) -> None:
-        if step.done == (step.cell.name in began) and not step.done:
-            began.add(step.cell.name)
-            study.console.print(f"{step.cell.name} began", markup=False)
-        if step.done and step.cell.name in began:
-            began.discard(step.cell.name)
-            left = cell_store.guess_seconds(store, wanted)
-            rest = cell_store.format_duration(sum(left.values()) / jobs)
-            state = "failed" if step.failed else "done"
-            study.console.print(
-                f"{len(wanted) - len(left)}/{len(wanted)} {step.cell.name} {state}, about "
-                f"{rest} left",
-                markup=False,
-            )
-
-    def work() -> None:
-        failures.extend(cell_store.run_cells(store, wanted, on_progress=report))
-
-    left = cell_store.guess_seconds(store, wanted)
-    study.console.print(
-        f"{len(wanted)} cells, {len(wanted) - len(left)} finished; about "
-        f"{cell_store.format_duration(sum(left.values()) / jobs)} in {jobs} processes"
-    )
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sorted(set(failures))
 
 
 DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
