@@ -8,16 +8,18 @@ all that trackers send of a step: numbers only. Of the settings they send those 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from szpo import plugins
 from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.notices.callbacks import Callback, RunFacts
+from szpo.notices.scalars import read_scalars
 from szpo.training.step_report import Outcome, StepReport
 
 GROUP: Final = "szpo.trackers"
@@ -99,16 +101,10 @@ def check(settings: Tracking) -> None:
 
 def _make(kind: str, settings: Tracking, place: Path) -> Callback:
     if kind == "tensorboard":
-        from szpo.notices.tensorboard_tracker import TensorBoardTracker
-
         return TensorBoardTracker(place)
     if kind == "wandb":
-        from szpo.notices.wandb_tracker import WandbTracker
-
         return WandbTracker(place, settings.project, online=settings.online)
     if kind == "mlflow":
-        from szpo.notices.mlflow_tracker import MlflowTracker
-
         return MlflowTracker(place, settings.project)
     found: Callback = plugins.load(GROUP, kind, "tracker", builtin=tuple(NEEDS))(settings, place)
     if not isinstance(found, Callback):
@@ -116,3 +112,145 @@ def _make(kind: str, settings: Tracking, place: Path) -> Callback:
             f'tracker "{kind}" gave {type(found).__name__}; it must have begin, after_step and end'
         )
     return found
+
+
+# ---- the trackers that szpo has itself ----
+
+
+class TensorBoardTracker:
+    """Writes scalars over steps; a resumed run adds a file to the same folder.
+
+    Look at them with ``tensorboard --logdir FOLDER``.
+    """
+
+    def __init__(self, place: Path):
+        self._place: Final = place
+        self._writer: Any = None
+
+    def begin(self, run: RunFacts) -> None:
+        """Open an event file."""
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(self._place / run.name))
+
+    def after_step(self, step: StepReport) -> None:
+        """Write the step's figures."""
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        values = [
+            summary_pb2.Summary.Value(tag=tag, simple_value=value)
+            for tag, value in read_scalars(step).items()
+        ]
+        event = event_pb2.Event(step=step.step, summary=summary_pb2.Summary(value=values))
+        self._writer.add_event(event)
+        self._writer.flush()
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbTracker:
+    """Logs figures over steps and the run's numeric settings, under the run's own id.
+
+    Offline runs are files; ``wandb sync FOLDER/wandb/offline-run-…`` sends them. Console output,
+    code, the machine's name and its programs are not recorded.
+    """
+
+    def __init__(self, place: Path, project: str, *, online: bool = False):
+        self._place, self._project, self._online = place, project, online
+        self._run: Any = None
+
+    def begin(self, run: RunFacts) -> None:
+        """Begin or resume the run of this id."""
+        import wandb
+
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=self._project,
+            name=run.name,
+            id=run.id,
+            resume="allow" if self._online else None,
+            dir=str(self._place),
+            mode="online" if self._online else "offline",
+            config=dict(run.settings),
+            settings=wandb.Settings(**PRIVATE),
+        )
+
+    def after_step(self, step: StepReport) -> None:
+        """Log the step's figures."""
+        self._run.log(read_scalars(step), step=step.step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Finish the run, with why it ended."""
+        if self._run is None:
+            return
+        if outcome is not None:
+            self._run.summary["outcome"] = outcome.status
+        self._run.finish()
+
+
+PRIVATE: Final[dict[str, Any]] = {
+    "console": "off", "disable_git": True, "disable_code": True, "save_code": False,
+    "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True,
+    "silent": True, "host": "local", "username": "szpo",
+}  # fmt: skip
+"""What W&B would record of the machine, the program and its output is left out."""
+
+
+MLFLOW_FILE: Final = "mlflow.db"
+MLFLOW_ID: Final = "szpo.run"
+MLFLOW_STATES: Final = {"finished": "FINISHED", "paused": "KILLED", "stopped": "KILLED"}
+
+
+class MlflowTracker:
+    """Logs figures over steps and the run's numeric settings; a resumed run goes on as one.
+
+    Look at them with ``mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db``.
+    """
+
+    def __init__(self, place: Path, experiment: str):
+        self._place, self._experiment = place, experiment
+        self._client: Any = None
+        self._id = ""
+
+    def begin(self, run: RunFacts) -> None:
+        """Begin or find the run of this id in the store."""
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._client = client = MlflowClient(f"sqlite:///{self._place / MLFLOW_FILE}")
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            folder = (self._place / "mlflow-artifacts").absolute().as_uri()
+            experiment = client.create_experiment(self._experiment, artifact_location=folder)
+        else:
+            experiment = found.experiment_id
+        known = client.search_runs([experiment], f"tags.`{MLFLOW_ID}` = '{run.id}'")
+        if known:
+            self._id = known[0].info.run_id
+            client.update_run(self._id, status="RUNNING")
+            return
+        tags = {MLFLOW_ID: run.id, "mlflow.user": ""}
+        self._id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
+        params = [Param(name, str(value)) for name, value in run.settings.items()]
+        client.log_batch(self._id, params=params)
+
+    def after_step(self, step: StepReport) -> None:
+        """Log the step's figures."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        figures = [Metric(name, v, now, step.step) for name, v in read_scalars(step).items()]
+        self._client.log_batch(self._id, metrics=figures)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Close the run, with why it ended."""
+        if not self._id:
+            return
+        state = "FAILED" if outcome is None else MLFLOW_STATES[outcome.status]
+        if outcome is not None:
+            self._client.set_tag(self._id, "szpo.outcome", outcome.status)
+        self._client.set_terminated(self._id, state)
