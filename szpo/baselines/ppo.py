@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from szpo import seeds
-from szpo.baselines import ppo_loss
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import draw_order
@@ -304,8 +303,8 @@ def _update(learner: Learner, group: Sequence[Lesson]) -> dict[str, float]:
     found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
     for lesson in group:
         logp, value = token_values(learner, lesson.part.batch)
-        policy = ppo_loss.policy_loss(logp, lesson.logp, lesson.advantage, clip=how.clip)
-        critic = ppo_loss.value_loss(value, lesson.value, lesson.returns, clip=how.value_clip)
+        policy = policy_loss(logp, lesson.logp, lesson.advantage, clip=how.clip)
+        critic = value_loss(value, lesson.value, lesson.returns, clip=how.value_clip)
         share = len(lesson.logp) / count
         (share * (policy.loss + critic)).backward()  # type: ignore[no-untyped-call]
         found["policy_loss"] += share * policy.loss.item()
@@ -358,3 +357,54 @@ def _demand_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
             f"ppo: {each:.1f} nats per token from the start at step {step} (limit "
             f"{how.kl_limit:g}): training diverged; lower the learning rate or raise beta"
         )
+
+
+# ---- losses ----
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """The policy loss, and statistics of the ratios it is made of."""
+
+    loss: Tensor
+    ratio: Tensor
+    """π(a|s) / π_old(a|s) of each stored choice."""
+    clipped: float
+    """Share of choices whose ratio left [1 − ε, 1 + ε]."""
+
+
+def policy_loss(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, *, clip: float = 0.2
+) -> PolicyLoss:
+    """−mean min(ρA, clip(ρ, 1 − ε, 1 + ε)A) with ρ = exp(log π − log π_old) (eq. 7 there).
+
+    Both log-probabilities are those of the *stored* choices: choices drawn anew would give the
+    ratio of something else.
+
+    Args:
+        logp: log π of the stored choices as the policy is now, with gradient.
+        old_logp: the same when they were made.
+        advantages: of these choices.
+        clip: ε > 0.
+    """
+    ratio = (logp - old_logp.detach()).exp()
+    bounded = ratio.clamp(1 - clip, 1 + clip)
+    # −L^CLIP, eq. 7
+    loss = -torch.minimum(ratio * advantages, bounded * advantages).mean()
+    left = float((ratio.detach() != bounded.detach()).float().mean())
+    return PolicyLoss(loss, ratio.detach(), left)
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float = 0.2
+) -> Tensor:
+    """½ mean max((V − R)², (V_clip − R)²), V_clip within ε of what V was at sampling.
+
+    Args:
+        values: V of the stored states, with gradient.
+        old_values: the same when the answers were sampled.
+        returns: advantages plus ``old_values``.
+        clip: ε > 0, in units of the return; infinite for the plain squared error.
+    """
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2).mean()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, overload
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,13 +23,134 @@ from szpo import __version__, seeds
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.files import replace_whole
 from szpo.ledger.canonical import sha256
-from szpo.library.vector_space import Bounds, VectorSpace, make_space
-from szpo.library.vector_votes import CastVote, VectorVote, check_votes, tally
 from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.rules.registry import has_two_points
 from szpo.optim.settings import Settings, SettingsError
-from szpo.types import Floats, Info, Query
+from szpo.types import Floats, Info, Query, Tally
+
+Bounds: TypeAlias = Sequence[float] | Sequence[Sequence[float]] | Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorSpace:
+    """The map x = start + scale · z from the optimizer's coordinates z to a user's vector x."""
+
+    start: Floats
+    """(d,)."""
+    scale: Floats
+    """(d,), positive."""
+    box: Floats | None = None
+    """(d, 2): the low and the high bound of each coordinate; None without bounds."""
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates d."""
+        return len(self.start)
+
+    def to_vector(self, z: ArrayLike) -> Floats:
+        """The user's vector (d,) of a point z (d,), inside the bounds.
+
+        A coordinate that leaves its bounds is mirrored at them, so that the value stays a
+        continuous function of z and an optimum on the edge is a maximum of it.
+        """
+        x = self.start + self.scale * np.asarray(z, dtype=np.float64)
+        if self.box is None:
+            return np.asarray(x)
+        low, high = self.box.T
+        width = high - low
+        turn = np.mod(x - low, 2 * width)
+        inside: Floats = np.clip(low + np.minimum(turn, 2 * width - turn), low, high)
+        return inside
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `make_space` makes an equal space from them."""
+        bounds = None if self.box is None else self.box.tolist()
+        return {"start": self.start.tolist(), "scale": self.scale.tolist(), "bounds": bounds}
+
+
+def make_space(
+    dim: int | None,
+    start: ArrayLike | None,
+    scale: ArrayLike | None,
+    bounds: Bounds | None,
+) -> VectorSpace:
+    """The space of a vector, filled with defaults.
+
+    The start is 0, or the middle of the bounds. The scale is 1, or a quarter of their width.
+
+    Raises:
+        UsageError: sizes differ, a value is not finite, a scale is not positive, low is not below
+            high, the start is outside, or nothing says how many coordinates there are.
+
+    >>> make_space(None, None, None, [(0, 8), (-1, 1)]).to_json()["start"]
+    [4.0, 0.0]
+    """
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
+        raise UsageError(f"Optimizer: dim is {dim!r}; give a whole number from 1 up")
+    first = None if start is None else _numbers("start", start)
+    steps = None if scale is None else _numbers("scale", scale)
+    box = None if bounds is None else _numbers("bounds", bounds)
+    sizes = {
+        "dim": dim,
+        "start": None if first is None else first.size,
+        "scale": None if steps is None or steps.ndim == 0 else steps.size,
+        "bounds": None if box is None or box.ndim == 1 else len(box),
+    }
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if not given:
+        raise UsageError("Optimizer: the number of coordinates is missing; give dim=3, or a start")
+    if len(set(given.values())) > 1:
+        listed = ", ".join(f"{name} has {size}" for name, size in given.items())
+        raise UsageError(f"Optimizer: numbers of coordinates differ: {listed}")
+    count = next(iter(given.values()))
+    if box is not None:
+        if box.shape not in ((2,), (count, 2)):
+            raise UsageError(
+                f"Optimizer: bounds have shape {box.shape}; give (low, high) for every "
+                f"coordinate, or {count} such pairs"
+            )
+        box = np.array(np.broadcast_to(box, (count, 2)))
+        low, high = box.T
+        if not (low < high).all():
+            i = int(np.flatnonzero(low >= high)[0])
+            raise UsageError(
+                f"Optimizer: bounds of coordinate {i} are {low[i]:g} to {high[i]:g}; "
+                "low must be below high"
+            )
+    return _fill(count, first, steps, box)
+
+
+def _fill(
+    count: int, first: Floats | None, steps: Floats | None, box: Floats | None
+) -> VectorSpace:
+    if first is None:
+        first = np.zeros(count) if box is None else box.mean(1)
+    if first.shape != (count,):
+        raise UsageError(f"Optimizer: start has shape {first.shape}; give {count} numbers")
+    if box is not None and not ((first >= box[:, 0]) & (first <= box[:, 1])).all():
+        i = int(np.flatnonzero((first < box[:, 0]) | (first > box[:, 1]))[0])
+        raise UsageError(
+            f"Optimizer: start of coordinate {i} is {first[i]:g}, outside its bounds "
+            f"{box[i, 0]:g} to {box[i, 1]:g}"
+        )
+    if steps is None:
+        steps = np.ones(1) if box is None else (box[:, 1] - box[:, 0]) / 4
+    if steps.ndim > 1 or not (steps > 0).all():
+        raise UsageError("Optimizer: scale must be a positive number, or one per coordinate")
+    wide = np.array(np.broadcast_to(steps, (count,)), dtype=np.float64)
+    return VectorSpace(first, wide, box)
+
+
+def _numbers(name: str, given: Any) -> Floats:
+    try:
+        found = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"Optimizer: {name} {given!r} is not made of numbers") from None
+    if not np.isfinite(found).all():
+        raise UsageError(f"Optimizer: {name} {given!r} is not finite")
+    return found
+
 
 FORMAT: Final = 3
 """Of what `Optimizer.to_dict` gives; 1 left the space out of its digest, 2 had no votes held."""
@@ -382,3 +505,92 @@ def make_settings(seed: int, dim: int, options: Mapping[str, Any]) -> Settings:
         return defaults(seed, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)
     except SettingsError as error:
         raise UsageError(f"Optimizer: {error.rename({})}") from None
+
+
+# ---- votes ----
+
+
+VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
+"""Which point is better; the share of votes for a, in [0, 1]; or None where nobody answered."""
+HINT: Final = 'give "a", "b", "tie", a share of votes for a from 0 to 1, or None'
+
+
+@dataclass(frozen=True, slots=True)
+class CastVote:
+    """A checked vote: how much of it is for a, for b and tied; ``weight`` scales all three."""
+
+    vote: VectorVote
+    weight: float
+
+    @property
+    def counts(self) -> tuple[float, float, float]:
+        """Votes for a, for b, and ties."""
+        w = self.weight
+        if self.vote is None:
+            return 0.0, 0.0, 0.0
+        if isinstance(self.vote, str):
+            return {"a": (w, 0.0, 0.0), "b": (0.0, w, 0.0), "tie": (0.0, 0.0, w)}[self.vote]
+        return w * self.vote, w * (1.0 - self.vote), 0.0
+
+
+def check_votes(votes: object, weight: object, pairs: int, single: bool) -> tuple[CastVote, ...]:
+    """The votes of a call of ``tell`` on as many pairs.
+
+    Raises:
+        UsageError: the number of votes or weights differs from that of the pairs, or one is
+            nothing that szpo knows.
+    """
+    listed = isinstance(votes, Sequence) and not isinstance(votes, str)
+    given = list(votes) if isinstance(votes, Sequence) and listed else [votes]
+    if listed and single:
+        raise UsageError(f"tell: ask() gave one pair; {HINT}, not a list")
+    if not listed and not single:
+        raise UsageError(f"tell: ask({pairs}) gave a list of pairs; give a list of {pairs} votes")
+    if len(given) != pairs:
+        raise UsageError(f"tell: {len(given)} votes for {pairs} pairs; None stands for no answer")
+    each = isinstance(weight, Sequence) and not isinstance(weight, str)
+    weights = list(weight) if isinstance(weight, Sequence) and each else [weight] * pairs
+    if len(weights) != pairs:
+        raise UsageError(f"tell: {len(weights)} weights for {pairs} pairs; give one for each")
+    return tuple(_check(vote, w) for vote, w in zip(given, weights, strict=True))
+
+
+def tally(cast: Sequence[CastVote], flipped: Sequence[bool]) -> Tally:
+    """The tally (K, 1) of one vote for each of K directions; ``flipped``: plus was shown as b."""
+    rows = [each.counts for each in cast]
+    plus = [b if turned else a for (a, b, _), turned in zip(rows, flipped, strict=True)]
+    minus = [a if turned else b for (a, b, _), turned in zip(rows, flipped, strict=True)]
+    column = (len(rows), 1)
+    return Tally(
+        np.array(plus).reshape(column),
+        np.array(minus).reshape(column),
+        np.array([tie for _, _, tie in rows]).reshape(column),
+        np.zeros(column, dtype=np.bool_),
+        cast=_count_answers(cast).reshape(column)
+        if any(each.weight != 1 for each in cast)
+        else None,
+        side=np.array([-1.0 if turned else 1.0 for turned in flipped]).reshape(column),
+    )
+
+
+def _count_answers(cast: Sequence[CastVote]) -> Floats:
+    return np.array([float(each.vote is not None) for each in cast])
+
+
+def _check(vote: object, weight: object) -> CastVote:
+    if not isinstance(weight, (int, float, np.number)) or isinstance(weight, bool):
+        raise UsageError(f"tell: the weight {weight!r} is no number")
+    if not (math.isfinite(float(weight)) and float(weight) >= 0):
+        raise UsageError(f"tell: the weight is {weight}; it must be 0 or more, and finite")
+    if isinstance(vote, str):
+        word = vote.strip().lower()
+        if word not in ("a", "b", "tie"):
+            raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
+        return CastVote("a" if word == "a" else "b" if word == "b" else "tie", float(weight))
+    if vote is None:
+        return CastVote(None, float(weight))
+    if not isinstance(vote, (int, float, np.number)) or isinstance(vote, bool):
+        raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
+    if not 0 <= float(vote) <= 1:  # also what is not a number
+        raise UsageError(f"tell: the vote is {vote}; a share of votes for a is from 0 to 1")
+    return CastVote(float(vote), float(weight))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
 
-from szpo.baselines import ppo, ppo_loss
+from szpo.baselines import ppo
 from szpo.baselines.actor import Actor
 from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
 from szpo.baselines.costs import Moment
@@ -187,7 +187,7 @@ def test_clipped_loss_by_hand():
     old = torch.log(torch.tensor([0.2, 0.3, 0.4, 0.5], dtype=torch.float64))
     logp = (old + ratio.log()).requires_grad_()
     advantages = torch.tensor([2.0, -1.0, -3.0, 1.0], dtype=torch.float64)
-    found = ppo_loss.policy_loss(logp, old, advantages)
+    found = ppo.policy_loss(logp, old, advantages)
     assert found.loss.item() == pytest.approx(0.05, abs=1e-6)
     assert found.ratio.tolist() == pytest.approx(ratio.tolist(), abs=1e-12)
     assert found.clipped == 0.5
@@ -200,8 +200,8 @@ def test_value_loss_by_hand():
     # V = 1, 0; V_old = .5, 0; R = 2, 1; ε = .2: V_clip = .7, 0;
     # ½·mean(max(1, 1.69), max(1, 1)) = ½·1.345 = .6725; without clipping ½·1 = .5.
     values, old, returns = (torch.tensor(v) for v in ([1.0, 0.0], [0.5, 0.0], [2.0, 1.0]))
-    assert ppo_loss.value_loss(values, old, returns).item() == pytest.approx(0.6725, abs=1e-6)
-    plain = ppo_loss.value_loss(values, old, returns, clip=math.inf)
+    assert ppo.value_loss(values, old, returns).item() == pytest.approx(0.6725, abs=1e-6)
+    plain = ppo.value_loss(values, old, returns, clip=math.inf)
     assert plain.item() == pytest.approx(0.5, abs=1e-6)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from szpo.cli.app import call
-from szpo.cluster import head_watch, ray_engine, remote
+from szpo.cluster import ray_engine, remote
 from szpo.cluster.ray_engine import RayTransport
 from szpo.cluster.remote import RemoteHost
 from szpo.cluster.schedule import Event
@@ -195,7 +195,7 @@ def test_without_its_head_a_run_stops_with_a_line_and_resumes_on_a_new_cluster(
 ):
     path = tmp_path / "runs" / "folder.db"
     moment = random.Random(seed).randrange(1, CHUNKS - 3)
-    monkeypatch.setenv(head_watch.RAY_LIMIT, "20")  # seconds, of Ray's own; 60 else
+    monkeypatch.setenv(ray_engine.RAY_LIMIT, "20")  # seconds, of Ray's own; 60 else
     with ray_nodes.three_nodes() as first:
         line = ray_nodes.line_of(tmp_path, model, *ray_nodes.remote_sets(first.address, 2))
         done = ray_nodes.live(moment, line, first.pids(first.cluster.head_node))
@@ -213,12 +213,12 @@ def test_without_its_head_a_run_stops_with_a_line_and_resumes_on_a_new_cluster(
 
 
 def test_a_head_that_stays_away_is_left_before_ray_ends_the_process(monkeypatch):
-    monkeypatch.setenv(head_watch.RAY_LIMIT, "0.4")
+    monkeypatch.setenv(ray_engine.RAY_LIMIT, "0.4")
     left = threading.Event()
     with socket.socket() as head:
         head.bind(("127.0.0.1", 0))
         head.listen()
-        watch = head_watch.HeadWatch(f"127.0.0.1:{head.getsockname()[1]}", left.set)
+        watch = ray_engine.HeadWatch(f"127.0.0.1:{head.getsockname()[1]}", left.set)
         assert not left.wait(0.5)  # longer than its patience: it is there
         with watch.present():
             pass

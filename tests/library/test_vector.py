@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import szpo
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.library.vector_space import make_space
+from szpo.library.vector import make_space
 from szpo.optim import optimizer, parameters
 from szpo.types import Tally
 from tests.support.cases import case

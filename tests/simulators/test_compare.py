@@ -28,7 +28,6 @@ from szpo_simulators.compare import (
     cell_store,
     checkpoints,
     command,
-    gradient,
     measurements,
     methods,
     presets,
@@ -592,7 +591,7 @@ def run_base_reward(base):
 @pytest.mark.full
 def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
-    monkeypatch.setattr(gradient.shared_setup, "build_ask", lambda spec: Ties())
+    monkeypatch.setattr(methods.shared_setup, "build_ask", lambda spec: Ties())
     found = run(base, "dpo", "batch", batch=4)
     assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
     assert found["course"][-1]["votes"] == 4
@@ -603,7 +602,7 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
         demand_finite({"loss": float("nan")}, "dpo", 2)
 
     monkeypatch.undo()
-    monkeypatch.setitem(methods.RUNNERS, "dpo", gradient.make_offline(diverges, dpo.Recipe))
+    monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, dpo.Recipe))
     found = run(base, "dpo", "batch")
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 

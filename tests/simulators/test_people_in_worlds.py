@@ -21,8 +21,7 @@ from szpo_simulators.panels.flaws import members
 from szpo_simulators.panels.raters import law, pick
 from szpo_simulators.worlds import oracle, people, repetitions
 from szpo_simulators.worlds.cartpole import CartPole, Network
-from szpo_simulators.worlds.courier import Courier
-from szpo_simulators.worlds.gridworld import DENSE, GridWorld
+from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.people import People
 from szpo_simulators.worlds.track import TRUTH

@@ -22,14 +22,12 @@ from szpo_simulators.rewards.text_rewards import matrix, parse
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.cartpole import CartPole, Network
-from szpo_simulators.worlds.courier import Courier
-from szpo_simulators.worlds.gridworld import DENSE, GridWorld
+from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.mujoco import Linear, environment
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import World, draws
-from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard
-from szpo_simulators.worlds.yard_world import YardWorld
+from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard, YardWorld
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float]] = {

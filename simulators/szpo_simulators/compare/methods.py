@@ -3,19 +3,177 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from szpo.baselines import dpo, grpo, ppo, rloo, simpo
+from szpo import seeds
+from szpo.baselines import dpo, grpo, ppo, reward_model, rloo, simpo
+from szpo.baselines.actor import Actor
+from szpo.baselines.asking import Survey, ask_round
+from szpo.baselines.costs import Meter, Moment, OnStep
+from szpo.baselines.questions import Preferences, Task
+from szpo.baselines.reward_scaling import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
+from szpo.data.pairs import Pair
+from szpo.errors import UsageError
 from szpo.runs import assemble, driver
+from szpo.seeds import as_seed
 from szpo.training.step_report import StepReport
-from szpo_simulators.compare import gradient
-from szpo_simulators.compare.cell_config import load_config
+from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.checkpoints import Checkpoints
 from szpo_simulators.compare.presets import LADDER
+from szpo_simulators.compare.shared_setup import load_config
+
+REWARD_PREFIX: Final = "rm_"
+"""Settings with this prefix are the reward model's."""
+REWARD_MODEL_SETTINGS: Final = (
+    "rounds",
+    *(f"{REWARD_PREFIX}{field.name}" for field in fields(reward_model.Recipe)),
+)
+"""Settings of a method with a reward model beside those of its own recipe."""
+
+
+def make_recipe(kind: Any, settings: Mapping[str, Any], **more: Any) -> Any:
+    """A recipe from those settings that are its fields.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    own = {field.name for field in fields(kind)}
+    return kind(**{**{k: v for k, v in settings.items() if k in own}, **more})
+
+
+def refuse_unused_settings(
+    spec: Mapping[str, Any], *kinds: Any, more: Collection[str] = ()
+) -> None:
+    """Refuse a setting that no recipe of the method has: it would change nothing.
+
+    Raises:
+        UsageError: names the setting.
+    """
+    own = {field.name for kind in kinds for field in fields(kind)} | set(more)
+    for name in spec["settings"]:
+        if name not in own:
+            raise UsageError(f"compare: {spec['method']} has no setting {name}")
+
+
+def count_questions(spec: Mapping[str, Any]) -> tuple[int, int | None]:
+    """(votes, rows of a vote); rows None: each vote is on a single pair."""
+    if spec["ask"] == "pair":
+        return spec["votes"] * spec["D"], None
+    return spec["votes"], spec["D"]
+
+
+def make_survey(spec: Mapping[str, Any], rounds: int = 1) -> Survey:
+    """The questions of a cell, in equal rounds."""
+    votes, rows = count_questions(spec)
+    return Survey(
+        shared_setup.load_prompts(spec).train, shared_setup.build_ask(spec), votes // rounds,
+        rows, spec["seed"], purpose="compare",
+    )  # fmt: skip
+
+
+def record_steps(
+    checkpoints: Checkpoints, actor: Actor, first: float = 0.0, share: float = 1.0
+) -> OnStep:
+    """The callback of a training that covers ``share`` of the run from ``first`` on."""
+
+    def note(moment: Moment) -> None:
+        done = first + share * moment.step / moment.of
+        checkpoints.record(actor, done, cost_to_json(moment.cost), moment.figures)
+
+    return note
+
+
+def cost_to_json(cost: Any) -> dict[str, float]:
+    """Votes, answers read and tokens."""
+    return {"votes": cost.votes, "answers_read": cost.answers_read,
+            "tokens": cost.tokens_generated}  # fmt: skip
+
+
+def make_offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
+    """A method that asks once, about the base model's answers, and then trains on the pairs."""
+
+    def run(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
+        refuse_unused_settings(spec, kind)
+        actor, meter = shared_setup.load_actor(spec), Meter()
+        with meter:
+            found = ask_round(make_survey(spec), actor, meter)
+        checkpoints.record_start(cost_to_json(meter.cost()))
+        train(
+            actor, found, make_recipe(kind, spec["settings"]), seed=spec["seed"],
+            on_step=record_steps(checkpoints, actor), meter=meter,
+        )  # fmt: skip
+        return {"pairs": len(found.pairs), "ties": found.ties}
+
+    return run
+
+
+def run_iterative_dpo(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
+    """Rounds of DPO: each asks about the current policy's answers and trains from there on."""
+    refuse_unused_settings(spec, dpo.Recipe, dpo.Rounds)
+    actor = shared_setup.load_actor(spec)
+    votes, rows = count_questions(spec)
+    rounds = make_recipe(dpo.Rounds, spec["settings"], rows=rows)
+    rounds = replace(
+        rounds,
+        questions=votes // rounds.rounds,
+        recipe=make_recipe(dpo.Recipe, spec["settings"]),
+    )
+    done = dpo.iterative(
+        actor, shared_setup.load_prompts(spec).train, shared_setup.build_ask(spec), rounds,
+        seed=spec["seed"],
+        on_step=record_steps(checkpoints, actor),
+    )  # fmt: skip
+    return {"pairs": done.pairs, "ties": done.ties}
+
+
+def make_with_reward_model(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
+    """A method that fits a reward model to votes and maximises it: once, or in ``rounds``.
+
+    Each round asks about the current policy's answers, fits a new reward model to all votes so far
+    and trains the policy further.
+    """
+
+    def run(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
+        refuse_unused_settings(spec, kind, more=REWARD_MODEL_SETTINGS)
+        settings, seed = spec["settings"], spec["seed"]
+        actor, meter = shared_setup.load_actor(spec), Meter()
+        rounds = int(settings.get("rounds", 1))
+        survey = make_survey(spec, rounds)
+        own = {name.removeprefix(REWARD_PREFIX): value for name, value in settings.items()
+               if name.startswith(REWARD_PREFIX)}  # fmt: skip
+        pairs: list[Pair] = []
+        ties, agreed = 0, []
+        for i in range(rounds):
+            with meter:
+                found = ask_round(survey, actor, meter, i)
+            pairs, ties = [*pairs, *found.pairs], ties + found.ties
+            recent = found.pairs or pairs  # a round may bring nothing but ties
+            if i == 0:
+                checkpoints.record_start(cost_to_json(meter.cost()))
+            # Derived, as seed + 1 would give a round the draws of the next seed's run.
+            own_seed = as_seed(seeds.derive(seed, "compare round", step=i))
+            learned, _ = reward_model.train(
+                actor.loaded, Preferences(pairs, ties),
+                make_recipe(reward_model.Recipe, own), seed=own_seed, meter=meter,
+            )  # fmt: skip
+            with checkpoints.instruments.aside():
+                agreed.append(learned.agreement(recent[:SCALE_PAIRS]))
+            with meter:
+                score = scale_reward(learned, recent)
+            checkpoints.proxy = score
+            train(
+                actor, Task(survey.prompts, score), make_recipe(kind, settings), seed=own_seed,
+                meter=meter, on_step=record_steps(checkpoints, actor, i / rounds, 1 / rounds),
+            )  # fmt: skip
+        return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}
+
+    return run
+
 
 Spec: TypeAlias = Mapping[str, Any]
 Runner: TypeAlias = Callable[[Spec, Checkpoints], dict[str, Any]]
@@ -69,11 +227,11 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
 
 RUNNERS: Final[dict[str, Runner]] = {
     **dict.fromkeys(LADDER, run_szpo),
-    "dpo": gradient.make_offline(dpo.train, dpo.Recipe),
-    "iterative-dpo": gradient.run_iterative_dpo,
-    "simpo": gradient.make_offline(simpo.train, simpo.Recipe),
-    "rm+ppo": gradient.make_with_reward_model(ppo.train, ppo.Recipe),
-    "rm+ppo-free": gradient.make_with_reward_model(ppo.train, ppo.Recipe),
-    "grpo": gradient.make_with_reward_model(grpo.train, grpo.Recipe),
-    "rloo": gradient.make_with_reward_model(rloo.train, rloo.Recipe),
+    "dpo": make_offline(dpo.train, dpo.Recipe),
+    "iterative-dpo": run_iterative_dpo,
+    "simpo": make_offline(simpo.train, simpo.Recipe),
+    "rm+ppo": make_with_reward_model(ppo.train, ppo.Recipe),
+    "rm+ppo-free": make_with_reward_model(ppo.train, ppo.Recipe),
+    "grpo": make_with_reward_model(grpo.train, grpo.Recipe),
+    "rloo": make_with_reward_model(rloo.train, rloo.Recipe),
 }

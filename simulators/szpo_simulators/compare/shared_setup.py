@@ -13,15 +13,32 @@ from typing import Any
 from szpo import seeds
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import JudgesAsk, Letter
+from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet, load_configured
 from szpo.errors import UsageError
+from szpo.optim.superseded import GONE_RULES
 from szpo.policies import language_model
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo_simulators.compare import checkpoints
-from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout, text_rewards
+
+
+def load_config(spec: Mapping[str, Any]) -> Config:
+    """The run's configuration: every method starts from its model, LoRA sites and prompts.
+
+    Seeds differ in their set-up as well, so that intervals over them cover it. Coordinates are
+    score components where a cell names no others: such cells are measured. A rule that is gone
+    is left out: such a cell is only shown, and what is shown of it asks no rule.
+    """
+    gone = {f"optimizer.rule={name}" for name in GONE_RULES}
+    sets = [f"run.seed={spec['seed']}", f"subspace.setup_seed={spec['seed']}",
+            f"panel.reward={spec['reward']}", f"panel.kind={spec['panel']}",
+            "subspace.kind=score",
+            *(one for one in spec["sets"] if one not in gone)]  # fmt: skip
+    return settings_file.load(preset_name=spec["run"], sets=sets)
+
 
 MEASURING = 0
 """Seed of the held-out random numbers, the same for every cell, so that policies are paired."""

@@ -18,12 +18,12 @@ from szpo.files import replace_whole
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import shared_setup
-from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import (
     Yardstick,
     measurement_from_json,
     measurement_to_json,
 )
+from szpo_simulators.compare.shared_setup import load_config
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout, text_rewards
 from szpo_simulators.study import claim, hash_spec

@@ -33,8 +33,8 @@ from szpo.training import results
 from szpo.training.step_report import StepReport
 from szpo_simulators.bench.frontier import base
 from szpo_simulators.compare import shared_setup
-from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.checkpoints import Yardstick, make_row
+from szpo_simulators.compare.shared_setup import load_config
 from szpo_simulators.rewards import heldout, text_rewards
 from szpo_simulators.study import hash_spec
 

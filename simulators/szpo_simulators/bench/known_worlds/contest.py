@@ -24,8 +24,7 @@ from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
 from szpo_simulators.study import TUNING, Study, interval, seed_range
 from szpo_simulators.worlds import repetitions
-from szpo_simulators.worlds.courier import COURIER
-from szpo_simulators.worlds.gridworld import DENSE, GridWorld
+from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 

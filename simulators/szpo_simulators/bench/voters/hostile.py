@@ -32,8 +32,7 @@ from szpo_simulators.rewards import heldout
 from szpo_simulators.study import make_generator
 from szpo_simulators.worlds.people import People
 from szpo_simulators.worlds.repetitions import settings_for, train
-from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
-from szpo_simulators.worlds.yard_world import YardWorld
+from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard, YardWorld
 
 RUN_GOALS = {1: 0.80, 2: 0.55}
 """Least share of the honest gain under `skill`, by hostile members of seven."""
