@@ -29,9 +29,11 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer, weighted_votes
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.replay import replay, verification
+from szpo.types import Tally, Vote
 from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from szpo.voting.votes_by_voter import read_votes_by_voter
 from szpo_simulators.bench.voters.hostile import KINDS, USUAL, simulate_conduct
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
@@ -121,6 +123,16 @@ def test_skill_knows_no_side_and_no_order_of_voters():
     weights = weighting.skill(history).weights
     assert weighting.skill(swapped).weights == pytest.approx(weights, rel=1e-12)
     assert weighting.skill(mixed).weights == pytest.approx(weights[[2, 0, 3, 1]], rel=1e-9)
+
+
+def test_voters_are_read_in_the_order_of_their_ids_whatever_came_first():
+    none = np.zeros((1, 2))
+    tally = Tally(none, none, none, np.zeros((1, 2), dtype=bool))
+    votes = [Vote(f"c{n}", who, 0, n, "plus", "A") for n, who in enumerate(("zoe", "ann"))]
+    for order in (votes, votes[::-1]):
+        found = read_votes_by_voter(None, settings_of(N=2), 0, order, tally)
+        assert found.voters == ("ann", "zoe")
+        assert found.verdicts[:, 0].tolist() == [[0, PLUS], [PLUS, 0]]
 
 
 def test_many_histories_at_once_are_each_alone():

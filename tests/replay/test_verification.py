@@ -318,7 +318,9 @@ def test_a_row_recorded_a_second_time_is_found(original, tmp_path):
         ("UPDATE answers SET plus = plus || '!' WHERE i = 0", "comparisons"),
         ("UPDATE comparisons SET identical = 1", "comparisons"),
         ("UPDATE votes SET revision = 3 WHERE vote = 2", "votes"),
-        ("UPDATE updates SET theta_sha256 = prev_sha256", "updates"),
+        ("UPDATE updates SET estimate = estimate + 0.25", "updates"),
+        ("UPDATE steps SET mu = 1.5 * mu", "steps"),
+        ("UPDATE runs SET layout_sha256 = spec_sha256", "runs"),
     ],
 )  # fmt: skip
 def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(original, tmp_path, sql, table):
@@ -343,17 +345,30 @@ def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
     assert failure.table == "events" and name in failure.problem
 
 
-def test_an_update_that_names_other_votes_is_found_though_its_event_agrees(original, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("votes_sha256", "counted votes"), ("theta_sha256", "not what the updates add up to")],
+)
+def test_an_update_is_checked_though_its_event_agrees(original, tmp_path, name, words):
     path = copy_run(original, tmp_path)
     with contextlib.closing(sqlite3.connect(path)) as conn:
         event, text = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchone()
     body = json.loads(text)
-    other = canonical.canonical({**body, "votes_sha256": "f" * 64})
+    other = canonical.canonical({**body, name: "f" * 64})
     forge(path, "UPDATE events SET body = ? WHERE event = ?", (other, event))
-    forge(path, "UPDATE updates SET votes_sha256 = ? WHERE step = ?", ("f" * 64, body["step"]))
+    forge(path, f"UPDATE updates SET {name} = ? WHERE step = ?", ("f" * 64, body["step"]))
     rewrite(path)
     failure = failure_of(path)
-    assert failure.table == "updates" and "counted votes" in failure.problem
+    assert failure.table == "updates" and words in failure.problem
+
+
+@pytest.mark.parametrize("column", ["prev_sha256", "row_sha256"])
+def test_updates_are_a_chain_of_their_own(original, tmp_path, column):
+    path = copy_run(original, tmp_path)
+    forge(path, f"UPDATE updates SET {column} = ? WHERE step = 2", ("f" * 64,))
+    rewrite(path, chained=False)
+    failure = failure_of(path)
+    assert failure.table == "updates" and "chain of updates" in failure.problem
 
 
 @pytest.mark.parametrize(
