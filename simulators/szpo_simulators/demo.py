@@ -55,7 +55,7 @@ def demo(
     """
     sets = [f"run.seed={seed}", f"panel.reward={asked.find(taste)}", *sets]
     config = settings_file.load(preset_name=preset, sets=sets)
-    path = find_free_path(folder, f"demo-{config.run.seed}")
+    path = find_free_path(folder, f"demo-{config.run.root_seed}")
     found = run_demo(config, path, quiet=as_json)
     if as_json:
         print(json.dumps(found, indent=1))

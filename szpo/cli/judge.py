@@ -12,6 +12,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.runs import known_addresses
 
 
 def judge(
@@ -25,6 +26,7 @@ def judge(
     votes: int | None = typer.Option(None, "--votes", help="Stop after this many votes."),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
     leave: int = typer.Option(0, "--leave", help="Comparisons of each step to leave to people."),
+    trust: list[str] = run_paths.TRUST,
     name: str = typer.Option("judge", "--name", help="Name of the panelists: NAME-0, NAME-1, …"),
     folder: Path = run_paths.FOLDER,
 ) -> None:
@@ -42,7 +44,9 @@ def judge(
         if round_status(ledger).state == "finished":
             console.say("0 votes cast: the run is finished")
             return
+        known_addresses.name(trust)
         config = _config(ledger, file, sets)
+        known_addresses.demand(known_addresses.of_judge(config), ledger.path.name)
         judges.judge.check(config)
         still = [step["step"] for step in ledger.steps() if step["state"] == "open"]
         asked = [row.prompt for step in still for c in ledger.comparisons(step) for row in c.rows]
@@ -108,11 +112,15 @@ def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
     """
     recorded: dict[str, Any] = dict(ledger.spec.get("config") or {})
     chosen: dict[str, Any] = dict(recorded.get("judge") or {})
+    given: dict[str, Any] = {}
     if file is not None:
-        chosen = dict(settings_file.read(file).get("judge") or {})
+        given = chosen = dict(settings_file.read(file).get("judge") or {})
     for text in sets:
         tree = settings_file.parse_assignment(text)
         if set(tree) != {"judge"}:
             raise UsageError(f"--set {text}: only judge.* can be set here; the run stays as it is")
-        chosen |= tree["judge"]
+        given |= tree["judge"]
+    if isinstance(url := given.get("base_url"), str):
+        known_addresses.name([url])
+    chosen = {**chosen, **given}
     return settings_file.check_recorded({**recorded, "judge": chosen}, where=ledger.path.name)

@@ -39,7 +39,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
 from szpo.reports.model_card import find_doubt
-from szpo.runs import cost_plan, machine_check
+from szpo.runs import cost_plan, known_addresses, machine_check
 from szpo.training import budget, held_out, status, step_report
 from szpo.voting import lease, pauses, set_aside
 
@@ -81,6 +81,7 @@ def run(
         help="With --resume: a feature of your own that the run counts, as in "
         "features.add; a record never runs code. May be repeated.",
     ),
+    trust: list[str] = run_paths.TRUST,
     device: str | None = typer.Option(
         None, "--device", help="With --resume: continue on another device, such as cpu or cuda."
     ),
@@ -111,6 +112,7 @@ def run(
                 "--resume takes the run as it is; leave out the file, --preset and --hold"
             )
         changes = _read_changes(sets)
+        known_addresses.name(trust)
         path = run_paths.find(resume, folder or Path("runs"))
         if votes is not None:
             _add_votes(path, votes)
@@ -122,6 +124,8 @@ def run(
         raise UsageError("--device goes with --resume; for a new run set model.device")
     if votes is not None:
         raise UsageError("--votes goes with --resume; for a new run set run.votes")
+    if trust:
+        raise UsageError("--trust goes with --resume; a new run's settings name its addresses")
     if features:
         raise UsageError("--feature goes with --resume; for a new run set features.add")
     if file is None and preset is None and not sets:

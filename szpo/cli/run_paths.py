@@ -14,6 +14,12 @@ from szpo.ledger.database import Ledger
 from szpo.notices import setup_progress
 
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
+TRUST = typer.Option(
+    [],
+    "--trust",
+    help="An address on record that may be called, with the secret that goes there, although the "
+    "run began elsewhere. May be repeated.",
+)
 RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
 
 

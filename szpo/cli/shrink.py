@@ -123,7 +123,7 @@ def _measure(
         people = parts.config.panel.kind == "people"
     base, *points = _show_progress(
         measure_points(
-            policy, start, asked, sorted(set(shares)), seed=parts.config.run.seed,
+            policy, start, asked, sorted(set(shares)), seed=parts.config.run.root_seed,
             samples=samples, score=score,
         )
     )  # fmt: skip

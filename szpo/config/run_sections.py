@@ -24,8 +24,12 @@ class Run(Section):
         description="Name of the run and of its file; default: made from model, panel and seed.",
     )
     folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="The only seed: everything random is derived from it."
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="The only seed: everything random is derived from it; default: 0, or where "
+        "people vote a number drawn when the run begins, so that nobody can work out sides.",
     )
     votes: int | None = Field(
         240, ge=1, le=100_000_000, description="Stop when this many votes are counted."
@@ -43,6 +47,11 @@ class Run(Section):
         if name is not None and RESERVED.match(name):
             raise ValueError(f'"{name}" is reserved by some file systems; choose another name')
         return name
+
+    @property
+    def root_seed(self) -> int:
+        """The seed; 0 where none is set."""
+        return self.seed or 0
 
 
 class Panel(Section):

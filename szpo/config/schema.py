@@ -244,8 +244,8 @@ class Config(Section):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         return defaults(
-            self.run.seed, layout, rule=rule, pairing=o.pairing, K=o.directions, N=o.comparisons,
-            M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, mu_decay=o.mu_decay,
+            self.run.root_seed, layout, rule=rule, pairing=o.pairing, K=o.directions,
+            N=o.comparisons, M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, mu_decay=o.mu_decay,
             alpha_decay=o.alpha_decay, link=o.link, smoothing=o.smoothing,
             ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,
             scale=scale, **changes,

@@ -107,6 +107,8 @@ def read_facts(ledger: Ledger) -> RunFacts:
             value = values.get(name)
             if value is None or isinstance(value, (str, int, float, bool)):
                 shown[f"{table}.{name}"] = value
+    if shown.get("panel.kind") == "people":
+        shown["run.seed"] = None  # who knows it can work out sides
     if (model := config.get("model", {}).get("name")) is not None:
         shown["model.name"] = Path(model).name if Path(model).is_absolute() else model
     return RunFacts(ledger.run, ledger.path.stem, shown)

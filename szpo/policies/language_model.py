@@ -207,7 +207,7 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     own = lora is None or loaded.adapter is not None
     chosen = chosen_lora(loaded.model, config.adapter, _start_config(loaded)) if own else lora
     sites = find_sites(loaded.model, chosen)
-    seed = config.run.seed
+    seed = config.run.root_seed
     start = _start(config, loaded, sites, seed) or random_start(sites, seed)
     return Plain(loaded, sites, start, sampling_of(config))
 

@@ -10,15 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from szpo import __version__, plugins
+from szpo import __version__, plugins, seeds
 from szpo.config import model_table, rule_plugins
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.evaluators.panel_factory import PanelFactory, RunPanel, StartingPolicy, load_factory
+from szpo.evaluators.panel_factory import (
+    PEOPLE,
+    PanelFactory,
+    RunPanel,
+    StartingPolicy,
+    load_factory,
+)
 from szpo.features import own
 from szpo.features.dictionary import Entry
 from szpo.ledger.connection import check_place
@@ -34,7 +40,7 @@ from szpo.optim.settings import Settings
 from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
-from szpo.runs import machine_check, run_device, run_engine, run_prompts
+from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts
 from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Update
 from szpo.voting import shown_features
@@ -48,6 +54,9 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
+DRAWN: Final = (
+    "run.seed: drawn and recorded, so that no voter can work out sides (set it to repeat)"
+)
 
 
 @dataclass(frozen=True)
@@ -98,16 +107,17 @@ def new_path(config: Config) -> Path:
         raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
     path = folder / f"{config.run.name or default_name(config)}.db"
     if path.exists():
+        other = "run.name" if _asks_people(config) else "run.name or run.seed"
         raise StorageError(
             f"{path} exists; continue it with: szpo run --resume {path.stem}, "
-            "or set another run.name or run.seed"
+            f"or set another {other}"
         )
     check_place(path, new=True)
     return path
 
 
 def default_name(config: Config) -> str:
-    """A name from model, panel and seed.
+    """A name from model, panel and seed; without the seed where people read the name.
 
     >>> default_name(Config())
     'smollm2-bt70-sentiment-0'
@@ -116,7 +126,8 @@ def default_name(config: Config) -> str:
     model = config.model.name
     words = [panel.kind] if model == model_table.AUTO else [Path(model).name, panel.kind]
     words += [panel.reward] if panel.kind not in ("people", "judge", "function") else []
-    text = "-".join(words).lower()[: 63 - len(str(config.run.seed))] + f"-{config.run.seed}"
+    end = "" if _asks_people(config) else f"-{config.run.root_seed}"
+    text = "-".join(words).lower()[: 64 - len(end)] + end
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
 
 
@@ -131,11 +142,18 @@ class Checked:
     policy_factory: run_engine.PolicyFactory | None
     """None for a language model."""
     prior: Preferred | None = None
+    notes: tuple[str, ...] = ()
+    """Lines for the user on what was chosen here."""
+
+
+def _asks_people(config: Config) -> bool:
+    return config.panel.kind == PEOPLE
 
 
 def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     """Refuse what can be refused before anything is printed, loaded, generated or written.
 
+    Where people vote and no seed is set, one is drawn: who knows it can work out sides.
     ``panel`` makes the panel; None: whatever is registered as ``panel.kind``.
 
     Raises:
@@ -146,6 +164,11 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     own.choose(config.features.add, config.features.drop)
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory, prior = panel or load_factory(config.panel.kind), None
+    notes: tuple[str, ...] = ()
+    if config.run.seed is None:
+        seed = seeds.draw() if _asks_people(config) else config.run.root_seed
+        config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
+        notes = (DRAWN,) if _asks_people(config) else ()
     policy_factory = run_engine.find_factory(config)
     if config.optimizer.prior is not None:
         from szpo.training import warm_start
@@ -161,7 +184,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
         prompts = run_prompts.fit(config, prompts)
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
-    return Checked(config, prompts, panel_factory, policy_factory, prior)
+    return Checked(config, prompts, panel_factory, policy_factory, prior, notes)
 
 
 def build(
@@ -180,10 +203,10 @@ def build(
     """
     found = checked or check(config)
     config, prompts, policy_factory = found.config, found.prompts, found.policy_factory
-    for warning in prompts.warnings:
-        say(f"warning: {warning}")
+    for line in (*found.notes, *(f"warning: {warning}" for warning in prompts.warnings)):
+        say(line)
     if policy_factory is not None:
-        policy = policy_factory(root_seed=config.run.seed)
+        policy = policy_factory(root_seed=config.run.root_seed)
         parts = Parts(config, config.optimizer_settings(policy.layout, 1.0), policy, prompts)
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
@@ -277,11 +300,12 @@ def create(parts: Parts, path: Path) -> Ledger:
     }
     if origins := _plugin_origins(config):
         spec["plugins"] = origins
+    known_addresses.remember(known_addresses.of_run(config))
     return Ledger.create(
         path,
         NewRun(
             spec,
-            root_seed=config.run.seed,
+            root_seed=config.run.root_seed,
             layout=parts.settings.layout,
             direction_version=parts.settings.law.version,
             base_sha256=base_sha256,
@@ -325,13 +349,16 @@ def reopen(
 
     Raises:
         IntegrityError: Model, prompts or weights are not the recorded ones.
-        UsageError: The ledger was not made by ``szpo run``, or has fewer steps.
+        UsageError: The ledger was not made by ``szpo run``, has fewer steps, or would have an
+            address called that nobody named here.
     """
     config = recorded_config(ledger)
     if config is None:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
+    config = run_engine.restore(config, ledger, engine)
     if panel:
         demand_current(ledger)
+        known_addresses.demand(known_addresses.of_run(config), ledger.path.name)
     settings = recorded_settings(ledger)
     last = ledger.last_applied()
     if until is not None and until > (known := 0 if last is None else last + 1):
@@ -341,11 +368,10 @@ def reopen(
     entries = _count(settings, features)
     prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
     if policy_factory is not None:
-        policy = policy_factory(root_seed=config.run.seed)
+        policy = policy_factory(root_seed=config.run.root_seed)
         return _at_head(ledger, Parts(config, settings, policy, prompts), until, panel=panel)
     from szpo.policies import language_model
 
-    config = run_engine.restore(config, ledger, engine)
     config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
     host = run_engine.hold(config, adapter=False, driven=panel)
     with run_engine.closed_on_error(host):

@@ -14,6 +14,7 @@ from typing import Any
 
 from szpo import seeds
 from szpo.errors import UsageError
+from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger import run_spec, witness
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
@@ -45,8 +46,9 @@ def branch(
 ) -> Ledger:
     """Write the branch's ledger and open it.
 
-    Its θ₀ are the parent's weights after ``step``, bit for bit; its root seed derives from the
-    parent's, the step and the new file's name, unless ``seed`` is given. ``rule`` makes of votes
+    Its θ₀ are the parent's weights after ``step``, bit for bit; its root seed, unless ``seed`` is
+    given, derives from the parent's, the step and the new file's name, and is drawn where people
+    vote: the parent's may be known by then. ``rule`` makes of votes
     what another rule does; what belongs to the parent's alone (a prior, a warm-up) is dropped.
     With a ``share`` below 1 its θ₀ is that share of the way from the parent's θ₀ to these weights.
 
@@ -68,7 +70,12 @@ def branch(
         if rule is None:
             run_spec.demand_current(parent)
         theta = replay.point_on_line(parent, share, step + 1)
-        root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
+        if seed is not None:
+            root = seed
+        elif parent.spec.get("config", {}).get("panel", {}).get("kind") == PEOPLE:
+            root = seeds.draw()
+        else:
+            root = seeds.branch_seed(parent.root_seed, step, new_path.stem)
         seeds.derive(root, "branch")  # says what is wrong with a bad seed
         spec = _spec(parent.spec, root, rule)
         if rule_of(spec["optimizer"]["rule"]).two_points:  # its ball is around the model's start

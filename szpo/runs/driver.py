@@ -172,7 +172,7 @@ def measure_kl(parts: Parts) -> Callable[[Theta], float]:
         head = policy.theta()
         policy.move_to(theta)
         try:
-            return policy.kl(asked, seed=parts.config.run.seed)[0]
+            return policy.kl(asked, seed=parts.config.run.root_seed)[0]
         finally:
             policy.move_to(head)
 

@@ -14,6 +14,7 @@ from szpo.config.engine import RAY_ROWS, VLLM_ROWS
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.runs import known_addresses
 from szpo.runs.machine_check import Check
 from szpo.voting import lease, pauses
 
@@ -106,9 +107,15 @@ def closed_on_error(host: Host) -> Iterator[None]:
 
 
 def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a recorded run, its engine as it was last; see `restore`."""
+    """The settings of a recorded run that is to be driven; see `restore`.
+
+    Raises:
+        UsageError: Its record would have an address called that nobody named here.
+    """
     config = settings_file.check_recorded(ledger.spec["config"], where=ledger.path.name)
-    return restore(config, ledger, wanted)
+    config = restore(config, ledger, wanted)
+    known_addresses.demand(known_addresses.of_run(config), ledger.path.name)
+    return config
 
 
 def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) -> Config:
@@ -127,6 +134,7 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
             )
     moved = [event["body"] for event in ledger.events(MOVED)]
     changes = {**(moved[-1] if moved else {}), **wanted}
+    known_addresses.name(_addresses(wanted))
     if changes and config.engine.is_local:
         raise UsageError(
             f"engine.{next(iter(changes))} goes with workers; this run has engine.kind "
@@ -135,6 +143,13 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
     tree = config.model_dump(mode="json")
     tree["engine"] |= changes
     return settings_file.check(tree, where=ledger.path.name) if changes else config
+
+
+def _addresses(wanted: Mapping[str, Any]) -> list[str]:
+    """Those that the user names now; what is none is refused later."""
+    replicas = wanted.get("replicas")
+    every = [wanted.get("address"), *(replicas if isinstance(replicas, list) else ())]
+    return [each for each in every if isinstance(each, str)]
 
 
 def record_move(ledger: Ledger, config: Config) -> None:

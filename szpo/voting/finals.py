@@ -69,7 +69,8 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
         rank, chosen = min(left, key=lambda each: (len(each[1].sides), walk[each[0]]))
         a, b = chosen.sides.count("A"), chosen.sides.count("B")
         if a == b:
-            side = planned_side(ledger.root_seed, order.id, rank, len(chosen.sides))
+            seat = len(chosen.sides)
+            side = planned_sides(ledger.root_seed, order.id, len(uses), seat)[rank]
         else:  # a seat that was given up leaves its side to the next
             side = "A" if a < b else "B"
         return chosen.comparison, side
@@ -88,16 +89,18 @@ def results(votes: Sequence[FinalVote], tuners: Collection[str]) -> tuple[int, P
     return last, win_rates.count([vote for vote in votes if vote.k == last], tuners)
 
 
-def planned_side(root_seed: int, order: int, rank: int, seat: int) -> Letter:
-    """Where plus stands for the ``seat``-th seat at an order's ``rank``-th comparison.
+def planned_sides(root_seed: int, order: int, size: int, seat: int) -> list[Letter]:
+    """Where plus stands for the ``seat``-th seat at each of an order's ``size`` comparisons.
 
-    It alternates over both, so that each round through an order of even length is balanced.
+    Half of them on A, in a drawn order, so that no side follows from others; at every second seat
+    all change sides, so that each comparison is balanced as well.
 
-    >>> [planned_side(0, 7, rank, 0) for rank in range(4)].count("A")
-    2
+    >>> planned_sides(0, 7, 4, 0), planned_sides(0, 7, 4, 1)
+    (['A', 'A', 'B', 'B'], ['B', 'B', 'A', 'A'])
     """
-    first = seeds.integer(seeds.derive(root_seed, "final sides", name=str(order)), 0, 2)
-    return LETTERS[(first + rank + seat) % 2]
+    key = seeds.derive(root_seed, "final sides", step=seat // 2, name=str(order))
+    first = seeds.integer(key, size, 2)  # the words after those of the permutation
+    return [LETTERS[(first + int(place) + seat) % 2] for place in seeds.permutation(key, size)]
 
 
 @dataclass(frozen=True, slots=True)

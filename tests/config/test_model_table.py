@@ -75,7 +75,7 @@ def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub):
 
 def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
     config = settings_file.load(preset_name="people", sets=["model.device=cpu"])
-    assert config.model.name == "auto" and assemble.default_name(config) == "people-0"
+    assert config.model.name == "auto" and assemble.default_name(config) == "people"
     assert run_device.choose(config).model.name == "smollm2"
     download(hub, SMALLER, "model.safetensors")
     assert run_device.choose(config).model.name == SMALLER

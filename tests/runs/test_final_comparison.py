@@ -15,6 +15,7 @@ from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
+from szpo.notices.callbacks import read_facts
 from szpo.replay import verification
 from szpo.runs import assemble, driver, worker
 from szpo.runs.samples import Source
@@ -268,9 +269,9 @@ def config_of(folder, *sets):
     return settings_file.load(sets=[*settings, f"run.folder={folder / 'runs'}"])
 
 
-def people_run(folder, lives=1):
+def people_run(folder, *sets, lives=1):
     """A run for people in the yard, with a panel that answers from outside; the open ledger."""
-    config = config_of(folder, "panel.kind=people", "panel.poor_samples=open")
+    config = config_of(folder, "panel.kind=people", "panel.poor_samples=open", *sets)
     path = assemble.new_path(config)
     assemble.create(assemble.build(config, say=lambda _: None), path).close()
     judges = build("bt70", reward="walk", size=5, beta=5.0).judges
@@ -300,7 +301,8 @@ def aa(ledger):
 
 @pytest.mark.full
 def test_a_peoples_run_begins_with_them_and_makes_them_once(tmp_path):
-    with people_run(tmp_path / "a", lives=3) as ledger, people_run(tmp_path / "b") as other:
+    run = people_run(tmp_path / "a", "run.seed=0", lives=3)
+    with run as ledger, people_run(tmp_path / "b", "run.seed=0") as other:
         found = aa(ledger)
         assert found == aa(other) and len(found) == driver.COMPARISONS
         assert all(len(c.rows) == 3 and c.step == -1 and not c.identical for c in found)
@@ -316,13 +318,37 @@ def test_a_peoples_run_begins_with_them_and_makes_them_once(tmp_path):
         assert {vote["kind"] for vote in ledger.votes()} == {"train"}
 
 
+def sides(ledger):
+    """The side of plus at each seat of training, and where a final comparison will have it."""
+    seats = ledger.query(
+        "SELECT plus_side FROM assignments JOIN comparisons USING (comparison) "
+        "WHERE kind = 'train' ORDER BY step, k, n, panelist"
+    )
+    later = [finals.planned_sides(ledger.root_seed, 1, 6, pair) for pair in (0, 2, 4)]
+    return [seat["plus_side"] for seat in seats], later
+
+
+def test_who_knows_settings_and_prompts_cannot_work_out_sides(tmp_path):
+    """With defaults: the seed was 0, and sides follow from it."""
+    with people_run(tmp_path / "a") as ledger, people_run(tmp_path / "b") as other:
+        assert ledger.root_seed != other.root_seed and min(ledger.root_seed, other.root_seed) > 0
+        assert sides(ledger) != sides(other)
+        seed, expected = ledger.root_seed, sides(ledger)
+        assert ledger.spec["config"]["run"]["seed"] == seed and verification.verify(ledger).ok
+        assert read_facts(ledger).settings["run.seed"] is None  # trackers' pages have readers
+    with people_run(tmp_path / "again", f"run.seed={seed}") as again:
+        assert sides(again) == expected
+    with Ledger.open(yard_run.finished(tmp_path)) as simulated:
+        assert simulated.root_seed == 0
+
+
 @pytest.mark.full
 def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
-    with people_run(tmp_path / "with") as ledger:
+    with people_run(tmp_path / "with", "run.seed=0") as ledger:
         expected = history(ledger)
     with monkeypatch.context() as patch:
         patch.setattr(driver, "make", lambda *_: False)
-        with people_run(tmp_path / "without") as ledger:
+        with people_run(tmp_path / "without", "run.seed=0") as ledger:
             assert aa(ledger) == [] and history(ledger) == expected
 
 

@@ -165,12 +165,16 @@ def _answers(ledger):
     return {row["comparison"]: row["n"] for row in rows}
 
 
-def test_sides_alternate_over_comparisons_and_over_their_answers():
+def test_no_side_of_a_final_comparison_follows_from_others():
+    rounds = [
+        finals.planned_sides(3, order, 6, 2 * pair) for order in range(20) for pair in (0, 1)
+    ]
+    assert {sides.count("A") for sides in rounds} == {3}
+    # Each of the 20 orders of three and three may come: alternating there were two.
+    assert len({tuple(sides) for sides in rounds}) > 10
     for order in range(8):
-        for place in range(3):
-            drawn = [finals.planned_side(3, order, rank, place) for rank in range(6)]
-            assert drawn.count("A") == 3
-            assert drawn[0] != finals.planned_side(3, order, 0, place + 1)
+        first, second = (finals.planned_sides(3, order, 6, seat) for seat in (0, 1))
+        assert all(one != other for one, other in zip(first, second, strict=True))
 
 
 def test_who_did_not_tune_comes_first_while_there(ledger, service):

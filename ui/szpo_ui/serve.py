@@ -125,6 +125,9 @@ def serve(
         help="A feature of your own that a named run counts, as in features.add; "
         "a record never runs code. May be repeated.",
     ),
+    trust: list[str] = typer.Option(
+        [], "--trust", help="An address on a named run's record that may be called; see szpo run."
+    ),
     demo: bool = typer.Option(
         False, "--demo", help="Try it: one person, simulated colleagues, SmolLM2."
     ),
@@ -141,6 +144,10 @@ def serve(
         run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url,
         accept_samples, tuple(features),
     )  # fmt: skip
+    if trust:
+        from szpo.runs import known_addresses
+
+        known_addresses.name(trust)
     with listening(host, port, insecure=insecure) as listener:
         address = site_address(listener, host, url, names)
         if run is not None and is_folder(run, folder):
@@ -172,6 +179,7 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
             _say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo.generation import sample_check
+        from szpo.runs import run_engine
         from szpo_ui import app
         from szpo_ui.web.security import Admission
         from szpo_ui.web.server import answer
@@ -186,6 +194,8 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
                 child.terminate()
             raise
         stack.callback(site.ledger.close)
+        if child is None and not chosen.no_controller and "config" in site.ledger.spec:
+            run_engine.read_settings(site.ledger)
         if chosen.accept_samples:
             sample_check.accept(site.ledger, "szpo serve --accept-samples")
         keepers = _keepers(chosen, path, child, site.ledger)

@@ -53,7 +53,7 @@ def load_configured_actor(config: Config) -> Actor:
     """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
     model = language_model.load_plain(config, say=lambda text: None)
     return Actor(
-        model.loaded, model.sites, model.start, sampling=model.sampling, seed=config.run.seed
+        model.loaded, model.sites, model.start, sampling=model.sampling, seed=config.run.root_seed
     )
 
 

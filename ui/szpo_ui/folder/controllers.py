@@ -29,7 +29,7 @@ from szpo.errors import LeaseError, ResourceError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.notices import web_hook
-from szpo.runs import assemble
+from szpo.runs import assemble, run_engine
 from szpo.voting import lease
 from szpo_ui.web.child_process import Keeper, start
 
@@ -82,11 +82,13 @@ class Controllers:
         Raises:
             LeaseError: a process holds the run already.
             ResourceError: its model does not fit into memory beside those that run.
+            UsageError: its record would have an address called that nobody named here.
             SzpoError: the file cannot be read.
         """
         path = self._folder / f"{name}.db"
         with Ledger.open(path, readonly=True) as ledger:
             row, config = lease.controller(ledger), _config(ledger)
+            run_engine.read_settings(ledger)
             driven = lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
         with self._lock:
             if self.is_alive(name) or driven:

@@ -93,7 +93,7 @@ def _measure(
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=base_level.SEED)
     done = time.monotonic()
-    mean, low, high = heldout.gain(before, after, seed=config.run.seed)
+    mean, low, high = heldout.gain(before, after, seed=config.run.root_seed)
     guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
     with Ledger.open(path) as ledger:
         rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
@@ -108,7 +108,7 @@ def _measure(
         lesson = read_lesson(ledger)
     near = asked.find_nearest(held, before.texts, before.rewards)
     return {
-        "seed": config.run.seed,
+        "seed": config.run.root_seed,
         "reward": config.panel.reward,
         "subspace": config.coordinates,
         "rule": parts.settings.rule,

@@ -1,0 +1,106 @@
+"""Addresses that runs may call here, each with the variable whose secret goes there.
+
+A record can come from anybody, and it says where requests go and whose secret goes with them. So
+szpo calls an address on record once it was named on this account: in the settings of a run that
+began here, by ``--trust``, or in $SZPO_TRUST. What was named is kept in the cache's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from szpo.cache import cache_dir
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+
+NAMED: Final = "SZPO_TRUST"
+"""Environment variable with addresses, separated by spaces."""
+
+
+class Call(NamedTuple):
+    """An address and the environment variable whose secret it gets."""
+
+    address: str
+    variable: str
+
+
+def of_judge(config: Config) -> Iterator[Call]:
+    """What a judge of these settings calls."""
+    if config.judge.base_url is not None:
+        yield Call(config.judge.base_url, config.judge.key_env)
+
+
+def of_run(config: Config) -> Iterator[Call]:
+    """What a run of these settings calls: judge, workers and web hook."""
+    yield from of_judge(config)
+    for url in config.engine.replicas or ():
+        yield Call(url, config.engine.key_env)
+    if config.engine.address is not None:
+        yield Call(config.engine.address, "RAY_AUTH_TOKEN")
+    if config.hook.url is not None:
+        yield Call(config.hook.url, config.hook.secret_env)
+
+
+def name(addresses: Sequence[str]) -> None:
+    """Name addresses for this process and those that it starts."""
+    if addresses:
+        os.environ[NAMED] = " ".join([os.environ.get(NAMED, ""), *addresses]).strip()
+
+
+def remember(calls: Iterator[Call]) -> None:
+    """Keep what the user named, so that a run goes on by itself after a restart."""
+    known = _read()
+    if not (new := [call for call in calls if call not in known]):
+        return
+    file = cache_dir() / "addresses.jsonl"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        out = os.open(file, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            os.write(out, "".join(json.dumps(call) + "\n" for call in new).encode())
+        finally:
+            os.close(out)
+    except OSError as error:
+        logging.getLogger("szpo").warning(
+            f"{file} cannot be written ({error.strerror}); name the addresses again at the next "
+            f"start, in ${NAMED}"
+        )
+
+
+def demand(calls: Iterator[Call], where: str) -> None:
+    """Refuse to call an address on record that nobody named here.
+
+    Raises:
+        UsageError: it names the first such address, the variable, and how to name it.
+    """
+    named, known = os.environ.get(NAMED, "").split(), _read()
+    asked = list(calls)
+    for address, variable in asked:
+        if address not in named and (address, variable) not in known:
+            said = shlex.quote(address)
+            raise UsageError(
+                f"{where}: its record has {said} called with the secret in ${variable}, and that "
+                f"address was not named here; if it is right: --trust {said}, or {NAMED}={said}"
+            )
+    remember(iter(asked))
+
+
+def _read() -> set[Call]:
+    """What was named before; a line that is none is left out."""
+    try:
+        text = (cache_dir() / "addresses.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    found = set()
+    for line in text.splitlines():
+        try:
+            address, variable = json.loads(line)
+        except (ValueError, TypeError):
+            continue
+        found.add(Call(str(address), str(variable)))
+    return found
