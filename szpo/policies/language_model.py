@@ -227,23 +227,29 @@ def restore(host: Host, ledger: Ledger) -> Base:
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)
     space: Mapping[str, Any] = ledger.spec["space"]
-    sites = tuple(Site(**site) for site in space["sites"])
-    stored = {**parts["fixed"], **parts["start"]}
-    wanted = [name for site in sites for name in (site.a, site.b)]
-    for name in wanted:
-        if name not in stored:
-            raise IntegrityError(f"tensor {name} is missing in the run")
-    start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
-    subspace = Subspace(
-        kind=space["kind"],
-        sites=sites,
-        fixed=parts["fixed"],
-        start=start,
-        basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
-        scale=float(space["scale"]),
-        report=space.get("report", {}),
-        features=FeatureMap.from_facts(space.get("features"), tensors.get(FEATURE_MAP)),
-    )
+    try:
+        sites = tuple(Site(**site) for site in space["sites"])
+        stored = {**parts["fixed"], **parts["start"]}
+        wanted = [name for site in sites for name in (site.a, site.b)]
+        for name in wanted:
+            if name not in stored:
+                raise IntegrityError(f"tensor {name} is missing in the run")
+        start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
+        subspace = Subspace(
+            kind=space["kind"],
+            sites=sites,
+            fixed=parts["fixed"],
+            start=start,
+            basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
+            scale=float(space["scale"]),
+            report=space.get("report", {}),
+            features=FeatureMap.from_facts(space.get("features"), tensors.get(FEATURE_MAP)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            f"{ledger.path.name}: the coordinates on record are damaged ({error}); put a copy "
+            "back, or see: szpo verify"
+        ) from None
     return Base(host, subspace, bool(space.get("conv1d")))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digests
 from szpo.optim.named_features import directions, members
+from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
 from szpo.replay.replay import fold
 from szpo.reports import html_report, model_card
@@ -120,6 +122,34 @@ def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished
         assert failure is not None and failure.problem == "features are not those of its texts"
     finally:
         finished.write_bytes(whole)
+
+
+@pytest.mark.parametrize("damage", ["a name twice", "no scales", "no site", "the map"])
+def test_damaged_coordinates_are_refused_in_a_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """A ValueError of the map of features ended the command."""
+    path = tmp_path / "folder.db"
+    shutil.copy(finished, path)
+    with Ledger.open(finished, readonly=True) as ledger:
+        spec = json.loads(ledger.row["spec"])
+        (row,) = ledger.query("SELECT * FROM tensors WHERE name = ?", (FEATURE_MAP,))
+    space = spec["space"]
+    names = space["features"]["names"]
+    if damage == "a name twice":
+        names[0] = names[1]
+    elif damage == "no scales":
+        del space["features"]["scales"]
+    elif damage == "no site":
+        space["sites"][0]["other"] = 1
+    else:
+        shape = json.dumps([1, *json.loads(row["shape"])])
+        forge(path, "UPDATE tensors SET shape = ? WHERE name = ?", (shape, FEATURE_MAP))
+    forge(path, "UPDATE runs SET spec = ?", (json.dumps(spec),))
+    rewrite(path)
+    assert call(["run", "--resume", str(path)]) == 5
+    (said,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "error: folder.db: the coordinates on record are damaged (" in said
 
 
 def test_a_dictionary_of_another_version_is_not_asked(
