@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable
 
 import numpy as np
@@ -108,11 +107,6 @@ def permutation(key: bytes, n: int) -> NDArray[np.int64]:
 def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
     """The root seed of a branch: its own, and a function of parent, step and name."""
     return as_seed(derive(parent_root_seed, "branch", step=parent_step, name=name))
-
-
-def draw() -> int:
-    """A root seed that nobody can foretell."""
-    return secrets.randbelow(SEED_LIMIT)
 
 
 def _plain(number: int | None) -> int | None:

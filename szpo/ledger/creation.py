@@ -18,10 +18,16 @@ from szpo.ledger import canonical, rows, witness
 from szpo.ledger.connection import check_place, connect
 from szpo.ledger.schema import schema
 from szpo.optim import parameters
+from szpo.seeds import SEED_LIMIT
 from szpo.types import Layout
 
 NO_BASE: Final = canonical.sha256("no base model")
 """The base hash of policies that stand on no stored model."""
+
+
+def draw_seed() -> int:
+    """A root seed that nobody can foretell."""
+    return secrets.randbelow(SEED_LIMIT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,9 +107,10 @@ class Ledger:
         self.root_seed: Final[int] = self.row["root_seed"]
         self.basis_sha256: Final[str | None] = self.row["basis_sha256"]
         try:
-            self.spec: Final[Record] = json.loads(self.row["spec"])
-        except ValueError:
-            raise IntegrityError(f"{path}: runs row {self.run}: the spec is not JSON") from None
+            self.spec: Final[Record] = dict(json.loads(self.row["spec"]))
+        except (ValueError, TypeError, RecursionError):
+            problem = "the spec is not JSON of a run"
+            raise IntegrityError(f"{path}: runs row {self.run}: {problem}") from None
 
     # ---- making and opening ----
 

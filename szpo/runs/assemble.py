@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from szpo import __version__, plugins, seeds
+from szpo import __version__, plugins
 from szpo.config import model_table, rule_plugins
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
@@ -28,7 +28,7 @@ from szpo.evaluators.panel_factory import (
 from szpo.features import own
 from szpo.features.dictionary import Entry
 from szpo.ledger.connection import check_place
-from szpo.ledger.creation import NO_BASE, NewRun
+from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import demand_current, recorded_config, recorded_settings
 from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
@@ -166,7 +166,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     panel_factory, prior = panel or load_factory(config.panel.kind), None
     notes: tuple[str, ...] = ()
     if config.run.seed is None:
-        seed = seeds.draw() if _asks_people(config) else config.run.root_seed
+        seed = draw_seed() if _asks_people(config) else config.run.root_seed
         config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
         notes = (DRAWN,) if _asks_people(config) else ()
     policy_factory = run_engine.find_factory(config)

@@ -16,7 +16,7 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger import run_spec, witness
-from szpo.ledger.creation import NewRun
+from szpo.ledger.creation import NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
@@ -73,7 +73,7 @@ def branch(
         if seed is not None:
             root = seed
         elif parent.spec.get("config", {}).get("panel", {}).get("kind") == PEOPLE:
-            root = seeds.draw()
+            root = draw_seed()
         else:
             root = seeds.branch_seed(parent.root_seed, step, new_path.stem)
         seeds.derive(root, "branch")  # says what is wrong with a bad seed

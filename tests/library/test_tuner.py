@@ -200,7 +200,7 @@ def test_two_people_vote_at_once(model):
                 told += 1
         return told
 
-    with szpo.Tuner(model, PROMPTS, votes=8, settings=SMALL) as tuner:
+    with szpo.Tuner(model, PROMPTS, votes=8, settings={**SMALL, "run.seed": 0}) as tuner:
         mine, yours = tuner.ask("me"), tuner.ask("you")
         assert mine is not None and yours is not None and mine != yours
         tuner.tell("b", "you")
@@ -216,7 +216,8 @@ def test_two_people_vote_at_once(model):
 def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
     """Votes by ``input()`` in a notebook: here from a list."""
     place, words = tmp_path / "hand.db", iter(["skip", "a", "b", "tie"])
-    with szpo.Tuner(model, PROMPTS[:4], votes=4, ledger=place, settings=SMALL) as tuner:
+    settings = {**SMALL, "run.seed": 0}
+    with szpo.Tuner(model, PROMPTS[:4], votes=4, ledger=place, settings=settings) as tuner:
         with pytest.raises(UsageError, match="was asked nothing"):
             tuner.tell("a")
         first = tuner.ask()

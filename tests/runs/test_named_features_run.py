@@ -153,11 +153,13 @@ def test_damaged_coordinates_are_refused_in_a_line(
 
 
 def test_a_dictionary_of_another_version_is_not_asked(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(dictionary, "digest", lambda: "0" * 64)
     with Ledger.open(finished, readonly=True) as ledger:
         assert verification.verify(ledger).ok  # from the recorded numbers
+    assert call(["run", "--resume", str(finished)]) == 2  # it would fit votes to other values
+    assert "of another version of the dictionary" in _line(capsys)
 
 
 def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_card(
@@ -234,6 +236,9 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
         patched.setattr(own, "compile_pattern", refuse)
         assert call(["verify", str(run)]) == 0
         assert f"values of {OWN[1]}, {OWN[2]} are recorded, not recomputed" in _line(capsys)
+        for command in ("show", "report", "features"):
+            assert call([command, str(run)]) == 0, command
+        capsys.readouterr()
         assert call(["run", "--resume", str(run)]) == 2
         assert "a record never runs code; give them again" in _line(capsys)
     again = [word for name in OWN[1:] for word in ("--feature", name)]
