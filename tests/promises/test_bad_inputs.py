@@ -348,7 +348,8 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
      ["verify"], 5, "does not verify: votes row 5: "),
     (forged("updates_no_delete", "DELETE FROM updates WHERE step = 1"),
      ["verify"], 5, "does not verify: "),
-    *((forged("runs_no_update", f"UPDATE runs SET spec = '{spec}'"), [command], 5, "not JSON of a run")
+    *((forged("runs_no_update", f"UPDATE runs SET spec = '{spec}'"), [command],
+       5, "not JSON of a run")
       for spec in ("[" * 5000 + "]" * 5000, "[[1]]") for command in ("show", "verify")),
     (forged("events_no_update", f"UPDATE events SET body = '{'[' * 5000 + ']' * 5000}'"),
      ["show"], 5, "nested too deep"),

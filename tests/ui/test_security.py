@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 from gradio.state_holder import SessionState
@@ -342,6 +343,43 @@ def test_gradio_makes_one_session_for_all_calls(
         call = {"fn_index": number, "data": ['{"do": "look", "tab": "t1"}'], **name}
         assert panelist.post("/panel/gradio_api/run/predict", json=call).status_code == 200
     assert len(made) <= 1
+
+
+HOSTILE = (
+    '"{}"'.format("y" * 60_000), "[" * 800 + "]" * 800, "-1e999", "1" * 4_000, '"\\ud800"', "null",
+    '{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}', '"\\u0000"',
+    '{"__type__": "update", "value": 1}', r'"{\"do\": \"look\", \"tab\": 5}"',
+    r'"{\"do\": \"vote\", \"seat\": \"x\", \"choice\": \"A\"}"',
+)  # fmt: skip
+"""Values of a call that the panel's page does make."""
+ODD = (
+    ("GET", "/panel/gradio_api/app_id", ""), ("GET", "/api/status?x=%00", ""),
+    ("GET", "/panel/static/../../x", ""), ("GET", "/panel/assets/nothing.js", ""),
+    ("POST", "/api/votes", "[" * 5_000), ("POST", "/api/votes", '{"assignment": 1e400}'),
+    ("POST", "/api/release", '{"assignment": "\\ud800"}'), ("POST", "/panel/gone", "9" * 5_000),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(
+    whole: Stage, panelist: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sixtieth of the hour of 72,000 requests that may grow them by 64 MB and 5 MB."""
+    numbers, process = events(panelist, "/panel"), psutil.Process()
+    for i in range(1_600):
+        whole.site.clock.forward(1)  # never too many at once
+        if i == 400:  # what is made once was made
+            before = process.memory_info().rss
+        if i % 2:
+            method, path, body = ODD[i // 2 % len(ODD)]
+        else:
+            method, path = "POST", "/panel/gradio_api/run/predict"
+            body = f'{{"fn_index": {numbers[i // 2 % len(numbers)]}, "session_hash": "s{i}", '
+            body += f'"data": [{HOSTILE[i // 2 % len(HOSTILE)]}]}}'
+        answer = panelist.request(method, path, content=body, headers=PANEL)
+        assert answer.status_code < 500, (path, body[:80])
+    assert process.memory_info().rss - before < 64e6 / 60
+    assert len(caplog.text) < 5e6 / 45
 
 
 def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) -> None:
