@@ -11,7 +11,7 @@ keeps the estimate finite where all votes agree.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from szpo.aggregation.estimators import haldane
+from szpo.aggregation.invert_and_average import haldane
 from szpo.aggregation.links import link
 
 x = np.linspace(-4, 4, 201)

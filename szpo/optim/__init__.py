@@ -1,4 +1,12 @@
-"""The optimizer, as ask and tell: directions, rules (known, sign, regression), step sizes.
+"""SZPO, stochastic zeroth-order policy optimization: directions, rules, step sizes.
 
-Pure: a state in, a state out. `optimizer` is the place to begin reading.
+A step of the paper, with the file of each part:
+
+    sample      v ~ N(0, I), θ′ = θ + μv              `directions`
+    ask         both answer, M evaluators, N times    `szpo.training.ask_evaluators`
+    invert      Δ̂ = (1/N) Σ_n σ⁻¹(k_n/M)              `szpo.aggregation.invert_and_average`
+    or sign     s = sign(n₊ − n₋)                     `rules.sign`
+    step        θ ← θ + α Δ̂/(cμ) v, or θ + α s v      `szpo.training.update_policy`
+
+Its arithmetic is pure, as ask and tell: begin with `optimizer`, then `rules.known`.
 """

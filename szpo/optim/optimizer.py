@@ -1,8 +1,7 @@
 """SZPO as ask and tell: what to compare next, and what the votes do to θ.
 
-SZPO is stochastic zeroth-order policy optimization. A step has four parts, in this order: sample v
-and stand a policy at θ + μv (`ask`); let evaluators compare batches of both (outside); aggregate
-their votes, by `szpo.optim.rules.known` or `szpo.optim.rules.sign`, and update θ (`tell`).
+`ask` says at which θ + μv policies are to stand; evaluators compare what they write (outside);
+`tell` aggregates the votes by a rule, and says how θ moves. `szpo.optim` has the equations.
 
 Pure: a state in, a state out. A state is a function of the settings, the recorded radii and the
 recorded votes alone, so a run can always be played again.
@@ -18,12 +17,12 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from szpo.aggregation import estimators, registry
+from szpo.aggregation import invert_and_average, registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
-from szpo.optim.asking import draw_direction
 from szpo.optim.checked_settings import check
+from szpo.optim.posterior_directions import draw_direction
 from szpo.optim.rules import counting
 from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import Move, StepInputs, check_finite, perturbations
@@ -250,7 +249,7 @@ def _tie_nu(settings: Settings, ties: float, votes: float) -> float | None:
     """Davidson's ν: as set, or from the run's share of ties so far; None without his model."""
     if settings.ties == "half":
         return None
-    return estimators.tie_nu(ties, votes) if settings.tie_nu is None else settings.tie_nu
+    return invert_and_average.tie_nu(ties, votes) if settings.tie_nu is None else settings.tie_nu
 
 
 def _updates(settings: Settings, step: int, move: Move) -> tuple[Update, ...]:

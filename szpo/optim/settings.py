@@ -74,7 +74,7 @@ class Settings:
     ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
     ``features``: what votes are regressed on in coordinates of named features; None: z⁺ − z⁻.
     ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
-    from the posterior of these (`szpo.optim.asking`); None or 1: directions are the seed's.
+    from their posterior (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.

@@ -30,7 +30,7 @@ from szpo.policies import own_prompt
 from szpo.runs import assemble, samples
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source
-from szpo.training import comparisons, controller, guards, step_report
+from szpo.training import controller, guards, step_prompts, step_report
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Comparison, Row, Theta
 from szpo.voting import calibration
@@ -69,7 +69,7 @@ def drive(
         ledger,
         parts.policy,
         evaluator(ledger, parts),
-        comparisons.prompt_order(parts.prompts.train, parts.settings),
+        step_prompts.prompt_order(parts.prompts.train, parts.settings),
         Bounds(
             until_step=config.run.steps,
             votes_budget=config.run.votes,

@@ -12,7 +12,7 @@ from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver, shrink
 from szpo.training.held_out import HeldOut
-from szpo.training.update import measure_moved
+from szpo.training.update_policy import measure_moved
 from szpo.types import Theta
 
 

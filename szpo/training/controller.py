@@ -1,8 +1,8 @@
 """The loop that turns a policy, an evaluator and a ledger into a run.
 
-Each pass finishes one step: ask, generate, serve, wait for votes, tell, apply. The ledger is the
-truth: whatever was reached is found there, so a killed run goes on where it stood, and calling
-`run` again continues.
+Each pass finishes one step: `ask_evaluators`, wait for their votes, `update_policy`. The ledger is
+the truth: whatever was reached is found there, so a killed run goes on where it stood, and
+calling `run` again continues.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger import run_spec
 from szpo.ledger.database import Clock, Ledger, Record
-from szpo.training import budget, position, rollouts, update
-from szpo.training.comparisons import Prompts
+from szpo.training import ask_evaluators, budget, position, update_policy
 from szpo.training.position import Position
 from szpo.training.services import Bounds, Hooks, Services
+from szpo.training.step_prompts import Prompts
 from szpo.training.step_report import Outcome, Stopwatch
 from szpo.types import Comparison
 from szpo.voting import lease, pauses, steps
@@ -75,46 +75,35 @@ def run(
 def _do_step(run: Services, at: Position) -> Position | Outcome:
     """One step; an outcome if the run was paused while it was open."""
     watch, step = Stopwatch(run.hooks.timer), at.step
-    if rollouts.ask(run, at, step):
-        rollouts.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
-    rollouts.open_stored(run, at, step)
+    if ask_evaluators.plan(run, at, step):
+        ask_evaluators.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
+    ask_evaluators.open_stored(run, at, step)
     clock = _steady_clock(run)
-    rollouts.check_perturbation(run.ledger, step)
+    ask_evaluators.check_perturbation(run.ledger, step)
     comparisons, votes = run.ledger.comparisons(step), StepVotes(run.ledger, step)
 
     if (paused := _outcome_if_paused(run, at)) is not None:
         return paused
-    _serve(run, at, comparisons, watch)
+    ask_evaluators.submit(run, step, comparisons, watch)
     # A step planned under lag 1 keeps its head, also when the run goes on without lag.
     ahead = run.bounds.lag or run.ledger.step(step + 1) is not None
-    if ahead and rollouts.ask(run, at, step + 1):
-        rollouts.generate(run, at, step + 1, watch, then_open=False)
+    if ahead and ask_evaluators.plan(run, at, step + 1):
+        ask_evaluators.generate(run, at, step + 1, watch, then_open=False)
     if (paused := _wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 
     if run.row(step)["state"] == "void":
         return position.pass_over(run.ledger, run.settings, at, step)
-    estimate = update.tell(run, at, votes.look())
-    report = update.describe(run, at, estimate, votes, comparisons)
-    if (after := update.apply(run, at, estimate, report, watch)) is None:
+    pending = update_policy.tell(run, at, votes.look())
+    report = update_policy.describe(run, at, pending, votes, comparisons)
+    if (after := update_policy.apply(run, at, pending, report, watch)) is None:
         return position.pass_over(run.ledger, run.settings, at, step)
     if run.hooks.on_step is not None:
         run.hooks.on_step(replace(report, seconds=watch.seconds()))
     return after
 
 
-# ---- serve and wait ----
-
-
-def _serve(
-    run: Services,
-    at: Position,
-    comparisons: Sequence[Comparison],
-    watch: Stopwatch,
-) -> None:
-    """Submit an open step to the evaluator."""
-    if run.row(at.step)["state"] == "open" and not all(c.identical for c in comparisons):
-        watch.time("evaluation_s", lambda: run.evaluator.submit(comparisons))
+# ---- wait ----
 
 
 def _wait(

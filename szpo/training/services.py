@@ -15,8 +15,8 @@ from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.training import budget
-from szpo.training.comparisons import Prompts
 from szpo.training.guards import Bands
+from szpo.training.step_prompts import Prompts
 from szpo.training.step_report import StepReport
 from szpo.types import Comparison, Floats, Theta
 from szpo.voting.lease import Lease

@@ -11,8 +11,8 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.optim import optimizer
 from szpo.replay import verification
-from szpo.training.comparisons import prompt_order
 from szpo.training.guards import Bands
+from szpo.training.step_prompts import prompt_order
 from szpo.types import Prompt
 from szpo.voting import counting, lease, steps
 from szpo.voting.casting import VoteRequest

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from szpo.optim.asking import NOISE
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.posterior_directions import NOISE
 from szpo.optim.sparse_prior import Prior
 from szpo.types import FEATURE_GRID
 from szpo_simulators.bench.voters import surrogate

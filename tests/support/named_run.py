@@ -13,9 +13,9 @@ from szpo import seeds
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
-from szpo.optim.asking import NOISE
 from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.posterior_directions import NOISE
 from szpo.optim.settings import Settings
 from szpo.training.step_report import Outcome
 from szpo.types import FEATURE_GRID, Answer, Batch, Choice, Comparison, Floats, Prompt, Shift

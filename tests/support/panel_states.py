@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from szpo.ledger import orders
-from szpo.training import comparisons
+from szpo.training import step_prompts
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
@@ -70,7 +70,7 @@ def prompts() -> Iterator[None]:
         count = settings.K * settings.N * settings.D
         return lambda step: list(itertools.islice(itertools.cycle(turn), count))
 
-    with patch.object(comparisons, "prompt_order", order):
+    with patch.object(step_prompts, "prompt_order", order):
         yield
 
 

@@ -3,7 +3,7 @@
 Where the policy moves by z in its whitened coordinates, an answer whose scores along them are s
 becomes exp(sᵀz) times as likely, to first order. So thousands of runs of votes need some dozen
 answers of the start to each prompt, once, and no model. Directions are drawn as a run draws them
-(`szpo.optim.asking`).
+(`szpo.optim.posterior_directions`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from szpo.optim import asking, directions, named_features, parameters
+from szpo.optim import directions, named_features, parameters, posterior_directions
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import Prior
@@ -157,9 +157,14 @@ def recommend(world: Recorded, plan: Plan, look: Look) -> Floats:
 def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int) -> Floats:
     """The directions (pairs, d) of a step, of length 1."""
     each, grids = range(plan.pairs), list[Grid | None]([None] * plan.pairs)
-    if plan.noise < 1 and known and (ways := asking.ways_of(known[-1].found, world.named)):
+    if (
+        plan.noise < 1
+        and known
+        and (ways := posterior_directions.ways_of(known[-1].found, world.named))
+    ):
         grids = [
-            asking.draw_direction(space, world.named, ways, plan.noise, step, k) for k in each
+            posterior_directions.draw_direction(space, world.named, ways, plan.noise, step, k)
+            for k in each
         ]
     v = np.array([parameters.direction_vector(space, step, k, grids[k]) for k in each])
     return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from szpo.aggregation import estimators, links, weighting
-from szpo.aggregation.estimators import Estimate
+from szpo.aggregation import invert_and_average, links, weighting
+from szpo.aggregation.invert_and_average import Estimate
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
@@ -158,9 +158,9 @@ def coefficients(
 def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estimate:
     """Δ̂ and its standard error per direction, by the settings' link and smoothing."""
     link = links.link(settings.link)
-    return estimators.estimate(
+    return invert_and_average.estimate(
         tally,
-        estimators.inversion(settings.smoothing, link, trim=settings.trim),
+        invert_and_average.inversion(settings.smoothing, link, trim=settings.trim),
         nu=nu,
         pool=settings.smoothing == "pooled",
     )

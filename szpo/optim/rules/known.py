@@ -3,12 +3,11 @@
 A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv is compared with θ
 (one-sided), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
 
-    v ~ N(0, I), θ′ = θ + μv                              `szpo.optim.optimizer.query`
-    both answer the same prompts, evaluators vote         `szpo.training.rollouts`, `.controller`
-    p_n = k_n / M: N batches, M evaluators each            `szpo.types.Tally`
-    Δ̂ = (1/N) Σ_n σ⁻¹(p_n)                                `szpo.aggregation.estimators.estimate`
-    ĝ = Δ̂/(cμ) · v                                        here
-    θ ← θ + α ĝ                                            `szpo.optim.parameters.apply_update`
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.directions`, added by `parameters.shift`
+    both answer, M evaluators compare         `szpo.training.ask_evaluators`, N times
+    p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n)     `szpo.aggregation.invert_and_average`
+    ĝ = Δ̂/(cμ) · v                            Δ̂ and cμ from here, by `counting.coefficients`
+    θ ← θ + α ĝ                               `szpo.training.update_policy`
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from szpo.aggregation import estimators, links
+from szpo.aggregation import invert_and_average, links
 from szpo.optim.rules import counting
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Floats, Tally
 
 
 def measure(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
-    """Δ̂ (..., K) itself: the mean over n of σ⁻¹(p_n), from `szpo.aggregation.estimators`."""
+    """Δ̂ (..., K) itself: the mean over n of σ⁻¹(p_n)."""
     return delta
 
 
@@ -38,13 +37,13 @@ def null_rms(settings: Settings) -> float:
     Raises:
         UsageError: the estimator is 0 whatever the votes (clip at M = 1).
     """
-    invert = estimators.inversion(
+    invert = invert_and_average.inversion(
         settings.smoothing, links.link(settings.link), trim=settings.trim
     )
     if settings.smoothing == "pooled":
-        rms = estimators.null_rms(settings.N * settings.M, invert)
+        rms = invert_and_average.null_rms(settings.N * settings.M, invert)
     else:
-        rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
+        rms = invert_and_average.null_rms(settings.M, invert) / math.sqrt(settings.N)
     if rms < 1e-12:
         raise SettingsError(
             f"`smoothing` {settings.smoothing} with `M` = {settings.M} is 0 whatever the votes; "

@@ -21,9 +21,9 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import weighting
-from szpo.optim.asking import ways_of
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.named_features import directions
+from szpo.optim.posterior_directions import ways_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     PRIORS,

@@ -2,18 +2,17 @@
 
 A step of the paper (Zhang & Ying, arXiv 2506.03066):
 
-    v ~ N(0, I), θ′ = θ + μv                              `szpo.optim.optimizer.query`
-    both answer the same prompts, evaluators vote         `szpo.training.rollouts`, `.controller`
-    n₊ and n₋: N batches, M evaluators each                `szpo.types.Tally`
-    s = sign(n₊ − n₋)                                      here
-    θ ← θ + α s v                                          `szpo.optim.parameters.apply_update`
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.directions`, added by `parameters.shift`
+    both answer, M evaluators compare         `szpo.training.ask_evaluators`, N times
+    s = sign(n₊ − n₋), over all N·M votes     here
+    θ ← θ + α s v                             `szpo.training.update_policy`
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from szpo.aggregation import estimators
+from szpo.aggregation.invert_and_average import ordered_sum
 from szpo.optim.rules import counting
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
@@ -21,7 +20,13 @@ from szpo.types import Floats, Tally
 
 def measure(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
     """The sign s (..., K) of the votes' majority, or of Δ̂ where it came from elsewhere."""
-    return np.sign(delta) if tally is None else estimators.majority(tally)
+    return np.sign(delta) if tally is None else majority(tally)
+
+
+def majority(tally: Tally) -> Floats:
+    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie."""
+    lead = np.where(tally.identical, 0.0, tally.plus - tally.minus)
+    return np.asarray(np.sign(ordered_sum(lead)))
 
 
 COUNTING = counting.Counting(

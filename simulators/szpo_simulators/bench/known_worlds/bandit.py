@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo.aggregation.estimators import inversion, moments
+from szpo.aggregation.invert_and_average import inversion, moments
 from szpo_simulators.study import (
     Spec,
     Study,

@@ -28,8 +28,8 @@ from szpo.features import dictionary
 from szpo.files import replace_whole
 from szpo.intervals import wilson
 from szpo.optim import named_features
-from szpo.optim.asking import NOISE
 from szpo.optim.named_features import Claim, NamedFeatures
+from szpo.optim.posterior_directions import NOISE
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Ints, Prompt
 from szpo_simulators.rewards import text_rewards

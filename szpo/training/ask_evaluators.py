@@ -1,4 +1,4 @@
-"""From the optimizer's question to an open step: plan it, generate its answers, show it.
+"""A step's question to its evaluators: plan it, let both policies answer, submit what they wrote.
 
 Each function picks up where the ledger says that the step stands, so a killed run repeats none.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from szpo import seeds
-from szpo.data.text_files import clean_prompt
+from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
@@ -19,20 +19,20 @@ from szpo.optim.rules import regression
 from szpo.optim.rules.measured_kl import LEAST_KL
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
+from szpo.optim.settings import Settings
 from szpo.policies.protocol import Halving
 from szpo.training import guards
-from szpo.training.comparisons import compare
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
-from szpo.types import Comparison, Floats, Prompt, Query
+from szpo.types import Batch, Comparison, Floats, Prompt, Query, Row
 from szpo.voting import shown_features, step_inputs, step_plan, steps
 
 CANARY_STEPS = 3
 """This many steps in a row in which every answer is the same on both sides are an error."""
 
 
-def ask(run: Services, at: Position, step: int) -> bool:
+def plan(run: Services, at: Position, step: int) -> bool:
     """Fix in the ledger what a step perturbs, and begin it; False if nothing is to be generated.
 
     Nothing is where its answers are stored, or somebody made the step void.
@@ -87,6 +87,39 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
             _record_plan(run, at, ahead)
 
 
+def compare(
+    settings: Settings,
+    step: int,
+    prompts: Sequence[Sequence[Prompt]],
+    batches: Sequence[Batch],
+) -> tuple[Comparison, ...]:
+    """A rollout's batches, (plus, minus) per direction, cut into N comparisons of D rows.
+
+    Raises:
+        RunError: a batch is missing, or does not answer every prompt.
+    """
+    if len(batches) != len(prompts) or any(
+        len(batch) != len(asked) for batch, asked in zip(batches, prompts, strict=False)
+    ):
+        raise RunError(
+            f"step {step}: the policy answered {[len(batch) for batch in batches]} prompts, "
+            f"and was asked {[len(asked) for asked in prompts]}"
+        )
+    result = []
+    for k in range(settings.K):
+        rows = [
+            Row(clean_prompt(prompt), clean_answer(plus), clean_answer(minus))
+            for prompt, plus, minus in zip(
+                prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
+            )
+        ]
+        for n in range(settings.N):
+            key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
+            shown = tuple(rows[n * settings.D : (n + 1) * settings.D])
+            result.append(Comparison(key.hex(), step, k, n, shown))
+    return tuple(result)
+
+
 def open_stored(run: Services, at: Position, step: int) -> None:
     """Open a step whose answers were stored while the step before was voted on."""
     if run.row(step)["state"] == "generating":
@@ -95,6 +128,12 @@ def open_stored(run: Services, at: Position, step: int) -> None:
             steps.open_step(run.ledger, run.lease.epoch, step)
             if ahead is not None:
                 _record_plan(run, at, ahead)
+
+
+def submit(run: Services, step: int, comparisons: Sequence[Comparison], watch: Stopwatch) -> None:
+    """Put the comparisons of an open step before the evaluators."""
+    if run.row(step)["state"] == "open" and not all(c.identical for c in comparisons):
+        watch.time("evaluation_s", lambda: run.evaluator.submit(comparisons))
 
 
 def recorded_query(run: Services, step: int) -> Query:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from szpo import seeds
 from szpo.aggregation import bradley_terry as bt
-from szpo.aggregation import estimators as e
+from szpo.aggregation import invert_and_average as e
 from szpo.aggregation.links import LINKS, link
 from szpo.analysis import feature_weights
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.errors import RunError, UsageError
+from szpo.optim.rules import sign
 from szpo.types import Floats, Ints, Tally
 from tests.support.cases import case
 
@@ -184,14 +185,14 @@ def test_identical_counts_as_zero_and_unanswered_not_at_all():
     unanswered = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
     assert unanswered.delta[0] == math.log(3)
     assert unanswered.counted.tolist() == [2]
-    assert e.majority(Tally(plus, minus, 0 * (plus), identical)).tolist() == [1.0]
+    assert sign.majority(Tally(plus, minus, 0 * (plus), identical)).tolist() == [1.0]
     pooled = e.estimate(Tally(plus, minus, 0 * plus, identical), pool=True)
     assert pooled.delta[0] == pytest.approx(2 / 3 * math.log(5))
 
 
 def test_votes_on_identical_comparisons_are_not_read():
     plus, identical = counts([9, 1]), np.array([[True, False]])
-    assert e.majority(Tally(0 * plus, plus, 0 * (0 * plus), identical)).tolist() == [-1.0]
+    assert sign.majority(Tally(0 * plus, plus, 0 * (0 * plus), identical)).tolist() == [-1.0]
     assert e.estimate(Tally(plus, 0 * plus, 0 * plus, identical)).delta.tolist() == [
         math.log(3) / 2
     ]

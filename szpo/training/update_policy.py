@@ -1,4 +1,4 @@
-"""From a closed step's votes to its update: tell the optimizer, report, apply."""
+"""θ ← θ + α ĝ: from a closed step's votes to the policy that moved; tell, report, apply."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.training import guards
+from szpo.training.ask_evaluators import recorded_query
 from szpo.training.position import Position, check_weights
-from szpo.training.rollouts import recorded_query
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
@@ -33,7 +33,7 @@ QUADRATIC_UP_TO: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Estimate:
+class PendingStep:
     """What the optimizer makes of a step's votes, before anything is written or moved."""
 
     tally: Tally
@@ -55,7 +55,7 @@ class Estimate:
     """What was measured of the recommended point."""
 
 
-def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
+def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
     """Hand the counted votes of a closed step to the optimizer."""
     ledger, settings, step = run.ledger, run.settings, votes.step
     tally = votes.tally(settings.K, settings.N)
@@ -80,7 +80,9 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # of an earlier step
-    return Estimate(tally, state, tuple(updates), added, info, theta, digest, centre, head, reach)
+    return PendingStep(
+        tally, state, tuple(updates), added, info, theta, digest, centre, head, reach
+    )
 
 
 def measure_moved(
@@ -99,7 +101,7 @@ def measure_moved(
 
 
 def apply(
-    run: Services, at: Position, new: Estimate, report: StepReport, watch: Stopwatch
+    run: Services, at: Position, new: PendingStep, report: StepReport, watch: Stopwatch
 ) -> Position | None:
     """Commit a step's update to the ledger, then move the policy; None if the step was made void.
 
@@ -139,7 +141,7 @@ def apply(
 def describe(
     run: Services,
     at: Position,
-    new: Estimate,
+    new: PendingStep,
     votes: StepVotes,
     comparisons: Sequence[Comparison],
 ) -> StepReport:
@@ -186,7 +188,7 @@ def describe(
     )
 
 
-def _kl(run: Services, new: Estimate) -> tuple[float | None, bool]:
+def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     """KL to the start for a step's report, and whether it was measured on answers.
 
     A rule without a budget goes where the quadratic estimate is wrong, so there it is measured.

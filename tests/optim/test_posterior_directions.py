@@ -10,10 +10,10 @@ import pytest
 
 from szpo.config import settings_file
 from szpo.errors import UsageError
-from szpo.optim import asking, named_features, optimizer, parameters
-from szpo.optim.asking import LARGEST, NOISE, UNITS, draw_direction, ways_of
+from szpo.optim import named_features, optimizer, parameters, posterior_directions
 from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.posterior_directions import LARGEST, NOISE, UNITS, draw_direction, ways_of
 from szpo.optim.settings import SettingsError
 from szpo.optim.sparse_regression import Fit, Kept
 from szpo.types import FEATURE_GRID, Asked, Shift, Way
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused() -> None:
             settings_of(asking_noise=wrong)
     with pytest.raises(SettingsError, match="only in coordinates of named features"):
         defaults(3, (("z", (4,)),), rule="regression", asking_noise=0.5)
-    assert asking.NOISE == 0.33
+    assert posterior_directions.NOISE == 0.33
 
 
 def test_the_setting_is_the_runs_own_and_for_named_features_alone() -> None:

@@ -162,12 +162,6 @@ def estimate(
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 
-def majority(tally: Tally) -> Floats:
-    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie."""
-    lead = np.where(tally.identical, 0.0, tally.plus - tally.minus)
-    return np.asarray(np.sign(ordered_sum(lead)))
-
-
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:
     """Mean and standard deviation of Δ̂_n when k ~ Binomial(votes, rate).
 
