@@ -366,16 +366,3 @@ def test_the_truth_is_no_vote_so_regression_refuses_it():
     chosen = repetitions.settings_for(WORLD, rule="regression")
     with pytest.raises(UsageError, match=r"truth .* regression"):
         repetitions.train(WORLD, chosen, [1], 1, truth=True)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("rule", "own", "least"),
-    [("known", {"alpha": 0.3, "smoothing": "trim"}, 6.0), ("sign", {"alpha": 0.2}, 5.6)],
-)
-def test_the_algorithm_as_published_climbs_the_dense_grid(rule, own, least):
-    """One-sided, N = 8, M = 5, D = 1, own random numbers, 9,600 votes: 2.85 to 7.55."""
-    plain = {"pairing": "forward", "N": 8, "M": 5, **own}
-    chosen = repetitions.settings_for(DENSE, rule=rule, **plain)
-    found = repetitions.train(DENSE, chosen, range(900, 910), 9600 // 40, crn=False)
-    assert found.final.mean() >= least

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from szpo.optim.directions import Law
 from szpo.types import Floats
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
@@ -132,10 +133,12 @@ def _szpo(
     world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
     rest: Settings,
 ) -> Curve:  # fmt: skip
-    how = repetitions.settings_for(world, D=D, **rest)
+    plain = rest.pop("plain", False)  # as published: nothing normalised, nothing shared
+    law = {"law": Law()} if plain else {}
+    how = repetitions.settings_for(world, D=D, **law, **rest)
     steps = budget // (how.K * how.N * how.M)
     runs = repetitions.train(
-        world, how, list(root_seeds), steps, panel=panel, marks=space_marks(steps)
+        world, how, list(root_seeds), steps, panel=panel, crn=not plain, marks=space_marks(steps)
     )
     votes, answers = (tuple(n * mark for mark in runs.marks) for n in (runs.votes, runs.answers))
     return Curve(runs.curve, votes, answers)
