@@ -159,7 +159,9 @@ def export(
     run: str | None = run_paths.RUN,
     out: Path | None = OUT,
     votes: Path | None = typer.Option(
-        None, "--votes", help="Write the votes to this .jsonl or .csv file instead of the adapter."
+        None,
+        "--votes",
+        help="Write the votes to this .jsonl, .csv or .db file instead of the adapter.",
     ),
     packed: Path | None = typer.Option(
         None, "--zip", help="Write votes, steps, texts, updates and figures to this zip instead."
@@ -205,8 +207,8 @@ def export(
     An adapter that fails a guard or cannot be told from the base takes --anyway, else nothing is
     written and the exit code is 1. The folder also gets a model card and the base's tokenizer with
     its chat template.
-    Votes are written as JSONL, as CSV, or as a folder for datasets. What is pushed is written to
-    a temporary folder unless --out or --dataset names one.
+    Votes are written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed
+    is written to a temporary folder unless --out or --dataset names one.
     """
     names = Names(
         base and hub.check_name(base, "--base"),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sqlite_utils import Database
+
 from szpo import files
 from szpo.errors import IntegrityError, StorageError
 from szpo.failpoints import failpoint
@@ -131,10 +133,9 @@ def _draft(out: Path) -> Iterator[Path]:
 
 def _tables() -> list[str]:
     """Every table of the schema, those first that others refer to."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+    with contextlib.closing(Database(memory=True)) as fresh:
         fresh.executescript(schema())
-        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-        return [str(name) for (name,) in fresh.execute(sql)]
+        return [name for name in fresh.table_names() if not name.startswith("sqlite_")]
 
 
 def _open_leniently(copy: Path, path: Path) -> sqlite3.Connection:
@@ -204,19 +205,17 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
     conn.execute("PRAGMA foreign_keys=OFF")
     conn.execute("BEGIN IMMEDIATE")
-    triggers = conn.execute(
-        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-    ).fetchall()
-    for name, _ in triggers:  # they guard what a run writes; here its rows come back as they were
-        conn.execute(f"DROP TRIGGER {name}")
+    triggers = Database(conn).triggers
+    for trigger in triggers:  # they guard what a run writes; here its rows come back as they were
+        conn.execute(f"DROP TRIGGER {trigger.name}")
     for table, found in rows.items():
         for row in found:
             names, marks = ", ".join(row), ", ".join("?" * len(row))
             # A row that the table's rules refuse is damaged too; it counts as lost.
             with contextlib.suppress(sqlite3.IntegrityError):
                 conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
-    for _, sql in triggers:
-        conn.execute(sql)
+    for trigger in triggers:
+        conn.execute(trigger.sql)
     conn.execute("COMMIT")
 
 

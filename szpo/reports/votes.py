@@ -1,7 +1,8 @@
-"""Every vote of a run as a row: JSONL with the texts, CSV, or a folder for ``datasets``."""
+"""Every vote of a run as a row: JSONL, a table of SQLite, CSV, or a folder for ``datasets``."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, Final
+
+from sqlite_utils import Database
 
 from szpo import __version__
 from szpo.analysis.evidence import open_comparisons
@@ -30,21 +33,27 @@ HELD: Final = 256
 
 
 def write_votes(ledger: Ledger, path: Path) -> int:
-    """Every stored vote as JSONL (with the texts) or CSV, by the suffix; returns their number.
+    """Every stored vote as JSONL or a table of SQLite, with the texts, or as CSV, by the suffix.
+
+    Returns their number.
 
     Raises:
-        UsageError: The suffix is neither .jsonl nor .csv.
+        UsageError: The suffix is none of .jsonl, .db and .csv.
         StorageError: The file exists or cannot be written.
     """
     writers = {".jsonl": write_jsonl, ".csv": write_csv}
-    if path.suffix not in writers:
-        raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
+    if path.suffix not in (*writers, ".db"):
+        raise UsageError(f"{path.name}: votes are written as .jsonl, .csv or .db")
     with (
         write_whole(path) as draft,
         open(draft, "x", encoding="utf-8", newline="", opener=private) as file,
         ledger.snapshot(),
     ):
-        count = writers[path.suffix](ledger, file)
+        count = (
+            write_table(ledger, draft)
+            if path.suffix == ".db"
+            else writers[path.suffix](ledger, file)
+        )
         failpoint("cp13")
     return count
 
@@ -91,6 +100,19 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
     if first is None:
         return 0
     return spreadsheets.write(file, COLUMNS, itertools.chain([first], rows))
+
+
+def write_table(ledger: Ledger, path: Path) -> int:
+    """Write the table ``votes`` with its indexes into an empty SQLite file; returns how many."""
+    with contextlib.closing(Database(path)) as file:
+        votes = file.table("votes")
+        whole = dict.fromkeys(("step", "k", "n", "dwell_ms"), int)  # null at first in some runs
+        votes.insert_all(export_votes(ledger, texts=True), pk="vote", columns=whole)
+        if not votes.exists():
+            return 0
+        for columns in (("step", "k", "n"), ("comparison",), ("panelist",)):
+            votes.create_index(columns)
+        return int(votes.count)
 
 
 # ---- for ``datasets`` ----

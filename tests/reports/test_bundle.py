@@ -227,9 +227,9 @@ def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path):
 
 
 def test_votes_and_zip_are_for_their_owner_alone(stage, tmp_path):
-    for words in (["--votes", "v.csv"], ["--votes", "v.jsonl"], ["--zip", "v.zip"]):
-        target = tmp_path / words[1]
-        assert call(["export", str(stage.ledger.path), words[0], str(target)]) == 0
+    for name in ("v.csv", "v.jsonl", "v.db", "v.zip"):
+        target, kind = tmp_path / name, "--zip" if name == "v.zip" else "--votes"
+        assert call(["export", str(stage.ledger.path), kind, str(target)]) == 0
         assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 

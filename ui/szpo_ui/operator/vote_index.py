@@ -68,7 +68,7 @@ class VoteIndex:
                 raise StorageError(
                     "this Python's SQLite has no full-text search (FTS5); use another build of it"
                 )
-            self.ledger.db.conn.create_function("with_spaces", 1, with_spaces, deterministic=True)
+            self.ledger.db.register_function(with_spaces, deterministic=True)
             for sql in vote_tables.TABLES:
                 self.ledger.execute(sql)
         except BaseException:
