@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
@@ -187,7 +188,7 @@ class Config(Section):
         fields = Optimizer.model_fields
         return [name for name in names if getattr(self.optimizer, name) != fields[name].default]
 
-    @property
+    @cached_property
     def rule(self) -> str:
         """The rule that turns votes into steps.
 

@@ -65,42 +65,6 @@ class ScoredLaw:
     """Of the words drawn anew."""
 
 
-def score_vectors(
-    adapted: AdaptedModel,
-    start: Theta,
-    samples: Sequence[Sample],
-    *,
-    temperature: float = 1.0,
-    tokens: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float32]:
-    """Per sample the gradient of log π(answer | prompt) in every B, at the start.
-
-    Only the part of the model above the first adapted site is differentiated.
-
-    Args:
-        adapted: The model, whose own weights get no gradient, and the adapted weights.
-        start: A and B of each site, by ``site.a`` and ``site.b``.
-        samples: Answers drawn from the start's law (same temperature, no top-p).
-        temperature: The run's sampling temperature.
-        tokens: Bound of one pass; None is that of the model's device.
-        progress: Called with (samples done, samples in all).
-
-    Returns:
-        Scores (n, sum of out·r), in the order of ``sites``.
-
-    Raises:
-        RunError: A score is not finite.
-    """
-    found = np.empty((len(samples), width_of(adapted.sites)), np.float32)
-    law = ScoredLaw(temperature)
-    for index, scores in iterate_scores(
-        adapted, start, samples, law, tokens=tokens, progress=progress
-    ):
-        found[index] = scores[:, 0]
-    return found
-
-
 def iterate_scores(
     adapted: AdaptedModel,
     start: Theta,
@@ -112,11 +76,23 @@ def iterate_scores(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Read answers batch by batch: their own scores, and those of words drawn anew along them.
 
-    Arguments and errors are those of `score_vectors`.
+    A score is the gradient of log π(answer | prompt) in every B, at the start. Only the part of
+    the model above the first adapted site is differentiated.
+
+    Args:
+        adapted: The model, whose own weights get no gradient, and the adapted weights.
+        start: A and B of each site, by ``site.a`` and ``site.b``.
+        samples: Answers drawn from the start's law (same temperature, no top-p).
+        law: The run's sampling temperature, and how many words are drawn anew.
+        tokens: Bound of one pass; None is that of the model's device.
+        progress: Called with (samples done, samples in all).
 
     Yields:
-        Which samples these are, and their scores (rows, 1 + law.redraws, sum of out·r); the first
-        of each row is the answer's own score.
+        Which samples these are, and their scores (rows, 1 + law.redraws, sum of out·r in the order
+        of ``sites``); the first of each row is the answer's own score.
+
+    Raises:
+        RunError: A score is not finite.
     """
     reader, done = _Reader(adapted, start, law), 0
     device = adapted.model.device

@@ -5,22 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from szpo.errors import UsageError
 from szpo.models import loading
-from szpo.models.batched_lora import find_sites
-from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site, lora_config
+from szpo.models.lora_sites import Site
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress
-from szpo.policies.responder import Host, LocalHost
+from szpo.policies.responder import Host
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspaces import KINDS, SetupSettings, Subspace
 from szpo.types import Prompt, Theta
@@ -31,34 +28,6 @@ INPUT_SAMPLES = 64
 """Answers whose layer inputs give A."""
 
 
-def set_up_subspace(
-    loaded: Loaded,
-    prompts: Sequence[Prompt],
-    setup: SetupSettings | None = None,
-    *,
-    lora: Any = None,
-    start: Theta | None = None,
-    progress: Progress | None = None,
-) -> Subspace:
-    """Choose and scale the coordinates of a run; no vote is asked for and no reward is seen.
-
-    Args:
-        loaded: The base model.
-        prompts: Those the run trains on.
-        setup: The kind of subspace, and how it is found.
-        lora: A ``peft.LoraConfig``; None is `lora_config`'s choice.
-        start: A and B by ``site.a`` and ``site.b``, from a starting adapter; None starts at the
-            base model with A from each layer's inputs.
-        progress: Called with (what, done, of).
-
-    Raises:
-        UsageError: A setting does not fit the model, such as more coordinates than weights.
-        RunError: Scores or KL are not finite, or the adapter does not move the policy.
-    """
-    sites = find_sites(loaded.model, lora_config(loaded.model) if lora is None else lora)
-    return choose_subspace(LocalHost(loaded), sites, prompts, setup, start, progress)
-
-
 def choose_subspace(
     host: Host,
     sites: tuple[Site, ...],
@@ -67,7 +36,21 @@ def choose_subspace(
     start: Theta | None = None,
     progress: Progress | None = None,
 ) -> Subspace:
-    """`set_up_subspace` on given sites of a model that this process or workers hold."""
+    """Choose and scale the coordinates of a run; no vote is asked for and no reward is seen.
+
+    Args:
+        host: Holds the base model.
+        sites: The layers that are adapted.
+        prompts: Those the run trains on.
+        setup: The kind of subspace, and how it is found.
+        start: A and B by ``site.a`` and ``site.b``, from a starting adapter; None starts at the
+            base model with A from each layer's inputs.
+        progress: Called with (what, done, of).
+
+    Raises:
+        UsageError: A setting does not fit the model, such as more coordinates than weights.
+        RunError: Scores or KL are not finite, or the adapter does not move the policy.
+    """
     began = time.monotonic()
     setup = setup or SetupSettings()
     _check(setup, prompts)

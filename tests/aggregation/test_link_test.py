@@ -335,19 +335,6 @@ def test_a_comparison_asked_twice_gives_the_panelists_own_scale(tmp_path):
     ledger.close()
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"triads": 0}, "give 1 to 500"),
-        ({"radius": 1.5}, "give a whole number"),
-        ({"comparisons": 3}, "it takes triads, radius"),
-    ],
-)
-def test_an_order_of_another_form_is_refused(driven, body, words):
-    with pytest.raises(UsageError, match=words):
-        orders.place_order(driven[1], "triads", "op", body)
-
-
 def test_without_prompts_the_order_says_why(driven):
     _, ledger, source = driven
     messages = []

@@ -70,6 +70,8 @@ def test_orders_leave_the_record_whole(tmp_path):
         ("final", {"prompts": 3}, "'prompts' is unknown"),
         ("samples", {"prompts": 65}, "give 1 to 64"),
         ("samples", {"step": -1}, "step is -1"),
+        ("triads", {"triads": 0}, "give 1 to 500"),
+        ("triads", {"radius": 1.5}, "give a whole number"),
     ],
 )
 def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, body, says):

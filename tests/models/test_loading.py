@@ -20,13 +20,14 @@ from szpo.data import prompts
 from szpo.errors import IntegrityError, ResourceError, UsageError
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
-from szpo.models import devices, loading, scores, smollm2, tiny, weight_files
+from szpo.models import devices, loading, smollm2, tiny, weight_files
 from szpo.models.batched_lora import AdaptedModel, find_sites
 from szpo.models.four_bit import allow_gradients
 from szpo.models.logprobs import Sample
 from szpo.policies.language_model import random_start
 from szpo.types import Prompt
 from tests.support import tiny_models
+from tests.support.scoring import score_vectors
 from tests.support.tiny_models import build, tokenizer
 
 
@@ -391,10 +392,10 @@ def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model):
     sites = find_sites(model, LoraConfig(r=1, target_modules=["v_proj"], layers_to_transform=[3]))
     start = random_start(sites, 0)
     sample = [Sample((3, 7, 8, 4), (9, 11, 2))]
-    first = scores.score_vectors(AdaptedModel(model, sites), start, sample)
+    first = score_vectors(AdaptedModel(model, sites), start, sample)
     with torch.inference_mode():
         model(IDS)
-    again = scores.score_vectors(AdaptedModel(model, sites), start, sample)
+    again = score_vectors(AdaptedModel(model, sites), start, sample)
     # The way from v_proj to the words leads through o_proj, which is not adapted.
     assert np.abs(first).max() > 0
     assert np.array_equal(first, again)

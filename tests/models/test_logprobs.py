@@ -22,7 +22,7 @@ from szpo.models.lora_sites import Site
 from szpo.models.scores import ScoredLaw
 from tests.support import tiny_models
 from tests.support.adapted_models import adapted, questions
-from tests.support.scoring import SAMPLES, by_rows, deltas, parts
+from tests.support.scoring import SAMPLES, by_rows, deltas, parts, score_vectors
 from tests.support.tiny_models import STOP
 
 
@@ -227,7 +227,7 @@ def test_scoring_reads_the_halves_one_by_one(caplog):
         return (
             np.stack(engine.logprobs(prompts, spoken, members, deltas)),
             logprobs.kl_of_members(target, deltas, samples, members, reference=one),
-            scores.score_vectors(target, start, samples),
+            score_vectors(target, start, samples),
         )
 
     def refuse(_module, args, kwargs):
@@ -268,7 +268,7 @@ def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.T
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_score_is_the_gradient_of_the_answers_log_probability(name, rank):
     model, sites, start = parts(name, rank)
-    found = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES, temperature=0.8)
+    found = score_vectors(AdaptedModel(model, sites), start, SAMPLES, temperature=0.8)
     assert found.shape == (4, sum(s.outputs * rank for s in sites))
     rng = np.random.default_rng(1)
     step = 1e-3
@@ -286,16 +286,16 @@ def test_a_score_is_the_gradient_of_the_answers_log_probability(name, rank):
 
 def test_a_score_does_not_depend_on_its_batch():
     model, sites, start = parts("llama")
-    together = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
-    one = [scores.score_vectors(AdaptedModel(model, sites), start, [s])[0] for s in SAMPLES]
+    together = score_vectors(AdaptedModel(model, sites), start, SAMPLES)
+    one = [score_vectors(AdaptedModel(model, sites), start, [s])[0] for s in SAMPLES]
     np.testing.assert_allclose(together, one, rtol=2e-4, atol=1e-5)
 
 
 def test_scores_are_taken_at_the_start_not_at_zero():
     model, sites, start = parts("llama")
     moved = {n: v + np.float32(0.3) if n.endswith("lora_B") else v for n, v in start.items()}
-    a = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
-    b = scores.score_vectors(AdaptedModel(model, sites), moved, SAMPLES)
+    a = score_vectors(AdaptedModel(model, sites), start, SAMPLES)
+    b = score_vectors(AdaptedModel(model, sites), moved, SAMPLES)
     assert np.abs(a - b).max() > 1e-3
 
 
@@ -303,7 +303,7 @@ def test_scores_that_are_not_finite_are_an_error():
     model, sites, start = parts("llama")
     start = {**start, sites[0].a: np.full_like(start[sites[0].a], math.inf)}
     with pytest.raises(RunError, match="4 of 4 score vectors are not finite"):
-        scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
+        score_vectors(AdaptedModel(model, sites), start, SAMPLES)
 
 
 # --- one pass for all rows, against a tape through B of every row --------------------------------
@@ -335,9 +335,7 @@ def test_captured_outputs_give_the_scores_of_the_tape(name, targets, rank, moved
         for i in range(13)
     ]  # fmt: skip
     wanted = by_rows(model, sites, start, many, 0.7)
-    found = scores.score_vectors(
-        AdaptedModel(model, sites), start, many, temperature=0.7, tokens=40
-    )
+    found = score_vectors(AdaptedModel(model, sites), start, many, temperature=0.7, tokens=40)
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
@@ -347,7 +345,7 @@ def test_bf16_scores_are_those_of_the_tape_within_its_rounding():
     exact = by_rows(model, sites, start, SAMPLES, 1.0)
     model.to(torch.bfloat16)
     tape = by_rows(model, sites, start, SAMPLES, 1.0)
-    found = scores.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
+    found = score_vectors(AdaptedModel(model, sites), start, SAMPLES)
     off = [np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in (tape, found)]
     assert off[1] < 1.2 * off[0] < 0.2
 
@@ -378,7 +376,7 @@ def test_redraws_of_one_word_have_the_fisher_matrix_of_its_law():
     model, sites, start = parts("llama")
     prompt = (5, 9, 11)
     every = [Sample(prompt, (word,)) for word in range(tiny_models.WORDS)]
-    s = scores.score_vectors(AdaptedModel(model, sites), start, every).astype(np.float64)
+    s = score_vectors(AdaptedModel(model, sites), start, every).astype(np.float64)
     with torch.no_grad():
         p = model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).numpy()
     fisher = (p[:, None] * s).T @ s

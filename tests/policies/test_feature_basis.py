@@ -12,13 +12,14 @@ from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
-from szpo.policies import feature_basis, subspace_cache, subspace_setup
+from szpo.policies import feature_basis, subspace_cache
 from szpo.policies.feature_basis import Fisher, find_coordinates
 from szpo.policies.probe import Probe
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings
 from szpo.types import Prompt
 from tests.support import tiny_models
+from tests.support.policies import set_up_subspace
 
 PROMPTS, EACH, WEIGHTS = 40, 60, 30
 
@@ -113,7 +114,7 @@ ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
 @pytest.fixture(scope="module")
 def space():
     setup = SetupSettings("features", dim=4, samples=384, kl_samples=64, sampling=SHORT)
-    return subspace_setup.set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
+    return set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
 
 
 def test_a_models_features_have_names_scales_and_directions(space):

@@ -16,7 +16,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.features import dictionary
-from szpo.models import loading, scores
+from szpo.models import loading
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.optim.rules import guard_geometry
@@ -28,6 +28,7 @@ from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble
 from szpo.training import guard_moments
 from szpo_simulators.rewards import base_level
+from tests.support.scoring import score_vectors
 
 PROMPTS = load_shipped().train
 MOST_BYTES = 2_000_000
@@ -181,7 +182,7 @@ def test_its_first_answers_and_their_coordinates_are_made_again(shipped):
     assert agreeing_words(others, facts["answers"]) < 2 * len(drawn), "another seed would do"
     recorded = [replace(s, answer=tuple(a)) for s, a in zip(drawn, facts["answers"], strict=True)]
     start = {**shipped.fixed, **shipped.start}
-    found = scores.score_vectors(loaded.adapt(shipped.sites), start, recorded)
+    found = score_vectors(loaded.adapt(shipped.sites), start, recorded)
     wanted = np.array(facts["coordinates"])
     leading = (found @ flat(shipped))[:, : wanted.shape[1]]
     assert np.linalg.norm(leading - wanted) < 0.05 * np.linalg.norm(wanted)

@@ -21,13 +21,14 @@ from szpo.models import loading, logprobs, lora_sites
 from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import directions, parameters
-from szpo.policies import kl_calibration, score_basis, subspace_setup, subspaces
+from szpo.policies import kl_calibration, score_basis, subspaces
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Comparison, Prompt, Row, Update
 from tests.support import tiny_models
+from tests.support.policies import set_up_subspace
 
 SHORT = Sampling(max_new_tokens=6)
 ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
@@ -41,7 +42,7 @@ def model():
 def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
     apart = {name: options.pop(name) for name in ("lora", "start") if name in options}
     chosen = {"dim": 4, "samples": 192, "kl_samples": 64, "sampling": SHORT, **options}
-    return subspace_setup.set_up_subspace(loaded, ASKED, SetupSettings(kind, **chosen), **apart)
+    return set_up_subspace(loaded, ASKED, SetupSettings(kind, **chosen), **apart)
 
 
 def probe_of(loaded: Loaded, space: Subspace, ids: Any, sampling: Sampling, key: int) -> Probe:
@@ -321,7 +322,7 @@ def test_settings_that_cannot_work_are_refused(model, options, words):
 
 def test_no_prompts_are_refused(model):
     with pytest.raises(UsageError, match="needs prompts"):
-        subspace_setup.set_up_subspace(model, [], SetupSettings(dim=4))
+        set_up_subspace(model, [], SetupSettings(dim=4))
 
 
 @pytest.mark.full
@@ -341,7 +342,7 @@ def test_the_tiny_diary_model_keeps_the_promise():
     """On a trained model, with the samples and redraws of its preset."""
     loaded = loading.load("tiny", dtype="fp32")
     asked = prompts.load_shipped().train
-    space = subspace_setup.set_up_subspace(
+    space = set_up_subspace(
         loaded, asked, SetupSettings(dim=8, samples=384, redraws=0, root_seed=1)
     )
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
@@ -360,7 +361,7 @@ SHORT_ANSWERS = Sampling(max_new_tokens=5)
 def make(kind: Any = "score", sampling: Sampling = SHORT_ANSWERS) -> LoraPolicy:
     loaded = tiny_models.loaded("llama")
     setup = SetupSettings(kind, dim=3, samples=96, kl_samples=16, sampling=SHORT_ANSWERS)
-    space = subspace_setup.set_up_subspace(loaded, READ, setup)
+    space = set_up_subspace(loaded, READ, setup)
     return LoraPolicy(loaded, space, root_seed=1, answering=AnswerSampling(sampling))
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from szpo import seeds
-from szpo.errors import RunError, UsageError
+from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
@@ -332,9 +332,3 @@ def test_what_a_seat_costs_does_not_grow_with_the_answers(tmp_path):
     assert len(costs) == 6 and len(set(costs[1:])) == 1
     assert costs[0] <= 11  # the first look reads the step as a whole, and whether it is paused
     assert counting.missing(ledger, 0) == 0
-
-
-def test_a_panel_that_cannot_reach_m_still_says_so(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    with pytest.raises(RunError, match="everybody has been asked"):
-        go(settings, ledger, policy, panel_of(ledger, 2, ValueJudge(skips=1.0)))

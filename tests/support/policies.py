@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,12 +11,26 @@ from peft import LoraConfig
 from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
+from szpo.models.lora_sites import lora_config
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.subspaces import Subspace
-from szpo.types import Prompt
+from szpo.policies.responder import LocalHost
+from szpo.policies.subspace_setup import choose_subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.types import Prompt, Theta
 from tests.support.tiny_models import TARGETS
 
 PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32")]
+
+
+def set_up_subspace(
+    loaded: Loaded,
+    prompts: Sequence[Prompt],
+    setup: SetupSettings,
+    lora: LoraConfig | None = None,
+    start: Theta | None = None,
+) -> Subspace:
+    sites = find_sites(loaded.model, lora or lora_config(loaded.model))
+    return choose_subspace(LocalHost(loaded), sites, prompts, setup, start)
 
 
 def full(

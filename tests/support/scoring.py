@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from szpo.models import logprobs, scores
-from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site, lora_config
 from szpo.types import Theta
@@ -38,6 +39,21 @@ def deltas(sites: tuple[Site, ...], start: Theta, b: Theta) -> Deltas:
         {s.name: torch.from_numpy(start[s.a]) for s in sites},
         {s.name: torch.from_numpy(b[s.b])[None] for s in sites},
     )
+
+
+def score_vectors(
+    adapted: AdaptedModel,
+    start: Theta,
+    samples: Sequence[Sample],
+    temperature: float = 1.0,
+    tokens: int | None = None,
+) -> np.ndarray:
+    """The answers' own scores, in the order of the samples."""
+    found = np.empty((len(samples), scores.width_of(adapted.sites)), np.float32)
+    law = scores.ScoredLaw(temperature)
+    for index, some in scores.iterate_scores(adapted, start, samples, law, tokens=tokens):
+        found[index] = some[:, 0]
+    return found
 
 
 def by_rows(
