@@ -1,7 +1,7 @@
 """`Actor`: the policy of a gradient method, a LoRA on the model and sites of a run of szpo.
 
-Its weights are the A and B of a `szpo.policies.lora_policy.LoraPolicy`, which draws and measures
-answers: all methods share one way of decoding. For training, PEFT wraps the base model and is
+It is a `szpo.policies.lora_policy.LoraPolicy` that moves in A and B: all methods share one way of
+decoding. For training, PEFT wraps the base model and is
 removed afterwards; base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or
 4-bit base.
 """
@@ -29,19 +29,24 @@ from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.responder import LocalHost
+from szpo.policies.read_request import Reading, ReadRequest
+from szpo.policies.responder import LocalHost, Responder
+from szpo.policies.row_request import RowRequest, Tokens
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Floats, Prompt, Theta
+from szpo.types import Theta
 
 Peft: TypeAlias = Any
 """A ``peft.PeftModel``."""
 
 
-class Actor:
+class Actor(LoraPolicy):
     """A policy whose LoRA factors A and B are trained by gradients.
 
     KL and fluency are measured against the start: the base model, or base plus starting adapter.
+    It answers and is measured in the middle of a training as well.
     """
+
+    loaded: Loaded
 
     def __init__(
         self,
@@ -64,16 +69,15 @@ class Actor:
             engine: Generates; made for the model where None.
         """
         self.sites = tuple(sites)
+        self._peft: Peft | None = None
         both = {name: start[name] for site in self.sites for name in (site.a, site.b)}
-        self.policy = LoraPolicy(
+        super().__init__(
             loaded,
             Subspace("full", self.sites, {}, both, {}),
             root_seed=seed,
             answering=AnswerSampling(sampling or Sampling()),
-            host=LocalHost(loaded, engine=engine),
+            host=BareHost(loaded, engine=engine),
         )
-        self.loaded = loaded
-        self._peft: Peft | None = None
 
     @classmethod
     def beside(
@@ -108,81 +112,28 @@ class Actor:
         start = language_model.random_start(sites, seed)
         return cls(loaded, sites, start, sampling=sampling, seed=seed, engine=engine)
 
-    # ---- generation and measurements: as a `LoraPolicy`, also in the middle of training ----
-
-    def sample(
-        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
-    ) -> list[list[Answer]]:
-        """``samples`` answers to each prompt, at the current weights or at the start."""
-        with self._unwrap_peft():
-            return self.policy.sample(prompts, samples, seed=seed, base=base)
-
-    def sample_tokens(
-        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int
-    ) -> tuple[tuple[int, ...], ...]:
-        """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
-        with self._unwrap_peft():
-            return self.policy.sample_tokens(prompts, samples, seed=seed)
-
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""
-        self.policy.demand_room(rows)
-        width = self.policy.answering.sampling.max_new_tokens
+        self.demand_room(rows)
+        sampling = self.answering.sampling
+        width = sampling.max_new_tokens
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
-        with self._unwrap_peft():
-            deltas = self.policy.deltas([self.policy.theta()])
-            return self.policy.engine.generate(
-                rows,
-                [0] * len(rows),
-                deltas,
-                self.policy.answering.sampling,
-                draws.reshape(len(rows), width),
+        deltas = self.deltas([self.theta()])
+        with without_adapters(self.loaded.model):
+            return self.engine.generate(
+                rows, [0] * len(rows), deltas, sampling, draws.reshape(len(rows), width)
             ).tokens
-
-    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """Mean log-probability per token of each answer at the start, nats."""
-        with self._unwrap_peft():
-            return self.policy.logprob_base(prompts, answers)
-
-    def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
-        """Log-probability of each whole answer after the prompt at the start, nats (answers,)."""
-        with self._unwrap_peft():
-            return self.policy.total_logprob_base(prompt, answers)
-
-    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
-        """KL(π ‖ π_start) in nats per completion, with its standard error over prompts."""
-        with self._unwrap_peft():
-            return self.policy.kl(prompts, seed=seed, samples=samples)
-
-    def digest(self) -> str:
-        """SHA-256 of the trained weights in canonical form."""
-        with self._unwrap_peft():
-            return self.policy.digest()
-
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The prompt's tokens, through the chat template."""
-        return self.policy.encode(prompt)
-
-    # ---- weights ----
 
     def theta(self) -> Theta:
         """A and B at the current weights, fp32; not to be written to."""
         if self._peft is not None:
-            self.policy.move_to(read(self._peft.get_base_model(), self.sites))
-        return self.policy.theta()
+            self.move_to(read(self._peft.get_base_model(), self.sites))
+        return super().theta()
 
-    def start(self) -> Theta:
-        """A and B at the start."""
-        return self.policy.start()
-
-    def save_adapter(self, folder: Path) -> None:
-        """Write the adapter in PEFT's format.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
-        with self._unwrap_peft():
-            self.policy.save_adapter(folder)
+    def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
+        """See `LoraPolicy.save_adapter`."""
+        with without_adapters(self.loaded.model):
+            super().save_adapter(path, theta=theta)
 
     @contextmanager
     def training(self, *, dropout: float = 0.0) -> Iterator[Peft]:
@@ -194,26 +145,37 @@ class Actor:
         if self._peft is not None:
             raise UsageError("the actor is being trained already; one training at a time")
         with wrap_peft(self.loaded, self.sites, dropout=dropout) as peft:
-            write(peft.get_base_model(), self.sites, self.policy.theta())
-            before = self.policy.theta()
+            before = self.theta()
+            write(peft.get_base_model(), self.sites, before)
             self._peft = peft
             try:
                 yield peft
                 self.theta()
             except BaseException:
-                self.policy.move_to(before)  # sampling has moved it to weights on the way
+                self.move_to(before)  # sampling has moved it to weights on the way
                 raise
             finally:
                 self._peft = None
 
-    @contextmanager
-    def _unwrap_peft(self) -> Iterator[None]:
-        if self._peft is None:
-            yield
-            return
-        self.theta()
-        with without_adapters(self.loaded.model):
-            yield
+
+class BareResponder(Responder):
+    """A `Responder` that takes PEFT's layers out of the model while it answers or reads."""
+
+    def answer_chunk(self, request: RowRequest) -> Tokens:
+        """See `Responder.answer_chunk`."""
+        with without_adapters(self.adapted.model):
+            return super().answer_chunk(request)
+
+    def read_chunk(self, request: ReadRequest) -> Reading:
+        """See `Responder.read_chunk`."""
+        with without_adapters(self.adapted.model):
+            return super().read_chunk(request)
+
+
+class BareHost(LocalHost):
+    """A `LocalHost` of `BareResponder`."""
+
+    kind = BareResponder
 
 
 # --- PEFT around the base model, and off again ---------------------------------------------------

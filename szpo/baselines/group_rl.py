@@ -78,7 +78,7 @@ def train(
     method, meter = listener.method, listener.meter
     if not task.prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
-    demand_plain(actor.policy.answering.sampling, method)
+    demand_plain(actor.answering.sampling, method)
     order = draw_order(len(task.prompts), recipe.steps * recipe.prompts, seed)
     differ: list[bool] = []  # of each step: whether some group's rewards do
     rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
@@ -86,7 +86,7 @@ def train(
     def reward(
         completion_ids: Sequence[Sequence[int]], at: Sequence[int], **_: Any
     ) -> list[float]:
-        answers = [actor.policy.answer(ids) for ids in completion_ids]
+        answers = [actor.answer(ids) for ids in completion_ids]
         meter.charge_tokens(answers)
         values = [float(v) for v in task.score([task.prompts[i] for i in at], answers)]
         group = recipe.samples
@@ -115,7 +115,7 @@ def _arguments(
     actor: Actor, recipe: Recipe, folder: str, seed: int, method: str
 ) -> dict[str, Any]:
     """Arguments of both trainers' configurations."""
-    sampling = actor.policy.answering.sampling
+    sampling = actor.answering.sampling
     return {
         **trainer.base_arguments(actor.loaded, folder, seed, method),
         "learning_rate": recipe.learning_rate,

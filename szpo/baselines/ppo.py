@@ -164,7 +164,7 @@ def train(
     how, meter = recipe or Recipe(), meter or Meter()
     if not task.prompts:
         raise UsageError("ppo: no prompts to learn on")
-    demand_plain(actor.policy.answering.sampling, METHOD)
+    demand_plain(actor.answering.sampling, METHOD)
     log = []
     with actor.training() as peft:
         learner = _learner(actor, peft.get_base_model(), how)
@@ -209,7 +209,7 @@ def _answers(
     key = seeds.derive(seed, "ppo answers", step=step)
     with catch_divergence(METHOD):
         tokens = learner.actor.sample_tokens(prompts, learner.how.samples, seed=as_seed(key))
-    return [learner.actor.policy.answer(row) for row in tokens], tokens
+    return [learner.actor.answer(row) for row in tokens], tokens
 
 
 def _score(score: Score, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
@@ -328,7 +328,7 @@ def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tenso
 
     handle = learner.model.get_output_embeddings().register_forward_hook(look)
     try:
-        temperature = learner.actor.policy.answering.sampling.temperature
+        temperature = learner.actor.answering.sampling.temperature
         logits = logprobs.answer_logits(learner.model, batch, temperature)
     finally:
         handle.remove()

@@ -117,7 +117,7 @@ def train(
     if not data.prompts:
         raise UsageError(f"{METHOD}: no prompts to answer")
     if data.judge is None:
-        room = actor.policy.answering.sampling.max_new_tokens
+        room = actor.answering.sampling.max_new_tokens
         demand_room(context.reader_of(actor.loaded), data.prompts, room, how)
     job = _Job(actor, data, how, seed)
     settings = _describe(job)
@@ -165,7 +165,7 @@ def judge_candidates(
     meter: Meter,
 ) -> self_judging.Round:
     """Candidates of the actor as it stands, judged by itself or by ``judge``; trains nothing."""
-    plain = actor.policy.answering.sampling
+    plain = actor.answering.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
         prompts, how.candidates, seed=as_seed(seeds.derive(seed, "self-rewarding candidates"))
     )
@@ -200,7 +200,7 @@ def _itself(actor: Actor, how: Recipe) -> Judge:
 def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
     """The actor as it stands, sampling as the recipe says."""
     sampling = Sampling(how.temperature, how.top_p, 0, tokens)
-    engine = actor.policy.engine
+    engine = actor.engine
     return Actor(actor.loaded, actor.sites, actor.theta(), sampling=sampling, engine=engine)
 
 
@@ -292,7 +292,7 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         raise UsageError(
             f"{folder} was made with other settings ({', '.join(differ)}); choose another folder"
         )
-    actor.policy.move_to(adapter_files.factors(bases.read_adapter(folder), actor.sites))
+    actor.move_to(adapter_files.factors(bases.read_adapter(folder), actor.sites))
     if actor.digest() != digest:
         raise StorageError(f"{folder}: the adapter is not the recorded one; remove the folder")
     return record
@@ -305,7 +305,7 @@ def _describe(job: _Job) -> dict[str, Any]:
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
         "sites": [asdict(site) for site in actor.sites],
-        "sampling": asdict(actor.policy.answering.sampling),
+        "sampling": asdict(actor.answering.sampling),
         "M0": actor.digest(),
         "prompts": _sha256([prompt.turns for prompt in data.prompts]),
         "examples": _sha256(examples) if examples else None,

@@ -107,7 +107,7 @@ class LoraPolicy:
 
     def digest(self) -> str:
         """SHA-256 of θ in canonical form."""
-        return parameters.digest(self._theta, self.layout, self._basis_sha256)
+        return parameters.digest(self.theta(), self.layout, self._basis_sha256)
 
     @property
     def held(self) -> Loaded:
@@ -202,7 +202,7 @@ class LoraPolicy:
             for place in range(size)
         ]
         request = RowRequest(
-            self._theta,
+            self.theta(),
             tuple(first[m] for m in range(len(first))),
             tuple(number),
             tuple(stream),
@@ -238,7 +238,7 @@ class LoraPolicy:
             for j in range(samples)
         ]
         request = RowRequest(
-            self.start() if base else self._theta,
+            self.start() if base else self.theta(),
             (Shift(0, 0, 0, 0.0),),
             tuple(number),
             (seeds.derive(seed, "sample prompts"),),
@@ -268,7 +268,7 @@ class LoraPolicy:
             "kl",
             tuple(ids[i // samples] for i in range(len(rows))),
             rows,
-            (self._theta,),
+            (self.theta(),),
             (0,) * len(rows),
             temperature=self.answering.sampling.temperature or 1.0,
         )
@@ -326,7 +326,7 @@ class LoraPolicy:
 
     def factors(self, theta: Theta | None = None) -> dict[str, np.ndarray[Any, Any]]:
         """All LoRA factors at θ (default: the current), by ``site.a`` and ``site.b``, fp32."""
-        moved = self.subspace.weights(self._theta if theta is None else theta)
+        moved = self.subspace.weights(self.theta() if theta is None else theta)
         return {**self.subspace.fixed, **self.subspace.start, **moved}
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -281,6 +281,8 @@ class Host(Protocol):
 class LocalHost:
     """A `Host` whose models are in this process."""
 
+    kind: ClassVar[type[Responder]] = Responder
+
     def __init__(
         self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None,
         make: Callable[[AdaptedModel], Engine] = engine_for,
@@ -329,7 +331,7 @@ class LocalHost:
     def _responder(self, subspace: Subspace, space: Space) -> Responder:
         adapted = self._loaded.adapt(subspace.sites)
         engine = self._engines[subspace.sites]
-        return Responder(subspace, space, engine, adapted, chunk_rows=self.chunk_rows)
+        return self.kind(subspace, space, engine, adapted, chunk_rows=self.chunk_rows)
 
 
 def chosen_lora(

@@ -77,7 +77,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
             )
             key = seeds.derive(ledger.root_seed, "triad", step=t, k=place, name=str(edge))
             made.append(Comparison(key.hex(), -1, place, 3 * t + edge, rows, kind="repeat"))
-    triads.create(ledger, order, made, {"rows": source.rows, "after": last})
+    orders.settle(ledger, order, {"rows": source.rows, "after": last}, made)
 
 
 def answer(panel: PanelEvaluator) -> int:

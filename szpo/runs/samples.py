@@ -24,7 +24,6 @@ from szpo.policies.protocol import Policy, draw_answers
 from szpo.replay import replay
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import finals
 
 PROMPTS = 6
 """Prompts of an order that names no number."""
@@ -139,7 +138,7 @@ def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
         "tuned_sha256": tuned_sha256,
         "base_sha256": base_sha256,
     }
-    finals.create(ledger, order, made, notes)
+    orders.settle(ledger, order, notes, made)
 
 
 def _in_order(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:

@@ -7,9 +7,9 @@ anything is answered twice. `szpo.runs.samples` draws the answers of the two pol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from szpo import seeds
 from szpo.aggregation import win_rates
@@ -17,7 +17,6 @@ from szpo.aggregation.win_rates import PolicyVote, Preferences
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.types import Comparison
 from szpo.voting import calibration, seats
 from szpo.voting.seats import LETTERS, Letter
 
@@ -31,16 +30,6 @@ class FinalVote(PolicyVote, Protocol):
     @property
     def k(self) -> int | None:
         """The place of the comparison's order among the orders of this kind."""
-
-
-def create(
-    ledger: Ledger, order: Order, comparisons: Sequence[Comparison], notes: Mapping[str, Any]
-) -> bool:
-    """Store an order's comparisons with its settlement, at once; False if it was settled before.
-
-    ``notes``: what else the order's result records, such as the digests of both policies.
-    """
-    return orders.settle(ledger, order, notes, comparisons)
 
 
 def is_open(ledger: Ledger, comparison: str) -> bool:

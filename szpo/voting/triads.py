@@ -7,8 +7,8 @@ they wait. `results` hands the votes to the arithmetic in `szpo.aggregation.link
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -17,22 +17,11 @@ from szpo.aggregation.link_test import LinkCheck
 from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.ledger.orders import Order
-from szpo.types import Comparison, Vote
+from szpo.types import Vote
 from szpo.voting import counting, seats
 from szpo.voting.seats import Letter
 
 SIDES: Final = ("plus", "minus")
-
-
-def create(
-    ledger: Ledger, order: Order, comparisons: Sequence[Comparison], notes: Mapping[str, Any]
-) -> bool:
-    """Store an order's comparisons with its settlement, at once; False if it was settled before.
-
-    ``comparisons``: ab, bc and ac of each triad. ``notes``: what else the order's result records.
-    """
-    return orders.settle(ledger, order, notes, comparisons)
 
 
 def list_comparisons(ledger: Ledger) -> list[str]:

@@ -52,8 +52,8 @@ def test_what_peft_computes_is_what_the_actor_answers_with():
         expected = peft(ids).logits.log_softmax(-1)[0]
         during = trained.sample(PROMPTS, 2, seed=5)
         assert torch.equal(peft(ids).logits.log_softmax(-1)[0], expected)  # wrapped as before
-    deltas = trained.policy.deltas([trained.theta()])
-    (found,) = trained.policy.engine.logprobs([[3]], [[7, 8, 4, 9, 11]], [0], deltas)
+    deltas = trained.deltas([trained.theta()])
+    (found,) = trained.engine.logprobs([[3]], [[7, 8, 4, 9, 11]], [0], deltas)
     steps = [float(expected[i, ids[0, i + 1]]) for i in range(5)]
     assert found == pytest.approx(steps, abs=1e-5)
     assert trained.sample(PROMPTS, 2, seed=5) == during

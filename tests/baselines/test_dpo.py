@@ -69,7 +69,7 @@ def loss_by_hand(
     now = Deltas(
         {s.name: theta[s.a] for s in actor.sites}, {s.name: theta[s.b][None] for s in actor.sites}
     )
-    start = actor.policy.deltas([actor.start()])
+    start = actor.deltas([actor.start()])
     chosen = [(p.prompt, p.chosen) for p in data]
     rejected = [(p.prompt, p.rejected) for p in data]
     with torch.no_grad():
@@ -294,12 +294,12 @@ def test_at_zero_margin_the_loss_is_softplus_of_the_margin_asked_for():
 def test_the_loss_is_that_of_a_hand_calculation():
     actor = move(tiny_actor())
     data = pairs()[:4]
-    deltas = actor.policy.deltas([actor.theta()])
+    deltas = actor.deltas([actor.theta()])
 
     def per_token(side: str) -> torch.Tensor:
         rows = [answer_tokens(actor.loaded, getattr(pair, side)) for pair in data]
         ids = [actor.encode(pair.prompt) for pair in data]
-        logp = actor.policy.engine.logprobs(ids, rows, [0] * len(rows), deltas)
+        logp = actor.engine.logprobs(ids, rows, [0] * len(rows), deltas)
         return torch.tensor([values.mean() for values in logp])
 
     margin = 2.0 * (per_token("chosen") - per_token("rejected")) - 0.5

@@ -88,8 +88,8 @@ def place_final(ledger, count=4, equal=()):
         Comparison(f"f{number}-{n}", -1, 0, n, rows(n, equal=n in equal), kind="final")
         for n in range(count)
     ]
-    assert finals.create(ledger, order, made, {"after": 0})
-    assert not finals.create(ledger, order, made, {"after": 1})  # once
+    assert orders.settle(ledger, order, {"after": 0}, made)
+    assert not orders.settle(ledger, order, {"after": 1}, made)  # once
     return number
 
 

@@ -52,7 +52,7 @@ def run_cell(
     stopped = None
     with tools.counting():
         try:
-            more = methods.run_method(spec, checkpoints)
+            more = methods.RUNNERS[spec["method"]](spec, checkpoints)
         except RunError as error:
             stopped, more = str(error), {}
     return {

@@ -180,15 +180,6 @@ Runner: TypeAlias = Callable[[Spec, Checkpoints], dict[str, Any]]
 """Runs a method and records its checkpoints; returns further fields of the cell's record."""
 
 
-def run_method(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Run the spec's method from its start to its last vote.
-
-    Raises:
-        RunError: it diverged, or there was nothing to learn from.
-    """
-    return RUNNERS[spec["method"]](spec, checkpoints)
-
-
 def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     """A whole run of szpo: set-up, votes through the ledger, updates."""
     D = spec["D"] if spec["ask"] == "batch" else 1

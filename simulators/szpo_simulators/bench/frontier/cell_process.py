@@ -73,7 +73,7 @@ def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[
     stopped = None
     with tools.counting():
         try:
-            methods.run_method({**spec, "beta": dict(start.beta)}, checkpoints)
+            methods.RUNNERS[spec["method"]]({**spec, "beta": dict(start.beta)}, checkpoints)
         except RunError as error:
             stopped = str(error)
     rows = [row for row in checkpoints.rows if row["share"] > 0]
