@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from szpo.reports.figures import estimates as estimates
@@ -11,14 +12,6 @@ if TYPE_CHECKING:
     from szpo.reports.figures import kl as kl
     from szpo.reports.figures import length as length
 
-__all__ = ["estimates", "gain", "kl", "length"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'szpo.plots' has no attribute {name!r}")
-    return getattr(import_module("szpo.reports.figures"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    "szpo", submod_attrs={"reports.figures": ["estimates", "gain", "kl", "length"]}
+)

@@ -6,8 +6,9 @@ broken. They load when asked for: only `check_engine` needs a tensor library.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from szpo.evaluators.checks import check_evaluator as check_evaluator
@@ -16,21 +17,12 @@ if TYPE_CHECKING:
     from szpo.policies.protocol import check_policy as check_policy
     from szpo.reports.adapter import check_adapter as check_adapter
 
-_WHERE = {
-    "check_adapter": "szpo.reports.adapter",
-    "check_engine": "szpo.generation.engine_choice",
-    "check_evaluator": "szpo.evaluators.checks",
-    "check_judge": "szpo.evaluators.checks",
-    "check_policy": "szpo.policies.protocol",
-}
-__all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'szpo.testing' has no attribute {name!r}")
-    return getattr(import_module(_WHERE[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    "szpo",
+    submod_attrs={
+        "evaluators.checks": ["check_evaluator", "check_judge"],
+        "generation.engine_choice": ["check_engine"],
+        "policies.protocol": ["check_policy"],
+        "reports.adapter": ["check_adapter"],
+    },
+)
