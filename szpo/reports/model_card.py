@@ -111,7 +111,7 @@ fitted, and no gradient of the judgement was taken.
 {packed}{doubt}
 | | |
 |---|---|
-| votes | {sum(f.votes for f in folded)} from {_voters(ledger, total)} |
+| votes | {sum(f.votes for f in folded)} from {describe_voters(ledger, total)} |
 | answers read | {sum(f.answers_read for f in folded)} |
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
@@ -181,7 +181,7 @@ def _measured(ledger: Ledger, digest: str, group: Group | None) -> HeldOut | Non
 
 
 def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any] | None) -> str:
-    """The metadata of the hub, as YAML whose values are JSON."""
+    """The metadata of the hub."""
     front: dict[str, Any] = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
@@ -195,10 +195,15 @@ def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any]
         front["datasets"] = [names.votes]
     if metric is not None:
         front["model-index"] = [{"name": total.name, "results": [metric]}]
+    return as_yaml(front)
+
+
+def as_yaml(front: Mapping[str, Any]) -> str:
+    """The metadata of a card as the hub reads it: YAML whose values are JSON."""
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
 
 
-def _voters(ledger: Ledger, total: Run) -> str:
+def describe_voters(ledger: Ledger, total: Run) -> str:
     """Who voted, as part of a sentence."""
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
     if kind == "people":

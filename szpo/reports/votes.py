@@ -213,6 +213,8 @@ def _features(people: People) -> list[dict[str, Any]]:
 
 
 def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> str:
+    from szpo.reports.model_card import as_yaml, describe_voters  # which load a tensor library
+
     total = results.read(ledger)
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
     size = next((name for most, name in SIZES if count < most), "1M<n<10M")
@@ -226,19 +228,16 @@ def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> st
     }
     if licence:
         front["license"] = licence
-    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
-    who = {"people": f"{total.panelists} people", "judge": "a language model as a judge"}
-    who["function"] = f"the {total.panel}, a program; no person judged"
-    voters = who.get(str(kind), f"a simulated panel ({total.panel}); no person judged")
     extra = "| `panelist` | a pseudonym: votes of one panelist have one |\n" * people.pseudonyms
     extra += "| `notes` | rows on which the panelist noted a better side |\n" * people.notes
+    voters = visible(describe_voters(ledger, total))
     return f"""---
-{yaml}
+{as_yaml(front)}
 ---
 
 # Votes of {visible(total.name)}
 
-{count} votes from {visible(voters)}. They compare batches of answers of two policies to the same
+{count} votes from {voters}. They compare batches of answers of two policies to the same
 prompts; szpo tuned a policy on them. The head of the run's ledger was `{total.head}`.
 
 ```python

@@ -27,6 +27,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.models import tokenizer_files
 from szpo.replay import verification
 from szpo.reports.adapter import adapter_files
+from szpo.reports.votes import write_dataset
 from szpo.runs import assemble
 from szpo.testing import check_adapter
 from szpo.types import Prompt
@@ -407,3 +408,12 @@ def test_votes_load_as_a_dataset_without_anything_of_the_panelists(
     card = DatasetCard((plain / "README.md").read_text(encoding="utf-8"))
     assert card.data.license == "cc-by-4.0" and card.data.size_categories == ["n<1K"]
     assert "no person judged" in card.text
+
+
+def test_votes_of_another_packages_evaluator_are_not_called_simulated(run, tmp_path):
+    with Ledger.open(run, readonly=True) as ledger:
+        config = {**ledger.spec["config"], "panel": {"kind": "mine"}}
+        ledger.spec = {**ledger.spec, "config": config, "panel": {}}
+        write_dataset(ledger, tmp_path / "votes")
+    card = (tmp_path / "votes" / "README.md").read_text(encoding="utf-8")
+    assert "panelists of the evaluator" in card and "simulated" not in card

@@ -39,7 +39,7 @@ def move(actor: Actor, size: float = 0.05) -> Actor:
         name: value + size * generator.standard_normal(value.shape).astype(np.float32)
         for name, value in actor.start().items()
     }
-    actor.policy.move_to(theta)
+    actor.move_to(theta)
     return actor
 
 
