@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from szpo.analysis import taught
+from szpo.analysis import cause, taught
 from szpo.ledger.database import Ledger
 from szpo.optim import vote_regression
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
@@ -30,17 +30,19 @@ class Outlook:
     """Counted votes of the run at that step."""
     prior: Mapping[str, Any] | None = None
     """The preference pairs that it began with: their file, number, and weight in votes then."""
+    why: str = ""
+    """Why the votes show no taste, where somebody asked; `szpo.analysis.taught` says it of
+    coordinates that are named features."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What keeps the recommended point from going on, and what to do; empty where nothing."""
         found, lines = self.found, []
-        if self.votes and not found.shown:
+        if self.why:
             lines.append(
-                f"the votes do not show a common taste yet (odds {_odds(found.factor)}, it takes "
+                f"no common taste shown yet (odds {_odds(found.factor)}, it takes "
                 f"{vote_regression.EVIDENCE:g} : 1), so the recommended point stays near the "
-                "start: continue voting; if it stays so, ask a clearer question (panel.question), "
-                "show more rows in a vote (optimizer.rows) or try other coordinates (subspace.dim)"
+                f"start: {self.why}"
             )
         names = _list(found.broken)
         if found.share == 0:
@@ -139,14 +141,21 @@ def of_report(extra: Mapping[str, Any], votes: int) -> Outlook | None:
     return None if body is None else Outlook(LookAhead.from_json(body), votes)
 
 
-def read(ledger: Ledger) -> Outlook | None:
-    """The outlook of a run as of its last step; None where its rule looks at no votes ahead."""
+def read(ledger: Ledger, *, why: bool = False) -> Outlook | None:
+    """The outlook of a run as of its last step; None where its rule looks at no votes ahead.
+
+    With ``why`` it reads the votes again to say why they show no taste.
+    """
     prior = ledger.spec.get("prior")
     last = ledger.query("SELECT body FROM events WHERE kind = 'step' ORDER BY event DESC LIMIT 1")
     body = json.loads(last[0]["body"]) if last else {}
     ahead = (body.get("extra") or {}).get("outlook")
     if ahead is not None:
-        return Outlook(LookAhead.from_json(ahead), body["total_votes"], prior)
+        found, votes = LookAhead.from_json(ahead), body["total_votes"]
+        asked = why and votes and not found.shown and found.taught is None
+        later = any(each.votes and each.evidence >= taught.LIKELY for each in found.ahead)
+        said = cause.read(ledger, undecided=later, named=False) if asked else ""
+        return Outlook(found, votes, prior, said)
     return None if prior is None else Outlook(NEVER, 0, prior)
 
 

@@ -11,6 +11,7 @@ import typer
 from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
 from szpo.analysis import vote_texts
+from szpo.analysis.cause import USUAL
 from szpo.analysis.feature_weights import FeatureVotes, Own, Taste, fit_panelists, fit_taste
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
@@ -19,9 +20,6 @@ from szpo.ledger.database import Ledger
 
 if TYPE_CHECKING:
     from szpo.analysis.taste_clusters import Clusters
-
-USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
-"""Features that are looked at where ``--features`` names none; for English texts."""
 
 
 def features(

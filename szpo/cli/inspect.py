@@ -53,7 +53,7 @@ def show(
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         total = results.read(ledger)
         link, measured = triads.results(ledger), held_out.read(ledger)
-        helped, ahead = improvement.read(ledger), outlook.read(ledger)
+        helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
         lesson, way_on = taught.read(ledger), budget.describe_more(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]

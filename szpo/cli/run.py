@@ -428,7 +428,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         warned: list[str] = []
         beside = conduct.Beside((EachStep(show),), True, score, console.complain)
         outcome = conduct.conduct(ledger, parts, beside, stay=stay)
-    helped, ahead = improvement.read(ledger), outlook.read(ledger)
+    helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
     lesson = taught.read(ledger)
     if as_json:
         found = inspect.outlook_of(ahead, lesson)

@@ -72,7 +72,8 @@ def render(
         open_round: show what has been voted in a round that is still open.
     """
     total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
-    facts, ahead, lesson = total.table, outlook.read(ledger), taught.read(ledger)
+    facts = total.table
+    ahead, lesson = outlook.read(ledger, why=True), taught.read(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
         autoescape=True,

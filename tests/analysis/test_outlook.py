@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +27,6 @@ def change(**fields):
 @pytest.mark.parametrize(
     ("fields", "words", "note"),
     [
-        ({"factor": math.log(8.9)}, "odds 8.9 : 1, it takes 9 : 1", "no common taste shown yet"),
         ({"share": 0.0, "broken": ("tokens", "margin")}, r"\(length, topic\) hold nowhere",
          "predicted guards (length, topic) hold it at the start"),
         ({"share": 0.5, "broken": ("logprob",)}, r"\(log-probability\) hold the .* at 50 %",
@@ -39,6 +39,14 @@ def test_what_holds_it_back_is_named_with_what_to_do(fields, words, note):
     (remark,) = found.remarks
     assert re.search(words, remark)
     assert "\n" not in remark and found.note == note
+
+
+def test_why_the_votes_show_nothing_is_said_once_somebody_asked():
+    found = change(factor=math.log(8.9))
+    assert found.note == "no common taste shown yet" and found.remarks == ()
+    (remark,) = replace(found, why="the voters disagree").remarks
+    assert remark.startswith("no common taste shown yet (odds 8.9 : 1, it takes 9 : 1)")
+    assert remark.endswith("stays near the start: the voters disagree")
 
 
 def test_the_last_step_says_what_was_looked_ahead_to(tmp_path):

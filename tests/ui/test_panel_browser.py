@@ -492,6 +492,26 @@ def test_wide_text_is_not_cut(stage, ann):
         assert misfits(ann, *size, root="#szpo-root", bar=".sz-bar") == []
 
 
+LINES = """() => {
+  const bar = document.querySelector(".sz-bar").getBoundingClientRect().top;
+  let lines = 0;
+  for (const text of document.querySelectorAll(".sz-answer .sz-text")) {
+    const range = document.createRange(), tops = new Set();
+    range.selectNodeContents(text);
+    for (const box of range.getClientRects())
+      if (box.top >= 0 && box.bottom <= bar && box.width > 2) tops.add(Math.round(box.top / 6));
+    lines += tops.size;
+  }
+  return lines;
+}"""
+
+
+def test_at_200_percent_six_lines_of_answers_stand(stage, ann):
+    with window(ann, *ZOOMED):
+        ann.locator(".sz-answers").nth(1).evaluate("n => n.scrollIntoView()")
+        assert ann.evaluate(LINES) >= 6
+
+
 def test_a_phone_shows_all_of_it_within_reach(stage, ann):
     for size in (NARROW, ZOOMED, CLOSE):
         assert misfits(ann, *size, root="#szpo-root", bar=".sz-bar") == []
@@ -599,6 +619,7 @@ def test_a_language_is_chosen_by_the_browser_and_changed_in_the_menu_without_los
     marked = ann.locator("#sz-languages li", has=ann.locator(".sz-quiet"))
     assert marked.evaluate_all("all => all.map(n => n.lang)") == ["de", "es", "zh-Hans"]
     seat = ann.get_attribute("#szpo-root", "data-seat")
+    ann.click("#sz-languages summary")  # translations that nobody has read stand in a menu
     ann.click("#sz-languages [data-to=de]")
     ann.wait_for_selector("#szpo-root[data-language=de]")
     until(ann, "vote", seat=seat)

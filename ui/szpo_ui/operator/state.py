@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from szpo.aggregation.link_test import LinkCheck
 from szpo.analysis import evidence, improvement, outlook, overview, taught
@@ -139,7 +139,7 @@ def read_state(site: Site) -> OperatorState:
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
     status = site.status.read()
-    facts, page, cast, helped, lesson, doubt = _figures(site, live)
+    facts, page, cast, helped, lesson, doubt, ahead = _figures(site, live)
     cast = count(ledger, cast)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
@@ -182,15 +182,13 @@ def read_state(site: Site) -> OperatorState:
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
         hook=hook_events.last_failure(ledger),
-        ahead=outlook.read(ledger),
+        ahead=ahead,
         lesson=lesson,
         aside=tuple(set_aside.in_force(ledger)),
     )
 
 
-def _figures(
-    site: Site, live: bool
-) -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None, str]:
+def _figures(site: Site, live: bool) -> Figures:
     """The figures and the votes cast, computed when a round moves and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
@@ -202,12 +200,14 @@ def _figures(
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> tuple[RunFacts, Overview, VotesCast, Improvement, Lesson | None, str]:
+    def read() -> tuple[
+        RunFacts, Overview, VotesCast, Improvement, Lesson | None, str, Outlook | None
+    ]:
         rows = evidence.read(ledger, live=live)
         page = overview.overview(rows)
         return (
             rows.run, page, count(ledger), improvement.read(ledger), taught.read(ledger),
-            find_doubt(ledger),
+            find_doubt(ledger), outlook.read(ledger, why=True),
         )  # fmt: skip
 
     return site.figures.get(key, read)
@@ -279,6 +279,12 @@ class VotesCast:
     last: int
     second: Mapping[str, int] = field(default_factory=dict)
     """Those of them that were answered as a second person, which no round counts."""
+
+
+Figures: TypeAlias = tuple[
+    RunFacts, Overview, VotesCast, Improvement, Lesson | None, str, Outlook | None
+]
+"""What is read anew only when a round moves."""
 
 
 NONE: Final = VotesCast({}, 0)

@@ -87,8 +87,9 @@ class Sheet:
 
     @property
     def minutes(self) -> int:
-        """Whole minutes of reading, at least one."""
-        return max(1, math.ceil(self.words / WORDS_PER_MINUTE))
+        """Whole minutes of reading; 0 is under one."""
+        found = self.words / WORDS_PER_MINUTE
+        return 0 if found < 1 else math.ceil(found)
 
     @property
     def gate_s(self) -> float:
