@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
-from szpo.cli.features import USUAL, demand_members
+from szpo.cli.features import demand_members
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger

@@ -46,6 +46,28 @@ def test_a_vector_of_two_is_tuned_in_under_a_second() -> None:
     assert np.linalg.norm(opt.best - TARGET) < 0.15 * np.linalg.norm(TARGET)
 
 
+def errors_after(votes: int, wrong: float, **options: Any) -> list[float]:
+    """Distances from 200 random optima in [−2, 2]³, by a judge who errs in this share of votes."""
+    found, draw = [], np.random.default_rng(7)
+    for seed in range(200):
+        goal, opt = draw.uniform(-2, 2, 3), szpo.Optimizer(dim=3, seed=seed, **options)
+        for _ in range(votes):
+            a, b = opt.ask()
+            nearer = np.linalg.norm(a - goal) < np.linalg.norm(b - goal)
+            opt.tell("a" if nearer != (draw.random() < wrong) else "b")
+        found.append(float(np.linalg.norm(opt.best - goal)))
+    return found
+
+
+@pytest.mark.full
+def test_the_default_does_not_circle_and_bears_wrong_votes() -> None:
+    assert np.median(errors_after(60, 0.0)) <= 0.1
+    circles = {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0}  # the former default
+    usual, before = errors_after(60, 0.2), errors_after(60, 0.2, **circles)
+    assert np.median(usual) <= np.median(before)
+    assert np.quantile(usual, 0.9) <= np.quantile(before, 0.9)
+
+
 @pytest.mark.parametrize("rule", ["known", "sign", "regression"])
 def test_every_rule_moves_towards_what_is_preferred(rule: str) -> None:
     opt = tune(szpo.Optimizer(dim=2, rule=rule), 15)
