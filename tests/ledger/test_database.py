@@ -176,9 +176,10 @@ def test_missing_places_are_storage_errors(tmp_path):
         new_ledger(tmp_path / "none" / "a.db", settings_of())
 
 
-def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "filesystem", lambda folder: "nfs4")
-    with pytest.raises(StorageError, match="nfs4, where file locks do not hold"):
+@pytest.mark.parametrize("kind", ["nfs4", "9p", "ceph", "lustre", "virtiofs", "fuse.s3fs"])
+def test_a_network_file_system_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(connection, "filesystem", lambda folder: kind)
+    with pytest.raises(StorageError, match=f"{kind}, where file locks do not hold"):
         new_ledger(tmp_path / "a.db", settings_of())
 
 

@@ -75,6 +75,7 @@ SETTINGS_FILES = {
     b"\xef\xbb\xbf[run]\n\nseed = 1 # \xff\n": "run.toml: byte 0xff at line 3 is not UTF-8",
     b"\xef\xbb\xbf[run]\nseed = -1\n": "run.toml: run.seed must be a whole number",
     b"[run]\nseed = = 1\n": "line 2, column 8",
+    b"[run]\nseed = " + b"[" * 100_000: "run.toml is not TOML: ",
     b"[optimizer]\nkl_radus = 1.0\n": 'in [optimizer]; did you mean "kl_radius"?',
 }
 SETTINGS = (
