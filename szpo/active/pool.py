@@ -198,7 +198,7 @@ def _pairs(record: Any, where: str) -> Iterator[Pair]:
     prompt = _prompt(record.get("prompt"), where)
     a, b = _text(record, "a", where), _text(record, "b", where)
     given = record.get("id")
-    pair_id = digest(prompt, a, b) if given in (None, "") else str(given)
+    pair_id = digest(prompt, a, b) if given in (None, "") else _storable(str(given))
     values = (_numbers(record, "a", where), _numbers(record, "b", where))
     yield Pair(pair_id, prompt, a, b, values=values)
 
@@ -215,15 +215,16 @@ def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
         if record.get("id") is None:
             name = digest(prompt, a, b)
         else:
-            name = f"{record['id']}/{first.get('id')}/{second.get('id')}"
+            name = _storable(f"{record['id']}/{first.get('id')}/{second.get('id')}")
         yield Pair(name, prompt, a, b)
 
 
 def _prompt(value: Any, where: str) -> Prompt:
     if isinstance(value, str) and value.strip():
-        return Prompt.user(value)
+        return Prompt.user(_storable(value))
     if isinstance(value, list):
-        return Prompt(conversation(value, where))
+        turns = conversation(value, where)
+        return Prompt(tuple((role, _storable(text)) for role, text in turns))
     raise UsageError(f"{where}: needs prompt, a text or a list of messages")
 
 
@@ -231,7 +232,12 @@ def _text(record: dict[str, Any], name: str, where: str) -> str:
     value = record.get(name)
     if not isinstance(value, str):
         raise UsageError(f"{where}: needs {name}, the text of an answer")
-    return value
+    return _storable(value)
+
+
+def _storable(text: str) -> str:
+    """The text as UTF-8 can hold it; JSON may name half a character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _numbers(record: dict[str, Any], side: str, where: str) -> dict[str, float]:

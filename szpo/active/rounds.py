@@ -300,7 +300,7 @@ def load(path: Path) -> State:
             questions=tuple(_question(q) for q in body["questions"]),
             replies=tuple(Reply(**reply) for reply in body["replies"]),
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is no state of a selection ({error})") from error
 
 

@@ -111,7 +111,7 @@ def fail(error: BaseException) -> int:
         complain("error: out of memory; use fewer rows, a smaller model or quantization nf4")
         return 6
     if isinstance(error, RecursionError) and "JSON" in str(error):
-        complain("error: what was read is JSON nested too deep; szpo writes none: see szpo verify")
+        complain("error: what was read is JSON nested too deep; szpo writes none such")
         return 5
     if isinstance(error, sqlite3.DatabaseError | OSError):
         complain(f"error: {_storage(error)}")

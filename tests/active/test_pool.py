@@ -490,6 +490,21 @@ def test_skips_say_nothing():
     assert rows.shape == (0, 3) and weight.shape == (0,)
 
 
+def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
+    """The sheet could not be written, and the command ended as a fault of szpo's own."""
+    path = tmp_path / "pool.jsonl"
+    path.write_text(r'{"id": "\ud800", "prompt": "a\ud800", "a": "b \udfff", "b": "\ud83d\ude00"}')
+    (pair,) = pool.read(path)
+    assert (pair.id, pair.prompt.text, pair.a, pair.b) == ("?", "a?", "b ?", "\U0001f600")
+
+
+def test_a_state_of_brackets_is_none(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is no state of a selection"):
+        rounds.load(path)
+
+
 def test_wrong_input_is_refused():
     cases = [
         (lambda: BradleyTerry(np.ones((2, 2)), np.ones(3)), "shape"),
