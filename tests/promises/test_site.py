@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,41 @@ def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "What can I plant in October?" in done.stdout
+
+
+BASELINES = re.findall(
+    r"^szpo ((?:.*\\\n)*.*)$", (DOCS / "baselines.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_of_baselines_run(tmp_path, monkeypatch):
+    """As printed, on the tiny model and with few steps; none is run on Mistral-7B."""
+    monkeypatch.chdir(tmp_path)
+    asked = "\n\nHuman: Is it raining?\n\nAssistant:"
+    for name, record in (
+        ("hh", {"chosen": f"{asked} Yes, take a coat.", "rejected": f"{asked} No."}),
+        ("pairs", {"prompt": "Say hello.", "chosen": "Hello there.", "rejected": "No."}),
+        ("good", {"prompt": "Say hello.", "completion": "Hello there."}),
+        ("seed", {"prompt": "Say hello.", "completion": "Hello there."}),
+    ):
+        Path(f"{name}.jsonl").write_text(f"{json.dumps(record)}\n" * 8, encoding="utf-8")
+    assert call(["run", "--preset", "tiny", "--set", "run.votes=8", "--set", "run.name=name"]) == 0
+    for printed in BASELINES:
+        words = shlex.split(printed.replace("\\\n", " ").replace("NAME", "name"), comments=True)
+        if any("mistralai" in word for word in words):
+            continue
+        if "--run" not in words:
+            words += ["--preset", "tiny"]
+        if words[0] == "run":
+            words += ["--set", "run.votes=8"]
+        elif words[1] in ("dpo", "grpo", "sft", "notebook-dpo"):
+            shutil.rmtree(Path("baselines") / words[1], ignore_errors=True)
+            words += ["--recipe", "steps=2"]
+        elif words[1] == "self-rewarding":
+            words += ["--recipe", "prompts=2", "--recipe", "judge_tokens=20"]
+        judged = words[1] == "self-rewarding"  # it ends as the page says: no judgement has a score
+        assert call(words) == (1 if judged else 0), printed
 
 
 @pytest.mark.spine
