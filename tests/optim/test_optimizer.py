@@ -151,6 +151,17 @@ def test_davidson_reads_ties_by_their_share():
     assert info.delta[0] == pytest.approx(math.log(3.5 / 1.5))
 
 
+def test_the_share_of_ties_is_that_of_all_votes_so_far():
+    settings = defaults(
+        3, SMALL, rule="known", K=1, N=1, M=4, ties="davidson", warmup=0, alpha=0.1
+    )
+    state = optimizer.init(settings)
+    for votes in (tally([[4.0]]), tally([[2.0]], [[0.0]], [[2.0]])):
+        state, _, info = optimizer.tell(state, optimizer.ask(state), votes)
+    nu = invert_and_average.tie_nu(2, 8)  # two ties of eight votes, four of them a step before
+    assert info.delta[0] == float(invert_and_average.davidson(2.0, 0.0, 2.0, nu))
+
+
 def test_too_large_a_coefficient_is_cut_and_recorded():
     votes = tally([[1.0]])
     _, updates, info = one_step("known", "antithetic", votes, law=Law(), coef_cap=0.25)

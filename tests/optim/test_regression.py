@@ -374,3 +374,14 @@ def test_a_taste_that_turns_is_followed_only_by_votes_that_fade():
     assert follow(0.9) > 0.8
     assert follow(None) < 0.5
     assert follow(1.0) == follow(None)  # λ = 1 is to forget nothing
+
+
+def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():
+    """At a share of a quarter: ¾ (z⁺ − z⁻) + ¼ of the texts' scores."""
+    settings = settings_of(score_share=0.25)
+    query = optimizer.ask(optimizer.init(settings))
+    shape = (settings.K, settings.N, settings.dim)
+    scores = np.random.default_rng(0).normal(size=shape)
+    at = optimizer.perturbations(settings, query, None, StepInputs(scores=scores))
+    apart = np.broadcast_to(at.features(settings.distance)[:, None], shape)
+    assert all_votes.features(settings, at) == pytest.approx(0.75 * apart + 0.25 * scores)

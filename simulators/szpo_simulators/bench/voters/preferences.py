@@ -1,0 +1,216 @@
+"""`szpo bench preferences`: what few votes of people foretell of votes that were left out.
+
+Each record of a preference file is a vote on two single answers; of those on the same two one is
+drawn, since what no feature names about a text is common to them. Fits of n votes are scored on
+votes about other answers: *sparse* is the rule's own prior over named features,
+*ridge* a Gaussian one over the same, *components* one over the leading score components of the
+default model, *length* the sparse one over the number of words alone. No run of szpo made these
+answers, so that scales are those of the file's own texts; no vote decides them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from scipy import special
+
+from szpo.data import preference_files
+from szpo.data.pairs import Pair
+from szpo.errors import UsageError
+from szpo.features import dictionary
+from szpo.optim import sparse_regression, vote_regression
+from szpo.optim.sparse_prior import Prior
+from szpo.optim.vote_regression import Votes
+from szpo.seeds import derive
+from szpo.types import Floats, Ints
+from szpo_simulators.study import Spec, Study, interval, make_generator
+
+FITS: Final = ("sparse", "ridge", "components", "length")
+VOTES: Final = (15, 30, 60, 120, 240)
+LENGTH: Final = "length"
+SPLITS, LEFT_OUT = 40, 300
+"""Splits into answers whose votes are fitted and others, and votes about the others."""
+TOKENS: Final = 96
+"""Of an answer whose scores are taken; what stands behind is left out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Votes: each preferred the first of two answers."""
+
+    named: Floats
+    """(V, k): features of the preferred answer less those of the other, in spreads."""
+    components: Floats | None
+    """(V, c): the same of score components; None without a model."""
+    groups: Ints
+    """(k + c,): of the features, −1 for each component."""
+    length: int
+    """Which feature counts words."""
+    item: Ints
+    """(V,): votes about the same two answers have the same number."""
+
+    def columns(self, fit: str) -> Floats:
+        """Regressors (V, p) of a fit."""
+        if fit == "length":
+            return self.named[:, [self.length]]
+        if fit == "ridge" or self.components is None:
+            return self.named
+        if fit == "components":
+            return self.components
+        return np.concatenate([self.named, self.components], axis=1)
+
+
+def main(
+    file: Path,
+    kind: str | None = None,
+    model: bool = True,
+    quick: bool = False,
+    folder: Path = Path("runs/bench-preferences"),
+) -> list[dict[str, Any]]:
+    """Score fits of few recorded votes on votes about other answers.
+
+    Args:
+        file: Preferences, a record a vote; ties and records that cannot be read are left out.
+        kind: The file's format, as `szpo pairs` names it.
+        model: Take score components of the default model too; minutes.
+        quick: Few splits; no evidence of anything.
+        folder: Where finished cells and the table go.
+    """
+    found = preference_files.read(file, kind, skip_bad=True)
+    if len({_answers(pair) for pair in found.pairs}) < 2 * LEFT_OUT and not quick:
+        raise UsageError(f"{file}: fewer than {2 * LEFT_OUT} pairs of answers were judged")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    study = Study("preferences", folder / digest[:12], quick)
+    judged = read_features(study, found.pairs, model=model)
+    fits = [fit for fit in FITS if model or fit != "components"]
+    specs: list[Spec] = [
+        {"fit": fit, "votes": votes, "splits": 2 if quick else SPLITS}
+        for fit in fits
+        for votes in VOTES
+    ]
+    rows = [
+        {**{key: row[key] for key in ("fit", "votes")}, **interval(row["gained"])}
+        for row in study.cells("fits", specs, partial(score_fit, judged))
+    ]
+    study.console.print(
+        f"{len(found.pairs)} votes on {judged.item.max() + 1} pairs of answers, {found.ties} ties "
+        f"left out; sha256 of the file {digest}"
+    )
+    study.table(
+        "nats a left-out vote above a coin's, mean over splits with its 95 % interval",
+        rows, {head: head for head in rows[0]},
+    )  # fmt: skip
+    study.csv("preferences", rows)
+    study.end()
+    return rows
+
+
+def read_features(study: Study, pairs: Sequence[Pair], *, model: bool) -> Judged:
+    """The votes' features under the default model's groups, in units of the file's own spread."""
+    from szpo.config.settings_file import load
+    from szpo.data import prompts as promptfiles
+    from szpo.policies import language_model
+
+    config = load(preset_name="demo", sets=["model.device=cpu"])
+    train = promptfiles.load_configured(config.prompts).train
+    host = language_model.load_host(config, adapter=False)
+    base = language_model.prepare(config, host, train, study.console.print)
+    facts = base.subspace.features
+    if facts is None:
+        raise UsageError("the default model's coordinates have no named features")
+    named = facts.named()
+    entries = [dictionary.BY_NAME[name] for name in named.names]
+    values = [
+        np.array([a / b for a, b in dictionary.ratios(pair.prompt.text, answer.text, entries)])
+        for pair in pairs
+        for answer in (pair.chosen, pair.rejected)
+    ]
+    number = {answers: i for i, answers in enumerate(dict.fromkeys(map(_answers, pairs)))}
+    components = None
+    if model:
+        settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale, named)
+        policy = language_model.make_policy(config, base, settings)
+        components = _by_file(study, policy, pairs, named.components)
+    return Judged(
+        named=_in_spreads(np.array(values)),
+        components=None if components is None else _in_spreads(components),
+        groups=np.array([*named.groups, *[-1] * (named.components if model else 0)]),
+        length=named.names.index(LENGTH),
+        item=np.array([number[_answers(pair)] for pair in pairs]),
+    )
+
+
+def score_fit(judged: Judged, spec: Spec) -> dict[str, list[float]]:
+    """Of each split the log-likelihood a left-out vote above a coin's, nats."""
+    x = judged.columns(spec["fit"])
+    gained = []
+    for split in range(spec["splits"]):
+        draw = make_generator(derive(split, "split of recorded votes"))
+        order = draw.permutation(len(x))
+        one_each = order[np.unique(judged.item[order], return_index=True)[1]]
+        votes = draw.permutation(one_each)
+        left_out, fitted = votes[:LEFT_OUT], votes[LEFT_OUT:]
+        chance = foretell(judged, spec["fit"], x[fitted[: spec["votes"]]], x[left_out])
+        gained.append(float(np.log(2 * chance).mean()))
+    return {"gained": gained}
+
+
+def foretell(judged: Judged, fit: str, seen: Floats, asked: Floats) -> Floats:
+    """Probability (n,) of each left-out vote as it fell, under the posterior of the seen votes.
+
+    The logit is xᵀw with w of the posterior's mean and covariance, so P = σ(xᵀw/√(1 + πxᵀΣx/8))
+    (MacKay, "The evidence framework applied to classification networks", Neural Computation 4,
+    1992, section 2), and ½ where the votes are about nothing.
+    """
+    ones = np.ones(len(seen))
+    votes = Votes(seen, ones, 0 * ones, np.zeros(len(seen), np.int64))
+    found: sparse_regression.Fit | vote_regression.Fit
+    if fit in ("ridge", "components"):
+        found = vote_regression.fit(votes, vote_regression.Prior.flat(seen.shape[1]))
+    else:
+        groups = np.zeros(1, np.int64) if fit == "length" else judged.groups
+        found = sparse_regression.fit(votes, Prior(groups, np.full(len(groups), np.sqrt(2.0))))
+    variance = np.einsum("ni,ij,nj->n", asked, found.covariance, asked)
+    told = special.expit(asked @ found.w / np.sqrt(1 + np.pi / 8 * variance))
+    return np.asarray(found.signal * told + (1 - found.signal) / 2)
+
+
+def _answers(pair: Pair) -> tuple[str, frozenset[str]]:
+    return pair.prompt.text, frozenset((pair.chosen.text, pair.rejected.text))
+
+
+def _in_spreads(values: Floats) -> Floats:
+    """Differences (V, k) of answers (2V, k) in pairs, over √½ their root mean square."""
+    gap = values[::2] - values[1::2]
+    spread = np.sqrt((gap**2).mean(0) / 2)
+    return np.asarray(gap / np.where(spread > 0, spread, 1.0))
+
+
+def _by_file(study: Study, policy: Any, pairs: Sequence[Pair], count: int) -> Floats:
+    """Leading scores (2V, count) of the answers, read once and kept in the study's folder."""
+    from szpo.models import loading
+
+    file = study.folder / "scores.npy"
+    if not file.exists():
+        texts: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        of = [
+            texts.setdefault(
+                (
+                    policy.encode(pair.prompt),
+                    tuple(loading.answer_tokens(policy.loaded, answer)[:TOKENS]),
+                ),
+                len(texts),
+            )
+            for pair in pairs
+            for answer in (pair.chosen, pair.rejected)
+        ]
+        scores = policy.whitened_scores(list(texts))[:, :count]
+        study.folder.mkdir(parents=True, exist_ok=True)
+        np.save(file, scores[of])
+    return np.asarray(np.load(file, allow_pickle=False))
