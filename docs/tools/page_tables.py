@@ -38,6 +38,7 @@ LEFT_OUT = ("SZPO, bayes", "reward model + PPO, long and without a KL penalty")
 """A rule that szpo no longer has, and a variant that gained no more than its method."""
 COMPARED = ("gain", "wins", "KL", "guards")
 COST = ("cpu s", "added")
+GUARDED = ("fluency", "variety", "length", "topic")
 
 
 def read_frontier() -> dict[str, Table]:
@@ -166,9 +167,37 @@ def read_surrogate() -> dict[str, Table]:
     }
 
 
+def read_features() -> dict[str, Table]:
+    """Cells of the frozen plan of named features, and fits of recorded votes of people."""
+    rows = []
+    for path in sorted((ROOT / "experiments" / "features" / "cells").glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        last = cell["found"]["rows"][-1]
+        low, high = last["interval"]
+        failed = [GUARDED[i] for i, guard in enumerate(last["guards"]) if not guard["ok"]]
+        rows.append([
+            path.name.split("-regression-")[0].replace("-", " "), str(cell["asked"]["seed"]),
+            f"{last['gain']:+.2f} [{low:+.2f}, {high:+.2f}]", f"{last['kl']:.1f}",
+            f"all but {', '.join(failed)}" if failed else "all four",
+        ])  # fmt: skip
+    file = ROOT / "experiments" / "preferences" / "pandalm.csv"
+    with file.open(encoding="utf-8") as opened:
+        fitted = list(csv.DictReader(opened))
+    votes = list(dict.fromkeys(row["votes"] for row in fitted))
+    nats = {(row["fit"], row["votes"]): float(row["mean"]) for row in fitted}
+    people = [
+        [fit, *(f"{nats[fit, each]:.3f}" for each in votes)]
+        for fit in dict.fromkeys(row["fit"] for row in fitted)
+    ]
+    return {
+        "forty": (("taste", "seed", "gain", "KL", "guards that hold"), rows),
+        "people": (("fit", *(f"{each} votes" for each in votes)), people),
+    }
+
+
 def read_results() -> dict[str, Table]:
     """The tables of docs/results.md."""
-    return {**read_published(), **read_surrogate()}
+    return {**read_published(), **read_features(), **read_surrogate()}
 
 
 PAGES = {
