@@ -24,7 +24,7 @@ def test_the_kl_of_the_tiny_model_is_that_of_all_its_answers():
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
     moved = Actor.fresh(base, config, sampling=Sampling(max_new_tokens=2), seed=1)
     rng = np.random.default_rng(4)
-    moved.policy.move_to(
+    moved.move_to(
         {n: np.float32(v + rng.normal(scale=0.7, size=v.shape)) for n, v in moved.theta().items()}
     )
     prompt = Prompt.user("How was the sea?")

@@ -290,7 +290,12 @@ def nobody_waits(monkeypatch):
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
     folder.mkdir(exist_ok=True)
     line = folder_run.arguments(
-        folder, "panel.kind=people", "panel.calibration=false", *sets, model_folder=model
+        folder,
+        "panel.kind=people",
+        "panel.calibration=false",
+        "run.seed=0",
+        *sets,
+        model_folder=model,
     )
     assert call([*line, *flags]) == 1  # paused, by whomever
     return folder / "runs" / "folder.db"
