@@ -158,6 +158,8 @@ def test_refusals_say_what_is_wrong() -> None:
         (["comparisons=64"], "run.votes 240 is less than one step, which takes 512"),
         (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
+        (["optimizer.votes=6"], "optimizer.votes 6 needs 6 panelists; panel.size is 5"),
+        (["panel.kind=judge", "judge.temperature=0", "optimizer.votes=2"], "one opinion several"),
         (["momentum=0.5"], "optimizer.momentum is gone: set optimizer.alpha_decay"),
         (["selection.candidates=8"], "selection.candidates is gone: a run asks every comparison"),
         (["weighting=median"], 'weighting = "median" is gone: choose skill or rationality'),
@@ -169,6 +171,19 @@ def test_refusals_say_what_is_wrong() -> None:
     for sets, words in cases:
         with case(sets, words), pytest.raises(UsageError, match=re.escape(words)):
             settings_file.load(sets=sets)
+
+
+def test_a_run_ends_with_whichever_of_votes_and_steps_comes_first() -> None:
+    for steps, end in ((3, 3), (9, 5)):
+        sets = ["run.votes=40", f"run.steps={steps}"]
+        assert settings_file.load(sets=sets).steps == end
+
+
+def test_a_settings_file_of_endless_size_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("#" * 1_000_001)
+    with pytest.raises(UsageError, match="1,000,001 bytes; at most 1,000,000 are read"):
+        settings_file.load(path)
 
 
 def test_several_mistakes_are_counted() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo.data.prompts import LINE_LIMIT, load, load_shipped
+from szpo.data.prompts import LINE_LIMIT, PromptSet, load, load_shipped
 from szpo.errors import UsageError
 from szpo.metrics import distinct_n, repetition
 from szpo.types import Prompt
@@ -247,3 +247,9 @@ def test_no_file_breaks_the_reader(suffix, content):
             assert texts
             assert all(text.strip() and "\0" not in text for text in texts)
             "".join(texts).encode()
+
+
+def test_a_prompts_own_system_text_stands_before_the_runs():
+    own = Prompt((("system", "Be brief."), ("user", "Why?")))
+    found = PromptSet((own, Prompt.user("How?")), ()).with_system("Be kind.")
+    assert found.train == (own, Prompt((("system", "Be kind."), ("user", "How?"))))

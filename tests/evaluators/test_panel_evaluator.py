@@ -8,6 +8,7 @@ from szpo.config import settings_file
 from szpo.errors import RunError, UsageError
 from szpo.evaluators import panel_evaluator
 from szpo.evaluators.checks import check_evaluator, check_judge
+from szpo.evaluators.function_panel import FunctionJudge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.evaluators.panel_factory import (
     PanelFactory,
@@ -15,16 +16,17 @@ from szpo.evaluators.panel_factory import (
     as_factory,
     load_factory,
 )
-from szpo.evaluators.remote_panel import OpenComparisons
+from szpo.evaluators.remote_panel import OpenComparisons, leave_to_people
 from szpo.judges.judge_panel import judge
 from szpo.ledger.database import Ledger
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
+from szpo.types import Comparison
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import Maker
-from tests.support.open_round import open_run
+from tests.support.open_round import ROW, open_run
 from tests.support.quadratic import (
     QuadraticPolicy,
     ValueJudge,
@@ -303,3 +305,40 @@ def test_a_poll_reads_a_steps_comparisons_once_and_then_new_votes_only(tmp_path,
             assert len(read) == 1, "the new vote"
             read.clear()
             assert [lack for _, lack in step.lacking()] == lacks and not read
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_panelist_meets_every_comparison_of_a_direction_in_turn(size):
+    """With an even panel and as many comparisons a plain round robin would seat them alike."""
+    ids = [f"p{i}" for i in range(size)]
+    firsts = [panel_evaluator.seat_order(3, 0, seat, ids)[0] for seat in range(size * size)]
+    met = {(seat % size, who) for seat, who in enumerate(firsts)}
+    assert Counter(firsts) == dict.fromkeys(ids, size)
+    assert len(met) == (size if size % 2 else size * size)
+
+
+def test_the_chance_of_a_judge_is_its_own_at_every_comparison():
+    here = [Comparison(f"c{k}-{n}", 0, k, n, (ROW,)) for k in range(2) for n in range(2)]
+    keys = {panel_evaluator.judge_key(7, each, who) for each in here for who in ("ann", "bob")}
+    assert len(keys) == 8
+
+
+def test_a_function_gets_the_batches_as_they_stand():
+    seen = []
+    judge_of = FunctionJudge(lambda prompts, a, b: seen.append((a, b)) or "a")
+    asked = Comparison("c", 0, 0, 0, (ROW,))
+    for side in ("A", "B"):
+        judge_of.judge(asked, panelist="p", plus_side=side, key=bytes(16))
+    plus, minus = [ROW.plus.text], [ROW.minus.text]
+    assert plus != minus and seen == [(plus, minus), (minus, plus)]
+
+
+def test_a_panel_elsewhere_leaves_people_what_they_have_before_them(tmp_path):
+    with open_run(tmp_path, n=4, m=1) as ledger:
+        service = VoteService(ledger)
+        seat = service.assign(service.enroll("person", "ann"))
+        asked = [(each, 1) for each in ledger.comparisons(0)]
+        found = leave_to_people(ledger, asked, 1)
+        assert {each.id for each, _ in found} == {c.id for c, _ in asked} - {seat.comparison}
+        assert len(leave_to_people(ledger, asked, 2)) == 2
+        assert leave_to_people(ledger, asked, 0) == asked

@@ -148,3 +148,8 @@ def test_the_order_of_answers_does_not_matter_and_shares_are_shares(texts):
     for _, value in found.list_shares():
         assert value.of == len(texts) and 0 <= value.low <= value.high <= 1
     assert answer_shares.measure([]).beyond() == ()
+
+
+def test_an_answer_that_fits_another_prompt_better_is_off_topic():
+    found = answer_shares.measure([Answer("Yes.")] * 4, [-1.0, -0.1, 2.0, math.nan]).off_topic
+    assert found is not None and (found.hits, found.of) == (2, 3)

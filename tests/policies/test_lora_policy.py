@@ -68,6 +68,7 @@ def test_answers_end_at_end_tokens_and_stop_texts():
     assert policy.answer([7, 8, STOP]) == Answer("w7 w8", "stop", 2)
     assert policy.answer([7, 8]) == Answer("w7 w8", "length", 2)
     assert policy.answer([7, 8, 30, 10]) == Answer("w7 w8", "stop", 4)
+    assert policy.answer([7, 9, 30, 10]) == Answer("w7", "stop", 4)  # both stop: the first counts
     assert policy.answer([STOP]) == Answer("", "stop", 0)
     assert policy.answer([]) == Answer("", "length", 0)
 

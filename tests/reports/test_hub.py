@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from szpo.errors import ResourceError, SzpoError
 from szpo.reports import hub
+from szpo.reports.votes import export_votes, write_dataset
+from szpo.voting import steps
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
 from tests.support import hub_server
+from tests.support.open_round import open_run
 
 # The client uploads by an argument that its own HTTP library calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -63,3 +70,16 @@ def test_a_hub_that_is_not_there_is_one_line(folder, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", gone.url)
     with pytest.raises(ResourceError, match=r"cannot be reached .*nothing was published"):
         hub.push(folder, "me/votes", kind="model")
+
+
+def test_votes_of_an_open_round_are_not_published(tmp_path):
+    with open_run(tmp_path, n=4, m=1) as ledger:
+        service = VoteService(ledger)
+        seat = service.assign(service.enroll("person", "ann"))
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        assert len(list(export_votes(ledger))) == 1
+        assert write_dataset(ledger, tmp_path / "open") == 0
+        steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
+        assert write_dataset(ledger, tmp_path / "closed") == 1
+        (row,) = (tmp_path / "closed/data/votes.jsonl").read_text().splitlines()
+        assert "panelist" not in json.loads(row)

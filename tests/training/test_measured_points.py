@@ -101,7 +101,12 @@ def test_what_hardly_moved_is_not_measured_again(run, original):
             last = place * one.nearest.share / one.share
         elif last is not None:
             assert np.linalg.norm(place - last) <= NEAR * np.linalg.norm(last) + 1e-6
-    scale = replay.replay_state(ledger, settings).carried.kl_scale
+    record = replay.replay_state(ledger, settings).carried
+    read = record.reach.nearest
+    there = read.share / GRID * record.way
+    assert read.kl <= record.reach.limit and not regression._is_news(settings, record, there)
+    assert regression._is_news(settings, record, 1.5 * there)
+    scale = record.kl_scale
     assert 2.5 < scale < 3  # the next ball follows the last reading
 
 

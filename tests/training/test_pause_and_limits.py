@@ -1,14 +1,17 @@
 """How people halt a run: pause now or after the step, deadlines, and limits on what it spends."""
 
+import math
+
 import pytest
 
 from szpo.analysis import evidence, overview
+from szpo.config.schema import Guards
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.training import budget
+from szpo.training import budget, guards
 from szpo.training.budget import Limits
 from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest
@@ -293,3 +296,10 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     assert 0 < left <= service.seat_ttl_us  # not five hours more
     assert service.assign(ben, tab="two") is not None and OpenComparisons(ledger).lacking()
     ledger.close()
+
+
+def test_guards_of_the_settings_are_bands_with_both_ends():
+    found = guards.bands(Guards(kl=2.0, min_length=3, max_length=50, repetition=0.5))
+    assert found.kl == (-math.inf, 2.0)
+    assert (found.length, found.repetition) == ((3, 50), (0, 0.5))
+    assert guards.bands(Guards(max_length=50)).outside({"length": 51.0}) == ("length",)

@@ -1,19 +1,22 @@
 """What panelists' pages poll: states, counts, versions, and what it costs."""
 
 import itertools
+from typing import Any
 
 import pytest
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
-from szpo.training import budget, results, status
+from szpo.training import budget, position, results, status
 from szpo.training.budget import Limits
+from szpo.training.position import Position
 from szpo.training.status import StatusReader, round_status
 from szpo.types import Vote
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
+from tests.support.open_round import open_run
 from tests.support.quadratic import Clock, QuadraticPolicy, ValueJudge, go, panel_of, start
 from tests.support.status_run import new_run
 
@@ -287,3 +290,19 @@ def paired(votes):
 def test_agreement_by_counts_is_agreement_by_pairs(count, places):
     votes = votes_of(count, places)
     assert results.agreement(votes) == paired(votes)
+
+
+def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
+    nothing: Any = None
+    at = Position(nothing, {}, {}, "", votes=5, answers_read=7)
+    with open_run(tmp_path, n=4, m=1) as ledger:
+        service = VoteService(ledger)
+        ann = service.enroll("person", "ann")
+        for _ in range(2):
+            seat = service.assign(ann)
+            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
+        assert position._add_void(ledger, at, ledger.step(0)) is at
+        steps.void(ledger, 0, "wrong prompts", "bob")
+        found = position._add_void(ledger, at, ledger.step(0))
+    assert (found.votes, found.answers_read) == (5 + 2, 7 + 2 * 4)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -263,13 +264,14 @@ def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: http
         found = client.get(path).headers
         assert found["x-content-type-options"] == "nosniff"
         assert found["referrer-policy"] == "no-referrer"
+        assert found["x-frame-options"] == "DENY"
         policy = found["content-security-policy"]
         for part in ("connect-src 'self'", "img-src 'self' data:", "frame-ancestors 'none'",
                      "object-src 'none'", "default-src 'none'"):  # fmt: skip
             assert part in policy
         gradio = path.startswith(("/panel", "/operate"))
         assert f"base-uri '{'self' if gradio else 'none'}'" in policy
-        assert ("'unsafe-eval'" in policy) == gradio
+        assert ("'unsafe-eval'" in policy) == ("'unsafe-inline'" in policy) == gradio
     assert panelist.get("/panel/").headers["cache-control"] == "no-store"
 
 
@@ -509,3 +511,54 @@ def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(tmp_pa
                 assert client.post("/api/votes", json=vote, headers=own).status_code == 200
     assert len(stage.ledger.votes()) == 1
     stage.ledger.close()
+
+
+def test_a_web_socket_is_closed_before_anything_is_asked() -> None:
+    nobody: Any = None
+    door: Any = SimpleNamespace(clock=lambda: 0)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    control = security.AccessControl(nobody, door, nobody)
+    asyncio.run(control({"type": "websocket", "path": "/panel/"}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_heads_have_limits() -> None:
+    def status(path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]) -> int | None:
+        scope = {"path": "/", "raw_path": path, "query_string": query, "headers": headers}
+        found = security._too_long(scope)
+        return None if found is None else found.status_code
+
+    at, most = security.PATH_LIMIT, security.HEAD_LIMIT
+    assert status(b"/" * (at - 5), b"q" * 5, [(b"a", b"b" * (most - 1))]) is None
+    assert status(b"/" * (at - 5), b"q" * 6, []) == 414
+    assert status(b"/", b"", [(b"a", b"b" * (most - 2)), (b"c", b"d")]) == 431
+
+
+def test_a_body_is_refused_by_what_it_says_and_a_connection_that_ended_is_none() -> None:
+    async def unread() -> Any:
+        raise AssertionError("it was read")
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    for length in (str(security.BODY_LIMIT + 1), "-1", "many"):
+        refused: Any = asyncio.run(security._body(Headers({"content-length": length}), unread))
+        assert refused.status_code == 413
+    refused = asyncio.run(security._body(Headers({}), gone))
+    assert refused.status_code == 400
+
+
+def test_votes_wait_in_no_thread() -> None:
+    def waits(path: str, method: str = "POST") -> bool:
+        return security._may_wait_in_a_thread({"path": path, "method": method})
+
+    assert [waits("/api/votes"), waits("/api/assignment")] == [False, False]
+    assert waits("/operate-api/pause") and waits("/api/status", "GET")
+    assert not waits("/static/login.css", "GET")
