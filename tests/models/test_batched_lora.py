@@ -188,3 +188,16 @@ def test_targets_that_do_not_exist_or_are_not_linear_are_refused():
         find_sites(build("llama"), LoraConfig(r=2, target_modules=["nowhere"]))
     with pytest.raises(UsageError, match="linear"):
         find_sites(build("llama"), LoraConfig(r=2, target_modules=["embed_tokens"]))
+
+
+def test_gradients_see_the_adapter_that_answers_saw():
+    model = build("llama")
+    sites = find_sites(model, config("llama", 2))
+    _, deltas = factors(sites, 2, True)
+    ids, owner = torch.arange(3 * 7).reshape(3, 7) % WORDS, torch.tensor([[2], [0], [1]])
+    with attach_deltas(model, sites, deltas, owner):
+        with torch.no_grad():
+            seen = model(ids).logits
+        taught = model(ids).logits
+    assert float((seen - model(ids).logits).abs().max()) > 0.01
+    torch.testing.assert_close(taught, seen, rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """What panelists' pages poll: states, counts, versions, and what it costs."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -306,3 +307,12 @@ def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
         steps.void(ledger, 0, "wrong prompts", "bob")
         found = position._add_void(ledger, at, ledger.step(0))
     assert (found.votes, found.answers_read) == (5 + 2, 7 + 2 * 4)
+
+
+def test_panelists_are_not_told_which_guard_was_left(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    read = replace(round_status(ledger), pause_reason="kl is 3, outside 0 … 2")
+    shown = status.redact_for_panelists(replace(read, paused_by="guard kl"))
+    assert (shown.paused_by, shown.pause_reason) == ("guard", None)
+    person = replace(read, paused_by="Olga", pause_reason="lunch")
+    assert status.redact_for_panelists(person) == person
