@@ -8,6 +8,7 @@ Without pytest arguments each break meets the files that list.toml names, first 
 the first gate, until one catches it. The table has, for each break: its number, whether it was
 caught, how many tests failed, seconds, the file, pytest's arguments, and the first that failed.
 A run that ended without a report says "?" and why: it is no evidence either way.
+caught.tsv beside it is the table of 24 November 2026, of the last run of each break.
 """
 
 from __future__ import annotations

@@ -160,6 +160,10 @@ def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp
         assert (failure.table, failure.row) == ("steps", str(step))
         forge(path, "UPDATE steps SET mu = ? WHERE step = ?", (radii[step], step))
     assert failure_of(path) is None
+    forge(path, "UPDATE steps SET mu = ? WHERE step = 1", (radii[2],))
+    _refit_rows_of_steps(path)
+    rewrite(path)  # with its event and all hashes
+    assert failure_of(path).problem == f"mu is {radii[2]}, the run gives {radii[1]}"
 
 
 def test_epochs_of_updates_only_grow(tmp_path):
