@@ -168,7 +168,7 @@ def read_surrogate() -> dict[str, Table]:
 
 
 def read_features() -> dict[str, Table]:
-    """Cells of the frozen plan of named features, and fits of recorded votes of people."""
+    """The cells of the frozen plan of named features."""
     rows = []
     for path in sorted((ROOT / "experiments" / "features" / "cells").glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
@@ -180,24 +180,26 @@ def read_features() -> dict[str, Table]:
             f"{last['gain']:+.2f} [{low:+.2f}, {high:+.2f}]", f"{last['kl']:.1f}",
             f"all but {', '.join(failed)}" if failed else "all four",
         ])  # fmt: skip
+    return {"forty": (("taste", "seed", "gain", "KL", "guards that hold"), rows)}
+
+
+def read_preferences() -> dict[str, Table]:
+    """Fits of few votes, scored on recorded votes of people."""
     file = ROOT / "experiments" / "preferences" / "pandalm.csv"
     with file.open(encoding="utf-8") as opened:
         fitted = list(csv.DictReader(opened))
     votes = list(dict.fromkeys(row["votes"] for row in fitted))
     nats = {(row["fit"], row["votes"]): float(row["mean"]) for row in fitted}
-    people = [
+    rows = [
         [fit, *(f"{nats[fit, each]:.3f}" for each in votes)]
         for fit in dict.fromkeys(row["fit"] for row in fitted)
     ]
-    return {
-        "forty": (("taste", "seed", "gain", "KL", "guards that hold"), rows),
-        "people": (("fit", *(f"{each} votes" for each in votes)), people),
-    }
+    return {"people": (("fit", *(f"{each} votes" for each in votes)), rows)}
 
 
 def read_results() -> dict[str, Table]:
     """The tables of docs/results.md."""
-    return {**read_published(), **read_features(), **read_surrogate()}
+    return {**read_published(), **read_features(), **read_preferences(), **read_surrogate()}
 
 
 PAGES = {

@@ -308,8 +308,8 @@ def test_a_poll_reads_a_steps_comparisons_once_and_then_new_votes_only(tmp_path,
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_every_panelist_meets_every_comparison_of_a_direction_in_turn(size):
-    """With an even panel and as many comparisons a plain round robin would seat them alike."""
+def test_panelists_have_equal_turns_and_of_an_even_panel_each_meets_every_comparison(size):
+    """As many comparisons as panelists: each round begins one later, if the panel is even."""
     ids = [f"p{i}" for i in range(size)]
     firsts = [panel_evaluator.seat_order(3, 0, seat, ids)[0] for seat in range(size * size)]
     met = {(seat % size, who) for seat, who in enumerate(firsts)}
