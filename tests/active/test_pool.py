@@ -556,6 +556,13 @@ def test_entropy_moves_with_scale():
         assert estimate(5 * x) - estimate(x) == pytest.approx(3 * math.log(5))
 
 
+def test_the_variance_of_particles_is_unbiased_unless_they_have_weights():
+    """0 and 2 have variance 2 by m − 1, and 1 under weights of ½ each."""
+    x, half = np.array([[0.0], [2.0]]), np.array([0.5, 0.5])
+    for variance, found in ((2, entropy.gaussian(x)), (1, entropy.gaussian(x, half))):
+        assert found == pytest.approx(0.5 * math.log(2 * math.pi * math.e * variance))
+
+
 def test_entropy_of_a_plane_is_minus_infinity():
     x = np.zeros((50, 2))
     x[:, 0] = np.arange(50)

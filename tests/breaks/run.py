@@ -8,7 +8,7 @@ Without pytest arguments each break meets the files that list.toml names, first 
 the first gate, until one catches it. The table has, for each break: its number, whether it was
 caught, how many tests failed, seconds, the file, pytest's arguments, and the first that failed.
 A run that ended without a report says "?" and why: it is no evidence either way.
-caught.tsv beside it is the table of 24 November 2026, of the last run of each break.
+caught.tsv beside it is the table of the last run of each break; ``--out`` keeps such a table.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ PACKAGES = {"szpo": "", "szpo_ui": "ui", "szpo_simulators": "simulators"}
 LIBRARIES = ("pytest", "hypothesis", "numpy", "scipy.stats", "pydantic", "torch", "transformers",
              "peft", "fastapi", "gradio")  # fmt: skip
 """Imported once: each run is a fork, which would else spend most of its time on them."""
+
+
+HEAD = "break\ttier\tfailed\tseconds\tfirst"
 
 
 def read(only: list[str]) -> list[dict[str, Any]]:
@@ -117,12 +120,21 @@ def run_pytest(copy: Path, arguments: list[str], limit: float) -> tuple[str, int
     return names[0] if names else "", len(names)
 
 
+def keep(table: Path, row: tuple[Any, ...]) -> None:
+    """Put a row into the table of what caught each break, in place of the break's last one."""
+    text = table.read_text("utf-8") if table.is_file() else ""
+    rows = {line.split("\t")[0]: line for line in text.splitlines()[1:]}
+    rows[str(row[0])] = "\t".join(map(str, row))
+    ordered = sorted(rows, key=int)
+    table.write_text("\n".join([HEAD, *(rows[number] for number in ordered), ""]), "utf-8")
+
+
 def main() -> int:
     words = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     words.add_argument("--check", action="store_true", help="only see that every break applies")
     words.add_argument("--only", nargs="+", default=[], help="numbers, or beginnings of paths")
     words.add_argument("--limit", type=float, default=300.0, help="seconds for one run of pytest")
-    words.add_argument("--out", type=Path, help="append the table to this file as well")
+    words.add_argument("--out", type=Path, help="a table like caught.tsv to bring up to date")
     words.add_argument("--tier", nargs="+", default=["quick", "full"], help="markers, in order")
     words.add_argument("pytest", nargs="*", help="its arguments, in place of the named files")
     given = words.parse_args()
@@ -156,9 +168,8 @@ def main() -> int:
                    b["file"], " ".join(asked), how)  # fmt: skip
             line = "\t".join(map(str, row))
             print(line, flush=True)
-            if given.out is not None:
-                with given.out.open("a", encoding="utf-8") as table:
-                    print(line, file=table)
+            if given.out is not None and failed:
+                keep(given.out, (b["id"], asked[1] if not given.pytest else "", *row[2:4], how))
             if not failed:
                 missed.append(f"not caught: {b['id']}, {b['file']}: {b['promise']}")
     print(*missed, f"{len(breaks) - len(missed)} of {len(breaks)} were caught", sep="\n")
