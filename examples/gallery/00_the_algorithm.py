@@ -3,7 +3,7 @@
 SZPO is stochastic zeroth-order policy optimization. Nobody gives a gradient: evaluators only say
 which of two batches of trajectories is better. Each step has four parts: sample a direction v,
 ask which of two policies is better, aggregate the votes, and update θ. szpo does the same in
-`optim/directions.py`, `training/ask_evaluators.py`, `aggregation/invert_and_average.py` or
+`training/perturb_policy.py`, `training/ask_evaluators.py`, `aggregation/invert_and_average.py` or
 `optim/rules/sign.py`, and `training/update_policy.py`.
 
 Where the link σ is known, its inverse turns votes into a difference of values. Where it is not,

@@ -2,11 +2,11 @@
 
 A step of the paper, with the file of each part:
 
-    sample      v ~ N(0, I), θ′ = θ + μv              `directions`
-    ask         both answer, M evaluators, N times    `szpo.training.ask_evaluators`
+    perturb     v ~ N(0, I), θ′ = θ + μv              `szpo.training.perturb_policy`, `directions`
+    ask         M evaluators vote, N times            `szpo.training.ask_evaluators`
     invert      Δ̂ = (1/N) Σ_n σ⁻¹(k_n/M)              `szpo.aggregation.invert_and_average`
     or sign     s = sign(n₊ − n₋)                     `rules.sign`
-    step        θ ← θ + α Δ̂/(cμ) v, or θ + α s v      `szpo.training.update_policy`
+    update      θ ← θ + α Δ̂/(cμ) v, or θ + α s v      `szpo.training.update_policy`
 
 Its arithmetic is pure, as ask and tell: begin with `optimizer`, then `rules.known`.
 """

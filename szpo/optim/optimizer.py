@@ -23,7 +23,7 @@ from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
 from szpo.optim.checked_settings import check
 from szpo.optim.posterior_directions import draw_direction
-from szpo.optim.rules import counting
+from szpo.optim.rules import along_direction
 from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import Move, StepInputs, check_finite, perturbations
 from szpo.optim.settings import Settings
@@ -83,8 +83,8 @@ def with_directions(state: State, count: int) -> State:
     """
     settings = replace(state.settings, K=count)
     carried = state.carried
-    if isinstance(carried, counting.Pace):
-        carried = counting.with_directions(state.settings, carried, count)
+    if isinstance(carried, along_direction.Pace):
+        carried = along_direction.with_directions(state.settings, carried, count)
     return replace(state, settings=settings, carried=carried)
 
 
@@ -165,7 +165,7 @@ def tell(
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr
     if delta_hat is None or stderr is None:
-        found = counting.estimate(settings, weighted.tally, nu)
+        found = along_direction.estimate(settings, weighted.tally, nu)
         delta_hat, stderr = found.delta, found.stderr
     after = State(settings, step + 1, move.carried, votes_so_far, ties_so_far, weighted.history)
     info = Info(
@@ -212,8 +212,8 @@ def describe_settings(settings: Settings) -> Sequence[str]:
     weight = f"fades to {s.forgetting:g} a step" if s.forgetting else "stays to the end"
     return (
         how,
-        f"a step: {s.K} × {s.N} × {s.M} votes (directions × comparisons × panelists), "
-        f"{s.D} prompts each",
+        f"a step: K × N × M = {s.K} × {s.N} × {s.M} votes (directions × batches × evaluators), "
+        f"D = {s.D} answers a batch",
         f"perturbation radius mu {mu:.4g} (KL {s.kl_radius:g} nats), KL budget "
         f"{budget or 'none'}, the weight of a vote {weight}",
     )
@@ -223,14 +223,26 @@ def _describe_step(s: Settings, mu: float) -> str:
     """A step of a rule of one point, in the symbols of the paper."""
     alpha = alpha_at(init(s), 0)
     size = f"measured in {s.warmup} steps" if alpha is None else f"{alpha:.4g}"
-    length = ", |v| = √d" if s.law.scaled else ""
-    equation = rule_of(s.rule).equation.format(c="" if s.distance == 1 else s.distance)
-    end = f"; {equation}" if equation else ""
-    both = "θ ± μv" if s.pairing == "antithetic" else "θ and θ + μv"
     return (
-        f"a step: {both}, v ~ N(0, I){length}, d = {s.dim}, K = {s.K}, N = {s.N}, M = {s.M}, "
-        f"D = {s.D}, μ = {mu:.4g} (KL {s.kl_radius:g}), α = {size}{end}"
+        f"a step: {equations(s)}; d = {s.dim}, K = {s.K}, N = {s.N}, M = {s.M}, D = {s.D}, "
+        f"μ = {mu:.4g} (KL {s.kl_radius:g}), α = {size}"
     )
+
+
+def equations(s: Settings) -> str:
+    """What a step compares and how it moves, in the symbols of the paper."""
+    both = "θ ± μv" if s.pairing == "antithetic" else "θ and θ + μv"
+    length = ", |v| = √d" if s.law.scaled else ""
+    shares = {
+        "trim": f"k/M trimmed to [σ(−{s.trim:g}), σ({s.trim:g})]",
+        "haldane": "(k + ½)/(M + 1)",
+        "laplace": "(k + 1)/(M + 2)",
+    }
+    apart = "μ" if s.distance == 1 else f"({s.distance}μ)"
+    equation = rule_of(s.rule).equation.format(
+        c=apart, p=shares.get(s.smoothing, f"k/M, made finite by {s.smoothing}")
+    )
+    return f"{both}, v ~ N(0, I){length}" + (f"; {equation}" if equation else "")
 
 
 def _check_votes(state: State, query: Query, tally: Tally) -> None:

@@ -52,7 +52,7 @@ class Settings:
     """All of the optimizer's settings; `szpo.optim.checked_settings.defaults` makes them.
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
-    as long as √(2 · kl_step) in whitened units (`szpo.optim.rules.counting.default_alpha`).
+    as long as √(2 · kl_step) in whitened units (`szpo.optim.rules.along_direction.default_alpha`).
     ``tie_nu`` is Davidson's ν; None estimates it from the share of ties so far. ``coef_cap``: the
     longest step along a direction, in units of μ. ``mu_decay`` and ``alpha_decay``: the powers by
     which μ and α fall with the step, in units of ``decay_horizon`` steps

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.config.schema import SCORED, Config
+from szpo.optim.optimizer import equations
 from szpo.optim.rules import look_ahead as ahead
 from szpo.optim.rules.look_ahead import Ahead
 from szpo.optim.rules.registry import RULES
@@ -140,13 +141,18 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     o = config.optimizer
     yield (
         "steps",
-        f"{plan.steps}, each of {o.directions} × {o.comparisons} × {o.votes} votes "
-        "(directions × comparisons × panelists)",
+        f"{plan.steps}, each of K × N × M = {o.directions} × {o.comparisons} × {o.votes} votes "
+        f"(directions × batches × evaluators), D = {o.rows} answers a batch",
     )
-    yield "votes", f"{plan.votes} from {config.panel.size} panelists ({config.panel.kind})"
+    if not RULES[config.rule].two_points:
+        yield "a step", equations(config.optimizer_settings((("z", (1,)),), 1.0))
+    kind = config.panel.kind
+    people = "" if kind in ("people", "judge") else "simulated "
+    yield "votes", f"{plan.votes} from {config.panel.size} {people}panelists ({kind})"
     yield (
         "reading",
-        f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
+        ("nobody's; people would read " if people else "")
+        + f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
         f"at {WORDS_PER_MINUTE} words a minute",
     )
     if config.panel.kind == "judge" and config.judge.kind != "scorer":

@@ -1,29 +1,27 @@
 """The loop that turns a policy, an evaluator and a ledger into a run.
 
-Each pass finishes one step: `ask_evaluators`, wait for their votes, `update_policy`. The ledger is
-the truth: whatever was reached is found there, so a killed run goes on where it stood, and
-calling `run` again continues.
+Each pass finishes one step: `perturb_policy`, `ask_evaluators`, `update_policy`. The ledger is the
+truth: whatever was reached is found there, so a killed run goes on where it stood, and calling
+`run` again continues.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger import run_spec
-from szpo.ledger.database import Clock, Ledger, Record
-from szpo.training import ask_evaluators, budget, position, update_policy
+from szpo.ledger.database import Ledger
+from szpo.training import ask_evaluators, budget, perturb_policy, position, update_policy
+from szpo.training.ask_evaluators import outcome_if_paused
 from szpo.training.position import Position
 from szpo.training.services import Bounds, Hooks, Services
 from szpo.training.step_prompts import Prompts
 from szpo.training.step_report import Outcome, Stopwatch
-from szpo.types import Comparison
-from szpo.voting import lease, pauses, steps
+from szpo.voting import lease, pauses
 from szpo.voting.counting import StepVotes
-from szpo.voting.steps import Closing
 
 if TYPE_CHECKING:
     from szpo.policies.protocol import Policy
@@ -63,7 +61,7 @@ def run(
         at = position.resume(ledger, services.settings, policy)
         while True:
             pauses.pause_if_due(ledger, at.step)
-            end = _outcome_if_paused(services, at) or _outcome_if_done(services, at)
+            end = outcome_if_paused(services, at) or _outcome_if_done(services, at)
             if end is not None:
                 return end
             found = _do_step(services, at)
@@ -75,21 +73,21 @@ def run(
 def _do_step(run: Services, at: Position) -> Position | Outcome:
     """One step; an outcome if the run was paused while it was open."""
     watch, step = Stopwatch(run.hooks.timer), at.step
-    if ask_evaluators.plan(run, at, step):
-        ask_evaluators.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
-    ask_evaluators.open_stored(run, at, step)
-    clock = _steady_clock(run)
-    ask_evaluators.check_perturbation(run.ledger, step)
+    if perturb_policy.plan(run, at, step):
+        perturb_policy.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
+    perturb_policy.open_stored(run, at, step)
+    clock = ask_evaluators.steady_clock(run)
+    perturb_policy.check_perturbation(run.ledger, step)
     comparisons, votes = run.ledger.comparisons(step), StepVotes(run.ledger, step)
 
-    if (paused := _outcome_if_paused(run, at)) is not None:
+    if (paused := outcome_if_paused(run, at)) is not None:
         return paused
     ask_evaluators.submit(run, step, comparisons, watch)
     # A step planned under lag 1 keeps its head, also when the run goes on without lag.
     ahead = run.bounds.lag or run.ledger.step(step + 1) is not None
-    if ahead and ask_evaluators.plan(run, at, step + 1):
-        ask_evaluators.generate(run, at, step + 1, watch, then_open=False)
-    if (paused := _wait(run, at, comparisons, votes, watch, clock)) is not None:
+    if ahead and perturb_policy.plan(run, at, step + 1):
+        perturb_policy.generate(run, at, step + 1, watch, then_open=False)
+    if (paused := ask_evaluators.wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 
     if run.row(step)["state"] == "void":
@@ -103,66 +101,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     return after
 
 
-# ---- wait ----
-
-
-def _wait(
-    run: Services,
-    at: Position,
-    comparisons: Sequence[Comparison],
-    votes: StepVotes,
-    watch: Stopwatch,
-    clock: Clock,
-) -> Outcome | None:
-    """Wait until the step is closed; an outcome if the run was paused meanwhile."""
-    ledger, epoch = run.ledger, run.lease.epoch
-    while True:
-        row = run.row(at.step)
-        if row["state"] != "open":
-            return None  # closed by the rule, an operator, or before a crash
-        if (paused := _outcome_if_paused(run, at)) is not None:
-            return paused
-        watch.time("evaluation_s", lambda: run.evaluator.poll(at.step))
-        if all(c.identical for c in comparisons):
-            steps.close(ledger, at.step, Closing("auto", epoch=epoch))
-        elif not (
-            steps.close(ledger, at.step, Closing("rule", epoch=epoch), votes=votes)
-            or _close_if_overdue(run, row, votes, clock)
-        ):
-            watch.time("evaluation_s", run.hooks.wait)
-            lease.check(ledger, run.lease)
-
-
-def _steady_clock(run: Services) -> Clock:
-    """The ledger's clock as it goes on from now if nobody sets it, so that no jump closes a step.
-
-    A deadline is this controller's alone to keep. What passed before it began, and pauses, are
-    known by the ledger's clock only.
-    """
-    from_us, from_s = run.ledger.clock(), run.hooks.timer()
-    return lambda: from_us + round((run.hooks.timer() - from_s) * 1e6)
-
-
-def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
-    """Close a step whose deadline has passed, with what there is; False if that must wait."""
-    seconds = run.bounds.deadline_s
-    if seconds is None or row["opened_us"] is None or (
-        clock() < steps.deadline_us(run.ledger, row, seconds)
-    ):  # fmt: skip
-        return False
-    closing = Closing("deadline", epoch=run.lease.epoch, quorum=run.bounds.quorum)
-    return steps.close(run.ledger, row["step"], closing, votes=votes)
-
-
 # ---- why a run ends ----
-
-
-def _outcome_if_paused(run: Services, at: Position) -> Outcome | None:
-    flags = lease.controller(run.ledger)
-    if flags["paused_by"] is None:
-        return None
-    by = pauses.describe_pause(flags["paused_by"], flags["pause_reason"])
-    return _outcome(at, "paused", by)
 
 
 def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
@@ -185,7 +124,5 @@ def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
     return None
 
 
-def _outcome(
-    at: Position, status: Literal["finished", "paused", "stopped"], reason: str
-) -> Outcome:
+def _outcome(at: Position, status: Literal["finished", "stopped"], reason: str) -> Outcome:
     return Outcome(status, reason, at.step, at.votes)

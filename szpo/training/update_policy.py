@@ -19,7 +19,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.training import guards
-from szpo.training.ask_evaluators import recorded_query
+from szpo.training.perturb_policy import recorded_query
 from szpo.training.position import Position, check_weights
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain

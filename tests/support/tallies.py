@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from szpo.optim import optimizer
-from szpo.optim.rules import counting, known, sign
+from szpo.optim.rules import along_direction, known, sign
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
@@ -40,15 +40,15 @@ COUNTING = {one.COUNTING.name: one.COUNTING for one in (known, sign)}
 
 def coefficients(
     settings: Settings, votes: Tally, *, mu: Any, alpha: Any, delta: Any = None
-) -> counting.Coefficients:
+) -> along_direction.Coefficients:
     """The coefficients of a counting rule at a radius and a step size."""
     at = Perturbations(0, mu, alpha, np.zeros(settings.K), lambda: (np.zeros(0), np.zeros(0)))
-    return counting.coefficients(COUNTING[settings.rule], settings, at, votes, delta=delta)
+    return along_direction.coefficients(COUNTING[settings.rule], settings, at, votes, delta=delta)
 
 
 def default_alpha(settings: Settings, rms: float | None = None) -> float:
     """The step size that a counting rule takes where none is set."""
-    return counting.default_alpha(COUNTING[settings.rule], settings, rms)
+    return along_direction.default_alpha(COUNTING[settings.rule], settings, rms)
 
 
 def told(

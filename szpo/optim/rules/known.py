@@ -4,9 +4,10 @@ A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv 
 (one-sided), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
 
     v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.directions`, added by `parameters.shift`
-    both answer, M evaluators compare         `szpo.training.ask_evaluators`, N times
+    both answer                               `szpo.training.perturb_policy`
+    M evaluators compare, N times             `szpo.training.ask_evaluators`
     p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n)     `szpo.aggregation.invert_and_average`
-    ĝ = Δ̂/(cμ) · v                            Δ̂ and cμ from here, by `counting.coefficients`
+    ĝ = Δ̂/(cμ) · v                            Δ̂ and cμ from here, by `along_direction.coefficients`
     θ ← θ + α ĝ                               `szpo.training.update_policy`
 """
 
@@ -16,7 +17,7 @@ import math
 from typing import Any
 
 from szpo.aggregation import invert_and_average, links
-from szpo.optim.rules import counting
+from szpo.optim.rules import along_direction
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Floats, Tally
 
@@ -52,13 +53,13 @@ def null_rms(settings: Settings) -> float:
     return rms
 
 
-COUNTING = counting.Counting(
+COUNTING = along_direction.Counting(
     name="known",
-    equation="Δ̂ = mean of the N σ⁻¹(p), θ ← θ + α Δ̂/({c}μ) v",
+    equation="Δ̂ = mean over N of σ⁻¹(p), p = {p}; θ ← θ + α Δ̂/{c} v",
     measure=measure,
     unit=unit,
     null_rms=null_rms,
     is_exact=lambda s: s.link == "logistic" and s.smoothing in ("haldane", "pooled"),
     measures=True,
 )
-RULE = counting.rule(COUNTING)
+RULE = along_direction.rule(COUNTING)

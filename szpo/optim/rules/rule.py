@@ -150,7 +150,7 @@ class Rule:
     ignores: tuple[str, ...] = ()
     """Settings that play no part in it."""
     equation: str = ""
-    """Its step in symbols, for people; see `szpo.optim.rules.counting.Counting`."""
+    """Its step in symbols, for people; see `szpo.optim.rules.along_direction.Counting`."""
     measures: bool = False
     """A warm-up may measure its step size."""
 

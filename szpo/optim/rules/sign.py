@@ -3,7 +3,8 @@
 A step of the paper (Zhang & Ying, arXiv 2506.03066):
 
     v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.directions`, added by `parameters.shift`
-    both answer, M evaluators compare         `szpo.training.ask_evaluators`, N times
+    both answer                               `szpo.training.perturb_policy`
+    M evaluators compare, N times             `szpo.training.ask_evaluators`
     s = sign(n₊ − n₋), over all N·M votes     here
     θ ← θ + α s v                             `szpo.training.update_policy`
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from szpo.aggregation.invert_and_average import ordered_sum
-from szpo.optim.rules import counting
+from szpo.optim.rules import along_direction
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 
@@ -29,7 +30,7 @@ def majority(tally: Tally) -> Floats:
     return np.asarray(np.sign(ordered_sum(lead)))
 
 
-COUNTING = counting.Counting(
+COUNTING = along_direction.Counting(
     name="sign",
     equation="θ ← θ + α sign(n₊ − n₋) v",
     measure=measure,
@@ -38,4 +39,4 @@ COUNTING = counting.Counting(
     is_exact=lambda settings: True,
     measures=False,
 )
-RULE = counting.rule(COUNTING)
+RULE = along_direction.rule(COUNTING)

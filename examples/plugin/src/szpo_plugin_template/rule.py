@@ -6,7 +6,7 @@ chance moves θ no further than one on which the votes are about three to one.
 
 import numpy as np
 
-from szpo.optim.rules import counting, known
+from szpo.optim.rules import along_direction, known
 
 LIMIT = 1.0
 """In units of Δ̂, log-odds."""
@@ -17,8 +17,8 @@ def measure(settings, delta, tally):
     return np.clip(delta, -LIMIT, LIMIT)
 
 
-RULE = counting.rule(
-    counting.Counting(
+RULE = along_direction.rule(
+    along_direction.Counting(
         name="cautious",
         measure=measure,
         unit=lambda settings, mu: settings.distance * mu,

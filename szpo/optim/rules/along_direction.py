@@ -1,8 +1,9 @@
-"""What `known` and `sign` share: one coefficient per direction, from its vote counts.
+"""α ĝ along v, as `known` and `sign` share it: one coefficient per direction, from its votes.
 
 Each reads one number in the votes of a direction (its measure), and θ moves along the direction by
-α · measure / (unit · K). Where no α is set, the one is taken whose expected step has the length of
-``kl_step``: from the law of the votes when nobody has a preference, or measured in a warm-up.
+α · measure / (unit · K): one number stands for the vector α ĝ. Where no α is set, the one is taken
+whose expected step has the length of ``kl_step``: from the law of the votes when nobody has a
+preference, or measured in a warm-up.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Counting:
     is_exact: Callable[[Settings], bool]
     measures: bool
     equation: str = ""
-    """Its step in symbols; {c} is how many μ the two policies stand apart, if more than one."""
+    """Its step in symbols: {c} is the distance of the two policies, μ or (2μ), {p} their share."""
 
 
 @dataclass(frozen=True, slots=True)
