@@ -16,7 +16,7 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from szpo.baselines import dpo, grpo, notebook_dpo, rloo, sft, simpo
+from szpo.baselines import asking, dpo, grpo, notebook_dpo, rloo, sft, simpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Moment
 from szpo.baselines.questions import Preferences, Task
@@ -324,3 +324,12 @@ def test_simpo_learns_what_is_preferred_and_twice_the_same():
 def test_nothing_to_learn_from_is_one_line():
     with pytest.raises(RunError, match="simpo: no pair to learn from: there is no vote"):
         simpo.train(tiny_actor(), Preferences([]), seed=0)
+
+
+def test_sides_of_questions_are_drawn_from_their_own_keys():
+    """Of 400 fair sides fewer than 150 or more than 250 of one come in 10⁻⁶ of keys."""
+    drawn = asking.draw_sides(b"key", 400, judges=1)
+    assert len({key for key, _ in drawn}) == 400 and {side for _, side in drawn} == {"A", "B"}
+    assert 150 < sum(side == "A" for _, side in drawn) < 250
+    assert asking.draw_sides(b"key", 3, judges=2) == drawn[:3]
+    assert asking.draw_sides(b"other", 3, judges=1) != drawn[:3]

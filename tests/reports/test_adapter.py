@@ -363,6 +363,7 @@ def test_transformers_loads_the_adapter_without_pefts_class(run, tmp_path):
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"alpha_pattern": {"a": 2}}, "alpha_pattern"),
+        ({"r": 513}, "rank 513 is more than the 512 of any server"),
         ({"target_modules": ["nowhere"]}, "target nowhere has no tensor"),
         (None, "adapter_model.safetensors missing"),
     ],
