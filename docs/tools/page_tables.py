@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
@@ -38,7 +39,6 @@ LEFT_OUT = ("SZPO, bayes", "reward model + PPO, long and without a KL penalty")
 """A rule that szpo no longer has, and a variant that gained no more than its method."""
 COMPARED = ("gain", "wins", "KL", "guards")
 COST = ("cpu s", "added")
-GUARDED = ("fluency", "variety", "length", "topic")
 
 
 def read_frontier() -> dict[str, Table]:
@@ -168,19 +168,28 @@ def read_surrogate() -> dict[str, Table]:
 
 
 def read_features() -> dict[str, Table]:
-    """The cells of the frozen plan of named features."""
-    rows = []
-    for path in sorted((ROOT / "experiments" / "features" / "cells").glob("*.json")):
+    """The cells of the frozen plan of named features, a taste in a row."""
+    experiments = ROOT / "experiments"
+    planned = tomllib.loads((experiments / "frozen" / "features.toml").read_text("utf-8"))
+    asked = {
+        group["name"]: group["targets"][0] for group in planned["group"] if "targets" in group
+    }
+    cells: dict[str, dict[int, Any]] = {}
+    for path in sorted((experiments / "features" / "cells").glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        last = cell["found"]["rows"][-1]
-        low, high = last["interval"]
-        failed = [GUARDED[i] for i, guard in enumerate(last["guards"]) if not guard["ok"]]
+        taste = path.name.split("-regression-")[0]
+        cells.setdefault(taste, {})[cell["asked"]["seed"]] = cell["found"]["rows"][-1]
+    rows = []
+    for taste, found in cells.items():
+        hold = sum(all(guard["ok"] for guard in last["guards"]) for last in found.values())
         rows.append([
-            path.name.split("-regression-")[0].replace("-", " "), str(cell["asked"]["seed"]),
-            f"{last['gain']:+.2f} [{low:+.2f}, {high:+.2f}]", f"{last['kl']:.1f}",
-            f"all but {', '.join(failed)}" if failed else "all four",
+            taste.replace("-", " "), f"{mean(last['gain'] for last in found.values()):+.2f}",
+            f"{asked[taste]['gain']:+.2f}",
+            ", ".join(f"{found[seed]['gain']:+.2f}" for seed in sorted(found)),
+            f"{mean(last['kl'] for last in found.values()):.1f}", f"{hold} of {len(found)}",
         ])  # fmt: skip
-    return {"forty": (("taste", "seed", "gain", "KL", "guards that hold"), rows)}
+    head = ("taste", "mean gain", "asked", "each seed", "mean KL", "all four guards hold")
+    return {"forty": (head, rows)}
 
 
 def read_preferences() -> dict[str, Table]:
