@@ -19,7 +19,7 @@ import numpy as np
 import szpo
 
 rng = np.random.default_rng(0)
-N, M, D, mu = 8, 5, 4, 0.3
+N, M, D, mu, beta = 8, 5, 4, 0.3, 5
 goal = np.array([2.0, 1.0])
 
 
@@ -30,10 +30,10 @@ def sample_batch(theta):  # D trajectories of the policy N(θ, 0.3² I), and the
 
 def ask(theta, perturbed):  # N batches of both, each before M evaluators of Bradley and Terry
     gap = np.array([sample_batch(perturbed) - sample_batch(theta) for n in range(N)])
-    return rng.binomial(M, 1 / (1 + np.exp(-5 * gap)))
+    return rng.binomial(M, 1 / (1 + np.exp(-beta * gap)))
 
 
-def known(k):  # Δ̂ = mean over n of σ⁻¹(p_n), with p_n = k_n / M trimmed; ĝ = Δ̂/μ · v
+def known(k):  # Δ̂/μ: Δ̂ = mean over n of σ⁻¹(p_n), p_n = k_n / M trimmed, in units of 1/β
     p = np.clip(k / M, 0.02, 0.98)
     return np.mean(np.log(p / (1 - p))) / mu
 
@@ -47,8 +47,8 @@ def szpo_steps(rule, alpha, steps=60):
     for _ in range(steps):
         v = rng.standard_normal(2)  # 1. sample a direction: v ~ N(0, I), θ′ = θ + μv
         k = ask(theta, theta + mu * v)  # 2. ask M evaluators about N batches of both policies
-        step = rule(k)  # 3. aggregate: invert the link and average, or take the sign
-        theta = theta + alpha * step * v  # 4. update: θ ← θ + α · step · v
+        slope = rule(k)  # 3. aggregate: invert the link and average, or take the sign
+        theta = theta + alpha * slope * v  # 4. update: θ ← θ + α ĝ, with ĝ = slope · v
         yield theta
 
 

@@ -1,6 +1,7 @@
 """SZPO, stochastic zeroth-order policy optimization: directions, rules, step sizes.
 
-A step of the paper, with the file of each part:
+A step of the paper, with the file of each part, under the rules `known` and `sign`; the default,
+`rules.regression`, fits all votes instead:
 
     perturb     v ~ N(0, I), θ′ = θ + μv              `szpo.training.perturb_policy`, `directions`
     ask         M evaluators vote, N times            `szpo.training.ask_evaluators`

@@ -76,7 +76,7 @@ def draw_grids(settings: Settings, step: int, ways: Sequence[Way]) -> tuple[Grid
 def with_directions(state: State, count: int) -> State:
     """The state whose next step asks ``count`` directions instead of K.
 
-    Counting rules take a step of the same expected length whatever K is.
+    `known` and `sign` take a step of the same expected length whatever K is.
 
     Raises:
         UsageError: ``count`` is below 1.

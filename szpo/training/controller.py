@@ -41,7 +41,7 @@ def run(
         ledger: The run, opened for writing.
         policy: At θ₀ or after any step of this run; it is brought to the head.
         evaluator: Answers the comparisons of each step.
-        prompts: What each step asks, as `szpo.training.prompt_order` gives it.
+        prompts: What each step asks, as `szpo.training.step_prompts.prompt_order` gives it.
         bounds: Where the run ends, how far it generates ahead, when a step is closed early.
         hooks: What the calling process supplies: how to wait, whom to report to, a held lease.
 

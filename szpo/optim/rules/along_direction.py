@@ -29,7 +29,7 @@ from szpo.types import Floats, Tally
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """In what the counting rules differ."""
+    """In what `known` and `sign` differ."""
 
     name: str
     measure: Callable[[Settings, Floats, Tally | None], Floats]
@@ -46,7 +46,7 @@ class Counting:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a counting rule carries: its step size."""
+    """What `known` and `sign` carry: their step size."""
 
     alpha: float | None
     """Base step size; None during a warm-up."""
@@ -88,7 +88,7 @@ def rule(counting: Counting) -> Rule:
 
 
 def check(settings: Settings) -> None:
-    """A counting rule has no prior to take."""
+    """These rules have no prior to take."""
     if settings.prior_mean is not None or settings.prior_precision is not None:
         raise SettingsError("a prior on the gradient belongs to the rule regression")
 

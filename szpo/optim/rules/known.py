@@ -7,7 +7,7 @@ A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv 
     both answer                               `szpo.training.perturb_policy`
     M evaluators compare, N times             `szpo.training.ask_evaluators`
     p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n)     `szpo.aggregation.invert_and_average`
-    ĝ = Δ̂/(cμ) · v                            Δ̂ and cμ from here, by `along_direction.coefficients`
+    ĝ = Δ̂/(cμ) · v                            cμ is `unit` below; see `along_direction`
     θ ← θ + α ĝ                               `szpo.training.update_policy`
 """
 
