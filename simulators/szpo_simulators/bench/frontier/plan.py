@@ -14,7 +14,7 @@ from szpo_simulators.study import hash_spec
 
 VERSION: Final = 1
 """Raise it when what a cell does or measures changes: older records are then not used."""
-RULES: Final = ("regression", "bayes")
+RULES: Final = ("regression", "known", "sign", "bayes")
 """Methods that are runs of szpo under this rule."""
 GONE_RULES: Final = ("bayes",)
 """Those of them whose rule is gone: finished cells are shown, none is run."""
