@@ -5,7 +5,7 @@ registered as [project.entry-points."szpo.policies"] hesitant = "own_policy:Hesi
 """
 
 from szpo.optim import parameters
-from szpo.optim.directions import Law
+from szpo.optim.sample_directions import Law
 from szpo.types import Answer
 
 

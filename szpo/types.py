@@ -72,7 +72,7 @@ Batch: TypeAlias = tuple[Answer, ...]
 class Shift:
     """The policy at θ + sign · radius · v(step, k); sign 0 is θ itself.
 
-    ``radius`` multiplies the integer-grid direction of `szpo.optim.directions` and is rounded to
+    ``radius`` multiplies the integer direction of `szpo.optim.sample_directions` and is rounded to
     13 significant bits, so that radius · v is exact in fp32.
     """
 

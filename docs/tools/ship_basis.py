@@ -23,8 +23,8 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.models import loading
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, score_features, subspace_cache
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe

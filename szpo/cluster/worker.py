@@ -123,8 +123,8 @@ class Worker:
     def hold(self, setup: Message) -> None:
         """Take over the coordinates and the judge of another setup; the base model stays."""
         from szpo.models.lora_sites import Site
-        from szpo.optim.directions import Law
         from szpo.optim.parameters import Space
+        from szpo.optim.sample_directions import Law
         from szpo.policies.subspaces import Subspace
 
         head = json.loads(setup["head"])

@@ -13,11 +13,11 @@ from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.config import rule_plugins
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.optim.checked_settings import POSTERIOR_DIM
-from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
+from szpo.optim.sample_directions import NORMALISE_UP_TO
 from szpo.optim.settings import SMOOTHINGS
 from szpo.types import Pairing
 

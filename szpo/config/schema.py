@@ -42,10 +42,10 @@ from szpo.config.run_sections import (
 from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
-from szpo.optim.directions import Law
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.rules.registry import RULES, rule_of
+from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 

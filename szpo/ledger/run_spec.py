@@ -13,7 +13,7 @@ from szpo.errors import IntegrityError, MissingPluginError, SupersededError
 from szpo.ledger.database import Ledger
 from szpo.optim import superseded
 from szpo.optim.checked_settings import read_recorded, settings_from_json
-from szpo.optim.directions import DIRECTION_VERSION, ORTHONORMAL_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION, ORTHONORMAL_VERSION
 from szpo.optim.settings import Settings
 
 BUDGET: Final = "budget"

@@ -8,10 +8,10 @@ from typing import Any
 
 from szpo.errors import UsageError
 from szpo.optim import superseded
-from szpo.optim.directions import Law
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import layout_dim
 from szpo.optim.rules.registry import RULES, rule_of
+from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from szpo import seeds
 from szpo.errors import RunError, UsageError
-from szpo.optim import directions
-from szpo.optim.directions import Law
+from szpo.optim import sample_directions
+from szpo.optim.sample_directions import Law
 from szpo.types import Floats, Grid, Layout, Shift, Theta, Update
 
 SIGNIFICANT_BITS = 13
@@ -49,7 +49,7 @@ class Space:
     def __post_init__(self) -> None:
         seeds.derive(self.root_seed, "direction")  # says what is wrong with a bad seed
         check_layout(self.layout)
-        largest = directions.ORTHONORMAL_UP_TO
+        largest = sample_directions.ORTHONORMAL_UP_TO
         if self.law.kind == "orthonormal" and (len(self.layout) != 1 or self.dim > largest):
             raise UsageError(
                 f"law: orthonormal needs one tensor of at most {largest} coordinates; here are "
@@ -87,7 +87,7 @@ def direction(
     space: Space, step: int, k: int, grid: Grid | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """The direction's grid values (integer / 256, without factor), exact in fp32, per tensor."""
-    unit = np.float32(1 / directions.GRID)
+    unit = np.float32(1 / sample_directions.GRID)
     return {
         name: values.astype(np.float32).reshape(shape) * unit
         for (name, shape), values in zip(
@@ -98,7 +98,9 @@ def direction(
 
 def direction_vector(space: Space, step: int, k: int, grid: Grid | None = None) -> Floats:
     """The direction's grid values as one float64 vector of d entries, in layout order."""
-    return np.concatenate(_integers(space, step, k, grid)).astype(np.float64) / directions.GRID
+    return (
+        np.concatenate(_integers(space, step, k, grid)).astype(np.float64) / sample_directions.GRID
+    )
 
 
 def factor(space: Space, step: int, k: int, grid: Grid | None = None) -> float:
@@ -106,7 +108,7 @@ def factor(space: Space, step: int, k: int, grid: Grid | None = None) -> float:
     if not space.law.scaled:
         return 1.0
     squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k, grid))
-    return directions.gaussian_factor(squares, space.dim)
+    return sample_directions.gaussian_factor(squares, space.dim)
 
 
 def zeros(layout: Layout) -> dict[str, NDArray[np.float32]]:
@@ -265,7 +267,7 @@ def _integers(
         count = min(space.dim, FRAME * ((k - first) // FRAME + 1))
         return [_orthonormal(space, step, first, count)[k - first]]
     return [
-        directions.gaussian(
+        sample_directions.gaussian(
             seeds.derive(space.root_seed, "direction", step=step, k=k, name=name), size
         )
         for (name, _), size in zip(space.layout, sizes, strict=True)
@@ -280,7 +282,7 @@ def _orthonormal(space: Space, step: int, first: int, count: int) -> NDArray[np.
     """
     plain = replace(space, law=Law())
     drawn = [_integers(plain, step, first + k)[0] for k in range(count)]
-    found = directions.orthonormal(np.stack(drawn))
+    found = sample_directions.orthonormal(np.stack(drawn))
     found.setflags(write=False)
     return found
 

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from szpo import seeds
-from szpo.optim import directions, parameters
+from szpo.optim import parameters, sample_directions
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
 from szpo.optim.sparse_regression import Fit
@@ -79,10 +79,11 @@ def draw_direction(
     along = _in_coordinates(features, ways[int(at)])
     if seeds.integer(key, 1, 2):
         along = -along
-    own = np.rint(parameters.direction_vector(space, step, k) * directions.GRID).astype(np.int64)
+    grid = sample_directions.GRID
+    own = np.rint(parameters.direction_vector(space, step, k) * grid).astype(np.int64)
     even = decimal.ROUND_HALF_EVEN
-    with decimal.localcontext(decimal.Context(prec=directions.DIGITS)):
-        share, length = decimal.Decimal(noise), directions.GRID * decimal.Decimal(space.dim).sqrt()
+    with decimal.localcontext(decimal.Context(prec=sample_directions.DIGITS)):
+        share, length = decimal.Decimal(noise), grid * decimal.Decimal(space.dim).sqrt()
         mixed = [
             (1 - share).sqrt() * x + share.sqrt() * y
             for x, y in zip(_unit(along), _unit(own), strict=True)

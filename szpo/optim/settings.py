@@ -16,9 +16,9 @@ from szpo.aggregation import links
 from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.errors import UsageError
-from szpo.optim.directions import Law
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space, layout_dim
+from szpo.optim.sample_directions import Law
 from szpo.types import Layout, Pairing
 
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")

@@ -11,7 +11,7 @@ import numpy as np
 
 from szpo import seeds
 from szpo.errors import RunError
-from szpo.optim import directions, parameters
+from szpo.optim import parameters, sample_directions
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
 from szpo.types import Floats, Theta
@@ -23,7 +23,7 @@ CALIBRATION_PASSES = 6
 def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:
     """Draw random unit vectors (count, dim) from the direction table."""
     key = seeds.derive(root_seed, "setup directions", name=name)
-    rows = directions.gaussian(key, count * dim).astype(np.float64).reshape(count, dim)
+    rows = sample_directions.gaussian(key, count * dim).astype(np.float64).reshape(count, dim)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
@@ -58,7 +58,7 @@ def random_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subs
     dim = setup.dim
     size = sum(v.size for v in whole.start.values())
     key = seeds.derive(probe.root_seed, "setup directions", name="basis")
-    draws = directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
+    draws = sample_directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
     Q, R = np.linalg.qr(draws)
     Q *= np.sign(np.diag(R))
     units = unit_directions(probe.root_seed, KL_DIRECTIONS, dim)
@@ -75,7 +75,7 @@ def random_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subs
 def full_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subspace:
     """Every moving weight as a coordinate, with the scale of μ that gives ``setup.kl_radius``."""
     space = parameters.Space(
-        seeds.branch_seed(probe.root_seed, 0, "kl scale"), whole.layout, directions.Law()
+        seeds.branch_seed(probe.root_seed, 0, "kl scale"), whole.layout, sample_directions.Law()
     )
     mu = whole.mu(setup.kl_radius)
 

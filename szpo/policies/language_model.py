@@ -32,7 +32,7 @@ from szpo.models.batched_lora import find_sites
 from szpo.models.context import Described
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.lora_sites import Site
-from szpo.optim import directions
+from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
 from szpo.policies import subspace_cache, subspace_setup
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
@@ -374,7 +374,7 @@ def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
     start: dict[str, Any] = {}
     for site in sites:
         key = seeds.derive(root_seed, "adapter start", name=site.a)
-        values = directions.gaussian(key, site.rank * site.inputs).astype(np.float64)
+        values = sample_directions.gaussian(key, site.rank * site.inputs).astype(np.float64)
         # Unit variance over the grid 2**-8, then as wide as an input of unit rms would be read.
         values *= 2.0**-8 / site.inputs**0.5
         start[site.a] = values.reshape(site.rank, site.inputs).astype(np.float32)

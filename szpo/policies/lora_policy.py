@@ -24,8 +24,8 @@ from szpo.models import adapter_files, context, loading
 from szpo.models.batched_lora import Deltas
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies import score_features
 from szpo.policies.read_request import VALUES, ReadRequest, by_token
 from szpo.policies.responder import Answerer, Host, LocalHost, Respondent, Responder, start_of

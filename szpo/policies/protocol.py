@@ -13,8 +13,8 @@ import numpy as np
 
 from szpo.errors import RunError
 from szpo.optim import parameters
-from szpo.optim.directions import ORTHONORMAL_UP_TO
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import ORTHONORMAL_UP_TO
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 
 

@@ -27,8 +27,8 @@ from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
 from szpo.models.scores import ScoredLaw
 from szpo.optim import parameters
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies import read_request, row_request
 from szpo.policies.read_request import VALUES, Reading, ReadRequest
 from szpo.policies.row_request import RowRequest, Tokens

@@ -12,8 +12,8 @@ from szpo.errors import UsageError
 from szpo.models import loading
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress

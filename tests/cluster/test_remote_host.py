@@ -23,7 +23,7 @@ from szpo.judges.backends import Question
 from szpo.judges.local_model import Local
 from szpo.models import context, loading
 from szpo.optim import parameters
-from szpo.optim.directions import Law
+from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.read_request import ReadRequest, from_message, join, split, to_message

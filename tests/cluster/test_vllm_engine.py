@@ -24,7 +24,7 @@ from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
-from szpo.optim import directions, parameters
+from szpo.optim import parameters, sample_directions
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
@@ -175,7 +175,7 @@ def test_a_direction_on_record_is_asked_as_the_seeds_own(
     policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
 ) -> None:
     def recorded(shift: Shift) -> Shift:
-        v = parameters.direction_vector(policy.space, shift.step, shift.k) * directions.GRID
+        v = parameters.direction_vector(policy.space, shift.step, shift.k) * sample_directions.GRID
         return replace(shift, step=99, grid=tuple(int(x) for x in v))
 
     with served(policy, server.url):

@@ -6,7 +6,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.replay import verification
 from tests.support.quadratic import LAYOUT, go, settings_of, start
 

@@ -16,8 +16,8 @@ from szpo.aggregation.links import LINKS
 from szpo.errors import RunError, UsageError
 from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, round13
+from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings
 from szpo.types import Query, Shift, Tally, Update
 from tests.support.cases import case

@@ -12,10 +12,10 @@ from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.directions import Law
 from szpo.optim.rules import all_votes, regression
 from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.rules.rule import Perturbations, StepInputs
+from szpo.optim.sample_directions import Law
 from szpo.optim.vote_regression import direction, fit
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Tally

@@ -11,8 +11,8 @@ import pytest
 from szpo.errors import UsageError
 from szpo.optim import optimizer, step_size
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
-from szpo.optim.directions import Law
 from szpo.optim.parameters import round13
+from szpo.optim.sample_directions import Law
 from szpo.types import Update
 from tests.support.cases import case
 from tests.support.tallies import (

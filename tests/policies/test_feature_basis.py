@@ -10,8 +10,8 @@ import pytest
 from szpo.features import dictionary
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies import feature_basis, subspace_cache
 from szpo.policies.feature_basis import Fisher, find_coordinates
 from szpo.policies.probe import Probe

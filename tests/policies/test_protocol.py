@@ -16,7 +16,7 @@ from szpo.errors import RunError
 from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
-from szpo.optim.directions import Law
+from szpo.optim.sample_directions import Law
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.protocol import Policy, check_policy

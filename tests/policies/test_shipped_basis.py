@@ -17,9 +17,9 @@ from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.features import dictionary
 from szpo.models import loading
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.optim.rules import guard_geometry
+from szpo.optim.sample_directions import Law
 from szpo.policies import kl_calibration, language_model, subspace_cache
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe

@@ -20,7 +20,7 @@ from szpo.generation.sampling import Sampling
 from szpo.models import loading, logprobs, lora_sites
 from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
-from szpo.optim import directions, parameters
+from szpo.optim import parameters, sample_directions
 from szpo.policies import kl_calibration, score_basis, subspaces
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
@@ -47,7 +47,9 @@ def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
 
 def probe_of(loaded: Loaded, space: Subspace, ids: Any, sampling: Sampling, key: int) -> Probe:
     whole = replace(space, kind="full", basis={})
-    respondent = LocalHost(loaded).at(whole, parameters.Space(key, whole.layout, directions.Law()))
+    respondent = LocalHost(loaded).at(
+        whole, parameters.Space(key, whole.layout, sample_directions.Law())
+    )
     return Probe(respondent, whole, ids, sampling, key)
 
 
@@ -59,7 +61,7 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
         units = kl_calibration.unit_directions(999, 24, space.dim, "test")
         members = [space.weights({"z": (radius * u).astype(np.float32)}) for u in units]
     else:
-        law = directions.Law()
+        law = sample_directions.Law()
         draws = parameters.Space(999, space.layout, law)
         scale = np.float32(space.scale * radius / math.sqrt(space.dim))
         members = [

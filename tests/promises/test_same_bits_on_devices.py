@@ -9,8 +9,8 @@ import torch
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.optim import parameters
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, round13
+from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.types import Shift, Update
 from tests.support import folder_run

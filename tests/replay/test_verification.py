@@ -16,7 +16,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
 from szpo.optim import step_size
 from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.replay import verification
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks

@@ -13,7 +13,7 @@ from szpo.cli.app import call
 from szpo.ledger import checkpoint
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.runs import file_check, machine_check
 from szpo.voting import lease
 from tests.support.quadratic import LAYOUT, new_ledger, settings_of

@@ -23,8 +23,8 @@ from szpo.ledger.theta import (
     theta_digest,
     theta_digests,
 )
-from szpo.optim.directions import Law
 from szpo.optim.optimizer import describe_settings
+from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.runs import assemble
 from szpo.voting import step_inputs

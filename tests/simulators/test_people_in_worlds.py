@@ -10,8 +10,8 @@ from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks

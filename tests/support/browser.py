@@ -30,7 +30,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
 from szpo.optim.checked_settings import defaults, settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.training import controller, step_prompts
 from szpo.training.guards import Bands
 from szpo.training.services import Bounds, Hooks

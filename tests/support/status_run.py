@@ -4,7 +4,7 @@ from szpo.config import schema
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from tests.support.quadratic import Clock, settings_of
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 from szpo_simulators.worlds.cartpole import HORIZON, START, Network, play, start

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from szpo.optim import directions, named_features, parameters, posterior_directions
+from szpo.optim import named_features, parameters, posterior_directions, sample_directions
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
 from szpo.optim.sparse_prior import Prior
@@ -116,7 +116,7 @@ class Look:
 def run(world: Recorded, prior: Prior, plan: Plan, root_seed: int) -> list[Look]:
     """One run of votes, a fit after each step."""
     rng, dim = np.random.default_rng(root_seed), world.scores.shape[1]
-    space = Space(root_seed, (("z", (dim,)),), directions.Law("orthonormal"))
+    space = Space(root_seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
     votes, looks = Votes.empty(world.named.columns), list[Look]()
     centre, largest, regressors = np.zeros(dim), -math.inf, world.regressors()
     while len(votes.x) < plan.votes:

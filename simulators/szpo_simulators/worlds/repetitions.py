@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from szpo.aggregation import weighting
 from szpo.errors import UsageError
-from szpo.optim import directions, optimizer, parameters
+from szpo.optim import optimizer, parameters, sample_directions
 from szpo.optim.checked_settings import defaults
 from szpo.optim.parameters import Space, round_coef
 from szpo.optim.rules.registry import rule_of
@@ -80,9 +80,9 @@ def settings_for(world: World, **changes: Any) -> Settings:
     orthonormal, and N of them are asked once each unless K is set.
     """
     wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0, **changes}
-    law = directions.Law(normalise=True)
+    law = sample_directions.Law(normalise=True)
     if rule_of(wanted["rule"]).two_points:
-        law = directions.Law("orthonormal")
+        law = sample_directions.Law("orthonormal")
         if wanted.get("K", 1) == 1:
             wanted |= {"K": wanted["N"], "N": 1}
         # Their panels have no texts to guard, and votes come without the sides they were given on.
@@ -318,9 +318,10 @@ class Block:
         v = np.stack([[make(space, step, k) for k in range(settings.K)] for space in self.spaces])
         if not settings.law.scaled:
             return v, np.ones(v.shape[:2])
-        squares = ((v * directions.GRID) ** 2).sum(-1)
+        squares = ((v * sample_directions.GRID) ** 2).sum(-1)
         factors = [
-            directions.gaussian_factor(int(square), settings.dim) for square in squares.ravel()
+            sample_directions.gaussian_factor(int(square), settings.dim)
+            for square in squares.ravel()
         ]
         return v, np.reshape(factors, squares.shape)
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Layout, Prompt, Shift, Theta, Update
 from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms

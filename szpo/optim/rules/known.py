@@ -3,7 +3,7 @@
 A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv is compared with θ
 (one-sided), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
 
-    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.directions`, added by `parameters.shift`
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, then `.parameters`
     both answer                               `szpo.training.perturb_policy`
     M evaluators compare, N times             `szpo.training.ask_evaluators`
     p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n)     `szpo.aggregation.invert_and_average`

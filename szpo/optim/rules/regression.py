@@ -21,7 +21,6 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import weighting
-from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.named_features import directions
 from szpo.optim.posterior_directions import ways_of
 from szpo.optim.rules import guard_geometry, measured_kl
@@ -37,6 +36,7 @@ from szpo.optim.rules.all_votes import (
 )
 from szpo.optim.rules.measured_kl import AIM, GRID, Reading
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
+from szpo.optim.sample_directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
 from szpo.optim.vote_regression import EVIDENCE, Fit, Prior, Votes, direction

@@ -2,7 +2,7 @@
 
 A step of the paper (Zhang & Ying, arXiv 2506.03066):
 
-    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.directions`, added by `parameters.shift`
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, then `.parameters`
     both answer                               `szpo.training.perturb_policy`
     M evaluators compare, N times             `szpo.training.ask_evaluators`
     s = sign(n₊ − n₋), over all N·M votes     here

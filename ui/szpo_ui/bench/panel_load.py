@@ -30,7 +30,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim.checked_settings import defaults, settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.runs import machine_check
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import steps

@@ -11,7 +11,7 @@ from szpo import __version__
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Clock, Ledger, now_us
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo_ui.web.credential_rows import Role
 
 FILE: Final = ".szpo-operators"

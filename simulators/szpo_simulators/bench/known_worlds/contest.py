@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.optim.directions import Law
+from szpo.optim.sample_directions import Law
 from szpo.types import Floats
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks

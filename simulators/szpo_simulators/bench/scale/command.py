@@ -28,8 +28,8 @@ from szpo.data import prompts
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import context, loading
-from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.sample_directions import Law
 from szpo.policies.language_model import random_start
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.responder import LocalHost
