@@ -2,9 +2,10 @@
 
 SZPO is stochastic zeroth-order policy optimization. Nobody gives a gradient: evaluators only say
 which of two batches of trajectories is better. Each step has four parts: sample a direction v,
-ask which of two policies is better, aggregate the votes, and update θ. szpo does the same in
-`training/perturb_policy.py`, `training/ask_evaluators.py`, `aggregation/invert_and_average.py` or
-`optim/rules/sign.py`, and `training/update_policy.py`.
+ask which of two policies is better, aggregate the votes, and update θ. Under its rules known and
+sign, szpo does the same in `training/perturb_policy.py`, `training/sample_batches.py` and
+`training/ask_evaluators.py`, `aggregation/invert_and_average.py` or `optim/rules/sign.py`, and
+`training/update_policy.py`. Its default, regression, fits all votes at once instead.
 
 Where the link σ is known, its inverse turns votes into a difference of values. Where it is not,
 the votes still say which side is better. Left: a policy that emits points, whose reward is their

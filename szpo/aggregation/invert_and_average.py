@@ -1,8 +1,8 @@
 """From counted votes to value differences Δ̂, with standard errors.
 
-A comparison has k votes for plus out of M (a tie is half a vote for either side); Δ̂_n estimates
-the difference of the two policies' mean returns in units of the link. Arrays may have any leading
-axes; the last is n, the comparisons of one direction.
+A comparison n has k_n votes for plus out of M (a tie is half a vote for either side); Δ̂_n
+estimates the difference of the two policies' mean returns in units of the link. Arrays may have
+any leading axes; the last is n, the comparisons of one direction.
 
 Exactness: for the logistic link and whole or half votes, `haldane` takes its logarithms from
 `decimal` at 50 digits, rounded once, and means are summed in the order of n by plain additions.

@@ -1,12 +1,13 @@
 """SZPO, stochastic zeroth-order policy optimization: directions, rules, step sizes.
 
-A step of the paper, with the file of each part, under the rules `known` and `sign`; the default,
-`rules.regression`, fits all votes instead:
+A step of the paper, with the file of each part, under the rules `known` and `sign`; v is drawn in
+`sample_directions`, and the default, `rules.regression`, fits all votes instead:
 
-    perturb     v ~ N(0, I), θ′ = θ + μv              `szpo.training.perturb_policy`, `directions`
-    ask         M evaluators vote, N times            `szpo.training.ask_evaluators`
+    perturb     v ~ N(0, I), θ′ = θ + μv              `szpo.training.perturb_policy`
+    sample      a batch from each policy, N times     `szpo.training.sample_batches`
+    ask         M evaluators vote on each pair        `szpo.training.ask_evaluators`
     invert      Δ̂ = (1/N) Σ_n σ⁻¹(k_n/M)              `szpo.aggregation.invert_and_average`
-    or sign     s = sign(n₊ − n₋)                     `rules.sign`
+    or sign     s = sign(wins − losses)               `rules.sign`
     update      θ ← θ + α Δ̂/(cμ) v, or θ + α s v      `szpo.training.update_policy`
 
 Its arithmetic is pure, as ask and tell: begin with `optimizer`, then `rules.known`.

@@ -1,11 +1,11 @@
 """The random direction v of θ′ = θ + μv, E[v vᵀ] = I, as integers, so that runs replay exactly.
 
-v ~ N(0, I) as in the paper, scaled to |v| = √d, or one of an orthonormal frame (`Law`): from a
-table, on the grid 2⁻⁸.
+v ~ N(0, I) as in the paper, scaled to |v| = √d, or one of an orthonormal frame (`Law`).
 
-Sixteen bits of a raw word choose one of 65,536 equal-probability quantiles of N(0, 1). No log, no
-cos and no floating point in the stream, so a direction is the same on every machine and any shard
-can make any slice. Scale factors never enter the stream: they go into radius and coefficient.
+Sixteen bits of a raw word choose one of 65,536 equal-probability quantiles of N(0, 1) from a
+table, in units of 2⁻⁸. No log, no cos and no floating point in the stream, so a direction is the
+same on every machine and any shard can make any slice. Scale factors never enter the stream: they
+go into radius and coefficient.
 """
 
 from __future__ import annotations

@@ -1,1 +1,5 @@
-"""The training loop: what a step asks, its guards, budgets and report, and a run's totals."""
+"""The training loop, and a run's guards, budgets and totals.
+
+The steps of the algorithm are `perturb_policy`, `sample_batches`, `ask_evaluators` and
+`update_policy`; `controller` runs them in turn.
+"""

@@ -1,4 +1,8 @@
-"""Show a step's batches to the evaluators, and wait until enough of them have voted."""
+"""Show a step's batches to M evaluators each, and wait until they have voted.
+
+Simulated evaluators vote in `szpo.evaluators`, people through `ui/szpo_ui`; `szpo.voting` stores
+and counts.
+"""
 
 from __future__ import annotations
 

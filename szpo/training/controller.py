@@ -1,8 +1,8 @@
 """The loop that turns a policy, an evaluator and a ledger into a run.
 
-Each pass finishes one step: `perturb_policy`, `ask_evaluators`, `update_policy`. The ledger is the
-truth: whatever was reached is found there, so a killed run goes on where it stood, and calling
-`run` again continues.
+Each pass finishes one step: `perturb_policy`, `sample_batches`, `ask_evaluators`, `update_policy`,
+which also aggregates the votes. The ledger is the truth: whatever was reached is found there, so a
+killed run goes on where it stood, and calling `run` again continues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Literal
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.training import ask_evaluators, budget, perturb_policy, position, update_policy
+from szpo.training import (
+    ask_evaluators,
+    budget,
+    perturb_policy,
+    position,
+    sample_batches,
+    update_policy,
+)
 from szpo.training.ask_evaluators import outcome_if_paused
 from szpo.training.position import Position
 from szpo.training.services import Bounds, Hooks, Services
@@ -74,8 +81,8 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     """One step; an outcome if the run was paused while it was open."""
     watch, step = Stopwatch(run.hooks.timer), at.step
     if perturb_policy.plan(run, at, step):
-        perturb_policy.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
-    perturb_policy.open_stored(run, at, step)
+        sample_batches.generate(run, at, step, watch, then_open=run.bounds.lag == 0 or step == 0)
+    sample_batches.open_stored(run, at, step)
     clock = ask_evaluators.steady_clock(run)
     perturb_policy.check_perturbation(run.ledger, step)
     comparisons, votes = run.ledger.comparisons(step), StepVotes(run.ledger, step)
@@ -86,7 +93,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     # A step planned under lag 1 keeps its head, also when the run goes on without lag.
     ahead = run.bounds.lag or run.ledger.step(step + 1) is not None
     if ahead and perturb_policy.plan(run, at, step + 1):
-        perturb_policy.generate(run, at, step + 1, watch, then_open=False)
+        sample_batches.generate(run, at, step + 1, watch, then_open=False)
     if (paused := ask_evaluators.wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 

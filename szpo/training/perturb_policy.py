@@ -1,41 +1,28 @@
-"""θ′ = θ + μv, or θ ± μv: plan a step's perturbation, and let both policies answer its prompts.
+"""θ′ = θ + μv, or θ ± μv: what a step perturbs, fixed in the ledger before any answer is sampled.
 
-Each function picks up where the ledger says that the step stands, so a killed run repeats none.
+`szpo.optim.optimizer.ask` chooses v and μ, and `szpo.optim.parameters.shift` adds them where the
+answers are sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
-from szpo import seeds
-from szpo.data.text_files import clean_answer, clean_prompt
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
-from szpo.optim.rules import regression
-from szpo.optim.rules.measured_kl import LEAST_KL
-from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.rule import StepInputs
-from szpo.optim.settings import Settings
-from szpo.policies.protocol import Halving
-from szpo.training import guards
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.training.step_report import Stopwatch, flatten
-from szpo.types import Batch, Comparison, Floats, Prompt, Query, Row
-from szpo.voting import shown_features, step_inputs, step_plan, steps
+from szpo.types import Query
+from szpo.voting import step_plan, steps
 
 CANARY_STEPS = 3
 """This many steps in a row in which every answer is the same on both sides are an error."""
 
 
 def plan(run: Services, at: Position, step: int) -> bool:
-    """Fix in the ledger what a step perturbs, and begin it; False if nothing is to be generated.
+    """Fix in the ledger what a step perturbs, and begin it.
 
-    Nothing is where its answers are stored, or somebody made the step void.
+    False where its answers are already stored, or somebody made the step void.
     """
     ledger, epoch = run.ledger, run.lease.epoch
     row = ledger.step(step)
@@ -47,87 +34,11 @@ def plan(run: Services, at: Position, step: int) -> bool:
     query = optimizer.ask(at.state, step) if row is None else None
     with ledger.transaction("controller"):
         if query is not None:
-            _record_plan(run, at, query)
+            record_plan(run, at, query)
         if not steps.begin(ledger, epoch, step):
             return False
     failpoint("cp2")
     return True
-
-
-def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:
-    """Let the perturbed policies answer the step's prompts, and store the comparisons.
-
-    Raises:
-        UsageError: the number of prompts is not the step's.
-        RunError: the policy left prompts unanswered.
-        IntegrityError: the policy stands at other weights than the step was planned from.
-    """
-    ledger, settings = run.ledger, run.settings
-    query = recorded_query(run, step)
-    prompts = _prompts(run, step)
-    shifts = [shift for pair in query.shifts for shift in pair]
-    size = settings.N * settings.D
-    asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
-    key = seeds.derive(settings.root_seed, "rollout", step=step)
-    batches, seconds = watch.time(
-        "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
-    )
-    failpoint("cp3")
-    comparisons = compare(settings, step, asked, batches)
-    figures = {**guards.figures(comparisons), "generation_s": seconds}
-    if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
-        figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
-    inputs = step_inputs.note(_measure(run, at, comparisons))
-    head = run.policy.digest()
-    answers = steps.StepAnswers(step, comparisons, head, {**figures, **inputs})
-    ahead = _plan_ahead(run, at, step + 1) if then_open else None
-    with ledger.transaction("controller"):
-        stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
-        if stored and ahead is not None:
-            _record_plan(run, at, ahead)
-
-
-def compare(
-    settings: Settings,
-    step: int,
-    prompts: Sequence[Sequence[Prompt]],
-    batches: Sequence[Batch],
-) -> tuple[Comparison, ...]:
-    """A rollout's batches, (plus, minus) per direction, cut into N comparisons of D rows.
-
-    Raises:
-        RunError: a batch is missing, or does not answer every prompt.
-    """
-    if len(batches) != len(prompts) or any(
-        len(batch) != len(asked) for batch, asked in zip(batches, prompts, strict=False)
-    ):
-        raise RunError(
-            f"step {step}: the policy answered {[len(batch) for batch in batches]} prompts, "
-            f"and was asked {[len(asked) for asked in prompts]}"
-        )
-    result = []
-    for k in range(settings.K):
-        rows = [
-            Row(clean_prompt(prompt), clean_answer(plus), clean_answer(minus))
-            for prompt, plus, minus in zip(
-                prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
-            )
-        ]
-        for n in range(settings.N):
-            key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
-            shown = tuple(rows[n * settings.D : (n + 1) * settings.D])
-            result.append(Comparison(key.hex(), step, k, n, shown))
-    return tuple(result)
-
-
-def open_stored(run: Services, at: Position, step: int) -> None:
-    """Open a step whose answers were stored while the step before was voted on."""
-    if run.row(step)["state"] == "generating":
-        ahead = _plan_ahead(run, at, step + 1)
-        with run.ledger.transaction("controller"):
-            steps.open_step(run.ledger, run.lease.epoch, step)
-            if ahead is not None:
-                _record_plan(run, at, ahead)
 
 
 def recorded_query(run: Services, step: int) -> Query:
@@ -155,51 +66,12 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
         )
 
 
-def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> StepInputs:
-    """What the fit of a step takes besides its votes, from the answers that they will judge.
-
-    Raises:
-        UsageError: the fit wants the scores of texts, and the policy gives none.
-    """
-    settings, hooks = run.settings, run.hooks
-    if not rule_of(settings.rule).two_points:
-        return StepInputs()
-    kl = scores = None
-    if hooks.measured_kl is not None and not settings.measured:
-        estimate = regression.quadratic_kl(settings, at.state.carried.recommended)
-        if estimate >= LEAST_KL:
-            kl = float(hooks.measured_kl(at.theta)), estimate
-    if settings.score_share:
-        scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
-    named, features = settings.features, None
-    if named is not None:
-        who, instead = "coordinates of named features need", "subspace.kind to score or random"
-        scores = _scores(run, comparisons, who, instead)[..., : named.components]
-        entries = shown_features.entries_of(named) if hooks.entries is None else hooks.entries
-        shown_features.demand(named, entries)
-        features = shown_features.differences_of(named, comparisons, entries)
-    moments = None
-    if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
-        moments = hooks.moments()
-    centre = flatten(run.policy.theta(), settings.layout)
-    return StepInputs(scores, kl, centre, moments, features)
-
-
-def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
-    """Scores (K, N, d) of the shown texts; ``who`` wants them, ``instead`` is what to set."""
-    settings, scores = run.settings, run.hooks.scores
-    if scores is None:
-        raise UsageError(
-            f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
-        )
-    return np.asarray(scores(comparisons).reshape(settings.K, settings.N, settings.dim))
-
-
-def _record_plan(run: Services, at: Position, query: Query) -> None:
+def record_plan(run: Services, at: Position, query: Query) -> None:
+    """Write a step's perturbation into the ledger."""
     steps.record_plan(run.ledger, run.lease.epoch, run.settings, query, at.head)
 
 
-def _plan_ahead(run: Services, at: Position, step: int) -> Query | None:
+def plan_ahead(run: Services, at: Position, step: int) -> Query | None:
     """With lag, the plan of the next step, which is fixed as this one opens.
 
     So no kill, and no later run without lag, can plan it from another head or from other votes.
@@ -207,12 +79,3 @@ def _plan_ahead(run: Services, at: Position, step: int) -> Query | None:
     if run.bounds.lag and run.ledger.step(step) is None:
         return optimizer.ask(at.state, step)
     return None
-
-
-def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
-    settings = run.settings
-    prompts = tuple(clean_prompt(prompt) for prompt in run.prompts(step))
-    needed = settings.K * settings.N * settings.D
-    if len(prompts) != needed:
-        raise UsageError(f"step {step}: {len(prompts)} prompts given, K·N·D = {needed} are needed")
-    return prompts

@@ -1,4 +1,7 @@
-"""θ ← θ + α ĝ: from a closed step's votes to the policy that moved; tell, report, apply."""
+"""θ ← θ + α ĝ: from a closed step's votes to the policy that moved; tell, describe, apply.
+
+The rule makes α ĝ of the votes (`szpo.optim.rules`), `szpo.optim.parameters.apply_update` adds it.
+"""
 
 from __future__ import annotations
 

@@ -80,12 +80,12 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
 
 
 def test_workers_are_let_go_when_a_run_ends_by_an_error(tmp_path, model, hosts, monkeypatch):
-    from szpo.training import perturb_policy
+    from szpo.training import sample_batches
 
     def stop(*given: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(perturb_policy, "compare", stop)
+    monkeypatch.setattr(sample_batches, "compare", stop)
     line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
     assert call(line) == 130
     assert call(["run", "--resume", str(tmp_path / "runs" / "folder.db")]) == 130

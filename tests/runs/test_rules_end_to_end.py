@@ -50,7 +50,7 @@ def _killed_at(line, where):
 
 PUBLISHED = {
     "published": ("known", "1e-9", "p = k/M trimmed to [σ(−4), σ(4)]; θ ← θ + α Δ̂/μ v"),
-    "published-sign": ("sign", "exact", "θ ← θ + α sign(n₊ − n₋) v"),
+    "published-sign": ("sign", "exact", "θ ← θ + α sign(wins − losses) v"),
 }
 
 

@@ -1,11 +1,11 @@
 """The rule `known`: the link σ is known, so its inverse turns votes into a value difference.
 
 A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv is compared with θ
-(one-sided), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
+(one-sided: `pairing` forward), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
 
-    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, then `.parameters`
-    both answer                               `szpo.training.perturb_policy`
-    M evaluators compare, N times             `szpo.training.ask_evaluators`
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, `optimizer.ask`
+    a batch from each policy, N times         `szpo.training.sample_batches`
+    M evaluators compare each pair            `szpo.training.ask_evaluators`
     p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n)     `szpo.aggregation.invert_and_average`
     ĝ = Δ̂/(cμ) · v                            cμ is `unit` below; see `along_direction`
     θ ← θ + α ĝ                               `szpo.training.update_policy`

@@ -2,10 +2,10 @@
 
 A step of the paper (Zhang & Ying, arXiv 2506.03066):
 
-    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, then `.parameters`
-    both answer                               `szpo.training.perturb_policy`
-    M evaluators compare, N times             `szpo.training.ask_evaluators`
-    s = sign(n₊ − n₋), over all N·M votes     here
+    v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, `optimizer.ask`
+    a batch from each policy, N times         `szpo.training.sample_batches`
+    M evaluators compare each pair            `szpo.training.ask_evaluators`
+    s = sign(wins − losses), all N·M votes    here
     θ ← θ + α s v                             `szpo.training.update_policy`
 """
 
@@ -32,7 +32,7 @@ def majority(tally: Tally) -> Floats:
 
 COUNTING = along_direction.Counting(
     name="sign",
-    equation="θ ← θ + α sign(n₊ − n₋) v",
+    equation="θ ← θ + α sign(wins − losses) v",
     measure=measure,
     unit=lambda settings, mu: 1.0,
     null_rms=lambda settings: 1.0,

@@ -1,0 +1,153 @@
+"""Sample a batch from each actor: both perturbed policies answer a step's prompts.
+
+The answers become N comparisons a direction, of D rows each. A killed run goes on where the ledger
+says that the step stands, and repeats none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from szpo import seeds
+from szpo.data.text_files import clean_answer, clean_prompt
+from szpo.errors import RunError, UsageError
+from szpo.failpoints import failpoint
+from szpo.optim.rules import regression
+from szpo.optim.rules.measured_kl import LEAST_KL
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import StepInputs
+from szpo.optim.settings import Settings
+from szpo.policies.protocol import Halving
+from szpo.training import guards, perturb_policy
+from szpo.training.position import Position
+from szpo.training.services import Services
+from szpo.training.step_report import Stopwatch, flatten
+from szpo.types import Batch, Comparison, Floats, Prompt, Row
+from szpo.voting import shown_features, step_inputs, steps
+
+
+def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:
+    """Let the perturbed policies answer the step's prompts, and store the comparisons.
+
+    Raises:
+        UsageError: the number of prompts is not the step's.
+        RunError: the policy left prompts unanswered.
+        IntegrityError: the policy stands at other weights than the step was planned from.
+    """
+    ledger, settings = run.ledger, run.settings
+    query = perturb_policy.recorded_query(run, step)
+    prompts = _prompts(run, step)
+    shifts = [shift for pair in query.shifts for shift in pair]
+    size = settings.N * settings.D
+    asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
+    key = seeds.derive(settings.root_seed, "rollout", step=step)
+    batches, seconds = watch.time(
+        "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
+    )
+    failpoint("cp3")
+    comparisons = compare(settings, step, asked, batches)
+    figures = {**guards.figures(comparisons), "generation_s": seconds}
+    if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
+        figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
+    inputs = step_inputs.note(_measure(run, at, comparisons))
+    head = run.policy.digest()
+    answers = steps.StepAnswers(step, comparisons, head, {**figures, **inputs})
+    ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
+    with ledger.transaction("controller"):
+        stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
+        if stored and ahead is not None:
+            perturb_policy.record_plan(run, at, ahead)
+
+
+def compare(
+    settings: Settings,
+    step: int,
+    prompts: Sequence[Sequence[Prompt]],
+    batches: Sequence[Batch],
+) -> tuple[Comparison, ...]:
+    """A rollout's batches, (plus, minus) per direction, cut into N comparisons of D rows.
+
+    Raises:
+        RunError: a batch is missing, or does not answer every prompt.
+    """
+    if len(batches) != len(prompts) or any(
+        len(batch) != len(asked) for batch, asked in zip(batches, prompts, strict=False)
+    ):
+        raise RunError(
+            f"step {step}: the policy answered {[len(batch) for batch in batches]} prompts, "
+            f"and was asked {[len(asked) for asked in prompts]}"
+        )
+    result = []
+    for k in range(settings.K):
+        rows = [
+            Row(clean_prompt(prompt), clean_answer(plus), clean_answer(minus))
+            for prompt, plus, minus in zip(
+                prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
+            )
+        ]
+        for n in range(settings.N):
+            key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
+            shown = tuple(rows[n * settings.D : (n + 1) * settings.D])
+            result.append(Comparison(key.hex(), step, k, n, shown))
+    return tuple(result)
+
+
+def open_stored(run: Services, at: Position, step: int) -> None:
+    """Open a step whose answers were stored while the step before was voted on."""
+    if run.row(step)["state"] == "generating":
+        ahead = perturb_policy.plan_ahead(run, at, step + 1)
+        with run.ledger.transaction("controller"):
+            steps.open_step(run.ledger, run.lease.epoch, step)
+            if ahead is not None:
+                perturb_policy.record_plan(run, at, ahead)
+
+
+def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
+    settings = run.settings
+    prompts = tuple(clean_prompt(prompt) for prompt in run.prompts(step))
+    needed = settings.K * settings.N * settings.D
+    if len(prompts) != needed:
+        raise UsageError(f"step {step}: {len(prompts)} prompts given, K·N·D = {needed} are needed")
+    return prompts
+
+
+def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> StepInputs:
+    """What the fit of a step takes besides its votes, from the answers that they will judge.
+
+    Raises:
+        UsageError: the fit wants the scores of texts, and the policy gives none.
+    """
+    settings, hooks = run.settings, run.hooks
+    if not rule_of(settings.rule).two_points:
+        return StepInputs()
+    kl = scores = None
+    if hooks.measured_kl is not None and not settings.measured:
+        estimate = regression.quadratic_kl(settings, at.state.carried.recommended)
+        if estimate >= LEAST_KL:
+            kl = float(hooks.measured_kl(at.theta)), estimate
+    if settings.score_share:
+        scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
+    named, features = settings.features, None
+    if named is not None:
+        who, instead = "coordinates of named features need", "subspace.kind to score or random"
+        scores = _scores(run, comparisons, who, instead)[..., : named.components]
+        entries = shown_features.entries_of(named) if hooks.entries is None else hooks.entries
+        shown_features.demand(named, entries)
+        features = shown_features.differences_of(named, comparisons, entries)
+    moments = None
+    if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
+        moments = hooks.moments()
+    centre = flatten(run.policy.theta(), settings.layout)
+    return StepInputs(scores, kl, centre, moments, features)
+
+
+def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
+    """Scores (K, N, d) of the shown texts; ``who`` wants them, ``instead`` is what to set."""
+    settings, scores = run.settings, run.hooks.scores
+    if scores is None:
+        raise UsageError(
+            f"{who} the scores of the shown texts, which this policy does not give; set {instead}"
+        )
+    return np.asarray(scores(comparisons).reshape(settings.K, settings.N, settings.dim))
