@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from szpo.errors import UsageError
-from szpo.intervals import Share, share
+from szpo.intervals import Share, share, wilson
 from szpo.types import Floats
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -73,8 +74,10 @@ def versus(tuned: ArrayLike, base: ArrayLike) -> Floats:
 def win_rate(outcomes: ArrayLike) -> Share:
     """Share of comparisons that the tuned policy wins, a tie half, with its 95 % interval.
 
-    The interval is Wilson's with as many cases as prompts: answers to one prompt resemble each
-    other, and a prompt's own rate lies between 0 and 1, so it is never too narrow for that.
+    Answers to one prompt resemble each other, so the interval is Wilson's with an effective number
+    of cases (Korn and Graubard 1998): as many as would spread as the prompts' rates do, not fewer
+    than the prompts, not more than the tuned answers. One imagined prompt all won and one all lost
+    widen the spread, so that a few prompts that agree by luck do not make it small.
 
     Args:
         outcomes: (prompts, …), 1 won, ½ tied, 0 lost, NaN not compared; see `versus`.
@@ -82,10 +85,18 @@ def win_rate(outcomes: ArrayLike) -> Share:
     values = np.asarray(outcomes, np.float64)
     if not values.size:
         return share(0, 0)
+    answers = values.shape[1] if values.ndim > 1 else 1
     values = values.reshape(len(values), -1)
     there = ~np.isnan(values)
     if not (values[there] >= 0).all() or not (values[there] <= 1).all():
         raise UsageError("win rate: outcomes must be 1 (won), 0.5 (tied), 0 (lost) or NaN")
     compared = there.any(1)
     rates = np.nansum(values[compared], axis=1) / there[compared].sum(1)
-    return share(float(rates.sum()), int(compared.sum()))
+    n, won = len(rates), float(rates.sum())
+    if n < 2:
+        return share(won, n)
+    widened = np.append(rates, (0.0, 1.0))
+    even = widened.mean() * (1 - widened.mean()) / widened.var(ddof=1) * len(widened)
+    even *= (1.96 / special.stdtrit(n - 1, 0.975)) ** 2
+    cases = min(max(n, float(even)), n * answers)
+    return Share(won, n, *wilson(won / n * cases, cases))

@@ -64,6 +64,41 @@ def test_win_rate_counts_prompts_not_answers():
     assert many.value == 1 and 0.95 < many.low < many.high <= 1
 
 
+def test_a_win_rates_interval_by_hand():
+    """Four prompts of four answers: rates 1/4, 1/2, 1/2, 3/4, widened by 0 and 1."""
+    outcomes = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 0]], float)
+    # Squares from 1/2 sum to 2/16 + 2/4, a variance of 1/8: 1/4 / (1/8) · 6 = 12 cases, times
+    # (1.96/3.182)² = .379 since four prompts gave the variance: 4.55, of 4 to 16.
+    found = metrics.win_rate(outcomes)
+    middle, cases = 0.5, 12 * (1.96 / 3.18245) ** 2
+    half = 1.96 / (1 + 1.96**2 / cases) * np.sqrt(0.25 / cases + 1.96**2 / (4 * cases**2))
+    assert (found.value, found.of) == (0.5, 4)
+    assert found.low == pytest.approx(middle - half, rel=1e-4)
+    assert found.high == pytest.approx(middle + half, rel=1e-4)
+
+
+@pytest.mark.parametrize(("spread", "least"), [(0.0, 0.93), (0.5, 0.93), (2.0, 0.92)])
+def test_a_win_rates_interval_holds_the_truth(spread, least):
+    """Normal rewards, prompts that differ by ``spread``; 95 % is said, of 300 draws."""
+    rng = np.random.default_rng(1)
+
+    def draw(prompts):
+        tuned = (
+            rng.standard_normal((prompts, 4)) + 0.5 + spread * rng.standard_normal((prompts, 1))
+        )
+        return metrics.versus(tuned, rng.standard_normal((prompts, 4)))
+
+    truth = draw(20_000).mean()
+    found = [metrics.win_rate(draw(30)) for _ in range(300)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= least
+    # With 30 cases, one a prompt, every interval would be about .33 wide.
+    assert np.mean([one.high - one.low for one in found]) < (0.2 if spread < 1 else 0.28)
+
+
+def test_prompts_that_agree_by_luck_make_no_narrow_interval():
+    assert metrics.win_rate(np.ones((10, 8))).low < 0.75
+
+
 def test_win_rate_leaves_out_what_was_not_compared():
     found = metrics.win_rate([[1.0, math.nan], [math.nan, math.nan], [0.5, 0.0]])
     assert (found.hits, found.of) == (1.25, 2)
