@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,31 @@ def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder
     assert people.curves["heldout"] == () and people.read == 9 * 6
     (text,) = found.texts
     ((prompt, base, tuned),) = helped.before_after
-    assert text == side_by_side.Text(prompt, base, (tuned, None))
+    assert text == side_by_side.Text(prompt, ((base, ("yard",)),), (tuned, None))
+
+
+def test_each_run_stands_beside_its_own_base_and_rewards_of_a_kind_share_an_axis(folder):
+    """A run of another model and another reward was shown with the first run's base."""
+    path = folder / "yard.db"
+    runs = [side_by_side.read_run(path) for _ in range(3)]
+    ((prompt, base, _tuned),) = runs[0].helped.before_after
+    points = runs[2].helped.points
+    other = replace(points[0], texts=((prompt, "another base"),))
+    helped = replace(runs[2].helped, points=(other, *points[1:]))
+    runs[1] = replace(runs[1], name="again")
+    runs[2] = replace(runs[2], name="other", helped=helped, reward="length:40")
+    (text,) = side_by_side.shared_texts(runs)
+    assert text.bases == ((base, ("yard", "again")), ("another base", ("other",)))
+    found = side_by_side.SideBySide(tuple(runs), (), (text,))
+    shown = page.render_comparison(found)
+    assert "base of yard, again" in shown and "base of other" in shown
+    charts = {chart.title: [bool(curve) for curve in chart.curves] for chart in found.charts}
+    title = side_by_side.CHARTS["reward"]
+    assert charts[f"{title}: walk"] == [True, True, False]
+    assert charts[f"{title}: length:40"] == [False, False, True]
+    assert charts[side_by_side.CHARTS["heldout"]] == [True, True, True]
+    keys = [chart["key"] for chart in side_by_side.as_json(found)["charts"]]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], list("abcdefg")])
@@ -627,6 +652,22 @@ def test_runs_side_by_side_are_hovered_zoomed_and_read_by_keys(home):
     page.check("input[name=axis][value='1']")
     assert "answers read" in chart.locator("svg").text_content()
     assert ticks() != whole
+
+
+def test_ticks_of_an_axis_are_labelled_with_their_own_values(home):
+    """A step of 2.5 was labelled 25, 23, 20, 18, 15, 13."""
+    page = home.page.context.new_page()
+    series = [[[4, 4, 12.6, None, None], [8, 8, 25.0, None, None]]]
+    chart = {"key": "length", "title": "", "reference": None, "series": series}
+    answer = {"runs": ["first"], "charts": [chart]}
+    page.route("**/home-api/curves*", lambda route: route.fulfill(json=answer))
+    page.goto("/compare?run=first&run=second")
+    page.wait_for_selector("body[data-drawn]")
+    labels = page.locator(".chart[data-key=length] svg text[text-anchor=end]")
+    values = [float(text) for text in labels.all_text_contents() if text != "votes"]
+    steps = {round(b - a, 9) for a, b in itertools.pairwise(values)}
+    assert len(values) > 3 and steps == {2.5}
+    page.close()
 
 
 def test_axe_finds_nothing_and_320_pixels_are_enough(home):

@@ -26,7 +26,7 @@ OWN: Final = ("run.name", "run.folder")
 """Settings that always differ and say nothing."""
 CHARTS: Final = {
     "heldout": "Share of held-out pairs won against the base",
-    "reward": "Mean reward of the panel on held-out prompts",
+    "reward": "Mean reward on held-out prompts",
     "kl": "KL to the base, nats",
     "length": "Answer length, tokens",
     "repetition": "Share of repeated word pairs",
@@ -69,15 +69,28 @@ class OneRun:
     curves: Mapping[str, tuple[Point, ...]]
     guarded: Mapping[str, Guarded]
     measured: HeldOut | None
+    reward: str
+    """What its panel was simulated by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A prompt with the base's answer, and each run's; None where a run did not measure it."""
+    """A prompt with each run's answer; None where a run did not measure it."""
 
     prompt: str
-    base: str
+    bases: tuple[tuple[str, tuple[str, ...]], ...]
+    """The answers before tuning that differ, each with the names of its runs."""
     tuned: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """The curves of one figure."""
+
+    key: str
+    title: str
+    curves: tuple[tuple[Point, ...], ...]
+    """Of each run, empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +103,20 @@ class SideBySide:
     texts: tuple[Text, ...]
 
     @property
-    def charts(self) -> tuple[tuple[str, str], ...]:
-        """Key and title of the charts for which some run has values."""
-        return tuple(
-            (key, title)
-            for key, title in CHARTS.items()
-            if any(run.curves.get(key) for run in self.runs)
-        )
+    def charts(self) -> tuple[Chart, ...]:
+        """The charts for which some run has values; rewards of different kinds share none."""
+        rewards = dict.fromkeys(run.reward for run in self.runs)
+        made = []
+        for key, title in CHARTS.items():
+            curves = tuple(run.curves.get(key, ()) for run in self.runs)
+            if key != "reward":
+                made.append(Chart(key, title, curves))
+                continue
+            for i, name in enumerate(rewards):
+                own = zip(self.runs, curves, strict=True)
+                alike = tuple(curve if run.reward == name else () for run, curve in own)
+                made.append(Chart(f"{key}-{i}", f"{title}: {name}", alike))
+        return tuple(chart for chart in made if any(chart.curves))
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -141,6 +161,7 @@ def read_run(path: Path) -> OneRun:
         curves=_curves(total.table, helped),
         guarded=_read_guards(config, total.table),
         measured=measured,
+        reward=config.panel.reward,
     )
 
 
@@ -234,11 +255,21 @@ def shared_texts(runs: Sequence[OneRun]) -> tuple[Text, ...]:
     return tuple(
         Text(
             prompt,
-            next(texts[prompt][0] for texts in measured if prompt in texts),
+            _bases(prompt, runs, measured),
             tuple(texts[prompt][1] if prompt in texts else None for texts in measured),
         )
         for prompt in ranked[:MOST_PROMPTS]
     )
+
+
+def _bases(
+    prompt: str, runs: Sequence[OneRun], measured: Sequence[Mapping[str, tuple[str, str]]]
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    found: dict[str, list[str]] = {}
+    for run, texts in zip(runs, measured, strict=True):
+        if prompt in texts:
+            found.setdefault(texts[prompt][0], []).append(run.name)
+    return tuple((base, tuple(names)) for base, names in found.items())
 
 
 def as_json(found: SideBySide) -> dict[str, Any]:
@@ -247,14 +278,14 @@ def as_json(found: SideBySide) -> dict[str, Any]:
         "runs": [run.name for run in found.runs],
         "charts": [
             {
-                "key": key,
-                "title": title,
-                "reference": 0.5 if key == "heldout" else None,
+                "key": chart.key,
+                "title": chart.title,
+                "reference": 0.5 if chart.key == "heldout" else None,
                 "series": [
-                    [[p.votes, p.read, p.value, p.low, p.high] for p in run.curves.get(key, ())]
-                    for run in found.runs
+                    [[p.votes, p.read, p.value, p.low, p.high] for p in curve]
+                    for curve in chart.curves
                 ],
             }
-            for key, title in found.charts
+            for chart in found.charts
         ],
     }

@@ -23,9 +23,10 @@
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(+(i * step).toPrecision(12));
     return found;
   }
+  /* As many digits as every tick needs. */
   function tickLabels(found) {
-    const step = found.length > 1 ? found[1] - found[0] : 1;
-    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9), step < 10 && step % 1 && (step * 10) % 1 ? 2 : 0);
+    let digits = 0;
+    while (digits < 12 && found.some((value) => Number(value.toFixed(digits)) !== value)) digits += 1;
     return found.map((value) => value.toLocaleString("en", { minimumFractionDigits: digits,
       maximumFractionDigits: digits }).replace("-", "−"));
   }
