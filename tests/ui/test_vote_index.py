@@ -20,7 +20,15 @@ from szpo.errors import UsageError
 from szpo.types import Answer
 from szpo.voting import second_seats, steps
 from szpo.voting.casting import VoteRequest
-from szpo_ui.operator import state, vote_export, vote_filter, vote_pages, votes_page, word_search
+from szpo_ui.operator import (
+    state,
+    vote_export,
+    vote_filter,
+    vote_pages,
+    votes_page,
+    winning_words,
+    word_search,
+)
 from szpo_ui.operator.vote_index import VoteIndex
 from szpo_ui.web import credentials, security
 from tests.support.browser import NARROW, ZOOMED, MovableClock, Stage, make, misfits, violations
@@ -204,8 +212,8 @@ def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(filled, in
     assert item.step == 3
     live = index_of(filled[0], live=True)
     (shown,) = read(live, q="zebra").items
-    assert shown.number == item.number and shown.sides == ("plus", "minus")
-    assert shown.votes[0].verdict == "minus"
+    assert shown.number == item.number and shown.tally == (0, 1) and shown.preferred == 1
+    assert shown.votes[0].verdict == "minus" and item.preferred is None
     while live.advance(live=False):
         pass
     assert dump(live) == dump(index)
@@ -419,7 +427,7 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path):
         while index.advance(live=True, words=True):
             pass
         chosen = vote_filter.parse([("q", "tea")])
-        found, _ = votes_page._read(chosen, index)
+        found, *_ = votes_page._read(chosen, index)
         shown[view] = votes_page._render(stage.site, chosen, found)
         first, second, third = found.items[-1].rows
         assert first.answers[0].formatted is None and first.answers[0].written.startswith("No")
@@ -436,6 +444,35 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path):
         stage.ledger.close()
     assert 'id="vb-formatted" autocomplete="off" checked' in shown["formatted"]
     assert 'id="vb-formatted" autocomplete="off">' in shown["plain"]
+
+
+def test_the_preferred_text_and_what_differs_are_marked_in_plain_words(filled, index):
+    chosen = vote_filter.parse([("round", "2")])
+    page = votes_page._render(filled[0].site, chosen, *votes_page._read(chosen, index))
+    assert re.findall(r"preferred, \d : \d", page).count("preferred, 2 : 1") == 3, (
+        "its three prompts"
+    )
+    won = re.findall(r'<div class="vb-won"><p class="op-side">(\w+ \w+)', page)
+    assert won == ["first text"] * 6, "plus, whom both comparisons' votes prefer"
+    assert page.count('<span class="sz-diff">amber</span>') == 5
+    plain = re.sub(r"<details>.*?</details>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert not re.search(r"\b(plus|minus|direction)\b", plain)
+    assert "Direction 1; plus wrote the first text" in page
+
+
+def test_words_of_preferred_texts_are_told_for_the_votes_that_a_filter_finds(filled, index):
+    def told(**chosen: str) -> winning_words.WinningWords:
+        return winning_words.read(index, vote_filter.parse(chosen.items()))
+
+    # Two comparisons of three prompts; one pair is of other words.
+    both = told(round="2")
+    assert (both.won, both.lost, both.comparisons) == ((("amber", 6, 0),), (("cobalt", 0, 5),), 2)
+    dan = told(round="2", panelist="Dan")
+    assert (dan.won, dan.lost, dan.comparisons) == ((), (), 1), "three pairs say nothing"
+    assert told(state="open").comparisons == 0, "an open round gives nothing away"
+    chosen = vote_filter.parse([("round", "2")])
+    page = votes_page._render(filled[0].site, chosen, *votes_page._read(chosen, index))
+    assert '<a href="?q=amber&amp;round=2">amber</a>' in page and "6 : 0" in page
 
 
 def test_hostile_texts_are_text_on_the_page_and_exact_in_the_file(tmp_path):
@@ -534,7 +571,8 @@ def test_an_operator_goes_from_a_figure_to_the_votes_behind_it(stage, operator, 
     sides = set(opened.locator(".op-side").all_inner_texts())
     assert sides == set(vote_pages.UNNAMED)
     assert opened.locator(".vb-says").inner_text() == "voted"
-    assert "plus" in items.nth(1).locator(".vb-says").first.inner_text()
+    assert "first text" in items.nth(1).locator(".vb-says").first.inner_text()
+    assert items.nth(1).locator(".vb-won .sz-diff").first.inner_text() == "amber"
     # Paging, forward and back.
     first = items.locator("h3").all_inner_texts()
     page.get_by_role("link", name="Next page").click()

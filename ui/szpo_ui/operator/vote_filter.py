@@ -20,8 +20,8 @@ KINDS: Final = {
     "final": "final comparison", "triad": "triad", "practice": "practice",
 }  # fmt: skip
 ANSWERS: Final = {
-    "plus": "plus", "minus": "minus", "tie": "about the same", "skip": "can’t judge",
-    "A": "A, on the left", "B": "B, on the right",
+    "plus": "the first text", "minus": "the second text", "tie": "about the same",
+    "skip": "can’t judge", "A": "A, on the left", "B": "B, on the right",
 }  # fmt: skip
 STATES: Final = {
     "counted": "counted", "not": "not counted", "open": "round is open", "late": "came late",

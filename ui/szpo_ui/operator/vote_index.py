@@ -32,7 +32,7 @@ State: TypeAlias = Literal[
 _Group: TypeAlias = tuple[Literal["step", "one"], int]
 """What is read at once: the training comparisons of a step, or one other comparison by number."""
 
-_HOLDS: Final = ("counted", "spare", "apart", "second")
+HOLDS: Final = ("counted", "spare", "apart", "second")
 """States of answers that say what their panelist holds."""
 _NO_REMARK: Final = frozenset({"notes", "device", "view", "language"})
 """Details of a vote that are texts of the panel's page, no remark of its panelist."""
@@ -305,7 +305,7 @@ def _totals(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
     for row in rows:
         seats, answers, at_us = found.get(row["number"], (set(), Counter(), 0))
         seats.add(row["seat"])
-        if row["state"] in _HOLDS:
+        if row["state"] in HOLDS:
             answers[row["verdict"]] += 1
         found[row["number"]] = seats, answers, max(at_us, row["at_us"])
     return [

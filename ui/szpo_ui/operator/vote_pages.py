@@ -13,7 +13,7 @@ from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Record
 from szpo_ui.operator import vote_filter, word_search
 from szpo_ui.operator.vote_filter import Filter
-from szpo_ui.operator.vote_index import VoteIndex
+from szpo_ui.operator.vote_index import HOLDS, VoteIndex
 from szpo_ui.web.diff import Piece
 
 SIZE: Final = 20
@@ -29,8 +29,8 @@ _NAMES: Final = {
     "final": ("tuned", "base"),
     "practice": ("better", "worse"),
 }
-"""What plus and minus are, of the kinds where they have names of their own."""
-UNNAMED: Final = ("one side", "the other side")
+"""What plus and minus are, of the kinds where people know them by a name."""
+UNNAMED: Final = ("first text", "second text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,17 @@ class Item:
     more_rows: int
     votes: tuple[Given, ...]
     more_votes: int
+    tally: tuple[int, int]
+    """Votes that hold for each of the two sides."""
     voters: int
     split: float | None
     """Share of the answers that differ from the most frequent one."""
+
+    @property
+    def preferred(self) -> int | None:
+        """Which of the sides more votes are for; None where as many are for either."""
+        first, second = self.tally
+        return None if first == second else int(second > first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +262,12 @@ def _item(index: VoteIndex, number: int, head: Record, chosen: Filter, most: _Mo
     )
     shown = _first(answers, chosen, most.rows)
     first, second = _order(head["comparison"]) if is_open else POLICIES
-    stored = index.ledger.query(
-        "SELECT count(*) AS n FROM temp.given WHERE number = ?", (number,)
-    )[0]["n"]
+    (of,) = index.ledger.query(
+        f"SELECT count(*) AS n, coalesce(sum(verdict = ? AND state IN {HOLDS}), 0) AS first, "
+        f"coalesce(sum(verdict = ? AND state IN {HOLDS}), 0) AS second "
+        "FROM temp.given WHERE number = ?",
+        (first, second, number),
+    )
     return Item(
         number=number,
         comparison=head["comparison"],
@@ -267,11 +278,12 @@ def _item(index: VoteIndex, number: int, head: Record, chosen: Filter, most: _Mo
         expected=None if is_open else head["expected"],
         repeats=head["repeats"],
         open=is_open,
-        sides=UNNAMED if is_open else _NAMES.get(head["kind"], POLICIES),
+        sides=UNNAMED if is_open else _NAMES.get(head["kind"], UNNAMED),
         rows=tuple(_row(row, (first, second), votes, chosen, most) for row in shown),
         more_rows=len(answers) - len(shown),
         votes=tuple(votes),
-        more_votes=stored - len(votes),
+        more_votes=of["n"] - len(votes),
+        tally=(of["first"], of["second"]),
         voters=head["votes"],
         split=None if head["split"] < 0 else head["split"] / 10_000,
     )

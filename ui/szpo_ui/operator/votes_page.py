@@ -23,14 +23,22 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from szpo.errors import SzpoError, UsageError
-from szpo_ui.operator import controls, vote_export, vote_filter, vote_pages, word_search
+from szpo_ui.operator import (
+    controls,
+    vote_export,
+    vote_filter,
+    vote_pages,
+    winning_words,
+    word_search,
+)
 from szpo_ui.operator.page import moment, span
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
 from szpo_ui.operator.vote_pages import Item, Page, Text, TextRow
+from szpo_ui.operator.winning_words import WinningWords
 from szpo_ui.panel import formatted
 from szpo_ui.web import login
-from szpo_ui.web.diff import Piece
+from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Site
@@ -110,10 +118,10 @@ def router(site: Site) -> APIRouter:
             if len(given) != len(chosen.model_fields_set):  # a form sends its empty fields too
                 return RedirectResponse(f"votes?{place}", 303)
             asked = reader.ask(partial(_read, chosen), words=chosen.q is not None)
-            found, names = await asyncio.wrap_future(asked)
+            found, names, told = await asyncio.wrap_future(asked)
         except SzpoError as error:
             return HTMLResponse(_render(site, Filter(), refusal=error), _status(error))
-        return HTMLResponse(_render(site, chosen, found, names))
+        return HTMLResponse(_render(site, chosen, found, names, told))
 
     @made.get("/operate-api/votes.{form}")
     def download(form: str, request: Request) -> Response:
@@ -142,14 +150,15 @@ def _status(error: SzpoError) -> int:
     return 400 if isinstance(error, UsageError) else 503
 
 
-def _read(chosen: Filter, index: VoteIndex) -> tuple[Page, list[str]]:
-    """The page and the pseudonyms of all panelists."""
+def _read(chosen: Filter, index: VoteIndex) -> tuple[Page, list[str], WinningWords]:
+    """The page, the pseudonyms of all panelists, and the words of preferred texts."""
     names = index.ledger.query("SELECT pseudonym FROM panelists ORDER BY rowid")
     found = vote_pages.read(index, chosen)
     # One comparison alone is shown whole, and so is its Markdown.
     most = MOST_LETTERS if chosen.comparison is None else vote_pages.MOST_LETTERS
     items = tuple(add_markup(found.items, chosen.q, most))
-    return replace(found, items=items), [row["pseudonym"] for row in names]
+    told = winning_words.read(index, chosen)
+    return replace(found, items=items), [row["pseudonym"] for row in names], told
 
 
 def _render(
@@ -157,6 +166,7 @@ def _render(
     chosen: Filter,
     found: Page | None = None,
     names: Sequence[str] = (),
+    told: WinningWords | None = None,
     refusal: SzpoError | None = None,
 ) -> str:
     return (
@@ -167,6 +177,7 @@ def _render(
             chosen=chosen,
             found=found,
             names=[(name, name) for name in names],
+            told=told,
             refusal="" if refusal is None else str(refusal),
             view=site.config.panel.view,
         )
@@ -194,9 +205,10 @@ Without this bound, long answers would make a page wait for half a second."""
 def add_markup(
     items: Iterable[Item], words: str | None, most: int = MOST_LETTERS
 ) -> Iterator[Item]:
-    """The items with formatted texts where there is Markdown, in order, for ``most`` characters.
+    """The items with marks, and formatted where there is Markdown, for ``most`` characters.
 
-    ``words`` are searched for and marked. Both answers of a row are formatted, or neither.
+    Marked are the ``words`` that are searched for, else the differences of the two answers. Both
+    answers of a row are formatted, or neither.
     """
     left = most
     for item in items:
@@ -214,12 +226,22 @@ def _texts(row: TextRow) -> list[Text]:
 
 
 def _format_row(row: TextRow, words: str | None) -> TextRow:
-    first, second = _format(row.answers, words)
+    first, second = _format(row.answers, words) if words else _compare(*row.answers)
     earlier = tuple(
         (role, _format([text], words)[0] if role == "assistant" else text)
         for role, text in row.earlier
     )
     return replace(row, answers=(first, second), earlier=earlier)
+
+
+def _compare(first: Text, second: Text) -> tuple[Text, Text]:
+    """Both answers with their differences marked, as their panelists saw them."""
+    a, b = first.written, second.written
+    found, html = compare(a, b), formatted.pair(a, b) or (None, None)
+    return (
+        replace(first, pieces=found.a, formatted=html[0]),
+        replace(second, pieces=found.b, formatted=html[1]),
+    )
 
 
 def _format(texts: Sequence[Text], words: str | None) -> list[Text]:
