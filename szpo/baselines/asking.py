@@ -9,11 +9,12 @@ from typing import Literal, TypeAlias
 from szpo import seeds
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter
-from szpo.baselines.questions import Ask, Preferences, ask_batches, ask_pairs
+from szpo.baselines.questions import Ask, Preferences, pair_of
+from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge
 from szpo.seeds import as_seed
-from szpo.types import Answer, Batch, Comparison, Prompt, Row, Verdict
+from szpo.types import Comparison, Prompt, Row, Verdict
 from szpo.voting.counting import verdict
 
 Letter: TypeAlias = Literal["A", "B"]
@@ -41,34 +42,12 @@ class JudgesAsk:
         if not self.judges:
             raise UsageError("panel: no judges; give at least one")
 
-    def pairs(
-        self,
-        prompts: Sequence[Prompt],
-        first: Sequence[Answer],
-        second: Sequence[Answer],
-        *,
-        key: bytes,
+    def __call__(
+        self, questions: Sequence[tuple[Row, ...]], single: bool, key: bytes
     ) -> list[Verdict]:
-        """One vote on each pair of answers."""
-        rows = [(Row(*one),) for one in zip(prompts, first, second, strict=True)]
-        return self._vote(self.of_pairs or self.judges, rows, key)
-
-    def batches(
-        self,
-        prompts: Sequence[Sequence[Prompt]],
-        first: Sequence[Batch],
-        second: Sequence[Batch],
-        *,
-        key: bytes,
-    ) -> list[Verdict]:
-        """One vote on each pair of batches."""
-        rows = [tuple(map(Row, *batch)) for batch in zip(prompts, first, second, strict=True)]
-        return self._vote(self.judges, rows, key)
-
-    def _vote(
-        self, judges: Sequence[Judge], questions: Sequence[tuple[Row, ...]], key: bytes
-    ) -> list[Verdict]:
+        """See `szpo.baselines.questions.Ask`."""
         found: list[Verdict] = []
+        judges = self.of_pairs if single and self.of_pairs else self.judges
         sides = self.sides(key, len(questions), len(judges))
         for i, (rows, (own, plus)) in enumerate(zip(questions, sides, strict=True)):
             member = i % len(judges)
@@ -102,7 +81,9 @@ class Survey:
 def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Preferences:
     """Round ``i`` of a survey: draw answers of the current actor and ask which are better.
 
-    The meter is charged with answers and votes.
+    The meter is charged with answers and votes; nobody is asked about equal answers. Of a batch
+    every row that differs takes the verdict: its pairs are marked ``batch``, since each is weaker
+    evidence than a vote of its own.
     """
     size = survey.rows or 1
     need = survey.questions * size
@@ -111,19 +92,19 @@ def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Prefere
     key = seeds.derive(survey.seed, f"{survey.purpose} answers", step=i)
     answers = actor.sample(prompts, 2, seed=as_seed(key))
     meter.charge_tokens([answer for two in answers for answer in two])
-    first, second = [two[0] for two in answers], [two[1] for two in answers]
+    rows = [Row(prompt, *two) for prompt, two in zip(prompts, answers, strict=True)]
+    questions = [tuple(rows[n * size : (n + 1) * size]) for n in range(survey.questions)]
+    differ = [asked for asked in questions if not all(row.identical for row in asked)]
     vote = seeds.derive(survey.seed, f"{survey.purpose} votes", step=i)
-    if survey.rows is None:
-        return ask_pairs(survey.ask, meter, prompts, first, second, key=vote)
-    cuts = [slice(n * size, (n + 1) * size) for n in range(survey.questions)]
-    return ask_batches(
-        survey.ask,
-        meter,
-        [prompts[cut] for cut in cuts],
-        [tuple(first[cut]) for cut in cuts],
-        [tuple(second[cut]) for cut in cuts],
-        key=vote,
-    )
+    single = survey.rows is None
+    found: list[Pair] = []
+    ties = 0
+    for asked, said in zip(differ, survey.ask(differ, single, vote), strict=True):
+        meter.charge_votes([(row.plus, row.minus) for row in asked], votes=int(said != "skip"))
+        ties += said in ("tie", "skip")
+        pairs = [pair_of(row, said, source="pair" if single else "batch") for row in asked]
+        found += [pair for pair in pairs if pair is not None]
+    return Preferences(tuple(found), ties)
 
 
 def draw_order(

@@ -71,14 +71,9 @@ def _make_pairs(
     found = []
     for i, row in enumerate(comparison.rows):
         if i in own:
-            pair = pair_of(
-                row.prompt, row.plus, row.minus, _verdict(sum(own[i])),
-                source="note", votes=len(own[i]),
-            )  # fmt: skip
+            pair = pair_of(row, _verdict(sum(own[i])), source="note", votes=len(own[i]))
         else:
-            pair = pair_of(
-                row.prompt, row.plus, row.minus, _verdict(lead), source="batch", votes=len(votes)
-            )
+            pair = pair_of(row, _verdict(lead), source="batch", votes=len(votes))
         found += [] if pair is None else [pair]
     return found
 

@@ -25,12 +25,12 @@ from szpo.errors import RunError
 from szpo.models import loading
 from szpo.models.batched_lora import Deltas, attach_deltas
 from szpo.models.loading import answer_tokens
-from szpo.types import Answer, Prompt, Verdict
+from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.baseline_actors import (
     DIARY,
     PROMPTS,
     SHORT,
-    Cheerful,
+    cheerful,
     diary_actor,
     diary_pairs,
     mean_mood,
@@ -44,9 +44,8 @@ from tests.support.tiny_models import build, loaded, tokenizer
 ONE = dpo.Recipe(steps=1, batch=4, learning_rate=1e-3)
 
 
-class Undecided(Cheerful):
-    def pairs(self, prompts: Sequence[Prompt], *_: object, key: bytes) -> list[Verdict]:
-        return ["tie"] * len(prompts)
+def undecided(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
+    return ["tie"] * len(questions)
 
 
 def logps(actor: Actor, deltas: Deltas, rows: Sequence[tuple[Prompt, Answer]]) -> torch.Tensor:
@@ -134,7 +133,7 @@ def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
     seen: list[Moment] = []
     recipe = dpo.Recipe(epochs=epochs, batch=16, learning_rate=1e-2)
     plan = dpo.Rounds(rounds, questions, rows, recipe=recipe)
-    done = dpo.iterative(actor, DIARY, Cheerful(), plan, seed=5, on_step=seen.append)
+    done = dpo.iterative(actor, DIARY, cheerful, plan, seed=5, on_step=seen.append)
     most = rounds * plan.questions
     assert most - done.cost.votes < 3  # but for identical answers, which nobody is asked about
     assert done.cost.answers_read <= 2 * (rows or 1) * done.cost.votes
@@ -146,19 +145,18 @@ def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
         assert mean_mood(actor) > before + 0.15
 
 
-class SecondRoundTies(Cheerful):
+class SecondRoundTies:
     """Prefers the longer answer, but in the second round finds all of them equal."""
 
     asked = 0
 
-    def pairs(
-        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
-        key: bytes,
-    ) -> list[Verdict]:  # fmt: skip
+    def __call__(
+        self, questions: Sequence[tuple[Row, ...]], single: bool, key: bytes
+    ) -> list[Verdict]:
         self.asked += 1
         if self.asked == 2:
-            return ["tie"] * len(prompts)
-        return [verdict(len(a.text) - len(b.text)) for a, b in zip(first, second, strict=True)]
+            return undecided(questions, single, key)
+        return [verdict(len(row.plus.text) - len(row.minus.text)) for (row,) in questions]
 
 
 @pytest.mark.parametrize("memory", ["all", "round"])
@@ -179,7 +177,7 @@ def test_a_round_of_ties_trains_on_what_came_before(memory):
 def test_a_panel_that_always_ties_is_one_line():
     plan = dpo.Rounds(2, 4)
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
-        dpo.iterative(tiny_actor(), PROMPTS, Undecided(), plan, seed=0)
+        dpo.iterative(tiny_actor(), PROMPTS, undecided, plan, seed=0)
     with pytest.raises(RunError, match="no vote to learn from"):
         dpo.train(tiny_actor(), Preferences([]), seed=0)
 

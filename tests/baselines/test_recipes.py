@@ -28,7 +28,7 @@ from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models.loading import encode
-from szpo.types import Answer, Prompt, Verdict
+from szpo.types import Prompt, Row, Verdict
 from szpo.voting import steps
 from szpo.voting.service import VoteService
 from tests.support.baseline_actors import pairs, tiny_actor
@@ -162,21 +162,15 @@ def test_what_has_no_room_is_left_out_and_counted(method):
     assert all(np.array_equal(value, weights[name]) for name, value in others.items())
 
 
-class First:
-    """Always prefers the first answer."""
-
-    def pairs(
-        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
-        key: bytes,
-    ) -> list[Verdict]:  # fmt: skip
-        return ["plus"] * len(prompts)
+def prefer_first(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
+    return ["plus"] * len(questions)
 
 
 def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round():
     size = len(encode(tiny_actor().loaded.tokenizer, LONG))
     plan = dpo.Rounds(rounds=2, questions=4, recipe=dpo.Recipe(**HOW, max_length=size))
     prompts = [LONG, *(pair.prompt for pair in pairs()[:3])]  # each once in each round
-    done = dpo.iterative(tiny_actor(), prompts, First(), plan, seed=0)
+    done = dpo.iterative(tiny_actor(), prompts, prefer_first, plan, seed=0)
     assert done.remark == "2 of 8 do not fit into max_length and were left out"
     assert done.pairs == 8  # asked for, and paid for
 

@@ -17,12 +17,11 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.questions import Preferences, Task
 from szpo.baselines.reward_model import Recipe
 from szpo.errors import RunError, UsageError
-from szpo.types import Answer, Prompt, Verdict
+from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.baseline_actors import (
     DIARY,
     LIKED,
     PROMPTS,
-    Cheerful,
     diary_actor,
     pairs,
     tiny_actor,
@@ -123,15 +122,10 @@ def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
     return [float(len(answer.text)) for answer in answers]
 
 
-class Lengthy(Cheerful):
-    def pairs(
-        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
-        key: bytes,
-    ) -> list[Verdict]:  # fmt: skip
-        return [
-            "plus" if len(a.text) > len(b.text) else "minus"
-            for a, b in zip(first, second, strict=True)
-        ]
+def lengthy(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
+    return [
+        "plus" if len(row.plus.text) > len(row.minus.text) else "minus" for (row,) in questions
+    ]
 
 
 def train_by_group(method: Any) -> Callable[[Actor, float, int], Any]:
@@ -153,7 +147,7 @@ def of_pairs(method: Any) -> Callable[[Actor, float, int], Any]:
 
 def in_rounds(actor: Actor, rate: float, steps: int) -> Any:
     plan = dpo.Rounds(steps, 4, recipe=dpo.Recipe(steps=1, learning_rate=rate))
-    return dpo.iterative(actor, PROMPTS, Lengthy(), plan, seed=0)
+    return dpo.iterative(actor, PROMPTS, lengthy, plan, seed=0)
 
 
 def train_ppo(actor: Actor, rate: float, steps: int) -> Any:

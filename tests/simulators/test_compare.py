@@ -23,7 +23,7 @@ from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
-from szpo.types import Answer, Floats, Prompt
+from szpo.types import Answer, Floats, Prompt, Row
 from szpo_simulators.compare import (
     cell_store,
     checkpoints,
@@ -118,8 +118,8 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
 
     judges = tuple(Judge(i) for i in range(5))
     ask = JudgesAsk(panel.judges, judges, shared_setup.alternate_sides)
-    texts = [Answer("a"), Answer("b")]
-    verdicts = ask.pairs(PROMPTS[:1] * 20, texts[:1] * 20, texts[1:] * 20, key=b"1")
+    question = (Row(PROMPTS[0], Answer("a"), Answer("b")),)
+    verdicts = ask([question] * 20, True, b"1")
     assert verdicts.count("plus") == verdicts.count("minus") == 10
     assert [who for who, _, _ in seen[:6]] == [f"panel-{i}" for i in (0, 1, 2, 3, 4, 0)]
     for i in range(5):
@@ -591,7 +591,7 @@ def run_base_reward(base):
 @pytest.mark.full
 def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
-    monkeypatch.setattr(methods.shared_setup, "build_ask", lambda spec: Ties())
+    monkeypatch.setattr(methods.shared_setup, "build_ask", lambda spec: tie)
     found = run(base, "dpo", "batch", batch=4)
     assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
     assert found["course"][-1]["votes"] == 4
@@ -607,9 +607,8 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
 
-class Ties:
-    def batches(self, prompts, first, second, *, key):
-        return ["tie"] * len(prompts)
+def tie(questions, single, key):
+    return ["tie"] * len(questions)
 
 
 def measured(rewards: Floats) -> Measurement:

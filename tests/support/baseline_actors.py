@@ -13,7 +13,7 @@ from szpo.data.pairs import Pair
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.tiny import ASKS, MOODS, TOPICS
-from szpo.types import Answer, Batch, Prompt, Verdict
+from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.tiny_models import loaded
 
 SHORT = Sampling(max_new_tokens=6)
@@ -72,23 +72,9 @@ def diary_pairs(actor: Actor, seed: int = 5) -> list[Pair]:
     return found
 
 
-class Cheerful:
+def cheerful(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
     """Prefers the answer, or the batch, of the better mood."""
-
-    def pairs(
-        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
-        key: bytes,
-    ) -> list[Verdict]:  # fmt: skip
-        return [verdict(mood(a) - mood(b)) for a, b in zip(first, second, strict=True)]
-
-    def batches(
-        self, prompts: Sequence[Sequence[Prompt]], first: Sequence[Batch],
-        second: Sequence[Batch], *, key: bytes,
-    ) -> list[Verdict]:  # fmt: skip
-        return [
-            verdict(sum(map(mood, a)) - sum(map(mood, b)))
-            for a, b in zip(first, second, strict=True)
-        ]
+    return [verdict(sum(mood(row.plus) - mood(row.minus) for row in rows)) for rows in questions]
 
 
 def verdict(gap: float) -> Verdict:
