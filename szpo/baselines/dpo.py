@@ -9,13 +9,14 @@ answers to each prompt, asks which is better, trains on the answers and starts o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.lm_head_adapter import is_adapted, plain_head, trainable_head
+from szpo.baselines.lm_head_adapter import trainable_head
 from szpo.baselines.questions import Ask, Preferences
 from szpo.baselines.recipes import Count, Dropout, Positive, one_of, recipe, within
 from szpo.baselines.validation import (
@@ -168,7 +169,6 @@ def _fit(
 ) -> int:
     """One DPOTrainer from the actor's current weights; the pairs that had room."""
     trainer.demand_trl(listener.method)
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
     class PairTrainer(DPOTrainer):  # type: ignore[misc]
@@ -177,27 +177,17 @@ def _fit(
 
     most = trainer.limit_length(actor.loaded, recipe.max_length)
     rows = trainer.tokenize_pairs(actor.loaded, pairs, most, listener.method, recipe.prompt_tokens)
-    with trainer.isolate() as folder, actor.training(dropout=recipe.dropout) as model:
-        start = actor.theta()
-        arguments = DPOConfig(
-            **trainer.base_arguments(actor.loaded, folder, seed, name),
-            **trainer.schedule_arguments(recipe),
-            beta=recipe.beta,
-            max_length=most,
-            loss_type=[recipe.loss],
-            label_smoothing=recipe.label_smoothing,
-            disable_dropout=recipe.disable_dropout,
-        )
-        with trainable_head(actor, model):
-            made = PairTrainer(
-                model=model,
-                args=arguments,
-                train_dataset=Dataset.from_list(rows),
-                processing_class=actor.loaded.tokenizer,
-            )
-
-        if is_adapted(actor):
-            plain_head(actor, model)
-        reference = actor.start() if recipe.reference == "start" else start
-        trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
+    arguments = {
+        **trainer.schedule_arguments(recipe),
+        "beta": recipe.beta,
+        "max_length": most,
+        "loss_type": [recipe.loss],
+        "label_smoothing": recipe.label_smoothing,
+        "disable_dropout": recipe.disable_dropout,
+    }
+    trainer.train(
+        (PairTrainer, DPOConfig), actor, rows, arguments, listener, seed=seed, name=name,
+        dropout=recipe.dropout, from_now=recipe.reference == "now",
+        building=partial(trainable_head, actor),
+    )  # fmt: skip
     return len(rows)

@@ -1,4 +1,10 @@
-"""What GRPO and RLOO share: answers in groups by our own decoding, scored by a callable.
+"""GRPO and RLOO: answers in groups by our own decoding, scored by a callable.
+
+GRPO (Shao et al. 2024, DeepSeekMath; with a verifier it is RLVR): an answer's advantage is its
+reward less the group's mean, over the group's standard deviation (of a sample, as TRL has it, plus
+1e-4). RLOO (Ahmadian et al. 2024), REINFORCE with a leave-one-out baseline: the reward, less β
+times the KL to the reference, less the mean of the others of its group; whole answers are the
+actions. Neither has a critic.
 
 TRL's trainers make of each group's scores the advantages, the objective and the step. Answers
 serve one update, so the ratio of probabilities is 1 and there is nothing to clip.
@@ -6,7 +12,7 @@ serve one update, so the ratio of probabilities is 1 and there is nothing to cli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any, Final
@@ -15,9 +21,9 @@ from szpo import seeds
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import draw_order
-from szpo.baselines.costs import Trained
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Task
-from szpo.baselines.recipes import Count, Positive, Weight, at_least
+from szpo.baselines.recipes import Count, Positive, Weight, at_least, one_of, recipe
 from szpo.baselines.validation import catch_divergence, demand_plain, describe_drift
 from szpo.errors import RunError, UsageError
 from szpo.seeds import as_seed
@@ -54,32 +60,67 @@ class Recipe:
             )
 
 
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
+"""Those of TRL's GRPOTrainer that weigh each token by itself."""
+
+
+@recipe("grpo")
+class Grpo(Recipe):
+    """Settings of GRPO; β and the loss are the paper's, not TRL's defaults (0, dapo).
+
+    Groups of 8 are TRL's default; the paper draws 64.
+    """
+
+    beta: Weight = 0.04
+    loss: Annotated[str, one_of(*LOSSES)] = "grpo"
+    """The mean over each answer's tokens, then over answers, as in the paper."""
+
+
+@recipe("rloo")
+class Rloo(Recipe):
+    """Settings of RLOO; TRL's defaults but for the rate and the size of a group (TRL: 2).
+
+    Groups of 4 are the larger of the paper's two sizes.
+    """
+
+    prompts: Count = 16
+    samples: Annotated[int, at_least(2)] = 4
+
+
 def train(
-    library: tuple[Any, Callable[..., Any]],
     actor: Actor,
     task: Task,
-    recipe: Recipe,
+    how: Grpo | Rloo,
+    *,
     seed: int,
-    listener: trainer.Listener,
+    on_step: OnStep = ignore_step,
+    meter: Meter | None = None,
 ) -> Trained:
-    """Train by a class of TRL.
+    """GRPO or RLOO on this task, by the recipe; the actor then stands at the trained weights.
 
     Args:
-        library: The trainer's class, and what makes its configuration from keyword arguments.
         actor: Trained in place.
-        task: Prompts and the reward of an answer.
-        recipe: Settings.
+        task: Prompts to answer in a seeded order, and the reward of an answer: a
+            `szpo.baselines.reward_model.RewardModel`, or a verifier.
+        how: Settings.
         seed: Names the order of the prompts and every answer.
-        listener: Called after each step; names the method and has the meter.
-    """
-    from datasets import Dataset
+        on_step: Called after each optimizer step.
+        meter: What was spent before; a new one where None.
 
-    kind, config = library
-    method, meter = listener.method, listener.meter
+    Raises:
+        RunError: training diverged, or a reward is not finite.
+        UsageError: the extra is not installed, or there are no prompts.
+    """
+    method = "grpo" if isinstance(how, Grpo) else "rloo"
+    trainer.demand_trl(method)
+    import trl
+
+    meter = meter or Meter()
+    listener = trainer.Listener(method, meter, on_step)
     if not task.prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
     demand_plain(actor.answering.sampling, method)
-    order = draw_order(len(task.prompts), recipe.steps * recipe.prompts, seed)
+    order = draw_order(len(task.prompts), how.steps * how.prompts, seed)
     differ: list[bool] = []  # of each step: whether some group's rewards do
     rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
 
@@ -89,45 +130,38 @@ def train(
         answers = [actor.answer(ids) for ids in completion_ids]
         meter.charge_tokens(answers)
         values = [float(v) for v in task.score([task.prompts[i] for i in at], answers)]
-        group = recipe.samples
+        group = how.samples
         differ.append(any(values[i] != values[i - i % group] for i in range(len(values))))
         if not all(map(isfinite, values)):
             raise RunError(f"{method}: a reward is not finite; check the reward or verifier")
         return values
 
-    with trainer.isolate() as folder, actor.training() as model:
-        start = actor.theta()
-        made = _sampling_class(kind, actor, seed, method)(
-            model=model,
-            reward_funcs=reward,
-            args=config(**_arguments(actor, recipe, folder, seed, method)),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=actor.loaded.tokenizer,
-        )
-        reference = actor.start() if "ref" in model.peft_config else None
-        trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
+    arguments = _arguments(actor, how)
+    kind, config = trl.RLOOTrainer, trl.RLOOConfig
+    if isinstance(how, Grpo):
+        kind, config = trl.GRPOTrainer, trl.GRPOConfig
+        arguments |= {"loss_type": how.loss, "scale_rewards": "group"}
+    library = _sampling_class(kind, actor, seed, method), config
+    trainer.train(library, actor, rows, arguments, listener, seed=seed, reward_funcs=reward)
     log = tuple(listener.log)
     remark = describe_drift(log) if any(differ) else NOTHING_DIFFERED
     return Trained(meter.cost(), log, remark=remark)
 
 
-def _arguments(
-    actor: Actor, recipe: Recipe, folder: str, seed: int, method: str
-) -> dict[str, Any]:
+def _arguments(actor: Actor, how: Recipe) -> dict[str, Any]:
     """Arguments of both trainers' configurations."""
     sampling = actor.answering.sampling
     return {
-        **trainer.base_arguments(actor.loaded, folder, seed, method),
-        "learning_rate": recipe.learning_rate,
+        "learning_rate": how.learning_rate,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch",
-        "max_steps": recipe.steps,
-        "per_device_train_batch_size": recipe.prompts * recipe.samples // recipe.passes,
-        "gradient_accumulation_steps": recipe.passes,
-        "num_generations": recipe.samples,
+        "max_steps": how.steps,
+        "per_device_train_batch_size": how.prompts * how.samples // how.passes,
+        "gradient_accumulation_steps": how.passes,
+        "num_generations": how.samples,
         "max_completion_length": sampling.max_new_tokens,
         "temperature": sampling.temperature,
-        "beta": recipe.beta,
+        "beta": how.beta,
         "shuffle_dataset": False,  # the order is drawn here
         "disable_dropout": True,
     }

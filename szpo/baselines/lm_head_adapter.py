@@ -20,9 +20,11 @@ from szpo.baselines.actor import Actor, Peft
 
 @contextmanager
 def trainable_head(actor: Actor, model: Peft) -> Iterator[None]:
-    """Within it a DPOTrainer may be built on, and `plain_head` used with, an adapted LM head."""
+    """Within it a DPOTrainer may be built on an adapted LM head, and gets a `plain_head`."""
     base = model.get_base_model()
-    if not is_adapted(actor):
+    head = actor.loaded.model.get_output_embeddings()
+    names = [name for name, module in actor.loaded.model.named_modules() if module is head]
+    if not any(site.name in names for site in actor.sites):
         yield
         return
     layer = base.get_output_embeddings()
@@ -32,22 +34,15 @@ def trainable_head(actor: Actor, model: Peft) -> Iterator[None]:
         yield
     finally:
         vars(base).pop("get_output_embeddings", None)
+    plain_head(base)
 
 
-def is_adapted(actor: Actor) -> bool:
-    """The LM head is among the actor's sites."""
-    head = actor.loaded.model.get_output_embeddings()
-    names = [name for name, module in actor.loaded.model.named_modules() if module is head]
-    return any(site.name in names for site in actor.sites)
-
-
-def plain_head(actor: Actor, model: Peft) -> None:
+def plain_head(base: Any) -> None:
     """Let a built trainer get its log-probabilities from the model's own logits.
 
     Takes the place of the forward pass that TRL's ``add_fused_lm_head`` put into the model, and
     gives what its DPO loss and figures read. `szpo.baselines.actor.wrap_peft` takes it out again.
     """
-    base = model.get_base_model()
     original = type(base).forward
 
     def forward(

@@ -13,11 +13,10 @@ from typing import Any
 
 from szpo.baselines import (
     dpo,
-    grpo,
+    group_rl,
     notebook_dpo,
     ppo,
     reward_model,
-    rloo,
     self_rewarding,
     sft,
     simpo,
@@ -35,7 +34,11 @@ NAMES = (
     "dpo", "simpo", "iterative-dpo", "reward-model", "ppo", "grpo", "rloo", "self-rewarding",
     "notebook-dpo", "sft",
 )  # fmt: skip
-SCORED: Mapping[str, Any] = {"ppo": ppo, "grpo": grpo, "rloo": rloo}
+SCORED: Mapping[str, Any] = {
+    "ppo": ppo.Recipe,
+    "grpo": group_rl.Grpo,
+    "rloo": group_rl.Rloo,
+}
 """Methods that learn from a score of single answers."""
 OFFLINE: Mapping[str, Any] = {"dpo": dpo, "simpo": simpo, "notebook-dpo": dpo}
 """Methods that learn from pairs as they are."""
@@ -133,7 +136,8 @@ def run(
         learned, fitted = reward_model.train(inputs.actor.loaded, votes, seed=seed, meter=meter)
         with meter:
             score = scale_reward(learned, votes.pairs)
-    trained = SCORED[method].train(
+    train = ppo.train if method == "ppo" else group_rl.train
+    trained = train(
         inputs.actor, Task(inputs.prompts, score), how, seed=seed, on_step=on_step, meter=meter
     )
     if fitted is not None:
@@ -184,7 +188,8 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
         inner = _replace_fields(getattr(outer, name), method, rest, also=own)
         return replace(plan, **{name: inner})
     kinds: Mapping[str, Any] = {
-        **{name: module.Recipe for name, module in {**OFFLINE, **SCORED}.items()},
+        **{name: module.Recipe for name, module in OFFLINE.items()},
+        **SCORED,
         "reward-model": reward_model.Recipe,
         "sft": sft.Recipe,
     }

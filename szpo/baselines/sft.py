@@ -46,7 +46,6 @@ def train(
     if not examples:
         raise RunError(f"{METHOD}: no example to learn from")
     trainer.demand_trl(METHOD)
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     how = recipe or Recipe()
@@ -61,20 +60,13 @@ def train(
         {"input_ids": (asked + answer)[:limit], "labels": ([-100] * len(asked) + answer)[:limit]}
         for asked, answer in texts
     ]
-    with trainer.isolate() as folder, actor.training(dropout=how.dropout) as model:
-        arguments = SFTConfig(
-            **trainer.base_arguments(actor.loaded, folder, seed, METHOD),
-            **trainer.schedule_arguments(how),
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        )
-        start = actor.theta()
-        made = SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=actor.loaded.tokenizer,
-        )
-        trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
+    arguments = {
+        **trainer.schedule_arguments(how),
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    trainer.train(
+        (SFTTrainer, SFTConfig), actor, rows, arguments, listener, seed=seed, dropout=how.dropout
+    )
     remark = describe_left_out(len(rows), len(examples))
     return Trained(listener.meter.cost(), tuple(listener.log), len(rows), remark=remark)

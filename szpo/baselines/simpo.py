@@ -48,31 +48,23 @@ def train(
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
         for row in trainer.tokenize_pairs(actor.loaded, data.pairs, limit, METHOD)
     ]
-    with trainer.isolate() as folder, actor.training() as model:
-        from datasets import Dataset
+    with trainer.isolate():  # else the library says that it is experimental
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-        class PairTrainer(CPOTrainer):  # type: ignore[misc]
-            def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, Any]:
-                return {}  # tokens are ours already
+    class PairTrainer(CPOTrainer):  # type: ignore[misc]
+        def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, Any]:
+            return {}  # tokens are ours already
 
-        start = actor.theta()
-        made = PairTrainer(
-            model=model,
-            args=CPOConfig(
-                **trainer.base_arguments(actor.loaded, folder, seed, METHOD),
-                **trainer.schedule_arguments(how),
-                loss_type="simpo",
-                cpo_alpha=0.0,  # no likelihood term: SimPO alone
-                beta=how.beta,
-                simpo_gamma=how.gamma,
-                max_length=limit,
-                remove_unused_columns=False,
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=actor.loaded.tokenizer,
-        )
-        trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
+    arguments = {
+        **trainer.schedule_arguments(how),
+        "loss_type": "simpo",
+        "cpo_alpha": 0.0,  # no likelihood term: SimPO alone
+        "beta": how.beta,
+        "simpo_gamma": how.gamma,
+        "max_length": limit,
+        "remove_unused_columns": False,
+    }
+    trainer.train((PairTrainer, CPOConfig), actor, rows, arguments, listener, seed=seed)
     cost = listener.meter.cost()
     remark = join_remarks(
         describe_left_out(len(rows), len(data.pairs)), describe_rise(listener.log)

@@ -11,8 +11,8 @@ import logging
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
+from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep
 from szpo.baselines.recipes import Count, Epochs, Positive, demand, one_of
 from szpo.baselines.validation import demand_finite, demand_weights, drop_too_long
@@ -198,6 +199,56 @@ class Listener(TrainerCallback):
         demand_weights((p for p in model.parameters() if p.requires_grad), self.method, step)
         self.log.append(figures)
         self.meter.report(self.on_step, step, state.max_steps, figures)
+
+
+def train(
+    library: tuple[Any, Callable[..., Any]],
+    actor: Actor,
+    rows: Sequence[Mapping[str, Any]],
+    arguments: Mapping[str, Any],
+    listener: Listener,
+    *,
+    seed: int,
+    name: str | None = None,
+    dropout: float = 0.0,
+    from_now: bool = False,
+    building: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
+    **more: Any,
+) -> None:
+    """Train an actor in place by a class of TRL.
+
+    Args:
+        library: The trainer's class, and what makes its configuration from keyword arguments.
+        actor: Stands at the trained weights afterwards.
+        rows: The data, as the class reads it.
+        arguments: Of the configuration, beside those of every trainer.
+        listener: Called after each step; names the method and has the meter.
+        seed: Names the order of the rows.
+        name: What is drawn is named so beside the seed; by default the method's name.
+        dropout: Of the adapter's inputs.
+        from_now: π_ref is where the actor stands now, not its start.
+        building: Of the model under PEFT; the trainer is built within it.
+        more: Of the trainer's class.
+    """
+    from datasets import Dataset
+
+    kind, config = library
+    with isolate() as folder, actor.training(dropout=dropout) as model:
+        start = actor.theta()
+        own = base_arguments(actor.loaded, folder, seed, name or listener.method)
+        with building(model):
+            made = kind(
+                model=model,
+                args=config(**own, **arguments),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=actor.loaded.tokenizer,
+                **more,
+            )
+        reference = start if from_now else actor.start()
+        fit(
+            made, listener, model.get_base_model(), actor.sites, start,
+            reference if "ref" in model.peft_config else None,
+        )  # fmt: skip
 
 
 def fit(

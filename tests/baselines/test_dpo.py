@@ -16,7 +16,7 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from szpo.baselines import asking, dpo, grpo, notebook_dpo, rloo, sft, simpo
+from szpo.baselines import asking, dpo, group_rl, notebook_dpo, sft, simpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Moment
 from szpo.baselines.questions import Preferences, Task
@@ -269,11 +269,11 @@ def test_adapters_stay_fp32_on_a_4_bit_base(four_bit, method, monkeypatch):
             sft.train(actor, examples, sft.Recipe(steps=2, batch=4, learning_rate=small),
                       seed=0, on_step=look)  # fmt: skip
         case _:
-            kind: Any = grpo if method == "grpo" else rloo
+            kind: Any = group_rl.Grpo if method == "grpo" else group_rl.Rloo
             prompts = [pair.prompt for pair in pairs()[:2]]
-            kind.train(actor, Task(prompts, lambda p, a: [float(i % 2) for i in range(len(a))]),
-                       kind.Recipe(steps=2, prompts=2, samples=2, learning_rate=small),
-                       seed=0, on_step=look)  # fmt: skip
+            task = Task(prompts, lambda p, a: [float(i % 2) for i in range(len(a))])
+            how = kind(steps=2, prompts=2, samples=2, learning_rate=small)
+            group_rl.train(actor, task, how, seed=0, on_step=look)
     assert seen == {torch.float32}
     most = max(float(np.abs(v - start[n]).max()) for n, v in actor.theta().items())
     assert 0 < most < 5 * small

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from szpo.baselines import group_rl, grpo, rloo
+from szpo.baselines import group_rl
 from szpo.baselines.actor import Actor
 from szpo.baselines.questions import Task
 from szpo.errors import RunError, UsageError
@@ -26,7 +26,7 @@ from tests.support.baseline_actors import (
 )
 from tests.support.tiny_models import loaded
 
-METHODS: dict[str, Any] = {"grpo": grpo, "rloo": rloo}
+METHODS: dict[str, Any] = {"grpo": group_rl.Grpo, "rloo": group_rl.Rloo}
 
 
 def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
@@ -51,8 +51,8 @@ def advantages(
         return Watched
 
     monkeypatch.setattr(group_rl, "_sampling_class", watch)
-    recipe = METHODS[method].Recipe(steps=1, prompts=1, samples=len(rewards), **settings)
-    METHODS[method].train(tiny_actor(), Task(PROMPTS[:1], lambda p, a: rewards), recipe, seed=0)
+    recipe = METHODS[method](steps=1, prompts=1, samples=len(rewards), **settings)
+    group_rl.train(tiny_actor(), Task(PROMPTS[:1], lambda p, a: rewards), recipe, seed=0)
     return [float(x) for x in seen[0]]
 
 
@@ -72,12 +72,10 @@ def test_rloo_compares_with_the_mean_of_the_others(monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_learns_a_verifiers_taste(method):
-    train, recipe = METHODS[method].train, METHODS[method].Recipe(
-        steps=7, prompts=8, samples=8, learning_rate=1e-2
-    )  # fmt: skip
+    recipe = METHODS[method](steps=7, prompts=8, samples=8, learning_rate=1e-2)
     actor = diary_actor()
     before = mean_mood(actor)
-    done = train(actor, Task(DIARY, cheerful), recipe, seed=3)
+    done = group_rl.train(actor, Task(DIARY, cheerful), recipe, seed=3)
     assert mean_mood(actor) > before + 0.2
     assert len(done.log) == 7
     assert done.cost.votes == done.cost.answers_read == 0
@@ -88,8 +86,8 @@ def test_it_learns_a_verifiers_taste(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_kl_is_to_the_start_also_where_training_goes_on(method):
     actor = move(tiny_actor(), 0.2)
-    recipe = METHODS[method].Recipe(steps=1, prompts=2, samples=2)
-    done = METHODS[method].train(actor, Task(PROMPTS, lambda p, a: [1.0, 0.0] * 2), recipe, seed=0)
+    recipe = METHODS[method](steps=1, prompts=2, samples=2)
+    done = group_rl.train(actor, Task(PROMPTS, lambda p, a: [1.0, 0.0] * 2), recipe, seed=0)
     assert abs(done.log[0]["kl"]) > 1e-3
 
 
@@ -106,7 +104,7 @@ def test_kl_is_to_the_start_also_where_training_goes_on(method):
 def test_what_is_no_recipe_is_refused(settings, words):
     for method in METHODS.values():
         with pytest.raises(UsageError, match=words):
-            method.Recipe(**settings)
+            method(**settings)
 
 
 @pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0}])
@@ -116,17 +114,15 @@ def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(metho
         loaded("llama"), lora("q_proj"), sampling=Sampling(max_new_tokens=6, **sampling)
     )
     with pytest.raises(UsageError, match=f"{method}: .* set top_p 1, top_k 0 and a temperature"):
-        METHODS[method].train(
-            actor, Task(PROMPTS, cheerful), METHODS[method].Recipe(steps=1), seed=0
-        )
+        group_rl.train(actor, Task(PROMPTS, cheerful), METHODS[method](steps=1), seed=0)
 
 
 def test_bad_rewards_and_no_prompts_are_one_line():
-    recipe = grpo.Recipe(steps=1, prompts=1, samples=2)
+    recipe = group_rl.Grpo(steps=1, prompts=1, samples=2)
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError, match="grpo: a reward is not finite"):
-        grpo.train(actor, Task(PROMPTS, lambda p, a: [float("nan")] * 2), recipe, seed=0)
+        group_rl.train(actor, Task(PROMPTS, lambda p, a: [float("nan")] * 2), recipe, seed=0)
     with pytest.raises(UsageError, match="grpo: no prompts"):
-        grpo.train(actor, Task([], cheerful), recipe, seed=0)
+        group_rl.train(actor, Task([], cheerful), recipe, seed=0)
     assert actor.digest() == before

@@ -11,7 +11,7 @@ import pytest
 
 from szpo.baselines import (
     dpo,
-    grpo,
+    group_rl,
     notebook_dpo,
     ppo,
     registry,
@@ -83,7 +83,7 @@ FIELDS = [
     (reward_model.Recipe, {"rank": 0}, "reward-model: rank must be at least 1 (got 0)"),
     (reward_model.Recipe, {"center": -1.0}, "center must be at least 0 (got -1.0)"),
     (sft.Recipe, {"dropout": -0.1}, "sft: dropout must be at least 0 and below 1"),
-    (grpo.Recipe, {"loss": "foo"}, "grpo: loss must be one of grpo, bnpo, dr_grpo, dapo"),
+    (group_rl.Grpo, {"loss": "foo"}, "grpo: loss must be one of grpo, bnpo, dr_grpo, dapo"),
     (ppo.Recipe, {"steps": 0}, "steps must be at least 1"),
     (ppo.Recipe, {"rate": 0.0}, "rate must be above 0"),
     (ppo.Recipe, {"clip": math.nan}, "clip must be above 0"),

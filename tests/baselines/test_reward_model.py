@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from szpo.baselines import dpo, grpo, ppo, reward_model, rloo, simpo, validation
+from szpo.baselines import dpo, group_rl, ppo, reward_model, simpo, validation
 from szpo.baselines.actor import Actor
 from szpo.baselines.questions import Preferences, Task
 from szpo.baselines.reward_model import Recipe
@@ -128,10 +128,10 @@ def lengthy(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> l
     ]
 
 
-def train_by_group(method: Any) -> Callable[[Actor, float, int], Any]:
+def train_by_group(kind: Any) -> Callable[[Actor, float, int], Any]:
     def train(actor: Actor, rate: float, steps: int) -> Any:
-        how = method.Recipe(steps=steps, prompts=4, samples=4, learning_rate=rate)
-        return method.train(actor, Task(PROMPTS, length), how, seed=0)
+        how = kind(steps=steps, prompts=4, samples=4, learning_rate=rate)
+        return group_rl.train(actor, Task(PROMPTS, length), how, seed=0)
 
     return train
 
@@ -164,8 +164,8 @@ METHODS: dict[str, Callable[[Actor, float, int], Any]] = {
     "dpo": of_pairs(dpo),
     "simpo": of_pairs(simpo),
     "iterative-dpo": in_rounds,
-    "grpo": train_by_group(grpo),
-    "rloo": train_by_group(rloo),
+    "grpo": train_by_group(group_rl.Grpo),
+    "rloo": train_by_group(group_rl.Rloo),
     "ppo": train_ppo,
     "reward-model": train_reward_model,
 }
@@ -200,12 +200,11 @@ def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
     assert validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
-def test_a_policy_far_from_its_start_is_remarked_on(method):
+@pytest.mark.parametrize("kind", [group_rl.Grpo, group_rl.Rloo])
+def test_a_policy_far_from_its_start_is_remarked_on(kind):
     def after(rate: float) -> Any:
-        kind = {"grpo": grpo, "rloo": rloo}[method]
-        how = kind.Recipe(steps=5, prompts=4, samples=4, learning_rate=rate)
-        return kind.train(diary_actor(), Task(DIARY, length), how, seed=1)
+        how = kind(steps=5, prompts=4, samples=4, learning_rate=rate)
+        return group_rl.train(diary_actor(), Task(DIARY, length), how, seed=1)
 
     trained = after(1.0)
     assert trained.log[-1]["kl"] > validation.FAR

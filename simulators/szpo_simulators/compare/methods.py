@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import seeds
-from szpo.baselines import dpo, grpo, ppo, reward_model, rloo, simpo
+from szpo.baselines import dpo, group_rl, ppo, reward_model, simpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
@@ -223,6 +223,6 @@ RUNNERS: Final[dict[str, Runner]] = {
     "simpo": make_offline(simpo.train, simpo.Recipe),
     "rm+ppo": make_with_reward_model(ppo.train, ppo.Recipe),
     "rm+ppo-free": make_with_reward_model(ppo.train, ppo.Recipe),
-    "grpo": make_with_reward_model(grpo.train, grpo.Recipe),
-    "rloo": make_with_reward_model(rloo.train, rloo.Recipe),
+    "grpo": make_with_reward_model(group_rl.train, group_rl.Grpo),
+    "rloo": make_with_reward_model(group_rl.train, group_rl.Rloo),
 }
