@@ -198,6 +198,12 @@ class Panel(Section):
         description="Offer people short comparisons while they wait; they teach the run "
         "nothing and measure how reliable votes are.",
     )
+    tell_rounds: bool = Field(
+        True,
+        description="While people wait they read what the last round's votes did: how many there "
+        "were, how often two agreed, whether the model moved further than before; never what was "
+        "preferred.",
+    )
     tell_taught: bool = Field(
         False,
         description="Once the run is complete, people may ask on their last screen what the votes "

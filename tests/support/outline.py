@@ -7,7 +7,9 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.languages import texts
 from szpo_ui.panel import render, screens
 from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.screens import Closed, Feedback, Screen
+from szpo_ui.panel.last_round import LastRound
+from szpo_ui.panel.screens import Closed, Feedback, Progress, Screen
+from szpo_ui.prolific.participants import Standing
 
 ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
 
@@ -50,6 +52,11 @@ def screen(state, **changes):
         given["closed"] = Closed(0, 8, 8)
     if state == "feedback":
         given["feedback"] = Feedback("A", "B")
+    if state == "complete":
+        given["study"] = Standing(votes=3, needed=3, over=False)
+    if state in ("waiting", "finished"):
+        given["progress"] = Progress(8, 40, 240, given=8, spent_s=360.0)
+        given["news"] = LastRound(12, 8, 3, 3, 4, "further")
     return Screen(**{**given, **changes})
 
 

@@ -265,6 +265,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     until(page, "vote", number="2")
     vote(page, "2")
     until(page, "waiting")
+    yield "round-done", page
     page.click("[data-do=calibrate]")
     until(page, "calib")
     yield "calibration", page

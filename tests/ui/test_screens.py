@@ -14,6 +14,7 @@ from szpo_ui.languages.texts import ENGLISH
 from szpo_ui.panel import own_seats, render, screens
 from szpo_ui.panel import page as panel_page
 from szpo_ui.panel.actions import Action, VoteForm, act
+from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.site import Presence
 from tests.support.browser import make
 from tests.support.operator_page import teach
@@ -527,4 +528,76 @@ def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_reco
     )
     assert [event["actor"] for event in stage.ledger.events(screens.TAUGHT)] == [ann.id]
     assert ben.do("look").lesson == ""
+    stage.ledger.close()
+
+
+# ---- what rounds did ----
+
+
+def vote_round(stage, people, liked):
+    """Everybody votes for one of the two policies until nobody has anything left."""
+    for turn in range(10):
+        for person in people:
+            if person.do("look").state == "vote":
+                (row,) = stage.ledger.query(
+                    "SELECT plus_side FROM assignments WHERE assignment = ?", (person.at.seat,)
+                )
+                side = row["plus_side"] if liked == "plus" else "BA"["AB".index(row["plus_side"])]
+                key = f"{person.name}-{person.at.step}-{turn}"
+                person.vote(side, key=key, dwell_ms=120_000)
+
+
+def html_of(at, stage):
+    return " ".join(render.page(at, render.rubric(stage.site.config.panel, ENGLISH)).split())
+
+
+@pytest.mark.parametrize("liked", ["plus", "minus"])
+def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(tmp_path, liked):
+    stage = make(tmp_path / "run.db", sets=["panel.spare=0"])
+    stage.advance()
+    ann, *_ = people = [Person(stage, name) for name in ("ann", "ben", "cas")]
+    vote_round(stage, people, liked)
+    assert ann.do("look").state == "waiting" and ann.at.news is None
+    stage.advance()
+    vote_round(stage, people[:2], liked)
+    assert ann.do("look").news == LastRound(0, 4, 3, same=2, pairs=2, moved="first")
+    assert (
+        "Votes in round 1: 4, from 3 people; of 2 pairs of votes on the same texts, 2 agreed; "
+        "the model took its first step." in html_of(ann.at, stage)
+    )
+    stage.advance()
+    vote_round(stage, people[:2], liked)
+    news = ann.do("look").news  # of two people each would learn how the other voted
+    assert (news.step, news.people, news.pairs) == (1, 2, 0) and news.moved in ("further", "less")
+    assert "agreed" not in html_of(ann.at, stage)
+    stage.ledger.close()
+
+
+def test_the_operator_may_keep_what_rounds_did_to_themselves(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["panel.tell_rounds=false"])
+    stage.advance()
+    ann, _ = people = [Person(stage, name) for name in ("ann", "ben")]
+    vote_round(stage, people, "plus")
+    stage.advance()
+    vote_round(stage, people, "plus")
+    assert ann.do("look").state == "waiting" and ann.at.news is None
+    assert "Votes in round" not in html_of(ann.at, stage)
+    stage.ledger.close()
+
+
+def test_people_read_their_own_share_and_time(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["run.votes=4"])
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    ann.vote("skip", reason="content")  # no vote, and the page claims more time than there was
+    ann.vote("A", key=1)
+    own = ann.do("look").progress
+    assert (own.mine, own.given, own.spent_s < 60) == (2, 1, True)
+    assert "You gave 1 of the 1 votes; reading took you under a minute." in html_of(ann.at, stage)
+    stage.clock.forward(400)  # ben's second comparison is shown only after it
+    vote_round(stage, [ben, Person(stage, "cas")], "plus")
+    assert ben.do("look").progress.spent_s == pytest.approx(120, abs=5)
+    stage.advance(until_step=1)
+    assert ben.do("look").state == "finished"
+    assert "You gave 2 of the 4 votes; reading took you about 2 minutes." in html_of(ben.at, stage)
     stage.ledger.close()

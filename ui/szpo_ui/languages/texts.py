@@ -75,6 +75,14 @@ class Language:
         hours = round(seconds / 3600)
         return self.times["hour" if hours == 1 else "hours"].format(count=hours)
 
+    def spent(self, seconds: float) -> str:
+        """A time that has passed, in round words.
+
+        >>> ENGLISH.spent(0.4), ENGLISH.spent(400)
+        ('under a minute', 'about 7 minutes')
+        """
+        return self.times["under"] if seconds < 60 else self.roughly(seconds)
+
 
 def _read_all() -> dict[str, Language]:
     """Every language of the folder, by code; English, which the others follow, first."""

@@ -23,8 +23,9 @@ from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from szpo_ui.languages.texts import choose_language
-from szpo_ui.panel import own_seats
+from szpo_ui.panel import last_round, own_seats
 from szpo_ui.panel.comparison_view import Sheet, in_language, sheet
+from szpo_ui.panel.last_round import LastRound
 from szpo_ui.prolific import participants
 from szpo_ui.prolific.participants import Standing
 from szpo_ui.web.site import Site
@@ -114,9 +115,10 @@ class Screen:
     """The open round is one that this panelist has not voted in yet; for a second seat, one that
     was opened while they read."""
     feedback: Feedback | None = None
-    votes: int = 0
     progress: Progress | None = None
-    """On screens of voting: how far this panelist and the run are."""
+    """On screens of voting and at the end: how far this panelist and the run are."""
+    news: LastRound | None = None
+    """While waiting: what the votes of the last round did."""
     facts: Facts | None = None
     """On the welcome screen: what is asked, by whom, for what."""
     calibration: bool = False
@@ -185,7 +187,7 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         final = _final_left(site, panelist)
         return viewer.make_screen(
             "finished",
-            votes=count_votes(site, panelist),
+            progress=read_progress(site, panelist, status),
             final=final,
             lesson=None if final else _lesson(site, panelist),
         )
@@ -348,6 +350,7 @@ class _Viewer:
             final=_final_left(self.site, self.panelist),
             step=self.status.step,
             progress=read_progress(self.site, self.panelist, self.status),
+            news=last_round.read(self.site.ledger) if self.site.config.panel.tell_rounds else None,
             answered=tuple(
                 Answered(row["assignment"], i, row["choice"], row["received_us"])
                 for i, row in enumerate(given, 1)
@@ -413,6 +416,10 @@ class Progress:
     """Votes that count, of the whole run."""
     planned: int
     """Votes that the run is planned to take."""
+    given: int = 0
+    """Votes of this panelist that came in time, skips left out."""
+    spent_s: float = 0.0
+    """How long this panelist had comparisons before them, seconds."""
 
     @property
     def left(self) -> int:
@@ -455,26 +462,29 @@ class Facts:
         return self.share * self.vote_s
 
 
+_OWN: Final = """
+SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done, count(*) AS mine,
+  coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
+  coalesce(sum(max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3))), 0)
+    / 1e3 AS spent_s
+FROM assignments a JOIN comparisons c USING (comparison)
+JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
+WHERE a.panelist = ? AND c.kind = 'train'
+"""
+"""The page's time counts up to that since the texts were served, as in what is stored of it."""
+
+
 def read_progress(site: Site, panelist: str, status: RoundStatus) -> Progress:
     """Count the answers of a panelist and the votes of the run as they stand now."""
     config, ledger = site.config, site.ledger
-    done = int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
+    own = ledger.query(_OWN, (panelist,))[0]
+    done = int(own["done"])
     if status.state == "closed" and status.step is not None:
         done += len(StepVotes(ledger, status.step).counted)
     else:
         done += status.votes_in
     planned = status.rounds * config.votes_per_step
-    return Progress(count_votes(site, panelist), done, max(planned, done))
-
-
-def count_votes(site: Site, panelist: str) -> int:
-    """Count the training comparisons that a panelist has answered, skips included."""
-    sql = (
-        "SELECT count(*) AS n FROM assignments a JOIN comparisons c USING (comparison) "
-        "JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
-        "WHERE a.panelist = ? AND c.kind = 'train'"
-    )
-    return int(site.ledger.query(sql, (panelist,))[0]["n"])
+    return Progress(own["mine"], done, max(planned, done), own["given"], own["spent_s"])
 
 
 def read_facts(site: Site, panelist: str, status: RoundStatus) -> Facts:
