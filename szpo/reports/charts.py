@@ -136,7 +136,7 @@ def line_chart(
         x_label: under the axis.
         y_label: above the axis.
         reference: a dashed level, such as a win rate of one half.
-        bounds: fixed range of y; otherwise the data's.
+        bounds: fixed range of y, of which (0, 1) is one of shares; otherwise the data's.
     """
     xs = [x for s in series for x in s.x]
     ys = [y for s in series for part in (s.y, s.low or (), s.high or ()) for y in part]
@@ -166,7 +166,8 @@ def line_chart(
     for t in y_ticks:
         y = f"{at_y(t):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y}" dy=".32em" text-anchor="end">{t:g}</text>')
+        said = f"{100 * t:g} %" if bounds == (0, 1) else f"{t:g}"
+        parts.append(f'<text x="{LEFT - 8}" y="{y}" dy=".32em" text-anchor="end">{said}</text>')
     for t in x_ticks:
         place = f'x="{at_x(t):.1f}" y="{HEIGHT - BOTTOM + 16}"'
         parts.append(f'<text {place} text-anchor="middle">{t:g}</text>')

@@ -28,7 +28,7 @@ from tests.support.browser import (
     violations,
     window,
 )
-from tests.support.operator_page import look_ahead, teach
+from tests.support.operator_page import look_ahead, measure, teach
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -170,6 +170,27 @@ def test_it_fits_every_width_and_targets_are_large_enough(stage, operator):
                 dialog.evaluate("node => node.close()")
     pauses.pause(stage.ledger, "Olga", "lunch")
     assert wrong("paused") == {}
+
+
+def test_the_first_screen_has_one_sentence_and_one_whole_picture(stage, operator):
+    play(stage, 3)
+    page = operator().new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+    def pictures() -> list[str]:
+        page.goto("/operate/")
+        page.wait_for_selector(READY)
+        assert page.locator(".op-helped").bounding_box()["y"] < 250
+        boxes = [(each.bounding_box(), each) for each in page.locator("svg.chart").all()]
+        whole = [each for box, each in boxes if box["y"] + box["height"] <= 800]
+        return [each.get_attribute("aria-label") for each in whole]
+
+    assert pictures() == ["Votes for going on, over votes"]
+    measure(stage, (0, 0.1), (3, 0.9))
+    teach(stage.ledger, 8, [Claim("i", True, 0.6, 1.0, "i")])
+    teach(stage.ledger, 12, [Claim("i", True, 0.9, 1.0, "i")])
+    assert pictures() == ["Gain over votes"]
+    assert in_both_colours(page, ".op-column") == []
 
 
 def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):

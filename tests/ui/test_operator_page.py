@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from szpo.analysis import measuring
 from szpo.errors import StorageError, UsageError
+from szpo.intervals import Estimate
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
@@ -26,13 +28,13 @@ from szpo.training import budget
 from szpo.types import Answer
 from szpo.voting import lease, pauses
 from szpo.voting.casting import VoteRequest
-from szpo_ui.operator import controls, state
+from szpo_ui.operator import charts, controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
 from tests.support.browser import MovableClock, Stage, cast, make
 from tests.support.cases import case
-from tests.support.operator_page import teach, text
+from tests.support.operator_page import measure, teach, text
 from tests.support.overview import answered_final
 
 pytest_plugins = ["tests.support.browser"]
@@ -100,22 +102,46 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 # ---- what more votes would buy ----
 
 
-def measured(stage: Stage, *points: tuple[int, float]) -> None:
-    """Measurements of three held-out prompts: after a number of steps, each with a mean reward."""
-    for steps, reward in points:
-        name = "tuned" if steps else "base"
-        texts = [(f"held-out {i}?", f"<i>{name}</i> answer {i}") for i in range(3)]
-        rewards = [[reward + 0.01 * i] for i in range(3)]
-        found = measuring.Measured(steps, 4 * steps, rewards, 9.0, None, texts)
-        measuring.record(stage.ledger, "run", found)
-
-
 def test_what_votes_taught_stands_on_the_page_with_its_chart(voted: Stage) -> None:
     assert "What the votes taught" not in operator_page.page(voted.site)
     teach(voted.ledger, 16, [Claim("commas", False, 0.97, 1.0, "commas")])
     page = operator_page.page(voted.site)
     assert "16 votes: fewer commas (97 %)." in text(page)
     assert 'class="legend"' in page and 'aria-label="What the votes taught"' in page
+
+
+def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted: Stage) -> None:
+    order = orders.place_order(voted.ledger, "samples", "Olga", {"prompts": 1})
+    column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [["yes", "stop"]]}
+    body = {"prompts": ["well?"], "columns": [column]}
+    orders.settle(voted.ledger, orders.get(voted.ledger, order), body)
+    measure(voted, (0, 0.1), (2, 0.9))
+    page = operator_page.page(voted.site)
+    assert page.count("Before and after") == 1
+    assert [page.count(f">{prompt}</h3>") for prompt in ("held-out 0?", "well?")] == [1, 1]
+    seen = re.sub(r"<details.*?</details>", " ", page, flags=re.DOTALL)
+    seen = text(
+        re.sub(r'<(?:ol class="op-log".*?</ol|title.*?</title)>', " ", seen, flags=re.DOTALL)
+    )
+    assert "Same answer on both sides" in seen
+    assert not re.search(r"\b(plus|minus|directions?|log-odds|path)\b|[θΔ]", seen, re.IGNORECASE)
+    assert "Plus over minus" in page
+
+
+def test_votes_for_going_on_are_drawn_as_shares_over_votes_until_a_gain_is_measured(
+    voted: Stage,
+) -> None:
+    (first, second) = state.read_state(voted.site).page.values
+    assert charts.path([first, second]) == "", "no picture of one point"
+    certain = Estimate(math.log(3), 0.0, math.log(9), 8)
+    third = replace(second, pooled=certain, votes=4)
+    drawn = charts.path([first, third, replace(third, votes=8)])
+    # After 8 and 16 votes three in four, between one half and nine in ten.
+    assert 'class="s0 line" points="56.0,67.0 624.0,67.0"' in drawn
+    assert "56.0,36.4 624.0,36.4 624.0,118.0 56.0,118.0" in drawn and ">100 %</text>" in drawn
+    measure(voted, (0, 0.1), (2, 0.9))
+    assert 'aria-label="Gain over votes"' in operator_page.page(voted.site)
+    assert 'aria-label="Votes for going on' not in operator_page.page(voted.site)
 
 
 def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(

@@ -6,15 +6,17 @@ that the page puts behind it. Colours and line widths come from the page's style
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import accumulate
 
 from markupsafe import Markup
 
 from szpo.analysis.overview import StepValue
 from szpo.intervals import Estimate
-from szpo.reports.charts import ticks
+from szpo.reports.charts import Series, line_chart, ticks
 
 WIDTH, HEIGHT = 960, 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 34
@@ -59,6 +61,28 @@ def values(steps: Sequence[StepValue], name: str = "chart") -> Markup:
     parts += _band([(s.step, s.pooled) for s in steps if s.pooled.n], at_x, at_y)
     parts += [_point(s, x, at_x(s.step), at_y) for s, x in shown]
     return Markup("".join([*parts, "</svg>"]))  # only numbers and our own words are in it
+
+
+def path(steps: Sequence[StepValue]) -> Markup:
+    """The share of votes for the way a run goes, ten steps pooled, over votes; empty before any.
+
+    A share of p is a value difference of log p / (1 − p).
+    """
+    counted = accumulate(s.votes for s in steps)
+    known = [
+        (votes, s.pooled.value, s.pooled.low, s.pooled.high)
+        for votes, s in zip(counted, steps, strict=True)
+        if s.pooled.value is not None and s.pooled.low is not None and s.pooled.high is not None
+    ]
+    if len(known) < 2:
+        return Markup("")
+    votes, *odds = zip(*known, strict=True)
+    shares = ([1 / (1 + math.exp(-x)) for x in each] for each in odds)
+    drawn = Series("votes for going on", votes, *shares)
+    title, bounds = "Votes for going on, over votes", (0, 1)
+    return Markup(line_chart(
+        title, [drawn], x_label="votes", y_label="share of votes", reference=0.5, bounds=bounds,
+    ))  # fmt: skip
 
 
 def _frame(marks: Sequence[float], at_x: _Scale, at_y: _Scale, first: int, last: int) -> list[str]:

@@ -83,7 +83,7 @@ VITALS: Final = (
     ("kl", "KL to the base", "nats", 2),
     ("length", "Answer length", "tokens", 1),
     ("norm", "|θ|", "", 2),
-    ("identical", "Identical rows", "share", 2),
+    ("identical", "Same answer on both sides", "share", 2),
     ("repetition", "Repetition", "share", 2),
     ("distinct", "Distinct word pairs", "share", 2),
 )
@@ -204,6 +204,7 @@ def page(site: Site, ack: str = "") -> str:
             ahead=[] if found.ahead is None else outlook.table(found.ahead),
             share=Markup(draw_share(found.helped.share)),
             gain=Markup(draw_gain(found.helped) or ""),  # it escapes every text
+            path=charts.path(found.page.values),
             lesson=Markup("" if found.lesson is None else draw_lesson(found.lesson)),
             samples=None if found.samples is None else columns(found.samples),
             preview=preview(site, found),
