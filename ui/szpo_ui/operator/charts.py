@@ -77,8 +77,8 @@ def path(steps: Sequence[StepValue]) -> Markup:
     if len(known) < 2:
         return Markup("")
     votes, *odds = zip(*known, strict=True)
-    shares = ([1 / (1 + math.exp(-x)) for x in each] for each in odds)
-    drawn = Series("votes for going on", votes, *shares)
+    value, low, high = ([1 / (1 + math.exp(-x)) for x in each] for each in odds)
+    drawn = Series("votes for going on", votes, value, low, high)
     title, bounds = "Votes for going on, over votes", (0, 1)
     return Markup(line_chart(
         title, [drawn], x_label="votes", y_label="share of votes", reference=0.5, bounds=bounds,
