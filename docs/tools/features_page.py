@@ -14,7 +14,7 @@ from szpo.features.dictionary import ENTRIES, GROUPS, Entry, ratios
 
 ROOT = Path(__file__).parents[2]
 PAGE, GOLDEN = ROOT / "docs/features.md", ROOT / "szpo/features/golden.json"
-HEAD = "| feature | group | less, more (unit) |\n|---|---|---|\n"
+HEAD = "| group | features: less, more (unit) |\n|---|---|\n"
 USUAL = "share of words"
 LEGEND = """\
 *Commas* stands for *fewer commas* and *more commas*. Without a unit it is the share of words.
@@ -26,14 +26,20 @@ def table() -> str:
     """The entries by language and group, as the page shows them."""
     parts = [LEGEND]
     for language, title in LANGUAGES.items():
-        rows = "".join(
-            f"| `{e.name}` | {e.group} | {ends(e)}{'' if e.unit == USUAL else f' ({e.unit})'} |\n"
+        rows = {
+            group: [shown(e) for e in ENTRIES if (e.group, e.languages) == (group, language)]
             for group in GROUPS
-            for e in ENTRIES
-            if (e.group, e.languages) == (group, language)
-        )
-        parts.append(f"### {title}\n\n{HEAD}{rows}")
+        }
+        lines = [f"| {group} | {'; '.join(each)} |\n" for group, each in rows.items() if each]
+        parts.append(f"### {title}\n\n{HEAD}{''.join(lines)}")
     return "\n".join(parts)
+
+
+def shown(entry: Entry) -> str:
+    """An entry's name, its ends, and its unit where that says more."""
+    same = entry.unit == ends(entry) and " per " not in entry.unit
+    unit = "" if entry.unit == USUAL else " (number)" if same else f" ({entry.unit})"
+    return f"`{entry.name}`: {ends(entry)}{unit}"
 
 
 def ends(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""Write the measured tables of docs/frontier.md, compare.md and results.md from stored results.
+"""Write the measured tables of docs/results.md and its appendix from stored results.
 
     python docs/tools/page_tables.py [--check]
 
@@ -34,7 +34,7 @@ GROUPS = {
     *(f"sentiment-{method}" for method in METHODS),
     *(f"{name}-regression" for name in ("second", "demo", "64-tokens", "null", "pairs")),
 }
-"""Groups that the frontier's page shows; the page of results has the tastes."""
+"""Groups that the appendix shows; the page of results has the tastes."""
 LEFT_OUT = ("SZPO, bayes", "reward model + PPO, long and without a KL penalty")
 """A rule that szpo no longer has, and a variant that gained no more than its method."""
 COMPARED = ("gain", "wins", "KL", "guards")
@@ -105,7 +105,7 @@ def read_smollm2() -> dict[str, Table]:
 
 
 def read_compared() -> dict[str, Table]:
-    """Both tables of docs/compare.md."""
+    """Both tables of the comparison."""
     return {**read_tiny(), **read_smollm2()}
 
 
@@ -206,17 +206,14 @@ def read_preferences() -> dict[str, Table]:
     return {"people": (("fit", *(f"{each} votes" for each in votes)), rows)}
 
 
-def read_results() -> dict[str, Table]:
-    """The tables of docs/results.md."""
-    return {**read_published(), **read_features(), **read_preferences(), **read_surrogate()}
-
-
+READERS = (
+    read_published, read_features, read_preferences, read_surrogate, read_frontier, read_compared,
+)  # fmt: skip
 PAGES = {
-    "frontier.md": read_frontier,
-    "compare.md": read_compared,
-    "results.md": read_results,
+    "results.md": ("forty", "shown"),
+    "appendix.md": ("published", "said", "people", "groups", "tiny", "smollm2"),
 }
-"""What reads the tables of each page."""
+"""The tables that each page shows."""
 
 
 def replace(page: str, tables: Mapping[str, Table]) -> str:
@@ -239,10 +236,11 @@ def replace(page: str, tables: Mapping[str, Table]) -> str:
 
 def main(arguments: list[str]) -> int:
     old = []
-    for name, read_tables in PAGES.items():
+    tables = {name: table for read in READERS for name, table in read().items()}
+    for name, shown in PAGES.items():
         page = ROOT / "docs" / name
         text = page.read_text(encoding="utf-8")
-        new = replace(text, read_tables())
+        new = replace(text, {each: tables[each] for each in shown})
         if new != text:
             old.append(name)
         if new != text and "--check" not in arguments:

@@ -1,6 +1,6 @@
 """Bad input through the command line: one clear line, the right exit code, nothing left behind.
 
-docs/bad-inputs.md lists them for users.
+docs/commands.md lists the codes for users.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The JSON door: exact answers, exactly once, and docs/api.md as it stands."""
+"""The JSON door: exact answers, exactly once, and the API of docs/serve.md as it stands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Still(MovableClock):
         return 1_800_000_000_000_000 + self.ahead_us + self._last
 
 
-DOC = Path(__file__).parents[2] / "docs" / "api.md"
+DOC = Path(__file__).parents[2] / "docs" / "serve.md"
 BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", re.IGNORECASE)
 
 

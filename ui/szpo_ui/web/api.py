@@ -1,4 +1,4 @@
-"""The JSON API for panels with a front end of their own; docs/api.md shows it by examples.
+"""The JSON API for panels with a front end of their own; docs/serve.md shows it by examples.
 
 Status, a comparison, a vote, giving a comparison back. Which policy stands on which side never
 leaves the server, and another panelist's seat is answered like one that does not exist.
