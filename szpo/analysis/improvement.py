@@ -149,11 +149,14 @@ def read(ledger: Ledger) -> Improvement:
     end = points[-1] if points and points[-1].steps else None
     kl, measured = _kl(ledger, end)
     votes = end.votes if end is not None else 0
-    placed = orders.orders(ledger, "final")
+    placed, earlier = orders.orders(ledger, "final"), ""
     if any(order.closed_us is not None for order in placed):
         totals = evidence.read(ledger).totals
         counted, trained = finals.results(totals.final, totals.trainers), totals.steps().total()
-        if counted is not None:
+        after = None if counted is None else (placed[counted[0]].result or {}).get("after")
+        if after is not None and after != ledger.last_applied():
+            earlier = f"it was compared after step {after}, and votes have moved it since"
+        elif counted is not None:
             tuned = counted[1].everybody.decided
             judged = f"{tuned.of:.0f} blind pairs"
             if tuned.of >= FEWEST:
@@ -168,6 +171,8 @@ def read(ledger: Ledger) -> Improvement:
         return Improvement(end.wins, what, votes, kl, points, "", measured)
     if any(order.closed_us is None and order.error is None for order in placed):
         lack = "the blind final comparison is open; its result appears once it is closed"
+    elif earlier:
+        lack = f"{earlier}; order another final comparison"
     elif end is None:
         lack = "it was not measured on held-out prompts after a step"
     else:

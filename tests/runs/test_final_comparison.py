@@ -7,7 +7,7 @@ import pytest
 
 from szpo import intervals, seeds
 from szpo.aggregation.win_rates import Preference
-from szpo.analysis import evidence, overview
+from szpo.analysis import evidence, improvement, overview
 from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
@@ -127,6 +127,19 @@ def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tune
     other = Source(policy, source.prompts, settings.D, source.fresh)
     assert made(again, other)[1] == first
     again.close()
+
+
+def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
+    ledger, source = tuned
+    order, found = made(ledger, source, 20)
+    for comparison in found:
+        seat_and_vote(ledger, comparison, "new", ["A"])
+    orders.close(ledger, order.id, "op")
+    assert improvement.read(ledger).short == "100 % [84, 100]"
+    go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=4)
+    helped = improvement.read(ledger)
+    assert helped.share is None
+    assert helped.lack.startswith("it was compared after step 2, and votes have moved it since")
 
 
 def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
