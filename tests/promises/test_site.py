@@ -104,13 +104,13 @@ def test_the_tutorial_can_be_followed(tmp_path, monkeypatch):
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8").partition("## 8.")[0]
     lines = re.findall(r"^szpo (.+)$", text, re.MULTILINE)
     prompts = ROOT / "examples" / "tutorial" / "prompts.csv"
-    assert len(prompts.read_text(encoding="utf-8").splitlines()) == 41
+    assert len(prompts.read_text(encoding="utf-8").splitlines()) == 121
     (tmp_path / "prompts.csv").write_text(prompts.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for line in lines:
         assert call(shlex.split(line)) == 0, line
     (load,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    base = str(loading.locate("tiny"))
+    base = str(loading.locate("smollm2"))
     done = subprocess.run(
         [sys.executable, "-c", load, base, "runs/garden-adapter"],
         capture_output=True, text=True, check=False,
