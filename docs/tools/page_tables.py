@@ -13,7 +13,7 @@ import csv
 import json
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -35,6 +35,16 @@ GROUPS = {
     *(f"{name}-regression" for name in ("second", "demo", "64-tokens", "null", "pairs")),
 }
 """Groups that the appendix shows; the page of results has the tastes."""
+ON_SMOLLM2 = {
+    "known, as published": ("sentiment-known", "short-known"),
+    "sign, as published": ("sentiment-sign", "short-sign"),
+    "SZPO, regression": ("sentiment-regression",),
+    "SZPO, regression on named features": ("features-regression",),
+    "iterative DPO": ("sentiment-iterative-dpo",),
+    "DPO": ("sentiment-dpo",),
+    "reward model + PPO": ("sentiment-rm+ppo",),
+}
+"""Groups of both plans by what they are called beside the published rules."""
 LEFT_OUT = ("SZPO, bayes", "reward model + PPO, long and without a KL penalty")
 """A rule that szpo no longer has, and a variant that gained no more than its method."""
 COMPARED = ("gain", "wins", "KL", "guards")
@@ -110,29 +120,50 @@ def read_compared() -> dict[str, Table]:
 
 
 def read_published() -> dict[str, Table]:
-    """The published rules and each departure from them, at both checkpoints of their cells."""
+    """The published rules and each departure from them: on the tiny model, and on SmolLM2."""
     preset = find_preset("published")
     found: dict[str, list[Any]] = {}
     for path in sorted((ROOT / "experiments" / "compare-published" / "cells").glob("*-batch-*")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(cell["asked"]["method"], []).append(cell["found"]["course"])
-    rows = []
-    for method in preset.methods:
-        for at in (1, 2):
-            each = [course[at] for course in found.get(method, [])]
-            if not each:
-                continue
-            gains = sorted(row["gain"] for row in each)
-            spread = f" ({gains[0]:+.3f} to {gains[-1]:+.3f})" if len(each) > 1 else ""
-            held = sum(all(guard["ok"] for guard in row["guards"]) for row in each)
-            read = mean(row["answers_read"] for row in each)
-            rows.append([
-                METHODS_BY_NAME[method].title, f"{each[0]['votes']:,.0f}", f"{read:,.0f}",
-                str(len(each)), f"{mean(gains):+.3f}{spread}",
-                f"{mean(row['kl'] for row in each):.1f}", f"{held} of {len(each)}",
-            ])  # fmt: skip
+    tiny = [
+        row_of_rule(METHODS_BY_NAME[method].title, [course[at] for course in found[method]])
+        for method in preset.methods
+        for at in (1, 2)
+    ]
+    store, rows, groups = CellStore(ROOT / "experiments" / "frontier"), {}, {}
+    for name in ("frontier", "published"):
+        frozen = plan.read(ROOT / "experiments" / "frozen" / f"{name}.toml")
+        rows |= summary.read_rows(frozen, store)
+        groups |= {group.label: group for group in frozen.groups}
+    real = []
+    for votes in (240, 2400):
+        for title, labels in ON_SMOLLM2.items():
+            each = [
+                row
+                for label in labels
+                if votes in summary.checkpoints_of(groups[label])
+                for row in summary.checkpoint(rows[label], groups[label], votes)
+            ]
+            real += [row_of_rule(title, each, f"{votes:,}")] if each else []
     heading = ("method", "votes", "answers read", "seeds", "gain", "KL", "guards")
-    return {"published": (heading, rows)}
+    return {"published": (heading, tiny), "published-smollm2": (heading, real)}
+
+
+def row_of_rule(title: str, each: Sequence[Mapping[str, Any]], votes: str = "") -> list[str]:
+    """A row from the measurements of several seeds; guards are fluency, variety and length."""
+    gains = sorted(row["gain"] for row in each)
+    spread = f" ({gains[0]:+.3f} to {gains[-1]:+.3f})" if len(each) > 1 else ""
+    held = sum(summary.guards_held(row, 3) for row in each)
+    return [
+        title,
+        votes or f"{each[0]['votes']:,.0f}",
+        f"{mean(row['answers_read'] for row in each):,.0f}",
+        str(len(each)),
+        f"{mean(gains):+.3f}{spread}",
+        f"{mean(row['kl'] for row in each):.1f}",
+        f"{held} of {len(each)}",
+    ]
 
 
 def read_surrogate() -> dict[str, Table]:
@@ -210,7 +241,7 @@ READERS = (
     read_published, read_features, read_preferences, read_surrogate, read_frontier, read_compared,
 )  # fmt: skip
 PAGES = {
-    "results.md": ("forty", "shown"),
+    "results.md": ("published-smollm2", "forty", "shown"),
     "appendix.md": ("published", "said", "people", "groups", "tiny", "smollm2"),
 }
 """The tables that each page shows."""
