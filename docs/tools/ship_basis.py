@@ -97,7 +97,8 @@ def make(name: str) -> None:
         asked = prompts[: assemble.CALIBRATION_PROMPTS]
         drawn = draw_answers(policy, asked, assemble.CALIBRATION_SAMPLES, seed=0)
         _clear(language_model.SHIPPED, name)
-        answers = language_model.SHIPPED / language_model.answers_name(config, loaded, asked)
+        model = (loaded.sha256, loaded.dtype, loaded.quantization)
+        answers = language_model.SHIPPED / language_model.answers_name(config, model, asked)
         language_model.write_answers(drawn, answers)
         _note(answers, {"preset": name})
         demo = settings_file.load(preset_name="demo").evaluation

@@ -1,9 +1,13 @@
-"""Why votes show no taste: equal questions, too few votes, voters who disagree, or no reach."""
+"""Why votes show no taste: equal questions, too few votes, voters who disagree, or no reach.
+
+How many questions show no difference is told before votes are spent and while they are, too.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from szpo.analysis import agreement, evidence, features, vote_texts
 from szpo.analysis.feature_weights import FeatureVotes, fit_taste
@@ -24,6 +28,10 @@ ALIKE: Final = 0.6
 """Agreement above which voters agree: half way from chance to a usual panel's 70 %."""
 SURE: Final = 10
 """Comparisons from which the share of those without a difference is told."""
+CHANGE: Final = (
+    "take prompts whose answers differ in what you want, or more rows in a vote (optimizer.rows)"
+)
+"""What to do where questions show no difference."""
 USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
 """Features that are looked at where nobody names one; for English texts."""
 
@@ -44,24 +52,21 @@ class Signs:
     """Pairs of votes on one comparison that chose the same side."""
     foretold: Share
     """Votes that named features predict from the others; nothing where they are coordinates."""
-    read: bool
-    """Somebody read the question."""
+    clearer: str
+    """How the voters would be asked more clearly; empty where they read no words."""
 
 
 def describe(signs: Signs) -> str:
     """The cause in a sentence with what to do; the first that holds."""
-    if signs.asked >= SURE and 2 * signs.same >= signs.asked:
-        return (
-            f"{signs.same} of {signs.asked} questions show no difference: take prompts whose "
-            "answers differ in what you want, or more rows in a vote (optimizer.rows)"
-        )
+    if equal := _describe_equal(signs.same, signs.asked):
+        return equal
     if signs.votes < FEW or signs.undecided:
         return f"the votes are too few (a clear taste takes 40 to {FEW}): continue voting"
     pairs = f"in {signs.alike.hits:.0f} of {signs.alike.of:.0f} pairs two votes on one comparison"
     alike = signs.alike.value or 0.0
     known = signs.alike.of >= PAIRS
     if known and alike < ALIKE:
-        then = "ask a clearer question (panel.question)" if signs.read else "take another panel"
+        then = signs.clearer or "take another panel"
         return (
             f"the voters disagree ({pairs} agree): {then}, or look for several tastes (clusters)"
         )
@@ -78,29 +83,89 @@ def describe(signs: Signs) -> str:
     )
 
 
+def _describe_equal(same: int, asked: int) -> str:
+    if asked < SURE or 2 * same < asked:
+        return ""
+    return f"{same} of {asked} questions show no difference: {CHANGE}"
+
+
+def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
+    """Whether half of a simulated panel's questions would show it no difference, and how many.
+
+    ``panel`` is its ``spec``. Where nobody knows, and below one in a hundred, the text is empty.
+    """
+    share = ((panel or {}).get("calibration") or {}).get("zero_share") or 0.0
+    if share < 0.005:
+        return False, ""
+    text = f"{100 * share:.0f} % of comparisons of base answers show this panel no difference"
+    return share >= 0.5, f"{text}: {CHANGE}" if share >= 0.5 else text
+
+
+@dataclass(slots=True)
+class Watch:
+    """Says once, while a run goes on, that half of its questions show no difference.
+
+    It looks whenever their number has doubled, so that a long run is not read at every step.
+    """
+
+    ledger: Ledger
+    _next: int = field(default=SURE)
+
+    def look(self) -> str:
+        """What to say now; empty where nothing."""
+        if not self._next or (asked := sum(_count(self.ledger)[:2])) < self._next:
+            return ""
+        same = _count_same(self.ledger)
+        self._next = 2 * asked
+        if found := _describe_equal(same, asked):
+            self._next = 0
+        return found
+
+
 def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
     """Why a run's votes show no taste; ``named``: its coordinates are named features."""
-    rows = ledger.query(
-        "SELECT sum(json_extract(body, '$.ties')) AS ties, "
-        "sum(json_extract(body, '$.automatic_ties')) AS same, "
-        "max(json_extract(body, '$.total_votes')) AS votes FROM events WHERE kind = 'step'"
-    )[0]
-    votes, automatic = int(rows["votes"] or 0), int(rows["same"] or 0)
-    panel = ledger.spec.get("config", {}).get("panel", {}).get("kind", "people")
+    votes, automatic, _ = _count(ledger)
     alike = agreement.agreement(evidence.read(ledger)).same
     second = agreement.second_opinions(ledger)
     signs = Signs(
         votes,
         votes + automatic,
-        automatic + max(int(rows["ties"] or 0), _without_difference(ledger)),
+        _count_same(ledger),
         undecided,
         share(alike.hits + second.hits, alike.of + second.of),
         share(0, 0),
-        panel in ("people", "judge"),
+        _ask_more_clearly(ledger.spec.get("config", {})),
     )
     if not (named or undecided) and votes >= FEW and signs.alike.of < PAIRS:
         signs = replace(signs, foretold=_foretold(ledger))
     return describe(signs)
+
+
+def _ask_more_clearly(config: Mapping[str, Any]) -> str:
+    """People read the question, a language model as judge what counts; others read neither."""
+    kind, judge = config.get("panel", {}).get("kind"), config.get("judge") or {}
+    if kind == "people":
+        return "ask a clearer question (panel.question)"
+    if kind != "judge" or judge.get("kind") == "scorer":
+        return ""
+    name = "judge.principles" if judge.get("principles") else "panel.guideline"
+    return f"say more clearly what counts ({name})"
+
+
+def _count(ledger: Ledger) -> tuple[int, int, int]:
+    """Votes, ties without asking, and ties among the votes, of all steps."""
+    row = ledger.query(
+        "SELECT max(json_extract(body, '$.total_votes')) AS votes, "
+        "sum(json_extract(body, '$.automatic_ties')) AS same, "
+        "sum(json_extract(body, '$.ties')) AS ties FROM events WHERE kind = 'step'"
+    )[0]
+    return int(row["votes"] or 0), int(row["same"] or 0), int(row["ties"] or 0)
+
+
+def _count_same(ledger: Ledger) -> int:
+    """Questions without a difference: ties, equal sides, equal for a simulated panel."""
+    _, automatic, ties = _count(ledger)
+    return automatic + max(ties, _without_difference(ledger))
 
 
 def _without_difference(ledger: Ledger) -> int:

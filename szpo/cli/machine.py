@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -16,7 +16,8 @@ import typer
 from szpo import plugins
 from szpo.cli import console, run_paths
 from szpo.config import settings_file
-from szpo.errors import UsageError
+from szpo.config.schema import Config
+from szpo.errors import SzpoError, UsageError
 from szpo.runs import file_check, run_engine
 from szpo.runs import machine_check as checks
 
@@ -36,7 +37,7 @@ def doctor(
     settings = None if config is None else settings_file.load(config)
     found = checks.examine(folder)
     if settings is not None:
-        found += list(run_engine.examine(settings))
+        found += [*run_engine.examine(settings), *_look_at_questions(settings)]
     if run is not None:
         found += file_check.examine(run_paths.find(run, folder))
     worst = any(check.status == "fail" for check in found)
@@ -53,6 +54,15 @@ def doctor(
         if run is None and not failures:
             console.say("next: szpo demo, or with people: szpo serve --preset people")
     return 1 if worst else 0
+
+
+def _look_at_questions(settings: Config) -> Iterator[checks.Check]:
+    """How many questions would show no difference, where that can be told from stored answers."""
+    from szpo.runs import assemble
+
+    with contextlib.suppress(SzpoError):  # what is wrong with the settings is told by a run
+        found = assemble.foretell_equal(assemble.check(settings))
+        yield from file_check.check_questions(found)
 
 
 def fetch(

@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from szpo.analysis import improvement, outlook, taught
+from szpo.analysis import cause, improvement, outlook, taught
 from szpo.cli import console, inspect, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -240,13 +240,19 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
         answer_seconds=seconds,
     )
     costs = replace(costs, ahead=cost_plan.look_ahead(config))
+    from szpo.runs import assemble
+
+    _, equal = assemble.foretell_equal(checked)
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
-        console.emit({**costs.as_dict(), "basis": origin, "teachable": [*map(asdict, can)]})
+        taught = {"basis": origin, "teachable": [*map(asdict, can)]}
+        console.emit({**costs.as_dict(), **taught, "questions": equal or None})
         return
     lines = dict(cost_plan.describe(costs, config))
     if setup is not None:
         lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.rows)}
+    if equal:
+        lines["questions"] = equal
     console.pairs(lines, to=console.errors)
 
 
@@ -421,11 +427,14 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+            if equal := watch.look():
+                console.complain(f"warning: {equal}")
             if not warned and (text := warn_of_drift(config, report.kl)) is not None:
                 warned.append(text)
                 console.complain(text)
 
         warned: list[str] = []
+        watch = cause.Watch(ledger)
         beside = conduct.Beside((EachStep(show),), True, score, console.complain)
         outcome = conduct.conduct(ledger, parts, beside, stay=stay)
     helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import psutil
@@ -45,6 +45,10 @@ from szpo.types import Answer, Prompt, Theta
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
 """Folder of the base's answers that ship: those to which simulated panels are fitted."""
 Say = Callable[[str], None]
+Model: TypeAlias = tuple[str, str, str | None]
+"""What a base's answers depend on of it: digest of the weights, dtype, quantization."""
+Answers: TypeAlias = list[list[Answer]]
+"""So many answers to each prompt."""
 
 
 @dataclass(frozen=True)
@@ -295,8 +299,8 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def load_or_draw_answers(
-    config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], list[list[Answer]]]
-) -> list[list[Answer]]:
+    config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], Answers]
+) -> Answers:
     """Read the answers to these prompts from the package or the cache, or draw and store them.
 
     A starting adapter is part of the policy and not of the key: its answers are not cached.
@@ -304,22 +308,31 @@ def load_or_draw_answers(
     loaded = base.loaded
     if loaded.adapter is not None:
         return draw()
-    path = cache.cache_dir() / "answers" / answers_name(config, loaded, prompts)
-    usual = answers_name(config, loaded, prompts, dtype=subspace_cache.SHIPPED_DTYPE)
-    found = cache.read_shipped(SHIPPED / usual, read_answers, "the answers of the base are")
-    found = cache.read_stored(path, read_answers) if found is None else found
+    model = (loaded.sha256, loaded.dtype, loaded.quantization)
+    found = find_answers(config, model, prompts)
     if found is None:
-        found = draw()
+        found, path = draw(), _stored_answers(config, model, prompts)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_answers(found, path)
     return found
 
 
-def answers_name(
-    config: Config, loaded: ModelFacts, prompts: Sequence[Prompt], dtype: str | None = None
-) -> str:
+def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
+    """The base's answers to these prompts from the package or the cache; None: not yet drawn."""
+    usual = answers_name(config, (model[0], subspace_cache.SHIPPED_DTYPE, model[2]), prompts)
+    found = cache.read_shipped(SHIPPED / usual, read_answers, "the answers of the base are")
+    if found is not None:
+        return found
+    return cache.read_stored(_stored_answers(config, model, prompts), read_answers)
+
+
+def _stored_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Path:
+    return cache.cache_dir() / "answers" / answers_name(config, model, prompts)
+
+
+def answers_name(config: Config, model: Model, prompts: Sequence[Prompt]) -> str:
     """The name of the file of a base's answers: a digest of all that they depend on."""
-    named: list[Any] = [loaded.sha256, dtype or loaded.dtype, loaded.quantization]
+    named: list[Any] = [*model]
     named += [asdict(sampling_of(config)), [p.turns for p in prompts]]
     named += [] if config.engine.rows is None else [config.engine.rows]
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
@@ -332,7 +345,7 @@ def write_answers(found: Sequence[Sequence[Answer]], path: Path) -> None:
         draft.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def read_answers(path: Path) -> list[list[Answer]]:
+def read_answers(path: Path) -> Answers:
     """Read what `write_answers` wrote.
 
     Raises:

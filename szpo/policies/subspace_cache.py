@@ -229,8 +229,16 @@ def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None
     Raises:
         UsageError: The model's files are damaged.
     """
-    if config.model.adapter is not None:
-        return None
+    model = None if config.model.adapter is not None else identify_model(config)
+    return None if model is None else setup_key(config, *model, prompts)
+
+
+def identify_model(config: Config) -> tuple[str, str] | None:
+    """Digest and dtype of a model before it is loaded; None where it is not on this machine.
+
+    Raises:
+        UsageError: The model's files are damaged.
+    """
     try:
         files = weight_files.safetensors_in(loading.locate(config.model.name, weights=False))
     except UsageError:  # of a hub id only the small files are here
@@ -238,7 +246,7 @@ def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None
     dtype = config.model.dtype  # workers' device need not be on this machine
     if dtype == "auto":
         dtype = devices.choose(config.model.device, dtype).dtype
-    return setup_key(config, weight_files.digest(files), dtype, prompts)
+    return weight_files.digest(files), dtype
 
 
 def describe(report: Mapping[str, Any]) -> str:

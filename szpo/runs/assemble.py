@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
+from szpo.analysis import cause
 from szpo.config import model_table, rule_plugins
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.evaluators.function_panel import FUNCTION
 from szpo.evaluators.panel_factory import (
     PEOPLE,
     PanelFactory,
@@ -268,7 +270,45 @@ def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
     start = replace(_starting_policy(parts), answers=partial(_base_answers, parts))
     panel = found.panel_factory.build(parts.config, start)
     say(str(panel))
+    half, equal = cause.foretell(panel.spec)
+    if equal:
+        say(f"{'warning' if half else 'questions'}: {equal}")
     return replace(parts, panel=panel)
+
+
+def foretell_equal(checked: Checked) -> tuple[bool, str]:
+    """What `cause.foretell` says before a model is loaded, where the base's answers are stored.
+
+    Raises:
+        UsageError: They never differ for this panel, which no run begins with.
+    """
+    config, factory, nothing = checked.config, checked.panel_factory, (False, "")
+    if factory is None or config.panel.kind in ("judge", FUNCTION):
+        return nothing
+    if checked.policy_factory is not None or config.model.adapter is not None:
+        return nothing
+    from szpo.policies import language_model, subspace_cache
+
+    model = subspace_cache.identify_model(config)
+    if model is None:
+        return nothing
+    asked = checked.prompts.train[:CALIBRATION_PROMPTS]
+    found = language_model.find_answers(config, (*model, config.model.quantization), asked)
+    if found is None:
+        return nothing
+    start = StartingPolicy(answers=lambda: (asked, found), logprob=_demand_model)
+    try:
+        return cause.foretell(factory.build(config, start).spec)
+    except _ModelNeededError:
+        return nothing
+
+
+class _ModelNeededError(Exception):
+    """A panel wants what only the loaded model can say."""
+
+
+def _demand_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoReturn:
+    raise _ModelNeededError
 
 
 def create(parts: Parts, path: Path) -> Ledger:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from szpo.analysis import cause
 from szpo.errors import SzpoError
 from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
@@ -141,6 +142,17 @@ def _teachable(ledger: Ledger) -> Iterator[Check]:
         yield Check(what, "ok", text)
 
 
+def _equal(ledger: Ledger) -> Iterator[Check]:
+    return check_questions(cause.foretell(ledger.spec.get("panel")))
+
+
+def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:
+    """What `szpo.analysis.cause.foretell` found, as a check; none where it found nothing."""
+    half, text = foretold
+    if text:
+        yield Check("questions", "warn" if half else "ok", text)
+
+
 RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
     _sound,
     _end,
@@ -148,4 +160,5 @@ RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
     _lease,
     _times,
     _teachable,
+    _equal,
 )

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import special
 
+from szpo.analysis import cause
 from szpo.analysis.cause import Signs, describe
 from szpo.analysis.taught import OPEN
+from szpo.cli.app import call
 from szpo.intervals import share
 from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import fit
 from szpo.optim.vote_regression import EVIDENCE, Votes
+from tests.support import folder_run
+from tests.support.operator_page import teach
+from tests.support.quadratic import new_ledger, settings_of
 
 FEATURES, COMPONENTS, ROWS, SEEDS = 60, 8, 8, 60
 CAUSES = {
@@ -24,18 +32,22 @@ CAUSES = {
 }
 
 
-def simulate(cause: str, seed: int) -> str | None:
+JUDGE = {"panel": {"kind": "judge"}, "judge": {"kind": "local", "principles": None}}
+ASK = "ask a clearer question (panel.question)"
+
+
+def simulate(true: str, seed: int) -> str | None:
     """What is said of a run with two votes on each comparison; None where it shows a taste.
 
     Agreement is that of a usual panel, 70 % of pairs; of opposite halves it is chance.
     """
-    rng, comparisons = np.random.default_rng(seed), 12 if cause == "few" else 60
+    rng, comparisons = np.random.default_rng(seed), 12 if true == "few" else 60
     groups = np.array([*range(FEATURES), *[-1] * COMPONENTS])
     x = rng.standard_normal((comparisons, len(groups)))
-    pull = 2.2 * (rng.standard_normal(comparisons) if cause == "reach" else x[:, 3])
-    if cause == "disagree":
+    pull = 2.2 * (rng.standard_normal(comparisons) if true == "reach" else x[:, 3])
+    if true == "disagree":
         pull = 0 * pull
-    equal = rng.random(comparisons) < (0.65 if cause == "equal" else 0.0)
+    equal = rng.random(comparisons) < (0.65 if true == "equal" else 0.0)
     sides = rng.random((comparisons, 2)) < special.expit(pull)[:, None]
     tied = equal[:, None] & (rng.random((comparisons, 2)) < 0.95)
     up = np.where(tied, 0.5, sides).sum(1)
@@ -48,14 +60,14 @@ def simulate(cause: str, seed: int) -> str | None:
     alike = share(float((sides[:, 0] == sides[:, 1])[both].sum()), int(both.sum()))
     undecided = found.dense + 1 - found.signal < OPEN
     votes = 2 * comparisons
-    return describe(Signs(votes, votes, int(tied.sum()), undecided, alike, share(0, 0), read=True))
+    return describe(Signs(votes, votes, int(tied.sum()), undecided, alike, share(0, 0), ASK))
 
 
-@pytest.mark.parametrize("cause", CAUSES)
-def test_the_cause_is_right_in_nine_of_ten_runs_that_show_nothing(cause: str) -> None:
-    told = [said for seed in range(SEEDS) if (said := simulate(cause, seed)) is not None]
+@pytest.mark.parametrize("true", CAUSES)
+def test_the_cause_is_right_in_nine_of_ten_runs_that_show_nothing(true: str) -> None:
+    told = [said for seed in range(SEEDS) if (said := simulate(true, seed)) is not None]
     assert len(told) >= 10
-    assert sum(CAUSES[cause] in said for said in told) >= 0.9 * len(told), told
+    assert sum(CAUSES[true] in said for said in told) >= 0.9 * len(told), told
 
 
 def test_the_first_of_two_causes_is_said() -> None:
@@ -65,13 +77,94 @@ def test_the_first_of_two_causes_is_said() -> None:
         votes = min(holds[first][0], holds[second][0])
         same = max(holds[first][1], holds[second][1])
         hits = 25 if "disagree" in (first, second) else 40
-        said = describe(Signs(votes, 120, same, False, share(hits, 50), share(0, 0), True))
+        said = describe(Signs(votes, 120, same, False, share(hits, 50), share(0, 0), ASK))
         assert CAUSES[first] in said or {first, second} == {"disagree", "reach"}
 
 
 def test_nothing_advises_a_clearer_question_where_nobody_read_one() -> None:
-    signs = Signs(120, 120, 0, False, share(25, 50), share(0, 0), False)
+    signs = Signs(120, 120, 0, False, share(25, 50), share(0, 0), "")
     assert "disagree" in describe(signs) and "question (" not in describe(signs)
-    named = Signs(120, 120, 0, False, share(0, 0), share(86, 120), False)
+    named = Signs(120, 120, 0, False, share(0, 0), share(86, 120), "")
     assert "the voters agree (72 % can be foretold)" in describe(named)
-    assert "second votes" in describe(Signs(120, 120, 0, False, share(0, 0), share(60, 120), True))
+    assert "second votes" in describe(Signs(120, 120, 0, False, share(0, 0), share(60, 120), ASK))
+
+
+@pytest.mark.parametrize(
+    ("config", "then"),
+    [
+        ({"panel": {"kind": "people"}}, "ask a clearer question (panel.question)"),
+        (JUDGE, "say more clearly what counts (panel.guideline)"),
+        ({**JUDGE, "judge": {"kind": "local", "principles": "p.txt"}}, "(judge.principles)"),
+        ({**JUDGE, "judge": {"kind": "scorer"}}, "take another panel"),
+        ({"panel": {"kind": "bt70"}}, "take another panel"),
+        ({"panel": {"kind": "function"}}, "take another panel"),
+        ({}, "take another panel"),  # a run from Python: nobody knows who votes
+    ],
+)
+def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], then: str
+) -> None:
+    pairs = share(24, 50)
+    monkeypatch.setattr(cause.agreement, "second_opinions", lambda _: pairs)
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        teach(ledger, 120, [])
+        monkeypatch.setattr(ledger, "spec", {**ledger.spec, "config": config})
+        told = cause.read(ledger, undecided=False, named=True)
+    assert told.startswith("the voters disagree (in 24 of 50") and then in told
+
+
+def test_equal_questions_are_told_before_votes_are_spent() -> None:
+    def spec(share: float) -> dict[str, Any]:
+        return {"calibration": {"zero_share": share}}
+
+    assert cause.foretell(spec(0.509)) == (
+        True,
+        f"51 % of comparisons of base answers show this panel no difference: {cause.CHANGE}",
+    )
+    half, told = cause.foretell(spec(0.12))
+    assert not half and told.endswith("12 % of comparisons of base answers show this panel no "
+                                      "difference")  # fmt: skip
+    for unknown in (None, {}, {"calibration": None}, spec(0.0)):
+        assert cause.foretell(unknown) == (False, "")
+
+
+def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        watch, told = cause.Watch(ledger), []
+        for votes, ties in ((4, 4), (8, 0), (12, 1), (16, 7), (20, 2), (24, 4), (28, 4)):
+            teach(ledger, votes, [], ties=ties)
+            told.append(watch.look())
+    # 5 of 12 ties: not half. From then on it looks again at 24: 18 of 24.
+    assert [bool(each) for each in told] == [False] * 5 + [True, False]
+    assert told[5] == f"18 of 24 questions show no difference: {cause.CHANGE}"
+
+
+def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path / "cache"))
+    model = folder_run.model(tmp_path)
+
+    def line(words: str) -> list[str]:
+        sets = (f"panel.reward=keyword:{words}", "run.votes=16", "subspace.kl_samples=16")
+        return folder_run.arguments(tmp_path, *sets, model_folder=model)
+
+    assert call(line("w30,w31,w32")) == 0
+    told = capsys.readouterr().err
+    before, _, running = told.partition("run folder in ")
+    foretold = "% of comparisons of base answers show this panel no difference: take prompts"
+    assert foretold in before and "warning: 9 of 12 questions show no difference: take" in running
+    assert call([*line("w30,w31,w32"), "--plan", "--json"]) == 0  # nothing is drawn for it
+    assert foretold in json.loads(capsys.readouterr().out)["questions"]
+    call(["doctor", "folder", "--folder", str(tmp_path / "runs"), "--json"])
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found["questions"]["status"] == "warn" and foretold in found["questions"]["text"]
+    settings = tmp_path / "run.toml"
+    sets = dict(each.split("=", 1) for each in line("w30,w31,w32")[4::2])
+    rows = (f"{k} = {v if v.isdigit() else json.dumps(v)}\n" for k, v in sets.items())
+    settings.write_text("".join(rows), encoding="utf-8")
+    call(["doctor", "--config", str(settings), "--json"])
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert foretold in found["questions"]["text"]
+    assert call([*line("w5"), "--plan"]) == 2  # as the run would be
+    assert "base answers never differ in this reward" in capsys.readouterr().err

@@ -70,10 +70,9 @@ class Calibration:
 
     def __str__(self) -> str:
         more = "" if self.reached is None else f", {self.fitted} {self.reached:.3f}"
-        equal = f"; {self.zero_share:.1%} of pairs are equal" if self.zero_share else ""
         return (
             f"sharpness beta {self.beta:.3g}, at which two panelists agree on "
-            f"{self.agreement:.1%} of pairs that differ{more}{equal}"
+            f"{self.agreement:.1%} of pairs that differ{more}"
         )
 
 
