@@ -86,7 +86,7 @@ def draw_share(share: Share | None) -> str:
         f'opacity=".15"/><rect x="{low:.1f}" y="3" width="{high - low:.1f}" height="3" '
         f'opacity=".5"/><rect x="49.75" y="1" width=".5" height="7"/><circle cx="{at:.1f}" '
         'cy="4.5" r="2"/><g font-size="5" text-anchor="middle"><text x="1" y="13">0</text>'
-        '<text x="50" y="13">½</text><text x="96" y="13">100 %</text></g></svg>'
+        '<text x="50" y="13">½</text><text x="103" y="13" text-anchor="end">100 %</text></g></svg>'
     )
 
 

@@ -21,6 +21,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.generation import sample_check
+from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events, web_hook
 from szpo.policies.text_guards import Guard
@@ -41,6 +42,11 @@ def row_of(folder: Path, name: str) -> RunRow:
     found = rows.find(FolderReader(folder).rows(), name)
     assert found is not None
     return found
+
+
+def door_of(folder: Path) -> access.FolderDoor:
+    ledger = access.open_ledger(folder)
+    return access.FolderDoor(ledger, ledger.clock)
 
 
 def voted(stage: Stage, steps: int) -> None:
@@ -116,7 +122,7 @@ def test_a_guard_that_fails_stands_beside_the_verdict_and_at_the_end_of_a_run(fo
         fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
         held_out.record(ledger, "test", held_out.HeldOut((), (fine, bad)))
     assert row_of(folder, "yard").guards == "1 of 2 fail: distinct-2"
-    home = page.Home(folder, None, FolderReader(folder), None)
+    home = page.Home(folder, door_of(folder), FolderReader(folder), None)
     assert "! guards: 1 of 2 fail: distinct-2" in page.render_rows(home)
     assert call(["run", "--resume", str(path)]) == 0
     assert "guards on held-out prompts: 1 of 2 fail: distinct-2" in capsys.readouterr().out
@@ -329,6 +335,25 @@ def test_buttons_pause_and_resume_a_run_in_its_own_record(served):
     fresh.ledger.close()
 
 
+def test_a_tag_and_a_note_stand_beside_a_run_and_leave_its_record_alone(served):
+    def label(**given: str) -> httpx.Response:
+        return served.operator.post("/home-api/label", json={"tag": "", "note": "", **given})
+
+    before = (served.folder / "yard.db").read_bytes()
+    assert label(run="yard", tag="trial", note="first").status_code == 200
+    assert label(run="yard", tag=" kept ", note="<b>two</b> voters").status_code == 200
+    rows = served.operator.get("/home-api/rows").json()["html"]
+    assert '<span class="pill">kept</span>' in rows and "trial" not in rows
+    assert 'href="/r/yard/operate-api/report.html" download' in rows
+    assert "&lt;b&gt;two&lt;/b&gt; voters" in rows
+    assert (served.folder / "yard.db").read_bytes() == before
+    (last,) = list(served.ledger.events("label"))[-1:]
+    assert (last["actor"], last["body"]["run"]) == ("Olga", "yard")
+    assert label(run="nothing").status_code == 409
+    assert label(run="yard", tag="x" * 41).status_code == 422
+    assert served.nobody.post("/home-api/label", json={"run": "yard"}).status_code == 401
+
+
 # ---- processes ----
 
 CHILD = """
@@ -370,7 +395,7 @@ def test_a_started_process_is_stopped_in_order(controllers):
 
 
 def test_a_finished_run_gets_more_votes_and_its_process(folder, controllers):
-    home = page.Home(folder, None, FolderReader(folder), controllers())
+    home = page.Home(folder, door_of(folder), FolderReader(folder), controllers())
     (view,) = [each for each in page.views(home) if each.row.name == "yard"]
     assert ("more", "40 more votes") in view.actions
     said = page._act(home, "Olga", page.Action(do="more", run="yard"))
@@ -379,6 +404,17 @@ def test_a_finished_run_gets_more_votes_and_its_process(folder, controllers):
     with Ledger.open(folder / "yard.db", readonly=True) as ledger:
         (event,) = ledger.events("budget")
     assert (event["actor"], event["body"]) == ("Olga", {"votes": 64, "steps": None})
+
+
+def test_samples_of_a_finished_run_are_written_by_its_process(folder, controllers):
+    home = page.Home(folder, door_of(folder), FolderReader(folder), controllers())
+    (view,) = [each for each in page.views(home) if each.row.name == "yard"]
+    assert [do for do, _ in view.actions] == ["more", "samples"], "a model alone does nothing here"
+    assert page._act(home, "Olga", page.Action(do="samples", run="yard")).startswith("yard: ")
+    assert home.controllers.is_alive("yard")
+    with Ledger.open(folder / "yard.db", readonly=True) as ledger:
+        (order,) = orders.orders(ledger, "samples")
+    assert order.by == "Olga"
 
 
 def test_a_run_driven_elsewhere_gets_no_second_process(folder, controllers):
@@ -602,6 +638,34 @@ def test_the_home_page_follows_its_runs_and_leads_to_each(home):
     assert page.locator("h1").count() == 1
 
 
+def test_rows_are_sorted_and_noted_and_show_their_gain_over_votes(home):
+    page = home.page.context.new_page()
+    page.goto("/")
+
+    page.click("tr[data-run=second] [data-noted]")
+    page.get_by_label("Tag", exact=True).fill("kept")
+    page.get_by_label("Note", exact=True).fill("two voters")
+    page.keyboard.press("Enter")
+    page.locator("tr[data-run=second] .pill", has_text="kept").wait_for()
+    assert "two voters" in page.locator("tr[data-run=second]").inner_text()
+
+    def names() -> list[str]:
+        found = page.locator("#rows tr").evaluate_all("rows => rows.map((r) => r.dataset.run)")
+        return [name for name in found if name in ("first", "second", "people")]
+
+    for label, expected in {
+        "best first": ["first", "second", "people"],
+        "by tag": ["second", "people", "first"],
+        "by name": ["first", "people", "second"],
+        "most votes": ["first", "second", "people"],
+    }.items():
+        page.get_by_label("Sort", exact=True).select_option(label=label)
+        until(lambda expected=expected: names() == expected)
+    assert page.locator("tr[data-run=first] .op-spark").count() == 1
+    assert page.locator("tr[data-run=people] .op-spark").count() == 0
+    page.close()
+
+
 def test_runs_side_by_side_are_hovered_zoomed_and_read_by_keys(home):
     page = home.page
     page.goto("/")
@@ -681,9 +745,10 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(home):
             page.emulate_media(color_scheme=scheme)
             assert violations(page, rules=rules) == [], (place, scheme)
     page.goto("/")
-    page.click("#new")
-    assert violations(page) == []
-    page.click("[data-close]")
+    for opener in ("#new", "tr[data-run=first] [data-noted]"):
+        page.click(opener)
+        assert violations(page) == [], opener
+        page.click("dialog[open] [data-close]")
     assert page.evaluate("window.pwn") is None
 
 

@@ -177,6 +177,7 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
         lambda c: c.get("/operate/config"),
         lambda c: c.get("/operate-api/status"),
         lambda c: c.get("/operate-api/export.zip"),
+        lambda c: c.get("/operate-api/report.html"),
         lambda c: c.post("/operate/gradio_api/run/predict", json=predict),
         lambda c: c.post("/operate/gradio_api/queue/join", json=predict),
     ]
@@ -190,7 +191,10 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
     assert lease.controller(stage.ledger)["paused_by"] is None
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         assert requests[0](client).status_code == 200
-        assert requests[3](client).status_code == 200
+        assert requests[4](client).status_code == 200
+        report = requests[3](client)
+    assert report.headers["content-disposition"] == 'attachment; filename="run-report.html"'
+    assert f"<h1>{stage.ledger.path.stem}</h1>" in report.text
     assert lease.controller(stage.ledger)["paused_by"] == "Olga"
 
 

@@ -21,9 +21,10 @@ from szpo.errors import LeaseError, StorageError, SzpoError, UsageError
 from szpo.ledger.canonical import sha256
 from szpo.training import budget
 from szpo.voting import steps
-from szpo_ui.folder import side_by_side
+from szpo_ui.folder import labels, side_by_side
 from szpo_ui.folder.access import COMPARE, FolderDoor
 from szpo_ui.folder.controllers import Controllers
+from szpo_ui.folder.labels import Label
 from szpo_ui.folder.mounts import TROUBLE
 from szpo_ui.folder.rows import FolderReader, RunRow
 from szpo_ui.operator import controls
@@ -35,7 +36,7 @@ from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import open_site
 
-Do = Literal["start", "pause", "resume", "stop", "more"]
+Do = Literal["start", "pause", "resume", "stop", "more", "samples"]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 Names = Annotated[list[str], Query(alias="run", max_length=64)]
 
@@ -61,6 +62,7 @@ class View:
     actions: tuple[tuple[Do, str], ...]
     """What may be done, and the button's text."""
     href: str
+    label: Label
 
 
 class Action(BaseModel):
@@ -69,6 +71,15 @@ class Action(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     do: Do
     run: Name
+
+
+class LabelRequest(BaseModel):
+    """A tag and a note for one run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    run: Name
+    tag: Annotated[str, Field(max_length=labels.MOST_TAG)]
+    note: Annotated[str, Field(max_length=labels.MOST_NOTE)]
 
 
 class NewRunRequest(BaseModel):
@@ -104,6 +115,17 @@ def router(home: Home) -> APIRouter:
             return given
         who = login.identity(home.door, request, "operator").name
         return JSONResponse({"text": await run_in_threadpool(_act, home, who, given)})
+
+    @made.post("/home-api/label")
+    async def label(request: Request) -> Response:
+        given = await read(LabelRequest, request)
+        if isinstance(given, Response):
+            return given
+        who = login.identity(home.door, request, "operator").name
+        _path(home, given.run)
+        found = Label(given.tag.strip(), given.note.strip())
+        await run_in_threadpool(labels.write, home.door.ledger, who, given.run, found)
+        return JSONResponse({"text": f"{given.run}: noted."})
 
     @made.post("/home-api/begin")
     async def begin(request: Request) -> Response:
@@ -180,7 +202,7 @@ def _act(home: Home, who: str, given: Action) -> str:
         except UsageError as error:  # what has to be confirmed is confirmed where it is shown
             raise UsageError(f"{error}, on the page of {given.run}") from None
     text = f"{given.run}: {'' if reply is None else reply.text}"
-    if do == "more" and home.controllers is not None:
+    if do in ("more", "samples") and home.controllers is not None:
         try:
             home.controllers.start(given.run)
             text += " Its model is being loaded."
@@ -215,15 +237,19 @@ def views(home: Home) -> list[View]:
     rows = home.reader.rows()
     notes = {} if home.controllers is None else home.controllers.notes()
     known = {row.name for row in rows}
+    labelled = labels.read(home.door.ledger)
     new = [
-        View(RunRow(name, "stopped", note), "setting up", note, (), "")
+        View(RunRow(name, "stopped", note), "setting up", note, (), "", UNLABELLED)
         for name, note in notes.items()
         if name not in known
     ]
-    return new + [_view(home, row, notes.get(row.name, "")) for row in rows]
+    return new + [
+        _view(home, row, notes.get(row.name, ""), labelled.get(row.name, UNLABELLED))
+        for row in rows
+    ]
 
 
-def _view(home: Home, row: RunRow, note: str) -> View:
+def _view(home: Home, row: RunRow, note: str, label: Label) -> View:
     here = home.controllers is not None and home.controllers.is_alive(row.name)
     state, detail = row.state, row.detail
     if here and not row.driven:
@@ -238,12 +264,19 @@ def _view(home: Home, row: RunRow, note: str) -> View:
         actions.append(("resume", "Resume" if row.begun else "Start the run"))
     elif state == "running" or (here and state == "stopped"):
         actions.append(("pause", "Pause"))
+    if row.rounds:
+        actions.append(("samples", "Samples"))
     if here:
         actions.append(("stop", "Stop model"))
-    elif home.controllers is not None and not row.driven and state != "unreadable":
+    elif home.controllers is not None and not row.driven and state not in OVER:
         actions.append(("start", "Start model"))
     href = f"{run_prefix(row.name)}/operate/"
-    return View(row, state_text, detail, tuple(actions), href)
+    return View(row, state_text, detail, tuple(actions), href, label)
+
+
+UNLABELLED: Final = Label()
+OVER: Final = ("finished", "unreadable")
+"""States in which a model has nothing to do before more is asked of it."""
 
 
 def render_rows(home: Home) -> str:
@@ -261,6 +294,8 @@ def render_home(home: Home) -> str:
         presets=settings_file.presets(),
         files=files,
         starts=home.controllers is not None,
+        most_tag=labels.MOST_TAG,
+        most_note=labels.MOST_NOTE,
     )
 
 

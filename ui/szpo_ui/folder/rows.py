@@ -20,11 +20,12 @@ from szpo.errors import SzpoError
 from szpo.ledger.connection import beside
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.ledger.run_spec import recorded_config
-from szpo.reports.charts import draw_share
+from szpo.reports.charts import draw_share, gain_series
 from szpo.training import budget, held_out
 from szpo.training.status import RoundStatus, round_status
 from szpo.voting import lease, steps
 from szpo.voting.pauses import describe_pause
+from szpo_ui.operator.charts import spark
 
 State = Literal["running", "paused", "stopped", "finished", "unreadable"]
 LOG: Final = logging.getLogger("szpo.folder")
@@ -60,8 +61,12 @@ class RunRow:
     """Which guards failed on held-out prompts at the last measurement; "" where none did."""
     kl: float | None = None
     """KL to the base, nats."""
+    share: float = -1.0
+    """What ``short`` says, to sort by; −1 where nobody compared."""
     bar: str = ""
     """The share between 0 and 100 %, as SVG."""
+    curve: str = ""
+    """The share over votes as a small curve, SVG; empty before the second measurement."""
     person_hours: float | None = None
     """Of reading so far, at 238 words a minute; None where no people vote."""
     money: float | None = None
@@ -195,7 +200,9 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         sentence=helped.sentence,
         guards="" if measured is None else measured.failure,
         kl=helped.kl,
+        share=-1.0 if helped.share is None else helped.share.value or 0.0,
         bar=draw_share(helped.share),
+        curve=_curve(helped),
         person_hours=hours,
         money=None
         if panel is None or hours is None
@@ -206,6 +213,14 @@ def _row(ledger: Ledger, helped: Improvement, reading: budget.Reading) -> RunRow
         more=0 if config is None else budget.usual_more(config),
         begun=steps.has_opened(ledger),
     )
+
+
+def _curve(helped: Improvement) -> str:
+    series = gain_series(helped)
+    if series is None:
+        return ""
+    points = [(round(x), y) for x, y in zip(series.x, series.y, strict=True)]
+    return str(spark(points, name="Pairs won against the base, over votes"))
 
 
 def _budget(config: Config) -> int | None:

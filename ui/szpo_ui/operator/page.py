@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,13 +33,14 @@ from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
-from szpo.reports import bundle
+from szpo.reports import bundle, html_report
 from szpo.reports.charts import draw_gain, draw_lesson, draw_share
 from szpo.training import budget
 from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
 from szpo_ui.operator.state import OperatorState, columns, read_state, version
+from szpo_ui.operator.vote_export import file_stem
 from szpo_ui.panel import render
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web import login
@@ -161,12 +161,19 @@ def router(site: Site) -> APIRouter:
         except BaseException:
             file.close()
             raise
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
         headers = {
-            "Content-Disposition": f'attachment; filename="{name}.zip"',
+            "Content-Disposition": f'attachment; filename="{file_stem(site.ledger.path)}.zip"',
             "Content-Length": str(size),
         }
         return StreamingResponse(_parts(file), media_type="application/zip", headers=headers)
+
+    @made.get("/report.html")
+    def report(request: Request) -> Response:
+        login.identity(site, request, "operator")
+        written = html_report.render(site.ledger, open_round=controls.is_live(site.ledger))
+        name = f"{file_stem(site.ledger.path)}-report.html"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(written, media_type="text/html", headers=headers)
 
     return made
 

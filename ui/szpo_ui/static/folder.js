@@ -4,7 +4,7 @@
   const POLL_MS = 4000, TOAST_MS = 8000;
   const $ = (selector, from = document) => from.querySelector(selector);
   const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
-  const rows = $("#rows"), link = $("#compare"), dialog = $("#new-run");
+  const rows = $("#rows"), link = $("#compare"), dialog = $("#new-run"), labels = $("#label");
   const picked = new Set();
   let etag = "";
 
@@ -49,6 +49,7 @@
   function paint(html) {
     const before = focused();
     rows.innerHTML = html; // escaped by the server's templates
+    sort();
     for (const box of $$("input[name=run]", rows)) box.checked = picked.has(box.value);
     const row = before && $$("tr", rows).find((each) => each.dataset.run === before.run);
     if (row) {
@@ -57,6 +58,14 @@
     }
     localTimes();
     choose();
+  }
+  /* Numbers the largest first, words in their order, those without one last. */
+  function sort() {
+    const key = $("#sort").value;
+    if (!key) return;
+    const text = key === "run" || key === "tag";
+    const order = (a, b) => (text ? !a - !b || a.localeCompare(b) : b - a);
+    rows.append(...$$("tr", rows).sort((a, b) => order(a.dataset[key] || "", b.dataset[key] || "")));
   }
   async function look() {
     try {
@@ -99,6 +108,16 @@
     toast(reply.text);
     await look();
   }
+  async function note(event) {
+    event.preventDefault();
+    const { tag, note } = event.target.elements;
+    const reply = await post("/home-api/label",
+      { run: event.target.dataset.run, tag: tag.value, note: note.value });
+    if (!reply) return;
+    if (reply.ok) labels.close();
+    toast(reply.text);
+    await look();
+  }
   async function begin(event) {
     event.preventDefault();
     const form = event.target, error = $("#new-error"), go = $("button[type=submit]", form);
@@ -122,7 +141,14 @@
     if (!button) return;
     if (button.dataset.do) act(button);
     else if (button.id === "new") { $("#new-error").hidden = true; dialog.showModal(); }
-    else if (button.hasAttribute("data-close")) dialog.close();
+    else if (button.dataset.noted) {
+      const form = $("form", labels);
+      form.dataset.run = button.dataset.noted;
+      form.elements.tag.value = button.dataset.tag;
+      form.elements.note.value = button.dataset.note;
+      labels.showModal();
+    }
+    else if (button.hasAttribute("data-close")) button.closest("dialog").close();
     else if (button.id === "logout") post("/logout", {}).then(toLogin);
   });
   localTimes();
@@ -135,5 +161,7 @@
   for (const box of $$("input[name=run]:checked", rows)) picked.add(box.value);
   choose();
   $("#begin")?.addEventListener("submit", begin);
+  $("#noting").addEventListener("submit", note);
+  $("#sort").addEventListener("change", () => { etag = ""; look(); });
   setTimeout(poll, POLL_MS);
 })();
