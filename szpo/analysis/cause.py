@@ -1,6 +1,7 @@
 """Why votes show no taste: equal questions, too few votes, voters who disagree, or no reach.
 
-How many questions show no difference is told before votes are spent and while they are, too.
+How many questions show no difference is told while votes are spent, too (before:
+`szpo.policies.teachable`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from szpo.errors import SzpoError
 from szpo.evaluators import hidden_reward
 from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
+from szpo.policies.teachable import CHANGE
 
 FEW: Final = 80
 """Votes below which they are too few to say that they follow nothing that has a name.
@@ -28,10 +30,6 @@ ALIKE: Final = 0.6
 """Agreement above which voters agree: half way from chance to a usual panel's 70 %."""
 SURE: Final = 10
 """Comparisons from which the share of those without a difference is told."""
-CHANGE: Final = (
-    "take prompts whose answers differ in what you want, or more rows in a vote (optimizer.rows)"
-)
-"""What to do where questions show no difference."""
 USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
 """Features that are looked at where nobody names one; for English texts."""
 
@@ -87,18 +85,6 @@ def _describe_equal(same: int, asked: int) -> str:
     if asked < SURE or 2 * same < asked:
         return ""
     return f"{same} of {asked} questions show no difference: {CHANGE}"
-
-
-def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
-    """Whether half of a simulated panel's questions would show it no difference, and how many.
-
-    ``panel`` is its ``spec``. Where nobody knows, and below one in a hundred, the text is empty.
-    """
-    share = ((panel or {}).get("calibration") or {}).get("zero_share") or 0.0
-    if share < 0.005:
-        return False, ""
-    text = f"{100 * share:.0f} % of comparisons of base answers show this panel no difference"
-    return share >= 0.5, f"{text}: {CHANGE}" if share >= 0.5 else text
 
 
 @dataclass(slots=True)

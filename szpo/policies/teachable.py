@@ -1,7 +1,7 @@
 """What a model can be taught in coordinates of named features, before a vote is spent.
 
 Read from the set-up's report (`szpo.policies.feature_basis`): of each feature its reach, the share
-of its variance that the coordinates move.
+of its variance that the coordinates move; of a simulated panel, from its fit to base answers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ HARD: Final = BUDGET[-1][1]
 """Nats that it may ever cost, by default: what costs more is not taught at all."""
 TOLD: Final = 8
 """Features of a class that a line names."""
+CHANGE: Final = (
+    "take prompts whose answers differ in what you want, or more rows in a vote (optimizer.rows)"
+)
+"""What to do where questions show no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,18 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
             f"{_list(names)}: so many comparisons of {rows} prompts would not differ in it"
         )
     return lines
+
+
+def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
+    """Whether half of a simulated panel's questions would show it no difference, and how many.
+
+    ``panel`` is its ``spec``. Where nobody knows, and below one in a hundred, the text is empty.
+    """
+    share = ((panel or {}).get("calibration") or {}).get("zero_share") or 0.0
+    if share < 0.005:
+        return False, ""
+    text = f"{100 * share:.0f} % of comparisons of base answers show this panel no difference"
+    return share >= 0.5, f"{text}: {CHANGE}" if share >= 0.5 else text
 
 
 def _words(name: str) -> str:

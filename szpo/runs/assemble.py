@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from szpo import __version__, plugins
-from szpo.analysis import cause
 from szpo.config import model_table, rule_plugins
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
@@ -270,14 +269,14 @@ def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
     start = replace(_starting_policy(parts), answers=partial(_base_answers, parts))
     panel = found.panel_factory.build(parts.config, start)
     say(str(panel))
-    half, equal = cause.foretell(panel.spec)
+    half, equal = teachable.foretell(panel.spec)
     if equal:
         say(f"{'warning' if half else 'questions'}: {equal}")
     return replace(parts, panel=panel)
 
 
 def foretell_equal(checked: Checked) -> tuple[bool, str]:
-    """What `cause.foretell` says before a model is loaded, where the base's answers are stored.
+    """What `teachable.foretell` says before a model is loaded, where base answers are stored.
 
     Raises:
         UsageError: They never differ for this panel, which no run begins with.
@@ -298,7 +297,7 @@ def foretell_equal(checked: Checked) -> tuple[bool, str]:
         return nothing
     start = StartingPolicy(answers=lambda: (asked, found), logprob=_demand_model)
     try:
-        return cause.foretell(factory.build(config, start).spec)
+        return teachable.foretell(factory.build(config, start).spec)
     except _ModelNeededError:
         return nothing
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from szpo.analysis import cause
 from szpo.errors import SzpoError
 from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
@@ -143,11 +142,11 @@ def _teachable(ledger: Ledger) -> Iterator[Check]:
 
 
 def _equal(ledger: Ledger) -> Iterator[Check]:
-    return check_questions(cause.foretell(ledger.spec.get("panel")))
+    return check_questions(teachable.foretell(ledger.spec.get("panel")))
 
 
 def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:
-    """What `szpo.analysis.cause.foretell` found, as a check; none where it found nothing."""
+    """What `szpo.policies.teachable.foretell` found, as a check; none where it found nothing."""
     half, text = foretold
     if text:
         yield Check("questions", "warn" if half else "ok", text)

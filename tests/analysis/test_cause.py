@@ -19,6 +19,7 @@ from szpo.intervals import share
 from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import fit
 from szpo.optim.vote_regression import EVIDENCE, Votes
+from szpo.policies import teachable
 from tests.support import folder_run
 from tests.support.operator_page import teach
 from tests.support.quadratic import new_ledger, settings_of
@@ -117,15 +118,15 @@ def test_equal_questions_are_told_before_votes_are_spent() -> None:
     def spec(share: float) -> dict[str, Any]:
         return {"calibration": {"zero_share": share}}
 
-    assert cause.foretell(spec(0.509)) == (
+    assert teachable.foretell(spec(0.509)) == (
         True,
-        f"51 % of comparisons of base answers show this panel no difference: {cause.CHANGE}",
+        f"51 % of comparisons of base answers show this panel no difference: {teachable.CHANGE}",
     )
-    half, told = cause.foretell(spec(0.12))
+    half, told = teachable.foretell(spec(0.12))
     assert not half and told.endswith("12 % of comparisons of base answers show this panel no "
                                       "difference")  # fmt: skip
     for unknown in (None, {}, {"calibration": None}, spec(0.0)):
-        assert cause.foretell(unknown) == (False, "")
+        assert teachable.foretell(unknown) == (False, "")
 
 
 def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> Non
             told.append(watch.look())
     # 5 of 12 ties: not half. From then on it looks again at 24: 18 of 24.
     assert [bool(each) for each in told] == [False] * 5 + [True, False]
-    assert told[5] == f"18 of 24 questions show no difference: {cause.CHANGE}"
+    assert told[5] == f"18 of 24 questions show no difference: {teachable.CHANGE}"
 
 
 def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by_the_doctor(
