@@ -48,10 +48,7 @@ def read(path: Path) -> Iterator[Reply]:
         UsageError: the file or a line of it cannot be used.
     """
     for where, record in preference_files.read_records(path):
-        if isinstance(record, text_files.Unreadable):
-            raise UsageError(f"{where}: not valid JSON ({record.reason})")
-        if not isinstance(record, dict):
-            raise UsageError(f"{where}: an answer must be an object")
+        text_files.require_object(record, where, "an answer")
         if isinstance(record.get("data"), dict):
             yield from _read_rankings(record, where)
             continue

@@ -7,7 +7,6 @@ as columns ``a.NAME`` and ``b.NAME``, in JSON as objects ``a_features`` and ``b_
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -22,9 +21,9 @@ import numpy as np
 
 from szpo.analysis.features import Feature
 from szpo.data import preference_files, text_files
-from szpo.data.preference_files import LINE_LIMIT
 from szpo.data.prompts import conversation
 from szpo.errors import UsageError
+from szpo.ledger.canonical import utf8
 from szpo.metrics import words
 from szpo.types import Answer, Floats, Prompt
 
@@ -94,8 +93,7 @@ def read(path: Path | str) -> Iterator[Pair]:
     """
     path = Path(path)
     row = 0
-    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.read_records(path)
-    for where, record in source:
+    for where, record in preference_files.read_records(path, ours=False):
         for pair in _pairs(record, where):
             yield Pair(pair.id, pair.prompt, pair.a, pair.b, row, pair.values)
             row += 1
@@ -188,17 +186,14 @@ def digest(prompt: Prompt, *texts: str) -> str:
 
 
 def _pairs(record: Any, where: str) -> Iterator[Pair]:
-    if isinstance(record, text_files.Unreadable):
-        raise UsageError(f"{where}: not valid JSON ({record.reason})")
-    if not isinstance(record, dict):
-        raise UsageError(f"{where}: a pair must be an object (got {type(record).__name__})")
+    text_files.require_object(record, where, "a pair")
     if isinstance(record.get("data"), dict):
         yield from _task(record, where)
         return
     prompt = _prompt(record.get("prompt"), where)
     a, b = _text(record, "a", where), _text(record, "b", where)
     given = record.get("id")
-    pair_id = digest(prompt, a, b) if given in (None, "") else _storable(str(given))
+    pair_id = digest(prompt, a, b) if given in (None, "") else utf8(str(given))
     values = (_numbers(record, "a", where), _numbers(record, "b", where))
     yield Pair(pair_id, prompt, a, b, values=values)
 
@@ -215,16 +210,16 @@ def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
         if record.get("id") is None:
             name = digest(prompt, a, b)
         else:
-            name = _storable(f"{record['id']}/{first.get('id')}/{second.get('id')}")
+            name = utf8(f"{record['id']}/{first.get('id')}/{second.get('id')}")
         yield Pair(name, prompt, a, b)
 
 
 def _prompt(value: Any, where: str) -> Prompt:
     if isinstance(value, str) and value.strip():
-        return Prompt.user(_storable(value))
+        return Prompt.user(utf8(value))
     if isinstance(value, list):
         turns = conversation(value, where)
-        return Prompt(tuple((role, _storable(text)) for role, text in turns))
+        return Prompt(tuple((role, utf8(text)) for role, text in turns))
     raise UsageError(f"{where}: needs prompt, a text or a list of messages")
 
 
@@ -232,12 +227,7 @@ def _text(record: dict[str, Any], name: str, where: str) -> str:
     value = record.get(name)
     if not isinstance(value, str):
         raise UsageError(f"{where}: needs {name}, the text of an answer")
-    return _storable(value)
-
-
-def _storable(text: str) -> str:
-    """The text as UTF-8 can hold it; JSON may name half a character."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return utf8(value)
 
 
 def _numbers(record: dict[str, Any], side: str, where: str) -> dict[str, float]:
@@ -265,19 +255,3 @@ def _finite(value: float, name: str, pair: Pair) -> float:
     if not math.isfinite(value):
         raise UsageError(f"pair {pair.id}: feature {name} is {value}; it must be finite")
     return value
-
-
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text_files.inspect_file(path, "pool")
-    with path.open("rb") as file:
-        texts = (text for _, text in text_files.read_lines(file, path, LINE_LIMIT))
-        reader = csv.DictReader(texts, strict=True)
-        try:
-            for record in reader:
-                if None in record or None in record.values():
-                    raise UsageError(
-                        f"{path}:{reader.line_num}: the row and the header differ in length"
-                    )
-                yield f"{path}:{reader.line_num}", record
-        except csv.Error as error:
-            raise UsageError(f"{path}:{reader.line_num}: {error}") from error

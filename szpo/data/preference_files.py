@@ -88,7 +88,7 @@ def read(
             break
         count += 1
         try:
-            one = FORMATS[kind](_require_object(value, where), where)
+            one = FORMATS[kind](text_files.require_object(value, where), where)
         except UsageError as error:
             bad[where.removeprefix(str(path)).lstrip(": ")] = str(error)
             continue
@@ -110,7 +110,7 @@ def find_format(path: Path) -> str:
         UsageError: it is in none of them, the file is empty or cannot be read.
     """
     for where, value in read_records(path):
-        record = _require_object(value, where)
+        record = text_files.require_object(value, where)
         for kind in DETECTED:
             with suppress(UsageError):
                 FORMATS[kind](record, where)
@@ -122,14 +122,16 @@ def find_format(path: Path) -> str:
     raise UsageError(f"{path} holds no records")
 
 
-def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield where each record stands and its value: `text_files.Unreadable` where it is no JSON.
+
+    A .csv is a sheet that szpo wrote (``ours``), or a table of others; see `sheets.read_csv`.
 
     Raises:
         UsageError: the file is not there, too large, or broken as a file.
     """
     if path.suffix.lower() == ".csv":
-        yield from sheets.read_csv(path, LINE_LIMIT)
+        yield from sheets.read_csv(path, LINE_LIMIT, ours=ours)
         return
     size, head = text_files.inspect_file(path, "preference file")
     packed = head.startswith(b"\x1f\x8b")
@@ -171,14 +173,6 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}: record {number}", item
 
 
-def _require_object(value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, text_files.Unreadable):
-        raise UsageError(f"{where}: not valid JSON ({value.reason})")
-    if not isinstance(value, dict):
-        raise UsageError(f"{where}: a record must be an object (got {type(value).__name__})")
-    return value
-
-
 def _describe_bad(bad: dict[str, str]) -> str:
     """Describe the first bad record in full, and say how many others there are and where."""
     first, *others = bad
@@ -214,7 +208,7 @@ def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
         UsageError: the file or one of its records cannot be used.
     """
     for where, value in read_records(Path(path)):
-        record = _require_object(value, where)
+        record = text_files.require_object(value, where)
         if "completions" in record:
             prompt, texts = ultrafeedback.read_candidates(record, where)
         else:
@@ -234,7 +228,7 @@ def read_examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
         UsageError: the file or one of its records cannot be used, or it holds none.
     """
     found = tuple(
-        trl.read_example(_require_object(value, where), where)
+        trl.read_example(text_files.require_object(value, where), where)
         for where, value in read_records(Path(path))
     )
     if not found:

@@ -44,23 +44,33 @@ def read_choice(record: dict[str, Any]) -> str:
     return CHOICES.get(given.lower(), given)
 
 
-def read_csv(path: Path, limit: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each row of a table stands, and its cells as the texts that went out.
+def read_csv(path: Path, limit: int, *, ours: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield where each row of a table stands, and its cells.
+
+    Args:
+        path: The table.
+        limit: Bytes of a line.
+        ours: A sheet that szpo wrote: cells as the texts that went out. Of another table the rows
+            must be as long as the header.
 
     Raises:
         UsageError: the file is not there, or no table; a line has more than ``limit`` bytes.
     """
-    text_files.inspect_file(path, "sheet")
+    text_files.inspect_file(path, "sheet" if ours else "pool")
     with path.open("rb") as file:
         # A sheet of ours may hold a NUL: a pool's texts can have one.
-        texts = (text for _, text in text_files.read_lines(file, path, limit, nul=True))
+        texts = (text for _, text in text_files.read_lines(file, path, limit, nul=ours))
         reader = csv.DictReader(texts, strict=True)
         try:
-            for record in reader:
-                cells = {
-                    name: spreadsheets.unguard(cell) if isinstance(cell, str) else cell
-                    for name, cell in record.items()
-                }
-                yield f"{path}:{reader.line_num}", cells
+            for cells in reader:
+                where = f"{path}:{reader.line_num}"
+                if ours:
+                    cells = {
+                        name: spreadsheets.unguard(cell) if isinstance(cell, str) else cell
+                        for name, cell in cells.items()
+                    }
+                elif None in cells or None in cells.values():
+                    raise UsageError(f"{where}: the row and the header differ in length")
+                yield where, cells
         except csv.Error as error:
             raise UsageError(f"{path}:{reader.line_num}: {error}") from error

@@ -95,6 +95,19 @@ def parse_json(text: str) -> Any:
         return Unreadable("a number too long")
 
 
+def require_object(value: Any, where: str, what: str = "a record") -> dict[str, Any]:
+    """Return an object that was parsed; ``what`` names what it holds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(value, Unreadable):
+        raise UsageError(f"{where}: not valid JSON ({value.reason})")
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: {what} must be an object (got {type(value).__name__})")
+    return value
+
+
 def list_keys(record: Mapping[Any, Any]) -> str:
     """Name the keys of a record for an error message."""
     return ", ".join(map(str, record)) or "nothing"
