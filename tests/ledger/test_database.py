@@ -2,12 +2,9 @@ import itertools
 import os
 import resource
 import shutil
-import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +18,7 @@ from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Query
 from szpo.voting import lease, steps
-from szpo.voting.service import VoteService
-from tests.support.quadratic import LAYOUT, Clock, new_ledger, settings_of
+from tests.support.quadratic import LAYOUT, new_ledger, settings_of
 
 APPEND_ONLY = [*canonical.CHAINED, "events"]
 
@@ -123,50 +119,12 @@ def test_a_spec_that_is_not_json_leaves_no_file(tmp_path, value):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"hello, I am a text file" * 99, "not an SQLite file"), (b"", "application_id 0")],
-)
-def test_another_file_is_refused(tmp_path, content, words):
-    (tmp_path / "x.db").write_bytes(content)
-    with pytest.raises(StorageError, match=words) as caught:
-        Ledger.open(tmp_path / "x.db")
-    assert caught.value.exit_code == 4
-
-
-def test_another_programs_database_is_refused(tmp_path):
-    conn = sqlite3.connect(tmp_path / "x.db")
-    conn.execute("CREATE TABLE runs (run TEXT)")
-    conn.close()
-    with pytest.raises(StorageError, match="not a szpo ledger"):
-        Ledger.open(tmp_path / "x.db")
-
-
-def test_a_newer_schema_is_refused_with_both_numbers(run):
-    path = run.path
-    run.execute("PRAGMA user_version=2")
-    run.close()
-    with pytest.raises(UsageError, match="schema 2; this szpo reads up to 1"):
-        Ledger.open(path)
-
-
 @pytest.mark.parametrize("version", [0, -5])
 def test_a_schema_that_never_was_is_damage(run, version):
     run.execute(f"PRAGMA user_version={version}")
     run.close()
     with pytest.raises(IntegrityError, match=f"schema {version}, which no szpo wrote"):
         Ledger.open(run.path)
-
-
-def test_a_truncated_file_is_an_integrity_error(run):
-    path = run.path
-    run.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    run.close()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(IntegrityError) as caught:
-        Ledger.open(path)
-    assert caught.value.exit_code == 5
 
 
 def test_missing_places_are_storage_errors(tmp_path):
@@ -181,17 +139,6 @@ def test_a_network_file_system_is_refused(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(connection, "filesystem", lambda folder: kind)
     with pytest.raises(StorageError, match=f"{kind}, where file locks do not hold"):
         new_ledger(tmp_path / "a.db", settings_of())
-
-
-def test_a_lock_of_another_program_is_named(run):
-    other = sqlite3.connect(run.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    run.execute("PRAGMA busy_timeout=0")
-    with pytest.raises(StorageError, match="locked by another program"), run.transaction():
-        pass
-    other.execute("ROLLBACK")
-    other.close()
-    run.record_event("note", "test", {})  # and it works again
 
 
 def test_a_forked_process_must_open_its_own(run):
@@ -380,44 +327,6 @@ def test_a_process_of_another_container_is_not_taken_for_dead(run, space):
 
 
 # ---- the disk ----
-
-
-def _fill(path):
-    """In a child: write votes' panelists until the file may not grow; acks go to stdout."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with Ledger.open(path, clock=Clock()) as run:
-        service = VoteService(run)
-        size = sum(file.stat().st_size for file in path.parent.iterdir())
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 60_000, resource.RLIM_INFINITY))
-        for i in range(10_000):
-            try:
-                service.enroll("person", f"p{i}")
-            except StorageError as error:
-                print(f"refused {error}", flush=True)
-                return
-            print(f"acked p{i}", flush=True)
-
-
-def test_a_full_disk_harms_nothing_that_was_acknowledged(run, tmp_path):
-    run.close()
-    code = (
-        "import sys; from pathlib import Path; from tests.ledger.test_database import _fill; "
-        "_fill(Path(sys.argv[1]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(run.path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    lines = done.stdout.splitlines()
-    acked = [line.split()[1] for line in lines if line.startswith("acked")]
-    assert lines[-1].startswith("refused") and "nothing was stored" in lines[-1]
-    with Ledger.open(run.path) as again:
-        assert again.query("PRAGMA integrity_check")[0]["integrity_check"] == "ok"
-        assert [p["pseudonym"] for p in VoteService(again).panelists()] == acked
-        VoteService(again).enroll("person", "later")  # and it goes on
 
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file keeps its name")

@@ -368,17 +368,6 @@ def test_ledgers_that_cannot_be_used(yard, refused, tmp_path):
             assert words in refused(code, *command, path)
 
 
-def test_wal_of_another_file(yard, refused, tmp_path):
-    path = copied(yard, tmp_path)
-    other = sqlite3.connect(tmp_path / "other.db", isolation_level=None)
-    other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x);")
-    for i in range(300):
-        other.execute("INSERT INTO t VALUES (?)", ("x" * 200 + str(i),))
-    shutil.copy(tmp_path / "other.db-wal", f"{path}-wal")
-    other.close()
-    assert call(["verify", str(path)]) in {4, 5}  # whichever of the two its pages break first
-
-
 def test_a_report_shows_a_broken_ledger(yard, tmp_path):
     path = copied(yard, tmp_path)
     with sqlite3.connect(path) as conn:

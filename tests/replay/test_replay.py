@@ -3,7 +3,6 @@ import functools
 import io
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -203,17 +202,6 @@ def original(tmp_path_factory):
             assert ledger.query(f"SELECT 1 FROM {table}"), table
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path.read_bytes()
-
-
-def test_a_dropped_trigger_is_found(original, tmp_path):
-    path = tmp_path / "run.db"
-    path.write_bytes(original)
-    conn = sqlite3.connect(path)
-    conn.execute("DROP TRIGGER votes_no_update")
-    conn.close()
-    with Ledger.open(path) as ledger:
-        failure = verification.verify(ledger).failure
-    assert (failure.table, failure.row) == ("sqlite_master", "votes_no_update")
 
 
 def test_a_changed_coefficient_is_found_even_with_all_hashes_refitted(tmp_path):
