@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from szpo_simulators.judges.probes import FORMS, tasks
 from szpo_simulators.rewards.verifiers import verifier
 from szpo_simulators.study import Study, seed_range
 from szpo_simulators.vpl import model
-from szpo_simulators.worlds import efficiency
 from szpo_simulators.worlds.cartpole import CartPole
 from tests.support.cases import case
 from tests.support.judging import Scripted, judge, places
@@ -270,15 +269,6 @@ def test_a_quick_look_prints_and_keeps_its_cells(tmp_path, capsys, monkeypatch):
     assert "on pairs whose better answer is certain" in capsys.readouterr().out
     head, row = (tmp_path / "judges.csv").read_text(encoding="utf-8").splitlines()
     assert "both orders agree" in head and row.startswith('endpoint: longer,"')
-
-
-def test_what_a_sign_keeps_by_counting_every_outcome():
-    """(E|S|)²/(n·P(S ≠ 0)) over all 2ⁿ outcomes of n fair votes."""
-    for n in range(1, 11):
-        sums = [sum(votes) for votes in product((-1, 1), repeat=n)]
-        size = sum(map(abs, sums)) / 2**n
-        moved = sum(s != 0 for s in sums) / 2**n
-        assert float(efficiency.sign_efficiency(n)) == pytest.approx(size**2 / (n * moved))
 
 
 def test_the_bandit_misleads_single_votes_and_not_batches():

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from szpo.errors import RunError, UsageError
-from szpo.optim import parameters
-from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
-from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
+from szpo.types import Answer, Batch, Floats, Prompt, Theta
 from szpo_simulators.worlds.cartpole import HORIZON, START, Network, play, start
-from szpo_simulators.worlds.world import Reals, uniforms
+from szpo_simulators.worlds.world import WorldPolicy, uniforms
 
 _NUMBER = r"([+-]0\.\d{4})"
 _START = re.compile(rf"position {_NUMBER}, speed {_NUMBER}, angle {_NUMBER}, spin {_NUMBER}\.")
@@ -60,55 +58,25 @@ def begin(prompt: Prompt) -> list[float]:
     return state
 
 
-class CartPolePolicy:
+class CartPolePolicy(WorldPolicy):
     """A small net that balances a pole; θ starts untrained, as `Network.start` has it."""
+
+    purpose = "cartpole"
 
     def __init__(self, root_seed: int, net: Network | None = None, law: Law | None = None) -> None:
         self.net = net or Network()
-        self.dim = self.net.dim
-        self.layout: Layout = (("net", (self.dim,)),)
-        self.space = Space(root_seed, self.layout, law or Law.for_dim(self.dim))
-        self._theta: Theta = {"net": self.net.start(root_seed).astype(np.float32)}
+        super().__init__(root_seed, {"net": self.net.start(root_seed).astype(np.float32)}, law)
 
-    def rollout(
-        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
-    ) -> list[Batch]:
-        """One episode per prompt and shift, by numbers that both sides of a direction share.
-
-        Raises:
-            UsageError: as many lists of prompts as shifts are needed, each prompt a start.
-        """
-        if len(prompts) != len(shifts):
-            raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
-        return [
-            self._episodes(
-                parameters.shift(self.space, self._theta, shift)["net"],
-                [begin(prompt) for prompt in asked],
-                derive(seed, "cartpole", k=shift.k),
-            )
-            for asked, shift in zip(prompts, shifts, strict=True)
-        ]
-
-    def apply(self, update: Update) -> None:
-        """θ ← θ + coef · v, or θ + vector."""
-        self._theta = parameters.apply_update(self.space, self._theta, update)
-
-    def theta(self) -> Theta:
-        """A copy of the master coordinates."""
-        return {name: values.copy() for name, values in self._theta.items()}
-
-    def digest(self) -> str:
-        """SHA-256 of θ in canonical form."""
-        return parameters.digest(self._theta, self.layout)
-
-    def _episodes(self, theta: Reals, starts: Sequence[Sequence[float]], key: bytes) -> Batch:
+    def walk(self, theta: Theta, prompts: Sequence[Prompt], key: bytes) -> Batch:
+        """One episode per prompt."""
+        starts = [begin(prompt) for prompt in prompts]
         rows = len(starts)
         if not rows:
             return ()
         u = uniforms(key, rows * HORIZON).reshape(1, rows, HORIZON)
         state: Floats = np.array(starts)[None]
         letters: list[list[str]] = [[] for _ in range(rows)]
-        for _, right, walking in play(self.net, theta[None], state, u):
+        for _, right, walking in play(self.net, theta["net"][None], state, u):
             for i in np.flatnonzero(walking[0]):
                 letters[i].append("R" if right[0, i] else "L")
         return tuple(_describe_episode("".join(moves)) for moves in letters)

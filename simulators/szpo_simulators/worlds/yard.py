@@ -8,7 +8,7 @@ the world is known, so its exact value and KL are at hand, for tests and for fas
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
-from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
-from szpo.types import Answer, Batch, Floats, Ints, Layout, Prompt, Shift, Theta, Update
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
+from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
+from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, WorldPolicy
 
 MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -133,6 +132,32 @@ class Yard:
             share = after
         return total
 
+    def walk(
+        self, logits: Reals, cells: Ints, numbers: Reals
+    ) -> Iterator[tuple[Ints, Ints, Ints, NDArray[np.bool_]]]:
+        """Move after move of softmax policies (S, cells, 4) from these cells (S, n).
+
+        Args:
+            logits: Of the policies.
+            cells: Where each walk begins.
+            numbers: (S, n, horizon, 2): one for the choice, one for the wind.
+
+        Yields:
+            The move that was chosen, the one that the wind made of it, the cell after it, and
+            who was still walking; all (S, n).
+        """
+        edges = np.cumsum(_softmax(logits.astype(np.float64)), axis=-1)
+        run = np.arange(len(logits))[:, None]
+        walking = np.ones(cells.shape, dtype=bool)
+        for t in range(self.horizon):
+            chosen = np.minimum((numbers[:, :, t, :1] >= edges[run, cells]).sum(-1), 3)
+            wind = numbers[:, :, t, 1]
+            turn = np.where(wind < self.wind / 2, -1, 0) + (wind >= 1 - self.wind / 2)
+            moved = (chosen + turn) % 4
+            cells = np.where(walking, self.landing[cells, moved], cells)
+            yield chosen, moved, cells, walking
+            walking = walking & (self.ending[cells] == 0)
+
     def _chances(self, logits: Floats) -> Floats:
         """Probability (cells, 4) of each executed move, wind included."""
         chosen = _softmax(logits)
@@ -140,42 +165,15 @@ class Yard:
         return (1 - self.wind) * chosen + self.wind / 2 * aside
 
 
-class TabularPolicy:
+class TabularPolicy(WorldPolicy):
     """One logit per cell and move, θ = 0 at the start: a policy that wanders."""
+
+    purpose = "walk"
 
     def __init__(self, root_seed: int, yard: Yard | None = None, law: Law | None = None) -> None:
         self.yard = yard or Yard()
-        self.layout: Layout = (("logits", (self.yard.cells, 4)),)
-        self.dim = self.yard.cells * 4
-        self.space = Space(root_seed, self.layout, law or Law.for_dim(self.dim))
-        self._theta: Theta = parameters.zeros(self.layout)
-
-    def rollout(
-        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
-    ) -> list[Batch]:
-        """Walks from prompts[i] under shifts[i]; both sides of a direction share choice and wind.
-
-        Raises:
-            UsageError: as many lists of prompts as shifts are needed, each prompt a known cell.
-        """
-        if len(prompts) != len(shifts):
-            raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
-        return [
-            self._walks(self._logits(shift), asked, derive(seed, "walk", k=shift.k))
-            for asked, shift in zip(prompts, shifts, strict=True)
-        ]
-
-    def apply(self, update: Update) -> None:
-        """θ ← θ + coef · v, or θ + vector."""
-        self._theta = parameters.apply_update(self.space, self._theta, update)
-
-    def digest(self) -> str:
-        """SHA-256 of θ in canonical form."""
-        return parameters.digest(self._theta, self.layout)
-
-    def theta(self) -> Theta:
-        """A copy of the master coordinates."""
-        return {name: values.copy() for name, values in self._theta.items()}
+        start = parameters.zeros((("logits", (self.yard.cells, 4)),))
+        super().__init__(root_seed, start, law)
 
     def value(self) -> float:
         """Exact expected reward at the current θ."""
@@ -184,9 +182,7 @@ class TabularPolicy:
     def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
         """Several walks per prompt at the current θ."""
         asked = [prompt for prompt in prompts for _ in range(samples)]
-        batch = self._walks(
-            self._theta["logits"].astype(np.float64), asked, derive(seed, "sample")
-        )
+        batch = self.walk(self._theta, asked, derive(seed, "sample"))
         return [list(batch[i * samples : (i + 1) * samples]) for i in range(len(prompts))]
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
@@ -198,29 +194,16 @@ class TabularPolicy:
         """Mean log-probability per move under θ = 0, where all four moves are equally likely."""
         return np.full(len(answers), -np.log(4.0))
 
-    def _logits(self, shift: Shift) -> Floats:
-        moved = parameters.shift(self.space, self._theta, shift)
-        return moved["logits"].astype(np.float64)
-
-    def _walks(self, logits: Floats, prompts: Sequence[Prompt], key: bytes) -> Batch:
-        """One walk per prompt: all of them a move further at a time."""
+    def walk(self, theta: Theta, prompts: Sequence[Prompt], key: bytes) -> Batch:
+        """One walk per prompt."""
         yard, rows = self.yard, len(prompts)
         cells = np.array([yard.start(prompt) for prompt in prompts], dtype=np.int64)
-        u = uniform(key, rows * yard.horizon * 2).reshape(rows, yard.horizon, 2)
-        edges = np.cumsum(_softmax(logits), axis=1)
+        u = uniform(key, rows * yard.horizon * 2).reshape(1, rows, yard.horizon, 2)
         words: list[list[str]] = [[] for _ in range(rows)]
-        walking = np.ones(rows, dtype=bool)
-        for t in range(yard.horizon):
-            chosen = np.minimum((u[:, t, :1] >= edges[cells]).sum(axis=1), 3)
-            turn = np.where(u[:, t, 1] < yard.wind / 2, -1, 0)
-            turn = np.where(u[:, t, 1] >= 1 - yard.wind / 2, 1, turn)
-            moved = (chosen + turn) % 4
-            for i in np.flatnonzero(walking):
-                words[i].append(_word(int(chosen[i]), int(moved[i])))
-            cells = np.where(walking, yard.landing[cells, moved], cells)
-            walking &= yard.ending[cells] == 0
-            if not walking.any():
-                break
+        for chosen, moved, after, walking in yard.walk(theta["logits"][None], cells[None], u):
+            cells = after[0]
+            for i in np.flatnonzero(walking[0]):
+                words[i].append(_word(int(chosen[0, i]), int(moved[0, i])))
         return tuple(_describe_walk(words[i], float(yard.ending[cells[i]])) for i in range(rows))
 
 
@@ -304,29 +287,20 @@ class YardWorld:
     def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
         """Walks of softmax policies: states are cells, the wind may turn what was chosen."""
         yard = self.yard
-        logits = np.asarray(theta, dtype=np.float64).reshape(len(theta), yard.cells, 4)
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        edges = np.cumsum(powers / powers.sum(-1, keepdims=True), axis=-1)
+        logits = np.asarray(theta).reshape(len(theta), yard.cells, 4)
         count, horizon = u.shape[1], yard.horizon
         shape = (len(theta), count, horizon)
         numbers = u[..., 1:].reshape(*shape, 2)
-        run = np.arange(len(theta))[:, None]
         cells = yard.starts[(u[..., 0] * len(yard.starts)).astype(np.int64)]
         states: NDArray[np.int64] = np.zeros((*shape[:2], horizon + 1), dtype=np.int64)
         states[..., 0] = cells
         actions, rewards = np.zeros(shape, dtype=np.int8), np.zeros(shape)
         moves = np.zeros(shape[:2], dtype=np.int64)
-        walking = np.ones(shape[:2], dtype=bool)
-        for t in range(horizon):
-            choice = np.minimum((numbers[:, :, t, :1] >= edges[run, cells]).sum(-1), 3)
-            wind = numbers[:, :, t, 1]
-            turn = np.where(wind < yard.wind / 2, -1, 0) + (wind >= 1 - yard.wind / 2)
-            after = np.where(walking, yard.landing[cells, (choice + turn) % 4], cells)
+        for t, (choice, _, after, walking) in enumerate(yard.walk(logits, cells, numbers)):
             actions[:, :, t] = np.where(walking, choice, 0)
             rewards[:, :, t] = np.where(walking, yard.ending[after] - COST, 0.0)
             moves += walking
-            states[..., t + 1] = cells = after
-            walking = walking & (yard.ending[cells] == 0)
+            states[..., t + 1] = after
         return Trajectories(states, actions, rewards, moves)
 
     def value(self, theta: Reals) -> Floats:
