@@ -15,6 +15,7 @@ from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Tally
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
+from szpo_simulators.baselines.curves import trace_walks
 from szpo_simulators.baselines.tables import sum_by_index
 from szpo_simulators.bench.known_worlds import contest
 from szpo_simulators.panels.flaws import members
@@ -218,8 +219,8 @@ def test_same_seeds_give_the_same_curve_in_any_company():
         lambda s: rlhf.train(
             SMALL, s, 400, rlhf.Recipe(practice=ppo.Recipe(20)), panel=LinkPanel()
         ),
-        lambda s: reinforce.train(SMALL, s, 60, reinforce.Recipe()),
-        lambda s: es.train(SMALL, s, 60, es.Recipe()),
+        lambda s: trace_walks(SMALL, reinforce.iterate(SMALL, s, reinforce.Recipe()), [60], 32),
+        lambda s: trace_walks(SMALL, es.iterate(SMALL, s, es.Recipe()), [60], 32),
     ],
     ids=["online DPO", "reward model and PPO", "REINFORCE", "evolution strategies"],
 )

@@ -14,7 +14,6 @@ from scipy.special import ndtri
 
 from szpo import seeds
 from szpo.types import Floats
-from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.worlds.world import World, draws, uniforms
 
 
@@ -37,17 +36,6 @@ def update(noise: Floats, returns: Floats, how: Recipe) -> Floats:
     share = how.alpha / (returns.shape[1] * how.spread)
     # α/(n σ) Σ R̂ ε
     return np.asarray(share * np.einsum("sn,snd->sd", scaled, noise))
-
-
-def train(
-    world: World,
-    root_seeds: Sequence[int],
-    steps: int,
-    how: Recipe,
-    marks: Sequence[int] = (),
-) -> Curve:
-    """Train on true returns; values after the marked steps, by default after the last."""
-    return trace_walks(world, iterate(world, root_seeds, how), marks or (steps,), how.walkers)
 
 
 def iterate(world: World, root_seeds: Sequence[int], how: Recipe) -> Iterator[Floats]:

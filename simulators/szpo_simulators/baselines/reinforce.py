@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from szpo.baselines.advantages import returns_to_go
 from szpo.types import Floats
-from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.baselines.tables import Adam, sum_by_index, to_logits
 from szpo_simulators.baselines.walks import MOVES, true_rewards, walk
 from szpo_simulators.worlds.gridworld import GridWorld
@@ -42,17 +41,6 @@ class Recipe:
     """Walks of a step."""
     rate: float = 0.1
     """Adam's learning rate."""
-
-
-def train(
-    world: GridWorld,
-    root_seeds: Sequence[int],
-    steps: int,
-    how: Recipe,
-    marks: Sequence[int] = (),
-) -> Curve:
-    """Train on true rewards; values after the marked steps, by default after the last."""
-    return trace_walks(world, iterate(world, root_seeds, how), marks or (steps,), how.walks)
 
 
 def iterate(world: GridWorld, root_seeds: Sequence[int], how: Recipe) -> Iterator[Floats]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
+from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, softmax
 
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -98,9 +98,7 @@ class GridWorld:
 
     def action_probabilities(self, theta: Reals) -> Floats:
         """π(action | cell) of the policies θ (S, d): (S, cells, 4)."""
-        logits = np.asarray(theta, dtype=np.float64).reshape(-1, self.cells, 4)
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        return np.asarray(powers / powers.sum(-1, keepdims=True))
+        return softmax(np.asarray(theta, dtype=np.float64).reshape(-1, self.cells, 4))
 
     def executed_probabilities(self, theta: Reals) -> Floats:
         """Probability of each executed move, slip included: (S, cells, 4)."""

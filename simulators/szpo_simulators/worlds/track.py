@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from szpo.errors import UsageError
 from szpo.types import Floats
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
+from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, softmax
 
 MOVES = ("forward", "back", "wait")
 _STEPS = np.array([1, -1, 0])
@@ -99,9 +99,7 @@ class Track:
 
     def action_probabilities(self, theta: Reals) -> Floats:
         """π(move | cell) of the policies θ (S, d): (S, cells, 3)."""
-        logits = np.asarray(theta, dtype=np.float64).reshape(len(theta), self.cells, 3)
-        powers = np.exp(logits - logits.max(-1, keepdims=True))
-        return np.asarray(powers / powers.sum(-1, keepdims=True))
+        return softmax(np.asarray(theta, dtype=np.float64).reshape(len(theta), self.cells, 3))
 
     def value(self, theta: Reals) -> Floats:
         """Exact expected return (S,)."""

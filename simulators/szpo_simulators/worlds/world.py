@@ -72,6 +72,12 @@ class World(Protocol):
         """Expected return (S,) of the policies θ (S, d): exact, or as the world says."""
 
 
+def softmax(logits: Reals) -> Floats:
+    """Chances along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
 def uniforms(key: bytes, n: int, start: int = 0) -> Uniforms:
     """Numbers start … start + n − 1 of the key: 24 bits each, two from a word of the stream.
 

@@ -20,7 +20,7 @@ from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, WorldPolicy
+from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, WorldPolicy, softmax
 
 MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -119,7 +119,7 @@ class Yard:
 
     def divergence(self, logits: Floats, base: Floats) -> float:
         """Exact KL(π ‖ π_base) of whole walks in nats, mean over starting cells."""
-        chosen, other = _softmax(logits), _softmax(base)
+        chosen, other = softmax(logits), softmax(base)
         local = (chosen * (np.log(chosen) - np.log(other))).sum(axis=1)
         share = np.zeros(self.cells)
         share[self.starts] = 1 / len(self.starts)
@@ -146,7 +146,7 @@ class Yard:
             The move that was chosen, the one that the wind made of it, the cell after it, and
             who was still walking; all (S, n).
         """
-        edges = np.cumsum(_softmax(logits.astype(np.float64)), axis=-1)
+        edges = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
         run = np.arange(len(logits))[:, None]
         walking = np.ones(cells.shape, dtype=bool)
         for t in range(self.horizon):
@@ -160,7 +160,7 @@ class Yard:
 
     def _chances(self, logits: Floats) -> Floats:
         """Probability (cells, 4) of each executed move, wind included."""
-        chosen = _softmax(logits)
+        chosen = softmax(logits)
         aside = np.roll(chosen, 1, axis=1) + np.roll(chosen, -1, axis=1)
         return (1 - self.wind) * chosen + self.wind / 2 * aside
 
@@ -238,12 +238,6 @@ def walk(argument: str | None) -> Walk:
     if argument is not None:
         raise UsageError("takes nothing after a colon")
     return Walk()
-
-
-def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return shares
 
 
 def _word(chosen: int, moved: int) -> str:

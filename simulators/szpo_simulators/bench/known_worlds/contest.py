@@ -114,14 +114,19 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
         return rlhf.train(world, root_seeds, budget, how, rows=D, panel=panel)
     if method == "rm-plan":
         return _train_and_plan(world, root_seeds, budget, D, panel, **rest)
+    # References on the true reward, which read ``budget`` walks.
     if method == "ppo":
-        return _true_ppo(world, root_seeds, budget, ppo.Recipe(**rest))
-    if method == "reinforce":
-        steps = budget // rest["walks"]
+        practice = ppo.Recipe(**rest)
+        theta = np.tile(world.theta0, (len(root_seeds), 1))
+        reward = partial(walks.true_rewards, world)
+        thetas, each = ppo.improve(world, theta, reward, root_seeds, practice), practice.walks
+    elif method == "reinforce":
         how_r = reinforce.Recipe(**rest)
-        return reinforce.train(world, root_seeds, steps, how_r, space_marks(steps))
-    steps = budget // rest["walkers"]
-    return es.train(world, root_seeds, steps, es.Recipe(**rest), space_marks(steps))
+        thetas, each = reinforce.iterate(world, root_seeds, how_r), how_r.walks
+    else:
+        how_es = es.Recipe(**rest)
+        thetas, each = es.iterate(world, root_seeds, how_es), how_es.walkers
+    return trace_walks(world, thetas, space_marks(budget // each), each)
 
 
 def space_marks(steps: int) -> list[int]:
@@ -153,14 +158,6 @@ def _train_and_plan(
     answers = walks.ask(world, theta, root_seeds, 0, budget, question)
     w = rlhf.fit_reward(answers.x, answers.won, ridge)
     return Curve(value(world, w)[:, None], (budget,), (2 * D * budget,))
-
-
-def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo.Recipe) -> Curve:
-    """PPO on the true reward of every move: a reference that reads ``budget`` walks."""
-    theta = np.tile(world.theta0, (len(root_seeds), 1))
-    reward = partial(walks.true_rewards, world)
-    thetas = ppo.improve(world, theta, reward, root_seeds, how)
-    return trace_walks(world, thetas, space_marks(budget // how.walks), how.walks)
 
 
 def value(world: GridWorld, w: Floats) -> Floats:
