@@ -1,17 +1,125 @@
-"""Figures of a run as functions that return matplotlib axes, such as ``szpo.plots.gain(run)``."""
+"""Figures of a run as matplotlib axes, such as ``szpo.plots.gain(run)``, as the report has them.
+
+Each function takes a run (a path, or what `szpo.open` gives) and, if wanted, the axes to draw
+into; it returns the axes.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import lazy_loader
+from szpo.analysis import improvement
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.reports import charts
+from szpo.reports.charts import Series, estimate_series
+from szpo.reports.dataframes import Tables
+from szpo.training import results
+from szpo.training.results import StepRow
 
 if TYPE_CHECKING:
-    from szpo.reports.figures import estimates as estimates
-    from szpo.reports.figures import gain as gain
-    from szpo.reports.figures import kl as kl
-    from szpo.reports.figures import length as length
+    from matplotlib.axes import Axes
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    "szpo", submod_attrs={"reports.figures": ["estimates", "gain", "kl", "length"]}
-)
+GivenRun: TypeAlias = Tables | Ledger | str | Path
+
+
+def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """The share of held-out pairs that the tuned model wins against the base, over votes.
+
+    Pairs are of answers, by a simulated panel's reward, or of batches, by the function that votes.
+    The band is the 95 % interval; one half is no gain.
+
+    Raises:
+        UsageError: nobody compared them along the run.
+    """
+    with _ledger(run) as ledger:
+        series = charts.gain_series(improvement.read(ledger))
+    if series is None:
+        raise UsageError(
+            "plots.gain: no gain was measured along this run; it takes held-out prompts, and a "
+            "function that votes (szpo.Tuner with run(measure=True)) or a simulated panel"
+        )
+    axes = _draw(series, ax, ("votes", "pairs won", charts.GAIN))
+    axes.axhline(0.5, color="grey", linestyle="--", linewidth=1)
+    axes.set_ylim(0, 1)
+    return axes
+
+
+def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """What the votes of each step say: the value difference Δ̂ in units of the link.
+
+    Bars are 95 % intervals.
+
+    Raises:
+        UsageError: no step is applied.
+    """
+    series = estimate_series((row.step, row.estimate, row.stderr) for row in _read(run))
+    axes = _draw(series, ax, ("step", "units of the link", "Value difference Δ̂"))
+    axes.axhline(0.0, color="grey", linestyle="--", linewidth=1)
+    return axes
+
+
+def kl(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """KL of the tuned model to the base after each step, nats per completion.
+
+    Raises:
+        UsageError: no step is applied, or the policy has no KL.
+    """
+    rows = [(row.step, row.kl) for row in _read(run) if row.kl is not None]
+    series = Series("KL", [step for step, _ in rows], [value for _, value in rows])
+    axes = _draw(series, ax, ("step", "nats per completion", "KL to the base"))
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def length(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """Mean length of the answers that each step compared, in tokens.
+
+    Raises:
+        UsageError: no step has answers.
+    """
+    rows = [(row.step, row.length) for row in _read(run) if row.length is not None]
+    series = Series("length", [step for step, _ in rows], [value for _, value in rows])
+    axes = _draw(series, ax, ("step", "tokens", "Mean answer length"))
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
+    x_label, y_label, title = texts
+    if not series.x:
+        raise UsageError(f"plots: the run has nothing to draw under {title!r} yet")
+    if ax is None:
+        from matplotlib import pyplot
+
+        _, ax = pyplot.subplots(layout="constrained")
+    (line,) = ax.plot(series.x, series.y, "o" if series.dots else "o-", markersize=4)
+    if series.low is not None and series.high is not None:
+        if series.dots:
+            ax.vlines(series.x, series.low, series.high, colors=line.get_color(), alpha=0.4)
+        else:
+            ax.fill_between(
+                series.x, series.low, series.high, color=line.get_color(), alpha=0.2, linewidth=0
+            )
+    ax.set(xlabel=x_label, ylabel=y_label, title=title)
+    return ax
+
+
+def _read(run: GivenRun) -> tuple[StepRow, ...]:
+    with _ledger(run) as ledger:
+        return results.read_steps(ledger)
+
+
+@contextlib.contextmanager
+def _ledger(run: GivenRun) -> Iterator[Ledger]:
+    """The run's ledger; one that is opened here is closed again."""
+    if isinstance(run, Tables):
+        yield run.ledger
+    elif isinstance(run, Ledger):
+        yield run
+    else:
+        with Ledger.open(run, readonly=True) as ledger:
+            yield ledger

@@ -80,7 +80,7 @@ def agreement(evidence: Evidence) -> Agreement:
     return Agreement(
         same=_within(totals.groups().values()),
         across=across(totals),
-        alpha=_alpha_of(totals.groups().values()),
+        alpha=alpha(totals.groups().values()),
         gold=share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
         repeat=share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
         a_side=share(left, left + right),
@@ -89,20 +89,15 @@ def agreement(evidence: Evidence) -> Agreement:
     )
 
 
-def alpha(units: Iterable[Sequence[str]]) -> Estimate:
+def alpha(units: Iterable[Counter[str]]) -> Estimate:
     """Krippendorff's α for nominal data, with a jackknife interval over the units.
 
-    A unit with fewer than two values says nothing. None where no values differ at all.
+    Units are counts of their values. One with fewer than two says nothing. None where no values
+    differ at all.
 
-    >>> found = alpha([["plus", "plus"], ["minus", "minus"], ["plus", "minus"]])
-    >>> round(found.value, 4)
+    >>> round(alpha(map(Counter, ("pp", "mm", "pm"))).value, 4)
     0.4444
     """
-    return _alpha_of(Counter(unit) for unit in units)
-
-
-def _alpha_of(units: Iterable[Counter[str]]) -> Estimate:
-    """As `alpha`, from the counts of each unit's values."""
     parts = [(unit, unit.total()) for unit in units if unit.total() > 1]
     totals: Counter[str] = Counter()
     disagreeing = 0.0

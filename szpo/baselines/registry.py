@@ -25,7 +25,6 @@ from szpo.baselines import (
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.questions import Ask, Preferences, Score, Task
-from szpo.baselines.reward_scaling import scale_reward
 from szpo.baselines.validation import join_remarks
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -135,7 +134,7 @@ def run(
         votes = _votes(method, inputs, meter)
         learned, fitted = reward_model.train(inputs.actor.loaded, votes, seed=seed, meter=meter)
         with meter:
-            score = scale_reward(learned, votes.pairs)
+            score = reward_model.scale_reward(learned, votes.pairs)
     train = ppo.train if method == "ppo" else group_rl.train
     trained = train(
         inputs.actor, Task(inputs.prompts, score), how, seed=seed, on_step=on_step, meter=meter

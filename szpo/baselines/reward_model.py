@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Preferences
+from szpo.baselines.questions import Preferences, Score
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
 from szpo.baselines.validation import demand_pairs, describe_left_out, drop_too_long
 from szpo.data.pairs import Pair
@@ -284,3 +284,35 @@ def _shell(loaded: Loaded) -> Any:
         if hasattr(loaded.model, name):
             setattr(shell, name, getattr(loaded.model, name))
     return shell
+
+
+SCALE_PAIRS = 320
+"""Number of pairs from which a learned reward's mean and spread are estimated."""
+
+
+def scale_reward(learned: Score, pairs: Sequence[Pair], most: int = SCALE_PAIRS) -> Score:
+    """The learned reward less its mean for the prompt, over its spread within prompts.
+
+    Means and spread are those of the answers of the first ``most`` of these pairs; a prompt that
+    is not among them gets the mean over all. Pairs do not determine a reward model's level for
+    each prompt, nor its spread; without scaling, one KL penalty would differ in strength between
+    models (compare Ziegler et al. 2019, section 2.1).
+    """
+    pairs = pairs[:most]
+    prompts = [pair.prompt for pair in pairs] * 2
+    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    seen = np.asarray(learned(prompts, answers))
+    of_prompt: dict[Prompt, list[float]] = {}
+    for prompt, value in zip(prompts, seen.tolist(), strict=True):
+        of_prompt.setdefault(prompt, []).append(value)
+    means = {prompt: float(np.mean(values)) for prompt, values in of_prompt.items()}
+    middle = float(seen.mean())
+    # Two answers to one prompt differ by √2 times the spread within prompts.
+    gaps = seen[: len(pairs)] - seen[len(pairs) :]
+    spread = math.sqrt(float((gaps**2).mean()) / 2) or 1.0
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Sequence[float]:
+        values = zip(prompts, learned(prompts, answers), strict=True)
+        return [(value - means.get(prompt, middle)) / spread for prompt, value in values]
+
+    return score

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,9 @@ def test_pairwise_agreement_and_alpha_by_hand():
 
 
 def test_alpha_is_one_in_agreement_and_none_where_nothing_differs():
-    assert agreement.alpha([["plus", "plus"], ["minus", "minus"]]).value == 1.0
-    assert agreement.alpha([["plus", "plus"], ["plus", "plus"]]).value is None
-    assert agreement.alpha([["plus"], ["minus"]]).n == 0
+    assert agreement.alpha(map(Counter, ("pp", "mm"))).value == 1.0
+    assert agreement.alpha(map(Counter, ("pp", "pp"))).value is None
+    assert agreement.alpha(map(Counter, "pm")).n == 0
 
 
 def test_agreement_across_comparisons_pairs_no_vote_with_one_on_the_same_comparison():

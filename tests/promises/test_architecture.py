@@ -182,7 +182,7 @@ def check_pure(module: str) -> None:
 
 @pytest.mark.full
 def test_every_public_name_is_there():
-    for module in DOORS:
+    for module in DOORS - {"szpo.plots"}:  # which has its functions itself
         check_public(module)
 
 

@@ -18,7 +18,7 @@ import pytest
 from szpo.baselines import dpo
 from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
-from szpo.baselines.reward_scaling import scale_reward
+from szpo.baselines.reward_model import scale_reward
 from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger

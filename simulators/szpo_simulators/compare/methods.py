@@ -15,7 +15,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
 from szpo.baselines.questions import Preferences, Task
-from szpo.baselines.reward_scaling import SCALE_PAIRS, scale_reward
+from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
