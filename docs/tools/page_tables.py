@@ -148,9 +148,11 @@ def read_published() -> dict[str, Table]:
                 if votes in summary.checkpoints_of(groups[label])
                 for row in summary.checkpoint(rows[label], groups[label], votes)
             ]
-            real += [row_of_rule(title, each, f"{votes:,}")] if each else []
+            if each:
+                paired = f"{mean(row['gain_few'] for row in each):+.3f}"
+                real.append([*row_of_rule(title, each, f"{votes:,}"), paired])
     heading = ("method", "votes", "answers read", "seeds", "gain", "KL", "guards")
-    return {"published": (heading, tiny), "published-smollm2": (heading, real)}
+    return {"published": (heading, tiny), "published-smollm2": ((*heading, "paired"), real)}
 
 
 def row_of_rule(title: str, each: Sequence[Mapping[str, Any]], votes: str = "") -> list[str]:
