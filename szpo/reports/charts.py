@@ -12,8 +12,8 @@ from szpo.analysis.improvement import Improvement
 from szpo.analysis.taught import Lesson
 from szpo.intervals import Share
 
-WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 40
+WIDTH, HEIGHT = 640, 272
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 52
 GAIN: Final = "Gain over votes"
 
 

@@ -6,7 +6,9 @@ page holds no script, and its content policy would refuse one.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from szpo.visible_text import visible
 from szpo.voting import counting, second_seats, triads
 
 NOTES = {
+    "kl measured": "measured on held-out prompts; its last point is the adapter's",
     "kl": "as each step noted it, by Monte Carlo; that of the adapter stands above",
     "kl estimate": "as each step noted it: under regression that of the coordinates, right near "
     "the start, else and with guards.kl measured; that of the adapter stands above",
@@ -81,7 +84,7 @@ def render(
         trim_blocks=True,
     )
     environment.filters["number"] = number
-    return environment.get_template("report.html").render(
+    page = environment.get_template("report.html").render(
         summary=total,
         begun=when(total.created_us),
         helped=helped,
@@ -98,7 +101,7 @@ def render(
         lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
         more=budget.describe_more(ledger),
         ahead_rows=[] if ahead is None else outlook.table(ahead),
-        figures=list(_figures(ledger, facts, score, score_name)),
+        figures=list(_figures(ledger, facts, helped, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
         panelists=list(_panelists(ledger, facts)),
         second=agreement.second_opinions(ledger),
@@ -109,13 +112,26 @@ def render(
         words_per_minute=budget.WORDS_PER_MINUTE,
         version=__version__,
     )
+    return _with_contents(page)
+
+
+def _with_contents(page: str) -> str:
+    """The page with a list of its sections, each of which gets an address.
+
+    No text from a run can look like a heading: all of them are escaped.
+    """
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    numbers = itertools.count()
+    page = re.sub(r"<h2>", lambda _: f'<h2 id="section-{next(numbers)}">', page)
+    links = (f'<li><a href="#section-{i}">{title}</a></li>' for i, title in enumerate(titles))
+    return page.replace("<!-- contents -->", "".join(links), 1)
 
 
 def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
     """The main chart of a run as an SVG file: its hidden reward, else its first curve."""
-    facts = results.read(ledger).table
+    facts, helped = results.read(ledger).table, improvement.read(ledger)
     if score is None:
-        first = _gain(improvement.read(ledger)) or next(_figures(ledger, facts, None, score_name))
+        first = _gain(helped) or next(_figures(ledger, facts, helped, None, score_name))
         return standalone(first["svg"])
     series = [_rewards(ledger, facts, score, by_votes=True)]
     title = f"{score_name} of the answers shown, over the votes spent"
@@ -151,7 +167,11 @@ def _cards(total: Run) -> Iterator[dict[str, str]]:
 
 
 def _figures(
-    ledger: Ledger, facts: Sequence[CountedStep], score: Score | None, score_name: str
+    ledger: Ledger,
+    facts: Sequence[CountedStep],
+    helped: Improvement,
+    score: Score | None,
+    score_name: str,
 ) -> Iterator[dict[str, str]]:
     voted = [f for f in facts if f.votes]
     yield _figure(
@@ -187,13 +207,16 @@ def _figures(
         ("identical", "Identical rows", "share"),
     ):
         known = [(f.step, float(f.info[key])) for f in facts if key in f.info]
+        kind = f"{key} estimate" if key == "kl" and not measured else key
+        if key == "kl" and helped.kl_measured and helped.kl is not None:
+            along = [(p.steps, p.kl) for p in helped.points if p.steps and p.kl is not None]
+            known, kind = [(0, 0.0), *along], "kl measured"
         if known:
             series = Series(title, [x for x, _ in known], [y for _, y in known])
             # From zero on: cut to the data, noise of a few per cent would look like a trend.
             top = 1.0 if key == "identical" else max(y for _, y in known)
             lowest = min(0.0, *(y for _, y in known))
-            note = NOTES[f"{key} estimate" if key == "kl" and not measured else key]
-            yield _figure(title, note, [series], unit, bounds=(lowest, top or 1.0))
+            yield _figure(title, NOTES[kind], [series], unit, bounds=(lowest, top or 1.0))
 
 
 def _gain(helped: Improvement) -> dict[str, str] | None:
@@ -287,7 +310,8 @@ def _winner(tally: Mapping[str, int]) -> str | None:
 
 
 def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
-    parts = [f"{n} for {side}" if side != "tie" else f"{n} tie" for side, n in tally.items()]
+    names = {"plus": "the first", "minus": "the second", "tie": "neither"}
+    parts = [f"{n} for {names[side]}" for side, n in tally.items()]
     return f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import pytest
 
 import szpo
+from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -39,9 +41,34 @@ def test_page_is_whole_and_self_contained(yard):
     tags = Outline(page_of(yard))
     assert {"script", "link", "img", "iframe"}.isdisjoint(tag for tag, _ in tags.found)
     named = {name for _, attributes in tags.found for name in attributes}
-    assert {"src", "href"}.isdisjoint(named)
+    assert "src" not in named
+    links = [attributes["href"] for _, attributes in tags.found if "href" in attributes]
+    assert links and all(link.startswith("#") for link in links)
     assert not [name for name in named if name.startswith("on")]
     assert "default-src 'none'" in page_of(yard)
+
+
+def test_contents_lead_to_every_section_and_one_kl_is_told(yard, monkeypatch):
+    with Ledger.open(yard, readonly=True) as ledger:
+        found = improvement.read(ledger)
+        last = replace(found.points[-1], kl=2.356)
+        told = replace(found, points=(found.points[0], last), kl=2.356, kl_measured=True)
+        monkeypatch.setattr(improvement, "read", lambda _: told)
+        page = html_report.render(ledger)
+        (curve,) = [
+            figure["svg"]
+            for figure in html_report._figures(ledger, results.read(ledger).table, told, None, "")
+            if figure["title"] == "KL to the base"
+        ]
+    headings = dict(re.findall(r'<h2 id="(.*?)">(.*?)</h2>', page))
+    assert dict(re.findall(r'<li><a href="#(.*?)">(.*?)</a></li>', page)) == headings
+    visible = re.sub(r"<details.*?</details>|<style.*?</style>", " ", page, flags=re.DOTALL)
+    assert not re.search(r"\b(plus|minus)\b", visible)
+    assert re.search(r"<small>(first|second) text, preferred<", visible)
+    assert {"Before and after", "Who voted", "Verification"} <= set(headings.values())
+    assert ", 2.4 nats" in page and "its last point is the adapter&#39;s" in page
+    # From 0 nats at the start to 2.356 of the 2.5 that the axis goes to.
+    assert re.search(r'points="56.0,220.0 624.0,27.8"', curve)
 
 
 def test_hostile_texts_are_shown_not_run(tmp_path):
