@@ -125,6 +125,21 @@ def test_operator_sees_the_votes_of_the_run(stage, operator):
     assert len(begun.deltas) == shown.locator("[data-handle]").count() > 0
     # All voted for plus, which is always the longer one.
     assert (begun.deltas[:, 0] > 0).all()
+    texts = [
+        shown.locator(f"#vz-{place}").inner_text()
+        for place in ("prompt", "text-first", "text-second")
+    ]
+    assert tuple(texts) in begun.texts
+    assert texts[0].startswith("Question ") and len(texts[1]) > len(texts[2])
+    said = shown.locator("#vz-more").inner_text()
+    assert re.match(r"By these answers: more length is preferred with \d+ %, (more|less) ", said)
+    votes = len(stage.ledger.votes())
+    shown.get_by_role("button", name="The first").click()
+    ready(shown)
+    assert shown.locator("[data-handle]").count() == len(begun.deltas) + 1
+    assert "no vote is cast, and nothing is stored" in shown.locator("#vz-next").inner_text()
+    assert len(stage.ledger.votes()) == votes
+    assert browser.violations(shown) == []
     shown.get_by_role("link", name="Back to the operator's page").click()
     shown.wait_for_selector("#op-root")
 

@@ -1,7 +1,7 @@
 """Mount the page of a posterior: over an example, over a run's votes, behind the operator's login.
 
-``szpo visualize`` answers this machine alone, without a login: it shows numbers made from votes,
-no text, and stores nothing.
+``szpo visualize`` answers this machine alone, without a login: it shows numbers made from votes
+and the texts of the pair to ask next, and stores nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from szpo.analysis import features, vote_texts
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.types import Comparison
+from szpo.visible_text import visible
 from szpo_ui.posterior import page as posterior_page
 from szpo_ui.posterior import pictures
 from szpo_ui.posterior.page import Start
@@ -77,7 +79,13 @@ def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
         "deviation of each feature."
     )
     first, second = (feature.name for feature in chosen)
-    return Start(deltas, (first, second), about, apart)
+    return Start(deltas, (first, second), about, apart, tuple(map(_texts, seen.comparisons)))
+
+
+def _texts(comparison: Comparison) -> tuple[str, str, str]:
+    """The first prompt of a comparison whose answers differ, with both."""
+    row = next((row for row in comparison.rows if not row.identical), comparison.rows[0])
+    return visible(row.prompt.text), visible(row.plus.text), visible(row.minus.text)
 
 
 def of_site(site: Site) -> Page:

@@ -43,6 +43,8 @@ class Start:
     names: tuple[str, str] = ("first weight", "second weight")
     about: str = "An example of three answers."
     candidates: Floats | None = None
+    texts: tuple[tuple[str, str, str], ...] = ()
+    """(prompt, first, second) of each candidate, first minus second; empty where it has none."""
 
 
 def example() -> Start:
@@ -95,7 +97,9 @@ def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], A
 
     @made.post("/scene")
     async def figures(request: Request) -> Response:
-        return await respond(request, lambda asked, begun: _json(_scene(asked.deltas, begun)))
+        return await respond(
+            request, lambda asked, begun: _json(_scene(asked.deltas, begun), begun)
+        )
 
     @made.post("/svg")
     async def still(request: Request) -> Response:
@@ -131,7 +135,14 @@ def _gif(asked: SceneRequest, begun: Start) -> Response:
     return Response(pictures.gif(rounds, begun.names), media_type="image/gif")
 
 
-def _json(shown: Scene) -> Response:
+def _texts(shown: Scene, begun: Start) -> tuple[str, str, str] | None:
+    """What the suggested pair says; None where it is of no texts."""
+    if shown.suggested is None or begun.candidates is None or not begun.texts:
+        return None
+    return begun.texts[int((begun.candidates == shown.suggested).all(1).argmax())]
+
+
+def _json(shown: Scene, begun: Start) -> Response:
     found = {
         "cells": CELLS,
         "log_density": np.round(shown.log_density.ravel(), 3).tolist(),
@@ -141,11 +152,16 @@ def _json(shown: Scene) -> Response:
             for r in shown.rounds
         ],
         "mean": shown.mean.tolist(),
+        "more": (shown.frames[-1] > 0).mean(0).tolist(),
         "log_likelihood": shown.log_likelihood,
         "log_likelihood_at_zero": -len(shown.deltas) * float(np.log(2)),
         "suggested": None
         if shown.suggested is None
-        else {"delta": shown.suggested.tolist(), "information": shown.information},
+        else {
+            "delta": shown.suggested.tolist(),
+            "information": shown.information,
+            "texts": _texts(shown, begun),
+        },
     }
     return Response(json.dumps(found), media_type="application/json")
 

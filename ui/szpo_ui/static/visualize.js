@@ -7,7 +7,7 @@ window.szpoVisualize = (() => {
   const root = () => document.getElementById("vz-root");
   const number = (x, digits = 2) => (x < 0 ? "−" : "") + Math.abs(x).toFixed(digits);
 
-  let scene = null, deltas = [], first = [], settings = {}, busy = false, wanted = false;
+  let scene = null, deltas = [], first = [], names = [], settings = {}, busy = false, wanted = false;
   let held = -1, animation = 0;
 
   /* ---- places: the weights' plane, y upwards ---- */
@@ -159,11 +159,19 @@ window.szpoVisualize = (() => {
       mean: number(scene.mean[0]) + ", " + number(scene.mean[1]), answers: String(deltas.length),
     };
     for (const [key, text] of Object.entries(told)) $("#vz-" + key).textContent = text;
+    $("#vz-more").textContent = "By these answers: " + names.map((name, i) => {
+      const more = scene.more[i], said = more < 0.5 ? "less " : "more ";
+      return said + name + " is preferred with " + Math.round(100 * Math.max(more, 1 - more)) + " %";
+    }).join(", ") + ".";
     const asked = scene.suggested;
     $("#vz-next").hidden = !asked;
     if (asked) {
       $("#vz-pair").textContent = number(asked.delta[0]) + ", " + number(asked.delta[1]);
       $("#vz-bald").textContent = number(asked.information, 3);
+      $("#vz-texts").hidden = !asked.texts;
+      ["prompt", "text-first", "text-second"].forEach((place, i) => {
+        $("#vz-" + place).textContent = asked.texts ? asked.texts[i] : "";
+      });
     }
   }
   function chart() {
@@ -247,6 +255,7 @@ window.szpoVisualize = (() => {
     if (!answer.ok) { say("The server refused (" + answer.status + "); load the page again."); return; }
     const start = await answer.json();
     deltas = first = start.deltas;
+    names = start.names;
     $("#vz-about").textContent = start.about;
     ["first", "second"].forEach((which, i) => {
       for (const place of document.querySelectorAll(".vz-name-" + which)) {
