@@ -17,7 +17,8 @@ PAGE, GOLDEN = ROOT / "docs/features.md", ROOT / "szpo/features/golden.json"
 HEAD = "| group | features: less, more (unit) |\n|---|---|\n"
 USUAL = "share of words"
 LEGEND = """\
-*Commas* stands for *fewer commas* and *more commas*. Without a unit it is the share of words.
+*Commas* stands for fewer and more commas, *says I* for less and more of it. Without a unit it is
+the share of words.
 """
 LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
 
@@ -37,15 +38,22 @@ def table() -> str:
 
 def shown(entry: Entry) -> str:
     """An entry's name, its ends, and its unit where that says more."""
-    same = entry.unit == ends(entry) and " per " not in entry.unit
-    unit = "" if entry.unit == USUAL else " (number)" if same else f" ({entry.unit})"
-    return f"`{entry.name}`: {ends(entry)}{unit}"
+    said = ends(entry)
+    unit = f" ({entry.unit})"
+    if entry.unit == USUAL or (entry.unit == said and " per " in said):
+        unit = ""
+    elif entry.unit == said:
+        unit = " (number)"
+    return f"`{entry.name}`{'' if said == entry.name else f': {said}'}{unit}"
 
 
 def ends(entry: Entry) -> str:
     """What less and more of an entry are called; once where only "fewer" or "less" differs."""
     less, more = entry.fewer.partition(" "), entry.more.partition(" ")
     usual = less[0] in ("fewer", "less") and more[0] == "more" and less[2] == more[2] != ""
+    stem = entry.fewer.removesuffix(" less")
+    if f"{stem} less, {stem} more" == f"{entry.fewer}, {entry.more}":
+        return stem
     return less[2] if usual else f"{entry.fewer}, {entry.more}"
 
 
