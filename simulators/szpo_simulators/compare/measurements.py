@@ -135,21 +135,20 @@ def count_answer_tokens(answers: Sequence[Sequence[int]], stop: Sequence[int]) -
 
 def peak_resident() -> int:
     """Largest resident memory in bytes since the peak was last reset."""
-    try:
-        lines = STATUS.read_text().splitlines()
-    except OSError:
-        return memory.peak_bytes()
-    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(found[0]) * 1024 if found else memory.peak_bytes()
+    return _read_status("VmHWM:")
 
 
 def resident() -> int:
     """Resident memory now, in bytes; its peak where the system does not report it."""
+    return _read_status("VmRSS:")
+
+
+def _read_status(name: str) -> int:
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
         return memory.peak_bytes()
-    found = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    found = [line.split()[1] for line in lines if line.startswith(name)]
     return int(found[0]) * 1024 if found else memory.peak_bytes()
 
 

@@ -13,7 +13,6 @@ made it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.types import Floats, Ints
+from szpo.types import Floats
 from szpo_simulators.panels.raters import Rater, law
 
-STATISTICS: Final = ("agreement", "agreement where nobody tied", "tie rate", "unanimity")
-"""Share of pairs of votes on one item that agree; the same among pairs without a tie; share of
-ties; share of items with three votes or more where all agree."""
 NODES: Final = (25, 15)
 """Gauss–Hermite nodes in z₁ and z₂."""
 
@@ -58,10 +54,6 @@ class Constants:
         )
 
 
-Design = Mapping[str, Mapping[str, int]]
-"""How many items have how many votes, by pair of chatbots: {"a/b": {"2": 40, …}, …}."""
-
-
 @cache
 def nodes() -> tuple[Floats, Floats]:
     """Places (nodes, 2) of the two item effects and their weights (nodes,)."""
@@ -76,48 +68,6 @@ def shares(rater: Rater, gaps: Floats) -> Floats:
     return law(rater, gaps[None, :], True, nodes()[0][:, None, :])
 
 
-def sums(counts: Ints) -> Floats:
-    """What the statistics are ratios of, per item (n, 8), from its votes for a, b, tie (n, 3)."""
-    m, sided = counts.sum(-1), counts[:, :2].sum(-1)
-    agreeing = (counts * (counts - 1)).sum(-1)
-    sided_agreeing = (counts[:, :2] * (counts[:, :2] - 1)).sum(-1)
-    many = m >= 3
-    columns = [
-        agreeing, m * (m - 1), sided_agreeing, sided * (sided - 1), counts[:, 2], m,
-        many & (counts.max(-1) == m), many,
-    ]  # fmt: skip
-    return np.stack(columns, axis=-1).astype(np.float64)
-
-
-def ratios(total: Floats) -> Floats:
-    """The four statistics (..., 4) from sums (..., 8) over items."""
-    return np.asarray(total[..., ::2] / total[..., 1::2])
-
-
-def expected_statistics(constants: Constants, design: Design) -> Floats:
-    """The four statistics (4,) that the model gives a set of this design; by quadrature.
-
-    >>> fair = Constants({"x": 0.0, "y": 0.0}, log_tie=float(np.log(1.0)), lapse=0.0,
-    ...                  item_spread=0.0, tie_spread=0.0)
-    >>> expected_statistics(fair, {"x/y": {"3": 10}}).round(4).tolist()
-    [0.3333, 0.5, 0.3333, 0.1111]
-    """
-    weight = nodes()[1]
-    total = np.zeros(8)
-    for pair, votes in design.items():
-        first, second = pair.split("/")
-        gap = np.array([constants.theta[first] - constants.theta[second]])
-        p = shares(constants.rater, gap)[:, 0]
-        sided = p[:, :2].sum(-1)
-        for count, items in votes.items():
-            m = int(count)
-            agreeing = [(p**2).sum(-1), np.ones(len(p)), (p[:, :2] ** 2).sum(-1), sided**2]
-            one = [m * (m - 1) * (weight @ part) for part in agreeing]
-            same = weight @ (p**m).sum(-1) if m >= 3 else 0.0
-            total += items * np.array([*one, m * (weight @ p[:, 2]), m, same, m >= 3])
-    return ratios(total)
-
-
 def favourite(rater: Rater, gaps: Floats) -> float:
     """Win rate of the better side among votes for a side: mean over gaps (n,).
 
@@ -126,13 +76,6 @@ def favourite(rater: Rater, gaps: Floats) -> float:
     """
     p = np.tensordot(nodes()[1], shares(rater, np.abs(gaps)), axes=1).mean(0)
     return float(p[0] / (p[0] + p[1]))
-
-
-def digest(body: Mapping[str, Any]) -> str:
-    """SHA-256 of everything but the digest itself, as canonical JSON."""
-    content = {name: value for name, value in body.items() if name != "sha256"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
