@@ -217,7 +217,7 @@ class Optimizer:
         **options: Any,
     ):
         space = make_space(dim, start, scale, bounds)
-        self._begin(space, make_settings(seed, space.dim, options))
+        self._begin(space, make_settings(seed, space.dim, options, bounds is not None))
 
     def _begin(self, space: VectorSpace, settings: Settings) -> None:
         self._space = space
@@ -481,10 +481,13 @@ class Optimizer:
         return cls.from_dict(saved)
 
 
-def make_settings(seed: int, dim: int, options: Mapping[str, Any]) -> Settings:
+def make_settings(
+    seed: int, dim: int, options: Mapping[str, Any], bounded: bool = False
+) -> Settings:
     """The settings of an optimizer of ``dim`` coordinates: one pair a step, μ = 1.
 
-    With μ = 1 a shown point stands about one unit from the centre in each coordinate.
+    With μ = 1 a shown point stands about one unit from the centre in each coordinate. With bounds
+    μ shrinks: near one, a pair mirrored at it stays ahead on the wrong side until μ is small.
 
     Raises:
         UsageError: an option is unknown, out of range, or not the caller's to choose.
@@ -500,6 +503,8 @@ def make_settings(seed: int, dim: int, options: Mapping[str, Any]) -> Settings:
         )
     rule = given.pop("rule", RULE)
     steps = {} if has_two_points(rule) else _shrinking(dim)
+    if bounded and steps:
+        steps["mu_decay"] = 0.25
     chosen = {"mu": 1.0, **steps, **OWN.get(rule, {}), **given}
     try:
         return defaults(seed, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)

@@ -213,6 +213,15 @@ def test_bounds_hold_and_an_optimum_on_the_edge_is_found() -> None:
     assert abs(opt.best - [4, 11]).max() < 1
 
 
+@pytest.mark.parametrize("target", [0.2, 0.5, 0.8])
+def test_an_optimum_near_a_bound_is_not_taken_for_the_bound(target: float) -> None:
+    for seed in range(3):
+        opt = szpo.Optimizer(dim=1, bounds=(0, 1), seed=seed)
+        for _ in range(60):
+            opt.tell(nearer(opt.ask(), [target]))  # type: ignore[arg-type]
+        assert abs(opt.best - target).max() < 0.05
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2))
 def test_mirroring_keeps_points_inside_and_what_is_inside_unchanged(z: list[float]) -> None:
     space = make_space(None, None, 1.0, [(-3, 1), (0, 5)])

@@ -121,7 +121,7 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
         assert TOPIC in model_card.describe_guards(ledger, "ab" * 32)
         assert model_card.describe_guards(ledger, "cd" * 32) == "", "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
-    assert f"<h2>Guards: 1 of 2 fail: {TOPIC}</h2>" in page
+    assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page
     assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
 
 
