@@ -70,7 +70,8 @@ window.szpoOperate = (() => {
     const place = $(".op-error", from);
     place.textContent = text;
     place.hidden = false;
-    $$("[data-need]", from).forEach((need) => { need.hidden = false; });  // it may ask for one
+    $$("[data-need]", from)  // the one that it asks for, "minutes" or "samples", by its word
+      .forEach((need) => { if (text.includes(need.dataset.need.slice(0, -1))) need.hidden = false; });
   }
   function toast(text) {
     const place = $("#op-toast");
