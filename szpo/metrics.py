@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.intervals import Share, share, wilson
+from szpo.intervals import Share, Z, share, wilson
 from szpo.types import Floats
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -97,6 +97,6 @@ def win_rate(outcomes: ArrayLike) -> Share:
         return share(won, n)
     widened = np.append(rates, (0.0, 1.0))
     even = widened.mean() * (1 - widened.mean()) / widened.var(ddof=1) * len(widened)
-    even *= (1.96 / special.stdtrit(n - 1, 0.975)) ** 2
+    even *= (Z / special.stdtrit(n - 1, 0.975)) ** 2
     cases = min(max(n, float(even)), n * answers)
     return Share(won, n, *wilson(won / n * cases, cases))

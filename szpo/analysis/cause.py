@@ -99,24 +99,27 @@ class Watch:
 
     def look(self) -> str:
         """What to say now; empty where nothing."""
-        if not self._next or (asked := sum(_count(self.ledger)[:2])) < self._next:
+        if not self._next:
             return ""
-        same = _count_same(self.ledger)
+        votes, automatic, ties = _count(self.ledger)
+        asked = votes + automatic
+        if asked < self._next:
+            return ""
         self._next = 2 * asked
-        if found := _describe_equal(same, asked):
+        if found := _describe_equal(_count_same(self.ledger, automatic, ties), asked):
             self._next = 0
         return found
 
 
 def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
     """Why a run's votes show no taste; ``named``: its coordinates are named features."""
-    votes, automatic, _ = _count(ledger)
+    votes, automatic, ties = _count(ledger)
     alike = agreement.agreement(evidence.read(ledger)).same
     second = agreement.second_opinions(ledger)
     signs = Signs(
         votes,
         votes + automatic,
-        _count_same(ledger),
+        _count_same(ledger, automatic, ties),
         undecided,
         share(alike.hits + second.hits, alike.of + second.of),
         share(0, 0),
@@ -148,9 +151,8 @@ def _count(ledger: Ledger) -> tuple[int, int, int]:
     return int(row["votes"] or 0), int(row["same"] or 0), int(row["ties"] or 0)
 
 
-def _count_same(ledger: Ledger) -> int:
+def _count_same(ledger: Ledger, automatic: int, ties: int) -> int:
     """Questions without a difference: ties, equal sides, equal for a simulated panel."""
-    _, automatic, ties = _count(ledger)
     return automatic + max(ties, _without_difference(ledger))
 
 
