@@ -213,17 +213,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UsageError(f'--set {text}: write it as section.key=value, for example "run.seed=1"')
-    section, dot, name = key.rpartition(".")
-    if not dot:
-        owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
-        owners += [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
-        if len(owners) > 1:
-            full = " or ".join(f"{owner}.{key}" for owner in owners)
-            raise UsageError(f'--set {text}: "{key}" is ambiguous; write {full}')
-        if not owners:
-            every = {f: s for s, model in SECTIONS.items() for f in model.model_fields}
-            raise UsageError(f'unknown key "{key}"{_suggest(key, every)} (in --set {text})')
-        section, name = owners[0], key
+    section, name = find_key(key, f"--set {text}")
     if value.strip().lower() == "none":
         return {section: {name: None}}
     try:
@@ -233,6 +223,26 @@ def parse_assignment(text: str) -> dict[str, Any]:
         if re.fullmatch(r"[+-]?(\.\d+|\d+\.)", parsed):
             parsed = float(parsed)
     return {section: {name: parsed}}
+
+
+def find_key(key: str, said: str) -> tuple[str, str]:
+    """The section and the name of a key; the section may be left out where the key is unique.
+
+    Raises:
+        UsageError: ``said`` has a key that is unknown or stands in several sections.
+    """
+    section, dot, name = key.rpartition(".")
+    if dot:
+        return section, name
+    owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
+    owners += [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
+    if len(owners) > 1:
+        full = " or ".join(f"{owner}.{key}" for owner in owners)
+        raise UsageError(f'{said}: "{key}" is ambiguous; write {full}')
+    if not owners:
+        every = {f: s for s, model in SECTIONS.items() for f in model.model_fields}
+        raise UsageError(f'unknown key "{key}"{_suggest(key, every)} (in {said})')
+    return owners[0], key
 
 
 def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:

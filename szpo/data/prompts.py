@@ -251,7 +251,7 @@ def _csv(path: Path, names: Sequence[str], separator: str | None) -> Iterator[_R
         if not set(wanted) & set(header):
             raise UsageError(
                 f"{path}:1: no column named {' or '.join(wanted)} (found: {', '.join(header)}); "
-                "name the one that holds the prompts: --set prompts.column=NAME"
+                "name the one that holds the prompts in prompts.column"
             )
         for row in rows:
             if not any(cell.strip() for cell in row):

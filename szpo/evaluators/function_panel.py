@@ -59,6 +59,16 @@ class FunctionJudge:
         return read_answer(self.better([row.prompt.text for row in comparison.rows], a, b), key)
 
 
+def check_function(better: object) -> None:
+    """Refuse what cannot be called; None may stand for no function.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if better is not None and not callable(better):
+        raise UsageError(f"better: {better!r} is no function; give better(prompts, a, b)")
+
+
 def read_share(answer: object) -> float | None:
     """A function's answer as the share of its vote for batch a, from 0 to 1; a tie is one half.
 

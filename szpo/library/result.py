@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from szpo.analysis import improvement, taught
 from szpo.analysis.improvement import Improvement
@@ -42,12 +42,18 @@ class Result(Outcome):
         return "\n".join(found)
 
 
-def read_result(outcome: Outcome, ledger: Ledger) -> Result:
-    """Read what the record says of a run that has ended so."""
-    measured = held_out.read(ledger)
+def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Result:
+    """Read what the record says of a run that has ended so.
+
+    ``measurable``: prompts are held out.
+    """
+    measured, helped = held_out.read(ledger), improvement.read(ledger)
+    if not any(point.steps for point in helped.points):
+        how = "run(measure=True) does that" if measurable else "no prompt is held out"
+        helped = replace(helped, lack=f"it was not measured; {how}")
     return Result(
         outcome.status, outcome.reason, outcome.steps, outcome.votes,
-        improvement.read(ledger),
+        helped,
         () if measured is None else measured.guards,
         taught.read(ledger),
     )  # fmt: skip

@@ -19,12 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from szpo import seeds
-from szpo.analysis import taught
+from szpo.analysis import improvement, taught
 from szpo.analysis.taught import Lesson
 from szpo.config.schema import RUBRIC_VERSION
-from szpo.errors import UsageError
+from szpo.errors import StorageError, UsageError
 from szpo.evaluators import hidden_reward
-from szpo.evaluators.function_panel import FUNCTION, Better, FunctionPanel, FunctionPanelFactory
+from szpo.evaluators.function_panel import (
+    FUNCTION,
+    Better,
+    FunctionPanel,
+    FunctionPanelFactory,
+    check_function,
+)
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
@@ -87,8 +93,11 @@ class Tuner:
     ):
         from szpo.cache import quiet
 
+        check_function(better)
         place, forget = _find_place(ledger)
         file = None if prompts is None else _find_prompts(prompts, place)
+        if place.exists():
+            raise StorageError(f"{place} exists; szpo.Tuner.resume(ledger) goes on with it")
         chosen = dict(settings or {})
         kind = FUNCTION if better is not None else None if "panel.kind" in chosen else PEOPLE
         try:
@@ -130,6 +139,7 @@ class Tuner:
         """
         from szpo.cache import quiet
 
+        check_function(better)
         found = cls.__new__(cls)
         record = Ledger.open(tuner_settings.find_place(ledger))
         try:
@@ -185,7 +195,7 @@ class Tuner:
         score = hidden_reward.find_reward(self._ledger) if measure else None
         beside = conduct.Beside(every, measure, score, _say)
         self._outcome = conduct.conduct(self._ledger, self._parts, beside)
-        return read_result(self._outcome, self._ledger)
+        return read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
 
     # ---- votes by hand ----
 
@@ -194,7 +204,8 @@ class Tuner:
 
         None: there is nothing for this voter now. If `finished` is true there never will be;
         otherwise other voters have to answer first. Voters may ask and answer at once, each from
-        a thread of their own.
+        a thread of their own and with a name of their own: of two threads that ask by one name
+        both get the same pair, and only the first answer to it counts.
 
         Raises:
             UsageError: this run's votes come from a function or a panel; use `run`.
@@ -305,6 +316,8 @@ class Tuner:
     def save_adapter(self, folder: str | Path, *, anyway: bool = False) -> Path:
         """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.
 
+        Where nobody measured whether it is better than the base, it is written with a warning.
+
         Raises:
             RunError: it fails a guard or cannot be told from the base; ``anyway`` writes it.
             StorageError: the folder exists, or cannot be written.
@@ -312,8 +325,11 @@ class Tuner:
         from szpo.reports import adapter
 
         target = Path(folder)
+        lack = "" if anyway else improvement.read(self._ledger).lack
         if not adapter.write_folder(self._ledger, target, anyway=anyway):
             log.warning("%s: the base's tokenizer is not on this machine", target)
+        if lack:
+            log.warning("%s: not known whether it is better than the base: %s", target, lack)
         return target
 
     @property

@@ -110,9 +110,8 @@ def _read_tree(given: Mapping[str, Any]) -> dict[str, Any]:
     """Values by dotted name as a tree; the table may be left out where the key is unique."""
     tree: dict[str, Any] = {}
     for key, value in given.items():
-        found = settings_file.parse_assignment(f"{key}=0")  # for its table, or what is wrong
-        ((section, names),) = found.items()
-        tree.setdefault(section, {})[next(iter(names))] = value
+        section, name = settings_file.find_key(str(key), f"settings[{key!r}]")
+        tree.setdefault(section, {})[name] = value
     return tree
 
 

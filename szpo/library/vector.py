@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 
@@ -86,13 +87,13 @@ def make_space(
     >>> make_space(None, None, None, [(0, 8), (-1, 1)]).to_json()["start"]
     [4.0, 0.0]
     """
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
+    if dim is not None and ((whole := _whole(dim)) is None or whole < 1):
         raise UsageError(f"Optimizer: dim is {dim!r}; give a whole number from 1 up")
     first = None if start is None else _numbers("start", start)
     steps = None if scale is None else _numbers("scale", scale)
     box = None if bounds is None else _numbers("bounds", bounds)
     sizes = {
-        "dim": dim,
+        "dim": None if dim is None else _whole(dim),
         "start": None if first is None else first.size,
         "scale": None if steps is None or steps.ndim == 0 else steps.size,
         "bounds": None if box is None or box.ndim == 1 else len(box),
@@ -140,6 +141,11 @@ def _fill(
         raise UsageError("Optimizer: scale must be a positive number, or one per coordinate")
     wide = np.array(np.broadcast_to(steps, (count,)), dtype=np.float64)
     return VectorSpace(first, wide, box)
+
+
+def _whole(given: Any) -> int | None:
+    """A whole number of Python's or NumPy's; None where it is none."""
+    return None if isinstance(given, bool) or not hasattr(given, "__index__") else index(given)
 
 
 def _numbers(name: str, given: Any) -> Floats:
@@ -192,7 +198,7 @@ class Optimizer:
             about the start.
         bounds: (low, high) for every coordinate, or (d, 2); points are mirrored at them.
         seed: 0 to 2⁶³ − 1.
-        options: ``rule`` and further settings of `szpo.optim.Settings`, such as ``ties``,
+        options: ``rule`` and further settings of `szpo.optim.settings.Settings`, such as ``ties``,
             ``link`` or ``kl_step``.
 
     Raises:
@@ -249,8 +255,8 @@ class Optimizer:
         Raises:
             UsageError: ``n`` is no number from 1 up, or another number of pairs awaits votes.
         """
-        count = 1 if n is None else n
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= AT_ONCE:
+        count = 1 if n is None else _whole(n)
+        if count is None or not 1 <= count <= AT_ONCE:
             raise UsageError(f"ask: n is {n!r}; give a whole number of pairs, 1 to {AT_ONCE:,}")
         with _ONE_AT_A_TIME:
             if not self._pending:
@@ -275,7 +281,10 @@ class Optimizer:
 
         Args:
             vote: "a", "b", "tie", the share of votes for a (0 to 1), or None (no answer).
-            weight: how many votes it counts as, 0 or more; one number, or one for each pair.
+            weight: how many votes it counts as, 0 or more; one number, or one for each pair. More
+                votes of one mind say that the difference is larger: under `known` a vote for a
+                of weight 4 moves twice as far as one of weight 1 (ln 9 to ln 3), a share of .75
+                1.7 times; under `sign` the same way.
             pair: one of `waiting`.
 
         Raises:
@@ -310,32 +319,37 @@ class Optimizer:
         assert self._query is not None  # pairs were asked
         counts = tally(cast, self._flipped)
         state, updates, info = optimizer.tell(self._state, self._query, counts)
-        settings = state.settings
+        settings, two = state.settings, has_two_points(state.settings.rule)
         centre, recommended = self._centre, self._recommended
-        for update in optimizer.added_updates(settings, updates, "centre"):
-            centre = parameters.apply_update(settings.space, centre, update)
         for update in optimizer.added_updates(settings, updates):
             recommended = parameters.apply_update(settings.space, recommended, update)
+        for update in optimizer.added_updates(settings, updates, "centre") if two else ():
+            centre = parameters.apply_update(settings.space, centre, update)
         self._state, self._info = state, info
-        self._centre, self._recommended = centre, recommended
+        self._centre, self._recommended = centre if two else recommended, recommended
         self._past.append([[each.vote, each.weight] for each in cast])
         self._pending, self._told = (), {}
 
     def _ask(self, count: int, *, single: bool) -> None:
-        self._state = optimizer.with_directions(self._state, count)
-        query, space = optimizer.ask(self._state), self._state.settings.space
-        pairs, flipped = [], []
-        for k, shifts in enumerate(query.shifts):
+        query = self._begin_step(count)
+        pairs = []
+        for shifts, turned in zip(query.shifts, self._flipped, strict=True):
             plus, minus = (
-                self._space.to_vector(parameters.shift(space, self._centre, each)["z"])
+                self._space.to_vector(
+                    parameters.shift(self._state.settings.space, self._centre, each)["z"]
+                )
                 for each in shifts
             )
-            key = seeds.derive(space.root_seed, "vector side", step=query.step, k=k)
-            turned = seeds.integer(key, 0, 2) == 1
             pairs.append(Pair(minus, plus) if turned else Pair(plus, minus))
-            flipped.append(turned)
-        self._pending, self._flipped, self._single = tuple(pairs), tuple(flipped), single
-        self._query = query
+        self._pending, self._single = tuple(pairs), single
+
+    def _begin_step(self, count: int) -> Query:
+        self._state = optimizer.with_directions(self._state, count)
+        self._query = query = optimizer.ask(self._state)
+        seed = self._first.root_seed
+        keys = [seeds.derive(seed, "vector side", step=query.step, k=k) for k in range(count)]
+        self._flipped = tuple(seeds.integer(key, 0, 2) == 1 for key in keys)
+        return query
 
     # ---- where it stands ----
 
@@ -428,9 +442,9 @@ class Optimizer:
             found = cls.__new__(cls)
             found._begin(own, settings_from_json(saved["settings"]))
             for step in saved["votes"]:
-                found._ask(len(step), single=False)
+                found._begin_step(len(step))
                 votes, weights = zip(*step, strict=True)
-                found.tell(votes, weight=weights)
+                found._take(check_votes(votes, weights, len(step), single=False))
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
                 _ = found.ask() if single else found.ask(count)
@@ -492,7 +506,9 @@ def make_settings(
     Raises:
         UsageError: an option is unknown, out of range, or not the caller's to choose.
     """
-    given = dict(options)
+    given, root = dict(options), _whole(seed)
+    if root is None:
+        raise UsageError(f"Optimizer: seed {seed!r} is no whole number")
     for name in FIXED:
         if name in given:
             raise UsageError(f"Optimizer: {name} is no option; see szpo.Optimizer for what is")
@@ -507,7 +523,7 @@ def make_settings(
         steps["mu_decay"] = 0.25
     chosen = {"mu": 1.0, **steps, **OWN.get(rule, {}), **given}
     try:
-        return defaults(seed, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)
+        return defaults(root, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)
     except SettingsError as error:
         raise UsageError(f"Optimizer: {error.rename({})}") from None
 

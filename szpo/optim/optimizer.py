@@ -81,6 +81,8 @@ def with_directions(state: State, count: int) -> State:
     Raises:
         UsageError: ``count`` is below 1.
     """
+    if count == state.settings.K:
+        return state
     settings = replace(state.settings, K=count)
     carried = state.carried
     if isinstance(carried, along_direction.Pace):

@@ -28,6 +28,8 @@ SMALLEST_COEF = 1e-30
 """Smaller coefficients become 0: their products would leave fp32's normal range."""
 FRAME = 8
 """Directions of an orthonormal frame that are made at once."""
+KEPT_UP_TO = 4096
+"""Coordinates up to which drawn directions are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,21 +259,31 @@ def _integers(
     space: Space, step: int, k: int, grid: Grid | None = None
 ) -> list[NDArray[np.int16]]:
     """Flat integer values per tensor, in layout order."""
-    sizes = [math.prod(shape) for _, shape in space.layout]
     if grid is not None:
         if len(grid) != space.dim or max(map(abs, grid)) >= 2**15:
             raise UsageError(f"step {step}: direction {k} is not {space.dim} integers of 16 bits")
+        sizes = [math.prod(shape) for _, shape in space.layout]
         return np.split(np.array(grid, dtype=np.int16), np.cumsum(sizes)[:-1])
     if space.law.kind == "orthonormal":
         first = k - k % space.dim
         count = min(space.dim, FRAME * ((k - first) // FRAME + 1))
         return [_orthonormal(space, step, first, count)[k - first]]
-    return [
+    drawn = _draw if space.dim <= KEPT_UP_TO else _draw.__wrapped__
+    return list(drawn(space, step, k))
+
+
+@functools.lru_cache(maxsize=256)  # a step asks for the same one several times
+def _draw(space: Space, step: int, k: int) -> tuple[NDArray[np.int16], ...]:
+    drawn = tuple(
         sample_directions.gaussian(
-            seeds.derive(space.root_seed, "direction", step=step, k=k, name=name), size
+            seeds.derive(space.root_seed, "direction", step=step, k=k, name=name),
+            math.prod(shape),
         )
-        for (name, _), size in zip(space.layout, sizes, strict=True)
-    ]
+        for name, shape in space.layout
+    )
+    for values in drawn:
+        values.setflags(write=False)
+    return drawn
 
 
 @functools.lru_cache(maxsize=512)

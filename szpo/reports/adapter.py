@@ -128,8 +128,8 @@ def demand_sound(
     """
     if against := find_doubt(ledger, step=step, share=share, group=group):
         raise RunError(
-            f"{ledger.path.stem}: {against}; nothing was written (szpo export --anyway does it "
-            "all the same, and its card says so)"
+            f"{ledger.path.stem}: {against}; nothing was written (--anyway, in Python "
+            "anyway=True, does it all the same, and its card says so)"
         )
 
 

@@ -48,7 +48,7 @@ def demand(features: NamedFeatures, entries: Mapping[str, Entry]) -> None:
         again = " ".join(f"--feature {shlex.quote(name)}" for name in missing)
         raise UsageError(
             "the run counts features of your own, and a record never runs code; give them again: "
-            f"szpo run --resume RUN {again}"
+            f"szpo run --resume RUN {again}, in Python Tuner.resume(ledger, features={missing})"
         )
 
 

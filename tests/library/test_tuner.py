@@ -134,7 +134,7 @@ def _verdicts(ledger: Ledger) -> list[dict[str, Any]]:
     return list(export_votes(ledger))
 
 
-def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path):
+def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path, caplog, monkeypatch):
     sample = tuned.sample("w20 w21")
     assert sample == tuned.sample("w20 w21") and sample.prompt == "w20 w21"
     assert "tuned:" in str(sample) and "<th>Tuned</th>" in sample._repr_html_()
@@ -146,6 +146,11 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path):
     }
     with pytest.raises(StorageError, match="exists; choose another name"):
         tuned.save_adapter(folder, anyway=True)
+    assert "not known whether" not in caplog.text
+    monkeypatch.setattr("szpo.reports.adapter.find_doubt", lambda *_, **__: "")
+    tuned.save_adapter(tmp_path / "unmeasured")
+    assert "not known whether it is better than the base: it was not measured" in caplog.text
+    assert "it was not measured; run(measure=True) does that" in str(tuned.run())
     with pytest.raises(UsageError, match="give a prompt that is a text"):
         tuned.sample(" ")
     with pytest.raises(UsageError, match="come from function; use run"):
@@ -332,6 +337,8 @@ BAD = [
     ({"prompts": []}, "prompts must be texts that are not empty"),
     ({"prompts": ["a", 3]}, "got 3"),
     ({"prompts": "none.csv"}, "none.csv"),
+    ({"better": "shorter"}, "better: 'shorter' is no function"),
+    ({"settings": {"name": "x"}}, r"settings\['name'\]: \"name\" is ambiguous"),
     ({"settings": {"optimiser.rows": 2}}, "optimiser"),
     ({"settings": {"rowz": 2}}, 'unknown key "rowz"; did you mean "rows"'),
     ({"settings": {"optimizer.rows": 0}}, "optimizer.rows must be a whole number >= 1"),
@@ -354,8 +361,10 @@ def test_bad_arguments_are_refused_before_a_model_is_loaded(tmp_path, monkeypatc
 
 def test_a_ledger_that_exists_is_not_overwritten(tuned, model):
     before = tuned.path.stat().st_size
-    with pytest.raises(StorageError, match="exists"):
+    with pytest.raises(StorageError, match=r"mine.db exists; szpo.Tuner.resume\(ledger\) goes on"):
         szpo.Tuner(model, PROMPTS, shorter, ledger=tuned.path, settings=SMALL)
+    with pytest.raises(UsageError, match="better: 3 is no function"):
+        szpo.Tuner.resume(tuned.path, 3)  # type: ignore[arg-type]
     with pytest.raises(StorageError, match="exists with other prompts"):
         szpo.Tuner(model, PROMPTS[:3], shorter, ledger=tuned.path, settings=SMALL)
     assert tuned.path.stat().st_size == before

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import szpo
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.library.vector import make_space
-from szpo.optim import optimizer, parameters
+from szpo.optim import optimizer, parameters, sample_directions
 from szpo.types import Tally
 from tests.support.cases import case
 
@@ -202,6 +202,30 @@ def test_a_weight_counts_as_that_many_votes() -> None:
     assert points[2] == 0.0
 
 
+def test_votes_of_one_mind_move_further_under_known_and_the_same_way_under_sign() -> None:
+    moved: dict[str, list[float]] = {"known": [], "sign": []}
+    for rule, lengths in moved.items():
+        for vote, weight in (("a", 1.0), ("a", 4.0), (0.75, 4.0)):
+            opt = szpo.Optimizer(dim=2, rule=rule)
+            opt.ask()
+            opt.tell(vote, weight=weight)  # type: ignore[arg-type]
+            lengths.append(float(np.linalg.norm(opt.best)))
+    one, *more = moved["known"]
+    assert [length / one for length in more] == pytest.approx(
+        [math.log(9) / math.log(3), math.log(7 / 3) / math.log(3)], rel=1e-3
+    )
+    assert len(set(moved["sign"])) == 1
+
+
+def test_whole_numbers_of_numpy_are_taken() -> None:
+    opt = szpo.Optimizer(dim=np.int64(3), seed=np.uint8(5))  # type: ignore[arg-type]
+    assert [p.a.tolist() for p in opt.ask(np.int32(2))] == [  # type: ignore[call-overload]
+        p.a.tolist() for p in szpo.Optimizer(dim=3, seed=5).ask(2)
+    ]
+    opt.tell(["a", "b"])
+    json.dumps(opt.to_dict())
+
+
 def test_bounds_hold_and_an_optimum_on_the_edge_is_found() -> None:
     opt = szpo.Optimizer(bounds=[(0, 4), (10, 20)], seed=2)
     assert opt.best.tolist() == [2.0, 15.0]
@@ -259,6 +283,20 @@ def test_a_saved_state_goes_on_at_the_same_bits(how: dict[str, Any], tmp_path: P
         assert again.best.tolist() == opt.best.tolist()
 
 
+def test_loading_draws_each_direction_once_and_makes_no_pair(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved = tune(szpo.Optimizer(dim=2, seed=77), 30).to_dict()
+    draw, drawn = sample_directions.gaussian, []
+    parameters._draw.cache_clear()
+    monkeypatch.setattr(
+        sample_directions, "gaussian", lambda *given: drawn.append(given) or draw(*given)
+    )
+    monkeypatch.setattr(parameters, "shift", None)
+    szpo.Optimizer.from_dict(saved)
+    assert len(drawn) == 30
+
+
 def test_a_state_that_was_changed_is_refused(tmp_path: Path) -> None:
     saved = tune(szpo.Optimizer(dim=2), 5).to_dict()
     saved["votes"][2][0][0] = "tie"
@@ -291,6 +329,8 @@ def test_bad_arguments_are_refused_in_one_line() -> None:
         ({}, "number of coordinates is missing"),
         ({"dim": 0}, "dim is 0"),
         ({"dim": True}, "dim is True"),
+        ({"dim": 2.0}, "dim is 2.0"),
+        ({"dim": 2, "seed": "1"}, "seed '1' is no whole number"),
         ({"dim": 2, "start": [1, 2, 3]}, "dim has 2, start has 3"),
         ({"dim": 2, "scale": 0}, "scale must be a positive number"),
         ({"dim": 2, "scale": math.nan}, "scale nan is not finite"),
