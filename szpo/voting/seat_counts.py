@@ -103,28 +103,28 @@ class ComparisonSeats:
             self.held = now, until, self.count_held(now)
         return sum(self.standing.values()) + sum(self.held[2].values())
 
-    def free_side(self, now: int, spare: int, but: str | None = None) -> seats.Letter | None:
+    def free_side(self, now: int, spare: int, after_us: int = 0) -> seats.Letter | None:
         """The side that a further seat gets, None if there is no room.
 
         It is the first planned one that no answer and no held seat uses. A spare seat repeats a
-        side whose planned seats are held but unanswered, the one with the fewest spares first;
-        surplus answers on one side take nothing from the other.
+        side whose planned seats are held but unanswered for ``after_us``, the one with the fewest
+        spares first; surplus answers on one side take nothing from the other.
         """
-        held = self.count_held(now, but)
+        held = self.count_held(now)
         used = {side: self.standing[side] + held[side] for side in seats.LETTERS}
         for side in self.planned:
             if not used[side]:
                 return side
             used[side] -= 1
-        waiting_for = [side for side in seats.LETTERS if self.lack(side)]
-        beyond = {side: held[side] - self.lack(side) for side in waiting_for}
-        if not beyond or sum(beyond.values()) >= spare:
+        beyond = {s: held[s] - self.lack(s) for s in seats.LETTERS if self.lack(s)}
+        if sum(beyond.values()) >= spare:
             return None
         since = {
             side: min(seat.served_us for seat in self.waiting if seat.side == side)
-            for side in waiting_for
+            for side in beyond
         }
-        return min(waiting_for, key=lambda side: (beyond[side], since[side]))
+        slow = [side for side in beyond if now - since[side] >= after_us]
+        return min(slow, key=lambda side: (beyond[side], since[side]), default=None)
 
     def may_hold(self, seat: Seat, now: int, spare: int) -> bool:
         """A seat may be served again: it is held, or its side still lacks an answer."""

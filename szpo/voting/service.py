@@ -31,9 +31,10 @@ class VoteService:
     """Serves comparisons to panelists and stores their answers.
 
     ``spare``: seats beyond those needed that may be held while others have not answered yet;
-    ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided by rows
-    alone (see `StepVotes`). ``rubric_version`` is stored with every vote. Without ``calibrates``
-    nobody is shown gold, repeats or A/A.
+    one is made once such a seat is ``spare_after_us`` old, so that its answer is seldom one too
+    many. ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided
+    by rows alone (see `StepVotes`). ``rubric_version`` is stored with every vote. Without
+    ``calibrates`` nobody is shown gold, repeats or A/A.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class VoteService:
         *,
         seat_ttl_us: int = SEAT_TTL_US,
         spare: int = 0,
+        spare_after_us: int = 0,
         rubric_version: int | None = None,
         calibrates: bool = True,
     ):
@@ -50,6 +52,7 @@ class VoteService:
         self.clock: Final = clock or ledger.clock
         self.seat_ttl_us: Final = seat_ttl_us
         self.spare: Final = spare
+        self.spare_after_us: Final = spare_after_us
         self.rubric_version: Final = rubric_version
         self.calibrates: Final = calibrates
         self._kinds: dict[str, str] = {}
@@ -116,7 +119,7 @@ class VoteService:
             for at in counts.in_order_of(self.ledger, panelist):
                 if panelist in at.holders or (in_use := at.in_use(now)) >= fewest:
                     continue
-                if at.free_side(now, self.spare) is not None:
+                if at.free_side(now, self.spare, self.spare_after_us) is not None:
                     best, fewest = at, in_use
             return None if best is None else self._seat_at(best, counts.d, panelist, tab)
 
@@ -334,7 +337,7 @@ class VoteService:
     def _seat_at(
         self, at: ComparisonSeats, d: int, panelist: str, tab: str | None
     ) -> Assignment | None:
-        side = at.free_side(self.clock(), self.spare)
+        side = at.free_side(self.clock(), self.spare, self.spare_after_us)
         return None if side is None else self._serve(at.head, d, side, panelist, tab)
 
     def make_seat(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:

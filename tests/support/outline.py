@@ -55,7 +55,7 @@ def screen(state, **changes):
     if state == "complete":
         given["study"] = Standing(votes=3, needed=3, over=False)
     if state in ("waiting", "finished"):
-        given["progress"] = Progress(8, 40, 240, given=8, spent_s=360.0)
+        given["progress"] = Progress(40, 240, given=8, spent_s=360.0)
         given["news"] = LastRound(12, 8, 3, 3, 4, "further")
     return Screen(**{**given, **changes})
 

@@ -226,7 +226,7 @@ def test_what_an_operator_wrote_is_text_too():
 
 def facts(**changes):
     given = {
-        "progress": Progress(0, 40, 240), "people": 6, "vote_s": 95.0, "who": None,
+        "progress": Progress(40, 240), "people": 6, "vote_s": 95.0, "who": None,
         "contact": None, "pay": None, "ends": None, "privacy_url": None, "consent": None,
     }  # fmt: skip
     return Facts(**{**given, **changes})

@@ -7,6 +7,7 @@ import pytest
 from szpo.errors import UsageError
 from szpo.optim.named_features import Claim
 from szpo.replay import verification
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import round_status
 from szpo.voting import pauses
 from szpo_ui import app
@@ -265,6 +266,7 @@ def test_a_round_that_closes_under_a_reader_stays_until_they_go_on(stage):
     closed = cas.do("look")
     assert closed.state == "closed" and closed.sheet == reading.sheet
     assert (closed.closed.votes_in, closed.closed.needed) == (4, 4) and closed.step == 0
+    assert "hdr-progress" not in html_of(closed, stage)  # those are the next round's votes
     late = cas.vote("A")
     assert late.notice == "late" and late.step == 1
     assert stage.ledger.votes(0)[-1]["late"] == 1
@@ -472,6 +474,18 @@ def test_only_the_holder_and_their_tab_keep_a_seat(stage, door):
     assert 590 < float(polled.headers["x-szpo-lease"]) <= 600
 
 
+def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["panel.spare=1", "optimizer.votes=1"])
+    stage.advance()
+    waiting = [Person(stage, f"p{i}") for i in range(stage.site.config.votes_per_step)]
+    assert {each.at.state for each in waiting} == {"vote"}
+    cas = Person(stage, "cas")
+    assert cas.at.state == "waiting"
+    stage.clock.forward(60 * stage.site.config.words_per_vote / WORDS_PER_MINUTE)
+    assert cas.do("look").state == "vote"  # whoever has had the time to read it may have left
+    stage.ledger.close()
+
+
 def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new_round(tmp_path):
     sets = ["panel.second_share=1", "panel.spare=0", "optimizer.votes=1"]
     stage = make(tmp_path / "run.db", sets=sets)
@@ -488,11 +502,12 @@ def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new
     assert (at.state, at.second, at.revises) == ("vote", True, False)
     shown = render.page(at, render.Rubric("?", "", ""))
     assert "Round 2" not in shown and "votes in" not in shown
+    assert "Somebody has judged this one before." in shown
     assert ben.do("open").seat == at.seat  # a reload keeps it
     assert ben.vote("B", key="second").notice is None
     assert at.seat in {vote["assignment"] for vote in stage.ledger.votes(0)}
     assert stage.ledger.votes(1) == counted
-    assert ben.at.second and ben.at.seat != at.seat and ben.at.progress.mine == 1
+    assert ben.at.second and ben.at.seat != at.seat and ben.at.progress.given == 0
     stage.advance()  # a third round opens while ben reads
     reading = ben.do("look")
     assert reading.seat == ben.at.seat and reading.second and reading.fresh
@@ -592,7 +607,8 @@ def test_people_read_their_own_share_and_time(tmp_path):
     ann.vote("skip", reason="content")  # no vote, and the page claims more time than there was
     ann.vote("A", key=1)
     own = ann.do("look").progress
-    assert (own.mine, own.given, own.spent_s < 60) == (2, 1, True)
+    assert (own.given, own.spent_s < 60) == (1, True)
+    assert "1 by you · 1 of" in html_of(ann.at, stage)
     assert "You gave 1 of the 1 votes; reading took you under a minute." in html_of(ann.at, stage)
     stage.clock.forward(400)  # ben's second comparison is shown only after it
     vote_round(stage, [ben, Person(stage, "cas")], "plus")

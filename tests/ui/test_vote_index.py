@@ -87,6 +87,7 @@ def fill(stage: Stage, look: Callable[[], None] = lambda: None) -> dict[str, int
     stage.advance()
     look()
     spare = service.assign(stage.invitation("panelist", "Dan").panelist or "")
+    stage.clock.forward(300)  # he has had time to read it, so others get it too
     for name in ("Ada", "Bob"):
         for _ in range(2):
             note(f"{name} in round 2", vote(stage, name, "plus"))

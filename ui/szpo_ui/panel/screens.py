@@ -410,8 +410,6 @@ def _final_left(site: Site, panelist: str) -> bool:
 class Progress:
     """How many comparisons one panelist has answered, and how many all of them have."""
 
-    mine: int
-    """Training comparisons with an answer of this panelist, skips included."""
     done: int
     """Votes that count, of the whole run."""
     planned: int
@@ -425,7 +423,7 @@ class Progress:
     def left(self) -> int:
         """Votes that are still needed.
 
-        >>> Progress(3, 41, 240).left, Progress(0, 12, 10).left
+        >>> Progress(41, 240).left, Progress(12, 10).left
         (199, 0)
         """
         return max(0, self.planned - self.done)
@@ -463,7 +461,7 @@ class Facts:
 
 
 _OWN: Final = """
-SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done, count(*) AS mine,
+SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
   coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
   coalesce(sum(max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3))), 0)
     / 1e3 AS spent_s
@@ -484,7 +482,7 @@ def read_progress(site: Site, panelist: str, status: RoundStatus) -> Progress:
     else:
         done += status.votes_in
     planned = status.rounds * config.votes_per_step
-    return Progress(own["mine"], done, max(planned, done), own["given"], own["spent_s"])
+    return Progress(done, max(planned, done), own["given"], own["spent_s"])
 
 
 def read_facts(site: Site, panelist: str, status: RoundStatus) -> Facts:

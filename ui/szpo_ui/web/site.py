@@ -12,6 +12,7 @@ from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.ledger.run_spec import recorded_config
+from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import StatusReader
 from szpo.voting.service import VoteService
 from szpo_ui.web.credential_rows import Role
@@ -148,6 +149,7 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
         ledger.clock,
         seat_ttl_us=round(config.panel.lease_minutes * 60e6),
         spare=config.panel.spare,
+        spare_after_us=round(60e6 * config.words_per_vote / WORDS_PER_MINUTE),
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,
     )
