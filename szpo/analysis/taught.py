@@ -140,8 +140,17 @@ def read(ledger: Ledger) -> Lesson | None:
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
     undecided = last.unnamed + last.chance < OPEN
-    why = cause.read(ledger, undecided=undecided, named=True)
+    why = cause.read(ledger, undecided=undecided, named=True) + _promise(last)
     return Lesson(votes, words(last), False, why, last.aside)
+
+
+def _promise(found: LookAhead) -> str:
+    """After how many more votes a taste is likely to show, or how likely after the most."""
+    later = [each for each in found.ahead if each.votes]
+    if not later:
+        return ""
+    first = next((each for each in later if each.evidence >= LIKELY), later[-1])
+    return f"; {first.votes} more votes would show a taste with {_percent(first.evidence)}"
 
 
 def _lines(known: Sequence[tuple[int, LookAhead]]) -> tuple[Line, ...]:

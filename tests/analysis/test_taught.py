@@ -16,12 +16,12 @@ from szpo.analysis.taught import Lesson
 from szpo.intervals import share
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
-from szpo.optim.rules.look_ahead import LookAhead
+from szpo.optim.rules.look_ahead import Ahead, LookAhead
 from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import fit
 from szpo.optim.vote_regression import Votes
 from szpo.reports import html_report
-from tests.support.operator_page import teach
+from tests.support.operator_page import record, teach
 from tests.support.quadratic import new_ledger, settings_of
 
 COMMAS = Claim("comma", False, 0.97, 0.73, "commas")
@@ -63,6 +63,16 @@ def test_what_is_not_clear_or_has_no_name_is_said_to_be_so() -> None:
     other = Claim("length", False, 0.25, 1.0, "length")
     assert words(I, other) == "not clear yet: says I more (30 %) or shorter (25 %)"
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
+
+
+def test_a_run_without_evidence_says_after_how_many_more_votes_it_is_likely(ledger) -> None:
+    ends = ((0.5, 0.4, 0.6), (0.1, 0.0, 0.2))
+    chances = [(0, 0.0), (20, 0.3), (40, 0.61), (80, 0.9)]
+    ahead = tuple(Ahead(votes, *ends, chance) for votes, chance in chances)
+    record(ledger, 40, LookAhead(ahead, 1.0, taught=(I,)))
+    assert read(ledger).why.endswith("; 40 more votes would show a taste with 61 %")
+    record(ledger, 48, LookAhead(ahead[:2], 1.0, taught=(I,)))
+    assert read(ledger).why.endswith("; 20 more votes would show a taste with 30 %")
 
 
 def test_a_run_without_named_features_was_taught_nothing(ledger: Ledger) -> None:

@@ -49,9 +49,14 @@ def teach(
     **more: float,
 ) -> None:
     """The record of a step in coordinates of named features, as of so many votes."""
-    found = LookAhead((), factor, taught=tuple(claims), **more).to_json()
-    body = {"step": 1, "total_votes": votes, "ties": ties, "automatic_ties": automatic_ties}
-    ledger.record_event("step", "controller", {**body, "extra": {"outlook": found}})
+    found = LookAhead((), factor, taught=tuple(claims), **more)
+    record(ledger, votes, found, ties=ties, automatic_ties=automatic_ties)
+
+
+def record(ledger: Ledger, votes: int, found: LookAhead, **counts: int) -> None:
+    """The record of a step that looked ahead, as of so many votes."""
+    body = {"step": 1, "total_votes": votes, "ties": 0, "automatic_ties": 0, **counts}
+    ledger.record_event("step", "controller", {**body, "extra": {"outlook": found.to_json()}})
 
 
 def look_ahead(stage: Stage, **fields: Any) -> None:

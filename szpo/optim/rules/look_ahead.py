@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from scipy import special
 
-from szpo.optim import vote_forecast, vote_regression
-from szpo.optim.named_features import Claim, claims, heads
+from szpo.optim import named_forecast, vote_forecast, vote_regression
+from szpo.optim.named_features import Claim, NamedFeatures, claims, heads
 from szpo.optim.rules import guard_geometry, regression
 from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, fitted_votes, prior
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_forecast import Interval, Standing
+from szpo.optim.vote_forecast import Interval, Outlook, Standing
 from szpo.optim.vote_regression import Prior, Votes, fit
 from szpo.types import Floats
 
@@ -105,23 +105,9 @@ class LookAhead:
 
 
 def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
-    """Look ahead from what the rule carries between two steps of one run.
-
-    In coordinates of named features nothing is forecast.
-    """
+    """Look ahead from what the rule carries between two steps of one run."""
     if settings.features is not None:
-        factor, held = float(record.log_factor), record.held
-        named, aside = settings.features, record.aside
-        found = record.named
-        if found is None:  # before the first vote
-            found = fit_named(settings, fitted_votes(settings, record), aside)
-        called = heads(named)
-        names = dict.fromkeys(named.names[called[named.groups[i]]] for i in aside)
-        return LookAhead(
-            (), factor, held.share, held.broken, found.side,
-            taught=claims(found, named), unnamed=found.dense, chance=1 - found.signal,
-            aside=tuple(names),
-        )  # fmt: skip
+        return _look_at_features(settings, record, settings.features)
     believed, moving = prior(settings), fit_votes(settings, record)[0]
     whitened = _whiten(record.votes, regression.unit(settings))
     warm = vote_regression.warm_start_worth(moving, record.votes, believed)
@@ -130,30 +116,67 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
         drift = float(vote_forecast.drift(whitened, believed))
     ahead: tuple[Ahead, ...] = ()
     whitened = fade(settings, whitened)
-    if float(moving.count) > 0 and settings.kl_budget is not None and settings.start is None:
+    if float(moving.count) > 0 and _can_tell(settings, record):
         fits = fit(replace(whitened, bend=None), believed), fit(whitened, believed)
-        ahead = tuple(_ahead(settings, record, fits, more) for more in MORE)
+
+        def outlook(at: Standing, more: int, reach: float, unproven: Floats | None) -> Outlook:
+            hold = None if record.moments is None else functools.partial(_hold, record.moments)
+            return vote_forecast.outlook(fits, at, more, reach, hold, unproven)
+
+        ahead = _ahead(settings, record, outlook)
     return LookAhead(
         ahead, float(record.log_factor), record.held.share, record.held.broken,
         float(moving.side), None if believed.mean is None else float(warm), drift,
     )  # fmt: skip
 
 
+def _look_at_features(settings: Settings, record: AllVotes, features: NamedFeatures) -> LookAhead:
+    factor, held, aside = float(record.log_factor), record.held, record.aside
+    votes, found = fitted_votes(settings, record), record.named
+    unit = regression.unit(settings)
+    if found is None:  # before the first vote
+        found = fit_named(settings, votes, aside)
+    fitted, called = found, heads(features)
+    names = dict.fromkeys(features.names[called[features.groups[i]]] for i in aside)
+    ahead: tuple[Ahead, ...] = ()
+    if _can_tell(settings, record):
+
+        def outlook(at: Standing, more: int, reach: float, unproven: Floats | None) -> Outlook:
+            short = None if unproven is None else float(unproven)
+            return named_forecast.outlook(
+                fitted, votes, features, unit, at, more, reach, short, aside
+            )
+
+        ahead = _ahead(settings, record, outlook)
+    return LookAhead(
+        ahead, factor, held.share, held.broken, found.side,
+        taught=claims(found, features), unnamed=found.dense, chance=1 - found.signal,
+        aside=tuple(names),
+    )  # fmt: skip
+
+
+def _can_tell(settings: Settings, record: AllVotes) -> bool:
+    """There are votes to forecast from, a budget of KL, and no start from another run."""
+    voted = float(record.counted) > 0
+    return voted and settings.kl_budget is not None and settings.start is None
+
+
 def _ahead(
     settings: Settings,
     record: AllVotes,
-    fits: tuple[vote_regression.Fit, vote_regression.Fit],
-    more: int,
-) -> Ahead:
-    unit, later = regression.unit(settings), replace(record, counted=record.counted + more)
-    reach = float(regression.find_radius(settings, later)) / unit
-    centre, point = record.centre / unit, record.recommended / unit
-    standing = Standing(centre, point, float(record.log_factor))
-    hold = None if record.moments is None else functools.partial(_hold, record.moments)
-    unproven = regression.unproven_share(settings, later)
-    found = vote_forecast.outlook(fits, standing, more, reach, hold, unproven)
-    nats = _figure(found.kl, record.kl_scale)
-    return Ahead(more, _figure(found.gain.rate()), nats, found.evidence)
+    outlook: Callable[[Standing, int, float, Floats | None], Outlook],
+) -> tuple[Ahead, ...]:
+    """What `MORE` votes are expected to make of the run."""
+    unit = regression.unit(settings)
+    standing = Standing(record.centre / unit, record.recommended / unit, float(record.log_factor))
+    found = []
+    for more in MORE:
+        later = replace(record, counted=record.counted + more)
+        reach = float(regression.find_radius(settings, later)) / unit
+        each = outlook(standing, more, reach, regression.unproven_share(settings, later))
+        nats = _figure(each.kl, record.kl_scale)
+        found.append(Ahead(more, _figure(each.gain.rate()), nats, each.evidence))
+    return tuple(found)
 
 
 def _whiten(votes: Votes, unit: float) -> Votes:
