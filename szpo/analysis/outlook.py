@@ -14,6 +14,7 @@ from typing import Any, Final
 from szpo.analysis import cause, taught
 from szpo.ledger.database import Ledger
 from szpo.optim import vote_regression
+from szpo.optim.named_features import describe_likelier
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
 
 FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
@@ -70,6 +71,8 @@ class Outlook:
         if self.prior is None:
             return ""
         began = f"{self.prior['pairs']:,} pairs from {self.prior['file']}"
+        if "likelier" in self.prior:
+            return f"{began} {describe_likelier(self.prior['likelier'])}"
         now = self.prior["votes"] if self.found.prior_votes is None else self.found.prior_votes
         return (
             f"{began} weigh as much as {now:.0f} votes now, beside {self.votes:,} that were cast; "

@@ -73,7 +73,7 @@ class Subspace(Section):
         description="score: principal directions of the policy's own log-probability gradient; "
         "features: what changes named features of the texts, after dim of those (both need a "
         "local model); random: random orthonormal ones; full: every weight; auto: features under "
-        "the rule regression, score elsewhere, with optimizer.prior, optimizer.score_share or "
+        "the rule regression, score elsewhere, with optimizer.score_share or "
         "optimizer.prior_variances, and with fewer than 512 samples.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(

@@ -144,7 +144,8 @@ class Optimizer(Section):
         min_length=1,
         description="regression: begin with the preferences of a run's .db or of a preference "
         "file (.jsonl, .jsonl.gz, .json), or with good answers, each preferred to the base's own; "
-        "they weigh at most 20 votes at the start, and later as much as votes confirm them.",
+        "they make some features likelier or, on other coordinates, weigh at most 20 votes at the "
+        "start, and later as much as votes confirm them.",
     )
     guarded: bool | None = Field(
         None,

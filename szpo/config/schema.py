@@ -43,7 +43,7 @@ from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import NOISE
+from szpo.optim.posterior_directions import NOISE, TEMPERATURE
 from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings, SettingsError
@@ -222,7 +222,9 @@ class Config(Section):
             found = self._make_settings(layout, scale, self.rule)
             if features is not None and rule_of(found.rule).two_points:
                 noise = self.optimizer.asking_noise or NOISE
-                return replace(found, features=features, asking_noise=noise)
+                return replace(
+                    found, features=features, asking_noise=noise, asking_temperature=TEMPERATURE
+                )
             return found
         except SettingsError as error:
             raise UsageError(f"settings: {error.rename(NAMES)}") from None
@@ -284,7 +286,7 @@ class Config(Section):
         chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
         if chosen != "auto":
             return chosen
-        others = o.prior, o.score_share, o.prior_variances
+        others = o.score_share, o.prior_variances
         usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not any(others)
         enough = samples is None or samples >= FEATURE_SAMPLES
         return "features" if usual and enough else "score"

@@ -22,7 +22,7 @@ WARMUP = 5
 REGRESSION = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
     "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
-    "asking_noise",
+    "asking_noise", "prior_chances", "asking_temperature",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 
@@ -89,7 +89,7 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
         values = superseded.keep_current(body)
         values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
         values["law"] = Law(**values["law"])
-        for name in ("prior_mean", "prior_widths", "start"):
+        for name in ("prior_mean", "prior_widths", "start", "prior_chances"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         for name in ("prior_precision", "kl_budget"):

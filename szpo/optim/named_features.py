@@ -21,12 +21,15 @@ import numpy as np
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
 from szpo.optim.sparse_prior import Prior
-from szpo.optim.sparse_regression import Fit
+from szpo.optim.sparse_regression import Fit, fit
+from szpo.optim.vote_regression import Votes
 from szpo.types import FEATURE_GRID, Floats, Ints
 
 OWN: Final = 0.5
 """Prior probability that a feature which votes are about is one of the user's own, if any are:
 who names a feature has a reason."""
+FROM_PAIRS: Final = 0.5
+"""How far preferences from elsewhere say what votes are about, at most: their taste may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +182,60 @@ def without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def prior_of(features: NamedFeatures, rows: int) -> Prior:
-    """What is believed of the weights before any vote on comparisons of ``rows`` rows a side."""
+def prior_of(
+    features: NamedFeatures, rows: int, chances: tuple[float, ...] | None = None
+) -> Prior:
+    """What is believed of the weights before any vote on comparisons of ``rows`` rows a side.
+
+    Args:
+        features: Of the run.
+        rows: Of a comparison.
+        chances: Of each feature (k,); None for groups that are equally likely, and the user's own
+            features together as likely as all others.
+    """
     groups = np.array([*features.groups, *[-1] * features.components])
     scale = np.full(features.columns, np.sqrt(2 / rows))
-    own = {name for name, *_ in features.own}
+    if chances is not None:
+        return Prior(groups, scale, np.array([*chances, *[0.0] * features.components]))
+    equal, own = Prior(groups, scale), {name for name, *_ in features.own}
     if not own or own.issuperset(features.names):
-        return Prior(groups, scale)
-    classes = np.array([name in own for name in features.names] + [False] * features.components)
-    return Prior(groups, scale, classes.astype(np.int64), (1 - OWN, OWN))
+        return equal
+    mine = np.array([name in own for name in features.names] + [False] * features.components)
+    given = equal.features()
+    share = np.where(mine, OWN / given[mine].sum(), (1 - OWN) / given[~mine].sum())
+    return Prior(groups, scale, given * share)
+
+
+def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
+    """Of each feature (k,): what preferences from elsewhere make of its prior probability.
+
+    Half of what it was, and half of how likely these are to be about it. Which way round does not
+    count: votes have to show that.
+
+    Args:
+        features: Of the run.
+        x: Regressors of what was preferred less those of the other (n, p).
+    """
+    count = len(x)
+    votes = Votes(x, np.ones(count), np.zeros(count), np.zeros(count, dtype=np.int64))
+    found, k = fit(votes, prior_of(features, 1)), len(features.names)
+    seen = (found.more + found.less)[:k]
+    seen = seen / max(1.0, float(seen.sum()))
+    before = prior_of(features, 1).features()[:k]
+    mixed = FROM_PAIRS * seen + (1 - FROM_PAIRS * float(seen.sum())) * before
+    return tuple(np.round(mixed, 6).tolist())
+
+
+def describe_likelier(likelier: Mapping[str, float]) -> str:
+    """What preferences made of the prior of named features, in words.
+
+    >>> describe_likelier({"commas": 0.38, "length": 0.1})
+    'make likelier that votes are about commas (38 %), length (10 %)'
+    """
+    if not likelier:
+        return "point at no named feature"
+    listed = ", ".join(f"{name} ({100 * chance:.0f} %)" for name, chance in likelier.items())
+    return f"make likelier that votes are about {listed}"
 
 
 def regressors(differences: Ints, scores: Floats) -> Floats:

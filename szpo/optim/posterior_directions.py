@@ -22,6 +22,10 @@ from szpo.optim.parameters import Space
 from szpo.optim.sparse_regression import Fit
 from szpo.types import FEATURE_GRID, Floats, Grid, Ints, Way
 
+TEMPERATURE: Final = 1.0
+"""Of the posterior over features in new runs."""
+BEFORE: Final = 2.0
+"""In runs that record none."""
 NOISE: Final = 0.33
 """The default `asking_noise`: .7 of what is drawn from the posterior, in length."""
 UNITS: Final = 2**16 - 1
@@ -34,12 +38,17 @@ UNLIKELY: Final = 1e-9
 """Probability below which an explanation is left out."""
 
 
-def ways_of(found: Fit, features: NamedFeatures, aside: Sequence[int] = ()) -> tuple[Way, ...]:
+def ways_of(
+    found: Fit,
+    features: NamedFeatures,
+    aside: Sequence[int] = (),
+    temperature: float = TEMPERATURE,
+) -> tuple[Way, ...]:
     """What the votes may be about, by regressors; nothing while they say nothing.
 
-    Drawn at temperature 2 over features: one of probability P is chosen in proportion to √P, then
-    one of its explanations in proportion to theirs. The score components together are one feature.
-    Features ``aside`` are not followed.
+    At temperature T a feature of probability P is chosen in proportion to P^(1/T), then one of its
+    explanations in proportion to theirs. The score components together are one feature. Features
+    ``aside`` are not followed.
     """
     followed = np.ones(features.columns)
     followed[list(aside)] = 0.0
@@ -51,7 +60,8 @@ def ways_of(found: Fit, features: NamedFeatures, aside: Sequence[int] = ()) -> t
             members = sorted({min(at, count) for at in each.support if followed[at]})
             listed.append((each, w, members))
             total[members] += each.chance
-    share = np.array([(each.chance / np.sqrt(total[own])).sum() for each, _, own in listed])
+    power = 1 / temperature - 1
+    share = np.array([(each.chance * total[own] ** power).sum() for each, _, own in listed])
     chances = np.rint(UNITS * share / max(share.sum(), UNLIKELY)).astype(np.int64)
     return tuple(
         Way(int(chance), each.support, _as_integers(w))

@@ -59,7 +59,7 @@ class Settings:
     (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
-    ``regression`` has the last thirteen. ``kl_budget``: how far the recommended point may be from
+    ``regression`` has the last fifteen. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
     None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
     whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
@@ -73,6 +73,8 @@ class Settings:
     were.
     ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
     ``features``: what votes are regressed on in coordinates of named features; None: z⁺ − z⁻.
+    ``asking_temperature``: of the posterior over them that directions are drawn from; 2 where
+    None. ``prior_chances``: how likely each of them is before any vote; None: all groups alike.
     ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
     from their posterior (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
 
@@ -120,6 +122,8 @@ class Settings:
     forgetting: float | None = None
     features: NamedFeatures | None = None
     asking_noise: float | None = None
+    prior_chances: tuple[float, ...] | None = None
+    asking_temperature: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)

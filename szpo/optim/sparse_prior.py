@@ -24,22 +24,20 @@ class Prior:
     """A mixture over supports of k features, each at several widths.
 
     Nothing; one feature; two of different groups; or the whole dense block, coordinates for what
-    has no name. The probability of a class is shared equally by its groups, that of a group by its
-    features. All coefficients of a support have the same width together, in logits.
+    has no name. All coefficients of a support have the same width together, in logits.
 
     Raises:
-        UsageError: shapes do not fit, groups are not numbered without gaps or mix classes, a
-            scale, width or deviation is not positive, or a probability is not one.
+        UsageError: shapes do not fit, groups are not numbered without gaps, a scale, width or
+            deviation is not positive, or a probability is not one.
     """
 
     groups: Ints
     """(k,): the group of each feature, from 0; −1 for the coordinates of the dense block."""
     scale: Floats
     """(k,): r.m.s. of x between two batches of the start: √(2/rows) in units of the spread."""
-    classes: Ints | None = None
-    """(k,): the class of each feature, from 0; None for one class."""
-    shares: tuple[float, ...] = (1.0,)
-    """Of each class in the probability of one feature, relative to each other."""
+    chances: Floats | None = None
+    """(k,): of each feature, given that it is one, relative to each other; None for equally likely
+    groups, whose features are equally likely. Those of the dense block do not count."""
     widths: tuple[float, ...] = (1.0, 2.0, 4.0)
     """Prior standard deviations of the logit of such a comparison, equally likely."""
     signal: float = 0.65
@@ -55,21 +53,17 @@ class Prior:
             raise UsageError("prior of the features: one group and one scale for each feature")
         if not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise UsageError("prior of the features: scales, widths and deviations must be > 0")
-        if not 0 < self.signal < 1 or min(*self.kinds, *self.shares) < 0 or not sum(self.kinds):
-            raise UsageError("prior of the features: `signal`, kinds and shares are probabilities")
+        if not 0 < self.signal < 1 or min(self.kinds) < 0 or not sum(self.kinds):
+            raise UsageError("prior of the features: `signal` and kinds are probabilities")
         named = self.groups >= 0
-        groups, first, of = np.unique(self.groups[named], return_index=True, return_inverse=True)
+        groups = np.unique(self.groups[named])
         if not np.array_equal(groups, np.arange(len(groups))):
             raise UsageError("prior of the features: groups must be numbered from 0, none empty")
-        if self.classes is None:
+        if self.chances is None:
             return
-        if self.classes.shape != self.groups.shape:
-            raise UsageError("prior of the features: one class for each feature")
-        classes = self.classes[named]
-        if not np.isin(classes, range(len(self.shares))).all():
-            raise UsageError(f"prior of the features: classes are 0 to {len(self.shares) - 1}")
-        if (classes != classes[first][of]).any():
-            raise UsageError("prior of the features: a group's features are of one class")
+        fits = self.chances.shape == self.groups.shape and (self.chances >= 0).all()
+        if not fits or not 0 < self.chances[named].sum() < np.inf:
+            raise UsageError("prior of the features: one chance for each feature, some above 0")
 
     @property
     def block(self) -> Support:
@@ -80,16 +74,8 @@ class Prior:
         """Probability of each feature (k,), given that it is one; 0 in the dense block."""
         named = self.groups >= 0
         chances = np.zeros(len(self.groups))
-        groups, first, members = np.unique(
-            self.groups[named], return_index=True, return_counts=True
-        )
-        if not len(groups):
-            return chances
-        classes = np.zeros(len(groups), dtype=np.int64)
-        if self.classes is not None:
-            classes = self.classes[named][first]
-        share = np.array(self.shares)[classes] / np.bincount(classes)[classes] / members
-        chances[named] = share[self.groups[named]]
+        own = self.groups[named]
+        chances[named] = 1 / np.bincount(own)[own] if self.chances is None else self.chances[named]
         return np.asarray(chances / max(chances.sum(), 1e-300))
 
     def log_chances(self) -> tuple[Floats, float]:

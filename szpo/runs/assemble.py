@@ -237,7 +237,9 @@ def build(
             from szpo.training import warm_start
 
             progress("reading the prior", 0, 0)
-            settings, prior = warm_start.make(settings, policy, found.prior, prompts.train)
+            settings, prior = warm_start.make(
+                settings, policy, found.prior, prompts.train, parts.entries
+            )
             say(warm_start.describe(prior))
             parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:

@@ -123,7 +123,8 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
         return made
     parent = read_recorded(spec["optimizer"])
     own = made["optimizer"] = superseded.keep_current(made["optimizer"])
-    own |= {"rule": rule, "warmup": 0, "prior_mean": None, "prior_precision": None}
+    nothing = dict.fromkeys(("prior_mean", "prior_precision", "prior_chances"))
+    own |= {"rule": rule, "warmup": 0, **nothing}
     made.pop("prior", None)
     if rule_of(rule).two_points != has_two_points(parent.rule):
         own |= _asked_as_by(rule, parent)

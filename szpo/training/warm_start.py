@@ -1,8 +1,9 @@
 """Begin a run with preferences from elsewhere: the setting `optimizer.prior`.
 
 Their texts' scores in the run's coordinates make the prior of its fit (`szpo.optim.
-vote_regression.warm_start`). Features, limits and the file's hash are recorded when the run is
-created, so that replay and verify need neither model nor file.
+vote_regression.warm_start`); where these are named features, they make some likelier than others
+(`szpo.optim.named_features.chances_of_pairs`). What the fit reads and the file's hash are recorded
+when the run is created, so that replay and verify need neither model nor file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from szpo.config.schema import Config
 from szpo.data import preference_files, preferred
 from szpo.data.preferred import Preferred
 from szpo.errors import UsageError
+from szpo.features.dictionary import Entry
 from szpo.ledger.rows import PRIOR_FAR, PRIOR_FEATURES
 from szpo.models import context, loading
+from szpo.optim import named_features
+from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import look_ahead, regression
 from szpo.optim.rules.all_votes import with_pairs
 from szpo.optim.rules.registry import RULES
@@ -28,8 +32,11 @@ from szpo.optim.settings import Settings
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.training import guard_moments
 from szpo.types import Floats, Prompt
+from szpo.voting import shown_features
 
 NAME: Final = "optimizer.prior"
+SAID: Final = 3
+"""Groups of features that are named."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,15 +44,16 @@ class WarmStart:
     """What a run records of the preferences that it begins with."""
 
     facts: Mapping[str, Any]
-    """For the run's spec: file, kind, sha256, pairs, of, votes."""
+    """For the run's spec: file, kind, sha256, pairs, of, and votes or likelier features."""
     features: Floats
-    """Scores of what was preferred less those of the other (n, d)."""
-    far: Floats
-    """(d,): beyond ± this a feature is cut."""
+    """Preferred less other: scores (n, d), or regressors of named features (n, p)."""
+    far: Floats | None
+    """(d,): beyond ± this a score is cut."""
 
     def tensors(self) -> dict[str, Floats]:
         """For the run's record, by name."""
-        return {PRIOR_FEATURES: self.features, PRIOR_FAR: self.far}
+        far = {} if self.far is None else {PRIOR_FAR: self.far}
+        return {PRIOR_FEATURES: self.features, **far}
 
 
 def read(config: Config, *, scored: bool = True) -> Preferred | None:
@@ -74,11 +82,16 @@ def read(config: Config, *, scored: bool = True) -> Preferred | None:
 
 
 def make(
-    settings: Settings, policy: LoraPolicy, found: Preferred, prompts: tuple[Prompt, ...]
+    settings: Settings,
+    policy: LoraPolicy,
+    found: Preferred,
+    prompts: tuple[Prompt, ...],
+    entries: Mapping[str, Entry] | None = None,
 ) -> tuple[Settings, WarmStart]:
     """The settings with the prior that the preferences make, and what is to be recorded of them.
 
-    ``prompts`` are those of the run: answers of the start to them say what is far.
+    ``prompts`` are those of the run: answers of the start to them say what is far. ``entries``
+    count its named features.
 
     Raises:
         UsageError: a text is longer than the model reads, the coordinates give no scores, or none
@@ -87,18 +100,47 @@ def make(
     _demand_room(policy, found)
     if found.kind == preference_files.DEMONSTRATIONS:
         found = _answer(policy, found, settings.root_seed)
-    scores = policy.score_features(found.comparisons)[0]
-    far = guard_moments.load_or_read(policy, prompts).far()
-    features = np.round(scores, 6)  # as recorded
+    features, far = policy.score_features(found.comparisons)[0], None
+    if settings.features is not None:
+        features = _regressors(settings.features, found, features, entries or {})
+    else:
+        far = guard_moments.load_or_read(policy, prompts).far()
+    features = np.round(features, 6)  # as recorded
     if not features.any():
         raise UsageError(f"{NAME} {found.file}: no preference differs in the run's coordinates")
     warm = with_pairs(settings, features, far)
-    begun = look_ahead.look_ahead(warm, regression.init(warm)).prior_votes or 0.0
+    begun = look_ahead.look_ahead(warm, regression.init(warm))
     facts = {
         "file": found.file, "kind": found.kind, "sha256": found.sha256,
-        "pairs": len(features), "of": found.of, "votes": round(begun, 3),
+        "pairs": len(features), "of": found.of,
     }  # fmt: skip
+    if warm.features is None:
+        facts["votes"] = round(begun.prior_votes or 0.0, 3)
+    else:
+        facts["likelier"] = _likelier(warm.features, warm.prior_chances or ())
     return warm, WarmStart(facts, features, far)
+
+
+def _regressors(
+    named: NamedFeatures, found: Preferred, scores: Floats, entries: Mapping[str, Entry]
+) -> Floats:
+    """What votes on the pairs would be fitted on (n, p), as if each had one row a side."""
+    counted = shown_features.differences_of(named, found.comparisons, entries).reshape(
+        len(found.comparisons), -1
+    )
+    x = named_features.regressors(counted, scores.reshape(len(counted), -1)[:, : named.components])
+    rows = np.array([len(comparison.rows) for comparison in found.comparisons])
+    return np.asarray(x * np.sqrt(rows)[:, None])
+
+
+def _likelier(named: NamedFeatures, chances: tuple[float, ...]) -> dict[str, float]:
+    """Groups that the pairs made twice as likely, and how likely they are now."""
+    now = np.bincount(named.groups, chances)
+    before = named_features.prior_of(named, 1).features()[: len(named.names)]
+    grown = np.flatnonzero(now > 2 * np.bincount(named.groups, before))
+    called = named_features.heads(named)
+    order = sorted(grown.tolist(), key=lambda group: -now[group])
+    return {named.names[called[group]]: round(float(now[group]), 3) for group in order[:SAID]}
 
 
 def _answer(policy: LoraPolicy, found: Preferred, root_seed: int) -> Preferred:
@@ -115,10 +157,12 @@ def describe(made: WarmStart) -> str:
     """For the user, when the run begins."""
     facts = made.facts
     some = "" if facts["of"] == facts["pairs"] else f" of {facts['of']:,}"
-    return (
-        f"prior: {facts['pairs']:,}{some} preferences from {facts['file']} ({facts['kind']}), "
-        f"worth {facts['votes']:.0f} votes at the start; votes decide what they weigh later"
-    )
+    begun = f"prior: {facts['pairs']:,}{some} preferences from {facts['file']} ({facts['kind']})"
+    if "votes" in facts:
+        worth = f"worth {facts['votes']:.0f} votes at the start"
+        return f"{begun}, {worth}; votes decide what they weigh later"
+    likelier = named_features.describe_likelier(facts["likelier"])
+    return f"{begun} {likelier}; votes decide whether, and which way"
 
 
 def _demand_room(policy: LoraPolicy, found: Preferred) -> None:

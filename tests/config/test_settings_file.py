@@ -67,7 +67,7 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
         (("optimizer.rule=known",), "score", 384),
         (("optimizer.rule=sign",), "score", 384),
         (("optimizer.mu=1",), "score", 384),  # so the rule is known
-        (("optimizer.prior=votes.db",), "score", 384),
+        (("optimizer.prior=votes.db",), "features", 512),
         (("optimizer.score_share=0.5",), "score", 384),
         (("optimizer.prior_variances=flat",), "score", 384),
     ],

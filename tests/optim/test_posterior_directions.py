@@ -13,7 +13,14 @@ from szpo.errors import UsageError
 from szpo.optim import named_features, optimizer, parameters, posterior_directions
 from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import LARGEST, NOISE, UNITS, draw_direction, ways_of
+from szpo.optim.posterior_directions import (
+    BEFORE,
+    LARGEST,
+    NOISE,
+    UNITS,
+    draw_direction,
+    ways_of,
+)
 from szpo.optim.settings import SettingsError
 from szpo.optim.sparse_regression import Fit, Kept
 from szpo.types import FEATURE_GRID, Asked, Shift, Way
@@ -90,8 +97,12 @@ def test_the_temperature_is_of_features_not_of_explanations() -> None:
     found = fit_of(
         ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])
     )
-    chances = {way.regressors: way.chance / UNITS for way in ways_of(found, AXES)}
-    whole = 0.8 + 0.2 + 0.4  # √P of the features
+    plain = {way.regressors: way.chance / UNITS for way in ways_of(found, AXES)}
+    whole = 0.64 + 0.04 + 0.16  # P of the features
+    assert plain[0,] == pytest.approx(0.6 / whole, abs=1e-4)
+    assert plain[0, 1] == pytest.approx((0.04 + 0.04) / whole, abs=1e-4)  # of either feature
+    chances = {way.regressors: way.chance / UNITS for way in ways_of(found, AXES, (), BEFORE)}
+    whole = 0.8 + 0.2 + 0.4  # √P
     assert chances[0,] == pytest.approx(0.6 / 0.8 / whole, abs=1e-4)
     assert chances[0, 1] == pytest.approx((0.04 / 0.8 + 0.04 / 0.2) / whole, abs=1e-4)
     assert chances[2,] == pytest.approx(0.4 / whole, abs=1e-4)
@@ -104,7 +115,7 @@ def test_what_votes_are_not_to_be_about_is_not_asked_along() -> None:
     found = fit_of(((0,), 0.6, [2.0]), ((0, 1), 0.3, [2.0, -1.0]), ((2,), 0.1, [0.5]))
     ways = {way.regressors: way for way in ways_of(found, AXES, aside=[0])}
     assert set(ways) == {(0, 1), (2,)} and ways[0, 1].weights == (0, -LARGEST)
-    assert ways[0, 1].chance / ways[2,].chance == pytest.approx(3**0.5, rel=1e-3)
+    assert ways[0, 1].chance / ways[2,].chance == pytest.approx(3, rel=1e-3)
 
 
 def test_votes_that_say_nothing_leave_the_directions_of_the_seed() -> None:

@@ -225,13 +225,11 @@ def test_the_dense_block_takes_what_no_feature_explains():
     assert np.abs(found.w[:12]).max() < 0.01
 
 
-def test_a_class_and_a_group_share_their_probability():
-    prior = Prior(
-        np.array([0, 0, 1, 2, 3, -1]),
-        np.ones(6),
-        classes=np.array([0, 0, 0, 1, 1, 0]),
-        shares=(0.8, 0.2),
-    )
+def test_groups_are_equally_likely_unless_features_are_given_chances():
+    groups = np.array([0, 0, 1, 2, 3, -1])
+    equal = Prior(groups, np.ones(6)).features()
+    assert equal == pytest.approx([0.125, 0.125, 0.25, 0.25, 0.25, 0.0])
+    prior = Prior(groups, np.ones(6), np.array([2.0, 2.0, 4.0, 1.0, 1.0, 7.0]))
     assert prior.features() == pytest.approx([0.2, 0.2, 0.4, 0.1, 0.1, 0.0])
     table, dense = prior.log_chances()
     whole = np.exp(table)[np.triu_indices(6)].sum() + math.exp(dense)
@@ -259,8 +257,9 @@ def test_chains_of_near_gradients_are_groups():
         {"widths": ()},
         {"signal": 1.0},
         {"kinds": (0.0, 0.0, 0.0)},
-        {"classes": np.array([0, 1])},
-        {"groups": np.array([0, 0]), "classes": np.array([0, 1]), "shares": (0.5, 0.5)},
+        {"chances": np.array([1.0])},
+        {"chances": np.array([0.0, 0.0])},
+        {"chances": np.array([1.0, -1.0])},
     ],
 )
 def test_a_wrong_prior_is_refused(change):

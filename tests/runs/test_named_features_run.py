@@ -17,9 +17,11 @@ from szpo.cli.app import call
 from szpo.config.schema import Config
 from szpo.features import dictionary, own
 from szpo.features.own import choose
+from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
+from szpo.ledger.rows import PRIOR_FEATURES
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import theta_digests
+from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.optim.named_features import directions, members
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
@@ -56,6 +58,38 @@ def test_eight_votes_and_eight_more_are_sixteen(finished: Path, tmp_path: Path) 
         digests = "SELECT step, k, votes_sha256 FROM updates ORDER BY step, k"
         assert added.query(digests) == whole.query(digests)
         assert verification.verify(added).failure is None
+
+
+def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"prompt": "w20 w21", "chosen": "w1 w2", "rejected": "w1 w2 w3 w4 w5 w6"},
+        {"prompt": "w22 w23", "chosen": "w4 w5 w6", "rejected": "w7 w8 w9 w10 w11 w12 w13"},
+    ] * 20
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    model = folder_run.model(tmp_path)
+    assert call(arguments(tmp_path, model, f"optimizer.prior={path}")) == 0
+    assert "make likelier that votes are about" in "".join(capsys.readouterr())
+    run = tmp_path / "runs" / "folder.db"
+    with Ledger.open(run) as ledger:
+        assert verification.verify(ledger).ok
+        settings, facts = recorded_settings(ledger), ledger.spec["prior"]
+        own = stored_tensors(ledger)[PRIOR_FEATURES]
+        found = outlook.read(ledger)
+        assert found is not None and "40 pairs from pairs.jsonl make likelier" in found.prior_line
+        named = settings.features
+        assert named is not None and own.shape == (40, named.columns)
+        assert facts["likelier"] and set(facts["likelier"]) <= set(named.names)
+    other = (np.roll(own, 1, axis=1)).tobytes()
+    was, now = canonical.sha256(own.tobytes()), canonical.sha256(other)
+    forge(run, "UPDATE tensors SET bytes = ?, sha256 = ? WHERE sha256 = ?", (other, now, was))
+    forge(run, "UPDATE events SET body = replace(body, ?, ?)", (was, now))
+    rewrite(run)
+    capsys.readouterr()
+    assert call(["verify", str(run)]) == 5
+    assert "prior_chances is not what the recorded features give" in "".join(capsys.readouterr())
 
 
 def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished: Path) -> None:

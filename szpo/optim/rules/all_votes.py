@@ -243,7 +243,7 @@ def fit_named(
 ) -> sparse_regression.Fit:
     """The posterior over the named features of a run that has them, ``aside`` not followed."""
     assert settings.features is not None
-    believed = named_features.prior_of(settings.features, settings.D)
+    believed = named_features.prior_of(settings.features, settings.D, settings.prior_chances)
     return sparse_regression.fit(votes, believed, aside)
 
 
@@ -266,17 +266,22 @@ def prior(settings: Settings) -> Prior:
     return replace(found, mean=mean, precision=precision)
 
 
-def with_pairs(settings: Settings, features: Floats, far: Floats) -> Settings:
+def with_pairs(settings: Settings, features: Floats, far: Floats | None) -> Settings:
     """The settings with the prior that preferences from elsewhere make.
 
     Args:
         settings: Of the run, as if there were none.
-        features: Scores of what was preferred less those of the other (n, d).
-        far: Beyond ± this a feature is cut (d,).
+        features: What was preferred less the other (n, p): in coordinates of named features their
+            regressors, elsewhere scores (n, d).
+        far: Beyond ± this a score is cut (d,); None in coordinates of named features.
 
     Raises:
         UsageError: there is no preference, or the limits do not fit.
     """
+    if settings.features is not None:
+        chances = named_features.chances_of_pairs(settings.features, features)
+        return replace(settings, prior_chances=chances)
+    assert far is not None
     plain = replace(settings, prior_mean=None, prior_precision=None)
     found = vote_regression.warm_start(features, far, prior(plain))
     mean, precision = np.asarray(found.mean), np.asarray(found.precision)

@@ -22,7 +22,7 @@ import numpy as np
 
 from szpo.aggregation import weighting
 from szpo.optim.named_features import directions
-from szpo.optim.posterior_directions import ways_of
+from szpo.optim.posterior_directions import BEFORE, ways_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     PRIORS,
@@ -101,13 +101,29 @@ def _check_own(s: Settings) -> None:
             raise SettingsError(f"`features` are of {s.features.dim} coordinates, not {s.dim}")
         if s.score_share or s.prior_mean is not None:
             raise SettingsError("`features` go without `score_share` and without a Gaussian prior")
+    _check_chances(s)
     if s.asking_noise is not None and not (s.features and 0 < s.asking_noise <= 1):
         raise SettingsError(
             f"`asking_noise` is {s.asking_noise}; give a share above 0, at most 1, and only in "
             "coordinates of named features"
         )
+    if s.asking_temperature is not None and not (s.features and 0 < s.asking_temperature <= 10):
+        raise SettingsError(
+            f"`asking_temperature` is {s.asking_temperature}; it must be within (0, 10], in "
+            "coordinates of named features"
+        )
     if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
         raise SettingsError(f"`start` must be {s.dim} finite values")
+
+
+def _check_chances(s: Settings) -> None:
+    chances = s.prior_chances
+    if chances is None:
+        return
+    if s.features is None or len(chances) != len(s.features.names):
+        raise SettingsError("`prior_chances` has one value for each of the run's named features")
+    if not all(0 <= chance < math.inf for chance in chances) or not any(chances):
+        raise SettingsError("`prior_chances` must be finite, at least 0, and one above it")
 
 
 def _check_prior(s: Settings) -> None:
@@ -133,7 +149,8 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Way, ...]:
     """What the votes so far may be about, to ask along; nothing before the first."""
     if settings.features is None or record.named is None:
         return ()
-    return ways_of(record.named, settings.features, record.aside)
+    temperature = settings.asking_temperature or BEFORE
+    return ways_of(record.named, settings.features, record.aside, temperature)
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
