@@ -92,6 +92,7 @@ class Ledger:
         self._pid = os.getpid()
         self._depth = 0
         self._undone = 0
+        self._foreign: int | None = None
         self._pending: list[list[str]] = []
         self._checkpointer = Checkpointer(path)
         self._noted = witness.read(path)  # before the record, which only grows
@@ -168,7 +169,7 @@ class Ledger:
                 yield
                 return
             before = self._conn.total_changes
-            self._depth, self._pending, self._head = 1, [], None
+            self._depth, self._pending, self._head, self._foreign = 1, [], None, None
             try:  # from here on, so that an interrupt anywhere leaves no lock behind
                 self.execute("BEGIN IMMEDIATE")
                 yield
@@ -367,8 +368,9 @@ class Ledger:
         Equal marks mean that the file holds what it held.
         """
         with self._lock:
-            foreign = self.execute("PRAGMA data_version").fetchone()[0]
-            return foreign, self._conn.total_changes, self._undone
+            if not self._depth or self._foreign is None:  # in a transaction nobody else commits
+                self._foreign = self.execute("PRAGMA data_version").fetchone()[0]
+            return self._foreign, self._conn.total_changes, self._undone
 
     @property
     def layout(self) -> Layout:
@@ -410,8 +412,13 @@ class Ledger:
 
     def comparison(self, comparison: str) -> Comparison | None:
         """One comparison with its rows, or None."""
-        heads = self.query("SELECT * FROM comparisons WHERE comparison = ?", (comparison,))
-        return self._comparison(heads[0]) if heads else None
+        rows = self.query(
+            "SELECT * FROM comparisons c LEFT JOIN answers USING (comparison) "
+            "WHERE c.comparison = ? ORDER BY i",
+            (comparison,),
+        )
+        answers = [row for row in rows if row["i"] is not None]
+        return ledger_rows.comparison_of(rows[0], answers) if rows else None
 
     def _comparison(self, head: Record) -> Comparison:
         answers = self.query(

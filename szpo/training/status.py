@@ -5,6 +5,7 @@ Nothing here tells how anybody voted, nor what stands on which side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -15,9 +16,10 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import recorded_config, with_budget
 from szpo.training import budget
-from szpo.voting import lease, seat_counts, steps
+from szpo.voting import lease, steps
 from szpo.voting.counting import counted
 from szpo.voting.seat_counts import SeatCounts
+from szpo.voting.service import VoteService
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 FRESH_US: Final = 5_000_000
@@ -61,14 +63,15 @@ class _Look:
     at_us: int
     status: RoundStatus
     reading: budget.Reading
-    counts: SeatCounts | None
 
 
 class StatusReader:
     """Reads a run's status again and again; computes it only when the file has changed."""
 
-    def __init__(self, ledger: Ledger):
+    def __init__(self, ledger: Ledger, counts: Callable[[], SeatCounts | None] | None = None):
+        """``counts`` are those of a vote service over the same ledger, where there is one."""
         self._ledger: Final = ledger
+        self._counts: Final = counts or VoteService(ledger).seat_counts
         self._config: Final = recorded_config(ledger)
         self._last: _Look | None = None
 
@@ -84,9 +87,8 @@ class StatusReader:
             if last is None or last.marks != marks or not 0 <= now - last.at_us < FRESH_US:
                 same_past = last is not None and last.marks[2] == marks[2]  # nothing was undone
                 reading = last.reading if last is not None and same_past else budget.Reading()
-                counts = seat_counts.follow(ledger, None if last is None else last.counts)
-                status = _status(ledger, self._config, reading, counts)
-                last = self._last = _Look(marks, now, status, reading, counts)
+                status = _status(ledger, self._config, reading, self._counts())
+                last = self._last = _Look(marks, now, status, reading)
         return last.status
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -49,6 +49,8 @@ class VoteRequest:
     tab: str | None = None
     panelist: str | None = None
     """Whose seat it must be; None: not checked."""
+    noted: Mapping[str, Any] = field(default_factory=dict)
+    """What the server adds to the details; a retry need not bring the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +116,26 @@ def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at
 
 
 def store(
-    ledger: Ledger, request: VoteRequest, *, rubric_version: int | None, at_us: int
+    ledger: Ledger,
+    request: VoteRequest,
+    *,
+    rubric_version: int | None,
+    at_us: int,
+    seat: Sequence[Record] = (),
 ) -> Receipt:
-    """Store an answer within the caller's transaction; `VoteService.cast` says what is refused."""
-    row = _row(request)
-    seat = _seat(ledger, request.assignment, request.panelist)
-    before = ledger.query(
-        "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (request.assignment,)
-    )
+    """Store an answer within the caller's transaction; `VoteService.cast` says what is refused.
+
+    ``seat`` is what `read_seat` gave for it in the same transaction, if it was read before.
+    """
+    row = _row(request, request.noted)
+    found = seat or read_seat(ledger, request.assignment, request.panelist)
+    if not found:  # one text for "no such seat" and "not yours": ids are not to be probed
+        raise UsageError("vote: there is no such comparison for this panelist")
+    before = [each for each in found if each["vote"] is not None]
     for earlier in before:
         if earlier["idem"] == request.idem:
-            if earlier["payload_sha256"] != row["payload_sha256"]:
+            same = _row(request, _noted(earlier, request))
+            if earlier["payload_sha256"] != same["payload_sha256"]:
                 raise VoteConflictError(
                     "key_reused",
                     "vote: this key was used for another answer; send a new key",
@@ -133,11 +144,11 @@ def store(
             ledger.vouch()
             return receipt(earlier, replayed=True)
     stands = receipt(before[-1]) if before else None
-    is_open = _is_open(ledger, seat, answered=bool(before))
+    is_open = _is_open(ledger, found[0], answered=bool(before))
     if before and not is_open:
-        why = _CLOSED.get(seat["kind"], "this comparison is answered once")
+        why = _CLOSED.get(found[0]["kind"], "this comparison is answered once")
         raise VoteConflictError("closed", f"vote: {why}; your answer stands", stands)
-    if is_open and seat["tab"] != request.tab:
+    if is_open and found[0]["tab"] != request.tab:
         raise VoteConflictError(
             "stale_tab", "vote: this comparison is open in another tab", stands
         )
@@ -172,20 +183,33 @@ def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
             return not answered
 
 
-def _seat(ledger: Ledger, assignment: str, panelist: str | None) -> Record:
+def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> list[Record]:
+    """A seat beside each of its answers, oldest first; one row with ``vote`` None without any.
+
+    Empty where there is no such seat, or where it is not this ``panelist``'s.
+    """
     found = ledger.query(
-        "SELECT a.*, c.kind, s.state FROM assignments a JOIN comparisons c USING (comparison) "
-        "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step WHERE a.assignment = ?",
+        "SELECT a.*, c.kind, c.step, c.expected, s.state, v.vote, v.revision, v.choice, v.late, "
+        "v.received_us, v.idem, v.payload_sha256, v.details "
+        "FROM assignments a JOIN comparisons c USING (comparison) "
+        "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step "
+        "LEFT JOIN votes v ON v.assignment = a.assignment WHERE a.assignment = ? "
+        "ORDER BY v.revision",
         (canonical.utf8(assignment),),
     )
-    # One text for "no such seat" and "not yours": ids are not to be probed.
-    if not found or panelist not in (None, found[0]["panelist"]):
-        raise UsageError("vote: there is no such comparison for this panelist")
-    return found[0]
+    return found if found and panelist in (None, found[0]["panelist"]) else []
 
 
-def _row(request: VoteRequest) -> Record:
-    """The columns of `votes` that the request gives.
+def _noted(earlier: Record, request: VoteRequest) -> Record:
+    """What the server noted with an earlier answer, of all that it notes now."""
+    if not request.noted:
+        return {}
+    kept = json.loads(earlier["details"] or "{}")
+    return {name: kept[name] for name in request.noted if name in kept}
+
+
+def _row(request: VoteRequest, noted: Mapping[str, Any]) -> Record:
+    """The columns of `votes` that the request gives, with what the server notes in its details.
 
     Raises:
         UsageError: a value is not of its form.
@@ -203,7 +227,8 @@ def _row(request: VoteRequest) -> Record:
         if name is not None and not isinstance(name, str):
             raise UsageError(f"vote: {name!r} is not a text")
     try:
-        text = None if details is None else canonical.utf8(canonical.canonical(details))
+        whole = {**(details or {}), **noted} if noted else details
+        text = None if whole is None else canonical.utf8(canonical.canonical(whole))
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"vote: details are not plain JSON ({error})") from None
     content = (

@@ -14,9 +14,9 @@ from typing import Final
 from szpo.ledger.database import Ledger, Record
 from szpo.voting import counting, seats
 
-_NEW_EVENTS: Final = (
-    f"SELECT max(event) AS last, max(kind IN ({', '.join('?' * len(seats.MOVING_EVENTS))})) "
-    "AS moved FROM events WHERE event > ?"
+_MARKS: Final = (
+    f"SELECT max(event) AS event, max(kind IN ({', '.join('?' * len(seats.MOVING_EVENTS))})) "
+    "AS moved, (SELECT max(amendment) FROM amendments) AS amendment FROM events WHERE event > ?"
 )
 
 
@@ -148,7 +148,8 @@ class SeatCounts:
         self._orders: dict[str, list[int]] = {}
         self.stale = False
         """Another process may have moved expiry times of seats."""
-        self._seat, self._vote, self._amendment, self._event = 0, 0, 0, 0
+        self._seat, self._vote, self._event = 0, 0, 0
+        self._amendment: int | None = None
         self._without: set[int] = set()
         asked = counting.comparisons_asked(ledger, self.step)
         balance = counting.balance_of(ledger)
@@ -159,6 +160,7 @@ class SeatCounts:
         last = ledger.query(
             "SELECT (SELECT coalesce(max(rowid), 0) FROM assignments) AS seat, "
             "(SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
+            "(SELECT max(amendment) FROM amendments) AS amendment, "
             "(SELECT coalesce(max(event), 0) FROM events) AS event"
         )[0]
         first = ledger.query(
@@ -170,7 +172,7 @@ class SeatCounts:
         self._seat = last["seat"] if first["seat"] is None else first["seat"] - 1
         self._vote = last["vote"] if first["vote"] is None else first["vote"] - 1
         self._event = last["event"]
-        self._follow(ledger)
+        self._follow(ledger, last["amendment"])
 
     def in_order_of(self, ledger: Ledger, panelist: str) -> list[ComparisonSeats]:
         """The comparisons in the panelist's own random order."""
@@ -193,10 +195,10 @@ class SeatCounts:
 
     def catch_up(self, ledger: Ledger, marks: tuple[int, int, int]) -> None:
         """Read what was appended since the last look."""
-        new = ledger.query(_NEW_EVENTS, (*seats.MOVING_EVENTS, self._event))[0]
-        self._event = new["last"] or self._event
+        new = ledger.query(_MARKS, (*seats.MOVING_EVENTS, self._event))[0]
+        self._event = new["event"] or self._event
         self.stale |= marks[0] != self.marks[0] or bool(new["moved"])
-        self._follow(ledger)
+        self._follow(ledger, new["amendment"])
         self.marks = marks
 
     def refresh_expiry(self, ledger: Ledger) -> None:
@@ -219,10 +221,8 @@ class SeatCounts:
             seat.expires_us = expires_us
             self.comparisons[seat.comparison].held = None
 
-    def _follow(self, ledger: Ledger) -> None:
+    def _follow(self, ledger: Ledger, amendment: int | None) -> None:
         # Each thing is read before what it refers to, so that none is met without that.
-        sql = "SELECT coalesce(max(amendment), 0) AS last FROM amendments"
-        amendment = ledger.query(sql)[0]["last"]
         votes = ledger.query(
             "SELECT vote, assignment, choice, late FROM votes WHERE vote > ? ORDER BY vote",
             (self._vote,),

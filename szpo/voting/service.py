@@ -7,10 +7,11 @@ a vote counts once is a UNIQUE constraint and an aggregate over rows, never the 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Final, Literal, TypeVar
 
-from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.errors import StorageError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
@@ -21,6 +22,7 @@ from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
 from szpo.voting.seat_counts import ComparisonSeats, SeatCounts
 
+T = TypeVar("T")
 SeatKind = Literal["round", "calibration", "practice", "final"]
 """What a panelist may be shown: a comparison of the open step, or one outside training."""
 SEAT_TTL_US: Final = 600_000_000
@@ -271,28 +273,39 @@ class VoteService:
                 changed_often (a hundred answers to one comparison).
         """
         with self.ledger.transaction("votes"):
-            receipt = self._store(request)
+            receipt = self.store(request)
         failpoint("cp6")
         return receipt
 
-    def cast_many(self, requests: Sequence[VoteRequest]) -> list[Receipt | SzpoError]:
-        """Store many answers in one transaction; each is taken or refused for itself.
+    def store(self, request: VoteRequest, seat: Sequence[Record] = ()) -> Receipt:
+        """`cast` inside a transaction of the caller's, who acknowledges after its end.
 
-        When this returns, those with a receipt survive a kill of any process.
+        ``seat`` is what `casting.read_seat` gave in it.
+        """
+        version, now = self.rubric_version, self.clock()
+        return casting.store(self.ledger, request, rubric_version=version, at_us=now, seat=seat)
+
+    def together(self, acts: Sequence[Callable[[], T]]) -> list[T | Exception]:
+        """Call what writes a little, such as `store`, in one transaction; each fails for itself.
+
+        Returns what each returned or raised. When this returns, the others' rows survive a kill
+        of any process.
 
         Raises:
-            StorageError: the file cannot be written; none of the answers is stored.
+            StorageError: the file cannot be written; nothing of it is stored.
         """
-        results: list[Receipt | SzpoError] = []
-        with self.ledger.transaction("votes"):
-            for request in requests:
+        results: list[T | Exception] = []
+        alone = len(acts) == 1  # then its part is the whole
+        with nullcontext() if alone else self.ledger.transaction("votes"):
+            for act in acts:
                 try:
-                    with self.ledger.savepoint():
-                        results.append(self._store(request))
-                except StorageError:
+                    with self.ledger.transaction("votes") if alone else self.ledger.savepoint():
+                        result: T | Exception = act()
+                except StorageError:  # it may have ended the transaction: nothing goes on in it
                     raise
-                except SzpoError as error:
-                    results.append(error)
+                except Exception as error:
+                    result = error
+                results.append(result)
         failpoint("cp6")
         return results
 
@@ -312,10 +325,6 @@ class VoteService:
             return self._votes.look().counted
 
     # ---- the inside ----
-
-    def _store(self, request: VoteRequest) -> Receipt:
-        version, now = self.rubric_version, self.clock()
-        return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
     def _kind(self, panelist: str) -> str:
         if panelist not in self._kinds:

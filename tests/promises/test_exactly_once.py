@@ -94,7 +94,7 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
             ]
             together = made // CLIENTS % 2
             receipts = (
-                service.cast_many(sent)
+                voting.cast_many(service, sent)
                 if together
                 else [service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem)) for b in sent]
             )

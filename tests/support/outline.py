@@ -57,7 +57,10 @@ def screen(state, **changes):
     if state in ("waiting", "finished"):
         given["progress"] = Progress(40, 240, given=8, spent_s=360.0)
         given["news"] = LastRound(12, 8, 3, 3, 4, "further")
-    return Screen(**{**given, **changes})
+    given |= changes
+    if (sheet := given.pop("sheet", None)) is not None:
+        given["paper"] = lambda: sheet
+    return Screen(**given)
 
 
 def html(state, language=texts.ENGLISH, **changes):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,11 @@ def request_of(seats: list[str], door: int, number: int) -> VoteRequest:
     return VoteRequest(seat, choice, f"door-{door}:{number:012}")
 
 
+def cast_many(service: VoteService, requests: Sequence[VoteRequest]) -> list[Any]:
+    """Answers that share a commit: what each gives, a receipt or an error."""
+    return service.together([partial(service.store, request) for request in requests])
+
+
 def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
     """Send one answer by itself."""
     return service.cast(request_of(seats, door, number))
@@ -67,7 +74,7 @@ def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: fl
             while True:
                 numbers = range(number, number + at_once)
                 receipts: list[Any] = (
-                    service.cast_many([request_of(seats, door, n) for n in numbers])
+                    cast_many(service, [request_of(seats, door, n) for n in numbers])
                     if at_once > 1
                     else [post(service, seats, door, number)]
                 )

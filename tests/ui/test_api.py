@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,10 @@ def test_a_vote_that_breaks_fails_alone(quiet, monkeypatch):
         for seat, who in zip(seats, people, strict=True)
         if seat is not None
     ]
-    found = at_once(writer, [lambda one=one: writer.cast(one) for one in ballots])
+    service = quiet.site.service
+    found = at_once(
+        writer, [lambda o=one: writer.do(partial(service.store, o)) for one in ballots]
+    )
     assert [type(each).__name__ for each in found] == ["Receipt", "ZeroDivisionError", "Receipt"]
     assert [vote["assignment"] for vote in quiet.ledger.votes()] == [
         each.assignment for each in found if isinstance(each, casting.Receipt)
@@ -324,14 +328,17 @@ def test_a_vote_that_breaks_fails_alone(quiet, monkeypatch):
 
 def test_a_commit_that_fails_acknowledges_nothing(quiet, monkeypatch):
     who = quiet.invitation("panelist", "P-1").panelist
-    seat, writer = quiet.site.service.assign(who), Writer(quiet.site.service)
+    service, writer = quiet.site.service, Writer(quiet.site.service)
+    ballot = casting.VoteRequest(service.assign(who).id, "A", "k" * 16, panelist=who)
+    act, together = partial(service.store, ballot), service.together
 
-    def full(requests):
-        raise StorageError("the disk is full")
+    def full(acts):
+        if act in acts:
+            raise StorageError("the disk is full")
+        return together(acts)
 
-    monkeypatch.setattr(quiet.site.service, "cast_many", full)
-    ballot = casting.VoteRequest(seat.id, "A", f"key-{seat.id}", panelist=who)
-    (found,) = at_once(writer, [lambda: writer.cast(ballot)])
+    monkeypatch.setattr(service, "together", full)
+    (found,) = at_once(writer, [lambda: writer.do(act)])
     assert isinstance(found, StorageError) and not quiet.ledger.votes()
 
 

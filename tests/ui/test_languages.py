@@ -87,9 +87,7 @@ def test_the_codes_that_python_shows_and_stores_have_sentences():
     for language in texts.LANGUAGES.values():
         assert set(language.choices) == set(get_args(Choice))
         assert set(language.shortcuts) == set(texts.KEYS)
-        reason = actions.VoteForm.model_fields["reason"].metadata[0].pattern
-        assert re.fullmatch(reason, next(iter(language.reasons)))
-        assert reason == f"^({'|'.join(language.reasons)})$"
+        assert tuple(language.reasons) == get_args(actions.Reason)
         for code in (*actions._REFUSALS.values(), *actions._CLOSED.values()):
             assert code in language.notices
     script = json.loads(re.search(r"szpoTexts = (\{.*?\});</script>", panel_page.head())[1])
@@ -160,7 +158,10 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
         assert screen.sheet is not None and screen.state == "practice"
         of_language = texts.LANGUAGES[code].practice
         assert {pair.prompt for pair in screen.sheet.pairs} == {p["prompt"] for p in of_language}
-        form = actions.VoteForm(choice="A", idem=f"practice-read-in-{code}", dwell_ms=9000, seen=3)
+        form = actions.PageBallot(
+            assignment=screen.seat, choice="A", idem=f"practice-read-in-{code}", dwell_ms=9000,
+            tab="tab-0001", details={"seen": 3},
+        )  # fmt: skip
         cast = actions.Action(do="vote", seat=screen.seat, ballot=form, **told)
         assert actions.act(stage.site, panelist, "P-01", cast, nobody).state == "feedback"
         (vote,) = stage.ledger.query("SELECT details FROM votes ORDER BY rowid DESC LIMIT 1")

@@ -14,7 +14,7 @@ from szpo_ui import app
 from szpo_ui.languages.texts import ENGLISH
 from szpo_ui.panel import own_seats, render, screens
 from szpo_ui.panel import page as panel_page
-from szpo_ui.panel.actions import Action, VoteForm, act
+from szpo_ui.panel.actions import Action, Details, PageBallot, act
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.site import Presence
 from tests.support.browser import make
@@ -47,7 +47,11 @@ class Person:
         seat = (None if at is None else at.seat) if seat == "shown" else seat
         made = None
         if ballot:
-            made = VoteForm(**{"idem": KEY(0), "dwell_ms": 60_000, "seen": 3, **ballot})
+            known = {name: ballot.pop(name) for name in Details.model_fields if name in ballot}
+            made = PageBallot(**{
+                "assignment": seat, "tab": self.tab, "idem": KEY(0), "dwell_ms": 60_000,
+                "details": {"seen": 3, **known}, **ballot,
+            })  # fmt: skip
         action = Action(
             do=what, ack="a", tab=self.tab, seat=seat, ballot=made,
             mode=(at.mode if at and mode is None else mode or ""),
@@ -146,7 +150,14 @@ def test_a_vote_is_stored_once_whatever_is_sent_again(stage):
     assert [(vote["choice"], vote["revision"]) for vote in votes] == [("B", 0)]
     remaining = screens.json.loads(votes[0]["details"])
     assert remaining["notes"] == {"0": "B"}  # of rows that were shown, and no others
-    assert {"similarity", "fast", "seen", "rows", "device", "marks", "words"} <= set(remaining)
+    assert {"fast", "seen", "rows", "device", "marks", "words"} <= set(remaining)
+
+
+def test_a_vote_and_the_next_seat_share_a_commit(stage):
+    stage.advance()
+    ann, before = Person(stage, "ann"), len(list(stage.ledger.events()))
+    assert ann.vote("A").number == 2
+    assert len(list(stage.ledger.events())) == before + 1
 
 
 def test_a_fast_vote_is_flagged_and_stored(stage):
@@ -276,7 +287,7 @@ def test_whoever_skips_goes_on_and_their_seat_is_free(stage):
     stage.advance()
     ann = Person(stage, "ann")
     seat = ann.at.seat
-    at = ann.vote("skip", reason="content", report=True)
+    at = ann.vote("skip", skip_reason="content", report=True)
     assert at.seat != seat and at.notice == "skipped"
     vote = stage.ledger.votes()[0]
     assert (vote["choice"], vote["skip_reason"]) == ("skip", "content")
@@ -604,7 +615,9 @@ def test_people_read_their_own_share_and_time(tmp_path):
     stage = make(tmp_path / "run.db", sets=["run.votes=4"])
     stage.advance()
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
-    ann.vote("skip", reason="content")  # no vote, and the page claims more time than there was
+    ann.vote(
+        "skip", skip_reason="content"
+    )  # no vote, and the page claims more time than there was
     ann.vote("A", key=1)
     own = ann.do("look").progress
     assert (own.given, own.spent_s < 60) == (1, True)

@@ -1,5 +1,8 @@
 """Many answers in one commit, each taken or refused for itself."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies
 
@@ -9,6 +12,7 @@ from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import new_ledger, settings_of
+from tests.support.voting import cast_many
 
 
 @pytest.fixture
@@ -31,7 +35,8 @@ def take_seats(ledger, service, count=5):
 def test_a_group_is_one_event_and_each_answer_has_its_own_outcome(ledger, service):
     one, two, three, four, five = take_seats(ledger, service)
     events = len(list(ledger.events()))
-    results = service.cast_many(
+    results = cast_many(
+        service,
         [
             VoteRequest(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
             VoteRequest(two.id, "A", KEY(2), tab="other"),
@@ -42,7 +47,7 @@ def test_a_group_is_one_event_and_each_answer_has_its_own_outcome(ledger, servic
             VoteRequest(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
             VoteRequest(one.id, "tie", KEY(7), tab="t"),
             VoteRequest(one.id, "B", KEY(7), tab="t"),
-        ]
+        ],
     )
     kinds = [type(each) for each in results]
     assert kinds == [
@@ -55,6 +60,19 @@ def test_a_group_is_one_event_and_each_answer_has_its_own_outcome(ledger, servic
     stored = [(vote["assignment"], vote["choice"]) for vote in ledger.votes()]
     assert stored == [(one.id, "A"), (four.id, "B"), (one.id, "tie")]
     assert len(list(ledger.events())) == events + 1
+    assert verification.verify(ledger, deep=False).ok
+
+
+def test_what_the_server_notes_is_stored_and_asked_of_no_retry(ledger, service):
+    seat, *_ = take_seats(ledger, service)
+    sent = VoteRequest(seat.id, "A", KEY(1), tab="t", details={"seen": 2}, noted={"fast": True})
+    first = service.cast(sent)
+    again = service.cast(replace(sent, noted={"fast": False}))
+    assert again.replayed and again.vote == first.vote
+    assert [json.loads(vote["details"]) for vote in ledger.votes()] == [{"seen": 2, "fast": True}]
+    for other in (replace(sent, details={"seen": 1}), replace(sent, choice="B")):
+        with pytest.raises(VoteConflictError, match="another answer"):
+            service.cast(other)
     assert verification.verify(ledger, deep=False).ok
 
 
@@ -71,7 +89,7 @@ def test_one_by_one_and_in_a_group_leave_the_same_rows(tmp_path):
                 for b in requests:
                     service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem))
             else:
-                service.cast_many(requests)
+                cast_many(service, requests)
             rows = ledger.query("SELECT * FROM votes ORDER BY vote")
             found.append([{**row, "received_us": None} for row in rows])
     assert found[0] == found[1]
@@ -80,8 +98,8 @@ def test_one_by_one_and_in_a_group_leave_the_same_rows(tmp_path):
 def test_a_group_that_nobody_may_answer_writes_nothing(ledger, service):
     take_seats(ledger, service)
     before = ledger.changes()
-    (result,) = service.cast_many([VoteRequest("f" * 32, "A", KEY(1))])
-    assert isinstance(result, UsageError) and service.cast_many([]) == []
+    (result,) = cast_many(service, [VoteRequest("f" * 32, "A", KEY(1))])
+    assert isinstance(result, UsageError) and service.together([]) == []
     assert ledger.changes() == before
 
 
@@ -98,10 +116,10 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
     monkeypatch.setattr(ledger, "append", full)
     requests = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
     with pytest.raises(StorageError, match="full"):
-        service.cast_many(requests)
+        cast_many(service, requests)
     assert ledger.votes() == [] and service.seat_counts().votes_in == 0
     monkeypatch.undo()
-    assert [type(r) for r in service.cast_many(requests)] == [Receipt, Receipt]
+    assert [type(r) for r in cast_many(service, requests)] == [Receipt, Receipt]
     assert service.seat_counts().votes_in == 2 and verification.verify(ledger, deep=False).ok
 
 
@@ -137,7 +155,7 @@ def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd
             for i, given in enumerate(odd)
         ]
         requests.insert(place, VoteRequest(good.id, "A", KEY("good"), tab="t"))
-        results = service.cast_many(requests)
+        results = cast_many(service, requests)
         assert len(results) == len(requests)
         (stored,) = [r for b, r in zip(requests, results, strict=True) if b.assignment == good.id]
         assert isinstance(stored, Receipt)

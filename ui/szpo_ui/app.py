@@ -29,7 +29,6 @@ from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.security import AccessControl, Admission
 from szpo_ui.web.site import HOME_PATHS, Site
-from szpo_ui.web.writer import Writer
 
 LOCAL = ("127.0.0.1", "localhost")
 PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel.page", "operator": "szpo_ui.operator.page"}
@@ -51,22 +50,22 @@ def create(
     runs shares between them; ``pages`` are the roles whose Gradio page is mounted, none where only
     the JSON API is wanted.
     """
-    writer, sessions = Writer(site.service), login.Sessions(site)
+    sessions = login.Sessions(site)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        writer.start()
+        site.writer.start()
         try:
             yield
         finally:
-            await asyncio.to_thread(writer.close)
+            await asyncio.to_thread(site.writer.close)
             await asyncio.to_thread(sessions.close)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(SzpoError, answer_own_error)
     app.add_exception_handler(Exception, answer_failure)
-    app.router.routes.extend(api.routes(site, writer))  # first, since they get most requests
+    app.router.routes.extend(api.routes(site))  # first, since they get most requests
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
     app.add_api_route("/healthz", healthz)
     app.add_api_route("/favicon.ico", icon)

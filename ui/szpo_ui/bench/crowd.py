@@ -19,6 +19,7 @@ from szpo.errors import RunError
 from szpo_ui.web import login
 from szpo_ui.web.site import VOTES
 
+TAB: Final = "t" * 16
 ROWS: Final = 4
 """Rows of each comparison."""
 POLL_SECONDS: Final = 3.0
@@ -112,7 +113,7 @@ async def at_the_page(
         event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
 
         async def do(wire: Wire, **action: Any) -> Reply:
-            text = json.dumps({"tab": "t" * 16, **action})
+            text = json.dumps({"tab": TAB, **action})
             body = {"fn_index": event, "data": [text], "session_hash": "x"}
             return await wire.ask("POST", "/panel/gradio_api/run/predict", body)
 
@@ -127,7 +128,10 @@ async def at_the_page(
             async def confirm(i: int, burst: int = burst) -> None:
                 await asyncio.sleep(drawn.random())
                 seat, idem = seats[i], f"burst-{burst}-{i:010}"
-                ballot = {"choice": "A", "idem": idem, "dwell_ms": 60_000, "seen": ROWS}
+                ballot = {
+                    "assignment": seat, "choice": "A", "idem": idem, "tab": TAB,
+                    "dwell_ms": 60_000, "details": {"seen": ROWS},
+                }  # fmt: skip
                 reply = await do(people[i], do="vote", ack=idem, seat=seat, ballot=ballot)
                 ok = reply.status == 200 and f'data-ack=\\"{idem}\\"'.encode() in reply.body
                 _note(seen, seat, idem, reply, ok=ok and b'data-state=\\"error' not in reply.body)

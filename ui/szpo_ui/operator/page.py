@@ -261,12 +261,12 @@ def render_refusal(text: str, ack: str) -> Markup:
 
 def preview(site: Site, found: OperatorState) -> str:
     """The panelist's page as a document of its own; empty once the run has begun."""
-    if found.before is None:
+    before, panel = found.before, site.config.panel
+    if before is None:
         return ""
-    panel = site.config.panel
     screen = Screen(
         state="vote", name="P-00", status=found.status, key="", seat="preview",
-        sheet=found.before.sheet, step=0,
+        paper=lambda: before.sheet, step=0,
     )  # fmt: skip
     body = render.page(screen, render.rubric(panel, texts.ENGLISH), view=panel.view)
     return (

@@ -4,51 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
-from szpo.types import Choice
+from szpo.ledger.database import Record
 from szpo.voting import casting, second_seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
 from szpo_ui.languages import texts
 from szpo_ui.panel import own_seats, screens
-from szpo_ui.panel.comparison_view import in_language, sheet
+from szpo_ui.panel.comparison_view import gate_s, in_language, words_to_read
 from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
 from szpo_ui.prolific import participants
+from szpo_ui.web.requests import Ballot, Body
 from szpo_ui.web.site import Site
 
 Do = Literal[
     "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
     "final", "leave", "go", "keep", "revise", "use-tab", "taught",
 ]  # fmt: skip
+Reason = Literal["language", "content", "display", "other"]
 Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
 
 
-class VoteForm(BaseModel):
+class Details(Body):
+    """What the page knows of how a vote came about."""
+
+    notes: dict[str, Literal["A", "tie", "B"]] = Field({}, max_length=4096)
+    seen: int = Field(0, ge=0, le=4096)
+    marks: bool = False
+    device: Literal["wide", "stacked"] = "wide"
+    view: Literal["formatted", "plain"] | None = None
+    report: Literal[True] | None = None
+
+
+class PageBallot(Ballot):
     """A vote as the page sends it; facts that the server knows itself are not read from it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    choice: Choice
-    idem: str = Word
-    reason: str | None = Field(None, pattern="^(language|content|display|other)$")
-    report: bool = False
-    dwell_ms: int = Field(ge=0, lt=2**40)
-    notes: dict[str, Literal["A", "tie", "B"]] = Field({}, max_length=4096)
-    seen: int = Field(ge=0, le=4096)
-    marks: bool = False
-    view: Literal["formatted", "plain"] | None = None
-    device: Literal["wide", "stacked"] = "wide"
+    skip_reason: Reason | None = None
+    details: Details = Details()
 
 
-class Action(BaseModel):
+class Action(Body):
     """One action of a panelist, as the page sends it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     do: Do
     ack: str = Word
@@ -57,7 +58,7 @@ class Action(BaseModel):
     mode: Mode = ""
     lang: str = Field("", pattern=r"^[a-z]{0,8}$")
     """The code of the language that the reader has chosen; empty: what their browser prefers."""
-    ballot: VoteForm | None = None
+    ballot: PageBallot | None = None
 
 
 def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
@@ -112,30 +113,33 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
-    form, row = action.ballot, own_seats.seat_row(site, panelist, action.seat or "")
-    if form is None or row is None:
-        raise UsageError("vote: there is no such comparison for this panelist")
-    page = PageState(action.tab, lang=action.lang)
-    notice = "skipped" if form.choice == "skip" else None
-    try:
-        receipt = _cast(site, panelist, row, action, form)
-    except VoteConflictError as conflict:
-        if conflict.code == "stale_tab":
-            return screens.elsewhere(site, panelist, name)
-        notice = _REFUSALS.get(conflict.code) or _CLOSED.get(row["kind"], "once")
-    else:
-        if row["kind"] == "practice":
-            feedback = Feedback(form.choice, screens.expected_choice(row))
-            screen = screens.look(site, panelist, name, page, alive)
+    """Store a vote and find the next screen, in one transaction."""
+    with site.ledger.transaction("votes"):
+        ballot = action.ballot
+        seat = ballot and casting.read_seat(site.ledger, ballot.assignment, panelist)
+        if not ballot or not seat:
+            raise UsageError("vote: there is no such comparison for this panelist")
+        row, late, refused = seat[-1], False, None
+        try:
+            late = site.service.store(_request(site, row, ballot, action.lang), seat).late
+        except VoteConflictError as conflict:
+            if conflict.code == "stale_tab":
+                return screens.elsewhere(site, panelist, name)
+            refused = _REFUSALS.get(conflict.code) or _CLOSED.get(row["kind"], "once")
+        page = PageState(action.tab, lang=action.lang)
+        screen = screens.look(site, panelist, name, page, alive)
+        if row["kind"] == "practice" and refused is None:
+            feedback = Feedback(ballot.choice, screens.expected_choice(row))
             return dataclasses.replace(
-                screen, state="feedback", feedback=feedback, sheet=None, seat=None
+                screen, state="feedback", feedback=feedback, paper=None, seat=None
             )
-        if row["kind"] != "train":
-            notice = notice or "thanks"
-        elif receipt.late and not second_seats.is_second(site.ledger, row["assignment"]):
-            notice = "late"
-    screen = screens.look(site, panelist, name, page, alive)
-    return dataclasses.replace(screen, notice=notice)
+        told = None if row["kind"] == "train" else "thanks"
+        if ballot.choice == "skip":
+            told = "skipped"
+        late = late and row["kind"] == "train"
+        if late and not second_seats.is_second(site.ledger, row["assignment"]):
+            told = "late"
+        return dataclasses.replace(screen, notice=refused or told)
 
 
 _REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
@@ -143,70 +147,25 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for an answer that is refused, by its code and by the kind that has closed."""
 
 
-def _cast(
-    site: Site, panelist: str, row: dict[str, Any], action: Action, form: VoteForm
-) -> casting.Receipt:
-    """Store the vote, or find that it is stored.
-
-    Raises:
-        VoteConflictError: what `VoteService.cast` refuses.
-    """
-    details = _details(site, row, form, texts.choose_language(action.lang, None))
-
-    def cast(fast: bool) -> casting.Receipt:
-        return site.service.cast(
-            VoteRequest(
-                row["assignment"],
-                form.choice,
-                idem=form.idem,
-                skip_reason=form.reason,
-                dwell_ms=form.dwell_ms,
-                details={**details, "fast": fast},
-                tab=action.tab,
-                panelist=panelist,
-            )
-        )
-
-    try:
-        return cast(details["fast"])
-    except VoteConflictError as conflict:
-        if conflict.code != "key_reused":
-            raise
-        # ``fast`` is the one detail that the page did not send: the first time the clock may have
-        # given the other value.
-        return cast(not details["fast"])
-
-
-def _details(
-    site: Site, row: dict[str, Any], form: VoteForm, language: texts.Language
-) -> dict[str, Any]:
-    """The details stored with a vote; all but ``fast`` depend on the form alone."""
-    comparison = site.ledger.comparison(row["comparison"])
-    assert comparison is not None, row["comparison"]
-    read = in_language(comparison, language)
-    shown = sheet(read, screens.read_assignment(row))
-    rows = {str(pair.row) for pair in shown.pairs}
+def _request(site: Site, row: Record, ballot: PageBallot, lang: str) -> VoteRequest:
+    """The vote with what the server adds: how much there was to read, and whether it was fast."""
+    stored, language = site.comparison(row["comparison"]), texts.choose_language(lang, None)
+    assert stored is not None, row["comparison"]
+    read = in_language(stored, language)
+    rows = {str(i) for i, each in enumerate(read.rows) if not each.identical}
+    words = words_to_read(read)
     # The page's reading time is not trusted: at most the time since the texts were served counts.
     # A negative time means that the clock was set back; then that bound is unknown.
-    had_ms = (site.clock() - row["served_us"]) / 1000
-    read_ms = form.dwell_ms if had_ms < 0 else min(form.dwell_ms, had_ms)
-    details: dict[str, Any] = {
-        "notes": {i: note for i, note in sorted(form.notes.items()) if i in rows},
-        "rows": len(shown.pairs),
-        "seen": min(form.seen, len(shown.pairs)),
-        "words": shown.words,
-        "similarity": shown.similarity,
-        "fast": form.choice != "skip" and read_ms < 1000 * shown.gate_s,
-        "marks": form.marks,
-        "device": form.device,
-    }
-    if shown.formatted and form.view is not None:
-        details["view"] = form.view
-    if form.report:
-        details["report"] = True
-    if read is not comparison:
-        details["language"] = language.code
-    return details
+    had_ms, read_ms = (site.clock() - row["served_us"]) / 1000, ballot.dwell_ms or 0
+    read_ms = read_ms if had_ms < 0 else min(read_ms, had_ms)
+    fast = ballot.choice != "skip" and read_ms < 1000 * gate_s(words)
+    noted = {} if read is stored else {"language": language.code}
+    details = ballot.details.model_dump(exclude_none=True)
+    details["notes"] = {i: note for i, note in details["notes"].items() if i in rows}
+    details["seen"] = min(details["seen"], len(rows))
+    return ballot.request(
+        row["panelist"], details, rows=len(rows), words=words, fast=fast, **noted
+    )
 
 
 def _agree(site: Site, panelist: str, code: str) -> None:

@@ -57,14 +57,9 @@ class Pair:
     """The turns before the one that was answered."""
     a: Side
     b: Side
-    similarity: float | None
     same: bool
-
-    @property
-    def unfolded(self) -> bool:
-        """The earlier turns are a short conversation, which a reader of the answers needs."""
-        spoken = any(turn.role != "system" for turn in self.earlier)
-        return spoken and sum(words(turn.text) for turn in self.earlier) <= SHORT_TALK
+    unfolded: bool
+    """The earlier turns are a short conversation, which a reader of the answers needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +88,26 @@ class Sheet:
 
     @property
     def gate_s(self) -> float:
-        """Seconds before which a vote is fast: a quarter of the reading time, 30 at most.
+        """Seconds before which a vote is fast."""
+        return gate_s(self.words)
 
-        >>> Sheet("", (), (), words=238).gate_s, Sheet("", (), (), words=10_000).gate_s
-        (15.0, 30.0)
-        """
-        return min(LONGEST_GATE_S, LEAST_SHARE * 60 * self.words / WORDS_PER_MINUTE)
 
-    @property
-    def similarity(self) -> float | None:
-        """Mean similarity of the compared pairs that differ; None where none was compared."""
-        found = [pair.similarity for pair in self.pairs if pair.similarity is not None]
-        return round(sum(found) / len(found), 3) if found else None
+def gate_s(words: int) -> float:
+    """Seconds before which a vote on so many words is fast: a quarter of the reading time.
+
+    >>> gate_s(238), gate_s(10_000)
+    (15.0, 30.0)
+    """
+    return min(LONGEST_GATE_S, LEAST_SHARE * 60 * words / WORDS_PER_MINUTE)
+
+
+def words_to_read(comparison: Comparison) -> int:
+    """The words of prompts, unfolded conversations and answers of the pairs that differ."""
+    return sum(
+        _prompt_words(row.prompt) + words(row.plus.text) + words(row.minus.text)
+        for row in comparison.rows
+        if not row.identical
+    )
 
 
 def in_language(comparison: Comparison, language: Language) -> Comparison:
@@ -123,16 +126,13 @@ def in_language(comparison: Comparison, language: Language) -> Comparison:
 
 def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
     """The comparison in the seat's order of prompts, with the seat's sides."""
-    pairs = []
-    for i in seat.prompt_order:
-        row = comparison.rows[i]
-        pairs.append(_pair(i, row.prompt, *seat.sides(row)))
-    differing = tuple(pair for pair in pairs if not pair.same)
+    rows = [(i, comparison.rows[i]) for i in seat.prompt_order]
+    pairs = [_pair(i, row.prompt, *seat.sides(row)) for i, row in rows]
     return Sheet(
         seat=seat.id,
-        pairs=differing,
+        pairs=tuple(pair for pair in pairs if not pair.same),
         same=tuple(pair for pair in pairs if pair.same),
-        words=sum(_words(comparison.rows[pair.row], pair) for pair in differing),
+        words=words_to_read(comparison),
     )
 
 
@@ -145,8 +145,8 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
         earlier=tuple(_turn(role, text) for role, text in prompt.turns[:-1]),
         a=Side(found.a, a.end == "length", html[0]),
         b=Side(found.b, b.end == "length", html[1]),
-        similarity=found.similarity,
         same=a.text == b.text,
+        unfolded=_is_unfolded(prompt),
     )
 
 
@@ -154,6 +154,14 @@ def _turn(role: str, text: str) -> Turn:
     return Turn(role, text, formatted.single(text) if role == "assistant" else None)
 
 
-def _words(row: Row, pair: Pair) -> int:
-    talk = sum(words(turn.text) for turn in pair.earlier) if pair.unfolded else 0
-    return talk + words(row.prompt.text) + words(row.plus.text) + words(row.minus.text)
+def _prompt_words(prompt: Prompt) -> int:
+    return words(prompt.text) + (_talk_words(prompt) if _is_unfolded(prompt) else 0)
+
+
+def _talk_words(prompt: Prompt) -> int:
+    return sum(words(text) for _, text in prompt.turns[:-1])
+
+
+def _is_unfolded(prompt: Prompt) -> bool:
+    spoken = any(role != "system" for role, _ in prompt.turns[:-1])
+    return spoken and _talk_words(prompt) <= SHORT_TALK

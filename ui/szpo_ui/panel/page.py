@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import secrets
+from functools import partial
 from importlib import resources
 from typing import Any, Final
 
 import gradio as gr
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import canonical, sha256
@@ -44,7 +46,7 @@ def blocks(site: Site) -> gr.Blocks:
         for code, language in texts.LANGUAGES.items()
     }
 
-    def answer(text: Any, request: gr.Request) -> str:
+    async def answer(text: Any, request: gr.Request) -> str:
         who = login.identity(site, getattr(request, "request", None), "panelist")
         ack, header = "", request.headers.get("accept-language")
         language = texts.choose_language("", header)
@@ -55,10 +57,13 @@ def blocks(site: Site) -> gr.Blocks:
             ack, language = action.ack, texts.choose_language(action.lang, header)
             action = action.model_copy(update={"lang": language.code})
             site.tabs.note(who.panelist, action.tab)
-            screen = act(site, who.panelist, who.name, action, site.tabs.is_alive)
-            return render.page(
-                screen, asked[language.code], language, view=site.config.panel.view, ack=ack
+            step = partial(act, site, who.panelist, who.name, action, site.tabs.is_alive)
+            # Votes of all people share commits; what else is done waits for nobody's but its own.
+            screen = await (
+                site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
             )
+            draw = partial(render.page, view=site.config.panel.view, ack=ack)
+            return await run_in_threadpool(draw, screen, asked[language.code], language)
         except Exception as error:
             return render.failure(_log_error(error), ack, language)
 

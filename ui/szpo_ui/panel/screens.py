@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, Final, Literal
 
 from szpo.analysis import taught
@@ -87,7 +88,7 @@ class Feedback:
     expected: Choice
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Screen:
     """All that a page shows, and nothing else: no side's policy, no number of the algorithm."""
 
@@ -97,7 +98,8 @@ class Screen:
     key: str
     """Changes when a panelist who is reading must see something new."""
     seat: str | None = None
-    sheet: Sheet | None = None
+    paper: Callable[[], Sheet] | None = None
+    """Makes the sheet, which takes a while: whoever holds the file need not wait for it."""
     step: int | None = None
     """The round that the sheet belongs to; on other screens the current one."""
     number: int = 1
@@ -136,6 +138,11 @@ class Screen:
     base: str = ""
     """What the site's paths begin with."""
 
+    @cached_property
+    def sheet(self) -> Sheet | None:
+        """The comparison as it is shown; None on other screens."""
+        return None if self.paper is None else self.paper()
+
 
 Alive = Callable[[str, str], bool]
 """(panelist, tab) → whether that tab has sent a request lately."""
@@ -145,12 +152,9 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
     """The screen as it stands now; seats the panelist where there is something to compare."""
     status = site.status.read()
     viewer = _Viewer(site, panelist, name, page, status)
-    held = own_seats.find_held_seat(site, panelist, status.step) or own_seats.find_second(
-        site, panelist
-    )
-    if not consented(site, panelist) and (held is None or held["kind"] != "practice"):
-        found = read_facts(site, panelist, status)
-        return viewer.make_screen("welcome", facts=found)
+    held = viewer.find_held() or own_seats.find_second(site, panelist)
+    if not viewer.own["agreed"] and (held is None or held["kind"] != "practice"):
+        return viewer.make_screen("welcome", facts=read_facts(site, viewer.progress()))
     if held is not None and _elsewhere(held, panelist, page, alive):
         return viewer.make_screen("other-tab")
     if page.mode == "break":
@@ -187,7 +191,7 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         final = _final_left(site, panelist)
         return viewer.make_screen(
             "finished",
-            progress=read_progress(site, panelist, status),
+            progress=viewer.progress(),
             final=final,
             lesson=None if final else _lesson(site, panelist),
         )
@@ -205,7 +209,7 @@ def elsewhere(site: Site, panelist: str, name: str) -> Screen:
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
     """Make this the panelist's active tab, without renewing any lease."""
-    held = own_seats.find_held_seat(site, panelist, site.status.read().step)
+    held = _Viewer(site, panelist, "", PageState(tab), site.status.read()).find_held()
     if held is not None:
         site.service.take(held["assignment"], tab)
 
@@ -236,8 +240,7 @@ def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
 
 def consented(site: Site, panelist: str) -> bool:
     """Whether the ledger has an event with which the panelist agreed to take part."""
-    sql = "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ? LIMIT 1"
-    return bool(site.ledger.query(sql, (panelist,)))
+    return bool(_read_own(site, panelist)["agreed"])
 
 
 def lease_s(site: Site, row: Record) -> float | None:
@@ -264,15 +267,37 @@ def expected_choice(row: Record) -> Choice:
     return "A" if (want == "plus") == (row["plus_side"] == "A") else "B"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Viewer:
-    """A panelist and the state of the page: what every screen is made from."""
+    """A panelist and the state of the page: what every screen is made from, each read once."""
 
     site: Site
     panelist: str
     name: str
     page: PageState
     status: RoundStatus
+
+    @cached_property
+    def seats(self) -> list[Record]:
+        """Their seats of this round, and those outside training."""
+        return own_seats.read_seats(self.site, self.panelist, self.status.step)
+
+    @cached_property
+    def own(self) -> Record:
+        """Their figures, and whether they agreed."""
+        return _read_own(self.site, self.panelist)
+
+    def find_held(self) -> Record | None:
+        return own_seats.find_held_seat(self.seats, self.site.clock())
+
+    def answers(self, step: int | None) -> list[Record]:
+        """Their answers of a round, in the order of the first showing."""
+        if step == self.status.step:
+            return own_seats.answers(self.seats)
+        return own_seats.answers(own_seats.read_seats(self.site, self.panelist, step))
+
+    def progress(self) -> Progress:
+        return read_progress(self.site, self.own, self.status)
 
     def make_screen(self, state: State, **what: Any) -> Screen:
         what.setdefault("step", self.status.step)
@@ -295,20 +320,16 @@ class _Viewer:
         return found is not None and found.finished
 
     def make_reading_screen(self, state: State, row: Record, **what: Any) -> Screen:
-        comparison = self.site.ledger.comparison(row["comparison"])
+        comparison = self.site.comparison(row["comparison"])
         assert comparison is not None, row["comparison"]
-        given = (
-            own_seats.answers(self.site, self.panelist, row["step"])
-            if row["kind"] == "train"
-            else []
-        )
+        given = self.answers(row["step"]) if row["kind"] == "train" else []
         before = [seat for seat in given if seat["assignment"] != row["assignment"]]
         details = json.loads(row["details"] or "{}")
         language = choose_language(self.page.lang, None)
         return self.make_screen(
             state,
             seat=row["assignment"],
-            sheet=sheet(in_language(comparison, language), read_assignment(row)),
+            paper=partial(sheet, in_language(comparison, language), read_assignment(row)),
             step=row["step"] if row["kind"] == "train" else self.status.step,
             number=next(
                 (i for i, s in enumerate(given, 1) if s["assignment"] == row["assignment"]),
@@ -318,7 +339,7 @@ class _Viewer:
             second=row["kind"] == "second",
             notes=details.get("notes", {}),
             fresh=self.is_new_round() and (row["kind"] != "second" or self.opened_since(row)),
-            progress=read_progress(self.site, self.panelist, self.status),
+            progress=self.progress(),
             lease_s=None if state == "closed" else lease_s(self.site, row),
             **what,
         )
@@ -338,10 +359,11 @@ class _Viewer:
 
     def is_new_round(self) -> bool:
         step = _open(self.status)
-        return step is not None and not own_seats.answers(self.site, self.panelist, step)
+        return step is not None and not self.answers(step)
 
     def make_waiting_screen(self, *, change: bool) -> Screen:
-        given = [] if self.status.step is None else own_seats.last_round(self.site, self.panelist)
+        last = self.status.step or 0  # they may have voted in the round before
+        given = self.answers(last) or self.answers(last - 1)
         here = change and bool(given) and given[0]["step"] == self.status.step
         return self.make_screen(
             "waiting",
@@ -349,7 +371,7 @@ class _Viewer:
             calibration=self.site.config.panel.calibration,
             final=_final_left(self.site, self.panelist),
             step=self.status.step,
-            progress=read_progress(self.site, self.panelist, self.status),
+            progress=self.progress(),
             news=last_round.read(self.site.ledger) if self.site.config.panel.tell_rounds else None,
             answered=tuple(
                 Answered(row["assignment"], i, row["choice"], row["received_us"])
@@ -464,7 +486,8 @@ _OWN: Final = """
 SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
   coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
   coalesce(sum(max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3))), 0)
-    / 1e3 AS spent_s
+    / 1e3 AS spent_s,
+  EXISTS (SELECT 1 FROM events WHERE kind = 'consent' AND actor = ?) AS agreed
 FROM assignments a JOIN comparisons c USING (comparison)
 JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE a.panelist = ? AND c.kind = 'train'
@@ -472,10 +495,13 @@ WHERE a.panelist = ? AND c.kind = 'train'
 """The page's time counts up to that since the texts were served, as in what is stored of it."""
 
 
-def read_progress(site: Site, panelist: str, status: RoundStatus) -> Progress:
-    """Count the answers of a panelist and the votes of the run as they stand now."""
+def _read_own(site: Site, panelist: str) -> Record:
+    return site.ledger.query(_OWN, (panelist, panelist))[0]
+
+
+def read_progress(site: Site, own: Record, status: RoundStatus) -> Progress:
+    """A panelist's figures beside the votes of the run as they stand now."""
     config, ledger = site.config, site.ledger
-    own = ledger.query(_OWN, (panelist,))[0]
     done = int(own["done"])
     if status.state == "closed" and status.step is not None:
         done += len(StepVotes(ledger, status.step).counted)
@@ -485,12 +511,12 @@ def read_progress(site: Site, panelist: str, status: RoundStatus) -> Progress:
     return Progress(done, max(planned, done), own["given"], own["spent_s"])
 
 
-def read_facts(site: Site, panelist: str, status: RoundStatus) -> Facts:
+def read_facts(site: Site, progress: Progress) -> Facts:
     """Collect what the welcome page says about the run."""
     settings = site.config.panel
     people = site.ledger.query("SELECT count(*) AS n FROM panelists WHERE kind = 'person'")
     return Facts(
-        progress=read_progress(site, panelist, status),
+        progress=progress,
         people=int(people[0]["n"]),
         vote_s=60 * site.config.words_per_vote / WORDS_PER_MINUTE,
         who=settings.operator_name,

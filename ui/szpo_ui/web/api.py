@@ -7,10 +7,10 @@ leaves the server, and another panelist's seat is answered like one that does no
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import lru_cache, partial
-from typing import Annotated, Any, Literal, Self
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,30 +19,25 @@ from starlette.routing import Route
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.training.status import redact_for_panelists
 from szpo.types import Assignment, Comparison
-from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
+from szpo.voting.casting import Receipt, VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui.web import login
 from szpo_ui.web.rate import Buckets
-from szpo_ui.web.requests import read, refuse
+from szpo_ui.web.requests import Ballot, Body, Seat, Tab, read, refuse
 from szpo_ui.web.site import Site
-from szpo_ui.web.writer import Writer
 
 VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
 """Rate limit of one panelist's votes: more than a person reads, far less than a flood."""
 DETAILS = 32
 """Most entries that a vote's details may have."""
 
-TEXTS = 256
-"""Comparisons whose texts are cached."""
-
-Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Plain = str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
 
 
-class Body(BaseModel):
-    """A request: unknown fields are refused, values are never converted."""
+class VoteBody(Ballot):
+    """POST /api/votes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    details: dict[str, Plain] = Field(default_factory=dict, max_length=DETAILS)
 
 
 class AssignmentRequest(Body):
@@ -58,34 +53,13 @@ class SeatRequest(Body):
     assignment: Seat
 
 
-class VoteBody(Body):
-    """POST /api/votes."""
-
-    assignment: Seat
-    choice: Literal["A", "B", "tie", "skip"]
-    idem: str = Field(pattern=r"^[A-Za-z0-9_.:-]{16,64}$")
-    tab: Tab
-    skip_reason: str | None = Field(None, min_length=1, max_length=200)
-    dwell_ms: int | None = Field(None, ge=0, lt=7 * 24 * 3600 * 1000)
-    details: dict[str, str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None] = (
-        Field(default_factory=dict, max_length=DETAILS)
-    )
-
-    @model_validator(mode="after")
-    def _reason_of_a_skip(self) -> Self:
-        if self.skip_reason is not None and self.choice != "skip":
-            raise ValueError("skip_reason belongs to the choice skip")
-        return self
-
-
-def routes(site: Site, writer: Writer) -> list[Route]:
+def routes(site: Site) -> list[Route]:
     """The routes under /api/: plain Starlette, since nothing here needs FastAPI's validation."""
-    texts = lru_cache(maxsize=TEXTS)(site.ledger.comparison)  # they never change
     votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
     def choose(asked: AssignmentRequest, panelist: str) -> tuple[Assignment, Comparison] | None:
         seat = site.service.ask(asked.of, panelist, tab=asked.tab)
-        comparison = None if seat is None else texts(seat.comparison)
+        comparison = None if seat is None else site.comparison(seat.comparison)
         return None if seat is None or comparison is None else (seat, comparison)
 
     def status(request: Request) -> Response:
@@ -101,7 +75,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         asked = await read(AssignmentRequest, request)
         if isinstance(asked, Response):
             return asked
-        found = await writer.do(partial(choose, asked, str(who.panelist)))
+        found = await site.writer.do(partial(choose, asked, str(who.panelist)))
         if found is None:
             return Response(status_code=204)
         seat, comparison = found
@@ -115,17 +89,8 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         if isinstance(given, Response):
             return given
         try:
-            receipt = await writer.cast(
-                VoteRequest(
-                    assignment=given.assignment,
-                    choice=given.choice,
-                    idem=given.idem,
-                    skip_reason=given.skip_reason,
-                    dwell_ms=given.dwell_ms,
-                    details=given.details or None,
-                    tab=given.tab,
-                    panelist=who.panelist,
-                )
+            receipt = await site.writer.do(
+                partial(site.service.store, given.request(who.panelist, given.details))
             )
         except SzpoError as error:
             return answer_error(error)
@@ -146,8 +111,8 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         if seat is None or seat.panelist != who.panelist:
             return _no_such()
         if what == "release":
-            await writer.do(partial(site.service.release, given.assignment))
-        elif not await writer.do(partial(site.service.extend, given.assignment)):
+            await site.writer.do(partial(site.service.release, given.assignment))
+        elif not await site.writer.do(partial(site.service.extend, given.assignment)):
             return refuse(409, "given_away", "somebody else may have this comparison now")
         return Response(status_code=204)
 

@@ -101,17 +101,17 @@ class AccessControl:
         if (too_long := _too_long(scope)) is not None:
             await too_long(scope, receive, send)
             return
-        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        refusal = await self._find_refusal(scope, Headers(scope=scope), changes=changes)
-        if refusal is None and changes:
-            body = await _body(Headers(scope=scope), receive)
-            if isinstance(body, Response):
-                refusal = body
-            elif not _open(path):  # access may have been revoked meanwhile
-                who = await self._identify(scope, Headers(scope=scope))
-                refusal = who if isinstance(who, Response) else None
-            if not isinstance(body, Response):
-                receive = _replay_body(body, receive)
+        changes, headers = scope["method"] not in ("GET", "HEAD", "OPTIONS"), Headers(scope=scope)
+        body: bytes | Response = b""
+        if changes and not own_origin(headers, url=self.admission.url, secure=self.site.secure):
+            body = _foreign()
+        elif changes:  # before the session is looked up: it may end while the body arrives
+            body = await _body(headers, receive)
+        if isinstance(body, Response):
+            refusal: Response | None = body
+        else:
+            refusal = await self._find_refusal(scope, headers, changes=changes)
+            receive = _replay_body(body, receive) if changes else receive
         if refusal is None and _may_wait_in_a_thread(scope):
             async with self.admission.threads:
                 await self.app(scope, receive, send)
@@ -121,10 +121,7 @@ class AccessControl:
     async def _find_refusal(
         self, scope: Scope, headers: Headers, *, changes: bool
     ) -> Response | None:
-        path = get_route_path(scope)
-        if changes and not own_origin(headers, url=self.admission.url, secure=self.site.secure):
-            return _foreign()
-        if _open(path):
+        if _open(get_route_path(scope)):
             return None
         found = await self._identify(scope, headers)
         if isinstance(found, Response):

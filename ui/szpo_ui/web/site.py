@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -14,8 +15,10 @@ from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.ledger.run_spec import recorded_config
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import StatusReader
+from szpo.types import Comparison
 from szpo.voting.service import VoteService
 from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.writer import Writer
 
 HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
 """The path of each role's page."""
@@ -25,6 +28,9 @@ VOTES: Final = "/operate/votes"
 """The operator's browser of comparisons: plain HTML, without Gradio."""
 TAB_S: Final = 90.0
 """A tab that was silent for this long no longer blocks others, seconds."""
+
+TEXTS: Final = 256
+"""Comparisons whose texts are cached."""
 
 T = TypeVar("T")
 
@@ -107,6 +113,9 @@ class Site:
     config: Config
     clock: Clock
     status: StatusReader
+    writer: Writer
+    comparison: Callable[[str], Comparison | None]
+    """A comparison by its id, the last `TEXTS` from memory: they never change."""
     secure: bool = False
     tabs: Presence = field(default_factory=Presence)
     """The tabs of panelists."""
@@ -153,5 +162,9 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,
     )
-    status = StatusReader(ledger)
-    return Site(ledger, service, config, ledger.clock, status, secure, prefix=prefix)
+    status = StatusReader(ledger, service.seat_counts)
+    texts = lru_cache(maxsize=TEXTS)(ledger.comparison)
+    return Site(
+        ledger, service, config, ledger.clock, status, Writer(service), texts, secure,
+        prefix=prefix,
+    )  # fmt: skip

@@ -75,11 +75,13 @@ function note(pair, value) {
 }
 
 function ballot(choice, reason = null, report = false) {
-  return { choice, idem: key(16), reason, report, dwell_ms: Math.round(dwell()),
-    notes: { ...draft.notes }, seen: draft.seen.length,
-    marks: document.documentElement.dataset.szMarks === "on",
-    view: document.documentElement.dataset.szView,
-    device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked" };
+  return { assignment: draft.seat, choice, idem: key(16), skip_reason: reason,
+    dwell_ms: Math.round(dwell()),
+    details: { notes: { ...draft.notes }, seen: draft.seen.length,
+      marks: document.documentElement.dataset.szMarks === "on",
+      device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked",
+      view: $("#sz-formatted") ? document.documentElement.dataset.szView : null,
+      report: report || null } };
 }
 function cast(made) {
   const page = root();
@@ -91,5 +93,5 @@ function cast(made) {
   page.setAttribute("aria-busy", "true");
   update();
   say(T.saving);
-  act("vote", { ballot: draft.pending });
+  act("vote", { ballot: { ...draft.pending, tab } });
 }
