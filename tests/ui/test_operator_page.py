@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,17 +57,30 @@ def held(tmp_path: Path) -> Stage:
 @pytest.fixture
 def voted(held: Stage) -> Stage:
     """Two rounds applied, the third open with one vote of four; Ada and Bob are invited."""
-    people = [held.invitation("panelist", name).panelist for name in ("Ada", "Bob")]
-    held.advance()
-    for _ in range(2):
-        for person in people:
-            while (seat := held.site.service.assign(person or "")) is not None:
-                held.site.service.cast(
-                    VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
-                )
-        held.advance()
+    vote_rounds(held, 2)
     cast(held, "Ada")
     return held
+
+
+@pytest.fixture
+def spent(tmp_path: Path) -> Iterator[Stage]:
+    """The same, with its votes spent."""
+    stage = make(tmp_path / "spent.db", sets=["run.votes=4"], clock=MovableClock())
+    vote_rounds(stage, 1, until_step=1)
+    yield stage
+    stage.ledger.close()
+
+
+def vote_rounds(stage: Stage, rounds: int, **bounds: int) -> None:
+    people = [stage.invitation("panelist", name).panelist for name in ("Ada", "Bob")]
+    stage.advance()
+    for _ in range(rounds):
+        for person in people:
+            while (seat := stage.site.service.assign(person or "")) is not None:
+                stage.site.service.cast(
+                    VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+                )
+        stage.advance(**bounds)
 
 
 # ---- what stays hidden while people vote ----
@@ -476,7 +489,29 @@ def test_orders_wait_and_say_so(voted: Stage) -> None:
     assert [(o.kind, dict(o.body)) for o in orders.open_orders(voted.ledger)] == [
         ("final", {"comparisons": 20}), ("samples", {"prompts": 3, "step": 0})
     ]  # fmt: skip
-    assert text(operator_page.page(voted.site)).count("waiting for") == 2
+    page = operator_page.page(voted.site)
+    assert text(page).count("waiting for") == 2 and 'data-open="op-final"' not in page
     order = orders.open_orders(voted.ledger)[0]
     orders.settle(voted.ledger, order, {"error": "there are no held-out prompts"})
-    assert "there are no held-out prompts" in text(operator_page.page(voted.site))
+    page = operator_page.page(voted.site)
+    assert "there are no held-out prompts" in text(page) and 'data-open="op-final"' in page
+
+
+def test_a_final_comparison_that_the_run_will_order_itself_is_told(
+    voted: Stage, spent: Stage
+) -> None:
+    told = "The run orders a blind final comparison by itself when its votes are spent."
+    page = text(operator_page.page(voted.site))
+    assert told in page and "Order one before…" in page
+    page = text(operator_page.page(spent.site))
+    assert told not in page and "Order a final comparison…" in page
+
+
+def test_what_speaks_against_an_adapter_is_read_where_it_can_be_exported(
+    voted: Stage, spent: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "find_doubt", lambda ledger: "of the guards length fails")
+    assert "leaves the adapter out" not in operator_page.page(voted.site)
+    page = operator_page.page(spent.site)
+    assert "The export leaves the adapter out: of the guards length fails." in text(page)
+    assert "export.zip?anyway=1" in page

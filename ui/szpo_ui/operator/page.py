@@ -80,7 +80,7 @@ class Vital:
 
 
 VITALS: Final = (
-    ("kl", "KL to the base", "nats", 2),
+    ("kl", "KL to the base, as rounds noted it", "nats", 2),
     ("length", "Answer length", "tokens", 1),
     ("norm", "|θ|", "", 2),
     ("identical", "Same answer on both sides", "share", 2),

@@ -19,6 +19,7 @@ from szpo.analysis.improvement import Improvement
 from szpo.analysis.outlook import Outlook
 from szpo.analysis.overview import Overview
 from szpo.analysis.taught import Lesson
+from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
@@ -98,6 +99,8 @@ class OperatorState:
     live: bool
     quorum: float
     orders: tuple[Order, ...]
+    blind: bool
+    """The run will order a final comparison by itself at its end."""
     samples: Order | None
     before: Before | None
     question: str
@@ -120,6 +123,11 @@ class OperatorState:
     """What the votes taught; None where coordinates are not named features."""
     aside: tuple[str, ...]
     """Groups of features that votes are not to be about."""
+
+    @property
+    def final_open(self) -> bool:
+        """A final comparison is under way."""
+        return any(o.kind == "final" and o.closed_us is None and not o.error for o in self.orders)
 
 
 def version(site: Site) -> str:
@@ -172,6 +180,7 @@ def read_state(site: Site) -> OperatorState:
         live=live,
         quorum=controls.quorum(site),
         orders=tuple(placed),
+        blind=site.config.panel.kind == PEOPLE and status.state != "finished",
         samples=drawn[-1] if drawn else None,
         before=_before(site) if not steps.has_opened(ledger) else None,
         question=site.config.panel.question,
