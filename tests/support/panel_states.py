@@ -8,7 +8,7 @@ does.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -127,6 +127,16 @@ def vote(page: Any, key: str = "ArrowRight") -> None:
         page.keyboard.press("Enter")
 
 
+def wait_held(page: Any, held: Sequence[Any], count: int) -> None:
+    """Wait until a handler of routes holds so many requests."""
+    for _ in range(3000):
+        if len(held) == count:
+            return
+        page.wait_for_timeout(10)
+        page.clock.run_for(10)  # timers of the page's client may stand still with its clock
+    raise AssertionError(f"{len(held)} of {count} requests were sent")
+
+
 def reloaded(page: Any) -> None:
     """Wait until Gradio, having lost its connection and found it again, has loaded the page."""
     page.evaluate("window.old = true")
@@ -177,19 +187,16 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     page.clock.fast_forward(4_000)
     until(page, "vote", step="0")
     yield "vote", page
-    page.keyboard.press("i")
-    yield "guideline", page
-    page.keyboard.press("Escape")
-    page.keyboard.press("?")
-    yield "help", page
-    page.keyboard.press("Escape")
-    page.keyboard.press("s")
-    page.check("input[name=sz-reason][value=content]")
-    yield "cannot-judge", page
-    page.keyboard.press("Escape")
+    for key, name in (("i", "guideline"), ("?", "help"), ("s", "cannot-judge")):
+        page.keyboard.press(key)
+        page.wait_for_selector("dialog[open]")
+        yield name, page
+        page.keyboard.press("Escape")
+        page.wait_for_selector("dialog[open]", state="detached")
     page.keyboard.press("j")
     page.keyboard.press("q")
     page.keyboard.press("ArrowRight")
+    page.wait_for_selector("[data-choice=B][aria-pressed=true]")
     open_gate(page)
     yield "chosen", page
     held: list[Any] = []
@@ -197,12 +204,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     page.keyboard.press("Enter")
     until(page, "saving")
     yield "saving", page
-    for _ in range(3000):  # the page shows "saving" before its request reaches the handler
-        if held:
-            break
-        page.wait_for_timeout(10)
-        page.clock.run_for(10)  # timers of the page's client may stand still with its clock
-    assert held, "the vote was never sent"
+    wait_held(page, held, 1)  # the page shows "saving" before its request reaches the handler
     held[0].abort()
     page.unroute("**/run/predict*")
     reloaded(page)

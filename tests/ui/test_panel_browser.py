@@ -38,6 +38,7 @@ from tests.support.panel_states import (
     until,
     visit,
     vote,
+    wait_held,
     walk,
 )
 
@@ -50,6 +51,8 @@ HIDE = """(hidden) => {
     {configurable: true, get: () => hidden ? "hidden" : "visible"});
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
+SENDS = "**/run/predict*"
+"""The requests that carry what a panelist does."""
 STATIC = ("stylesheet", "font", "image")
 """Kinds of response that are the same at each visit: each is read once."""
 UNNAMED = """(() => {
@@ -242,10 +245,36 @@ def test_the_gate_opens_when_all_is_read_or_after_half_a_minute(stage, ann, pane
     assert page.is_hidden("#sz-jump")
 
 
+def test_a_vote_stays_being_saved_while_older_requests_end(stage, ann):
+    """A poll that fails and a screen that arrives after Enter, both asked for before it."""
+    ann.keyboard.press("ArrowRight")
+    open_gate(ann)
+    held = []
+    ann.route("**/panel-api/status*", lambda route: held.append(route))
+    ann.route(SENDS, lambda route: held.append(route))
+    ann.clock.fast_forward(4_000)
+    wait_held(ann, held, 1)
+    ann.evaluate("document.querySelector('[data-to=de]').click()")
+    wait_held(ann, held, 2)
+    ann.keyboard.press("Enter")
+    until(ann, "saving")
+    poll, look = held
+    ann.unroute("**/panel-api/status*")
+    poll.abort()
+    ann.wait_for_selector("#sz-offline")
+    until(ann, "saving")
+    look.continue_()
+    wait_held(ann, held, 3)
+    until(ann, "saving", language="de")
+    held[-1].continue_()
+    until(ann, "vote", number="2")
+    assert votes(stage) == [("B", 0, 0)]
+
+
 def test_a_double_click_and_a_replay_are_one_vote(stage, ann):
     ann.keyboard.press("ArrowLeft")
     open_gate(ann)
-    with ann.expect_request("**/run/predict*") as sent:
+    with ann.expect_request(SENDS) as sent:
         ann.dblclick("#sz-confirm")
     ann.wait_for_selector("#szpo-root[data-number='2']")
     request = sent.value

@@ -84,14 +84,17 @@ function ballot(choice, reason = null, report = false) {
       report: report || null } };
 }
 function cast(made) {
-  const page = root();
   draft.pending = draft.pending || made; // a retry sends the very same ballot
   keep();
+  saving();
+  say(T.saving);
+  act("vote", { ballot: { ...draft.pending, tab } });
+}
+function saving() {
+  const page = root();
   page.dataset.problem = "";
   page.dataset.was = page.dataset.state;
   page.dataset.state = "saving";
   page.setAttribute("aria-busy", "true");
   update();
-  say(T.saving);
-  act("vote", { ballot: { ...draft.pending, tab } });
 }

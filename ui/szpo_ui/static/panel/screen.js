@@ -18,6 +18,8 @@ function rendered() {
     if (answered && answered.do === "vote") voted(answered);
   }
   paint();
+  // A vote that waits for this answer is being saved as before.
+  if (queued?.do === "vote" && draft?.pending && draft.seat === queued.seat) saving();
   next();
 }
 let lost = null; // what an error screen offers to try again

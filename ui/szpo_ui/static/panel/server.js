@@ -62,6 +62,7 @@ async function poll() {
   const page = root();
   if (!tab || !page) { timer = setTimeout(poll, 200); return; }
   polling = true;
+  const asked = busy; // a failed poll says nothing of what is asked after it
   try {
     const query = `tab=${tab}&seat=${encodeURIComponent(page.dataset.seat || "")}`;
     const reply = await fetch(`${BASE}/panel-api/status?${query}`, { cache: "no-store",
@@ -74,18 +75,18 @@ async function poll() {
       back();
       heard();
     } else throw new Error(String(reply.status));
-  } catch { gone(); }
+  } catch { gone(asked); }
   polling = false;
   const pause = tries ? Math.min(15000, 1000 * 2 ** (tries - 1))
     : document.hidden ? HIDDEN_MS : VISIBLE_MS;
   clearTimeout(timer);
   timer = setTimeout(poll, pause);
 }
-function gone() {
+function gone(asked) {
   tries += 1;
   document.documentElement.dataset.szOffline = "1";
   banner("sz-offline", fill(T.offline, { count: tries }));
-  if (busy) failed();
+  if (busy && busy === asked) failed();
 }
 function back() {
   if (!tries) return;
