@@ -1,23 +1,23 @@
 """Every setting of a run: typed, bounded, described once.
 
-The tables are in `szpo.config.model_sections`, `szpo.config.optimizer_sections`,
-`szpo.config.run_sections`, `szpo.config.engine` and `szpo.config.judge`; their descriptions are
-also the comments of the file that ``szpo init`` writes. `Config` holds them and the rules between
-them. Reading files, presets and ``--set`` is `szpo.config.settings_file`'s business; what is made
-of the settings, that of `szpo.runs.assemble`, but for the optimizer's settings: what they refuse
-is refused here.
+The other tables are in `szpo.config.model_sections`, `szpo.config.run_sections`,
+`szpo.config.engine` and `szpo.config.judge`; descriptions are also the comments of the file that
+``szpo init`` writes. `Config` holds the tables and the rules between them. The optimizer's
+settings are made here, once, and refused where its rule cannot work with them. Files, presets and
+``--set`` are read by `szpo.config.settings_file`; `szpo.runs.assemble` makes a run of it all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import cached_property
-from typing import Any, Final, Literal, Self, TypeAlias
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from szpo.aggregation.bradley_terry import Ties
+from szpo.aggregation.links import LINKS
+from szpo.aggregation.registry import LEARNED, WEIGHTINGS
 from szpo.config import rule_plugins
 from szpo.config.engine import Engine
 from szpo.config.judge import Judge
@@ -29,7 +29,6 @@ from szpo.config.model_sections import (
     Prompts,
     Subspace,
 )
-from szpo.config.optimizer_sections import Optimizer
 from szpo.config.run_sections import (
     Evaluation,
     Guards,
@@ -39,15 +38,17 @@ from szpo.config.run_sections import (
     Run,
     Tracking,
 )
-from szpo.config.section import Section
+from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE, TEMPERATURE
-from szpo.optim.rules.registry import RULES, rule_of
-from szpo.optim.sample_directions import Law
-from szpo.optim.settings import Settings, SettingsError
-from szpo.types import Layout
+from szpo.optim.rules.all_votes import PRIORS
+from szpo.optim.rules.registry import RULES
+from szpo.optim.rules.regression import BUDGET, RADIUS
+from szpo.optim.sample_directions import NORMALISE_UP_TO, Law
+from szpo.optim.settings import SMOOTHINGS, Settings, SettingsError
+from szpo.types import Layout, Pairing
 
 WORDS_PER_TOKEN = 0.75
 """Of English, with the tokenizers of small models."""
@@ -57,14 +58,6 @@ RUBRIC_VERSION = 1
 """Which wording of question, guideline and choices a vote was given under; stored with it."""
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
 """A layout that no setting is too large for."""
-NAMES: Final[Mapping[str, str]] = {
-    **{name: f"optimizer.{name}" for name in Optimizer.model_fields},
-    "K": "optimizer.directions",
-    "N": "optimizer.comparisons",
-    "M": "optimizer.votes",
-    "D": "optimizer.rows",
-}
-"""What the optimizer's settings are called in a run's settings."""
 Coordinates: TypeAlias = Literal["score", "features", "random", "full"]
 FEATURE_SAMPLES: Final = 512
 """Base answers of a set-up of features; with fewer they are too rough to be auto's choice."""
@@ -76,46 +69,204 @@ OTHER_RULE: Final = "known"
 """Its choice elsewhere."""
 
 
+FLOAT32_MAX = 3.4028234663852886e38
+LINK_NAMES = (*LINKS, "linear")
+Decay = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+LAWS = ("gaussian", "normalised", "orthonormal")
+
+
+class Optimizer(Section):
+    """The zeroth-order optimizer: how comparisons are made and how votes move the weights."""
+
+    rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
+        "auto",
+        description=f"{list_names(list(RULES))}, or one of another package; auto: regression "
+        f"in a subspace of up to {POSTERIOR_DIM} coordinates, where it has all that is set; "
+        "known elsewhere.",
+    )
+    law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
+        "auto",
+        description="How directions are drawn: gaussian; normalised, to one length; orthonormal, "
+        "to each other too; auto: orthonormal under regression, otherwise normalised up to "
+        f"{NORMALISE_UP_TO} coordinates and gaussian above.",
+    )
+    pairing: Pairing = Field(
+        "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
+    )
+    directions: Count = Field(
+        1, description="K: directions per step; default: 8 under regression, otherwise 1."
+    )
+    comparisons: Count = Field(
+        8,
+        description="N: comparisons per direction, each on its own prompts; default: 1 under "
+        "regression, otherwise 8.",
+    )
+    votes: Count = Field(1, description="M: panelists (votes) per comparison.")
+    rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
+    kl_radius: Positive = Field(
+        1.62,
+        le=1e6,
+        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); default: "
+        f"{RADIUS:g} under regression, otherwise 1.62.",
+    )
+    kl_step: Positive = Field(
+        0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
+    )
+    mu: Positive | None = Field(
+        None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
+    )
+    alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
+    mu_decay: Decay = Field(
+        0.0,
+        description="p: μ falls with the step t = 1, 2, … as t to the power −p, to a hundredth of "
+        "its start at the least; 0: constant.",
+    )
+    alpha_decay: Decay = Field(
+        0.0, description="q: α falls with the step as t to the power −q; see mu_decay."
+    )
+    warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="Steps that only measure; default: 0, or 5 where α must be measured."
+    )
+    link: Annotated[str, OneOf(LINK_NAMES)] = Field(
+        "logistic", description=f"{list_names(LINK_NAMES)}."
+    )
+    smoothing: Annotated[str, OneOf(SMOOTHINGS)] = Field(
+        "haldane", description="How the rule known moves a vote share of 0 or 1 inside (0, 1)."
+    )
+    ties: Ties = Field(
+        "half", description="A tie is half a vote each, or goes through Davidson's model."
+    )
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
+        "equal",
+        description="How much each voter counts: equal; or learned from agreement with the "
+        f"rest: {list_names(list(LEARNED))}.",
+    )
+
+    kl_budget: (
+        list[Annotated[list[Positive], Field(min_length=2, max_length=2)]] | Literal["off"] | None
+    ) = Field(
+        None,
+        description="regression: how far the recommended point may be from the start, as [[votes, "
+        "nats], ...], linear between and constant outside; off: without bound; default: "
+        f"{[list(point) for point in BUDGET]}.",
+    )
+    centre_step: Positive | None = Field(
+        None,
+        le=1e6,
+        description="regression: longest move of the centre (where policies are asked) in a "
+        "step, in whitened units; default: 1.",
+    )
+    score_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression: weight of the shown texts' own scores in a vote's feature; "
+        "default: 0.",
+    )
+    asking_noise: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression in coordinates of named features: share of chance in a direction "
+        "that is asked, the rest follows what the votes so far may be about; 1: chance alone; "
+        f"default: {NOISE:g}.",
+    )
+    prior_variances: Annotated[str, OneOf(tuple(PRIORS))] | None = Field(
+        None,
+        description="regression: which coordinates are expected to carry the taste: the first "
+        "8, 16, 32, … or all, as votes decide (blocks); all equally (flat); "
+        "leading ones more (falling); default: blocks.",
+    )
+    forgetting: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression: λ, the weight of a vote one step older, for a taste that turns; "
+        "default: votes keep their weight.",
+    )
+    prior: str | None = Field(
+        None,
+        min_length=1,
+        description="regression: begin with the preferences of a run's .db or of a preference "
+        "file (.jsonl, .jsonl.gz, .json), or with good answers, each preferred to the base's own; "
+        "they make some features likelier or, on other coordinates, weigh at most 20 votes at the "
+        "start, and later as much as votes confirm them.",
+    )
+    guarded: bool | None = Field(
+        None,
+        description="regression: limit the recommended point to where the guards of fluency, "
+        "length and topic are predicted to hold, from the base's own answers; "
+        "default: true.",
+    )
+
+    @model_validator(mode="after")
+    def _step_fits_fp32(self) -> Self:
+        # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
+        if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
+            raise ValueError(f"alpha × Δ̂ × v would exceed fp32 range (alpha = {self.alpha:g})")
+        return self
+
+
 class Config(Section):
     """A run's settings, one attribute per table of the file."""
 
-    run: Run = Field(default_factory=lambda: Run())
-    model: Model = Field(default_factory=lambda: Model())
-    adapter: Adapter = Field(default_factory=lambda: Adapter())
-    subspace: Subspace = Field(default_factory=lambda: Subspace())
-    features: Features = Field(default_factory=lambda: Features())
-    optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
-    panel: Panel = Field(default_factory=lambda: Panel())
-    judge: Judge = Field(default_factory=lambda: Judge())
-    prompts: Prompts = Field(default_factory=lambda: Prompts())
-    generation: Generation = Field(default_factory=lambda: Generation())
-    engine: Engine = Field(default_factory=lambda: Engine())
-    guards: Guards = Field(default_factory=lambda: Guards())
-    evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
-    hook: Hook = Field(default_factory=lambda: Hook())
-    tracking: Tracking = Field(default_factory=lambda: Tracking())
-    prolific: Prolific = Field(default_factory=lambda: Prolific())
+    run: Run = Run()
+    model: Model = Model()
+    adapter: Adapter = Adapter()
+    subspace: Subspace = Subspace()
+    features: Features = Features()
+    optimizer: Optimizer = Optimizer()
+    panel: Panel = Panel()
+    judge: Judge = Judge()
+    prompts: Prompts = Prompts()
+    generation: Generation = Generation()
+    engine: Engine = Engine()
+    guards: Guards = Guards()
+    evaluation: Evaluation = Evaluation()
+    hook: Hook = Hook()
+    tracking: Tracking = Tracking()
+    prolific: Prolific = Prolific()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_the_rule_asks(cls, given: Any) -> Any:
-        """Directions, comparisons and radius that are left out are those of the rule."""
-        if not isinstance(given, Mapping):
-            return given
+    _rule: str = PrivateAttr(OTHER_RULE)
+
+    @model_validator(mode="after")
+    def _settle_rule(self) -> Self:
+        """Choose the rule, fill in what it asks by default, and refuse what it cannot work with.
+
+        Nothing is checked of the optimizer's settings after this but the run's own coordinates.
+        """
+        given, auto = self.optimizer, self.optimizer.rule == "auto"
+        rule = FIRST_RULE if auto and self._suits_first_rule() else given.rule
         try:
-            draft = cls.model_construct(
-                run=Run.model_validate(given.get("run", {})),
-                subspace=Subspace.model_validate(given.get("subspace", {})),
-                optimizer=Optimizer.model_validate(given.get("optimizer", {})),
-            )
-        except ValidationError:
-            return given  # refused below, with its place
-        own = rule_plugins.find(draft.rule)
-        if own is None:
-            return given
+            self._take_rule(OTHER_RULE if rule == "auto" else rule, given)
+        except SettingsError as error:
+            if not (auto and rule == FIRST_RULE):
+                raise ValueError(f"optimizer: {error}") from None
+            self._take_rule(OTHER_RULE, given)
+        return self
+
+    def _take_rule(self, name: str, given: Optimizer) -> None:
+        """Directions, comparisons and radius that are left out are those of the rule."""
+        own = rule_plugins.find(name)
         names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
-        usual = {name: own.defaults[key] for name, key in names.items() if key in own.defaults}
-        return {**given, "optimizer": {**usual, **dict(given.get("optimizer", {}))}}
+        usual = {
+            setting: own.defaults[key]
+            for setting, key in names.items()
+            if own and key in own.defaults and setting not in given.model_fields_set
+        }
+        object.__setattr__(self, "optimizer", given.model_copy(update=usual))
+        self._rule = name
+        self._make_settings(ONE_COORDINATE, 1.0)
+
+    def _suits_first_rule(self) -> bool:
+        """A subspace of few enough coordinates, and nothing set that `FIRST_RULE` ignores."""
+        space = self.subspace
+        small = space.kind != "full" and self.optimizer.mu is None
+        few = space.dim == "auto" or space.dim <= POSTERIOR_DIM
+        return small and few and not self._list_changed(RULES[FIRST_RULE].ignores)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -155,15 +306,6 @@ class Config(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _optimizer_can_work(self) -> Self:
-        """Refuse what the optimizer refuses whatever the layout of the coordinates."""
-        try:
-            self._make_settings(ONE_COORDINATE, 1.0, self.rule)
-        except SettingsError as error:
-            raise ValueError(error.rename(NAMES)) from None
-        return self
-
     def demand_used(self) -> None:
         """Refuse settings of a new run that its rule would ignore.
 
@@ -188,25 +330,14 @@ class Config(Section):
         fields = Optimizer.model_fields
         return [name for name in names if getattr(self.optimizer, name) != fields[name].default]
 
-    @cached_property
+    @property
     def rule(self) -> str:
         """The rule that turns votes into steps.
 
         auto is `FIRST_RULE` in a subspace of few enough coordinates whose radius is not set, where
         all other settings are ones that it has; else `OTHER_RULE`.
         """
-        chosen, space, own = self.optimizer.rule, self.subspace, RULES[FIRST_RULE]
-        if chosen != "auto":
-            return chosen
-        small = space.kind != "full" and self.optimizer.mu is None
-        few = space.dim == "auto" or space.dim <= POSTERIOR_DIM
-        if not (small and few) or self._list_changed(own.ignores):
-            return OTHER_RULE
-        try:
-            self._make_settings(ONE_COORDINATE, 1.0, own.name)
-        except SettingsError:
-            return OTHER_RULE
-        return own.name
+        return self._rule
 
     def optimizer_settings(
         self, layout: Layout, scale: float, features: NamedFeatures | None = None
@@ -216,28 +347,24 @@ class Config(Section):
         ``features``: what the coordinates were made of, where that is named features.
 
         Raises:
-            UsageError: they do not fit together, or not the coordinates.
+            UsageError: they do not fit the coordinates.
         """
         try:
-            found = self._make_settings(layout, scale, self.rule)
-            if features is not None and rule_of(found.rule).two_points:
-                noise = self.optimizer.asking_noise or NOISE
-                return replace(
-                    found, features=features, asking_noise=noise, asking_temperature=TEMPERATURE
-                )
-            return found
+            return self._make_settings(layout, scale, features)
         except SettingsError as error:
-            raise UsageError(f"settings: {error.rename(NAMES)}") from None
+            raise UsageError(f"settings: optimizer: {error}") from None
 
-    def _make_settings(self, layout: Layout, scale: float, rule: str) -> Settings:
-        o = self.optimizer
+    def _make_settings(
+        self, layout: Layout, scale: float, features: NamedFeatures | None = None
+    ) -> Settings:
+        o, rule = self.optimizer, RULES.get(self.rule)
         changes: dict[str, Any] = {}
         if o.law != "auto":
             plain = o.law == "orthonormal"
             changes["law"] = Law("orthonormal") if plain else Law(normalise=o.law == "normalised")
         if o.warmup is not None:
             changes["warmup"] = o.warmup
-        elif self.subspace.kind == "random" and RULES[rule].measures:
+        elif self.subspace.kind == "random" and rule and rule.measures:
             # Nothing is known of how far votes carry along random directions: α is measured.
             changes["warmup"] = 0 if o.alpha is not None else WARMUP
         if o.kl_budget is not None:
@@ -246,8 +373,13 @@ class Config(Section):
         for name in ("centre_step", "score_share", "prior_variances", "guarded", "forgetting"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
+        if features is not None and rule and rule.two_points:
+            noise = o.asking_noise or NOISE
+            changes |= {
+                "features": features, "asking_noise": noise, "asking_temperature": TEMPERATURE,
+            }  # fmt: skip
         return defaults(
-            self.run.root_seed, layout, rule=rule, pairing=o.pairing, K=o.directions,
+            self.run.root_seed, layout, rule=self.rule, pairing=o.pairing, K=o.directions,
             N=o.comparisons, M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, mu_decay=o.mu_decay,
             alpha_decay=o.alpha_decay, link=o.link, smoothing=o.smoothing,
             ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,

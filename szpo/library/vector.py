@@ -525,7 +525,7 @@ def make_settings(
     try:
         return defaults(root, (("z", (dim,)),), rule=rule, K=1, N=1, M=1, D=1, **chosen)
     except SettingsError as error:
-        raise UsageError(f"Optimizer: {error.rename({})}") from None
+        raise UsageError(f"Optimizer: {error}") from None
 
 
 def _shrinking(dim: int) -> dict[str, Any]:

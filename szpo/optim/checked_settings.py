@@ -52,9 +52,7 @@ def defaults(
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
         raise SettingsError(f"{', '.join(sorted(unknown))} unknown to the optimizer")
-    settings = Settings(root_seed, layout, rule=chosen.name, **{**base, **changes})
-    check(settings)
-    return settings
+    return check(Settings(root_seed, layout, rule=chosen.name, **{**base, **changes}))
 
 
 def settings_to_json(settings: Settings) -> dict[str, Any]:
@@ -74,9 +72,7 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
     """
     if gone := superseded.find_gone(body):
         raise SettingsError(f"szpo no longer has {' and '.join(gone)}; {superseded.INSTEAD}")
-    settings = read_recorded(body)
-    check(settings)
-    return settings
+    return check(read_recorded(body))
 
 
 def read_recorded(body: Mapping[str, Any]) -> Settings:
@@ -102,8 +98,8 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
         raise UsageError(f"settings: cannot be read ({error})") from error
 
 
-def check(settings: Settings) -> None:
-    """Refuse settings that their rule cannot work with.
+def check(settings: Settings) -> Settings:
+    """The same settings, unless their rule cannot work with them.
 
     Raises:
         UsageError: the rule is unknown, or names what does not go with it.
@@ -112,13 +108,14 @@ def check(settings: Settings) -> None:
     measures = rule.measures and s.alpha is None
     if s.warmup and not measures:
         able = " and ".join(name for name, other in RULES.items() if other.measures)
-        raise SettingsError(f"a warm-up measures `alpha` for {able}; set `warmup` = 0")
+        raise SettingsError(f"a warm-up measures alpha for {able}; set warmup = 0")
     if not rule.two_points:
         given = [name for name in REGRESSION if getattr(s, name) is not None]
         able = " or ".join(name for name, other in RULES.items() if other.two_points)
         if given:
-            raise SettingsError(f"`{given[0]}` belongs to the rule {able}; leave it out")
+            raise SettingsError(f"{given[0]} belongs to the rule {able}; leave it out")
     rule.check(s)
+    return s
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,6 @@ from szpo.aggregation import invert_and_average, registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
-from szpo.optim.checked_settings import check
 from szpo.optim.posterior_directions import draw_direction
 from szpo.optim.rules import along_direction
 from szpo.optim.rules.registry import has_two_points, rule_of
@@ -38,12 +37,7 @@ POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
 
 
 def init(settings: Settings) -> State:
-    """The state before step 0.
-
-    Raises:
-        UsageError: the rule cannot work with these settings.
-    """
-    check(settings)
+    """The state before step 0, of settings that `szpo.optim.checked_settings` made."""
     carried = rule_of(settings.rule).init(settings, ())
     return State(settings, step=0, carried=carried)
 

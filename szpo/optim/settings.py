@@ -7,10 +7,8 @@ What a rule asks of them is checked by `szpo.optim.checked_settings`, which make
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import get_args
 
 from szpo.aggregation import links
 from szpo.aggregation.bradley_terry import Ties
@@ -25,26 +23,7 @@ SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterio
 
 
 class SettingsError(UsageError):
-    """Settings that are out of range or do not go together.
-
-    In the text the names of settings stand in backticks, so that it can be put in the names by
-    which they were given; see `rename`.
-    """
-
-    def __init__(self, text: str):
-        super().__init__(text)
-        self.text: Final = text
-
-    def __str__(self) -> str:
-        return f"settings: {self.rename({})}"
-
-    def rename(self, names: Mapping[str, str]) -> str:
-        """The text with other names for settings.
-
-        >>> SettingsError("`M` is 0; give an integer from 1 up").rename({"M": "optimizer.votes"})
-        'optimizer.votes is 0; give an integer from 1 up'
-        """
-        return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[1]), self.text)
+    """Settings that are out of range or do not go together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,42 +130,42 @@ class Settings:
 
 def _positive(name: str, value: float | None) -> None:
     if value is not None and not (value > 0 and math.isfinite(value)):
-        raise SettingsError(f"`{name}` is {value}; it must be a positive number")
+        raise SettingsError(f"{name} is {value}; it must be a positive number")
 
 
 def _check(s: Settings) -> None:
     _ = s.space.dim  # checks seed, layout and law
     if s.pairing not in ("antithetic", "forward"):
-        raise SettingsError(f"`pairing` {s.pairing!r}; choose antithetic or forward")
+        raise SettingsError(f"pairing {s.pairing!r}; choose antithetic or forward")
     if s.smoothing not in SMOOTHINGS:
-        raise SettingsError(f"`smoothing` {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
+        raise SettingsError(f"smoothing {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
     if s.ties not in get_args(Ties):
-        raise SettingsError(f"`ties` {s.ties!r}; choose {' or '.join(get_args(Ties))}")
+        raise SettingsError(f"ties {s.ties!r}; choose {' or '.join(get_args(Ties))}")
     links.link(s.link)
     for name in ("K", "N", "M", "D"):
         if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
-            raise SettingsError(f"`{name}` is {getattr(s, name)}; give an integer from 1 up")
+            raise SettingsError(f"{name} is {getattr(s, name)}; give an integer from 1 up")
     for name in (
         "mu", "alpha", "decay_horizon", "trim", "kl_radius", "kl_step", "scale", "coef_cap",
     ):  # fmt: skip
         _positive(name, getattr(s, name))
     for name in ("mu_decay", "alpha_decay"):
         if not 0 <= getattr(s, name) <= 1:
-            raise SettingsError(f"`{name}` is {getattr(s, name)}; it must be within [0, 1]")
+            raise SettingsError(f"{name} is {getattr(s, name)}; it must be within [0, 1]")
     if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
-        raise SettingsError(f"`tie_nu` is {s.tie_nu}; it must not be negative")
+        raise SettingsError(f"tie_nu is {s.tie_nu}; it must not be negative")
     if s.warmup < 0:
-        raise SettingsError(f"`warmup` is {s.warmup}; it must not be negative")
+        raise SettingsError(f"warmup is {s.warmup}; it must not be negative")
     if s.link != "logistic" and (s.ties == "davidson" or s.smoothing in ("second", "posterior")):
         raise SettingsError("davidson, second and posterior are for the logistic link")
     if s.ties == "davidson" and s.smoothing != "haldane":
         raise SettingsError("davidson ties go with the haldane smoothing only")
     if s.weighting not in WEIGHTINGS:
         raise SettingsError(
-            f"`weighting` {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
+            f"weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
         )
     if s.weighting in LEARNED and s.smoothing in ("clip", "second"):
         raise SettingsError(
-            f"`smoothing` {s.smoothing} cannot take the fractions of votes that `weighting` "
+            f"smoothing {s.smoothing} cannot take the fractions of votes that weighting "
             f"{s.weighting} makes; choose haldane"
         )

@@ -47,8 +47,8 @@ def null_rms(settings: Settings) -> float:
         rms = invert_and_average.null_rms(settings.M, invert) / math.sqrt(settings.N)
     if rms < 1e-12:
         raise SettingsError(
-            f"`smoothing` {settings.smoothing} with `M` = {settings.M} is 0 whatever the votes; "
-            "choose haldane, or a larger `M`"
+            f"smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the votes; "
+            "choose haldane, or a larger M"
         )
     return rms
 

@@ -25,9 +25,7 @@ def add(rule: Rule) -> None:
         SettingsError: another rule has that name.
     """
     if _RULES.setdefault(rule.name, rule) is not rule:
-        raise SettingsError(
-            f"`rule` {rule.name!r} is there already; give the new one another name"
-        )
+        raise SettingsError(f"rule {rule.name!r} is there already; give the new one another name")
 
 
 def has_two_points(name: str) -> bool:
@@ -42,5 +40,5 @@ def rule_of(name: str) -> Rule:
         SettingsError: there is none.
     """
     if name not in RULES:
-        raise SettingsError(f"`rule` {name!r} is unknown; choose {', '.join(RULES)}")
+        raise SettingsError(f"rule {name!r} is unknown; choose {', '.join(RULES)}")
     return RULES[name]

@@ -63,13 +63,13 @@ def check(settings: Settings) -> None:
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
         raise SettingsError(f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} values")
     if s.link != "logistic":
-        raise SettingsError("regression knows the logistic `link` only; choose another `rule`")
+        raise SettingsError("regression knows the logistic link only; choose another rule")
     if s.ties != "half":
-        raise SettingsError("regression counts a tie as half a vote each; set `ties` = half")
+        raise SettingsError("regression counts a tie as half a vote each; set ties = half")
     if s.alpha is not None:
-        raise SettingsError("regression goes as far as kl_budget allows; leave `alpha` out")
+        raise SettingsError("regression goes as far as kl_budget allows; leave alpha out")
     if (s.prior_mean is None) != (s.prior_precision is None):
-        raise SettingsError("regression takes `prior_mean` and `prior_precision` together")
+        raise SettingsError("regression takes prior_mean and prior_precision together")
     _check_prior(s)
     _check_own(s)
 
@@ -81,39 +81,39 @@ def _check_own(s: Settings) -> None:
         finite = all(math.isfinite(at) and 0 < nats < math.inf for at, nats in points)
         if not points or not finite or sorted(set(votes)) != votes:
             raise SettingsError(
-                "`kl_budget` must be points (votes, nats) with rising votes and positive nats"
+                "kl_budget must be points (votes, nats) with rising votes and positive nats"
             )
     if s.centre_step is not None and not 0 < s.centre_step < math.inf:
-        raise SettingsError(f"`centre_step` is {s.centre_step}; it must be a positive number")
+        raise SettingsError(f"centre_step is {s.centre_step}; it must be a positive number")
     if s.unproven_kl is not None and not 0 < s.unproven_kl < math.inf:
-        raise SettingsError(f"`unproven_kl` is {s.unproven_kl}; it must be a positive number")
+        raise SettingsError(f"unproven_kl is {s.unproven_kl}; it must be a positive number")
     if s.prior_variances is not None and s.prior_variances not in PRIORS:
-        raise SettingsError(f"`prior_variances` {s.prior_variances!r}; choose {', '.join(PRIORS)}")
+        raise SettingsError(f"prior_variances {s.prior_variances!r}; choose {', '.join(PRIORS)}")
     if s.score_share is not None and not 0 <= s.score_share <= 1:
-        raise SettingsError(f"`score_share` is {s.score_share}; it must be within [0, 1]")
+        raise SettingsError(f"score_share is {s.score_share}; it must be within [0, 1]")
     widths = s.prior_widths
     if widths is not None and (not widths or not all(0 < width < math.inf for width in widths)):
-        raise SettingsError(f"`prior_widths` {widths} must be positive numbers, at least one")
+        raise SettingsError(f"prior_widths {widths} must be positive numbers, at least one")
     if s.forgetting is not None and not 0 < s.forgetting <= 1:
-        raise SettingsError(f"`forgetting` is {s.forgetting}; it must be within (0, 1]")
+        raise SettingsError(f"forgetting is {s.forgetting}; it must be within (0, 1]")
     if s.features is not None:
         if s.features.dim != s.dim:
-            raise SettingsError(f"`features` are of {s.features.dim} coordinates, not {s.dim}")
+            raise SettingsError(f"features are of {s.features.dim} coordinates, not {s.dim}")
         if s.score_share or s.prior_mean is not None:
-            raise SettingsError("`features` go without `score_share` and without a Gaussian prior")
+            raise SettingsError("features go without score_share and without a Gaussian prior")
     _check_chances(s)
     if s.asking_noise is not None and not (s.features and 0 < s.asking_noise <= 1):
         raise SettingsError(
-            f"`asking_noise` is {s.asking_noise}; give a share above 0, at most 1, and only in "
+            f"asking_noise is {s.asking_noise}; give a share above 0, at most 1, and only in "
             "coordinates of named features"
         )
     if s.asking_temperature is not None and not (s.features and 0 < s.asking_temperature <= 10):
         raise SettingsError(
-            f"`asking_temperature` is {s.asking_temperature}; it must be within (0, 10], in "
+            f"asking_temperature is {s.asking_temperature}; it must be within (0, 10], in "
             "coordinates of named features"
         )
     if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
-        raise SettingsError(f"`start` must be {s.dim} finite values")
+        raise SettingsError(f"start must be {s.dim} finite values")
 
 
 def _check_chances(s: Settings) -> None:
@@ -121,28 +121,28 @@ def _check_chances(s: Settings) -> None:
     if chances is None:
         return
     if s.features is None or len(chances) != len(s.features.names):
-        raise SettingsError("`prior_chances` has one value for each of the run's named features")
+        raise SettingsError("prior_chances has one value for each of the run's named features")
     if not all(0 <= chance < math.inf for chance in chances) or not any(chances):
-        raise SettingsError("`prior_chances` must be finite, at least 0, and one above it")
+        raise SettingsError("prior_chances must be finite, at least 0, and one above it")
 
 
 def _check_prior(s: Settings) -> None:
     """Refuse a Gaussian prior that is none in these coordinates."""
     dim = s.dim
     if s.prior_mean is not None and len(s.prior_mean) != dim:
-        raise SettingsError(f"`prior_mean` has {len(s.prior_mean)} of {dim} values")
+        raise SettingsError(f"prior_mean has {len(s.prior_mean)} of {dim} values")
     if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
-        raise SettingsError(f"`prior_mean` {s.prior_mean} is not finite")
+        raise SettingsError(f"prior_mean {s.prior_mean} is not finite")
     rows = s.prior_precision
     if rows is None:
         return
     if len(rows) != dim or any(len(row) != dim for row in rows):
-        raise SettingsError(f"`prior_precision` must be {dim} by {dim}")
+        raise SettingsError(f"prior_precision must be {dim} by {dim}")
     matrix = np.asarray(rows, dtype=np.float64)
     if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
-        raise SettingsError("`prior_precision` must be finite and symmetric")
+        raise SettingsError("prior_precision must be finite and symmetric")
     if np.linalg.eigvalsh(matrix)[0] <= 0:
-        raise SettingsError("`prior_precision` must be positive definite")
+        raise SettingsError("prior_precision must be positive definite")
 
 
 def ways(settings: Settings, record: AllVotes) -> tuple[Way, ...]:
