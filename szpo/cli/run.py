@@ -390,7 +390,7 @@ def _go_on(
                 run_device.record_move(ledger, parts.base.loaded)
         run_engine.note_back(ledger)
         held = lease.controller(ledger)
-        # Who stays waits to be let on, and says so; a restart is no such word.
+        # With --stay a paused run waits for its operator; a restart does not resume it.
         if held["paused_by"] is not None and not stay:
             by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
             console.complain(f"was paused by {by}")
@@ -403,7 +403,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
     With ``stay`` it returns only by an exception: a signal, or what ends a run.
     """
-    from szpo.library import conduct
+    from szpo.library import whole_run
 
     # Who stays does so for the pages.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
@@ -435,8 +435,9 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
         warned: list[str] = []
         watch = cause.Watch(ledger)
-        beside = conduct.Beside((EachStep(show),), True, score, console.complain)
-        outcome = conduct.conduct(ledger, parts, beside, stay=stay)
+        outcome = whole_run.drive(
+            ledger, parts, (EachStep(show),), score=score, say=console.complain, stay=stay
+        )
     helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
     lesson = taught.read(ledger)
     if as_json:

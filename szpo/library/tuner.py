@@ -34,14 +34,14 @@ from szpo.evaluators.function_panel import (
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
-from szpo.library import conduct, tuner_settings
+from szpo.library import tuner_settings, whole_run
 from szpo.library.result import Result, read_result
 from szpo.library.text_pairs import Sample, TextPair, make_pair
 from szpo.notices import trackers
 from szpo.notices.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.runs import assemble, driver, run_prompts, samples
 from szpo.runs.assemble import Parts
-from szpo.training import budget
+from szpo.training import budget, controller
 from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Assignment, Choice
 from szpo.voting import lease
@@ -193,8 +193,9 @@ class Tuner:
             )
         every = tuple(as_callback(each) for each in (self._reports.append, *callbacks))
         score = hidden_reward.find_reward(self._ledger) if measure else None
-        beside = conduct.Beside(every, measure, score, _say)
-        self._outcome = conduct.conduct(self._ledger, self._parts, beside)
+        self._outcome = whole_run.drive(
+            self._ledger, self._parts, every, measured=measure, score=score, say=_say
+        )
         return read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
 
     # ---- votes by hand ----
@@ -276,8 +277,10 @@ class Tuner:
             for each in self._tracked:
                 each.begin(read_facts(self._ledger))
         try:
-            self._outcome = driver.drive(
-                self._ledger, self._parts, on_step=self._report, wait=leave, say=_say
+            self._outcome = controller.run(
+                *driver.prepare(
+                    self._ledger, self._parts, on_step=self._report, wait=leave, say=_say
+                )
             )
         except _VoteNeededError:
             self._outcome = None

@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from szpo import seeds
-from szpo.config.schema import Config
 from szpo.data.text_files import clean_prompt
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
@@ -27,11 +26,13 @@ from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
 from szpo.policies import own_prompt
+from szpo.policies.protocol import Policy
 from szpo.runs import assemble, samples
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source
-from szpo.training import controller, guards, step_prompts, step_report
+from szpo.training import guards, step_prompts
 from szpo.training.services import Bounds, Hooks
+from szpo.training.step_report import StepReport
 from szpo.types import Comparison, Row, Theta
 from szpo.voting import calibration
 from szpo.voting.lease import Lease
@@ -41,16 +42,20 @@ KL_PROMPTS = 32
 """Prompts on which a run's guard measures KL at each step, each answered once."""
 
 
-def drive(
+Loop: TypeAlias = tuple[Ledger, Policy, Evaluator, step_prompts.Prompts, Bounds, Hooks]
+"""What `szpo.training.controller.run` takes, in its order."""
+
+
+def prepare(
     ledger: Ledger,
     parts: Parts,
     *,
-    on_step: Callable[[step_report.StepReport], None] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
     held: Lease | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> step_report.Outcome:
-    """Run until the votes or the steps of the settings are spent, or somebody pauses it.
+) -> Loop:
+    """What the loop needs to run until the votes or the steps of the settings are spent.
 
     ``held`` is a lease that the caller keeps. A run for people first gets its sample check, which
     may pause it and reports by ``say``, and its A/A comparisons.
@@ -58,14 +63,13 @@ def drive(
     config = parts.config
     assemble.demand_counted(parts)
     people = config.panel.kind == "people"
-    lag = config.run.lag if config.run.lag is not None else int(people)
     if people:
         source = assemble.source(ledger, parts)
         sample_check.before(ledger, config.panel, _answers(ledger, source), say)
         if config.panel.calibration:
             make(ledger, source)
     minutes = config.panel.deadline_minutes
-    return controller.run(
+    return (
         ledger,
         parts.policy,
         evaluator(ledger, parts),
@@ -74,7 +78,7 @@ def drive(
             until_step=config.run.steps,
             votes_budget=config.run.votes,
             bands=guards.bands(config.guards),
-            lag=lag,
+            lag=config.run.lag if config.run.lag is not None else int(people),
             deadline_s=None if minutes is None else minutes * 60,
             quorum=config.panel.quorum,
         ),
@@ -90,11 +94,6 @@ def drive(
             wait=wait,
         ),
     )
-
-
-def make_waiter(config: Config) -> Callable[[], None]:
-    """What to do while people think: sleep; a signal ends it at once."""
-    return lambda: time.sleep(config.panel.poll_seconds)
 
 
 def _answers(ledger: Ledger, source: Source) -> AnswerSource:

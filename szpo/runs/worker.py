@@ -8,7 +8,7 @@ votes are awaited and while standing by.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.ledger import orders
@@ -31,13 +31,6 @@ _FULFIL: Final = {
 }
 _CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
 """Events after which a run that stood still may go on."""
-
-
-class Drive(Protocol):
-    """Drives the run under a held lease until it ends, pauses or stops."""
-
-    def __call__(self, held: Lease, wait: Callable[[], None]) -> Outcome:
-        """``wait`` is called while votes are missing."""
 
 
 def fulfil(ledger: Ledger, source: Source, say: Say) -> int:
@@ -70,61 +63,50 @@ def _fulfil_one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
     orders.settle(ledger, order, {"error": reason})
 
 
-def drive_once(
-    ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
-) -> Outcome:
-    """Drive the run to its end or its pause, fulfilling orders on the way and before leaving."""
-    with lease.hold(ledger) as held:
-        outcome = drive(held, _make_turn(ledger, source, held, wait, say))
-        fulfil(ledger, source, say)
-    return outcome
+class Attendance:
+    """A process that holds a run's lease: what it does while votes are missing, and afterwards.
 
-
-def attend(
-    ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
-) -> NoReturn:
-    """Drive the run and stay with it; ends only by an exception, such as a signal's.
-
-    ``wait`` is called between looks at the ledger, here and (with orders) by ``drive``.
-
-    Raises:
-        LeaseError: another controller holds the run, or took it over.
-        SzpoError: whatever ends a run that is driven; see `szpo.training.controller.run`.
+    Between two looks at the ledger, here and in the loop, it calls `turn`.
     """
-    with lease.hold(ledger) as held:
-        turn = _make_turn(ledger, source, held, wait, say)
-        reported = None
-        while True:
-            seen = _changes(ledger)
-            outcome = drive(held, turn)
-            if outcome != reported:
-                reported = outcome
-                say(f"{outcome.status}: {outcome.reason}; standing by{_describe_way_on(ledger)}")
-            while _changes(ledger) == seen:
-                turn()
+
+    def __init__(
+        self, ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
+    ):
+        """``wait`` is called between two looks at the ledger."""
+        self.held: Final = held
+        self._ledger, self._source, self._wait, self._say = ledger, source, wait, say
+        self._watch = Watch(ledger, say)
+        self._seen = _changes(ledger)
+        self._reported: Outcome | None = None
+
+    def turn(self) -> None:
+        """Keep the lease, warn of what delays the step, fulfil orders, wait.
+
+        Raises:
+            LeaseError: another controller took the run over.
+        """
+        lease.check(self._ledger, self.held)
+        self._watch()
+        fulfil(self._ledger, self._source, self._say)
+        self._wait()
+
+    def stand_by(self, outcome: Outcome) -> None:
+        """Stay with a run that ended, stopped or paused so, until somebody lets it go on."""
+        if outcome != self._reported:
+            self._reported = outcome
+            then = _how_to_resume(self._ledger)
+            self._say(f"{outcome.status}: {outcome.reason}; standing by{then}")
+        while (now := _changes(self._ledger)) == self._seen:
+            self.turn()
+        self._seen = now
 
 
-def _describe_way_on(ledger: Ledger) -> str:
-    """Where a paused run is let on, after "standing by"; nothing where it is not paused."""
+def _how_to_resume(ledger: Ledger) -> str:
+    """Who lets a paused run go on, after "standing by"; nothing where it is not paused."""
     if lease.controller(ledger)["paused_by"] is None:
         return ""
     button = "Resume" if steps.has_opened(ledger) else "Start the run"
     return f' until somebody presses "{button}" on the operator\'s page'
-
-
-def _make_turn(
-    ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
-) -> Callable[[], None]:
-    """Make the function that is called between two looks at the ledger."""
-    watch = Watch(ledger, say)
-
-    def turn() -> None:
-        lease.check(ledger, held)
-        watch()
-        fulfil(ledger, source, say)
-        wait()
-
-    return turn
 
 
 class Watch:

@@ -18,7 +18,7 @@ from szpo.judges.judge_evaluator import tokens
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.training import step_report
+from szpo.training import controller, step_report
 from szpo.types import Prompt
 from szpo.voting import counting, lease
 from szpo.voting.casting import VoteRequest
@@ -300,7 +300,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
                 while (seat := service.assign(ann)) is not None:
                     service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
-            done = driver.drive(ledger, parts, wait=people)
+            done = controller.run(*driver.prepare(ledger, parts, wait=people))
             assert isinstance(done, step_report.Outcome) and done.status == "finished"
             kinds = ledger.query(
                 "SELECT p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "

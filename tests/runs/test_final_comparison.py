@@ -19,6 +19,7 @@ from szpo.notices.callbacks import read_facts
 from szpo.replay import verification
 from szpo.runs import assemble, driver, worker
 from szpo.runs.samples import Source
+from szpo.training import controller
 from szpo.types import Answer
 from szpo.voting import finals
 from szpo.voting.casting import VoteRequest
@@ -301,7 +302,7 @@ def people_run(folder, *sets, lives=1):
                     panel.submit(ledger.comparisons(row["step"]))
 
         try:
-            driver.drive(ledger, parts, wait=vote)
+            controller.run(*driver.prepare(ledger, parts, wait=vote))
         except KeyboardInterrupt:
             ledger.close()
     return ledger

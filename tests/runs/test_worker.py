@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from szpo.cli.app import call
 from szpo.data.prompts import PromptSet
 from szpo.errors import LeaseError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
@@ -54,22 +55,22 @@ def source_of(policy, settings):
     )
 
 
-def life(ledger, policy, settings, act, *, until=2, lag=1, said=None, stay=True):
+def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
     """One life of the process; ``act`` is what happens between two looks at the ledger."""
 
-    def drive(held, wait):
-        return controller.run(
-            ledger,
-            policy,
-            LedgerEvaluator(VoteService(ledger)),
-            prompts_of(settings),
-            Bounds(until_step=until, lag=lag),
-            Hooks(lease=held, wait=wait),
-        )
-
-    follow = worker.attend if stay else worker.drive_once
     say = (said if said is not None else []).append
-    return follow(ledger, source_of(policy, settings), drive, wait=act, say=say)
+    with lease.hold(ledger) as held:
+        desk = worker.Attendance(ledger, source_of(policy, settings), held, act, say)
+        while True:
+            outcome = controller.run(
+                ledger,
+                policy,
+                LedgerEvaluator(VoteService(ledger)),
+                prompts_of(settings),
+                Bounds(until_step=until, lag=lag),
+                Hooks(lease=held, wait=desk.turn),
+            )
+            desk.stand_by(outcome)
 
 
 def vote(ledger):
@@ -181,13 +182,15 @@ def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
     ledger.close()
 
 
+@pytest.mark.full
 def test_without_staying_orders_are_fulfilled_before_it_leaves(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    pauses.pause(ledger, "ann", "lunch")
-    orders.place_order(ledger, "samples", "op")
-    outcome = life(ledger, policy, settings, lambda: None, stay=False)
-    assert outcome.status == "paused" and not orders.open_orders(ledger)
-    ledger.close()
+    path = yard_run.finished(tmp_path)
+    with Ledger.open(path) as ledger:
+        orders.place_order(ledger, "samples", "op")
+    assert call(["run", "--resume", str(path)]) == 0
+    with Ledger.open(path) as ledger:
+        (order,) = orders.orders(ledger, "samples")
+        assert not orders.open_orders(ledger) and orders.get(ledger, order.id).error is None
 
 
 @pytest.mark.parametrize(

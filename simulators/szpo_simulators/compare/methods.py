@@ -21,6 +21,7 @@ from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.runs import assemble, driver
 from szpo.seeds import as_seed
+from szpo.training import controller
 from szpo.training.step_report import StepReport
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.checkpoints import Checkpoints
@@ -212,7 +213,7 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
         facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": tools.tokens,
                            "bytes": tools.peak()}}  # fmt: skip
         with closing(parts), assemble.create(parts, Path(folder) / "run.db") as ledger:
-            driver.drive(ledger, parts, on_step=note)
+            controller.run(*driver.prepare(ledger, parts, on_step=note))
     return facts
 
 

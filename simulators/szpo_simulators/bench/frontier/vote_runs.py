@@ -29,7 +29,7 @@ from szpo.policies import subspace_cache
 from szpo.runs import assemble, driver, samples
 from szpo.runs.assemble import Parts
 from szpo.seeds import derive, uniform
-from szpo.training import results
+from szpo.training import controller, results
 from szpo.training.step_report import StepReport
 from szpo_simulators.bench.frontier import base
 from szpo_simulators.compare import shared_setup
@@ -70,7 +70,7 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
         report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
 
     with closing(parts), ledger:
-        outcome = driver.drive(ledger, parts, on_step=note)
+        outcome = controller.run(*driver.prepare(ledger, parts, on_step=note))
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)

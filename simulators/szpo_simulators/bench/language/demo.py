@@ -27,7 +27,7 @@ from szpo.optim.vote_regression import EVIDENCE
 from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver, machine_check
-from szpo.training import held_out, step_report
+from szpo.training import controller, held_out, step_report
 from szpo_simulators.rewards import asked, base_level, heldout, text_rewards
 from szpo_simulators.study import make_console
 
@@ -87,7 +87,7 @@ def _measure(
             on_step(report)
 
     with assemble.create(parts, path) as ledger:
-        outcome = driver.drive(ledger, parts, on_step=note)
+        outcome = controller.run(*driver.prepare(ledger, parts, on_step=note))
         policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")
