@@ -20,11 +20,9 @@ from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting import lease
 from tests.support import children
-from tests.support.crashing import Crash, CrashingPolicy, Faulty, opened, wrap
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
-    Clock,
     QuadraticPolicy,
     ValueJudge,
     go,
@@ -34,72 +32,6 @@ from tests.support.quadratic import (
     prompts_of,
     settings_of,
 )
-
-CASES = {
-    "known": (LAYOUT, {"N": 2, "D": 1}, 0, 2),
-    "sign": (WIDE, {"N": 1, "D": 1, "rule": "sign", "mu_decay": 0.5, "K": 2}, 0, 2),
-    "lag": (LAYOUT, {"N": 1, "D": 1, "M": 2}, 1, 3),
-    "skill": (LAYOUT, {"N": 1, "D": 1, "weighting": "skill"}, 0, 3),
-}
-
-
-def drive(ledger, policy, settings, lag, until):
-    judge = ValueJudge(skips=0.3)
-    controller.run(
-        ledger,
-        policy,
-        panel_of(ledger, judge=judge),
-        prompts_of(settings),
-        Bounds(until_step=until, lag=lag),
-    )
-
-
-def attempt(path, settings, lag, until, at):
-    """One life: crash at the at-th point. Returns True if it came to the end instead."""
-    fault = Faulty(at)
-    ledger = wrap(opened(path, Clock()), fault)
-    try:
-        drive(ledger, CrashingPolicy(settings, fault), settings, lag, until)
-        return True
-    except Crash:
-        return False
-    finally:
-        ledger.close()  # without commit: what was open is rolled back, as after a kill
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("case", "stride"),
-    [("known", 3), ("lag", 3), *(pytest.param(c, 1, marks=pytest.mark.slow) for c in CASES)],
-)
-def test_a_run_killed_at_any_write_resumes_as_the_same_run(tmp_path, case, stride):
-    """At every ``stride``-th write in turn."""
-    layout, changes, lag, until = CASES[case]
-    settings = settings_of(layout, **changes)
-    with new_ledger(tmp_path / "unbroken.db", settings) as ledger:
-        drive(ledger, QuadraticPolicy(settings), settings, lag, until)
-        expected = history(ledger)
-        start = tmp_path / "start.db"
-    assert len(expected) == until
-    new_ledger(start, settings).close()
-    content = start.read_bytes()
-    at, finished = 1 - stride, False
-    while not finished:
-        at += stride
-        path = tmp_path / "killed.db"
-        for rest in tmp_path.glob("killed.db*"):
-            rest.unlink()
-        path.write_bytes(content)
-        finished = attempt(path, settings, lag, until, at)
-        clock = Clock(Clock().now + 3_600_000_000)  # the dead controller's lease has run out
-        with opened(path, clock) as ledger:
-            drive(ledger, QuadraticPolicy(settings), settings, lag, until)
-            assert history(ledger) == expected, f"differs when killed at write {at}"
-            if at % 10 == 1 or finished:
-                assert verification.verify(ledger).ok
-            votes = ledger.votes()
-            assert len({(v["assignment"], v["revision"]) for v in votes}) == len(votes)
-    assert at > 100  # the enumeration did reach every phase
 
 
 def _forever(path):

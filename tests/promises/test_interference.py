@@ -8,7 +8,7 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest, theta_digests
+from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.training.guards import Bands
@@ -144,28 +144,6 @@ def test_a_step_made_void_after_its_close_moves_nothing_and_its_votes_are_spent(
 # ---- a run that goes on otherwise ----
 
 
-def test_a_run_killed_under_lag_goes_on_without(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-
-    def kill():
-        raise Killed
-
-    acting_rollout(policy, kill, at=2)  # step 2 is generated while step 1 is voted on
-    with pytest.raises(Killed):
-        go(settings, ledger, policy, lag=1)
-    assert [row["state"] for row in ledger.steps()] == ["applied", "open", "generating"]
-    assert go(settings, ledger, QuadraticPolicy(settings), lag=0).steps == 4
-    heads = theta_digests(ledger)
-    assert [row["head_sha256"] for row in ledger.steps()] == [
-        heads[0],
-        heads[0],
-        heads[1],
-        heads[3],
-    ]
-    report = verification.verify(ledger)
-    assert report.ok, str(report)
-
-
 def test_a_warm_up_counts_all_its_votes(tmp_path):
     settings, ledger, policy = start(tmp_path, rule="known", K=2, warmup=2)
     reports = []
@@ -190,13 +168,6 @@ def test_a_guards_pause_survives_a_kill_right_after_the_step(tmp_path):
     assert ledger.last_applied() == 0
     outcome = go(settings, ledger, QuadraticPolicy(settings), bands=Bands(norm=(0, 1e-9)))
     assert outcome.status == "paused" and "guard norm" in outcome.reason
-
-
-def test_a_report_names_the_step_size_that_was_used(tmp_path):
-    settings, ledger, policy = start(tmp_path, rule="sign", alpha=0.2, alpha_decay=1.0)
-    reports = []
-    go(settings, ledger, policy, on_step=reports.append)
-    assert [r.alpha for r in reports] == pytest.approx([0.2, 0.1, 0.2 / 3, 0.05])
 
 
 # ---- who answers what ----

@@ -1,7 +1,7 @@
 """Panelists, controllers, operators and crashes in any order: ten invariants after every move.
 
-The machine knows a storage only as `storing.Store`; its model is plain dictionaries. The
-invariants I1 to I10 are those that `szpo verify` promises, read here from the raw rows.
+Its model is plain dictionaries. The invariants I1 to I10 are those that `szpo verify` promises,
+read here from the raw rows.
 """
 
 import itertools

@@ -12,7 +12,6 @@ import pytest
 
 from szpo import seeds
 from szpo.errors import IntegrityError, SzpoError, UsageError
-from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
@@ -22,12 +21,10 @@ from szpo.reports import votes
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
 from szpo.voting import counting, set_aside
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import named_run
 from tests.support.driving import drive, started
 from tests.support.named_run import MarkedPolicy
-from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
@@ -84,15 +81,6 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
         assert len(report.lines) == 5 and "verified" in str(report)
         with pytest.raises(UsageError, match="5 steps are applied; there is no 6"):
             replay.fold(ledger, 6)
-
-
-def test_the_state_is_a_function_of_the_record(tmp_path):
-    with small_run(tmp_path / "a.db") as ledger:
-        settings = run_spec.recorded_settings(ledger)
-        state = replay.replay_state(ledger, settings)
-        again = replay.replay_state(ledger, settings)
-        assert state.step == 2
-        assert state_to_json(state) == state_to_json(again)
 
 
 KINDS = {
@@ -294,27 +282,3 @@ def test_votes_leave_as_lines_of_json_and_csv(tmp_path):
     assert rows[0]["counted"] or rows[0]["choice"] == "skip"
     skipped = [r for r in rows if r["choice"] == "skip"]
     assert skipped and not any(r["counted"] for r in skipped)
-
-
-def test_spreadsheets_are_given_no_formula(tmp_path):
-    settings = settings_of()
-    with new_ledger(tmp_path / "a.db", settings) as ledger:
-        service = VoteService(ledger)
-        panelist = service.enroll("person", "=HYPERLINK(1)")
-
-        def people():
-            while (seat := service.assign(panelist)) is not None:
-                service.cast(VoteRequest(seat.id, "A", idem=f"key-of-{seat.id}"[:60]))
-
-        controller.run(
-            ledger,
-            QuadraticPolicy(settings),
-            LedgerEvaluator(service),
-            prompts_of(settings),
-            Bounds(until_step=1),
-            Hooks(wait=people),
-        )
-        out = io.StringIO()
-        votes.write_csv(ledger, out)
-    assert "'=HYPERLINK" in out.getvalue()
-    assert ",=HYPERLINK" not in out.getvalue()

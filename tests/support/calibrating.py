@@ -1,11 +1,10 @@
 """A panel that votes its calibration."""
 
-from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
-from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import lease, steps
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
-from tests.support.quadratic import settings_of
+from tests.support.quadratic import open_step, settings_of
 
 TOPICS = ("rain", "bread", "trains", "cats", "letters", "soup")
 
@@ -32,12 +31,8 @@ def ask(ledger, step, n=8, m=2, equal=()):
     epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
     plan = settings_of(N=n, M=m, D=6)
     mu = optimizer.ask(optimizer.init(plan)).mu
-    steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), theta_digest(ledger))
-    steps.begin(ledger, epoch, step)
     asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, equal=i in equal)) for i in range(n)]
-    steps.store(
-        ledger, epoch, steps.StepAnswers(step, asked, theta_digest(ledger)), then_open=True
-    )
+    open_step(ledger, plan, asked, mu=mu, epoch=epoch)
 
 
 def vote_all(service, panelist, choice="A"):

@@ -1,10 +1,5 @@
 """Processes that die at a chosen write, played inside one process."""
 
-from szpo.ledger.database import Ledger
-from tests.support.quadratic import (
-    QuadraticPolicy,
-)
-
 
 class Crash(BaseException):
     """The process is gone: no handler of the library's may save it."""
@@ -23,28 +18,6 @@ class Faulty:
         if self.seen == self.at:
             self.dead = True
             raise Crash
-
-
-class CrashingPolicy(QuadraticPolicy):
-    def __init__(self, settings, fault):
-        super().__init__(settings)
-        self.fault = fault
-
-    def apply(self, update):
-        self.fault()
-        super().apply(update)
-        self.fault()
-
-    def rollout(self, prompts, shifts, *, seed):
-        self.fault()
-        return super().rollout(prompts, shifts, seed=seed)
-
-
-def opened(path, clock):
-    """Without fsync: a process's death loses nothing that was written, and this is much faster."""
-    ledger = Ledger.open(path, clock=clock)
-    ledger.execute("PRAGMA synchronous=OFF")
-    return ledger
 
 
 def wrap(ledger, fault):

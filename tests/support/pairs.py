@@ -9,12 +9,11 @@ from typing import Any
 
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
 from szpo.optim.checked_settings import defaults
-from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
-from szpo.voting import steps
+from szpo.types import Answer, Choice, Comparison, Prompt, Row
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from tests.support.quadratic import open_step
 
 ROWS = (
     Row(Prompt.user("How was the sea?"), Answer("Warm."), Answer("Cold.", "length", 2)),
@@ -33,9 +32,7 @@ def new_ledger(path: Path) -> Iterator[Ledger]:
     settings = defaults(7, layout, K=1, N=2, D=3, M=2)
     with Ledger.create(path, NewRun({}, root_seed=7, layout=layout, direction_version=1)) as made:
         made.execute("UPDATE controller SET epoch = 1")
-        steps.record_plan(made, 1, settings, Query(0, (), 1.0, None), theta_digest(made))
-        steps.begin(made, 1, 0)
-        steps.store(made, 1, steps.StepAnswers(0, ASKED, theta_digest(made)), then_open=True)
+        open_step(made, settings, ASKED, mu=1.0, epoch=1)
         yield made
 
 

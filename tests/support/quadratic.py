@@ -15,6 +15,7 @@ from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.protocol import Judge
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.parameters import Space
@@ -22,7 +23,8 @@ from szpo.optim.settings import Settings
 from szpo.training import controller, step_report
 from szpo.training.services import Bounds, Hooks
 from szpo.training.step_prompts import prompt_order
-from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Shift, Theta, Update
+from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
+from szpo.voting import lease, steps
 from szpo.voting.service import VoteService
 
 LAYOUT = (("z", (4,)),)
@@ -123,6 +125,23 @@ def new_ledger(path: Path, settings: Settings, clock: Callable[[], int] | None =
         ),
         clock=clock or Clock(),
     )
+
+
+def open_step(
+    ledger: Ledger,
+    settings: Settings,
+    asked: Sequence[Comparison],
+    *,
+    mu: float = 0.5,
+    epoch: int | None = None,
+) -> int:
+    """Open the step of these comparisons; returns the epoch, a new one unless it is given."""
+    epoch = lease.acquire(ledger, "test").epoch if epoch is None else epoch
+    step, head = asked[0].step, theta_digest(ledger)
+    steps.record_plan(ledger, epoch, settings, Query(step, (), mu, None), head)
+    steps.begin(ledger, epoch, step)
+    steps.store(ledger, epoch, steps.StepAnswers(step, asked, head), then_open=True)
+    return epoch
 
 
 def panel_of(ledger: Ledger, panelists: int = 5, judge: Judge | None = None) -> PanelEvaluator:

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import starting_theta
-from szpo.optim import optimizer, parameters
+from szpo.optim import optimizer
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.support.quadratic import new_ledger, settings_of
+from tests.support.quadratic import new_ledger, open_step, settings_of
 
 CHOICES = ("A", "B", "tie")
 DOORS = 3
@@ -30,13 +28,9 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
     with new_ledger(path, settings) as ledger:
         if not sync:
             ledger.execute("PRAGMA synchronous=OFF")
-        epoch = lease.acquire(ledger, "test").epoch
-        head = parameters.digest(starting_theta(ledger), ledger.layout)
-        steps.record_plan(ledger, epoch, settings, optimizer.ask(optimizer.init(settings)), head)
-        steps.begin(ledger, epoch, 0)
         rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
         asked = [Comparison(f"comparison-{n:05}", 0, 0, n, rows) for n in range(seats)]
-        steps.store(ledger, epoch, steps.StepAnswers(0, asked, head), then_open=True)
+        open_step(ledger, settings, asked, mu=optimizer.ask(optimizer.init(settings)).mu)
         service = VoteService(ledger)
         with ledger.transaction("votes"):
             who = service.enroll("simulated", "p")
