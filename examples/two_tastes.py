@@ -12,7 +12,7 @@ from pathlib import Path
 
 from szpo import intervals
 from szpo.cli.app import call
-from szpo.cli.features import demand_members
+from szpo.cli.features import members_of
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.runs import assemble, taste_group
@@ -49,7 +49,7 @@ def measure(seed, folder):
         features = f"{AGREED},{APART}"
         halves = [
             taste_group.fit_group(
-                ledger, k, features, demand_members(ledger, features, k), say=lambda line: None
+                ledger, k, features, members_of(ledger, features, k), say=lambda line: None
             )
             for k in (1, 2)
         ]

@@ -11,8 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from szpo.errors import ResourceError
+from szpo import files
+from szpo.errors import ResourceError, StorageError
 
 
 def cache_dir() -> Path:
@@ -91,31 +90,27 @@ def _has_weights(folder: Path) -> bool:
 
 
 def publish(target: Path, write: Callable[[Path], object]) -> Path:
-    """Write a folder under another name and rename it, so that a half-written one is never seen.
+    """Write a folder whole; another process that was faster has made the same one.
 
     Raises:
         ResourceError: The cache cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        with files.write_whole(target) as draft:
+            draft.mkdir()
+            write(draft)
+            draft.chmod(0o755)
     except OSError as error:
         raise ResourceError(
             f"cannot write the model cache {target.parent} ({error.strerror}); "
             "set SZPO_CACHE to a folder that can be written"
         ) from None
-    try:
-        write(draft)
-        draft.chmod(0o755)
-        try:
-            draft.rename(target)
-        except OSError:
-            if not (target / "config.json").is_file():
-                raise
-    except OSError as error:
-        raise ResourceError(f"cannot write {target} ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    except StorageError as error:
+        if not (target / "config.json").is_file():
+            raise ResourceError(
+                f"{error}; set SZPO_CACHE to a folder that can be written"
+            ) from None
     return target
 
 

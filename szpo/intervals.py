@@ -46,7 +46,7 @@ class Estimate:
 NOTHING = Estimate(None, None, None, 0)
 
 
-def wilson(wins: float, votes: float, z: float = 1.96) -> tuple[float, float]:
+def wilson(wins: float, votes: float, z: float = Z) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927).
 
     >>> [round(edge, 3) for edge in wilson(8, 8)]

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Final
 
-FAR: Final = 2**40
+LOCK_BYTE: Final = 2**40
 """Windows locks bytes, which others then cannot read: a byte that no file has is locked."""
 
 if sys.platform == "win32":
@@ -18,7 +18,7 @@ if sys.platform == "win32":
         With ``shared`` others may share it, where the system knows shared locks.
         """
         place = os.lseek(file, 0, os.SEEK_CUR)
-        os.lseek(file, FAR, os.SEEK_SET)
+        os.lseek(file, LOCK_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         except OSError:

@@ -23,7 +23,7 @@ Ties: TypeAlias = Literal["half", "davidson"]
 
 RIDGE = 0.1
 """Precision of the prior on a weight in logits per standard deviation: N(0, 3.2²)."""
-FEW = 4
+MIN_PANELISTS = 4
 """Panelists needed for intervals over panelists; with fewer they are taken over votes."""
 SHUFFLES = 999
 """Random permutations of panelists over votes in `heterogeneity_p`."""
@@ -138,11 +138,11 @@ def over_panelists(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half
 def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tuple[Floats, bool]:
     """Half widths (…, p) of the 95 % intervals, and whether they are taken over panelists.
 
-    Over panelists where there are `FEW` or more (G), with Student's quantile at G − 1 degrees of
-    freedom; else by the Laplace approximation, as if one person had cast all votes.
+    Over panelists where there are `MIN_PANELISTS` or more (G), with Student's quantile at G − 1
+    degrees of freedom; else by the Laplace approximation, as if one person had cast all votes.
     """
     p, groups = x.shape[-1], int(who.max()) + 1
-    clustered = groups >= FEW
+    clustered = groups >= MIN_PANELISTS
     quantile = float(stats.t.ppf(0.975, groups - 1)) if clustered else Z
     covariance = (
         over_panelists(x, y, who, fit, ties)

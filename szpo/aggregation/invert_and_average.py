@@ -27,7 +27,7 @@ from szpo.types import Floats, Tally
 
 LOGISTIC = LINKS["logistic"]
 _FIFTY_DIGITS = Context(prec=50)
-MANY = 2**12
+EXACT_BELOW = 2**12
 """Votes from which the law of their count is not summed up exactly."""
 
 Inversion = Callable[[Floats, Floats], Floats]
@@ -83,7 +83,7 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
 def haldane(k: Floats, m: Floats) -> Floats:
     """log((k+½)/(M−k+½)): unbiased to O(M⁻²) (Haldane 1956; Anscombe 1956)."""
     k, m = np.broadcast_arrays(np.asarray(k, float), np.asarray(m, float))
-    whole = (2 * k == np.rint(2 * k)) & (m == np.rint(m)) & (m < MANY)
+    whole = (2 * k == np.rint(2 * k)) & (m == np.rint(m)) & (m < EXACT_BELOW)
     out = np.empty(k.shape)
     for size in _distinct(m[whole]):
         here = whole & (m == size)
@@ -165,15 +165,15 @@ def estimate(
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:
     """Mean and standard deviation of Δ̂_n when k ~ Binomial(votes, rate).
 
-    Exact below `MANY` votes; from there on from Δ̂_n at one standard deviation of k to either side
-    (the delta method), so that time and memory do not grow with the votes.
+    Exact below `EXACT_BELOW` votes; from there on from Δ̂_n at one standard deviation of k to
+    either side (the delta method), so that time and memory do not grow with the votes.
 
     >>> mean, sd = moments(LOGISTIC.prob(1.0), 3)
     >>> round(float(mean) - 1, 3)
     -0.138
     """
     p = np.asarray(rate, dtype=np.float64)[..., None]
-    if votes >= MANY:
+    if votes >= EXACT_BELOW:
         spread = np.sqrt(votes * p * (1 - p))
         k = np.clip(votes * p + spread * np.array([-1.0, 1.0]), 0, votes)
         ends = invert(k, np.full_like(k, votes))

@@ -29,9 +29,9 @@ from szpo.intervals import Share, Z
 from szpo.types import Floats
 
 LEVEL: Final = 0.05
-LEAST: Final = 5
+MIN_TRIADS: Final = 5
 """Informative triads that a p-value needs; with fewer none is reported."""
-POWER: Final = 0.8416212335729143
+POWER_QUANTILE: Final = 0.8416212335729143
 """Normal quantile of 80 %."""
 _PRIOR: Final = 1.5
 """Prior standard deviation of a difference x in `differences`, logits."""
@@ -57,9 +57,9 @@ class Curvature:
 
     @property
     def p(self) -> Floats:
-        """Two-sided p-value; 1 with fewer than `LEAST` telling triads."""
+        """Two-sided p-value; 1 with fewer than `MIN_TRIADS` telling triads."""
         found = 2 * special.ndtr(-np.abs(self.z))
-        return np.where(self.telling >= LEAST, found, 1.0)
+        return np.where(self.telling >= MIN_TRIADS, found, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class LinkCheck:
     """For a side; ties are left out."""
     ties: int
     curvature: float | None
-    """γ, to first order; None below `LEAST` telling triads."""
+    """γ, to first order; None below `MIN_TRIADS` telling triads."""
     low: float | None
     high: float | None
     """95 % interval."""
@@ -179,7 +179,7 @@ def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
     ``again``: comparisons that a panelist answered twice with the same side.
     """
     found = curvature(won, votes)
-    enough = int(found.telling) >= LEAST
+    enough = int(found.telling) >= MIN_TRIADS
     scale, width = math.sqrt(max(float(found.information), 1e-300)), float(found.information)
     gamma = float(found.score) / width if enough else None
     pairs = votes * (votes - 1) / 2
@@ -193,7 +193,7 @@ def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
         low=None if gamma is None else gamma - Z / scale,
         high=None if gamma is None else gamma + Z / scale,
         p=float(found.p) if enough else None,
-        detectable=(Z + POWER) / scale if enough else None,
+        detectable=(Z + POWER_QUANTILE) / scale if enough else None,
         scale=spread(between),
         own_scale=spread(again.value if again.of else None),
     )

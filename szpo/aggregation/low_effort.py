@@ -24,7 +24,7 @@ Counts = tuple[float, float]
 FAST_MS: Final = 700.0
 WORD_MS: Final = 15.0
 """Nobody reads 4,000 words a minute, or anything in less than 700 ms."""
-RANDOM: Final = math.log(100)
+RANDOM_LOG_RATIO: Final = math.log(100)
 """Log-likelihood ratio of answering at random over answering as the panel does.
 
 By Ville's inequality at most one honest panelist in a hundred ever passes it, however often one
@@ -127,7 +127,7 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
     hits, of = c.skips
     if of >= 12 and hits > of / 4:
         found.append(Flag("skips", f"could not judge {hits:.0f} of {of:.0f}"))
-    if (ratio := at_random(c, usual)) > RANDOM:
+    if (ratio := at_random(c, usual)) > RANDOM_LOG_RATIO:
         found.append(Flag("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
     return tuple(found)
 

@@ -89,14 +89,6 @@ class _Scales:
     noise2: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
-    """Posterior of x at each of a voter's votes by the others' votes (..., P, R, N)."""
-
-    mean: Floats
-    variance: Floats
-
-
 def rationality(
     history: History, prior: Prior | None = None, view: View | None = None
 ) -> Rationality:
@@ -113,7 +105,9 @@ def rationality(
     spread = np.full((*lead, 1), prior.spread)
     bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
-    fixed = None if view is None else _as_rest(view)
+    fixed = None
+    if view is not None:  # of each direction, as that of its comparisons
+        fixed = View(*(v[..., -weighting.ROWS :, None] for v in (view.mean, view.variance)))
     if fixed is not None:
         beta = np.ones_like(beta)
     for _ in range(prior.passes):
@@ -135,12 +129,6 @@ def rationality(
             votes, beta, bound, _Scales(scales.delta2 * bar**2, scales.noise2 * bar**2), prior
         )
     return Rationality(normalise(beta), beta, low, high, z)
-
-
-def _as_rest(view: View) -> _Rest:
-    """The view of each direction as that of its comparisons."""
-    mean, variance = (each[..., -weighting.ROWS :, None] for each in (view.mean, view.variance))
-    return _Rest(mean, variance)
 
 
 def start(history: History, votes: float = 8.0) -> Floats:
@@ -179,7 +167,7 @@ def _messages(votes: _Votes, beta: Floats, bound: Floats) -> tuple[Floats, Float
     return 2 * bound * b * b * votes.asked, votes.own * b / 2  # 2λβ², oβ/2
 
 
-def _rest(votes: _Votes, beta: Floats, bound: Floats, scales: _Scales) -> _Rest:
+def _rest(votes: _Votes, beta: Floats, bound: Floats, scales: _Scales) -> View:
     """Posterior of x without the voter's own votes, by the rest of comparison and direction."""
     precise, pull = _messages(votes, beta, bound)
     precise = np.maximum(precise.sum(-3, keepdims=True) - precise, 0.0)
@@ -191,7 +179,7 @@ def _rest(votes: _Votes, beta: Floats, bound: Floats, scales: _Scales) -> _Rest:
     spread = 1 / through + noise
     middle = (drawn.sum(-1, keepdims=True) - drawn) / through
     whole = 1 / spread + precise
-    return _Rest((middle / spread + pull) / whole, 1 / whole)
+    return View((middle / spread + pull) / whole, 1 / whole)
 
 
 def _update_scales(
@@ -238,7 +226,7 @@ def _betas(
     return mean, low, high, wide2
 
 
-def _z(votes: _Votes, seen: _Rest) -> Floats:
+def _z(votes: _Votes, seen: View) -> Floats:
     """Σ o t over its standard deviation for a voter who clicks at random; t = tanh(x̂/2)."""
     t = np.tanh(seen.mean / 2)
     square = (votes.asked * t * t).sum((-2, -1))

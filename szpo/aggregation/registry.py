@@ -12,14 +12,10 @@ from szpo.aggregation import rationality, weighting
 from szpo.aggregation.weighting import History, View
 from szpo.types import Floats
 
-LEARNED: Final[Mapping[str, Callable[[History], Floats]]] = {
-    "skill": lambda history: weighting.skill(history).weights,
-    "rationality": lambda history: rationality.rationality(history).weights,
-}
-"""One weight per voter (..., P) from everyone's votes in earlier steps."""
-VIEWED: Final[Mapping[str, Callable[[History, View], Floats]]] = {
+LEARNED: Final[Mapping[str, Callable[[History, View | None], Floats]]] = {
     "skill": lambda history, view: weighting.skill(history, view=view).weights,
     "rationality": lambda history, view: rationality.rationality(history, view=view).weights,
 }
-"""The same where a model says what the others' votes mean for each of a voter's directions."""
+"""One weight per voter (..., P) from everyone's votes in earlier steps; with a view, as a model
+says what the others' votes mean for each of a voter's directions."""
 WEIGHTINGS: Final[tuple[str, ...]] = ("equal", *LEARNED)

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from szpo.types import Prompt
 
 
-VOTES = 200
+FRESH_VOTES = 200
 """Votes of ``--fresh`` where ``--votes`` is not given; iterative-dpo has its own number."""
 
 
-SHOWN = ("self-rewarding", "sft")
+FROM_EXAMPLES = ("self-rewarding", "sft")
 """Methods that are fitted to good answers."""
 
 
@@ -63,7 +63,7 @@ class Arguments:
     @property
     def reads_votes(self) -> bool:
         """Whether the method learns from votes that are there, and has to have some."""
-        asks_nobody = self.method in ("iterative-dpo", *SHOWN)
+        asks_nobody = self.method in ("iterative-dpo", *FROM_EXAMPLES)
         return not (asks_nobody or self.score or self.reward)
 
 
@@ -78,53 +78,46 @@ def check(args: Arguments) -> None:
     method, scored = args.method, args.method in SCORED
     sources = (("--run", args.run), ("--pairs", args.pairs), ("--fresh", args.fresh))
     given = [name for name, on in sources if on]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are different votes; give one of them")
-    if (args.score or args.reward) and not scored:
-        raise UsageError(f"{method} learns from no score; leave out --score and --reward")
-    if args.score and args.reward:
-        raise UsageError("--score and --reward are two rewards; give one of them")
-    if (args.score or args.reward) and args.fresh:
-        name = "--score" if args.score else "--reward"
-        raise UsageError(f"{method} with {name} asks nobody; leave out --fresh or {name}")
-    if method == "notebook-dpo" and args.pairs is None:
-        raise UsageError("notebook-dpo has an adapter of its own; give --pairs")
-    if method == "iterative-dpo" and not (args.run or args.fresh):
-        raise UsageError("iterative-dpo asks while it trains; give --fresh or --run")
-    if method == "self-rewarding" and args.fresh:
-        raise UsageError("self-rewarding judges itself and asks nobody; leave out --fresh")
-    if method not in SHOWN and args.examples:
-        raise UsageError(f"{method} is fitted to no examples; leave out --examples")
-    if method == "sft" and (args.examples is None or args.pairs or args.fresh):
-        raise UsageError("sft learns from good answers alone: give --examples, and no votes")
-    if not given and args.reads_votes:
-        more = ", or a --score" if scored else ""
-        raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh{more}")
-    _refuse_unused(args)
-
-
-def _refuse_unused(args: Arguments) -> None:
-    """Refuse arguments that would have no effect beside the others, or without another one."""
-    if args.run is not None:
-        own = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
-        if idle := [name for name, value in own if value]:
-            raise UsageError(f"--run has its own settings; leave out {' and '.join(idle)}")
-    for name, on, other, there in (
-        ("--from", args.kind is not None, "--pairs", args.pairs),
-        ("--first", args.first is not None, "--pairs", args.pairs),
-        ("--skip-bad", args.skip_bad, "--pairs", args.pairs),
-        ("--votes", args.votes is not None, "--fresh", args.fresh),
-        ("--rows", args.rows is not None, "--fresh", args.fresh),
-    ):
-        if on and not there:
-            raise UsageError(f"{name} goes with {other}; give both or neither")
-    if args.fresh and any("rows" in _optimizer(text) for text in args.sets):
-        raise UsageError("--fresh asks on --rows; give that in place of --set optimizer.rows")
-
-
-def _optimizer(text: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = settings_file.parse_assignment(text).get("optimizer", {})
-    return found
+    rewards = [name for name in ("--score", "--reward") if getattr(args, name[2:])]
+    reward = "".join(rewards[:1])
+    own = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
+    idle = [name for name, value in own if value]
+    more = ", or a --score" if scored else ""
+    refused = (
+        (len(given) > 1, f"{' and '.join(given)} are different votes; give one of them"),
+        (rewards and not scored, f"{method} learns from no score; leave out --score and --reward"),
+        (len(rewards) > 1, "--score and --reward are two rewards; give one of them"),
+        (rewards and args.fresh,
+         f"{method} with {reward} asks nobody; leave out --fresh or {reward}"),
+        (method == "notebook-dpo" and args.pairs is None,
+         "notebook-dpo has an adapter of its own; give --pairs"),
+        (method == "iterative-dpo" and not (args.run or args.fresh),
+         "iterative-dpo asks while it trains; give --fresh or --run"),
+        (method == "self-rewarding" and args.fresh,
+         "self-rewarding judges itself and asks nobody; leave out --fresh"),
+        (method not in FROM_EXAMPLES and args.examples,
+         f"{method} is fitted to no examples; leave out --examples"),
+        (method == "sft" and (args.examples is None or args.pairs or args.fresh),
+         "sft learns from good answers alone: give --examples, and no votes"),
+        (not given and args.reads_votes,
+         f"{method} learns from votes: give --run, --pairs or --fresh{more}"),
+        (args.run is not None and idle,
+         f"--run has its own settings; leave out {' and '.join(idle)}"),
+        *((on and not there, f"{name} goes with {other}; give both or neither")
+          for name, on, other, there in (
+            ("--from", args.kind is not None, "--pairs", args.pairs),
+            ("--first", args.first is not None, "--pairs", args.pairs),
+            ("--skip-bad", args.skip_bad, "--pairs", args.pairs),
+            ("--votes", args.votes is not None, "--fresh", args.fresh),
+            ("--rows", args.rows is not None, "--fresh", args.fresh),
+        )),
+        (args.fresh and any("rows" in settings_file.parse_assignment(text).get("optimizer", {})
+                            for text in args.sets),
+         "--fresh asks on --rows; give that in place of --set optimizer.rows"),
+    )  # fmt: skip
+    for wrong, message in refused:
+        if wrong:
+            raise UsageError(message)
 
 
 def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +220,7 @@ def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
         raise UsageError("people answer in a run; take its votes with --run")
     actor, ask = _actor(parts), JudgesAsk(tuple(parts.panel.judges))
     prompts = tuple(parts.prompts.train)
-    survey = Survey(prompts, ask, args.votes or VOTES, None if rows == 1 else rows, seed)
+    survey = Survey(prompts, ask, args.votes or FRESH_VOTES, None if rows == 1 else rows, seed)
 
     def votes(meter: Meter) -> Preferences:
         return ask_round(survey, actor, meter)
@@ -279,9 +272,6 @@ def _choose_prompts(
     """Choose the prompts that the method asks: those of a file of pairs, or of the settings.
 
     Methods that learn from pairs as they are ask none: they leave out what is too long.
-
-    Raises:
-        UsageError: The model is not there, or cannot read a prompt that it is to answer.
     """
     from szpo.baselines import registry, self_rewarding
     from szpo.data import prompt_room, prompts
@@ -362,7 +352,7 @@ def baseline(
         None,
         "--votes",
         min=1,
-        help=f"Votes of --fresh: {VOTES} if left out; iterative-dpo has its own number.",
+        help=f"Votes of --fresh: {FRESH_VOTES} if left out; iterative-dpo has its own number.",
     ),
     rows: int | None = typer.Option(
         None,

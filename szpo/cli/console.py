@@ -63,6 +63,14 @@ def emit(document: Any) -> None:
     typer.echo(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def answer(as_json: bool, document: Any, *lines: str) -> None:
+    """Print what a command found: one JSON document, or lines for people."""
+    if as_json:
+        emit(document)
+    else:
+        say("\n".join(lines))
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """Print a table: numbers on the right, None as a dash; lines break between words only.
 
@@ -81,7 +89,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
             Text(visible(column)),
             justify="right" if right else "left",
             overflow="fold",
-            min_width=max(_longest_word(row[i]) for row in [columns, *content]),
+            min_width=max(
+                cell_len(word) for row in [columns, *content] for word in row[i].split() or [""]
+            ),
         )
     for row in content:
         made.add_row(*map(Text, row))
@@ -113,8 +123,15 @@ def fail(error: BaseException) -> int:
     if isinstance(error, RecursionError) and "JSON" in str(error):
         complain("error: what was read is JSON nested too deep; szpo writes none such")
         return 5
-    if isinstance(error, sqlite3.DatabaseError | OSError):
-        complain(f"error: {_storage(error)}")
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"error: {place}{error.strerror or error}")
+        return 4
+    if isinstance(error, sqlite3.DatabaseError):
+        complain(
+            f"error: the ledger could not be read or written ({error}); check the disk and try "
+            "again"
+        )
         return 4
     complain(
         f"error: unexpected {type(error).__name__}: {error}; this is a fault of szpo: "
@@ -123,23 +140,12 @@ def fail(error: BaseException) -> int:
     return 1
 
 
-def _storage(error: sqlite3.DatabaseError | OSError) -> str:
-    if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}"
-    return f"the ledger could not be read or written ({error}); check the disk and try again"
-
-
 def _cell(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
     return visible(str(value))
-
-
-def _longest_word(text: str) -> int:
-    return max((cell_len(word) for word in text.split()), default=0)
 
 
 def _numeric(text: str) -> bool:

@@ -14,6 +14,7 @@ from szpo.baselines import ledger_pairs
 from szpo.cli import console, run_paths
 from szpo.data import label_studio, preference_files
 from szpo.errors import UsageError
+from szpo.intervals import Z
 
 if TYPE_CHECKING:
     from szpo.active.pool import Differences
@@ -71,10 +72,10 @@ def pairs(
 
 def name_bad(found: preference_files.Preferences) -> None:
     """Warn of the records that were left out: the first few by line, the rest by number."""
-    for reason in found.bad[: preference_files.NAMED]:
+    for reason in found.bad[: preference_files.SHOWN_BAD]:
         console.warn(f"left out {reason}")
-    if len(found.bad) > preference_files.NAMED:
-        console.warn(f"left out {len(found.bad) - preference_files.NAMED} more records")
+    if len(found.bad) > preference_files.SHOWN_BAD:
+        console.warn(f"left out {len(found.bad) - preference_files.SHOWN_BAD} more records")
 
 
 def rank(
@@ -95,13 +96,12 @@ def rank(
         text = json.dumps(tasks, ensure_ascii=False, indent=1)
         (draft / "tasks.json").write_text(text, encoding="utf-8")
         (draft / "template.xml").write_text(label_studio.TEMPLATE, encoding="utf-8")
-    if as_json:
-        console.emit({"tasks": len(tasks), "folder": str(out)})
-    else:
-        console.say(
-            f"wrote {len(tasks)} tasks to {out}; import tasks.json into a Label Studio project "
-            "whose labelling interface is template.xml"
-        )
+    console.answer(
+        as_json,
+        {"tasks": len(tasks), "folder": str(out)},
+        f"wrote {len(tasks)} tasks to {out}; import tasks.json into a Label Studio project "
+        "whose labelling interface is template.xml",
+    )
 
 
 def select(
@@ -257,7 +257,7 @@ def _say(done: Round, state_path: Path, out: Path) -> None:
         f"the weights {done.now:.2f} nats, {done.before - done.now:.2f} less than before any"
     )
     for name, mean, sd in done.weights[:20]:
-        console.say(f"  {name}: {mean:+.2f} ± {1.96 * sd:.2f} logits per standard deviation")
+        console.say(f"  {name}: {mean:+.2f} ± {Z * sd:.2f} logits per standard deviation")
     if done.seen.pairs:
         left = ", ".join(f"{n:,} {why}" for why, n in done.seen.left_out.items() if n)
         console.say(f"pool: {done.seen.pairs:,} pairs" + (f"; left out: {left}" if left else ""))

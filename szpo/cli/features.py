@@ -161,7 +161,7 @@ def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
     return study.find_clusters(judged, seed=ledger.root_seed), names
 
 
-def demand_members(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
+def members_of(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
     """The panelists of a cluster, by pseudonym.
 
     Raises:

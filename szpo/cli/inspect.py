@@ -198,10 +198,8 @@ def _write_completions(
             turns = [{"role": role, "content": text} for role, text in prompt.turns]
             record = {"prompt": turns, "completions": [{"text": one.text} for one in each]}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    if as_json:
-        console.emit({"prompts": len(asked), "file": str(out)})
-    else:
-        console.say(f"wrote {out}; szpo rank {out} --out FOLDER makes tasks for people of it")
+    text = f"wrote {out}; szpo rank {out} --out FOLDER makes tasks for people of it"
+    console.answer(as_json, {"prompts": len(asked), "file": str(out)}, text)
 
 
 def report(
@@ -227,7 +225,4 @@ def report(
             found = record.verify_in_words(ledger) if verify else None
             text = page.render(ledger, score=score, score_name=name, verification=found)
     target.write_text(text, encoding="utf-8")
-    if as_json:
-        console.emit({"report": str(target)})
-    else:
-        console.say(f"wrote {target}; open it in a browser")
+    console.answer(as_json, {"report": str(target)}, f"wrote {target}; open it in a browser")

@@ -23,9 +23,11 @@ def judge(
     sets: list[str] = typer.Option(
         [], "--set", help="Change one setting: judge.key=value; may be repeated."
     ),
-    votes: int | None = typer.Option(None, "--votes", help="Stop after this many votes."),
+    votes: int | None = typer.Option(None, "--votes", min=1, help="Stop after this many votes."),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
-    leave: int = typer.Option(0, "--leave", help="Comparisons of each step to leave to people."),
+    leave: int = typer.Option(
+        0, "--leave", min=0, help="Comparisons of each step to leave to people."
+    ),
     trust: list[str] = run_paths.TRUST,
     name: str = typer.Option("judge", "--name", help="Name of the panelists: NAME-0, NAME-1, …"),
     folder: Path = run_paths.FOLDER,
@@ -38,8 +40,6 @@ def judge(
     from szpo.training.status import round_status
     from szpo.voting.service import VoteService
 
-    if leave < 0 or (votes is not None and votes < 1):
-        raise UsageError("give --leave from 0 and --votes from 1")
     with Ledger.open(run_paths.find(run, folder)) as ledger:
         if round_status(ledger).state == "finished":
             console.say("0 votes cast: the run is finished")
@@ -97,19 +97,16 @@ def scorer(
             taught = training_pairs.of_ledger(ledger)
     trained = scoring.train(loading.load(model, dtype="fp32"), taught, seed=seed)
     pair_scorer.save(out, trained.head, trained.facts)
-    if as_json:
-        console.emit({"path": str(out), **trained.facts})
-    else:
-        console.say(f"wrote {out}: {trained}")
-        console.say(f"  use it with: --set judge.kind=scorer --set judge.model={out}")
+    console.answer(
+        as_json,
+        {"path": str(out), **trained.facts},
+        f"wrote {out}: {trained}",
+        f"  use it with: --set judge.kind=scorer --set judge.model={out}",
+    )
 
 
 def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
-    """The run's settings with another judge where one is named.
-
-    Raises:
-        UsageError: A setting outside [judge] is changed, or one is wrong.
-    """
+    """The run's settings with another judge where one is named."""
     recorded: dict[str, Any] = dict(ledger.spec.get("config") or {})
     chosen: dict[str, Any] = dict(recorded.get("judge") or {})
     given: dict[str, Any] = {}

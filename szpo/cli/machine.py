@@ -24,7 +24,7 @@ from szpo.runs import machine_check as checks
 
 def doctor(
     run: str | None = typer.Argument(None, help="Also check this run (name or file)."),
-    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    folder: Path = run_paths.FOLDER,
     config: Path | None = typer.Option(
         None, "--config", help="Also check the engine of this settings file; starts its workers."
     ),
@@ -73,12 +73,10 @@ def fetch(
     from szpo.models import loading
 
     model_folder = loading.fetch(name, say=console.complain if as_json else console.say)
-    if as_json:
-        console.emit({"model": name, "folder": str(model_folder)})
-    else:
-        named = "" if name == "smollm2" else f" --set model.name={name}"
-        alone = f"szpo run{named}" if named else "szpo demo"
-        console.say(f"next: {alone}, or with people: szpo serve --preset people{named}")
+    named = "" if name == "smollm2" else f" --set model.name={name}"
+    alone = f"szpo run{named}" if named else "szpo demo"
+    text = f"next: {alone}, or with people: szpo serve --preset people{named}"
+    console.answer(as_json, {"model": name, "folder": str(model_folder)}, text)
 
 
 def bench(context: typer.Context) -> int:

@@ -60,12 +60,10 @@ def grow(
         )
     with files.write_whole(out) as draft:
         draft.write_text("".join(f"{text}\n" for text in found.texts), encoding="utf-8")
-    if as_json:
-        document = asdict(found) | {"texts": len(found.texts), "file": str(out)}
-        console.emit(document)
-        return
-    console.say(
+    console.answer(
+        as_json,
+        asdict(found) | {"texts": len(found.texts), "file": str(out)},
         f"wrote {len(found.texts)} prompts to {out}, from {found.asked} answers: {found.copies} "
-        f"near copies and {found.unreadable} unreadable or cut ones left out"
+        f"near copies and {found.unreadable} unreadable or cut ones left out",
+        "read them, and add those that you want to your own",
     )
-    console.say("read them, and add those that you want to your own")

@@ -12,13 +12,13 @@ import typer
 
 from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
-from szpo.cli.features import demand_members
+from szpo.cli.features import members_of
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
-from szpo.replay import findings, verification
+from szpo.replay import verification
 from szpo.replay.replay import fold
 from szpo.reports import hub
 from szpo.reports.html_report import Verification
@@ -47,10 +47,8 @@ def replay(
         theta = fold(ledger, until)
         found = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         steps = len({update.step for update in ledger.updates(until)})
-    if as_json:
-        console.emit({"steps": steps, "theta_sha256": found})
-    else:
-        console.say(f"{steps} steps folded; theta_sha256 {found}, as recorded")
+    text = f"{steps} steps folded; theta_sha256 {found}, as recorded"
+    console.answer(as_json, {"steps": steps, "theta_sha256": found}, text)
 
 
 def verify(
@@ -74,24 +72,17 @@ def verify(
         document = {"ok": found.ok, "verdict": found.line, "details": found.details}
         console.emit({**document, "head": found.head, "note": found.note})
         return 0 if found.ok else 5
-    if steps:
-        for line in found.details:
-            console.say(line)
+    for line in found.details if steps else ():
+        console.say(line)
     if not found.ok:
         raise IntegrityError(found.line)
-    console.say(found.line)
-    if found.note:
-        console.say(found.note)
-    console.say(f"head {found.head} (note it on another machine, for szpo verify --head)")
+    head = f"head {found.head} (note it on another machine, for szpo verify --head)"
+    console.say("\n".join(filter(None, (found.line, found.note, head))))
     return 0
 
 
 def _refuse_weights(ledger: Ledger, head: str) -> None:
-    """Refuse a digest of weights: a head that is not in the chain would mean forgery.
-
-    Raises:
-        UsageError: it is such a digest of this run.
-    """
+    """Refuse a digest of weights: a head that is not in the chain would mean forgery."""
     given = head.strip().lower()
     for digests in (recommended_digests(ledger), theta_digests(ledger)):
         if given not in digests:
@@ -118,10 +109,8 @@ def backup(
         out = path.parent / "backups" / f"{path.stem}-{last:06}.db"
         out.parent.mkdir(mode=0o700, exist_ok=True)
     report = copies.backup(path, out)
-    if as_json:
-        console.emit({"file": str(out), "verdict": str(report), "head": report.head})
-    else:
-        console.say(f"wrote {out}; {report}")
+    document = {"file": str(out), "verdict": str(report), "head": report.head}
+    console.answer(as_json, document, f"wrote {out}; {report}")
 
 
 def recover(
@@ -132,26 +121,23 @@ def recover(
 ) -> int:
     """Write what a damaged file still holds into a new file; the damaged one is not changed."""
     found = copies.recover(run_paths.find(run, folder), out)
-    if as_json:
-        lost = {table: list(keys) for table, keys in found.lost.items()}
-        document = {"file": str(out), "rows": found.rows, "lost": lost}
-        console.emit({**document, "ok": found.report.ok, "verdict": str(found.report)})
-    else:
-        for line in (f"wrote {out}", *found.lines):
-            console.say(line)
+    document = {
+        "file": str(out),
+        "rows": found.rows,
+        "lost": {table: list(keys) for table, keys in found.lost.items()},
+        "ok": found.report.ok,
+        "verdict": str(found.report),
+    }
+    console.answer(as_json, document, f"wrote {out}", *found.lines)
     return 0 if found.report.ok else 5
 
 
 def verify_in_words(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
-    """Verify a ledger and describe what was found; a broken one is a finding, not a crash."""
+    """Verify a ledger for people; a broken one is a finding, steps are listed up to 100."""
     try:
-        return describe_report(verification.verify(ledger, deep=deep, head=head))
+        report = verification.verify(ledger, deep=deep, head=head)
     except IntegrityError as error:
         return Verification(False, str(error))
-
-
-def describe_report(report: findings.Report) -> Verification:
-    """Describe the verifier's findings for people: step by step only up to 100 lines."""
     lines = report.lines if len(report.lines) <= 100 else ()
     return Verification(report.ok, str(report), lines, report.head, report.note)
 
@@ -226,9 +212,14 @@ def export(
         raise UsageError(f"--cluster writes an adapter of all steps; leave out {', '.join(idle)}")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
-        documents: list[dict[str, Any]]
+        documents: list[dict[str, Any]]  # under "" the line to print
         if packed is not None:
-            documents = [_pack(ledger, packed, anyway=anyway)]
+            from szpo.reports import bundle
+
+            with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
+                page = bundle.write(ledger, file, anyway=anyway)
+            message = f"wrote {packed}; its README.txt says what is in it"
+            documents = [{"votes": page.progress.votes, "file": str(packed), "": message}]
         elif votes is not None:
             count = write_votes(ledger, votes)
             documents = [
@@ -254,21 +245,8 @@ def export(
             if dataset or push_votes:
                 people = People(pseudonyms, notes)
                 documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
-    if as_json:
-        console.emit({key: value for each in documents for key, value in each.items() if key})
-    else:
-        for each in documents:
-            console.say(each[""])
-
-
-def _pack(ledger: Ledger, packed: Path, *, anyway: bool) -> dict[str, Any]:
-    """Write the zip; the key "" of what is returned is the line to print, as below."""
-    from szpo.reports import bundle
-
-    with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
-        page = bundle.write(ledger, file, anyway=anyway)
-    message = f"wrote {packed}; its README.txt says what is in it"
-    return {"votes": page.progress.votes, "file": str(packed), "": message}
+    document = {key: value for each in documents for key, value in each.items() if key}
+    console.answer(as_json, document, *(each[""] for each in documents))
 
 
 def _hand_over_votes(
@@ -326,7 +304,7 @@ def _fit_group(ledger: Ledger, cluster: int, chosen: str) -> Group:
     from szpo.cache import quiet
     from szpo.runs import taste_group
 
-    members = demand_members(ledger, chosen, cluster)
+    members = members_of(ledger, chosen, cluster)
     with quiet():
         return taste_group.fit_group(ledger, cluster, chosen, members, say=console.complain)
 
@@ -385,7 +363,5 @@ def merge(
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         with write_whole(target) as draft:
             parts.language.merge(draft)
-    if as_json:
-        console.emit({"model": str(target)})
-    else:
-        console.say(f"wrote {target}; load it with AutoModelForCausalLM.from_pretrained")
+    text = f"wrote {target}; load it with AutoModelForCausalLM.from_pretrained"
+    console.answer(as_json, {"model": str(target)}, text)

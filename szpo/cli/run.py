@@ -176,11 +176,12 @@ def branch(
             "run": ledger.run, "path": str(target), "parent": ledger.row["parent"],
             "theta_sha256": theta_digest(ledger), "seed": ledger.root_seed,
         }  # fmt: skip
-    if as_json:
-        console.emit(document)
-    else:
-        console.say(f"wrote {target}, which begins after step {step} of {path.stem}")
-        console.say(f"  szpo run --resume {target}  # continues from there")
+    console.answer(
+        as_json,
+        document,
+        f"wrote {target}, which begins after step {step} of {path.stem}",
+        f"  szpo run --resume {target}  # continues from there",
+    )
 
 
 def not_about(
@@ -213,11 +214,8 @@ def not_about(
         if status.round_status(ledger).state == "finished":
             raise UsageError(f"{path.stem} is finished, no step is left for which it would hold")
         found = set_aside.order(ledger, "szpo not-about", named, feature, on=not take_back)
-    if as_json:
-        console.emit(asdict(found))
-    else:
-        assert named is not None  # else it was refused
-        console.say(found.describe(named))
+    assert named is not None  # else it was refused
+    console.answer(as_json, asdict(found), found.describe(named))
 
 
 def _show_plan(checked: Checked, *, as_json: bool) -> None:
@@ -257,11 +255,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
 
 
 def _read_changes(sets: list[str]) -> dict[str, Any]:
-    """What `--set` changes of a resumed run's engine.
-
-    Raises:
-        UsageError: It names something else.
-    """
+    """What `--set` changes of a resumed run's engine."""
     found: dict[str, Any] = {}
     for text in sets:
         for section, values in settings_file.parse_assignment(text).items():
@@ -275,12 +269,7 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
 
 
 def _add_votes(path: Path, text: str) -> None:
-    """Let a run that nobody else drives end later.
-
-    Raises:
-        UsageError: the text is no number of votes with a plus, or they pay for no step.
-        LeaseError: another process drives the run.
-    """
+    """Let a run that nobody else drives end later."""
     if not re.fullmatch(r"\+\d{1,9}", text):
         raise UsageError(f"--votes {text}: give the votes to add with a plus, such as +40")
     with Ledger.open(path) as ledger, lease.hold(ledger):
@@ -344,16 +333,30 @@ def _resume(
     device: str | None,
     features: Sequence[str],
 ) -> int:
-    """Go on with a run; who stays waits for an engine that is away, others get its error."""
-    from szpo.runs import run_engine
+    """Continue a run; with ``stay`` wait for an engine that is away, else raise its error."""
+    from szpo.runs import assemble, run_device, run_engine
 
     reported = None
     with Ledger.open(path) as ledger:
         while True:
             try:
-                return _go_on(
-                    ledger, changes, as_json=as_json, stay=stay, device=device, features=features
+                parts = assemble.reopen(
+                    ledger, say=console.complain, device=device, engine=changes, features=features
                 )
+                with contextlib.closing(parts):
+                    assemble.demand_counted(parts)  # before a pause is ended
+                    if parts.base is not None:
+                        run_engine.record_move(ledger, parts.config)
+                        if device is not None:
+                            run_device.record_move(ledger, parts.base.loaded)
+                    run_engine.note_back(ledger)
+                    held = lease.controller(ledger)
+                    # With ``stay`` a paused run waits for its operator; restarting is no order.
+                    if held["paused_by"] is not None and not stay:
+                        by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
+                        console.complain(f"was paused by {by}")
+                        pauses.unpause(ledger, "szpo run --resume")
+                    return drive(ledger, parts, as_json=as_json, stay=stay)
             except (EngineError, UsageError) as error:
                 if not stay or "config" not in ledger.spec:
                     raise
@@ -366,36 +369,6 @@ def _resume(
             run_engine.note_away(ledger)
             run_engine.leave(config)
             time.sleep(run_engine.RETRY_S)
-
-
-def _go_on(
-    ledger: Ledger,
-    changes: dict[str, Any],
-    *,
-    as_json: bool,
-    stay: bool,
-    device: str | None,
-    features: Sequence[str],
-) -> int:
-    from szpo.runs import assemble, run_device, run_engine
-
-    parts = assemble.reopen(
-        ledger, say=console.complain, device=device, engine=changes, features=features
-    )
-    with contextlib.closing(parts):
-        assemble.demand_counted(parts)  # before a pause is ended
-        if parts.base is not None:
-            run_engine.record_move(ledger, parts.config)
-            if device is not None:
-                run_device.record_move(ledger, parts.base.loaded)
-        run_engine.note_back(ledger)
-        held = lease.controller(ledger)
-        # With --stay a paused run waits for its operator; a restart does not resume it.
-        if held["paused_by"] is not None and not stay:
-            by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
-            console.complain(f"was paused by {by}")
-            pauses.unpause(ledger, "szpo run --resume")
-        return drive(ledger, parts, as_json=as_json, stay=stay)
 
 
 def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = False) -> int:
@@ -447,7 +420,10 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
     else:
         console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
         if outcome.status == "paused":
-            _next_after_pause(ledger.path, people=config.panel.kind == "people")
+            way = "szpo run --resume", "continues from there"
+            if config.panel.kind == "people":
+                way = "szpo serve", "its operator's page starts and resumes the run"
+            console.say(f"  {way[0]} {ledger.path}  # {way[1]}")
         if outcome.steps:
             console.say(helped.sentence)
             if (measured := held_out.read(ledger)) is not None and measured.guards:
@@ -506,13 +482,6 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     if "link" in report.extra:
         parts.append("the logistic link does not fit (szpo show)")
     return ", ".join(parts)
-
-
-def _next_after_pause(path: Path, *, people: bool) -> None:
-    if people:
-        console.say(f"  szpo serve {path}  # its operator's page starts and resumes the run")
-    else:
-        console.say(f"  szpo run --resume {path}  # continues from there")
 
 
 def _next(ledger: Ledger, *, language: bool) -> None:

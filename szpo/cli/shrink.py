@@ -56,7 +56,7 @@ def shrink(
     check_share(to)
     if not wanted:
         raise UsageError("--to measures nothing; say what to do there: --out, --name or --ask")
-    _demand_end(path)
+    _last_step(path)
     document: dict[str, Any] = {"share": to}
     if out is not None:
         with run_paths.look(path) as ledger:
@@ -64,7 +64,7 @@ def shrink(
         document["adapter"] = str(out)
     if name is not None:
         target = path.with_name(f"{run_paths.run_name(name)}.db")
-        last = _demand_end(path)
+        last = _last_step(path)
         branch.branch(path, last, target, by="szpo shrink", share=to).close()
         document["branch"] = str(target)
     if ask is not None:
@@ -94,12 +94,8 @@ def _as_percent(share: float) -> int:
     return percent
 
 
-def _demand_end(path: Path) -> int:
-    """The last step of the run.
-
-    Raises:
-        UsageError: no step is applied.
-    """
+def _last_step(path: Path) -> int:
+    """The last step of the run."""
     with run_paths.look(path) as ledger:
         last = ledger.last_applied()
     if last is None:
@@ -114,7 +110,7 @@ def _measure(
 
     for share in shares:
         check_share(share)
-    _demand_end(path)
+    _last_step(path)
     with run_paths.look(path) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy, start = parts.language, starting_theta(ledger)

@@ -13,11 +13,11 @@ from typing import Final, TypeAlias
 from szpo import seeds
 from szpo.types import Answer, Prompt
 
-SHOWN: Final = 8
+EXAMPLES: Final = 8
 """Examples in a request."""
-ALIKE: Final = 0.7
+COPY_SHARE: Final = 0.7
 """Share of words in common, of the words of either, from which two prompts are near copies."""
-LONGEST: Final = 400
+MAX_CHARACTERS: Final = 400
 """Characters of a prompt."""
 ROUNDS: Final = 4
 """Times that the model is asked for what is missing, twice as much each time."""
@@ -63,7 +63,7 @@ def read(answer: Answer) -> str | None:
     if answer.end == "length" and not more:  # cut before the line's end
         return None
     text = _MARKS.sub("", first.strip()).strip(" \t\"'“”")
-    return text if len(text.split()) > 1 and len(text) <= LONGEST else None
+    return text if len(text.split()) > 1 and len(text) <= MAX_CHARACTERS else None
 
 
 def is_near(text: str, others: Iterable[str]) -> bool:
@@ -73,7 +73,7 @@ def is_near(text: str, others: Iterable[str]) -> bool:
     (True, False)
     """
     own = _words(text)
-    return any(len(own & w) >= ALIKE * len(own | w) for w in map(_words, others))
+    return any(len(own & w) >= COPY_SHARE * len(own | w) for w in map(_words, others))
 
 
 def _words(text: str) -> frozenset[str]:
@@ -84,7 +84,7 @@ def invent(own: Sequence[str], count: int, ask: Ask, *, seed: int) -> Invented:
     """Ask for ``count`` prompts that are like one's own and no near copies; it may find fewer.
 
     Args:
-        own: Prompts, each request shows `SHOWN` of them in a drawn order.
+        own: Prompts, each request shows `EXAMPLES` of them in a drawn order.
         count: How many.
         ask: The model.
         seed: Names the draws of examples.
@@ -96,7 +96,7 @@ def invent(own: Sequence[str], count: int, ask: Ask, *, seed: int) -> Invented:
         if missing <= 0:
             break
         keys = (seeds.derive(seed, "invented prompts", step=number, k=k) for k in range(missing))
-        orders = (seeds.permutation(key, len(own))[:SHOWN] for key in keys)
+        orders = (seeds.permutation(key, len(own))[:EXAMPLES] for key in keys)
         asked += missing
         for answer in ask([request([own[i] for i in order]) for order in orders], number):
             text = read(answer)

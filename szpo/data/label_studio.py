@@ -55,7 +55,10 @@ def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str
         for shown, place in enumerate(order, start=1)
     ]
     turns = [{"role": role, "content": words} for role, words in prompt.turns]
-    return {"data": {"prompt": _format_prompt(prompt), "items": items, "messages": turns}}
+    shown = prompt.text  # its only turn, or all turns with their speakers
+    if len(turns) > 1:
+        shown = "\n\n".join(f"{role}: {words}" for role, words in prompt.turns)
+    return {"data": {"prompt": shown, "items": items, "messages": turns}}
 
 
 def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
@@ -82,13 +85,6 @@ def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
         pairs += one.pairs
         ties += one.ties
     return RecordPairs(tuple(pairs), ties)
-
-
-def _format_prompt(prompt: Prompt) -> str:
-    """The prompt as one text for the page: its only turn, or all turns with their speakers."""
-    if len(prompt.turns) == 1:
-        return prompt.text
-    return "\n\n".join(f"{role}: {words}" for role, words in prompt.turns)
 
 
 def _prompt(data: dict[str, Any], where: str) -> Prompt:

@@ -30,7 +30,7 @@ FILE_LIMIT = 2**30
 """Bytes of a file, unpacked."""
 ARRAY_LIMIT = 64 * 2**20
 """Bytes of a .json file, which is read at once."""
-NAMED = 5
+SHOWN_BAD = 5
 """Bad records that an error message names; the others are counted."""
 
 Format: TypeAlias = Callable[[dict[str, Any], str], RecordPairs]
@@ -178,7 +178,7 @@ def _describe_bad(bad: dict[str, str]) -> str:
     first, *others = bad
     if not others:
         return bad[first]
-    named = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
+    named = ", ".join(others[:SHOWN_BAD]) + (", …" if len(others) > SHOWN_BAD else "")
     return f"{bad[first]}; {len(others)} more such records (at {named})"
 
 

@@ -19,7 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Row
 from szpo.voting import counting
 
-MOST: Final = 1000
+MAX_COMPARISONS: Final = 1000
 """Comparisons that are taken of a file, evenly over it; more say little that these do not."""
 LEDGER: Final = ".db"
 _VALUE: Final = {"plus": 1, "minus": -1}
@@ -68,8 +68,8 @@ def read(path: Path) -> Preferred:
     if not rows:
         raise UsageError(f"{path} has no preference: no pair differs, or all are ties")
     chosen = rows
-    if len(rows) > MOST:
-        chosen = [rows[i * len(rows) // MOST] for i in range(MOST)]
+    if len(rows) > MAX_COMPARISONS:
+        chosen = [rows[i * len(rows) // MAX_COMPARISONS] for i in range(MAX_COMPARISONS)]
     comparisons = tuple(Comparison(f"prior-{n}", -1, 0, n, row) for n, row in enumerate(chosen))
     return Preferred(path.name, kind, digest, comparisons, len(rows))
 

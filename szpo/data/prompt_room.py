@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
@@ -12,7 +12,7 @@ from szpo.models.context import Reader
 from szpo.types import Prompt
 
 TooLong: TypeAlias = Literal["refuse", "cut"]
-SHOWN = 3
+SHOWN_CUTS = 3
 """Long prompts that a warning names; the others are counted."""
 
 
@@ -22,48 +22,17 @@ def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong)
     Raises:
         UsageError: A prompt is too long and is not to be cut, or cannot be.
     """
-    every = tuple(dict.fromkeys((*prompts.places, *prompts.train, *prompts.heldout)))
-    fitted = fit_each(every, reader, new, too_long, prompts.places)
-    if not (changed := [prompt for prompt in every if fitted[prompt] != prompt]):
-        return prompts
-    where = ", ".join(_locate(prompt, prompts.places) for prompt in changed[:SHOWN])
-    more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    warning = f"cut at their beginning to fit model {reader.name}: {where}{more}"
-    return replace(
-        prompts,
-        train=tuple(fitted[prompt] for prompt in prompts.train),
-        heldout=tuple(fitted[prompt] for prompt in prompts.heldout),
-        warnings=(*prompts.warnings, warning),
-        places={fitted[prompt]: place for prompt, place in prompts.places.items()},
-    )
-
-
-def fit_each(
-    prompts: Sequence[Prompt],
-    reader: Reader,
-    new: int,
-    too_long: TooLong,
-    places: Mapping[Prompt, str] | None = None,
-) -> dict[Prompt, Prompt]:
-    """Map each prompt to the one that the model gets: itself, or what is left after cutting.
-
-    Args:
-        prompts: The prompts.
-        reader: The model's tokenizer and context length.
-        new: Tokens that an answer may have.
-        too_long: What to do with prompts that leave no room.
-        places: File and line of each prompt, for the message.
-
-    Raises:
-        UsageError: One is too long and is not to be cut, or cannot be.
-    """
     if reader.over(new + 1):
         raise UsageError(
             f"generation.max_new_tokens {new:,} leaves no room for a prompt: model {reader.name} "
             f"reads {reader.most:,} tokens; lower it"
         )
-    long = {p: n for p in prompts if reader.over((n := reader.tokens(p)) + new)}
-    if long and too_long == "refuse":
+    places = prompts.places
+    every = tuple(dict.fromkeys((*places, *prompts.train, *prompts.heldout)))
+    long = {p: n for p in every if reader.over((n := reader.tokens(p)) + new)}
+    if not long:
+        return prompts
+    if too_long == "refuse":
         prompt, tokens = next(iter(long.items()))
         more = f" ({len(long) - 1} more prompts are too long)" if len(long) > 1 else ""
         raise UsageError(
@@ -72,7 +41,17 @@ def fit_each(
             f"{reader.name} reads; shorten it, lower generation.max_new_tokens, or let it be cut: "
             f'prompts.too_long = "cut"{more}'
         )
-    return {p: cut_prompt(p, reader, new, _locate(p, places)) if p in long else p for p in prompts}
+    cut = {prompt: cut_prompt(prompt, reader, new, _locate(prompt, places)) for prompt in long}
+    where = ", ".join(_locate(prompt, places) for prompt in [*cut][:SHOWN_CUTS])
+    others = f" and {len(cut) - SHOWN_CUTS} more" if len(cut) > SHOWN_CUTS else ""
+    warning = f"cut at their beginning to fit model {reader.name}: {where}{others}"
+    return replace(
+        prompts,
+        train=tuple(cut.get(prompt, prompt) for prompt in prompts.train),
+        heldout=tuple(cut.get(prompt, prompt) for prompt in prompts.heldout),
+        warnings=(*prompts.warnings, warning),
+        places={cut.get(prompt, prompt): place for prompt, place in places.items()},
+    )
 
 
 def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") -> Prompt:
@@ -115,9 +94,9 @@ def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") 
     return Prompt((*system, (role, left.lstrip() or left)))
 
 
-def _locate(prompt: Prompt, places: Mapping[Prompt, str] | None) -> str:
+def _locate(prompt: Prompt, places: Mapping[Prompt, str]) -> str:
     """The file and line of a prompt, or its first words."""
-    if places and prompt in places:
+    if prompt in places:
         return places[prompt]
     text = " ".join(prompt.text.split())
     return f'prompt "{text if len(text) <= 40 else text[:39] + "…"}"'

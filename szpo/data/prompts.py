@@ -163,17 +163,14 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
     Raises:
         UsageError: their file, or one of its lines, cannot be used.
     """
-    path = settings.path
-    found = load_shipped() if path is None else _load_own(path, settings)
+    s = settings
+    found = load_shipped()
+    if s.path is not None:
+        found = load(s.path, heldout=s.heldout, column=s.column, separator=s.separator)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")
     return found.with_system(settings.system)
-
-
-def _load_own(path: str, settings: Prompts) -> PromptSet:
-    s = settings
-    return load(path, heldout=s.heldout, column=s.column, separator=s.separator)
 
 
 def _check_file(path: Path) -> None:
@@ -190,7 +187,6 @@ def _check_file(path: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line; memory stays at one line whatever the file is."""
     with path.open("rb") as file:
         yield from text_files.read_lines(file, path, LINE_LIMIT)
 
@@ -224,7 +220,9 @@ def _json(path: Path, names: Sequence[str]) -> Iterator[_Record]:
     if isinstance(value, text_files.Unreadable):
         where = f"{path}:{value.line}" if value.line else str(path)
         raise UsageError(f"{where}: not valid JSON ({value.reason})")
-    if isinstance(value, list) and not _is_chat(value):
+    listed = value if isinstance(value, list) else []
+    is_chat = listed and all(isinstance(item, dict) and "role" in item for item in listed)
+    if isinstance(value, list) and not is_chat:  # a list of prompts, not one conversation
         for index, item in enumerate(value):
             yield from _records(item, f"{path}: entry {index + 1}", names)
     else:
@@ -336,11 +334,6 @@ def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]
     if not turns or turns[-1][0] != "user":
         raise UsageError(f"{where}: the last message must come from the user")
     return tuple(turns)
-
-
-def _is_chat(value: list[Any]) -> bool:
-    """Whether a top-level list is one conversation and not a list of prompts."""
-    return bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
 
 
 def _split_name(value: Any, where: str) -> Split | None:

@@ -46,7 +46,9 @@ def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
     Raises:
         UsageError: something is missing or of another form, or the two differ in their prompt.
     """
-    given = None if record.get("prompt") is None else _prompt(record["prompt"], f"{where}: prompt")
+    given = (
+        None if record.get("prompt") is None else read_turns(record["prompt"], f"{where}: prompt")
+    )
     (before, chosen), (also, rejected) = (
         _answer(record, key, where, given) for key in ("chosen", "rejected")
     )
@@ -71,14 +73,21 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     'Hi.'
     """
     key = "messages" if "messages" in record else "completion"
-    given = None if record.get("prompt") is None else _prompt(record["prompt"], f"{where}: prompt")
+    given = (
+        None if record.get("prompt") is None else read_turns(record["prompt"], f"{where}: prompt")
+    )
     before, words = _answer(record, key, where, given)
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")
     return make_prompt(before), clean_answer(Answer(words))
 
 
-def _prompt(value: Any, where: str) -> Turns:
+def read_turns(value: Any, where: str) -> Turns:
+    """Read the turns of a prompt: a text, or a list of messages.
+
+    Raises:
+        UsageError: it is neither, or empty.
+    """
     if isinstance(value, str):
         if not value.strip():
             raise UsageError(f"{where} is empty")
@@ -86,6 +95,12 @@ def _prompt(value: Any, where: str) -> Turns:
     if isinstance(value, list):
         return conversation([_message(item) for item in value], where)
     raise UsageError(f"{where} is text or a list of messages")
+
+
+def _given(record: dict[str, Any], where: str) -> Turns | None:
+    """The record's own prompt, if it has one."""
+    value = record.get("prompt")
+    return None if value is None else read_turns(value, f"{where}: prompt")
 
 
 def _answer(

@@ -11,7 +11,6 @@ from math import isfinite
 from typing import Any
 
 from szpo.data import trl
-from szpo.data.prompts import conversation
 from szpo.data.rankings import RecordPairs, make_pairs, make_prompt, require_text
 from szpo.errors import UsageError
 
@@ -50,13 +49,9 @@ def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]
 def read_prompt(record: dict[str, Any], where: str) -> Any:
     """Read the prompt of a record, a text or a list of messages."""
     key = "prompt" if "prompt" in record else "instruction"
-    value = record.get(key)
-    if isinstance(value, list):
-        return make_prompt(conversation(value, where))
-    words = require_text("" if value is None else value, f"{where}: {key}")
-    if not words.strip():
+    if record.get(key) is None:
         raise UsageError(f"{where}: needs prompt or instruction")
-    return make_prompt((("user", words),))
+    return make_prompt(trl.read_turns(record[key], f"{where}: {key}"))
 
 
 def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:

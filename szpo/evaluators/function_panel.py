@@ -26,9 +26,9 @@ abstain. A probability is turned into a vote by the run's own random numbers.
 """
 SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """The words that a function may return, as the share of its vote for batch a."""
-EMPTY: Final = 3
+MAX_EMPTY_STEPS: Final = 3
 """Steps in a row without any vote that end a run."""
-LACKS: Final = (
+NO_FUNCTION: Final = (
     "the votes of this run come from a Python function; go on with it by "
     "szpo.Tuner.resume(ledger, better)"
 )
@@ -135,12 +135,12 @@ class FunctionEvaluator:
             how = steps.Closing("operator", actor=FUNCTION, reason="the function abstained")
             steps.close(ledger, step, how)
             sql = "SELECT sum(n_votes) AS n, min(step) AS first FROM updates WHERE step > ?"
-            (past,) = ledger.query(sql, (step - EMPTY,))
-            empty = past["n"] == 0 and past["first"] == step - EMPTY + 1
+            (past,) = ledger.query(sql, (step - MAX_EMPTY_STEPS,))
+            empty = past["n"] == 0 and past["first"] == step - MAX_EMPTY_STEPS + 1
             if empty and not self.panel.service.counted(step):
                 raise RunError(
-                    f"better: the function abstained from every pair of steps {step - EMPTY + 1} "
-                    f"to {step}; nothing can be learned from it"
+                    "better: the function abstained from every pair of steps "
+                    f"{step - MAX_EMPTY_STEPS + 1} to {step}; nothing can be learned from it"
                 ) from None
 
     def poll(self, step: int) -> None:
@@ -163,7 +163,7 @@ class FunctionPanel:
             UsageError: there is no function.
         """
         if self.better is None:
-            raise UsageError(LACKS)
+            raise UsageError(NO_FUNCTION)
         return (FunctionJudge(self.better),) * self.size
 
     def compare(
@@ -183,7 +183,7 @@ class FunctionPanel:
             UsageError: there is no function, or it returned something else than a vote.
         """
         if self.better is None:
-            raise UsageError(LACKS)
+            raise UsageError(NO_FUNCTION)
         first, second = [answer.text for answer in tuned], [answer.text for answer in base]
         if first == second:
             return 0.5
@@ -224,10 +224,6 @@ class FunctionPanelFactory:
             raise UsageError(
                 'panel.kind "function" needs a Python function: szpo.Tuner(model, prompts, better)'
             )
-
-    def with_changes(self, changes: str) -> FunctionPanelFactory:
-        """A function takes no changes."""
-        raise UsageError(f'"{FUNCTION}" takes no changes; name it without "+{changes}"')
 
     def build(
         self, config: Config, start: Any, recorded: Mapping[str, Any] | None = None

@@ -61,20 +61,17 @@ class RunPanel(Protocol):
 
 @runtime_checkable
 class PanelFactory(Protocol):
-    """Makes the panel of a run from its settings."""
+    """Makes the panel of a run from its settings.
+
+    One whose name may have changes, as ``bt70+side=.3``, also has ``with_changes("side=.3")``,
+    which returns a factory.
+    """
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Refuse what can be refused before a model is loaded.
 
         Raises:
             UsageError: the settings do not fit this panel.
-        """
-
-    def with_changes(self, changes: str) -> PanelFactory:
-        """The factory behind a name with changes: ``side=.3`` of ``bt70+side=.3``.
-
-        Raises:
-            UsageError: the panel takes no such changes.
         """
 
     def build(
@@ -113,10 +110,6 @@ class FunctionFactory:
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Nothing can be refused before the function is called."""
-
-    def with_changes(self, changes: str) -> PanelFactory:
-        """A function takes no changes."""
-        raise refuse_changes(self.name, changes)
 
     def build(
         self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
@@ -158,7 +151,12 @@ def load_factory(kind: str) -> PanelFactory | None:
     plain, _, changes = kind.partition("+")
     name = plain if plain in plugins.names(GROUP) else kind
     factory = as_factory(name, plugins.load(GROUP, name, "evaluator", builtin=(PEOPLE,)))
-    return factory.with_changes(changes) if changes else factory
+    if not changes:
+        return factory
+    if not hasattr(factory, "with_changes"):
+        raise UsageError(f'"{name}" takes no changes; name it without "+{changes}"')
+    changed: PanelFactory = factory.with_changes(changes)
+    return changed
 
 
 def as_factory(name: str, found: object) -> PanelFactory:
@@ -171,17 +169,11 @@ def as_factory(name: str, found: object) -> PanelFactory:
         return found
     if callable(found) and not hasattr(found, "build"):
         return FunctionFactory(name, found)
-    lacks = [part for part in ("check", "with_changes", "build") if not hasattr(found, part)]
+    lacks = [part for part in ("check", "build") if not hasattr(found, part)]
     raise UsageError(
         f'panel "{name}" is {type(found).__name__} without {", ".join(lacks)}; register a '
-        "function, or an object with check, with_changes and build (see "
-        "szpo.evaluators.panel_factory)"
+        "function, or an object with check and build (see szpo.evaluators.panel_factory)"
     )
-
-
-def refuse_changes(name: str, changes: str) -> UsageError:
-    """The error of a factory that takes no changes."""
-    return UsageError(f'"{name}" takes no changes; name it without "+{changes}"')
 
 
 def sharpness(config: Config, recorded: Mapping[str, Any] | None) -> float | None:

@@ -31,7 +31,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class WaitPolicy:
     """When a panel waits.
 
     ``wait`` is called whenever nothing is open; after ``patience`` calls in a row without a live
@@ -44,7 +44,7 @@ class Pace:
     read: Callable[[], None] | None = None
 
 
-AT_ONCE: Final = Pace()
+AT_ONCE: Final = WaitPolicy()
 """Poll five times a second, and answer everything that is open together."""
 
 
@@ -55,7 +55,7 @@ def visit(
     limit: int | None = None,
     once: bool = False,
     leave: int = 0,
-    pace: Pace = AT_ONCE,
+    pace: WaitPolicy = AT_ONCE,
 ) -> Served:
     """Answer open comparisons until the run's controller ends, or ``limit`` votes are cast.
 

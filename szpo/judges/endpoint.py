@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-HOPELESS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
+FINAL_STATUS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
 """HTTP status codes that no retry mends, in words."""
-TOP: Final = 20
+TOP_LOGPROBS: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 REPLY_BYTES: Final = 2**22
 """Longest reply that is read."""
-SECRET: Final = 8
+MIN_SECRET_LENGTH: Final = 8
 """Shortest key that is removed from texts; servers without keys get any short word."""
 _NO_KEY = "none"
 
@@ -64,7 +64,7 @@ class Endpoint:
         def read(choice: Any) -> Reply:
             return _odds(choice, labels)
 
-        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return self._each(questions, read, **more)
 
     def _each(
@@ -92,7 +92,7 @@ class Endpoint:
         except openai.APITimeoutError:
             return self._gave_up(f"no answer within {self.timeout_s:g} s")
         except openai.APIStatusError as error:
-            if (why := HOPELESS.get(error.status_code)) is not None:
+            if (why := FINAL_STATUS.get(error.status_code)) is not None:
                 raise JudgeError(
                     f"judge {self.name}: {self.url} {why} (HTTP {error.status_code}); check "
                     f"judge.model, judge.base_url and ${self.key_env}"
@@ -110,8 +110,9 @@ class Endpoint:
         except (IndexError, KeyError, TypeError, ValueError, AttributeError):
             reply = Reply(failure="the reply holds no choice that can be read")
         spent = getattr(found, "usage", None)
+        has_secret = len(self.key) >= MIN_SECRET_LENGTH
         return Reply(
-            reply.text.replace(self.key, "[key]") if len(self.key) >= SECRET else reply.text,
+            reply.text.replace(self.key, "[key]") if has_secret else reply.text,
             reply.odds,
             reply.ended,
             reply.failure,

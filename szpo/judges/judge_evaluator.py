@@ -121,11 +121,7 @@ class JudgeEvaluator:
             )
 
     def _close(self, step: int) -> None:
-        """Take a step with the votes there are.
-
-        Raises:
-            RunError: there is none.
-        """
+        """Take a step with the votes there are."""
         ledger = self.service.ledger
         reasons = _reasons(ledger, step)
         top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from szpo.config.judge import Judge
 from szpo.config.schema import Config
+from szpo.data import text_files
 from szpo.errors import IntegrityError, UsageError
-from szpo.evaluators import panel_factory
-from szpo.evaluators.panel_factory import PanelFactory, StartingPolicy
-from szpo.judges import prompting
+from szpo.evaluators.panel_factory import StartingPolicy
+from szpo.judges import endpoint, prompting
 from szpo.judges.backends import Backend
 from szpo.judges.judge_evaluator import JudgeEvaluator
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from szpo.policies.responder import Host, Respondent
 
 
-FILE_LIMIT = 4_000_000
-"""Characters of a file of principles or references."""
+MAX_BYTES = 4_000_000
+"""Bytes of a file of principles or references."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ class Maker:
                 asked, or the longest question is longer than a local model reads.
         """
         _, references = _files(config.judge)
-        if references and prompts is not None and not _any_reference(prompts, references):
+        known = prompts is None or any(prompt.text in references for prompt in prompts)
+        if references and not known:
             raise UsageError(
                 f"{config.judge.references}: no prompt of this run has a reference there; prompts "
                 "must stand there word for word"
             )
         if config.judge.kind == "endpoint":
-            _endpoint(config.judge)
+            endpoint.connect(config.judge)
         elif config.judge.kind == "scorer" and not Path(config.judge.model).is_file():
             raise UsageError(
                 f"judge.model {config.judge.model} is not a file; train one with: szpo scorer"
@@ -95,11 +96,7 @@ class Maker:
             from szpo.models import context
 
             reader = context.load_reader(config.judge.model)
-            demand_room(config, prompts, reader, *_files(config.judge))
-
-    def with_changes(self, changes: str) -> PanelFactory:
-        """Refuse changes: all settings of a judge are in the table ``[judge]``."""
-        raise panel_factory.refuse_changes("judge", changes)
+            require_room(config, prompts, reader, *_files(config.judge))
 
     def build(
         self,
@@ -152,18 +149,12 @@ def _judge(
         )
         return found, found.sha256
     backend, sha256 = (
-        (_endpoint(settings), None) if settings.kind == "endpoint" else _local(config, host)
+        (endpoint.connect(settings), None) if settings.kind == "endpoint" else _local(config, host)
     )
     return (
         LanguageJudge(backend, settings, config.panel.guideline, principles, references),
         sha256,
     )
-
-
-def _endpoint(settings: Judge) -> Backend:
-    from szpo.judges import endpoint
-
-    return endpoint.connect(settings)
 
 
 def _local(config: Config, host: Host | None) -> tuple[Backend, str]:
@@ -188,62 +179,41 @@ def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, R
 
 
 def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """Principles and references.
-
-    Raises:
-        UsageError: A file is missing, too large, empty or not of its form.
-    """
+    """Principles and references."""
     principles: tuple[str, ...] = ()
     if settings.principles is not None:
-        lines = _text(settings.principles, "judge.principles").splitlines()
-        principles = tuple(
-            line.strip() for line in lines if line.strip() and not line.startswith("#")
-        )
+        lines = _lines(settings.principles, "judge.principles")
+        principles = tuple(text.strip() for _, text in lines if not text.startswith("#"))
         if not principles:
             raise UsageError(f"{settings.principles}: no principle; write one on each line")
     references: dict[str, str] = {}
     if settings.references is not None:
-        text = _text(settings.references, "judge.references")
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                prompt, reference = _reference(line, f"{settings.references}, line {number}")
-                references[prompt] = reference
+        for where, text in _lines(settings.references, "judge.references"):
+            record = text_files.require_object(text_files.parse_json(text), where)
+            prompt, reference = record.get("prompt"), record.get("reference")
+            if not all(isinstance(each, str) and each for each in (prompt, reference)):
+                raise UsageError(f'{where}: give {{"prompt": "…", "reference": "…"}}')
+            references[str(prompt)] = str(reference)
         if not references:
             raise UsageError(f"{settings.references}: no reference in it")
     return principles, references
 
 
-def _reference(line: str, where: str) -> tuple[str, str]:
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON ({error})") from None
-    pair = (found.get("prompt"), found.get("reference")) if isinstance(found, dict) else (None,)
-    if len(pair) < 2 or not all(isinstance(text, str) and text for text in pair):
-        raise UsageError(f'{where}: give {{"prompt": "…", "reference": "…"}}')
-    return str(pair[0]), str(pair[1])
-
-
-def _text(path: str, key: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UsageError(f"{key} {path} cannot be read ({reason})") from None
-    if len(text) > FILE_LIMIT:
-        raise UsageError(f"{key} {path} is {len(text):,} characters; {FILE_LIMIT:,} are allowed")
-    return text
-
-
-def _any_reference(prompts: Sequence[Prompt], references: Mapping[str, str]) -> bool:
-    return any(prompt.text in references for prompt in prompts)
+def _lines(path: str, key: str) -> list[tuple[str, str]]:
+    """Where each line of a file stands, and its text; empty ones are left out."""
+    size, _ = text_files.inspect_file(Path(path), key)
+    if size > MAX_BYTES:
+        raise UsageError(f"{key} {path} is {size:,} bytes; {MAX_BYTES:,} are allowed")
+    with Path(path).open("rb") as file:
+        lines = list(text_files.read_lines(file, path, MAX_BYTES))
+    return [(f"{path}:{number}", text) for number, text in lines if text.strip()]
 
 
 def _sha256(references: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(references, sort_keys=True).encode()).hexdigest()
 
 
-def demand_room(
+def require_room(
     config: Config,
     prompts: Sequence[Prompt],
     reader: Reader,

@@ -17,7 +17,7 @@ from szpo.policies.read_request import VALUES, ReadRequest
 from szpo.policies.responder import Respondent
 from szpo.policies.row_request import RowRequest
 
-LEAD = "Verdict:"
+REPLY_START = "Verdict:"
 """How a weighed reply begins; small models would else spend their mass on pleasantries."""
 
 
@@ -90,7 +90,7 @@ class Local:
             UsageError: there are none.
         """
         one, other = (
-            self.facts.tokenizer(f"{LEAD} {label}", add_special_tokens=False)["input_ids"]
+            self.facts.tokenizer(f"{REPLY_START} {label}", add_special_tokens=False)["input_ids"]
             for label in labels
         )
         for at, (a, b) in enumerate(zip(one, other, strict=False)):

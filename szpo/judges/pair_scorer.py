@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from szpo import seeds
 from szpo.errors import StorageError, UsageError
-from szpo.judges.training_pairs import Lesson
+from szpo.judges.training_pairs import LabelledPair
 from szpo.models import loading, weight_files
 from szpo.models.loading import ModelFacts
 from szpo.policies.read_request import VALUES, ReadRequest
@@ -71,59 +71,61 @@ def features(
 
 
 @dataclass(frozen=True)
-class Material:
-    """Lessons as tensors: features of every row's two answers, and which lesson a row is of."""
+class PairTensors:
+    """Labelled pairs as tensors: features of every row's two answers, and whose a row is."""
 
     first: Tensor
     second: Tensor
     owner: Tensor
     share: Tensor
-    """1 / D of the row's lesson: a batch is scored by the mean over its rows."""
+    """1 / D of the row's pair: a batch is scored by the mean over its rows."""
     z: Tensor
     """1 where the first is better, 0 where the second is, ½ for a tie."""
 
     def scores(self, head: Mapping[str, Tensor]) -> Tensor:
-        """The score of each lesson, (lessons,)."""
+        """The score of each pair, (pairs,)."""
         rows = score(head, self.first, self.second) * self.share
         return torch.zeros(len(self.z), dtype=rows.dtype).index_add(0, self.owner, rows)
 
     def accuracy(self, head: Mapping[str, Tensor]) -> tuple[int, int]:
-        """Lessons decided as the votes were, and lessons that were decided at all."""
+        """Pairs decided as the votes were, and pairs that were decided at all."""
         decided = self.z != 0.5
         right = (self.scores(head) > 0) == (self.z > 0.5)
         return int((right & decided).sum()), int(decided.sum())
 
 
-def material(facts: ModelFacts, reader: Respondent, lessons: Sequence[Lesson]) -> Material:
-    """Features of all answers of these lessons, read by a model.
+def to_tensors(
+    facts: ModelFacts, reader: Respondent, pairs: Sequence[LabelledPair]
+) -> PairTensors:
+    """Features of all answers of these pairs, read by a model.
 
     Raises:
         UsageError: There are none.
     """
-    if not lessons:
+    if not pairs:
         raise UsageError(
             "scorer: no pair to learn from; give a run with votes, or a file of pairs"
         )
-    rows = [(i, row, 1 / each.rows) for i, each in enumerate(lessons) for row in each.shown]
+    rows = [(i, row, 1 / each.rows) for i, each in enumerate(pairs) for row in each.shown]
     prompts = [row[0] for _, row, _ in rows]
     answers = [r[1] for _, r, _ in rows] + [r[2] for _, r, _ in rows]
     every = features(facts, reader, prompts * 2, answers)
-    return Material(
+    return PairTensors(
         every[: len(rows)],
         every[len(rows) :],
         torch.tensor([i for i, _, _ in rows]),
         torch.tensor([share for _, _, share in rows], dtype=torch.float64),
-        torch.tensor([each.z for each in lessons], dtype=torch.float64),
+        torch.tensor([each.z for each in pairs], dtype=torch.float64),
     )
 
 
-def train(lessons: Material, *, units: int = 8, ridge: float = 0.1, seed: int = 0) -> Parameters:
+def train(pairs: PairTensors, *, units: int = 8, ridge: float = 0.1, seed: int = 0) -> Parameters:
     """The head that minimises PairRM's loss plus ``ridge``/2 · |parameters|², by L-BFGS.
 
     Features are standardised and divided by √f, so that a parameter of 1 means the same for models
-    of any width. The same material and seed give the same head.
+    of any width. The same pairs and seed give the same head.
     """
-    both = torch.cat([lessons.first, lessons.second])
+    both = torch.cat([pairs.first, pairs.second])
     width = both.shape[1]
     mean, spread = both.mean(0), both.std(0, unbiased=False).clamp(min=1e-6)
     draws = seeds.uniform(seeds.derive(seed, "pair scorer"), units * (2 * width + 1))
@@ -143,9 +145,9 @@ def train(lessons: Material, *, units: int = 8, ridge: float = 0.1, seed: int = 
 
     def closure() -> Tensor:
         search.zero_grad()
-        s = lessons.scores(head)
+        s = pairs.scores(head)
         size = sum((tensor**2).sum() for tensor in free.values())
-        loss = pair_loss(s, -s, lessons.z).sum() + ridge / 2 * size
+        loss = pair_loss(s, -s, pairs.z).sum() + ridge / 2 * size
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

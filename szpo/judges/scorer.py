@@ -15,7 +15,7 @@ from szpo.errors import IntegrityError
 from szpo.intervals import share
 from szpo.judges import pair_scorer, training_pairs
 from szpo.judges.llm_judge import Letter, Opinion, probability
-from szpo.judges.training_pairs import Lesson
+from szpo.judges.training_pairs import LabelledPair
 from szpo.models import weight_files
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.policies.responder import LocalHost, Respondent
@@ -48,8 +48,8 @@ class ScorerJudge:
         if comparison.identical:
             return Opinion("tie")
         shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
-        lesson = Lesson(shown, 0.5, len(comparison.rows))
-        s = float(pair_scorer.material(self.facts, self.respondent, [lesson]).scores(self.head)[0])
+        pair = LabelledPair(shown, 0.5, len(comparison.rows))
+        s = float(pair_scorer.to_tensors(self.facts, self.respondent, [pair]).scores(self.head)[0])
         s = s if plus_side == "A" else -s
         p = probability(s)
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
@@ -79,7 +79,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained head, and its accuracy on held-out lessons."""
+    """A trained head, and its accuracy on held-out pairs."""
 
     head: Mapping[str, Tensor]
     facts: Mapping[str, Any]
@@ -93,17 +93,17 @@ class Trained:
         )
 
 
-def train(loaded: Loaded, taught: Sequence[Lesson], *, seed: int = 0) -> Trained:
-    """A head for these lessons, measured on those held out by the hash of their prompts.
+def train(loaded: Loaded, taught: Sequence[LabelledPair], *, seed: int = 0) -> Trained:
+    """A head for these pairs, measured on those held out by the hash of their prompts.
 
     Raises:
-        UsageError: No lesson is left to learn from.
+        UsageError: No pair is left to learn from.
     """
     to_learn, held = training_pairs.split(taught)
     facts, reader = LocalHost(loaded).beside(loaded.name)
-    head = pair_scorer.train(pair_scorer.material(facts, reader, to_learn), seed=seed)
+    head = pair_scorer.train(pair_scorer.to_tensors(facts, reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}
-    measured = pair_scorer.material(facts, reader, held).accuracy(as_used) if held else (0, 0)
+    measured = pair_scorer.to_tensors(facts, reader, held).accuracy(as_used) if held else (0, 0)
     found = share(*measured)
     return Trained(
         head,

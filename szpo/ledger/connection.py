@@ -81,9 +81,6 @@ def _without_files_beside(path: Path) -> sqlite3.Connection:
 
     Without a log the file is read as it is. With one, both are read from a copy in the system's
     folder for temporary files, since the log holds commits that the file lacks.
-
-    Raises:
-        StorageError: there is no room for the copy either.
     """
     if not log_bytes(path):
         return _open(path, "mode=ro&immutable=1")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from szpo import files
 from szpo.errors import StorageError, UsageError
-from szpo.files import new_draft, publish
 from szpo.ledger import canonical, rows, witness
 from szpo.ledger.connection import check_place, connect
 from szpo.ledger.schema import schema
@@ -85,16 +86,12 @@ def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
         StorageError: the file exists, or its folder cannot be written or is on a network.
         UsageError: the spec is not JSON.
     """
-    check_place(path, new=True)
-    try:
-        run = new.row(clock())
-    except UsageError as error:
-        raise UsageError(f"spec of {path.name}: {error}") from None
-    draft = new_draft(path)
-    try:
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        conn = connect(draft, readonly=False)
+    with new_file(path) as draft:
         try:
+            run = new.row(clock())
+        except UsageError as error:
+            raise UsageError(f"spec of {path.name}: {error}") from None
+        with contextlib.closing(connect(draft, readonly=False)) as conn:
             conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
             conn.execute("BEGIN IMMEDIATE")
             rows.insert(conn, "runs", run)
@@ -108,13 +105,27 @@ def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
             event = rows.event(run, None, clock(), "szpo", "rows", {"rows": hashes})
             rows.insert(conn, "events", event)
             conn.execute("COMMIT")
-        finally:
-            conn.close()
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write a ledger's file: yields a draft's path (mode 0600), which gets its name at the end.
+
+    Raises:
+        StorageError: the file exists, or its folder cannot be written or is on a network.
+    """
+    check_place(path, new=True)
+    draft = files.new_draft(path)
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield draft
+        files.flush(draft)
         witness.forget(path)  # of a run that had this name and is gone
-        publish(draft, path)
+        files.publish(draft, path)
     except FileExistsError:
         raise StorageError(f"{path} already exists; choose another name") from None
     except (OSError, sqlite3.Error) as error:
         raise StorageError(f"{path}: cannot be written ({error})") from None
     finally:
-        draft.unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            draft.with_name(draft.name + suffix).unlink(missing_ok=True)

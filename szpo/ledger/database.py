@@ -63,7 +63,7 @@ def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
         raise
 
 
-PART: Final = 32
+STREAM_ROWS: Final = 32
 """Rows that a stream has in memory at once."""
 
 Clock = Callable[[], int]
@@ -209,7 +209,7 @@ class Ledger:
                 raise
             self.execute("RELEASE part")
 
-    def vouch(self) -> None:
+    def attest_head(self) -> None:
         """Let this transaction attest the current head, even if it adds nothing.
 
         For acknowledging a row that stands already: its writer may have died before attesting it.
@@ -220,7 +220,7 @@ class Ledger:
         """Write the last event, which is committed and not yet acknowledged, into the witness."""
         witness.attest(self.path, witness.Head(self.run, last["event"], last["row_sha256"]))
 
-    def check_end(self) -> witness.Verdict:
+    def check_end(self) -> witness.EndCheck:
         """Compare the end of the record with the witness beside the file.
 
         As the witness was read when the file was opened, or when the last snapshot began.
@@ -350,11 +350,11 @@ class Ledger:
         while True:
             with self._lock:
                 try:
-                    part = cursor.fetchmany(PART)
+                    part = cursor.fetchmany(STREAM_ROWS)
                 except sqlite3.Error as error:
                     translate(self.path, error)
             yield from (dict(zip(names, values, strict=True)) for values in part)
-            if len(part) < PART:
+            if len(part) < STREAM_ROWS:
                 return
 
     def find_damage(self) -> str | None:

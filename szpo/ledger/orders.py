@@ -98,8 +98,7 @@ def orders(ledger: Ledger, kind: OrderKind | None = None) -> list[Order]:
 
 def open_orders(ledger: Ledger) -> list[Order]:
     """The orders that nobody has fulfilled yet, oldest first."""
-    rows = ledger.query(_SELECT + " AND d.event IS NULL ORDER BY o.event")
-    return [_order(row) for row in rows]
+    return [order for order in orders(ledger) if order.result is None]
 
 
 def results(ledger: Ledger, kind: OrderKind | None = None) -> list[Order]:

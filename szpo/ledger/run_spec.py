@@ -24,7 +24,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
     """The optimizer's settings as the run's spec records them.
 
     What szpo no longer has is left out, but for the rule's name: enough to read the run by. What
-    asks the rule calls `demand_current` first.
+    asks the rule calls `require_current` first.
 
     Raises:
         IntegrityError: the spec has none, they disagree with the run's seed or layout, or the
@@ -39,7 +39,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
         )
     if "optimizer" not in ledger.spec:
         raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
-    demand_rule(ledger)
+    require_rule(ledger)
     optimizer = ledger.spec["optimizer"]
     gone = superseded.find_gone(optimizer)
     found = read_recorded(optimizer) if gone else settings_from_json(optimizer)
@@ -50,7 +50,7 @@ def recorded_settings(ledger: Ledger) -> Settings:
     return found
 
 
-def demand_rule(ledger: Ledger) -> None:
+def require_rule(ledger: Ledger) -> None:
     """Load the run's rule where another package brings it.
 
     Raises:
@@ -104,7 +104,7 @@ def describe_budget(ends: Mapping[str, int | None]) -> str:
     return " or ".join(f"{n} {what}" for what, n in ends.items() if n is not None)
 
 
-def demand_current(ledger: Ledger) -> None:
+def require_current(ledger: Ledger) -> None:
     """Refuse what needs the rule and options of a run, where szpo no longer has them.
 
     Raises:
@@ -117,7 +117,7 @@ def demand_current(ledger: Ledger) -> None:
         )
 
 
-def demand_weights(ledger: Ledger) -> None:
+def require_weights(ledger: Ledger) -> None:
     """Refuse to add up updates along directions, or with a momentum, that szpo no longer has.
 
     Raises:

@@ -51,11 +51,11 @@ class Noted:
     """What stands in a witness, or why nothing does."""
 
     head: Head | None
-    lack: str = ""
+    why_none: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EndCheck:
     """A record compared with its witness: ``problem`` if events are missing, else maybe a note."""
 
     problem: str = ""
@@ -148,7 +148,7 @@ def read(path: Path) -> Noted:
     return Noted(max(found, key=lambda each: each.event))
 
 
-def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> Verdict:
+def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> EndCheck:
     """Compare a witness, read before, with the record that a connection sees.
 
     Raises:
@@ -156,22 +156,24 @@ def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> Verdict:
     """
     name = beside(path).name
     if noted.head is None:
-        return Verdict(note=_describe_doubt(f"its witness, {name}: {noted.lack}"))
+        return EndCheck(note=_describe_doubt(f"its witness, {name}: {noted.why_none}"))
     (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
     if not noted.head.of(run):
-        return Verdict(note=_describe_doubt(f"its witness, {name}: it is another run's"))
+        return EndCheck(note=_describe_doubt(f"its witness, {name}: it is another run's"))
     event = noted.head.event
     last = conn.execute("SELECT max(event) FROM events").fetchone()[0] or 0
     if last < event:
         missing = f"{event - last} acknowledged event{'s are' if event - last > 1 else ' is'}"
-        return Verdict(
+        return EndCheck(
             f"{missing} missing at its end (it ends with event {last}; {name} says {event}): its "
             "log was cut or damaged, or this is an older copy, or one made while the run went on"
         )
     found = conn.execute("SELECT row_sha256 FROM events WHERE event = ?", (event,)).fetchone()
     if found is not None and found[0] != noted.head.sha256:
-        return Verdict(f"event {event} is not the one that was acknowledged ({name} has its hash)")
-    return Verdict()
+        return EndCheck(
+            f"event {event} is not the one that was acknowledged ({name} has its hash)"
+        )
+    return EndCheck()
 
 
 def problem(path: Path) -> str:

@@ -85,7 +85,7 @@ def learn_weights(name: str, history: History) -> Floats:
     """
     if name not in LEARNED:
         raise UsageError(f"weighting {name} learns no weights; choose {', '.join(LEARNED)}")
-    return LEARNED[name](history)
+    return LEARNED[name](history, None)
 
 
 def check_tally(tally: Tally, step: int) -> None:

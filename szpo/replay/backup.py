@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sqlite_utils import Database
 
-from szpo import files
-from szpo.errors import IntegrityError, StorageError
+from szpo.errors import IntegrityError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical, connection, witness
+from szpo.ledger.creation import new_file
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.replay.findings import Report
 from szpo.replay.verification import verify
 
 Row = dict[str, Any]
-HOLES: Final = 100_000
+MAX_LOOKUPS: Final = 100_000
 """At most this many ids are looked up one by one where a scan cannot pass a damaged page."""
 
 
@@ -61,7 +60,7 @@ def backup(path: Path, out: Path) -> Report:
     """
     if lacks := witness.problem(path):
         raise IntegrityError(f"{path}: no copy was made: {lacks}; {witness.remedy(path)}")
-    with _draft(out) as draft:
+    with new_file(out) as draft:
         with (
             contextlib.closing(connection.connect(path, readonly=True)) as source,
             contextlib.closing(connection.connect(draft, readonly=False)) as copy,
@@ -75,6 +74,7 @@ def backup(path: Path, out: Path) -> Report:
             report = verify(ledger)
         if not report.ok:
             raise IntegrityError(f"{path}: no copy was made: {report}")
+        failpoint("cp14")
     return report
 
 
@@ -90,7 +90,7 @@ def recover(path: Path, out: Path) -> Recovered:
     """
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix=".szpo-") as folder,
-        _draft(out) as new,
+        new_file(out) as new,
     ):
         damaged = Path(folder) / "damaged.db"
         for suffix in ("", "-wal"):
@@ -106,29 +106,9 @@ def recover(path: Path, out: Path) -> Recovered:
             _write(conn, rows)
         with Ledger.open(new, readonly=True) as ledger:
             report = verify(ledger)
+        failpoint("cp14")
     counts = {table: len(found) for table, found in rows.items()}
     return Recovered(counts, _list_lost(rows, _read_acknowledged(path, rows)), report)
-
-
-@contextlib.contextmanager
-def _draft(out: Path) -> Iterator[Path]:
-    """An empty private file beside ``out``, which takes its name if nothing goes wrong."""
-    connection.check_place(out, new=True)
-    draft = files.new_draft(out)
-    try:
-        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        yield draft
-        files.flush(draft)
-        failpoint("cp14")
-        witness.forget(out)  # of a file that had this name and is gone
-        files.publish(draft, out)
-    except FileExistsError:
-        raise StorageError(f"{out} already exists; choose another name") from None
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(f"{out}: cannot be written ({error})") from None
-    finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
 
 def _tables() -> list[str]:
@@ -184,9 +164,9 @@ def _look_up_rows(conn: sqlite3.Connection, table: str) -> list[Row]:
     try:
         last = conn.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
     except sqlite3.Error:
-        last = HOLES
+        last = MAX_LOOKUPS
     rows: list[Row] = []
-    for number in range(1, min(last, HOLES) + 1):
+    for number in range(1, min(last, MAX_LOOKUPS) + 1):
         rows += _scan(conn, f"SELECT * FROM {table} NOT INDEXED WHERE rowid = {number}")[0]
     return rows
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -107,12 +106,3 @@ class Examination:
         """The report with what was found so far; the note only where nothing failed."""
         note = "; ".join(self.notes) if failure is None else ""
         return Report(tuple(self.steps), failure, self.rows, self.head, note)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check of a verification; ``run`` raises `Broken` at the first row that disagrees."""
-
-    name: str
-    proves: str
-    run: Callable[[Examination], None]

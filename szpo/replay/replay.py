@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import demand_current, demand_weights, recorded_settings
+from szpo.ledger.run_spec import recorded_settings, require_current, require_weights
 from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point
@@ -32,7 +32,7 @@ def read_applied_updates(
     Raises:
         SupersededError: they move along directions, or with a momentum, that are gone.
     """
-    demand_weights(ledger)
+    require_weights(ledger)
     rows = ledger.updates(until)
     by_step: dict[int, list[Update]] = {}
     for update in rows:
@@ -100,7 +100,7 @@ def replay_state(ledger: Ledger, settings: Settings) -> State:
     Raises:
         SupersededError: the run's rule, or an option that it uses, is gone.
     """
-    demand_current(ledger)
+    require_current(ledger)
     return advance(ledger, settings, optimizer.init(settings))
 
 
@@ -127,7 +127,7 @@ def fold_votes(
     Raises:
         SupersededError: the run's rule, or an option that it uses, is gone.
     """
-    demand_current(ledger)
+    require_current(ledger)
     settings, theta = recorded_settings(ledger), starting_theta(ledger)
     state = optimizer.init(settings)
     for after, updates in retell(ledger, settings, state, voters, measure):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from szpo.errors import MissingPluginError, StorageError, SzpoError
@@ -16,7 +16,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
 from szpo.optim import superseded
 from szpo.replay import file_checks, row_checks
-from szpo.replay.findings import Broken, Check, Examination, Failure, Promise, Report, StepCheck
+from szpo.replay.findings import Broken, Examination, Failure, Promise, Report, StepCheck
 from szpo.replay.recompute import Recomputation, Weights
 from szpo.voting import counting, shown_features
 
@@ -38,7 +38,7 @@ def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Rep
 def _examine(look: Examination) -> Report:
     try:
         for check in CHECKS:
-            check.run(look)
+            check(look)
     except Broken as found:
         return look.report(found.failure)
     except MissingPluginError:  # nothing is wrong with the ledger
@@ -71,9 +71,10 @@ def check_updates(look: Examination) -> None:
     if named is not None:
         counted_here = shown_features.entries_of(named)
         if lack := [name for name in named.names if name not in counted_here]:
+            more = f" and {len(lack) - 3} more features" if len(lack) > 3 else ""
             look.notes.append(
-                f"values of {_name_some(lack)} are recorded, not recomputed: the code that counts "
-                "them is not szpo's, or is of another version"
+                f"values of {', '.join(lack[:3])}{more} are recorded, not recomputed: the code "
+                "that counts them is not szpo's, or is of another version"
             )
     done, after = 0, dict[int, str]()
     for number, step in enumerate(steps):
@@ -117,11 +118,6 @@ def check_updates(look: Examination) -> None:
         raise Broken("steps", number, "is missing, yet it has updates")
 
 
-def _name_some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more features" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
 def _describe_gone(gone: Sequence[str], *, added_up: bool) -> str:
     no_weights = "" if added_up else ", nor weights from updates"
     return (
@@ -157,74 +153,21 @@ def _check_figures(step: int, body: Mapping[str, Any], row: Record, counted: int
             raise Broken("events", f"step {step}", f"{name} is {body[name]}, recorded {value}")
 
 
-CHECKS: Final = (
-    Check(
-        "schema",
-        "tables and triggers are defined as this schema has them",
-        file_checks.check_schema,
-    ),
-    Check(
-        "chain",
-        "every event has its own hash and follows from the one before it",
-        file_checks.check_chain,
-    ),
-    Check("head", "the chain holds the head that was noted elsewhere", file_checks.check_head),
-    Check(
-        "rows",
-        "every append-only row is the one that an event recorded, and none is gone",
-        file_checks.check_rows,
-    ),
-    # After the rows: they name the row where SQLite names the file.
-    Check(
-        "pages",
-        "SQLite finds the pages of the file sound, and tables and indexes agree",
-        file_checks.check_pages,
-    ),
-    Check(
-        "header",
-        "spec, layout, base model, tensors and basis have the hashes of the run's row",
-        file_checks.check_header,
-    ),
-    Check(
-        "budget",
-        "no step counts more votes than the settings and events before it allow",
-        file_checks.check_budget,
-    ),
-    Check(
-        "prior",
-        "the prior is what the recorded features of the run's first preferences give",
-        file_checks.check_prior,
-    ),
-    Check(
-        "plans",
-        "every step was planned with the optimizer's settings of the spec",
-        row_checks.check_plans,
-    ),
-    Check(
-        "seats",
-        "panelists, seats and orders of prompts are those that the seed gives",
-        row_checks.check_seats,
-    ),
-    Check(
-        "votes",
-        "revisions have no gap, and a vote is late exactly if it came after the close",
-        row_checks.check_votes,
-    ),
-    Check(
-        "comparisons",
-        "steps are complete, closed as they say, and answers are those compared",
-        row_checks.check_comparisons,
-    ),
-    Check(
-        "step events",
-        "every step is in the state that its events record",
-        row_checks.check_step_events,
-    ),
-    Check(
-        "updates",
-        "the counted votes give each update, and the updates add up to the weights",
-        check_updates,
-    ),
-    Check("end", "no acknowledged event is missing at the end", file_checks.check_end),
+CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
+    file_checks.check_schema,
+    file_checks.check_chain,
+    file_checks.check_head,
+    file_checks.check_rows,
+    file_checks.check_pages,  # after the rows: they name the row where SQLite names the file
+    file_checks.check_header,
+    file_checks.check_budget,
+    file_checks.check_prior,
+    row_checks.check_plans,
+    row_checks.check_seats,
+    row_checks.check_votes,
+    row_checks.check_comparisons,
+    row_checks.check_step_events,
+    check_updates,
+    file_checks.check_end,
 )
-"""What is checked, in order; the first failure ends the verification."""
+"""What is checked, in order; each raises `Broken` at the first row that disagrees."""

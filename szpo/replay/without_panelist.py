@@ -21,7 +21,7 @@ from szpo.optim.settings import Settings
 from szpo.types import Floats, Update, Vote
 from szpo.voting import counting, step_inputs, step_plan
 
-LARGEST: Final = 4096
+MAX_COORDINATES: Final = 4096
 """Above this many coordinates only votes are counted; up to it, steps are recomputed."""
 
 
@@ -109,7 +109,7 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
     weighting = getattr(settings, "weighting", "equal")
     if superseded.find_gone(ledger.spec["optimizer"]):
         return {}
-    if settings.space.dim > LARGEST or weighting != "equal" or settings.rule == "sign":
+    if settings.space.dim > MAX_COORDINATES or weighting != "equal" or settings.rule == "sign":
         return {}  # under sign a step flips or it does not
     state, found = optimizer.init(settings), {}
     for row in ledger.steps():

@@ -31,7 +31,7 @@ from szpo.features.dictionary import Entry
 from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import demand_current, recorded_config, recorded_settings
+from szpo.ledger.run_spec import recorded_config, recorded_settings, require_current
 from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
 from szpo.notices import trackers
 from szpo.notices.setup_progress import Progress, unseen
@@ -398,7 +398,7 @@ def reopen(
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
     config = run_engine.restore(config, ledger, engine)
     if panel:
-        demand_current(ledger)
+        require_current(ledger)
         known_addresses.demand(known_addresses.of_run(config), ledger.path.name)
     settings = recorded_settings(ledger)
     last = ledger.last_applied()

@@ -68,7 +68,7 @@ def branch(
             known = "no step is applied yet" if last is None else f"the last applied is {last}"
             raise UsageError(f"{parent.path.name}: step {step} {state}; {known}")
         if rule is None:
-            run_spec.demand_current(parent)
+            run_spec.require_current(parent)
         theta = replay.point_on_line(parent, share, step + 1)
         if seed is not None:
             root = seed

@@ -14,7 +14,7 @@ from typing import Final
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.ledger.run_spec import BUDGET, demand_current, recorded_config, with_budget
+from szpo.ledger.run_spec import BUDGET, recorded_config, require_current, with_budget
 from szpo.optim.superseded import find_gone
 from szpo.voting import lease, pauses
 from szpo.voting.counting import StepVotes
@@ -64,7 +64,7 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
         UsageError: they pay for no step, or are too many; or the run has no settings.
         SupersededError: the run cannot go on here.
     """
-    demand_current(ledger)
+    require_current(ledger)
     with ledger.transaction(by):
         config = recorded_config(ledger)
         if config is None:

@@ -141,7 +141,7 @@ def store(
                     "vote: this key was used for another answer; send a new key",
                     receipt(earlier),
                 )
-            ledger.vouch()
+            ledger.attest_head()
             return receipt(earlier, replayed=True)
     stands = receipt(before[-1]) if before else None
     is_open = _is_open(ledger, found[0], answered=bool(before))

@@ -42,24 +42,6 @@ from tests.support.quadratic import (
 # ---- the arithmetic ----
 
 
-def test_the_conditional_law_by_hand():
-    """m = 2 on each edge, s₁ = s₂ = 2: k_ac = 0, 1, 2 has weights 1·1·1, 2·2·2, 1·1·1.
-
-    So E k = 1 and Var k = 2/10. All votes for the first, k = (1, 1, 1), leave the score at 0.
-    """
-    votes = np.full((1, 3), 2.0)
-    even = link_test.curvature(np.array([[1.0, 1.0, 1.0]]), votes)
-    assert even.score == 0
-    up, down = (
-        link_test.curvature(np.array([won]), votes) for won in ([0.0, 0.0, 2.0], [2.0, 2.0, 0.0])
-    )
-    assert up.score == -down.score  # one above and one below the mean
-    x, _ = link_test.differences(np.array([2.0]), np.array([2.0]), votes)
-    weight = 3 * x[0] * x[0] * 2 * x[0]
-    assert up.score == pytest.approx(weight * 1.0, abs=1e-12)
-    assert up.information == pytest.approx(weight**2 * 0.2, abs=1e-12)
-
-
 def test_the_law_is_that_of_bradley_terry_given_the_margins():
     """Every table of 3 votes an edge at x = (.7, −.4), enumerated, against the closed form."""
     m, a, b = 3, 0.7, -0.4
@@ -100,16 +82,6 @@ def test_names_of_batches_and_sides_do_not_matter(seed):
     order = np.stack([(votes - won)[:, 0], won[:, 2], won[:, 1]], -1)
     turned = link_test.curvature(order, votes[:, [0, 2, 1]])
     assert turned.z == pytest.approx(result.z, abs=1e-6)
-
-
-def test_repetitions_at_once_are_each_alone():
-    rng = np.random.default_rng(1)
-    won = rng.binomial(6, 0.7, (4, 9, 3)).astype(float)
-    votes = np.full(won.shape, 6.0)
-    together = link_test.curvature(won, votes)
-    for i in range(4):
-        alone = link_test.curvature(won[i], votes[i])
-        assert alone.p == pytest.approx(together.p[i], rel=1e-12)
 
 
 def reject(panel, far, *, edge, votes, repetitions, seed):
@@ -414,12 +386,6 @@ def test_slope_at_zero(name):
 @pytest.mark.parametrize("name", ["logistic", "probit", "cauchit", "cloglog"])
 def test_certainty_is_infinite(name):
     assert link(name).inverse([0.0, 0.5, 1.0]).tolist() == [-np.inf, 0.0, np.inf]
-
-
-@given(st.floats(1e-6, 1 - 1e-6))
-def test_prob_after_inverse_is_identity_too(p):
-    for name in NAMES:
-        assert float(link(name).prob(link(name).inverse(p))) == pytest.approx(p, abs=1e-12)
 
 
 def test_known_values():

@@ -17,16 +17,13 @@ from szpo.aggregation.low_effort import (
     Usual,
     at_random,
     flags,
-    longest_run,
-    soonest_ms,
 )
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History, VotesByVoter
 from szpo.analysis import voter_report
 from szpo.errors import UsageError
-from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer, weighted_votes
-from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.checked_settings import defaults
 from szpo.replay import replay, verification
 from szpo.types import Tally, Vote
 from szpo.voting import calibration
@@ -37,12 +34,8 @@ from szpo_simulators.bench.voters.hostile import KINDS, USUAL, simulate_conduct
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import (
-    LAYOUT,
-    Clock,
-    QuadraticPolicy,
     ValueJudge,
     go,
-    history,
     panel_of,
     settings_of,
     start,
@@ -230,12 +223,6 @@ def test_what_does_not_fit_is_refused_in_one_line(changes, words):
     assert "\n" not in str(found.value)
 
 
-def test_old_settings_without_a_weighting_are_equal():
-    body = settings_to_json(settings_of())
-    del body["weighting"]
-    assert settings_from_json(body).weighting == "equal"
-
-
 def test_a_weighting_without_voters_is_refused():
     state = optimizer.init(defaults(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
     with pytest.raises(UsageError, match="needs to know who voted how"):
@@ -299,24 +286,6 @@ def test_weighted_runs_differ_from_equal_ones_and_equal_ones_stay_exact(tmp_path
         if kind == "equal":
             assert {check.promise for check in verification.verify(ledger).steps} == {"exact"}
     assert ends["equal"] != ends["skill"]
-
-
-def test_a_run_with_skill_in_pieces_is_the_run_in_one(tmp_path):
-    settings, ledger, policy = start(tmp_path, "whole.db", weighting="skill")
-    go(settings, ledger, policy, mixed_panel(ledger), until_step=6)
-    whole = history(ledger)
-    settings, ledger, policy = start(tmp_path, "pieces.db", weighting="skill")
-    go(settings, ledger, policy, mixed_panel(ledger), until_step=3)
-    ledger.close()
-    with Ledger.open(tmp_path / "pieces.db", clock=Clock()) as ledger:
-        go(settings, ledger, QuadraticPolicy(settings), mixed_panel(ledger), until_step=6)
-        assert history(ledger) == whole
-
-
-def test_no_questions_are_known_before_any_was_answered(tmp_path):
-    settings, ledger, policy = start(tmp_path, weighting="skill", layout=LAYOUT)
-    go(settings, ledger, policy, until_step=1)
-    assert calibration.results(ledger, 0) == {} and calibration.results(ledger, 5) == {}
 
 
 def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
@@ -396,12 +365,6 @@ def test_a_flag_says_what_was_counted():
     assert flags(Conduct(left=(30, 32))) == (
         Flag("side", "chose the left side in 30 of 32 answers"),
     )
-
-
-def test_time_is_judged_by_the_words_shown():
-    assert soonest_ms(0) == 700
-    assert soonest_ms(200) == 3000
-    assert longest_run("AABBBBA") == 4
 
 
 @given(st.integers(0, 12), st.integers(0, 20), st.integers(0, 60))
@@ -591,47 +554,6 @@ def test_the_start_is_the_leading_eigenvector_of_agreement():
         leading, abs=1e-3
     )
     assert leading[4] == 0  # the hostile one begins in silence
-
-
-def test_one_round_of_the_mean_beta_by_hand():
-    """A flat likelihood leaves the prior: E|β| = 1, and 5 % of it with the other sign: .9."""
-    known = rationality.Prior(hostile=0.05)
-    nothing = np.zeros((1,))
-    mean, low, high, wide2 = rationality._betas(
-        nothing, nothing, nothing, np.array([known.spread]), known
-    )
-    assert mean[0] == pytest.approx(0.9, abs=5e-3)  # the grid ends at e²
-    # exp(−.7²/2 ± 1.96 · .7), up to a step of the grid
-    assert low[0] == pytest.approx(np.exp(-0.245 - 1.372), rel=0.13)
-    assert high[0] == pytest.approx(np.exp(-0.245 + 1.372), rel=0.13)
-    assert wide2[0] == pytest.approx(0.49, abs=0.01)
-
-
-def test_what_the_rest_says_of_x_is_the_gaussian_posterior():
-    """Two others, β = 1, λ = 1/8: a vote gives precision ¼ and pull ½; prior precision 1.
-
-    Same direction, other comparisons, no comparison noise: precision 1.5, mean (½ + ½)/1.5.
-    """
-    own = np.zeros((3, 1, 3))
-    own[np.arange(3), 0, np.arange(3)] = 1
-    seen = rationality._rest(
-        rationality._Votes(own, np.abs(own), np.zeros(1)),
-        np.ones(3),
-        np.full(own.shape, 1 / 8),
-        rationality._Scales(np.ones(1), np.zeros(1)),
-    )
-    assert seen.variance[0, 0, 0] == pytest.approx(1 / 1.5)
-    assert seen.mean[0, 0, 0] == pytest.approx(1 / 1.5)
-    # With comparison noise 1 a vote elsewhere gives precision 1/(4 + 1) and pull .5 · .8 to Δ;
-    # x adds noise of its own: variance 1/1.4 + 1.
-    noisy = rationality._rest(
-        rationality._Votes(own, np.abs(own), np.ones(1)),
-        np.ones(3),
-        np.full(own.shape, 1 / 8),
-        rationality._Scales(np.ones(1), np.ones(1)),
-    )
-    assert noisy.variance[0, 0, 0] == pytest.approx(1 / 1.4 + 1)
-    assert noisy.mean[0, 0, 0] == pytest.approx(0.8 / 1.4)
 
 
 def test_the_quadratic_bound_touches_the_logistic():

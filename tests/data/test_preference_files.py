@@ -419,7 +419,7 @@ def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path):
 
 
 def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
-    monkeypatch.setattr(preferred, "MOST", 4)
+    monkeypatch.setattr(preferred, "MAX_COMPARISONS", 4)
     path = write(tmp_path / "p.jsonl", *({**TRL, "chosen": f"Hi {i}."} for i in range(10)))
     found = preferred.read(path)
     assert found.of == 10

@@ -238,7 +238,7 @@ def test_every_panel_of_szpo_is_a_factory():
     assert isinstance(judge, PanelFactory) and isinstance(Maker("bt70"), PanelFactory)
     assert load_factory("people") is None
     with pytest.raises(UsageError, match=r'"judge" takes no changes; name it without "\+side=.3"'):
-        judge.with_changes("side=.3")
+        load_factory("judge+side=.3")
 
 
 def test_a_function_is_called_with_the_settings_and_its_judges_are_asked(register):
@@ -274,10 +274,10 @@ def test_what_a_panel_or_a_factory_lacks_is_named(register):
     with pytest.raises(UsageError, match='panel "brief" gave SimpleNamespace without judges'):
         load_factory("brief").build(config_of(), StartingPolicy())
     register(SimpleNamespace(build=brief))
-    with pytest.raises(UsageError, match="SimpleNamespace without check, with_changes; register"):
+    with pytest.raises(UsageError, match="SimpleNamespace without check; register"):
         load_factory("brief")
     register("no panel at all")
-    with pytest.raises(UsageError, match="str without check, with_changes, build; register a fun"):
+    with pytest.raises(UsageError, match="str without check, build; register a fun"):
         load_factory("brief")
 
 

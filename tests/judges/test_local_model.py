@@ -21,8 +21,8 @@ from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.judges import judge_panel, pair_scorer, prompting, scorer, training_pairs
 from szpo.judges.backends import JudgeError, Question
 from szpo.judges.llm_judge import LanguageJudge
-from szpo.judges.local_model import LEAD, Local
-from szpo.judges.training_pairs import Lesson
+from szpo.judges.local_model import REPLY_START, Local
+from szpo.judges.training_pairs import LabelledPair
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.models import tiny as tiny_model
@@ -64,7 +64,8 @@ def test_odds_are_those_of_a_plain_forward_pass(tiny):
     for text, reply in zip(texts, found, strict=True):
         ids = list(loading.encode(tiny.tokenizer, Prompt.user(text)))
         tails = [
-            tiny.tokenizer(f"{LEAD} {x}", add_special_tokens=False)["input_ids"] for x in "AB"
+            tiny.tokenizer(f"{REPLY_START} {x}", add_special_tokens=False)["input_ids"]
+            for x in "AB"
         ]
         same = next(i for i, (a, b) in enumerate(zip(*tails, strict=False)) if a != b)
         with torch.inference_mode():
@@ -145,8 +146,8 @@ def test_the_panel_counts_an_opinion_once():
     ("name", "content", "words"),
     [
         ("principles", "# only a remark\n\n", "no principle; write one on each line"),
-        ("references", '{"prompt": "x"}', 'line 1: give {"prompt": "…", "reference": "…"}'),
-        ("references", "{", "line 1 is not JSON"),
+        ("references", '{"prompt": "x"}', ':1: give {"prompt": "…", "reference": "…"}'),
+        ("references", "{", ":1: not valid JSON"),
         ("references", '{"prompt": "other", "reference": "y"}', "no prompt of this run has a"),
     ],
 )
@@ -185,9 +186,6 @@ def test_a_question_longer_than_its_model_reads_is_refused_before_any_work(
 GOOD = set(tiny_model.MOODS["good"]["mood"]) | set(tiny_model.MOODS["good"]["verb"])
 
 
-HELLO = {"role": "assistant", "content": "Hello."}
-
-
 def held(loaded):
     return LocalHost(loaded).beside(loaded.name)
 
@@ -214,7 +212,7 @@ def moods(count):
         for a, b in zip(good[ask], bad.get(ask, []), strict=False):
             first = len(found) % 2 == 0
             shown = (Answer(a), Answer(b)) if first else (Answer(b), Answer(a))
-            found.append(Lesson(((Prompt.user(ask), *shown),), float(first), 1))
+            found.append(LabelledPair(((Prompt.user(ask), *shown),), float(first), 1))
     return found[:count]
 
 
@@ -289,7 +287,9 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
     shown = tuple(
         (Prompt.user(f"How was day {i}?"), Answer("nice"), Answer("bad")) for i in range(2)
     )
-    both = pair_scorer.material(*held(tiny), [Lesson(shown, 0.5, 4), Lesson(shown[:1], 0.5, 1)])
+    both = pair_scorer.to_tensors(
+        *held(tiny), [LabelledPair(shown, 0.5, 4), LabelledPair(shown[:1], 0.5, 1)]
+    )
     head = {k: v.double() for k, v in pair_scorer.train(both).items()}
     assert both.scores(head).abs().max() < 1e-3
     each = pair_scorer.score(head, both.first, both.second)
@@ -358,39 +358,13 @@ def test_a_run_teaches_a_scorer_that_judges_the_next_run(tmp_path, capfd):
     assert "is not a file; train one with: szpo scorer" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        {
-            "chosen": "\n\nHuman: Hi?\n\nAssistant: Hello.",
-            "rejected": "\n\nHuman: Hi?\n\nAssistant: No.",
-        },
-        {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."},
-        {"chosen": [{"role": "user", "content": "Hi?"}, HELLO],
-         "rejected": [{"role": "user", "content": "Hi?"}, {**HELLO, "content": "No."}]},
-    ],
-)  # fmt: skip
-def test_files_of_pairs_are_read_in_their_common_forms(line, tmp_path):
+def test_a_file_of_pairs_is_read_whatever_its_format(tmp_path, tiny):
     file = tmp_path / "pairs.jsonl"
+    line = {key: f"\n\nHuman: Hi?\n\nAssistant: {text}" for key, text in
+            (("chosen", "Hello."), ("rejected", "No."))}  # fmt: skip
     file.write_text(json.dumps(line) + "\n\n", encoding="utf-8")
     (found,) = training_pairs.of_file(file)
-    assert found == Lesson(((Prompt.user("Hi?"), Answer("Hello."), Answer("No.")),), 1.0, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "line 1 is not JSON"),
-        ('{"chosen": "x"}', 'line 1: give {"chosen"'),
-        ('{"chosen": "x", "rejected": "y"}', "a dialogue of Human and Assistant"),
-        ('{"chosen": "\\n\\nHuman: a\\n\\nAssistant: b", '
-         '"rejected": "\\n\\nHuman: c\\n\\nAssistant: d"}', "different requests"),
-        ("", "no pair to learn from"),
-    ],
-)  # fmt: skip
-def test_files_that_are_none_are_refused_with_their_place(text, words, tmp_path, tiny):
-    file = tmp_path / "pairs.jsonl"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError) as caught:
+    assert found == LabelledPair(((Prompt.user("Hi?"), Answer("Hello."), Answer("No.")),), 1.0, 1)
+    file.write_text('{"prompt": "Hi?", "chosen": "x", "rejected": "x"}', encoding="utf-8")
+    with pytest.raises(UsageError, match="no pair to learn from"):
         scorer.train(tiny, training_pairs.of_file(file))
-    assert words in str(caught.value)

@@ -98,7 +98,7 @@ def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
 
 def test_the_whole_record_is_sound(run, capsys):
     with Ledger.open(run) as ledger:
-        assert ledger.check_end() == witness.Verdict()
+        assert ledger.check_end() == witness.EndCheck()
         assert len(ledger.votes()) == VOTES
         assert verification.verify(ledger).ok
     assert call(["verify", str(run)]) == 0

@@ -186,7 +186,7 @@ def test_a_damaged_index_loses_nothing(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("table", ["votes", "answers", "events", "assignments"])
 def test_what_cannot_be_read_is_named_and_the_rest_stands(run, tmp_path, table, monkeypatch):
-    monkeypatch.setattr(backup, "HOLES", 500)
+    monkeypatch.setattr(backup, "MAX_LOOKUPS", 500)
     with Ledger.open(run) as ledger:
         whole = {
             t: len(ledger.query(f"SELECT * FROM {t}")) for t in [*canonical.CHAINED, "events"]

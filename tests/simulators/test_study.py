@@ -14,7 +14,7 @@ from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Evaluator
-from szpo.evaluators.remote_panel import OpenComparisons, Pace
+from szpo.evaluators.remote_panel import OpenComparisons, WaitPolicy
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -220,14 +220,14 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     waits: list[int] = []
-    served = simulate(ledger, judged.judges, pace=Pace(lambda: waits.append(1), 3))
+    served = simulate(ledger, judged.judges, pace=WaitPolicy(lambda: waits.append(1), 3))
     assert (served.votes, len(waits)) == (0, 3)
     assert "nobody drives this run" in served.reason
 
     held = lease.acquire(ledger, "host:1:x")
     still = (lambda: None, lambda: None, lambda: lease.release(ledger, held))
     polls: Iterator[Callable[[], None]] = iter(still)
-    served = simulate(ledger, judged.judges, pace=Pace(lambda: next(polls)()))
+    served = simulate(ledger, judged.judges, pace=WaitPolicy(lambda: next(polls)()))
     assert served.reason == "the run's controller has ended"
     assert next(polls, None) is None
 
@@ -304,7 +304,7 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
         step = ledger.steps()[-1]["step"]
         if step == 1 and len(left) == 1:  # this time the person is there first
             assert service.assign(person) is not None
-        reading = Pace(read=lambda: reads.append(step))
+        reading = WaitPolicy(read=lambda: reads.append(step))
         simulate(ledger, judged.judges, once=True, leave=1, pace=reading)
         while len(OpenComparisons(ledger).lacking()) > 1:
             simulate(ledger, judged.judges, once=True, leave=1, pace=reading)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from szpo.cli import console, run_paths
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo_ui.folder import access
 from szpo_ui.web import credentials
 from szpo_ui.web.address import is_folder, link, read_address
 from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.credentials import Invitation
 
-DEFAULT = "http://127.0.0.1:7860"
+DEFAULT_SITE = "http://127.0.0.1:7860"
 """The default address of szpo serve, for links when no server runs and no ``--url`` is given."""
-MOST = 1_000
+MAX_INVITATIONS = 1_000
 """Most invitations of one call."""
 LONGEST_WAIT_S = 86_400
 """A day: the longest that ``--erase`` waits."""
@@ -33,7 +33,7 @@ def invite(
     run: str | None = typer.Argument(
         None, help="Name or file of a run, or a folder of runs; without it, the newest run."
     ),
-    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    folder: Path = run_paths.FOLDER,
     role: str = typer.Option("panelist", "--role", help="panelist or operator."),
     name: str | None = typer.Option(
         None, "--name", help="Pseudonym of a panelist, or an operator's name."
@@ -64,18 +64,14 @@ def invite(
         credentials.ERASE_WAIT_S, "--wait",
         help="Seconds that --erase waits for programs that read the run.",
     ),
-    as_json: bool = typer.Option(
-        False, "--json", help="Print one JSON document instead of a table."
-    ),
+    as_json: bool = console.AS_JSON,
 ) -> int:  # fmt: skip
     """Make, list and revoke panelists' and operators' links and codes."""
-    from szpo.cli import console, run_paths
-
     if role not in ("panelist", "operator"):
         raise UsageError(f"--role {role} is neither panelist nor operator")
     kind: Role = "operator" if role == "operator" else "panelist"
-    if count is not None and (name or not 1 <= count <= MOST):
-        raise UsageError(f"--count is 1 to {MOST:,} people without --name")
+    if count is not None and (name or not 1 <= count <= MAX_INVITATIONS):
+        raise UsageError(f"--count is 1 to {MAX_INVITATIONS:,} people without --name")
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
     if run is not None and is_folder(run, folder):
@@ -88,17 +84,16 @@ def invite(
             return 0
         if revoke is not None:
             ended = credentials.revoke(ledger, revoke, "szpo invite")
-            _print_result(
-                {"revoked": ended}, f"{revoke}: {ended} credentials revoked", as_json=as_json
-            )
+            text = f"{revoke}: {ended} credentials revoked"
+            console.answer(as_json, {"revoked": ended}, text)
             return 0
         if erase is not None:
             credentials.erase(ledger, erase, "szpo invite", wait_s=wait)
-            _print_result(
+            console.answer(
+                as_json,
                 {"erased": erase},
                 f"{erase}: contact and credentials erased; the votes stay under the "
                 f"pseudonym, and {credentials.copies(ledger)}",
-                as_json=as_json,
             )
             return 0
         made = [
@@ -107,13 +102,20 @@ def invite(
         ]
     site = (url or read_address(path) or "").rstrip("/")
     if not site:
-        site = DEFAULT
+        site = DEFAULT_SITE
+        title = path.parent.name if path.name == access.FILE else path.stem
         console.warn(
-            f"no szpo serve of {_title(path)} is running; links lead to {site}, its default. If "
+            f"no szpo serve of {title} is running; links lead to {site}, its default. If "
             "it is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
         )
     if as_json:
-        console.emit([_plain(each, site) for each in made])
+        fields = ("name", "role", "code", "expires_us")
+        console.emit(
+            [
+                {**{f: getattr(each, f) for f in fields}, "link": link(site, each.token)}
+                for each in made
+            ]
+        )
         return 0
     for each in made:
         console.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
@@ -141,18 +143,11 @@ def operators_file(folder: Path, role: Role, *, only_looks: bool) -> Path:
     return folder / access.FILE
 
 
-def _title(path: Path) -> str:
-    return path.parent.name if path.name == access.FILE else path.stem
-
-
 def _list(ledger: Ledger, *, as_json: bool) -> None:
-    from szpo.cli import console
-
-    found = credentials.list_people(ledger)
+    rows = [asdict(each) for each in credentials.list_people(ledger)]
     if as_json:
-        console.emit([_fields(each) for each in found])
+        console.emit(rows)
         return
-    rows = [_fields(each) for each in found]
     if not rows:
         console.say("nobody is invited yet")
         return
@@ -164,31 +159,6 @@ def _list(ledger: Ledger, *, as_json: bool) -> None:
             for row in rows
         ],
     )
-
-
-def _fields(each: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(each)
-
-
-def _plain(each: Invitation, url: str) -> dict[str, Any]:
-    return {
-        "name": each.name,
-        "role": each.role,
-        "link": link(url, each.token),
-        "code": each.code,
-        "expires_us": each.expires_us,
-    }
-
-
-def _print_result(body: dict[str, Any], text: str, *, as_json: bool) -> None:
-    from szpo.cli import console
-
-    if as_json:
-        console.emit(body)
-    else:
-        console.say(text)
 
 
 def _day(at_us: int) -> str:

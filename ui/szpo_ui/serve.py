@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
 
 from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.notices import setup_progress
@@ -54,14 +56,14 @@ OPERATOR = "operator"
 """Name behind the link of a start; each start revokes the earlier link, not its sessions."""
 OPERATOR_DAYS = 30.0
 """How long the link printed at a start works, and its sessions."""
-DEMO = ("run.votes=80", "model.name=smollm2", "optimizer.directions=4")
+DEMO_SETS = ("run.votes=80", "model.name=smollm2", "optimizer.directions=4")
 """What ``--demo`` changes of the preset people: the model that ships, shorter rounds."""
 COLLEAGUES = 4
 """Simulated colleagues of the one person in ``--demo``."""
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ServeOptions:
     """What the command line asks for."""
 
     run: str | None = None
@@ -140,7 +142,7 @@ def serve(
 
     The pages and the JSON API are in this process, the model in one beside it.
     """
-    wishes = Wishes(
+    options = ServeOptions(
         run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url,
         accept_samples, tuple(features),
     )  # fmt: skip
@@ -161,13 +163,13 @@ def serve(
             return serve_folder(
                 Path(run), listener, address, proxied=url is not None, models=not no_controller
             )
-        return _serve(wishes, listener, address)
+        return _serve(options, listener, address)
 
 
 # ---- the run and its processes ----
 
 
-def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int:
+def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) -> int:
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as first_seconds:
         page = first_seconds.enter_context(answering(listener, address))
         if sys.stderr.isatty():  # elsewhere a refusal stays the only line
@@ -213,12 +215,8 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
     return 0
 
 
-def _find_target(chosen: Wishes) -> tuple[Wishes, Path, Config | None]:
-    """The wishes with all settings, the run's file, and the settings of a run yet to be made.
-
-    Raises:
-        UsageError: nothing, or two things at once, were named.
-    """
+def _find_target(chosen: ServeOptions) -> tuple[ServeOptions, Path, Config | None]:
+    """The options with all settings, the run's file, and the settings of a run yet to be made."""
     from szpo.cli import run_paths
     from szpo.config import settings_file
     from szpo.runs import assemble
@@ -226,7 +224,7 @@ def _find_target(chosen: Wishes) -> tuple[Wishes, Path, Config | None]:
     if chosen.demo:
         if chosen.run or chosen.preset:
             raise UsageError("--demo makes its own run; leave out the run and --preset")
-        own = (*DEMO, _free_name(chosen.folder), *chosen.sets)
+        own = (*DEMO_SETS, _free_name(chosen.folder), *chosen.sets)
         chosen = replace(chosen, preset="people", sets=own)
     is_file = bool(chosen.run) and str(chosen.run).endswith(".toml")
     if not (is_file or chosen.preset or chosen.sets):
@@ -249,7 +247,7 @@ def _free_name(folder: Path) -> str:
     return f"run.name=serve-demo-{number}"
 
 
-def _begin(chosen: Wishes, path: Path) -> subprocess.Popen[Any]:
+def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
     """Start the process that sets the run up and then drives it; this one loads no model."""
     words = [chosen.run] if chosen.run else []
     words += ["--preset", chosen.preset] if chosen.preset else []
@@ -264,11 +262,7 @@ def _begin(chosen: Wishes, path: Path) -> subprocess.Popen[Any]:
 def _wait_for(
     path: Path, child: subprocess.Popen[Any], hook: Hook | None = None, pause: float = 0.2
 ) -> None:
-    """Wait until the child has written the run's file; a ``hook`` is sent word if it fails.
-
-    Raises:
-        SzpoError: the child ended before; it has printed the reason.
-    """
+    """Wait until the child has written the run's file; a ``hook`` is sent word if it fails."""
     while not path.exists():
         if child.poll() is not None:
             if hook is not None:
@@ -281,7 +275,7 @@ def _wait_for(
 
 
 def _keepers(
-    chosen: Wishes, path: Path, child: subprocess.Popen[Any] | None, ledger: Ledger
+    chosen: ServeOptions, path: Path, child: subprocess.Popen[Any] | None, ledger: Ledger
 ) -> list[Keeper]:
     keepers = []
     if not chosen.no_controller:
@@ -313,7 +307,7 @@ def _szpo() -> list[str]:
     return [sys.executable, "-m", "szpo"]
 
 
-def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
+def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
     from szpo_ui.web import credentials
 
@@ -376,34 +370,28 @@ class Startup:
                 await send({"type": "lifespan.startup.complete"})
             await send({"type": "lifespan.shutdown.complete"})
             return
-        status, kind, body = self._answer(scope)
-        headers = {
-            **COMMON, "Content-Security-Policy": OWN_POLICY, "Cache-Control": "no-store",
-            "Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body)),
-            **({"Retry-After": "2"} if status == 503 else {}),
-        }  # fmt: skip
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        shown = b"" if scope["method"] == "HEAD" else body
-        await send({"type": "http.response.body", "body": shown})
+        status, kind, body = self._answer(Request(scope))
+        headers = {**COMMON, "Content-Security-Policy": OWN_POLICY, "Cache-Control": "no-store"}
+        if status == 503:
+            headers["Retry-After"] = "2"
+        await Response(body, status, headers, kind)(scope, receive, send)
 
-    def _answer(self, scope: Any) -> tuple[int, str, bytes]:
+    def _answer(self, request: Request) -> tuple[int, str, bytes | str]:
         """Status, kind and body for a request."""
-        path: str = scope["path"]
-        asked = _header(scope, b"host")
+        path, asked = request.scope["path"], request.headers.get("host", "")
         if asked.rsplit(":", 1)[0].strip("[]") not in self.names:
-            return 400, "text/plain", b"Invalid host header"
+            return 400, "text/plain", "Invalid host header"
         if path in FILES:
             return 200, FILES[path], (self._folder / path.removeprefix("/static/")).read_bytes()
         if path == "/setup-status":
-            return 200, "application/json", json.dumps(self._status()).encode()
-        if scope["method"] not in ("GET", "HEAD") or path == "/healthz" or "api/" in path:
+            return 200, "application/json", json.dumps(self._status())
+        if request.method not in ("GET", "HEAD") or path == "/healthz" or "api/" in path:
             refusal = {"error": "setup", "message": _BUSY}
-            return 503, "application/json", json.dumps(refusal).encode()
+            return 503, "application/json", json.dumps(refusal)
         if not path.startswith(PANELISTS):
-            return 200, "text/html", entrance("setup", translated=False).encode()
-        language = choose_language("", _header(scope, b"accept-language"))
-        return 200, "text/html", entrance("setup", language.code).encode()
+            return 200, "text/html", entrance("setup", translated=False)
+        language = choose_language("", request.headers.get("accept-language", ""))
+        return 200, "text/html", entrance("setup", language.code)
 
     def _status(self) -> dict[str, Any]:
         """What the page's script asks for, again and again."""
@@ -414,11 +402,6 @@ class Startup:
             "seconds": round(time.monotonic() - self._began),
             "stages": [[each.name, each.done, each.of] for each in stages or ()],
         }
-
-
-def _header(scope: Any, name: bytes) -> str:
-    """A header of a request; empty where it has none."""
-    return next((v.decode("latin-1") for k, v in scope["headers"] if k == name), "")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from szpo.evaluators import remote_panel
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Judge
-from szpo.evaluators.remote_panel import AT_ONCE, Pace, Served
+from szpo.evaluators.remote_panel import AT_ONCE, Served, WaitPolicy
 from szpo.ledger.database import Ledger
 from szpo.training.status import round_status
 from szpo.voting.service import VoteService
@@ -119,7 +119,7 @@ def answer_run(
             limit=votes,
             once=once,
             leave=leave,
-            pace=AT_ONCE if pace is None else Pace(read=lambda: time.sleep(pace)),
+            pace=AT_ONCE if pace is None else WaitPolicy(read=lambda: time.sleep(pace)),
         )
     print(f"{served.votes} votes cast: {served.reason}")
     return 0

@@ -157,7 +157,7 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
         up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
         votes = Votes(every, up, down, record.votes.steps[-rows:])
         mean, variance = _predict(settings, fade(settings, votes))
-        weights = registry.VIEWED[settings.weighting](latest, View(mean, variance))
+        weights = registry.LEARNED[settings.weighting](latest, View(mean, variance))
     return weights
 
 

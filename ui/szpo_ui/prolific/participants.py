@@ -25,7 +25,7 @@ BY: Final = "prolific"
 """How an arrival is marked in the record."""
 FINISHED: Final = "participant finished"
 """Kind of the event by which a participant went back with the completion code."""
-LETTERS: Final = 12
+PSEUDONYM_LETTERS: Final = 12
 """Of a pseudonym, five random bits each."""
 GRACE_US: Final = 24 * 3600 * 1_000_000
 """For so long after their time somebody who has finished still gets the code."""
@@ -104,7 +104,7 @@ def arrive(
 def pseudonym(ledger: Ledger, participant: str) -> str:
     """The name of a participant in this run's record; without the key it tells nothing."""
     digest = hmac.new(_key(ledger), participant.encode(), hashlib.sha256).digest()
-    letters = "".join(credential_rows.ALPHABET[byte % 32] for byte in digest[:LETTERS])
+    letters = "".join(credential_rows.ALPHABET[byte % 32] for byte in digest[:PSEUDONYM_LETTERS])
     return f"PR-{letters}"
 
 
