@@ -11,9 +11,9 @@ import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from typing import Any
 
-from szpo.aggregation.low_effort import Conduct, Flag, Usual, flags, longest_run, soonest_ms
+from szpo.aggregation.low_effort import Conduct, Usual, flags, longest_run, soonest_ms
 from szpo.analysis.evidence import Evidence, Panelist
 from szpo.analysis.vote_totals import SIDES, Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
@@ -25,68 +25,29 @@ ENOUGH = 30
 """Answers from which the panel's own share is what an honest member is expected to have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Agreement of the whole panel."""
+def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
+    """The agreement of the whole panel.
 
-    same: Share
-    """Pairs of votes on one comparison that chose the same side, ties left out."""
-    across: Share
-    """The same for votes on different comparisons of one direction."""
-    alpha: Estimate
-    """Krippendorff's α for nominal data (plus, minus, tie) over comparisons with two votes."""
-    gold: Share
-    repeat: Share
-    a_side: Share
-    """Share of A among training votes for a side."""
-    aa_side: Share
-    """Share of A among votes for a side where both policies are the same."""
-    aa_ties: Share
-    """Share of ties there: the truth is a tie."""
-
-
-@dataclass(frozen=True, slots=True)
-class PanelistRow:
-    """One panelist's figures."""
-
-    name: str
-    kind: str
-    votes: int
-    median: Estimate
-    """Seconds per training vote."""
-    reading_s: float | None
-    """What reading takes at 238 words a minute, median."""
-    gold: Share
-    repeat: Share
-    a_side: Share
-    ties: Share
-    skips: Share
-    rest: Share
-    """Agreement with the majority of the others."""
-    fast: int
-    late: int
-    run_of_side: int
-    """Longest run of votes for the same side of the screen."""
-    last_us: int | None
-    flags: tuple[Flag, ...]
-
-
-def agreement(evidence: Evidence) -> Agreement:
-    """Compute the agreement of the whole panel."""
+    ``same``: pairs of votes on one comparison that chose the same side, ties left out; ``across``
+    the same for votes on different comparisons of one direction; ``alpha`` Krippendorff's for
+    nominal data over comparisons with two votes. ``gold`` and ``repeat`` are answers as expected,
+    ``a_side`` is the share of A among training votes for a side. Where both policies are the same,
+    ``aa_side`` is the share of A among votes for a side, and ``aa_ties`` of ties, the truth.
+    """
     totals = evidence.totals
     voters, same = totals.voters.values(), totals.same_policy
     left, right = (sum(voter.choices.count(side) for voter in voters) for side in (b"A", b"B"))
     sides = same["A"] + same["B"]
-    return Agreement(
-        same=_within(totals.groups().values()),
-        across=across(totals),
-        alpha=alpha(totals.groups().values()),
-        gold=share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
-        repeat=share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
-        a_side=share(left, left + right),
-        aa_side=share(same["A"], sides),
-        aa_ties=share(same["tie"], same.total()),
-    )
+    return {
+        "same": within(totals),
+        "across": across(totals),
+        "alpha": alpha(totals.groups().values()),
+        "gold": share(sum(v.gold_right for v in voters), sum(v.gold for v in voters)),
+        "repeat": share(sum(v.repeats_same for v in voters), sum(v.repeats for v in voters)),
+        "a_side": share(left, left + right),
+        "aa_side": share(same["A"], sides),
+        "aa_ties": share(same["tie"], same.total()),
+    }
 
 
 def alpha(units: Iterable[Counter[str]]) -> Estimate:
@@ -132,44 +93,46 @@ def _alpha(disagreeing: float, totals: Counter[str]) -> float | None:
 # ---- panelists ----
 
 
-def panelists(evidence: Evidence) -> tuple[PanelistRow, ...]:
-    """One row per panelist, in order of enrolment."""
+def panelists(evidence: Evidence) -> list[dict[str, Any]]:
+    """One row per panelist, in order of enrolment.
+
+    ``reading_s`` is what reading takes at 238 words a minute, median; ``rest`` the agreement with
+    the majority of the others; ``run_of_side`` the longest run of votes for one side.
+    """
     voters, rest = evidence.totals.voters, _agree_with_rest(evidence)
     none = VoterTotals(-1)
     rows = [
         _row(person, voters.get(person.name, none), rest.get(person.name, share(0, 0)))
         for person in evidence.panelists
     ]
-    usual = _usual([row for row in rows if row.kind == "person"])
-    return tuple(
-        replace(row, flags=flags(_conduct(row, voters.get(row.name, none)), usual))
-        if row.kind == "person"
-        else row
-        for row in rows
-    )
+    people = [row for row in rows if row["kind"] == "person"]
+    usual = _usual(people)
+    for row in people:
+        row["flags"] = flags(_conduct(row, voters.get(row["name"], none)), usual)
+    return rows
 
 
-def _row(person: Panelist, voter: VoterTotals, rest: Share) -> PanelistRow:
+def _row(person: Panelist, voter: VoterTotals, rest: Share) -> dict[str, Any]:
     votes = len(voter.choices)
     left, right = voter.choices.count(b"A"), voter.choices.count(b"B")
-    return PanelistRow(
-        name=person.name,
-        kind=person.kind,
-        votes=votes,
-        median=quantile(voter.seconds, 0.5),
-        reading_s=quantile([_reading_s(words) for words in voter.words], 0.5).value,
-        gold=share(voter.gold_right, voter.gold),
-        repeat=share(voter.repeats_same, voter.repeats),
-        a_side=share(left, left + right),
-        ties=share(voter.choices.count(b"t"), votes),
-        skips=share(voter.skips, voter.standing),
-        rest=rest,
-        fast=voter.fast,
-        late=voter.late,
-        run_of_side=longest_run(voter.choices.decode()),
-        last_us=voter.last_us,
-        flags=(),
-    )
+    return {
+        "name": person.name,
+        "kind": person.kind,
+        "votes": votes,
+        "median": quantile(voter.seconds, 0.5),
+        "reading_s": quantile([_reading_s(words) for words in voter.words], 0.5).value,
+        "gold": share(voter.gold_right, voter.gold),
+        "repeat": share(voter.repeats_same, voter.repeats),
+        "a_side": share(left, left + right),
+        "ties": share(voter.choices.count(b"t"), votes),
+        "skips": share(voter.skips, voter.standing),
+        "rest": rest,
+        "fast": voter.fast,
+        "late": voter.late,
+        "run_of_side": longest_run(voter.choices.decode()),
+        "last_us": voter.last_us,
+        "flags": (),
+    }
 
 
 def _reading_s(words: int) -> float:
@@ -177,28 +140,25 @@ def _reading_s(words: int) -> float:
     return words * 60 / WORDS_PER_MINUTE
 
 
-def _conduct(row: PanelistRow, voter: VoterTotals) -> Conduct:
+def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
     """The input of `low_effort` for one panelist: the figures of their row, and their times."""
     times = list(zip(voter.seconds, voter.words, strict=True))
     soon = sum(1e3 * seconds < soonest_ms(words) for seconds, words in times)
     skim = sum(seconds < _reading_s(words) / 4 for seconds, words in times)
+    shares = {"left": "a_side", **{name: name for name in ("gold", "repeat", "rest", "skips")}}
     return Conduct(
         fast=(soon, len(times)),
         skim=(skim, len(times)),
-        left=(row.a_side.hits, row.a_side.of),
-        run=row.run_of_side,
-        gold=(row.gold.hits, row.gold.of),
-        repeat=(row.repeat.hits, row.repeat.of),
-        rest=(row.rest.hits, row.rest.of),
-        skips=(row.skips.hits, row.skips.of),
+        run=row["run_of_side"],
+        **{name: (row[key].hits, row[key].of) for name, key in shares.items()},
     )
 
 
-def _usual(rows: Sequence[PanelistRow]) -> Usual:
+def _usual(rows: Sequence[dict[str, Any]]) -> Usual:
     """The panel's own shares, where enough answers stand behind them."""
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
-        shares = [getattr(row, name) for row in rows]
+        shares = [row[name] for row in rows]
         if (of := sum(share.of for share in shares)) >= ENOUGH:
             found[name] = sum(share.hits for share in shares) / of
     return Usual(**found)
@@ -207,13 +167,13 @@ def _usual(rows: Sequence[PanelistRow]) -> Usual:
 # ---- pairs of votes ----
 
 
-def _within(groups: Iterable[Counter[str]]) -> Share:
+def within(totals: VoteTotals) -> Share:
     """Share of pairs of votes on one comparison that agree.
 
     The interval counts disjoint pairs, which are independent.
     """
     agreeing = pairs = disjoint = 0
-    for counts in groups:
+    for counts in totals.groups().values():
         sides = [counts[side] for side in SIDES]
         agreeing += _count_pairs(sides)
         pairs += _count_pairs([sum(sides)])
@@ -222,7 +182,7 @@ def _within(groups: Iterable[Counter[str]]) -> Share:
 
 
 def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
-    """As `_within`, for votes of one direction on different comparisons (of some steps)."""
+    """As `within`, for votes of one direction on different comparisons (of some steps)."""
     directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
     for (direction, _), part in totals.comparisons.items():
         if part.sided and (steps is None or direction[0] in steps):

@@ -114,7 +114,7 @@ class Watch:
 def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
     """Why a run's votes show no taste; ``named``: its coordinates are named features."""
     votes, automatic, ties = _count(ledger)
-    alike = agreement.agreement(evidence.read(ledger)).same
+    alike = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
     signs = Signs(
         votes,

@@ -1,4 +1,4 @@
-"""The dashboard's numbers: one frozen page of figures, each with its interval, from `evidence`.
+"""The dashboard's numbers: one document of figures, each with its interval, from `evidence`.
 
 Pure: rows in, figures out. The same function makes the operator's page from the ledger and the
 figures of an export from its files, so the two agree or a test fails.
@@ -15,12 +15,10 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from szpo.aggregation import win_rates
 from szpo.analysis import agreement
-from szpo.analysis.agreement import Agreement, PanelistRow
 from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
 from szpo.analysis.vote_totals import VoteTotals
 from szpo.intervals import (
@@ -45,63 +43,30 @@ ENOUGH_TIMED = 5
 """Votes from which the measured time is used instead of 238 words a minute."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the run has done."""
+def overview(evidence: Evidence) -> dict[str, Any]:
+    """Every number of the dashboard, as a document of plain values, `Share` and `Estimate`.
 
-    applied: int
-    planned: int | None
-    """Steps in all, by settings and limits."""
-    votes: int
-    """Counted."""
-    votes_left: int | None
-    skips: int
-    late: int
-    automatic_ties: int
-    step: int | None
-    """At hand: open, closed or being prepared."""
-    state: str
-    hidden: int
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast the panel votes, and what it waits for."""
-
-    last_hour: Estimate
-    overall: Estimate
-    """Votes per hour in which a round was open and the run not paused."""
-    median: Estimate
-    """Seconds per vote."""
-    p90: Estimate
-    waiting: float | None
-    """Share of the time, from the first round on and without pauses, in which none was open."""
-    links: Mapping[str, Estimate]
-    """Median seconds per step of: votes, answers (writing them), update."""
-    slowest: str | None
-    fast: int
-    """Votes marked as faster than reading."""
+    ``values`` and ``health`` have an entry per step, ``panelists`` one per panelist. Times are µs
+    since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes, hours and money.
+    """
+    values = _values(evidence)
+    progress, speed = _progress(evidence), _speed(evidence)
+    return {
+        "as_of_us": evidence.run.as_of_us,
+        "progress": progress,
+        "improving": _improving(evidence, values),
+        "speed": speed,
+        "cost": _cost(evidence, progress, speed),
+        "values": values,
+        "agreement": agreement.agreement(evidence),
+        "panelists": agreement.panelists(evidence),
+        "length": _length(evidence.totals),
+        "health": [_health(step, evidence.run.bands) for step in evidence.steps],
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What is left to do."""
-
-    votes: int | None
-    seconds_per_vote: Estimate
-    measured: bool
-    """From measured times; else from the words and 238 words a minute."""
-    person_hours: Estimate
-    end_us: Estimate
-    """When the run would end at the pace of its last ten steps."""
-    money: Estimate
-    """What those votes cost; nothing where the settings name no pay."""
-    spent: float | None
-    """What the votes so far cost, at 238 words a minute; None where the settings name no pay."""
-
-
-def _progress(evidence: Evidence) -> Progress:
-    """How far the run has done."""
+def _progress(evidence: Evidence) -> dict[str, Any]:
+    """How far the run has done; ``planned`` steps follow its settings and limits."""
     run, steps, voters = evidence.run, evidence.steps, evidence.totals.voters.values()
     counted = evidence.totals.steps()
     done = {step.step for step in steps if step.state == "applied"}
@@ -116,22 +81,26 @@ def _progress(evidence: Evidence) -> Progress:
     left = None if planned is None else (planned - applied) * run.votes_per_step
     if left is not None and at_hand:
         left = max(0, left - counted[at_hand[0].step] - len(run.hidden_us))
-    return Progress(
-        applied=applied,
-        planned=planned,
-        votes=counted.total(),
-        votes_left=left,
-        skips=sum(voter.skips for voter in voters),
-        late=sum(voter.late for voter in voters),
-        automatic_ties=sum(step.identical_comparisons for step in steps),
-        step=at_hand[0].step if at_hand else None,
-        state=at_hand[0].state if at_hand else ("none" if not steps else "between"),
-        hidden=len(run.hidden_us),
-    )
+    return {
+        "applied": applied,
+        "planned": planned,
+        "votes": counted.total(),
+        "votes_left": left,
+        "skips": sum(voter.skips for voter in voters),
+        "late": sum(voter.late for voter in voters),
+        "automatic_ties": sum(step.identical_comparisons for step in steps),
+        "step": at_hand[0].step if at_hand else None,
+        "state": at_hand[0].state if at_hand else ("none" if not steps else "between"),
+        "hidden": len(run.hidden_us),
+    }
 
 
-def _speed(evidence: Evidence) -> Speed:
-    """How fast the panel votes."""
+def _speed(evidence: Evidence) -> dict[str, Any]:
+    """How fast the panel votes, and what it waits for.
+
+    ``overall`` counts the hours in which a round was open and the run not paused; ``waiting`` is
+    the share of the time, from the first round on and without pauses, in which none was open.
+    """
     run, steps = evidence.run, evidence.steps
     # A first answer is the vote; changing it later is not another one.
     first = evidence.totals.first_us
@@ -156,16 +125,16 @@ def _speed(evidence: Evidence) -> Speed:
     recent = sum(
         run.as_of_us - HOUR_US < at <= run.as_of_us for at in itertools.chain(first, run.hidden_us)
     )
-    return Speed(
-        last_hour=rate(recent, 1.0),
-        overall=rate(len(first) + len(run.hidden_us), open_us / HOUR_US),
-        median=quantile(times, 0.5),
-        p90=quantile(times, 0.9),
-        waiting=waiting,
-        links=links,
-        slowest=max(known, key=lambda name: known[name]) if known else None,
-        fast=evidence.totals.fast,
-    )
+    return {
+        "last_hour": rate(recent, 1.0),
+        "overall": rate(len(first) + len(run.hidden_us), open_us / HOUR_US),
+        "median": quantile(times, 0.5),
+        "p90": quantile(times, 0.9),
+        "waiting": waiting,
+        "links": links,
+        "slowest": max(known, key=lambda name: known[name]) if known else None,
+        "fast": evidence.totals.fast,
+    }
 
 
 def _times(evidence: Evidence) -> Sequence[float]:
@@ -186,25 +155,32 @@ def _time_outside(begin: int, end: int, shut: Iterable[Span]) -> int:
     return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in shut)
 
 
-def _cost(evidence: Evidence, done: Progress, pace: Speed) -> Cost:
-    """Estimate what is left to do, at the pace so far."""
-    run, left = evidence.run, done.votes_left
-    measured = pace.median.n >= ENOUGH_TIMED
+def _cost(evidence: Evidence, done: dict[str, Any], pace: dict[str, Any]) -> dict[str, Any]:
+    """Estimate what is left to do, at the pace of the last ten steps.
+
+    ``measured``: from measured times, else from the words and 238 words a minute; ``spent`` is by
+    words alone. ``money`` and ``spent`` are nothing where the settings name no pay.
+    """
+    run, left = evidence.run, done["votes_left"]
+    measured = pace["median"].n >= ENOUGH_TIMED
     words = quantile(evidence.totals.words(), 0.5).value
     reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
-    each = pace.median if measured else Estimate(reading, None, None, 0)
+    each = pace["median"] if measured else Estimate(reading, None, None, 0)
     hours, end, money = NOTHING, NOTHING, NOTHING
     if left is not None:
         hours = rescale(each, lambda s: s * left / 3600)
         if _price(run, 0, 0) is not None:
             money = rescale(hours, lambda h: _price(run, left, h) or 0.0)
         per_step = quantile(_paces(evidence), 0.5)
-        steps = (done.planned or 0) - done.applied
+        steps = (done["planned"] or 0) - done["applied"]
         if steps and per_step.value is not None:
             end = rescale(per_step, lambda s: run.as_of_us + s * steps * 1e6)
     # As the limit of money counts it: answers that were shown, whether judged or not.
-    spent = _price(run, done.votes, evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
-    return Cost(left, each, measured, hours, end, money, spent)
+    spent = _price(run, done["votes"], evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
+    return {
+        "votes": left, "seconds_per_vote": each, "measured": measured, "person_hours": hours,
+        "end_us": end, "money": money, "spent": spent,
+    }  # fmt: skip
 
 
 def _price(run: RunFacts, votes: float, hours: float) -> float | None:
@@ -221,121 +197,19 @@ def _paces(evidence: Evidence) -> list[float]:
     return [_time_outside(a, b, shut) / 1e6 for a, b in both]
 
 
-@dataclass(frozen=True, slots=True)
-class StepValue:
-    """What the votes of a step say."""
-
-    step: int
-    votes: int
-    plus: int
-    minus: int
-    ties: int
-    raw: Estimate
-    """Δ̂ of plus over minus, logistic, a tie half a vote each."""
-    heading: Estimate
-    """Δ̂ of the side along the path over the other one; nothing where there is no path."""
-    unanimous: bool
-    """All votes on one side: the estimate is bounded by their number, not by the truth."""
-    pooled: Estimate
-    """`heading` over the last ten steps up to this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Improving:
-    """Whether the run still goes where the votes want it."""
-
-    heading: Share
-    """Votes for the side along the path, last ten steps, ties half each."""
-    value: Estimate
-    """The same as a value difference."""
-    better_side: Share
-    """Win rate of a direction's better side, last ten steps, from votes on different
-    comparisons; ½ says that panelists cannot tell the sides apart."""
-    final: Final | None
-
-
-@dataclass(frozen=True, slots=True)
-class Final:
-    """The last blind comparison of the tuned policy with the base."""
-
-    order: int
-    """Place among the orders, from 0."""
-    tuned: Share
-    """Of votes for a side; ties stand apart."""
-    ties: int
-    skips: int
-    untuned: Share
-    """The same from panelists who did not vote in training."""
-    majorities: Share
-    """One verdict per comparison."""
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Whether longer answers win."""
-
-    ratio: Estimate
-    """Words of the preferred batch over those of the other: the geometric mean."""
-    correlation: Estimate
-    """Of votes for plus with plus's greater length (logarithm of the ratio)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """Figures of one step's answers and weights."""
-
-    step: int
-    figures: Mapping[str, float]
-    broken: tuple[str, ...]
-    """Figures outside their guard band."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """All numbers at one time."""
-
-    as_of_us: int
-    progress: Progress
-    improving: Improving
-    speed: Speed
-    cost: Cost
-    values: tuple[StepValue, ...]
-    agreement: Agreement
-    panelists: tuple[PanelistRow, ...]
-    length: Length
-    health: tuple[Health, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-def overview(evidence: Evidence) -> Overview:
-    """Every number of the dashboard."""
-    values = _values(evidence)
-    progress, speed = _progress(evidence), _speed(evidence)
-    return Overview(
-        as_of_us=evidence.run.as_of_us,
-        progress=progress,
-        improving=_improving(evidence, values),
-        speed=speed,
-        cost=_cost(evidence, progress, speed),
-        values=values,
-        agreement=agreement.agreement(evidence),
-        panelists=agreement.panelists(evidence),
-        length=_length(evidence.totals),
-        health=tuple(_health(step, evidence.run.bands) for step in evidence.steps),
-    )
-
-
 # ---- value ----
 
 
-def _values(evidence: Evidence) -> tuple[StepValue, ...]:
+def _values(evidence: Evidence) -> list[dict[str, Any]]:
+    """What the votes of each step say.
+
+    ``raw`` is Δ̂ of plus over minus, logistic, a tie half a vote each; ``heading`` the same of the
+    side along the path of the last ten steps; ``pooled`` is ``heading`` over ten steps.
+    """
     by_step: dict[int | None, dict[int | None, Counter[str]]] = {}
     for (number, k), counts in evidence.totals.directions().items():
         by_step.setdefault(number, {})[k] = counts
-    found: list[StepValue] = []
+    found = []
     along: list[tuple[float, int]] = []
     for step in evidence.steps:
         if step.step not in by_step:
@@ -346,20 +220,18 @@ def _values(evidence: Evidence) -> tuple[StepValue, ...]:
         hits, of = _along(directions, step.headings)
         along.append((hits, of))
         recent = along[-WINDOW:]
-        found.append(
-            StepValue(
-                step=step.step,
-                votes=votes,
-                plus=plus,
-                minus=minus,
-                ties=ties,
-                raw=log_odds(plus + ties / 2, votes),
-                heading=log_odds(hits, of),
-                unanimous=votes in (plus, minus),
-                pooled=log_odds(sum(h for h, _ in recent), sum(n for _, n in recent)),
-            )
-        )
-    return tuple(found)
+        found.append({
+            "step": step.step,
+            "votes": votes,
+            "plus": plus,
+            "minus": minus,
+            "ties": ties,
+            "raw": log_odds(plus + ties / 2, votes),
+            "heading": log_odds(hits, of),
+            "unanimous": votes in (plus, minus),
+            "pooled": log_odds(sum(h for h, _ in recent), sum(n for _, n in recent)),
+        })  # fmt: skip
+    return found
 
 
 def _along(
@@ -375,20 +247,26 @@ def _along(
     return hits, of
 
 
-def _improving(evidence: Evidence, values: Sequence[StepValue]) -> Improving:
-    recent = {value.step for value in values[-WINDOW:]}
+def _improving(evidence: Evidence, values: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whether the last ten steps' votes go on along the path, and for a side at all.
+
+    ``better_side`` is the win rate of a direction's better side, from votes on different
+    comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is the last blind
+    comparison of the tuned policy with the base.
+    """
+    recent = {value["step"] for value in values[-WINDOW:]}
     headings = {step.step: step.headings for step in evidence.steps}
     hits, of = 0.0, 0
     for (step, k), counts in evidence.totals.directions().items():
         if step in recent:
             own, votes = _along({k: counts}, headings[step])
             hits, of = hits + own, of + votes
-    return Improving(
-        heading=share(hits, of),
-        value=log_odds(hits, of),
-        better_side=_better_side(agreement.across(evidence.totals, recent)),
-        final=_final(evidence),
-    )
+    return {
+        "heading": share(hits, of),
+        "value": log_odds(hits, of),
+        "better_side": _better_side(agreement.across(evidence.totals, recent)),
+        "final": _final(evidence),
+    }
 
 
 def _better_side(a: Share) -> Share:
@@ -399,33 +277,39 @@ def _better_side(a: Share) -> Share:
     return Share(value * a.of, a.of, low, high)
 
 
-def _final(evidence: Evidence) -> Final | None:
+def _final(evidence: Evidence) -> dict[str, Any] | None:
     counted = finals.results(evidence.totals.final, evidence.totals.trainers)
     if counted is None:
         return None
     order, found = counted
-    return Final(
-        order=order,
-        tuned=found.everybody.decided,
-        ties=found.everybody.ties,
-        skips=found.skips,
-        untuned=found.others.decided,
-        majorities=found.majorities.decided,
-    )
+    return {
+        "order": order,
+        "tuned": found.everybody.decided,
+        "ties": found.everybody.ties,
+        "skips": found.skips,
+        "untuned": found.others.decided,
+        "majorities": found.majorities.decided,
+    }
 
 
 # ---- texts ----
 
 
-def _length(totals: VoteTotals) -> Length:
+def _length(totals: VoteTotals) -> dict[str, Estimate]:
+    """Whether longer answers win.
+
+    ``ratio``: words of the preferred batch over those of the other, geometric mean;
+    ``correlation``: of votes for plus with plus's greater length (logarithm of the ratio).
+    """
     logs, signs = totals.length_logs, totals.length_signs
     preferred = mean([sign * x for sign, x in zip(signs, logs, strict=True)])
-    return Length(rescale(preferred, math.exp), correlation(logs, signs))
+    return {"ratio": rescale(preferred, math.exp), "correlation": correlation(logs, signs)}
 
 
-def _health(step: StepRow, bands: Bands) -> Health:
+def _health(step: StepRow, bands: Bands) -> dict[str, Any]:
+    """Figures of a step's answers and weights, and those ``broken``: outside their guard band."""
     names = ("kl", "length", "norm", "identical", "repetition", "distinct")
     figures = {name: getattr(step, name) for name in names}
     known = {name: value for name, value in figures.items() if value is not None}
     broken = bands.outside({**known, **dict.fromkeys(step.not_finite, math.nan)})
-    return Health(step.step, known, broken)
+    return {"step": step.step, "figures": known, "broken": broken}

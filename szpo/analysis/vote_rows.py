@@ -73,10 +73,13 @@ class VoteRow:
 
     @property
     def seconds(self) -> float:
-        """Time on the page; from showing to answer where the page did not measure it."""
-        if self.dwell_ms is not None:
-            return self.dwell_ms / 1e3
-        return max(0, self.received_us - self.served_us) / 1e6
+        """Time on the page."""
+        return seconds_on_page(self.dwell_ms, self.served_us, self.received_us)
+
+
+def seconds_on_page(dwell_ms: int | None, served_us: int, received_us: int) -> float:
+    """Of an answer: as the page measured it, else from showing to answer."""
+    return max(0, received_us - served_us) / 1e6 if dwell_ms is None else dwell_ms / 1e3
 
 
 class VoteRows:

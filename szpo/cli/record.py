@@ -219,7 +219,7 @@ def export(
             with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
                 page = bundle.write(ledger, file, anyway=anyway)
             message = f"wrote {packed}; its README.txt says what is in it"
-            documents = [{"votes": page.progress.votes, "file": str(packed), "": message}]
+            documents = [{"votes": page["progress"]["votes"], "file": str(packed), "": message}]
         elif votes is not None:
             count = write_votes(ledger, votes)
             documents = [

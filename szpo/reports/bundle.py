@@ -21,7 +21,6 @@ from typing import IO, Any, Final
 from szpo import __version__
 from szpo.analysis import evidence, overview
 from szpo.analysis.evidence import Evidence
-from szpo.analysis.overview import Overview
 from szpo.analysis.vote_rows import VoteRow
 from szpo.config import settings_file
 from szpo.data import spreadsheets
@@ -60,7 +59,7 @@ def write(
     live: bool = False,
     as_of_us: int | None = None,
     anyway: bool = False,
-) -> Overview:
+) -> dict[str, Any]:
     """Write the zip as of one moment, by a reader of its own; returns the numbers that it holds.
 
     Args:
@@ -77,7 +76,7 @@ def write(
 
 def _write(
     ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None, anyway: bool
-) -> Overview:
+) -> dict[str, Any]:
     at = last_event_us(ledger) if as_of_us is None else as_of_us
     found = evidence.read(ledger, live=live, as_of_us=at)
     page = overview.overview(found)
@@ -85,7 +84,7 @@ def _write(
     return page
 
 
-def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Overview:
+def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> dict[str, Any]:
     """The dashboard's numbers from a zip's files.
 
     Args:
@@ -130,7 +129,7 @@ def last_event_us(ledger: Ledger) -> int:
 
 
 def _files(
-    ledger: Ledger, found: Evidence, page: Overview, live: bool, anyway: bool
+    ledger: Ledger, found: Evidence, page: dict[str, Any], live: bool, anyway: bool
 ) -> Iterator[Member]:
     adapter = adapter_files(ledger)
     against = "" if anyway or adapter is None else find_doubt(ledger)
@@ -157,7 +156,7 @@ def _files(
         yield Member("dpo.jsonl", _lines(itertools.chain([first], own)))
     yield Member("updates.csv", table(*_updates(ledger)))
     yield Member("events.jsonl", _lines(_events(ledger)), most)
-    yield _whole("overview.json", _json(page.as_dict()))
+    yield _whole("overview.json", _json(page))
     yield _whole("report.html", html_report.render(ledger, open_round=live).encode())
     if "optimizer" in ledger.spec:
         yield _whole("theta.safetensors", _theta(ledger))
@@ -195,30 +194,27 @@ def _record(ledger: Ledger) -> dict[str, Any]:
     return {**row, "head_sha256": recommended_digest(ledger), "szpo": __version__}
 
 
-def _panelists(found: Evidence, page: Overview) -> tuple[list[dict[str, Any]], list[str]]:
-    rows = []
-    for person, row in zip(found.panelists, page.panelists, strict=True):
-        rows.append(
-            {
-                **asdict(person),
-                "votes": row.votes,
-                "median_s": row.median.value,
-                "gold_right": row.gold.hits,
-                "gold_asked": row.gold.of,
-                "repeat_same": row.repeat.hits,
-                "repeat_asked": row.repeat.of,
-                "a_share": row.a_side.value,
-                "a_low": row.a_side.low,
-                "a_high": row.a_side.high,
-                "tie_share": row.ties.value,
-                "skip_share": row.skips.value,
-                "rest_share": row.rest.value,
-                "late": row.late,
-                "flags": "; ".join(flag.text for flag in row.flags),
-            }
-        )
-    names = ["name", "kind", "enrolled_us"]
-    return rows, list(rows[0]) if rows else names
+def _panelists(found: Evidence, page: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    rows = [
+        {
+            **asdict(person),
+            "votes": row["votes"],
+            "median_s": row["median"].value,
+            "gold_right": row["gold"].hits,
+            "gold_asked": row["gold"].of,
+            "repeat_same": row["repeat"].hits,
+            "repeat_asked": row["repeat"].of,
+            "a_share": row["a_side"].value,
+            "a_low": row["a_side"].low,
+            "a_high": row["a_side"].high,
+            **{f"{name}_share": row[f"{name}s"].value for name in ("tie", "skip")},
+            "rest_share": row["rest"].value,
+            "late": row["late"],
+            "flags": "; ".join(flag.text for flag in row["flags"]),
+        }
+        for person, row in zip(found.panelists, page["panelists"], strict=True)
+    ]
+    return rows, list(rows[0]) if rows else ["name", "kind", "enrolled_us"]
 
 
 def _pairs(ledger: Ledger) -> Iterator[dict[str, Any]]:
@@ -349,7 +345,7 @@ def _cell(value: Any) -> Any:
 
 
 def _json(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True)
+    text = json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True, default=asdict)
     return (text + "\n").encode("utf-8", "replace")
 
 

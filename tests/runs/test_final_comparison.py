@@ -163,20 +163,20 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert result.everybody.interval == intervals.wilson(2, 3)  # the tie is in neither
     # The operator's page, which is recomputed from an export, says the same; while people vote,
     # only to those who turned the live view on.
-    assert overview.overview(evidence.read(ledger)).improving.final is None
+    assert overview.overview(evidence.read(ledger))["improving"]["final"] is None
     assert evidence.read(ledger).run.hidden_final == 6
     live = evidence.read(ledger, live=True)
     assert live.run.hidden_final == 0
-    shown = overview.overview(live).improving.final
-    assert (shown.tuned.value, shown.tuned.low, shown.tuned.high) == pytest.approx(
+    shown = overview.overview(live)["improving"]["final"]
+    assert (shown["tuned"].value, shown["tuned"].low, shown["tuned"].high) == pytest.approx(
         (result.everybody.share, *result.everybody.interval)
     )
-    assert (shown.ties, shown.skips, shown.untuned.of) == (1, 1, 3)
-    assert shown.majorities.value == result.majorities.share
+    assert (shown["ties"], shown["skips"], shown["untuned"].of) == (1, 1, 3)
+    assert shown["majorities"].value == result.majorities.share
     assert orders.get(ledger, order.id).closed_us is None
     orders.close(ledger, order.id, "op")
     assert orders.get(ledger, order.id).closed_us is not None
-    assert overview.overview(evidence.read(ledger)).improving.final == shown
+    assert overview.overview(evidence.read(ledger))["improving"]["final"] == shown
 
 
 def test_panelists_who_tuned_stand_apart(tuned):

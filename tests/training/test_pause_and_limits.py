@@ -241,8 +241,8 @@ def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, m
     budget.set_limits(ledger, "ann", Limits(money=money))
     outcome = go(plan, ledger, QuadraticPolicy(plan), until_step=12)
     assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
-    page = overview.overview(evidence.read(ledger)).cost
-    assert page.spent == pytest.approx(budget.money_spent(ledger, outcome.votes))
+    page = overview.overview(evidence.read(ledger))["cost"]
+    assert page["spent"] == pytest.approx(budget.money_spent(ledger, outcome.votes))
     budget.set_limits(ledger, "ann", Limits())
     ledger.close()
 

@@ -10,7 +10,6 @@ import pytest
 from szpo.analysis import agreement
 from szpo.analysis.vote_rows import VoteRow
 from szpo_ui.operator import page as operator_page
-from szpo_ui.operator import state
 from tests.support.operator_page import text
 from tests.support.overview import ballot
 from tests.support.overview import page as numbers
@@ -41,6 +40,9 @@ def contrary() -> list[VoteRow]:
     ]  # fmt: skip
 
 
+ABSENT = dict.fromkeys(("online", "excluded", "cast", "second", "access"))
+
+
 def turns(count: int, run: int = 0) -> list[VoteRow]:
     """Votes for A and B in turn, after so many for A."""
     return [ballot(i, "plus" if i < run or i % 2 else "minus") for i in range(count)]
@@ -65,9 +67,9 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
 )  # fmt: skip
 def test_each_flag_is_shown_with_its_reason(code, message, votes):
     rows = agreement.panelists(numbers(votes))
-    assert code in [flag.code for flag in rows[0].flags]
-    assert all(not row.flags for row in rows[1:])
-    people = [state.Person(row, None, online=False, excluded=False, cast=0) for row in rows]
+    assert code in [flag.code for flag in rows[0]["flags"]]
+    assert all(not row["flags"] for row in rows[1:])
+    people = [{**ABSENT, "row": row} for row in rows]
     shown = SimpleNamespace(people=people)
     table = operator_page._environment().get_template("operate/people.html")
     (first,) = re.findall(
@@ -75,6 +77,6 @@ def test_each_flag_is_shown_with_its_reason(code, message, votes):
     )[:1]
     assert "!" in text(first) and message in text(first)
     careful = agreement.panelists(numbers(turns(12)))
-    one = state.Person(careful[0], None, online=False, excluded=False, cast=0)
+    one = {**ABSENT, "row": careful[0]}
     shown = SimpleNamespace(people=[one])
     assert "nothing" in text(table.render(b=shown, access={}))

@@ -8,7 +8,6 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,14 +92,14 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     order = answered_final(voted)
     hidden = operator_page.page(voted.site)
     assert "not measured" in hidden and "6 are in" in hidden
-    assert state.read_state(voted.site).page.improving.final is None
+    assert state.read_state(voted.site)["page"]["improving"]["final"] is None
     do(voted, "live", on=True)
     shown = state.read_state(voted.site)
-    assert shown.page.improving.final is not None
-    assert shown.page.improving.final.tuned.of == 4
-    assert "turned the view of open votes on" in [line.text for line in shown.log]
+    assert shown["page"]["improving"]["final"] is not None
+    assert shown["page"]["improving"]["final"]["tuned"].of == 4
+    assert "turned the view of open votes on" in [line.text for line in shown["log"]]
     do(voted, "live", on=False)
-    assert state.read_state(voted.site).page.improving.final is None
+    assert state.read_state(voted.site)["page"]["improving"]["final"] is None
     file = io.BytesIO()
     bundle.write(voted.ledger, file)
     with zipfile.ZipFile(file) as packed:
@@ -109,7 +108,10 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
         assert '"final"' not in packed.read("votes.jsonl").decode()
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
-    assert state.read_state(voted.site).page.improving.final == shown.page.improving.final
+    assert (
+        state.read_state(voted.site)["page"]["improving"]["final"]
+        == shown["page"]["improving"]["final"]
+    )
 
 
 # ---- what more votes would buy ----
@@ -144,11 +146,11 @@ def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted: St
 def test_votes_for_going_on_are_drawn_as_shares_over_votes_until_a_gain_is_measured(
     voted: Stage,
 ) -> None:
-    (first, second) = state.read_state(voted.site).page.values
+    (first, second) = state.read_state(voted.site)["page"]["values"]
     assert charts.path([first, second]) == "", "no picture of one point"
     certain = Estimate(math.log(3), 0.0, math.log(9), 8)
-    third = replace(second, pooled=certain, votes=4)
-    drawn = charts.path([first, third, replace(third, votes=8)])
+    third = {**second, "pooled": certain, "votes": 4}
+    drawn = charts.path([first, third, {**third, "votes": 8}])
     # After 8 and 16 votes three in four, between one half and nine in ten.
     assert 'class="s0 line" points="56.0,67.0 624.0,67.0"' in drawn
     assert "56.0,36.4 624.0,36.4 624.0,118.0 56.0,118.0" in drawn and ">100 %</text>" in drawn
@@ -176,7 +178,7 @@ def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(
         do(voted, "not-about", name="i", on=True)
     assert "followed again" in do(voted, "not-about", name="commas").text
     assert "By order" not in operator_page.page(voted.site)
-    lines = [line.text for line in state.read_state(voted.site).log]
+    lines = [line.text for line in state.read_state(voted.site)["log"]]
     assert "ordered from round 3 on: votes are not about commas" in lines
 
 
@@ -247,24 +249,24 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
 
 
 def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
-    before = state.read_state(voted.site).page
+    before = state.read_state(voted.site)["page"]
     cast(voted, "Bob")
     shown = operator_page.page(voted.site)
     assert "2 of 4 votes in" in text(shown)
     assert "hidden until the round closes" in text(shown)
-    after = state.read_state(voted.site).page
-    assert after.values == before.values
-    assert after.agreement == before.agreement
-    assert [p.votes for p in after.panelists] == [p.votes for p in before.panelists]
+    after = state.read_state(voted.site)["page"]
+    assert after["values"] == before["values"]
+    assert after["agreement"] == before["agreement"]
+    assert [p["votes"] for p in after["panelists"]] == [p["votes"] for p in before["panelists"]]
 
 
 def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
     do(voted, "live", on=True)
-    assert len(state.read_state(voted.site).page.values) == 3
+    assert len(state.read_state(voted.site)["page"]["values"]) == 3
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
     do(voted, "live", on=False)
-    assert len(state.read_state(voted.site).page.values) == 2
-    reported = [line.text for line in state.read_state(voted.site).log if line.who == "Olga"]
+    assert len(state.read_state(voted.site)["page"]["values"]) == 2
+    reported = [line.text for line in state.read_state(voted.site)["log"] if line.who == "Olga"]
     assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
 
 
@@ -320,17 +322,17 @@ def test_start_refuses_what_panelists_could_not_judge(tmp_path: Path) -> None:
 
 def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted: Stage) -> None:
     do(voted, "pause", reason="lunch")
-    assert state.read_state(voted.site).status.state == "paused"
+    assert state.read_state(voted.site)["status"].state == "paused"
     assert voted.ledger.step(2)["state"] == "open"  # type: ignore[index]
     do(voted, "resume")
-    found = state.read_state(voted.site).status
+    found = state.read_state(voted.site)["status"]
     assert (found.state, found.votes_in) == ("open", 1)
     do(voted, "pause-after", reason="enough for today")
-    assert state.read_state(voted.site).pending is not None
+    assert state.read_state(voted.site)["pending"] is not None
     do(voted, "pause", reason="  ")  # in a hurry: no reason has to be found first
-    found = state.read_state(voted.site).status
+    found = state.read_state(voted.site)["status"]
     assert (found.state, found.pause_reason) == ("paused", "")
-    assert any(line.text == "paused the run" for line in state.read_state(voted.site).log)
+    assert any(line.text == "paused the run" for line in state.read_state(voted.site)["log"])
 
 
 def test_a_round_is_closed_with_a_quorum_and_a_reason(voted: Stage) -> None:
@@ -343,7 +345,7 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted: Stage) -> None:
     row = voted.ledger.step(2)
     assert row is not None
     assert (row["state"], row["closed_by"]) == ("closed", "operator")
-    assert any("everybody left" in line.text for line in state.read_state(voted.site).log)
+    assert any("everybody left" in line.text for line in state.read_state(voted.site)["log"])
     with pytest.raises(UsageError, match="no round is open"):
         do(voted, "close", reason="again")
 
@@ -369,10 +371,10 @@ def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
 def test_money_is_reported_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
     paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
     stage = make(tmp_path / "run.db", clock=MovableClock(), sets=paid)
-    planned = state.read_state(stage.site).before
+    planned = state.read_state(stage.site)["before"]
     assert planned is not None
-    assert planned.money == pytest.approx(planned.votes * 0.2 + planned.person_hours * 15)
-    assert f"about {planned.money:,.2f} CHF" in text(operator_page.page(stage.site))
+    assert planned["money"] == pytest.approx(planned["votes"] * 0.2 + planned["person_hours"] * 15)
+    assert f"about {planned['money']:,.2f} CHF" in text(operator_page.page(stage.site))
     assert "Money, in CHF" in operator_page.dialogs(stage.site)
     do(stage, "limits", money=0.5)
     assert budget.read_limits(stage.ledger) == budget.Limits(money=0.5)
@@ -383,13 +385,15 @@ def test_money_is_reported_before_the_start_and_can_be_limited(tmp_path: Path) -
 
 def test_votes_are_added_and_the_round_counts_to_the_new_end(voted: Stage) -> None:
     before = state.read_state(voted.site)
-    assert before.page.progress.planned is not None
+    assert before["page"]["progress"]["planned"] is not None
     reply = do(voted, "more", votes=40)
     after = state.read_state(voted.site)
     each = voted.site.config.votes_per_step
-    assert after.page.progress.planned == before.page.progress.planned + 40 // each
-    assert voted.site.status.read().rounds == after.page.progress.planned
-    assert after.log[0].text.startswith("added votes: the run ends after ")
+    assert (
+        after["page"]["progress"]["planned"] == before["page"]["progress"]["planned"] + 40 // each
+    )
+    assert voted.site.status.read().rounds == after["page"]["progress"]["planned"]
+    assert after["log"][0].text.startswith("added votes: the run ends after ")
     with pytest.raises(UsageError, match="pay for no step"):
         do(voted, "more", votes=0)
     with pytest.raises(UsageError, match="how many"):
@@ -403,7 +407,7 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     found = budget.read_limits(voted.ledger)
     assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
     assert found.at_us == 1_896_111_000_000_000
-    assert state.read_state(voted.site).page.progress.planned == 3
+    assert state.read_state(voted.site)["page"]["progress"]["planned"] == 3
     do(voted, "limits")
     assert budget.read_limits(voted.ledger) == budget.Limits()
     with pytest.raises(UsageError, match="name no pay"):
@@ -457,7 +461,7 @@ def test_erasing_wants_the_name_typed(voted: Stage) -> None:
         do(voted, "erase", name="Bob", typed="Ada")
     do(voted, "erase", name="Bob", typed="Bob")
     assert all(each.name != "Bob" for each in credentials.list_people(voted.ledger))
-    assert [p.row.votes for p in state.read_state(voted.site).people] == [4, 4]
+    assert [p["row"]["votes"] for p in state.read_state(voted.site)["people"]] == [4, 4]
 
 
 HELD_UP = (

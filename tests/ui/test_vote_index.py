@@ -26,7 +26,6 @@ from szpo_ui.operator import (
     vote_filter,
     vote_pages,
     votes_page,
-    winning_words,
     word_search,
 )
 from szpo_ui.operator.vote_index import VoteIndex
@@ -132,7 +131,7 @@ def index(filled):
     made.close()
 
 
-def read(index: VoteIndex, **chosen: str) -> vote_pages.Page:
+def read(index: VoteIndex, **chosen: str) -> dict[str, Any]:
     return vote_pages.read(index, vote_filter.parse(chosen.items()))
 
 
@@ -150,8 +149,8 @@ def dump(index: VoteIndex) -> dict[str, list[tuple[Any, ...]]]:
 
 def test_every_vote_is_counted_or_has_the_reason_why_not(filled, index):
     names = {number: name for name, number in filled[1].items()}
-    states = {names.get(v.vote, "Bob in round 2"): v.state
-              for item in read(index).items for v in item.votes}  # fmt: skip
+    votes = [vote for item in read(index)["comparisons"] for vote in item["votes"]]
+    states = {names.get(vote["vote"], "Bob in round 2"): vote["state"] for vote in votes}
     assert states == {
         "Ada first": "changed", "Ada changed": "counted", "Bob": "counted",
         "Dan skips": "skipped", "Cleo late": "late", "Ada in round 2": "counted",
@@ -201,20 +200,19 @@ def test_reading_on_gives_what_reading_anew_gives(tmp_path, live):
 
 
 def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(filled, index):
-    (item,) = read(index, state="open").items
-    (given,) = item.votes
-    assert item.open and item.sides == vote_pages.UNNAMED
-    assert (given.panelist, given.choice, given.verdict, given.plus_side) == (
-        "Bob", None, None, None,
-    )  # fmt: skip
-    assert (given.notes, given.remark, given.reported) == ({}, None, False)
-    assert read(index, q="zebra").total == 0
-    assert item.number not in [i.number for i in read(index, answer="minus").items]
-    assert item.step == 3
+    (item,) = read(index, state="open")["comparisons"]
+    (given,) = item["votes"]
+    assert item["open"] and item["sides"] == vote_pages.UNNAMED and item["step"] == 3
+    says = ("panelist", "choice", "verdict", "plus_side", "notes", "remark", "reported")
+    assert [given[name] for name in says] == ["Bob", None, None, None, {}, None, None]
+    assert read(index, q="zebra")["total"] == 0
+    minus = read(index, answer="minus")["comparisons"]
+    assert item["number"] not in [each["number"] for each in minus]
     live = index_of(filled[0], live=True)
-    (shown,) = read(live, q="zebra").items
-    assert shown.number == item.number and shown.tally == (0, 1) and shown.preferred == 1
-    assert shown.votes[0].verdict == "minus" and item.preferred is None
+    (shown,) = read(live, q="zebra")["comparisons"]
+    assert shown["number"] == item["number"] and shown["tally"] == (0, 1)
+    assert (shown["preferred"], item["preferred"]) == (1, None)
+    assert shown["votes"][0]["verdict"] == "minus"
     while live.advance(live=False):
         pass
     assert dump(live) == dump(index)
@@ -243,11 +241,12 @@ def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(filled, in
 )
 def test_a_filter_finds_the_votes_that_meet_it(filled, index, chosen, names):
     page = read(index, **chosen)
-    found = {v.vote for item in page.items for v in item.votes if v.chosen}
+    votes = [vote for item in page["comparisons"] for vote in item["votes"]]
+    found = {vote["vote"] for vote in votes if vote["chosen"]}
     wanted = {filled[1][name] for name in names}
     assert wanted <= found if "q" in chosen else wanted == found
     if "q" not in chosen:
-        assert page.votes == len(wanted)
+        assert page["votes"] == len(wanted)
 
 
 FOUND = [
@@ -260,13 +259,13 @@ FOUND = [
 def test_words_are_found_by_their_beginnings_in_any_case_script_and_accent(index):
     for query, total in FOUND:
         with case(query, total):
-            assert read(index, q=query).total == total
+            assert read(index, q=query)["total"] == total
 
 
 @pytest.mark.parametrize("query", ['"', 'amber" OR 1', "*", "NEAR(", "a:b", "-x", "😀", "'; --"])
 def test_no_search_is_read_as_a_command(index, query):
     try:
-        assert read(index, q=query).total <= index.of
+        assert read(index, q=query)["total"] <= index.of
     except UsageError as error:
         assert str(error).startswith("search: there is no letter and no number")
 
@@ -285,32 +284,33 @@ def test_marked_words_join_to_the_text():
 @pytest.mark.parametrize("sort", vote_filter.SORTS)
 def test_pages_hold_each_comparison_once_forward_and_backward(index, sort, monkeypatch):
     chosen = vote_filter.parse([("sort", sort)])
-    whole = [item.number for item in vote_pages.read(index, chosen).items]
-    assert len(whole) == vote_pages.read(index, chosen).total > 1
+    found = vote_pages.read(index, chosen)
+    whole = [item["number"] for item in found["comparisons"]]
+    assert len(whole) == found["total"] > 1
     size = len(whole) // 2
     monkeypatch.setattr(vote_pages, "SIZE", size)
 
     def walk(query: str | None, way: str) -> Iterator[list[int]]:
         while query is not None:
             page = read(index, **dict(pair.split("=") for pair in query.split("&") if pair))
-            yield [item.number for item in page.items]
-            query = getattr(page, way)
+            yield [item["number"] for item in page["comparisons"]]
+            query = page[way]
 
     forward = list(walk(chosen.query(), "older"))
     assert list(chain.from_iterable(forward)) == whole
     assert [len(page) for page in forward[:-1]] == [size] * (len(forward) - 1) != []
     last = read(index, sort=sort)
-    while last.older is not None:
-        last = read(index, **dict(pair.split("=") for pair in last.older.split("&")))
-    back = [[item.number for item in last.items], *walk(last.newer, "newer")]
+    while last["older"] is not None:
+        last = read(index, **dict(pair.split("=") for pair in last["older"].split("&")))
+    back = [[item["number"] for item in last["comparisons"]], *walk(last["newer"], "newer")]
     assert back == forward[::-1]
 
 
 def test_comparisons_that_divide_people_most_come_first(index):
     """Two for plus and one, a spare one, for minus; two for plus; nobody else has two answers."""
-    splits = [item.split for item in read(index, sort="split").items if item.step == 1]
-    assert splits == [0.3333, 0.0]
-    everything = [item.split for item in read(index, sort="split").items]
+    found = read(index, sort="split")["comparisons"]
+    assert [item["split"] for item in found if item["step"] == 1] == [0.3333, 0.0]
+    everything = [item["split"] for item in found]
     assert everything == sorted(everything, key=lambda split: -(split or 0))
     assert None not in everything
 
@@ -359,8 +359,8 @@ def test_the_table_has_a_line_for_each_vote_and_prompt_and_no_formula(index):
 def test_json_lines_hold_the_votes_that_were_chosen_and_no_open_round(filled, index):
     def lines(**chosen: str) -> list[dict[str, Any]]:
         found = vote_filter.parse(chosen.items())
-        file = vote_export.write(lambda look: look(index), found, "jsonl")
-        return [json.loads(line) for line in b"".join(vote_export.parts(file)).splitlines()]
+        with vote_export.write(lambda look: look(index), found, "jsonl") as file:
+            return [json.loads(line) for line in file]
 
     everything = lines()
     assert {line["round"] for line in everything} == {1, 2, 3, None}  # the fourth is open
@@ -377,14 +377,16 @@ def test_a_page_says_that_the_index_is_not_whole_until_votes_and_words_are_read(
     index = VoteIndex(filled[0].ledger.path, filled[0].clock)
     seen = []
     while index.advance(live=False):
-        seen.append(read(index).is_whole)
+        seen.append(read(index)["is_whole"])
     assert seen == [False] * len(seen) and len(seen) > 3
-    assert read(index).is_whole and read(index).votes == 12
-    assert not read(index, q="amber").is_whole and read(index, q="amber").total == 0
-    assert vote_export._numbers(vote_filter.parse([("q", "amber")]), index) is None
+    assert read(index)["is_whole"] and read(index)["votes"] == 12
+    amber = read(index, q="amber")
+    assert not amber["is_whole"] and amber["total"] == 0
+    assert vote_export.find_numbers(vote_filter.parse([("q", "amber")]), index) is None
     while index.advance(live=False, words=True):
         pass
-    assert read(index, q="amber").is_whole and read(index, q="amber").total > 3
+    amber = read(index, q="amber")
+    assert amber["is_whole"] and amber["total"] > 3
     index.close()
 
 
@@ -402,16 +404,16 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     index = VoteIndex(stage.ledger.path)
     while index.advance(live=False):
         pass
-    found = vote_pages.read(index, vote_filter.parse([("state", "second")]))
-    (item,) = found.items
-    assert found.votes == 1 and item.comparison == seat.comparison
-    (own,) = (given for given in item.votes if given.state == "second")
-    assert (own.vote, own.panelist, own.verdict) == (answer.vote, "Cleo", "minus")
-    assert own.remark is None, "what the page adds is no remark of hers"
-    cast = state.count(stage.ledger)
-    assert (cast.by_name["Cleo"], dict(cast.second)) == (1, {"Ada": 0, "Bob": 0, "Cleo": 1})
-    assert item.split == pytest.approx(1 / 3, abs=1e-4), "two for plus, the second for minus"
-    assert vote_pages.read(index, vote_filter.parse([("state", "late")])).total == 0
+    found = read(index, state="second")
+    (item,) = found["comparisons"]
+    assert found["votes"] == 1 and item["comparison"] == seat.comparison
+    (own,) = (given for given in item["votes"] if given["state"] == "second")
+    assert (own["vote"], own["panelist"], own["verdict"]) == (answer.vote, "Cleo", "minus")
+    assert own["remark"] is None, "what the page adds is no remark of hers"
+    cast, second, _ = state.count(stage.ledger)
+    assert (cast["Cleo"], dict(second)) == (1, {"Ada": 0, "Bob": 0, "Cleo": 1})
+    assert item["split"] == pytest.approx(1 / 3, abs=1e-4), "two for plus, the second for minus"
+    assert read(index, state="late")["total"] == 0
     index.close()
     stage.ledger.close()
 
@@ -428,19 +430,18 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path):
         while index.advance(live=True, words=True):
             pass
         chosen = vote_filter.parse([("q", "tea")])
-        found, *_ = votes_page._read(chosen, index)
-        shown[view] = votes_page._render(stage.site, chosen, found)
-        first, second, third = found.items[-1].rows
-        assert first.answers[0].formatted is None and first.answers[0].written.startswith("No")
-        assert str(second.answers[0].formatted).startswith(
+        found = votes_page.read(chosen, index)
+        shown[view] = votes_page.render(stage.site, chosen, **found)
+        first, second, third = found["found"]["comparisons"][-1]["rows"]
+        assert first["answers"][0].formatted is None and str(first["answers"][0])[:2] == "No"
+        assert str(second["answers"][0].formatted).startswith(
             '<p dir="auto"><strong>Green <span class="sz-diff">tea</span></strong> 1, '
         )
         # A bound on the characters of a page: the third row is over it, one pair alone is not.
-        room = sum(len(t.written) for row in (first, second) for t in row.answers)
-        bare = vote_pages.read(index, chosen).items[-1:]
-        (item,) = votes_page.add_markup(bare, "tea", room)
-        assert [row.answers[1].formatted is None for row in item.rows] == [True, False, True]
-        assert third.answers[1].formatted is not None
+        room = sum(len(str(text)) for row in (first, second) for text in row["answers"])
+        (item,) = vote_pages._comparisons(index, [1], chosen, vote_pages.ALONE, room)
+        assert [row["answers"][1].formatted is None for row in item["rows"]] == [True, False, True]
+        assert third["answers"][1].formatted is not None
         index.close()
         stage.ledger.close()
     assert 'id="vb-formatted" autocomplete="off" checked' in shown["formatted"]
@@ -449,7 +450,7 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path):
 
 def test_the_preferred_text_and_what_differs_are_marked_in_plain_words(filled, index):
     chosen = vote_filter.parse([("round", "2")])
-    page = votes_page._render(filled[0].site, chosen, *votes_page._read(chosen, index))
+    page = votes_page.render(filled[0].site, chosen, **votes_page.read(chosen, index))
     assert re.findall(r"preferred, \d : \d", page).count("preferred, 2 : 1") == 3, (
         "its three prompts"
     )
@@ -462,17 +463,17 @@ def test_the_preferred_text_and_what_differs_are_marked_in_plain_words(filled, i
 
 
 def test_words_of_preferred_texts_are_told_for_the_votes_that_a_filter_finds(filled, index):
-    def told(**chosen: str) -> winning_words.WinningWords:
-        return winning_words.read(index, vote_filter.parse(chosen.items()))
+    def told(**chosen: str) -> dict[str, Any]:
+        return vote_pages.winning_words(index, vote_filter.parse(chosen.items()))
 
     # Two comparisons of three prompts; one pair is of other words.
     both = told(round="2")
-    assert (both.won, both.lost, both.comparisons) == ((("amber", 6, 0),), (("cobalt", 0, 5),), 2)
+    assert both == {"won": [("amber", 6, 0)], "lost": [("cobalt", 0, 5)], "comparisons": 2}
     dan = told(round="2", panelist="Dan")
-    assert (dan.won, dan.lost, dan.comparisons) == ((), (), 1), "three pairs say nothing"
-    assert told(state="open").comparisons == 0, "an open round gives nothing away"
+    assert dan == {"won": [], "lost": [], "comparisons": 1}, "three pairs say nothing"
+    assert told(state="open")["comparisons"] == 0, "an open round gives nothing away"
     chosen = vote_filter.parse([("round", "2")])
-    page = votes_page._render(filled[0].site, chosen, *votes_page._read(chosen, index))
+    page = votes_page.render(filled[0].site, chosen, **votes_page.read(chosen, index))
     assert '<a href="?q=amber&amp;round=2">amber</a>' in page and "6 : 0" in page
 
 
@@ -486,13 +487,13 @@ def test_hostile_texts_are_text_on_the_page_and_exact_in_the_file(tmp_path):
     vote(stage, "Ada", "plus", details={"comment": PAYLOADS[0]})
     index = index_of(stage, live=True)
     chosen = vote_filter.parse([])
-    page = Outline(str(votes_page._render(stage.site, chosen, votes_page._read(chosen, index)[0])))
+    page = Outline(votes_page.render(stage.site, chosen, **votes_page.read(chosen, index)))
     for tag, attrs in page.found:
         assert tag not in ("img", "iframe", "object", "svg", "style", "base"), (tag, attrs)
         assert not [name for name in attrs if name.startswith("on") or name == "style"], attrs
     assert all(attrs.get("src") for attrs in page.all("script"))
-    file = vote_export.write(lambda look: look(index), chosen, "jsonl")
-    (line,) = (json.loads(line) for line in b"".join(vote_export.parts(file)).splitlines())
+    with vote_export.write(lambda look: look(index), chosen, "jsonl") as file:
+        (line,) = (json.loads(line) for line in file)
     assert {row[side] for row in line["rows"] for side in ("plus", "minus")} >= set(PAYLOADS[:40])
     index.close()
     stage.ledger.close()

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
+from typing import Any
 
 from markupsafe import Markup
 
-from szpo.analysis.overview import StepValue
 from szpo.intervals import Estimate
 from szpo.reports.charts import Series, line_chart, ticks
 
@@ -40,39 +40,41 @@ class _Scale:
         return self.first + (inside - self.low) / span * (self.last - self.first)
 
 
-def values(steps: Sequence[StepValue], name: str = "chart") -> Markup:
+def values(steps: Sequence[dict[str, Any]], name: str = "chart") -> Markup:
     """Value differences per step with their intervals, and the band of ten steps pooled.
 
     A hollow dot is a step whose votes all went one way: its estimate is bounded by their number.
     Steps without a path behind them (the first) are drawn by plus and minus, as crosses.
     """
-    shown = [(s, s.heading if s.heading.n else s.raw) for s in steps]
+    shown = [(s, s["heading"] if s["heading"].n else s["raw"]) for s in steps]
     if not shown:
         return Markup('<p class="op-empty">Nothing to draw yet: no round has closed.</p>')
     edges = [abs(e) for _, x in shown for e in (x.low, x.high) if e is not None]
     reach = min(REACH, max(edges, default=1.0))
     marks = ticks(-reach, reach, 6)
     at_y = _Scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
-    first, last = shown[0][0].step, shown[-1][0].step
+    first, last = shown[0][0]["step"], shown[-1][0]["step"]
     at_x = _Scale(first - 0.5, max(last, first + 9) + 0.5, LEFT, WIDTH - RIGHT)
     parts = [f'<svg class="op-chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="'
              f'{escape(name, quote=True)}">']  # fmt: skip
     parts += _frame(marks, at_x, at_y, first, last)
-    parts += _band([(s.step, s.pooled) for s in steps if s.pooled.n], at_x, at_y)
-    parts += [_point(s, x, at_x(s.step), at_y) for s, x in shown]
+    parts += _band([(s["step"], s["pooled"]) for s in steps if s["pooled"].n], at_x, at_y)
+    parts += [_point(s, x, at_x(s["step"]), at_y) for s, x in shown]
     return Markup("".join([*parts, "</svg>"]))  # only numbers and our own words are in it
 
 
-def path(steps: Sequence[StepValue]) -> Markup:
+def path(steps: Sequence[dict[str, Any]]) -> Markup:
     """The share of votes for the way a run goes, ten steps pooled, over votes; empty before any.
 
     A share of p is a value difference of log p / (1 − p).
     """
-    counted = accumulate(s.votes for s in steps)
+    counted = accumulate(s["votes"] for s in steps)
     known = [
-        (votes, s.pooled.value, s.pooled.low, s.pooled.high)
+        (votes, s["pooled"].value, s["pooled"].low, s["pooled"].high)
         for votes, s in zip(counted, steps, strict=True)
-        if s.pooled.value is not None and s.pooled.low is not None and s.pooled.high is not None
+        if s["pooled"].value is not None
+        and s["pooled"].low is not None
+        and s["pooled"].high is not None
     ]
     if len(known) < 2:
         return Markup("")
@@ -111,16 +113,16 @@ def _band(pooled: Sequence[tuple[int, Estimate]], at_x: _Scale, at_y: _Scale) ->
             f'<polyline class="pooled" points="{line}"/>']  # fmt: skip
 
 
-def _point(step: StepValue, x: Estimate, px: float, at_y: _Scale) -> str:
+def _point(step: dict[str, Any], x: Estimate, px: float, at_y: _Scale) -> str:
     if x.value is None or x.low is None or x.high is None:
         return ""
     low, high, y = at_y(x.low), at_y(x.high), at_y(x.value)
     caption = (
-        f"round {step.step + 1}: {x.value:+.2f} [{x.low:+.2f} to {x.high:+.2f}], "
-        f"{step.votes} votes{', unanimous' if step.unanimous else ''}"
+        f"round {step['step'] + 1}: {x.value:+.2f} [{x.low:+.2f} to {x.high:+.2f}], "
+        f"{step['votes']} votes{', unanimous' if step['unanimous'] else ''}"
     )
-    if step.heading.n:
-        kind = "dot hollow" if step.unanimous else "dot"
+    if step["heading"].n:
+        kind = "dot hollow" if step["unanimous"] else "dot"
         mark = f'<circle class="{kind}" cx="{px:.1f}" cy="{y:.1f}" r="4.5"/>'
     else:
         mark = f'<path class="cross" d="M{px - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"/>'

@@ -7,13 +7,14 @@ figures change.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -36,11 +37,11 @@ from szpo.optim.named_features import groups_of
 from szpo.reports import bundle, html_report
 from szpo.reports.charts import draw_gain, draw_lesson, draw_share
 from szpo.training import budget
+from szpo.training.guards import Band
 from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
-from szpo_ui.operator.state import OperatorState, columns, read_state, version
-from szpo_ui.operator.vote_export import file_stem
+from szpo_ui.operator.state import columns, read_state, version
 from szpo_ui.panel import render
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web import login
@@ -62,21 +63,6 @@ LINKS: Final = {"votes": "votes", "answers": "writing answers", "update": "the u
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Vital:
-    """One figure of the run's health over its rounds."""
-
-    key: str
-    title: str
-    unit: str
-    digits: int
-    first: float
-    last: float
-    band: str
-    broken: bool
-    svg: Markup
 
 
 VITALS: Final = (
@@ -156,32 +142,36 @@ def router(site: Site) -> APIRouter:
         try:
             live = controls.is_live(site.ledger)
             bundle.write(site.ledger, file, live=live, as_of_us=site.clock(), anyway=anyway)
-            size = file.tell()
-            file.seek(0)
         except BaseException:
             file.close()
             raise
-        headers = {
-            "Content-Disposition": f'attachment; filename="{file_stem(site.ledger.path)}.zip"',
-            "Content-Length": str(size),
-        }
-        return StreamingResponse(_parts(file), media_type="application/zip", headers=headers)
+        return download(site, ".zip", "application/zip", file)
 
     @made.get("/report.html")
     def report(request: Request) -> Response:
         login.identity(site, request, "operator")
         written = html_report.render(site.ledger, open_round=controls.is_live(site.ledger))
-        name = f"{file_stem(site.ledger.path)}-report.html"
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(written, media_type="text/html", headers=headers)
+        return download(site, "-report.html", "text/html", io.BytesIO(written.encode()))
 
     return made
 
 
-def _parts(file: IO[bytes]) -> Iterator[bytes]:
-    with file:
-        while part := file.read(CHUNK):
-            yield part
+def download(site: Site, suffix: str, media_type: str, file: IO[bytes]) -> Response:
+    """A file that is sent in pieces under the run's name, and closed then."""
+
+    def parts() -> Iterator[bytes]:
+        with file:
+            while part := file.read(CHUNK):
+                yield part
+
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{stem}{suffix}"',
+        "Content-Length": str(size),
+    }
+    return StreamingResponse(parts(), media_type=media_type, headers=headers)
 
 
 def head() -> str:
@@ -199,6 +189,7 @@ def head() -> str:
 def page(site: Site, ack: str = "") -> str:
     """The whole page except its dialogs."""
     found = read_state(site)
+    figures, lesson, ahead = found["page"], found["lesson"], found["ahead"]
     return (
         _environment()
         .get_template("operate/page.html")
@@ -206,14 +197,14 @@ def page(site: Site, ack: str = "") -> str:
             b=found,
             prefix=site.prefix,
             ack=ack,
-            chart=charts.values(found.page.values, "Value difference per round; table below"),
+            chart=charts.values(figures["values"], "Value difference per round; table below"),
             health=vitals(found),
-            ahead=[] if found.ahead is None else outlook.table(found.ahead),
-            share=Markup(draw_share(found.helped.share)),
-            gain=Markup(draw_gain(found.helped) or ""),  # it escapes every text
-            path=charts.path(found.page.values),
-            lesson=Markup("" if found.lesson is None else draw_lesson(found.lesson)),
-            samples=None if found.samples is None else columns(found.samples),
+            ahead=[] if ahead is None else outlook.table(ahead),
+            share=Markup(draw_share(found["helped"].share)),
+            gain=Markup(draw_gain(found["helped"]) or ""),  # it escapes every text
+            path=charts.path(figures["values"]),
+            lesson=Markup("" if lesson is None else draw_lesson(lesson)),
+            samples=found["samples"] and columns(found["samples"]),
             preview=preview(site, found),
             checked=sample_check.read(site.ledger),
             recent=sample_check.recent(site.ledger),
@@ -259,14 +250,14 @@ def render_refusal(text: str, ack: str) -> Markup:
     )
 
 
-def preview(site: Site, found: OperatorState) -> str:
+def preview(site: Site, found: dict[str, Any]) -> str:
     """The panelist's page as a document of its own; empty once the run has begun."""
-    before, panel = found.before, site.config.panel
+    before, panel = found["before"], site.config.panel
     if before is None:
         return ""
     screen = Screen(
-        state="vote", name="P-00", status=found.status, key="", seat="preview",
-        paper=lambda: before.sheet, step=0,
+        state="vote", name="P-00", status=found["status"], key="", seat="preview",
+        paper=lambda: before["sheet"], step=0,
     )  # fmt: skip
     body = render.page(screen, render.rubric(panel, texts.ENGLISH), view=panel.view)
     return (
@@ -275,26 +266,29 @@ def preview(site: Site, found: OperatorState) -> str:
     )
 
 
-def vitals(found: OperatorState) -> list[Vital]:
-    """The health figures that the run has, each with its curve."""
-    made = []
+def vitals(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The health figures that the run has, each with its curve over the rounds."""
+    made, health = [], found["page"]["health"]
     for key, title, unit, digits in VITALS:
-        points = [(h.step, h.figures[key]) for h in found.page.health if key in h.figures]
+        points = [(h["step"], h["figures"][key]) for h in health if key in h["figures"]]
         if not points:
             continue
-        lowest, highest = getattr(found.facts.bands, key, None) or (-math.inf, math.inf)
-        low = lowest if lowest > 0 else None  # no figure is below 0
-        band = (low, highest if math.isfinite(highest) else None)
-        edges = [f"{edge:g}" for edge in band if edge is not None]
-        band_text = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
-        made.append(
-            Vital(
-                key, title, unit, digits, points[0][1], points[-1][1], band_text,
-                broken=any(key in h.broken for h in found.page.health[-1:]),
-                svg=charts.spark(points, band, f"{title} by round"),
-            )
-        )  # fmt: skip
+        band, band_text = guard_band(getattr(found["facts"].bands, key, None))
+        made.append({
+            "key": key, "title": title, "unit": unit, "digits": digits, "first": points[0][1],
+            "last": points[-1][1], "band": band_text, "broken": key in health[-1]["broken"],
+            "svg": charts.spark(points, band, f"{title} by round"),
+        })  # fmt: skip
     return made
+
+
+def guard_band(given: Band | None) -> tuple[tuple[float | None, float | None], str]:
+    """The edges of a guard's band, None where it is open, and in words; no figure is below 0."""
+    lowest, highest = given or (-math.inf, math.inf)
+    low, high = (lowest if lowest > 0 else None), (highest if math.isfinite(highest) else None)
+    edges = [f"{edge:g}" for edge in (low, high) if edge is not None]
+    text = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
+    return (low, high), text
 
 
 def number(value: float | None, digits: int = 2) -> str:

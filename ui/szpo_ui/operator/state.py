@@ -7,36 +7,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final
 
-from szpo.aggregation.link_test import LinkCheck
 from szpo.analysis import evidence, improvement, outlook, overview, taught
-from szpo.analysis.agreement import PanelistRow
-from szpo.analysis.evidence import RunFacts
-from szpo.analysis.improvement import Improvement
-from szpo.analysis.outlook import Outlook
-from szpo.analysis.overview import Overview
-from szpo.analysis.taught import Lesson
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.notices import hook_events
-from szpo.notices.hook_events import Failure
 from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan
 from szpo.training import budget, held_out
-from szpo.training.budget import Limits
-from szpo.training.held_out import HeldOut
-from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
 from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads
-from szpo.voting.pauses import PendingPause
 from szpo_ui.operator import controls, log
-from szpo_ui.operator.log import Line
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import Invited
@@ -44,90 +30,6 @@ from szpo_ui.web.site import Site
 
 ONLINE_US: Final = 150_000_000
 """A person seen within this time counts as online, µs; sightings are recorded once a minute."""
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """A panelist's figures with their access."""
-
-    row: PanelistRow
-    access: Invited | None
-    """None for programs."""
-    online: bool
-    excluded: bool
-    cast: int
-    """Training comparisons answered, those of the open round too; `row` has the counted ones."""
-    second: int = 0
-    """Those of them that were answered as a second person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """What the page shows before the first round."""
-
-    sheet: Sheet
-    real: bool
-    """The texts are the first round's; else the practice comparison stands in."""
-    minutes: float
-    """Reading time of a vote."""
-    person_hours: float
-    generation_minutes: float | None
-    votes: int
-    money: float | None
-    """What panelists are paid for all of it, where the settings name their pay."""
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorState:
-    """Everything that the operator's page shows at one time."""
-
-    version: str
-    name: str
-    status: RoundStatus
-    page: Overview
-    facts: RunFacts
-    controller: bool
-    """A controller drives the run."""
-    ended: str | None
-    """How the last controller ended, where none is there."""
-    people: tuple[Person, ...]
-    waiting: tuple[Invited, ...]
-    """Invited, but not in the table of panelists yet; operators too."""
-    log: tuple[Line, ...]
-    limits: Limits
-    pending: PendingPause | None
-    live: bool
-    quorum: float
-    orders: tuple[Order, ...]
-    blind: bool
-    """The run will order a final comparison by itself at its end."""
-    samples: Order | None
-    before: Before | None
-    question: str
-    guideline: str
-    votes_needed: int
-    """Votes from which an operator may close the open round."""
-    helped: Improvement
-    """Whether the run helped."""
-    doubt: str
-    """What speaks against handing its adapter on; "" where nothing is known against it."""
-    link: LinkCheck | None
-    """What triads say of the logistic link; None where none were ordered."""
-    held_out: HeldOut | None
-    """The last measurement on held-out prompts."""
-    hook: Failure | None
-    """The last message of the web hook, where it was given up."""
-    ahead: Outlook | None
-    """What more votes would buy; None under rules that do not look ahead."""
-    lesson: Lesson | None
-    """What the votes taught; None where coordinates are not named features."""
-    aside: tuple[str, ...]
-    """Groups of features that votes are not to be about."""
-
-    @property
-    def final_open(self) -> bool:
-        """A final comparison is under way."""
-        return any(o.kind == "final" and o.closed_us is None and not o.error for o in self.orders)
 
 
 def version(site: Site) -> str:
@@ -142,62 +44,65 @@ def driven(ledger: Ledger) -> bool:
     return lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
 
 
-def read_state(site: Site) -> OperatorState:
-    """Read the state of the page from the ledger."""
-    ledger = site.ledger
-    live, now = controls.is_live(ledger), site.clock()
-    status = site.status.read()
-    facts, page, cast, helped, lesson, doubt, ahead = _figures(site, live)
-    cast = count(ledger, cast)
-    placed = orders.orders(ledger)
+def read_state(site: Site) -> dict[str, Any]:
+    """What the page's templates call ``b``, read from the ledger.
+
+    ``page`` is `szpo.analysis.overview`, ``status`` the round's; ``controller`` says whether one
+    drives the run, and ``ended`` how the last one ended. ``waiting`` are those who are invited,
+    but not in the table of panelists; ``votes_needed`` those from which an operator may close the
+    open round; ``blind``: the run will order a final comparison by itself at its end.
+    """
+    ledger, config = site.ledger, site.config
+    live, now, status = controls.is_live(ledger), site.clock(), site.status.read()
+    figures = _figures(site, live)
+    cast, second, _ = count(ledger, figures["cast"])
+    placed, quorum = orders.orders(ledger), controls.quorum(site)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
     out = controls.list_excluded(ledger)
-    people = tuple(
-        Person(
-            row,
-            listed.get(row.name),
-            online=_online(listed.get(row.name), now),
-            excluded=row.name in out,
-            cast=cast.by_name.get(row.name, 0),
-            second=cast.second.get(row.name, 0),
-        )
-        for row in page.panelists
-    )
-    return OperatorState(
-        version=version(site),
-        name=ledger.path.stem,
-        status=status,
-        page=page,
-        facts=facts,
-        controller=driven(ledger),
-        ended=_last_end(ledger),
-        people=people,
-        waiting=tuple(each for each in listed.values() if each.role == "operator"),
-        log=log.read(ledger),
-        limits=controls.limits(site),
-        pending=pauses.find_pending_pause(ledger),
-        live=live,
-        quorum=controls.quorum(site),
-        orders=tuple(placed),
-        blind=site.config.panel.kind == PEOPLE and status.state != "finished",
-        samples=drawn[-1] if drawn else None,
-        before=_before(site) if not steps.has_opened(ledger) else None,
-        question=site.config.panel.question,
-        guideline=site.config.panel.guideline,
-        votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
-        helped=helped,
-        doubt=doubt,
-        link=triads.results(ledger),
-        held_out=held_out.read(ledger),
-        hook=hook_events.last_failure(ledger),
-        ahead=ahead,
-        lesson=lesson,
-        aside=tuple(set_aside.in_force(ledger)),
-    )
+    people = [
+        {
+            "row": row,
+            "access": listed.get(name := row["name"]),
+            "online": _online(listed.get(name), now),
+            "excluded": name in out,
+            "cast": cast[name],
+            "second": second[name],
+        }
+        for row in figures["page"]["panelists"]
+    ]
+    return {
+        **figures,
+        "version": version(site),
+        "name": ledger.path.stem,
+        "status": status,
+        "controller": driven(ledger),
+        "ended": _last_end(ledger),
+        "people": people,
+        "waiting": [each for each in listed.values() if each.role == "operator"],
+        "log": log.read(ledger),
+        "limits": controls.limits(site),
+        "pending": pauses.find_pending_pause(ledger),
+        "live": live,
+        "quorum": quorum,
+        "orders": placed,
+        "final_open": any(
+            o.kind == "final" and o.closed_us is None and not o.error for o in placed
+        ),
+        "blind": config.panel.kind == PEOPLE and status.state != "finished",
+        "samples": drawn[-1] if drawn else None,
+        "before": _before(site) if not steps.has_opened(ledger) else None,
+        "question": config.panel.question,
+        "guideline": config.panel.guideline,
+        "votes_needed": math.ceil(status.votes_needed * quorum - 1e-9),
+        "link": triads.results(ledger),
+        "held_out": held_out.read(ledger),
+        "hook": hook_events.last_failure(ledger),
+        "aside": set_aside.in_force(ledger),
+    }
 
 
-def _figures(site: Site, live: bool) -> Figures:
+def _figures(site: Site, live: bool) -> dict[str, Any]:
     """The figures and the votes cast, computed when a round moves and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
@@ -209,15 +114,13 @@ def _figures(site: Site, live: bool) -> Figures:
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> tuple[
-        RunFacts, Overview, VotesCast, Improvement, Lesson | None, str, Outlook | None
-    ]:
+    def read() -> dict[str, Any]:
         rows = evidence.read(ledger, live=live)
-        page = overview.overview(rows)
-        return (
-            rows.run, page, count(ledger), improvement.read(ledger), taught.read(ledger),
-            find_doubt(ledger), outlook.read(ledger, why=True),
-        )  # fmt: skip
+        return {
+            "page": overview.overview(rows), "facts": rows.run, "cast": count(ledger),
+            "helped": improvement.read(ledger), "lesson": taught.read(ledger),
+            "doubt": find_doubt(ledger), "ahead": outlook.read(ledger, why=True),
+        }  # fmt: skip
 
     return site.figures.get(key, read)
 
@@ -243,22 +146,28 @@ def _last_end(ledger: Ledger) -> str | None:
 # ---- before the first round ----
 
 
-def _before(site: Site) -> Before:
+def _before(site: Site) -> dict[str, Any]:
+    """What the page shows before the first round; ``minutes`` are the reading time of a vote.
+
+    ``sheet`` is of the first comparison if it is ``real``, else of the practice comparison.
+    ``money`` is what panelists are paid for all of it; None where the settings name no pay.
+    """
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
-    shown = first or calibration.practice_comparison()
     plan = cost_plan.estimate(config, matrix_seconds=_MATRIX_S)
     minutes = controls.reading_minutes(site)
     hours = plan.votes * minutes / 60
-    return Before(
-        sheet=_sheet(shown),
-        real=first is not None,
-        minutes=minutes,
-        person_hours=hours,
-        generation_minutes=plan.generation_minutes,
-        votes=plan.votes,
-        money=budget.pay(plan.votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
-    )
+    return {
+        "sheet": _sheet(first or calibration.practice_comparison()),
+        "real": first is not None,
+        "minutes": minutes,
+        "person_hours": hours,
+        "generation_minutes": plan.generation_minutes,
+        "votes": plan.votes,
+        "money": budget.pay(
+            plan.votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour
+        ),
+    }
 
 
 _MATRIX_S: Final = 0.02
@@ -280,23 +189,9 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
     return result.get("prompts", []), named
 
 
-@dataclass(frozen=True, slots=True)
-class VotesCast:
-    """Training comparisons that each panelist has answered, up to a vote."""
-
-    by_name: Mapping[str, int]
-    last: int
-    second: Mapping[str, int] = field(default_factory=dict)
-    """Those of them that were answered as a second person, which no round counts."""
-
-
-Figures: TypeAlias = tuple[
-    RunFacts, Overview, VotesCast, Improvement, Lesson | None, str, Outlook | None
-]
-"""What is read anew only when a round moves."""
-
-
-NONE: Final = VotesCast({}, 0)
+VotesCast = tuple[Counter[str], Counter[str], int]
+"""Training comparisons that each panelist has answered, those of them as a second person, which
+no round counts, and the last vote that was counted."""
 _CAST: Final = (
     f"SELECT p.pseudonym, count(*) AS n, sum(v.assignment IN {second_seats.SEATS}) AS second "
     "FROM votes v CROSS JOIN assignments a "
@@ -307,14 +202,14 @@ _CAST: Final = (
 """By pseudonym: comparisons answered, and those as a second person; (after, until)."""
 
 
-def count(ledger: Ledger, before: VotesCast = NONE) -> VotesCast:
+def count(ledger: Ledger, before: VotesCast = (Counter(), Counter(), 0)) -> VotesCast:
     """The votes cast until now, by pseudonym; what ``before`` has counted is not read again.
 
     A comparison counts once, however often its answer was changed; skips and late votes count.
     """
-    found, second = Counter(before.by_name), Counter(before.second)
+    cast, second, since = before[0].copy(), before[1].copy(), before[2]
     last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
-    for row in ledger.query(_CAST, (before.last, last)):
-        found[row["pseudonym"]] += row["n"]
+    for row in ledger.query(_CAST, (since, last)):
+        cast[row["pseudonym"]] += row["n"]
         second[row["pseudonym"]] += row["second"]
-    return VotesCast(found, last, second)
+    return cast, second, last

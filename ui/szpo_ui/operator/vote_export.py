@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import IO, Any, Final
 
 from szpo.data import spreadsheets
@@ -22,7 +20,6 @@ from szpo.errors import StorageError
 from szpo_ui.operator import vote_pages
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
-from szpo_ui.operator.vote_pages import Given, Item, Text, TextRow
 
 FORMS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl; charset=utf-8"}
 """Suffix and media type of each form."""
@@ -34,7 +31,6 @@ COLUMNS: Final = (
 """Columns of the table: a line for each vote and prompt."""
 PART: Final = 50
 """Comparisons that are read at once; pages are answered in between."""
-CHUNK: Final = 262_144
 PATIENCE_S: Final = 120.0
 """How long an export waits for the index, seconds."""
 
@@ -51,12 +47,12 @@ def write(ask: Ask, chosen: Filter, form: str) -> IO[bytes]:
     file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
     try:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-        items = _items(ask, chosen)
+        found = _read(ask, chosen)
         if form == "csv":
-            spreadsheets.write(text, COLUMNS, (line for item in items for line in lines(item)))
+            spreadsheets.write(text, COLUMNS, (line for each in found for line in _lines(each)))
         else:
-            for item in items:
-                text.write(json.dumps(as_json(item), ensure_ascii=False) + "\n")
+            for each in found:
+                text.write(json.dumps(_as_json(each), ensure_ascii=False) + "\n")
         text.detach()
         file.seek(0)
         return file
@@ -65,116 +61,80 @@ def write(ask: Ask, chosen: Filter, form: str) -> IO[bytes]:
         raise
 
 
-def parts(file: IO[bytes]) -> Iterator[bytes]:
-    """The file's bytes in pieces; it is closed after the last."""
-    with file:
-        while part := file.read(CHUNK):
-            yield part
-
-
-def file_stem(path: Path) -> str:
-    """The name of a run as a download may have it."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", path.stem) or "run"
-
-
-def _items(ask: Ask, chosen: Filter) -> Iterator[Item]:
+def _read(ask: Ask, chosen: Filter) -> Iterator[dict[str, Any]]:
     until = time.monotonic() + PATIENCE_S
-    while (found := ask(partial(_numbers, chosen))) is None:
+    while (found := ask(partial(find_numbers, chosen))) is None:
         if time.monotonic() > until:
             raise StorageError("the record is still being read; try again in a minute")
         time.sleep(0.1)
     for at in range(0, len(found), PART):
-        for item in ask(partial(_whole, found[at : at + PART], chosen)):
-            if not item.open:
-                yield item
+        some = found[at : at + PART]
+        for each in ask(partial(vote_pages.whole, some=some, chosen=chosen)):
+            if not each["open"]:
+                yield each
 
 
-def _numbers(chosen: Filter, index: VoteIndex) -> list[int] | None:
-    """What the filter finds; None until the index is whole."""
+def find_numbers(chosen: Filter, index: VoteIndex) -> list[int] | None:
+    """What the filter finds, by numbers; None until the index is whole."""
     whole = index.is_whole(words=chosen.q is not None)
     return vote_pages.numbers(index, chosen) if whole else None
 
 
-def _whole(some: list[int], chosen: Filter, index: VoteIndex) -> list[Item]:
-    return vote_pages.whole(index, some, chosen)
-
-
-def lines(item: Item) -> Iterator[dict[str, Any]]:
+def _lines(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The lines of a comparison in the table: one for each vote chosen and each prompt.
 
     A comparison without a vote has a line for each prompt.
     """
-    chosen: Iterable[Given | None] = [vote for vote in item.votes if vote.chosen]
-    head = _head(item)
-    for vote in chosen or (None,):
-        for row in item.rows:
-            yield {**dict.fromkeys(COLUMNS), **head, **_row(row), **_vote(vote, row.i)}
+    for vote in [vote for vote in found["votes"] if vote["chosen"]] or (None,):
+        for row in found["rows"]:
+            own = {} if vote is None else {**_vote(vote), "note": vote["notes"].get(row["i"])}
+            yield {**dict.fromkeys(COLUMNS), **_head(found), **_row(row), **own}
 
 
-def as_json(item: Item) -> dict[str, Any]:
+def _as_json(found: dict[str, Any]) -> dict[str, Any]:
     """A comparison as one object: its rows, and its votes that were chosen."""
     return {
-        **_head(item),
-        "number": item.number,
-        "repeats": item.repeats,
+        **_head(found),
+        "number": found["number"],
+        "repeats": found["repeats"],
         "rows": [
-            {**_row(row), "earlier": [[role, _plain(text)] for role, text in row.earlier]}
-            for row in item.rows
+            {**_row(row), "earlier": [[role, str(text)] for role, text in row["earlier"]]}
+            for row in found["rows"]
         ],
         "votes": [
-            {**_vote(vote, None), "notes": {str(i): note for i, note in vote.notes.items()}}
-            for vote in item.votes
-            if vote.chosen
+            {**_vote(vote), "notes": {str(i): note for i, note in vote["notes"].items()}}
+            for vote in found["votes"]
+            if vote["chosen"]
         ],
     }
 
 
-def _head(item: Item) -> dict[str, Any]:
+def _head(found: dict[str, Any]) -> dict[str, Any]:
     return {
-        "comparison": item.comparison,
-        "kind": item.kind,
-        "round": None if item.step is None else item.step + 1,
-        "direction": item.k,
-        "n": item.n,
-        "expected": item.expected,
+        "comparison": found["comparison"],
+        "kind": found["kind"],
+        "round": None if found["step"] is None else found["step"] + 1,
+        "direction": found["k"],
+        "n": found["n"],
+        "expected": found["expected"],
     }
 
 
-def _row(row: TextRow) -> dict[str, Any]:
-    plus, minus = row.answers
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    plus, minus = row["answers"]
     return {
-        "row": row.i,
-        "prompt": _plain(row.text),
-        "plus": _plain(plus),
-        "minus": _plain(minus),
-        "plus_cut": int(plus.cut),
-        "minus_cut": int(minus.cut),
-    }
+        "row": row["i"], "prompt": str(row["text"]), "plus": str(plus), "minus": str(minus),
+        "plus_cut": int(plus.cut), "minus_cut": int(minus.cut),
+    }  # fmt: skip
 
 
-def _plain(text: Text) -> str:
-    return "".join(piece.text for piece in text.pieces)
-
-
-def _vote(vote: Given | None, row: int | None) -> dict[str, Any]:
-    """A vote's columns; ``row``: with the note on that prompt."""
-    if vote is None:
-        return {}
-    answered = datetime.fromtimestamp(vote.received_us / 1e6, UTC)
-    note = {} if row is None else {"note": vote.notes.get(row)}
+def _vote(vote: dict[str, Any]) -> dict[str, Any]:
+    answered = datetime.fromtimestamp(vote["received_us"] / 1e6, UTC)
+    names = ("vote", "panelist", "plus_side", "choice", "verdict")
     return {
-        "vote": vote.vote,
-        "panelist": vote.panelist,
-        "plus_side": vote.plus_side,
-        "choice": vote.choice,
-        "verdict": vote.verdict,
-        "counted": int(vote.state == "counted"),
-        "state": vote.state,
-        "remark": vote.remark,
-        "reported": int(vote.reported),
-        "fast": int(vote.fast),
-        "revision": vote.revision,
-        "seconds": round(vote.seconds, 1),
+        **{name: vote[name] for name in names},
+        "counted": int(vote["state"] == "counted"),
+        **{name: vote[name] for name in ("state", "remark", "reported", "fast", "revision")},
+        "seconds": round(vote["seconds"], 1),
         "answered": answered.isoformat(timespec="seconds"),
-        **note,
     }

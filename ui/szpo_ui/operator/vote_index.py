@@ -8,34 +8,114 @@ operator's switch shows open votes), so that no page, filter or search can give 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from szpo.analysis import evidence
 from szpo.errors import StorageError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.database import Clock, Ledger, Record, now_us
-from szpo.voting import counting
-from szpo_ui.operator import vote_tables, word_search
-from szpo_ui.operator.word_search import with_spaces
+from szpo.voting import counting, second_seats
+from szpo_ui.operator import word_search
+from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
 PART: Final = 128
 """Comparisons that one call of `VoteIndex.advance` adds at most."""
-
-State: TypeAlias = Literal[
-    "counted", "open", "late", "second", "changed", "excluded", "void", "skipped", "spare", "apart"
-]
-"""Whether a vote counts in an update, or why it does not."""
-
-_Group: TypeAlias = tuple[Literal["step", "one"], int]
-"""What is read at once: the training comparisons of a step, or one other comparison by number."""
-
 HOLDS: Final = ("counted", "spare", "apart", "second")
 """States of answers that say what their panelist holds."""
 _NO_REMARK: Final = frozenset({"notes", "device", "view", "language"})
 """Details of a vote that are texts of the panel's page, no remark of its panelist."""
+_Group = tuple[str, int]
+"""What is read at once: ("step", the training comparisons of a step) or ("one", another one)."""
+
+_TABLES: Final = (
+    "PRAGMA temp.cache_size = -16000",
+    # number: the comparison's rowid; kind: the ledger's kinds, and "triad".
+    "CREATE TEMP TABLE shown (number INTEGER PRIMARY KEY, kind TEXT, step INTEGER, "
+    "votes INTEGER DEFAULT 0, split INTEGER DEFAULT -1, voted_us INTEGER DEFAULT 0)",
+    *(f"CREATE INDEX temp.shown_{name} ON shown ({name}, number)"
+      for name in ("kind", "step", "votes", "split", "voted_us")),
+    # State: whether a vote counts in an update, or why it does not.
+    "CREATE TEMP TABLE given (vote INTEGER PRIMARY KEY, number INTEGER, panelist TEXT, "
+    "state TEXT, choice TEXT, verdict TEXT, note INTEGER, reported INTEGER, fast INTEGER, "
+    "remark TEXT, seat TEXT, at_us INTEGER)",
+    "CREATE INDEX temp.given_number ON given (number)",
+    *(f"CREATE INDEX temp.given_{name} ON given ({name}, number)"
+      for name in ("panelist", "state", "choice", "verdict")),
+    *(f"CREATE INDEX temp.given_{name} ON given (number) WHERE {name} = 1"
+      for name in ("note", "reported", "fast")),
+    "CREATE INDEX temp.given_remark ON given (number, remark) WHERE remark IS NOT NULL",
+    # prompt: numbers in order of first appearance, so that a link to one stays right.
+    "CREATE TEMP TABLE prompts (prompt INTEGER PRIMARY KEY, turns TEXT UNIQUE)",
+    "CREATE TEMP TABLE asked (prompt INTEGER, number INTEGER, PRIMARY KEY (prompt, number)) "
+    "WITHOUT ROWID",
+    # Beginnings of three and four letters are read as one word: a hundred words begin so.
+    "CREATE VIRTUAL TABLE temp.words USING fts5(text, content='', prefix='3 4', "
+    f"tokenize='{TOKENIZER}')",
+    "CREATE TEMP TABLE matched (number INTEGER PRIMARY KEY)",
+    # Segments are not merged: that takes half of the time of making them, in pauses of its own,
+    # and a search among hundreds of them takes a millisecond more.
+    "INSERT INTO temp.words (words, rank) VALUES ('automerge', 0)",
+    "INSERT INTO temp.words (words, rank) VALUES ('crisismerge', 1000)",
+)  # fmt: skip
+_PART: Final = (
+    "WITH part AS (SELECT rowid AS number, * FROM comparisons WHERE rowid > ? AND rowid <= ?) "
+)
+_ADD: Final = (
+    f"{_PART}INSERT INTO temp.shown (number, kind, step) SELECT number, "
+    "iif(kind = 'repeat' AND repeats IS NULL, 'triad', kind), step FROM part",
+    f"{_PART}INSERT OR IGNORE INTO temp.prompts (turns) SELECT a.prompt FROM part "
+    "CROSS JOIN answers a USING (comparison) ORDER BY number, a.i",
+    f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
+    "CROSS JOIN answers a USING (comparison) CROSS JOIN temp.prompts p ON p.turns = a.prompt",
+)
+"""Add comparisons of a part, their prompts and who was asked what; (after, until)."""
+_ADD_WORDS: Final = (
+    f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(with_spaces("
+    "(SELECT group_concat(json_extract(value, '$[1]'), ' ') FROM json_each(a.prompt)) || ' ' || "
+    "a.plus || ' ' || a.minus), ' ') FROM answers a WHERE a.comparison = part.comparison) "
+    "FROM part"
+)
+_WHERE: Final = {
+    "step": "c.run = ? AND c.step = ? AND c.kind = 'train'", "one": "c.run = ? AND c.rowid = ?",
+}  # fmt: skip
+"""Where the comparisons of a group stand; (run, step or number)."""
+_VOTES: Final = (
+    "SELECT c.rowid AS number, c.kind, v.vote, v.assignment, v.choice, v.late, v.skip_reason, "
+    "v.details, v.received_us, a.plus_side, p.pseudonym, "
+    f"v.late AND v.assignment IN {second_seats.SEATS} AS second FROM comparisons c "
+    "CROSS JOIN assignments a USING (comparison) CROSS JOIN votes v USING (assignment) "
+    "CROSS JOIN panelists p USING (panelist) WHERE {} ORDER BY v.vote"
+)
+"""All votes of a group's comparisons."""
+_TOUCHED: Final = (
+    "SELECT DISTINCT c.rowid AS number, c.kind, c.step FROM {} CROSS JOIN assignments a "
+    "USING (assignment) CROSS JOIN comparisons c USING (comparison) WHERE {} > ?"
+)
+_NEWS: Final = {
+    "vote": ("votes", _TOUCHED.format("votes v", "v.vote")),
+    "amendment": (
+        "amendments",
+        _TOUCHED.format("amendments m CROSS JOIN votes v USING (vote)", "m.amendment"),
+    ),
+}  # fmt: skip
+"""Of each kind of news: its table, and the comparisons it touches; (the last that was read)."""
+_INSERT: Final = (
+    "INSERT INTO temp.given SELECT "
+    + ", ".join(f"json_extract(value, '$[{i}]')" for i in range(12))
+    + " FROM json_each(?)"
+)
+_THESE: Final = "number IN (SELECT value FROM json_each(?))"
+_COUNT: Final = (
+    "UPDATE temp.shown SET (votes, voted_us) = (SELECT count(DISTINCT seat), "
+    "coalesce(max(at_us), 0) FROM temp.given g WHERE g.number = shown.number), "
+    "split = coalesce((SELECT iif(sum(n) > 1, round(1e4 * (1 - 1.0 * max(n) / sum(n))), -1) FROM "
+    f"(SELECT count(*) AS n FROM temp.given g WHERE g.number = shown.number AND state IN {HOLDS} "
+    f"GROUP BY verdict)), -1) WHERE {_THESE}"
+)
+"""Votes: panelists who answered. Split: the share of answers that differ from the most frequent
+one, in ten thousandths; −1 below two answers."""
 
 
 class VoteIndex:
@@ -56,12 +136,11 @@ class VoteIndex:
         """Comparisons in the index, those whose words are, and those in the file."""
         self._searches = False
         self._marks: tuple[int, bool] | None = None
-        self._last = dict.fromkeys(vote_tables.NEW, -1)
+        self._last = dict.fromkeys(_NEWS, -1)
         self.hidden: frozenset[str] = frozenset()
         """Comparisons whose votes, and whose plus, are not shown yet."""
         self._void: frozenset[int] = frozenset()
-        self._todo: dict[_Group, int | None] = {}
-        """Groups to be read: whole, or the votes after one."""
+        self._todo: dict[_Group, None] = {}
         try:
             have = "SELECT sqlite_compileoption_used('ENABLE_FTS5') AS fts5"
             if not self.ledger.query(have)[0]["fts5"]:
@@ -69,7 +148,7 @@ class VoteIndex:
                     "this Python's SQLite has no full-text search (FTS5); use another build of it"
                 )
             self.ledger.db.register_function(with_spaces, deterministic=True)
-            for sql in vote_tables.TABLES:
+            for sql in _TABLES:
                 self.ledger.execute(sql)
         except BaseException:
             self.ledger.close()
@@ -94,15 +173,11 @@ class VoteIndex:
         if self.read < self.of:
             self._add(min(self.of, self.read + PART))
         elif self._todo:
-            group, last = next(iter(self._todo.items()))
-            if last is None:
-                self._write(group)
-            else:
-                self._append(group[1], last)
+            self._write(group := next(iter(self._todo)))
             del self._todo[group]
         elif self._searches and self.read_words < self.of:
             until = min(self.of, self.read_words + PART)
-            self.ledger.execute(vote_tables.ADD_WORDS, (self.read_words, until))
+            self.ledger.execute(_ADD_WORDS, (self.read_words, until))
             self.read_words = until
         return not self.is_whole(words=self._searches)
 
@@ -112,14 +187,14 @@ class VoteIndex:
 
     def search(self, query: str) -> None:
         """Fill the table ``matched`` with the comparisons in which the words of a query stand."""
-        remark = (
-            "SELECT number FROM temp.given WHERE remark IS NOT NULL AND instr(lower(remark), ?)"
-        )
+        remarks = "SELECT number FROM temp.given WHERE remark IS NOT NULL AND "
         for sql, parameters in (
             ("DELETE FROM temp.matched", ()),
-            (vote_tables.MATCH, (word_search.expression(query),)),
-            (f"INSERT OR IGNORE INTO temp.matched {remark}", (query.strip().strip('"').lower(),)),
-        ):
+            ("INSERT INTO temp.matched SELECT rowid FROM temp.words WHERE words MATCH ?",
+             (word_search.expression(query),)),
+            (f"INSERT OR IGNORE INTO temp.matched {remarks} instr(lower(remark), ?)",
+             (query.strip().strip('"').lower(),)),
+        ):  # fmt: skip
             self.ledger.execute(sql, parameters)
 
     @property
@@ -127,106 +202,64 @@ class VoteIndex:
         """Rounds, and comparisons outside of rounds, whose votes are still to be read."""
         return len(self._todo)
 
-    # ---- what is new ----
-
     def _look(self, live: bool) -> None:
         """Note what changed since the last look: new rows, and rounds that opened or closed."""
         ledger = self.ledger
         with ledger.snapshot():
             self.of = _highest(ledger, "rowid", "comparisons")
             hidden = frozenset() if live else evidence.open_comparisons(ledger)
-            for name, (table, touched) in vote_tables.NEW.items():
-                last = self._last[name]
-                if last >= 0:  # before the first look every comparison is new anyway
-                    self._note(
-                        row
-                        for row in ledger.query(touched, (last,))
-                        if not (name == "vote" and self._grows(row, hidden, last))
-                    )
+            for name, (table, touched) in _NEWS.items():
+                if self._last[name] >= 0:  # before the first look every comparison is new anyway
+                    self._note(ledger.query(touched, (self._last[name],)))
                 self._last[name] = _highest(ledger, name, table)
             void = frozenset(row["step"] for row in ledger.steps() if row["state"] == "void")
-            closed, again = self.hidden - hidden, hidden - self.hidden
-            self._note(_places(ledger, closed))
-            covered = self._note(_places(ledger, again))
-        for step in void - self._void:
-            self._todo["step", step] = None
+            self._note(_places(ledger, self.hidden - hidden))
+            covered = self._note(_places(ledger, hidden - self.hidden))
+        self._todo |= dict.fromkeys(("step", step) for step in void - self._void)
         self.hidden, self._void = hidden, void
         for group in covered:  # at once: the switch was turned off
             self._write(group)
 
-    def _grows(self, row: Record, hidden: frozenset[str], last: int) -> bool:
-        """Whether only the new votes of a comparison's step need to be read: nothing else shows.
-
-        Rounds of thousands of votes would otherwise be read whole at every look.
-        """
-        group = _group(row)
-        if group[0] != "step" or row["number"] > self.read:
-            return False
-        if row["comparison"] not in hidden or row["comparison"] not in self.hidden:
-            return False
-        self._todo.setdefault(group, last)
-        return True
-
     def _note(self, rows: Iterable[Record]) -> list[_Group]:
         """Note the groups of these comparisons, of those that are in the index, and list them."""
         found = dict.fromkeys(_group(row) for row in rows if row["number"] <= self.read)
-        self._todo.update(found)
+        self._todo |= found
         return list(found)
 
     def _add(self, until: int) -> None:
         """Add the comparisons up to a number, without their votes."""
-        for sql in vote_tables.ADD:
+        for sql in _ADD:
             self.ledger.execute(sql, (self.read, until))
         added = "SELECT number, kind, step FROM temp.shown WHERE number > ?"
-        for row in self.ledger.query(added, (self.read,)):
-            self._todo[_group(row)] = None
+        self._todo |= dict.fromkeys(map(_group, self.ledger.query(added, (self.read,))))
         self.read = until
-
-    # ---- votes ----
-
-    def _append(self, step: int, last: int) -> None:
-        """Add the rows of a hidden step's votes after the last one that was read."""
-        ledger = self.ledger
-        found = ledger.query(vote_tables.GREW, (last, ledger.run, step))
-        rows = [[row["vote"], row["number"], row["panelist"], *_HIDDEN.values()] for row in found]
-        ledger.execute(vote_tables.INSERT, (canonical(rows),))
-        at_us = {row["number"]: row["at_us"] for row in found}
-        ledger.execute(vote_tables.COUNT, (canonical(list(map(list, at_us.items()))),))
 
     def _write(self, group: _Group) -> None:
         """Write the rows of a group's votes anew."""
         ledger, (kind, value) = self.ledger, group
-        where, counted = vote_tables.GROUP[kind], set[int]()
+        is_void, counted = kind == "step" and value in self._void, set[int]()
         with ledger.snapshot():
             heads = ledger.query(
-                f"SELECT c.rowid AS number, c.comparison FROM comparisons c WHERE {where}",
+                "SELECT c.rowid AS number, c.comparison FROM comparisons c WHERE " + _WHERE[kind],
                 (ledger.run, value),
             )
-            votes = ledger.query(vote_tables.VOTES.format(where), (ledger.run, value))
+            votes = ledger.query(_VOTES.format(_WHERE[kind]), (ledger.run, value))
             hidden = bool(heads) and heads[0]["comparison"] in self.hidden
-            if kind == "step" and not hidden and value not in self._void:
+            if kind == "step" and not hidden and not is_void:
                 counted = counting.StepVotes(ledger, value).ids()[1]
             reasons = _read_reasons(ledger)
-        rows = _states(votes, counted, reasons)
-        if kind == "step" and value in self._void:
-            rows = [{**row, "state": "void"} for row in rows]
-        if hidden:
-            rows = [{**row, **_HIDDEN} for row in rows]
-        numbers = json.dumps([head["number"] for head in heads])
-        these = "number IN (SELECT value FROM json_each(?))"
-        ledger.execute(f"DELETE FROM temp.given WHERE {these}", (numbers,))
-        ledger.execute(vote_tables.INSERT, (canonical([list(row.values())[:10] for row in rows]),))
-        ledger.execute(
-            f"UPDATE temp.shown SET votes = 0, split = -1, voted_us = 0 WHERE {these}", (numbers,)
-        )
-        ledger.execute(vote_tables.UPDATE, (canonical(_totals(rows)),))
+        rows = [list(row.values()) for row in _states(votes, counted, reasons, is_void, hidden)]
+        numbers = canonical([head["number"] for head in heads])
+        ledger.execute(f"DELETE FROM temp.given WHERE {_THESE}", (numbers,))
+        ledger.execute(_INSERT, (canonical(rows),))
+        ledger.execute(_COUNT, (numbers,))
 
 
 def _highest(ledger: Ledger, column: str, table: str) -> int:
     return int(ledger.query(f"SELECT coalesce(max({column}), 0) AS n FROM {table}")[0]["n"])
 
 
-def _group(row: Mapping[str, Any]) -> _Group:
+def _group(row: Record) -> _Group:
     return ("step", row["step"]) if row["kind"] == "train" else ("one", row["number"])
 
 
@@ -246,79 +279,46 @@ def _read_reasons(ledger: Ledger) -> dict[int, str]:
     return {row["vote"]: row["reason"] for row in rows if row["action"] == "exclude"}
 
 
-_HIDDEN: Final = {
-    "state": "open", "choice": None, "verdict": None, "note": None, "reported": None, "fast": None,
-    "remark": None,
-}  # fmt: skip
-"""What stands in place of what a vote of an open round says."""
-
-
 def _states(
-    votes: Iterable[Record], counted: set[int], reasons: Mapping[int, str]
-) -> list[dict[str, Any]]:
+    votes: list[Record],
+    counted: Collection[int],
+    reasons: Mapping[int, str],
+    is_void: bool,
+    hidden: bool,
+) -> Iterator[dict[str, Any]]:
     """The votes of a group as rows of the table ``given``, in its order of columns.
 
     ``counted``: the votes that count in the step's update. ``reasons``: those that are excluded.
+    ``hidden``: what they say is left out.
     """
-    votes = list(votes)
     last = {v["assignment"]: v["vote"] for v in votes if v["second"] or not v["late"]}
-    rows = []
     for vote in votes:
-        number, skip = vote["vote"], vote["choice"] == "skip"
-        state: State = "spare" if vote["kind"] == "train" else "apart"
-        if number in counted:
-            state = "counted"
-        elif vote["late"] and not vote["second"]:
-            state = "late"
-        elif last[vote["assignment"]] != number:
-            state = "changed"
-        elif number in reasons:
-            state = "excluded"
-        elif skip:
-            state = "skipped"
-        elif vote["second"]:
-            state = "second"
+        number = vote["vote"]
+        states = {
+            "open": hidden,
+            "void": is_void,
+            "counted": number in counted,
+            "late": vote["late"] and not vote["second"],
+            "changed": last.get(vote["assignment"]) != number,
+            "excluded": number in reasons,
+            "skipped": vote["choice"] == "skip",
+            "second": vote["second"],
+            "spare": vote["kind"] == "train",
+            "apart": True,
+        }
         details = json.loads(vote["details"] or "{}")
         texts = [text for key, text in details.items() if key not in _NO_REMARK]
         remarks = [vote["skip_reason"], reasons.get(number), *texts]
-        rows.append(
-            {
-                "vote": number, "number": vote["number"], "panelist": vote["pseudonym"],
-                "state": state, "choice": vote["choice"],
-                "verdict": counting.verdict(vote["choice"], vote["plus_side"]),
-                "note": bool(details.get("notes")), "reported": details.get("report") is True,
-                "fast": details.get("fast") is True,
-                "remark": "\n".join(text for text in remarks if isinstance(text, str)) or None,
-                "seat": vote["assignment"], "at_us": vote["received_us"],
-            }
-        )  # fmt: skip
-    return rows
-
-
-def _totals(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
-    """(number, votes, split, voted_us) of each comparison that has votes.
-
-    Votes are panelists who answered. Split is the share of answers that differ from the most
-    frequent one, in ten thousandths; −1 below two answers.
-    """
-    found: dict[int, tuple[set[str], Counter[str], int]] = {}
-    for row in rows:
-        seats, answers, at_us = found.get(row["number"], (set(), Counter(), 0))
-        seats.add(row["seat"])
-        if row["state"] in HOLDS:
-            answers[row["verdict"]] += 1
-        found[row["number"]] = seats, answers, max(at_us, row["at_us"])
-    return [
-        [number, len(seats), _split(answers), at_us]
-        for number, (seats, answers, at_us) in found.items()
-    ]
-
-
-def _split(answers: Counter[str]) -> int:
-    """How divided answers are, in ten thousandths.
-
-    >>> _split(Counter(plus=3, minus=1)), _split(Counter(plus=1))
-    (2500, -1)
-    """
-    of = answers.total()
-    return round(10_000 * (1 - max(answers.values()) / of)) if of > 1 else -1
+        says = {
+            "choice": vote["choice"],
+            "verdict": counting.verdict(vote["choice"], vote["plus_side"]),
+            "note": bool(details.get("notes")), "reported": details.get("report") is True,
+            "fast": details.get("fast") is True,
+            "remark": "\n".join(text for text in remarks if isinstance(text, str)) or None,
+        }  # fmt: skip
+        yield {
+            "vote": number, "number": vote["number"], "panelist": vote["pseudonym"],
+            "state": next(state for state, holds in states.items() if holds),
+            **(dict.fromkeys(says) if hidden else says),
+            "seat": vote["assignment"], "at_us": vote["received_us"],
+        }  # fmt: skip

@@ -1,27 +1,41 @@
-"""A page of the browser of comparisons: texts, sides and votes of what is found."""
+"""A page of the browser of comparisons: texts, sides and votes of what is found.
+
+A comparison is a record: its head, its ``rows`` (a prompt with its two ``answers``, in the order
+of ``sides``) and its ``votes``. What votes of an open round say is None in it. Texts are drawn as
+Markdown, as panelists see them, and marked: the words that are searched for, else the differences
+of the two answers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final
 
 from markupsafe import Markup
 
+from szpo.analysis.vote_rows import seconds_on_page
+from szpo.features.reading import words
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Record
 from szpo_ui.operator import vote_filter, word_search
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import HOLDS, VoteIndex
-from szpo_ui.web.diff import Piece
+from szpo_ui.panel import formatted
+from szpo_ui.web.diff import Piece, compare
 
 SIZE: Final = 20
 """Comparisons on a page."""
-FEW_ROWS, FEW_VOTES, FEW_LETTERS = 4, 12, 1200
+SEVERAL: Final = (4, 12, 1200)
 """Prompts and votes of each comparison on a page of several, and characters of each text."""
-MOST_ROWS, MOST_VOTES, MOST_LETTERS = 400, 1000, 100_000
+ALONE: Final = (400, 1000, 100_000)
 """The same where one comparison is looked at alone."""
+MOST_LETTERS: Final = 60_000
+"""Characters that are formatted on a page of several comparisons; the rest is shown as written.
+Without this bound, long answers would make a page wait for half a second."""
 POLICIES: Final = ("plus", "minus")
 _NAMES: Final = {
     "gold": ("true answers", "spoiled answers"),
@@ -34,38 +48,8 @@ UNNAMED: Final = ("first text", "second text")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """One answer of a panelist; what it says is None while its round is open."""
-
-    vote: int
-    panelist: str
-    state: str
-    plus_side: str | None
-    choice: str | None
-    verdict: str | None
-    notes: Mapping[int, str]
-    """Row → plus, minus or tie: the panelist's notes on single prompts."""
-    remark: str | None
-    reported: bool
-    fast: bool
-    revision: int
-    dwell_ms: int | None
-    served_us: int
-    received_us: int
-    chosen: bool
-    """It meets the filter of votes; true where there is none."""
-
-    @property
-    def seconds(self) -> float:
-        """Time on the page; from showing to answer where the page did not measure it."""
-        if self.dwell_ms is not None:
-            return self.dwell_ms / 1e3
-        return max(0, self.received_us - self.served_us) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
 class Text:
-    """A text in pieces, words searched for apart; ``cut`` is its end at the limit of tokens."""
+    """A text in pieces, marked ones apart; ``cut`` is its end at the limit of tokens."""
 
     pieces: tuple[Piece, ...]
     cut: bool
@@ -74,101 +58,12 @@ class Text:
     formatted: Markup | None = None
     """The same as HTML where there is Markdown in it; None where it is shown as written."""
 
-    @property
-    def written(self) -> str:
+    def __str__(self) -> str:
         """The text as the model wrote it, as far as it is shown."""
         return "".join(piece.text for piece in self.pieces)
 
 
-@dataclass(frozen=True, slots=True)
-class TextRow:
-    """A prompt with the two answers to it, in the order of `Item.sides`."""
-
-    i: int
-    prompt: int
-    """Number of the prompt in the run, by which a filter names it."""
-    times: int
-    """Comparisons that ask it."""
-    text: Text
-    earlier: tuple[tuple[str, Text], ...]
-    """(role, text) of the turns before."""
-    answers: tuple[Text, Text]
-    same: bool
-    notes: tuple[tuple[str, str], ...]
-    """(panelist, plus, minus or tie), of answers that were not changed later"""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One comparison."""
-
-    number: int
-    comparison: str
-    kind: str
-    step: int | None
-    k: int | None
-    n: int | None
-    expected: str | None
-    repeats: str | None
-    open: bool
-    """Its round, or its final comparison, takes votes: sides and votes are not shown."""
-    sides: tuple[str, str]
-    """What the two answers of each row are of."""
-    rows: tuple[TextRow, ...]
-    more_rows: int
-    votes: tuple[Given, ...]
-    more_votes: int
-    tally: tuple[int, int]
-    """Votes that hold for each of the two sides."""
-    voters: int
-    split: float | None
-    """Share of the answers that differ from the most frequent one."""
-
-    @property
-    def preferred(self) -> int | None:
-        """Which of the sides more votes are for; None where as many are for either."""
-        first, second = self.tally
-        return None if first == second else int(second > first)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a filter finds."""
-
-    items: tuple[Item, ...]
-    total: int
-    """Comparisons in all."""
-    votes: int
-    """Votes on them; those that meet the filter of votes, where there is one."""
-    newer: str | None
-    """The address's query of the page before; None on the first."""
-    older: str | None
-    read: int
-    of: int
-    """Comparisons in the index, and in the run's file."""
-    read_words: int
-    """Comparisons whose words are in the index."""
-    groups_left: int
-    """Rounds and other comparisons whose votes are still to be read."""
-    is_whole: bool
-    """The index has everything that the filter is about."""
-
-    @property
-    def is_formatted(self) -> bool:
-        """Some text has a formatted view."""
-        rows = [row for item in self.items for row in item.rows]
-        texts = (text for row in rows for text in (*row.answers, *(t for _, t in row.earlier)))
-        return any(text.formatted is not None for text in texts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Most:
-    rows: int
-    votes: int
-    letters: int
-
-
-def read(index: VoteIndex, chosen: Filter) -> Page:
+def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
     """The page that a filter asks for, from what the index holds."""
     if chosen.q is not None:
         index.search(chosen.q)
@@ -182,29 +77,32 @@ def read(index: VoteIndex, chosen: Filter) -> Page:
     if backward:
         found.reverse()
     before, after = (more, True) if backward else (chosen.after is not None, more)
-    alone = chosen.comparison is not None
-    most = (
-        _Most(MOST_ROWS, MOST_VOTES, MOST_LETTERS)
-        if alone
-        else _Most(FEW_ROWS, FEW_VOTES, FEW_LETTERS)
-    )
     (total,) = index.ledger.query(
         f"SELECT count(*) AS n, coalesce(sum(votes), 0) AS votes FROM temp.shown WHERE {where}",
         values,
     )
     ends = [f"{row['key']}.{row['number']}" for row in (found[0], found[-1])] if found else []
-    return Page(
-        items=tuple(_items(index, [row["number"] for row in found], chosen, most)),
-        total=total["n"],
-        votes=_count_votes(index, chosen) or total["votes"],
-        newer=chosen.query(before=ends[0]) if ends and before else None,
-        older=chosen.query(after=ends[1]) if ends and after else None,
-        read=index.read,
-        of=index.of,
-        read_words=index.read_words,
-        groups_left=index.groups_left,
-        is_whole=index.is_whole(words=chosen.q is not None),
-    )
+    # One comparison alone is shown whole, and so is its Markdown.
+    most, room = (SEVERAL, MOST_LETTERS) if chosen.comparison is None else (ALONE, ALONE[-1])
+    comparisons = list(_comparisons(index, [row["number"] for row in found], chosen, most, room))
+    return {
+        "comparisons": comparisons,
+        "total": total["n"],
+        "votes": _count_votes(index, chosen) or total["votes"],
+        "newer": chosen.query(before=ends[0]) if ends and before else None,
+        "older": chosen.query(after=ends[1]) if ends and after else None,
+        "is_whole": index.is_whole(words=chosen.q is not None),
+        "is_formatted": any(
+            text.formatted is not None
+            for each in comparisons
+            for row in each["rows"]
+            for text in (*row["answers"], *(text for _, text in row["earlier"]))
+        ),
+        "read": index.read,
+        "read_words": index.read_words,
+        "of": index.of,
+        "groups_left": index.groups_left,
+    }
 
 
 def numbers(index: VoteIndex, chosen: Filter) -> list[int]:
@@ -212,15 +110,13 @@ def numbers(index: VoteIndex, chosen: Filter) -> list[int]:
     if chosen.q is not None:
         index.search(chosen.q)
     where, values = vote_filter.of_comparisons(chosen)
-    rows = index.ledger.query(
-        f"SELECT number FROM temp.shown WHERE {where} ORDER BY number", values
-    )
-    return [row["number"] for row in rows]
+    sql = f"SELECT number FROM temp.shown WHERE {where} ORDER BY number"
+    return [row["number"] for row in index.ledger.query(sql, values)]
 
 
-def whole(index: VoteIndex, some: Sequence[int], chosen: Filter) -> list[Item]:
-    """These comparisons with all of their texts and votes, for an export."""
-    return list(_items(index, some, chosen, _Most(2**31, 2**31, 2**31)))
+def whole(index: VoteIndex, some: Sequence[int], chosen: Filter) -> list[dict[str, Any]]:
+    """These comparisons with all of their texts, as written, and votes, for an export."""
+    return list(_comparisons(index, some, chosen, (2**31, 2**31, 2**31), -1))
 
 
 def _count_votes(index: VoteIndex, chosen: Filter) -> int:
@@ -239,54 +135,56 @@ def _count_votes(index: VoteIndex, chosen: Filter) -> int:
 # ---- single comparisons ----
 
 
-def _items(index: VoteIndex, some: Sequence[int], chosen: Filter, most: _Most) -> Iterator[Item]:
+def _comparisons(
+    index: VoteIndex, some: Sequence[int], chosen: Filter, most: tuple[int, int, int], room: int
+) -> Iterator[dict[str, Any]]:
+    """Of ``most`` (rows, votes, characters of a text); ``room`` characters are formatted."""
+    most_rows, most_votes, most_letters = most
     for number in some:
-        found = index.ledger.query(
-            "SELECT c.comparison, c.step, c.k, c.n, c.expected, c.repeats, s.kind, s.votes, "
-            "s.split FROM comparisons c CROSS JOIN temp.shown s ON s.number = c.rowid "
-            "WHERE c.rowid = ?",
+        (head,) = index.ledger.query(
+            "SELECT c.comparison, c.step, c.k, c.n, c.expected, c.repeats, s.number, s.kind, "
+            "s.votes AS voters, s.split FROM comparisons c CROSS JOIN temp.shown s "
+            "ON s.number = c.rowid WHERE c.rowid = ?",
             (number,),
         )
-        for head in found:
-            yield _item(index, number, head, chosen, most)
-
-
-def _item(index: VoteIndex, number: int, head: Record, chosen: Filter, most: _Most) -> Item:
-    is_open = head["comparison"] in index.hidden
-    votes = list(_votes(index, number, chosen, most.votes))
-    answers = index.ledger.query(
-        "SELECT a.*, p.prompt AS place, (SELECT count(*) FROM temp.asked o "
-        "WHERE o.prompt = p.prompt) AS times FROM answers a CROSS JOIN temp.prompts p "
-        "ON p.turns = a.prompt WHERE a.comparison = ? ORDER BY a.i",
-        (head["comparison"],),
-    )
-    shown = _first(answers, chosen, most.rows)
-    first, second = _order(head["comparison"]) if is_open else POLICIES
-    (of,) = index.ledger.query(
-        f"SELECT count(*) AS n, coalesce(sum(verdict = ? AND state IN {HOLDS}), 0) AS first, "
-        f"coalesce(sum(verdict = ? AND state IN {HOLDS}), 0) AS second "
-        "FROM temp.given WHERE number = ?",
-        (first, second, number),
-    )
-    return Item(
-        number=number,
-        comparison=head["comparison"],
-        kind=head["kind"],
-        step=head["step"],
-        k=head["k"],
-        n=head["n"],
-        expected=None if is_open else head["expected"],
-        repeats=head["repeats"],
-        open=is_open,
-        sides=UNNAMED if is_open else _NAMES.get(head["kind"], UNNAMED),
-        rows=tuple(_row(row, (first, second), votes, chosen, most) for row in shown),
-        more_rows=len(answers) - len(shown),
-        votes=tuple(votes),
-        more_votes=of["n"] - len(votes),
-        tally=(of["first"], of["second"]),
-        voters=head["votes"],
-        split=None if head["split"] < 0 else head["split"] / 10_000,
-    )
+        is_open = head["comparison"] in index.hidden
+        votes = list(_votes(index, number, chosen, most_votes))
+        answers = index.ledger.query(
+            "SELECT a.*, p.prompt AS place, (SELECT count(*) FROM temp.asked o "
+            "WHERE o.prompt = p.prompt) AS times FROM answers a CROSS JOIN temp.prompts p "
+            "ON p.turns = a.prompt WHERE a.comparison = ? ORDER BY a.i",
+            (head["comparison"],),
+        )
+        order = _order(head["comparison"]) if is_open else POLICIES
+        rows = []
+        for answer in _first(answers, chosen, most_rows):
+            row = _row(answer, order, votes, chosen, most_letters)
+            written = [*row["answers"], *(text for role, text in row["earlier"] if _is_own(role))]
+            room -= sum(len(str(text)) for text in written)
+            rows.append(_format_row(row, chosen.q) if room >= 0 else row)
+        (of,) = index.ledger.query(
+            "SELECT count(*) AS n, "
+            + ", ".join(
+                f"coalesce(sum(verdict = '{side}' AND state IN {HOLDS}), 0) AS {side}"
+                for side in POLICIES
+            )
+            + " FROM temp.given WHERE number = ?",
+            (number,),
+        )
+        first, second = (of[side] for side in order)
+        yield {
+            **head,
+            "open": is_open,
+            "expected": None if is_open else head["expected"],
+            "sides": UNNAMED if is_open else _NAMES.get(head["kind"], UNNAMED),
+            "rows": rows,
+            "more_rows": len(answers) - len(rows),
+            "votes": votes,
+            "more_votes": of["n"] - len(votes),
+            "tally": (first, second),
+            "preferred": None if first == second else int(second > first),
+            "split": None if head["split"] < 0 else head["split"] / 10_000,
+        }
 
 
 def _order(comparison: str) -> tuple[str, str]:
@@ -311,7 +209,8 @@ def _first(rows: list[Record], chosen: Filter, most: int) -> list[Record]:
     return sorted(meant, key=lambda row: row["i"])
 
 
-def _votes(index: VoteIndex, number: int, chosen: Filter, most: int) -> Iterator[Given]:
+def _votes(index: VoteIndex, number: int, chosen: Filter, most: int) -> Iterator[Record]:
+    """Answers of panelists; ``chosen``: it meets the filter of votes, or there is none."""
     meets, parameters = vote_filter.of_votes(chosen)
     for row in index.ledger.query(
         "SELECT g.*, v.revision, v.dwell_ms, v.received_us, v.details, a.plus_side, a.served_us "
@@ -321,18 +220,16 @@ def _votes(index: VoteIndex, number: int, chosen: Filter, most: int) -> Iterator
         (*parameters, number, most),
     ):
         says = row["choice"] is not None
-        yield Given(
-            vote=row["vote"], panelist=row["panelist"], state=row["state"],
-            plus_side=row["plus_side"] if says else None, choice=row["choice"],
-            verdict=row["verdict"], remark=row["remark"],
-            notes=_notes(row["details"], row["plus_side"]) if says else {},
-            reported=bool(row["reported"]), fast=bool(row["fast"]), revision=row["revision"],
-            dwell_ms=row["dwell_ms"], served_us=row["served_us"],
-            received_us=row["received_us"], chosen=bool(row["chosen"]),
-        )  # fmt: skip
+        yield {
+            **row,
+            "plus_side": row["plus_side"] if says else None,
+            "notes": _notes(row["details"], row["plus_side"]) if says else {},
+            "seconds": seconds_on_page(row["dwell_ms"], row["served_us"], row["received_us"]),
+        }
 
 
 def _notes(details: str | None, plus_side: str) -> dict[int, str]:
+    """A panelist's notes on single prompts by row: plus, minus or tie."""
     notes = json.loads(details or "{}").get("notes")
     if not isinstance(notes, Mapping):
         return {}
@@ -341,27 +238,124 @@ def _notes(details: str | None, plus_side: str) -> dict[int, str]:
 
 
 def _row(
-    row: Record, order: tuple[str, str], votes: Iterable[Given], chosen: Filter, most: _Most
-) -> TextRow:
+    row: Record, order: tuple[str, str], votes: Sequence[Record], chosen: Filter, most: int
+) -> dict[str, Any]:
+    """A prompt, by its number in the run and how many comparisons ask it, with its answers."""
     turns = json.loads(row["prompt"])
 
     def text(content: str, *, cut: bool = False) -> Text:
-        short = content[: most.letters]
+        short = content[:most]
         pieces = (Piece(short),) if chosen.q is None else word_search.mark(short, chosen.q)
         return Text(pieces, cut, len(content) - len(short))
 
-    first, second = (text(row[side], cut=row[f"{side}_end"] == "length") for side in order)
-    return TextRow(
-        i=row["i"],
-        prompt=row["place"],
-        times=row["times"],
-        text=text(turns[-1][1]),
-        earlier=tuple((role, text(content)) for role, content in turns[:-1]),
-        answers=(first, second),
-        same=row["plus"] == row["minus"],
-        notes=tuple(
-            (vote.panelist, vote.notes[row["i"]])
+    return {
+        "i": row["i"],
+        "prompt": row["place"],
+        "times": row["times"],
+        "text": text(turns[-1][1]),
+        "earlier": [(role, text(content)) for role, content in turns[:-1]],
+        "answers": [text(row[side], cut=row[f"{side}_end"] == "length") for side in order],
+        "same": row["plus"] == row["minus"],
+        "notes": [
+            (vote["panelist"], vote["notes"][row["i"]])
             for vote in votes
-            if row["i"] in vote.notes and vote.state != "changed"
-        ),
+            if row["i"] in vote["notes"] and vote["state"] != "changed"
+        ],
+    }
+
+
+# ---- marks and Markdown ----
+
+
+def _is_own(role: str) -> bool:
+    """A model wrote it."""
+    return role == "assistant"
+
+
+def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
+    """Both answers of a row are formatted, or neither."""
+    a, b = row["answers"]
+    if query:
+        answers = _format([a, b], query)
+    else:
+        found, html = compare(str(a), str(b)), formatted.pair(str(a), str(b)) or (None, None)
+        answers = [
+            replace(a, pieces=found.a, formatted=html[0]),
+            replace(b, pieces=found.b, formatted=html[1]),
+        ]
+    earlier = [
+        (role, _format([text], query)[0] if _is_own(role) else text)
+        for role, text in row["earlier"]
+    ]
+    return {**row, "answers": answers, "earlier": earlier}
+
+
+def _format(texts: Sequence[Text], query: str | None) -> list[Text]:
+    found = _html(tuple(map(str, texts)), query) or [None] * len(texts)
+    return [replace(text, formatted=html) for text, html in zip(texts, found, strict=True)]
+
+
+@lru_cache(maxsize=formatted.CACHED)
+def _html(written: tuple[str, ...], query: str | None) -> tuple[Markup, ...] | None:
+    """Texts as formatted HTML; stored, since an open page is drawn again and again."""
+
+    def mark(visible: str) -> Sequence[Piece]:
+        return [Piece(visible)] if query is None else word_search.mark(visible, query)
+
+    found = formatted.with_marks(written, mark)
+    return None if found is None else tuple(found)
+
+
+# ---- words of preferred texts ----
+
+MOST_READ: Final = 400, 300_000
+"""Comparisons that are read, the newest ones, and characters of their answers: a page must not
+wait for all of a long run."""
+LEAST: Final = 2.0
+"""Standard deviations of a fair coin by which a word's wins and losses differ, at least."""
+LISTED: Final = 8
+
+
+def winning_words(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
+    """Words that stand in preferred texts and not in the others, over what a filter finds.
+
+    A comparison's two sides are judged as wholes, so the votes of a comparison hold for each of
+    its prompts. A word counts once a text, and where only one of the two texts has it. ``won`` and
+    ``lost`` are (word, times in the preferred text alone, in the other alone), the most one-sided
+    first; ``comparisons`` with a preferred side were read.
+    """
+    where, values = vote_filter.of_comparisons(chosen)
+    votes, parameters = vote_filter.of_votes(chosen)
+    rows = index.ledger.query(
+        "SELECT number, sum((verdict = 'plus') - (verdict = 'minus')) AS ahead "
+        f"FROM temp.given WHERE state IN {HOLDS} AND {votes or vote_filter.EVERY} "
+        f"AND number IN (SELECT number FROM temp.shown WHERE kind = 'train' AND {where}) "
+        "GROUP BY number HAVING ahead <> 0 ORDER BY number DESC LIMIT ?",
+        (*parameters, *values, MOST_READ[0]),
     )
+    won, lost = Counter[str](), Counter[str]()
+    letters = comparisons = 0
+    for row in rows:
+        if letters > MOST_READ[1]:
+            break
+        comparisons += 1
+        for texts in index.ledger.query(
+            "SELECT plus, minus FROM answers JOIN comparisons c USING (comparison) "
+            "WHERE c.rowid = ?",
+            (row["number"],),
+        ):
+            better, worse = ("plus", "minus") if row["ahead"] > 0 else ("minus", "plus")
+            letters += len(texts["plus"]) + len(texts["minus"])
+            have, lack = set(words(texts[better])), set(words(texts[worse]))
+            won.update(have - lack)
+            lost.update(lack - have)
+    clear = sorted(
+        (-abs(won[word] - lost[word]) / (won[word] + lost[word]) ** 0.5, word)
+        for word in won | lost
+    )
+    told = [(word, won[word], lost[word]) for far, word in clear if -far >= LEAST]
+    return {
+        "won": [each for each in told if each[1] > each[2]][:LISTED],
+        "lost": [each for each in told if each[1] < each[2]][:LISTED],
+        "comparisons": comparisons,
+    }

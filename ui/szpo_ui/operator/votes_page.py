@@ -2,43 +2,28 @@
 
 Everything is read by one thread over a connection of its own that only reads, so that a search
 neither waits for votes nor delays them. The page needs no script.
-
-Texts are drawn as Markdown, as panelists see them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment
-from markupsafe import Markup
 
 from szpo.errors import SzpoError, UsageError
-from szpo_ui.operator import (
-    controls,
-    vote_export,
-    vote_filter,
-    vote_pages,
-    winning_words,
-    word_search,
-)
-from szpo_ui.operator.page import moment, span
+from szpo_ui.operator import controls, vote_export, vote_filter, vote_pages
+from szpo_ui.operator.page import download, moment, span
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
-from szpo_ui.operator.vote_pages import Item, Page, Text, TextRow
-from szpo_ui.operator.winning_words import WinningWords
-from szpo_ui.panel import formatted
 from szpo_ui.web import login
-from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Site
@@ -59,12 +44,9 @@ class Reader:
         self._index: VoteIndex | None = None
         self._going_on = False
 
-    def ask(self, look: Callable[[VoteIndex], _T], *, words: bool) -> Future[_T]:
-        """Call ``look`` with the index, as far as it could be brought up to date.
-
-        ``words``: it searches.
-        """
-        return self._thread.submit(self._look, look, words)
+    def ask(self, look: Callable[[VoteIndex], _T], chosen: Filter) -> Future[_T]:
+        """Call ``look`` with the index, as far as it could be brought up to date."""
+        return self._thread.submit(self._look, look, chosen.q is not None)
 
     def close(self) -> None:
         """Wait for what is being read, and close the file."""
@@ -117,31 +99,22 @@ def router(site: Site) -> APIRouter:
             place = chosen.query(after=chosen.after, before=chosen.before)
             if len(given) != len(chosen.model_fields_set):  # a form sends its empty fields too
                 return RedirectResponse(f"votes?{place}", 303)
-            asked = reader.ask(partial(_read, chosen), words=chosen.q is not None)
-            found, names, told = await asyncio.wrap_future(asked)
+            found = await asyncio.wrap_future(reader.ask(partial(read, chosen), chosen))
         except SzpoError as error:
-            return HTMLResponse(_render(site, Filter(), refusal=error), _status(error))
-        return HTMLResponse(_render(site, chosen, found, names, told))
+            return HTMLResponse(render(site, Filter(), refusal=str(error)), _status(error))
+        return HTMLResponse(render(site, chosen, **found))
 
     @made.get("/operate-api/votes.{form}")
-    def download(form: str, request: Request) -> Response:
+    def table(form: str, request: Request) -> Response:
         login.identity(site, request, "operator")
         if form not in vote_export.FORMS:
             return refuse(404, "not_found", "votes are downloaded as .csv or .jsonl")
         try:
             chosen = vote_filter.parse(request.query_params.multi_items())
-            words = chosen.q is not None
-            file = vote_export.write(
-                lambda look: reader.ask(look, words=words).result(), chosen, form
-            )
+            file = vote_export.write(lambda look: reader.ask(look, chosen).result(), chosen, form)
         except SzpoError as error:
             return refuse(_status(error), "invalid", str(error))
-        name = f"{vote_export.file_stem(site.ledger.path)}-votes.{form}"
-        return StreamingResponse(
-            vote_export.parts(file),
-            media_type=vote_export.FORMS[form],
-            headers={"Content-Disposition": f'attachment; filename="{name}"'},
-        )
+        return download(site, f"-votes.{form}", vote_export.FORMS[form], file)
 
     return made
 
@@ -150,113 +123,34 @@ def _status(error: SzpoError) -> int:
     return 400 if isinstance(error, UsageError) else 503
 
 
-def _read(chosen: Filter, index: VoteIndex) -> tuple[Page, list[str], WinningWords]:
-    """The page, the pseudonyms of all panelists, and the words of preferred texts."""
+def read(chosen: Filter, index: VoteIndex) -> dict[str, Any]:
+    """What the page shows: comparisons, pseudonyms of all panelists, words of preferred texts."""
     names = index.ledger.query("SELECT pseudonym FROM panelists ORDER BY rowid")
-    found = vote_pages.read(index, chosen)
-    # One comparison alone is shown whole, and so is its Markdown.
-    most = MOST_LETTERS if chosen.comparison is None else vote_pages.MOST_LETTERS
-    items = tuple(add_markup(found.items, chosen.q, most))
-    told = winning_words.read(index, chosen)
-    return replace(found, items=items), [row["pseudonym"] for row in names], told
+    return {
+        "found": vote_pages.read(index, chosen),
+        "names": [(row["pseudonym"], row["pseudonym"]) for row in names],
+        "told": vote_pages.winning_words(index, chosen),
+    }
 
 
-def _render(
+def render(
     site: Site,
     chosen: Filter,
-    found: Page | None = None,
-    names: Sequence[str] = (),
-    told: WinningWords | None = None,
-    refusal: SzpoError | None = None,
+    *,
+    found: dict[str, Any] | None = None,
+    names: object = (),
+    told: object = None,
+    refusal: str = "",
 ) -> str:
-    return (
-        _environment()
-        .get_template("operate/votes.html")
-        .render(
-            run=site.ledger.path.stem,
-            chosen=chosen,
-            found=found,
-            names=[(name, name) for name in names],
-            told=told,
-            refusal="" if refusal is None else str(refusal),
-            view=site.config.panel.view,
-        )
-    )
+    """The page of what a filter finds, or of why there is nothing."""
+    template = _environment().get_template("operate/votes.html")
+    return template.render(
+        run=site.ledger.path.stem, chosen=chosen, found=found, names=names, told=told,
+        refusal=refusal, view=site.config.panel.view,
+    )  # fmt: skip
 
 
 @cache
 def _environment() -> Environment:
-    return environment(
-        filters={"span": span, "moment": moment},
-        names={
-            "KINDS": vote_filter.KINDS,
-            "ANSWERS": vote_filter.ANSWERS,
-            "STATES": vote_filter.STATES,
-            "SORTS": vote_filter.SORTS,
-        },
-    )
-
-
-MOST_LETTERS: Final = 60_000
-"""Characters that are formatted on a page of several comparisons; the rest is shown as written.
-Without this bound, long answers would make a page wait for half a second."""
-
-
-def add_markup(
-    items: Iterable[Item], words: str | None, most: int = MOST_LETTERS
-) -> Iterator[Item]:
-    """The items with marks, and formatted where there is Markdown, for ``most`` characters.
-
-    Marked are the ``words`` that are searched for, else the differences of the two answers. Both
-    answers of a row are formatted, or neither.
-    """
-    left = most
-    for item in items:
-        rows = []
-        for row in item.rows:
-            needed = sum(len(text.written) for text in _texts(row))
-            left -= needed
-            rows.append(_format_row(row, words) if left >= 0 else row)
-        yield replace(item, rows=tuple(rows))
-
-
-def _texts(row: TextRow) -> list[Text]:
-    """The texts of a row that a model wrote."""
-    return [*row.answers, *(text for role, text in row.earlier if role == "assistant")]
-
-
-def _format_row(row: TextRow, words: str | None) -> TextRow:
-    first, second = _format(row.answers, words) if words else _compare(*row.answers)
-    earlier = tuple(
-        (role, _format([text], words)[0] if role == "assistant" else text)
-        for role, text in row.earlier
-    )
-    return replace(row, answers=(first, second), earlier=earlier)
-
-
-def _compare(first: Text, second: Text) -> tuple[Text, Text]:
-    """Both answers with their differences marked, as their panelists saw them."""
-    a, b = first.written, second.written
-    found, html = compare(a, b), formatted.pair(a, b) or (None, None)
-    return (
-        replace(first, pieces=found.a, formatted=html[0]),
-        replace(second, pieces=found.b, formatted=html[1]),
-    )
-
-
-def _format(texts: Sequence[Text], words: str | None) -> list[Text]:
-    found = _html(tuple(text.written for text in texts), words)
-    if found is None:
-        return list(texts)
-    return [replace(text, formatted=html) for text, html in zip(texts, found, strict=True)]
-
-
-@lru_cache(maxsize=formatted.CACHED)
-def _html(written: tuple[str, ...], words: str | None) -> tuple[Markup, ...] | None:
-    """Texts as formatted HTML; stored, since an open page is drawn again and again."""
-
-    def mark(visible: str) -> Sequence[Piece]:
-        return [Piece(visible)] if words is None else word_search.mark(visible, words)
-
-    found = formatted.with_marks(written, mark)
-    return None if found is None else tuple(found)
+    names = {name: getattr(vote_filter, name) for name in ("KINDS", "ANSWERS", "STATES", "SORTS")}
+    return environment(filters={"span": span, "moment": moment}, names=names)
