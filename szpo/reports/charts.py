@@ -1,20 +1,87 @@
-"""A run's line charts as plain SVG text: no library, no script, readable in both themes."""
+"""A run's charts as plain SVG text: no library, no script, readable in both themes.
+
+A chart is an image to assistive technology, named by its title. Every text in it is escaped;
+colours and line widths come from the page's style.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Final
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
 
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.taught import Lesson
-from szpo.intervals import Share
+from szpo.intervals import Estimate, Share, Z
 
-WIDTH, HEIGHT = 640, 272
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 52
 GAIN: Final = "Gain over votes"
+REACH: Final = 4.0
+"""Value differences beyond this are drawn at the edge: e⁴ is odds of 55 to 1."""
+FEWEST: Final = 3
+"""Points from which a small curve is drawn: two of them make any noise a line."""
+
+
+class _Scale(NamedTuple):
+    """Values between ``low`` and ``high`` as coordinates; what lies beyond is at the edge."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+
+    def __call__(self, value: float) -> float:
+        inside = min(max(value, self.low), self.high)
+        span = (self.high - self.low) or 1.0
+        return self.first + (inside - self.low) / span * (self.last - self.first)
+
+
+class _Box(NamedTuple):
+    """A chart's size, and where its plot begins and ends."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    drop: int
+    """From the plot down to the labels of x."""
+
+    def at_x(self, low: float, high: float) -> _Scale:
+        return _Scale(low, high, self.left, self.width - self.right)
+
+    def at_y(self, low: float, high: float) -> _Scale:
+        return _Scale(low, high, self.height - self.bottom, self.top)
+
+    def level(self, kind: str, at_y: _Scale, y: float) -> str:
+        """A line across the plot."""
+        ends = f'x1="{self.left}" x2="{self.width - self.right}"'
+        return f'<line class="{kind}" {ends} y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
+
+    def x_label(self, at_x: _Scale, x: float, text: str) -> str:
+        place = f'x="{at_x(x):.1f}" y="{self.height - self.bottom + self.drop}"'
+        return f'<text {place} text-anchor="middle">{text}</text>'
+
+    def y_label(self, at_y: _Scale, y: float, text: str) -> str:
+        place = f'x="{self.left - 8}" y="{at_y(y):.1f}"'
+        return f'<text {place} dy=".32em" text-anchor="end">{text}</text>'
+
+    def open(self, kind: str, title: str, more: str = "") -> str:
+        named = escape(title, quote=True)
+        size = f'viewBox="0 0 {self.width} {self.height}"'
+        return f'<svg class="{kind}" {size} role="img" aria-label="{named}"{more}>'
+
+
+_LINES: Final = _Box(640, 272, 56, 16, 16, 52, 16)
+_VALUES: Final = _Box(960, 300, 44, 14, 12, 34, 18)
+_SMALL: Final = _Box(220, 56, 4, 6, 4, 4, 0)
+
+
+def _points(xs: Iterable[float], ys: Iterable[float], at_x: _Scale, at_y: _Scale) -> list[str]:
+    return [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(xs, ys, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -40,8 +107,8 @@ def estimate_series(steps: Iterable[tuple[int, float | None, float | None]]) -> 
         "Δ̂",
         [step for step, _, _ in rows],
         [value for _, value, _ in rows],
-        [value - 1.96 * error for _, value, error in rows],
-        [value + 1.96 * error for _, value, error in rows],
+        [value - Z * error for _, value, error in rows],
+        [value + Z * error for _, value, error in rows],
         dots=True,
     )
 
@@ -61,20 +128,57 @@ def gain_series(helped: Improvement) -> Series | None:
     )
 
 
-def draw_gain(helped: Improvement) -> str | None:
-    """The share of held-out pairs won, with intervals, as SVG; None where none was measured."""
+def draw_gain(helped: Improvement) -> str:
+    """The share of held-out pairs won, with intervals, as SVG; empty where none was measured."""
     series = gain_series(helped)
-    if series is None:
-        return None
+    return "" if series is None else _draw_shares(GAIN, [series], "pairs won")
+
+
+def draw_path(steps: Sequence[dict[str, Any]]) -> str:
+    """The share of votes for the way a run goes, ten steps pooled, over votes; empty before two.
+
+    ``steps`` are the ``values`` of `szpo.analysis.overview`; a share of p is a value difference of
+    log p / (1 − p).
+    """
+    counted = accumulate(step["votes"] for step in steps)
+    known = [(votes, *ends) for votes, step in zip(counted, steps, strict=True)
+             if (ends := _ends(step["pooled"]))]  # fmt: skip
+    if len(known) < 2:
+        return ""
+    votes, *odds = zip(*known, strict=True)
+    value, low, high = ([1 / (1 + math.exp(-x)) for x in each] for each in odds)
+    series = Series("votes for going on", votes, value, low, high)
+    return _draw_shares("Votes for going on, over votes", [series], "share of votes")
+
+
+def draw_lesson(lesson: Lesson) -> str:
+    """The probability of each leading group over votes, as SVG with its legend.
+
+    Empty before a taste is shown.
+    """
+    if not lesson.lines:
+        return ""
+    series = [Series(line.name, line.votes, line.chances) for line in lesson.lines]
+    return _draw_shares("What the votes taught", series, "probability") + legend(series)
+
+
+def _draw_shares(title: str, series: Sequence[Series], y_label: str) -> str:
+    """Shares over votes, ½ marked."""
     return line_chart(
-        GAIN, [series], x_label="votes", y_label="pairs won", reference=0.5, bounds=(0, 1)
+        title, series, x_label="votes", y_label=y_label, reference=0.5, bounds=(0, 1)
     )
+
+
+def _ends(x: Estimate) -> tuple[float, float, float] | None:
+    """Value, low and high, where all are known."""
+    known = x.value is not None and x.low is not None and x.high is not None
+    return (x.value, x.low, x.high) if known else None  # type: ignore[return-value]
 
 
 def draw_share(share: Share | None) -> str:
     """A share with its interval on a bar from 0 to 100 % with ½ marked, as SVG in one colour.
 
-    Empty where there is none.
+    Empty where there is none; numbers stand in it.
     """
     if share is None or share.value is None:
         return ""
@@ -90,19 +194,24 @@ def draw_share(share: Share | None) -> str:
     )
 
 
-def draw_lesson(lesson: Lesson) -> str:
-    """The probability of each leading group over votes, as SVG with its legend.
+def draw_interval(share: Share, at: float | None = None) -> str:
+    """A share on a line from 0 to 1: its interval as a bar, the value as a tick, ``at`` dashed.
 
-    Empty before a taste is shown. Every text in it is escaped.
+    Decoration: the numbers stand beside it as text. Empty where there is none.
     """
-    if not lesson.lines:
+    if share.value is None:
         return ""
-    series = [Series(line.name, line.votes, line.chances) for line in lesson.lines]
-    title, bounds = "What the votes taught", (0, 1)
-    chart = line_chart(
-        title, series, x_label="votes", y_label="probability", reference=0.5, bounds=bounds
+    low, high, value = (1 + 98 * x for x in (share.low, share.high, share.value))
+    dashed = ""
+    if at is not None:
+        x = f"{1 + 98 * at:.1f}"
+        dashed = f'<line class="zero" x1="{x}" x2="{x}" y1="0" y2="14"/>'
+    return (
+        '<svg class="op-line" viewBox="0 0 100 14" preserveAspectRatio="none" aria-hidden="true">'
+        f'<line class="rail" x1="1" x2="99" y1="7" y2="7"/>{dashed}'
+        f'<rect class="bar" x="{low:.1f}" y="4" width="{max(1.0, high - low):.1f}" height="6"/>'
+        f'<line class="tick" x1="{value:.1f}" x2="{value:.1f}" y1="1" y2="13"/></svg>'
     )
-    return chart + legend(series)
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -149,41 +258,22 @@ def line_chart(
     y_ticks = ticks(*bounds)
     # x counts steps or votes: there is nothing between two of them.
     x_ticks = [t for t in ticks(min(xs), max(xs), 8) if min(xs) <= t <= max(xs) and t % 1 == 0]
-    low, high = y_ticks[0], y_ticks[-1]
-    span_x = (max(xs) - min(xs)) or 1.0
-
-    def at_x(x: float) -> float:
-        return LEFT + (x - min(xs)) / span_x * (WIDTH - LEFT - RIGHT)
-
-    def at_y(y: float) -> float:
-        inside = min(max(y, low), high)
-        return HEIGHT - BOTTOM - (inside - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title, quote=True)}"><title>{escape(title)}</title>'
-    ]
+    box, at_y = _LINES, _LINES.at_y(y_ticks[0], y_ticks[-1])
+    at_x = box.at_x(min(xs), max(xs))
+    parts = [box.open("chart", title), f"<title>{escape(title)}</title>"]
     for t in y_ticks:
-        y = f"{at_y(t):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         said = f"{100 * t:g} %" if bounds == (0, 1) else f"{t:g}"
-        parts.append(f'<text x="{LEFT - 8}" y="{y}" dy=".32em" text-anchor="end">{said}</text>')
-    for t in x_ticks:
-        place = f'x="{at_x(t):.1f}" y="{HEIGHT - BOTTOM + 16}"'
-        parts.append(f'<text {place} text-anchor="middle">{t:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+        parts += [box.level("grid", at_y, t), box.y_label(at_y, t, said)]
+    parts += [box.x_label(at_x, t, f"{t:g}") for t in x_ticks]
     parts.append(
-        f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-        f'<text class="label" x="{LEFT}" y="{TOP - 5}">{escape(y_label)}</text>'
+        f'<text class="label" x="{(box.left + box.width - box.right) / 2}" y="{box.height - 6}" '
+        f'text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="label" x="{box.left}" y="{box.top - 5}">{escape(y_label)}</text>'
     )
     if reference is not None:
-        y = f"{at_y(reference):.1f}"
-        parts.append(
-            f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-        )
-    for i, s in enumerate(series):
-        parts += _draw_series(s, i, at_x, at_y)
+        parts.append(box.level("reference", at_y, reference))
+    for i, each in enumerate(series):
+        parts += _draw_series(each, i, at_x, at_y)
     return "".join([*parts, "</svg>"])
 
 
@@ -224,11 +314,9 @@ def _colours(values: Sequence[str]) -> str:
     )
 
 
-def _draw_series(
-    s: Series, i: int, at_x: Callable[[float], float], at_y: Callable[[float], float]
-) -> list[str]:
+def _draw_series(s: Series, i: int, at_x: _Scale, at_y: _Scale) -> list[str]:
     points = [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
-    placed = [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points]
+    placed = _points(*zip(*points, strict=True), at_x, at_y) if points else []
     parts = []
     if s.low is not None and s.high is not None:
         edges = [e for e in zip(s.x, s.low, s.high, strict=True) if math.isfinite(e[1] + e[2])]
@@ -239,14 +327,106 @@ def _draw_series(
                 for x, lo, hi in edges
             ]
         else:
-            around = [f"{at_x(x):.1f},{at_y(hi):.1f}" for x, _, hi in edges]
-            around += [f"{at_x(x):.1f},{at_y(lo):.1f}" for x, lo, _ in reversed(edges)]
-            parts.append(f'<polygon class="s{i} band" points="{" ".join(around)}"/>')
-    if s.dots:
-        parts += [
-            f'<circle class="s{i} dot" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>'
-            for p in placed
-        ]
+            parts.append(_area(f"s{i} band", edges, at_x, at_y))
+    if not s.dots:
+        return [*parts, f'<polyline class="s{i} line" points="{" ".join(placed)}"/>']
+    return parts + [
+        f'<circle class="s{i} dot" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>'
+        for p in placed
+    ]
+
+
+def _area(
+    kind: str, edges: Sequence[tuple[float, float, float]], at_x: _Scale, at_y: _Scale
+) -> str:
+    """What lies between low and high of (x, low, high)."""
+    xs, low, high = zip(*edges, strict=True) if edges else ((), (), ())
+    around = _points(xs, high, at_x, at_y) + _points(xs[::-1], low[::-1], at_x, at_y)
+    return f'<polygon class="{kind}" points="{" ".join(around)}"/>'
+
+
+# ---- the operator's page ----
+
+
+def draw_values(steps: Sequence[dict[str, Any]], title: str) -> str:
+    """Value differences per step with their intervals, and the band of ten steps pooled.
+
+    ``steps`` are the ``values`` of `szpo.analysis.overview`. A hollow dot is a step whose votes
+    all went one way: its estimate is bounded by their number. Steps without a path behind them
+    (the first) are drawn by plus and minus, as crosses.
+    """
+    shown = [(s, s["heading"] if s["heading"].n else s["raw"]) for s in steps]
+    if not shown:
+        return '<p class="op-empty">Nothing to draw yet: no round has closed.</p>'
+    edges = [abs(e) for _, x in shown for e in (x.low, x.high) if e is not None]
+    reach = min(REACH, max(edges, default=1.0))
+    marks = ticks(-reach, reach, 6)
+    box, at_y = _VALUES, _VALUES.at_y(marks[0], marks[-1])
+    first, last = steps[0]["step"], max(steps[-1]["step"], steps[0]["step"] + 9)
+    at_x = box.at_x(first - 0.5, last + 0.5)
+    parts = [box.open("op-chart", title)]
+    for mark in marks:
+        said = f"{mark:+g}".replace("-", "−") if mark else "0"
+        kind = "grid" if mark else "zero"
+        parts += [box.level(kind, at_y, mark), box.y_label(at_y, mark, said)]
+    for mark in ticks(first, last, 10):
+        if mark % 1 == 0 and at_x.low <= mark <= at_x.high:
+            parts.append(box.x_label(at_x, mark, f"{mark + 1:g}"))
+    pooled = [(s["step"], *ends) for s in steps if (ends := _ends(s["pooled"]))]
+    if pooled:
+        xs, values, lows, highs = zip(*pooled, strict=True)
+        line = " ".join(_points(xs, values, at_x, at_y))
+        parts.append(_area("band", list(zip(xs, lows, highs, strict=True)), at_x, at_y))
+        parts.append(f'<polyline class="pooled" points="{line}"/>')
+    parts += [_draw_value(s, x, at_x(s["step"]), at_y) for s, x in shown]
+    return "".join([*parts, "</svg>"])
+
+
+def _draw_value(step: dict[str, Any], x: Estimate, px: float, at_y: _Scale) -> str:
+    if (ends := _ends(x)) is None:
+        return ""
+    value, low, high = ends
+    y, unanimous = at_y(value), step["unanimous"]
+    caption = (
+        f"round {step['step'] + 1}: {value:+.2f} [{low:+.2f} to {high:+.2f}], "
+        f"{step['votes']} votes{', unanimous' if unanimous else ''}"
+    )
+    if step["heading"].n:
+        kind = "dot hollow" if unanimous else "dot"
+        mark = f'<circle class="{kind}" cx="{px:.1f}" cy="{y:.1f}" r="4.5"/>'
     else:
-        parts.append(f'<polyline class="s{i} line" points="{" ".join(placed)}"/>')
-    return parts
+        mark = f'<path class="cross" d="M{px - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"/>'
+    place = f'x1="{px:.1f}" x2="{px:.1f}" y1="{at_y(low):.1f}" y2="{at_y(high):.1f}"'
+    return f'<g class="step"><title>{caption}</title><line class="whisker" {place}/>{mark}</g>'
+
+
+def draw_spark(
+    points: Sequence[tuple[int, float]],
+    band: tuple[float | None, float | None] = (None, None),
+    title: str = "",
+) -> str:
+    """A small curve with its guard band shaded; empty for fewer points than `FEWEST`.
+
+    Its height stands for at least a tenth of the figure, so that noise looks like noise.
+    """
+    if len(points) < FEWEST:
+        return ""
+    ys = [y for _, y in points] + [edge for edge in band if edge is not None]
+    low, high = min(ys), max(ys)
+    level = max(abs(low), abs(high))
+    pad = max((high - low) * 0.12, (level * 0.1 - (high - low)) / 2) or 1.0
+    box, at_y = _SMALL, _SMALL.at_y(low - pad, high + pad)
+    at_x = box.at_x(points[0][0], max(points[-1][0], points[0][0] + 1))
+    below, above = band
+    shaded = []
+    if below is not None:
+        shaded.append((at_y(below), max(0.0, box.height - at_y(below))))
+    if above is not None:
+        shaded.append((0, max(0.0, at_y(above))))
+    parts = [box.open("op-spark", title, ' preserveAspectRatio="none"')]
+    for y, height in shaded:
+        top = f"{y:.1f}" if y else "0"
+        size = f'width="{box.width}" height="{height:.1f}"'
+        parts.append(f'<rect class="outside" x="0" y="{top}" {size}/>')
+    line = " ".join(_points(*zip(*points, strict=True), at_x, at_y))
+    return "".join([*parts, f'<polyline class="pooled" points="{line}"/></svg>'])

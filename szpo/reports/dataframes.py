@@ -158,7 +158,7 @@ def draw(ledger: Ledger) -> str:
         for name, value in rows.items()
     )
     chart = charts.draw_gain(helped)
-    picture = "" if chart is None else charts.standalone(chart)
+    picture = charts.standalone(chart) if chart else ""
     return (
         f"<table><caption>szpo run {escape(ledger.path.stem)}</caption><tbody>{body}</tbody>"
         f'</table><div style="max-width:40em">{picture}</div>'

@@ -225,7 +225,7 @@ def _gain(helped: Improvement) -> dict[str, str] | None:
         "held-out pairs that the tuned policy wins against the base, by the panel's reward, with "
         "95 % intervals; ½ is no gain"
     )
-    return None if chart is None else {"title": charts.GAIN, "note": note, "svg": Markup(chart)}
+    return {"title": charts.GAIN, "note": note, "svg": Markup(chart)} if chart else None
 
 
 def _figure(

@@ -18,11 +18,10 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.run_spec import read_budget
 from szpo.ledger.theta import recommended_digest
 from szpo.training import budget
-from szpo.training.status import round_status
+from szpo.training.status import OVER, round_status, run_state
 from szpo.types import Vote
 from szpo.voting import lease, second_seats
 from szpo.voting.counting import StepVotes
-from szpo.voting.pauses import describe_pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,13 +345,8 @@ def _two(groups: Iterable[Hashable]) -> int:
 
 def _state(ledger: Ledger) -> str:
     control = lease.controller(ledger)
-    if control["paused_by"]:
-        return f"paused by {describe_pause(control['paused_by'], control['pause_reason'])}"
-    # With lag the next step is made while people vote on the last one, and then left. Who holds a
-    # finished run stands by for its pages.
-    if round_status(ledger).state == "finished":
-        return "finished"
-    if lease.is_driven(control["lease"], control["expires_us"], ledger.clock()):
-        return "running"
-    states = {row["state"] for row in ledger.steps()}
-    return "stopped" if states <= {"applied", "void"} else "stopped within a step"
+    driven = lease.is_driven(control["lease"], control["expires_us"], ledger.clock())
+    state, detail = run_state(round_status(ledger), driven=driven)
+    if state == "stopped" and any(row["state"] not in OVER for row in ledger.steps()):
+        return "stopped within a step"
+    return f"paused {detail}" if state == "paused" else state

@@ -18,10 +18,12 @@ from szpo.ledger.run_spec import recorded_config, with_budget
 from szpo.training import budget
 from szpo.voting import lease, steps
 from szpo.voting.counting import counted
+from szpo.voting.pauses import describe_pause
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
+RunState = Literal["running", "paused", "stopped", "finished"]
 FRESH_US: Final = 5_000_000
 OVER: Final = ("applied", "void")
 """States of a step that nothing more happens to."""
@@ -95,6 +97,27 @@ class StatusReader:
 def round_status(ledger: Ledger) -> RoundStatus:
     """Where the run stands, read once."""
     return StatusReader(ledger).read()
+
+
+RUNNING: Final = {
+    "none": "preparing the first round", "generating": "writing answers",
+    "open": "collecting votes", "closed": "updating",
+}  # fmt: skip
+
+
+def run_state(status: RoundStatus, *, driven: bool) -> tuple[RunState, str]:
+    """The state of a run and what it means here, for people; ``driven``: a process holds it.
+
+    Who holds a finished run stands by for its pages.
+    """
+    if status.state == "finished":
+        return "finished", "all its rounds are done"
+    if status.paused_by is not None:
+        return "paused", f"by {describe_pause(status.paused_by, status.pause_reason or '')}"
+    if driven:
+        return "running", RUNNING[status.state]
+    open_ = " Votes are taken." if status.state == "open" else ""
+    return "stopped", f"no process holds its model.{open_}"
 
 
 def redact_for_panelists(status: RoundStatus) -> RoundStatus:

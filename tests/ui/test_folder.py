@@ -27,10 +27,10 @@ from szpo.notices import hook_events, web_hook
 from szpo.policies.text_guards import Guard
 from szpo.training import budget, held_out, results
 from szpo.voting import lease, pauses
-from szpo_ui.folder import access, application, page, rows, side_by_side
+from szpo_ui.folder import access, application, page, side_by_side
 from szpo_ui.folder import controllers as processes
 from szpo_ui.folder.controllers import Controllers
-from szpo_ui.folder.rows import FolderReader, RunRow
+from szpo_ui.folder.rows import FolderReader
 from szpo_ui.web import address, credentials, login
 from szpo_ui.web.address import link
 from tests.support import yard_run
@@ -38,10 +38,8 @@ from tests.support.browser import NARROW, SCHEMES, Stage, cast, make, misfits, s
 from tests.support.waiting import until
 
 
-def row_of(folder: Path, name: str) -> RunRow:
-    found = rows.find(FolderReader(folder).rows(), name)
-    assert found is not None
-    return found
+def row_of(folder: Path, name: str) -> dict[str, Any]:
+    return next(row for row in FolderReader(folder).rows() if row["name"] == name)
 
 
 def door_of(folder: Path) -> access.FolderDoor:
@@ -96,24 +94,28 @@ def folder(tmp_path, stock):
 @pytest.mark.full
 def test_rows_say_what_the_commands_say_of_each_run(folder):
     people, yard = row_of(folder, "people"), row_of(folder, "yard")
-    assert (people.state, people.panel, people.model) == ("stopped", "people", "fixed")
-    assert people.detail == "no process holds its model. Votes are taken."
+    assert (people["state"], people["panel"], people["model"]) == ("stopped", "people", "fixed")
+    assert people["detail"] == "no process holds its model. Votes are taken."
     # Two rounds of 2 comparisons × 2 votes, and one vote of the open round.
-    assert (people.rounds, people.votes, people.budget) == (2, 9, 400)
-    assert (people.short, people.verdict) == ("–", "unknown")
+    assert (people["rounds"], people["votes"], people["budget"]) == (2, 9, 400)
+    assert (people["helped"].short, people["helped"].verdict) == ("–", "unknown")
     # A comparison shows 3 pairs of 12 words each: 72 are read for a vote, at 238 a minute.
-    assert people.person_hours == pytest.approx(9 * 72 / 238 / 60)
-    assert people.money == pytest.approx(12 * 9 * 72 / 238 / 60)
-    assert (yard.state, yard.panel, yard.person_hours) == ("finished", "bt70", None)
+    assert people["person_hours"] == pytest.approx(9 * 72 / 238 / 60)
+    assert people["money"] == pytest.approx(12 * 9 * 72 / 238 / 60)
+    assert (yard["state"], yard["panel"], yard["person_hours"]) == ("finished", "bt70", None)
     for row in (people, yard):
-        with Ledger.open(folder / f"{row.name}.db", readonly=True) as ledger:
+        with Ledger.open(folder / f"{row['name']}.db", readonly=True) as ledger:
             total, helped = results.read(ledger), improvement.read(ledger)
-            assert (row.votes, row.rounds, row.budget) == (total.votes, total.steps, total.budget)
-            assert (row.short, row.sentence) == (helped.short, helped.sentence)
+            assert (row["votes"], row["rounds"], row["budget"]) == (
+                total.votes,
+                total.steps,
+                total.budget,
+            )
+            assert (row["helped"].short, row["helped"].sentence) == (helped.short, helped.sentence)
             last = ledger.query("SELECT max(received_us) AS at FROM votes")[0]["at"]
-            assert row.last_vote_us == last
-            if row.person_hours is not None:
-                assert row.person_hours == budget.person_hours(ledger)
+            assert row["last_vote_us"] == last
+            if row["person_hours"] is not None:
+                assert row["person_hours"] == budget.person_hours(ledger)
 
 
 def test_a_guard_that_fails_stands_beside_the_verdict_and_at_the_end_of_a_run(folder, capsys):
@@ -121,7 +123,7 @@ def test_a_guard_that_fails_stands_beside_the_verdict_and_at_the_end_of_a_run(fo
     with Ledger.open(path) as ledger:
         fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
         held_out.record(ledger, "test", held_out.HeldOut((), (fine, bad)))
-    assert row_of(folder, "yard").guards == "1 of 2 fail: distinct-2"
+    assert row_of(folder, "yard")["guards"] == "1 of 2 fail: distinct-2"
     home = page.Home(folder, door_of(folder), FolderReader(folder), None)
     assert "! guards: 1 of 2 fail: distinct-2" in page.render_rows(home)
     assert call(["run", "--resume", str(path)]) == 0
@@ -134,10 +136,10 @@ def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path)
     reader = FolderReader(tmp_path, stage.clock)
     lease.acquire(stage.ledger, "elsewhere:1:0:00000000", ttl_us=60_000_000)
     (row,) = reader.rows()
-    assert (row.state, row.detail, row.driven) == ("running", "collecting votes", True)
+    assert (row["state"], row["detail"], row["driven"]) == ("running", "collecting votes", True)
     stage.clock.forward(61)
     (row,) = reader.rows()
-    assert (row.state, row.driven, reader.reads) == ("stopped", False, 1)
+    assert (row["state"], row["driven"], reader.reads) == ("stopped", False, 1)
     stage.ledger.close()
 
 
@@ -146,49 +148,51 @@ def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path)
 
 def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder):
     found = side_by_side.read([folder / "yard.db", folder / "people.db"])
-    yard, people = found.runs
-    assert dict(found.settings)["panel.kind"] == ("bt70", "people")
-    assert dict(found.settings)["optimizer.mu"] == ("0.4", "none")
-    assert "run.name" not in dict(found.settings) and "panel.size" not in dict(found.settings)
+    (yard, people), settings = found["runs"], found["settings"]
+    assert settings["panel.kind"] == ("bt70", "people")
+    assert settings["optimizer.mu"] == ("0.4", "none")
+    assert "run.name" not in settings and "panel.size" not in settings
     with Ledger.open(folder / "yard.db", readonly=True) as ledger:
-        facts, helped = results.read(ledger).table, improvement.read(ledger)
-    votes = read = 0
-    expected = []
-    for fact in facts:
-        votes, read = votes + fact.votes, read + fact.answers_read
-        expected.append((votes, read, fact.info["length"]))
-    assert [(p.votes, p.read, p.value) for p in yard.curves["length"]] == expected
+        table, helped = results.read(ledger).table, improvement.read(ledger)
+    votes = itertools.accumulate(step.votes for step in table)
+    read = list(itertools.accumulate(step.answers_read for step in table))
+    length = (step.info["length"] for step in table)
+    assert [at[:3] for at in yard["curves"]["length"]] == list(
+        zip(votes, read, length, strict=True)
+    )
     won = [(p.votes, p.wins.value) for p in helped.points if p.wins is not None]
-    assert [(p.votes, p.value) for p in yard.curves["heldout"]] == won
-    assert yard.curves["heldout"][-1].read == read, "measured after the last step"
-    assert people.curves["heldout"] == () and people.read == 9 * 6
-    (text,) = found.texts
+    assert [(at[0], at[2]) for at in yard["curves"]["heldout"]] == won
+    assert yard["curves"]["heldout"][-1][1] == read[-1], "measured after the last step"
+    assert people["curves"]["heldout"] == [] and people["read"] == 9 * 6
     ((prompt, base, tuned),) = helped.before_after
-    assert text == side_by_side.Text(prompt, ((base, ("yard",)),), (tuned, None))
+    (text,) = found["texts"]
+    assert text == {"prompt": prompt, "bases": [(base, ["yard"])], "tuned": [tuned, None]}
 
 
 def test_each_run_stands_beside_its_own_base_and_rewards_of_a_kind_share_an_axis(folder):
     """A run of another model and another reward was shown with the first run's base."""
-    path = folder / "yard.db"
-    runs = [side_by_side.read_run(path) for _ in range(3)]
-    ((prompt, base, _tuned),) = runs[0].helped.before_after
-    points = runs[2].helped.points
-    other = replace(points[0], texts=((prompt, "another base"),))
-    helped = replace(runs[2].helped, points=(other, *points[1:]))
-    runs[1] = replace(runs[1], name="again")
-    runs[2] = replace(runs[2], name="other", helped=helped, reward="length:40")
-    (text,) = side_by_side.shared_texts(runs)
-    assert text.bases == ((base, ("yard", "again")), ("another base", ("other",)))
-    found = side_by_side.SideBySide(tuple(runs), (), (text,))
-    shown = page.render_comparison(found)
+    run = side_by_side.read_run(folder / "yard.db")
+    ((prompt, base, _tuned),) = run["helped"].before_after
+    first, *points = run["helped"].points
+    first = replace(first, texts=((prompt, "another base"),))
+    helped = replace(run["helped"], points=(first, *points))
+    runs = [
+        run, {**run, "name": "again"},
+        {**run, "name": "other", "helped": helped, "reward": "length:40"},
+    ]  # fmt: skip
+    found = side_by_side.side_by_side(runs)
+    (text,) = found["texts"]
+    assert text["bases"] == [(base, ["yard", "again"]), ("another base", ["other"])]
+    shown = page._environment().get_template("folder/compare.html")
+    shown = shown.render(found=found, prefix=address.run_prefix)
     assert "base of yard, again" in shown and "base of other" in shown
-    charts = {chart.title: [bool(curve) for curve in chart.curves] for chart in found.charts}
+    charts = {chart["title"]: [bool(curve) for curve in chart["series"]]
+              for chart in found["charts"]}  # fmt: skip
     title = side_by_side.CHARTS["reward"]
     assert charts[f"{title}: walk"] == [True, True, False]
     assert charts[f"{title}: length:40"] == [False, False, True]
     assert charts[side_by_side.CHARTS["heldout"]] == [True, True, True]
-    keys = [chart["key"] for chart in side_by_side.as_json(found)["charts"]]
-    assert len(set(keys)) == len(keys)
+    assert len({chart["key"] for chart in found["charts"]}) == len(charts)
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "a"], list("abcdefg")])
@@ -317,9 +321,9 @@ def test_buttons_pause_and_resume_a_run_in_its_own_record(served):
 
     assert act("pause").json()["text"].startswith("people: Paused.")
     row = row_of(served.folder, "people")
-    assert (row.state, row.detail) == ("paused", "by Olga")
+    assert (row["state"], row["detail"]) == ("paused", "by Olga")
     assert act("resume").status_code == 200
-    assert row_of(served.folder, "people").state == "stopped"
+    assert row_of(served.folder, "people")["state"] == "stopped"
     for run, words in (("nothing", "there is no run"), ("../people", "there is no run"),
                        ("damaged", "the file is damaged")):  # fmt: skip
         answer = act("pause", run)
@@ -396,8 +400,8 @@ def test_a_started_process_is_stopped_in_order(controllers):
 
 def test_a_finished_run_gets_more_votes_and_its_process(folder, controllers):
     home = page.Home(folder, door_of(folder), FolderReader(folder), controllers())
-    (view,) = [each for each in page.views(home) if each.row.name == "yard"]
-    assert ("more", "40 more votes") in view.actions
+    (view,) = [each for each in page.views(home) if each["row"]["name"] == "yard"]
+    assert ("more", "40 more votes") in view["actions"]
     said = page._act(home, "Olga", page.Action(do="more", run="yard"))
     assert said == "yard: The run ends after 64 votes now. Its model is being loaded."
     assert home.controllers.is_alive("yard")
@@ -408,8 +412,10 @@ def test_a_finished_run_gets_more_votes_and_its_process(folder, controllers):
 
 def test_samples_of_a_finished_run_are_written_by_its_process(folder, controllers):
     home = page.Home(folder, door_of(folder), FolderReader(folder), controllers())
-    (view,) = [each for each in page.views(home) if each.row.name == "yard"]
-    assert [do for do, _ in view.actions] == ["more", "samples"], "a model alone does nothing here"
+    (view,) = [each for each in page.views(home) if each["row"]["name"] == "yard"]
+    assert [do for do, _ in view["actions"]] == ["more", "samples"], (
+        "a model alone does nothing here"
+    )
     assert page._act(home, "Olga", page.Action(do="samples", run="yard")).startswith("yard: ")
     assert home.controllers.is_alive("yard")
     with Ledger.open(folder / "yard.db", readonly=True) as ledger:

@@ -22,12 +22,12 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.replay import replay
-from szpo.reports import bundle
+from szpo.reports import bundle, charts
 from szpo.training import budget
 from szpo.types import Answer
 from szpo.voting import lease, pauses
 from szpo.voting.casting import VoteRequest
-from szpo_ui.operator import charts, controls, state
+from szpo_ui.operator import controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
@@ -147,10 +147,10 @@ def test_votes_for_going_on_are_drawn_as_shares_over_votes_until_a_gain_is_measu
     voted: Stage,
 ) -> None:
     (first, second) = state.read_state(voted.site)["page"]["values"]
-    assert charts.path([first, second]) == "", "no picture of one point"
+    assert charts.draw_path([first, second]) == "", "no picture of one point"
     certain = Estimate(math.log(3), 0.0, math.log(9), 8)
     third = {**second, "pooled": certain, "votes": 4}
-    drawn = charts.path([first, third, {**third, "votes": 8}])
+    drawn = charts.draw_path([first, third, {**third, "votes": 8}])
     # After 8 and 16 votes three in four, between one half and nine in ten.
     assert 'class="s0 line" points="56.0,67.0 624.0,67.0"' in drawn
     assert "56.0,36.4 624.0,36.4 624.0,118.0 56.0,118.0" in drawn and ">100 %</text>" in drawn

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from szpo.cli import run_paths
@@ -21,19 +21,18 @@ from szpo.errors import LeaseError, StorageError, SzpoError, UsageError
 from szpo.ledger.canonical import sha256
 from szpo.training import budget
 from szpo.voting import steps
-from szpo_ui.folder import labels, side_by_side
+from szpo_ui.folder import side_by_side
 from szpo_ui.folder.access import COMPARE, FolderDoor
 from szpo_ui.folder.controllers import Controllers
-from szpo_ui.folder.labels import Label
 from szpo_ui.folder.mounts import TROUBLE
-from szpo_ui.folder.rows import FolderReader, RunRow
+from szpo_ui.folder.rows import NOTHING, UNREADABLE, FolderReader
 from szpo_ui.operator import controls
 from szpo_ui.operator.controls import Command
 from szpo_ui.operator.page import moment, number
 from szpo_ui.web import login
 from szpo_ui.web.address import run_prefix
 from szpo_ui.web.markup import environment
-from szpo_ui.web.requests import read, refuse
+from szpo_ui.web.requests import Body, read, refuse
 from szpo_ui.web.site import open_site
 
 Do = Literal["start", "pause", "resume", "stop", "more", "samples"]
@@ -52,40 +51,31 @@ class Home:
     """None where models run elsewhere (``--no-controller``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A row with what its processes and buttons are."""
-
-    row: RunRow
-    state: str
-    detail: str
-    actions: tuple[tuple[Do, str], ...]
-    """What may be done, and the button's text."""
-    href: str
-    label: Label
+LABEL: Final = "label"
+"""Events of this kind in the folder's own ledger name a run with its tag and note, the last one
+holds: runs stay as they were."""
+MOST_TAG, MOST_NOTE = 40, 500
+"""Characters."""
 
 
-class Action(BaseModel):
+class Action(Body):
     """A request for one run."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     do: Do
     run: Name
 
 
-class LabelRequest(BaseModel):
+class Label(Body):
     """A tag and a note for one run."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     run: Name
-    tag: Annotated[str, Field(max_length=labels.MOST_TAG)]
-    note: Annotated[str, Field(max_length=labels.MOST_NOTE)]
+    tag: Annotated[str, Field(max_length=MOST_TAG)]
+    note: Annotated[str, Field(max_length=MOST_NOTE)]
 
 
-class NewRunRequest(BaseModel):
+class NewRun(Body):
     """A request for a new run."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     name: Annotated[str, Field(max_length=64)]
     preset: Name | None = None
     file: Name | None = None
@@ -118,18 +108,18 @@ def router(home: Home) -> APIRouter:
 
     @made.post("/home-api/label")
     async def label(request: Request) -> Response:
-        given = await read(LabelRequest, request)
+        given = await read(Label, request)
         if isinstance(given, Response):
             return given
         who = login.identity(home.door, request, "operator").name
         _path(home, given.run)
-        found = Label(given.tag.strip(), given.note.strip())
-        await run_in_threadpool(labels.write, home.door.ledger, who, given.run, found)
+        body = {"run": given.run, "tag": given.tag.strip(), "note": given.note.strip()}
+        await run_in_threadpool(home.door.ledger.record_event, LABEL, who, body)
         return JSONResponse({"text": f"{given.run}: noted."})
 
     @made.post("/home-api/begin")
     async def begin(request: Request) -> Response:
-        given = await read(NewRunRequest, request)
+        given = await read(NewRun, request)
         if isinstance(given, Response):
             return given
         if home.controllers is None:
@@ -145,11 +135,14 @@ def router(home: Home) -> APIRouter:
             found = side_by_side.read(_paths(home, run))
         except SzpoError as error:
             return HTMLResponse(render_message(_plain(home, error)), 409)
-        return HTMLResponse(render_comparison(found))
+        template = _environment().get_template("folder/compare.html")
+        return HTMLResponse(template.render(found=found, prefix=run_prefix))
 
     @made.get("/home-api/curves")
     def curves(run: Names) -> JSONResponse:
-        return JSONResponse(side_by_side.as_json(side_by_side.read(_paths(home, run))))
+        found = side_by_side.read(_paths(home, run))
+        names = [each["name"] for each in found["runs"]]
+        return JSONResponse({"runs": names, "charts": found["charts"]})
 
     @made.get("/r/{name}")
     def with_slash(name: str) -> Response:
@@ -232,50 +225,56 @@ def _paths(home: Home, names: list[str]) -> list[Path]:
 # ---- HTML ----
 
 
-def views(home: Home) -> list[View]:
-    """The rows as the page shows them; runs that are being set up come first."""
+def views(home: Home) -> list[dict[str, Any]]:
+    """The rows as the page shows them; runs that are being set up come first.
+
+    ``actions`` are what may be done, with the button's text; ``href`` is "" without a file.
+    """
     rows = home.reader.rows()
     notes = {} if home.controllers is None else home.controllers.notes()
-    known = {row.name for row in rows}
-    labelled = labels.read(home.door.ledger)
+    bodies = [event["body"] for event in home.door.ledger.events(LABEL)]
+    labels = {body["run"]: body for body in bodies}
+    known = {row["name"] for row in rows}
     new = [
-        View(RunRow(name, "stopped", note), "setting up", note, (), "", UNLABELLED)
+        {"row": {"name": name, "state": "stopped", **NOTHING}, "state": "setting up",
+         "detail": note, "actions": (), "href": "", "label": UNLABELLED}
         for name, note in notes.items()
         if name not in known
-    ]
+    ]  # fmt: skip
     return new + [
-        _view(home, row, notes.get(row.name, ""), labelled.get(row.name, UNLABELLED))
+        {**_view(home, row, notes.get(row["name"], "")),
+         "label": labels.get(row["name"], UNLABELLED)}
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
-def _view(home: Home, row: RunRow, note: str, label: Label) -> View:
-    here = home.controllers is not None and home.controllers.is_alive(row.name)
-    state, detail = row.state, row.detail
-    if here and not row.driven:
-        state_text, detail = "starting", note or "its model is being loaded"
+def _view(home: Home, row: dict[str, Any], note: str) -> dict[str, Any]:
+    here = home.controllers is not None and home.controllers.is_alive(row["name"])
+    state, driven = row["state"], row["driven"]
+    if here and not driven:
+        shown, detail = "starting", note or "its model is being loaded"
     else:
-        state_text = state
-        detail = f"{detail}; the process {note}" if note else detail
+        shown = state
+        detail = f"{row['detail']}; the process {note}" if note else row["detail"]
     actions: list[tuple[Do, str]] = []
-    if state == "finished" and row.more:
-        actions.append(("more", f"{row.more} more votes"))
+    if state == "finished" and row["more"]:
+        actions.append(("more", f"{row['more']} more votes"))
     if state == "paused":
-        actions.append(("resume", "Resume" if row.begun else "Start the run"))
+        actions.append(("resume", "Resume" if row["begun"] else "Start the run"))
     elif state == "running" or (here and state == "stopped"):
         actions.append(("pause", "Pause"))
-    if row.rounds:
+    if row["rounds"]:
         actions.append(("samples", "Samples"))
     if here:
         actions.append(("stop", "Stop model"))
-    elif home.controllers is not None and not row.driven and state not in OVER:
+    elif home.controllers is not None and not driven and state not in OVER:
         actions.append(("start", "Start model"))
-    href = f"{run_prefix(row.name)}/operate/"
-    return View(row, state_text, detail, tuple(actions), href, label)
+    href = f"{run_prefix(row['name'])}/operate/"
+    return {"row": row, "state": shown, "detail": detail, "actions": actions, "href": href}
 
 
-UNLABELLED: Final = Label()
-OVER: Final = ("finished", "unreadable")
+UNLABELLED: Final = {"tag": "", "note": ""}
+OVER: Final = ("finished", UNREADABLE)
 """States in which a model has nothing to do before more is asked of it."""
 
 
@@ -294,20 +293,9 @@ def render_home(home: Home) -> str:
         presets=settings_file.presets(),
         files=files,
         starts=home.controllers is not None,
-        most_tag=labels.MOST_TAG,
-        most_note=labels.MOST_NOTE,
+        most_tag=MOST_TAG,
+        most_note=MOST_NOTE,
     )
-
-
-def render_comparison(found: side_by_side.SideBySide) -> str:
-    """The page of runs side by side."""
-    watched = [
-        (key, title)
-        for key, title in side_by_side.WATCHED.items()
-        if any(key in run.guarded for run in found.runs)
-    ]
-    template = _environment().get_template("folder/compare.html")
-    return template.render(found=found, watched=watched, prefix=run_prefix)
 
 
 def render_message(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,6 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.training import guards, held_out, results
-from szpo.training.held_out import HeldOut
 from szpo.training.results import CountedStep
 
 FEWEST, MOST = 2, 6
@@ -33,90 +31,8 @@ CHARTS: Final = {
 }
 """The charts by their keys, in their order."""
 WATCHED: Final = {"kl": "KL to the base", "length": "Answer length", "repetition": "Repetition"}
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One value of a curve, after a number of counted votes and of answers read for them."""
-
-    votes: int
-    read: int
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Guarded:
-    """A figure that a run watches: its last value, and whether that is inside its band."""
-
-    value: float
-    band: str
-    ok: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OneRun:
-    """What is read of one run."""
-
-    name: str
-    state: str
-    votes: int
-    read: int
-    """Answers read for its votes."""
-    helped: Improvement
-    settings: Mapping[str, str]
-    curves: Mapping[str, tuple[Point, ...]]
-    guarded: Mapping[str, Guarded]
-    measured: HeldOut | None
-    reward: str
-    """What its panel was simulated by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A prompt with each run's answer; None where a run did not measure it."""
-
-    prompt: str
-    bases: tuple[tuple[str, tuple[str, ...]], ...]
-    """The answers before tuning that differ, each with the names of its runs."""
-    tuned: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """The curves of one figure."""
-
-    key: str
-    title: str
-    curves: tuple[tuple[Point, ...], ...]
-    """Of each run, empty where it has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class SideBySide:
-    """Everything that the page of runs side by side shows."""
-
-    runs: tuple[OneRun, ...]
-    settings: tuple[tuple[str, tuple[str, ...]], ...]
-    """Those that differ, with each run's value."""
-    texts: tuple[Text, ...]
-
-    @property
-    def charts(self) -> tuple[Chart, ...]:
-        """The charts for which some run has values; rewards of different kinds share none."""
-        rewards = dict.fromkeys(run.reward for run in self.runs)
-        made = []
-        for key, title in CHARTS.items():
-            curves = tuple(run.curves.get(key, ()) for run in self.runs)
-            if key != "reward":
-                made.append(Chart(key, title, curves))
-                continue
-            for i, name in enumerate(rewards):
-                own = zip(self.runs, curves, strict=True)
-                alike = tuple(curve if run.reward == name else () for run, curve in own)
-                made.append(Chart(f"{key}-{i}", f"{title}: {name}", alike))
-        return tuple(chart for chart in made if any(chart.curves))
+Curve = list[tuple[int, int, float, float | None, float | None]]
+"""Votes counted, answers read for them, the value then, and its interval where it has one."""
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -131,18 +47,27 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return different
 
 
-def read(paths: Sequence[Path]) -> SideBySide:
-    """Read the runs of these files, each as of one moment.
+def read(paths: Sequence[Path]) -> dict[str, Any]:
+    """What the page shows of the runs of these files, each as of one moment.
 
     Raises:
         SzpoError: a file cannot be read.
     """
-    runs = tuple(read_run(path) for path in paths)
-    return SideBySide(runs, differing([run.settings for run in runs]), shared_texts(runs))
+    return side_by_side([read_run(path) for path in paths])
 
 
-def read_run(path: Path) -> OneRun:
-    """Read one run.
+def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The runs with what they have in common: settings that differ, charts, figures, texts."""
+    watched = [(key, title) for key, title in WATCHED.items()
+               if any(key in run["guarded"] for run in runs)]  # fmt: skip
+    return {
+        "runs": runs, "settings": differing([run["settings"] for run in runs]),
+        "charts": list_charts(runs), "watched": watched, "texts": shared_texts(runs),
+    }  # fmt: skip
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """One run: its totals, settings, curves, guards, and what its panel was simulated by.
 
     Raises:
         SzpoError: the file cannot be read.
@@ -151,25 +76,20 @@ def read_run(path: Path) -> OneRun:
         total = results.read(ledger)
         helped, measured = improvement.read(ledger), held_out.read(ledger)
         recorded, config = ledger.spec.get("config"), recorded_config(ledger) or Config()
-    return OneRun(
-        name=path.stem,
-        state=total.state,
-        votes=total.votes,
-        read=total.answers_read,
-        helped=helped,
-        settings={} if recorded is None else _settings(config, recorded),
-        curves=_curves(total.table, helped),
-        guarded=_read_guards(config, total.table),
-        measured=measured,
-        reward=config.panel.reward,
-    )
-
-
-def _settings(config: Config, recorded: Mapping[str, Any]) -> dict[str, str]:
-    """Today's settings with the values that the run recorded, also where those are gone."""
-    given = flatten(recorded)
-    found = flatten(config.model_dump(mode="json"))
-    return {key: given.get(key, value) for key, value in found.items()}
+    # Today's settings with the values that the run recorded, also where those are gone.
+    given, known = flatten(recorded or {}), flatten(config.model_dump(mode="json"))
+    return {
+        "name": path.stem,
+        "state": total.state,
+        "votes": total.votes,
+        "read": total.answers_read,
+        "helped": helped,
+        "settings": {key: given.get(key, value) for key, value in known.items() if recorded},
+        "curves": _curves(total.table, helped),
+        "guarded": _read_guards(config, total.table),
+        "measured": measured,
+        "reward": config.panel.reward,
+    }
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -178,114 +98,104 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
     >>> flatten({"run": {"seed": 3, "name": "a"}, "panel": {"kind": "people"}})
     {'run.seed': '3', 'panel.kind': 'people'}
     """
+
+    def word(value: Any) -> str:
+        return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
     return {
-        f"{section}.{key}": _word(value)
+        f"{section}.{key}": word(value)
         for section, keys in settings.items()
         for key, value in keys.items()
         if f"{section}.{key}" not in OWN
     }
 
 
-def _word(value: Any) -> str:
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def differing(every: Sequence[Mapping[str, str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def differing(every: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
     """Settings whose values differ, with each run's; a dash where a run has none of that name.
 
     >>> differing([{"run.seed": "3", "run.votes": "8"}, {"run.seed": "4", "run.votes": "8"}])
-    (('run.seed', ('3', '4')),)
+    {'run.seed': ('3', '4')}
     """
     names = dict.fromkeys(name for settings in every for name in settings)
-    found = ((name, tuple(settings.get(name, "–") for settings in every)) for name in names)
-    return tuple((name, values) for name, values in found if len(set(values)) > 1)
+    found = {name: tuple(settings.get(name, "–") for settings in every) for name in names}
+    return {name: values for name, values in found.items() if len(set(values)) > 1}
 
 
-def _curves(facts: Sequence[CountedStep], helped: Improvement) -> dict[str, tuple[Point, ...]]:
-    votes = list(accumulate((fact.votes for fact in facts), initial=0))
-    read = list(accumulate((fact.answers_read for fact in facts), initial=0))
-    curves = {
-        key: tuple(
-            Point(votes[i + 1], read[i + 1], float(value))
-            for i, fact in enumerate(facts)
-            if fact.state == "applied" and (value := fact.info.get(key)) is not None
-        )
+def list_charts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The charts for which some run has values; rewards of different kinds share none.
+
+    Each has a curve of each run, which is empty where it has none.
+    """
+    wanted = [(key, title, None) for key, title in CHARTS.items() if key != "reward"]
+    kinds = dict.fromkeys(run["reward"] for run in runs)
+    wanted[1:1] = [("reward", f"{CHARTS['reward']}: {kind}", kind) for kind in kinds]
+    made = []
+    for i, (key, title, kind) in enumerate(wanted):
+        series = [run["curves"][key] if kind in (None, run["reward"]) else [] for run in runs]
+        if any(series):
+            made.append({
+                "key": key if kind is None else f"{key}-{i - 1}", "title": title,
+                "reference": 0.5 if key == "heldout" else None, "series": series,
+            })  # fmt: skip
+    return made
+
+
+def _curves(table: Sequence[CountedStep], helped: Improvement) -> dict[str, Curve]:
+    votes = list(accumulate((step.votes for step in table), initial=0))
+    read = list(accumulate((step.answers_read for step in table), initial=0))
+    curves: dict[str, Curve] = {
+        key: [
+            (votes[i + 1], read[i + 1], float(value), None, None)
+            for i, step in enumerate(table)
+            if step.state == "applied" and (value := step.info.get(key)) is not None
+        ]
         for key in WATCHED
     }
     # A measurement stands after its number of applied steps.
-    at = [(p, min(p.steps, len(facts))) for p in helped.points]
-    curves["heldout"] = tuple(
-        Point(p.votes, read[i], p.wins.value, p.wins.low, p.wins.high)
-        for p, i in at
-        if p.wins is not None and p.wins.value is not None
-    )
-    curves["reward"] = tuple(
-        Point(p.votes, read[i], p.reward) for p, i in at if p.reward is not None
-    )
+    at = [(point, read[min(point.steps, len(table))]) for point in helped.points]
+    curves["heldout"] = [
+        (point.votes, i, point.wins.value, point.wins.low, point.wins.high)
+        for point, i in at
+        if point.wins is not None and point.wins.value is not None
+    ]
+    curves["reward"] = [
+        (point.votes, i, point.reward, None, None) for point, i in at if point.reward is not None
+    ]
     return curves
 
 
-def _read_guards(config: Config, facts: Sequence[CountedStep]) -> dict[str, Guarded]:
+def _read_guards(config: Config, table: Sequence[CountedStep]) -> dict[str, dict[str, Any]]:
     """The bands of a run's settings with the last figures that the run noted."""
     bands = guards.bands(config.guards)
     last: dict[str, float] = {}
-    for fact in facts:
-        last |= {key: float(fact.info[key]) for key in WATCHED if key in fact.info}
+    for step in table:
+        last |= {key: float(step.info[key]) for key in WATCHED if key in step.info}
     found = {}
     for key, value in last.items():
-        band = getattr(bands, key)
-        if band is None:
-            found[key] = Guarded(value, "not watched", True)
-            continue
-        low, high = (f"{edge:g}" if abs(edge) < 1e300 else "" for edge in band)
-        words = f"{low} to {high}" if low and high and low != "0" else f"at most {high}"
-        found[key] = Guarded(
-            value, words if high else f"at least {low}", key not in bands.outside(last)
-        )
+        words = "not watched"
+        if (band := getattr(bands, key)) is not None:
+            low, high = (f"{edge:g}" if abs(edge) < 1e300 else "" for edge in band)
+            words = f"{low} to {high}" if low and high and low != "0" else f"at most {high}"
+            words = words if high else f"at least {low}"
+        found[key] = {"value": value, "band": words, "ok": key not in bands.outside(last)}
     return found
 
 
-def shared_texts(runs: Sequence[OneRun]) -> tuple[Text, ...]:
-    """The measured prompts with the answers before and after, those of most runs first."""
-    measured = [{p: (base, tuned) for p, base, tuned in run.helped.before_after} for run in runs]
+def shared_texts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The measured prompts with the answers before and after, those of most runs first.
+
+    ``bases`` are the answers before tuning that differ, each with the names of its runs;
+    ``tuned`` is each run's answer, None where a run did not measure it.
+    """
+    measured = [{p: (b, t) for p, b, t in run["helped"].before_after} for run in runs]
     prompts = dict.fromkeys(prompt for texts in measured for prompt in texts)
     ranked = sorted(prompts, key=lambda prompt: -sum(prompt in texts for texts in measured))
-    return tuple(
-        Text(
-            prompt,
-            _bases(prompt, runs, measured),
-            tuple(texts[prompt][1] if prompt in texts else None for texts in measured),
-        )
-        for prompt in ranked[:MOST_PROMPTS]
-    )
-
-
-def _bases(
-    prompt: str, runs: Sequence[OneRun], measured: Sequence[Mapping[str, tuple[str, str]]]
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    found: dict[str, list[str]] = {}
-    for run, texts in zip(runs, measured, strict=True):
-        if prompt in texts:
-            found.setdefault(texts[prompt][0], []).append(run.name)
-    return tuple((base, tuple(names)) for base, names in found.items())
-
-
-def as_json(found: SideBySide) -> dict[str, Any]:
-    """The curves for the page's script: points as [votes, answers read, value, low, high]."""
-    return {
-        "runs": [run.name for run in found.runs],
-        "charts": [
-            {
-                "key": chart.key,
-                "title": chart.title,
-                "reference": 0.5 if chart.key == "heldout" else None,
-                "series": [
-                    [[p.votes, p.read, p.value, p.low, p.high] for p in curve]
-                    for curve in chart.curves
-                ],
-            }
-            for chart in found.charts
-        ],
-    }
+    found = []
+    for prompt in ranked[:MOST_PROMPTS]:
+        bases: dict[str, list[str]] = {}
+        for run, texts in zip(runs, measured, strict=True):
+            if prompt in texts:
+                bases.setdefault(texts[prompt][0], []).append(run["name"])
+        tuned = [texts[prompt][1] if prompt in texts else None for texts in measured]
+        found.append({"prompt": prompt, "bases": list(bases.items()), "tuned": tuned})
+    return found

@@ -34,12 +34,11 @@ from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
-from szpo.reports import bundle, html_report
-from szpo.reports.charts import draw_gain, draw_lesson, draw_share
+from szpo.reports import bundle, charts, html_report
 from szpo.training import budget
 from szpo.training.guards import Band
 from szpo_ui.languages import texts
-from szpo_ui.operator import charts, controls
+from szpo_ui.operator import controls
 from szpo_ui.operator.controls import Command, Reply
 from szpo_ui.operator.state import columns, read_state, version
 from szpo_ui.panel import render
@@ -59,6 +58,7 @@ STATES: Final = {
     "none": "not begun", "generating": "writing answers", "open": "collecting votes",
     "closed": "updating", "paused": "paused", "finished": "finished",
 }  # fmt: skip
+VALUES: Final = "Value difference per round; table below"
 LINKS: Final = {"votes": "votes", "answers": "writing answers", "update": "the update"}
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
@@ -197,13 +197,13 @@ def page(site: Site, ack: str = "") -> str:
             b=found,
             prefix=site.prefix,
             ack=ack,
-            chart=charts.values(figures["values"], "Value difference per round; table below"),
+            chart=Markup(charts.draw_values(figures["values"], VALUES)),
             health=vitals(found),
             ahead=[] if ahead is None else outlook.table(ahead),
-            share=Markup(draw_share(found["helped"].share)),
-            gain=Markup(draw_gain(found["helped"]) or ""),  # it escapes every text
-            path=charts.path(figures["values"]),
-            lesson=Markup("" if lesson is None else draw_lesson(lesson)),
+            share=Markup(charts.draw_share(found["helped"].share)),
+            gain=Markup(charts.draw_gain(found["helped"])),  # charts escape every text
+            path=Markup(charts.draw_path(figures["values"])),
+            lesson=Markup("" if lesson is None else charts.draw_lesson(lesson)),
             samples=found["samples"] and columns(found["samples"]),
             preview=preview(site, found),
             checked=sample_check.read(site.ledger),
@@ -277,7 +277,7 @@ def vitals(found: dict[str, Any]) -> list[dict[str, Any]]:
         made.append({
             "key": key, "title": title, "unit": unit, "digits": digits, "first": points[0][1],
             "last": points[-1][1], "band": band_text, "broken": key in health[-1]["broken"],
-            "svg": charts.spark(points, band, f"{title} by round"),
+            "svg": Markup(charts.draw_spark(points, band, f"{title} by round")),
         })  # fmt: skip
     return made
 
@@ -348,7 +348,7 @@ def rounds(steps: Sequence[int]) -> str:
 
 def line(share: Share, at: float | None = None) -> Markup:
     """A share drawn as an interval."""
-    return charts.interval(share.low, share.high, share.value, at)
+    return Markup(charts.draw_interval(share, at))
 
 
 def _base(site: Site, request: gr.Request) -> str:
