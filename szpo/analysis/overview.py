@@ -254,11 +254,11 @@ def _improving(evidence: Evidence, values: Sequence[dict[str, Any]]) -> dict[str
     comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is the last blind
     comparison of the tuned policy with the base.
     """
-    recent: set[int | None] = {value["step"] for value in values[-WINDOW:]}
+    recent = {value["step"] for value in values[-WINDOW:]}
     headings = {step.step: step.headings for step in evidence.steps}
     hits, of = 0.0, 0
     for (step, k), counts in evidence.totals.directions().items():
-        if step in recent:
+        if step is not None and step in recent:
             own, votes = _along({k: counts}, headings[step])
             hits, of = hits + own, of + votes
     return {

@@ -80,8 +80,8 @@ _VALUES: Final = _Box(960, 300, 44, 14, 12, 34, 18)
 _SMALL: Final = _Box(220, 56, 4, 6, 4, 4, 0)
 
 
-def _points(xs: Iterable[float], ys: Iterable[float], at_x: _Scale, at_y: _Scale) -> list[str]:
-    return [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in zip(xs, ys, strict=True)]
+def _place(points: Iterable[tuple[float, float]], at_x: _Scale, at_y: _Scale) -> list[str]:
+    return [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points]
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def _colours(values: Sequence[str]) -> str:
 
 def _draw_series(s: Series, i: int, at_x: _Scale, at_y: _Scale) -> list[str]:
     points = [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
-    placed = _points(*zip(*points, strict=True), at_x, at_y) if points else []
+    placed = _place(points, at_x, at_y)
     parts = []
     if s.low is not None and s.high is not None:
         edges = [e for e in zip(s.x, s.low, s.high, strict=True) if math.isfinite(e[1] + e[2])]
@@ -340,8 +340,8 @@ def _area(
     kind: str, edges: Sequence[tuple[float, float, float]], at_x: _Scale, at_y: _Scale
 ) -> str:
     """What lies between low and high of (x, low, high)."""
-    xs, low, high = zip(*edges, strict=True) if edges else ((), (), ())
-    around = _points(xs, high, at_x, at_y) + _points(xs[::-1], low[::-1], at_x, at_y)
+    around = _place([(x, high) for x, _, high in edges], at_x, at_y)
+    around += _place([(x, low) for x, low, _ in reversed(edges)], at_x, at_y)
     return f'<polygon class="{kind}" points="{" ".join(around)}"/>'
 
 
@@ -374,9 +374,8 @@ def draw_values(steps: Sequence[dict[str, Any]], title: str) -> str:
             parts.append(box.x_label(at_x, mark, f"{mark + 1:g}"))
     pooled = [(s["step"], *ends) for s in steps if (ends := _ends(s["pooled"]))]
     if pooled:
-        xs, values, lows, highs = zip(*pooled, strict=True)
-        line = " ".join(_points(xs, values, at_x, at_y))
-        parts.append(_area("band", list(zip(xs, lows, highs, strict=True)), at_x, at_y))
+        line = " ".join(_place([(x, value) for x, value, *_ in pooled], at_x, at_y))
+        parts.append(_area("band", [(x, low, high) for x, _, low, high in pooled], at_x, at_y))
         parts.append(f'<polyline class="pooled" points="{line}"/>')
     parts += [_draw_value(s, x, at_x(s["step"]), at_y) for s, x in shown]
     return "".join([*parts, "</svg>"])
@@ -428,5 +427,5 @@ def draw_spark(
         top = f"{y:.1f}" if y else "0"
         size = f'width="{box.width}" height="{height:.1f}"'
         parts.append(f'<rect class="outside" x="0" y="{top}" {size}/>')
-    line = " ".join(_points(*zip(*points, strict=True), at_x, at_y))
+    line = " ".join(_place(points, at_x, at_y))
     return "".join([*parts, f'<polyline class="pooled" points="{line}"/></svg>'])

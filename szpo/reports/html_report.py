@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,19 +19,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import agreement, improvement, outlook, taught, voter_report
+from szpo.analysis import agreement, evidence, improvement, outlook, taught, voter_report
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.evaluators.hidden_reward import Score
+from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
 from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
 from szpo.training.results import CountedStep, Run
-from szpo.types import Comparison, Vote
+from szpo.types import Comparison
 from szpo.visible_text import visible
-from szpo.voting import counting, second_seats, triads
+from szpo.voting import counting, triads
 
 NOTES = {
     "kl measured": "measured on held-out prompts; its last point is the adapter's",
@@ -103,7 +104,7 @@ def render(
         ahead_rows=[] if ahead is None else outlook.table(ahead),
         figures=list(_figures(ledger, facts, helped, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
-        panelists=list(_panelists(ledger, facts)),
+        panelists=list(_panelists(ledger, live=open_round)),
         second=agreement.second_opinions(ledger),
         facts=facts,
         verification=verification,
@@ -282,7 +283,9 @@ def _samples(ledger: Ledger, facts: Sequence[CountedStep], shown: int) -> Iterat
     last = len(answered) - 1
     for i in sorted({round(j * last / max(shown - 1, 1)) for j in range(shown)}):
         step = answered[i].step
-        tallies = _count_verdicts(counting.counted(ledger, step))
+        tallies: dict[str, Counter[str]] = defaultdict(Counter)
+        for vote in counting.counted(ledger, step):
+            tallies[vote.comparison][vote.verdict] += 1
         comparison = next(c for c in ledger.comparisons(step) if c.id in tallies)
         row = next((row for row in comparison.rows if not row.identical), comparison.rows[0])
         tally = tallies[comparison.id]
@@ -296,14 +299,6 @@ def _samples(ledger: Ledger, facts: Sequence[CountedStep], shown: int) -> Iterat
         }
 
 
-def _count_verdicts(votes: Iterable[Vote]) -> dict[str, Counter[str]]:
-    """The verdicts on each comparison."""
-    tallies: dict[str, Counter[str]] = defaultdict(Counter)
-    for vote in votes:
-        tallies[vote.comparison][vote.verdict] += 1
-    return tallies
-
-
 def _winner(tally: Mapping[str, int]) -> str | None:
     plus, minus = tally.get("plus", 0), tally.get("minus", 0)
     return None if plus == minus else ("plus" if plus > minus else "minus")
@@ -315,47 +310,26 @@ def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
     return f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}"
 
 
-def _panelists(ledger: Ledger, facts: Sequence[CountedStep]) -> Iterator[dict[str, str]]:
-    people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
-    tallies: dict[str, Counter[str]] = {p["panelist"]: Counter() for p in people}
-    second = second_seats.answers(ledger)
-    for f in facts:
-        votes, more = counting.StepVotes(ledger, f.step), second.get(f.step, ())
-        verdicts = _count_verdicts([*votes.counted, *more])
-        for vote in (*votes.counted, *more):
-            tally, others = tallies[vote.panelist], verdicts[vote.comparison]
-            if vote not in more:
-                tally["votes"] += 1
-                tally[vote.choice] += 1
-            others[vote.verdict] -= 1
-            side = _winner(others)
-            others[vote.verdict] += 1
-            if side and vote.verdict != "tie":
-                tally["judged"] += 1
-                tally["agreed"] += vote.verdict == side
-        for vote in votes.standing:
-            tallies[vote.panelist]["skip"] += vote.verdict == "skip"
-    for row in ledger.query(
-        "SELECT panelist, count(*) AS late FROM votes JOIN assignments USING (assignment) "
-        f"WHERE late = 1 AND assignment NOT IN {second_seats.SEATS} GROUP BY panelist"
-    ):
-        tallies[row["panelist"]]["late"] = row["late"]
+def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
+    """The figures of the operator's page, with the weight of everybody's next vote."""
     known = "rule" in ledger.spec.get("optimizer", {})
     weighed = voter_report.weights(ledger) if known else {}
-    for p in people:
-        t = tallies[p["panelist"]]
-        sided = t["A"] + t["B"]
+    for row in agreement.panelists(evidence.read(ledger, live=live)):
         yield {
-            "name": visible(p["pseudonym"]),
-            "kind": p["kind"],
-            "votes": str(t["votes"]),
-            "a_share": f"{t['A'] / sided:.0%}" if sided else "–",
-            "ties": str(t["tie"]),
-            "skips": str(t["skip"]),
-            "late": str(t["late"]),
-            "agreement": f"{t['agreed'] / t['judged']:.0%}" if t["judged"] else "–",
-            **_weight(weighed.get(p["pseudonym"])),
+            "name": visible(row["name"]),
+            "kind": row["kind"],
+            "votes": str(row["votes"]),
+            "a_share": _percent(row["a_side"]),
+            "ties": f"{row['ties'].hits:.0f}",
+            "skips": f"{row['skips'].hits:.0f}",
+            "late": str(row["late"]),
+            "agreement": _percent(row["rest"]),
+            **_weight(weighed.get(row["name"])),
         }
+
+
+def _percent(share: Share) -> str:
+    return "–" if share.value is None else f"{share.value:.0%}"
 
 
 def _weight(voter: voter_report.VoterWeight | None) -> dict[str, str]:

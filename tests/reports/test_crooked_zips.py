@@ -206,7 +206,7 @@ def test_tables_and_facts_have_limits_of_their_own(files, monkeypatch):
     monkeypatch.setattr(exported_rows, "ROWS", 5)
     file = pack(files)
     assert peak(file, "panelists.csv has more than 5 rows.*limit=") < 2**22
-    assert bundle.recompute(file, limit=2 * bundle.LIMIT).panelists
+    assert bundle.recompute(file, limit=2 * bundle.LIMIT)["panelists"]
 
 
 @pytest.mark.full
