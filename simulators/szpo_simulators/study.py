@@ -351,6 +351,17 @@ def draw_points(
     axes.errorbar(x, means, yerr=np.stack([means - low, high - means]), **settings)
 
 
+def draw_course(
+    axes: Axes, x: Sequence[float], row: Mapping[str, Any], label: str, **style: Any
+) -> None:
+    """A row's ``curve`` along x with its mark at the end; a point where there is no more."""
+    if len(x) > 1:
+        draw_curve(axes, x, row["curve"], label, markevery=[-1], **style)
+    else:
+        style.pop("linestyle")
+        draw_points(axes, x, [row], label, fmt=style.pop("marker"), **style)
+
+
 def put_legend_below(axes: Axes, columns: int = 2) -> None:
     """The legend under the axes, where it hides no data."""
     axes.legend(

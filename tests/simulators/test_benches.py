@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import expit
 
 from szpo.errors import RunError, UsageError
 from szpo.judges.backends import Reply
 from szpo_simulators.baselines import notebook
 from szpo_simulators.bench import run_all
-from szpo_simulators.bench.known_worlds import bandit, cartpole, contest, courier, gridworld
-from szpo_simulators.bench.scale import command
-from szpo_simulators.bench.scale.command import Task
-from szpo_simulators.bench.voters import hostile, hostile_runs, vpl
+from szpo_simulators.bench.known_worlds import cartpole, contest, courier, gridworld
+from szpo_simulators.bench.voters import hostile, vpl
 from szpo_simulators.bench.voters import judge as bench
 from szpo_simulators.judges import probes
 from szpo_simulators.judges.probes import FORMS, tasks
@@ -88,24 +83,14 @@ def test_cartpoles_figures_and_both_axes(tmp_path, monkeypatch):
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 
 
-@pytest.mark.parametrize("table", [courier.GRIDS, {**gridworld.GRIDS, **gridworld.TRUE}])
-def test_every_method_has_as_many_trials(table):
-    counts = {
-        name: sum(len(contest.combinations(grid)) for grid in grids)
-        for name, (_, *grids) in table.items()
-    }
-    assert len(set(counts.values())) == 1, counts
-
-
 def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
     for D in [1, 3]:
-        for name in courier.GRIDS:
+        for name, (fixed, grid) in gridworld.GRIDS.items():
             with case(name, D):
-                fixed, grid, _ = courier.GRIDS[name]
                 cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
                 asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
-                found = contest.work(asked)
-                assert found["votes"][-1] == 12 and found["answers"][-1] == 24 * D
+                found = contest.work({**asked, "budget": 48})
+                assert found["votes"][-1] == 48 and found["answers"][-1] == 96 * D
                 assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
                 assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
 
@@ -113,21 +98,37 @@ def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
 def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
     asked = {"world": "dense", "budget": 300, "method": "rm-plan"}
     grid = {"ridge": [100.0, 0.01]}
-    found, listed = contest.choose(Study("gridworld", tmp_path), "x", asked, [grid], trials=2)
+    found = contest.choose(Study("gridworld", tmp_path), "x", asked, grid, trials=2)
     assert found == {"ridge": 0.01}
-    assert [one["ridge"] for one in listed] == [100.0, 0.01]
-    assert listed[1]["score"] > listed[0]["score"]
 
 
-def test_a_frozen_file_comes_back_as_it_was(tmp_path):
-    tuned = [
-        {"name": courier.OURS, "way": "pair votes", "fixed": {**TINY, "seeds": "none"},
-         "chosen": {"N": 2, "mu": 1.0}, "tried": [{"N": 2, "mu": 1.0, "score": 8.25}]}
-    ]  # fmt: skip
-    courier.freeze(tuned, tmp_path / "frozen.toml")
-    used, methods = courier.read_frozen(tmp_path / "frozen.toml")
-    assert methods == tuned
-    assert used == seed_range(200, 5000)
+FROZEN = """
+seeds = [5000, 5009]
+[[method]]
+name = "SZPO, known"
+way = "pair votes"
+fixed = { world = "courier", budget = 8, D = 1, sharpness = 1.0, method = "szpo", rule = "known" }
+chosen = { N = 2, alpha = 0.35 }
+tried = []
+[[method]]
+name = "DPO"
+way = "pair votes"
+fixed = { world = "courier", budget = 8, D = 1, sharpness = 1.0, method = "dpo", rounds = 1 }
+chosen = { epochs = 1 }
+tried = []
+"""
+
+
+@pytest.mark.full
+def test_a_frozen_contest_runs_on_its_own_seeds(tmp_path):
+    (tmp_path / "frozen.toml").write_text(FROZEN)
+    rows = gridworld.main(True, tmp_path / "runs", tmp_path / "docs", tmp_path / "frozen.toml")
+    ours, dpo = rows["claim"]
+    assert ours["seeds"] == dpo["seeds"] == list(range(5000, 5006))
+    assert ours["votes"] == [2, 4, 6, 8] and dpo["votes"] == [8]
+    (apart,) = lines(tmp_path / "runs" / "gridworld-claim-differences.csv")
+    assert float(apart["mean"]) == pytest.approx(ours["mean"] - dpo["mean"])
+    assert (tmp_path / "docs" / "gridworld-claim.svg").exists()
 
 
 @pytest.mark.parametrize("text", [None, "seeds = [1]", "not toml"])
@@ -170,35 +171,9 @@ def test_what_is_retained_is_a_share_of_the_honest_gain():
 def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hostile, "VOTES", 16)
     found = hostile.main(seeds=2, first=7, people=40, folder=tmp_path)
-    stored = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
-    assert stored["seeds"] == [7, 8] and len(stored["run"][0]["gains"]["skill"]) == 2
-    with (tmp_path / "run.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 3
+    assert len(lines(tmp_path / "run.csv")) == 3 and len(lines(tmp_path / "effort.csv")) == 20
     out = capsys.readouterr().out
     assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
-
-
-def test_points_have_an_interval_and_what_they_keep():
-    gains = {(0, "equal"): (0.4, 0.6), (0, "skill"): (0.4, 0.5),
-             (2, "equal"): (0.1, 0.2), (2, "skill"): (0.3, 0.2)}  # fmt: skip
-    found = {
-        (*key, seed): {"gain": gain, "votes": 400}
-        for key, both in gains.items()
-        for seed, gain in enumerate(both)
-    }
-    del found[0, "skill", 1]  # still under way: that seed is left out of the row
-    honest, hostiles = hostile_runs.summarise(found)
-    assert (honest["seeds"], honest["difference"]) == ([0], [0.0, None, None])
-    assert hostiles["kept_equal"] == pytest.approx(0.3)
-    assert hostiles["kept_skill"] == pytest.approx(0.5)
-    # Differences .2 and 0: mean .1, standard error .1, t(.975, 1) = 12.706.
-    assert hostiles["difference"] == pytest.approx([0.1, 0.1 - 1.2706, 0.1 + 1.2706], abs=1e-4)
-
-
-@pytest.mark.parametrize("wrong", [{"model": "gpt"}, {"model": "tiny", "members": (3,)}])
-def test_runs_that_there_are_not_are_refused(tmp_path, wrong):
-    with pytest.raises(UsageError, match="models are smollm2, tiny, members 0, 1, 2"):
-        hostile.main(**wrong, folder=tmp_path)
 
 
 def examine(stub, part, count=4):
@@ -271,36 +246,6 @@ def test_a_quick_look_prints_and_keeps_its_cells(tmp_path, capsys, monkeypatch):
     assert "both orders agree" in head and row.startswith('endpoint: longer,"')
 
 
-def test_the_bandit_misleads_single_votes_and_not_batches():
-    # One pull: −1 with .7, +3 with .3.
-    assert bandit.mean_vote_margin(1.0, 1) == pytest.approx(0.7 * expit(-1) + 0.3 * expit(3) - 0.5)
-    assert (
-        bandit.mean_vote_margin(1.0, 1)
-        < 0
-        < bandit.mean_vote_margin(1.0, 2)
-        < bandit.mean_vote_margin(1.0, 8)
-    )
-    assert bandit.mean_vote_margin(5.0, 1) == pytest.approx(-0.195, abs=1e-3)
-    # Many voters and the right link find the mean, +.2; with a steep panel they move away.
-    assert bandit.mean_estimate(1.0, 1) == pytest.approx(-0.057, abs=1e-3)
-    assert bandit.mean_estimate(1.0, 50) == pytest.approx(0.197, abs=1e-3)
-    assert bandit.mean_estimate(5.0, 100) < bandit.mean_estimate(5.0, 1) < 0
-
-
-@pytest.mark.full
-def test_the_bandit_is_learned_by_batches_and_not_by_single_votes(tmp_path, capsys):
-    found = bandit.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
-    by = {(row["rule"], row["M"], row["D"], row["beta"]): row for row in found["runs"]}
-    one, many = by["sign", 1, 1, 1.0], by["sign", 1, 8, 1.0]
-    assert one["high"] < 0.3 < 0.7 < many["low"]
-    assert (one["votes"], many["answers"]) == (32 * 400, 2 * 8 * 32 * 400)
-    assert bandit.budget_at_marks(many, "answers")[-1] == many["answers"]
-    spec = {name: one[name] for name in ("rule", "N", "M", "D", "alpha", "steps", "beta")}
-    assert bandit.work({**spec, "seeds": one["seeds"][:2]})["values"] == one["values"][:2]
-    assert (tmp_path / "docs" / "bandit.svg").exists()
-    assert "P(risky)" in capsys.readouterr().out
-
-
 @pytest.mark.full
 def test_the_published_steps_climb_the_dense_grid(tmp_path):
     """From 2.85 towards 7.55, in 9,600 votes: θ against θ + μv, N = 8, M = 5, D = 1, ten seeds."""
@@ -328,7 +273,7 @@ def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsy
     assert [row[0] for row in called] == list(run_all.NAMES)
     assert all(row[1:] == (True, row[0], tmp_path, None) for row in called)
     frozen.touch()
-    run_all.main(folder=tmp_path, only=("bandit", "gridworld"), frozen=frozen)
+    run_all.main(folder=tmp_path, only=("cartpole", "gridworld"), frozen=frozen)
     assert called[-2:] == [
         ("gridworld", False, "gridworld", None, None),
         ("gridworld", False, "gridworld-claim", None, frozen),
@@ -364,39 +309,3 @@ def test_the_latents_bench_asks_every_model_on_every_set(tmp_path, monkeypatch, 
     ]  # fmt: skip
     out = capsys.readouterr().out
     assert "controversial" in out and "collapsed" in out
-
-
-HAS_RAY = importlib.util.find_spec("ray") is not None
-
-
-def test_the_ratio_is_taken_pair_by_pair(tmp_path, monkeypatch, capsys):
-    rates = iter(
-        [{"one": 10.0, "two": 20.0, "ray": 19.0}, {"one": 20.0, "two": 36.0, "ray": 36.0}]
-    )
-    monkeypatch.setattr(
-        command._Turns, "measure", lambda self, spec: {**next(rates), "chunk_s": 0.005}
-    )
-    task = Task("tiny", "fp32", rows=32, new_tokens=24, chunk_rows=8)
-    study = Study("scale", tmp_path)
-    found = command.measure_ratio(study, task, 2)
-    assert found["ratio"]["mean"] == pytest.approx((0.95 + 1.0) / 2)
-    assert found["bare"]["mean"] == pytest.approx(1.9)
-    assert found["by_ray"]["mean"] == pytest.approx(1.85)
-    out = capsys.readouterr().out
-    assert "reached (at least 0.95)" in out and "5.0 ms of processor time a chunk" in out
-    assert command.measure_ratio(study, task, 2) == found  # finished cells are read back
-
-
-@pytest.mark.parametrize("options", [{"rows": 24}, {"pairs": 1}])
-def test_options_that_make_no_sense_are_refused(options):
-    with pytest.raises(UsageError, match="--rows is a multiple of 16, --pairs at least 2"):
-        command.main(**options)  # type: ignore[arg-type]
-
-
-@pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
-@pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
-@pytest.mark.slow
-def test_the_bench_measures_bare_processes_and_workers(tmp_path):
-    rows = command.main(quick=True, folder=tmp_path)["rows"]
-    assert len(rows) == 2 and all(row[name] > 0 for row in rows for name in ("one", "two", "ray"))
-    assert command.main(quick=True, folder=tmp_path)["rows"] == rows

@@ -20,7 +20,6 @@ from szpo_simulators.baselines import ppo
 from szpo_simulators.bench.known_worlds import track
 from szpo_simulators.rewards.text_rewards import matrix, parse
 from szpo_simulators.worlds import oracle
-from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.mujoco import Linear, environment
@@ -31,7 +30,6 @@ from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard, Ya
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
-    "bandit": (Bandit, 1.1),
     "dense grid": (lambda: DENSE, 2.845295459),
     "courier": (Courier, 1.864197077),
     "track, progress": (lambda: TRUTH, 0.665),

@@ -11,7 +11,7 @@ from rich.console import Console
 from szpo.errors import RunError, SzpoError
 from szpo.plugins import load
 
-NAMES: Final = ("bandit", "gridworld", "track", "cartpole")
+NAMES: Final = ("gridworld", "track", "cartpole")
 """Each takes ``quick``, ``folder`` and ``figures``."""
 FROZEN: Final = Path("experiments/frozen/gridworld-win.toml")
 """The contest frozen before it was run; a checkout has it, an installed package does not."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,12 +22,10 @@ from szpo.optim.sample_directions import Law
 from szpo.types import Floats
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
-from szpo_simulators.panels.panel import Calibration, calibrate
 from szpo_simulators.study import TUNING, Study, interval, seed_range
 from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.world import draws
 
 WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": COURIER}
 BLOCK: Final = 10
@@ -42,12 +40,9 @@ MARKS: Final = 20
 Settings = dict[str, Any]
 
 
-@lru_cache
-def calibrate_bt70(world: str, D: int) -> Calibration:
-    """The panel that agrees on 70 % of pairs of batches of D walks by the starting policy."""
-    place = WORLDS[world]
-    drawn = draws(place, [seed_range(1)[0]], 0, 0, 4000, "calibration")
-    return calibrate(place.returns(place.theta0[None], drawn), D, 0)
+def format_settings(settings: Settings) -> str:
+    """Chosen settings in a table's cell."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -63,24 +58,20 @@ def choose(
     study: Study,
     label: str,
     spec: Mapping[str, Any],
-    grids: Sequence[Mapping[str, Sequence[Any]]],
+    grid: Mapping[str, Sequence[Any]],
     trials: int,
     most: int | None = None,
-) -> tuple[Settings, list[dict[str, Any]]]:
-    """The combination of best mean final value on tuning seeds, and all tried with their scores.
+) -> Settings:
+    """The combination of a grid with the best mean final value on tuning seeds.
 
     ``most`` limits the number of combinations, evenly spread over their list, for a quick look.
     """
-    tried = [one for grid in grids for one in combinations(grid)]
+    tried = combinations(grid)
     if most is not None:
         tried = [tried[(2 * i + 1) * len(tried) // (2 * most)] for i in range(most)]
-    first = seed_range(trials, TUNING)
-    found = study.cells(
-        f"choosing {label}", [{**spec, **one, "seeds": first} for one in tried], work
-    )
-    scores = [float(np.mean(row["values"])) for row in found]
-    listed = [{**one, "score": round(score, 4)} for one, score in zip(tried, scores, strict=True)]
-    return tried[int(np.argmax(scores))], listed
+    specs = [{**spec, **one, "seeds": seed_range(trials, TUNING)} for one in tried]
+    found = study.cells(f"choosing {label}", specs, work)
+    return tried[int(np.argmax([np.mean(row["values"]) for row in found]))]
 
 
 def work(spec: Mapping[str, Any]) -> dict[str, Any]:

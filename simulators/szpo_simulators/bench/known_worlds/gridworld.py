@@ -4,38 +4,25 @@ Two worlds. On the dense default grid a reward by cell is the truth, so a reward
 specified; the courier's return is no sum over cells or moves.
 `szpo_simulators.bench.known_worlds.courier` has the second, with settings that were frozen before
 they were run on unused seeds.
-
-Speed is measured on the default grid at a thousand repetitions, and for the oracle alone.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from matplotlib.axes import Axes
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from szpo_simulators.bench.known_worlds import contest, courier
 from szpo_simulators.study import (
     Study,
-    describe_machine,
+    draw_course,
     draw_curve,
-    draw_points,
     format_interval,
     interval,
     seed_range,
 )
-from szpo_simulators.worlds import oracle
-from szpo_simulators.worlds import repetitions as batched
-from szpo_simulators.worlds.gridworld import DENSE
-from szpo_simulators.worlds.oracle import LinkPanel
 
 WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
 """Name, votes, D: as many walks to read, one vote on each pair or on each two batches of four."""
@@ -105,8 +92,6 @@ def main(
     folder: Path = Path("runs/bench-gridworld"),
     figures: Path | None = None,
     frozen: Path | None = None,
-    freeze: Path | None = None,
-    speed: bool = False,
     published: bool = False,
 ) -> dict[str, Any]:
     """SZPO, reward models, DPO and methods with the true reward, on equal votes and equal reading.
@@ -117,34 +102,16 @@ def main(
         figures: Where the documents' figures go as well.
         frozen: A frozen courier contest to run on its own seeds (quick: six of them), instead of
             all else.
-        freeze: Write the courier's chosen settings to this file and stop there.
-        speed: Time a thousand repetitions of the dense grid and the oracle alone, instead.
         published: Run the published steps on the dense grid instead, one-sided, 9,600 votes.
     """
     study = Study("gridworld", folder, quick, figures)
-    if speed:
-        return measure_speed(study.console, *((50, 30) if quick else ()))
     if published:
         found = {"published": _run_published(study)}
     elif frozen is not None:
-        used, tuned = courier.read_frozen(frozen)
-        if quick:
-            used = used[:6]
-        found = {"claim": courier.run_methods(study, "the claim", tuned, used)}
-        courier.show_contest(study, "gridworld-claim", found["claim"], used)
-    elif freeze is not None:
-        tuned = courier.tune_contenders(study)
-        courier.freeze(tuned, freeze)
-        found = {"frozen": tuned}
+        found = {"claim": courier.run(study, frozen)}
     else:
         found = {"dense": _run_dense(study), "models": _run_models(study)}
         _draw_figure(study, found["dense"], found["models"])
-        most = 2 if quick else None
-        tuned = courier.tune(study, courier.WAYS[:1], most=most)
-        used = seed_range(6 if quick else 40)
-        found["courier"] = courier.run_methods(study, "courier", tuned, used)
-        # The documents show the claim, not this smaller look.
-        courier.show_contest(replace(study, figures=None), "courier", found["courier"], used)
     study.end()
     return found
 
@@ -158,8 +125,8 @@ def _run_dense(study: Study) -> list[dict[str, Any]]:
             # The true-reward methods read as many walks as the voters do.
             budget = (2 * votes if name in TRUE else votes) // share
             spec = {"world": "dense", "budget": budget, "D": D, **fixed}
-            settings, _ = contest.choose(
-                study, f"{name}, {way}", spec, [grid], trials, 2 if study.quick else None
+            settings = contest.choose(
+                study, f"{name}, {way}", spec, grid, trials, 2 if study.quick else None
             )
             (row,) = study.cells(
                 f"{name}, {way}", [{**spec, **settings, "seeds": seed_range(count)}], contest.work
@@ -172,7 +139,7 @@ def _run_dense(study: Study) -> list[dict[str, Any]]:
         f"{title}; 95 % intervals over {count} seeds", found,
         {"method": "name", "asked": "way", "votes": lambda row: row["votes"][-1],
          "walks read": lambda row: row["answers"][-1], "value": format_interval,
-         "chosen": lambda row: courier.format_settings(row["chosen"])},
+         "chosen": lambda row: contest.format_settings(row["chosen"])},
     )  # fmt: skip
     study.csv("dense", found)
     return found
@@ -240,74 +207,8 @@ def _draw_figure(
 def _draw_line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
     colour, mark = LOOKS[row["name"]]
     batch = row["way"] == "batch votes"
-    label = row["name"] + (", batches of 4" if batch else "")
-    if len(row[budget]) > 1:
-        dash = "--" if batch else ":" if row["name"] in TRUE else "-"
-        draw_curve(
-            axes, row[budget], row["curve"], label, color=colour, linestyle=dash, marker=mark,
-            markevery=[-1], fillstyle="none" if batch else "full",
-        )  # fmt: skip
-    else:
-        full = "none" if batch else "full"
-        draw_points(axes, row[budget], [row], label, fmt=mark, color=colour, fillstyle=full)
-
-
-def time_grid(
-    repetitions: int = 1000, steps: int = 300, N: int = 64, *, threads: int = 2, block: int = 50
-) -> dict[str, Any]:
-    """Time the rule `known` with one vote a comparison: wall and CPU seconds, shares of each part.
-
-    CPU seconds are of all threads together; on a machine with nothing else to do, wall seconds are
-    about CPU seconds over threads.
-    """
-    chosen = batched.settings_for(DENSE, N=N, M=1, alpha=1.0)
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("default grid", total=repetitions * steps)
-        wall, cpu = time.perf_counter(), time.process_time()
-        runs = batched.train(
-            DENSE, chosen, seed_range(repetitions), steps, crn=False,
-            batching=batched.Batching(block, threads, lambda made: progress.advance(bar, made)),
-        )  # fmt: skip
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    total = sum(runs.seconds.values())
-    return {
-        "repetitions": repetitions, "steps": steps, "N": N, "threads": threads,
-        "wall_s": wall, "cpu_s": cpu, "votes": repetitions * steps * N,
-        "moves": runs.walks * repetitions * steps * DENSE.horizon,
-        "value": float(runs.final.mean()),
-        **{f"share_{name}": part / total for name, part in runs.seconds.items()},
-    }  # fmt: skip
-
-
-def time_votes(repetitions: int = 1000, N: int = 64, steps: int = 320) -> dict[str, Any]:
-    """Time the oracle alone: keyed uniform numbers, the logistic link, one vote a comparison."""
-    gaps = np.random.Generator(np.random.Philox(key=1)).normal(size=(repetitions, 1, N))
-    panel, used = LinkPanel(), seed_range(repetitions)
-    cpu = time.process_time()
-    for step in range(steps):
-        if step % batched.COINS == 0:
-            coins = oracle.coins(used, step, (1, N, 1), batched.COINS)
-        oracle.votes(panel.chance(gaps), coins[step % batched.COINS])
-    cpu = time.process_time() - cpu
-    made = repetitions * N * steps
-    return {"votes": made, "cpu_s": cpu, "votes_per_cpu_s": made / cpu}
-
-
-def measure_speed(
-    console: Console, repetitions: int = 1000, steps: int = 300, threads: int = 2
-) -> dict[str, Any]:
-    """Both timings, printed with the goals: 3 minutes on two cores, 10⁷ votes a second."""
-    ran = time_grid(repetitions, steps, threads=threads)
-    voting = time_votes(min(repetitions, 1000), steps=max(steps // 2, batched.COINS))
-    view = Table(title=f"speed: {describe_machine()}")
-    for head in ("what", "figure"):
-        view.add_column(head, justify="right")
-    view.add_row("repetitions × steps × votes", f"{repetitions} × {steps} × {ran['N']}")
-    view.add_row("wall seconds", f"{ran['wall_s']:.1f}")
-    view.add_row("CPU seconds, all threads", f"{ran['cpu_s']:.1f}")
-    for part in ("rollouts", "oracle", "optimizer"):
-        view.add_row(f"share of {part}", f"{ran[f'share_{part}']:.0%}")
-    view.add_row("moves per CPU second, in all", f"{ran['moves'] / ran['cpu_s']:.2e}")
-    view.add_row("oracle alone, votes per CPU second", f"{voting['votes_per_cpu_s']:.2e}")
-    console.print(view)
-    return {"grid": ran, "oracle": voting}
+    dash = "--" if batch else ":" if row["name"] in TRUE else "-"
+    draw_course(
+        axes, row[budget], row, row["name"] + (", batches of 4" if batch else ""), color=colour,
+        marker=mark, linestyle=dash, fillstyle="none" if batch else "full",
+    )  # fmt: skip

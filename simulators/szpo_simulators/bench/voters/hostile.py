@@ -2,36 +2,25 @@
 
 *Run*: how much of an honest panel's gain remains with hostile members in a small
 panel, with equal and with learned weights, on the same seeds? *Effort*: which simulated
-panelists are flagged for low effort? Goals that are missed are printed as missed. With
-``--model`` whole runs of a language model instead, each seed as a point: see
-`szpo_simulators.bench.voters.hostile_runs`.
+panelists are flagged for low effort? Goals that are missed are printed as missed.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from szpo.aggregation import low_effort
 from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
-from szpo_simulators import study
-from szpo_simulators.bench.voters import hostile_runs
 from szpo_simulators.panels import panel
-from szpo_simulators.rewards import heldout
-from szpo_simulators.study import make_generator
+from szpo_simulators.study import Spec, Study, interval, make_generator
 from szpo_simulators.worlds.people import People
-from szpo_simulators.worlds.repetitions import settings_for, train
+from szpo_simulators.worlds.repetitions import Batching, settings_for, train
 from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard, YardWorld
 
 RUN_GOALS = {1: 0.80, 2: 0.55}
@@ -44,29 +33,75 @@ ALPHA = 0.4
 YARD = YardWorld()
 
 
-@dataclass(frozen=True)
-class Case:
-    """A panel of `MEMBERS`, of whom the last ``hostile`` have −β, and how the run weighs them."""
+def main(
+    seeds: int = 200,
+    first: int = 1000,
+    people: int = 5000,
+    mu: float = 0.4,
+    folder: Path = Path("runs/bench-hostile"),
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Hostile and careless voters: a run's gain, the flags; with intervals.
 
-    beta: float
-    hostile: int = 0
-    mu: float = 0.4
-    weighting: str = "equal"
+    Args:
+        seeds: Seeds of the runs, paired over weightings.
+        first: The first of them; the settings were chosen on seeds below 1000.
+        people: Simulated panelists per kind, for the flags.
+        mu: Perturbation radius of the runs.
+        folder: Where finished cells and the tables as CSV go.
+        quick: A tenth of everything, for a look.
+    """
+    if quick:
+        seeds, people = max(seeds // 10, 2), max(people // 10, 100)
+    study, used = Study("hostile", folder, quick), list(range(first, first + seeds))
+    fitted = calibrate_panel()
+    result = {
+        "run": measure_runs(study, used, mu, fitted.beta),
+        "effort": measure_flags(study, people, first),
+    }
+    goals = check_goals(result)
+    study.table(
+        f"gain after {VOTES} votes, P = 7, mu {mu:g}, seeds {used[0]} to {used[-1]}",
+        result["run"],
+        {"hostile": "hostile", "equal": _number("equal"), "skill": _number("skill"),
+         "skill − equal": _interval("difference", "{:+.3f} [{:+.3f}, {:+.3f}]"),
+         "equal keeps": _interval("kept_equal", "{:.1%} [{:.1%}, {:.1%}]"),
+         "skill keeps": _interval("kept_skill", "{:.1%} [{:.1%}, {:.1%}]")},
+    )  # fmt: skip
+    study.table(
+        "panelists flagged", result["effort"],
+        {"votes": "votes", "known": "known", "kind": "kind",
+         "flagged": lambda row: "{flagged:.1%} [{low:.1%}, {high:.1%}]".format(**row),
+         **{code: lambda row, code=code: f"{row[code]:.0%}" for code in CODES}},
+    )  # fmt: skip
+    study.console.print(str(fitted))
+    for goal in goals:
+        mark = "met" if goal["met"] else "MISSED"
+        study.console.print(f"{mark}: {goal['goal']} (measured {goal['measured']:.3f})")
+    for part, rows in result.items():
+        study.csv(part, rows)
+    study.end()
+    return {**result, "goals": goals}
 
 
-def measure_gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
-    """Gain in exact value (S,) after `VOTES` votes, in chunks of seeds that fit a cache."""
+def _number(name: str) -> Any:
+    return lambda row: f"{row[name]:.3f}"
+
+
+def _interval(name: str, form: str) -> Any:
+    return lambda row: form.format(*row[name])
+
+
+def run_panel(spec: Spec) -> dict[str, Any]:
+    """Gain in exact value by seed after `VOTES` votes; the last ``hostile`` members have −β."""
     settings = settings_for(
-        YARD, rule="known", N=8, D=8, mu=case.mu, alpha=ALPHA, weighting=case.weighting
+        YARD, rule="known", N=8, D=8, mu=spec["mu"], alpha=ALPHA, weighting=spec["weighting"]
     )
-    panel = People(f"bt70+hostile={case.hostile}", case.beta, MEMBERS)
-    start = YARD.value(YARD.theta0[None])[0]
-    found = []
-    for first in range(0, len(seeds), 25):
-        chunk = seeds[first : first + 25]
-        found.append(train(YARD, settings, chunk, VOTES // settings.N, panel=panel).final - start)
-        on_seeds(len(chunk))
-    return np.concatenate(found)
+    voters = People(f"bt70+hostile={spec['hostile']}", spec["beta"], MEMBERS)
+    runs = train(
+        YARD, settings, spec["seeds"], VOTES // settings.N, panel=voters, batching=Batching(25)
+    )
+    return {"gains": (runs.final - YARD.value(YARD.theta0[None])[0]).tolist()}
 
 
 def calibrate_panel(rows: int = 8) -> panel.Calibration:
@@ -87,182 +122,53 @@ def retained_share(gain: Floats, honest: Floats, draws: int = 2000) -> tuple[flo
 
 
 def measure_runs(
-    seeds: Sequence[int],
-    *,
-    mu: float = 0.4,
-    beta: float,
-    on_seeds: Callable[[int], None] = lambda done: None,
+    study: Study, seeds: Sequence[int], mu: float, beta: float
 ) -> list[dict[str, Any]]:
     """Runs of P = 7 and `VOTES` votes with 0, 1, 2 hostile members, equal and learned weights."""
-    honest = measure_gains(Case(beta, mu=mu), seeds, on_seeds)
+    specs = [
+        {"hostile": hostile, "weighting": name, "mu": mu, "beta": beta, "seeds": list(seeds)}
+        for hostile in (0, *RUN_GOALS)
+        for name in ("equal", "skill")
+    ]
+    found = study.cells("runs", specs, run_panel)
+    gains = {(row["hostile"], row["weighting"]): np.array(row["gains"]) for row in found}
     rows = []
     for hostile in (0, *RUN_GOALS):
-        plain = honest
-        if hostile:
-            plain = measure_gains(Case(beta, hostile=hostile, mu=mu), seeds, on_seeds)
-        learned = measure_gains(
-            Case(beta, hostile=hostile, mu=mu, weighting="skill"), seeds, on_seeds
-        )
-        difference, low, high = heldout.student((learned - plain).tolist())
+        plain, learned = gains[hostile, "equal"], gains[hostile, "skill"]
+        apart = interval((learned - plain).tolist())
         rows.append(
             {
                 "hostile": hostile,
                 "equal": float(plain.mean()),
                 "skill": float(learned.mean()),
-                "difference": [difference, low, high],
-                "kept_equal": retained_share(plain, honest),
-                "kept_skill": retained_share(learned, honest),
-                "gains": {"equal": plain.tolist(), "skill": learned.tolist()},
+                "difference": [apart["mean"], apart["low"], apart["high"]],
+                "kept_equal": retained_share(plain, gains[0, "equal"]),
+                "kept_skill": retained_share(learned, gains[0, "equal"]),
             }
         )
     return rows
-
-
-def main(
-    seeds: int = 200,
-    first: int = 1000,
-    people: int = 5000,
-    mu: float = 0.4,
-    folder: Path = Path("runs/bench-hostile"),
-    quick: bool = False,
-    model: str = "",
-    points: Sequence[int] = (0, 1, 2, 3, 4),
-    members: Sequence[int] = (0, 2),
-    sets: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Hostile and careless voters: a run's gain, the flags; with intervals.
-
-    Args:
-        seeds: Seeds of the runs, paired over weightings.
-        first: The first of them; the settings were chosen on seeds below 1000.
-        people: Simulated panelists per kind, for the flags.
-        mu: Perturbation radius of the runs.
-        folder: Where hostile.json and the tables as CSV go.
-        quick: A tenth of everything, for a look.
-        model: smollm2 or tiny: whole runs of it instead, beside the small policy's stored table.
-        points: Seeds of those runs.
-        members: Hostile members of those runs' panels, of seven.
-        sets: Further settings of those runs, as section.key=value.
-    """
-    if model:
-        return run_model(model, points, members, sets, folder)
-    if quick:
-        seeds, people = max(seeds // 10, 2), max(people // 10, 100)
-    used = list(range(first, first + seeds))
-    fitted = calibrate_panel()
-    console = Console()
-    with Progress(console=console, transient=True) as progress:
-        two = progress.add_task("runs", total=seeds * 6)
-        three = progress.add_task("flags", total=people * len(KINDS) * 4)
-        result: dict[str, Any] = {
-            "seeds": used,
-            "mu": mu,
-            "panel": str(fitted),
-            "run": measure_runs(
-                used, mu=mu, beta=fitted.beta, on_seeds=lambda n: progress.advance(two, n)
-            ),
-            "effort": measure_flags(
-                people, seed=first, on_people=lambda n: progress.advance(three, n)
-            ),
-        }
-    result["goals"] = check_goals(result)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hostile.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    for part in ("run", "effort"):
-        rows = [{k: v for k, v in row.items() if k != "gains"} for row in result[part]]
-        with (folder / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    print_results(result, console)
-    return result
-
-
-def run_model(
-    model: str, seeds: Sequence[int], members: Sequence[int], sets: Sequence[str], folder: Path
-) -> dict[str, Any]:
-    """Run a language model, apart from runs that other processes of this folder have claimed."""
-    console = study.make_console()
-    series = hostile_runs.ModelRuns(model, VOTES, folder / model, sets)
-    found, elsewhere = hostile_runs.run_cells(series, members, seeds, console.print)
-    rows = hostile_runs.summarise(found)
-    result = {"model": model, "votes": VOTES, "rows": rows, "elsewhere": elsewhere}
-    text = json.dumps(result, indent=1, allow_nan=False)
-    (folder / f"{model}.json").write_text(text, encoding="utf-8")
-    stored = folder / "hostile.json"
-    if stored.exists():
-        console.print(make_run_table(json.loads(stored.read_text("utf-8"))))
-    console.print(hostile_runs.make_table(series, rows))
-    if elsewhere:
-        console.print(f"{elsewhere} runs are with other processes; the same command shows them")
-    return result
 
 
 def check_goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each goal with its measured value and whether it is met."""
     found = []
     for row in result["run"]:
-        hostile = row["hostile"]
-        if hostile not in RUN_GOALS:
-            continue
-        low = row["difference"][1]
-        name = f"skill − equal with {hostile} hostile: interval above 0"
-        found.append({"goal": name, "measured": low, "met": low > 0})
-        name = f"skill keeps ≥ {RUN_GOALS[hostile]:.0%} with {hostile} hostile"
-        share = row["kept_skill"][0]
-        found.append({"goal": name, "measured": share, "met": share >= RUN_GOALS[hostile]})
+        if (hostile := row["hostile"]) in RUN_GOALS:
+            low, share, least = row["difference"][1], row["kept_skill"][0], RUN_GOALS[hostile]
+            name = f"skill − equal with {hostile} hostile: interval above 0"
+            found.append({"goal": name, "measured": low, "met": low > 0})
+            name = f"skill keeps ≥ {least:.0%} with {hostile} hostile"
+            found.append({"goal": name, "measured": share, "met": share >= least})
     for row in result["effort"]:
-        if row["votes"] != 40:
-            continue
-        if row["kind"] == "honest":
-            name = f"honest flagged by 40 votes, {row['known']} known, ≤ {FALSELY:.0%}"
-            met = row["flagged"] <= FALSELY
-        elif "clicker" in row["kind"]:
-            name = f"{row['kind']} flagged by 40 votes, {row['known']} known, ≥ {FLAGGED:.0%}"
-            met = row["flagged"] >= FLAGGED
+        share, by = row["flagged"], f"flagged by 40 votes, {row['known']} known,"
+        if row["votes"] == 40 and row["kind"] == "honest":
+            name, met = f"honest {by} ≤ {FALSELY:.0%}", share <= FALSELY
+        elif row["votes"] == 40 and "clicker" in row["kind"]:
+            name, met = f"{row['kind']} {by} ≥ {FLAGGED:.0%}", share >= FLAGGED
         else:
             continue
-        found.append({"goal": name, "measured": row["flagged"], "met": met})
+        found.append({"goal": name, "measured": share, "met": met})
     return found
-
-
-def print_results(result: Mapping[str, Any], console: Console) -> None:
-    """The two tables and the goals."""
-    console.print(make_run_table(result))
-    view = Table(title="panelists flagged")
-    for head in ("votes", "known", "kind", "flagged", *CODES):
-        view.add_column(head, justify="right")
-    for row in result["effort"]:
-        view.add_row(
-            str(row["votes"]), str(row["known"]), row["kind"], _format_share(row["flagged"], row),
-            *(f"{row[code]:.0%}" for code in CODES),
-        )  # fmt: skip
-    console.print(view)
-    console.print(result["panel"])
-    for goal in result["goals"]:
-        mark = "met" if goal["met"] else "MISSED"
-        console.print(f"{mark}: {goal['goal']} (measured {goal['measured']:.3f})")
-
-
-def make_run_table(result: Mapping[str, Any]) -> Table:
-    """Gains of the small policy's runs, and their share of the honest gain."""
-    used = result["seeds"]
-    title = f"gain after {VOTES} votes, P = 7, mu {result['mu']:g}, seeds {used[0]} to {used[-1]}"
-    view = Table(title=title)
-    for head in ("hostile", "equal", "skill", "skill − equal", "equal keeps", "skill keeps"):
-        view.add_column(head, justify="right")
-    for row in result["run"]:
-        mean, low, high = row["difference"]
-        view.add_row(
-            str(row["hostile"]), f"{row['equal']:.3f}", f"{row['skill']:.3f}",
-            f"{mean:+.3f} \\[{low:+.3f}, {high:+.3f}]",
-            *("{:.1%} \\[{:.1%}, {:.1%}]".format(*row[k]) for k in ("kept_equal", "kept_skill")),
-        )  # fmt: skip
-    return view
-
-
-def _format_share(value: float, row: Mapping[str, Any]) -> str:
-    return f"{value:.1%} \\[{row['low']:.1%}, {row['high']:.1%}]"
 
 
 CODES = ("fast", "side", "run", "gold", "rest", "random")
@@ -301,27 +207,25 @@ def simulate_conduct(
     )
 
 
-def measure_flags(
-    people: int, *, seed: int = 0, on_people: Callable[[int], None] = lambda done: None
-) -> list[dict[str, Any]]:
+def measure_flags(study: Study, people: int, seed: int = 0) -> list[dict[str, Any]]:
     """Share of each kind of panelist that is flagged, by votes and gold questions among them."""
-    rows = []
-    for votes, gold in ((40, 2), (40, 4), (40, 10), (400, 40)):
-        for kind in KINDS:
-            draw = make_generator(derive(seed, "effort", k=votes * 1000 + gold, name=kind))
-            found = [
-                {
-                    flag.code
-                    for flag in low_effort.flags(simulate_conduct(kind, votes, gold, draw), USUAL)
-                }
-                for _ in range(people)
-            ]
-            hits = sum(bool(codes) for codes in found)
-            low, high = wilson(hits, people)
-            by = {code: sum(code in codes for codes in found) / people for code in CODES}
-            rows.append(
-                {"votes": votes, "known": gold, "kind": kind, "flagged": hits / people, "low": low,
-                 "high": high, "people": people, **by}
-            )  # fmt: skip
-            on_people(people)
-    return rows
+    specs = [
+        {"votes": votes, "known": gold, "kind": kind, "people": people, "seed": seed}
+        for votes, gold in ((40, 2), (40, 4), (40, 10), (400, 40))
+        for kind in KINDS
+    ]
+    return study.cells("flags", specs, count_flags)
+
+
+def count_flags(spec: Spec) -> dict[str, Any]:
+    """Shares of the simulated panelists of a kind that are flagged, and by which flag."""
+    votes, gold, kind, people = (spec[name] for name in ("votes", "known", "kind", "people"))
+    draw = make_generator(derive(spec["seed"], "effort", k=votes * 1000 + gold, name=kind))
+    found = [
+        {flag.code for flag in low_effort.flags(simulate_conduct(kind, votes, gold, draw), USUAL)}
+        for _ in range(people)
+    ]
+    hits = sum(bool(codes) for codes in found)
+    low, high = wilson(hits, people)
+    by = {code: sum(code in codes for codes in found) / people for code in CODES}
+    return {"flagged": hits / people, "low": low, "high": high, **by}

@@ -1,1 +1,0 @@
-"""Benchmarks of choosing questions: which pairs of a pool to ask."""

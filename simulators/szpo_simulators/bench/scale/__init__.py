@@ -1,1 +1,0 @@
-"""`szpo bench scale`: what workers of Ray add to the work itself, in seconds and bytes."""
