@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from szpo.baselines import trainer
@@ -22,7 +23,7 @@ from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Ask, Preferences
-from szpo.baselines.recipes import Count, Dropout, Positive, one_of, recipe, within
+from szpo.baselines.recipes import Count, Dropout, Positive, recipe
 from szpo.baselines.validation import (
     catch_divergence,
     demand_pairs,
@@ -35,10 +36,10 @@ from szpo.errors import UsageError
 from szpo.types import Prompt
 
 METHOD = "dpo"
-LOSSES = (
+Loss: TypeAlias = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair",
     "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
-)  # fmt: skip
+]  # fmt: skip
 """Those of TRL's DPOTrainer."""
 
 
@@ -57,10 +58,10 @@ class Recipe(trainer.Recipe):
     disable_dropout: bool = True
     prompt_tokens: Count | None = None
     """A longer prompt loses its beginning; None: no such cut."""
-    loss: Annotated[str, one_of(*LOSSES)] = "sigmoid"
-    label_smoothing: Annotated[float, within(0, 0.5)] = 0.0
+    loss: Loss = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """ε of the loss ``robust``: the share of votes that are wrong by chance."""
-    reference: Annotated[str, one_of("start", "now")] = "start"
+    reference: Literal["start", "now"] = "start"
     """π_ref: the actor's start, or where it stands when the training (or round) begins."""
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Rounds:
     rows: Count | None = None
     """D: each vote is on a batch of D prompts, all of whose rows take the verdict; None: a vote
     on a single pair."""
-    memory: Annotated[str, one_of("all", "round")] = "all"
+    memory: Literal["all", "round"] = "all"
     """Train on all pairs so far, or on those of the last round that brought any."""
     recipe: Recipe = Recipe()
 

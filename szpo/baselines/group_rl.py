@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Annotated, Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from szpo import seeds
 from szpo.baselines import trainer
@@ -23,7 +23,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.asking import draw_order
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Task
-from szpo.baselines.recipes import Count, Positive, Weight, at_least, one_of, recipe
+from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
 from szpo.baselines.validation import catch_divergence, demand_plain, describe_drift
 from szpo.errors import RunError, UsageError
 from szpo.seeds import as_seed
@@ -42,7 +42,7 @@ class Recipe:
     steps: Count = 40
     prompts: Count = 8
     """Prompts of a step."""
-    samples: Annotated[int, at_least(2)] = 8
+    samples: Group = 8
     """Answers to each prompt: the group."""
     passes: Count = 1
     """Forward passes of a step: more need less memory."""
@@ -60,7 +60,7 @@ class Recipe:
             )
 
 
-LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
+Loss: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"]
 """Those of TRL's GRPOTrainer that weigh each token by itself."""
 
 
@@ -72,7 +72,7 @@ class Grpo(Recipe):
     """
 
     beta: Weight = 0.04
-    loss: Annotated[str, one_of(*LOSSES)] = "grpo"
+    loss: Loss = "grpo"
     """The mean over each answer's tokens, then over answers, as in the paper."""
 
 
@@ -84,7 +84,7 @@ class Rloo(Recipe):
     """
 
     prompts: Count = 16
-    samples: Annotated[int, at_least(2)] = 4
+    samples: Group = 4
 
 
 def train(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.training_args import OptimizerNames
+
 from szpo.baselines.dpo import Recipe
 
 QUANTIZATION = "fp4"
@@ -25,7 +27,7 @@ RECIPE = Recipe(
     batch=1,
     accumulation=4,
     schedule="cosine",
-    optimizer="paged_adamw_8bit",
+    optimizer=OptimizerNames.PAGED_ADAMW_8BIT,
     dropout=DROPOUT,
     disable_dropout=True,
     max_length=256,

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import draw_order
 from szpo.baselines.costs import Meter, Moment, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Score, Task
-from szpo.baselines.recipes import Count, Positive, between, recipe
+from szpo.baselines.recipes import Count, Positive, Share, Weight, recipe
 from szpo.baselines.validation import (
     FAR,
     catch_divergence,
@@ -59,13 +59,13 @@ class Recipe:
     """Adam's, for the LoRA weights."""
     critic_rate: Positive = 1e-2
     """Adam's, for the critic."""
-    beta: Annotated[float, between(0, math.inf)] = 0.05
+    beta: Weight = 0.05
     """Weight β of the KL penalty, in units of the reward per nat."""
     clip: Positive = 0.2
     value_clip: Positive = math.inf
     """How far values may move within a step; no limit by default."""
-    gamma: Annotated[float, between(0, 1)] = 1.0
-    lam: Annotated[float, between(0, 1)] = 0.95
+    gamma: Share = 1.0
+    lam: Share = 0.95
     grad_norm: Positive = 1.0
     """Longer gradients are shortened to this."""
     kl_limit: Positive = FAR

@@ -29,23 +29,20 @@ from szpo.baselines.validation import join_remarks
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
-NAMES = (
-    "dpo", "simpo", "iterative-dpo", "reward-model", "ppo", "grpo", "rloo", "self-rewarding",
-    "notebook-dpo", "sft",
-)  # fmt: skip
-SCORED: Mapping[str, Any] = {
-    "ppo": ppo.Recipe,
-    "grpo": group_rl.Grpo,
-    "rloo": group_rl.Rloo,
-}
+RECIPES: Mapping[str, Any] = {
+    "dpo": dpo.Recipe(), "simpo": simpo.Recipe(), "iterative-dpo": dpo.Rounds(),
+    "reward-model": reward_model.Recipe(), "ppo": ppo.Recipe(), "grpo": group_rl.Grpo(),
+    "rloo": group_rl.Rloo(), "self-rewarding": self_rewarding.Recipe(),
+    "notebook-dpo": notebook_dpo.RECIPE, "sft": sft.Recipe(),
+}  # fmt: skip
+"""Every method with its recipe."""
+NAMES = tuple(RECIPES)
+SCORED = ("ppo", "grpo", "rloo")
 """Methods that learn from a score of single answers."""
 OFFLINE: Mapping[str, Any] = {"dpo": dpo, "simpo": simpo, "notebook-dpo": dpo}
 """Methods that learn from pairs as they are."""
-INNER: Mapping[str, tuple[Any, str]] = {
-    "iterative-dpo": (dpo.Rounds(), "recipe"),
-    "self-rewarding": (self_rewarding.Recipe(), "dpo"),
-}
-"""Methods around DPO: their recipe, and its field that holds DPO's."""
+INNER = {"iterative-dpo": "recipe", "self-rewarding": "dpo"}
+"""Methods around DPO, and the field of their recipe that holds DPO's."""
 
 
 @dataclass(frozen=True)
@@ -177,22 +174,14 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     """
     if method not in NAMES:
         raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
-    if method == "notebook-dpo":
-        return _replace_fields(notebook_dpo.RECIPE, method, settings)
-    if method in INNER:
-        outer, name = INNER[method]
-        own = _plain_fields(outer)
-        plan = _replace_fields(outer, method, {k: v for k, v in settings.items() if k in own})
-        rest = {k: v for k, v in settings.items() if k not in own}
-        inner = _replace_fields(getattr(outer, name), method, rest, also=own)
-        return replace(plan, **{name: inner})
-    kinds: Mapping[str, Any] = {
-        **{name: module.Recipe for name, module in OFFLINE.items()},
-        **SCORED,
-        "reward-model": reward_model.Recipe,
-        "sft": sft.Recipe,
-    }
-    return _replace_fields(kinds[method](), method, settings)
+    default, inner = RECIPES[method], INNER.get(method)
+    if inner is None:
+        return _replace_fields(default, method, settings)
+    own = _plain_fields(default)
+    outer = {k: v for k, v in settings.items() if k in own}
+    rest = {k: v for k, v in settings.items() if k not in own}
+    made = _replace_fields(getattr(default, inner), method, rest, also=own)
+    return replace(_replace_fields(default, method, outer), **{inner: made})
 
 
 def demand_extra(method: str, *, scored: bool) -> None:

@@ -22,12 +22,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
+from pydantic import Field
+
 from szpo import files, seeds
 from szpo.baselines import asking, dpo, self_judging, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Preferences
-from szpo.baselines.recipes import Count, Positive, above, at_least, at_most, recipe
+from szpo.baselines.recipes import Count, Group, Positive, recipe
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
@@ -52,11 +54,11 @@ class Recipe:
     """The last model's number: M3."""
     prompts: Count = 32
     """Prompts of a round."""
-    candidates: Annotated[int, at_least(2)] = 3
+    candidates: Group = 3
     judgements: Count = 3
     """Of each candidate, averaged."""
     temperature: Positive = 0.7
-    top_p: Annotated[float, above(0), at_most(1)] = 0.9
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     judge_tokens: Count = 160
     """Room for a judgement of 100 words and its score."""
     dpo: dpo.Recipe = field(default_factory=lambda: dpo.Recipe(reference="now"))

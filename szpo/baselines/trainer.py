@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from szpo import cache, seeds
 from szpo.baselines import actor as actors
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep
-from szpo.baselines.recipes import Count, Epochs, Positive, demand, one_of
+from szpo.baselines.recipes import Count, Epochs, Positive
 from szpo.baselines.validation import demand_finite, demand_weights, drop_too_long
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
@@ -35,11 +35,11 @@ from szpo.models.lora_sites import Site
 from szpo.plugins import how_to_install
 from szpo.types import Theta
 
-SCHEDULES = (
+Schedule: TypeAlias = Literal[
     "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
     "inverse_sqrt",
-)  # fmt: skip
-"""Schedules of the learning rate: those of transformers without parameters of their own."""
+]  # fmt: skip
+"""Of the learning rate: those of transformers without parameters of their own."""
 
 
 def demand_trl(method: str) -> None:
@@ -107,9 +107,6 @@ def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[st
     }
 
 
-OPTIMIZERS = frozenset(name.value for name in OptimizerNames)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Optimizer steps and batches of a TRL trainer: fields that several recipes share."""
@@ -122,14 +119,8 @@ class Recipe:
     """Rows of one forward pass."""
     accumulation: Count = 1
     """Passes of one optimizer step."""
-    schedule: Annotated[str, one_of(*SCHEDULES)] = "constant"
-    optimizer: Annotated[
-        str,
-        demand(
-            OPTIMIZERS.__contains__,
-            "one that transformers names, such as adamw_torch, sgd or paged_adamw_8bit",
-        ),
-    ] = "adamw_torch"
+    schedule: Schedule = "constant"
+    optimizer: OptimizerNames = OptimizerNames.ADAMW_TORCH
     max_length: Count = 1024
     """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
 

@@ -91,22 +91,6 @@ def test_kl_is_to_the_start_also_where_training_goes_on(method):
     assert abs(done.log[0]["kl"]) > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"samples": 1}, "samples must be at least 2"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"beta": -0.1}, r"beta must be at least 0 \(got -0.1\)"),
-        ({"learning_rate": float("nan")}, r"learning_rate must be above 0 \(got nan\)"),
-        ({"prompts": 3, "samples": 3, "passes": 2}, "9 answers of a step do not divide into 2"),
-    ],
-)
-def test_what_is_no_recipe_is_refused(settings, words):
-    for method in METHODS.values():
-        with pytest.raises(UsageError, match=words):
-            method(**settings)
-
-
 @pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0}])
 @pytest.mark.parametrize("method", METHODS)
 def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(method, sampling):

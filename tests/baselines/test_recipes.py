@@ -35,64 +35,33 @@ from tests.support.baseline_actors import pairs, tiny_actor
 from tests.support.cases import case
 from tests.support.pairs import new_ledger, vote
 
-STEPPED = {
-    "dpo": dpo.Recipe,
-    "simpo": simpo.Recipe,
-    "reward-model": reward_model.Recipe,
-    "sft": sft.Recipe,
-}
-
-
-@pytest.mark.parametrize("method", STEPPED)
-@pytest.mark.parametrize(
-    ("field", "value", "range_"),
-    [
-        ("steps", 0, "at least 1"),
-        ("steps", -3, "at least 1"),
-        ("batch", 0, "at least 1"),
-        ("accumulation", 0, "at least 1"),
-        ("max_length", 0, "at least 1"),
-        ("epochs", 0.0, "above 0"),
-        ("epochs", math.inf, "below inf"),
-        ("learning_rate", -1e-3, "above 0"),
-        ("learning_rate", math.nan, "above 0"),
-        ("schedule", "foo", "one of constant, linear, cosine"),
-        ("optimizer", "foo", "such as adamw_torch"),
-    ],
-)
-def test_steps_and_rates(method, field, value, range_):
-    with pytest.raises(UsageError) as caught:
-        STEPPED[method](**{field: value})
-    message = str(caught.value)
-    assert message.startswith(f"{method}: {field} must be ") and range_ in message
-    assert message.endswith(f"(got {value!r})")
-
-
 FIELDS = [
-    (dpo.Recipe, {"beta": -1.0}, "dpo: beta must be above 0 (got -1.0)"),
-    (dpo.Recipe, {"loss": "foo"}, "sft (got 'foo')"),
-    (dpo.Recipe, {"prompt_tokens": -5}, "dpo: prompt_tokens must be at least 1 (got -5)"),
-    (dpo.Recipe, {"dropout": 1.0}, "dropout must be at least 0 and below 1 (got 1.0)"),
-    (dpo.Recipe, {"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5"),
-    (dpo.Recipe, {"loss": "exo_pair"}, "label_smoothing must be above 0 for exo_pair"),
-    (dpo.Recipe, {"reference": "then"}, "dpo: reference must be one of start, now"),
-    (dpo.Rounds, {"rounds": 0}, "iterative-dpo: rounds must be at least 1 (got 0)"),
-    (dpo.Rounds, {"rows": 0}, "iterative-dpo: rows must be at least 1 (got 0)"),
-    (simpo.Recipe, {"beta": 0.0}, "simpo: beta must be above 0 (got 0.0)"),
-    (simpo.Recipe, {"gamma": -0.5}, "simpo: gamma must be at least 0 (got -0.5)"),
-    (reward_model.Recipe, {"rank": 0}, "reward-model: rank must be at least 1 (got 0)"),
-    (reward_model.Recipe, {"center": -1.0}, "center must be at least 0 (got -1.0)"),
-    (sft.Recipe, {"dropout": -0.1}, "sft: dropout must be at least 0 and below 1"),
-    (group_rl.Grpo, {"loss": "foo"}, "grpo: loss must be one of grpo, bnpo, dr_grpo, dapo"),
-    (ppo.Recipe, {"steps": 0}, "steps must be at least 1"),
-    (ppo.Recipe, {"rate": 0.0}, "rate must be above 0"),
-    (ppo.Recipe, {"clip": math.nan}, "clip must be above 0"),
-    (ppo.Recipe, {"beta": -0.1}, "beta must be 0 to inf"),
-    (ppo.Recipe, {"gamma": 1.5}, "gamma must be 0 to 1"),
+    (dpo.Recipe, {"steps": 0}, "dpo: steps: input should be greater than or equal to 1 (got 0)"),
+    (sft.Recipe, {"epochs": math.inf}, "sft: epochs: input should be a finite number (got inf)"),
+    (simpo.Recipe, {"learning_rate": math.nan}, "learning_rate: input should be greater than 0"),
+    (
+        reward_model.Recipe,
+        {"schedule": "foo"},
+        "reward-model: schedule: input should be",
+    ),
+    (dpo.Recipe, {"optimizer": "foo"}, "'sgd'"),
+    (dpo.Recipe, {"dropout": 1.0}, "dropout: input should be less than 1 (got 1.0)"),
+    (dpo.Recipe, {"loss": "exo_pair"}, "dpo: label_smoothing must be above 0 for exo_pair"),
+    (dpo.Rounds, {"rows": 0}, "iterative-dpo: rows: input should be greater than or equal to 1"),
+    (simpo.Recipe, {"gamma": -0.5}, "gamma: input should be greater than or equal to 0"),
+    (group_rl.Grpo, {"loss": "foo"}, "grpo: loss: input should be 'grpo', 'bnpo'"),
+    (
+        group_rl.Rloo,
+        {"prompts": 3, "samples": 3, "passes": 2},
+        "9 answers of a step do not",
+    ),
+    (ppo.Recipe, {"gamma": 1.5}, "gamma: input should be less than or equal to 1"),
     (ppo.Recipe, {"minibatches": 99}, "99 minibatches of 32 answers"),
-    (self_rewarding.Recipe, {"temperature": -1.0}, "self-rewarding: temperature must be"),
-    (self_rewarding.Recipe, {"top_p": 1.5}, "top_p must be at most 1 (got 1.5)"),
-    (self_rewarding.Recipe, {"candidates": 1}, "candidates must be at least 2 (got 1)"),
+    (
+        self_rewarding.Recipe,
+        {"candidates": 1},
+        "candidates: input should be greater",
+    ),
 ]
 
 
@@ -110,7 +79,7 @@ def test_the_default_recipe_of_every_method_is_one(method):
 
 
 def test_a_recipe_that_is_changed_by_name_is_looked_at_again():
-    with pytest.raises(UsageError, match="dpo: steps must be at least 1"):
+    with pytest.raises(UsageError, match="dpo: steps: input should be greater"):
         registry.recipe("notebook-dpo", {"steps": "0"})
     assert notebook_dpo.RECIPE.steps == 50
 

@@ -215,9 +215,7 @@ def test_examples_make_the_first_model(tmp_path):
     assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
 
 
-def test_recipes_out_of_range_are_refused():
-    with pytest.raises(UsageError, match="candidates must be at least 2"):
-        self_rewarding.Recipe(candidates=1)
+def test_nothing_to_learn_from_is_refused():
     with pytest.raises(UsageError, match="no prompts"):
         self_rewarding.train(actor(), Material([]), SMALL, folder=Path("nowhere"), seed=0)
     with pytest.raises(RunError, match="no example"):
