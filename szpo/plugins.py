@@ -16,7 +16,6 @@ EXTRAS = {
     "openai": "judge",
     "fastapi": "ui",
     "gymnasium": "worlds",
-    "mujoco": "mujoco",
     "ray": "ray",
     "httpx": "http",
 }

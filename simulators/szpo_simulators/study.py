@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,46 +135,6 @@ def describe_machine() -> str:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A setting chosen from a grid on seeds of its own."""
-
-    value: float
-    tried: dict[str, float]
-    """Mean score by value of the grid."""
-    edge: str
-    """"lowest" or "highest" where the choice stands at an edge of the grid, else ""."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """A grid of one setting, and the number of tuning seeds that choose from it."""
-
-    grid: Sequence[float] | Callable[[Spec], Sequence[float]]
-    """The values, or a function from a row to its values."""
-    setting: str = "alpha"
-    trials: int = 10
-
-    def grid_of(self, row: Spec) -> Sequence[float]:
-        """The values to try for a row."""
-        return self.grid(row) if callable(self.grid) else self.grid
-
-
-def choose(grid: Sequence[float], scores: Sequence[float]) -> Choice:
-    """The value of the best score; the first of equals.
-
-    >>> choose([0.3, 1.0, 3.0], [6.9, 7.1, 6.0])
-    Choice(value=1.0, tried={'0.3': 6.9, '1': 7.1, '3': 6.0}, edge='')
-    """
-    ranked = [-math.inf if math.isnan(score) else score for score in scores]
-    best = int(np.argmax(ranked))
-    edge = ""
-    if len(grid) > 1 and grid[best] in (min(grid), max(grid)):
-        edge = "lowest" if grid[best] == min(grid) else "highest"
-    tried = {f"{value:g}": float(score) for value, score in zip(grid, scores, strict=True)}
-    return Choice(float(grid[best]), tried, edge)
-
-
-@dataclass(frozen=True)
 class Study:
     """A run of one bench: its folder, its console and where the documents' figures go."""
 
@@ -226,37 +185,37 @@ class Study:
         label: str,
         rows: Sequence[Spec],
         work: Work,
-        search: Search,
+        grids: Sequence[Sequence[Spec]],
         *,
+        trials: int = 10,
         repetitions: int = 40,
-        version: int = 1,
     ) -> list[dict[str, Any]]:
-        """Choose a setting for each row on tuning seeds and report the row at it on other seeds.
+        """Choose settings for each row on tuning seeds and report the row at them on other seeds.
 
-        ``work`` gets the row with the setting and ``seeds``, and returns ``values``, one per seed
-        (larger is better). A returned row has in addition mean, low, high, n, ``tried`` and
-        ``edge``.
+        ``grids`` has the settings to try, for each row; of equal scores the first counts. ``work``
+        gets the row with settings and ``seeds``, and returns ``values``, one per seed (larger is
+        better). A returned row has in addition mean, low, high, n, ``chosen`` and ``edge``:
+        "lowest" or "highest" where one setting alone was searched and stands at an end of its
+        grid, else "".
         """
-        grids = [list(search.grid_of(row)) for row in rows]
-        setting, first = search.setting, seed_range(search.trials, TUNING)
         trial = [
-            {**row, setting: value, "seeds": first}
-            for row, values in zip(rows, grids, strict=True)
-            for value in values
+            {**row, **one, "seeds": seed_range(trials, TUNING)}
+            for row, grid in zip(rows, grids, strict=True)
+            for one in grid
         ]
-        scores = iter(
-            float(np.mean(found["values"]))
-            for found in self.cells(f"{label}, choosing {setting}", trial, work, version=version)
-        )
-        picked = [choose(values, [next(scores) for _ in values]) for values in grids]
+        found = self.cells(f"{label}, choosing settings", trial, work)
+        scores = iter([float(np.mean(row["values"])) for row in found])
+        picked = [
+            grid[int(np.argmax(np.nan_to_num([next(scores) for _ in grid], nan=-np.inf)))]
+            for grid in grids
+        ]
         final = [
-            {**row, setting: one.value, "seeds": seed_range(repetitions)}
+            {**row, **one, "seeds": seed_range(repetitions)}
             for row, one in zip(rows, picked, strict=True)
         ]
-        found = self.cells(label, final, work, version=version)
         return [
-            {**row, **interval(row["values"]), "tried": one.tried, "edge": one.edge}
-            for row, one in zip(found, picked, strict=True)
+            {**row, **interval(row["values"]), "chosen": dict(one), "edge": _edge(grid, one)}
+            for row, one, grid in zip(self.cells(label, final, work), picked, grids, strict=True)
         ]
 
     def table(
@@ -368,6 +327,12 @@ def put_legend_below(axes: Axes, columns: int = 2) -> None:
         loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,
         columnspacing=1.2, handlelength=2.2,
     )  # fmt: skip
+
+
+def _edge(grid: Sequence[Spec], chosen: Spec) -> str:
+    tried = sorted(value for one in grid for value in one.values()) if len(chosen) == 1 else []
+    ends = {tried[0]: "lowest", tried[-1]: "highest"} if len(tried) > 1 else {}
+    return ends.get(next(iter(chosen.values())), "") if chosen else ""
 
 
 def format_cells(row: Mapping[str, Any], columns: Mapping[str, Any]) -> list[str]:

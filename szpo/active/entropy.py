@@ -10,22 +10,16 @@ from szpo.errors import UsageError
 from szpo.types import Floats
 
 
-def gaussian(x: Floats, weight: Floats | None = None) -> float:
-    """½ log det(2πe Cov): exact for a Gaussian, an upper bound for everything else.
+def gaussian(x: Floats) -> float:
+    """½ log det(2πe Cov) of x (m, d): exact for a Gaussian, an upper bound for everything else.
 
-    x (m, d), optionally with weights (m,) that sum to 1. −∞ where the particles lie in a plane.
+    −∞ where the particles lie in a plane.
 
     Raises:
         UsageError: fewer than two particles, or a number that is not finite.
     """
     _check(x, 2)
-    m = len(x)
-    share = np.full(m, 1 / m) if weight is None else weight
-    centred = x - share @ x
-    covariance = (centred * share[:, None]).T @ centred
-    if weight is None:
-        covariance *= m / (m - 1)
-    return gaussian_of(covariance)
+    return gaussian_of(np.cov(x.T).reshape(x.shape[1], x.shape[1]))
 
 
 def gaussian_of(covariance: Floats) -> float:

@@ -85,17 +85,6 @@ class BradleyTerry:
         """The number of weights d."""
         return int(self.delta.shape[1])
 
-    def with_answers(self, delta: ArrayLike, weight: ArrayLike | None = None) -> BradleyTerry:
-        """The posterior with further answers, δ (k, d) or (d,) as winner − loser.
-
-        Each has weight 1 by default.
-        """
-        rows = np.atleast_2d(np.asarray(delta, dtype=np.float64))
-        more = np.ones(len(rows)) if weight is None else np.atleast_1d(np.asarray(weight, float))
-        return BradleyTerry(
-            np.concatenate([self.delta, rows]), np.concatenate([self.weight, more]), self.tau
-        )
-
     def log_likelihood(self, w: Floats) -> Floats:
         """Σ aᵢ log σ(w·δᵢ), (m, d) to (m,); −n log 2 at w = 0."""
         total = np.zeros(len(w))

@@ -70,20 +70,6 @@ class Sampler:
         return Particles(self.mean + self.sd * xi, log_q)
 
 
-@dataclass(frozen=True, slots=True)
-class Convergence:
-    """How well particles fit a target; none of it needs the target's normalising constant.
-
-    ``moved``: root mean square of φ. ``discrepancy``: the kernelised Stein discrepancy, 0 for a
-    perfect fit. ``moment``: |E (s (x − x̄)ᵀ) + I|/d, Stein's identity for linear functions: 1 for
-    particles without spread, larger for too much.
-    """
-
-    moved: float
-    discrepancy: float
-    moment: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Whitened:
     """A target in z, with x = centre + root·z: centre (d,), root (d, d) lower triangular."""
@@ -181,10 +167,9 @@ def step(target: Target, particles: Particles, epsilon: float = 0.3) -> Particle
 
 
 def run(
-    target: Target, particles: Particles, *, steps: int, epsilon: float = 0.3, every: int = 0,
-    tolerance: float = 0.0,
+    target: Target, particles: Particles, *, steps: int, epsilon: float = 0.3, every: int = 0
 ) -> tuple[Particles, ...]:  # fmt: skip
-    """Run ``steps`` steps, fewer once ``moved`` falls below ``tolerance``.
+    """Run ``steps`` steps.
 
     Returns snapshots at the start, after every ``every`` steps (0: none), and at the end.
 
@@ -194,11 +179,8 @@ def run(
     snapshots = [particles]
     for number in range(1, steps + 1):
         particles = step(target, particles, epsilon)
-        last = number == steps or particles.moved < tolerance
-        if last or (every and number % every == 0):
+        if number == steps or (every and number % every == 0):
             snapshots.append(particles)
-        if last:
-            break
     return tuple(snapshots)
 
 
@@ -213,25 +195,6 @@ def spread(
     view = whiten(target)
     start = train(view, key=key, steps=50).draw(count, key)
     return tuple(map(view.back, run(view, start, steps=steps, epsilon=epsilon, every=every)))
-
-
-def convergence(target: Target, x: Floats) -> Convergence:
-    """How well particles x (m, d) fit: step norm, kernelised Stein discrepancy, Stein moments.
-
-    The discrepancy is that of Liu, Lee & Jordan (2016) with the kernel of `step`, a V-statistic: √
-    of the mean over i, j of k[sᵢ·sⱼ + (xᵢ − xⱼ)·(sᵢ − sⱼ)/h + d/h − r²/h²]. That is the mean of
-    sᵢ·φᵢ + tr ∇φᵢ, Stein's operator on φ.
-    """
-    m, d = x.shape
-    score = target.score(x)
-    phi, trace = _field(x, score)
-    square = float((score * phi).sum(1).mean() + trace.mean()) + d / (bandwidth(x) * m)
-    moment = score.T @ (x - x.mean(0)) / m + np.eye(d)
-    return Convergence(
-        math.sqrt(float((phi * phi).mean())),
-        math.sqrt(max(square, 0.0)),
-        float(np.linalg.norm(moment)) / math.sqrt(d),
-    )
 
 
 def bandwidth(x: Floats) -> float:

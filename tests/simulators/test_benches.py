@@ -20,7 +20,7 @@ from szpo_simulators.bench.voters import judge as bench
 from szpo_simulators.judges import probes
 from szpo_simulators.judges.probes import FORMS, tasks
 from szpo_simulators.rewards.verifiers import verifier
-from szpo_simulators.study import Study, seed_range
+from szpo_simulators.study import seed_range
 from szpo_simulators.vpl import model
 from szpo_simulators.worlds.cartpole import CartPole
 from tests.support.cases import case
@@ -93,13 +93,6 @@ def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote():
                 assert found["votes"][-1] == 48 and found["answers"][-1] == 96 * D
                 assert len(found["values"]) == 2 and len(found["curve"]) == len(found["votes"])
                 assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
-
-
-def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
-    asked = {"world": "dense", "budget": 300, "method": "rm-plan"}
-    grid = {"ridge": [100.0, 0.01]}
-    found = contest.choose(Study("gridworld", tmp_path), "x", asked, grid, trials=2)
-    assert found == {"ridge": 0.01}
 
 
 FROZEN = """

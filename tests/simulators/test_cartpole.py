@@ -13,8 +13,8 @@ from szpo.policies.protocol import check_policy
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.rewards.text_rewards import parse
-from szpo_simulators.worlds.balancing import Balance, CartPolePolicy, begin, prompts
-from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, start, step
+from szpo_simulators.worlds.balancing import CartPolePolicy, begin, count_moves, prompts
+from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, play, start, step
 from szpo_simulators.worlds.world import draws, uniforms
 
 KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])
@@ -64,14 +64,15 @@ def test_a_step_is_gymnasiums_step_number_for_number(seed):
 def test_whole_episodes_are_those_of_make(theta):
     world = CartPole()
     u = draws(world, [1], 0, 0, 6)
-    walks = world.walks(theta[None], u)
+    starts, lengths = start(u[:, :, :4]), world.returns(theta[None], u)
+    states = [starts, *(after for after, _, _ in play(world.net, theta[None], starts, u[..., 4:]))]
     for i in range(6):
-        found = by_gymnasium(walks.states[0, i, 0], u[0, i, 4:], theta, world.net)
-        assert walks.moves[0, i] == len(found) - 1
-        ours = walks.states[0, i, : len(found)]
+        found = by_gymnasium(starts[0, i], u[0, i, 4:], theta, world.net)
+        assert lengths[0, i] == len(found) - 1
+        ours = [state[0, i] for state in states[: len(found)]]
         assert np.allclose(ours, np.array(found), rtol=0, atol=1e-9)
     if theta is KEEN:
-        assert (walks.moves == HORIZON).any()
+        assert (lengths == HORIZON).any()
 
 
 def test_the_untrained_nets_and_their_value():
@@ -101,7 +102,7 @@ def test_it_is_a_policy(net):
 
 
 def test_episodes_are_those_of_the_world():
-    """The same start and the same numbers: the text tells what `CartPole.walks` walks."""
+    """The same start and the same numbers: the text tells what the world plays."""
     tried = CartPolePolicy(1)
     tried.apply(Update(0, 0, vector=tuple(KEEN.tolist())))
     (batch,) = tried.rollout([PROMPTS], [Shift(0, 0, 0, 0.0)], seed=9)
@@ -112,12 +113,13 @@ def test_episodes_are_those_of_the_world():
     states = np.array([begin(prompt) for prompt in PROMPTS])
     u[0, :, :4] = (np.rint((states + 0.05) * 10_000) + rng.uniform(0.3, 0.7)) / 1001
     assert np.array_equal(start(u[0, :, :4]), states)
-    walks = CartPole().walks(KEEN[None], u)
+    lengths = CartPole().returns(KEEN[None], u)
+    pushed = [right for _, right, _ in play(Network(), KEEN[None], states[None], u[..., 4:])]
     for i, answer in enumerate(batch):
-        moves = walks.moves[0, i]
-        letters = "".join("LR"[a] for a in walks.actions[0, i, :moves])
+        moves = lengths[0, i]
+        letters = "".join("LR"[int(right[0, i])] for right in pushed[: int(moves)])
         assert answer.text.startswith(letters + ". ")
-        assert answer.tokens == moves == Balance().score(PROMPTS[i], answer)
+        assert answer.tokens == moves == count_moves(PROMPTS[i], answer)
         assert answer.end == ("length" if moves == HORIZON else "stop")
     assert len({answer.tokens for answer in batch}) > 1
 
@@ -131,7 +133,7 @@ def test_what_is_refused():
     with pytest.raises(UsageError, match="1 lists of prompts for 2 shifts"):
         CartPolePolicy(0).rollout([PROMPTS], [Shift(0, 0, 1, 1.0), Shift(0, 0, -1, 1.0)], seed=0)
     with pytest.raises(RunError, match="no episode of CartPole"):
-        Balance().score(PROMPTS[0], Answer("LRLR"))
+        count_moves(PROMPTS[0], Answer("LRLR"))
     with pytest.raises(UsageError, match="takes nothing after a colon"):
         parse("balance:3")
 
@@ -154,7 +156,7 @@ def test_a_run_through_the_ledger_verifies_and_balances_longer(tmp_path):
     assert call(["verify", str(tmp_path / "pole.db")]) == 0
     with Ledger.open(tmp_path / "pole.db") as ledger:
         lasted = [
-            Balance().score(PROMPTS[0], Answer(row[side]))
+            count_moves(PROMPTS[0], Answer(row[side]))
             for row in ledger.query(
                 "SELECT plus, minus FROM answers JOIN comparisons USING (comparison) ORDER BY step"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -14,8 +15,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from szpo.baselines import dpo
 from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
 from szpo.baselines.reward_model import scale_reward
@@ -46,6 +47,7 @@ from tests.support import yard_run
 
 compare_command = partial(command.command, standalone_mode=False)
 
+QUIET = Console(quiet=True)
 PROMPTS = tuple(Prompt.user(f"Question {i}?") for i in range(4))
 START = {"base": "base-both-0-x", "beta": {"batch": 9.0, "pair": 3.0}}
 
@@ -435,7 +437,9 @@ if spec["method"] == os.environ.get("BREAKS"):
 if spec["method"] == os.environ.get("WAITS"):
     print("0.75", flush=True)
     open(os.environ["FIFO"]).read()
-record.write_text(json.dumps({"asked": spec, "found": {"elapsed": 4.0, "gain": spec["seed"]}}))
+draft = record.with_suffix(".draft")
+draft.write_text(json.dumps({"asked": spec, "found": {"elapsed": 4.0, "gain": spec["seed"]}}))
+draft.replace(record)
 """
 
 
@@ -456,7 +460,7 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
     failures = []
 
     def one():
-        failures.extend(cell_store.run_cells(store, CELLS, on_progress=lambda step: None))
+        failures.extend(cell_store.run_cells(QUIET, store, CELLS))
 
     both = [threading.Thread(target=one) for _ in range(2)]
     for each in both:
@@ -471,13 +475,14 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
 @pytest.mark.full
 def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
-    reports = []
-    failures = cell_store.run_cells(store, CELLS, on_progress=reports.append)
+    console = Console(record=True, file=io.StringIO(), width=200)
+    failures = cell_store.run_cells(console, store, CELLS)
     assert len(failures) == 3 and all("no such wonder" in line for line in failures)
     assert [store.read(cell) is None for cell in CELLS] == [True, False] * 3
-    assert [step.share for step in reports if step.cell == CELLS[1]] == [0.5, 1.0]
+    said = [line for line in console.export_text().splitlines() if CELLS[1].name in line]
+    assert [line.split()[2] for line in said] == ["50%,", "done,"]
     monkeypatch.delenv("BREAKS")
-    assert cell_store.run_cells(store, CELLS, on_progress=reports.append) == []
+    assert cell_store.run_cells(QUIET, store, CELLS) == []
     assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
 
 
@@ -489,21 +494,21 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tm
         f"folder = pathlib.Path({str(store.folder)!r}); "
         f"store = cell_store.CellStore(folder, {tuple(store.command)!r}); "
         f"todo = [cell_store.Cell(s) for s in {[dict(c.spec) for c in CELLS]!r}]; "
-        "cell_store.run_cells(store, todo, "
-        "on_progress=lambda one: print(one.share, flush=True))"
+        "from rich.console import Console; "
+        "cell_store.run_cells(Console(), store, todo)"
     )
     environment = {**os.environ, "WAITS": "b", "FIFO": str(fifo)}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
     ) as running:  # fmt: skip
-        while running.stdout.readline().strip() != "0.75":
+        while " 75%" not in running.stdout.readline():
             pass
         with store.claim(CELLS[1]) as lock:
             assert lock is None  # somebody is at it
         os.killpg(running.pid, signal.SIGKILL)
     assert store.read(CELLS[0]) is not None and store.read(CELLS[1]) is None
-    assert cell_store.run_cells(store, CELLS, on_progress=lambda step: None) == []
+    assert cell_store.run_cells(QUIET, store, CELLS) == []
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
     assert (
         read_started(store).count(CELLS[1].name) == 2
@@ -513,7 +518,7 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tm
 
 def test_the_rest_is_guessed_from_what_finished_took(store):
     assert cell_store.guess_seconds(store, CELLS) == {cell.name: 10.0 for cell in CELLS}
-    cell_store.run_cells(store, CELLS[:1], on_progress=lambda step: None)
+    cell_store.run_cells(QUIET, store, CELLS[:1])
     # It took 4 where 10 were guessed: its kind takes 4, the others 4/10 of their guess.
     assert cell_store.guess_seconds(store, CELLS) == {cell.name: 4.0 for cell in CELLS[1:]}
 
@@ -578,14 +583,8 @@ def test_iterative_dpo_on_the_same_shared_setup(base):
     assert found["stopped"] is None
     votes = [row["votes"] for row in found["course"]]
     assert votes[0] == 0 and votes[-1] <= 4 and len(votes) == 3
-    assert found["course"][0]["reward"] == pytest.approx(run_base_reward(base))
+    assert found["course"][0]["reward"] == pytest.approx(np.mean(base[0]["rewards"]))
     assert found["course"][-1]["kl"] > 0
-
-
-def run_base_reward(base):
-    import numpy as np
-
-    return float(np.mean(base[0]["rewards"]))
 
 
 @pytest.mark.full
@@ -602,7 +601,7 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
         demand_finite({"loss": float("nan")}, "dpo", 2)
 
     monkeypatch.undo()
-    monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, dpo.Recipe))
+    monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, "dpo"))
     found = run(base, "dpo", "batch")
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 

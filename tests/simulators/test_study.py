@@ -32,9 +32,7 @@ from szpo_simulators.panels.panel import SimulatedPanel, build
 from szpo_simulators.panels.simulate import command, simulate
 from szpo_simulators.study import (
     REPORTED,
-    Search,
     Study,
-    choose,
     draw_curve,
     format_interval,
     interval,
@@ -91,20 +89,25 @@ def test_a_broken_cell_is_named(study):
 
 def test_settings_are_chosen_on_seeds_that_are_not_reported(study):
     work = Work()
-    (row,) = study.tune("runs", [{"rule": "known"}], work, Search((1.0, 3.0, 10.0), trials=4),
-                         repetitions=5)  # fmt: skip
+    grid = [{"alpha": a} for a in (1.0, 3.0, 10.0)]
+    (row,) = study.tune("runs", [{"rule": "known"}], work, [grid], trials=4, repetitions=5)
     tried, final = work.asked[:-1], work.asked[-1]
     assert all(one["seeds"] == [0, 1, 2, 3] for one in tried)
     assert final == {"rule": "known", "alpha": 3.0, "seeds": seed_range(5)}
     assert not set(final["seeds"]) & {seed for one in tried for seed in one["seeds"]}
-    assert row["mean"] == REPORTED + 2 and row["edge"] == ""
-    assert row["tried"] == {"1": -2.5, "3": 1.5, "10": -47.5}
+    assert row["mean"] == REPORTED + 2 and (row["chosen"], row["edge"]) == ({"alpha": 3.0}, "")
 
 
-def test_a_choice_at_the_edge_of_its_grid_says_so():
-    assert choose([1.0, 3.0, 10.0], [1.0, 2.0, 3.0]).edge == "highest"
-    assert choose([1.0, 3.0, 10.0], [3.0, float("nan"), 2.0]).edge == "lowest"
-    assert choose([1.0], [1.0]).edge == ""
+def test_a_choice_at_the_edge_of_its_grid_says_so(study):
+    def score(one):
+        return {"values": [one["alpha"] if one["alpha"] < 9 else float("nan")]}
+
+    def edge(*tried):
+        grid = [{"alpha": a} for a in tried]
+        return study.tune("x", [{}], score, [grid], trials=1, repetitions=1)[0]["edge"]
+
+    assert [edge(1.0, 3.0), edge(3.0, 1.0, 2.0), edge(1.0)] == ["highest", "highest", ""]
+    assert [edge(3.0, 10.0), edge(10.0, 2.0, 1.0)] == ["lowest", ""]
 
 
 def test_intervals_are_students():

@@ -1,7 +1,6 @@
 """Every world: walks worth what they return, their law, repetitions apart, its policy."""
 
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -10,10 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from szpo.cli.app import call
 from szpo.errors import RunError, UsageError
 from szpo.optim.parameters import round13
-from szpo.plugins import how_to_install
 from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.baselines import ppo
@@ -22,11 +19,10 @@ from szpo_simulators.rewards.text_rewards import matrix, parse
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
-from szpo_simulators.worlds.mujoco import Linear, environment
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import World, draws
-from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard, YardWorld
+from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, YardWorld, score_walk
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
@@ -37,27 +33,23 @@ WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
     "yard": (YardWorld, -0.592141649),
 }
 """Worlds whose value is exact, and the value of their start, recorded."""
-SLOW: dict[str, Callable[[], Any]] = {
-    "pole": lambda: CartPole(Network(4), seed=3),
-    "gymnasium": lambda: Linear("MountainCarContinuous-v0", evaluations=2),
-}
+POLE: dict[str, Callable[[], Any]] = {"pole": lambda: CartPole(Network(4), seed=3)}
 
 
-def walked(world: Any, count: int) -> tuple[Any, Any, Any, Any]:
-    """Three repetitions of walks off the start: their θ, numbers, walks and returns."""
+def walked(world: Any, count: int) -> tuple[Any, Any, Any]:
+    """Three repetitions of walks off the start: their θ, numbers and returns."""
     theta = world.theta0 + np.random.default_rng(3).normal(size=(3, world.dim))
     u = draws(world, [1, 2, 3], 0, 0, count)
-    return theta, u, world.walks(theta, u), world.returns(theta, u)
+    return theta, u, world.returns(theta, u)
 
 
-def test_walks_return_what_they_are_worth_and_repetitions_do_not_meet():
-    made = {name: make for name, (make, _) in WORLDS.items()} | SLOW
+def test_repetitions_do_not_meet():
+    made = {name: make for name, (make, _) in WORLDS.items()} | POLE
     for name, make in made.items():
         with case(name):
             world = make()
             assert isinstance(world, World)
-            theta, u, walks, returns = walked(world, 3)
-            np.testing.assert_allclose(walks.returns, returns, atol=1e-9)
+            theta, u, returns = walked(world, 3)
             alone = [world.returns(theta[i : i + 1], u[i : i + 1]) for i in range(3)]
             np.testing.assert_allclose(np.concatenate(alone), returns, atol=1e-9)
 
@@ -67,7 +59,7 @@ def test_values_are_those_recorded_and_the_mean_of_many_returns():
         with case(name):
             world = make()
             assert world.value(world.theta0[None])[0] == pytest.approx(recorded, abs=1e-6)
-            theta, _, _, returns = walked(world, 20_000)
+            theta, _, returns = walked(world, 20_000)
             stderr = returns.std(1) / np.sqrt(returns.shape[1])
             assert (np.abs(returns.mean(1) - world.value(theta)) < 4 * stderr).all()
 
@@ -175,22 +167,6 @@ def test_the_reference_values_of_the_default_grid():
     assert DENSE.optimum() == pytest.approx(7.552, abs=5e-4)
 
 
-def test_walks_keep_the_action_that_was_chosen():
-    """Frequencies of (chosen, executed) against (1 − slip)·1[c = m]·π + slip·π/4."""
-    # From the middle of 3 × 3, where each executed move ends elsewhere.
-    middle = GridWorld(size=3, slip=0.4, horizon=3)
-    theta = np.random.default_rng(4).normal(size=(1, middle.dim))
-    pi = middle.action_probabilities(theta)[0, 4]
-    walked = middle.walks(theta, draws(middle, [6], 0, 0, 400_000))
-    here = walked.states[0, :, :-1] == 4
-    chosen, after = walked.actions[0][here], walked.states[0, :, 1:][here]
-    for action in range(4):
-        for move, cell in enumerate(middle.moves[4]):
-            p = pi[action] * (0.6 * (action == move) + 0.1)
-            share = ((chosen == action) & (after == cell)).mean()
-            assert abs(share - p) < 3.5 * np.sqrt(p * (1 - p) / here.sum())
-
-
 def test_numbers_are_shared_or_each_sides_own():
     shared = draws(DENSE, [1, 2], 3, 0, 4)
     assert np.array_equal(shared, draws(DENSE, [1, 2], 3, 0, 4))
@@ -214,35 +190,6 @@ def test_numbers_are_shared_or_each_sides_own():
 def test_a_grid_that_is_none_is_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         GridWorld(**changes)
-
-
-@pytest.fixture
-def no_mujoco(monkeypatch):
-    """As where the extra was not installed, whether it is here or not."""
-    for name in [n for n in sys.modules if n.partition(".")[0] == "mujoco"]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in [n for n in sys.modules if n.startswith("gymnasium.envs.mujoco")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "mujoco", None)
-
-
-@pytest.mark.usefixtures("no_mujoco")
-def test_a_missing_mujoco_is_refused_in_one_line(capsys, tmp_path):
-    with pytest.raises(UsageError, match=r"needs mujoco: pip install -e '\.\[mujoco\]'"):
-        environment("Reacher-v5")
-    line = ["bench", "cartpole", "--quick", "--mujoco", "--folder", str(tmp_path / "runs")]
-    assert call(line) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.count("\n") == 0
-    assert how_to_install("mujoco") in message
-    assert not (tmp_path / "runs").exists(), "refused before anything was computed"
-
-
-def test_other_tasks_that_cannot_be_used():
-    with pytest.raises(UsageError, match="task Nothing-v0: Environment `Nothing` doesn't exist"):
-        environment("Nothing-v0")
-    with pytest.raises(UsageError, match="no continuous moves"):
-        environment("CartPole-v1")
 
 
 SEEDS = range(12)
@@ -362,7 +309,7 @@ def test_it_is_a_policy():
 def test_the_exact_value_is_the_mean_reward_of_many_walks():
     policy = move(by=1.5)
     drawn = policy.sample(PROMPTS, 600, seed=1)
-    rewards = matrix(Walk(), PROMPTS, drawn)
+    rewards = matrix(parse("walk"), PROMPTS, drawn)
     stderr = rewards.std(axis=1).mean() / np.sqrt(rewards.size)
     assert rewards.mean() == pytest.approx(policy.value(), abs=3.5 * stderr)
     assert abs(policy.value() - TabularPolicy(0).value()) > 10 * stderr
@@ -408,9 +355,9 @@ def test_walks_tell_how_they_ended_and_what_they_are_worth():
         assert (answer.end == "stop") == (WELL in answer.text or PIT in answer.text)
     worth = parse("walk").score(PROMPTS[0], Answer(f"up right>up. {WELL}"))
     assert worth == pytest.approx(1 - 2 * 0.04)
-    assert Walk().score(PROMPTS[0], Answer("left.")) == pytest.approx(-0.04)
+    assert score_walk(PROMPTS[0], Answer("left.")) == pytest.approx(-0.04)
     with pytest.raises(RunError, match="not a walk"):
-        Walk().score(PROMPTS[0], Answer("Once upon a time."))
+        score_walk(PROMPTS[0], Answer("Once upon a time."))
 
 
 def test_rollout_is_repeatable_shares_chance_between_sides_and_nests_prompts():

@@ -6,13 +6,15 @@ exact values and count the budget, so that no method does its own accounting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
 import numpy as np
 
 from szpo.types import Floats
+from szpo_simulators.baselines.walks import Answers, Question, ask
+from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.world import World
 
 
@@ -31,6 +33,35 @@ class Curve:
     def final(self) -> Floats:
         """Value (S,) at the end."""
         return np.asarray(self.values[:, -1])
+
+
+def train_in_rounds(
+    world: GridWorld,
+    root_seeds: Sequence[int],
+    pairs: int,
+    rounds: int,
+    question: Question,
+    improve: Callable[[int, Floats, Answers], Floats],
+) -> Curve:
+    """Spend one vote on each of n pairs of batches in rounds; values after every round.
+
+    Args:
+        world: Where the policies walk.
+        root_seeds: One for each repetition.
+        pairs: Votes in all.
+        rounds: 1: all pairs by the starting policy. More: by the current policy.
+        question: What the panel is asked.
+        improve: From (round, θ (S, d), the round's answers) to the next θ.
+    """
+    counts = split_budget(pairs, rounds)
+
+    def thetas() -> Iterator[Floats]:
+        theta = np.tile(world.theta0, (len(root_seeds), 1))
+        for step, count in enumerate(counts):
+            theta = improve(step, theta, ask(world, theta, root_seeds, step, count, question))
+            yield theta
+
+    return trace_votes(world, thetas(), counts, question.rows)
 
 
 def trace_votes(world: World, thetas: Iterable[Floats], counts: Sequence[int], rows: int) -> Curve:

@@ -8,16 +8,16 @@ transitions the return also depends on luck, which no ratio of policies can expr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.baselines.curves import Curve, split_budget, trace_votes
+from szpo_simulators.baselines.curves import Curve, train_in_rounds
 from szpo_simulators.baselines.tables import Adam, log_policy, to_logits
-from szpo_simulators.baselines.walks import MOVES, Question, ask
+from szpo_simulators.baselines.walks import MOVES, Answers, Question
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 
@@ -82,21 +82,17 @@ def train(
     panel: LinkPanel,
 ) -> Curve:
     """Train on one vote on each of n pairs of batches of D walks; values after every round."""
-    counts = split_budget(pairs, how.rounds)
+    start = np.tile(world.theta0, (len(root_seeds), 1))
+    adam = Adam.empty(start.shape)
+
+    def improve(step: int, theta: Floats, answers: Answers) -> Floats:
+        nonlocal adam
+        reference = theta if how.anchor == "latest" else start
+        for _ in range(how.epochs):
+            slope = gradient(theta, reference, answers.x, answers.won, beta=how.beta, moves=MOVES)
+            adam, move = adam.step(-slope, how.rate)
+            theta = theta + move
+        return theta
+
     question = Question("moves", rows, panel)
-
-    def rounds() -> Iterator[Floats]:
-        start = theta = np.tile(world.theta0, (len(root_seeds), 1))
-        adam = Adam.empty(theta.shape)
-        for step, count in enumerate(counts):
-            answers = ask(world, theta, root_seeds, step, count, question)
-            reference = theta if how.anchor == "latest" else start
-            for _ in range(how.epochs):
-                slope = gradient(
-                    theta, reference, answers.x, answers.won, beta=how.beta, moves=MOVES
-                )
-                adam, move = adam.step(-slope, how.rate)
-                theta = theta + move
-            yield theta
-
-    return trace_votes(world, rounds(), counts, rows)
+    return train_in_rounds(world, root_seeds, pairs, how.rounds, question, improve)

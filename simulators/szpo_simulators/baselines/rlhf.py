@@ -7,7 +7,7 @@ current policy, and fit the reward anew each time, to the latest votes or to all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from szpo.optim import laplace
 from szpo.types import Floats
 from szpo_simulators.baselines import ppo
-from szpo_simulators.baselines.curves import Curve, split_budget, trace_votes
-from szpo_simulators.baselines.walks import Answers, Kind, Question, Walks, ask, feature_indices
+from szpo_simulators.baselines.curves import Curve, train_in_rounds
+from szpo_simulators.baselines.walks import Answers, Kind, Question, Walks, feature_indices
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 
@@ -72,23 +72,18 @@ def train(
     panel: LinkPanel,
 ) -> Curve:
     """Train on one vote on each of n pairs of batches of D walks; values after every round."""
-    counts = split_budget(pairs, how.rounds)
+    answers: list[Answers] = []
+
+    def improve(step: int, theta: Floats, latest: Answers) -> Floats:
+        answers[:] = [*answers, latest] if how.keep else [latest]
+        w = fit_reward(
+            np.concatenate([one.x for one in answers], axis=1),
+            np.concatenate([one.won for one in answers], axis=1),
+            how.ridge,
+        )
+        reward, done = reward_of(how.kind, world, w), step * how.practice.batches
+        thetas = ppo.improve(world, theta, reward, root_seeds, how.practice, first=done)
+        return ppo.take(thetas, how.practice.batches)
+
     question = Question(how.kind, rows, panel)
-
-    def rounds() -> Iterator[Floats]:
-        theta = np.tile(world.theta0, (len(root_seeds), 1))
-        answers: list[Answers] = []
-        for step, count in enumerate(counts):
-            latest = ask(world, theta, root_seeds, step, count, question)
-            answers = [*answers, latest] if how.keep else [latest]
-            w = fit_reward(
-                np.concatenate([one.x for one in answers], axis=1),
-                np.concatenate([one.won for one in answers], axis=1),
-                how.ridge,
-            )
-            reward, done = reward_of(how.kind, world, w), step * how.practice.batches
-            thetas = ppo.improve(world, theta, reward, root_seeds, how.practice, first=done)
-            theta = ppo.take(thetas, how.practice.batches)
-            yield theta
-
-    return trace_votes(world, rounds(), counts, rows)
+    return train_in_rounds(world, root_seeds, pairs, how.rounds, question, improve)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,60 +124,14 @@ def _open_text(content: str) -> Iterator[Any]:
         yield file
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One report of `run_cells`."""
-
-    cell: Cell
-    share: float
-    """Of this cell, in [0, 1]."""
-    done: bool = False
-    failed: str | None = None
-
-
 def run_cells(
-    store: CellStore, cells: Sequence[Cell], *, on_progress: Callable[[Progress], None]
+    console: Console, store: CellStore, wanted: Sequence[Cell], jobs: int = 1
 ) -> list[str]:
     """Run all cells that are neither finished nor claimed, in order; then wait for the claimed.
 
-    A cell that fails is reported and skipped; the others go on.
-
-    Returns:
-        One line for each cell that failed.
-    """
-    left, failures = list(cells), []
-    while left:
-        moved = False
-        for cell in list(left):
-            if store.record_path(cell).exists():
-                left.remove(cell)
-                on_progress(Progress(cell, 1.0, done=True))
-                moved = True
-                continue
-            with store.claim(cell) as lock:
-                if lock is None or store.record_path(cell).exists():
-                    continue
-                moved = True
-
-                def on_share(share: float, cell: Cell = cell) -> None:
-                    on_progress(Progress(cell, share))
-
-                problem = store.run(cell, lock, on_share)
-                left.remove(cell)
-                if problem is not None:
-                    failures.append(f"{cell.name}: {problem}")
-                on_progress(Progress(cell, 1.0, done=True, failed=problem))
-        if left and not moved:
-            time.sleep(POLL)
-    return failures
-
-
-def run_all(
-    console: Console, store: CellStore, wanted: Sequence[Cell], jobs: int = 1
-) -> list[str]:
-    """Run cells in several threads, each waiting for processes; print how far each is.
-
-    A cell's process ends by itself soon after this one was killed.
+    Several threads each wait for processes, and how far each is goes to the console. A cell that
+    fails is reported and skipped; the others go on. A cell's process ends by itself soon after
+    this one was killed.
 
     Returns:
         One line for each cell that failed.
@@ -188,22 +143,37 @@ def run_all(
         left = guess_seconds(store, wanted)
         return len(wanted) - len(left), format_duration(sum(left.values()) / jobs)
 
-    def report(step: Progress) -> None:
-        name, quarter = step.cell.name, 5 if step.done else int(4 * step.share)
-        ran = name in quarters or not step.done or step.failed  # else it was finished before
-        if not ran or quarter <= quarters.get(name, -1):
-            return
-        quarters[name] = quarter
-        state = "failed" if step.failed else "done" if step.done else f"{step.share:.0%}"
-        finished, rest = count_left()
-        line = f"{finished}/{len(wanted)} {name} {state}, about {rest} left"
-        console.print(line, markup=False)
+    def report(cell: Cell, share: float, state: str = "") -> None:
+        quarter = 5 if state else int(4 * share)
+        if quarter > quarters.get(cell.name, -1):
+            quarters[cell.name] = quarter
+            finished, rest = count_left()
+            line = f"{finished}/{len(wanted)} {cell.name} {state or f'{share:.0%}'}, about {rest}"
+            console.print(f"{line} left", markup=False)
 
     def work() -> None:
         try:
-            failures.update(run_cells(store, wanted, on_progress=report))
+            run_unclaimed(list(wanted))
         except RunError as error:
             failures.add(str(error))
+
+    def run_unclaimed(left: list[Cell]) -> None:
+        while left:
+            before = len(left)
+            for cell in list(left):
+                if store.record_path(cell).exists():
+                    left.remove(cell)
+                    continue
+                with store.claim(cell) as lock:
+                    if lock is None or store.record_path(cell).exists():
+                        continue
+                    problem = store.run(cell, lock, partial(report, cell))
+                    left.remove(cell)
+                    if problem is not None:
+                        failures.add(f"{cell.name}: {problem}")
+                    report(cell, 1.0, "done" if problem is None else "failed")
+            if len(left) == before:
+                time.sleep(POLL)
 
     finished, rest = count_left()
     where = "one process, which others may share" if jobs == 1 else f"{jobs} processes"

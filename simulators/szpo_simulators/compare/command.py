@@ -108,7 +108,7 @@ def compare(
         found, failures = run_trials(study, store, found_preset, wanted_methods, setup, collect)
     else:
         wanted = schedule.order_cells(found_preset, wanted_methods, every_seed, setup)
-        failures = [] if collect else cell_store.run_all(study.console, store, wanted)
+        failures = [] if collect else cell_store.run_cells(study.console, store, wanted)
         found = show.show_results(study, found_preset, schedule.read_records(store, wanted))
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
@@ -177,7 +177,7 @@ def run_trials(
     """Run the trials and print them; the best mean final gain wins, a stopped run counts as 0."""
     trials = list_trials(preset, methods, setup)
     wanted = [one for _, _, one in trials]
-    failures = [] if collect else cell_store.run_all(study.console, store, wanted)
+    failures = [] if collect else cell_store.run_cells(study.console, store, wanted)
     gains: dict[tuple[str, int], list[float]] = {}
     for method, i, one in trials:
         record = store.read(one)

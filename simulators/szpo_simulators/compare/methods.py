@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import seeds
-from szpo.baselines import dpo, group_rl, ppo, reward_model, simpo
+from szpo.baselines import dpo, group_rl, ppo, registry, reward_model, simpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
@@ -18,7 +18,6 @@ from szpo.baselines.questions import Preferences, Task
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
 from szpo.data.pairs import Pair
-from szpo.errors import UsageError
 from szpo.runs import assemble, driver
 from szpo.seeds import as_seed
 from szpo.training import controller
@@ -30,35 +29,6 @@ from szpo_simulators.compare.shared_setup import load_config
 
 REWARD_PREFIX: Final = "rm_"
 """Settings with this prefix are the reward model's."""
-REWARD_MODEL_SETTINGS: Final = (
-    "rounds",
-    *(f"{REWARD_PREFIX}{field.name}" for field in fields(reward_model.Recipe)),
-)
-"""Settings of a method with a reward model beside those of its own recipe."""
-
-
-def make_recipe(kind: Any, settings: Mapping[str, Any], **more: Any) -> Any:
-    """A recipe from those settings that are its fields.
-
-    Raises:
-        UsageError: a value is out of range.
-    """
-    own = {field.name for field in fields(kind)}
-    return kind(**{**{k: v for k, v in settings.items() if k in own}, **more})
-
-
-def refuse_unused_settings(
-    spec: Mapping[str, Any], *kinds: Any, more: Collection[str] = ()
-) -> None:
-    """Refuse a setting that no recipe of the method has: it would change nothing.
-
-    Raises:
-        UsageError: names the setting.
-    """
-    own = {field.name for kind in kinds for field in fields(kind)} | set(more)
-    for name in spec["settings"]:
-        if name not in own:
-            raise UsageError(f"compare: {spec['method']} has no setting {name}")
 
 
 def count_questions(spec: Mapping[str, Any]) -> tuple[int, int | None]:
@@ -95,17 +65,17 @@ def cost_to_json(cost: Any) -> dict[str, float]:
             "tokens": cost.tokens_generated}  # fmt: skip
 
 
-def make_offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
+def make_offline(train: Callable[..., Any], name: str) -> Callable[..., dict[str, Any]]:
     """A method that asks once, about the base model's answers, and then trains on the pairs."""
 
     def run(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
-        refuse_unused_settings(spec, kind)
+        how = registry.recipe(name, spec["settings"])
         actor, meter = shared_setup.load_actor(spec), Meter()
         with meter:
             found = ask_round(make_survey(spec), actor, meter)
         checkpoints.record_start(cost_to_json(meter.cost()))
         train(
-            actor, found, make_recipe(kind, spec["settings"]), seed=spec["seed"],
+            actor, found, how, seed=spec["seed"],
             on_step=record_steps(checkpoints, actor), meter=meter,
         )  # fmt: skip
         return {"pairs": len(found.pairs), "ties": found.ties}
@@ -115,15 +85,10 @@ def make_offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str
 
 def run_iterative_dpo(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
     """Rounds of DPO: each asks about the current policy's answers and trains from there on."""
-    refuse_unused_settings(spec, dpo.Recipe, dpo.Rounds)
+    how = registry.recipe("iterative-dpo", spec["settings"])
     actor = shared_setup.load_actor(spec)
     votes, rows = count_questions(spec)
-    rounds = make_recipe(dpo.Rounds, spec["settings"], rows=rows)
-    rounds = replace(
-        rounds,
-        questions=votes // rounds.rounds,
-        recipe=make_recipe(dpo.Recipe, spec["settings"]),
-    )
+    rounds = replace(how, rows=rows, questions=votes // how.rounds)
     done = dpo.iterative(
         actor, shared_setup.load_prompts(spec).train, shared_setup.build_ask(spec), rounds,
         seed=spec["seed"],
@@ -132,7 +97,7 @@ def run_iterative_dpo(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict
     return {"pairs": done.pairs, "ties": done.ties}
 
 
-def make_with_reward_model(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
+def make_with_reward_model(train: Callable[..., Any], name: str) -> Callable[..., dict[str, Any]]:
     """A method that fits a reward model to votes and maximises it: once, or in ``rounds``.
 
     Each round asks about the current policy's answers, fits a new reward model to all votes so far
@@ -140,13 +105,13 @@ def make_with_reward_model(train: Callable[..., Any], kind: Any) -> Callable[...
     """
 
     def run(spec: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any]:
-        refuse_unused_settings(spec, kind, more=REWARD_MODEL_SETTINGS)
-        settings, seed = spec["settings"], spec["seed"]
-        actor, meter = shared_setup.load_actor(spec), Meter()
-        rounds = int(settings.get("rounds", 1))
-        survey = make_survey(spec, rounds)
-        own = {name.removeprefix(REWARD_PREFIX): value for name, value in settings.items()
+        settings, seed = dict(spec["settings"]), spec["seed"]
+        rounds = int(settings.pop("rounds", 1))
+        own = {name.removeprefix(REWARD_PREFIX): settings.pop(name) for name in spec["settings"]
                if name.startswith(REWARD_PREFIX)}  # fmt: skip
+        how, of_rewards = registry.recipe(name, settings), registry.recipe("reward-model", own)
+        actor, meter = shared_setup.load_actor(spec), Meter()
+        survey = make_survey(spec, rounds)
         pairs: list[Pair] = []
         ties, agreed = 0, []
         for i in range(rounds):
@@ -159,16 +124,15 @@ def make_with_reward_model(train: Callable[..., Any], kind: Any) -> Callable[...
             # Derived, as seed + 1 would give a round the draws of the next seed's run.
             own_seed = as_seed(seeds.derive(seed, "compare round", step=i))
             learned, _ = reward_model.train(
-                actor.loaded, Preferences(pairs, ties),
-                make_recipe(reward_model.Recipe, own), seed=own_seed, meter=meter,
-            )  # fmt: skip
+                actor.loaded, Preferences(pairs, ties), of_rewards, seed=own_seed, meter=meter
+            )
             with checkpoints.instruments.aside():
                 agreed.append(learned.agreement(recent[:SCALE_PAIRS]))
             with meter:
                 score = scale_reward(learned, recent)
             checkpoints.proxy = score
             train(
-                actor, Task(survey.prompts, score), make_recipe(kind, settings), seed=own_seed,
+                actor, Task(survey.prompts, score), how, seed=own_seed,
                 meter=meter, on_step=record_steps(checkpoints, actor, i / rounds, 1 / rounds),
             )  # fmt: skip
         return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}
@@ -219,11 +183,11 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
 
 RUNNERS: Final[dict[str, Runner]] = {
     **dict.fromkeys(LADDER, run_szpo),
-    "dpo": make_offline(dpo.train, dpo.Recipe),
+    "dpo": make_offline(dpo.train, "dpo"),
     "iterative-dpo": run_iterative_dpo,
-    "simpo": make_offline(simpo.train, simpo.Recipe),
-    "rm+ppo": make_with_reward_model(ppo.train, ppo.Recipe),
-    "rm+ppo-free": make_with_reward_model(ppo.train, ppo.Recipe),
-    "grpo": make_with_reward_model(group_rl.train, group_rl.Grpo),
-    "rloo": make_with_reward_model(group_rl.train, group_rl.Rloo),
+    "simpo": make_offline(simpo.train, "simpo"),
+    "rm+ppo": make_with_reward_model(ppo.train, "ppo"),
+    "rm+ppo-free": make_with_reward_model(ppo.train, "ppo"),
+    "grpo": make_with_reward_model(group_rl.train, "grpo"),
+    "rloo": make_with_reward_model(group_rl.train, "rloo"),
 }

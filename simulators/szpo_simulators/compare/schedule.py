@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
+
 from szpo.errors import RunError, UsageError
 from szpo_simulators.compare import cell_store
 from szpo_simulators.compare.cell_process import VERSION
@@ -46,7 +48,7 @@ def prepare_shared_setup(
         )
     if found is None:
         study.console.print("the base model: fitting the panel, measuring before any vote")
-        failures = cell_store.run_cells(store, [cell], on_progress=lambda one: None)
+        failures = cell_store.run_cells(Console(quiet=True), store, [cell])
         found = store.read(cell)
         if failures or found is None:
             raise RunError(f"compare: {failures[0] if failures else 'the base was not measured'}")

@@ -41,8 +41,6 @@ from szpo_simulators.rewards.text_rewards import (
 )
 
 PANELS: Final = tuple(flaws.PRESETS)
-HOSTILE = {"hostile": 1, "hostile2": 2}
-"""How many members, the last ones, always want the opposite."""
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
 ZERO = 1e-12

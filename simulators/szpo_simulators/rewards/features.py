@@ -7,9 +7,11 @@ that a weighted sum of features is a simulated panel's taste:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from szpo.analysis.features import Feature, Score, parse
+from szpo.analysis.features import Score, parse
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 from szpo_simulators.rewards.verifiers import verifier
@@ -27,18 +29,33 @@ def verify(argument: str | None) -> Score:
     return lambda prompt, answer: sum(check(answer.text) for check in checks) / len(checks)
 
 
+Kind = TypeVar("Kind")
+
+
 @dataclass(frozen=True)
-class Featured:
-    """A reward that is one feature, in the feature's own units."""
+class Scored:
+    """A reward that is a pure function of prompt and answer."""
 
-    feature: Feature
+    name: str
+    """For messages."""
+    score: Callable[[Prompt, Answer], float]
 
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """The feature's value."""
-        return self.feature.score(prompt, answer)
+    def __str__(self) -> str:
+        return self.name
 
 
-def reward(argument: str | None) -> Featured:
+def bare(made: Kind) -> Callable[[str | None], Kind]:
+    """The maker of a reward that takes nothing after a colon."""
+
+    def build(argument: str | None) -> Kind:
+        if argument is not None:
+            raise UsageError("takes nothing after a colon")
+        return made
+
+    return build
+
+
+def reward(argument: str | None) -> Scored:
     """The reward that is this feature; never a function by its module, as records name rewards.
 
     Raises:
@@ -49,13 +66,13 @@ def reward(argument: str | None) -> Featured:
     (feature, *more) = parse(argument, functions=False)
     if more:
         raise UsageError("takes one feature; weigh several as 0.5*feature:length+feature:…")
-    return Featured(feature)
+    return Scored(feature.name, feature.score)
 
 
-def checked(argument: str | None) -> Featured:
+def checked(argument: str | None) -> Scored:
     """The reward that is the share of the named checks of form.
 
     Raises:
         UsageError: no check is named, or one does not exist.
     """
-    return Featured(Feature(f"verify:{argument}", verify(argument)))
+    return Scored(f"verify:{argument}", verify(argument))

@@ -17,11 +17,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from szpo.errors import UsageError
-from szpo.types import Answer, Prompt
+from szpo_simulators.rewards.features import Scored
 
 Taste: TypeAlias = Callable[[str, str], float]
 
@@ -275,18 +274,7 @@ TASTES: Final[dict[str, tuple[str, Taste]]] = {
 """Class and function by name."""
 
 
-@dataclass(frozen=True)
-class Tasted:
-    """A reward that is one of the tastes."""
-
-    name: str
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """The taste of the answer's text."""
-        return TASTES[self.name][1](prompt.text, answer.text)
-
-
-def reward(argument: str | None) -> Tasted:
+def reward(argument: str | None) -> Scored:
     """The reward of that name.
 
     Raises:
@@ -294,4 +282,5 @@ def reward(argument: str | None) -> Tasted:
     """
     if argument not in TASTES:
         raise UsageError(f"needs a taste, as in taste:few commas; there are {', '.join(TASTES)}")
-    return Tasted(argument)
+    _, taste = TASTES[argument]
+    return Scored(f"taste:{argument}", lambda prompt, answer: taste(prompt.text, answer.text))

@@ -1,8 +1,9 @@
 """Hidden rewards: what a simulated panel likes, written as a short text.
 
-``sentiment``, ``length:12``, ``keyword:sea,sun``, ``regex:PATTERN``,
-``verify:no_comma+lowercase``, ``repetition``, ``taste:few commas``, ``fluency``, ``walk`` (of the
-small yard world), and weighted sums in which every term after the first carries its weight:
+``sentiment``, ``length:12`` (−|words − 12|/12, at least −1), ``keyword:sea,sun``,
+``regex:PATTERN`` (1 where it is found), ``verify:no_comma+lowercase``, ``repetition`` (minus the
+share of repeated word pairs), ``taste:few commas``, ``fluency``, ``walk`` (of the small yard
+world), and weighted sums in which every term after the first carries its weight:
 ``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
 sees these numbers, and it never sees weights.
 
@@ -23,6 +24,7 @@ from szpo.errors import RunError, UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo_simulators.rewards import features, tastes, verifiers
+from szpo_simulators.rewards.features import Scored, bare
 
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """Mean log-probability per token of each answer under the base model, nats."""
@@ -87,37 +89,6 @@ def matrix(
 
 
 @dataclass(frozen=True)
-class Length:
-    """How near the answer's length in words is to a target, in [-1, 0]."""
-
-    target: int
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """−|length − target| / target, at least −1."""
-        return -min(abs(len(words(answer.text)) - self.target) / self.target, 1.0)
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """1 where a regular expression is found in the answer, else 0."""
-
-    pattern: re.Pattern[str]
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """Whether the pattern occurs."""
-        return float(self.pattern.search(answer.text) is not None)
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """Minus the share of repeated word pairs in the answer, in (-1, 0]."""
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """0 for a text that repeats nothing."""
-        return -repetition(answer.text)
-
-
-@dataclass(frozen=True)
 class Fluency:
     """Mean log-probability per token of the answer under the frozen base model, nats."""
 
@@ -150,19 +121,15 @@ class Weighted:
         return total
 
 
-def _bare(make: Callable[[], Reward]) -> Callable[[str | None], Reward]:
-    def build(argument: str | None) -> Reward:
-        if argument is not None:
-            raise UsageError("takes nothing after a colon")
-        return make()
-
-    return build
-
-
 def _length(argument: str | None) -> Reward:
     if argument is None or not argument.isdecimal() or int(argument) < 1:
         raise UsageError("needs a number of words from 1, as in length:12")
-    return Length(int(argument))
+    target = int(argument)
+
+    def score(prompt: Prompt, answer: Answer) -> float:
+        return -min(abs(len(words(answer.text)) - target) / target, 1.0)
+
+    return Scored(f"length:{target}", score)
 
 
 def _keyword(argument: str | None) -> Reward:
@@ -175,18 +142,19 @@ def _regex(argument: str | None) -> Reward:
     if not argument:
         raise UsageError("needs a pattern, as in regex:^Once")
     try:
-        return Pattern(re.compile(argument))
+        pattern = re.compile(argument)
     except re.error as error:
         raise UsageError(f"not a regular expression ({error})") from error
+    return Scored(f"regex:{argument}", lambda _, answer: float(bool(pattern.search(answer.text))))
 
 
 REWARDS: dict[str, Callable[[str | None], Reward]] = {
-    "sentiment": _bare(lambda: features.reward("sentiment")),
+    "sentiment": bare(features.reward("sentiment")),
     "length": _length,
     "keyword": _keyword,
     "regex": _regex,
     "verify": features.checked,
-    "repetition": _bare(Repetition),
+    "repetition": bare(Scored("repetition", lambda _, answer: -repetition(answer.text))),
     "taste": tastes.reward,
 }
 """Makers by name, given what follows the colon; installed packages may add more."""
@@ -228,7 +196,7 @@ def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]
     if name == "fluency":
         if logprob is None:
             raise UsageError("needs a model that gives log-probabilities")
-        return _bare(lambda: Fluency(logprob))
+        return bare(Fluency(logprob))
     if name in REWARDS:
         return REWARDS[name]
     if name in verifiers.PLAIN:  # a check of form by its own name

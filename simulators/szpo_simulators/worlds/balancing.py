@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from szpo.errors import RunError, UsageError
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Answer, Batch, Floats, Prompt, Theta
+from szpo_simulators.rewards.features import Scored, bare
 from szpo_simulators.worlds.cartpole import HORIZON, START, Network, play, start
 from szpo_simulators.worlds.world import WorldPolicy, uniforms
 
@@ -87,31 +87,20 @@ def policy(*, root_seed: int) -> CartPolePolicy:
     return CartPolePolicy(root_seed)
 
 
-@dataclass(frozen=True)
-class Balance:
-    """How long the pole was balanced, read from the text: 1 to 500 moves."""
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """The number of moves.
-
-        Raises:
-            RunError: the text is no episode.
-        """
-        found = _EPISODE.fullmatch(answer.text)
-        if not found:
-            raise RunError(f"reward balance: {answer.text[:60]!r} is no episode of CartPole")
-        return float(found[1])
-
-
-def balance(argument: str | None) -> Balance:
-    """The reward by name: the entry point ``balance`` of `szpo.rewards`.
+def count_moves(prompt: Prompt, answer: Answer) -> float:
+    """How long the pole was balanced, from the text: 1 to 500 moves.
 
     Raises:
-        UsageError: something follows a colon.
+        RunError: the text is no episode.
     """
-    if argument is not None:
-        raise UsageError("takes nothing after a colon")
-    return Balance()
+    found = _EPISODE.fullmatch(answer.text)
+    if not found:
+        raise RunError(f"reward balance: {answer.text[:60]!r} is no episode of CartPole")
+    return float(found[1])
+
+
+balance = bare(Scored("balance", count_moves))
+"""The reward by name: the entry point ``balance`` of `szpo.rewards`."""
 
 
 def _describe_episode(moves: str) -> Answer:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from szpo.seeds import derive, uniform
 from szpo.types import Floats
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, uniforms
+from szpo_simulators.worlds.world import Reals, Uniforms, uniforms
 
 HORIZON = 500
 """Moves after which an episode is cut off, as CartPole-v1 does."""
@@ -156,19 +156,9 @@ class CartPole:
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Lengths (S, n) of the episodes, in moves."""
         lengths = np.zeros(u.shape[:2])
-        for _, _, walking in self._episodes(theta, u):
+        for _, _, walking in play(self.net, theta, start(u[:, :, :4]), u[:, :, 4:]):
             lengths += walking
         return lengths
-
-    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
-        """The same episodes in full; an action is 1 for a push to the right."""
-        lead = (*u.shape[:2], self.horizon)
-        states, actions = np.zeros((*lead[:2], self.horizon + 1, 4)), np.zeros(lead, np.int8)
-        states[:, :, 0] = start(u[:, :, :4])
-        rewards = np.zeros(lead)
-        for t, (state, right, walking) in enumerate(self._episodes(theta, u)):
-            states[:, :, t + 1], actions[:, :, t], rewards[:, :, t] = state, right, walking
-        return Trajectories(states, actions, rewards, rewards.sum(-1).astype(np.int64))
 
     def value(self, theta: Reals) -> Floats:
         """Mean length (S,) of ``evaluations`` episodes by numbers that are always the same."""
@@ -176,8 +166,3 @@ class CartPole:
         u = uniforms(key, self.evaluations * self.width).reshape(self.evaluations, self.width)
         shape = (len(theta), self.evaluations, self.width)
         return np.asarray(self.returns(theta, np.broadcast_to(u, shape)).mean(-1))
-
-    def _episodes(
-        self, theta: Reals, u: Uniforms
-    ) -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]]:
-        return play(self.net, theta, start(u[:, :, :4]), u[:, :, 4:])

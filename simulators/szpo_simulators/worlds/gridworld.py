@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, softmax
+from szpo_simulators.worlds.world import Reals, Uniforms, softmax
 
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -139,38 +139,6 @@ class GridWorld:
             state = np.take(landing, state, mode="clip")
             total += np.take(self.arrival, state, mode="clip")
         return total
-
-    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
-        """The walks of `returns` with cells, chosen actions and rewards.
-
-        Given the executed move m the chosen action is m with probability (1 − slip)·π(m)/P(m),
-        else one drawn from π; the remainder of the move's number decides.
-        """
-        chosen, executed = self.action_probabilities(theta), self.executed_probabilities(theta)
-        edges = np.stack(_edges(executed, self.sets), axis=-1)
-        runs, count, horizon = u.shape
-        run = np.arange(runs)[:, None]
-        visited = edges.reshape(runs, -1, 3)
-        state = np.zeros((runs, count), dtype=np.int64)
-        states = np.zeros((runs, count, horizon + 1), dtype=np.int16)
-        actions = np.zeros((runs, count, horizon), dtype=np.int8)
-        rewards = np.zeros((runs, count, horizon))
-        for t in range(horizon):
-            cell = state % self.cells
-            row = visited[run, state]
-            move = (u[:, :, t, None] >= row).sum(-1)
-            bounds = np.concatenate([np.zeros_like(row[..., :1]), row], axis=-1)
-            low = np.take_along_axis(bounds, move[..., None], -1)[..., 0].astype(np.float64)
-            chance = executed[run, cell, move]
-            rest = np.clip((u[:, :, t] - low) / np.maximum(chance, 1e-300), 0, 1)
-            direct = (1 - self.slip) * chosen[run, cell, move] / np.maximum(chance, 1e-300)
-            again = np.where(rest < direct, 0, (rest - direct) / np.maximum(1 - direct, 1e-300))
-            any_by_policy = (again[..., None] >= chosen[run, cell].cumsum(-1)[..., :3]).sum(-1)
-            actions[:, :, t] = np.where(rest < direct, move, any_by_policy)
-            state = self.landing[state, move]
-            states[:, :, t + 1] = state % self.cells
-            rewards[:, :, t] = self.arrival[state]
-        return Trajectories(states, actions, rewards, np.full((runs, count), horizon))
 
 
 def _edges(executed: Floats, sets: int) -> list[NDArray[np.float32]]:

@@ -17,12 +17,21 @@ from numpy.typing import NDArray
 
 from szpo.errors import UsageError
 from szpo.types import Floats
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, softmax
+from szpo_simulators.worlds.world import Reals, Uniforms, softmax
 
 MOVES = ("forward", "back", "wait")
 _STEPS = np.array([1, -1, 0])
 FEATURES = ("progress", "checkpoints")
 """Features of a drive: laps of progress, lines crossed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drives:
+    """Walks: cells (S, n, H + 1), chosen moves and rewards of the executed ones (S, n, H)."""
+
+    states: NDArray[np.int16]
+    actions: NDArray[np.int8]
+    rewards: Floats
 
 
 @dataclass(frozen=True)
@@ -123,10 +132,10 @@ class Track:
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Returns (S, n) of walks."""
-        return self.walks(theta, u).returns
+        return np.asarray(self.walks(theta, u).rewards.sum(-1))
 
-    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
-        """The walks: cells, chosen moves (numbers of `MOVES`), rewards of the executed ones."""
+    def walks(self, theta: Reals, u: Uniforms) -> Drives:
+        """The walks in full; moves are numbers of `MOVES`."""
         edges = self.action_probabilities(theta).cumsum(-1)[..., :2]
         lead, horizon = u.shape[:2], self.horizon
         run = np.arange(lead[0])[:, None]
@@ -141,7 +150,7 @@ class Track:
             actions[:, :, t], rewards[:, :, t] = choice, self.rewards[cell, made]
             cell = self.landing[cell, made]
             states[:, :, t + 1] = cell
-        return Trajectories(states, actions, rewards, np.full(lead, horizon))
+        return Drives(states, actions, rewards)
 
     def move_features(self, states: NDArray[np.integer]) -> Floats:
         """`FEATURES` (..., H, 2) of each move of walks whose cells are (..., H + 1)."""

@@ -8,7 +8,6 @@ numbers).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -24,26 +23,6 @@ from szpo.types import Batch, Floats, Layout, Prompt, Shift, Theta, Update
 Reals: TypeAlias = NDArray[np.floating[Any]]
 Uniforms: TypeAlias = NDArray[np.float32]
 """Multiples of 2⁻²⁴ in [0, 1)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trajectories:
-    """Walks: states (S, n, H + 1, …), actions and rewards (S, n, H), moves made (S, n).
-
-    ``actions`` are those that the policy chose, not those that chance carried out; entries from
-    ``moves`` on mean nothing, and rewards there are 0.
-    """
-
-    states: NDArray[Any]
-    actions: NDArray[Any]
-    rewards: Floats
-    moves: NDArray[np.int64]
-
-    @property
-    def returns(self) -> Floats:
-        """Sum of rewards (S, n)."""
-        total: Floats = self.rewards.sum(-1)
-        return total
 
 
 @runtime_checkable
@@ -64,9 +43,6 @@ class World(Protocol):
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Returns (S, n) of walks of the policies θ (S, d) by uniform numbers (S, n, width)."""
-
-    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
-        """The same walks in full: ``walks(θ, u).returns`` equals ``returns(θ, u)``."""
 
     def value(self, theta: Reals) -> Floats:
         """Expected return (S,) of the policies θ (S, d): exact, or as the world says."""

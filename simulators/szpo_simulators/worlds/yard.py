@@ -20,7 +20,8 @@ from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
-from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms, WorldPolicy, softmax
+from szpo_simulators.rewards.features import Scored, bare
+from szpo_simulators.worlds.world import Reals, Uniforms, WorldPolicy, softmax
 
 MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -212,32 +213,21 @@ def policy(*, root_seed: int, yard: Yard | None = None) -> TabularPolicy:
     return TabularPolicy(root_seed, yard)
 
 
-@dataclass(frozen=True)
-class Walk:
-    """The worth of a walk, read from its text: 1 at the well, −1 in the pit, −.04 per move."""
-
-    def score(self, prompt: Prompt, answer: Answer) -> float:
-        """Ending minus the cost of the moves.
-
-        Raises:
-            RunError: the text is no walk.
-        """
-        moves, dot, end = answer.text.partition(".")
-        if not dot or any(word.split(">")[0] not in MOVES for word in moves.split()):
-            raise RunError(f"reward walk: {answer.text[:60]!r} is not a walk through the yard")
-        ending = {WELL: 1.0, PIT: -1.0}.get(end.strip(), 0.0)
-        return ending - COST * len(moves.split())
-
-
-def walk(argument: str | None) -> Walk:
-    """The reward by name: the entry point ``walk`` of `szpo.rewards`.
+def score_walk(prompt: Prompt, answer: Answer) -> float:
+    """The worth of a walk, from its text: 1 at the well, −1 in the pit, −.04 per move.
 
     Raises:
-        UsageError: something follows a colon.
+        RunError: the text is no walk.
     """
-    if argument is not None:
-        raise UsageError("takes nothing after a colon")
-    return Walk()
+    moves, dot, end = answer.text.partition(".")
+    if not dot or any(word.split(">")[0] not in MOVES for word in moves.split()):
+        raise RunError(f"reward walk: {answer.text[:60]!r} is not a walk through the yard")
+    ending = {WELL: 1.0, PIT: -1.0}.get(end.strip(), 0.0)
+    return ending - COST * len(moves.split())
+
+
+walk = bare(Scored("walk", score_walk))
+"""The reward by name: the entry point ``walk`` of `szpo.rewards`."""
 
 
 def _word(chosen: int, moved: int) -> str:
@@ -275,27 +265,15 @@ class YardWorld:
         return np.zeros(self.dim)
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
-        """Ending less the cost of the moves, (S, n)."""
-        return self.walks(theta, u).returns
-
-    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
-        """Walks of softmax policies: states are cells, the wind may turn what was chosen."""
+        """Ending less the cost of the moves, (S, n); the wind may turn what was chosen."""
         yard = self.yard
         logits = np.asarray(theta).reshape(len(theta), yard.cells, 4)
-        count, horizon = u.shape[1], yard.horizon
-        shape = (len(theta), count, horizon)
-        numbers = u[..., 1:].reshape(*shape, 2)
+        total = np.zeros(u.shape[:2])
         cells = yard.starts[(u[..., 0] * len(yard.starts)).astype(np.int64)]
-        states: NDArray[np.int64] = np.zeros((*shape[:2], horizon + 1), dtype=np.int64)
-        states[..., 0] = cells
-        actions, rewards = np.zeros(shape, dtype=np.int8), np.zeros(shape)
-        moves = np.zeros(shape[:2], dtype=np.int64)
-        for t, (choice, _, after, walking) in enumerate(yard.walk(logits, cells, numbers)):
-            actions[:, :, t] = np.where(walking, choice, 0)
-            rewards[:, :, t] = np.where(walking, yard.ending[after] - COST, 0.0)
-            moves += walking
-            states[..., t + 1] = after
-        return Trajectories(states, actions, rewards, moves)
+        numbers = u[..., 1:].reshape(*total.shape, yard.horizon, 2)
+        for _, _, after, walking in yard.walk(logits, cells, numbers):
+            total += np.where(walking, yard.ending[after] - COST, 0.0)
+        return total
 
     def value(self, theta: Reals) -> Floats:
         """Exact expected return (S,)."""

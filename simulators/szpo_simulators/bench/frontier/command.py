@@ -62,7 +62,7 @@ def main(
     store = CellStore(folder, CHILD)
     wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
     wanted = [one for one in wanted if one.spec["method"] not in plans.GONE_RULES]
-    failures = [] if show else cell_store.run_all(study.console, store, wanted, jobs)
+    failures = [] if show else cell_store.run_cells(study.console, store, wanted, jobs)
     if not show and frozen.base_answers:
         for one in wanted:
             base.draw_many(one.spec, folder, frozen.base_answers)

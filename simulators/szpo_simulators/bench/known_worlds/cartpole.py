@@ -16,7 +16,6 @@ from szpo_simulators.panels import panel
 from szpo_simulators.study import (
     COLOURS,
     MARKS,
-    Search,
     Study,
     draw_curve,
     format_interval,
@@ -25,7 +24,6 @@ from szpo_simulators.study import (
 )
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
-from szpo_simulators.worlds.mujoco import Linear, environment
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 
@@ -49,7 +47,6 @@ def main(
     quick: bool = False,
     folder: Path = Path("runs/bench-cartpole"),
     figures: Path | None = None,
-    mujoco: bool = False,
 ) -> dict[str, Any]:
     """CartPole: a notebook's REINFORCE and PPO with mistakes and repair, and SZPO beside them.
 
@@ -57,10 +54,7 @@ def main(
         quick: Small settings, under a minute.
         folder: Where finished cells, tables and figures go.
         figures: Where the documents' figures go as well.
-        mujoco: SZPO on Reacher-v5 instead, which needs the extra mujoco.
     """
-    if mujoco:
-        return _show_reacher(Study("cartpole --mujoco", folder, quick, figures))
     study = Study("cartpole", folder, quick, figures)
     episodes, each = (60, 2) if quick else (EPISODES, 5)
     specs = [
@@ -86,7 +80,7 @@ def main(
     study.console.print(
         "; ".join(f"panel bt70 on batches of D = {D}: {one}" for D, one in beta.items())
     )
-    direct = [
+    direct: list[dict[str, Any]] = [
         {"label": f"SZPO, {net}, D = {D}", "net": net, "D": D, "beta": beta[D].beta,
          "marks": [mark for mark in marks if mark % (2 * D) == 0]}
         for net in NETS for D in beta
@@ -97,22 +91,19 @@ def main(
         for method in ("REINFORCE", "PPO repaired")
     ]
     trials, repetitions = (1, 3) if quick else (3, 10)
+    first, end = (1, 2) if quick else (0, 3)
     rows = [
         *study.tune(
-            "SZPO",
-            direct,
-            run_szpo,
-            Search(lambda row: _shorten_grid(WAYS[row["net"]][1], quick), trials=trials),
-            repetitions=repetitions,
+            "SZPO", direct, run_szpo,
+            [[{"alpha": x} for x in WAYS[row["net"]][1][first:end]] for row in direct],
+            trials=trials, repetitions=repetitions,
         ),
         *study.tune(
-            "gradients of the true reward",
-            gradient,
-            run_gradient_method,
-            Search(_shorten_grid(RATES, quick), "rate", trials),
-            repetitions=repetitions,
+            "gradients of the true reward", gradient, run_gradient_method,
+            [[{"rate": x} for x in RATES[first:end]]] * len(gradient),
+            trials=trials, repetitions=repetitions,
         ),
-    ]
+    ]  # fmt: skip
     study.table(
         f"mean length of the same {CartPole.evaluations} episodes, {repetitions} seeds",
         rows,
@@ -135,47 +126,6 @@ def main(
     _draw(study, rows, written, episodes)
     study.end()
     return {"rows": flat, "goals": goals}
-
-
-def _show_reacher(study: Study) -> dict[str, Any]:
-    """SZPO on Reacher-v5: a linear policy, d = 22, votes on batches of four episodes."""
-    environment("Reacher-v5")
-    budgets = [32, 64] if study.quick else [64, 128, 256, 512, 1024]
-    specs = [{"seed": seed, "episodes": budgets} for seed in seed_range(2 if study.quick else 5)]
-    found = study.cells("Reacher-v5", specs, run_reacher)
-    rows = [
-        {
-            "episodes": episodes,
-            "votes": episodes // 8,
-            **interval([row["curve"][i] for row in found]),
-        }
-        for i, episodes in enumerate([0, *budgets])
-    ]
-    heads = {
-        "episodes": "episodes",
-        "votes": "votes",
-        "mean return of 8 episodes": format_interval,
-    }
-    study.table(f"Reacher-v5, SZPO (known, D = 4), {len(specs)} seeds", rows, heads)
-    study.csv("reaching", rows)
-    study.end()
-    return {"rows": rows}
-
-
-def run_reacher(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Value of one seed before and after each number of episodes; β: raters agree on 70 %."""
-    world = Linear()
-    start = world.theta0[None]
-    # Sixteen small random policies from the same starts: what a first comparison may show.
-    tried = start + np.random.default_rng(0).normal(0, 0.2, (16, world.dim))
-    u = np.repeat(draws(world, [0], 0, 0, 16, "calibration"), len(tried), axis=0)
-    beta = panel.calibrate(world.returns(tried, u).T, 4, 0).beta
-    marks = [episodes // 8 for episodes in spec["episodes"]]
-    chosen = batched.settings_for(world, rule="known", N=1, D=4, mu=0.2, alpha=0.02)
-    runs = batched.train(
-        world, chosen, [spec["seed"]], marks[-1], marks=marks, panel=LinkPanel(beta=beta)
-    )
-    return {"beta": beta, "curve": [float(world.value(start)[0]), *runs.curve[0].tolist()]}
 
 
 @lru_cache
@@ -262,11 +212,6 @@ def _check_goal(
     wanted = f"{least} or more" if least else "none"
     mark = "met" if least <= reached <= most else "MISSED"
     return f"{mark}: {label} reaches 500 on {wanted} of {among} seeds (on {reached})"
-
-
-def _shorten_grid(grid: tuple[float, ...], quick: bool) -> tuple[float, ...]:
-    """The whole grid, or its middle."""
-    return grid[1:2] if quick else grid
 
 
 def _format_step(row: Mapping[str, Any]) -> str:

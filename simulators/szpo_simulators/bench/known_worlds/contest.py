@@ -22,7 +22,7 @@ from szpo.optim.sample_directions import Law
 from szpo.types import Floats
 from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
-from szpo_simulators.study import TUNING, Study, interval, seed_range
+from szpo_simulators.study import interval
 from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
@@ -52,26 +52,6 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
     [{'a': 1, 'b': 3}, {'a': 1, 'b': 4}, {'a': 2, 'b': 3}, {'a': 2, 'b': 4}]
     """
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def choose(
-    study: Study,
-    label: str,
-    spec: Mapping[str, Any],
-    grid: Mapping[str, Sequence[Any]],
-    trials: int,
-    most: int | None = None,
-) -> Settings:
-    """The combination of a grid with the best mean final value on tuning seeds.
-
-    ``most`` limits the number of combinations, evenly spread over their list, for a quick look.
-    """
-    tried = combinations(grid)
-    if most is not None:
-        tried = [tried[(2 * i + 1) * len(tried) // (2 * most)] for i in range(most)]
-    specs = [{**spec, **one, "seeds": seed_range(trials, TUNING)} for one in tried]
-    found = study.cells(f"choosing {label}", specs, work)
-    return tried[int(np.argmax([np.mean(row["values"]) for row in found]))]
 
 
 def work(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,21 +119,18 @@ def main(
 def _run_dense(study: Study) -> list[dict[str, Any]]:
     """Every method on the dense grid, under both ways of asking, at the best of six settings."""
     trials, count, share = (2, 6, 4) if study.quick else (6, 40, 1)
-    found = []
+    names, rows, grids = [], list[dict[str, Any]](), []
     for way, votes, D in WAYS:
         for name, (fixed, grid) in {**GRIDS, **(TRUE if D == 1 else {})}.items():
             # The true-reward methods read as many walks as the voters do.
             budget = (2 * votes if name in TRUE else votes) // share
-            spec = {"world": "dense", "budget": budget, "D": D, **fixed}
-            settings = contest.choose(
-                study, f"{name}, {way}", spec, grid, trials, 2 if study.quick else None
-            )
-            (row,) = study.cells(
-                f"{name}, {way}", [{**spec, **settings, "seeds": seed_range(count)}], contest.work
-            )
-            found.append(
-                {**row, **interval(row["values"]), "name": name, "way": way, "chosen": settings}
-            )
+            tried = contest.combinations(grid)
+            few = [tried[len(tried) // 4], tried[3 * len(tried) // 4]]
+            names.append({"name": name, "way": way})
+            rows.append({"world": "dense", "budget": budget, "D": D, **fixed})
+            grids.append(few if study.quick else tried)
+    tuned = study.tune("dense grid", rows, contest.work, grids, trials=trials, repetitions=count)
+    found = [{**row, **named} for row, named in zip(tuned, names, strict=True)]
     title = "dense grid: value 2.85 at the start, 7.55 at best"
     study.table(
         f"{title}; 95 % intervals over {count} seeds", found,

@@ -17,7 +17,7 @@ import numpy as np
 from szpo.types import Floats, Ints
 from szpo_simulators.baselines import ppo, rlhf
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.study import Search, Study, bench, draw_curve, format_interval, interval
+from szpo_simulators.study import Study, bench, draw_curve, format_interval, interval
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.oracle import LinkPanel
@@ -43,26 +43,22 @@ def main(study: Study) -> dict[str, Any]:
     budgets = BUDGETS[1:4] if study.quick else BUDGETS
     beta: dict[str, panels.Calibration] = {w.seen: calibrate_panel(w) for w in (TRUTH, PROXY)}
     trials, repetitions = (4, 20) if study.quick else (20, 100)
-    direct = study.tune(
-        "SZPO",
-        [
-            {"label": label, "sees": seen, "beta": beta[seen].beta, "budgets": list(budgets)}
-            for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
-        ],
-        run_szpo,
-        Search(ALPHAS[2:3] if study.quick else ALPHAS, trials=trials),
-        repetitions=repetitions,
-    )
+    first, end = (2, 3) if study.quick else (0, 4)
+    alphas = [{"alpha": x} for x in ALPHAS[first:end]]
+    rates = [{"rate": x} for x in RATES[first:end]]
+    ours = [
+        {"label": label, "sees": seen, "beta": beta[seen].beta, "budgets": list(budgets)}
+        for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
+    ]
+    theirs = [
+        {"label": label, "eyes": list(eyes), "beta": beta["progress"].beta, "votes": votes}
+        for label, eyes in ((MODEL, FEATURES), (LIMITED, FEATURES[1:]))
+        for votes in budgets
+    ]
+    often = {"trials": trials, "repetitions": repetitions}
+    direct = study.tune("SZPO", ours, run_szpo, [alphas] * len(ours), **often)
     modelled = study.tune(
-        "reward models",
-        [
-            {"label": label, "eyes": list(eyes), "beta": beta["progress"].beta, "votes": votes}
-            for label, eyes in ((MODEL, FEATURES), (LIMITED, FEATURES[1:]))
-            for votes in budgets
-        ],
-        run_reward_model,
-        Search(RATES[2:3] if study.quick else RATES, "rate", trials),
-        repetitions=repetitions,
+        "reward models", theirs, run_reward_model, [rates] * len(theirs), **often
     )
     rows = [
         {"label": row["label"], "votes": votes, "answers": 2 * votes, **ends}
@@ -220,7 +216,7 @@ def fit_weights(
     theta = np.tile(track.theta0, (len(root_seeds), 1))
     walks = track.walks(theta, draws(track, root_seeds, 0, 0, 2 * votes, "pairs"))
     pairs = (len(root_seeds), votes, 2)
-    gap = np.diff(walks.returns.reshape(pairs))[..., 0]
+    gap = np.diff(walks.rewards.sum(-1).reshape(pairs))[..., 0]
     won = oracle.votes(panel.chance(gap), oracle.coins(root_seeds, 0, (votes, 1))[0])
     visible = [FEATURES.index(name) for name in eyes]
     seen = track.move_features(walks.states).sum(2)[..., visible].reshape(*pairs, len(visible))

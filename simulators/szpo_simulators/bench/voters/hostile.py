@@ -21,7 +21,7 @@ from szpo_simulators.panels import panel
 from szpo_simulators.study import Spec, Study, interval, make_generator
 from szpo_simulators.worlds.people import People
 from szpo_simulators.worlds.repetitions import Batching, settings_for, train
-from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard, YardWorld
+from szpo_simulators.worlds.yard import TabularPolicy, Yard, YardWorld, score_walk
 
 RUN_GOALS = {1: 0.80, 2: 0.55}
 """Least share of the honest gain under `skill`, by hostile members of seven."""
@@ -108,8 +108,7 @@ def calibrate_panel(rows: int = 8) -> panel.Calibration:
     """β of ``bt70`` for the yard's own base answers."""
     policy, prompts = TabularPolicy(0), Yard().prompts()
     drawn = policy.sample(prompts, 64, seed=1)
-    liked = Walk()
-    worth = [[liked.score(p, a) for a in row] for p, row in zip(prompts, drawn, strict=True)]
+    worth = [[score_walk(p, a) for a in row] for p, row in zip(prompts, drawn, strict=True)]
     return panel.calibrate(np.array(worth), rows, 0)
 
 
