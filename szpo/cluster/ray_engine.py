@@ -26,7 +26,7 @@ from szpo.cluster.worker import coordinates_id
 from szpo.config.engine import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
 from szpo.plugins import how_to_install
-from szpo.policies.row_request import Message, message_bytes
+from szpo.policies.requests import Message, message_bytes
 
 REACH_S = 5.0
 """How long an address may take to accept a connection."""

@@ -35,9 +35,9 @@ from szpo.models.lora_sites import Site
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
 from szpo.policies import subspace_cache, subspace_setup
+from szpo.policies.hosts import Host, LocalHost, chosen_lora
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Progress
-from szpo.policies.responder import Host, LocalHost, chosen_lora
 from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta

@@ -27,9 +27,8 @@ from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import score_features
-from szpo.policies.read_request import VALUES, ReadRequest, by_token
-from szpo.policies.responder import Answerer, Host, LocalHost, Respondent, Responder, start_of
-from szpo.policies.row_request import RowRequest
+from szpo.policies.hosts import Answerer, Host, LocalAnswerer, LocalHost, start_of
+from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 
@@ -68,8 +67,8 @@ class LoraPolicy:
         self.answering = answering or AnswerSampling()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         host = host or LocalHost(self.held, chunk_rows=self.answering.chunk_rows)
-        self._respondent: Respondent = host.at(subspace, self.space)
-        self._answerer: Answerer = self._respondent
+        self.answerer: Answerer = host.at(subspace, self.space, run=True)
+        """Who answers and reads for it; tests put another in its place."""
         self._reader = context.reader_of(loaded)
         self._basis_sha256 = subspace.basis_sha256
         self._theta: Theta = self.start()
@@ -121,31 +120,27 @@ class LoraPolicy:
         return self.loaded
 
     @property
-    def responder(self) -> Responder:
+    def local(self) -> LocalAnswerer:
         """Who answers with the model of this process.
 
         Raises:
             UsageError: workers hold the model.
         """
-        if not isinstance(self._respondent, Responder):
+        if not isinstance(self.answerer, LocalAnswerer):
             raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
-        return self._respondent
+        return self.answerer
 
     @property
     def engine(self) -> Engine:
-        """The engine of this process; see `responder`."""
-        return self.responder.engine
+        """The engine of this process; see `local`."""
+        return self.local.engine
 
     @property
     def halved_rows(self) -> int | None:
         """Rows of the engine's batches since memory ran out; None while it has not."""
-        if not isinstance(self._respondent, Responder):
+        if not isinstance(self.answerer, LocalAnswerer):
             return None
-        return getattr(self._respondent.engine, "halved_rows", None)
-
-    def answer_by(self, answerer: Answerer) -> None:
-        """Have rollouts and samples answered elsewhere; KL and log-probabilities stay here."""
-        self._answerer = answerer
+        return getattr(self.answerer.engine, "halved_rows", None)
 
     # ---- answers ----
 
@@ -201,7 +196,7 @@ class LoraPolicy:
             for i, size in enumerate(sizes)
             for place in range(size)
         ]
-        request = RowRequest(
+        request = AnswerRequest(
             self.theta(),
             tuple(first[m] for m in range(len(first))),
             tuple(number),
@@ -210,7 +205,7 @@ class LoraPolicy:
             self.answering.sampling,
             canary=len(first) > 1,
         )
-        answers = [self.answer(tokens) for tokens in self._answerer.answer(request)]
+        answers = [self.answer(tokens) for tokens in self.answerer.answer(request)]
         cuts = np.cumsum([0, *sizes]).tolist()
         return [tuple(answers[a:b]) for a, b in itertools.pairwise(cuts)]
 
@@ -237,7 +232,7 @@ class LoraPolicy:
             for i, prompt in enumerate(ids)
             for j in range(samples)
         ]
-        request = RowRequest(
+        request = AnswerRequest(
             self.start() if base else self.theta(),
             (Shift(0, 0, 0, 0.0),),
             tuple(number),
@@ -246,7 +241,7 @@ class LoraPolicy:
             self.answering.sampling,
             base=base,
         )
-        return self._answerer.answer(request)
+        return self.answerer.answer(request)
 
     def answer(self, tokens: Sequence[int]) -> Answer:
         """Tokens as a text for people; see `szpo.models.loading.answer_of`."""
@@ -272,7 +267,7 @@ class LoraPolicy:
             (0,) * len(rows),
             temperature=self.answering.sampling.temperature or 1.0,
         )
-        found = self._respondent.read(request)[VALUES]
+        found = self.answerer.read(request)[VALUES]
         means = found.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
         return float(means.mean()), float(spread)
@@ -285,9 +280,9 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = tuple(self.encode(prompt) for prompt in prompts)
-        found = self._respondent.read(ReadRequest("logprobs", asked, rows, start=True))
-        logp = by_token(found, rows)
-        return np.array([values.mean() if len(values) else np.nan for values in logp])
+        found = self.answerer.read(ReadRequest("logprobs", asked, rows, start=True))
+        logp = np.split(found[VALUES], np.cumsum([len(row) for row in rows])[:-1])
+        return np.array([v.mean() if len(v) else np.nan for v in logp[: len(rows)]])
 
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
         """Log-probability of each whole answer after the prompt at the start, in nats (answers,).
@@ -297,7 +292,7 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
-        return self._respondent.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
+        return self.answerer.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
 
     # ---- scores ----
 
@@ -318,7 +313,7 @@ class LoraPolicy:
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
         """Scores (texts, d) at the start; see `szpo.policies.score_features`."""
         return score_features.whitened_scores(
-            self._respondent, self.subspace, texts,
+            self.answerer, self.subspace, texts,
             temperature=self.answering.sampling.temperature,
         )  # fmt: skip
 
@@ -331,7 +326,7 @@ class LoraPolicy:
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
         """The members at these master coordinates, on the model's device."""
-        return self.responder.deltas(thetas)
+        return self.local.deltas(thetas)
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the adapter at θ (default: the current) in PEFT's format; logits stay the same.

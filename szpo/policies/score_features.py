@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.policies.read_request import VALUES, ReadRequest
-from szpo.policies.responder import Respondent
+from szpo.policies.hosts import Answerer
+from szpo.policies.requests import VALUES, ReadRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Comparison, Floats, Prompt
 
@@ -63,7 +63,7 @@ def score_features(comparisons: Sequence[Comparison], encode: Encode, whitened: 
 
 
 def whitened_scores(
-    respondent: Respondent,
+    answerer: Answerer,
     subspace: Subspace,
     texts: Sequence[tuple[Tokens, Tokens]],
     *,
@@ -72,7 +72,7 @@ def whitened_scores(
     """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π.
 
     Args:
-        respondent: Whoever reads in these coordinates.
+        answerer: Whoever reads in these coordinates.
         subspace: The run's coordinates z.
         texts: Prompts and answers, as tokens.
         temperature: That of the answers' sampling.
@@ -95,4 +95,4 @@ def whitened_scores(
     basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
     prompts, answers = zip(*texts, strict=True)
     request = ReadRequest("scores", prompts, answers, start=True, temperature=temperature)
-    return np.asarray(respondent.read(request)[VALUES].astype(np.float64) @ basis)
+    return np.asarray(answerer.read(request)[VALUES].astype(np.float64) @ basis)
