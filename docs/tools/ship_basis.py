@@ -25,7 +25,7 @@ from szpo.data.prompts import load_shipped
 from szpo.models import loading
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, score_features, subspace_cache
+from szpo.policies import language_model, lora_policy, subspace_cache
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
@@ -54,7 +54,7 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
     sampling, seed = subspace_cache.sampling_of(config), config.subspace.setup_seed
     answerer = LocalHost(loaded).at(subspace, Space(seed, subspace.layout, Law()))
     drawn = Probe(answerer, subspace, tokens, sampling, seed).start_samples(CHECKED)
-    found = score_features.whitened_scores(
+    found = lora_policy.whitened_scores(
         answerer, subspace, [(s.prompt, s.answer) for s in drawn],
         temperature=sampling.temperature,
     )  # fmt: skip

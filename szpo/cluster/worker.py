@@ -20,7 +20,6 @@ from szpo.policies.requests import Message
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
 PACKAGES = ("szpo", "numpy", "torch", "transformers")
-LAYOUTS = ("fixed", "start", "basis")
 
 
 def set_threads(threads: int) -> None:
@@ -59,17 +58,11 @@ def setup_message(
         return {"head": json.dumps(head)}
     subspace, space = coordinates.subspace, coordinates.space
     head["space"] = {
-        "kind": subspace.kind,
-        "scale": subspace.scale,
-        "sites": [dataclasses.asdict(site) for site in subspace.sites],
+        **dataclasses.replace(subspace, report={}, features=None).facts(),
         "root_seed": space.root_seed,
         "law": dataclasses.asdict(space.law),
     }
-    arrays = {
-        f"{part}/{name}": value
-        for part in LAYOUTS
-        for name, value in getattr(subspace, part).items()
-    }
+    arrays = dataclasses.replace(subspace, features=None).tensors()
     return {"head": json.dumps(head), **arrays}
 
 
@@ -122,7 +115,6 @@ class Worker:
 
     def hold(self, setup: Message) -> None:
         """Take over the coordinates and the judge of another setup; the base model stays."""
-        from szpo.models.lora_sites import Site
         from szpo.optim.parameters import Space
         from szpo.optim.sample_directions import Law
         from szpo.policies.subspaces import Subspace
@@ -136,16 +128,9 @@ class Worker:
         if "space" not in head:
             self._answerer = None
             return
-        parts: dict[str, dict[str, Any]] = {part: {} for part in LAYOUTS}
-        for key, value in setup.items():
-            part, _, name = key.partition("/")
-            if part in parts:
-                parts[part][name] = np.array(value)
         named = head["space"]
-        subspace = Subspace(
-            named["kind"], tuple(Site(**site) for site in named["sites"]),
-            parts["fixed"], parts["start"], parts["basis"], named["scale"],
-        )  # fmt: skip
+        tensors = {key: np.array(value) for key, value in setup.items() if key != "head"}
+        subspace = Subspace.from_facts(named, tensors)
         space = Space(named["root_seed"], subspace.layout, Law(**named["law"]))
         self._answerer = self._host.at(subspace, space)
 

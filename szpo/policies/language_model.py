@@ -39,7 +39,7 @@ from szpo.policies.hosts import Host, LocalHost, chosen_lora
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, SetupSettings, Subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
@@ -224,31 +224,9 @@ def restore(host: Host, ledger: Ledger) -> Base:
     """
     loaded = host.facts
     weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
-    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-    tensors = stored_tensors(ledger)
-    for name, value in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind in parts:
-            parts[kind][rest] = value.astype(np.float32)
     space: Mapping[str, Any] = ledger.spec["space"]
     try:
-        sites = tuple(Site(**site) for site in space["sites"])
-        stored = {**parts["fixed"], **parts["start"]}
-        wanted = [name for site in sites for name in (site.a, site.b)]
-        for name in wanted:
-            if name not in stored:
-                raise IntegrityError(f"tensor {name} is missing in the run")
-        start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
-        subspace = Subspace(
-            kind=space["kind"],
-            sites=sites,
-            fixed=parts["fixed"],
-            start=start,
-            basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
-            scale=float(space["scale"]),
-            report=space.get("report", {}),
-            features=FeatureMap.from_facts(space.get("features"), tensors.get(FEATURE_MAP)),
-        )
+        subspace = Subspace.from_facts(space, stored_tensors(ledger))
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: the coordinates on record are damaged ({error}); put a copy "
@@ -276,14 +254,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the ledger records of a base: facts for the run's spec, and tensors by name."""
     loaded, space = base.loaded, base.subspace
     facts = {
-        "space": {
-            "kind": space.kind,
-            "scale": space.scale,
-            "sites": [asdict(site) for site in space.sites],
-            "report": dict(space.report),
-            "conv1d": base.conv1d,
-            **({} if space.features is None else {"features": space.features.facts()}),
-        },
+        "space": {**space.facts(), "conv1d": base.conv1d},
         "base": {
             "name": loaded.name,
             "sha256": loaded.sha256,

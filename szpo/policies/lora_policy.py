@@ -26,7 +26,6 @@ from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import score_features
 from szpo.policies.hosts import Answerer, Host, LocalAnswerer, LocalHost, start_of
 from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 from szpo.policies.subspaces import Subspace
@@ -299,23 +298,39 @@ class LoraPolicy:
     def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
         """What the texts of a step's comparisons say about plus and minus, (K, N, d).
 
-        See `szpo.policies.score_features.score_features`; the policy's position plays no part.
+        The mean whitened score of the plus texts less that of the minus texts, in units of z, in
+        which the scores of a score subspace have unit covariance at the start. What all texts of a
+        comparison share drops out of the difference. A text that is shown several times is read
+        once, and rows whose texts are equal are not read at all.
+
+        The regression of rewards on scores is the natural policy gradient (Kakade 2001, A natural
+        policy gradient, theorem 1: compatible features). So this is a regressor of the vote: it
+        turns the luck of the texts along the coordinates from noise into signal. Any texts will
+        do, older ones and other people's included; the policy's position plays no part.
 
         Raises:
             UsageError: The coordinates are all weights, or the temperature is 0.
         """
-
-        def encode(prompt: Prompt, answer: Answer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-            return self.encode(prompt), tuple(loading.answer_tokens(self.loaded, answer))
-
-        return score_features.score_features(comparisons, encode, self.whitened_scores)
+        ordered = sorted(comparisons, key=lambda c: (c.k, c.n))
+        number: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        parts: list[tuple[int, int, float]] = []  # comparison, text, weight
+        for i, comparison in enumerate(ordered):
+            for row in comparison.rows:
+                for answer, sign in ((row.plus, 1.0), (row.minus, -1.0)):
+                    tokens = tuple(loading.answer_tokens(self.loaded, answer))
+                    if tokens and not row.identical:  # an empty text has no word to score
+                        place = number.setdefault((self.encode(row.prompt), tokens), len(number))
+                        parts.append((i, place, sign / len(comparison.rows)))
+        scores = self.whitened_scores(list(number))
+        found = np.zeros((len(ordered), scores.shape[1]))
+        for i, place, weight in parts:
+            found[i] += weight * scores[place]
+        return found.reshape(len({c.k for c in ordered}), -1, scores.shape[1])
 
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
-        """Scores (texts, d) at the start; see `szpo.policies.score_features`."""
-        return score_features.whitened_scores(
-            self.answerer, self.subspace, texts,
-            temperature=self.answering.sampling.temperature,
-        )  # fmt: skip
+        """Scores (texts, d) of prompts with answers at the start; see `whitened_scores` below."""
+        temperature = self.answering.sampling.temperature
+        return whitened_scores(self.answerer, self.subspace, texts, temperature=temperature)
 
     # ---- weights ----
 
@@ -351,3 +366,41 @@ class LoraPolicy:
             StorageError: The folder cannot be written.
         """
         adapter_files.save_merged(path, self.held, self.factors(theta), self.subspace.sites)
+
+
+def whitened_scores(
+    answerer: Answerer,
+    subspace: Subspace,
+    texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    temperature: float,
+) -> Floats:
+    """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π, at the start.
+
+    They are the scores everywhere only where log-probabilities are linear in the coordinates.
+
+    Args:
+        answerer: Whoever reads in these coordinates.
+        subspace: The run's coordinates z.
+        texts: Prompts and answers, as tokens.
+        temperature: That of the answers' sampling.
+
+    Returns:
+        (texts, d).
+
+    Raises:
+        UsageError: The coordinates are all weights, or the temperature is 0.
+    """
+    if not subspace.basis:
+        raise UsageError(
+            "scores need coordinates z; with subspace.kind full every weight is a coordinate: "
+            "set subspace.kind to score"
+        )
+    if temperature == 0:
+        raise UsageError("temperature 0 has no score; set generation.temperature above 0")
+    if not texts:
+        return np.zeros((0, subspace.dim))
+    basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
+    prompts, answers = zip(*texts, strict=True)
+    request = ReadRequest("scores", prompts, answers, start=True, temperature=temperature)
+    return np.asarray(answerer.read(request)[VALUES].astype(np.float64) @ basis)
