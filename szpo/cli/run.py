@@ -244,7 +244,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
         taught = {"basis": origin, "teachable": [*map(asdict, can)]}
-        console.emit({**costs.as_dict(), **taught, "questions": equal or None})
+        console.emit({**asdict(costs), **taught, "questions": equal or None})
         return
     lines = dict(cost_plan.describe(costs, config))
     if setup is not None:

@@ -29,8 +29,7 @@ from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
 from szpo.models import adapter_files, context, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
-from szpo.models.context import Described
-from szpo.models.loading import Loaded, ModelFacts
+from szpo.models.loading import Described, Loaded, ModelFacts
 from szpo.models.lora_sites import Site
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
@@ -291,10 +290,8 @@ def load_or_draw_answers(
 def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
     """The base's answers to these prompts from the package or the cache; None: not yet drawn."""
     usual = answers_name(config, (model[0], subspace_cache.SHIPPED_DTYPE, model[2]), prompts)
-    found = cache.read_shipped(SHIPPED / usual, read_answers, "the answers of the base are")
-    if found is not None:
-        return found
-    return cache.read_stored(_stored_answers(config, model, prompts), read_answers)
+    stored = _stored_answers(config, model, prompts)
+    return cache.read_either(SHIPPED / usual, stored, read_answers, "the answers of the base are")
 
 
 def _stored_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Path:

@@ -22,7 +22,7 @@ from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.models import context, loading
-from szpo.models.context import Described
+from szpo.models.loading import Described
 from szpo.plugins import how_to_install
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
