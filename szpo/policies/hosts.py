@@ -125,7 +125,7 @@ class LocalAnswerer:
         if request.what == "features":
             return {VALUES: logprobs.hidden_features(model, prompts, answers)}
         if request.what == "scores":
-            return {VALUES: self._ordered_scores(request, samples)}
+            return {VALUES: self._ordered_scores(request)}
         deltas = self._start_deltas() if request.start else self.deltas(request.thetas)
         if request.what == "totals":
             return {VALUES: self._totals(request, deltas)}
@@ -153,27 +153,23 @@ class LocalAnswerer:
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
         """See `Answerer.read_scores`."""
         if self.chunk_rows is None:
-            return self._score_blocks(request)
-        chunks = request.split(self.chunk_rows)
-        return (self.read_chunk(chunk)[VALUES] for chunk in chunks)
+            for _, found in self._iterate_scores(request):
+                yield found.reshape(-1, found.shape[-1])
+            return
+        for chunk in request.split(self.chunk_rows):
+            yield self.read_chunk(chunk)[VALUES]
 
-    def _score_blocks(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
-        for _, found in self._iterate_scores(request, samples):
-            yield found.reshape(-1, found.shape[-1])
-
-    def _ordered_scores(
-        self, request: ReadRequest, samples: Sequence[Sample]
-    ) -> NDArray[np.float32]:
+    def _ordered_scores(self, request: ReadRequest) -> NDArray[np.float32]:
         width = scores.width_of(self.subspace.sites)
-        found = np.empty((len(samples), 1 + request.redraws, width), np.float32)
-        for index, some in self._iterate_scores(request, samples):
+        found = np.empty((len(request.answers), 1 + request.redraws, width), np.float32)
+        for index, some in self._iterate_scores(request):
             found[index] = some
         return found.reshape(-1, width)
 
     def _iterate_scores(
-        self, request: ReadRequest, samples: Sequence[Sample]
+        self, request: ReadRequest
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
         where = {**self.subspace.fixed, **self.subspace.start}
         if request.thetas:
             where |= self.subspace.weights(request.thetas[0])
