@@ -22,7 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.lora_sites import Site
 from szpo.replay import verification
-from szpo.runs import driver, sample_check
+from szpo.runs import sample_check
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, page
 from szpo_ui.operator.controls import Command
@@ -271,17 +271,10 @@ def model(tmp_path_factory):
 def nobody_waits(monkeypatch):
     """Where the run would wait for people, it is paused."""
 
-    def pause() -> None:
-        with Ledger.open(_at[0]) as ledger:
-            pauses.pause(ledger, "the test")
+    def turn(desk: model_process.Attendance) -> None:
+        pauses.pause(desk._ledger, "the test")
 
-    _at: list[Path] = []
-
-    def set_up(config: Any) -> Any:
-        _at[:] = [Path(config.run.folder) / f"{config.run.name}.db"]
-        return pause
-
-    monkeypatch.setattr(driver, "make_waiter", set_up)
+    monkeypatch.setattr(model_process.Attendance, "turn", turn)
 
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
