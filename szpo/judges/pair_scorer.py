@@ -94,9 +94,7 @@ class PairTensors:
         return int((right & decided).sum()), int(decided.sum())
 
 
-def to_tensors(
-    facts: ModelFacts, reader: Answerer, pairs: Sequence[LabelledPair]
-) -> PairTensors:
+def to_tensors(facts: ModelFacts, reader: Answerer, pairs: Sequence[LabelledPair]) -> PairTensors:
     """Features of all answers of these pairs, read by a model.
 
     Raises:

@@ -22,7 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.lora_sites import Site
 from szpo.replay import verification
-from szpo.runs import sample_check
+from szpo.runs import model_process, sample_check
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, page
 from szpo_ui.operator.controls import Command
