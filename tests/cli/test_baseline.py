@@ -53,9 +53,9 @@ def shown(given):
 def test_an_adapter_is_fitted_to_demonstrations(shown, tmp_path, capsys):
     out = tmp_path / "out"
     line = ["baseline", "sft", "--examples", str(shown), "--out", str(out), *TINY]
-    assert call([*line, "--recipe", "steps=4", "--recipe", "learning_rate=.01"]) == 0
+    assert call([*line, "--recipe", "steps=12", "--recipe", "learning_rate=.01"]) == 0
     said = capsys.readouterr().out
-    assert "sft: 12 of 12 demonstrations, 4 steps" in said and "cost: 0 votes" in said
+    assert "sft: 12 of 12 demonstrations, 12 steps" in said and "cost: 0 votes" in said
     record = json.loads((out / "baseline.json").read_text())
     losses = [step["loss"] for step in record["log"]]
     assert record["demonstrations"] == 12 and losses[-1] < losses[0]
