@@ -16,16 +16,9 @@ from szpo.cluster.ray_engine import RayTransport
 from szpo.cluster.schedule import Bounds, Dispatcher, Transport
 from szpo.config.engine import RAY_ROWS, Engine
 from szpo.errors import UsageError
-from szpo.policies.requests import (
-    VALUES,
-    AnswerRequest,
-    Message,
-    Reading,
-    ReadRequest,
-    Tokens,
-    array_to_tokens,
-    join_readings,
-)
+from szpo.policies import read_request, row_request
+from szpo.policies.read_request import VALUES, Reading, ReadRequest
+from szpo.policies.row_request import Message, RowRequest, Tokens, array_to_tokens
 
 OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
 """What the first worker shows of the models, and every other one must then show as well."""
@@ -49,8 +42,8 @@ SCORED = 16
 """Chunks of scores that are read at a time."""
 
 
-class RemoteAnswerer:
-    """Answers and reads rows by workers; see `szpo.policies.hosts.Answerer`."""
+class RemoteAnswers:
+    """Answers and reads rows by workers; see `szpo.policies.responder.Respondent`."""
 
     def __init__(
         self,
@@ -65,10 +58,10 @@ class RemoteAnswerer:
         self._chunk_rows = chunk_rows
         self._label = dict(label or {})
 
-    def answer(self, request: AnswerRequest) -> Tokens:
+    def answer(self, request: RowRequest) -> Tokens:
         """See `Answerer.answer`."""
-        chunks = request.split(self._chunk_rows)
-        replies = self._gather([chunk.to_message() for _, chunk in chunks])
+        chunks = row_request.split(request, self._chunk_rows)
+        replies = self._gather([row_request.to_message(chunk) for _, chunk in chunks])
         found: list[tuple[int, ...]] = [()] * len(request.rows)
         for (rows, _), reply in zip(chunks, replies, strict=True):
             for row, tokens in zip(rows.tolist(), array_to_tokens(reply["tokens"]), strict=True):
@@ -76,15 +69,15 @@ class RemoteAnswerer:
         return tuple(found)
 
     def read(self, request: ReadRequest) -> Reading:
-        """See `Answerer.read`."""
-        chunks = request.split(self._chunk_rows)
-        return join_readings(self._gather([chunk.to_message() for chunk in chunks]))
+        """See `Respondent.read`."""
+        chunks = read_request.split(request, self._chunk_rows)
+        return read_request.join(self._gather([read_request.to_message(c) for c in chunks]))
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """See `Answerer.read_scores`; few chunks at a time, since scores are long."""
-        chunks = request.split(self._chunk_rows)
+        """See `Respondent.read_scores`; few chunks at a time, since scores are long."""
+        chunks = read_request.split(request, self._chunk_rows)
         for first in range(0, len(chunks), SCORED):
-            few = [chunk.to_message() for chunk in chunks[first : first + SCORED]]
+            few = [read_request.to_message(chunk) for chunk in chunks[first : first + SCORED]]
             for reply in self._gather(few):
                 yield reply[VALUES]
 
@@ -101,7 +94,7 @@ class Coordinates:
 
 
 class RemoteHost:
-    """A `szpo.policies.hosts.Host` whose models are in workers; this process holds none."""
+    """A `szpo.policies.responder.Host` whose models are in workers; this process holds none."""
 
     def __init__(
         self,
@@ -133,7 +126,7 @@ class RemoteHost:
             self.transport, time.monotonic, bounds=bounds, same=same
         )
         try:
-            self.dispatcher.wait_for_workers(engine.workers)
+            self.dispatcher.muster(engine.workers)
         except BaseException:
             self.close()
             raise
@@ -148,19 +141,19 @@ class RemoteHost:
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Host.places`."""
         from szpo.models.lora_sites import Site
-        from szpo.policies.hosts import Places
+        from szpo.policies.responder import Places
 
         asked = {"adapter": adapter.model_dump(mode="json"), "config": config}
         (reply,) = self.dispatcher.gather([{"task": "places", "head": json.dumps(asked)}])
         found = json.loads(reply["head"])
         return Places(tuple(Site(**site) for site in found["sites"]), found["conv1d"])
 
-    def at(self, subspace: Any, space: Any, *, run: bool = False) -> RemoteAnswerer:
+    def at(self, subspace: Any, space: Any) -> RemoteAnswers:
         """See `Host.at`."""
         self._coordinates = Coordinates(subspace, space)
         return self._answers({"space": self._change()})
 
-    def beside(self, name: str) -> tuple[Any, RemoteAnswerer]:
+    def beside(self, name: str) -> tuple[Any, RemoteAnswers]:
         """See `Host.beside`."""
         if (self._facts.name, self._facts.quantization) == (name, None):
             return self._facts, self._answers({"model": "base"})
@@ -169,7 +162,7 @@ class RemoteHost:
         known = context.describe(name, dtype=self._facts.dtype, device=str(self._facts.device))
         self._judge = name
         self._change()
-        self.dispatcher.wait_for_workers(self._engine.workers)
+        self.dispatcher.muster(self._engine.workers)
         judge = replace(known, sha256=self._expected["judge_sha256"])
         return judge, self._answers({"model": "judge"})
 
@@ -182,11 +175,11 @@ class RemoteHost:
         """See `Host.close`: ends the workers, and leaves a cluster that was joined."""
         self.transport.close()
 
-    def _answers(self, label: Mapping[str, str]) -> RemoteAnswerer:
+    def _answers(self, label: Mapping[str, str]) -> RemoteAnswers:
         from szpo.models import loading
 
         stop = loading.stop_tokens(self._facts)
-        return RemoteAnswerer(self.dispatcher, self.chunk_rows, label, stop)
+        return RemoteAnswers(self.dispatcher, self.chunk_rows, label, stop)
 
     def _setup(self) -> Message:
         return worker.setup_message(

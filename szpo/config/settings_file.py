@@ -125,11 +125,11 @@ def load(
     """
     tree: dict[str, Any] = {}
     if preset_name is not None:
-        merge(tree, preset(preset_name))
+        _merge(tree, preset(preset_name))
     if path is not None:
-        merge(tree, read(path))
+        _merge(tree, read(path))
     for text in sets:
-        merge(tree, parse_assignment(text))
+        _merge(tree, parse_assignment(text))
     _read_consent(tree)
     return check(tree, where=str(path) if path else "settings")
 
@@ -339,8 +339,7 @@ def _suggest(word: str, known: Mapping[str, Any]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Put the tables of ``change`` into the tree, key by key."""
+def _merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
     for section, values in change.items():
         if isinstance(values, Mapping) and isinstance(tree.get(section, {}), dict):
             tree.setdefault(section, {}).update(values)

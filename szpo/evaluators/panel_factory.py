@@ -41,7 +41,7 @@ class StartingPolicy:
     """To fit the panel to, in a new run; a resumed run has the fit on record."""
     logprob: Logprob | None = None
     host: Any = None
-    """The `szpo.policies.hosts.Host` of a language model, which may load a judge's too."""
+    """The `szpo.policies.responder.Host` of a language model, which may load a judge's too."""
 
 
 class RunPanel(Protocol):

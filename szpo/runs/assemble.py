@@ -225,6 +225,7 @@ def build(
                 say(f"{what}: {text}")
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
+        run_engine.serve(config, host, policy)
         parts = Parts(config, settings, policy, prompts, base=base)
         parts = replace(parts, entries=_count(settings, config.features.add))
         if named is not None and (still := set(config.features.add).difference(named.names)):
@@ -419,6 +420,7 @@ def reopen(
             run_device.demand_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
+        run_engine.serve(config, host, policy)
         parts = Parts(config, settings, policy, prompts, base=base, entries=entries)
         return _at_head(ledger, parts, until, panel=panel)
 

@@ -8,8 +8,9 @@ by a fixed matrix product; then it is absent for models whose size is not known 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from szpo.config.schema import SCORED, Config
 from szpo.optim.optimizer import equations
@@ -49,6 +50,10 @@ class CostPlan:
     """What panelists are paid for it; None where the settings name no pay."""
     ahead: tuple[Ahead, ...] = ()
     """What votes are expected to buy, under rules that look ahead."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
 
 
 def estimate(

@@ -15,7 +15,7 @@ from szpo.replay import verification
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.cases import case
-from tests.support.tampering import APPEND_ONLY, CHANGES, forge, other, small_run
+from tests.support.tampering import APPEND_ONLY, CHANGES, forge, other, read, small_run
 
 EXCLUDED = {
     "assignments": ("served_us", "expires_us", "released_us", "tab"),  # how long a seat is held
@@ -105,11 +105,7 @@ def failure(path):
 
 def keys(path, table):
     """The keys of a table's rows, as verify names them, with their values."""
-    columns = canonical.KEYS.get(table)
-    conn = sqlite3.connect(path)
-    conn.row_factory = sqlite3.Row
-    rows = [dict(row) for row in conn.execute(f"SELECT * FROM {table}")]
-    conn.close()
+    columns, rows = canonical.KEYS.get(table), read(path, f"SELECT * FROM {table}")
     return rows if columns is None else sorted(rows, key=lambda r: [r[c] for c in columns])
 
 
@@ -138,9 +134,8 @@ def test_every_column_is_covered_or_excluded_by_name(path, original):
 def check_cover(path, table, column):
     rows = keys(path, table)
     row = rows[len(rows) // 2]
-    conn = sqlite3.connect(path)
-    kind = next(r[2] for r in conn.execute(f"PRAGMA table_info({table})") if r[1] == column)
-    conn.close()
+    columns = read(path, f"PRAGMA table_info({table})")
+    (kind,) = (each["type"] for each in columns if each["name"] == column)
     if column in EXCLUDED.get(table, ()):
         change = SOUND.get((table, column), f"{column} = ?")
         values = [other(row[column], kind)] if change.endswith("?") else []

@@ -4,20 +4,15 @@ The forger knows the code and has no run to show for it. A head noted elsewhere 
 docs/reliability.md has these cases as a table.
 """
 
-import json
-import sqlite3
-
 import pytest
 
-from szpo.ledger import canonical
-from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting import counting, pauses
+from szpo.voting import pauses
 from szpo.voting.service import VoteService
 from tests.support.many_votes import Crowd
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
-from tests.support.tampering import forge, rewrite
+from tests.support.tampering import forge, refit
 
 VOTE = "WHERE vote = (SELECT min(vote) FROM votes)"
 SEAT = f"WHERE assignment = (SELECT assignment FROM votes {VOTE})"
@@ -81,67 +76,6 @@ def original(tmp_path_factory):
         go(settings, ledger, QuadraticPolicy(settings), crowd, until_step=2)
         ledger.checkpoint_log()
         return path.read_bytes(), ledger.last_event()["row_sha256"]
-
-
-def refit(path):
-    """Make all digests fit the rows again, those inside rows too; then the chain of events."""
-    with sqlite3.connect(path) as conn:
-        conn.row_factory = sqlite3.Row
-        read = lambda sql: [dict(row) for row in conn.execute(sql).fetchall()]  # noqa: E731
-        changes = []
-        for head in read("SELECT comparison FROM comparisons"):
-            texts = read(f"SELECT * FROM answers WHERE comparison = '{head['comparison']}'")
-            digest = canonical.rows_sha256(map(canonical.row_of, texts))
-            changes.append(("UPDATE comparisons SET rows_sha256 = ? WHERE comparison = ?",
-                            (digest, head["comparison"])))  # fmt: skip
-        for vote in read("SELECT * FROM votes"):
-            digest = canonical.payload_sha256(
-                *(vote[c] for c in ("assignment", "choice", "skip_reason", "dwell_ms", "details"))
-            )
-            changes.append(("UPDATE votes SET payload_sha256 = ? WHERE vote = ?",
-                            (digest, vote["vote"])))  # fmt: skip
-        spec = sha256(read("SELECT spec FROM runs")[0]["spec"])
-        changes.append(("UPDATE runs SET spec_sha256 = ?", (spec,)))
-        changes.append(("UPDATE events SET prev_sha256 = ? WHERE event = 1", (spec,)))
-    conn.close()
-    for sql, values in changes:
-        forge(path, sql, values)
-    try:
-        with Ledger.open(path, readonly=True) as ledger:
-            digests = {
-                row["step"]: canonical.votes_sha256(counting.counted(ledger, row["step"]))
-                for row in ledger.steps()
-            }
-            rows, prev = ledger.update_rows(), spec
-    except Exception:  # too far gone to be counted: the forger leaves it
-        rows, digests, prev = [], {}, spec
-    for row in rows:
-        row |= {"votes_sha256": digests[row["step"]], "prev_sha256": prev}
-        prev = row["row_sha256"] = canonical.update_sha256(row)
-        names = ("votes_sha256", "prev_sha256", "row_sha256")
-        forge(path, "UPDATE updates SET votes_sha256 = ?, prev_sha256 = ?, row_sha256 = ? "
-              "WHERE step = ? AND k = ?", [row[n] for n in (*names, "step", "k")])  # fmt: skip
-    with sqlite3.connect(path) as conn:
-        conn.row_factory = sqlite3.Row
-        events = [dict(r) for r in conn.execute("SELECT * FROM events WHERE kind = 'step'")]
-        tables = {
-            t: [dict(r) for r in conn.execute(f"SELECT * FROM {t}")] for t in canonical.CHAINED
-        }
-        steps = {row["step"]: dict(row) for row in conn.execute("SELECT * FROM steps")}
-        every = [dict(r) for r in conn.execute("SELECT * FROM events WHERE kind = 'rows'")]
-    conn.close()
-    for event in events:
-        body = json.loads(event["body"])
-        body["row"] = steps[body["step"]]
-        body["votes_sha256"] = digests.get(body["step"], body["votes_sha256"])
-        forge(path, "UPDATE events SET body = ? WHERE event = ?",
-              (canonical.canonical(body), event["event"]))  # fmt: skip
-    kept = {(t, canonical.row_key(t, row)) for t, rows in tables.items() for row in rows}
-    for event in every:
-        body = {"rows": [r for r in json.loads(event["body"])["rows"] if (r[0], r[1]) in kept]}
-        forge(path, "UPDATE events SET body = ? WHERE event = ?",
-              (canonical.canonical(body), event["event"]))  # fmt: skip
-    rewrite(path)
 
 
 def verdict(path, head=None):

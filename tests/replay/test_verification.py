@@ -35,7 +35,7 @@ from tests.support.quadratic import (
     prompts_of,
     settings_of,
 )
-from tests.support.tampering import CHANGES, forge, rewrite
+from tests.support.tampering import CHANGES, forge, read, refit, rewrite
 
 
 def drive(ledger, settings, until=3, lag=0, **more):
@@ -161,8 +161,7 @@ def test_a_lagging_run_whose_radius_falls_verifies_and_its_radii_are_checked(tmp
         forge(path, "UPDATE steps SET mu = ? WHERE step = ?", (radii[step], step))
     assert failure_of(path) is None
     forge(path, "UPDATE steps SET mu = ? WHERE step = 1", (radii[2],))
-    _refit_rows_of_steps(path)
-    rewrite(path)  # with its event and all hashes
+    refit(path)  # with its event and all hashes
     assert failure_of(path).problem == f"mu is {radii[2]}, the run gives {radii[1]}"
 
 
@@ -184,24 +183,9 @@ def test_epochs_of_updates_only_grow(tmp_path):
             (epoch, row["prev_sha256"], prev, row["step"]),
         )
         forge(path, "UPDATE steps SET epoch = ? WHERE step = ?", (epoch, row["step"]))
-    _refit_rows_of_steps(path)
-    rewrite(path)
+    refit(path)
     failure = failure_of(path)
     assert failure.table == "updates" and "epoch 1 comes after epoch 2" in failure.problem
-
-
-def _refit_rows_of_steps(path):
-    """Make the events repeat the forged rows of `steps`."""
-    conn = sqlite3.connect(path)
-    conn.row_factory = sqlite3.Row
-    rows = {row["step"]: dict(row) for row in conn.execute("SELECT * FROM steps")}
-    events = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchall()
-    conn.close()
-    for event in events:
-        body = json.loads(event["body"])
-        body["row"] = rows[body["step"]]
-        forge(path, "UPDATE events SET body = ? WHERE event = ?",
-              (canonical.canonical(body), event["event"]))  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", ["sign", "known"])
@@ -322,15 +306,19 @@ def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(original, tmp_path
     assert failure is not None and failure.table == table, str(failure)
 
 
+def change_event(path, **changes):
+    """Change the body of the first applied step's event; returns the step."""
+    event = read(path, "SELECT event, body FROM events WHERE kind = 'step'")[0]
+    body = {**json.loads(event["body"]), **changes}
+    forge(path, "UPDATE events SET body = ? WHERE event = ?",
+          (canonical.canonical(body), event["event"]))  # fmt: skip
+    return body["step"]
+
+
 @pytest.mark.parametrize("name", ["votes", "votes_sha256", "theta_sha256"])
 def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
     path = copy_run(original, tmp_path)
-    conn = sqlite3.connect(path)
-    event, text = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchone()
-    conn.close()
-    body = json.loads(text)
-    body[name] = 3 if name == "votes" else "f" * 64
-    forge(path, "UPDATE events SET body = ? WHERE event = ?", (canonical.canonical(body), event))
+    change_event(path, **{name: 3 if name == "votes" else "f" * 64})
     rewrite(path)
     failure = failure_of(path)
     assert failure.table == "events" and name in failure.problem
@@ -342,12 +330,8 @@ def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
 )
 def test_an_update_is_checked_though_its_event_agrees(original, tmp_path, name, words):
     path = copy_run(original, tmp_path)
-    with contextlib.closing(sqlite3.connect(path)) as conn:
-        event, text = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchone()
-    body = json.loads(text)
-    other = canonical.canonical({**body, name: "f" * 64})
-    forge(path, "UPDATE events SET body = ? WHERE event = ?", (other, event))
-    forge(path, f"UPDATE updates SET {name} = ? WHERE step = ?", ("f" * 64, body["step"]))
+    step = change_event(path, **{name: "f" * 64})
+    forge(path, f"UPDATE updates SET {name} = ? WHERE step = ?", ("f" * 64, step))
     rewrite(path)
     failure = failure_of(path)
     assert failure.table == "updates" and words in failure.problem

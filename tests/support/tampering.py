@@ -13,6 +13,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import settings_to_json
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
+from szpo.voting import counting
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     LAYOUT,
@@ -79,6 +80,13 @@ def forge(path, sql, parameters=()):
     return changed
 
 
+def read(path, sql):
+    """The rows of a query over a closed ledger, as dictionaries."""
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        conn.row_factory = sqlite3.Row
+        return [dict(row) for row in conn.execute(sql)]
+
+
 def other(value, kind):
     """A value of the column's type that differs as little as possible."""
     if kind == "INTEGER":
@@ -95,9 +103,9 @@ def other(value, kind):
     return value[:-1] + last
 
 
-def _chain_updates(path, conn):
+def _chain_updates(path):
     """Chain the updates anew; each step names the head that it was planned from, as before."""
-    rows = [dict(row) for row in conn.execute("SELECT * FROM updates ORDER BY step, k")]
+    rows = read(path, "SELECT * FROM updates ORDER BY step, k")
     heads, prev = {}, rows[0]["prev_sha256"] if rows else ""
     for row in rows:
         before, row["prev_sha256"] = row["row_sha256"], prev
@@ -119,17 +127,14 @@ def rewrite(path, *, chained=True):
     Who may write the file may remove the witness beside it as well.
     """
     witness.forget(path)
-    conn = sqlite3.connect(path)
-    conn.row_factory = sqlite3.Row
     if chained:
-        _chain_updates(path, conn)
+        _chain_updates(path)
     hashes = {
         (table, row_key(table, row)): row_sha256(table, row)
         for table in canonical.CHAINED
-        for row in map(dict, conn.execute(f"SELECT * FROM {table}"))
+        for row in read(path, f"SELECT * FROM {table}")
     }
-    events = [dict(row) for row in conn.execute("SELECT * FROM events ORDER BY event")]
-    conn.close()
+    events = read(path, "SELECT * FROM events ORDER BY event")
     prev = events[0]["prev_sha256"]
     for event in events:
         body = json.loads(event["body"])
@@ -142,6 +147,54 @@ def rewrite(path, *, chained=True):
             "UPDATE events SET body = ?, prev_sha256 = ?, row_sha256 = ? WHERE event = ?",
             (event["body"], event["prev_sha256"], event["row_sha256"], event["event"]),
         )
+
+
+def refit(path):
+    """Make all digests fit the rows again, those inside rows too; then the chain of events."""
+    for head in read(path, "SELECT comparison FROM comparisons"):
+        texts = read(path, f"SELECT * FROM answers WHERE comparison = '{head['comparison']}'")
+        digest = canonical.rows_sha256(map(canonical.row_of, texts))
+        forge(path, "UPDATE comparisons SET rows_sha256 = ? WHERE comparison = ?",
+              (digest, head["comparison"]))  # fmt: skip
+    for vote in read(path, "SELECT * FROM votes"):
+        digest = canonical.payload_sha256(
+            *(vote[c] for c in ("assignment", "choice", "skip_reason", "dwell_ms", "details"))
+        )
+        forge(path, "UPDATE votes SET payload_sha256 = ? WHERE vote = ?", (digest, vote["vote"]))
+    spec = canonical.sha256(read(path, "SELECT spec FROM runs")[0]["spec"])
+    forge(path, "UPDATE runs SET spec_sha256 = ?", (spec,))
+    forge(path, "UPDATE events SET prev_sha256 = ? WHERE event = 1", (spec,))
+    try:
+        with Ledger.open(path, readonly=True) as ledger:
+            digests = {
+                row["step"]: canonical.votes_sha256(counting.counted(ledger, row["step"]))
+                for row in ledger.steps()
+            }
+            rows, prev = ledger.update_rows(), spec
+    except Exception:  # too far gone to be counted: the forger leaves it
+        rows, digests, prev = [], {}, spec
+    for row in rows:
+        row |= {"votes_sha256": digests[row["step"]], "prev_sha256": prev}
+        prev = row["row_sha256"] = canonical.update_sha256(row)
+        names = ("votes_sha256", "prev_sha256", "row_sha256")
+        forge(path, "UPDATE updates SET votes_sha256 = ?, prev_sha256 = ?, row_sha256 = ? "
+              "WHERE step = ? AND k = ?", [row[n] for n in (*names, "step", "k")])  # fmt: skip
+    steps = {row["step"]: row for row in read(path, "SELECT * FROM steps")}
+    left = {
+        (table, row_key(table, row))
+        for table in canonical.CHAINED
+        for row in read(path, f"SELECT * FROM {table}")
+    }
+    for event in read(path, "SELECT * FROM events WHERE kind IN ('step', 'rows')"):
+        body = json.loads(event["body"])
+        if event["kind"] == "step":
+            body["row"] = steps[body["step"]]
+            body["votes_sha256"] = digests.get(body["step"], body["votes_sha256"])
+        else:
+            body = {"rows": [r for r in body["rows"] if (r[0], r[1]) in left]}
+        forge(path, "UPDATE events SET body = ? WHERE event = ?",
+              (canonical.canonical(body), event["event"]))  # fmt: skip
+    rewrite(path)
 
 
 CHANGES = {

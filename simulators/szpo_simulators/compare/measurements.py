@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo import memory
-from szpo.cluster.remote import RemoteAnswerer
+from szpo.cluster.remote import RemoteAnswers
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.policies import subspace_cache
@@ -105,7 +105,7 @@ class Instruments:
             return make()
 
         def count_of_workers(answer: Callable[..., Any]) -> Callable[..., Any]:
-            def run(answers: RemoteAnswerer, *some: Any, **more: Any) -> Any:
+            def run(answers: RemoteAnswers, *some: Any, **more: Any) -> Any:
                 made = answer(answers, *some, **more)
                 if self._on:
                     self.tokens += count_answer_tokens(made, answers.stop_tokens)
@@ -113,7 +113,7 @@ class Instruments:
 
             return run
 
-        replace(RemoteAnswerer, "answer", count_of_workers(RemoteAnswerer.answer))
+        replace(RemoteAnswers, "answer", count_of_workers(RemoteAnswers.answer))
         for engine in (FlatEngine, GenerateEngine):
             replace(engine, "generate", count_tokens(engine.generate))
         replace(subspace_cache, "load_or_make", make_uncached)
