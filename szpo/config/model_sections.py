@@ -116,14 +116,19 @@ class Features(Section):
         default_factory=list,
         max_length=100,
         description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
-        "a plug-in's name or package.module:function. Together they are as likely as all others "
-        "to be what votes are about.",
+        "judge: what the judge of [judge] rates, a plug-in's name or package.module:function. "
+        "Together they are as likely as all others to be what votes are about.",
     )
     drop: list[str] = Field(
         default_factory=list,
         max_length=1000,
         description="Entries of the dictionary to leave out, by name, or group:NAME.",
     )
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Those that a judge rates."""
+        return tuple(each for each in self.add if each.partition(":")[0] == "judge")
 
 
 class Prompts(Section):

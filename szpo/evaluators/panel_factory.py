@@ -20,6 +20,7 @@ from szpo.errors import UsageError
 from szpo.evaluators.function_panel import FUNCTION, FunctionPanelFactory
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.protocol import Evaluator, Judge
+from szpo.features.own import JUDGE, Rate
 from szpo.types import Answer, Floats, Prompt
 from szpo.voting.service import VoteService
 
@@ -157,6 +158,30 @@ def load_factory(kind: str) -> PanelFactory | None:
         raise UsageError(f'"{name}" takes no changes; name it without "+{changes}"')
     changed: PanelFactory = factory.with_changes(changes)
     return changed
+
+
+def find_rate(config: Config, host: Any) -> Rate | None:
+    """What has the judge of the settings rate answers; None where no feature is rated.
+
+    ``host`` is a `szpo.policies.responder.Host`, which may load the judge's model.
+
+    Raises:
+        UsageError: the judge cannot be had.
+    """
+    if not config.features.judged:
+        return None
+    found: Rate = plugins.load(GROUP, JUDGE, "evaluator").rate(config, host)
+    return found
+
+
+def check_rate(config: Config, prompts: Sequence[Prompt]) -> None:
+    """Refuse a judge that cannot rate answers to these prompts, where one is to.
+
+    Raises:
+        UsageError: it is none that rates, or cannot be had.
+    """
+    if config.features.judged:
+        plugins.load(GROUP, JUDGE, "evaluator").check_ratings(config, prompts)
 
 
 def as_factory(name: str, found: object) -> PanelFactory:

@@ -1,4 +1,4 @@
-"""A user's own features: patterns, keywords, functions of a package; and entries to leave out.
+"""A user's own features: patterns, keywords, functions, ratings; and entries to leave out.
 
 What a user writes becomes two things that stay apart. A `Description` is data: it is recorded, and
 nothing leads from it back to a function. A callable `Entry` comes only from the text that the user
@@ -13,25 +13,31 @@ import hashlib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from szpo import plugins
 from szpo.errors import UsageError
 from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, Count, Entry, Ratio
 from szpo.features.patterns import compile_pattern
-from szpo.features.reading import words
+from szpo.features.reading import Reading, words
 from szpo.types import Answer, Prompt
 
-Kind: TypeAlias = Literal["keyword", "regex", "plug-in", "function"]
-FORMS: Final = "regex:PATTERN, keyword:sea+sun, a plug-in's name or package.module:function"
+Kind: TypeAlias = Literal["keyword", "regex", "plug-in", "function", "judge"]
+FORMS: Final = (
+    "regex:PATTERN, keyword:sea+sun, judge: WHAT IT RATES, a plug-in's name or "
+    "package.module:function"
+)
+JUDGE: Final = "judge"
 GROUP: Final = "own"
 LARGEST: Final = 2**32
 """Of a function's numbers, so that differences in units of 2⁻²⁴ fit 64 bits."""
+Pair: TypeAlias = tuple[str, str]
+"""A prompt and an answer, as texts."""
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -49,12 +55,39 @@ class Description:
     """SHA-256 of the file that a plug-in or function comes from, or of szpo's that counts."""
 
 
-def build(text: str) -> tuple[Entry, Description]:
+class Rate(Protocol):
+    """Has a judge rate answers."""
+
+    @property
+    def model(self) -> str:
+        """The judge's model."""
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights; empty where they are not on this machine."""
+
+    def __call__(self, what: str, pairs: Sequence[Pair]) -> Sequence[int]:
+        """How far it holds of each answer.
+
+        Raises:
+            RunError: the judge gives no rating.
+        """
+
+
+@dataclass(frozen=True)
+class Judged(Entry):
+    """A feature that a judge rates: values of answers stand in a table before they are counted."""
+
+    known: dict[Pair, int]
+    rate: Rate | None = None
+
+
+def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
     """The feature that the user wrote, and what to record of it.
 
     A function of a package takes the prompt's and the answer's text and gives an integer, a
     `fractions.Fraction` or a finite float, whose exact ratio counts. A plug-in is one of the
-    entry-point group ``szpo.features`` (docs/plugins.md).
+    entry-point group ``szpo.features`` (docs/plugins.md). What a judge rates is asked by ``rate``.
 
     Raises:
         UsageError: the text is of no known form, or what it names cannot be had.
@@ -71,6 +104,11 @@ def build(text: str) -> tuple[Entry, Description]:
             )
         if name == "regex":
             return _entry(text, "matches", regex(argument)), _of(text, "regex", compile_pattern)
+        if name == JUDGE:
+            if not argument.strip():
+                raise UsageError("needs what it rates, as in judge: sounds like a friend")
+            facts = () if rate is None else (rate.model, "", rate.sha256)
+            return judged(text, {}, rate), Description(text, JUDGE, *facts)
         if name in plugins.names("szpo.features"):
             return _plugin(text, name, argument if colon else None)
         if _FUNCTION.fullmatch(text):
@@ -80,8 +118,38 @@ def build(text: str) -> tuple[Entry, Description]:
     raise UsageError(f"feature {text!r}: it is none of {FORMS}")
 
 
+def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judged:
+    """The feature of this name; ratings that are known need no judge."""
+
+    def count(reading: Reading) -> Ratio:
+        try:
+            return known[reading.asked, reading.text], 1
+        except KeyError:
+            raise UsageError(
+                f"feature {name!r}: only a run has it rated, by features.add"
+            ) from None
+
+    return Judged(**vars(_entry(name, "its rating", count)), known=known, rate=rate)
+
+
+def rate_ahead(entries: Iterable[Entry], pairs: Sequence[Pair]) -> None:
+    """Have judges rate what they have not rated yet, all answers at once.
+
+    Raises:
+        RunError: a judge gives no rating.
+    """
+    for entry in entries:
+        if isinstance(entry, Judged) and entry.rate is not None:
+            new = [pair for pair in dict.fromkeys(pairs) if pair not in entry.known]
+            what = entry.name.partition(":")[2].strip()
+            entry.known.update(zip(new, entry.rate(what, new) if new else (), strict=True))
+
+
 def choose(
-    add: Sequence[str] = (), drop: Sequence[str] = (), entries: Sequence[Entry] = ENTRIES
+    add: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    entries: Sequence[Entry] = ENTRIES,
+    rate: Rate | None = None,
 ) -> tuple[tuple[Entry, ...], tuple[Description, ...]]:
     """The entries that are left, the user's own behind them, and what to record of these.
 
@@ -89,6 +157,7 @@ def choose(
         add: own features, each as `build` reads it.
         drop: names of entries, or ``group:NAME`` for a whole group.
         entries: those to begin with.
+        rate: asks the judge, where one is asked.
 
     Raises:
         UsageError: a name is unknown or comes twice, or nothing is left.
@@ -104,7 +173,7 @@ def choose(
             hint = f'; did you mean "{near[0]}"?' if near else "; szpo features --list has them"
             raise UsageError(f"features.drop: no feature {name!r}{hint}")
     kept = [e for e in entries if e.name not in drop and f"group:{e.group}" not in drop]
-    own = [build(text) for text in add]
+    own = [build(text, rate) for text in add]
     names = [*(each.name for each in kept), *(each.name for each, _ in own)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -114,14 +183,18 @@ def choose(
     return (*kept, *(each for each, _ in own)), tuple(described for _, described in own)
 
 
-def again(recorded: Sequence[Sequence[str]], given: Sequence[str] = ()) -> dict[str, Entry]:
+def again(
+    recorded: Sequence[Sequence[str]], given: Sequence[str] = (), rate: Rate | None = None
+) -> dict[str, Entry]:
     """The recorded features that can be counted here, by name.
 
-    Keywords from the record, which are words; what is code only where the user gave it anew.
+    Keywords from the record, which are words; what a judge rates where one is asked; what is code
+    only where the user gave it anew.
 
     Args:
         recorded: the descriptions, as their values in order.
         given: what the user wrote in this process.
+        rate: asks the run's judge.
 
     Raises:
         UsageError: what the user gave is no feature, or another than the recorded one.
@@ -129,15 +202,17 @@ def again(recorded: Sequence[Sequence[str]], given: Sequence[str] = ()) -> dict[
     found = {}
     for fields in recorded:
         was = Description(*fields)  # type: ignore[arg-type]  # data, compared below
-        if not was.name.startswith("keyword:") and was.name not in given:
+        rated = rate is not None and was.name.startswith(f"{JUDGE}:")
+        needed = rated or was.name in given
+        if not was.name.startswith("keyword:") and not needed:
             continue  # whatever kind a record says that it is
-        entry, mine = build(was.name)
-        if can_recompute(was, mine) or (was.name in given and was == mine):
+        entry, mine = build(was.name, rate)
+        if can_recompute(was, mine) or (needed and was == mine):
             found[was.name] = entry
-        elif was.name in given:
+        elif needed:
             raise UsageError(
-                f"feature {was.name!r}: its code or version is not the recorded one; go on with "
-                "what the run began with"
+                f"feature {was.name!r}: its code, version or judge is not the recorded one; go on "
+                "with what the run began with"
             )
     return found
 

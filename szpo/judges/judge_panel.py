@@ -22,7 +22,8 @@ from szpo.judges import endpoint, prompting
 from szpo.judges.backends import Backend
 from szpo.judges.judge_evaluator import JudgeEvaluator
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
-from szpo.judges.prompting import LETTERS
+from szpo.judges.prompting import LETTERS, Labels
+from szpo.judges.ratings import LABELS, Ratings
 from szpo.models.context import Reader
 from szpo.types import Prompt
 from szpo.voting.service import VoteService
@@ -98,6 +99,40 @@ class Maker:
             reader = context.load_reader(config.judge.model)
             require_room(config, prompts, reader, *_files(config.judge))
 
+    def rate(self, config: Config, host: Host | None) -> Ratings:
+        """The judge as one that rates answers, for features of the user's own.
+
+        Raises:
+            UsageError: It cannot be built.
+        """
+        settings = config.judge
+        if settings.kind == "endpoint":
+            return Ratings(endpoint.connect(settings), settings)
+        backend, sha256 = _local(config, host, LABELS)
+        return Ratings(backend, settings, sha256)
+
+    def check_ratings(self, config: Config, prompts: Sequence[Prompt]) -> None:
+        """Refuse a judge that cannot rate answers to these prompts; see `check`.
+
+        Raises:
+            UsageError: It is a scorer, which only compares, or what `check` refuses.
+        """
+        if config.judge.kind == "scorer":
+            raise UsageError(
+                'features.add: a scorer rates no single answer; set judge.kind to "local" or '
+                '"endpoint"'
+            )
+        one = {"ask": "soft" if config.judge.ask == "soft" else "grades", "batches": "rows"}
+        asked = {
+            "judge": config.judge.model_copy(
+                update=one | {"principles": None, "references": None}
+            ),
+            "panel": config.panel.model_copy(
+                update={"guideline": max(config.features.judged, key=len)}
+            ),
+        }
+        self.check(config.model_copy(update=asked), prompts)
+
     def build(
         self,
         config: Config,
@@ -157,14 +192,14 @@ def _judge(
     )
 
 
-def _local(config: Config, host: Host | None) -> tuple[Backend, str]:
+def _local(config: Config, host: Host | None, labels: Labels = LETTERS) -> tuple[Backend, str]:
     from szpo.judges.local_model import Local
 
     settings = config.judge
     facts, respondent = _beside(config, settings.model, host)
     found = Local(facts, respondent, settings.temperature, settings.max_tokens)
     if settings.ask == "soft":
-        found.fork(LETTERS)  # refused now, not after the set-up
+        found.fork(labels)  # refused now, not after the set-up
     return found, facts.sha256
 
 

@@ -15,6 +15,8 @@ from szpo.judges.prompting import Labels, Preferred
 from szpo.types import Choice, Comparison, Prompt, Row
 
 Letter: TypeAlias = Literal["A", "B"]
+Maker: TypeAlias = Callable[[bool], Prompt]
+"""Writes a question; True where the last reply to it could not be read."""
 
 REPLY_CHARACTERS: Final = 2000
 """Characters of each reply that stand in a vote's details, the last ones."""
@@ -128,6 +130,31 @@ class LanguageJudge:
         orders: tuple[Literal["plus", "minus"], ...]
         orders = ("plus", "minus") if plus_side == "A" else ("minus", "plus")
         makers = [self._maker(rows, first, criterion) for rows in parts for first in orders]
+        return self._ask_all(makers, key)
+
+    def rate(self, shown: Sequence[tuple[Prompt, str]]) -> list[ParsedReply]:
+        """How far the criterion holds of each answer by itself: a grade, or the odds of yes.
+
+        Raises:
+            JudgeError: as `opinion`.
+        """
+        given = prompting.Instructions(self.criterion, {}, self.backend.reserved)
+        kind: Literal["soft_rating", "rating"]
+        kind = "soft_rating" if self.settings.ask == "soft" else "rating"
+
+        def maker(one: tuple[Prompt, str]) -> Maker:
+            return lambda again: prompting.ask_grade([one], given, again=again, template=kind)
+
+        text = "\0".join(f"{prompt.text}\0{answer}" for prompt, answer in shown)
+        key = seeds.derive(0, "judge rating", name=f"{self.criterion}\0{text}")
+        found = self._ask_all([maker(one) for one in shown], key)
+        for each in found:
+            if each.value is None:
+                self._resolve_failure(each.reply, {})
+        return found
+
+    def _ask_all(self, makers: Sequence[Maker], key: bytes) -> list[ParsedReply]:
+        """The replies to all questions; those that cannot be read are asked again."""
         found: list[ParsedReply] = [ParsedReply(Reply())] * len(makers)
         waiting = list(range(len(makers)))
         for attempt in range(self.settings.retries + 1):
@@ -149,7 +176,7 @@ class LanguageJudge:
 
     def _maker(
         self, rows: Sequence[Row], first: Literal["plus", "minus"], criterion: str
-    ) -> Callable[[bool], Prompt]:
+    ) -> Maker:
         shown = prompting.rows_of(rows, first)
         given = prompting.Instructions(criterion, self.references, self.backend.reserved)
         if self.settings.ask == "grades":

@@ -81,14 +81,21 @@ def ask_verdict(
 
 
 def ask_grade(
-    answers: Sequence[tuple[Prompt, str]], given: Instructions, *, again: bool = False
+    answers: Sequence[tuple[Prompt, str]],
+    given: Instructions,
+    *,
+    again: bool = False,
+    template: Literal["grade", "rating", "soft_rating"] = "grade",
 ) -> Prompt:
-    """Write one set of answers as a question for a grade from 1 to 5; see `ask_verdict`."""
+    """Write one set of answers as a question for a grade from 1 to 5; see `ask_verdict`.
+
+    A rating asks how far the criterion holds, or soft, whether it does.
+    """
     parts = []
     for i, (prompt, answer) in enumerate(answers, 1):
         parts.append(_request(i, prompt, given))
         parts.append(f"Answer to request {i}:\n{quote(answer, given.reserved)}\n")
-    return _fill_template("grade", parts, given.criterion, again)
+    return _fill_template(template, parts, given.criterion, again)
 
 
 def read_verdict(text: str, labels: Labels = LETTERS) -> Preferred | None:

@@ -83,13 +83,12 @@ def feature_subspace(
         ]
     )
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    entries, described = own.choose(setup.add, setup.drop, holding)
+    entries, described = own.choose(setup.add, setup.drop, holding, setup.rate)
     groups = np.array([sample.group for sample in base])
+    pairs = [(prompts[g].text, text) for g, text in zip(groups, texts, strict=True)]
+    own.rate_ahead(entries, pairs)
     values = np.array(
-        [
-            [top / bottom for top, bottom in dictionary.ratios(prompts[g].text, text, entries)]
-            for g, text in zip(groups, texts, strict=True)
-        ]
+        [[top / bottom for top, bottom in dictionary.ratios(*p, entries)] for p in pairs]
     )
     found = find_coordinates(scores, values, groups, components=setup.dim)
     seconds = time.monotonic() - began

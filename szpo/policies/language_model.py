@@ -21,6 +21,7 @@ from szpo import cache, plugins, seeds
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
+from szpo.evaluators.panel_factory import find_rate
 from szpo.files import replace_whole
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
@@ -181,6 +182,7 @@ def set_up(
         sampling=sampling_of(config),
         add=tuple(config.features.add),
         drop=tuple(config.features.drop),
+        rate=find_rate(config, host),
         root_seed=config.subspace.setup_seed,
     )
     start = _start(config, host.facts, sites, config.subspace.setup_seed)

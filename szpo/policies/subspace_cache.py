@@ -41,6 +41,8 @@ SHIPPED_DTYPE: Final = "bf16"
 
 Rounding leaves the law of the answers, and so their scores and KL, nearly as they are.
 """
+RATES: Final = {"kind", "model", "base_url", "ask", "temperature", "max_tokens"}
+"""Settings of a judge on which its ratings depend."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
 
@@ -207,7 +209,13 @@ def _own_features(config: Config) -> dict[str, Any]:
     if not add and not drop:
         return {}
     described = own.choose(add, drop)[1]
-    return {"own": [astuple(each) for each in described], "drop": drop}
+    found = {"own": [astuple(each) for each in described], "drop": drop}
+    if config.features.judged:
+        digest = (
+            identify_model(config, config.judge.model) if config.judge.kind == "local" else None
+        )
+        found["judge"] = [config.judge.model_dump(mode="json", include=RATES), digest]
+    return found
 
 
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
@@ -233,14 +241,18 @@ def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None
     return None if model is None else setup_key(config, *model, prompts)
 
 
-def identify_model(config: Config) -> tuple[str, str] | None:
+def identify_model(config: Config, name: str | None = None) -> tuple[str, str] | None:
     """Digest and dtype of a model before it is loaded; None where it is not on this machine.
+
+    Without a ``name`` it is the settings' model.
 
     Raises:
         UsageError: The model's files are damaged.
     """
     try:
-        files = weight_files.safetensors_in(loading.locate(config.model.name, weights=False))
+        files = weight_files.safetensors_in(
+            loading.locate(name or config.model.name, weights=False)
+        )
     except UsageError:  # of a hub id only the small files are here
         return None
     dtype = config.model.dtype  # workers' device need not be on this machine

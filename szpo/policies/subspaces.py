@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.features.own import Rate
 from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
@@ -59,6 +60,8 @@ class SetupSettings:
     """The user's own features (``features``), as `szpo.features.own.build` reads them."""
     drop: tuple[str, ...] = ()
     """Entries of the dictionary that are left out."""
+    rate: Rate | None = None
+    """Asks the judge of what is added, if it takes one."""
     root_seed: int = 0
     """Of the set-up; apart from the run's, so that runs share what was found."""
 

@@ -145,8 +145,10 @@ class Recomputation:
             if _digest(self.ledger, centre) != step["head_sha256"]:
                 raise Broken("events", f"step {number}", "centre is not the head of its step")
         named = self.settings.features
-        if named is not None and (entries := shown_features.entries_of(named)):
-            mine = shown_features.differences_of(named, self.ledger.comparisons(number), entries)
+        shown = [] if named is None else self.ledger.comparisons(number)
+        rated = shown_features.recorded(shown, inputs.ratings)
+        if named is not None and (entries := shown_features.entries_of(named, rated=rated)):
+            mine = shown_features.differences_of(named, shown, entries)
             at = [named.names.index(name) for name in entries]
             if inputs.features is None or (mine != inputs.features[..., at]).any():
                 problem = "features are not those of its texts"

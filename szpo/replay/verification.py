@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from szpo.errors import MissingPluginError, StorageError, SzpoError
+from szpo.features import own
 from szpo.ledger import canonical, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
@@ -70,7 +71,10 @@ def check_updates(look: Examination) -> None:
     named = None if recomputation is None else recomputation.settings.features
     if named is not None:
         counted_here = shown_features.entries_of(named)
-        if lack := [name for name in named.names if name not in counted_here]:
+        rated = [name for name, kind, *_ in named.own if kind == own.JUDGE]
+        if rated:
+            look.notes.append(f"ratings of {', '.join(rated)} are a judge's, as recorded")
+        if lack := [n for n in named.names if n not in counted_here and n not in rated]:
             more = f" and {len(lack) - 3} more features" if len(lack) > 3 else ""
             look.notes.append(
                 f"values of {', '.join(lack[:3])}{more} are recorded, not recomputed: the code "

@@ -24,6 +24,8 @@ from szpo.evaluators.panel_factory import (
     PanelFactory,
     RunPanel,
     StartingPolicy,
+    check_rate,
+    find_rate,
     load_factory,
 )
 from szpo.features import own
@@ -183,6 +185,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
         config = run_device.choose(config)
         language_model.check_files(config)
         prompts = run_prompts.fit(config, prompts)
+    check_rate(config, (*prompts.train, *prompts.heldout))
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
     return Checked(config, prompts, panel_factory, policy_factory, prior, notes)
@@ -227,7 +230,7 @@ def build(
         policy = language_model.make_policy(config, base, settings)
         run_engine.serve(config, host, policy)
         parts = Parts(config, settings, policy, prompts, base=base)
-        parts = replace(parts, entries=_count(settings, config.features.add))
+        parts = replace(parts, entries=_count(settings, config.features.add, config, host))
         if named is not None and (still := set(config.features.add).difference(named.names)):
             say(
                 f"warning: features.add: {', '.join(sorted(still))} is (nearly) the same in all "
@@ -247,10 +250,16 @@ def build(
         return _with_new_panel(parts, found, say)
 
 
-def _count(settings: Settings, given: Sequence[str]) -> dict[str, Entry] | None:
-    """What counts a run's named features here, those of the user's own as given."""
+def _count(
+    settings: Settings, given: Sequence[str], config: Config | None = None, host: Any = None
+) -> dict[str, Entry] | None:
+    """What counts a run's named features here, those of the user's own as given.
+
+    With settings and the model's host also what the judge rates.
+    """
     named = settings.features
-    return None if named is None else shown_features.entries_of(named, given)
+    rate = None if named is None or config is None else find_rate(config, host)
+    return None if named is None else shown_features.entries_of(named, given, rate)
 
 
 def demand_counted(parts: Parts) -> None:
@@ -421,6 +430,8 @@ def reopen(
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
         run_engine.serve(config, host, policy)
+        if panel and config.features.judged:
+            entries = _count(settings, features, config, host)
         parts = Parts(config, settings, policy, prompts, base=base, entries=entries)
         return _at_head(ledger, parts, until, panel=panel)
 

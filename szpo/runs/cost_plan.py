@@ -48,6 +48,8 @@ class CostPlan:
     """The time of generation was measured on the model itself."""
     money: float | None = None
     """What panelists are paid for it; None where the settings name no pay."""
+    ratings: int = 0
+    """Answers that the judge rates at most, for each feature that it rates."""
     ahead: tuple[Ahead, ...] = ()
     """What votes are expected to buy, under rules that look ahead."""
 
@@ -109,6 +111,9 @@ def estimate(
         generation_minutes=minutes,
         disk_mib=disk / 2**20,
         measured=answer_seconds is not None,
+        ratings=2 * rows + (0 if basis_is_stored else config.samples)
+        if config.features.judged
+        else 0,
         money=budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     )
 
@@ -158,6 +163,13 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     if config.panel.kind == "judge" and config.judge.kind != "scorer":
         per_vote = 2 * (o.rows if config.judge.batches == "rows" else 1)
         yield "judge", f"{plan.votes * per_vote:,} questions to {config.judge.model}"
+    if judged := config.features.judged:
+        where = f" at {config.judge.base_url}" if config.judge.kind == "endpoint" else ""
+        each = f" for each of {len(judged)} features" if len(judged) > 1 else ""
+        yield (
+            "ratings",
+            f"at most {plan.ratings:,} answers{each}, read by {config.judge.model}{where}",
+        )
     if plan.money is not None:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     yield (

@@ -129,18 +129,19 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
             kl = float(hooks.measured_kl(at.theta)), estimate
     if settings.score_share:
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
-    named, features = settings.features, None
+    named, features, ratings = settings.features, None, dict[str, tuple[int, ...]]()
     if named is not None:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
         scores = _scores(run, comparisons, who, instead)[..., : named.components]
         entries = shown_features.entries_of(named) if hooks.entries is None else hooks.entries
         shown_features.demand(named, entries)
         features = shown_features.differences_of(named, comparisons, entries)
+        ratings = shown_features.ratings_of(comparisons, entries)
     moments = None
     if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
         moments = hooks.moments()
     centre = flatten(run.policy.theta(), settings.layout)
-    return StepInputs(scores, kl, centre, moments, features)
+    return StepInputs(scores, kl, centre, moments, features, ratings)
 
 
 def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:

@@ -13,18 +13,28 @@ import numpy as np
 
 from szpo.errors import UsageError
 from szpo.features import dictionary, differences, own
-from szpo.features.dictionary import Entry
+from szpo.features.dictionary import Entry, read_answer
+from szpo.features.own import Judged, Pair
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import Comparison, Ints
 
 
-def entries_of(features: NamedFeatures, given: Sequence[str] = ()) -> dict[str, Entry]:
+def entries_of(
+    features: NamedFeatures,
+    given: Sequence[str] = (),
+    rate: own.Rate | None = None,
+    rated: Mapping[str, Entry] | None = None,
+) -> dict[str, Entry]:
     """The features of a run that can be counted here, by name, in the run's order.
 
-    ``given`` are those of the user's own that the user wrote in this process.
+    Args:
+        features: Those of the run.
+        given: Those of the user's own that the user wrote in this process.
+        rate: Asks the run's judge.
+        rated: What a judge rated, as recorded.
     """
     same = features.dictionary == dictionary.digest()
-    mine = own.again(features.own, given)
+    mine = {**own.again(features.own, given, rate), **(rated or {})}
     theirs = {name for name, *_ in features.own}
     known = dictionary.BY_NAME if same else {}
     counted = {**{n: known[n] for n in features.names if n in known and n not in theirs}, **mine}
@@ -64,7 +74,11 @@ def differences_of(
 
     Returns:
         (K, N, entries), in the order of k and n; exact on any machine.
+
+    Raises:
+        RunError: a judge gives no rating.
     """
+    own.rate_ahead(entries.values(), pairs_of(comparisons))
     scale = dict(zip(features.names, features.scales, strict=True))
     scales, counted = [scale[name] for name in entries], list(entries.values())
     ordered = sorted(comparisons, key=lambda each: (each.k, each.n))
@@ -80,3 +94,34 @@ def differences_of(
     ]
     directions = len({each.k for each in ordered})
     return np.array(rows, dtype=np.int64).reshape(directions, -1, len(counted))
+
+
+def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
+    """What is counted of comparisons: each prompt with an answer once, in their order."""
+    rows = [r for c in comparisons for r in c.rows if not r.identical]
+    pairs = [(row.prompt.text, side.text) for row in rows for side in (row.plus, row.minus)]
+    return list(dict.fromkeys(pairs))
+
+
+def ratings_of(
+    comparisons: Sequence[Comparison], entries: Mapping[str, Entry]
+) -> dict[str, tuple[int, ...]]:
+    """What a judge made of each of `pairs_of`, by the feature's name, for the record."""
+    pairs = pairs_of(comparisons)
+    return {
+        name: tuple(entry.count(read_answer(*pair))[0] for pair in pairs)
+        for name, entry in entries.items()
+        if isinstance(entry, Judged)
+    }
+
+
+def recorded(
+    comparisons: Sequence[Comparison], ratings: Mapping[str, Sequence[int]]
+) -> dict[str, Entry]:
+    """The features of recorded ratings, which ask no judge; none where the texts are others."""
+    pairs = pairs_of(comparisons)
+    return {
+        name: own.judged(name, dict(zip(pairs, values, strict=True)))
+        for name, values in ratings.items()
+        if name.startswith(f"{own.JUDGE}:") and len(values) == len(pairs)
+    }

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo.errors import IntegrityError, UsageError
+from szpo.features import own
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.measured_kl import Reach
@@ -37,6 +38,7 @@ def note(inputs: StepInputs) -> dict[str, Any]:
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
         "moments": None if inputs.moments is None else inputs.moments.to_json(),
         "features": None if inputs.features is None else inputs.features.tolist(),
+        "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
     }
     given = {name: value for name, value in found.items() if value is not None}
     return {"inputs": given} if given else {}
@@ -75,7 +77,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     moments = _moments(step, noted, settings.dim)
     reach = _reach(ledger, step) if settings.measured else None
     aside = () if named is None else set_aside.read(ledger, named, step)
-    return StepInputs(scores, nats, centre, moments, whole, aside, reach)
+    return StepInputs(scores, nats, centre, moments, whole, _ratings(step, noted), aside, reach)
 
 
 def _body(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
@@ -107,6 +109,19 @@ def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:
         raise IntegrityError(
             f"step {step}: the recorded moments are not those of {dim} coordinates"
         ) from None
+
+
+def _ratings(step: int, noted: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    found = noted.get("ratings", {})
+    try:
+        ratings = {str(name): tuple(values) for name, values in found.items()}
+    except (AttributeError, TypeError):
+        ratings = {"": ("",)}
+    if any(
+        type(each) is not int or abs(each) > own.LARGEST for v in ratings.values() for each in v
+    ):
+        raise IntegrityError(f"step {step}: the recorded ratings are not whole numbers")
+    return ratings
 
 
 def _array(step: int, noted: dict[str, Any], name: str, shape: tuple[int, ...]) -> Floats | None:

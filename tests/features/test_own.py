@@ -226,7 +226,7 @@ def test_a_record_makes_nothing_of_code_that_the_user_did_not_write_here(monkeyp
 
 def test_a_feature_whose_code_has_changed_is_refused():
     old = (*astuple(build("regex:^Once")[1])[:-1], "0" * 64)
-    with pytest.raises(UsageError, match="its code or version is not the recorded one"):
+    with pytest.raises(UsageError, match="its code, version or judge is not the recorded one"):
         again([old], ["regex:^Once"])
     changed = (*astuple(build("keyword:sea")[1])[:-1], "0" * 64)
     assert again([changed]) == {}  # recorded, not recomputed

@@ -374,8 +374,10 @@ def controllers(folder):
     """controllers(code) starts children that run this code instead of szpo."""
     made: list[Controllers] = []
 
-    def new(code: str = CHILD, say: Callable[[str], None] = print) -> Controllers:
-        made.append(Controllers(folder, say, [sys.executable, "-c", code]))
+    def new(
+        code: str = CHILD, say: Callable[[str], None] = print, features: tuple[str, ...] = ()
+    ) -> Controllers:
+        made.append(Controllers(folder, say, [sys.executable, "-c", code], features=features))
         return made[-1]
 
     yield new
@@ -385,10 +387,11 @@ def controllers(folder):
 
 def test_a_started_process_is_stopped_in_order(controllers):
     lines: list[str] = []
-    made = controllers(say=lines.append)
+    made = controllers(say=lines.append, features=("regex:^Once",))
     made.start("people")
     (line,) = until(lambda: list(lines))
-    assert line.startswith("people: loading run --resume") and line.endswith("people.db --stay")
+    assert line.startswith("people: loading run --resume")
+    assert line.endswith("people.db --stay --feature regex:^Once")
     assert made.is_alive("people") and not made.is_alive("yard")
     with pytest.raises(LeaseError, match="people has a process already"):
         made.start("people")

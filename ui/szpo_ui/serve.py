@@ -124,7 +124,7 @@ def serve(
     features: list[str] = typer.Option(
         [],
         "--feature",
-        help="A feature of your own that a named run counts, as in features.add; "
+        help="A feature of your own that runs here count, as in features.add; "
         "a record never runs code. May be repeated.",
     ),
     trust: list[str] = typer.Option(
@@ -161,8 +161,9 @@ def serve(
             from szpo_ui.folder.application import serve_folder
 
             return serve_folder(
-                Path(run), listener, address, proxied=url is not None, models=not no_controller
-            )
+                Path(run), listener, address, proxied=url is not None, models=not no_controller,
+                features=features,
+            )  # fmt: skip
         return _serve(options, listener, address)
 
 

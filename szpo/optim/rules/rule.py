@@ -38,6 +38,8 @@ class StepInputs:
     """Of the start's answers, from which guards are predicted; recorded until a step has it."""
     features: Ints | None = None
     """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
+    ratings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the shown texts by a judge, for each named feature that one rates."""
     aside: tuple[int, ...] = ()
     """Named features that explain votes and are not followed, by order, from this step on."""
     reach: Reach | None = None

@@ -92,9 +92,17 @@ OPERATOR_DAYS = 30.0
 
 
 def serve_folder(
-    folder: Path, listener: socket.socket, address: SiteAddress, *, proxied: bool, models: bool
+    folder: Path,
+    listener: socket.socket,
+    address: SiteAddress,
+    *,
+    proxied: bool,
+    models: bool,
+    features: Sequence[str] = (),
 ) -> int:
     """Serve until a signal; ``models`` says that runs' processes may be started here.
+
+    ``features`` are the user's own, which runs may count.
 
     Raises:
         UsageError: the folder holds other things, and nothing of szpo.
@@ -109,7 +117,7 @@ def serve_folder(
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo_ui.folder import application
 
-        controllers = Controllers(folder, _say) if models else None
+        controllers = Controllers(folder, _say, features=features) if models else None
         if controllers is not None:
             stack.callback(controllers.close)
         door = access.FolderDoor(ledger, ledger.clock, address.secure)

@@ -53,6 +53,8 @@ class _Driven:
     lines: deque[str]
     reader: threading.Thread | None = None
     """Takes in what the process prints."""
+    features: tuple[str, ...] = ()
+    """Of the user's own, from the settings that the run was begun with here."""
     trouble: str = ""
     """Why the last process ended, if it did so by itself."""
 
@@ -67,9 +69,18 @@ class Controllers:
     """Starts and ends the model processes of a folder; safe to use from several threads."""
 
     def __init__(
-        self, folder: Path, say: Say, command: Sequence[str] = (sys.executable, "-m", "szpo")
+        self,
+        folder: Path,
+        say: Say,
+        command: Sequence[str] = (sys.executable, "-m", "szpo"),
+        *,
+        features: Sequence[str] = (),
     ):
-        """``say`` prints a line to the terminal; ``command`` is szpo's own."""
+        """``say`` prints a line to the terminal; ``command`` is szpo's own.
+
+        ``features`` are those of the user's own that the runs may count: no record runs code.
+        """
+        self._features: Final = tuple(features)
         self._folder: Final = folder
         self._say: Final = say
         self._command: Final = tuple(command)
@@ -121,6 +132,7 @@ class Controllers:
             for each in sets:
                 words += ["--set", each]
             made = _Driven(None, None, need, deque(maxlen=LINES))
+            made.features = tuple(config.features.add)
             self._driven[name] = made
         command = [*self._command, "run", *words, "--stay", "--hold"]
         follow = partial(self._follow, path, made, command, config.hook)
@@ -189,6 +201,8 @@ class Controllers:
                 )
 
         command = [*self._command, "run", "--resume", str(path), "--stay"]
+        for each in dict.fromkeys((*self._features, *made.features)):
+            command += ["--feature", each]
         return Keeper(
             f"process of {path.stem}", command, say=self._say, on_end=on_end, first=first,
             begin=self._relay_output(path.stem, made),

@@ -60,6 +60,8 @@ AGREEMENT: Final = 0.7
 """How often two votes of a simulated panelist on the same two batches agree."""
 SAID: Final = 0.5
 """A group that is likelier than this is said to be found."""
+FAR: Final = 0.2
+"""KL of a recommended point, nats, that chance is to reach seldom."""
 BANDS: Final = ((0.5, 0.7), (0.7, 0.9), (0.9, 0.97), (0.97, 1.0))
 """Of what is said, whose share right is reported."""
 LOOKS: Final = (16, 32, 40)
@@ -170,12 +172,19 @@ def count_shown(
 
 
 def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
-    """Of how many runs of thrown votes the evidence passes the gate, and how many name a group."""
-    looks = run_all(world, spec, Plan(0.0, votes=120, noise=NOISE), chance=True)
+    """Of how many runs of thrown votes the gate opens, a group is named, a point is far away."""
+    plan = Plan(0.0, votes=120, noise=NOISE)
+    looks = run_all(world, spec, plan, chance=True)
     opened = sum(each[-1].log_factor >= GATE for each in looks)
     said = sum(any(said_of(look, world.named) for look in each) for each in looks)
+    nats = [
+        [(recorded.recommend(world, plan, look) ** 2).sum() / 2 for look in run] for run in looks
+    ]
     low, high = wilson(opened, len(looks))
-    return {"opened": opened, "runs": len(looks), "low": low, "high": high, "said": said}
+    return {
+        "opened": opened, "runs": len(looks), "low": low, "high": high, "said": said,
+        "far": sum(max(each) > FAR for each in nats),
+    }  # fmt: skip
 
 
 def collect_said(world: Recorded, spec: Spec) -> dict[str, Any]:
