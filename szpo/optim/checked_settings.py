@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,9 +50,12 @@ def defaults(
     wide = chosen.measures and dim > POSTERIOR_DIM
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
     base |= chosen.defaults
-    unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
+    known = [field.name for field in dataclasses.fields(Settings)]
+    unknown = sorted(set(changes) - set(known))
     if unknown:
-        raise SettingsError(f"{', '.join(sorted(unknown))} unknown to the optimizer")
+        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.8)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise SettingsError(f"{', '.join(unknown)} unknown to the optimizer{hint}")
     return check(Settings(root_seed, layout, rule=chosen.name, **{**base, **changes}))
 
 

@@ -93,7 +93,8 @@ def test_bad_settings_say_what_is_wrong():
         ({"rule": "known", "alpha": 0.1, "warmup": 5}, "set warmup = 0"),
         ({"rule": "known", "link": "probit", "ties": "davidson"}, "for the logistic link"),
         ({"rule": "known", "ties": "davidson", "smoothing": "clip"}, "haldane smoothing only"),
-        ({"speed": 3}, "speed unknown to the optimizer"),
+        ({"speed": 3}, "speed unknown to the optimizer$"),
+        ({"kl_radiuss": 1}, 'did you mean "kl_radius"'),
         ({"tie_nu": -1.0}, "tie_nu is -1.0"),
     ]
     for changes, words in cases:

@@ -630,3 +630,19 @@ def test_people_read_their_own_share_and_time(tmp_path):
     assert ben.do("look").state == "finished"
     assert "You gave 2 of the 4 votes; reading took you about 2 minutes." in html_of(ben.at, stage)
     stage.ledger.close()
+
+
+def test_who_comes_later_reads_the_median_time_that_people_took(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["run.votes=40", "optimizer.comparisons=6"])
+    stage.advance()
+    people = [Person(stage, "ann"), Person(stage, "ben")]
+    for number in range(screens.ENOUGH_TIMES):
+        late = Person(stage, f"late-{number}", agreed=False).at
+        assert "at most about" in html_of(late, stage)
+        stage.clock.forward(40)
+        people[number % 2].do("look")
+        people[number % 2].vote("A", key=number, dwell_ms=30_000)
+    late = Person(stage, "late", agreed=False).at
+    assert (late.facts.measured, late.facts.vote_s) == (True, 30)
+    assert "about 30 seconds for each, as people took so far" in html_of(late, stage)
+    stage.ledger.close()

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from statistics import median
 from typing import Any, Final, Literal
 
 from szpo.analysis import taught
@@ -459,7 +460,7 @@ class Facts:
     people: int
     """Persons invited so far, this one included."""
     vote_s: float
-    """The longest that reading a comparison takes by the settings, seconds."""
+    """Seconds that a comparison takes: what people took, or the longest by the settings."""
     who: str | None
     contact: str | None
     pay: str | None
@@ -470,6 +471,8 @@ class Facts:
     """The operator's own consent text."""
     second: bool = False
     """Some comparisons are shown to one more person."""
+    measured: bool = False
+    """`vote_s` is what people took."""
 
     @property
     def share(self) -> int:
@@ -478,21 +481,31 @@ class Facts:
 
     @property
     def share_s(self) -> float:
-        """The longest that reading that part takes, seconds."""
+        """Seconds that that part takes."""
         return self.share * self.vote_s
 
 
-_OWN: Final = """
+_SPENT_S: Final = (
+    "max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3)) / 1e3"
+)
+"""Seconds a vote took: the page's time counts up to that since the texts were served."""
+_OWN: Final = f"""
 SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
   coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
-  coalesce(sum(max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3))), 0)
-    / 1e3 AS spent_s,
+  coalesce(sum({_SPENT_S}), 0) AS spent_s,
   EXISTS (SELECT 1 FROM events WHERE kind = 'consent' AND actor = ?) AS agreed
 FROM assignments a JOIN comparisons c USING (comparison)
 JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE a.panelist = ? AND c.kind = 'train'
 """
-"""The page's time counts up to that since the texts were served, as in what is stored of it."""
+_TIMES: Final = f"""
+SELECT {_SPENT_S} AS spent_s
+FROM assignments a JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist)
+JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
+WHERE c.kind = 'train' AND p.kind = 'person' AND v.choice <> 'skip'
+"""
+ENOUGH_TIMES: Final = 10
+"""Votes of people from which their median time is told."""
 
 
 def _read_own(site: Site, panelist: str) -> Record:
@@ -515,10 +528,14 @@ def read_facts(site: Site, progress: Progress) -> Facts:
     """Collect what the welcome page says about the run."""
     settings = site.config.panel
     people = site.ledger.query("SELECT count(*) AS n FROM panelists WHERE kind = 'person'")
+    times = [row["spent_s"] for row in site.ledger.query(_TIMES)]
+    measured = len(times) >= ENOUGH_TIMES
+    longest = 60 * site.config.words_per_vote / WORDS_PER_MINUTE
     return Facts(
         progress=progress,
         people=int(people[0]["n"]),
-        vote_s=60 * site.config.words_per_vote / WORDS_PER_MINUTE,
+        vote_s=median(times) if measured else longest,
+        measured=measured,
         who=settings.operator_name,
         contact=settings.contact,
         pay=settings.pay,
