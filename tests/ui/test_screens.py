@@ -19,6 +19,7 @@ from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.site import Presence
 from tests.support.browser import make
 from tests.support.operator_page import teach
+from tests.support.panel_states import final_comparison
 
 TAB, OTHER = "tab-0001", "tab-0002"
 KEY = "key-of-one-decision-{}".format
@@ -554,6 +555,21 @@ def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_reco
     )
     assert [event["actor"] for event in stage.ledger.events(screens.TAUGHT)] == [ann.id]
     assert ben.do("look").lesson == ""
+    stage.ledger.close()
+
+
+def test_who_has_answered_final_comparisons_reads_how_many(tmp_path, monkeypatch):
+    stage = make(tmp_path / "run.db", sets=["run.votes=4"])
+    stage.advance()
+    ann = Person(stage, "ann")
+    answer_all(ann, Person(stage, "ben"))
+    stage.advance(until_step=1)
+    final_comparison(stage)
+    assert "One last thing" in html_of(ann.do("look"), stage)
+    ann.do("final")
+    ann.vote("A", key=9)
+    monkeypatch.setattr(screens, "_final_left", lambda site, panelist: True)  # of a longer order
+    assert "1 done: another one, if you like" in html_of(ann.do("look"), stage)
     stage.ledger.close()
 
 

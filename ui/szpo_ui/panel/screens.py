@@ -128,6 +128,8 @@ class Screen:
     """Waiting may be used for calibration."""
     final: bool = False
     """There is a blind final comparison that this panelist has not answered."""
+    finals_given: int = 0
+    """On the last screen: how many of them this panelist has answered."""
     lesson: str | None = None
     """What the votes taught, on the last screen; empty: it may be asked for."""
     notice: str | None = None
@@ -194,6 +196,7 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
             "finished",
             progress=viewer.progress(),
             final=final,
+            finals_given=site.ledger.query(_FINALS_GIVEN, (panelist,))[0]["n"] if final else 0,
             lesson=None if final else _lesson(site, panelist),
         )
     if status.state == "none":
@@ -497,6 +500,11 @@ SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
 FROM assignments a JOIN comparisons c USING (comparison)
 JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE a.panelist = ? AND c.kind = 'train'
+"""
+_FINALS_GIVEN: Final = """
+SELECT count(*) AS n FROM assignments a JOIN comparisons c USING (comparison)
+JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
+WHERE a.panelist = ? AND c.kind = 'final'
 """
 _TIMES: Final = f"""
 SELECT {_SPENT_S} AS spent_s
