@@ -172,18 +172,15 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         )
     if plan.money is not None:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
-    yield (
-        "generation",
+    made = (
         f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up and at "
         f"most {plan.heldout_answers:,} for measuring; about {plan.tokens:,} tokens"
-        + (
-            ""
-            if plan.generation_minutes is None
-            else f", about {plan.generation_minutes:.1f} minutes on this machine, measured"
-            if plan.measured
-            else f", about {plan.generation_minutes:.1f} minutes by estimate (--plan measures it)"
-        ),
     )
+    if (minutes := plan.generation_minutes) is not None:
+        takes = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+        how = "on this machine, measured" if plan.measured else "by estimate (--plan measures it)"
+        made += f", about {takes} {how}"
+    yield "generation", made
     if plan.ahead:
         found = "; ".join(
             f"{each.win_rate[0]:.0%} [{each.win_rate[1]:.0%}, {each.win_rate[2]:.0%}] after "

@@ -271,6 +271,9 @@ def test_the_plan_multiplies_what_an_answer_took():
     answers = 2 * 15 * 64 + 2 * (128 + 96 + 384) + 16 * (2 * 4 + 3)
     assert found.generation_minutes == pytest.approx(answers * 0.3 / 60)
     assert found.measured and found.heldout_answers == 176
+    for seconds, told in ((0.3, "minutes on this machine"), (3.0, "hours on this machine")):
+        costs = cost_plan.estimate(config, matrix_seconds=0.02, answer_seconds=seconds)
+        assert told in dict(cost_plan.describe(costs, config))["generation"]
 
 
 def test_init_never_overwrites_unasked(tmp_path, capsys):
