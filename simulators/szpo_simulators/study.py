@@ -99,6 +99,29 @@ def hash_spec(spec: Spec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def write_record(path: Path, asked: Spec, found: Mapping[str, Any]) -> None:
+    """Write a cell's spec and result, whole or not at all."""
+    with replace_whole(path) as draft:
+        text = json.dumps({"asked": dict(asked), "found": dict(found)})
+        draft.write_text(text, encoding="utf-8")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` wrote.
+
+    Raises:
+        FileNotFoundError: the cell is not finished.
+        RunError: the file is there and cannot be read.
+    """
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"asked": {**body["asked"]}, "found": {**body["found"]}}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); delete it") from None
+
+
 @contextmanager
 def claim(lock: Path) -> Iterator[IO[str] | None]:
     """Hold a file's lock, which its process's end releases; None while another process has it."""
@@ -169,14 +192,8 @@ class Study:
                     folder / f"{hash_spec({'bench': self.name, 'version': version, **one})}.json"
                 )
                 if not file.exists():
-                    body = {"asked": dict(one), "found": dict(work(one))}
-                    with replace_whole(file) as draft:
-                        draft.write_text(json.dumps(body), encoding="utf-8")
-                try:
-                    record = json.loads(file.read_text(encoding="utf-8"))["found"]
-                except (ValueError, KeyError) as error:
-                    raise RunError(f"{file} cannot be read ({error}); delete it") from error
-                found.append({**one, **record})
+                    write_record(file, one, work(one))
+                found.append({**one, **read_record(file)["found"]})
                 progress.advance(bar)
         return found
 

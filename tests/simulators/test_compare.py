@@ -665,9 +665,3 @@ def test_gain_interval_covers_and_repeats():
     assert hits >= 178
     pair = measured(np.zeros((64, 1))), measured(rng.normal(size=(64, 1)))
     assert heldout.gain(*pair, seed=5) == heldout.gain(*pair, seed=5)
-
-
-def test_student_interval():
-    """t(0.975, 2) = 4.302653; sd of 1, 2, 3 is 1, so the half width is 4.302653/√3 = 2.484138."""
-    assert heldout.student([1, 2, 3]) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138))
-    assert heldout.student([0.3])[0] == 0.3 and np.isnan(heldout.student([0.3])[1])

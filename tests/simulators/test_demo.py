@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from szpo.cli.app import call
-from szpo.config import settings_file
-from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.policies import text_guards
@@ -79,18 +77,19 @@ def test_show_and_model_card_have_the_guards(
         assert guard["name"] not in first  # those are other weights
 
 
-def test_a_stored_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    config = settings_file.load(preset_name="tiny", sets=["run.seed=0", "panel.reward=length:6"])
-    stored = {"sets": [], "config": config.model_dump(mode="json"), "gain": 1.0}
-    (tmp_path / "length-6-0.json").write_text(json.dumps(stored))
-    found = bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
-    assert found["gain"] == 1.0
-    with pytest.raises(UsageError, match="was measured with other settings"):
-        bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", ["run.votes=8"], "tiny"))
-    stored["config"]["optimizer"]["kl_radius"] = 0.72  # as when a default has moved since
-    (tmp_path / "length-6-0.json").write_text(json.dumps(stored))
-    with pytest.raises(UsageError, match="was measured with other settings"):
-        bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
+def test_a_seed_is_run_once_for_each_setting(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = []
+
+    def measure(config: Any, path: Path, *, say: Any) -> dict[str, Any]:
+        asked.append((config.run.votes, config.panel.reward))
+        return {"gain": 1.0, "machine": {"load": 0.0, "matrix_seconds": 0.1}}
+
+    monkeypatch.setattr(bench, "measure_run", measure)
+    monkeypatch.setattr(bench, "make_table", lambda reward, rows: reward)
+    for sets in ((), (), ("run.votes=8",)):
+        found = bench.main([0], ["regex:a/b"], tmp_path, sets, "tiny")
+    assert found["regex:a/b"]["mean"] == 1.0
+    assert [reward for _, reward in asked] == ["regex:a/b"] * 2 and asked[1][0] == 8
 
 
 def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:

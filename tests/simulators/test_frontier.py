@@ -11,9 +11,8 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
 from szpo_simulators.bench.frontier import cell_process, command, plan, summary, vote_runs
-from szpo_simulators.compare.cell_process import write_record
 from szpo_simulators.compare.cell_store import CellStore
-from szpo_simulators.study import Study
+from szpo_simulators.study import Study, write_record
 
 
 @pytest.fixture(scope="module")

@@ -33,15 +33,14 @@ def main(
         only: Names of benches, all of them by default.
         frozen: The frozen contest, run after gridworld where this file exists.
     """
-    console = Console()
-    took, failed = {}, {}
-    wanted: list[tuple[str, str, dict[str, Path]]] = [(name, name, {}) for name in only or NAMES]
-    if frozen.exists():
-        names = [name for name, *_ in wanted]
-        if "gridworld" in names:
-            claim = ("gridworld-claim", "gridworld", {"frozen": frozen})
-            wanted.insert(names.index("gridworld") + 1, claim)
-    for name, bench, more in wanted:
+    console, took, failed = Console(), dict[str, float](), dict[str, str]()
+    wanted: list[tuple[str, dict[str, Path]]] = []
+    for name in only or NAMES:
+        wanted.append((name, {}))
+        if name == "gridworld" and frozen.exists():
+            wanted.append((name, {"frozen": frozen}))
+    for bench, more in wanted:
+        name = f"{bench}-claim" if more else bench
         console.rule(name)
         start = time.perf_counter()
         try:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from szpo.errors import RunError, SzpoError
-from szpo.files import replace_whole
 from szpo.runs import machine_check
+from szpo_simulators.study import read_record, write_record
 
 VERSION = 1
 """Raise it when what a cell does or counts changes: older records are then not used."""
@@ -84,12 +84,6 @@ def spent_since(wall: float, cpu: float) -> dict[str, Any]:
     }
 
 
-def write_record(path: Path, spec: Mapping[str, Any], found: Any) -> None:
-    """Write a record whole or not at all."""
-    with replace_whole(path) as draft:
-        draft.write_text(json.dumps({"asked": dict(spec), "found": found}), encoding="utf-8")
-
-
 def answer(
     arguments: Sequence[str], run: Callable[[dict[str, Any], Path, Callable[[float], None]], Any]
 ) -> int:
@@ -114,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
         base = None
         if "base" in spec:
             file = path.with_name(f"{spec['base']}.json")
-            base = json.loads(file.read_text(encoding="utf-8"))["found"]["measurement"]
+            base = read_record(file)["found"]["measurement"]
         return run_cell(spec, base, report)
 
     return answer(arguments, run)

@@ -24,7 +24,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from szpo.errors import RunError
-from szpo_simulators.study import claim, hash_spec
+from szpo_simulators.study import claim, hash_spec, read_record
 
 CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cell_process")
 POLL: Final = 0.5
@@ -71,14 +71,11 @@ class CellStore:
         Raises:
             RunError: the file is there and cannot be read.
         """
-        path = self.record_path(cell)
         try:
-            body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return {"asked": body["asked"], **body["found"]}
+            body = read_record(self.record_path(cell))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}); delete it") from None
+        return {"asked": body["asked"], **body["found"]}
 
     def claim(self, cell: Cell) -> AbstractContextManager[Any]:
         """Hold the lock of a cell; gives None while another process has it."""

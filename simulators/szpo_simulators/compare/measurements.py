@@ -17,7 +17,6 @@ from szpo.cluster.remote import RemoteAnswers
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.policies import subspace_cache
-from szpo.policies.subspaces import Subspace
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY = "5"
@@ -85,43 +84,34 @@ class Instruments:
 
         A cached set-up would make a run look cheaper the second time it is measured.
         """
-        undo: list[Callable[[], None]] = []
 
-        def replace(owner: Any, name: str, value: Any) -> None:
-            original = getattr(owner, name)
-            undo.append(lambda: setattr(owner, name, original))
+        def count(generate: Callable[..., Any], read: Callable[[Any, Any], Any]) -> Any:
+            def run(owner: Any, *some: Any, **more: Any) -> Any:
+                made = generate(owner, *some, **more)
+                if self._on:
+                    self.tokens += count_answer_tokens(*read(owner, made))
+                return made
+
+            return run
+
+        patched: list[tuple[Any, str, Any]] = [
+            (engine, "generate",
+             count(engine.generate, lambda own, made: (made.tokens, own.adapted.stop_tokens)))
+            for engine in (FlatEngine, GenerateEngine)
+        ]  # fmt: skip
+        remote = count(RemoteAnswers.answer, lambda own, made: (made, own.stop_tokens))
+        patched += [
+            (RemoteAnswers, "answer", remote),
+            (subspace_cache, "load_or_make", lambda _key, make, **_: make()),
+        ]
+        before = [getattr(owner, name) for owner, name, _ in patched]
+        for owner, name, value in patched:
             setattr(owner, name, value)
-
-        def count_tokens(generate: Callable[..., Any]) -> Callable[..., Any]:
-            def run(engine: Any, *some: Any, **more: Any) -> Any:
-                made = generate(engine, *some, **more)
-                if self._on:
-                    self.tokens += count_answer_tokens(made.tokens, engine.adapted.stop_tokens)
-                return made
-
-            return run
-
-        def make_uncached(_key: Any, make: Callable[[], Subspace], **_: Any) -> Subspace:
-            return make()
-
-        def count_of_workers(answer: Callable[..., Any]) -> Callable[..., Any]:
-            def run(answers: RemoteAnswers, *some: Any, **more: Any) -> Any:
-                made = answer(answers, *some, **more)
-                if self._on:
-                    self.tokens += count_answer_tokens(made, answers.stop_tokens)
-                return made
-
-            return run
-
-        replace(RemoteAnswers, "answer", count_of_workers(RemoteAnswers.answer))
-        for engine in (FlatEngine, GenerateEngine):
-            replace(engine, "generate", count_tokens(engine.generate))
-        replace(subspace_cache, "load_or_make", make_uncached)
         try:
             yield
         finally:
-            for back in undo:
-                back()
+            for (owner, name, _), original in zip(patched, before, strict=True):
+                setattr(owner, name, original)
 
 
 def count_answer_tokens(answers: Sequence[Sequence[int]], stop: Sequence[int]) -> int:

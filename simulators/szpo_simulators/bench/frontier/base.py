@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.files import replace_whole
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import shared_setup
@@ -26,7 +24,7 @@ from szpo_simulators.compare.checkpoints import (
 from szpo_simulators.compare.shared_setup import load_config
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout, text_rewards
-from szpo_simulators.study import claim, hash_spec
+from szpo_simulators.study import claim, hash_spec, read_record, write_record
 
 SEED: Final = 0
 """Of the held-out random numbers, the same for every cell, so that policies are paired."""
@@ -97,7 +95,8 @@ def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
             [answer.text for part in parts for answer in part[i]][:count]
             for i in range(len(asked))
         ]
-        _write(path, {**_key(spec), "answers": count}, {"measurement": {"texts": texts}})
+        asked_of = {**_key(spec), "answers": count}
+        write_record(path, asked_of, {"measurement": {"texts": texts}})
 
     make_once(path, folder, make)
 
@@ -118,7 +117,7 @@ def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
 
 @lru_cache
 def _mean_rewards(path: Path, prompts: tuple[Prompt, ...], reward: str) -> Floats:
-    texts = json.loads(path.read_text(encoding="utf-8"))["found"]["measurement"]["texts"]
+    texts = read_record(path)["found"]["measurement"]["texts"]
     return np.asarray(_score(text_rewards.parse(reward), prompts, texts).mean(1))
 
 
@@ -133,15 +132,9 @@ def _score(reward: Any, prompts: Any, texts: Any) -> Any:
 
 def _load_texts(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     path = _path_of_texts(spec, folder)
-    make_once(path, folder, lambda: _write(path, _key(spec), _measure(spec)))
-    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["found"]
+    make_once(path, folder, lambda: write_record(path, _key(spec), _measure(spec)))
+    body: dict[str, Any] = read_record(path)["found"]
     return body
-
-
-def _write(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    made = json.dumps({"asked": asked, "found": found})
-    with replace_whole(path) as draft:
-        draft.write_text(made, encoding="utf-8")
 
 
 def _key(spec: Mapping[str, Any]) -> dict[str, Any]:

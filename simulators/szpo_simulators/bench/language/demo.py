@@ -7,12 +7,12 @@ and a held-out measurement before and after. Finished seeds are stored and not r
 from __future__ import annotations
 
 import gc
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from szpo.replay import replay
 from szpo.runs import assemble, driver, machine_check
 from szpo.training import controller, held_out, step_report
 from szpo_simulators.rewards import asked, base_level, heldout, text_rewards
-from szpo_simulators.study import make_console
+from szpo_simulators.study import Spec, Study, hash_spec, interval
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)
@@ -209,51 +209,14 @@ def level_interval(found: heldout.Measurement) -> list[float]:
     return list(heldout.student(found.rewards.mean(1).tolist())[1:])
 
 
-@dataclass(frozen=True)
-class SeedRuns:
-    """Runs that differ in nothing but their seed."""
-
-    folder: Path
-    """Where each seed has a ledger and a JSON record."""
-    reward: str = "sentiment"
-    sets: Sequence[str] = ()
-    """Further settings as section.key=value."""
-    preset: str = "demo"
-    tag: str = ""
-    """Begins the names of the files."""
-
-    @property
-    def name(self) -> str:
-        """The names of the files without the seed: tag and reward."""
-        reward = "".join(c if c.isalnum() else "-" for c in self.reward)
-        return "-".join(filter(None, [self.tag, reward]))
-
-
-def run_seed(seed: int, runs: SeedRuns, say: Say = print) -> dict[str, Any]:
-    """Run one seed, or read its stored record.
-
-    Raises:
-        UsageError: The record was measured with other settings.
-    """
-    record = runs.folder / f"{runs.name}-{seed}.json"
-    # A set-up of its own for every seed: intervals over seeds cover what a basis is worth.
-    changes = [f"run.seed={seed}", f"subspace.setup_seed={seed}", f"panel.reward={runs.reward}"]
-    changes += runs.sets
-    config = settings_file.load(preset_name=runs.preset, sets=changes)
-    settings = {"sets": list(runs.sets), "config": config.model_dump(mode="json")}
-    if record.exists():
-        stored: dict[str, Any] = json.loads(record.read_text("utf-8"))
-        if any(stored.get(name, value) != value for name, value in settings.items()):
-            raise UsageError(
-                f"{record} was measured with other settings; give another --tag or --folder"
-            )
-        return stored
-    runs.folder.mkdir(parents=True, exist_ok=True)
-    path = record.with_suffix(".db")
-    for left in runs.folder.glob(f"{path.name}*"):  # of a measurement that did not finish
+def run_seed(study: Study, spec: Spec) -> dict[str, Any]:
+    """Run one seed by its whole configuration; its ledger is in the study's folder."""
+    path = study.folder / "ledgers" / f"{hash_spec(spec)}.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{path.name}*"):  # of one that did not finish
         left.unlink()
-    found = measure_run(config, path, say=say) | settings
-    record.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    found = measure_run(Config.model_validate(spec["config"]), path, say=study.console.print)
+    gc.collect()  # a model lies in reference cycles: else one more would stay each time
     return found
 
 
@@ -263,23 +226,26 @@ def main(
     folder: Path = Path("runs/bench-demo"),
     sets: Sequence[str] = (),
     preset: str = "demo",
-    tag: str = "",
 ) -> dict[str, Any]:
     """Held-out gain over seeds, for one or more rewards with no other setting changed."""
-    console = make_console()
+    study = Study("demo", folder)
     results: dict[str, Any] = {}
     for name in reward:
-        rows = []
-        for s in seeds:
-            rows.append(run_seed(s, SeedRuns(folder, name, sets, preset, tag), console.print))
-            gc.collect()  # a model lies in reference cycles: else one more would stay each time
-        console.print(make_table(name, rows))
-        mean, low, high = heldout.student([row["gain"] for row in rows])
+        specs = []
+        for seed in seeds:
+            # A set-up of its own for every seed: intervals over seeds cover what a basis is worth.
+            own = [f"run.seed={seed}", f"subspace.setup_seed={seed}", f"panel.reward={name}"]
+            config = settings_file.load(preset_name=preset, sets=[*own, *sets])
+            specs.append({"reward": name, "config": config.model_dump(mode="json")})
+        rows = study.cells(name, specs, partial(run_seed, study))
+        study.console.print(make_table(name, rows))
+        gained = interval([row["gain"] for row in rows])
+        mean, low, high = gained["mean"], gained["low"], gained["high"]
         over = f", 95 % over seeds [{low:+.3f}, {high:+.3f}]" if len(rows) > 1 else ", one seed"
-        console.print(f"{name}: mean gain {mean:+.3f}{over}", markup=False)
+        study.console.print(f"{name}: mean gain {mean:+.3f}{over}", markup=False)
         loads = [row["machine"]["load"] for row in rows]
         product = [1000 * row["machine"]["matrix_seconds"] for row in rows]
-        console.print(
+        study.console.print(
             f"machine load {min(loads):.1f} to {max(loads):.1f}, 1024³ fp32 product "
             f"{min(product):.0f} to {max(product):.0f} ms"
         )
