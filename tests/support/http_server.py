@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
+    method: str
     path: str
     headers: dict[str, str]
     """By their names in small letters."""
@@ -23,30 +25,45 @@ class Reply:
     status: int = 200
     content: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    cut: bool = False
+    """Half of the content is sent, then the line closes."""
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[Request], Reply | None]) -> Iterator[str]:
+def serving(answer: Callable[[Request], Reply | None], port: int = 0) -> Iterator[str]:
     """Answers until the block ends; yields the server's address. None: the line just closes."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
         def reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            if (found := answer(Request(self.path, headers, body))) is None:
+            found = answer(Request(self.command, self.path, headers, body))
+            self.close_connection |= found is None or found.cut
+            if found is None:
                 return
             self.send_response(found.status)
             for name, value in (*found.headers, ("Content-Length", str(len(found.content)))):
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(found.content)
+            length = len(found.content)
+            self.wfile.write(found.content[: length // 2 if found.cut else length])
 
         do_GET = do_POST = do_PUT = reply  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 512
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], OSError):  # the client has gone
+                super().handle_error(request, client_address)
+
+    server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

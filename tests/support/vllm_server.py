@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import queue
-import socket
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from szpo.cache import quiet
+from tests.support.http_server import Reply, Request, serving
 
 BASE = "__base__"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -115,9 +115,8 @@ class VllmServer:
         self._counts: dict[str, int] = {}
         self._in_flight = 0
         self._load_model()
-        self._server = _listen(self, port)
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._listening = ExitStack()
+        self.url = self._listening.enter_context(serving(self._answer, port))
         threading.Thread(target=self._turn, daemon=True).start()
 
     def _load_model(self) -> None:
@@ -146,8 +145,7 @@ class VllmServer:
     def close(self) -> None:
         self.hanging.set()
         self._jobs.put(None)
-        self._server.shutdown()
-        self._server.server_close()
+        self._listening.close()
 
     # ---- adapters ----
 
@@ -275,85 +273,52 @@ class VllmServer:
                 **({"adapter_names": slots} if self._peft else {}),
             )  # fmt: skip
 
-    def count(self, path: str) -> int:
+    def _answer(self, request: Request) -> Reply:
+        if request.method == "GET":
+            metrics = (
+                "# TYPE vllm:cache_config_info gauge\n"
+                f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="'
+                f'{self.prefix_caching}",engine="0"}} 1.0\n'
+            )
+            table: dict[str, Any] = {
+                "/health": "",
+                "/version": {"version": self.version},
+                "/v1/models": self.models(),
+                "/metrics": metrics,
+            }
+            found = table.get(request.path)
+            return _reply(404, {}) if found is None else _reply(200, found)
+        path, body = request.path, json.loads(request.body)
+        heard = request.headers.get("authorization")
+        if self.key and heard != f"Bearer {self.key}":
+            return _reply(401, {"error": {"message": f"Unauthorized: {heard}"}})
         with self._lock:
-            self._counts[path] = self._counts.get(path, 0) + 1
-            return self._counts[path]
+            self._counts[path] = count = self._counts.get(path, 0) + 1
+        fault = self.faults.reply(path, body, count)
+        if fault == "hang":
+            self.hanging.wait()
+        if fault in ("429", "500", "400"):
+            return _reply(int(fault), {"error": {"message": f"no: {heard}"}})
+        route = {
+            "/v1/completions": self.complete,
+            "/v1/load_lora_adapter": self.load,
+            "/v1/unload_lora_adapter": self.unload,
+        }[path]
+        code, found = route(body)
+        if fault == "half" and code == 200:
+            found["choices"][0]["token_ids"] = found["choices"][0]["token_ids"][:-1]
+        return _reply(code, found, cut=fault == "cut")
+
+
+def _reply(code: int, found: Any, cut: bool = False) -> Reply:
+    text, kind = (found, "text/plain") if isinstance(found, str) else (
+        json.dumps(found), "application/json"
+    )  # fmt: skip
+    return Reply(code, text.encode(), (("Content-Type", kind),), cut)
 
 
 def _error(code: int, message: str) -> tuple[int, Any]:
     return code, {"error": {"message": message, "type": "BadRequestError", "code": code}}
-
-
-def _listen(served: VllmServer, port: int) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            metrics = (
-                "# TYPE vllm:cache_config_info gauge\n"
-                f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="'
-                f'{served.prefix_caching}",engine="0"}} 1.0\n'
-            )
-            table: dict[str, Any] = {
-                "/health": "",
-                "/version": {"version": served.version},
-                "/v1/models": served.models(),
-                "/metrics": metrics,
-            }
-            self._answer(200, table[self.path]) if self.path in table else self._answer(404, {})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if served.key and self.headers.get("Authorization") != f"Bearer {served.key}":
-                heard = self.headers.get("Authorization")
-                self._answer(401, {"error": {"message": f"Unauthorized: {heard}"}})
-                return
-            fault = served.faults.reply(self.path, body, served.count(self.path))
-            if fault == "hang":
-                served.hanging.wait()
-            if fault in ("429", "500", "400"):
-                heard = self.headers.get("Authorization")
-                self._answer(int(fault), {"error": {"message": f"no: {heard}"}})
-                return
-            route = {
-                "/v1/completions": served.complete,
-                "/v1/load_lora_adapter": served.load,
-                "/v1/unload_lora_adapter": served.unload,
-            }[self.path]
-            code, found = route(body)
-            if fault == "half" and code == 200:
-                found["choices"][0]["token_ids"] = found["choices"][0]["token_ids"][:-1]
-            self._answer(code, found, cut=fault == "cut")
-
-        def _answer(self, code: int, found: Any, cut: bool = False) -> None:
-            text = found if isinstance(found, str) else json.dumps(found)
-            content = text.encode()
-            self.send_response(code)
-            kind = "text/plain" if isinstance(found, str) else "application/json"
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if cut else content)
-            if cut:
-                self.close_connection = True
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 512
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            if not isinstance(sys.exc_info()[1], OSError):
-                super().handle_error(request, client_address)
-
-    server = Server(("127.0.0.1", port), Handler)
-    server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    return server
 
 
 if __name__ == "__main__":
