@@ -21,7 +21,6 @@ from szpo.aggregation.low_effort import (
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History, VotesByVoter
 from szpo.analysis import voter_report
 from szpo.errors import UsageError
-from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer, weighted_votes
 from szpo.optim.checked_settings import defaults
 from szpo.replay import replay, verification
@@ -275,17 +274,6 @@ def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, kind, M):
     # Replayed from the ledger alone, the next step is the same to the last bit here.
     again, third = (replay.replay_state(ledger, settings) for _ in range(2))
     assert state_to_json(again) == state_to_json(third)
-
-
-def test_weighted_runs_differ_from_equal_ones_and_equal_ones_stay_exact(tmp_path):
-    ends = {}
-    for kind in ("equal", "skill"):
-        settings, ledger, policy = start(tmp_path, f"{kind}.db", rule="known", weighting=kind)
-        go(settings, ledger, policy, mixed_panel(ledger), until_step=8)
-        ends[kind] = theta_digest(ledger)
-        if kind == "equal":
-            assert {check.promise for check in verification.verify(ledger).steps} == {"exact"}
-    assert ends["equal"] != ends["skill"]
 
 
 def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
@@ -554,16 +542,6 @@ def test_the_start_is_the_leading_eigenvector_of_agreement():
         leading, abs=1e-3
     )
     assert leading[4] == 0  # the hostile one begins in silence
-
-
-def test_the_quadratic_bound_touches_the_logistic():
-    xi = np.array([1e-9, 0.5, 2.0, 6.0])
-    z = np.linspace(-8, 8, 161)[:, None]
-    bound = special.log_expit(xi) + (z - xi) / 2 - rationality._lambda(xi) * (z**2 - xi**2)
-    assert (bound <= special.log_expit(z) + 1e-9).all()
-    at = special.log_expit(xi) - rationality._lambda(xi) * 0
-    assert at == pytest.approx(special.log_expit(xi))
-    assert rationality._lambda(np.array([0.0]))[0] == pytest.approx(1 / 8)
 
 
 def test_a_sharp_voter_is_distinguished_from_a_dull_one_and_the_interval_covers():

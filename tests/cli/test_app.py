@@ -27,8 +27,6 @@ from szpo.voting import lease
 from tests.support import yard_run
 from tests.support.tampering import forge, rewrite
 
-Capture = pytest.CaptureFixture[str]
-
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory):

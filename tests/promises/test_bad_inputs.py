@@ -31,8 +31,6 @@ from tests.support import folder_run, yard_run
 from tests.support.cases import case
 
 ROOT = Path(__file__).parents[2]
-Capture = pytest.CaptureFixture[str]
-Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -150,32 +148,7 @@ def test_a_plan_refuses_what_a_run_refuses_and_neither_begins(tmp_path, capsys, 
                 assert not runs.exists()
 
 
-# --- prompts -----------------------------------------------------------------------------------
-
-PROMPTS = {
-    "empty.jsonl": (b"", "no prompts in"),
-    "blank.txt": (b"\n  \n", "no prompts in"),
-    "bad.jsonl": (b'{"text": "a"}\n{"text": \n', ":2: "),
-    "long.jsonl": (b'"' + b"a" * 70_000 + b'"\n', "line 1 is 70,003 bytes; limit 65,536"),
-    "zip.jsonl": (b"PK\x03\x04rest", "compressed prompt files are not read"),
-    "nul.txt": (b"one\x00two\n", "holds a NUL character"),
-    "prompts.yaml": (b"!!python/object/apply:os.system [id]\n", "prompts are read from"),
-    "pipe.jsonl": (None, "is not a regular file"),
-    "zero.jsonl": (None, "is not a regular file"),
-}
-
-
-def test_prompt_files(refused, tmp_path):
-    os.mkfifo(tmp_path / "pipe.jsonl")
-    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
-    folder = tmp_path / "runs"
-    for name, (content, words) in PROMPTS.items():
-        file = tmp_path / name
-        if content is not None:
-            file.write_bytes(content)
-        with case(name):
-            assert words in refused(2, "run", "--folder", folder, "--set", f"prompts.path={file}")
-            assert not list(folder.glob("*"))
+# --- prompts and models ------------------------------------------------------------------------
 
 
 @pytest.mark.full
@@ -190,9 +163,6 @@ def test_odd_prompts_are_reported_and_the_run_goes_on(tmp_path, capsys):
     message = capsys.readouterr().err
     assert "warning: 1 duplicate prompt" in message
     assert "direction" in message
-
-
-# --- models ------------------------------------------------------------------------------------
 
 
 def change_first(model: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:

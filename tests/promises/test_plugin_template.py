@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "examples" / "plugin"
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 PACKAGE = "szpo_plugin_template"
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
