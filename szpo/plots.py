@@ -68,11 +68,7 @@ def kl(run: GivenRun, ax: Axes | None = None) -> Axes:
     Raises:
         UsageError: no step is applied, or the policy has no KL.
     """
-    rows = [(row.step, row.kl) for row in _read(run) if row.kl is not None]
-    series = Series("KL", [step for step, _ in rows], [value for _, value in rows])
-    axes = _draw(series, ax, ("step", "nats per completion", "KL to the base"))
-    axes.set_ylim(bottom=0)
-    return axes
+    return _draw_figure(run, ax, "kl", ("step", "nats per completion", "KL to the base"))
 
 
 def length(run: GivenRun, ax: Axes | None = None) -> Axes:
@@ -81,9 +77,14 @@ def length(run: GivenRun, ax: Axes | None = None) -> Axes:
     Raises:
         UsageError: no step has answers.
     """
-    rows = [(row.step, row.length) for row in _read(run) if row.length is not None]
-    series = Series("length", [step for step, _ in rows], [value for _, value in rows])
-    axes = _draw(series, ax, ("step", "tokens", "Mean answer length"))
+    return _draw_figure(run, ax, "length", ("step", "tokens", "Mean answer length"))
+
+
+def _draw_figure(run: GivenRun, ax: Axes | None, name: str, texts: tuple[str, str, str]) -> Axes:
+    """A figure of the steps that have it, from zero on."""
+    rows = [row for row in _read(run) if getattr(row, name) is not None]
+    series = Series(name, [row.step for row in rows], [getattr(row, name) for row in rows])
+    axes = _draw(series, ax, texts)
     axes.set_ylim(bottom=0)
     return axes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,6 +63,9 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
         return ()
     in_use = _weights_in_use(ledger, past)
     skill, steep = weighting.skill(past), rationality.rationality(past)
+    place = {voter: i for i, voter in enumerate(past.voters)}
+    people = ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid")
+    columns = [(row["pseudonym"], place.get(row["panelist"])) for row in people]
     return tuple(
         Voter(
             name=name,
@@ -74,32 +77,9 @@ def voters(ledger: Ledger) -> tuple[Voter, ...]:
             beta_interval=(float(steep.low[i]), float(steep.high[i])),
             z=float(steep.z[i]),
         )
-        for name, i in _columns(ledger, past)
+        for name, i in columns
+        if i is not None and past.verdicts[i].any()
     )
-
-
-@dataclass(frozen=True, slots=True)
-class VoterWeight:
-    """What a run's page shows of a voter."""
-
-    in_use: float
-    """By the run's own weighting."""
-    beta: float
-    beta_interval: tuple[float, float]
-
-
-def weights(ledger: Ledger) -> dict[str, VoterWeight]:
-    """By name everybody who has a counted vote: the part of `voters` that is quick to compute."""
-    past = read_history(ledger)
-    if not past.voters:
-        return {}
-    in_use, steep = _weights_in_use(ledger, past), rationality.rationality(past)
-    return {
-        name: VoterWeight(
-            float(in_use[i]), float(steep.beta[i]), (float(steep.low[i]), float(steep.high[i]))
-        )
-        for name, i in _columns(ledger, past)
-    }
 
 
 def _weights_in_use(ledger: Ledger, past: History) -> Floats:
@@ -113,15 +93,6 @@ def _weights_in_use(ledger: Ledger, past: History) -> Floats:
     state = replay.replay_state(ledger, settings)
     learn = rule.past(settings, state.carried).weights
     return np.ones(len(past.voters)) if learn is None else learn(past)
-
-
-def _columns(ledger: Ledger, past: History) -> Iterator[tuple[str, int]]:
-    """Name and column of everybody who has a counted vote, in order of enrolment."""
-    place = {voter: i for i, voter in enumerate(past.voters)}
-    for person in ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid"):
-        i = place.get(person["panelist"])
-        if i is not None and past.verdicts[i].any():
-            yield person["pseudonym"], i
 
 
 def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from szpo.ledger.canonical import sha256
-from szpo.ledger.database import Ledger
+from szpo.ledger.database import Ledger, Record
 from szpo.training.status import RoundStatus
 
 KIND: Final = "hook"
@@ -35,15 +35,6 @@ class Message:
         return sha256(f"{self.run} {self.key} {self.at_us}")[:32]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A message that was given up."""
-
-    what: What
-    why: str
-    at_us: int
-
-
 def due(ledger: Ledger, status: RoundStatus) -> list[Message]:
     """The messages that were neither sent nor given up, oldest first; ``status`` is the run's."""
     settled = {event["body"]["key"] for event in ledger.events(KIND)}
@@ -57,13 +48,10 @@ def settle(ledger: Ledger, message: Message, tries: int, failure: str) -> None:
     ledger.record_event(KIND, "hook", body)
 
 
-def last_failure(ledger: Ledger) -> Failure | None:
-    """The last message, where it was given up; None where it was delivered, or there is none."""
+def last_failure(ledger: Ledger) -> Record | None:
+    """The event of the last message, where it was given up; None where it was delivered."""
     events = list(ledger.events(KIND))[-1:]
-    if not events or not events[0]["body"]["failure"]:
-        return None
-    body = events[0]["body"]
-    return Failure(body["what"], body["failure"], events[0]["at_us"])
+    return events[0] if events and events[0]["body"]["failure"] else None
 
 
 def _messages(ledger: Ledger, status: RoundStatus) -> Iterator[Message]:

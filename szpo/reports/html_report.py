@@ -313,7 +313,7 @@ def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
 def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
     """The figures of the operator's page, with the weight of everybody's next vote."""
     known = "rule" in ledger.spec.get("optimizer", {})
-    weighed = voter_report.weights(ledger) if known else {}
+    weighed = {each.name: each for each in voter_report.voters(ledger)} if known else {}
     for row in agreement.panelists(evidence.read(ledger, live=live)):
         yield {
             "name": visible(row["name"]),
@@ -332,7 +332,7 @@ def _percent(share: Share) -> str:
     return "–" if share.value is None else f"{share.value:.0%}"
 
 
-def _weight(voter: voter_report.VoterWeight | None) -> dict[str, str]:
+def _weight(voter: voter_report.Voter | None) -> dict[str, str]:
     """The weight of their next vote, and β, the slope of their votes, with its interval."""
     if voter is None:
         return {"weight": "–", "beta": "–"}

@@ -41,19 +41,16 @@ def write_votes(ledger: Ledger, path: Path) -> int:
         UsageError: The suffix is none of .jsonl, .db and .csv.
         StorageError: The file exists or cannot be written.
     """
-    writers = {".jsonl": write_jsonl, ".csv": write_csv}
-    if path.suffix not in (*writers, ".db"):
+    writers = {".jsonl": write_jsonl, ".csv": write_csv, ".db": None}
+    if path.suffix not in writers:
         raise UsageError(f"{path.name}: votes are written as .jsonl, .csv or .db")
+    write = writers[path.suffix]
     with (
         write_whole(path) as draft,
         open(draft, "x", encoding="utf-8", newline="", opener=private) as file,
         ledger.snapshot(),
     ):
-        count = (
-            write_table(ledger, draft)
-            if path.suffix == ".db"
-            else writers[path.suffix](ledger, file)
-        )
+        count = write_table(ledger, draft) if write is None else write(ledger, file)
         failpoint("cp13")
     return count
 
@@ -86,8 +83,12 @@ def _texts(ledger: Ledger, comparison: str) -> Record:
 
 def write_jsonl(ledger: Ledger, file: IO[str], *, texts: bool = True) -> int:
     """Write every vote as a line of JSON; returns how many."""
+    return _write_lines(file, export_votes(ledger, texts=texts))
+
+
+def _write_lines(file: IO[str], rows: Iterator[Record]) -> int:
     count = 0
-    for row in export_votes(ledger, texts=texts):
+    for row in rows:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         count += 1
     return count
@@ -172,11 +173,8 @@ def write_dataset(
     shown = people or People()
     with write_whole(path) as draft, ledger.snapshot():
         (draft / FILE).parent.mkdir(parents=True)
-        count = 0
         with open(draft / FILE, "x", encoding="utf-8", opener=private) as file:
-            for row in _rows(ledger, shown):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
+            count = _write_lines(file, _rows(ledger, shown))
         card = _card(ledger, shown, count, licence)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return count

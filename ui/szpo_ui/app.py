@@ -28,7 +28,7 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.security import AccessControl, Admission
-from szpo_ui.web.site import HOME_PATHS, Site
+from szpo_ui.web.site import HOME_PATHS, POSTERIOR, Site
 
 LOCAL = ("127.0.0.1", "localhost")
 PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel.page", "operator": "szpo_ui.operator.page"}
@@ -100,9 +100,9 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
         blocked=[run],
     )
     if role == "operator":
-        made = mounts.of_site(site)
-        app.include_router(made.router)
-        mount(app, made.blocks, made.path, head=posterior_page.head(), allow=allow, blocked=[run])
+        blocks, routes = mounts.of_site(site)
+        app.include_router(routes)
+        mount(app, blocks, POSTERIOR, head=posterior_page.head(), allow=allow, blocked=[run])
 
 
 async def healthz() -> dict[str, bool]:

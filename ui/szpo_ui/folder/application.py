@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
@@ -25,7 +26,7 @@ from szpo_ui import app
 from szpo_ui.folder import access, page
 from szpo_ui.folder.access import FolderDoor
 from szpo_ui.folder.controllers import Controllers
-from szpo_ui.folder.mounts import MountedRuns, Mounting
+from szpo_ui.folder.mounts import MountedRuns
 from szpo_ui.folder.rows import FolderReader
 from szpo_ui.web import credentials, login
 from szpo_ui.web.address import SiteAddress, announce_folder, link
@@ -67,7 +68,8 @@ def create(
     home.include_router(login.router(door, sessions))
     home.add_middleware(AccessControl, site=door, sessions=sessions, admission=Admission(url))
     admission = Admission(url, operators=sessions)
-    runs = MountedRuns(Mounting(folder, hosts, door.secure, admission, roles), home)
+    make = partial(app.create, hosts=hosts, admission=admission, pages=roles)
+    runs = MountedRuns(folder, home, secure=door.secure, make=make)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +17,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from szpo.errors import SzpoError
-from szpo_ui import app
 from szpo_ui.web.address import run_prefix
-from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.security import Admission
 from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.folder")
@@ -29,24 +25,14 @@ TROUBLE: Final = "szpo.trouble"
 """Key of a request's scope under which the reason stands why a run cannot be opened."""
 
 
-@dataclass(frozen=True)
-class Mounting:
-    """What every run of a folder is mounted with."""
-
-    folder: Path
-    hosts: Sequence[str]
-    secure: bool
-    admission: Admission
-    roles: Sequence[Role] = field(default_factory=lambda: tuple(app.PAGES))
-    """Whose Gradio pages are mounted; none where a test needs the login and the API alone."""
-
-
 class MountedRuns:
     """ASGI application of everything below /r/NAME/; the path's parameter ``name`` says which."""
 
-    def __init__(self, mounting: Mounting, otherwise: ASGIApp):
-        """``otherwise`` answers for names without a run, and for runs that cannot be opened."""
-        self._mounting: Final = mounting
+    def __init__(
+        self, folder: Path, otherwise: ASGIApp, *, secure: bool, make: Callable[[Site], FastAPI]
+    ):
+        """``make`` gives a run's application; ``otherwise`` answers where there is none."""
+        self._folder, self._secure, self._make = folder, secure, make
         self._otherwise: Final = otherwise
         self._open: dict[str, _Mounted] = {}
         self._building: Final = asyncio.Lock()
@@ -70,8 +56,8 @@ class MountedRuns:
             await found.app(scope, receive, send)
 
     async def _find(self, name: str) -> _Mounted | None:
-        path = self._mounting.folder / f"{name}.db"
-        if path.parent != self._mounting.folder or not await asyncio.to_thread(path.is_file):
+        path = self._folder / f"{name}.db"
+        if path.parent != self._folder or not await asyncio.to_thread(path.is_file):
             return None
         async with self._building:  # Gradio builds one page at a time: it has a global context
             if name in self._open:
@@ -82,10 +68,9 @@ class MountedRuns:
             return made
 
     def _build(self, path: Path) -> _Mounted:
-        m = self._mounting
-        site = open_site(path, secure=m.secure, prefix=run_prefix(path.stem))
+        site = open_site(path, secure=self._secure, prefix=run_prefix(path.stem))
         try:
-            made = app.create(site, m.hosts, admission=m.admission, pages=m.roles)
+            made = self._make(site)
         except BaseException:
             site.ledger.close()
             raise

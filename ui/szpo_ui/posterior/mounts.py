@@ -7,7 +7,6 @@ and the texts of the pair to ask next, and stores nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -41,15 +40,6 @@ CLOSED: Final = (
 """Query of what a page over a run depends on: the closed rounds with the votes counted."""
 LATEST: Final = 40
 """Votes that a page begins with: more arrows than these hide one another."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page to mount, and the routes that it calls."""
-
-    path: str
-    blocks: gr.Blocks
-    router: APIRouter
 
 
 def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
@@ -88,8 +78,8 @@ def _texts(comparison: Comparison) -> tuple[str, str, str]:
     return visible(row.prompt.text), visible(row.plus.text), visible(row.minus.text)
 
 
-def of_site(site: Site) -> Page:
-    """The page behind the operator's login, over the run's own votes once there are any."""
+def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
+    """The page behind the operator's login, over the run's own votes, and the routes it calls."""
 
     @lru_cache(maxsize=1)
     def read_start(_closed: tuple[Any, ...]) -> Start:
@@ -109,8 +99,7 @@ def of_site(site: Site) -> Page:
         api, start, lambda asked: login.identity(site, asked, "operator")
     )
     back = login.home_of(site, "operator")
-    blocks = posterior_page.blocks(f"{site.prefix}{api}/", back=back)
-    return Page(POSTERIOR, blocks, routes)
+    return posterior_page.blocks(f"{site.prefix}{api}/", back=back), routes
 
 
 def application(start: Callable[[], Start]) -> FastAPI:
@@ -157,33 +146,24 @@ def visualize(
 
     The posterior, its particles and its entropy follow, and so does the pair to ask next.
     """
-    begun = _start(run, folder, chosen)
+    begun = posterior_page.example()
+    if run is not None:
+        from szpo.cli import run_paths
+
+        with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+            begun = of_run(ledger, chosen)
+    if svg:
+        _write(svg, pictures.svg(scene(begun.deltas, begun.candidates), begun.names))
+    if gif:
+        rounds = scenes(begun.deltas, begun.candidates, pictures.MOST_ROUNDS)
+        _write(gif, pictures.gif(rounds, begun.names))
     if svg or gif:
-        _draw(begun, svg, gif)
         return
     with listening("127.0.0.1", port, insecure=False) as listener:
         made = application(lambda: begun)
         port = listener.getsockname()[1]
         print(f"open http://127.0.0.1:{port}{posterior_page.PATH}/  (Ctrl-C ends it)", flush=True)
         server.answer(made, listener)
-
-
-def _start(run: str | None, folder: Path, chosen: str) -> Start:
-    if run is None:
-        return posterior_page.example()
-    from szpo.cli import run_paths
-
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
-        return of_run(ledger, chosen)
-
-
-def _draw(begun: Start, svg: Path | None, gif: Path | None) -> None:
-    deltas = begun.deltas
-    if svg:
-        _write(svg, pictures.svg(scene(deltas, begun.candidates), begun.names))
-    if gif:
-        rounds = scenes(deltas, begun.candidates, pictures.MOST_ROUNDS)
-        _write(gif, pictures.gif(rounds, begun.names))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,14 +11,12 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import gradio as gr
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from jinja2 import Environment
 from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.types import Floats
@@ -62,7 +60,7 @@ class SceneRequest(BaseModel):
 def blocks(api: str, back: str = "") -> gr.Blocks:
     """Build the page; ``api`` is the prefix of its requests, ``back`` links to the former page."""
     settings = json.dumps({"api": api, "extent": EXTENT})
-    page = _environment().get_template("visualize/page.html")
+    page = environment({}, {}).get_template("visualize/page.html")
     made = gr.Blocks(title="szpo: posterior", analytics_enabled=False, fill_width=True)
     with made:
         gr.HTML(
@@ -86,28 +84,13 @@ def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], A
         found = start()
         return {"deltas": found.deltas.tolist(), "names": found.names, "about": found.about}
 
-    async def respond(
-        request: Request, draw: Callable[[SceneRequest, Start], Response]
-    ) -> Response:
+    @made.post("/{form}")
+    async def draw(request: Request, form: Literal["scene", "svg", "gif"]) -> Response:
         allow(request)
         asked = await read(SceneRequest, request)
         if isinstance(asked, Response):
             return asked
-        return await asyncio.to_thread(lambda: draw(asked, start()))
-
-    @made.post("/scene")
-    async def figures(request: Request) -> Response:
-        return await respond(
-            request, lambda asked, begun: _json(_scene(asked.deltas, begun), begun)
-        )
-
-    @made.post("/svg")
-    async def still(request: Request) -> Response:
-        return await respond(request, _svg)
-
-    @made.post("/gif")
-    async def moving(request: Request) -> Response:
-        return await respond(request, _gif)
+        return await asyncio.to_thread(lambda: _draw(form, asked.deltas, start()))
 
     return made
 
@@ -121,18 +104,14 @@ def head() -> str:
     )
 
 
-def _scene(deltas: list[tuple[float, float]], begun: Start) -> Scene:
-    return scene(deltas, begun.candidates)
-
-
-def _svg(asked: SceneRequest, begun: Start) -> Response:
-    drawn = pictures.svg(_scene(asked.deltas, begun), begun.names)
-    return Response(drawn, media_type="image/svg+xml")
-
-
-def _gif(asked: SceneRequest, begun: Start) -> Response:
-    rounds = scenes(asked.deltas, begun.candidates, pictures.MOST_ROUNDS)
-    return Response(pictures.gif(rounds, begun.names), media_type="image/gif")
+def _draw(form: str, deltas: list[tuple[float, float]], begun: Start) -> Response:
+    if form == "gif":
+        rounds = scenes(deltas, begun.candidates, pictures.MOST_ROUNDS)
+        return Response(pictures.gif(rounds, begun.names), media_type="image/gif")
+    shown = scene(deltas, begun.candidates)
+    if form == "svg":
+        return Response(pictures.svg(shown, begun.names), media_type="image/svg+xml")
+    return Response(json.dumps(as_json(shown, begun)), media_type="application/json")
 
 
 def _texts(shown: Scene, begun: Start) -> tuple[str, str, str] | None:
@@ -142,8 +121,9 @@ def _texts(shown: Scene, begun: Start) -> tuple[str, str, str] | None:
     return begun.texts[int((begun.candidates == shown.suggested).all(1).argmax())]
 
 
-def _json(shown: Scene, begun: Start) -> Response:
-    found = {
+def as_json(shown: Scene, begun: Start) -> dict[str, Any]:
+    """A scene as the page's script reads it."""
+    return {
         "cells": CELLS,
         "log_density": np.round(shown.log_density.ravel(), 3).tolist(),
         "frames": np.round(shown.frames, 3).tolist(),
@@ -163,9 +143,3 @@ def _json(shown: Scene, begun: Start) -> Response:
             "texts": _texts(shown, begun),
         },
     }
-    return Response(json.dumps(found), media_type="application/json")
-
-
-@cache
-def _environment() -> Environment:
-    return environment({}, {})
