@@ -23,11 +23,6 @@ from szpo.notices.scalars import read_scalars
 from szpo.training.step_report import Outcome, StepReport
 
 GROUP: Final = "szpo.trackers"
-NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "tensorboard": ("tensorboard",), "wandb": ("wandb",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
-}  # fmt: skip
-"""The trackers that szpo has itself, with the modules that each needs."""
 Say = Callable[[str], None]
 
 
@@ -76,8 +71,12 @@ def open_tracker(settings: Tracking, folder: Path, say: Say) -> tuple[Callback, 
     if kind is None:
         return ()
     place = folder / "tracking" if settings.folder is None else Path(settings.folder)
-    check(settings)
-    return (NeverFatal(_make(kind, settings, place), kind, say),)
+    found = _find(kind)(settings, place)
+    if not isinstance(found, Callback):
+        raise UsageError(
+            f'tracker "{kind}" gave {type(found).__name__}; it must have begin, after_step and end'
+        )
+    return (NeverFatal(found, kind, say),)
 
 
 def check(settings: Tracking) -> None:
@@ -86,32 +85,23 @@ def check(settings: Tracking) -> None:
     Raises:
         UsageError: nothing has this name, or its library is not installed.
     """
-    kind = settings.kind
-    if kind is None:
-        return
-    if kind in NEEDS:
-        for module in NEEDS[kind]:
-            if find_spec(module) is None:
-                raise UsageError(
-                    f"tracking.kind {kind} needs {module}: {plugins.how_to_install(kind)}"
-                )
-    else:
-        plugins.load(GROUP, kind, "tracker", builtin=tuple(NEEDS))
+    if settings.kind is not None:
+        _find(settings.kind)
 
 
-def _make(kind: str, settings: Tracking, place: Path) -> Callback:
-    if kind == "tensorboard":
-        return TensorBoardTracker(place)
-    if kind == "wandb":
-        return WandbTracker(place, settings.project, online=settings.online)
-    if kind == "mlflow":
-        return MlflowTracker(place, settings.project)
-    found: Callback = plugins.load(GROUP, kind, "tracker", builtin=tuple(NEEDS))(settings, place)
-    if not isinstance(found, Callback):
-        raise UsageError(
-            f'tracker "{kind}" gave {type(found).__name__}; it must have begin, after_step and end'
+def _find(kind: str) -> Callable[[Tracking, Path], object]:
+    if kind not in OWN:
+        make: Callable[[Tracking, Path], object] = plugins.load(
+            GROUP, kind, "tracker", builtin=tuple(OWN)
         )
-    return found
+        return make
+    tracker, modules = OWN[kind]
+    for module in modules:
+        if find_spec(module) is None:
+            raise UsageError(
+                f"tracking.kind {kind} needs {module}: {plugins.how_to_install(kind)}"
+            )
+    return tracker
 
 
 # ---- the trackers that szpo has itself ----
@@ -123,7 +113,7 @@ class TensorBoardTracker:
     Look at them with ``tensorboard --logdir FOLDER``.
     """
 
-    def __init__(self, place: Path):
+    def __init__(self, settings: Tracking, place: Path):
         self._place: Final = place
         self._writer: Any = None
 
@@ -158,8 +148,8 @@ class WandbTracker:
     code, the machine's name and its programs are not recorded.
     """
 
-    def __init__(self, place: Path, project: str, *, online: bool = False):
-        self._place, self._project, self._online = place, project, online
+    def __init__(self, settings: Tracking, place: Path):
+        self._place, self._project, self._online = place, settings.project, settings.online
         self._run: Any = None
 
     def begin(self, run: RunFacts) -> None:
@@ -210,8 +200,8 @@ class MlflowTracker:
     Look at them with ``mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db``.
     """
 
-    def __init__(self, place: Path, experiment: str):
-        self._place, self._experiment = place, experiment
+    def __init__(self, settings: Tracking, place: Path):
+        self._place, self._experiment = place, settings.project
         self._client: Any = None
         self._id = ""
 
@@ -254,3 +244,11 @@ class MlflowTracker:
         if outcome is not None:
             self._client.set_tag(self._id, "szpo.outcome", outcome.status)
         self._client.set_terminated(self._id, state)
+
+
+OWN: Final[Mapping[str, tuple[Callable[[Tracking, Path], Callback], tuple[str, ...]]]] = {
+    "tensorboard": (TensorBoardTracker, ("tensorboard",)),
+    "wandb": (WandbTracker, ("wandb",)),
+    "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
+}
+"""The trackers that szpo has itself, with the modules that each needs."""

@@ -80,26 +80,28 @@ def blocks(site: Site) -> gr.Blocks:
 
     def answer(text: Any, request: gr.Request) -> tuple[str, str]:
         who = login.identity(site, getattr(request, "request", None), "operator")
-        ack, reply_html = "", Markup("")
+        ack, why, done = "", "", None
         try:
             if not isinstance(text, str) or len(text) > MOST_BYTES:
                 raise UsageError("operate: this request is not one of the page's")
             command = Command.model_validate_json(text)
             ack = command.ack
             done = controls.act(site, who.name, command)
-            if done is not None:
-                reply_html = render_reply(done, ack, base=_base(site, request))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            reply_html = render_refusal(f"{field}: {first['msg'].lower()}", ack)
+            why = f"{field}: {first['msg'].lower()}"
         except SzpoError as error:
-            reply_html = render_refusal(str(error), ack)
+            why = str(error)
         except Exception:
             number = secrets.token_hex(4)
             LOG.exception("operate error %s", number)
-            reply_html = render_refusal(f"something went wrong; the log has it as {number}", ack)
-        return page(site, ack), reply_html
+            why = f"something went wrong; the log has it as {number}"
+        reply = ""
+        if why or done is not None:
+            base = _base(site, request)
+            reply = render_reply(done or Reply(why), ack, base, ok=not why)
+        return page(site, ack), reply
 
     made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
     with made:
@@ -231,23 +233,15 @@ def dialogs(site: Site) -> str:
     )
 
 
-def render_reply(reply: Reply, ack: str, base: str) -> Markup:
-    """The outcome of a request as HTML."""
+def render_reply(reply: Reply, ack: str, base: str = "", *, ok: bool = True) -> Markup:
+    """The outcome of a request as HTML; not ``ok``: why it was refused."""
     template = _environment().get_template("operate/reply.html")
     return Markup(
         template.render(
-            ack=ack, ok=True, text=reply.text, invitations=reply.invitations,
+            ack=ack, ok=ok, text=reply.text, invitations=reply.invitations,
             preview=reply.preview, base=base,
         )
     )  # fmt: skip
-
-
-def render_refusal(text: str, ack: str) -> Markup:
-    """The reason why a request was refused, as HTML."""
-    template = _environment().get_template("operate/reply.html")
-    return Markup(
-        template.render(ack=ack, ok=False, text=text, invitations=(), preview=None, base="")
-    )
 
 
 def preview(site: Site, found: dict[str, Any]) -> str:
