@@ -101,9 +101,13 @@ def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> 
     """
     hidden = frozenset() if live else open_comparisons(ledger)
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
+    headings, variety = _headings(ledger), _variety(ledger)
     return Evidence(
         run=_run(ledger, ledger.clock() if as_of_us is None else as_of_us, hidden),
-        steps=_steps(ledger),
+        steps=tuple(
+            replace(row, headings=headings.get(row.step, ()), distinct=variety.get(row.step))
+            for row in results.read_steps(ledger)
+        ),
         votes=VoteRows(ledger, without=hidden),
         panelists=tuple(Panelist(p["pseudonym"], p["kind"], p["created_us"]) for p in people),
     )
@@ -163,14 +167,6 @@ def _first_answers(ledger: Ledger, comparisons: Collection[str]) -> list[Record]
 
 
 # ---- steps ----
-
-
-def _steps(ledger: Ledger) -> tuple[StepRow, ...]:
-    rows, headings, variety = results.read_steps(ledger), _headings(ledger), _variety(ledger)
-    return tuple(
-        replace(row, headings=headings.get(row.step, ()), distinct=variety.get(row.step))
-        for row in rows
-    )
 
 
 def _variety(ledger: Ledger) -> dict[int, float]:

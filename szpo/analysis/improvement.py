@@ -147,7 +147,10 @@ def read(ledger: Ledger) -> Improvement:
     events = [event["body"] for event in ledger.events("measured")]
     points = _points(events)
     end = points[-1] if points and points[-1].steps else None
-    kl, measured = _kl(ledger, end)
+    measured = end is not None and end.kl is not None
+    kl = end.kl if end is not None else None
+    if not measured:
+        kl = results.kl_after(ledger, None if end is None else end.steps)
     votes = end.votes if end is not None else 0
     placed, earlier = orders.orders(ledger, "final"), ""
     if any(order.closed_us is not None for order in placed):
@@ -178,13 +181,6 @@ def read(ledger: Ledger) -> Improvement:
     else:
         lack = "nobody has compared them yet; order a final comparison"
     return Improvement(None, "", votes, kl, points, lack, measured)
-
-
-def _kl(ledger: Ledger, end: Point | None) -> tuple[float | None, bool]:
-    """The KL of the point of the last measurement, and whether it was measured there too."""
-    if end is not None and end.kl is not None:
-        return end.kl, True
-    return results.kl_after(ledger, None if end is None else end.steps), False
 
 
 def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:

@@ -104,7 +104,9 @@ def _speed(evidence: Evidence) -> dict[str, Any]:
     run, steps = evidence.run, evidence.steps
     # A first answer is the vote; changing it later is not another one.
     first = evidence.totals.first_us
-    times = _times(evidence)
+    # Of people; of programs where nobody else voted.
+    people = [p.name for p in evidence.panelists if p.kind == "person"]
+    times = evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
     shut = _spans(run.pauses, run.as_of_us)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
     open_us = sum(_time_outside(begin, end, shut) for begin, end in rounds)
@@ -135,12 +137,6 @@ def _speed(evidence: Evidence) -> dict[str, Any]:
         "slowest": max(known, key=lambda name: known[name]) if known else None,
         "fast": evidence.totals.fast,
     }
-
-
-def _times(evidence: Evidence) -> Sequence[float]:
-    """Seconds per counted vote of people; of programs where nobody else voted."""
-    people = [p.name for p in evidence.panelists if p.kind == "person"]
-    return evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
 
 
 Span = tuple[int, int]

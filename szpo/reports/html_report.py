@@ -92,7 +92,7 @@ def render(
         bar=Markup(charts.draw_share(helped.share)),
         texts=[tuple(map(visible, row)) for row in helped.before_after],
         gain=_gain(helped),
-        cards=list(_cards(total)),
+        cards=_cards(total),
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
         ahead=ahead,
@@ -153,8 +153,8 @@ def when(us: int) -> str:
     return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _cards(total: Run) -> Iterator[dict[str, str]]:
-    for name, value in (
+def _cards(total: Run) -> list[tuple[str, str]]:
+    return [
         (f"votes{total.of_budget}", f"{total.votes:,}"),
         ("applied steps", str(total.steps)),
         ("answers read", f"{total.answers_read:,}"),
@@ -163,8 +163,7 @@ def _cards(total: Run) -> Iterator[dict[str, str]]:
         ("skips", str(total.skips)),
         ("automatic ties", str(total.automatic_ties)),
         ("late votes", str(total.late)),
-    ):
-        yield {"name": name, "value": value}
+    ]
 
 
 def _figures(

@@ -99,13 +99,14 @@ def blocks(site: Site) -> gr.Blocks:
             why = f"something went wrong; the log has it as {number}"
         reply = ""
         if why or done is not None:
-            base = _base(site, request)
+            # The address at which this page was opened; links of invitations begin with it.
+            base = str(request.headers.get("origin") or "") + site.prefix
             reply = render_reply(done or Reply(why), ack, base, ok=not why)
         return page(site, ack), reply
 
     made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
     with made:
-        screen = gr.HTML(_loading(), elem_id="op-screen", apply_default_css=False)
+        screen = gr.HTML(_WAIT, elem_id="op-screen", apply_default_css=False)
         reply = gr.HTML("", elem_id="op-reply", apply_default_css=False)
         gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
         box = gr.Textbox(elem_id="op-box", visible="hidden", container=False)
@@ -345,18 +346,10 @@ def line(share: Share, at: float | None = None) -> Markup:
     return Markup(charts.draw_interval(share, at))
 
 
-def _base(site: Site, request: gr.Request) -> str:
-    """The address at which this page was opened; links of invitations begin with it."""
-    return str(request.headers.get("origin") or "") + site.prefix
-
-
-def _loading() -> str:
-    return (
-        f'<div id="op-root" class="op" data-state="loading"><p class="op-empty">{_WAIT}</p></div>'
-    )
-
-
-_WAIT: Final = "Reading the record…"
+_WAIT: Final = (
+    '<div id="op-root" class="op" data-state="loading"><p class="op-empty">Reading the record…'
+    "</p></div>"
+)
 
 
 @cache

@@ -20,12 +20,11 @@ from szpo.notices import hook_events
 from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan
 from szpo.training import budget, held_out
-from szpo.types import Assignment, Comparison
+from szpo.types import Assignment
 from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads
 from szpo_ui.operator import controls, log
-from szpo_ui.panel.comparison_view import Sheet, sheet
+from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.web import credentials
-from szpo_ui.web.credential_rows import Invited
 from szpo_ui.web.site import Site
 
 ONLINE_US: Final = 150_000_000
@@ -64,7 +63,7 @@ def read_state(site: Site) -> dict[str, Any]:
         {
             "row": row,
             "access": listed.get(name := row["name"]),
-            "online": _online(listed.get(name), now),
+            "online": name in listed and now - (listed[name].seen_us or 0) < ONLINE_US,
             "excluded": name in out,
             "cast": cast[name],
             "second": second[name],
@@ -129,10 +128,6 @@ def _last_event(ledger: Ledger) -> int:
     return int(ledger.query("SELECT max(event) AS event FROM events")[0]["event"])
 
 
-def _online(access: Invited | None, now: int) -> bool:
-    return access is not None and access.seen_us is not None and now - access.seen_us < ONLINE_US
-
-
 def _last_end(ledger: Ledger) -> str | None:
     found = list(ledger.events("controller ended"))[-1:]
     if not found:
@@ -154,11 +149,13 @@ def _before(site: Site) -> dict[str, Any]:
     """
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
+    shown = first or calibration.practice_comparison()
+    order = tuple(range(len(shown.rows)))
     plan = cost_plan.estimate(config, matrix_seconds=_MATRIX_S)
     minutes = controls.reading_minutes(site)
     hours = plan.votes * minutes / 60
     return {
-        "sheet": _sheet(first or calibration.practice_comparison()),
+        "sheet": sheet(shown, Assignment("preview", shown.id, "preview", "A", order, 0)),
         "real": first is not None,
         "minutes": minutes,
         "person_hours": hours,
@@ -172,11 +169,6 @@ def _before(site: Site) -> dict[str, Any]:
 
 _MATRIX_S: Final = 0.02
 """Assumed time of the 1024³ product from which the time of generation is estimated: two cores."""
-
-
-def _sheet(comparison: Comparison) -> Sheet:
-    order = tuple(range(len(comparison.rows)))
-    return sheet(comparison, Assignment("preview", comparison.id, "preview", "A", order, 0))
 
 
 def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[str, bool]]]]]:
