@@ -69,6 +69,12 @@ def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
         return None
 
 
+def read_either(shipped: Path, stored: Path, read: Callable[[Path], T], what: str) -> T | None:
+    """Read the file that ships, else the cache's; see `read_shipped` and `read_stored`."""
+    found = read_shipped(shipped, read, what)
+    return read_stored(stored, read) if found is None else found
+
+
 def hub_copy(name: str) -> Path | None:
     """The folder of a model of the hub (owner/name) whose weights were all downloaded before."""
     from huggingface_hub import constants

@@ -25,11 +25,11 @@ from szpo.data.prompts import load_shipped
 from szpo.models import loading
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import language_model, score_features, subspace_cache
+from szpo.policies import language_model, lora_policy, subspace_cache
+from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
-from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble
 from szpo.training import guard_moments
@@ -52,10 +52,10 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
     """The first base answers of the set-up, and the whitened scores of each."""
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in load_shipped().train)
     sampling, seed = subspace_cache.sampling_of(config), config.subspace.setup_seed
-    respondent = LocalHost(loaded).at(subspace, Space(seed, subspace.layout, Law()))
-    drawn = Probe(respondent, subspace, tokens, sampling, seed).start_samples(CHECKED)
-    found = score_features.whitened_scores(
-        respondent, subspace, [(s.prompt, s.answer) for s in drawn],
+    answerer = LocalHost(loaded).at(subspace, Space(seed, subspace.layout, Law()))
+    drawn = Probe(answerer, subspace, tokens, sampling, seed).start_samples(CHECKED)
+    found = lora_policy.whitened_scores(
+        answerer, subspace, [(s.prompt, s.answer) for s in drawn],
         temperature=sampling.temperature,
     )  # fmt: skip
     return {

@@ -28,10 +28,9 @@ from szpo.models.four_bit import allow_gradients
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
+from szpo.policies.hosts import LocalAnswerer, LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.read_request import Reading, ReadRequest
-from szpo.policies.responder import LocalHost, Responder
-from szpo.policies.row_request import RowRequest, Tokens
+from szpo.policies.requests import AnswerRequest, Reading, ReadRequest, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
 
@@ -158,24 +157,24 @@ class Actor(LoraPolicy):
                 self._peft = None
 
 
-class BareResponder(Responder):
-    """A `Responder` that takes PEFT's layers out of the model while it answers or reads."""
+class BareAnswerer(LocalAnswerer):
+    """A `LocalAnswerer` that takes PEFT's layers out of the model while it answers or reads."""
 
-    def answer_chunk(self, request: RowRequest) -> Tokens:
-        """See `Responder.answer_chunk`."""
+    def answer_chunk(self, request: AnswerRequest) -> Tokens:
+        """See `LocalAnswerer.answer_chunk`."""
         with without_adapters(self.adapted.model):
             return super().answer_chunk(request)
 
     def read_chunk(self, request: ReadRequest) -> Reading:
-        """See `Responder.read_chunk`."""
+        """See `LocalAnswerer.read_chunk`."""
         with without_adapters(self.adapted.model):
             return super().read_chunk(request)
 
 
 class BareHost(LocalHost):
-    """A `LocalHost` of `BareResponder`."""
+    """A `LocalHost` of `BareAnswerer`."""
 
-    kind = BareResponder
+    kind = BareAnswerer
 
 
 # --- PEFT around the base model, and off again ---------------------------------------------------

@@ -33,8 +33,8 @@ from szpo.models import adapter_files
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from szpo.models.loading import Loaded, encode
 from szpo.models.lora_sites import Site
+from szpo.policies.hosts import stack
 from szpo.policies.language_model import random_start
-from szpo.policies.responder import stack
 from szpo.types import Answer, Prompt, Theta
 
 METHOD = "reward-model"

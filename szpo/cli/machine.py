@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -42,7 +43,7 @@ def doctor(
         found += file_check.examine(run_paths.find(run, folder))
     worst = any(check.status == "fail" for check in found)
     if as_json:
-        console.emit([check.as_dict() for check in found])
+        console.emit([asdict(check) for check in found])
     else:
         console.table(
             ("", "check", "found"),

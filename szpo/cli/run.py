@@ -28,7 +28,6 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
-from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
@@ -39,7 +38,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
 from szpo.reports.model_card import find_doubt
-from szpo.runs import cost_plan, known_addresses, machine_check
+from szpo.runs import cost_plan, known_addresses, machine_check, sample_check
 from szpo.training import budget, held_out, status, step_report
 from szpo.voting import lease, pauses, set_aside
 
@@ -244,7 +243,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
         taught = {"basis": origin, "teachable": [*map(asdict, can)]}
-        console.emit({**costs.as_dict(), **taught, "questions": equal or None})
+        console.emit({**asdict(costs), **taught, "questions": equal or None})
         return
     lines = dict(cost_plan.describe(costs, config))
     if setup is not None:

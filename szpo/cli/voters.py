@@ -49,7 +49,7 @@ def probe(
     """Order comparisons that test whether the logistic link fits; a panel inside answers them."""
     from szpo.evaluators.panel_evaluator import PanelEvaluator
     from szpo.ledger import orders
-    from szpo.runs import assemble, driver, link_triads, worker
+    from szpo.runs import assemble, driver, link_triads, model_process
     from szpo.voting import lease
     from szpo.voting import triads as triad_votes
 
@@ -62,7 +62,7 @@ def probe(
                 lease.hold(ledger),
                 contextlib.closing(assemble.reopen(ledger, say=console.complain)) as parts,
             ):
-                worker.fulfil(ledger, assemble.source(ledger, parts), console.complain)
+                model_process.fulfil(ledger, assemble.source(ledger, parts), console.complain)
                 panel = driver.evaluator(ledger, parts)
                 if isinstance(panel, PanelEvaluator):
                     answers = link_triads.answer(panel)

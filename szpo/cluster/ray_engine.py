@@ -26,7 +26,7 @@ from szpo.cluster.worker import coordinates_id
 from szpo.config.engine import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
 from szpo.plugins import how_to_install
-from szpo.policies.row_request import Message, message_bytes
+from szpo.policies.requests import Message, message_bytes
 
 REACH_S = 5.0
 """How long an address may take to accept a connection."""
@@ -108,12 +108,7 @@ def unreachable(engine: Engine) -> str | None:
     """Why nobody answers at the settings' address; None if somebody does, or there is none."""
     if engine.address is None:
         return None
-    host, _, port = engine.address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
-    except (OSError, OverflowError, ValueError) as error:
-        return str(error)
-    return None
+    return why_not_listening(engine.address.removeprefix("ray://"), REACH_S)
 
 
 def leave() -> None:
@@ -131,7 +126,9 @@ def connect(engine: Engine) -> Any:
         UsageError: the cluster has not enough cores or GPUs.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    own: dict[str, Any] = {}
     if engine.address is None:
+        own = {"num_cpus": engine.workers * engine.cpus, "include_dashboard": False}
         # Where clusters of several machines are off, Ray listens on 127.0.0.1; else everywhere.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     elif _has_token():  # a cluster asks for it, and Ray does not show it unless it is asked to
@@ -147,7 +144,7 @@ def connect(engine: Engine) -> Any:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                **({} if engine.address else _own_cluster(engine)),
+                **own,
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -192,13 +189,6 @@ def _describe_token() -> str:
 def _has_token() -> bool:
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
-
-
-def _own_cluster(engine: Engine) -> dict[str, Any]:
-    return {
-        "num_cpus": engine.workers * engine.cpus,
-        "include_dashboard": False,
-    }
 
 
 @dataclass
@@ -406,7 +396,7 @@ class HeadWatch:
         seen = time.monotonic()
         look_s = min(LOOK_S, self._patience_s / 4)
         while not self._over.wait(look_s):
-            if is_listening(self.address, look_s):
+            if why_not_listening(self.address, look_s) is None:
                 seen = time.monotonic()
             elif time.monotonic() - seen > self._patience_s:
                 with self._lock:
@@ -415,11 +405,11 @@ class HeadWatch:
                 return
 
 
-def is_listening(address: str, seconds: float) -> bool:
-    """Whether anybody takes a connection at host:port within that time."""
+def why_not_listening(address: str, seconds: float) -> str | None:
+    """Why nobody takes a connection at host:port within that time; None if somebody does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
-    except (OSError, OverflowError, ValueError):
-        return False
-    return True
+    except (OSError, OverflowError, ValueError) as error:
+        return str(error)
+    return None

@@ -16,9 +16,16 @@ from szpo.cluster.ray_engine import RayTransport
 from szpo.cluster.schedule import Bounds, Dispatcher, Transport
 from szpo.config.engine import RAY_ROWS, Engine
 from szpo.errors import UsageError
-from szpo.policies import read_request, row_request
-from szpo.policies.read_request import VALUES, Reading, ReadRequest
-from szpo.policies.row_request import Message, RowRequest, Tokens, array_to_tokens
+from szpo.policies.requests import (
+    VALUES,
+    AnswerRequest,
+    Message,
+    Reading,
+    ReadRequest,
+    Tokens,
+    array_to_tokens,
+    join_readings,
+)
 
 OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
 """What the first worker shows of the models, and every other one must then show as well."""
@@ -42,8 +49,8 @@ SCORED = 16
 """Chunks of scores that are read at a time."""
 
 
-class RemoteAnswers:
-    """Answers and reads rows by workers; see `szpo.policies.responder.Respondent`."""
+class RemoteAnswerer:
+    """Answers and reads rows by workers; see `szpo.policies.hosts.Answerer`."""
 
     def __init__(
         self,
@@ -58,10 +65,10 @@ class RemoteAnswers:
         self._chunk_rows = chunk_rows
         self._label = dict(label or {})
 
-    def answer(self, request: RowRequest) -> Tokens:
+    def answer(self, request: AnswerRequest) -> Tokens:
         """See `Answerer.answer`."""
-        chunks = row_request.split(request, self._chunk_rows)
-        replies = self._gather([row_request.to_message(chunk) for _, chunk in chunks])
+        chunks = request.split(self._chunk_rows)
+        replies = self._gather([chunk.to_message() for _, chunk in chunks])
         found: list[tuple[int, ...]] = [()] * len(request.rows)
         for (rows, _), reply in zip(chunks, replies, strict=True):
             for row, tokens in zip(rows.tolist(), array_to_tokens(reply["tokens"]), strict=True):
@@ -69,15 +76,15 @@ class RemoteAnswers:
         return tuple(found)
 
     def read(self, request: ReadRequest) -> Reading:
-        """See `Respondent.read`."""
-        chunks = read_request.split(request, self._chunk_rows)
-        return read_request.join(self._gather([read_request.to_message(c) for c in chunks]))
+        """See `Answerer.read`."""
+        chunks = request.split(self._chunk_rows)
+        return join_readings(self._gather([chunk.to_message() for chunk in chunks]))
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """See `Respondent.read_scores`; few chunks at a time, since scores are long."""
-        chunks = read_request.split(request, self._chunk_rows)
+        """See `Answerer.read_scores`; few chunks at a time, since scores are long."""
+        chunks = request.split(self._chunk_rows)
         for first in range(0, len(chunks), SCORED):
-            few = [read_request.to_message(chunk) for chunk in chunks[first : first + SCORED]]
+            few = [chunk.to_message() for chunk in chunks[first : first + SCORED]]
             for reply in self._gather(few):
                 yield reply[VALUES]
 
@@ -94,7 +101,7 @@ class Coordinates:
 
 
 class RemoteHost:
-    """A `szpo.policies.responder.Host` whose models are in workers; this process holds none."""
+    """A `szpo.policies.hosts.Host` whose models are in workers; this process holds none."""
 
     def __init__(
         self,
@@ -126,7 +133,7 @@ class RemoteHost:
             self.transport, time.monotonic, bounds=bounds, same=same
         )
         try:
-            self.dispatcher.muster(engine.workers)
+            self.dispatcher.wait_for_workers(engine.workers)
         except BaseException:
             self.close()
             raise
@@ -141,19 +148,19 @@ class RemoteHost:
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Host.places`."""
         from szpo.models.lora_sites import Site
-        from szpo.policies.responder import Places
+        from szpo.policies.hosts import Places
 
         asked = {"adapter": adapter.model_dump(mode="json"), "config": config}
         (reply,) = self.dispatcher.gather([{"task": "places", "head": json.dumps(asked)}])
         found = json.loads(reply["head"])
         return Places(tuple(Site(**site) for site in found["sites"]), found["conv1d"])
 
-    def at(self, subspace: Any, space: Any) -> RemoteAnswers:
+    def at(self, subspace: Any, space: Any, *, run: bool = False) -> RemoteAnswerer:
         """See `Host.at`."""
         self._coordinates = Coordinates(subspace, space)
         return self._answers({"space": self._change()})
 
-    def beside(self, name: str) -> tuple[Any, RemoteAnswers]:
+    def beside(self, name: str) -> tuple[Any, RemoteAnswerer]:
         """See `Host.beside`."""
         if (self._facts.name, self._facts.quantization) == (name, None):
             return self._facts, self._answers({"model": "base"})
@@ -162,7 +169,7 @@ class RemoteHost:
         known = context.describe(name, dtype=self._facts.dtype, device=str(self._facts.device))
         self._judge = name
         self._change()
-        self.dispatcher.muster(self._engine.workers)
+        self.dispatcher.wait_for_workers(self._engine.workers)
         judge = replace(known, sha256=self._expected["judge_sha256"])
         return judge, self._answers({"model": "judge"})
 
@@ -175,11 +182,11 @@ class RemoteHost:
         """See `Host.close`: ends the workers, and leaves a cluster that was joined."""
         self.transport.close()
 
-    def _answers(self, label: Mapping[str, str]) -> RemoteAnswers:
+    def _answers(self, label: Mapping[str, str]) -> RemoteAnswerer:
         from szpo.models import loading
 
         stop = loading.stop_tokens(self._facts)
-        return RemoteAnswers(self.dispatcher, self.chunk_rows, label, stop)
+        return RemoteAnswerer(self.dispatcher, self.chunk_rows, label, stop)
 
     def _setup(self) -> Message:
         return worker.setup_message(

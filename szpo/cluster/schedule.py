@@ -163,7 +163,7 @@ class Dispatcher(Generic[Request, Reply]):
         self._done = {chunk: known[chunk] for chunk in working if chunk in known}
         return [call.found[chunk] for chunk in ids]
 
-    def muster(self, count: int) -> None:
+    def wait_for_workers(self, count: int) -> None:
         """Wait until this number of workers is ready, so that what is wrong with one shows now.
 
         Raises:

@@ -1,19 +1,120 @@
-"""This process's own model as the judge of what servers answer."""
+"""This process's own model as the judge of what servers answer, and members as adapters for them.
+
+A server rounds adapters to the dtype of its model. The files hold what is left after that, so both
+sides know the same numbers. Servers of vLLM read one rank and one scale for all weights and ignore
+PEFT's ``rank_pattern`` and ``alpha_pattern``: the scale goes into B, and ranks are filled up with
+zeros.
+
+No field of a reply proves which adapter wrote it. Its log-probabilities are those of whatever did,
+so this model computes the same tokens' log-probabilities under the member that was asked, and the
+mean of |difference| per token is compared with what rounding explains. The rows with the longest
+answers are taken, at least one per chunk and member, until they hold `TOKENS` tokens; where people
+vote, every row is taken as well, by itself.
+Rounding makes single tokens differ by much: few tokens are judged as if `SLACK` more were equal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from szpo.cluster import member_files, rescoring
-from szpo.cluster.member_files import CastMember
 from szpo.cluster.vllm_messages import RowAnswer
-from szpo.policies.responder import Responder, stack
-from szpo.policies.row_request import RowRequest
-from szpo.types import Floats
+from szpo.errors import UsageError
+from szpo.models import adapter_files
+from szpo.models.loading import DTYPES
+from szpo.models.lora_sites import Site
+from szpo.models.peft_format import SERVER_RANKS
+from szpo.policies.hosts import LocalAnswerer, stack
+from szpo.policies.requests import AnswerRequest
+from szpo.types import Floats, Theta
+
+SLACK = 8
+TOKENS = 144
+"""Tokens of a member in a chunk that are rescored, if it has as many there."""
+TOLERANCE = {"fp32": 0.005, "bf16": 0.09, "fp16": 0.02}
+"""Mean |difference| in nats per token that two implementations may have, by the model's dtype.
+
+Of SmolLM2 in bf16, the flat engine and PEFT differ by .05 on average.
+"""
+
+
+@dataclass(frozen=True)
+class CastMember:
+    """A member's factors after a server's cast."""
+
+    factors: Mapping[str, NDArray[np.float32]]
+    """A and scale · B by ``site.a`` and ``site.b``, rounded to the server's dtype."""
+    sha256: str
+    """Of the factors: members with the same digest are one policy on the server."""
+
+
+def cast_member(factors: Theta, sites: Sequence[Site], dtype: str) -> CastMember:
+    """Round a member's factors as a server of this dtype does; B takes up the scale before."""
+    found, digest = {}, hashlib.sha256()
+    for site in sites:
+        found[site.a] = _round(factors[site.a], dtype)
+        found[site.b] = _round(factors[site.b] * np.float32(site.scale), dtype)
+        for name in (site.a, site.b):
+            digest.update(np.ascontiguousarray(found[name], "<f4").tobytes())
+    return CastMember(found, digest.hexdigest())
+
+
+def trusted_factors(member: CastMember, sites: Sequence[Site]) -> Theta:
+    """The factors with which this process computes the policy that the server does.
+
+    B is divided by the scale again, in fp32: this process multiplies by it.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    for site in sites:
+        found[site.a] = member.factors[site.a]
+        found[site.b] = member.factors[site.b] / np.float32(site.scale)
+    return found
+
+
+def save_member(path: Path, member: CastMember, sites: Sequence[Site], *, base: str) -> None:
+    """Write a new folder of PEFT files with one rank for all weights and a scale of 1.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    rank = max(site.rank for site in sites)
+    padded: dict[str, NDArray[np.float32]] = {}
+    for site in sites:
+        missing = rank - site.rank
+        padded[site.a] = np.pad(member.factors[site.a], ((0, missing), (0, 0)))
+        padded[site.b] = np.pad(member.factors[site.b], ((0, 0), (0, missing)))
+    plain = tuple(replace(site, rank=rank, scale=1.0) for site in sites)
+    adapter_files.save_adapter(path, padded, plain, base=base)
+
+
+def demand_rank(sites: Sequence[Site]) -> int:
+    """The smallest ``--max-lora-rank`` of a vLLM server that takes these adapters.
+
+    Raises:
+        UsageError: no vLLM server takes a rank so large.
+    """
+    rank = max(site.rank for site in sites)
+    for limit in SERVER_RANKS:
+        if rank <= limit:
+            return limit
+    raise UsageError(
+        f"adapter.rank {rank} is more than any vLLM server takes ({SERVER_RANKS[-1]}); lower it, "
+        "or use another engine.kind"
+    )
+
+
+def _round(value: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    rounded = torch.from_numpy(np.array(value, np.float32)).to(DTYPES[dtype])
+    found: NDArray[np.float32] = rounded.to(torch.float32).numpy()
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,34 +129,34 @@ class Judged:
 class TrustedModel:
     """The run's model with a transformers engine, for members after a server's cast."""
 
-    def __init__(self, loaded: Any, responder: Responder, tolerance: float | None):
+    def __init__(self, loaded: Any, local: LocalAnswerer, tolerance: float | None):
         """``tolerance``: mean |difference| per token, nats; None: by the model's dtype."""
         self.dtype: str = loaded.dtype
-        self.tolerance = tolerance or rescoring.TOLERANCE[self.dtype]
-        self.sites = responder.subspace.sites
-        self._responder = responder
+        self.tolerance = tolerance or TOLERANCE[self.dtype]
+        self.sites = local.subspace.sites
+        self.local = local
 
-    def members(self, request: RowRequest) -> list[CastMember]:
+    def members(self, request: AnswerRequest) -> list[CastMember]:
         """The members of a request as servers will hold them."""
-        subspace = self._responder.subspace
+        subspace = self.local.subspace
         still = {**subspace.fixed, **subspace.start}
         return [
-            member_files.cast_member({**still, **subspace.weights(theta)}, self.sites, self.dtype)
-            for theta in self._responder.members(request)
+            cast_member({**still, **subspace.weights(theta)}, self.sites, self.dtype)
+            for theta in self.local.members(request)
         ]
 
     def logprobs(self, rows: Sequence[Judged]) -> list[Floats]:
         """Log-probability of each token of each row under its member, nats, temperature 1."""
         members = list({row.member.sha256: row.member for row in rows}.values())
         number = {member.sha256: i for i, member in enumerate(members)}
-        moving = self._responder.subspace.start
-        thetas = [member_files.trusted_factors(member, self.sites) for member in members]
+        moving = self.local.subspace.start
+        thetas = [trusted_factors(member, self.sites) for member in members]
         moved = [{n: v for n, v in theta.items() if n in moving} for theta in thetas]
-        return self._responder.engine.logprobs(
+        return self.local.engine.logprobs(
             [row.prompt for row in rows],
             [row.answer.tokens for row in rows],
             [number[row.member.sha256] for row in rows],
-            stack(self.sites, thetas[0], moved, self._responder.adapted.model.device),
+            stack(self.sites, thetas[0], moved, self.local.adapted.model.device),
         )
 
     def deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
@@ -65,9 +166,34 @@ class TrustedModel:
             return []
         trusted = dict(zip(rows, self.logprobs([*rows.values()]), strict=True))
         return [
-            rescoring.deviation(
+            deviation(
                 [np.array(row.answer.logprobs) for row in group],
                 [trusted[id(row)] for row in group],
             )
             for group in groups
         ]
+
+
+def pick_rows(members: Sequence[object], lengths: Sequence[int]) -> list[list[int]]:
+    """Per member the rows of a chunk to rescore, those with most tokens first.
+
+    >>> pick_rows(["a", "b", "a", "a"], [3, 24, 70, 90])
+    [[3, 2], [1]]
+    """
+    found: dict[object, list[int]] = {}
+    count: dict[object, int] = {}
+    for row in sorted(range(len(members)), key=lambda i: (-lengths[i], i)):
+        member = members[row]
+        if count.get(member, 0) < TOKENS:
+            found.setdefault(member, []).append(row)
+            count[member] = count.get(member, 0) + lengths[row]
+    order = list(dict.fromkeys(members))
+    return [found[member] for member in order]
+
+
+def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
+    """Mean |difference| of log-probabilities per token over some rows, nats; nan counts as inf."""
+    apart = np.abs(np.concatenate(list(reported)) - np.concatenate(list(trusted)))
+    if not np.isfinite(apart).all():
+        return math.inf
+    return float(apart.sum()) / (len(apart) + SLACK)

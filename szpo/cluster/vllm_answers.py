@@ -12,22 +12,21 @@ import secrets
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.cluster import member_files, rescoring
-from szpo.cluster.member_files import CastMember
 from szpo.cluster.schedule import Bounds, Dispatcher
-from szpo.cluster.trusted_model import Judged, TrustedModel
+from szpo.cluster.trusted_model import CastMember, Judged, TrustedModel, pick_rows, save_member
 from szpo.cluster.vllm_messages import Decoding, Row, RowAnswer, row_seed
-from szpo.cluster.vllm_transport import ChunkReply, ServedChunk, VllmTransport
+from szpo.cluster.vllm_transport import ChunkReply, Look, ServedChunk, VllmTransport
 from szpo.errors import IntegrityError, RunError, StorageError
+from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
-from szpo.policies.row_request import RowRequest, Tokens, split
+from szpo.policies.requests import AnswerRequest, Tokens
 
 ASKED_AGAIN = 2
 """How often chunks that another adapter has answered are asked again, under new names."""
@@ -63,7 +62,7 @@ class AdapterFolder:
         found = {}
         for member in members:
             name = f"{self._own.name}-{next(self._number)}"
-            member_files.save_member(self._own / name, member, self._sites, base=self._base)
+            save_member(self._own / name, member, self._sites, base=self._base)
             found[name] = f"{self._server}/{name}"
         return found
 
@@ -73,11 +72,72 @@ class AdapterFolder:
             shutil.rmtree(self._own / name, ignore_errors=True)
 
 
+PROMPT, CANARY_TOKENS, SEEDS = 8, 16, 8
+"""Tokens of the canary's prompt and answers; seeds that are each asked twice."""
+PEAKED = 1e-3
+"""Equal answers to all seeds are no fault where one answer is at least as likely as this."""
+
+Write = Callable[[Sequence[CastMember]], Mapping[str, str]]
+"""Writes members to files; returns the folders by new names, in the order of the members."""
+
+
+class Canary:
+    """Asks for answers of two members, each seed of the first one twice, and judges them."""
+
+    def __init__(
+        self,
+        trusted: TrustedModel,
+        members: tuple[CastMember, CastMember],
+        write: Write,
+        decoding: Decoding,
+    ):
+        self._trusted, self._members, self._write = trusted, members, write
+        sampling = Sampling(max_new_tokens=CANARY_TOKENS)
+        self._decoding = replace(decoding, sampling=sampling)
+        self._prompt = tuple((7 * i + 3) % decoding.words for i in range(PROMPT))
+
+    def chunk(self) -> ServedChunk:
+        """The rows to ask for, with adapters of new names."""
+        adapters = self._write(self._members)
+        plus, minus = adapters
+        rows = [Row(plus, self._prompt, seed) for seed in range(1, SEEDS + 1) for _ in range(2)]
+        rows += [Row(minus, self._prompt, seed) for seed in range(1, SEEDS + 1)]
+        return ServedChunk(tuple(rows), dict(adapters), self._decoding)
+
+    def check(self, look: Look) -> str | None:
+        """What is wrong with a server that showed this; None if nothing is."""
+        if look.shown.caches_prefixes:
+            return "it caches prefixes; start it with --no-enable-prefix-caching"
+        answers, pairs = look.reply.answers, 2 * SEEDS
+        (apart, other) = self._trusted.deviations(
+            [
+                [Judged(self._prompt, answer, member) for answer in part]
+                for part, member in zip(
+                    (answers[:pairs], answers[pairs:]), self._members, strict=True
+                )
+            ]
+        )
+        if max(apart, other) > self._trusted.tolerance:
+            return (
+                f"its log-probabilities are {max(apart, other):.3g} nats per token from those of "
+                f"this run's model, {self._trusted.tolerance:g} are allowed: another model or "
+                "dtype, or adapters that are not applied"
+            )
+        first, second = answers[:pairs:2], answers[1:pairs:2]
+        differ = sum(a.tokens != b.tokens for a, b in zip(first, second, strict=True))
+        if differ > SEEDS // 2:
+            return f"it ignores seeds: {differ} of {SEEDS} rows had another answer the second time"
+        likely = float(np.exp(sum(first[0].logprobs)))
+        if len({answer.tokens for answer in first}) == 1 and likely < PEAKED:
+            return f"it ignores seeds: {SEEDS} of them gave one answer of probability {likely:.1g}"
+        return None
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A request with its members as servers hold them, and the seed of each row."""
 
-    request: RowRequest
+    request: AnswerRequest
     members: list[CastMember]
     seeds: list[int]
 
@@ -86,15 +146,15 @@ class _Asked:
         return Judged(self.request.prompts[prompt], answer, self.members[member])
 
 
-class VllmAnswers:
-    """Answers rows by vLLM servers; see `szpo.policies.responder.Answerer`."""
+class VllmAnswerer:
+    """An `Answerer` by vLLM servers; this process reads, and rescores what they answer."""
 
     def __init__(
         self,
         transport: VllmTransport,
         folder: AdapterFolder,
         trusted: TrustedModel,
-        decoding: Callable[[RowRequest], Decoding],
+        decoding: Callable[[AnswerRequest], Decoding],
         *,
         chunk_rows: int,
         each_row: bool = False,
@@ -107,6 +167,7 @@ class VllmAnswers:
         self._dispatcher: Dispatcher[ServedChunk, ChunkReply] = Dispatcher(
             transport, time.monotonic, bounds=bounds
         )
+        self.read, self.read_scores = trusted.local.read, trusted.local.read_scores
         self.rescored = 0
         """Rows whose log-probabilities were computed here as well."""
         self.refused = 0
@@ -117,8 +178,8 @@ class VllmAnswers:
         self.transport.close()
         self._folder.close()
 
-    def answer(self, request: RowRequest) -> Tokens:
-        """See `szpo.policies.responder.Answerer.answer`.
+    def answer(self, request: AnswerRequest) -> Tokens:
+        """See `szpo.policies.hosts.Answerer.answer`.
 
         Raises:
             IntegrityError: a server goes on answering with another adapter than it was asked for.
@@ -126,7 +187,7 @@ class VllmAnswers:
         members = self._trusted.members(request)
         seeds = [row_seed(float(words[0])) for words in request.uniforms()]
         asked = _Asked(request, members, seeds)
-        todo = [rows for rows, _ in split(request, self._chunk_rows)]
+        todo = [rows for rows, _ in request.split(self._chunk_rows)]
         found: list[tuple[int, ...]] = [()] * len(request.rows)
         for tries in range(ASKED_AGAIN + 1):
             replies = self._gather(asked, todo)
@@ -182,7 +243,7 @@ class VllmAnswers:
         picked = [
             (i, [rows[j] for j in group])
             for i, rows in enumerate(judged)
-            for group in rescoring.pick_rows(
+            for group in pick_rows(
                 [row.member.sha256 for row in rows], [len(row.answer.tokens) for row in rows]
             )
         ]

@@ -19,14 +19,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from szpo.cluster import member_files
+from szpo.cluster import trusted_model
 from szpo.config.engine import VLLM_ROWS, Engine
 from szpo.errors import EngineError, UsageError
 from szpo.generation.sampling import Sampling
+from szpo.models.loading import Loaded
 from szpo.optim import parameters
+from szpo.optim.parameters import Space
 from szpo.plugins import how_to_install
-from szpo.policies.responder import start_of
-from szpo.policies.row_request import RowRequest
+from szpo.policies.hosts import LocalHost, start_of
+from szpo.policies.requests import AnswerRequest
+from szpo.policies.subspaces import Subspace
 from szpo.types import Shift
 
 REACH_S = 5.0
@@ -36,6 +39,36 @@ READ_S = 900.0
 KAPPA = 1.62
 """Distance of the canary's members from the start, nats: the smaller of the rules' usual radii, at
 which a wrong adapter is harder to notice."""
+
+
+class ServedHost(LocalHost):
+    """A `LocalHost` whose run is answered by servers; set-up, reading and rescoring are here."""
+
+    def __init__(self, loaded: Loaded, engine: Engine, *, each_row: bool = False):
+        """``engine`` names the servers, ``each_row`` rescores all rows; nothing is sent yet."""
+        super().__init__(loaded)
+        self._settings, self._each_row = engine, each_row
+        self._answerer_there: Any = None
+
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
+        """See `Host.at`; the run's own coordinates are answered in by the servers.
+
+        Raises:
+            UsageError: See `connect`.
+            StorageError: The folder for adapters cannot be written.
+        """
+        local = super().at(subspace, space)
+        if not run:
+            return local
+        self.close()
+        self._answerer_there = connect(self._settings, self.facts, local, each_row=self._each_row)
+        return self._answerer_there
+
+    def close(self) -> None:
+        """See `Host.close`: gives up the servers and removes all files."""
+        if self._answerer_there is not None:
+            self._answerer_there.close()
+            self._answerer_there = None
 
 
 def demand(engine: Engine) -> None:
@@ -101,14 +134,14 @@ def is_here(host: str) -> bool:
         return False
 
 
-def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
+def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
     """Answers by the servers of a run whose model and coordinates this process holds as well.
 
     Args:
         engine: The settings.
         loaded: The run's model.
-        responder: The run's coordinates, and the engine that rescores.
-        options: ``each_row`` of `VllmAnswers`; ``bounds`` and ``retry`` other than the usual.
+        local: The run's coordinates, and the engine that rescores.
+        options: ``each_row`` of `VllmAnswerer`; ``bounds`` and ``retry`` other than the usual.
 
     Raises:
         UsageError: See `demand`; or the model is quantised, or of a rank that no server takes.
@@ -120,12 +153,10 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
             f"engine.kind vllm serves fp32, bf16 or fp16; model.quantization is "
             f"{loaded.quantization}: leave it out, or use another engine.kind"
         )
-    sites = responder.subspace.sites
-    rank = member_files.demand_rank(sites)
+    sites = local.subspace.sites
+    rank = trusted_model.demand_rank(sites)
 
-    from szpo.cluster.trusted_model import TrustedModel
-    from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, VllmAnswers
-    from szpo.cluster.vllm_canary import Canary
+    from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, Canary, VllmAnswerer
     from szpo.cluster.vllm_messages import Decoding
     from szpo.cluster.vllm_replica import Retry
     from szpo.cluster.vllm_transport import VllmTransport
@@ -133,14 +164,14 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
 
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
     folder = AdapterFolder(root, engine.server_adapters, sites, loaded.name)
-    trusted = TrustedModel(loaded, responder, engine.tolerance)
-    stop, words = responder.adapted.stop_tokens, vocabulary_size(loaded.model)
+    trusted = trusted_model.TrustedModel(loaded, local, engine.tolerance)
+    stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
     replicas = _replicas(engine, _client(), rank=rank, retry=options.get("retry", Retry()))
     decoding = Decoding(Sampling(), tuple(stop), words)
-    plus, minus = trusted.members(canary_request(responder))
+    plus, minus = trusted.members(canary_request(local.subspace))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
     transport = VllmTransport(replicas, canary.chunk, canary.check, folder.remove)
-    return VllmAnswers(
+    return VllmAnswerer(
         transport,
         folder,
         trusted,
@@ -172,13 +203,12 @@ def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
     ]
 
 
-def canary_request(responder: Any) -> RowRequest:
+def canary_request(subspace: Subspace) -> AnswerRequest:
     """A request without rows whose two members lie on both sides of the start."""
-    subspace = responder.subspace
     start = start_of(subspace)
     radius = float(parameters.round13(subspace.mu(KAPPA)))
     sides = tuple(Shift(0, 0, sign, radius) for sign in (1, -1))
-    return RowRequest(start, sides, (), (), np.zeros((0, 4), np.int64), Sampling())
+    return AnswerRequest(start, sides, (), (), np.zeros((0, 4), np.int64), Sampling())
 
 
 # ---- what a step costs there ----

@@ -23,7 +23,7 @@ PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
 """HTTP status codes that a later try may not have."""
 REPLY_BYTES = 16 * 2**20
 """Longest reply that is read; one to a row's tokens with their log-probabilities has kilobytes."""
-SECRET = 8
+MIN_SECRET_LENGTH = 8
 """Shortest key that is removed from texts; servers without keys get any short word."""
 
 
@@ -182,7 +182,7 @@ class Replica:
                 f"{server.url} refuses the key (HTTP {code}); check ${server.key_env}"
             )
         message = vllm_messages.error_text(_read(reply))
-        if len(server.key) >= SECRET:
+        if len(server.key) >= MIN_SECRET_LENGTH:
             message = message.replace(server.key, "[key]")
         known = f"{server.url} refuses {path} (HTTP {code}: {message or 'no reason'})"
         if code == 404 and path == "/v1/completions" and body["model"] in self.registered:

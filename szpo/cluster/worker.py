@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from szpo.errors import IntegrityError, SzpoError
-from szpo.policies.row_request import Message
+from szpo.policies.requests import Message
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
 PACKAGES = ("szpo", "numpy", "torch", "transformers")
-LAYOUTS = ("fixed", "start", "basis")
 
 
 def set_threads(threads: int) -> None:
@@ -59,17 +58,11 @@ def setup_message(
         return {"head": json.dumps(head)}
     subspace, space = coordinates.subspace, coordinates.space
     head["space"] = {
-        "kind": subspace.kind,
-        "scale": subspace.scale,
-        "sites": [dataclasses.asdict(site) for site in subspace.sites],
+        **dataclasses.replace(subspace, report={}, features=None).facts(),
         "root_seed": space.root_seed,
         "law": dataclasses.asdict(space.law),
     }
-    arrays = {
-        f"{part}/{name}": value
-        for part in LAYOUTS
-        for name, value in getattr(subspace, part).items()
-    }
+    arrays = dataclasses.replace(subspace, features=None).tensors()
     return {"head": json.dumps(head), **arrays}
 
 
@@ -100,7 +93,7 @@ class Worker:
         self._head = json.loads(setup["head"])
         set_threads(self._head["threads"])
         from szpo.models import loading
-        from szpo.policies.responder import LocalHost
+        from szpo.policies.hosts import LocalHost
 
         self._host = LocalHost(
             loading.load(
@@ -111,7 +104,7 @@ class Worker:
             )
         )
         self._judge: tuple[Any, Any] | None = None
-        self._responder: Any = None
+        self._answerer: Any = None
         self.hold(setup)
 
     def holds(self, setup: Message) -> bool:
@@ -122,7 +115,6 @@ class Worker:
 
     def hold(self, setup: Message) -> None:
         """Take over the coordinates and the judge of another setup; the base model stays."""
-        from szpo.models.lora_sites import Site
         from szpo.optim.parameters import Space
         from szpo.optim.sample_directions import Law
         from szpo.policies.subspaces import Subspace
@@ -134,24 +126,17 @@ class Worker:
             self._judge = self._host.beside(judge)
         self._head = head
         if "space" not in head:
-            self._responder = None
+            self._answerer = None
             return
-        parts: dict[str, dict[str, Any]] = {part: {} for part in LAYOUTS}
-        for key, value in setup.items():
-            part, _, name = key.partition("/")
-            if part in parts:
-                parts[part][name] = np.array(value)
         named = head["space"]
-        subspace = Subspace(
-            named["kind"], tuple(Site(**site) for site in named["sites"]),
-            parts["fixed"], parts["start"], parts["basis"], named["scale"],
-        )  # fmt: skip
+        tensors = {key: np.array(value) for key, value in setup.items() if key != "head"}
+        subspace = Subspace.from_facts(named, tensors)
         space = Space(named["root_seed"], subspace.layout, Law(**named["law"]))
-        self._responder = self._host.at(subspace, space)
+        self._answerer = self._host.at(subspace, space)
 
     def identify(self) -> dict[str, Any]:
         """What this worker holds; see `identity`."""
-        found = identity(self._host.facts, self._responder)
+        found = identity(self._host.facts, self._answerer)
         if self._judge is not None:
             found["judge_sha256"] = self._judge[0].sha256
         return found
@@ -164,21 +149,21 @@ class Worker:
             return {"error": type(error).__name__, "text": str(error)}
 
     def _answer(self, message: Message) -> Message:
-        from szpo.policies import read_request, row_request
+        from szpo.policies.requests import AnswerRequest, ReadRequest, tokens_to_array
 
         if message.get("task") == "places":
             return self._places(json.loads(message["head"]))
         if message.get("space", self._id) != self._id:
             raise IntegrityError("a worker was asked in coordinates that it does not hold")
-        responder = self._responder
+        answerer = self._answerer
         if message.get("model") == "base":
-            responder = self._host.beside(self._host.facts.name)[1]
+            answerer = self._host.beside(self._host.facts.name)[1]
         elif message.get("model") == "judge" and self._judge is not None:
-            responder = self._judge[1]
+            answerer = self._judge[1]
         if message.get("task") == "read":
-            return dict(responder.read(read_request.from_message(message)))
-        tokens = responder.answer(row_request.from_message(message))
-        return {"tokens": row_request.tokens_to_array(tokens)}
+            return dict(answerer.read(ReadRequest.from_message(message)))
+        tokens = answerer.answer(AnswerRequest.from_message(message))
+        return {"tokens": tokens_to_array(tokens)}
 
     def _places(self, head: dict[str, Any]) -> Message:
         from szpo.config.model_sections import Adapter
@@ -188,20 +173,20 @@ class Worker:
         return {"head": json.dumps({"sites": sites, "conv1d": found.conv1d})}
 
 
-def identity(facts: Any, responder: Any) -> dict[str, Any]:
+def identity(facts: Any, answerer: Any) -> dict[str, Any]:
     """What must be equal in every worker, as plain JSON.
 
     Beside what `expect` names: the digest of the weights, the model of the accelerator and, in
     fp32 on a CPU, the answer of a perturbed member, the canary, to a prompt.
     """
-    found = expect(facts, responder)
+    found = expect(facts, answerer)
     found |= {"base_sha256": facts.sha256, "hardware": facts.hardware}
-    if responder is not None and exact(facts):
+    if answerer is not None and exact(facts):
         from szpo.models.logprobs import vocabulary_size
 
         words = vocabulary_size(facts)
-        request = _canary(responder, tuple((7 * i + 3) % words for i in range(CANARY_PROMPT)))
-        found["canary"] = [list(row) for row in responder.answer_chunk(request)]
+        request = _canary(answerer, tuple((7 * i + 3) % words for i in range(CANARY_PROMPT)))
+        found["canary"] = [list(row) for row in answerer.answer_chunk(request)]
     return found
 
 
@@ -236,12 +221,12 @@ def expect(facts: Any, coordinates: Any) -> dict[str, Any]:
 def _canary(coordinates: Any, prompt: tuple[int, ...]) -> Any:
     """Plus and minus of a direction at the run's start, each asked the prompt."""
     from szpo.generation.sampling import Sampling
-    from szpo.policies.responder import start_of
-    from szpo.policies.row_request import RowRequest
+    from szpo.policies.hosts import start_of
+    from szpo.policies.requests import AnswerRequest
     from szpo.types import Shift
 
     sides = tuple(Shift(0, 0, sign, 0.5) for sign in (1, -1))
-    return RowRequest(
+    return AnswerRequest(
         start_of(coordinates.subspace), sides, (prompt,), (bytes(16),),
         np.array([[0, 0, 0, 0], [0, 1, 0, 0]]),
         Sampling(temperature=0.0, max_new_tokens=CANARY_TOKENS),

@@ -125,11 +125,11 @@ def load(
     """
     tree: dict[str, Any] = {}
     if preset_name is not None:
-        _merge(tree, preset(preset_name))
+        merge(tree, preset(preset_name))
     if path is not None:
-        _merge(tree, read(path))
+        merge(tree, read(path))
     for text in sets:
-        _merge(tree, parse_assignment(text))
+        merge(tree, parse_assignment(text))
     _read_consent(tree)
     return check(tree, where=str(path) if path else "settings")
 
@@ -339,7 +339,8 @@ def _suggest(word: str, known: Mapping[str, Any]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def _merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
+def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Put the tables of ``change`` into the tree, key by key."""
     for section, values in change.items():
         if isinstance(values, Mapping) and isinstance(tree.get(section, {}), dict):
             tree.setdefault(section, {}).update(values)

@@ -42,7 +42,7 @@ class StartingPolicy:
     """To fit the panel to, in a new run; a resumed run has the fit on record."""
     logprob: Logprob | None = None
     host: Any = None
-    """The `szpo.policies.responder.Host` of a language model, which may load a judge's too."""
+    """The `szpo.policies.hosts.Host` of a language model, which may load a judge's too."""
 
 
 class RunPanel(Protocol):
@@ -163,7 +163,7 @@ def load_factory(kind: str) -> PanelFactory | None:
 def find_rate(config: Config, host: Any) -> Rate | None:
     """What has the judge of the settings rate answers; None where no feature is rated.
 
-    ``host`` is a `szpo.policies.responder.Host`, which may load the judge's model.
+    ``host`` is a `szpo.policies.hosts.Host`, which may load the judge's model.
 
     Raises:
         UsageError: the judge cannot be had.

@@ -50,42 +50,32 @@ class FlatEngine:
         if not prompts:
             return Generated((), ())
 
-        def attempt(rows: int) -> Generated:
-            if rows < most:
-                self.max_tokens = max(1, self.max_tokens // 2)
-                self.max_rows = self.halved_rows = rows
-            return self._generate(prompts, members, deltas, sampling, uniforms, canary)
-
         most = min(self.max_rows, len(prompts))
-        return retry_halved(attempt, most)
-
-    def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        members: Sequence[int],
-        deltas: Deltas | None,
-        sampling: Sampling,
-        uniforms: Floats,
-        canary: bool,
-    ) -> Generated:
         layout = plan_prefill(prompts, members)
-        tokens: list[tuple[int, ...]] = [()] * len(prompts)
-        watch = Canary() if canary else None
-        with torch.inference_mode(), use_flat_attention(self.adapted.model):
-            batch = PrefillBatch(self.adapted, deltas, layout, self.max_tokens)
-            for begin in range(0, len(prompts), self.max_rows):
-                rows = range(begin, min(begin + self.max_rows, len(prompts)))
-                cache, logits = batch.fill(rows, sampling.max_new_tokens, watch)
-                order = [layout.order[row] for row in rows]
-                draws = place_uniforms(uniforms[order], logits.device)
-                owner = torch.tensor([layout.member(row) for row in rows], device=logits.device)
-                made = self._decode(owner, deltas, cache, logits, sampling, draws)
-                for row, new in zip(order, made, strict=True):
-                    tokens[row] = new
-        if watch is not None:
-            watch.judge()
-        stop = self.adapted.stop_tokens
-        return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
+
+        def attempt(size: int) -> Generated:
+            if size < most:
+                self.max_tokens = max(1, self.max_tokens // 2)
+                self.max_rows = self.halved_rows = size
+            tokens: list[tuple[int, ...]] = [()] * len(prompts)
+            watch = Canary() if canary else None
+            with torch.inference_mode(), use_flat_attention(self.adapted.model):
+                batch = PrefillBatch(self.adapted, deltas, layout, self.max_tokens)
+                for begin in range(0, len(prompts), self.max_rows):
+                    rows = range(begin, min(begin + self.max_rows, len(prompts)))
+                    cache, logits = batch.fill(rows, sampling.max_new_tokens, watch)
+                    order = [layout.order[row] for row in rows]
+                    draws = place_uniforms(uniforms[order], logits.device)
+                    owner = torch.tensor([layout.member(r) for r in rows], device=logits.device)
+                    made = self._decode(owner, deltas, cache, logits, sampling, draws)
+                    for row, new in zip(order, made, strict=True):
+                        tokens[row] = new
+            if watch is not None:
+                watch.judge()
+            stop = self.adapted.stop_tokens
+            return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
+
+        return retry_halved(attempt, most)
 
     def _decode(
         self,

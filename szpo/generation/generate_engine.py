@@ -47,41 +47,31 @@ class GenerateEngine:
         """See `Engine.generate`."""
         check_rows(prompts, members, deltas, sampling, uniforms)
 
-        def attempt(rows: int) -> Generated:
-            if rows < most:
-                self.max_rows = self.halved_rows = rows
-            return self._generate(prompts, members, deltas, sampling, uniforms, canary)
-
         most = min(self.max_rows, len(prompts))
-        return retry_halved(attempt, most)
-
-    def _generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        members: Sequence[int],
-        deltas: Deltas | None,
-        sampling: Sampling,
-        uniforms: Floats,
-        canary: bool,
-    ) -> Generated:
-        watch = Canary() if canary else None
-        tokens: list[tuple[int, ...]] = [()] * len(prompts)
         # Rows of one prompt stay together, so that the canary sees its members side by side.
         order = sorted(range(len(prompts)), key=lambda row: tuple(prompts[row]))
-        for begin in range(0, len(order), self.max_rows):
-            rows = order[begin : begin + self.max_rows]
-            part = [prompts[row] for row in rows]
-            owner = [members[row] for row in rows]
-            made, first = self._generate_block(part, owner, deltas, sampling, uniforms[rows])
+
+        def attempt(size: int) -> Generated:
+            if size < most:
+                self.max_rows = self.halved_rows = size
+            watch = Canary() if canary else None
+            tokens: list[tuple[int, ...]] = [()] * len(prompts)
+            for begin in range(0, len(order), self.max_rows):
+                rows = order[begin : begin + self.max_rows]
+                part = [prompts[row] for row in rows]
+                owner = [members[row] for row in rows]
+                made, first = self._generate_block(part, owner, deltas, sampling, uniforms[rows])
+                if watch is not None:
+                    _show(watch, part, owner, first, begin)
+                for row, new in zip(rows, made, strict=True):
+                    tokens[row] = new
             if watch is not None:
-                _show(watch, part, owner, first, begin)
-            for row, new in zip(rows, made, strict=True):
-                tokens[row] = new
-        if watch is not None:
-            self._compare_across_blocks(prompts, members, deltas, sampling, watch)
-            watch.judge()
-        stop = self.adapted.stop_tokens
-        return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
+                self._compare_across_blocks(prompts, members, deltas, sampling, watch)
+                watch.judge()
+            stop = self.adapted.stop_tokens
+            return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
+
+        return retry_halved(attempt, most)
 
     def _compare_across_blocks(
         self,

@@ -30,7 +30,7 @@ from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
-    from szpo.policies.responder import Host, Respondent
+    from szpo.policies.hosts import Answerer, Host
 
 
 MAX_BYTES = 4_000_000
@@ -196,18 +196,18 @@ def _local(config: Config, host: Host | None, labels: Labels = LETTERS) -> tuple
     from szpo.judges.local_model import Local
 
     settings = config.judge
-    facts, respondent = _beside(config, settings.model, host)
-    found = Local(facts, respondent, settings.temperature, settings.max_tokens)
+    facts, answerer = _beside(config, settings.model, host)
+    found = Local(facts, answerer, settings.temperature, settings.max_tokens)
     if settings.ask == "soft":
         found.fork(labels)  # refused now, not after the set-up
     return found, facts.sha256
 
 
-def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, Respondent]:
+def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, Answerer]:
     """A judge's model, by whoever holds the run's; without a run, this process loads it."""
     if host is None:
         from szpo.models import loading
-        from szpo.policies.responder import LocalHost
+        from szpo.policies.hosts import LocalHost
 
         host = LocalHost(loading.load(name, dtype=config.model.dtype, device=config.model.device))
     return host.beside(name)

@@ -13,9 +13,8 @@ from szpo.judges.backends import Question, Reply
 from szpo.judges.prompting import Labels
 from szpo.models import context, loading
 from szpo.models.loading import ModelFacts
-from szpo.policies.read_request import VALUES, ReadRequest
-from szpo.policies.responder import Respondent
-from szpo.policies.row_request import RowRequest
+from szpo.policies.hosts import Answerer
+from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 
 REPLY_START = "Verdict:"
 """How a weighed reply begins; small models would else spend their mass on pleasantries."""
@@ -26,7 +25,7 @@ class Local:
     """Asks a model that this process or its workers hold, all questions of a call at once."""
 
     facts: ModelFacts
-    respondent: Respondent
+    answerer: Answerer
     """Answers with that model, without adapters."""
     temperature: float = 0.0
     max_tokens: int = 256
@@ -50,12 +49,12 @@ class Local:
         if fits:
             sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_tokens)
             rows = [(n, 0, n, 0) for n in range(len(fits))]
-            request = RowRequest(
+            request = AnswerRequest(
                 {}, (), tuple(asked[i] for i in fits), tuple(questions[i].key for i in fits),
                 np.array(rows, np.int64), sampling,
             )  # fmt: skip
             stop = frozenset(loading.stop_tokens(self.facts))
-            for i, new in zip(fits, self.respondent.answer(request), strict=True):
+            for i, new in zip(fits, self.answerer.answer(request), strict=True):
                 ended = bool(new) and new[-1] in stop
                 text = self.facts.tokenizer.decode(
                     new[: -1 if ended else None],
@@ -78,7 +77,7 @@ class Local:
         if fits:
             pairs = ((first, second),) * len(fits)
             request = ReadRequest("odds", tuple(asked[i] for i in fits), pairs)
-            odds = self.respondent.read(request)[VALUES].tolist()
+            odds = self.answerer.read(request)[VALUES].tolist()
             for i, (one, other) in zip(fits, odds, strict=True):
                 replies[i] = Reply(odds=(one, other), tokens_in=len(asked[i]))
         return [reply for reply in replies if reply is not None]

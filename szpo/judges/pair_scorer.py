@@ -27,8 +27,8 @@ from szpo.errors import StorageError, UsageError
 from szpo.judges.training_pairs import LabelledPair
 from szpo.models import loading, weight_files
 from szpo.models.loading import ModelFacts
-from szpo.policies.read_request import VALUES, ReadRequest
-from szpo.policies.responder import Respondent
+from szpo.policies.hosts import Answerer
+from szpo.policies.requests import VALUES, ReadRequest
 from szpo.types import Answer, Prompt
 
 FORMAT: Final = "szpo pair scorer 1"
@@ -57,7 +57,7 @@ def _half(head: Mapping[str, Tensor], one: Tensor, other: Tensor) -> Tensor:
 
 
 def features(
-    facts: ModelFacts, reader: Respondent, prompts: Sequence[Prompt], answers: Sequence[Answer]
+    facts: ModelFacts, reader: Answerer, prompts: Sequence[Prompt], answers: Sequence[Answer]
 ) -> Tensor:
     """Mean and last of each answer's final hidden states, (n, 2 · hidden) in fp64."""
     end = min(loading.stop_tokens(facts), default=0)
@@ -94,9 +94,7 @@ class PairTensors:
         return int((right & decided).sum()), int(decided.sum())
 
 
-def to_tensors(
-    facts: ModelFacts, reader: Respondent, pairs: Sequence[LabelledPair]
-) -> PairTensors:
+def to_tensors(facts: ModelFacts, reader: Answerer, pairs: Sequence[LabelledPair]) -> PairTensors:
     """Features of all answers of these pairs, read by a model.
 
     Raises:

@@ -18,7 +18,7 @@ from szpo.judges.llm_judge import Letter, Opinion, probability
 from szpo.judges.training_pairs import LabelledPair
 from szpo.models import weight_files
 from szpo.models.loading import Loaded, ModelFacts
-from szpo.policies.responder import LocalHost, Respondent
+from szpo.policies.hosts import Answerer, LocalHost
 from szpo.types import Choice, Comparison
 
 
@@ -28,7 +28,7 @@ class ScorerJudge:
 
     facts: ModelFacts
     """The model whose features are read."""
-    respondent: Respondent
+    answerer: Answerer
     """Reads them."""
     head: Mapping[str, Tensor]
     settings: Judge
@@ -49,7 +49,7 @@ class ScorerJudge:
             return Opinion("tie")
         shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
         pair = LabelledPair(shown, 0.5, len(comparison.rows))
-        s = float(pair_scorer.to_tensors(self.facts, self.respondent, [pair]).scores(self.head)[0])
+        s = float(pair_scorer.to_tensors(self.facts, self.answerer, [pair]).scores(self.head)[0])
         s = s if plus_side == "A" else -s
         p = probability(s)
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
@@ -59,7 +59,7 @@ class ScorerJudge:
 
 
 def load(
-    path: Path, settings: Judge, beside: Callable[[str], tuple[ModelFacts, Respondent]]
+    path: Path, settings: Judge, beside: Callable[[str], tuple[ModelFacts, Answerer]]
 ) -> ScorerJudge:
     """The scorer of a file; ``beside`` gives the model by name, whose features it reads.
 
@@ -68,13 +68,13 @@ def load(
         IntegrityError: The model is not the one it was trained on.
     """
     head, trained = pair_scorer.load(path)
-    facts, respondent = beside(str(trained["model"]))
+    facts, answerer = beside(str(trained["model"]))
     if facts.sha256 != trained["model_sha256"]:
         raise IntegrityError(
             f"{path} was trained on another {trained['model']} than the one that is here; train "
             "it again with: szpo scorer"
         )
-    return ScorerJudge(facts, respondent, head, settings, weight_files.digest([path]))
+    return ScorerJudge(facts, answerer, head, settings, weight_files.digest([path]))
 
 
 @dataclass(frozen=True, slots=True)

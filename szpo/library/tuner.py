@@ -6,6 +6,7 @@ way of `szpo run`, so `szpo show`, `verify` and `replay` read the ledger as any 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from szpo import seeds
 from szpo.analysis import improvement, taught
 from szpo.analysis.taught import Lesson
-from szpo.config.schema import RUBRIC_VERSION
+from szpo.config import settings_file
+from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import StorageError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.function_panel import (
@@ -34,7 +36,7 @@ from szpo.evaluators.function_panel import (
 from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
-from szpo.library import tuner_settings, whole_run
+from szpo.library import whole_run
 from szpo.library.result import Result, read_result
 from szpo.library.text_pairs import Sample, TextPair, make_pair
 from szpo.notices import trackers
@@ -53,6 +55,10 @@ if TYPE_CHECKING:
 
 CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 """Votes of `Tuner.tell` as they are stored."""
+FEWEST_TO_HOLD_OUT: Final = 8
+"""Prompts below which none is held out."""
+BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False, "spare": 0}
+"""Settings of a panel that is asked by `szpo.Tuner.ask`."""
 log: Final = logging.getLogger("szpo")
 
 
@@ -101,7 +107,7 @@ class Tuner:
         chosen = dict(settings or {})
         kind = FUNCTION if better is not None else None if "panel.kind" in chosen else PEOPLE
         try:
-            config = tuner_settings.make_config(
+            config = make_config(
                 model, place, prompts=file, votes=votes, kind=kind, settings=chosen
             )
             if better is None:
@@ -141,7 +147,7 @@ class Tuner:
 
         check_function(better)
         found = cls.__new__(cls)
-        record = Ledger.open(tuner_settings.find_place(ledger))
+        record = Ledger.open(find_place(ledger))
         try:
             with quiet():
                 parts = assemble.reopen(record, say=_say, features=features)
@@ -393,10 +399,100 @@ class Tuner:
         return self._parts.config.panel.kind == PEOPLE
 
 
+def make_config(
+    model: str,
+    place: Path,
+    *,
+    prompts: Path | None,
+    votes: int | None,
+    kind: str | None,
+    settings: Mapping[str, Any],
+) -> Config:
+    """The settings of a run whose ledger is the file ``place``.
+
+    Args:
+        model: a model's name as in a settings file.
+        place: NAME.db in the folder of the run.
+        prompts: a prompt file; None: the prompts that ship.
+        votes: the budget; None: as set, or the default.
+        kind: function or people; None: as ``settings`` say.
+        settings: values by dotted name, and ``preset``.
+
+    Raises:
+        UsageError: a setting is unknown, out of range, or given twice.
+    """
+    given = dict(settings)
+    name = given.pop("preset", None)
+    tree: dict[str, Any] = {}
+    if name is not None:
+        settings_file.merge(tree, settings_file.preset(str(name)))
+    own: dict[str, Any] = {
+        "model": {"name": model},
+        "run": {"folder": str(place.parent), "name": place.stem},
+    }
+    if prompts is not None:
+        own["prompts"] = {"path": str(prompts)}
+    if votes is not None:
+        own["run"]["votes"] = votes
+    if kind is not None:
+        own["panel"] = {"kind": kind}
+    changes: dict[str, Any] = {}
+    for key, value in given.items():
+        section, key = settings_file.find_key(str(key), f"settings[{key!r}]")
+        changes.setdefault(section, {})[key] = value
+    for section, values in own.items():
+        for key in values:
+            if key in changes.get(section, {}):
+                raise UsageError(
+                    f"Tuner: settings[{section + '.' + key!r}] is what an argument of Tuner "
+                    "says; leave it out"
+                )
+    settings_file.merge(tree, own)
+    if kind == PEOPLE:
+        settings_file.merge(tree, {"panel": BY_HAND, "run": {"lag": 0}})
+    settings_file.merge(tree, changes)
+    panel = tree.setdefault("panel", {})
+    if kind == FUNCTION and "size" not in panel:
+        panel["size"] = tree.get("optimizer", {}).get("votes", 1)
+    return settings_file.check(tree, where="Tuner")
+
+
+def find_place(ledger: str | Path) -> Path:
+    """The file of a ledger's name: ``.db`` is added where it is missing.
+
+    >>> find_place("runs/mine").as_posix()
+    'runs/mine.db'
+    """
+    path = Path(ledger)
+    return path if path.suffix == ".db" else path.with_name(f"{path.name}.db")
+
+
+def write_prompts(texts: Sequence[str], file: Path) -> None:
+    """Write prompts as a prompt file; of fewer than eight none is held out.
+
+    Raises:
+        UsageError: there is none, or one is no text.
+        StorageError: the file exists with other prompts, or cannot be written.
+    """
+    bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
+    if bad or not texts:
+        found = repr(bad[0]) if bad else "an empty list"
+        raise UsageError(f"Tuner: prompts must be texts that are not empty (got {found})")
+    mark = {"split": "train"} if len(set(texts)) < FEWEST_TO_HOLD_OUT else {}
+    lines = "".join(json.dumps({"text": text, **mark}) + "\n" for text in texts)
+    try:
+        if file.exists() and file.read_text(encoding="utf-8") != lines:
+            raise StorageError(f"{file} exists with other prompts; choose another ledger")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written ({error.strerror or error})") from None
+
+
 def _find_place(ledger: str | Path | None) -> tuple[Path, Callable[[], None]]:
     """The ledger's file, and what removes it where it is a temporary one."""
     if ledger is not None:
-        return tuner_settings.find_place(ledger), _keep
+        return find_place(ledger), _keep
     folder = Path(tempfile.mkdtemp(prefix="szpo-"))
     return folder / "tuner.db", lambda: shutil.rmtree(folder, ignore_errors=True)
 
@@ -409,7 +505,7 @@ def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
     if isinstance(prompts, (str, os.PathLike)):
         return Path(prompts)
     file = place.with_name(f"{place.stem}-prompts.jsonl")
-    tuner_settings.write_prompts(list(prompts), file)
+    write_prompts(list(prompts), file)
     return file
 
 

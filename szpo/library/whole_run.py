@@ -14,7 +14,7 @@ from szpo.ledger.database import Ledger
 from szpo.notices import callbacks as calls
 from szpo.notices import trackers, web_hook
 from szpo.notices.callbacks import Callback
-from szpo.runs import assemble, driver, worker
+from szpo.runs import assemble, driver, model_process
 from szpo.runs.assemble import Parts
 from szpo.training import controller
 from szpo.training.step_report import Outcome, StepReport
@@ -55,13 +55,13 @@ def drive(
         for each in every:
             each.after_step(report)
         measuring.after_step(measures, report)
-        worker.fulfil(ledger, source, say)
+        model_process.fulfil(ledger, source, say)
 
     def wait() -> None:
         time.sleep(config.panel.poll_seconds)
 
     with web_hook.sending(ledger, config.hook, say) as begin_sending, lease.hold(ledger) as held:
-        desk = worker.Attendance(ledger, source, held, wait, say)
+        desk = model_process.Attendance(ledger, source, held, wait, say)
         while True:
             begin_sending()
             measuring.before(measures)
@@ -74,6 +74,6 @@ def drive(
                 note(outcome)
             measuring.after(measures, outcome)
             if not stay:
-                worker.fulfil(ledger, source, say)
+                model_process.fulfil(ledger, source, say)
                 return outcome
             desk.stand_by(outcome)

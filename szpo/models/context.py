@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from szpo.errors import UsageError
 from szpo.models import loading
-from szpo.models.loading import Adapter, Dtype, ModelFacts, Quantization
+from szpo.models.loading import Described, Dtype, ModelFacts, Quantization
 from szpo.types import Prompt
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
@@ -81,24 +81,6 @@ def demand_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> None
             f"{reader.most:,} that model {reader.name} reads; shorten the prompt, or lower "
             "generation.max_new_tokens"
         )
-
-
-@dataclass(frozen=True)
-class Described:
-    """A base model whose weights are in other processes."""
-
-    tokenizer: Any
-    config: Any
-    generation: Any
-    name: str
-    folder: Path
-    dtype: Dtype
-    quantization: Quantization | None
-    adapter: Adapter | None
-    device: torch.device
-    sha256: str = ""
-    """Empty until a process that holds the weights has given it."""
-    hardware: str | None = None
 
 
 def describe(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -46,54 +46,6 @@ class Adapter:
     config: dict[str, Any]
     tensors: dict[str, NDArray[np.float32]]
     sha256: str
-
-
-class ModelFacts(Protocol):
-    """A base model by its files; `Loaded` has the weights as well."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of transformers."""
-
-    @property
-    def config(self) -> Any:
-        """The model's configuration, of transformers."""
-
-    @property
-    def generation(self) -> Any:
-        """Its generation settings, of transformers; None where it has none."""
-
-    @property
-    def name(self) -> str:
-        """As the settings name it."""
-
-    @property
-    def folder(self) -> Path:
-        """Where its files lie."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the weights on disk."""
-
-    @property
-    def dtype(self) -> Dtype:
-        """Of the weights in memory."""
-
-    @property
-    def quantization(self) -> Quantization | None:
-        """How the weights in memory are quantised."""
-
-    @property
-    def adapter(self) -> Adapter | None:
-        """The adapter from which a run starts."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-
-    @property
-    def hardware(self) -> str | None:
-        """The model of the accelerator; None for a CPU."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +89,28 @@ class Loaded:
     def adapt(self, sites: tuple[Site, ...] = ()) -> AdaptedModel:
         """The model with the LoRA sites ``sites`` and its own stop tokens, for an engine."""
         return AdaptedModel(self.model, sites, stop_tokens(self))
+
+
+@dataclass(frozen=True)
+class Described:
+    """A base model as its small files tell; its weights are in other processes."""
+
+    tokenizer: Any
+    config: Any
+    generation: Any
+    name: str
+    folder: Path
+    dtype: Dtype
+    quantization: Quantization | None
+    adapter: Adapter | None
+    device: torch.device
+    sha256: str = ""
+    """Empty until a process that holds the weights has given it."""
+    hardware: str | None = None
+
+
+ModelFacts: TypeAlias = Loaded | Described
+"""A base model by its files; `Loaded` has the weights as well."""
 
 
 def load(

@@ -72,7 +72,6 @@ def iterate_scores(
     law: ScoredLaw,
     *,
     tokens: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Read answers batch by batch: their own scores, and those of words drawn anew along them.
 
@@ -85,7 +84,6 @@ def iterate_scores(
         samples: Answers drawn from the start's law (same temperature, no top-p).
         law: The run's sampling temperature, and how many words are drawn anew.
         tokens: Bound of one pass; None is that of the model's device.
-        progress: Called with (samples done, samples in all).
 
     Yields:
         Which samples these are, and their scores (rows, 1 + law.redraws, sum of out·r in the order
@@ -94,7 +92,7 @@ def iterate_scores(
     Raises:
         RunError: A score is not finite.
     """
-    reader, done = _Reader(adapted, start, law), 0
+    reader = _Reader(adapted, start, law)
     device = adapted.model.device
     bound = tokens or (CPU_TOKENS if device.type == "cpu" else TOKENS)
     every = [b.index for b in batches(samples, device=device, vocab=1, tokens=bound)]
@@ -108,9 +106,6 @@ def iterate_scores(
                     f"score set-up: {bad} of {len(part)} score vectors are not finite; "
                     "try dtype fp32 or other layers"
                 )
-            done += len(part)
-            if progress is not None:
-                progress(done, len(samples))
             yield part, scores
 
 

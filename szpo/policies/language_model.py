@@ -30,17 +30,16 @@ from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
 from szpo.models import adapter_files, context, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
-from szpo.models.context import Described
-from szpo.models.loading import Loaded, ModelFacts
+from szpo.models.loading import Described, Loaded, ModelFacts
 from szpo.models.lora_sites import Site
 from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
 from szpo.policies import subspace_cache, subspace_setup
+from szpo.policies.hosts import Host, LocalHost, chosen_lora
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Progress
-from szpo.policies.responder import Host, LocalHost, chosen_lora
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, SetupSettings, Subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
@@ -226,31 +225,9 @@ def restore(host: Host, ledger: Ledger) -> Base:
     """
     loaded = host.facts
     weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
-    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-    tensors = stored_tensors(ledger)
-    for name, value in tensors.items():
-        kind, _, rest = name.partition("/")
-        if kind in parts:
-            parts[kind][rest] = value.astype(np.float32)
     space: Mapping[str, Any] = ledger.spec["space"]
     try:
-        sites = tuple(Site(**site) for site in space["sites"])
-        stored = {**parts["fixed"], **parts["start"]}
-        wanted = [name for site in sites for name in (site.a, site.b)]
-        for name in wanted:
-            if name not in stored:
-                raise IntegrityError(f"tensor {name} is missing in the run")
-        start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
-        subspace = Subspace(
-            kind=space["kind"],
-            sites=sites,
-            fixed=parts["fixed"],
-            start=start,
-            basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
-            scale=float(space["scale"]),
-            report=space.get("report", {}),
-            features=FeatureMap.from_facts(space.get("features"), tensors.get(FEATURE_MAP)),
-        )
+        subspace = Subspace.from_facts(space, stored_tensors(ledger))
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"{ledger.path.name}: the coordinates on record are damaged ({error}); put a copy "
@@ -278,14 +255,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the ledger records of a base: facts for the run's spec, and tensors by name."""
     loaded, space = base.loaded, base.subspace
     facts = {
-        "space": {
-            "kind": space.kind,
-            "scale": space.scale,
-            "sites": [asdict(site) for site in space.sites],
-            "report": dict(space.report),
-            "conv1d": base.conv1d,
-            **({} if space.features is None else {"features": space.features.facts()}),
-        },
+        "space": {**space.facts(), "conv1d": base.conv1d},
         "base": {
             "name": loaded.name,
             "sha256": loaded.sha256,
@@ -322,10 +292,8 @@ def load_or_draw_answers(
 def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
     """The base's answers to these prompts from the package or the cache; None: not yet drawn."""
     usual = answers_name(config, (model[0], subspace_cache.SHIPPED_DTYPE, model[2]), prompts)
-    found = cache.read_shipped(SHIPPED / usual, read_answers, "the answers of the base are")
-    if found is not None:
-        return found
-    return cache.read_stored(_stored_answers(config, model, prompts), read_answers)
+    stored = _stored_answers(config, model, prompts)
+    return cache.read_either(SHIPPED / usual, stored, read_answers, "the answers of the base are")
 
 
 def _stored_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Path:

@@ -26,10 +26,8 @@ from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import score_features
-from szpo.policies.read_request import VALUES, ReadRequest, by_token
-from szpo.policies.responder import Answerer, Host, LocalHost, Respondent, Responder, start_of
-from szpo.policies.row_request import RowRequest
+from szpo.policies.hosts import Answerer, Host, LocalAnswerer, LocalHost, start_of
+from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 
@@ -68,8 +66,8 @@ class LoraPolicy:
         self.answering = answering or AnswerSampling()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         host = host or LocalHost(self.held, chunk_rows=self.answering.chunk_rows)
-        self._respondent: Respondent = host.at(subspace, self.space)
-        self._answerer: Answerer = self._respondent
+        self.answerer: Answerer = host.at(subspace, self.space, run=True)
+        """Who answers and reads for it; tests put another in its place."""
         self._reader = context.reader_of(loaded)
         self._basis_sha256 = subspace.basis_sha256
         self._theta: Theta = self.start()
@@ -121,31 +119,27 @@ class LoraPolicy:
         return self.loaded
 
     @property
-    def responder(self) -> Responder:
+    def local(self) -> LocalAnswerer:
         """Who answers with the model of this process.
 
         Raises:
             UsageError: workers hold the model.
         """
-        if not isinstance(self._respondent, Responder):
+        if not isinstance(self.answerer, LocalAnswerer):
             raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
-        return self._respondent
+        return self.answerer
 
     @property
     def engine(self) -> Engine:
-        """The engine of this process; see `responder`."""
-        return self.responder.engine
+        """The engine of this process; see `local`."""
+        return self.local.engine
 
     @property
     def halved_rows(self) -> int | None:
         """Rows of the engine's batches since memory ran out; None while it has not."""
-        if not isinstance(self._respondent, Responder):
+        if not isinstance(self.answerer, LocalAnswerer):
             return None
-        return getattr(self._respondent.engine, "halved_rows", None)
-
-    def answer_by(self, answerer: Answerer) -> None:
-        """Have rollouts and samples answered elsewhere; KL and log-probabilities stay here."""
-        self._answerer = answerer
+        return getattr(self.answerer.engine, "halved_rows", None)
 
     # ---- answers ----
 
@@ -201,7 +195,7 @@ class LoraPolicy:
             for i, size in enumerate(sizes)
             for place in range(size)
         ]
-        request = RowRequest(
+        request = AnswerRequest(
             self.theta(),
             tuple(first[m] for m in range(len(first))),
             tuple(number),
@@ -210,7 +204,7 @@ class LoraPolicy:
             self.answering.sampling,
             canary=len(first) > 1,
         )
-        answers = [self.answer(tokens) for tokens in self._answerer.answer(request)]
+        answers = [self.answer(tokens) for tokens in self.answerer.answer(request)]
         cuts = np.cumsum([0, *sizes]).tolist()
         return [tuple(answers[a:b]) for a, b in itertools.pairwise(cuts)]
 
@@ -237,7 +231,7 @@ class LoraPolicy:
             for i, prompt in enumerate(ids)
             for j in range(samples)
         ]
-        request = RowRequest(
+        request = AnswerRequest(
             self.start() if base else self.theta(),
             (Shift(0, 0, 0, 0.0),),
             tuple(number),
@@ -246,7 +240,7 @@ class LoraPolicy:
             self.answering.sampling,
             base=base,
         )
-        return self._answerer.answer(request)
+        return self.answerer.answer(request)
 
     def answer(self, tokens: Sequence[int]) -> Answer:
         """Tokens as a text for people; see `szpo.models.loading.answer_of`."""
@@ -272,7 +266,7 @@ class LoraPolicy:
             (0,) * len(rows),
             temperature=self.answering.sampling.temperature or 1.0,
         )
-        found = self._respondent.read(request)[VALUES]
+        found = self.answerer.read(request)[VALUES]
         means = found.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
         return float(means.mean()), float(spread)
@@ -285,9 +279,9 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = tuple(self.encode(prompt) for prompt in prompts)
-        found = self._respondent.read(ReadRequest("logprobs", asked, rows, start=True))
-        logp = by_token(found, rows)
-        return np.array([values.mean() if len(values) else np.nan for values in logp])
+        found = self.answerer.read(ReadRequest("logprobs", asked, rows, start=True))
+        logp = np.split(found[VALUES], np.cumsum([len(row) for row in rows])[:-1])
+        return np.array([v.mean() if len(v) else np.nan for v in logp[: len(rows)]])
 
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
         """Log-probability of each whole answer after the prompt at the start, in nats (answers,).
@@ -297,30 +291,46 @@ class LoraPolicy:
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
-        return self._respondent.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
+        return self.answerer.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
 
     # ---- scores ----
 
     def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
         """What the texts of a step's comparisons say about plus and minus, (K, N, d).
 
-        See `szpo.policies.score_features.score_features`; the policy's position plays no part.
+        The mean whitened score of the plus texts less that of the minus texts, in units of z, in
+        which the scores of a score subspace have unit covariance at the start. What all texts of a
+        comparison share drops out of the difference. A text that is shown several times is read
+        once, and rows whose texts are equal are not read at all.
+
+        The regression of rewards on scores is the natural policy gradient (Kakade 2001, A natural
+        policy gradient, theorem 1: compatible features). So this is a regressor of the vote: it
+        turns the luck of the texts along the coordinates from noise into signal. Any texts will
+        do, older ones and other people's included; the policy's position plays no part.
 
         Raises:
             UsageError: The coordinates are all weights, or the temperature is 0.
         """
-
-        def encode(prompt: Prompt, answer: Answer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-            return self.encode(prompt), tuple(loading.answer_tokens(self.loaded, answer))
-
-        return score_features.score_features(comparisons, encode, self.whitened_scores)
+        ordered = sorted(comparisons, key=lambda c: (c.k, c.n))
+        number: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        parts: list[tuple[int, int, float]] = []  # comparison, text, weight
+        for i, comparison in enumerate(ordered):
+            for row in comparison.rows:
+                for answer, sign in ((row.plus, 1.0), (row.minus, -1.0)):
+                    tokens = tuple(loading.answer_tokens(self.loaded, answer))
+                    if tokens and not row.identical:  # an empty text has no word to score
+                        place = number.setdefault((self.encode(row.prompt), tokens), len(number))
+                        parts.append((i, place, sign / len(comparison.rows)))
+        scores = self.whitened_scores(list(number))
+        found = np.zeros((len(ordered), scores.shape[1]))
+        for i, place, weight in parts:
+            found[i] += weight * scores[place]
+        return found.reshape(len({c.k for c in ordered}), -1, scores.shape[1])
 
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
-        """Scores (texts, d) at the start; see `szpo.policies.score_features`."""
-        return score_features.whitened_scores(
-            self._respondent, self.subspace, texts,
-            temperature=self.answering.sampling.temperature,
-        )  # fmt: skip
+        """Scores (texts, d) of prompts with answers at the start; see `whitened_scores` below."""
+        temperature = self.answering.sampling.temperature
+        return whitened_scores(self.answerer, self.subspace, texts, temperature=temperature)
 
     # ---- weights ----
 
@@ -331,7 +341,7 @@ class LoraPolicy:
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
         """The members at these master coordinates, on the model's device."""
-        return self.responder.deltas(thetas)
+        return self.local.deltas(thetas)
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the adapter at θ (default: the current) in PEFT's format; logits stay the same.
@@ -356,3 +366,41 @@ class LoraPolicy:
             StorageError: The folder cannot be written.
         """
         adapter_files.save_merged(path, self.held, self.factors(theta), self.subspace.sites)
+
+
+def whitened_scores(
+    answerer: Answerer,
+    subspace: Subspace,
+    texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    *,
+    temperature: float,
+) -> Floats:
+    """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π, at the start.
+
+    They are the scores everywhere only where log-probabilities are linear in the coordinates.
+
+    Args:
+        answerer: Whoever reads in these coordinates.
+        subspace: The run's coordinates z.
+        texts: Prompts and answers, as tokens.
+        temperature: That of the answers' sampling.
+
+    Returns:
+        (texts, d).
+
+    Raises:
+        UsageError: The coordinates are all weights, or the temperature is 0.
+    """
+    if not subspace.basis:
+        raise UsageError(
+            "scores need coordinates z; with subspace.kind full every weight is a coordinate: "
+            "set subspace.kind to score"
+        )
+    if temperature == 0:
+        raise UsageError("temperature 0 has no score; set generation.temperature above 0")
+    if not texts:
+        return np.zeros((0, subspace.dim))
+    basis = np.concatenate([v.reshape(-1, subspace.dim) for v in subspace.basis.values()])
+    prompts, answers = zip(*texts, strict=True)
+    request = ReadRequest("scores", prompts, answers, start=True, temperature=temperature)
+    return np.asarray(answerer.read(request)[VALUES].astype(np.float64) @ basis)

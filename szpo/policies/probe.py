@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from szpo import seeds
 from szpo.generation.sampling import Sampling
 from szpo.models.logprobs import Sample
-from szpo.policies.read_request import VALUES, Reading, ReadRequest, What
-from szpo.policies.responder import Respondent, start_of
-from szpo.policies.row_request import RowRequest
+from szpo.policies.hosts import Answerer, start_of
+from szpo.policies.requests import VALUES, AnswerRequest, Reading, ReadRequest, What
 from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
 
@@ -30,7 +29,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 class Probe:
     """A model at its starting policy, with the prompts and the sampling of a set-up's passes."""
 
-    respondent: Respondent
+    answerer: Answerer
     """Answers in the coordinates of ``whole``."""
     whole: Subspace
     """All moving weights at the starting policy."""
@@ -61,8 +60,8 @@ class Probe:
         tokens: list[tuple[int, ...]] = []
         for first in range(0, len(every), self.at_once):
             table = np.array(every[first : first + self.at_once], np.int64)
-            tokens += self.respondent.answer(
-                RowRequest(
+            tokens += self.answerer.answer(
+                AnswerRequest(
                     {}, (), self.prompts, (key,), table, self.sampling,
                     base=not members, thetas=thetas,
                 )
@@ -93,7 +92,7 @@ class Probe:
 
     def read_inputs(self, samples: Sequence[Sample]) -> Reading:
         """An A for each site from the layers' inputs while these answers are read."""
-        return self.respondent.read(self._at_start("inputs", samples))
+        return self.answerer.read(self._at_start("inputs", samples))
 
     def read_scores(
         self, samples: Sequence[Sample], redraws: int, stage: str = "scores"
@@ -105,7 +104,7 @@ class Probe:
         request = self._at_start("scores", samples)
         done, of = 0, len(samples) * (1 + redraws)
         self.progress(stage, 0, of)
-        for rows in self.respondent.read_scores(
+        for rows in self.answerer.read_scores(
             replace(request, redraws=redraws, seed=self.root_seed)
         ):
             yield rows
@@ -114,7 +113,7 @@ class Probe:
 
     def read_scores_in_order(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Scores (answers, D) at the start, in the order of the answers."""
-        return self.respondent.read(self._at_start("scores", samples))[VALUES]
+        return self.answerer.read(self._at_start("scores", samples))[VALUES]
 
     def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
         return ReadRequest(
@@ -144,4 +143,4 @@ class Probe:
             tuple(owner),
             temperature=self.sampling.temperature,
         )
-        return self.respondent.read(request)[VALUES].reshape(len(members), rows)
+        return self.answerer.read(request)[VALUES].reshape(len(members), rows)

@@ -27,7 +27,7 @@ from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
 from szpo.models import devices, loading, weight_files
 from szpo.models.lora_sites import Site
-from szpo.policies.subspaces import FEATURE_MAP, FeatureMap, Subspace
+from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt
 
 VERSION = 2
@@ -53,18 +53,11 @@ def write(subspace: Subspace, path: Path) -> None:
     Raises:
         ResourceError: The file cannot be written.
     """
-    facts = {
-        "kind": subspace.kind,
-        "scale": subspace.scale,
-        "sites": [asdict(site) for site in subspace.sites],
-        "report": dict(subspace.report),
-        "features": None if subspace.features is None else subspace.features.facts(),
-    }
     arrays: dict[str, Any] = {name: shorten(value) for name, value in subspace.tensors().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_whole(path) as draft, draft.open("wb") as file:
-            np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
+            np.savez(file, **arrays, facts=np.array(json.dumps(subspace.facts())))
     except OSError as error:
         raise ResourceError(f"cannot write {path} ({error.strerror or error})") from None
 
@@ -82,23 +75,14 @@ def read(path: Path) -> Subspace:
     Raises:
         OSError, ValueError, KeyError, zipfile.BadZipFile: The file is not a subspace.
     """
-    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        facts = json.loads(str(file["facts"]))
-        for name in file.files:
-            part, _, tensor = name.partition("/")
-            if part in parts:
-                parts[part][tensor] = file[name].astype(np.float32)
-        features = FeatureMap.from_facts(facts.get("features"), file.get(FEATURE_MAP))
-    if facts["kind"] == "features" and features is None:
+        tensors = {name: file[name] for name in file.files if name != "facts"}
+        found = Subspace.from_facts(json.loads(str(file["facts"])), tensors)
+    if found.kind == "features" and found.features is None:
         raise ValueError("a set-up of named features without them")
-    if not all(np.isfinite(v).all() for values in parts.values() for v in values.values()):
+    if not all(np.isfinite(value).all() for value in tensors.values()):
         raise ValueError("a tensor is not finite")
-    sites = tuple(Site(**site) for site in facts["sites"])
-    return Subspace(
-        facts["kind"], sites, parts["fixed"], parts["start"], parts["basis"],
-        scale=facts["scale"], report=facts["report"], features=features,
-    )  # fmt: skip
+    return found
 
 
 def file_name(key: Mapping[str, Any]) -> str:

@@ -15,9 +15,9 @@ from szpo.models.lora_sites import Site
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
+from szpo.policies.hosts import Host
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
 from szpo.policies.probe import ROWS, Probe, Progress
-from szpo.policies.responder import Host
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspaces import KINDS, SetupSettings, Subspace
 from szpo.types import Prompt, Theta
@@ -69,9 +69,9 @@ def choose_subspace(
         fixed = {n: v for n, v in weights.items() if n not in moving}
         whole = Subspace(setup.kind, sites, fixed, moving, {})
         space = Space(setup.root_seed, whole.layout, Law())
-        respondent = host.at(whole, space)
+        answerer = host.at(whole, space)
         rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
-        return Probe(respondent, whole, tokens, law, setup.root_seed, report_progress, rows)
+        return Probe(answerer, whole, tokens, law, setup.root_seed, report_progress, rows)
 
     probe = probe_at({**blank, **zero} if start is None else start)
     size = sum(v.size for v in probe.whole.start.values())

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,6 +190,45 @@ class Subspace:
             **{f"basis/{name}": value for name, value in self.basis.items()},
             **({} if self.features is None else {FEATURE_MAP: self.features.map}),
         }
+
+    def facts(self) -> dict[str, Any]:
+        """All but the tensors, as plain JSON; see `from_facts`."""
+        return {
+            "kind": self.kind,
+            "scale": self.scale,
+            "sites": [asdict(site) for site in self.sites],
+            "report": dict(self.report),
+            **({} if self.features is None else {"features": self.features.facts()}),
+        }
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
+        """The subspace of stored facts and tensors, whose names may be among others.
+
+        Raises:
+            KeyError, TypeError, ValueError: They are none; a missing tensor is named.
+        """
+        parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
+        for name, value in tensors.items():
+            part, _, tensor = name.partition("/")
+            if part in parts:
+                parts[part][tensor] = np.asarray(value, np.float32)
+        sites = tuple(Site(**site) for site in facts["sites"])
+        wanted = [name for site in sites for name in (site.a, site.b)]
+        for name in wanted:
+            if name not in parts["fixed"] and name not in parts["start"]:
+                raise ValueError(f"tensor {name} is missing")
+        features = FeatureMap.from_facts(facts.get("features"), tensors.get(FEATURE_MAP))
+        return cls(
+            facts["kind"],
+            sites,
+            parts["fixed"],
+            {name: parts["start"][name] for name in wanted if name in parts["start"]},
+            {name: parts["basis"][name] for name in wanted if name in parts["basis"]},
+            float(facts["scale"]),
+            facts.get("report", {}),
+            features,
+        )
 
 
 def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -28,39 +27,20 @@ TOPIC = "margin of the own prompt against the base"
 NAMES = (FLUENCY, VARIETY, LENGTH, TOPIC)
 
 
-class HasTextFigures(Protocol):
-    """Figures of a policy's answers to the held-out prompts."""
-
-    @property
-    def logprob(self) -> float:
-        """Mean log-probability per token under the base model, nats."""
-
-    @property
-    def distinct2(self) -> float:
-        """Different pairs of words over all pairs, in [0, 1]."""
-
-    @property
-    def tokens(self) -> float:
-        """Mean answer length in tokens."""
-
-    @property
-    def margin(self) -> float | None:
-        """Median margin of the own prompt, nats; None where it was not measured."""
-
-    @property
-    def others(self) -> int:
-        """Other prompts that each answer was read after."""
-
-
 @dataclass(frozen=True)
 class TextFigures:
-    """See `HasTextFigures`."""
+    """Figures of a policy's answers to the held-out prompts."""
 
     logprob: float
+    """Mean log-probability per token under the base model, nats."""
     distinct2: float
+    """Different pairs of words over all pairs, in [0, 1]."""
     tokens: float
+    """Mean answer length in tokens."""
     margin: float | None = None
+    """Median margin of the own prompt, nats; None where it was not measured."""
     others: int = 0
+    """Other prompts that each answer was read after."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +89,7 @@ def measure(
     )
 
 
-def guards(before: HasTextFigures, after: HasTextFigures) -> tuple[Guard, ...]:
+def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
     """What tuning must leave as it was: fluency, variety, length and topic.
 
     The topic's guard is left out where `topic_gap` says why.
@@ -130,7 +110,7 @@ def guards(before: HasTextFigures, after: HasTextFigures) -> tuple[Guard, ...]:
     return (*found, Guard(TOPIC, share, f"at least {LEAST_MARGIN}{fewer}", share >= LEAST_MARGIN))
 
 
-def topic_gap(before: HasTextFigures, after: HasTextFigures) -> str | None:
+def topic_gap(before: TextFigures, after: TextFigures) -> str | None:
     """Why two measurements have no guard of the topic; None where they have one.
 
     >>> topic_gap(TextFigures(-2.0, 0.9, 20.0, 20.0, 7), TextFigures(-2.0, 0.9, 20.0))

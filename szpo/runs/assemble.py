@@ -228,7 +228,6 @@ def build(
                 say(f"{what}: {text}")
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
-        run_engine.serve(config, host, policy)
         parts = Parts(config, settings, policy, prompts, base=base)
         parts = replace(parts, entries=_count(settings, config.features.add, config, host))
         if named is not None and (still := set(config.features.add).difference(named.names)):
@@ -429,7 +428,6 @@ def reopen(
             run_device.demand_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
-        run_engine.serve(config, host, policy)
         if panel and config.features.judged:
             entries = _count(settings, features, config, host)
         parts = Parts(config, settings, policy, prompts, base=base, entries=entries)

@@ -8,9 +8,8 @@ by a fixed matrix product; then it is absent for models whose size is not known 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from szpo.config.schema import SCORED, Config
 from szpo.optim.optimizer import equations
@@ -52,10 +51,6 @@ class CostPlan:
     """Answers that the judge rates at most, for each feature that it rates."""
     ahead: tuple[Ahead, ...] = ()
     """What votes are expected to buy, under rules that look ahead."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return asdict(self)
 
 
 def estimate(

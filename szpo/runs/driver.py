@@ -18,16 +18,13 @@ from szpo import seeds
 from szpo.data.text_files import clean_prompt
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
-from szpo.generation import sample_check
-from szpo.generation.sample_check import AnswerSource
 from szpo.ledger.database import Ledger
 from szpo.optim.rules import look_ahead
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
-from szpo.policies import own_prompt
 from szpo.policies.protocol import Policy
-from szpo.runs import assemble, samples
+from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source
 from szpo.training import guards, step_prompts
@@ -65,7 +62,7 @@ def prepare(
     people = config.panel.kind == "people"
     if people:
         source = assemble.source(ledger, parts)
-        sample_check.before(ledger, config.panel, _answers(ledger, source), say)
+        sample_check.before(ledger, config.panel, source, say)
         if config.panel.calibration:
             make(ledger, source)
     minutes = config.panel.deadline_minutes
@@ -93,15 +90,6 @@ def prepare(
             lease=held,
             wait=wait,
         ),
-    )
-
-
-def _answers(ledger: Ledger, source: Source) -> AnswerSource:
-    """What the sample check draws from: the run's head and the prompts that it trains on."""
-    return AnswerSource(
-        source.prompts.train,
-        lambda asked, seed: samples.answers(ledger, source, asked, until=None, seed=seed)[0],
-        functools.partial(own_prompt.margins_in_turn, source.policy),
     )
 
 

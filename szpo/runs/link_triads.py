@@ -6,12 +6,11 @@ latest first) and the same random numbers on all sides, as in a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from szpo import seeds
-from szpo.data.text_files import clean_answer, clean_prompt
+from szpo.data.text_files import clean_answer
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger import orders, run_spec
@@ -21,7 +20,7 @@ from szpo.optim import optimizer
 from szpo.replay import replay
 from szpo.runs import samples
 from szpo.runs.samples import Source
-from szpo.types import Batch, Comparison, Prompt, Row, Shift
+from szpo.types import Batch, Comparison, Row, Shift
 from szpo.voting import step_plan, triads
 from szpo.voting.casting import VoteRequest
 
@@ -48,7 +47,8 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
         raise UsageError("triads: this run has no training prompts at hand")
     settings, last = run_spec.recorded_settings(ledger), ledger.last_applied()
     state = replay.replay_state(ledger, settings)
-    asked = _prompts(ledger.root_seed, place, source.prompts.train, count * source.rows)
+    count_of = count * source.rows
+    asked = samples.in_order(ledger, "triad prompts", place, source.prompts.train, count_of)
     mu, newest = optimizer.ask(state).mu * times, last or 0
     shifts: list[Shift] = []
     for t in range(count):
@@ -102,12 +102,3 @@ def answer(panel: PanelEvaluator) -> int:
             service.cast(VoteRequest(seat.id, choice, idem=idem))
             given += 1
     return given
-
-
-def _prompts(root_seed: int, place: int, pool: Sequence[Prompt], count: int) -> list[Prompt]:
-    """Training prompts in seeded order; where they run out, in another order again."""
-    size = len(pool)
-    order = seeds.endless_order(
-        size, count, lambda lap: seeds.derive(root_seed, "triad prompts", step=lap * size, k=place)
-    )
-    return [clean_prompt(pool[i]) for i in order]

@@ -19,9 +19,8 @@ from szpo.runs.machine_check import Check
 from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
-    from szpo.policies.lora_policy import LoraPolicy
+    from szpo.policies.hosts import Host
     from szpo.policies.protocol import Policy
-    from szpo.policies.responder import Host
 
 MOVED: Final = "engine"
 """Kind of the event by which a run's workers are elsewhere, or more or fewer."""
@@ -76,24 +75,11 @@ def hold(config: Config, *, adapter: bool, driven: bool) -> Host:
         return remote.start(config.engine, language_model.describe(config, adapter=adapter))
     host = language_model.load_host(config, adapter=adapter)
     if driven and config.engine.kind == "vllm":
-        from szpo.cluster.vllm_host import ServedHost
+        from szpo.cluster.vllm_engine import ServedHost
 
         # People take minutes for a step, and what they read is worth a second of rescoring.
         return ServedHost(host.facts, config.engine, each_row=config.panel.kind == "people")
     return host
-
-
-def serve(config: Config, host: Host, policy: LoraPolicy) -> None:
-    """Have a policy's rows answered by the servers of its host, where it has some.
-
-    Raises:
-        UsageError, StorageError: The servers or the folder for adapters cannot be had.
-    """
-    if config.engine.kind == "vllm":
-        from szpo.cluster.vllm_host import ServedHost
-
-        if isinstance(host, ServedHost):
-            host.serve(policy)
 
 
 @contextmanager
@@ -290,27 +276,27 @@ def _price_step(config: Config, host: Host, prompt: str) -> Check:
     import numpy as np
 
     from szpo.generation.sampling import Sampling
-    from szpo.policies import row_request
-    from szpo.policies.row_request import RowRequest
+    from szpo.policies import requests
+    from szpo.policies.requests import AnswerRequest
 
     g, size = config.generation, config.engine.rows or RAY_ROWS
     tokens = _encode(config, host.facts, prompt)
-    _, respondent = host.beside(host.facts.name)
+    _, answerer = host.beside(host.facts.name)
     count = size * config.engine.workers
 
-    def ask() -> tuple[float, RowRequest, row_request.Tokens]:
+    def ask() -> tuple[float, AnswerRequest, requests.Tokens]:
         table = np.array([(0, 0, 0, i) for i in range(count)], np.int64)
         sampling = Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens)
-        request = RowRequest({}, (), (tokens,), (bytes(16),), table, sampling)
+        request = AnswerRequest({}, (), (tokens,), (bytes(16),), table, sampling)
         began = time.monotonic()
-        answers = respondent.answer(request)
+        answers = answerer.answer(request)
         return time.monotonic() - began, request, answers
 
     ask()
     seconds, request, answers = ask()
-    (_, first), *_ = row_request.split(request, size)
-    sent = row_request.message_bytes(row_request.to_message(first))
-    back = row_request.tokens_to_array(answers[:size]).nbytes
+    (_, first), *_ = request.split(size)
+    sent = requests.message_bytes(first.to_message())
+    back = requests.tokens_to_array(answers[:size]).nbytes
     kib = _rows_and_chunks(config, size)[1] * (sent + back) / 1024
     step = _describe_step(config, size, config.engine.workers, seconds)
     return Check("a step there", "ok", f"{step} and {kib:.0f} KiB beside the prompts")

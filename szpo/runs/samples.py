@@ -111,7 +111,7 @@ def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(source.rows, len(source.prompts.heldout))
-    asked = _in_order(ledger.root_seed, place, source.prompts.heldout, count * rows)
+    asked = in_order(ledger, "final prompts", place, source.prompts.heldout, count * rows)
     percent = order.body.get("percent", 100)
     sides = []
     for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
@@ -141,13 +141,15 @@ def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
     orders.settle(ledger, order, notes, made)
 
 
-def _in_order(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:
-    """Held-out prompts in seeded order; where they run out, in another order again."""
-    size = len(heldout)
+def in_order(
+    ledger: Ledger, name: str, place: int, pool: Sequence[Prompt], count: int
+) -> list[Prompt]:
+    """Prompts in an order that ``name`` seeds; where they run out, in another order again."""
+    root, size = ledger.root_seed, len(pool)
     order = seeds.endless_order(
-        size, count, lambda lap: seeds.derive(root_seed, "final prompts", step=lap * size, k=place)
+        size, count, lambda lap: seeds.derive(root, name, step=lap * size, k=place)
     )
-    return [clean_prompt(heldout[i]) for i in order]
+    return [clean_prompt(pool[i]) for i in order]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,33 +21,15 @@ from szpo.policies import text_guards
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Prompt, Theta
 
+if TYPE_CHECKING:
+    from szpo.policies.lora_policy import LoraPolicy
+
 SHARES: Final = (0.25, 0.5, 0.7, 1.0)
 """Of the way from the start: the points that are measured."""
 SAMPLES: Final = 4
 """Answers to each held-out prompt."""
 
 Score = Callable[[Prompt, Answer], float]
-
-
-class Movable(Protocol):
-    """A policy that can be put elsewhere, asked, and measured against its base."""
-
-    def theta(self) -> Theta:
-        """The master coordinates, fp32."""
-
-    def move_to(self, theta: Theta) -> None:
-        """Put the policy at θ."""
-
-    def sample(
-        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
-    ) -> list[list[Answer]]:
-        """``samples`` answers to each prompt at θ, or by the base model."""
-
-    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """Mean log-probability per token of each answer under the base model, nats."""
-
-    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
-        """KL to the base model in nats per completion, with its standard error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +55,7 @@ class Point:
 
 
 def measure_points(
-    policy: Movable,
+    policy: LoraPolicy,
     start: Theta,
     prompts: Sequence[Prompt],
     shares: Sequence[float] = SHARES,

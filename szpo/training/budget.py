@@ -48,9 +48,9 @@ class Limits:
                 raise UsageError(f"limit {name} is {value}; give a number of at least 0")
 
 
-MORE: Final = 40
+USUAL_VOTES_ADDED: Final = 40
 """Votes that are offered on top of a run's budget."""
-MOST: Final = 1_000_000
+MAX_VOTES_ADDED: Final = 1_000_000
 """Votes that can be added at once."""
 
 
@@ -76,8 +76,8 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
             raise UsageError(
                 f"{more} votes more pay for no step, which takes {each}; add {each} or more"
             )
-        if more > MOST:
-            raise UsageError(f"{more:,} votes more are too many; add {MOST:,} or fewer")
+        if more > MAX_VOTES_ADDED:
+            raise UsageError(f"{more:,} votes more are too many; add {MAX_VOTES_ADDED:,} or fewer")
         ends = {
             "votes": None if run.votes is None else run.votes + more,
             "steps": None if run.steps is None else run.steps + more // each,
@@ -87,8 +87,8 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
 
 
 def usual_more(config: Config) -> int:
-    """Votes that are offered on top of a run's budget: `MORE`, or those of a step."""
-    return max(MORE, config.votes_per_step)
+    """Votes that are offered on top of a run's budget: `USUAL_VOTES_ADDED`, or those of a step."""
+    return max(USUAL_VOTES_ADDED, config.votes_per_step)
 
 
 def describe_more(ledger: Ledger) -> str:

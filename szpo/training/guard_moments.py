@@ -33,7 +33,7 @@ ANSWERS: Final = 256
 are taken one by one, as those of named features are."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "readings"
 """Folder of the readings that ship, as `make basis` makes them for the coordinates that do."""
-FAR: Final = 99.0
+FAR_PERCENTILE: Final = 99.0
 """Percentile of the distance between two of the start's answers that counts as far."""
 
 
@@ -64,7 +64,7 @@ class StartReading:
         first, second = np.triu_indices(len(self.prompts), 1)
         same = self.prompts[first] == self.prompts[second]
         apart = np.abs(self.scores[first[same]] - self.scores[second[same]])
-        found = np.percentile(apart if len(apart) else np.abs(self.scores), FAR, axis=0)
+        found = np.percentile(apart if len(apart) else np.abs(self.scores), FAR_PERCENTILE, axis=0)
         return np.asarray(np.maximum(found, 1e-9))
 
 
@@ -126,8 +126,7 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
         return read_start(policy, asked, samples, seed=0)
     path = cache.cache_dir() / "readings" / _file_name(policy, asked, samples)
     shipped = SHIPPED / _file_name(policy, asked, samples, dtype=SHIPPED_DTYPE)
-    found = cache.read_shipped(shipped, _read, "the reading of the start is")
-    found = cache.read_stored(path, _read) if found is None else found
+    found = cache.read_either(shipped, path, _read, "the reading of the start is")
     if found is not None:
         return found
     made = read_start(policy, asked, samples, seed=0)

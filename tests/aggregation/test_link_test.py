@@ -21,7 +21,7 @@ from szpo.ledger import canonical, orders
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import html_report
-from szpo.runs import link_triads, worker
+from szpo.runs import link_triads, model_process
 from szpo.runs.samples import Source
 from szpo.voting import lease, triads
 from szpo.voting import triads as triad_votes
@@ -158,7 +158,7 @@ def driven(tmp_path):
 
 def make_triads(ledger, source, **body):
     number = orders.place_order(ledger, "triads", "op", body)
-    worker.fulfil(ledger, source, lambda _: None)
+    model_process.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return [ledger.comparison(c) for c in orders.comparisons(order)]
 
@@ -311,7 +311,7 @@ def test_without_prompts_the_order_says_why(driven):
     _, ledger, source = driven
     messages = []
     orders.place_order(ledger, "triads", "op")
-    worker.fulfil(ledger, replace(source, prompts=PromptSet((), ())), messages.append)
+    model_process.fulfil(ledger, replace(source, prompts=PromptSet((), ())), messages.append)
     assert "no training prompts" in orders.results(ledger, "triads")[0].error
     assert triad_votes.results(ledger) is None
 

@@ -19,14 +19,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from szpo.cluster import rescoring, vllm_engine, worker
+from szpo.cluster import trusted_model, vllm_engine, worker
 from szpo.config.engine import Engine
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim import parameters
-from szpo.policies import row_request
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.row_request import RowRequest, Tokens
+from szpo.policies.requests import AnswerRequest, Tokens, array_to_tokens
 from szpo.types import Floats, Prompt, Shift
 from tests.support.policies import small
 from tests.support.vllm_server import VllmServer
@@ -51,14 +50,15 @@ class ByWorker:
     """What a worker of another process answers, in chunks."""
 
     def __init__(self, policy: LoraPolicy, rows: int):
-        setup = worker.setup_message(policy.loaded, policy.responder, threads=1, device="cpu")
+        setup = worker.setup_message(policy.loaded, policy.local, threads=1, device="cpu")
         self.worker, self.rows = worker.Worker(setup), rows
+        self.read, self.read_scores = policy.local.read, policy.local.read_scores
 
-    def answer(self, request: RowRequest) -> Tokens:
+    def answer(self, request: AnswerRequest) -> Tokens:
         found: list[tuple[int, ...]] = [()] * len(request.rows)
-        for rows, chunk in row_request.split(request, self.rows):
-            reply = self.worker.answer(row_request.to_message(chunk))
-            tokens = row_request.array_to_tokens(reply["tokens"])
+        for rows, chunk in request.split(self.rows):
+            reply = self.worker.answer(chunk.to_message())
+            tokens = array_to_tokens(reply["tokens"])
             for row, answer in zip(rows.tolist(), tokens, strict=True):
                 found[row] = answer
         return tuple(found)
@@ -67,13 +67,13 @@ class ByWorker:
 @contextlib.contextmanager
 def answered_elsewhere(policy: LoraPolicy, how: str, model: Path) -> Iterator[None]:
     if how == "worker":
-        policy.answer_by(ByWorker(policy, 37))
+        policy.answerer = ByWorker(policy, 37)
         yield
         return
     server = VllmServer(model, loading.DTYPES[policy.loaded.dtype])
     engine = Engine(kind="vllm", replicas=[server.url], chunk_rows=256)
-    answers = vllm_engine.connect(engine, policy.loaded, policy.responder)
-    policy.answer_by(answers)
+    answers = vllm_engine.connect(engine, policy.loaded, policy.local)
+    policy.answerer = answers
     yield
     answers.close()
     server.close()
@@ -159,7 +159,7 @@ def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(model, dtype):
     right = policy.engine.logprobs(prompts, rows, [1] * len(rows), both)
     for chunk in range(chunks):
         own = list(range(chunk, len(rows), chunks))
-        (picked,) = rescoring.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
+        (picked,) = trusted_model.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
         taken = [own[i] for i in picked]
-        apart = rescoring.deviation([wrong[i] for i in taken], [right[i] for i in taken])
-        assert apart > rescoring.TOLERANCE[dtype]
+        apart = trusted_model.deviation([wrong[i] for i in taken], [right[i] for i in taken])
+        assert apart > trusted_model.TOLERANCE[dtype]

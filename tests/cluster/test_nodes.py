@@ -23,7 +23,7 @@ from szpo.cluster.remote import RemoteHost
 from szpo.cluster.schedule import Event
 from szpo.config.engine import Engine
 from szpo.errors import EngineError
-from szpo.policies.row_request import Message
+from szpo.policies.requests import Message
 from tests.support import near_workers, ray_nodes
 from tests.support.ray_nodes import CHUNKS, Nodes
 
@@ -99,7 +99,9 @@ class Shared:
 
     def at(self, subspace: Any, space: Any) -> Any:
         found = self.host.at(subspace, space)
-        self.host.dispatcher.muster(WORKERS)  # those that were killed a moment ago as well
+        self.host.dispatcher.wait_for_workers(
+            WORKERS
+        )  # those that were killed a moment ago as well
         return found
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.models import context, loading
-from szpo.models.context import Described
+from szpo.models.loading import Described
 from szpo.plugins import how_to_install
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
@@ -124,7 +124,7 @@ def policy(model):
 
 
 def setup_of(policy: LoraPolicy) -> dict[str, Any]:
-    return worker.setup_message(policy.loaded, policy.responder, threads=1, device="cpu")
+    return worker.setup_message(policy.loaded, policy.local, threads=1, device="cpu")
 
 
 def described_of(policy: LoraPolicy) -> Described:
@@ -132,14 +132,14 @@ def described_of(policy: LoraPolicy) -> Described:
 
 
 def test_a_worker_holds_what_the_controller_holds(policy):
-    mine = worker.identity(policy.loaded, policy.responder)
+    mine = worker.identity(policy.loaded, policy.local)
     there = worker.Worker(setup_of(policy)).identify()
     assert worker.describe_difference(mine, there) is None
     assert mine["canary"] and mine["factors_sha256"]
 
 
 def test_another_basis_seed_or_library_is_noticed(policy):
-    mine = worker.identity(policy.loaded, policy.responder)
+    mine = worker.identity(policy.loaded, policy.local)
     changed = setup_of(policy)
     name = next(key for key in changed if key.startswith("basis/"))
     changed[name] = changed[name].copy()
@@ -170,7 +170,7 @@ def test_a_worker_takes_its_threads_from_the_run_and_not_from_its_environment(po
 
     asked = ray.remote(look).options(runtime_env=other, num_cpus=0)
     seen = ray.get(asked.remote(setup_of(policy)))
-    mine = worker.identity(policy.loaded, policy.responder)
+    mine = worker.identity(policy.loaded, policy.local)
     assert seen[:2] == ("1", 1)
     assert worker.describe_difference(mine, seen[2]) is None
 
@@ -190,14 +190,14 @@ def ray():
 @contextlib.contextmanager
 def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]:
     """The policy answered by so many workers, inside the block."""
-    host = host_of(policy, count)
+    host, here = host_of(policy, count), policy.local
     transport = host.transport
     assert isinstance(transport, ray_engine.RayTransport)
-    policy.answer_by(host.at(policy.subspace, policy.space))
+    policy.answerer = host.at(policy.subspace, policy.space)
     try:
         yield transport
     finally:
-        policy.answer_by(policy.responder)
+        policy.answerer = here
         host.close()
 
 

@@ -25,9 +25,9 @@ from szpo.models import context, loading
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup
+from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.read_request import ReadRequest, from_message, join, split, to_message
-from szpo.policies.responder import LocalHost
+from szpo.policies.requests import ReadRequest, join_readings
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from szpo_simulators.compare import measurements
@@ -126,7 +126,7 @@ def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there):
     whole = [policy.total_logprob_base(PROMPTS[0], texts) for policy in (one, other)]
     assert np.array_equal(*whole) and (whole[0][:-1] < 0).all()
     assert other.halved_rows is None
-    for wanted in ("responder", "engine", "held"):
+    for wanted in ("local", "engine", "held"):
         with pytest.raises(UsageError, match="is held by workers, not by this process"):
             getattr(other, wanted)
 
@@ -241,26 +241,26 @@ def request(what: Any = "kl") -> ReadRequest:
 
 def test_a_reading_request_comes_back_as_it_was():
     sent = request()
-    found = from_message(near_workers.crossed(to_message(sent)))
+    found = ReadRequest.from_message(near_workers.crossed(sent.to_message()))
     assert (found.what, found.prompts, found.answers, found.owner, found.temperature) == (
         sent.what, sent.prompts, sent.answers, sent.owner, sent.temperature,
     )  # fmt: skip
     for one, other in zip(found.thetas, sent.thetas, strict=True):
         assert np.array_equal(one["z"], other["z"])
-    nothing = from_message(to_message(ReadRequest("logprobs", (), (), start=True)))
+    nothing = ReadRequest.from_message(ReadRequest("logprobs", (), (), start=True).to_message())
     assert (nothing.answers, nothing.thetas, nothing.start) == ((), (), True)
 
 
 def test_chunks_of_a_reading_request_hold_the_members_of_their_rows():
     whole = request()
-    chunks = split(whole, 3)
+    chunks = whole.split(3)
     assert [len(chunk.answers) for chunk in chunks] == [3, 3, 1]
     for first, chunk in zip((0, 3, 6), chunks, strict=True):
         for i, member in enumerate(chunk.owner):
             assert chunk.thetas[member] is whole.thetas[whole.owner[first + i]]
     assert [len(chunk.thetas) for chunk in chunks] == [2, 2, 1]
-    assert len(split(request("inputs"), 3)) == 1
-    joined = join([{"values": np.arange(3)}, {"values": np.arange(3, 5)}])
+    assert len(request("inputs").split(3)) == 1
+    joined = join_readings([{"values": np.arange(3)}, {"values": np.arange(3, 5)}])
     assert joined["values"].tolist() == [0, 1, 2, 3, 4]
 
 

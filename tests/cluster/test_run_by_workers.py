@@ -181,7 +181,7 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
 
     monkeypatch.setattr(near_workers.NearWorkers, "send", send)
     monkeypatch.setattr("szpo.cli.run.time.sleep", sleep)
-    monkeypatch.setattr("szpo.runs.worker._changes", _once(finished))
+    monkeypatch.setattr("szpo.runs.model_process._changes", _once(finished))
     assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
     assert seen == [("engine", run_engine.AWAY)] * 3
     assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 2

@@ -17,7 +17,7 @@ import torch
 from szpo.cli.app import call
 from szpo.cluster import vllm_engine, vllm_replica
 from szpo.cluster.schedule import Bounds
-from szpo.cluster.vllm_answers import VllmAnswers
+from szpo.cluster.vllm_answers import VllmAnswerer
 from szpo.cluster.vllm_replica import Retry, Server
 from szpo.config import settings_file
 from szpo.config.engine import Engine
@@ -66,24 +66,24 @@ async def no_pause(seconds: float) -> None:
     await asyncio.sleep(0.001)
 
 
-def answers_of(policy: LoraPolicy, urls: list[str], **more: Any) -> VllmAnswers:
+def answers_of(policy: LoraPolicy, urls: list[str], **more: Any) -> VllmAnswerer:
     settings = {key: more.pop(key) for key in list(more) if key in Engine.model_fields}
     more = {"bounds": BOUNDS, "retry": Retry(sleep=no_pause), **more}
     engine = Engine(kind="vllm", replicas=urls, **{"chunk_rows": 4, **settings})
-    found = vllm_engine.connect(engine, policy.loaded, policy.responder, **more)
-    assert isinstance(found, VllmAnswers)
+    found = vllm_engine.connect(engine, policy.loaded, policy.local, **more)
+    assert isinstance(found, VllmAnswerer)
     return found
 
 
 @contextlib.contextmanager
-def served(policy: LoraPolicy, *urls: str, **more: Any) -> Iterator[VllmAnswers]:
+def served(policy: LoraPolicy, *urls: str, **more: Any) -> Iterator[VllmAnswerer]:
     """The policy answered by these servers, inside the block."""
-    answers = answers_of(policy, list(urls), **more)
-    policy.answer_by(answers)
+    answers, here = answers_of(policy, list(urls), **more), policy.local
+    policy.answerer = answers
     try:
         yield answers
     finally:
-        policy.answer_by(policy.responder)
+        policy.answerer = here
         answers.close()
 
 
@@ -303,7 +303,7 @@ def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, k
 @pytest.mark.slow
 def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, monkeypatch):
     """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
-    monkeypatch.setattr("szpo.cluster.rescoring.TOKENS", 12)
+    monkeypatch.setattr("szpo.cluster.trusted_model.TOKENS", 12)
     with served(policy, server.url, chunk_rows=8) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         before, wrong = answers.rescored, []
@@ -321,7 +321,7 @@ def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, m
 
 def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, wanted, monkeypatch):
     """The shortest answer, which the first look at each member's longest ones leaves out."""
-    monkeypatch.setattr("szpo.cluster.rescoring.TOKENS", 6)
+    monkeypatch.setattr("szpo.cluster.trusted_model.TOKENS", 6)
     for each_row in (False, True):
         server.reset()
         with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:

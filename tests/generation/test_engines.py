@@ -11,21 +11,18 @@ import pytest
 import torch
 
 from szpo.cli.app import call
-from szpo.config.run_sections import Panel
 from szpo.errors import RunError, UsageError
-from szpo.generation import sample_check
 from szpo.generation.engine import Engine
 from szpo.generation.engine_choice import check_engine, engine_for
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.generation.prefill import Canary, common_head, plan_prefill
-from szpo.generation.sample_check import AnswerSource
 from szpo.generation.sampling import Sampling, draw
 from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.lora_sites import Site
 from szpo.replay import verification
-from szpo.runs import driver
+from szpo.runs import model_process, sample_check
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, page
 from szpo_ui.operator.controls import Command
@@ -274,13 +271,10 @@ def model(tmp_path_factory):
 def nobody_waits(monkeypatch):
     """Where the run would wait for people, it is paused."""
 
-    plain = driver.prepare
+    def turn(desk: model_process.Attendance) -> None:
+        pauses.pause(desk._ledger, "the test")
 
-    def prepare(ledger: Ledger, *given: Any, **more: Any) -> Any:
-        more["wait"] = lambda: pauses.pause(ledger, "the test")
-        return plain(ledger, *given, **more)
-
-    monkeypatch.setattr(driver, "prepare", prepare)
+    monkeypatch.setattr(model_process.Attendance, "turn", turn)
 
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
@@ -388,9 +382,3 @@ def test_answers_that_end_open_by_themselves(tmp_path, model, capsys):
     assert "people could not judge" not in capsys.readouterr().err
     samples, _, accepted = samples_and_answers(path)
     assert len(samples) == sample_check.SAMPLES and accepted == []
-
-
-def test_nobody_looks_at_the_answers_of_a_simulated_panels_run():
-    ledger: Any = None  # nor at the ledger
-    source = AnswerSource((), lambda *_: pytest.fail("it drew"), lambda *_: pytest.fail("it read"))
-    sample_check.before(ledger, Panel(kind="bt70"), source, pytest.fail)

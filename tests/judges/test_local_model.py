@@ -27,7 +27,7 @@ from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.models import tiny as tiny_model
 from szpo.policies import language_model
-from szpo.policies.responder import LocalHost
+from szpo.policies.hosts import LocalHost
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, tiny_models, yard_run

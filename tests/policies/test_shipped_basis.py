@@ -21,9 +21,9 @@ from szpo.optim.parameters import Space
 from szpo.optim.rules import guard_geometry
 from szpo.optim.sample_directions import Law
 from szpo.policies import kl_calibration, language_model, subspace_cache
+from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
-from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble
 from szpo.training import guard_moments
@@ -60,8 +60,8 @@ def flat(space: Subspace) -> np.ndarray:
 
 def probe_of(loaded: loading.Loaded, space: Subspace, seed: int) -> Probe:
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in PROMPTS)
-    respondent = LocalHost(loaded).at(space, Space(seed, space.layout, Law()))
-    return Probe(respondent, space, tokens, subspace_cache.sampling_of(Config()), seed)
+    answerer = LocalHost(loaded).at(space, Space(seed, space.layout, Law()))
+    return Probe(answerer, space, tokens, subspace_cache.sampling_of(Config()), seed)
 
 
 def agreeing_words(drawn: Sequence[Any], recorded: Sequence[Sequence[int]]) -> int:

@@ -22,9 +22,9 @@ from szpo.models.batched_lora import attach_deltas, find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import parameters, sample_directions
 from szpo.policies import kl_calibration, score_basis, subspaces
+from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
-from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Comparison, Prompt, Row, Update
 from tests.support import tiny_models
@@ -47,10 +47,10 @@ def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
 
 def probe_of(loaded: Loaded, space: Subspace, ids: Any, sampling: Sampling, key: int) -> Probe:
     whole = replace(space, kind="full", basis={})
-    respondent = LocalHost(loaded).at(
+    answerer = LocalHost(loaded).at(
         whole, parameters.Space(key, whole.layout, sample_directions.Law())
     )
-    return Probe(respondent, whole, ids, sampling, key)
+    return Probe(answerer, whole, ids, sampling, key)
 
 
 def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> tuple[float, float]:

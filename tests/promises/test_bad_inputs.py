@@ -227,11 +227,11 @@ def test_models_that_cannot_be_used(refused, tmp_path):
 def test_adapter_layout_differs(folder, tmp_path, refused):
     """A model of the recorded hash cannot have other shapes; the check stands behind it."""
     from szpo.models import weight_files
-    from szpo.policies import responder
+    from szpo.policies import hosts
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weight_files, "demand_same", lambda *_, **__: None)
-        patch.setattr(responder, "_shapes", lambda model, site: {site.a: (16, 64)})
+        patch.setattr(hosts, "_shapes", lambda model, site: {site.a: (16, 64)})
         message = refused(5, "sample", folder)
     assert re.fullmatch(
         r"tensor .*lora_A is \(1, 64\) in the run, \(16, 64\) in this model", message

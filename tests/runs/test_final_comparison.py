@@ -17,7 +17,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.notices.callbacks import read_facts
 from szpo.replay import verification
-from szpo.runs import assemble, driver, worker
+from szpo.runs import assemble, driver, model_process
 from szpo.runs.samples import Source
 from szpo.training import controller
 from szpo.types import Answer
@@ -44,7 +44,7 @@ def tuned(tmp_path):
 
 def made(ledger, source, count=4):
     number = orders.place_order(ledger, "final", "op", {"comparisons": count})
-    worker.fulfil(ledger, source, lambda _: None)
+    model_process.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return order, [ledger.comparison(c) for c in orders.comparisons(order)]
 
@@ -211,20 +211,20 @@ def test_what_a_final_lacks_is_named(tuned, tmp_path):
     ledger, source = tuned
     number = orders.place_order(ledger, "final", "op")
     bare = Source(source.policy, PromptSet(TRAIN, ()), 2, source.fresh)
-    worker.fulfil(ledger, bare, lambda _: None)
+    model_process.fulfil(ledger, bare, lambda _: None)
     order = orders.get(ledger, number)
     assert "no held-out prompts" in order.error
     with pytest.raises(UsageError, match="has no comparisons"):
         orders.close(ledger, order.id, "op")
     number = orders.place_order(ledger, "samples", "op")
-    worker.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
+    model_process.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
     assert "no `move_to`" in orders.get(ledger, number).error
 
 
 def test_samples_show_the_base_a_step_and_the_head(tuned):
     ledger, source = tuned
     number = orders.place_order(ledger, "samples", "op", {"prompts": 2, "step": 0})
-    worker.fulfil(ledger, source, lambda _: None)
+    model_process.fulfil(ledger, source, lambda _: None)
     result = orders.get(ledger, number).result
     assert result["prompts"] == [prompt.text for prompt in HELDOUT[:2]]
     columns = {column["name"]: column for column in result["columns"]}

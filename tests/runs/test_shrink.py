@@ -16,7 +16,7 @@ from szpo.optim import parameters
 from szpo.policies.text_guards import TOPIC, Guard, TextFigures
 from szpo.replay import replay, verification
 from szpo.reports.adapter import adapter_files
-from szpo.runs import assemble, branch, shrink, worker
+from szpo.runs import assemble, branch, model_process, shrink
 from szpo.runs.shrink import Point
 from tests.support import folder_run, yard_run
 from tests.support.quadratic import go, start
@@ -129,7 +129,7 @@ def test_blind_votes_are_asked_about_a_point_on_the_way(run, tmp_path):
     with Ledger.open(copy) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
         head = parts.policy.digest()
-        worker.fulfil(ledger, assemble.source(ledger, parts), lambda text: None)
+        model_process.fulfil(ledger, assemble.source(ledger, parts), lambda text: None)
         (order,) = orders.results(ledger, "final")
         theta = replay.point_on_line(ledger, 0.5)
         wanted = parameters.digest(theta, ledger.layout, ledger.basis_sha256)

@@ -156,7 +156,10 @@ def test_all_methods_share_one_setup(name):
 
 def measurement(reward, prompts=4):
     rewards = np.full((prompts, 2), reward)
-    return heldout.Measurement(rewards, (("a", "b"),) * prompts, -2.0, 0.9, 5.0, 0.1, 0.01)
+    return heldout.Measurement(
+        -2.0, 0.9, 5.0,
+        rewards=rewards, texts=(("a", "b"),) * prompts, kl=0.1, kl_stderr=0.01,
+    )  # fmt: skip
 
 
 class Policy:
@@ -611,7 +614,7 @@ def tie(questions, single, key):
 
 
 def measured(rewards: Floats) -> Measurement:
-    return Measurement(rewards, (), -2.0, 0.8, 20.0, 0.0, 0.0)
+    return Measurement(-2.0, 0.8, 20.0, rewards=rewards, texts=(), kl=0.0, kl_stderr=0.0)
 
 
 class Parrot:

@@ -14,7 +14,7 @@ from szpo.cluster import remote, worker
 from szpo.cluster.schedule import Answered, Event, Ready, Refused
 from szpo.config.engine import Engine
 from szpo.models import context
-from szpo.policies.row_request import Message
+from szpo.policies.requests import Message
 
 
 class NearWorkers:

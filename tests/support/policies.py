@@ -12,8 +12,8 @@ from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import lora_config
+from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
-from szpo.policies.responder import LocalHost
 from szpo.policies.subspace_setup import choose_subspace
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Prompt, Theta

@@ -17,11 +17,11 @@ import pytest
 
 from szpo.analysis import improvement
 from szpo.cli.app import call
-from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
 from szpo.replay import verification
 from szpo.reports import bundle
+from szpo.runs import sample_check
 from tests.support.served import Served
 from tests.support.waiting import until
 

@@ -20,11 +20,11 @@ from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
-from szpo.generation import sample_check
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events, web_hook
 from szpo.policies.text_guards import Guard
+from szpo.runs import sample_check
 from szpo.training import budget, held_out, results
 from szpo.voting import lease, pauses
 from szpo_ui.folder import access, application, page, side_by_side

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from szpo.generation import sample_check
 from szpo.ledger import orders
 from szpo.optim.named_features import Claim, NamedFeatures
+from szpo.runs import sample_check
 from szpo.voting import pauses, set_aside
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app

@@ -181,8 +181,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
             child = _begin(chosen, path)
             _say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
-        from szpo.generation import sample_check
-        from szpo.runs import run_engine
+        from szpo.runs import run_engine, sample_check
         from szpo_ui import app
         from szpo_ui.web.security import Admission
         from szpo_ui.web.server import answer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo import memory
-from szpo.cluster.remote import RemoteAnswers
+from szpo.cluster.remote import RemoteAnswerer
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.policies import subspace_cache
@@ -99,9 +99,9 @@ class Instruments:
              count(engine.generate, lambda own, made: (made.tokens, own.adapted.stop_tokens)))
             for engine in (FlatEngine, GenerateEngine)
         ]  # fmt: skip
-        remote = count(RemoteAnswers.answer, lambda own, made: (made, own.stop_tokens))
+        remote = count(RemoteAnswerer.answer, lambda own, made: (made, own.stop_tokens))
         patched += [
-            (RemoteAnswers, "answer", remote),
+            (RemoteAnswerer, "answer", remote),
             (subspace_cache, "load_or_make", lambda _key, make, **_: make()),
         ]
         before = [getattr(owner, name) for owner, name, _ in patched]

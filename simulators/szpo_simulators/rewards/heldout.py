@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from szpo.policies import text_guards
+from szpo.policies.text_guards import TextFigures
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt
 
@@ -33,24 +34,15 @@ class Measurable(Protocol):
         """Monte-Carlo KL(π_θ ‖ π_base) per completion in nats, with its standard error."""
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, kw_only=True)
+class Measurement(TextFigures):
     """One policy on the held-out prompts."""
 
     rewards: Floats
     """(prompts, samples)."""
     texts: tuple[tuple[str, ...], ...]
-    logprob: float
-    """Mean log-probability per token under the base model, nats."""
-    distinct2: float
-    tokens: float
-    """Mean answer length in tokens."""
     kl: float
     kl_stderr: float
-    margin: float | None = None
-    """Median margin of the own prompt, nats (`szpo.policies.own_prompt`); None: not measured."""
-    others: int = 0
-    """Other prompts that each answer was read after."""
 
 
 def measure(

@@ -32,7 +32,7 @@ PSEUDO_KL: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class GuardLimit:
     """How far predicted guards let the recommended point go."""
 
     share: float = 1.0
@@ -60,7 +60,7 @@ class AllVotes:
     the same points, nats."""
     moments: Moments | None = None
     """Of the start's answers; None where guards are not predicted."""
-    held: Held = Held()
+    held: GuardLimit = GuardLimit()
     """What they did at the last step."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""

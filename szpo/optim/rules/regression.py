@@ -27,7 +27,7 @@ from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     PRIORS,
     AllVotes,
-    Held,
+    GuardLimit,
     add_votes,
     fit_votes,
     from_start,
@@ -256,13 +256,13 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     return np.asarray(np.where(length > limit, place * (limit / length), place) - start)
 
 
-def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[Floats, Held]:
+def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[Floats, GuardLimit]:
     """As much of the way to the target (d,) as predicted guards allow, and how much that is.
 
     The way begins at θ₀: a branch is not taken back to the model's start.
     """
     if record.moments is None:
-        return target, Held()
+        return target, GuardLimit()
     scale = unit(settings)
     origin = None if settings.start is None else np.array(settings.start) / scale
     z = target / scale
@@ -270,7 +270,7 @@ def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[F
     whole = z if origin is None else origin + z
     found = guard_geometry.predict(record.moments, whole)
     broken = tuple(each.name for each in found if not each.holds) if share < 1 else ()
-    return share * target, Held(share, broken)
+    return share * target, GuardLimit(share, broken)
 
 
 def hold_kl(

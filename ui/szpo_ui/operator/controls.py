@@ -15,13 +15,12 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.errors import StorageError, UsageError
-from szpo.generation import sample_check
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import without_panelist
 from szpo.replay.without_panelist import Preview
-from szpo.runs import branch
+from szpo.runs import branch, sample_check
 from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.voting import pauses, set_aside, steps

@@ -29,12 +29,12 @@ from pydantic import ValidationError
 
 from szpo.analysis import outlook
 from szpo.errors import SzpoError, UsageError
-from szpo.generation import sample_check
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
 from szpo.reports import bundle, charts, html_report
+from szpo.runs import sample_check
 from szpo.training import budget
 from szpo.training.guards import Band
 from szpo_ui.languages import texts

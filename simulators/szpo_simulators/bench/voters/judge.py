@@ -16,7 +16,7 @@ from szpo.judges.judge_panel import judge as maker
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
 from szpo.judges.local_model import Local
 from szpo.models import loading
-from szpo.policies.responder import LocalHost
+from szpo.policies.hosts import LocalHost
 from szpo_simulators.judges import probes
 from szpo_simulators.judges.stub_endpoint import StubEndpoint
 from szpo_simulators.study import Spec, Study, describe_machine

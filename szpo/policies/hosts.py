@@ -1,8 +1,8 @@
 """Whoever holds a run's base model and answers with it: this process, or workers elsewhere.
 
-A run asks a `Host` for the places of an adapter, for a `Respondent` in coordinates, and for one of
+A run asks a `Host` for the places of an adapter, for an `Answerer` in coordinates, and for one of
 a judge's model. Here both are of this process, and a worker runs the same code;
-`szpo.cluster.remote` is the same contract over workers.
+`szpo.cluster.remote` and `szpo.cluster.vllm_engine` are the same contract over workers.
 """
 
 from __future__ import annotations
@@ -29,31 +29,32 @@ from szpo.models.scores import ScoredLaw
 from szpo.optim import parameters
 from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
-from szpo.policies import read_request, row_request
-from szpo.policies.read_request import VALUES, Reading, ReadRequest
-from szpo.policies.row_request import RowRequest, Tokens
+from szpo.policies.requests import (
+    VALUES,
+    AnswerRequest,
+    Reading,
+    ReadRequest,
+    Tokens,
+    join_readings,
+)
 from szpo.policies.subspaces import Subspace
 from szpo.types import Floats, Theta
 
-NOWHERE = Subspace("full", (), {}, {}, {})
+EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
 """For a model without an adapter: there is nothing to move."""
 NO_SPACE = Space(0, (("none", (1,)),), Law())
 
 
 class Answerer(Protocol):
-    """Whatever answers rows: this process, or workers elsewhere."""
+    """Whatever answers rows and reads given answers: this process, or workers elsewhere."""
 
-    def answer(self, request: RowRequest) -> Tokens:
+    def answer(self, request: AnswerRequest) -> Tokens:
         """The new tokens of each row, in the order of the request, an end token included.
 
         Raises:
             RunError: the canary found two members that are the same policy.
             ResourceError: nobody is there to answer.
         """
-
-
-class Respondent(Answerer, Protocol):
-    """Whatever answers rows and reads given answers."""
 
     def read(self, request: ReadRequest) -> Reading:
         """What the request wants of each of its answers, in their order.
@@ -70,7 +71,7 @@ class Respondent(Answerer, Protocol):
         """
 
 
-class Responder:
+class LocalAnswerer:
     """A base model and a subspace, held once; every request brings its own coordinates."""
 
     def __init__(
@@ -86,17 +87,17 @@ class Responder:
         self.plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
         """The start is the base model itself."""
 
-    def answer(self, request: RowRequest) -> Tokens:
+    def answer(self, request: AnswerRequest) -> Tokens:
         """See `Answerer.answer`."""
         if self.chunk_rows is None:
             return self.answer_chunk(request)
         found: list[tuple[int, ...]] = [()] * len(request.rows)
-        for rows, chunk in row_request.split(request, self.chunk_rows):
+        for rows, chunk in request.split(self.chunk_rows):
             for row, tokens in zip(rows.tolist(), self.answer_chunk(chunk), strict=True):
                 found[row] = tokens
         return tuple(found)
 
-    def answer_chunk(self, request: RowRequest) -> Tokens:
+    def answer_chunk(self, request: AnswerRequest) -> Tokens:
         """Answer all rows of a request in one generation call."""
         return self.engine.generate(
             request.row_prompts(),
@@ -108,11 +109,10 @@ class Responder:
         ).tokens
 
     def read(self, request: ReadRequest) -> Reading:
-        """See `Respondent.read`."""
+        """See `Answerer.read`."""
         if self.chunk_rows is None:
             return self.read_chunk(request)
-        chunks = read_request.split(request, self.chunk_rows)
-        return read_request.join([self.read_chunk(chunk) for chunk in chunks])
+        return join_readings([self.read_chunk(c) for c in request.split(self.chunk_rows)])
 
     def read_chunk(self, request: ReadRequest) -> Reading:
         """Read all answers of a request in passes of this process."""
@@ -125,7 +125,7 @@ class Responder:
         if request.what == "features":
             return {VALUES: logprobs.hidden_features(model, prompts, answers)}
         if request.what == "scores":
-            return {VALUES: self._ordered_scores(request, samples)}
+            return {VALUES: self._ordered_scores(request)}
         deltas = self._start_deltas() if request.start else self.deltas(request.thetas)
         if request.what == "totals":
             return {VALUES: self._totals(request, deltas)}
@@ -151,36 +151,32 @@ class Responder:
         return found
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """See `Respondent.read_scores`."""
+        """See `Answerer.read_scores`."""
         if self.chunk_rows is None:
-            return self._score_blocks(request)
-        chunks = read_request.split(request, self.chunk_rows)
-        return (self.read_chunk(chunk)[VALUES] for chunk in chunks)
+            for _, found in self._iterate_scores(request):
+                yield found.reshape(-1, found.shape[-1])
+            return
+        for chunk in request.split(self.chunk_rows):
+            yield self.read_chunk(chunk)[VALUES]
 
-    def _score_blocks(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
-        for _, found in self._iterate_scores(request, samples):
-            yield found.reshape(-1, found.shape[-1])
-
-    def _ordered_scores(
-        self, request: ReadRequest, samples: Sequence[Sample]
-    ) -> NDArray[np.float32]:
+    def _ordered_scores(self, request: ReadRequest) -> NDArray[np.float32]:
         width = scores.width_of(self.subspace.sites)
-        found = np.empty((len(samples), 1 + request.redraws, width), np.float32)
-        for index, some in self._iterate_scores(request, samples):
+        found = np.empty((len(request.answers), 1 + request.redraws, width), np.float32)
+        for index, some in self._iterate_scores(request):
             found[index] = some
         return found.reshape(-1, width)
 
     def _iterate_scores(
-        self, request: ReadRequest, samples: Sequence[Sample]
+        self, request: ReadRequest
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
         where = {**self.subspace.fixed, **self.subspace.start}
         if request.thetas:
             where |= self.subspace.weights(request.thetas[0])
         law = ScoredLaw(request.temperature, request.redraws, request.seed)
         return scores.iterate_scores(self.adapted, where, samples, law)
 
-    def members(self, request: RowRequest) -> list[Theta]:
+    def members(self, request: AnswerRequest) -> list[Theta]:
         """The master coordinates of each member."""
         if request.thetas:
             return list(request.thetas)
@@ -260,14 +256,16 @@ class Host(Protocol):
             UsageError: a setting does not fit the model.
         """
 
-    def at(self, subspace: Subspace, space: Space) -> Respondent:
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Answerer:
         """Answer in these coordinates from here on; those of an earlier call end.
+
+        ``run``: they are the run's own, no longer those of its set-up.
 
         Raises:
             IntegrityError: their tensors do not fit the model.
         """
 
-    def beside(self, name: str) -> tuple[ModelFacts, Respondent]:
+    def beside(self, name: str) -> tuple[ModelFacts, Answerer]:
         """A judge's model without adapters: the base itself where it has that name, unquantised.
 
         Raises:
@@ -281,7 +279,7 @@ class Host(Protocol):
 class LocalHost:
     """A `Host` whose models are in this process."""
 
-    kind: ClassVar[type[Responder]] = Responder
+    kind: ClassVar[type[LocalAnswerer]] = LocalAnswerer
 
     def __init__(
         self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None,
@@ -305,16 +303,16 @@ class LocalHost:
         conv1d = any(adapter_files.is_conv1d(self._loaded.model, site) for site in sites)
         return Places(sites, conv1d)
 
-    def at(self, subspace: Subspace, space: Space) -> Responder:
+    def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
         """See `Host.at`."""
-        demand_fit(self._loaded.model, subspace)
+        require_fit(self._loaded.model, subspace)
         sites = subspace.sites
         if sites not in self._engines:
             self._engines[sites] = self._given or self._make(self._loaded.adapt(sites))
             self._given = None
-        return self._responder(subspace, space)
+        return self._answerer(subspace, space)
 
-    def beside(self, name: str) -> tuple[Loaded, Respondent]:
+    def beside(self, name: str) -> tuple[Loaded, Answerer]:
         """See `Host.beside`."""
         loaded = self._loaded
         if (loaded.name, loaded.quantization) != (name, None):
@@ -323,12 +321,12 @@ class LocalHost:
             return host.beside(name)
         if () not in self._engines:
             self._engines[()] = self._make(loaded.adapt())
-        return loaded, self._responder(NOWHERE, NO_SPACE)
+        return loaded, self._answerer(EMPTY_SUBSPACE, NO_SPACE)
 
     def close(self) -> None:
         """See `Host.close`."""
 
-    def _responder(self, subspace: Subspace, space: Space) -> Responder:
+    def _answerer(self, subspace: Subspace, space: Space) -> LocalAnswerer:
         adapted = self._loaded.adapt(subspace.sites)
         engine = self._engines[subspace.sites]
         return self.kind(subspace, space, engine, adapted, chunk_rows=self.chunk_rows)
@@ -354,7 +352,7 @@ def chosen_lora(
     return chosen
 
 
-def demand_fit(model: Any, subspace: Subspace) -> None:
+def require_fit(model: Any, subspace: Subspace) -> None:
     """Refuse tensors of other shapes than the model's layers take.
 
     Raises:

@@ -9,15 +9,7 @@ import pytest
 
 from szpo.generation.sampling import Sampling, row_key, uniforms
 from szpo.policies.lora_policy import AnswerSampling
-from szpo.policies.row_request import (
-    RowRequest,
-    array_to_tokens,
-    from_message,
-    pick,
-    split,
-    to_message,
-    tokens_to_array,
-)
+from szpo.policies.requests import AnswerRequest, array_to_tokens, tokens_to_array
 from szpo.types import Prompt, Shift
 from tests.support.policies import policy_of
 from tests.support.tiny_models import loaded
@@ -31,12 +23,12 @@ SHIFTS = tuple(
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 32)]
 
 
-def request(rows: int = 4) -> RowRequest:
+def request(rows: int = 4) -> AnswerRequest:
     """Every shift answers ``rows`` prompts; plus and minus of a direction answer the same."""
     keys = [row_key(9, shift, crn=True) for shift in SHIFTS[::2]]
     table = [(s // 2 * rows + i, s, s // 2, i) for s in range(4) for i in range(rows)]
     prompts = tuple((5, 6 + i, 7)[: 2 + i % 2] for i in range(2 * rows))
-    return RowRequest(
+    return AnswerRequest(
         {"z": np.arange(4, dtype=np.float32)}, SHIFTS, prompts, tuple(keys), np.array(table),
         Sampling(max_new_tokens=6, stop=("end",)), canary=True,
     )  # fmt: skip
@@ -46,12 +38,12 @@ def test_uniforms_are_slices_of_the_rollouts_own():
     whole = uniforms(9, list(SHIFTS), [4] * 4, 6, crn=True)
     assert np.array_equal(request().uniforms(), whole)
     rows = np.array([9, 2, 15])
-    assert np.array_equal(pick(request(), rows).uniforms(), whole[rows])
+    assert np.array_equal(request().pick(rows).uniforms(), whole[rows])
 
 
 def test_chunks_hold_every_row_once_and_keep_plus_beside_minus():
     every = request()
-    chunks = split(every, 6)
+    chunks = every.split(6)
     assert [len(rows) for rows, _ in chunks] == [6, 6, 4]
     assert sorted(row for rows, _ in chunks for row in rows) == list(range(16))
     for rows, chunk in chunks:
@@ -61,18 +53,18 @@ def test_chunks_hold_every_row_once_and_keep_plus_beside_minus():
             every.shifts[members[row]] for row in rows
         ]
         assert chunk.canary == (len(chunk.shifts) > 1)
-    assert split(every, 6)[0][1].shifts == SHIFTS[:2]
-    assert split(pick(every, np.array([], np.int64)), 6) == []
+    assert every.split(6)[0][1].shifts == SHIFTS[:2]
+    assert every.pick(np.array([], np.int64)).split(6) == []
 
 
 def test_a_message_is_json_and_arrays_and_comes_back_as_it_was():
     sent = request()
-    message = to_message(sent)
+    message = sent.to_message()
     assert all(isinstance(value, str | np.ndarray) for value in message.values())
     assert all(value.dtype != object for value in message.values() if not isinstance(value, str))
     json.loads(message["head"])
-    found = from_message(message)
-    assert to_message(found).keys() == message.keys()
+    found = AnswerRequest.from_message(message)
+    assert found.to_message().keys() == message.keys()
     assert (found.shifts, found.prompts, found.keys, found.sampling, found.canary) == (
         sent.shifts, sent.prompts, sent.keys, sent.sampling, sent.canary,
     )  # fmt: skip

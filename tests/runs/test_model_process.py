@@ -20,7 +20,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.replay import verification
-from szpo.runs import worker
+from szpo.runs import model_process
 from szpo.runs.samples import Source
 from szpo.training import budget, controller, results
 from szpo.training.budget import Limits
@@ -60,7 +60,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
 
     say = (said if said is not None else []).append
     with lease.hold(ledger) as held:
-        desk = worker.Attendance(ledger, source_of(policy, settings), held, act, say)
+        desk = model_process.Attendance(ledger, source_of(policy, settings), held, act, say)
         while True:
             outcome = controller.run(
                 ledger,
@@ -205,8 +205,8 @@ def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
     orders.place_order(ledger, kind, "op", body)
     said = []
     source = source_of(policy, settings)
-    assert worker.fulfil(ledger, source, said.append) == 1
-    assert worker.fulfil(ledger, source, said.append) == 0
+    assert model_process.fulfil(ledger, source, said.append) == 1
+    assert model_process.fulfil(ledger, source, said.append) == 0
     (order,) = orders.results(ledger)
     assert says in order.error and says in said[-1]
     ledger.close()
@@ -220,7 +220,7 @@ def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
         raise MemoryError("no room")
 
     plain, policy.rollout = policy.rollout, out_of_memory
-    worker.fulfil(ledger, source_of(policy, settings), lambda _: None)
+    model_process.fulfil(ledger, source_of(policy, settings), lambda _: None)
     assert orders.results(ledger)[0].error == "MemoryError: no room"
     policy.rollout = plain
     with pytest.raises(Leave):
@@ -239,11 +239,11 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
         plain = policy.rollout
 
         def overtaken(*arguments, **options):
-            worker.fulfil(other, rival, lambda _: None)
+            model_process.fulfil(other, rival, lambda _: None)
             return plain(*arguments, **options)
 
         policy.rollout = overtaken
-        worker.fulfil(ledger, source_of(policy, settings), lambda _: None)
+        model_process.fulfil(ledger, source_of(policy, settings), lambda _: None)
     assert ledger.query("SELECT count(*) AS n FROM comparisons WHERE kind = 'final'")[0]["n"] == 2
     assert len(list(ledger.events("done"))) == 1
     ledger.close()
@@ -294,11 +294,11 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
-    assert worker.explain_shortage(ledger) is None
+    assert model_process.explain_shortage(ledger) is None
     credentials.erase(ledger, "ben", "op")
-    assert "2 votes from the 1 panelists" in worker.explain_shortage(ledger)
+    assert "2 votes from the 1 panelists" in model_process.explain_shortage(ledger)
     credentials.invite(ledger, "panelist", "ben")  # is back
-    assert worker.explain_shortage(ledger) is None
+    assert model_process.explain_shortage(ledger) is None
     ledger.close()
 
 

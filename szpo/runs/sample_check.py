@@ -8,7 +8,7 @@ the run; the operator may open it all the same, which the record then says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,10 @@ from szpo.config.run_sections import Panel
 from szpo.generation import answer_shares
 from szpo.generation.answer_shares import NAMES, AnswerShares
 from szpo.ledger.database import Ledger
-from szpo.types import Answer, Prompt
+from szpo.policies import own_prompt
+from szpo.runs import samples
+from szpo.runs.samples import Source
+from szpo.types import Answer
 from szpo.voting import lease, pauses, steps
 
 SAMPLES: Final = 20
@@ -34,18 +37,6 @@ _SHOWN: Final = 96
 _IN_TERMINAL: Final = 3
 """Samples that the terminal shows: more would push the operator's link out of sight."""
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerSource:
-    """What samples are drawn from."""
-
-    prompts: Sequence[Prompt]
-    """Those that people will judge answers to."""
-    answer: Callable[[Sequence[Prompt], int], Sequence[Answer]]
-    """One answer to each prompt at the run's head, by a seed."""
-    margins: Callable[[Sequence[Prompt], Sequence[Answer], int], Sequence[float | None]]
-    """Margin of each answer, nats, by a seed; see `szpo.policies.own_prompt.margins_in_turn`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +74,12 @@ class SampleCheck:
         return f"people could not judge these answers: {'; '.join(beyond)}"
 
 
-def before(ledger: Ledger, panel: Panel, source: AnswerSource, say: Say) -> None:
+def before(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
     """Draw, show and record the samples of a run for people, once; pause it if they are refused.
 
-    Nothing is drawn of a run that simulated panelists or judges vote in, or whose first round has
-    begun. ``panel.poor_samples = "open"`` never pauses.
+    Nothing is drawn once its first round has begun. ``panel.poor_samples = "open"`` never pauses.
     """
-    if panel.kind != "people" or steps.has_opened(ledger):
+    if steps.has_opened(ledger):
         return
     found = read(ledger)
     if found is None:
@@ -159,13 +149,13 @@ def describe(found: SampleCheck) -> list[str]:
     return [*lines, f"{many} sample answers: {shares}; read all of them on the operator's page"]
 
 
-def _draw(ledger: Ledger, source: AnswerSource) -> dict[str, Any]:
+def _draw(ledger: Ledger, source: Source) -> dict[str, Any]:
     """Sample answers and their margins as an event's body."""
     key = seeds.derive(ledger.root_seed, "sample check")
-    places = seeds.endless_order(len(source.prompts), SAMPLES, lambda lap: key)
-    asked = [source.prompts[i] for i in places]
-    answers = source.answer(asked, seeds.as_seed(key))
-    margins = source.margins(asked, answers, seeds.as_seed(key))
+    pool, seed = source.prompts.train, seeds.as_seed(key)
+    asked = [pool[i] for i in seeds.endless_order(len(pool), SAMPLES, lambda lap: key)]
+    answers, _ = samples.answers(ledger, source, asked, until=None, seed=seed)
+    margins = own_prompt.margins_in_turn(source.policy, asked, answers, seed)
     rows = [
         [prompt.text, answer.text, answer.end, margin]
         for prompt, answer, margin in zip(asked, answers, margins, strict=True)
