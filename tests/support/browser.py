@@ -222,6 +222,18 @@ def cast(stage: Stage, name: str) -> None:
     stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000))
 
 
+CALL = "/panel/gradio_api/component_server"
+"""The route by which the panelist's page calls functions of Python."""
+
+
+def panel_call(client: Any, name: str, **data: object) -> dict[str, Any]:
+    """A call as the panelist's page sends it, of a client with a panelist's session."""
+    parts = client.get("/panel/config").json()["components"]
+    number = next(each["id"] for each in parts if "server_fns" in each["props"])
+    given = {"tab": "tab-0001", **data}
+    return {"component_id": number, "fn_name": name, "data": given, "session_hash": "x"}
+
+
 def serve(application: Any) -> Iterator[str]:
     """Serve an application on a free port from a thread; yields its address."""
     listener = socket.socket()

@@ -65,8 +65,8 @@ def screen(state, **changes):
 
 def html(state, language=texts.ENGLISH, **changes):
     if state == "error":
-        return render.failure("0badcafe", "ack", language)
-    return render.page(screen(state, **changes), ASKED, language, ack="ack-1")
+        return render.failure("0badcafe", language)
+    return render.page(screen(state, **changes), ASKED, language)
 
 
 class Outline(HTMLParser):

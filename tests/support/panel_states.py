@@ -80,17 +80,15 @@ def until(page: Any, state: str, **more: str) -> Any:
         f"[data-{name}='{value}']" for name, value in {"state": state, **more}.items()
     )
     page.wait_for_selector(f"#szpo-root{wanted}")
-    painted = "document.documentElement.dataset.szReady === document.getElementById"
-    page.wait_for_function(f"{painted}('szpo-root').dataset.ack")
     return page.locator("#szpo-root")
 
 
-def visit(context: Any, stage: Stage) -> Any:
+def visit(context: Any, stage: Stage, path: str = "/panel/") -> Any:
     """A page of the panel whose clock can be put forward; waits for its first screen."""
     context.set_default_timeout(30_000)
     page = context.new_page()
     page.clock.install()
-    page.goto(f"{stage.url}/panel/")
+    page.goto(f"{stage.url}{path}")
     page.wait_for_selector("#szpo-root:not([data-state=loading])")
     return page
 
@@ -111,12 +109,36 @@ def open_gate(page: Any) -> None:
     )
 
 
+CALLS = "**/component_server/"
+"""The requests that call Python."""
+
+
+def sends_vote(message: Any) -> bool:
+    """Whether a request or a response is that of a vote."""
+    sent = getattr(message, "request", message).post_data or ""
+    return '"do":"vote"' in sent
+
+
+def hold(page: Any, *what: str) -> list[Any]:
+    """Hold calls of Python whose body has one of these texts; the list gets their routes."""
+    held: list[Any] = []
+
+    def handle(route: Any) -> None:
+        if any(each in (route.request.post_data or "") for each in what):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route(CALLS, handle)
+    return held
+
+
 @contextmanager
 def answered(page: Any) -> Iterator[None]:
-    """Wait, at the end of the block, for the answer to what it has sent."""
-    ack = page.get_attribute("#szpo-root", "data-ack")
-    yield
-    page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
+    """Wait, at the end of the block, for the answer to the vote that it has sent."""
+    with page.expect_response(sends_vote):
+        yield
+    page.wait_for_selector("#szpo-root:not([data-state=saving])")
 
 
 def vote(page: Any, key: str = "ArrowRight") -> None:
@@ -135,14 +157,6 @@ def wait_held(page: Any, held: Sequence[Any], count: int) -> None:
         page.wait_for_timeout(10)
         page.clock.run_for(10)  # timers of the page's client may stand still with its clock
     raise AssertionError(f"{len(held)} of {count} requests were sent")
-
-
-def reloaded(page: Any) -> None:
-    """Wait until Gradio, having lost its connection and found it again, has loaded the page."""
-    page.evaluate("window.old = true")
-    page.clock.fast_forward(4_000)
-    page.wait_for_function("!window.old")
-    page.wait_for_selector("#szpo-root[data-seat]:not([data-state=loading])")
 
 
 def others_vote(stage: Stage, *names: str) -> None:
@@ -199,15 +213,13 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     page.wait_for_selector("[data-choice=B][aria-pressed=true]")
     open_gate(page)
     yield "chosen", page
-    held: list[Any] = []
-    page.route("**/run/predict*", lambda route: held.append(route))
+    held = hold(page, '"do":"vote"')
     page.keyboard.press("Enter")
     until(page, "saving")
     yield "saving", page
     wait_held(page, held, 1)  # the page shows "saving" before its request reaches the handler
     held[0].abort()
-    page.unroute("**/run/predict*")
-    reloaded(page)
+    page.unroute(CALLS)
     page.wait_for_selector("#szpo-root[data-problem=not-saved]")
     yield "not-saved", page
     page.keyboard.press("Enter")

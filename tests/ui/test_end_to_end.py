@@ -22,6 +22,7 @@ from szpo.ledger.theta import recommended_digests
 from szpo.replay import verification
 from szpo.reports import bundle
 from szpo.runs import sample_check
+from tests.support.panel_states import answered
 from tests.support.served import Served
 from tests.support.waiting import until
 
@@ -92,9 +93,8 @@ def vote_if_ready(page: Any, choice: str) -> bool:
         return False
     if page.locator("#sz-confirm").is_disabled():
         return False
-    ack = root.get_attribute("data-ack")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
+    with answered(page):
+        page.keyboard.press("Enter")
     return True
 
 

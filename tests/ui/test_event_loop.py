@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from szpo.ledger import connection
 from szpo_ui import app
 from szpo_ui.web import credentials
-from tests.support.browser import MovableClock, Stage, awaited, make, serve
+from tests.support.browser import CALL, MovableClock, Stage, awaited, make, panel_call, serve
 from tests.support.waiting import until
 
 PLAIN = sqlite3.connect
@@ -88,8 +88,9 @@ def bodies(stage: Stage) -> dict[str, Any]:
     person = stage.invitation("panelist", "P-01").panelist or ""
     seat = stage.site.service.assign(person, tab="t1")
     assert seat is not None
-    page = '{"do": "look", "ack": "1", "tab": "tab-0001"}'
-    run = {"fn_index": 0, "data": [page], "session_hash": "x"}
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-01")) as client:
+        call = panel_call(client, "do", do="look")
+    run = {"fn_index": 0, "data": ['{"do": "look", "ack": "1"}'], "session_hash": "x"}
     code = {"name": "P-01", "code": stage.invitation("panelist", "P-01").code}
     return {
         "/api/votes": {"assignment": seat.id, "choice": "A", "idem": "k" * 16, "tab": "t1"},
@@ -99,9 +100,9 @@ def bodies(stage: Stage) -> dict[str, Any]:
         "/login": {"name": "P-01", "code": "0000-0000-0000-0000"},
         "/api/session": code,
         "/redeem": {"token": "x" * 43},
-        "/panel/gradio_api/run/predict": run,
-        "/panel/gradio_api/run/predict/": run,
-        "/operate/gradio_api/run/predict": {**run, "data": ['{"do": "look", "ack": "1"}']},
+        CALL: call,
+        f"{CALL}/": call,
+        "/operate/gradio_api/run/predict": run,
         "/operate-visualize-api/scene": {"deltas": [[1.0, 0.5]]},
     }
 
@@ -132,6 +133,8 @@ def waiting_for_the_lock() -> bool:
 @pytest.mark.full
 def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(stage, people):
     """One session's polls took all threads while a commit waited, and with them the login."""
+    with httpx.Client(base_url=stage.url, cookies=people["panelist"]) as page:
+        glance = panel_call(page, "glance")
     lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
     lock.execute("BEGIN IMMEDIATE")
     NOTED.clear()
@@ -150,9 +153,10 @@ def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(st
             first = client.post("/api/assignment", json=body, headers=headers)
             waiting = [asyncio.create_task(first)]
             await asyncio.to_thread(until, waiting_for_the_lock)
-            for path in ("/api/status", "/panel-api/status?tab=tab-0001"):
-                polls = (client.get(path, headers=headers) for _ in range(POLLS))
-                waiting += [asyncio.create_task(poll) for poll in polls]
+            for _ in range(POLLS):
+                status = client.get("/api/status", headers=headers)
+                poll = client.post(CALL, json=glance, headers=headers)
+                waiting += [asyncio.create_task(status), asyncio.create_task(poll)]
             try:
                 await asyncio.to_thread(until, polls_under_way)
                 for path in ("/login", "/static/login.css", "/panel/"):

@@ -14,8 +14,7 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
 from szpo.voting import calibration
 from szpo_ui.languages import texts
-from szpo_ui.panel import actions, render
-from szpo_ui.panel import page as panel_page
+from szpo_ui.panel import actions, component, render
 from szpo_ui.panel.comparison_view import in_language
 from szpo_ui.panel.screens import Facts, Progress, State
 from szpo_ui.prolific.participants import Standing
@@ -90,9 +89,8 @@ def test_the_codes_that_python_shows_and_stores_have_sentences():
         assert tuple(language.reasons) == get_args(actions.Reason)
         for code in (*actions._REFUSALS.values(), *actions._CLOSED.values()):
             assert code in language.notices
-    script = json.loads(re.search(r"szpoTexts = (\{.*?\});</script>", panel_page.head())[1])
-    for name in set(re.findall(r"\bT\.(\w+)", panel_page.script())):
-        assert all(name in spoken for spoken in script.values()), name
+    for name in set(re.findall(r"\bT\.(\w+)", component.script())):
+        assert all(name in spoken for spoken in component.sentences().values()), name
 
 
 def test_the_default_rubric_is_translated_and_an_operators_own_is_not():
@@ -128,7 +126,7 @@ def test_the_browsers_first_known_language_is_taken_by_its_weight():
 def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_path):
     stage = make(tmp_path / "run.db")
     panelist = stage.site.service.enroll("person", "P-01")
-    action = actions.Action(do="agree", ack="a", tab="tab-0001", lang="de")
+    action = actions.Action(do="agree", tab="tab-0001", lang="de")
     actions.act(stage.site, panelist, "P-01", action, lambda panelist, tab: True)
     (event,) = stage.ledger.events("consent")
     wording = texts.LANGUAGES["de"].page["consent"]
@@ -151,7 +149,7 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
     panelist = stage.site.service.enroll("person", "P-01")
     stage.ledger.record_event("consent", panelist, {"panelist": panelist})
     for code in ("es", "en"):
-        told = {"ack": "a", "tab": "tab-0001", "lang": code}
+        told = {"tab": "tab-0001", "lang": code}
         screen = actions.act(
             stage.site, panelist, "P-01", actions.Action(do="practice", **told), nobody
         )

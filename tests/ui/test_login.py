@@ -191,7 +191,7 @@ def test_pages_lead_to_the_login_and_everything_else_says_401(
         assert answer.headers["location"] == f"/login?next={page}"
     for path in (
         "/api/status", "/panel/config", "/panel/assets/x.js", "/operate/theme.css",
-        "/panel/gradio_api/app_id", "/panel-api/status", "/docs", "/nothing",
+        "/panel/gradio_api/app_id", "/panel-api/finish", "/docs", "/nothing",
     ):  # fmt: skip
         assert client.get(path).status_code == 401, path
     assert client.get("/healthz").json() == {"ok": True}

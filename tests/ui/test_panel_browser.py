@@ -30,10 +30,11 @@ from tests.support.panel_states import (
     agree,
     answered,
     final_comparison,
+    hold,
     open_gate,
     others_vote,
     prompts,
-    reloaded,
+    sends_vote,
     text,
     until,
     visit,
@@ -51,8 +52,6 @@ HIDE = """(hidden) => {
     {configurable: true, get: () => hidden ? "hidden" : "visible"});
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
-SENDS = "**/run/predict*"
-"""The requests that carry what a panelist does."""
 STATIC = ("stylesheet", "font", "image")
 """Kinds of response that are the same at each visit: each is read once."""
 UNNAMED = """(() => {
@@ -83,6 +82,8 @@ def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist):
     def heard(response):
         kind = response.request.resource_type
         if "/assets/" in response.url or kind == "script" or response.url in read:
+            return
+        if response.status == 401:  # Gradio leaves its text unread, so that it never ends
             return
         if kind in STATIC:
             read.add(response.url)
@@ -249,9 +250,8 @@ def test_a_vote_stays_being_saved_while_older_requests_end(stage, ann):
     """A poll that fails and a screen that arrives after Enter, both asked for before it."""
     ann.keyboard.press("ArrowRight")
     open_gate(ann)
-    held = []
-    ann.route("**/panel-api/status*", lambda route: held.append(route))
-    ann.route(SENDS, lambda route: held.append(route))
+    ann.clock.pause_at(ann.evaluate("Date.now()") / 1000 + 1)  # nothing here takes too long
+    held = hold(ann, "glance", '"do":')
     ann.clock.fast_forward(4_000)
     wait_held(ann, held, 1)
     ann.evaluate("document.querySelector('[data-to=de]').click()")
@@ -259,10 +259,11 @@ def test_a_vote_stays_being_saved_while_older_requests_end(stage, ann):
     ann.keyboard.press("Enter")
     until(ann, "saving")
     poll, look = held
-    ann.unroute("**/panel-api/status*")
+    ann.context.set_offline(True)
     poll.abort()
     ann.wait_for_selector("#sz-offline")
     until(ann, "saving")
+    ann.context.set_offline(False)
     look.continue_()
     wait_held(ann, held, 3)
     until(ann, "saving", language="de")
@@ -274,7 +275,7 @@ def test_a_vote_stays_being_saved_while_older_requests_end(stage, ann):
 def test_a_double_click_and_a_replay_are_one_vote(stage, ann):
     ann.keyboard.press("ArrowLeft")
     open_gate(ann)
-    with ann.expect_request(SENDS) as sent:
+    with ann.expect_request(sends_vote) as sent:
         ann.dblclick("#sz-confirm")
     ann.wait_for_selector("#szpo-root[data-number='2']")
     request = sent.value
@@ -369,7 +370,6 @@ def test_a_server_that_dies_while_saving_costs_no_vote(stage, panelist):
     assert page.get_attribute("[data-choice=B]", "aria-pressed") == "true"
     assert not stage.ledger.votes()
     server = Server(stage, port)
-    reloaded(page)
     until(page, "vote", problem="not-saved", seat=seat)
     assert page.get_attribute("[data-choice=B]", "aria-pressed") == "true"
     page.keyboard.press("Enter")

@@ -231,7 +231,7 @@ def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
         assert other.post("/join", json=given).json() == {"go": "/panel/"}
         answer = other.get("/panel-api/decline")
         assert answer.headers["location"] == f"{prolific.url}/submissions/complete?cc=CNO45"
-        assert other.get("/panel-api/status").status_code == 403, "their access has ended"
+        assert other.get("/api/status").status_code == 403, "their access has ended"
         again = other.post("/join", json=given)
         assert (again.status_code, again.json()["error"]) == (403, "ended")
     with httpx.Client(base_url=stage.url) as client:

@@ -10,10 +10,8 @@ from szpo.replay import verification
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import round_status
 from szpo.voting import pauses
-from szpo_ui import app
 from szpo_ui.languages.texts import ENGLISH
-from szpo_ui.panel import own_seats, render, screens
-from szpo_ui.panel import page as panel_page
+from szpo_ui.panel import component, own_seats, render, screens
 from szpo_ui.panel.actions import Action, Details, PageBallot, act
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.site import Presence
@@ -54,7 +52,7 @@ class Person:
                 "details": {"seen": 3, **known}, **ballot,
             })  # fmt: skip
         action = Action(
-            do=what, ack="a", tab=self.tab, seat=seat, ballot=made,
+            do=what, tab=self.tab, seat=seat, ballot=made,
             mode=(at.mode if at and mode is None else mode or ""),
         )  # fmt: skip
         self.at = act(self.site, self.id, self.name, action, self.alive)
@@ -439,51 +437,38 @@ def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
     stage.ledger.close()
 
 
-# ---- the poller's door ----
+# ---- the functions that the page calls besides ----
 
 
 @pytest.fixture
-def door(stage):
-    """An HTTP client with the session of P-01, and the site's own application."""
-    from starlette.testclient import TestClient
-
-    client = TestClient(app.create(stage.site, pages=()), base_url="http://127.0.0.1")
-    client.app.include_router(panel_page.router(stage.site))
-    client.headers["origin"] = "http://127.0.0.1"
-    client.cookies.update(stage.cookie("panelist", "P-01"))
-    return client
+def panel(stage):
+    """The component as P-01 has it."""
+    person = stage.invitation("panelist", "P-01").panelist
+    return component.component(stage.site, lambda _: (person, "P-01"))
 
 
-def test_the_poller_hears_only_of_changes(stage, door):
+def test_the_poller_hears_of_votes_and_of_nothing_secret(stage, panel):
     stage.advance()
-    first = door.get(f"/panel-api/status?tab={TAB}")
-    assert first.status_code == 200 and set(first.json()) == {
-        "version", "key", "state", "round", "votes_in", "votes_needed",
+    first = panel.glance({"tab": TAB}, None)
+    assert set(first) == {
+        "version", "key", "state", "round", "votes_in", "votes_needed", "lease_s",
     }  # fmt: skip
-    known = {"if-none-match": first.headers["etag"]}
-    assert door.get(f"/panel-api/status?tab={TAB}", headers=known).status_code == 304
     Person(stage, "ben").vote("A")
-    news = door.get(f"/panel-api/status?tab={TAB}", headers=known)
-    assert news.status_code == 200 and news.json()["votes_in"] == 1
-    door.cookies.clear()
-    assert door.get("/panel-api/status", follow_redirects=False).status_code in (303, 401)
+    assert panel.glance({"tab": TAB}, None)["votes_in"] == 1
+    for wrong in (None, [], {}, {"tab": 5}, {"tab": "short"}, {"tab": TAB, "x": 1}):
+        assert panel.glance(wrong, None) is panel.hold(wrong, None) is panel.gone(wrong, None)
 
 
-def test_only_the_holder_and_their_tab_keep_a_seat(stage, door):
+def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
     stage.advance()
     ann = Person(stage, "P-01", TAB)
     ben = Person(stage, "ben")
     stage.clock.forward(500)
-
-    def extended(seat, tab):
-        return door.post(f"/panel-api/extend?seat={seat}&tab={tab}").json()["lease_s"]
-
-    assert extended(ben.at.seat, TAB) is None
-    assert extended(ann.at.seat, OTHER) is None
+    assert panel.hold({"seat": ben.at.seat, "tab": TAB}, None) is None
+    assert panel.hold({"seat": ann.at.seat, "tab": OTHER}, None) is None
     assert ann.do("look").lease_s < 110
-    assert extended(ann.at.seat, TAB) > 590
-    polled = door.get(f"/panel-api/status?tab={TAB}&seat={ann.at.seat}")
-    assert 590 < float(polled.headers["x-szpo-lease"]) <= 600
+    assert panel.hold({"seat": ann.at.seat, "tab": TAB}, None) > 590
+    assert 590 < panel.glance({"seat": ann.at.seat, "tab": TAB}, None)["lease_s"] <= 600
 
 
 def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(tmp_path):

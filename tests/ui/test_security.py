@@ -27,7 +27,7 @@ from szpo_ui import app
 from szpo_ui.web import credentials, login, security
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure
-from tests.support.browser import MovableClock, Stage, awaited, make, serve
+from tests.support.browser import CALL, MovableClock, Stage, awaited, make, panel_call, serve
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -89,9 +89,9 @@ def test_an_operators_event_is_refused_to_a_panelist_over_raw_http(
 
 
 def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Client) -> None:
-    for place in ("/panel", "/operate"):
-        with httpx.Client(base_url=whole.url) as nobody:
-            assert fire(nobody, place, 0).status_code == 401
+    with httpx.Client(base_url=whole.url) as nobody:
+        assert fire(nobody, "/operate", 0).status_code == 401
+        assert nobody.post(CALL, json=panel_call(panelist, "do", do="look")).status_code == 401
 
 
 @pytest.mark.full
@@ -99,7 +99,7 @@ def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Cli
     "route",
     [
         "upload", "upload_progress", "file=/etc/passwd", "file/etc/passwd", "proxy=http://x.test/",
-        "stream/1", "stream/a/1/2/playlist.m3u8", "component_server", "vibe-edit", "vibe-code",
+        "stream/1", "stream/a/1/2/playlist.m3u8", "vibe-edit", "vibe-code",
         "undo-vibe-edit", "vibe-starter-queries", "heartbeat/abc", "run-history/buckets", "runs",
         "info", "openapi.json", "token", "user", "login_check", "dev/reload", "deep_link",
         "reset", "call/x", "process_recording", "custom_component/a/b/c/d.js", "api/x",
@@ -143,7 +143,7 @@ def test_another_sites_page_changes_nothing(
         "/api/votes",
         "/logout",
         "/login",
-        "/panel/gradio_api/run/predict",
+        CALL,
     ):
         answer = panelist.post(path, json={"tab": "t"}, headers=headers)
         assert (answer.status_code, answer.json()["error"]) == (403, "origin")
@@ -303,11 +303,15 @@ def test_a_failure_shows_a_number_and_no_trace(
     ],
 )
 def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
-    panelist: httpx.Client, capfd: pytest.CaptureFixture[str], call: str
+    panelist: httpx.Client, operator: httpx.Client, capfd: pytest.CaptureFixture[str], call: str
 ) -> None:
     capfd.readouterr()
-    answer = panelist.post("/panel/gradio_api/run/predict", content=call, headers=PANEL)
-    assert (answer.status_code, answer.json()["error"]) == (422, "call")
+    for client, path in ((operator, "/operate/gradio_api/run/predict"), (panelist, CALL)):
+        answer = client.post(path, content=call, headers=PANEL)
+        assert (answer.status_code, answer.json()["error"]) == (422, "call")
+    for wrong in ("postprocess", "", None, 5, ["do"]):
+        body = {**panel_call(panelist, "do"), "fn_name": wrong}
+        assert panelist.post(CALL, json=body).json()["error"] == "call"
     assert "Traceback" not in "".join(capfd.readouterr())
     assert panelist.get("/api/status").status_code == 200
 
@@ -327,7 +331,7 @@ def test_a_call_reaches_gradio_in_the_one_session_of_all_calls() -> None:
         raise AssertionError(message)
 
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/run/predict", "headers": []}
-    awaited(security.NeededRoutesOnly(inner, {3: 1})(scope, receive, send))
+    awaited(security.NeededRoutesOnly(inner, {3: 1}, {})(scope, receive, send))
     assert seen == [{"fn_index": 3, "data": ["é"], "session_hash": "all"}]
 
 
@@ -340,18 +344,17 @@ def test_gradio_makes_one_session_for_all_calls(
     monkeypatch.setattr(
         SessionState, "__init__", lambda self, blocks: (made.append(self), plain(self, blocks))[1]
     )
-    number = events(panelist, "/panel")[0]
-    for name in ({"session_hash": "s1"}, {"session_hash": "s2"}, {}):
-        call = {"fn_index": number, "data": ['{"do": "look", "tab": "t1"}'], **name}
-        assert panelist.post("/panel/gradio_api/run/predict", json=call).status_code == 200
+    call = panel_call(panelist, "do", do="look")
+    for name in ("s1", "s2", None):
+        assert panelist.post(CALL, json={**call, "session_hash": name}).status_code == 200
     assert len(made) <= 1
 
 
 HOSTILE = (
     '"{}"'.format("y" * 60_000), "[" * 800 + "]" * 800, "-1e999", "1" * 4_000, '"\\ud800"', "null",
     '{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}', '"\\u0000"',
-    '{"__type__": "update", "value": 1}', r'"{\"do\": \"look\", \"tab\": 5}"',
-    r'"{\"do\": \"vote\", \"seat\": \"x\", \"choice\": \"A\"}"',
+    '{"__type__": "update", "value": 1}', '{"do": "look", "tab": 5}',
+    '{"do": "vote", "tab": "tab-0001", "seat": "x"}',
 )  # fmt: skip
 """Values of a call that the panel's page does make."""
 ODD = (
@@ -367,7 +370,7 @@ def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(
     whole: Stage, panelist: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A sixtieth of the hour of 72,000 requests that may grow them by 64 MB and 5 MB."""
-    numbers, process = events(panelist, "/panel"), psutil.Process()
+    call, process = panel_call(panelist, "do"), psutil.Process()
     for i in range(1_600):
         whole.site.clock.forward(1)  # never too many at once
         if i == 400:  # what is made once was made
@@ -375,9 +378,9 @@ def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(
         if i % 2:
             method, path, body = ODD[i // 2 % len(ODD)]
         else:
-            method, path = "POST", "/panel/gradio_api/run/predict"
-            body = f'{{"fn_index": {numbers[i // 2 % len(numbers)]}, "session_hash": "s{i}", '
-            body += f'"data": [{HOSTILE[i // 2 % len(HOSTILE)]}]}}'
+            method, path, name = "POST", CALL, ("do", "glance", "hold", "gone")[i // 2 % 4]
+            body = f'{{"component_id": {call["component_id"]}, "fn_name": "{name}", '
+            body += f'"session_hash": "s{i}", "data": {HOSTILE[i // 2 % len(HOSTILE)]}}}'
         answer = panelist.request(method, path, content=body, headers=PANEL)
         assert answer.status_code < 500, (path, body[:80])
     assert process.memory_info().rss - before < 64e6 / 60
@@ -390,7 +393,6 @@ def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) 
     for text in (config, page):
         assert str(whole.ledger.path) not in text
         assert not re.search(r"\bminus\b|plus_side|root_seed|theta|kl_radius", text)
-    assert json.loads(config)["username"] == "P-01"
 
 
 def test_behind_a_proxy_the_public_address_is_the_own_one() -> None:
@@ -427,15 +429,13 @@ def test_the_source_keeps_the_rules_that_gradio_makes_easy_to_break() -> None:
         assert "BrowserState" not in code and "gr.load(" not in code, path
 
 
-def test_every_event_that_runs_is_private_and_the_panels_skip_the_queue(
+def test_every_event_that_runs_is_private_and_the_panel_has_none(
     panelist: httpx.Client, operator: httpx.Client
 ) -> None:
+    assert not events(panelist, "/panel")
+    for dependency in operator.get("/operate/config").json()["dependencies"]:
+        assert dependency["api_visibility"] == "private", dependency
     for client, place in ((panelist, "/panel"), (operator, "/operate")):
-        assert events(client, place)
-        for dependency in client.get(f"{place}/config").json()["dependencies"]:
-            assert dependency["api_visibility"] == "private", dependency
-            if place == "/panel":
-                assert dependency["queue"] is False
         assert client.get(f"{place}/config").json().get("connect_heartbeat") in (None, False)
 
 

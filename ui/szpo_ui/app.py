@@ -31,8 +31,11 @@ from szpo_ui.web.security import AccessControl, Admission
 from szpo_ui.web.site import HOME_PATHS, POSTERIOR, Site
 
 LOCAL = ("127.0.0.1", "localhost")
-PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel.page", "operator": "szpo_ui.operator.page"}
-"""The module of each role's page: it has blocks(site), router(site) and head()."""
+PAGES: dict[Role, str] = {
+    "panelist": "szpo_ui.panel.component",
+    "operator": "szpo_ui.operator.page",
+}
+"""The module of each role's page: it has blocks(site)."""
 
 _log = logging.getLogger("szpo_ui")
 
@@ -79,30 +82,19 @@ def create(
 
 
 def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
-    for role in roles:
-        _mount(app, site, role)
-
-
-def _mount(app: FastAPI, site: Site, role: Role) -> None:
-    """Mount a role's Gradio page, and for operators the posterior's, behind its own check."""
-    page = import_module(PAGES[role])
-    if role == "operator":  # before the mount, which takes every path below its own
-        app.include_router(votes_page.router(site))
-    app.include_router(page.router(site))
+    """Mount the Gradio page of each role, and for operators what belongs to it."""
     run = str(site.ledger.path.absolute().parent)
-    allow = login.name_for(site, role)
-    mount(
-        app,
-        page.blocks(site),
-        HOME_PATHS[role],
-        head=page.head(),
-        allow=allow,
-        blocked=[run],
-    )
-    if role == "operator":
-        blocks, routes = mounts.of_site(site)
-        app.include_router(routes)
-        mount(app, blocks, POSTERIOR, head=posterior_page.head(), allow=allow, blocked=[run])
+    for role in roles:
+        page, head = import_module(PAGES[role]), ""
+        if role == "operator":  # before the mount, which takes every path below its own
+            app.include_router(votes_page.router(site))
+            app.include_router(page.router(site))
+            head = page.head()
+        mount(app, page.blocks(site), HOME_PATHS[role], head=head, blocked=[run])
+        if role == "operator":
+            blocks, routes = mounts.of_site(site)
+            app.include_router(routes)
+            mount(app, blocks, POSTERIOR, head=posterior_page.head(), blocked=[run])
 
 
 async def healthz() -> dict[str, bool]:

@@ -110,19 +110,28 @@ async def at_the_page(
         wires(port, sessions, prefix) as pollers,
     ):
         config = (await people[0].ask("GET", "/panel/config")).json
-        event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
+        number = next(each["id"] for each in config["components"] if "server_fns" in each["props"])
+
+        async def call(wire: Wire, name: str, data: dict[str, Any]) -> Reply:
+            body = {"component_id": number, "fn_name": name, "session_hash": "x"}
+            path = "/panel/gradio_api/component_server"
+            return await wire.ask("POST", path, {**body, "data": {"tab": TAB, **data}})
 
         async def do(wire: Wire, **action: Any) -> Reply:
-            text = json.dumps({"tab": TAB, **action})
-            body = {"fn_index": event, "data": [text], "session_hash": "x"}
-            return await wire.ask("POST", "/panel/gradio_api/run/predict", body)
+            return await call(wire, "do", action)
+
+        async def poll(wire: Wire, first: float) -> None:
+            await asyncio.sleep(first * POLL_SECONDS)
+            while True:
+                seen.others.append((await call(wire, "glance", {})).seconds)
+                await asyncio.sleep(POLL_SECONDS)
 
         seats = []
         for wire in people:
-            first = await do(wire, do="agree", ack="0")
+            first = await do(wire, do="agree")
             seen.others.append(first.seconds)
             seats.append(_seat(first))
-        polling = [asyncio.create_task(_poll(wire, seen, drawn.random())) for wire in pollers]
+        polling = [asyncio.create_task(poll(wire, drawn.random())) for wire in pollers]
         for burst in range(bursts):
 
             async def confirm(i: int, burst: int = burst) -> None:
@@ -132,9 +141,9 @@ async def at_the_page(
                     "assignment": seat, "choice": "A", "idem": idem, "tab": TAB,
                     "dwell_ms": 60_000, "details": {"seen": ROWS},
                 }  # fmt: skip
-                reply = await do(people[i], do="vote", ack=idem, seat=seat, ballot=ballot)
-                ok = reply.status == 200 and f'data-ack=\\"{idem}\\"'.encode() in reply.body
-                _note(seen, seat, idem, reply, ok=ok and b'data-state=\\"error' not in reply.body)
+                reply = await do(people[i], do="vote", seat=seat, ballot=ballot)
+                ok = reply.status == 200 and b'data-state=\\"error' not in reply.body
+                _note(seen, seat, idem, reply, ok=ok)
                 seats[i] = _seat(reply)
 
             await asyncio.gather(*(confirm(i) for i in range(len(people))))
@@ -150,17 +159,6 @@ def _seat(reply: Reply) -> str:
     if found is None:
         raise RunError(f"panel-load: the page shows no comparison ({reply.status})")
     return found[1].decode()
-
-
-async def _poll(wire: Wire, seen: Measured, first: float) -> None:
-    tag = ""
-    await asyncio.sleep(first * POLL_SECONDS)
-    while True:
-        wire.headers = {**wire.headers, **({"If-None-Match": tag} if tag else {})}
-        reply = await wire.ask("GET", f"/panel-api/status?tab={'t' * 16}")
-        tag = reply.headers.get("etag", "")
-        seen.others.append(reply.seconds)
-        await asyncio.sleep(POLL_SECONDS)
 
 
 async def by_the_api(

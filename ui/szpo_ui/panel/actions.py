@@ -27,7 +27,6 @@ Do = Literal[
     "final", "leave", "go", "keep", "revise", "use-tab", "taught",
 ]  # fmt: skip
 Reason = Literal["language", "content", "display", "other"]
-Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
 
 
 class Details(Body):
@@ -48,13 +47,17 @@ class PageBallot(Ballot):
     details: Details = Details()
 
 
-class Action(Body):
+class At(Body):
+    """Where a page is: its tab, and the seat that it shows."""
+
+    tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+
+
+class Action(At):
     """One action of a panelist, as the page sends it."""
 
     do: Do
-    ack: str = Word
-    tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
-    seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     mode: Mode = ""
     lang: str = Field("", pattern=r"^[a-z]{0,8}$")
     """The code of the language that the reader has chosen; empty: what their browser prefers."""

@@ -55,15 +55,13 @@ def page(
     language: Language = ENGLISH,
     *,
     view: View = "formatted",
-    ack: str = "",
 ) -> str:
     """The whole screen as one HTML text.
 
-    ``view`` is how texts with Markdown are shown until the panelist chooses. ``ack`` repeats the
-    number of the request that it answers, so that the page knows.
+    ``view`` is how texts with Markdown are shown until the panelist chooses.
     """
     template = _environment(language.code).get_template("panel/page.html")
-    return template.render(s=screen, rubric=asked, view=view, ack=ack)
+    return template.render(s=screen, rubric=asked, view=view)
 
 
 def skeleton() -> str:
@@ -71,10 +69,10 @@ def skeleton() -> str:
     return _environment(ENGLISH.code).get_template("panel/loading.html").render()
 
 
-def failure(error: str, ack: str = "", language: Language = ENGLISH) -> str:
+def failure(error: str, language: Language = ENGLISH) -> str:
     """The screen for an error of the server, with its number."""
     template = _environment(language.code).get_template("panel/error.html")
-    return template.render(error=error, ack=ack)
+    return template.render(error=error)
 
 
 def say(language: Language, code: str, **what: object) -> Markup:

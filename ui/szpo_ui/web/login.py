@@ -130,8 +130,8 @@ def identity(site: Door, request: Any, role: Role | None = None) -> Identity:
     """The identity behind a request; handlers check it again after `AccessControl`.
 
     What `AccessControl` found for this request holds; without it the ledger is read.
-    Takes a Starlette request or a ``gr.Request`` (None, as Gradio hands to direct calls, is
-    nobody). ``identity.panelist`` is the id by which the vote service knows a panelist.
+    None, as Gradio hands to direct calls, is nobody. ``identity.panelist`` is the id by which the
+    vote service knows a panelist.
 
     Raises:
         HTTPException: 401 without a session, or with one of another role.
@@ -145,18 +145,6 @@ def identity(site: Door, request: Any, role: Role | None = None) -> Identity:
     if role is not None and found.role != role:
         raise HTTPException(401, "this page is not yours")
     return found
-
-
-def name_for(site: Door, role: Role) -> Any:
-    """An ``auth_dependency`` of Gradio: the name of who may see this mount, else None."""
-
-    def dependency(request: Request) -> str | None:
-        try:
-            return identity(site, request, role).name
-        except HTTPException:
-            return None
-
-    return dependency
 
 
 class Login(BaseModel):

@@ -8,12 +8,13 @@ from importlib import resources
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 
 from szpo_ui.web.security import NeededRoutesOnly
 
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+"""Local ones: nothing is fetched from elsewhere."""
 STATIC = resources.files("szpo_ui") / "static"
 
 
@@ -22,14 +23,13 @@ def mount(
     blocks: gr.Blocks,
     path: str,
     *,
-    head: str,
-    allow: Callable[[Request], str | None] | None = None,
+    head: str = "",
     blocked: Sequence[str] = (),
 ) -> None:
     """Mount a Gradio page with everything that leaks switched off.
 
-    Style comes with ``head``, for Gradio would prefix each selector of its own ``css``. ``allow``
-    gives the name of who may see the page; ``blocked`` are folders whose files it never serves.
+    Style comes with ``head``, for Gradio would prefix each selector of its own ``css``.
+    ``blocked`` are folders whose files it never serves.
     """
     gr.mount_gradio_app(
         app,
@@ -38,7 +38,6 @@ def mount(
         server_name="127.0.0.1",
         footer_links=[],
         run_history=False,
-        auth_dependency=allow,
         allowed_paths=[],
         blocked_paths=list(blocked),
         show_error=False,
@@ -47,29 +46,19 @@ def mount(
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=_theme(),
+        theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
         head=head,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
     )
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
     calls = {number: len(each.inputs) for number, each in blocks.fns.items() if each.fn}
-    mounted.app = NeededRoutesOnly(mounted.app, calls)
-
-
-def _theme() -> gr.Theme:
-    """Local fonts, and a primary button that can be read in light and dark."""
-    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
-        button_primary_background_fill="#1f4e79",
-        button_primary_background_fill_hover="#173b5c",
-        button_primary_background_fill_dark="#9cc7f0",
-        button_primary_background_fill_hover_dark="#bfdcf7",
-        button_primary_text_color="#ffffff",
-        button_primary_text_color_hover="#ffffff",
-        button_primary_text_color_dark="#10202f",
-        button_primary_text_color_hover_dark="#10202f",
-    )
+    functions = {
+        function.__name__: number
+        for number, block in blocks.blocks.items()
+        for function in getattr(block, "server_fns", ())
+    }
+    mounted.app = NeededRoutesOnly(mounted.app, calls, functions)
 
 
 def call_in_loop(act: Callable[[], None]) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette._utils import get_route_path
@@ -46,12 +46,15 @@ GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
 """What needs no session, with everything under /static/."""
 
-_GRADIO = re.compile(
-    r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static|svelte)/[\w./-]+"
-    r"|/gradio_api/(startup-events|app_id/?|theme\.css|run/predict/?)"
-)
-"""The routes of a Gradio mount that a page without files, state, queue and streams needs."""
-_CALL = re.compile(r"/gradio_api/run/predict/?")
+_GRADIO = frozenset({
+    "", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events",
+    "/gradio_api/app_id", "/gradio_api/theme.css",
+})  # fmt: skip
+"""The routes of a Gradio mount, without a slash at their end, that its page needs besides calls
+and what is below `_ASSETS`: no files, state, queue or streams."""
+_ASSETS = ("/assets/", "/static/", "/svelte/")
+_EVENT, _FUNCTION = "/gradio_api/run/predict", "/gradio_api/component_server"
+"""The routes by which a page calls Python: an event, and a server function of a component."""
 
 _WHY = {
     "login": "please log in",
@@ -233,21 +236,36 @@ class NeededRoutesOnly:
     call is refused before it gets there.
     """
 
-    def __init__(self, app: ASGIApp, calls: Mapping[int, int]):
-        """``calls`` are the page's own: the number of each, and how many values it takes."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        events: Mapping[int, int],
+        functions: Mapping[str, int],
+    ):
+        """What the page may call.
+
+        ``events`` are the numbers of its events, each with how many values it takes;
+        ``functions`` are its server functions by name, each with the number of its component here,
+        which a page that was loaded before a restart may not know.
+        """
         self.app = app
-        self.calls = calls
+        self.events = events
+        self.functions = functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the needed routes on; answer the others 404, and calls of other forms 422."""
         path = get_route_path(scope)
-        if scope["type"] == "http" and (".." in path or not _GRADIO.fullmatch(path)):
+        route = path.removesuffix("/")
+        calls = route in (_EVENT, _FUNCTION)
+        if scope["type"] == "http" and not (
+            calls or route in _GRADIO or (path.startswith(_ASSETS) and ".." not in path)
+        ):
             await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
             return
-        if _CALL.fullmatch(path) and scope["method"] == "POST":
+        if calls and scope["method"] == "POST":
             body = await _body(Headers(scope=scope), receive)
             if isinstance(body, bytes):
-                call = self._read(body)
+                call = self._read(route, body)
                 body = refuse(422, "call", "this page has no such call") if call is None else call
             if isinstance(body, Response):
                 await body(scope, receive, send)
@@ -255,7 +273,7 @@ class NeededRoutesOnly:
             receive = _replay_body(body, receive)
         await self.app(scope, receive, send)
 
-    def _read(self, body: bytes) -> bytes | None:
+    def _read(self, route: str, body: bytes) -> bytes | None:
         """A call as Gradio gets it, None if the page has no such call.
 
         All name one session: Gradio keeps what each of 10,000 sent last, and makes the settings
@@ -265,12 +283,24 @@ class NeededRoutesOnly:
             call = json.loads(body)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(call, dict) or not isinstance(values := call.get("data"), list):
+        if not isinstance(call, dict):
             return None
-        number = call.get("fn_index")
-        if type(number) is not int or self.calls.get(number) != len(values):
-            return None
-        return json.dumps({"fn_index": number, "data": values, "session_hash": "all"}).encode()
+        data = call.get("data")
+        named: dict[str, Any]
+        if route == _FUNCTION:
+            name = call.get("fn_name")
+            component = self.functions.get(name) if isinstance(name, str) else None
+            if component is None:
+                return None
+            named = {"component_id": component, "fn_name": name}
+        else:
+            number = call.get("fn_index")
+            if type(number) is not int or not isinstance(data, list):
+                return None
+            if self.events.get(number) != len(data):
+                return None
+            named = {"fn_index": number}
+        return json.dumps({**named, "data": data, "session_hash": "all"}).encode()
 
 
 def _open(path: str) -> bool:

@@ -98,3 +98,9 @@ function saving() {
   page.setAttribute("aria-busy", "true");
   update();
 }
+function saved() { // or given up: the comparison is shown as before
+  const page = root();
+  if (page.dataset.state !== "saving") return;
+  page.dataset.state = page.dataset.was;
+  page.removeAttribute("aria-busy");
+}

@@ -40,7 +40,7 @@ const DO = {
     cast(made);
   },
   revise: (button) => act("revise", { seat: button.dataset.of }),
-  retry: () => { if (lost) send({ ...lost, ack: key(8) }); else act("look"); },
+  retry: () => { if (lost) send(lost); else act("look"); },
 };
 
 function clicked(event) {
@@ -148,9 +148,13 @@ function seen() { // the tab came to the front, or went
   if (document.hidden) { draft.dwell += now() - since; keep(); } else { since = now(); watch(); poll(); }
   since = now();
 }
+const ROUTE = `${(window.gradio_config?.root || location.href).replace(/\/$/, "")}/gradio_api/component_server/`;
 function leave() {
   if (draft) { draft.dwell = dwell(); draft.top = scrollY; since = now(); keep(); }
-  if (tab) navigator.sendBeacon?.(`${BASE}/panel-api/gone?tab=${tab}`);
+  const called = { component_id: props.component, fn_name: "gone", session_hash: "all",
+    data: { tab } };
+  if (tab) navigator.sendBeacon?.(ROUTE, new Blob([JSON.stringify(called)], {
+    type: "application/json" })); // what `server` sends would end with the page
 }
 
 document.addEventListener("click", clicked);
@@ -170,9 +174,6 @@ for (const kind of ["pointerdown", "keydown", "wheel", "touchmove", "mousemove"]
 addEventListener("pagehide", leave);
 addEventListener("scroll", inView, { passive: true });
 addEventListener("resize", () => { watch(); fold(); });
-new MutationObserver(rendered).observe(document, { subtree: true, childList: true,
-  attributes: true, attributeFilter: ["data-ack"] });
 setInterval(tick, 1000);
+opening();
 poll();
-
-window.szpo = { opening, sending, failed };

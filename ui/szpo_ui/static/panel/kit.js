@@ -1,6 +1,6 @@
-/* Small tools of the panelist's page, and what it keeps in the browser. */
+/* Small tools of the panelist's page, and what it keeps in the browser. TEXTS, `element`, `props`
+   and `server` (whose functions are Python's) come from the component. */
 
-const TEXTS = window.szpoTexts;
 // "" at the root of a host, /r/NAME where several runs share it.
 const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/panel")));
 const READING = new Set(["vote", "closed", "calib", "final", "practice", "saving"]);
@@ -11,6 +11,8 @@ const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
 const root = () => document.getElementById("szpo-root");
 const fill = (text, what) => text.replace(/\{(\w+)\}/g, (_, name) => what[name]);
 const now = () => performance.now();
+const within = (ms, answer) => // what Python returns; undefined where it does not in time
+  Promise.race([answer, new Promise((settle) => { setTimeout(settle, ms); })]);
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 function set(node, text) {

@@ -33,10 +33,11 @@ function saw(pair) {
   update();
 }
 function fold() { // answers longer than 60 % of the window, both sides alike
-  for (const pair of $$(".sz-pair")) {
-    const button = $(".sz-all", pair);
+  const most = 0.6 * innerHeight + 24;
+  const found = $$(".sz-pair").map((pair) => [pair, $(".sz-all", pair),
+    $$(".sz-text", pair).some((text) => text.scrollHeight > most)]); // all measured, then changed
+  for (const [pair, button, long] of found) {
     if (!button || button.getAttribute("aria-expanded") === "true") continue;
-    const long = $$(".sz-text", pair).some((text) => text.scrollHeight > 0.6 * innerHeight + 24);
     pair.classList.toggle("sz-long", long);
     button.hidden = !long;
   }
@@ -79,12 +80,8 @@ async function extend() {
   const seat = root()?.dataset.seat;
   if (!seat || extending) return;
   extending = true;
-  try {
-    const query = `tab=${tab}&seat=${encodeURIComponent(seat)}`;
-    const reply = await fetch(`${BASE}/panel-api/extend?${query}`, { method: "POST" });
-    const { lease_s: left } = await reply.json();
-    if (left !== null && leaseEnds !== null) leaseEnds = now() + 1000 * left;
-  } catch { /* the poller says that the connection is lost */ }
+  const left = await within(POLL_MS, server.hold({ tab, seat }));
+  if (left && leaseEnds !== null) leaseEnds = now() + 1000 * left;
   extending = false;
   tick();
 }

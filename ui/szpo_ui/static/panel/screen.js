@@ -4,25 +4,20 @@ const BREAK_MS = 25 * 60e3, BREAK_VOTES = 20;
 
 /* ---- after each answer ---- */
 
-function rendered() {
-  const page = root();
-  if (!page || !page.dataset.ack || page.dataset.ack === painted) return;
-  painted = page.dataset.ack;
-  const answered = busy && busy.request.ack === painted ? busy.request : null;
-  if (answered) { clearTimeout(busy.timer); busy = null; }
-  if (page.dataset.state === "error") {
-    if (answered && !queued) page.dataset.retry = answered.do;
-    lost = answered;
-  } else {
-    lost = null;
-    if (answered && answered.do === "vote") voted(answered);
-  }
+async function draw(html, answered) {
+  busy = null;
+  saved();
+  props.value = html;
+  await null; // the template is filled in before this goes on
+  lost = null; // what an error screen offers to try again
+  if (root().dataset.state === "error") lost = answered;
+  else if (answered.do === "vote") voted(answered);
   paint();
   // A vote that waits for this answer is being saved as before.
   if (queued?.do === "vote" && draft?.pending && draft.seat === queued.seat) saving();
   next();
 }
-let lost = null; // what an error screen offers to try again
+let lost = null;
 
 function voted(request) {
   sessionStorage.removeItem(shelf(request.seat));
@@ -30,6 +25,7 @@ function voted(request) {
   const count = read(sessionStorage, "szpo.session");
   write(sessionStorage, "szpo.session", { since: count.since || Date.now(),
     votes: (count.votes || 0) + 1 });
+  trigger("voted");
 }
 
 let before = { state: "", seat: "", step: "" };
@@ -64,7 +60,6 @@ function paint() {
   else if (other) translated(page);
   before = { state, seat, step };
   if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
-  document.documentElement.dataset.szReady = painted;
 }
 
 function translated(page) { // the same screen in another language: the focus goes back to its menu

@@ -1,92 +1,90 @@
-/* The page's words with the server: one request at a time through the hidden Gradio button
-   (`act`), the poller beside it, the login where a session has ended. */
+/* The page's words with the server: one request at a time (`act`), the poller beside it, the login
+   where a session has ended. */
 
-const VISIBLE_MS = 3000, HIDDEN_MS = 15000, LOOK_MS = 15000, REPLY_MS = 15000, ASK_MS = 1000;
+const VISIBLE_MS = 3000, HIDDEN_MS = 15000, LOOK_MS = 15000, REPLY_MS = 15000, POLL_MS = 8000,
+  ASK_MS = 1000;
 
-/* ---- asking the server: one thing at a time, through the hidden button ---- */
+/* ---- asking the server: one thing at a time ---- */
 
-let busy = null, queued = null, painted = "", lastLook = 0;
+let busy = null, queued = null, lastLook = 0;
 
 function act(what, more = {}) {
   const page = root().dataset;
-  const request = { do: what, ack: key(8), tab, seat: page.seat || null, mode: page.mode || "",
-    lang: chosen, ...more };
+  const request = { do: what, tab, seat: page.seat || null, mode: page.mode || "", lang: chosen,
+    ...more };
   if (busy) { if (what !== "look" || more.lang) queued = request; return; }
   send(request);
 }
-function send(request) {
-  busy = { request, timer: setTimeout(failed, REPLY_MS) };
+async function send(request) {
+  busy = request;
   lastLook = now();
-  $("#szpo-send").click();
-  clearTimeout(timer);
-  timer = setTimeout(poll, ASK_MS); // Gradio says nothing of a lost connection; the poller does
+  const asked = server.do(request);
+  const html = await within(REPLY_MS, asked);
+  if (typeof html === "string") { draw(html, request); return; }
+  failed();
+  const late = await asked;
+  if (typeof late !== "string" || busy) return;
+  if (queued === request) queued = null;
+  draw(late, request);
 }
 async function opening() {
   set($("#szpo-root[data-state=loading] h1"), T.loading);
   await openTab();
-  // After a lost connection Gradio loads the page anew; whoever was reading goes on there.
-  const at = read(sessionStorage, "szpo.at");
-  const request = { do: "open", ack: key(8), tab, seat: at.seat || null, mode: at.mode || "",
-    lang: chosen };
-  busy = { request, timer: setTimeout(failed, REPLY_MS) };
-  return JSON.stringify(request);
+  const at = read(sessionStorage, "szpo.at"); // whoever was reading goes on there
+  send({ do: "open", tab, seat: at.seat || null, mode: at.mode || "", lang: chosen });
 }
-function sending() { return JSON.stringify(busy ? busy.request : {}); }
 function failed() {
-  if (!busy) return;
-  clearTimeout(busy.timer);
-  const { request } = busy;
+  const request = busy, page = root();
   busy = null;
-  const page = root();
-  if (page.dataset.state === "saving") {
-    page.dataset.state = page.dataset.was;
-    page.removeAttribute("aria-busy");
-  }
+  saved();
   if (request.do === "vote") { page.dataset.problem = "not-saved"; say(T.not_saved, true); }
-  else queued = queued || (request.do === "look" ? null : { ...request, ack: key(8) });
+  else queued = queued || (request.do === "look" ? null : request);
   update();
-  poll();
+  clearTimeout(timer);
+  timer = setTimeout(poll, ASK_MS);
 }
 function next() {
   const request = queued;
+  if (!request || busy) return;
   queued = null;
-  if (request) send(request);
+  send(request);
 }
 
 /* ---- the poller: the page's only other word with the server ---- */
 
-let etag = "", live = null, tries = 0, timer = null, polling = false;
+let live = null, tries = 0, timer = null, polling = false;
 async function poll() {
   clearTimeout(timer);
   if (polling) return;
   const page = root();
   if (!tab || !page) { timer = setTimeout(poll, 200); return; }
   polling = true;
-  const asked = busy; // a failed poll says nothing of what is asked after it
-  try {
-    const query = `tab=${tab}&seat=${encodeURIComponent(page.dataset.seat || "")}`;
-    const reply = await fetch(`${BASE}/panel-api/status?${query}`, { cache: "no-store",
-      headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(8000) });
-    if (reply.status === 401 || reply.status === 403) { back(); expired(); }
-    else if (reply.status === 200 || reply.status === 304) {
-      if (reply.status === 200) { etag = reply.headers.get("ETag"); live = await reply.json(); }
-      const left = reply.headers.get("X-Szpo-Lease");
-      if (left !== null && leaseEnds !== null) leaseEnds = now() + 1000 * Number(left);
-      back();
-      heard();
-    } else throw new Error(String(reply.status));
-  } catch { gone(asked); }
+  const found = await within(POLL_MS, server.glance({ tab, seat: page.dataset.seat || null }));
+  if (found) {
+    live = found;
+    if (live.lease_s !== null && leaseEnds !== null) leaseEnds = now() + 1000 * live.lease_s;
+    back();
+    next();
+    heard();
+  } else if (await ended()) { back(); expired(); }
+  else gone();
   polling = false;
   const pause = tries ? Math.min(15000, 1000 * 2 ** (tries - 1))
     : document.hidden ? HIDDEN_MS : VISIBLE_MS;
   clearTimeout(timer);
   timer = setTimeout(poll, pause);
 }
-function gone(asked) {
+async function ended() { // Gradio does not say why a call has failed
+  try {
+    const reply = await fetch(`${BASE}/api/status`, { signal: AbortSignal.timeout(POLL_MS) });
+    await reply.text(); // else the connection stays open
+    return reply.status === 401 || reply.status === 403;
+  } catch { return false; }
+}
+function gone() {
   tries += 1;
   document.documentElement.dataset.szOffline = "1";
   banner("sz-offline", fill(T.offline, { count: tries }));
-  if (busy && busy === asked) failed();
 }
 function back() {
   if (!tries) return;
@@ -94,14 +92,13 @@ function back() {
   delete document.documentElement.dataset.szOffline;
   banner("sz-offline", "");
   say(T.online);
-  next();
 }
 function heard() {
   const page = root(), { state, version } = page.dataset;
   if (state === "loading" || busy || $("#sz-login")?.open) return;
   if (state === "error") { // its number stays to be read; what nobody asked for is tried again
     const passive = lost && (lost.do === "look" || lost.do === "open");
-    if (passive && now() - lastLook > LOOK_MS) send({ ...lost, ack: key(8) });
+    if (passive && now() - lastLook > LOOK_MS) send(lost);
     return;
   }
   counts(page);
@@ -178,7 +175,6 @@ async function login(event) {
   $("#sz-login-code").value = "";
   root().dataset.expired = "";
   $("#sz-login").close();
-  etag = "";
   next();
   poll();
 }

@@ -1,0 +1,195 @@
+"""The comparison as a Gradio component: what a person sees, and the functions of Python behind it.
+
+What a person chooses stays in the browser until they confirm; then its script calls `act` and
+draws the screen that it returns. No ``gr.State``, no queue, no unload: the ledger is the only
+memory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import gradio as gr
+from fastapi import HTTPException
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from szpo.errors import SzpoError, UsageError
+from szpo_ui.languages import texts
+from szpo_ui.panel import own_seats, render, screens
+from szpo_ui.panel.actions import Action, At, act
+from szpo_ui.panel.screens import PageState
+from szpo_ui.web import credentials, login
+from szpo_ui.web.markup import style
+from szpo_ui.web.site import Site, open_site
+
+LOG: Final = logging.getLogger("szpo.panel")
+SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
+"""The parts of the script, in their order; the last one starts it."""
+
+Who = Callable[[Any], tuple[str, str]]
+"""A request → the panelist's id and name."""
+
+
+def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file beside it)
+    run: str | Path, *, folder: str | Path = "runs", name: str = "local"
+) -> gr.HTML:
+    """A component that shows the comparisons of a run and takes votes, for any ``gr.Blocks``.
+
+    It has no login, so all its votes are those of one local evaluator, called ``name``. After a
+    vote it triggers the event ``voted``. One stands on a page. ``run`` is a name in ``folder`` or
+    a path; another process drives the run.
+
+    Raises:
+        UsageError: there is no such run, or it has invited people.
+        StorageError: the file is no ledger.
+    """
+    from szpo.cli import run_paths
+
+    site = open_site(run_paths.find(str(run), Path(folder)))
+    people = [
+        each.name for each in credentials.list_people(site.ledger) if each.role != "operator"
+    ]
+    if people or site.config.prolific.study:
+        site.ledger.close()
+        raise UsageError(
+            f"{run} has invited people, who vote with their own login: szpo serve --run {run}; "
+            "a component without a login votes for one local evaluator"
+        )
+    panelist = site.service.enroll("person", name)
+    site.writer.start()
+    return component(site, lambda _: (panelist, name))
+
+
+def blocks(site: Site) -> gr.Blocks:
+    """The panelist's page of szpo's server, where a login says who votes."""
+
+    def who(request: Any) -> tuple[str, str]:
+        found = login.identity(site, request, "panelist")
+        if found.panelist is None:
+            raise HTTPException(403, "this page is not yours")
+        return found.panelist, found.name
+
+    made = gr.Blocks(title=texts.ENGLISH.live["title"], analytics_enabled=False, fill_width=True)
+    with made:
+        component(site, who)
+    return made
+
+
+def component(site: Site, who: Who) -> gr.HTML:
+    """The component over a site; ``who`` raises for requests of nobody who may vote."""
+    asked = {
+        code: render.rubric(site.config.panel, language)
+        for code, language in texts.LANGUAGES.items()
+    }
+
+    async def do(data: Any, request: gr.Request) -> str:
+        panelist, name = who(request)
+        header = request.headers.get("accept-language")
+        language = texts.choose_language("", header)
+        try:
+            action = Action.model_validate(data)
+            language = texts.choose_language(action.lang, header)
+            action = action.model_copy(update={"lang": language.code})
+            site.tabs.note(panelist, action.tab)
+            step = partial(act, site, panelist, name, action, site.tabs.is_alive)
+            # Votes of all people share commits; what else is done waits for nobody's but its own.
+            screen = await (
+                site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
+            )
+            draw = partial(render.page, view=site.config.panel.view)
+            return await run_in_threadpool(draw, screen, asked[language.code], language)
+        except Exception as error:
+            return render.failure(_log_error(error), language)
+
+    def glance(data: Any, request: gr.Request) -> dict[str, Any] | None:
+        panelist, at = who(request)[0], _at(data)
+        if at is None:
+            return None
+        site.tabs.note(panelist, at.tab)
+        return screens.glance(site, panelist, PageState(at.tab, at.seat), site.tabs.is_alive)
+
+    def hold(data: Any, request: gr.Request) -> float | None:
+        panelist, at = who(request)[0], _at(data)
+        row = own_seats.seat_row(site, panelist, at.seat or "") if at else None
+        if at is None or row is None or row["choice"] or row["tab"] not in (None, at.tab):
+            return None
+        site.service.extend(row["assignment"])
+        again = own_seats.seat_row(site, panelist, row["assignment"])
+        return None if again is None else screens.lease_s(site, again)
+
+    def gone(data: Any, request: gr.Request) -> None:
+        panelist, at = who(request)[0], _at(data)
+        if at is not None:
+            site.tabs.forget(panelist, at.tab)
+
+    made = gr.HTML(
+        render.skeleton(),
+        elem_id="szpo-screen",
+        apply_default_css=False,
+        head=head(),
+        js_on_load=script(),
+        server_functions=[do, glance, hold, gone],
+    )
+    made.props["component"] = made._id  # for the beacon of a page that is closed
+    return made
+
+
+def _at(data: Any) -> At | None:
+    try:
+        return At.model_validate(data)
+    except ValidationError:
+        return None
+
+
+def _log_error(error: Exception) -> str:
+    """Log an error; returns the number that a person can report to the operator."""
+    number = secrets.token_hex(4)
+    if isinstance(error, SzpoError | ValidationError):
+        LOG.warning("panel error %s: %s", number, str(error).splitlines()[0])
+    else:
+        LOG.exception("panel error %s", number)
+    return number
+
+
+def head() -> str:
+    """Style of the component, inline, so that nothing is fetched."""
+    return (
+        '<meta name="viewport" content="width=device-width, initial-scale=1, '
+        'viewport-fit=cover">\n'
+        f"<style>{style('panel', 'formatted')}</style>\n"
+    )
+
+
+def sentences() -> dict[str, dict[str, Any]]:
+    """What the script says, by the code of the language."""
+    shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
+    return {
+        code: {
+            **language.live,
+            **{name: language.page[name] for name in shared},
+            "choices": language.choices,
+            "tag": language.tag,
+            "refused": language.entrance["refused"],
+        }
+        for code, language in texts.LANGUAGES.items()
+    }
+
+
+def script() -> str:
+    """The script: its parts in one closure, which hides their names from other scripts.
+
+    It never writes texts of models as HTML: it hands what Python drew to the component's template,
+    and reads and sets attributes and plain text.
+    """
+    folder = resources.files("szpo_ui") / "static" / "panel"
+    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    spoken = f"const TEXTS = {json.dumps(sentences(), ensure_ascii=False)};"
+    return "\n".join(['"use strict";', spoken, *parts])
