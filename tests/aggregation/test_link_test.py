@@ -229,8 +229,8 @@ def test_triads_are_no_repeats_in_the_figures_of_agreement(driven):
     make_triads(ledger, source, triads=4)
     answer_all(ledger, [ValueJudge()] * 3)
     rows = evidence.read(ledger)
-    assert agreement.agreement(rows).repeat.of == 0
-    assert all(row.repeat.of == 0 for row in agreement.panelists(rows))
+    assert agreement.agreement(rows)["repeat"].of == 0
+    assert all(row["repeat"].of == 0 for row in agreement.panelists(rows))
 
 
 def test_a_panel_of_another_link_is_found_and_everybody_is_warned(driven):

@@ -31,7 +31,7 @@ def test_run_show_report_home_card_and_library_say_the_same_two_figures(
     page = path.with_suffix(".html").read_text(encoding="utf-8")
     places["report"] = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
     (row,) = FolderReader(path.parent).rows()
-    places["home"] = f"{row.short}, {row.kl:.1f} nats"
+    places["home"] = f"{row['helped'].short}, {row['helped'].kl:.1f} nats"
     with Ledger.open(path, readonly=True) as ledger:
         helped, noted = improvement.read(ledger), results.kl_after(ledger)
         places["card"] = model_card(ledger)
@@ -41,5 +41,5 @@ def test_run_show_report_home_card_and_library_say_the_same_two_figures(
         assert set(SHARE.findall(text)) == {helped.short}, name
         assert set(NATS.findall(text)) == {f"{helped.kl:.1f} nats"}, name
     assert SHARE.findall(forecast), "what is expected of more votes stands apart"
-    assert helped.bar in places["show"] and f'aria-label="{helped.short} on' in row.bar
+    assert helped.bar in places["show"] and f'aria-label="{helped.short} on' in row["bar"]
     assert f'aria-label="{helped.short} on' in places["report"]
