@@ -261,7 +261,7 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
             if section != "engine":
                 raise UsageError(
                     f"--set {text}: --resume takes the run as it is; only engine.address and "
-                    "engine.workers can change"
+                    "engine.workers can change (for more votes: --votes +40)"
                 )
             found |= values
     return found

@@ -108,7 +108,7 @@ def path(tmp_path_factory, model):
         (["engine.chunk_rows=4"], "engine.chunk_rows stays as the run began with it"),
         (["engine.kind=local"], "engine.kind stays as the run began with it"),
         (["engine.cpus=2"], "only engine.address and engine.workers can change"),
-        (["run.votes=99"], "--resume takes the run as it is; only engine.address and"),
+        (["run.votes=99"], "can change (for more votes: --votes +40)"),
         (["engine.workers=0"], "engine.workers must be a whole number >= 1"),
     ],
 )
