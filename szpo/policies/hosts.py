@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from szpo.config.model_sections import Adapter as AdapterSettings
 from szpo.errors import IntegrityError
-from szpo.generation import shared_prompts
-from szpo.generation.engine import Engine
+from szpo.generation.engine import Engine, total_logprobs
 from szpo.generation.engine_choice import engine_for
 from szpo.models import adapter_files, loading, logprobs, lora_sites, scores
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
@@ -147,7 +146,7 @@ class LocalAnswerer:
         for prompt in dict.fromkeys(request.prompts):  # each is read once for all its answers
             rows = [i for i, own in enumerate(request.prompts) if own == prompt]
             answers = [request.answers[i] for i in rows]
-            found[rows] = shared_prompts.total_logprobs(self.adapted, prompt, answers, deltas)
+            found[rows] = total_logprobs(self.adapted, prompt, answers, deltas)
         return found
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from szpo import plugins
 from szpo.config import settings_file
@@ -19,6 +20,7 @@ from szpo.runs.machine_check import Check
 from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
+    from szpo.models.loading import ModelFacts
     from szpo.policies.hosts import Host
     from szpo.policies.protocol import Policy
 
@@ -82,7 +84,7 @@ def hold(config: Config, *, adapter: bool, driven: bool) -> Host:
     return host
 
 
-@contextmanager
+@contextlib.contextmanager
 def closed_on_error(host: Host) -> Iterator[None]:
     """Let go of the model where the block ends by an error."""
     try:
@@ -186,37 +188,46 @@ def note_back(ledger: Ledger) -> None:
 def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check]:
     """Look at the settings' engine: is it there, and what will a step cost there?
 
-    Starts the workers and has each answer a chunk twice; the second time is what counts.
+    Has workers or servers answer a chunk each, twice; the second time is what counts.
     """
-    engine = config.engine
-    if engine.kind == "vllm":
-        yield from _look_at_servers(config, prompt)
-        return
-    if engine.kind != "ray":
+    engine, o = config.engine, config.optimizer
+    if engine.is_local:
         yield Check("engine", "ok", f"{engine.kind}: the run's own process holds the model")
         return
-    from szpo.runs import run_device
-
+    ask = _ask_servers if engine.kind == "vllm" else _ask_workers
     try:
-        host = hold(run_device.choose(config), adapter=False, driven=True)
+        found = ask(config, prompt)
     except SzpoError as error:
         yield Check("engine", "fail", str(error))
         return
-    try:
-        where = engine.address or "a cluster of its own on 127.0.0.1"
-        yield Check(
-            "engine", "ok",
-            f"{engine.workers} workers at {where}: {host.facts.name}, {host.facts.dtype} on "
-            f"{host.facts.hardware or host.facts.device}, equal models and versions",
-        )  # fmt: skip
-        yield _price_step(config, host, prompt)
-    except SzpoError as error:
-        yield Check("engine", "fail", str(error))
-    finally:
-        host.close()
+    rows = 2 * o.directions * o.comparisons * o.rows
+    chunks = math.ceil(rows / found.rows)
+    seconds = math.ceil(chunks / found.places) * found.seconds
+    step = (
+        f"{rows} rows in {chunks} chunks of {found.rows}, about {seconds:.1f} s "
+        f"({found.seconds:.2f} s a chunk, measured with the base model)"
+    )
+    if found.chunk_bytes:
+        step += f" and {chunks * found.chunk_bytes / 1024:.0f} KiB beside the prompts"
+    yield Check("engine", "ok", found.what)
+    yield Check("a step there", "ok", step)
 
 
-def _look_at_servers(config: Config, prompt: str) -> Iterator[Check]:
+class _Measured(NamedTuple):
+    """An engine that has answered."""
+
+    what: str
+    rows: int
+    """Of a chunk."""
+    places: int
+    """Workers or servers."""
+    seconds: float
+    """For a chunk at each of them, at once."""
+    chunk_bytes: int = 0
+    """Sent and received for a chunk, where that is known."""
+
+
+def _ask_servers(config: Config, prompt: str) -> _Measured:
     from szpo.cluster import vllm_engine
     from szpo.cluster.vllm_messages import Decoding
     from szpo.models import context, loading
@@ -225,78 +236,56 @@ def _look_at_servers(config: Config, prompt: str) -> Iterator[Check]:
     from szpo.runs import run_device
 
     engine = config.engine
-    try:
-        vllm_engine.demand(engine)
-        chosen = run_device.choose(config).model
-        dtype = "fp32" if chosen.dtype == "auto" else chosen.dtype
-        facts = context.describe(chosen.name, dtype=dtype)
-        decoding = Decoding(
-            subspace_cache.sampling_of(config), loading.stop_tokens(facts), vocabulary_size(facts)
-        )
-        tokens = _encode(config, facts, prompt)
-        size = engine.rows or VLLM_ROWS
-        seconds, version = vllm_engine.measure_chunk(engine, tokens, decoding, size)
-    except SzpoError as error:
-        yield Check("engine", "fail", str(error))
-        return
-    urls = engine.replicas or []
-    yield Check(
-        "engine", "ok",
+    vllm_engine.demand(engine)
+    chosen = run_device.choose(config).model
+    dtype = "fp32" if chosen.dtype == "auto" else chosen.dtype
+    facts = context.describe(chosen.name, dtype=dtype)
+    decoding = Decoding(
+        subspace_cache.sampling_of(config), loading.stop_tokens(facts), vocabulary_size(facts)
+    )
+    size, urls = engine.rows or VLLM_ROWS, engine.replicas or []
+    seconds, version = vllm_engine.measure_chunk(
+        engine, _encode(config, facts, prompt), decoding, size
+    )
+    return _Measured(
         f"vLLM {version} at {', '.join(urls)}; model, adapters and seeds are looked at when a run "
         "begins",
+        size, len(urls), seconds,
     )  # fmt: skip
-    yield Check("a step there", "ok", _describe_step(config, size, len(urls), seconds))
 
 
-def _encode(config: Config, facts: Any, prompt: str) -> tuple[int, ...]:
+def _ask_workers(config: Config, prompt: str) -> _Measured:
+    import numpy as np
+
+    from szpo.policies import requests, subspace_cache
+    from szpo.runs import run_device
+
+    engine, size = config.engine, config.engine.rows or RAY_ROWS
+    host = hold(run_device.choose(config), adapter=False, driven=True)
+    with contextlib.closing(host):
+        facts, answerer = host.beside(host.facts.name)
+        table = np.array([(0, 0, 0, i) for i in range(size * engine.workers)], np.int64)
+        request = requests.AnswerRequest(
+            {}, (), (_encode(config, facts, prompt),), (bytes(16),), table,
+            replace(subspace_cache.sampling_of(config), stop=()),
+        )  # fmt: skip
+        answerer.answer(request)
+        began = time.monotonic()
+        answers = answerer.answer(request)
+        seconds = time.monotonic() - began
+    (_, first), *_ = request.split(size)
+    sent = requests.message_bytes(first.to_message())
+    where = engine.address or "a cluster of its own on 127.0.0.1"
+    return _Measured(
+        f"{engine.workers} workers at {where}: {facts.name}, {facts.dtype} on "
+        f"{facts.hardware or facts.device}, equal models and versions",
+        size, engine.workers, seconds,
+        sent + requests.tokens_to_array(answers[:size]).nbytes,
+    )  # fmt: skip
+
+
+def _encode(config: Config, facts: ModelFacts, prompt: str) -> tuple[int, ...]:
     from szpo.models import loading
     from szpo.types import Prompt
 
-    return tuple(loading.encode(facts.tokenizer, Prompt.user(prompt, config.prompts.system)))
-
-
-def _rows_and_chunks(config: Config, size: int) -> tuple[int, int]:
-    """Rows that a step asks for, and the chunks of this size that they make."""
-    o = config.optimizer
-    rows = 2 * o.directions * o.comparisons * o.rows
-    return rows, math.ceil(rows / size)
-
-
-def _describe_step(config: Config, size: int, places: int, seconds: float) -> str:
-    """Rows, chunks and seconds of a step, from rows and seconds of a chunk."""
-    rows, chunks = _rows_and_chunks(config, size)
-    return (
-        f"{rows} rows in {chunks} chunks of {size}, about "
-        f"{math.ceil(chunks / places) * seconds:.1f} s ({seconds:.2f} s a chunk, measured with "
-        "the base model)"
-    )
-
-
-def _price_step(config: Config, host: Host, prompt: str) -> Check:
-    import numpy as np
-
-    from szpo.generation.sampling import Sampling
-    from szpo.policies import requests
-    from szpo.policies.requests import AnswerRequest
-
-    g, size = config.generation, config.engine.rows or RAY_ROWS
-    tokens = _encode(config, host.facts, prompt)
-    _, answerer = host.beside(host.facts.name)
-    count = size * config.engine.workers
-
-    def ask() -> tuple[float, AnswerRequest, requests.Tokens]:
-        table = np.array([(0, 0, 0, i) for i in range(count)], np.int64)
-        sampling = Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens)
-        request = AnswerRequest({}, (), (tokens,), (bytes(16),), table, sampling)
-        began = time.monotonic()
-        answers = answerer.answer(request)
-        return time.monotonic() - began, request, answers
-
-    ask()
-    seconds, request, answers = ask()
-    (_, first), *_ = request.split(size)
-    sent = requests.message_bytes(first.to_message())
-    back = requests.tokens_to_array(answers[:size]).nbytes
-    kib = _rows_and_chunks(config, size)[1] * (sent + back) / 1024
-    step = _describe_step(config, size, config.engine.workers, seconds)
-    return Check("a step there", "ok", f"{step} and {kib:.0f} KiB beside the prompts")
+    return loading.encode(facts.tokenizer, Prompt.user(prompt, config.prompts.system))
