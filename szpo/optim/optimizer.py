@@ -79,7 +79,7 @@ def with_directions(state: State, count: int) -> State:
         return state
     settings = replace(state.settings, K=count)
     carried = state.carried
-    if isinstance(carried, along_direction.Pace):
+    if isinstance(carried, along_direction.CountingState):
         carried = along_direction.with_directions(state.settings, carried, count)
     return replace(state, settings=settings, carried=carried)
 

@@ -45,7 +45,7 @@ class Counting:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class CountingState:
     """What `known` and `sign` carry: their step size."""
 
     alpha: float | None
@@ -93,17 +93,17 @@ def check(settings: Settings) -> None:
         raise SettingsError("a prior on the gradient belongs to the rule regression")
 
 
-def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> Pace:
+def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> CountingState:
     """The step size, unless a warm-up is to measure it."""
-    return Pace(None if settings.warmup > 0 else default_alpha(counting, settings))
+    return CountingState(None if settings.warmup > 0 else default_alpha(counting, settings))
 
 
-def alpha_at(settings: Settings, pace: Pace, step: int) -> float | None:
+def alpha_at(settings: Settings, pace: CountingState, step: int) -> float | None:
     """α at a step; None during a warm-up."""
     return None if pace.alpha is None else pace.alpha * alpha_share(settings, step)
 
 
-def with_directions(settings: Settings, pace: Pace, count: int) -> Pace:
+def with_directions(settings: Settings, pace: CountingState, count: int) -> CountingState:
     """The step size for ``count`` directions a step; a size that was set stays.
 
     `default_alpha` grows with √K, since K directions are averaged.
@@ -170,7 +170,7 @@ def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estim
 def move(
     counting: Counting,
     settings: Settings,
-    pace: Pace,
+    pace: CountingState,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None = None,
@@ -209,7 +209,7 @@ def flip_share(
 def _warm_up(
     counting: Counting,
     settings: Settings,
-    pace: Pace,
+    pace: CountingState,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None,
