@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from szpo.cli import commands
@@ -158,7 +159,8 @@ def test_every_public_name_is_in_the_reference_or_the_guide_and_exists():
     assert not missing, "give each an entry (::: module.name) on a page of docs/reference"
 
 
-def test_the_drawn_picture_is_what_its_command_draws(monkeypatch):
+@pytest.mark.parametrize("name", ["step", "rooms"])
+def test_a_drawn_picture_is_what_its_command_draws(monkeypatch, name):
     monkeypatch.syspath_prepend(str(DOCS / "tools"))
-    drawn = import_module("draw_step").draw()
-    assert (DOCS / "step.svg").read_text(encoding="utf-8") == drawn
+    drawn = import_module(f"draw_{name}").draw()
+    assert (DOCS / f"{name}.svg").read_text(encoding="utf-8") == drawn, f"draw_{name}.py"
