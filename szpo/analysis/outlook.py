@@ -41,7 +41,7 @@ class Outlook:
         found, lines = self.found, []
         if self.why:
             lines.append(
-                f"no common taste shown yet (odds {_odds(found.factor)}, it takes "
+                f"no taste shown yet (odds {_odds(found.factor)}, it takes "
                 f"{vote_regression.EVIDENCE:g} : 1), so the recommended point stays near the "
                 f"start: {self.why}"
             )
@@ -84,7 +84,7 @@ class Outlook:
         """In a few words, for the line of a step; empty where all is as it should be."""
         found, words = self.found, []
         if self.votes and not found.shown:
-            words.append("no common taste shown yet")
+            words.append("no taste shown yet")
         if self.votes and (said := taught.words(found)):
             words.append(said if found.shown else f"perhaps {said}")
         if found.share < 1:

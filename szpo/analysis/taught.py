@@ -86,7 +86,7 @@ def phrase(feature: str, more: bool) -> str:
 
 
 def words(found: LookAhead) -> str:
-    """What the votes are about, with figures only once they show a common taste."""
+    """What the votes are about, with figures only once they show a taste."""
     if found.taught is None:
         return ""
     likely = [each for each in found.taught if each.chance >= LIKELY]

@@ -43,9 +43,9 @@ def test_what_holds_it_back_is_named_with_what_to_do(fields, words, note):
 
 def test_why_the_votes_show_nothing_is_said_once_somebody_asked():
     found = change(factor=math.log(8.9))
-    assert found.note == "no common taste shown yet" and found.remarks == ()
+    assert found.note == "no taste shown yet" and found.remarks == ()
     (remark,) = replace(found, why="the voters disagree").remarks
-    assert remark.startswith("no common taste shown yet (odds 8.9 : 1, it takes 9 : 1)")
+    assert remark.startswith("no taste shown yet (odds 8.9 : 1, it takes 9 : 1)")
     assert remark.endswith("stays near the start: the voters disagree")
 
 
@@ -86,7 +86,7 @@ def test_a_line_of_a_step_says_what_its_votes_taught():
     likely = Claim("commas", False, 0.97, 1.0)
     assert change(taught=(likely,)).note == "fewer commas (97 %)"
     early = change(taught=(likely,), factor=1.0)
-    assert early.note == "no common taste shown yet, perhaps fewer commas"
+    assert early.note == "no taste shown yet, perhaps fewer commas"
 
 
 def test_what_was_taught_survives_the_record():
