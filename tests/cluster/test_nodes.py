@@ -97,11 +97,10 @@ class Shared:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.host, name)
 
-    def at(self, subspace: Any, space: Any) -> Any:
-        found = self.host.at(subspace, space)
-        self.host.dispatcher.wait_for_workers(
-            WORKERS
-        )  # those that were killed a moment ago as well
+    def at(self, subspace: Any, space: Any, *, run: bool = False) -> Any:
+        found = self.host.at(subspace, space, run=run)
+        # Those that were killed a moment ago as well.
+        self.host.dispatcher.wait_for_workers(WORKERS)
         return found
 
     def close(self) -> None:

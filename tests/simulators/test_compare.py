@@ -505,8 +505,7 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tm
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
     ) as running:  # fmt: skip
-        while " 75%" not in running.stdout.readline():
-            pass
+        assert any(" 75%" in line for line in running.stdout)
         with store.claim(CELLS[1]) as lock:
             assert lock is None  # somebody is at it
         os.killpg(running.pid, signal.SIGKILL)
