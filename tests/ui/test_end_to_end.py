@@ -158,17 +158,17 @@ def check_export(operator: Any, run: Path, rounds: int, file: Path) -> None:
         operator.click("text=Export")
     download.value.save_as(file)
     again = bundle.recompute(file)
-    assert (again.progress.applied, again.progress.votes) == (rounds, counted)
-    heading = again.improving.heading
+    assert (again["progress"]["applied"], again["progress"]["votes"]) == (rounds, counted)
+    heading = again["improving"]["heading"]
     if went_somewhere(run, rounds):
         assert heading.value is not None
         first = f"{heading.value:.2f} [{heading.low:.2f}–{heading.high:.2f}]"
         assert first in " ".join(shown.split()), "the dashboard's first figure is the export's"
     else:
         assert heading.value is None and "No votes along a path yet" in shown
-    for person in again.panelists:
-        row = operator.locator("#op-root tr", has_text=person.name).first
-        assert str(person.votes) in row.inner_text()
+    for person in again["panelists"]:
+        row = operator.locator("#op-root tr", has_text=person["name"]).first
+        assert str(person["votes"]) in row.inner_text()
 
 
 def finish(pages: Sequence[Any]) -> int:
