@@ -152,8 +152,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]
     if failed:
         lines += ["", f"guard failed: {'; '.join(failed)}"]
-    taught = [found["nearest"], found["taught"], found["needed"]]
-    return [*lines, "", *filter(None, taught)]
+    return [*lines, "", *filter(None, (found["nearest"], found["taught"]))]
 
 
 def _format_level(found: dict[str, Any], when: str) -> str:

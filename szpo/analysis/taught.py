@@ -150,7 +150,7 @@ def _promise(found: LookAhead) -> str:
     if not later:
         return ""
     first = next((each for each in later if each.evidence >= LIKELY), later[-1])
-    return f"; {first.votes} more votes would show a taste with {_percent(first.evidence)}"
+    return f"; {first.votes} more votes show one with a chance of {_percent(first.evidence)}"
 
 
 def _lines(known: Sequence[tuple[int, LookAhead]]) -> tuple[Line, ...]:

@@ -70,9 +70,9 @@ def test_a_run_without_evidence_says_after_how_many_more_votes_it_is_likely(ledg
     chances = [(0, 0.0), (20, 0.3), (40, 0.61), (80, 0.9)]
     ahead = tuple(Ahead(votes, *ends, chance) for votes, chance in chances)
     record(ledger, 40, LookAhead(ahead, 1.0, taught=(I,)))
-    assert read(ledger).why.endswith("; 40 more votes would show a taste with 61 %")
+    assert read(ledger).why.endswith("; 40 more votes show one with a chance of 61 %")
     record(ledger, 48, LookAhead(ahead[:2], 1.0, taught=(I,)))
-    assert read(ledger).why.endswith("; 20 more votes would show a taste with 30 %")
+    assert read(ledger).why.endswith("; 20 more votes show one with a chance of 30 %")
 
 
 def test_a_run_without_named_features_was_taught_nothing(ledger: Ledger) -> None:

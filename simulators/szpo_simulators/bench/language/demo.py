@@ -7,7 +7,6 @@ and a held-out measurement before and after. Finished seeds are stored and not r
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,12 +17,11 @@ from typing import Any
 
 from rich.table import Table
 
-from szpo.analysis import measuring, outlook, taught
+from szpo.analysis import measuring, taught
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.vote_regression import EVIDENCE
 from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver, machine_check
@@ -33,8 +31,6 @@ from szpo_simulators.study import Spec, Study, hash_spec, interval
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)
-MORE = 48
-"""Votes after which most runs on a taste that a feature names show it; see `say_needed`."""
 
 
 def measure_run(
@@ -105,7 +101,7 @@ def _measure(
             part = measuring.Measured(ended, votes, rewards, at.tokens, at.kl, first)
             measuring.record(ledger, "szpo demo", part)
         held_out.record(ledger, "szpo demo", found)
-        lesson = read_lesson(ledger)
+        lesson = taught.read(ledger)
     near = asked.find_nearest(held, before.texts, before.rewards)
     return {
         "seed": config.run.root_seed,
@@ -127,7 +123,7 @@ def _measure(
         "panel": str(parts.panel),
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
         "nearest": str(near) if near is not None else "",
-        **lesson,
+        "taught": "" if lesson is None else str(lesson),
         "texts": [
             {"prompt": p.text, "before": b[0], "after": a[0]}
             for p, b, a in list(zip(held, before.texts, after.texts, strict=True))[:3]
@@ -144,33 +140,6 @@ def _measure(
             "matrix_seconds": machine_check.matrix_seconds(),
         },
     }
-
-
-def read_lesson(ledger: Ledger) -> dict[str, str]:
-    """What the votes taught (``taught``), and how many more it would take (``needed``)."""
-    lesson, ahead = taught.read(ledger), outlook.read(ledger)
-    if lesson is None or ahead is None:
-        return {"taught": "", "needed": ""}
-    return {"taught": str(lesson), "needed": say_needed(ahead.found.factor)}
-
-
-def say_needed(factor: float) -> str:
-    """How many more votes mostly show a taste that a feature names; empty if one shows.
-
-    The evidence so far does not tell: of eighty runs over recorded answers, with "no comma" and
-    "you" as tastes (`szpo_simulators.worlds.recorded`, eight prompts a comparison), 37 showed
-    nothing after 40 votes, with log factors from -.3 to 2, and 36 of them showed the taste within
-    48 more.
-
-    Args:
-        factor: Log Bayes factor for any taste so far.
-
-    >>> say_needed(0.5), say_needed(2.3)
-    ('48 more votes mostly show a taste that a feature of the dictionary names', '')
-    """
-    if factor >= math.log(EVIDENCE):
-        return ""
-    return f"{MORE} more votes mostly show a taste that a feature of the dictionary names"
 
 
 def make_evaluation_rows(
