@@ -31,9 +31,7 @@ def test_a_run_with_invited_people_is_refused_in_one_line(tmp_path, sets):
     stage = make(tmp_path / "mine.db", sets=sets)
     if not sets:
         stage.invitation("panelist", "P-01")
-    with pytest.raises(
-        UsageError, match=r"mine has invited people.* szpo serve --run mine;"
-    ) as error:
+    with pytest.raises(UsageError, match=r"mine has invited people.* szpo serve mine;") as error:
         szpo_ui.Comparison("mine", folder=tmp_path)
     assert "\n" not in str(error.value)
     stage.ledger.close()

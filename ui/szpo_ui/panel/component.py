@@ -60,7 +60,7 @@ def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file b
     if people or site.config.prolific.study:
         site.ledger.close()
         raise UsageError(
-            f"{run} has invited people, who vote with their own login: szpo serve --run {run}; "
+            f"{run} has invited people, who vote with their own login: szpo serve {run}; "
             "a component without a login votes for one local evaluator"
         )
     panelist = site.service.enroll("person", name)
