@@ -56,7 +56,7 @@ def shrink(
     check_share(to)
     if not wanted:
         raise UsageError("--to measures nothing; say what to do there: --out, --name or --ask")
-    _last_step(path)
+    last = _last_step(path)
     document: dict[str, Any] = {"share": to}
     if out is not None:
         with run_paths.look(path) as ledger:
@@ -64,7 +64,6 @@ def shrink(
         document["adapter"] = str(out)
     if name is not None:
         target = path.with_name(f"{run_paths.run_name(name)}.db")
-        last = _last_step(path)
         branch.branch(path, last, target, by="szpo shrink", share=to).close()
         document["branch"] = str(target)
     if ask is not None:

@@ -257,8 +257,10 @@ def _count(
     With settings and the model's host also what the judge rates.
     """
     named = settings.features
-    rate = None if named is None or config is None else find_rate(config, host)
-    return None if named is None else shown_features.entries_of(named, given, rate)
+    if named is None:
+        return None
+    rate = None if config is None else find_rate(config, host)
+    return shown_features.entries_of(named, given, rate)
 
 
 def demand_counted(parts: Parts) -> None:
