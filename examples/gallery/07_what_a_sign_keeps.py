@@ -9,10 +9,18 @@ moves nothing. With many votes the share falls to 2/π.
 """
 
 import math
+from fractions import Fraction
 
 import matplotlib.pyplot as plt
 
-from szpo_simulators.worlds.efficiency import sign_efficiency
+
+def sign_efficiency(n):
+    """(E|S|)² / (n · P(S ≠ 0)), S the sum of n fair votes ±1."""
+    half = math.comb(n - 1, (n - 1) // 2)
+    mean_size = Fraction(n * half, 2 ** (n - 1))  # E|S|
+    tied = 0 if n % 2 else Fraction(math.comb(n, n // 2), 2**n)
+    return mean_size**2 / (n * (1 - tied))
+
 
 votes = range(1, 41)
 shares = [float(sign_efficiency(n)) for n in votes]

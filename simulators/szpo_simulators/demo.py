@@ -20,7 +20,7 @@ from szpo.config.schema import Config
 from szpo.policies import text_guards
 from szpo.training import step_report
 from szpo.visible_text import visible
-from szpo_simulators.bench.language.demo import measure_run
+from szpo_simulators.bench.demo import measure_run
 from szpo_simulators.rewards import asked
 
 WIDTH = 96

@@ -1,7 +1,7 @@
 """Flags for low effort in one panelist's answers: for people to look into, never silent drops.
 
 Pure arithmetic on counts. Each flag alone is meant to meet fewer than one honest panelist in a
-hundred; ``szpo bench hostile`` measures how many it meets, and how many who click at random. The
+hundred; docs/archive.md says how many it met, and how many who click at random. The
 operator's page shows the same flags (`szpo.analysis.agreement`); docs/decisions.md has their
 prices.
 """

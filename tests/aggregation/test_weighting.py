@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import special
 from scipy.stats import binom
 
-from szpo.aggregation import rationality, registry, weighting
+from szpo.aggregation import low_effort, rationality, registry, weighting
 from szpo.aggregation.low_effort import (
     Conduct,
     Flag,
@@ -29,7 +29,6 @@ from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo.voting.votes_by_voter import read_votes_by_voter
-from szpo_simulators.bench.voters.hostile import KINDS, USUAL, simulate_conduct
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
 from tests.support.quadratic import (
@@ -384,10 +383,40 @@ def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
         assert binom.pmf(met, n, honest).sum() < 0.01, n
 
 
+KINDS = ("honest", "hasty clicker", "patient clicker", "one side")
+WORDS = 288
+"""Of a comparison: eight rows of two answers of 18 words."""
+USUAL = Usual(gold=0.95, repeat=0.8, rest=0.6)
+"""Rates at which an honest simulated panelist agrees with the truth, itself and the others."""
+
+
+def conduct_of(kind, votes, gold, draw):
+    """Counts over the votes of one panelist, of which ``gold`` are known; a twentieth repeats.
+
+    Honest reading takes 120 ms a word, log-normal with σ ½; haste 2 s, σ .6.
+    """
+    right, same, agrees = (
+        (USUAL.gold, USUAL.repeat, USUAL.rest) if kind == "honest" else (0.5, 0.5, 0.5)
+    )
+    repeats, hasty, one = votes // 20, kind == "hasty clicker", kind == "one side"
+    times = (2000 if hasty else 120 * WORDS) * np.exp(draw.normal(0, 0.6 if hasty else 0.5, votes))
+    left = draw.random(votes) < (1.0 if one else 0.5)
+    again = 0 if one else draw.binomial(repeats, same)
+    train = votes - gold - repeats
+    return Conduct(
+        fast=(int((times < low_effort.soonest_ms(WORDS)).sum()), votes),
+        left=(int(left.sum()), votes),
+        run=low_effort.longest_run("".join("BA"[int(side)] for side in left)),
+        gold=(int(draw.binomial(gold, right)), gold),
+        repeat=(int(again), repeats),
+        rest=(int(draw.binomial(train, agrees)), train),
+    )
+
+
 def share(kind, votes, known, people=1500):
     draw = np.random.default_rng(KINDS.index(kind))
     return np.mean(
-        [bool(flags(simulate_conduct(kind, votes, known, draw), USUAL)) for _ in range(people)]
+        [bool(flags(conduct_of(kind, votes, known, draw), USUAL)) for _ in range(people)]
     )
 
 

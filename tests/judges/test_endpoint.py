@@ -23,7 +23,7 @@ from szpo.types import Prompt
 from szpo.voting import counting, lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from szpo_simulators.judges.stub_endpoint import (
+from szpo_simulators.bench.stub_endpoint import (
     SCRIPTS,
     StubEndpoint,
     StubReply,

@@ -96,7 +96,7 @@ def test_command_of_the_wheel_runs(outside, tmp_path):
     code = "from szpo.cli.app import main; main(['init', 'x.toml', '--preset', 'tiny'])"
     assert "wrote x.toml" in python(outside, code, tmp_path)
     code = "from szpo.cli.app import main; main(['bench'])"
-    assert "szpo_simulators.bench.language.demo" in python(outside, code, tmp_path)
+    assert "szpo_simulators.bench.demo" in python(outside, code, tmp_path)
 
 
 def test_constraints_pin_every_dependency_exactly():

@@ -11,7 +11,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.runs import known_addresses, run_engine
-from szpo_simulators.judges.stub_endpoint import SCRIPTS, StubEndpoint
+from szpo_simulators.bench.stub_endpoint import SCRIPTS, StubEndpoint
 from szpo_ui.folder.controllers import Controllers
 from tests.support import yard_run
 

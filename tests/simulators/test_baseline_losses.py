@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from szpo.baselines.advantages import gae, returns_to_go
-from szpo_simulators.baselines import dpo, ppo, reinforce, rlhf, tables
+from szpo_simulators.worlds import dpo, ppo, reinforce, rlhf, tables
 
 MOVES, CELLS = 3, 4
 D = MOVES * CELLS

@@ -12,16 +12,14 @@ import pytest
 
 from szpo.errors import RunError, UsageError
 from szpo.judges.backends import Reply
-from szpo_simulators.baselines import notebook
-from szpo_simulators.bench import run_all
-from szpo_simulators.bench.known_worlds import cartpole, contest, courier, gridworld
-from szpo_simulators.bench.voters import hostile, vpl
-from szpo_simulators.bench.voters import judge as bench
-from szpo_simulators.judges import probes
-from szpo_simulators.judges.probes import FORMS, tasks
+from szpo_simulators.bench import cartpole, contest, gridworld, run_all, vpl
+from szpo_simulators.bench import judge as bench
+from szpo_simulators.bench import judge as probes
+from szpo_simulators.bench.judge import FORMS, tasks
 from szpo_simulators.rewards.verifiers import verifier
 from szpo_simulators.study import seed_range
 from szpo_simulators.vpl import model
+from szpo_simulators.worlds import notebook
 from szpo_simulators.worlds.cartpole import CartPole
 from tests.support.cases import case
 from tests.support.judging import Scripted, judge, places
@@ -138,11 +136,11 @@ def test_a_difference_is_decided_seed_by_seed():
     ours = np.arange(10.0)
     rival = ours - 1 + 0.01 * (-1.0) ** np.arange(10)
     rows = [
-        {"way": "pair votes", "name": courier.OURS, "values": ours.tolist()},
+        {"way": "pair votes", "name": gridworld.OURS, "values": ours.tolist()},
         {"way": "pair votes", "name": "DPO", "values": rival.tolist()},
         {"way": "batch votes", "name": "DPO", "values": rival.tolist()},
     ]
-    (one,) = courier.compare_with_rivals(rows)
+    (one,) = gridworld.compare_with_rivals(rows)
     assert (one["way"], one["rival"]) == ("pair votes", "DPO")
     assert 0.98 < one["low"] < one["mean"] < one["high"] < 1.02
 
@@ -152,21 +150,6 @@ def test_a_well_specified_reward_model_needs_few_votes():
     asked = {"method": "rm-plan", "world": "dense", "ridge": 0.002, "seeds": seed_range(20)}
     few, many = (np.mean(contest.work({**asked, "budget": n})["values"]) for n in (100, 1000))
     assert 5.5 < few < many - 0.2 and 6.5 < many < 7.4
-
-
-def test_what_is_retained_is_a_share_of_the_honest_gain():
-    honest = np.array([1.0, 2.0, 3.0, 4.0])
-    assert hostile.retained_share(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
-    share, low, high = hostile.retained_share(np.array([0.0, 2.0, 1.0, 3.0]), honest)
-    assert low < share < high
-
-
-def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(hostile, "VOTES", 16)
-    found = hostile.main(seeds=2, first=7, people=40, folder=tmp_path)
-    assert len(lines(tmp_path / "run.csv")) == 3 and len(lines(tmp_path / "effort.csv")) == 20
-    out = capsys.readouterr().out
-    assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
 
 
 def examine(stub, part, count=4):

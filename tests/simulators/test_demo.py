@@ -16,7 +16,7 @@ from szpo.policies import text_guards
 from szpo.reports import html_report
 from szpo.reports.model_card import model_card
 from szpo_simulators import demo
-from szpo_simulators.bench.language import demo as bench
+from szpo_simulators.bench import demo as bench
 from tests.support import folder_run
 
 Capture = pytest.CaptureFixture[str]

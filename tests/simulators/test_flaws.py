@@ -22,7 +22,7 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.flaws import members, read
 from szpo_simulators.panels.panel import SimulatedPanel, build, from_spec
-from szpo_simulators.panels.raters import Rater, law, stack_raters
+from szpo_simulators.panels.raters import Rater, law
 from szpo_simulators.panels.simulate import panel_of
 from tests.support import yard_run
 from tests.support.cases import case
@@ -172,10 +172,6 @@ def test_attention_falls_with_votes_given_and_taste_turns_with_steps():
     assert tired.lapse == pytest.approx(1 - 0.9 * a)
     assert tired.taste == pytest.approx(0.7)
     assert Rater(taste=0.9, turn=1.0).at(0, 500).taste == 1.0
-    arrays = stack_raters([[Rater(beta=2.0, fatigue=1.0), Rater(beta=-1.0)]]).at(
-        np.array([50, 9]), 7
-    )
-    assert arrays.beta[0].tolist() == pytest.approx([2 * a, -1.0])
     judge = panel("bt70+fatigue=2", size=1).judges[0]
     fresh, late = verdicts(judge)[0], verdicts(judge.after(300))[0]
     assert fresh == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from szpo_simulators.baselines.notebook import (
+from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
+from szpo_simulators.worlds.notebook import (
     CLIP,
     FORMS,
     Learner,
@@ -15,7 +16,6 @@ from szpo_simulators.baselines.notebook import (
     reinforce,
     returns,
 )
-from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
 
 
 def lengths(learning, episodes: int) -> list[int]:

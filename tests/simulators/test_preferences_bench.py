@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import special
 
-from szpo_simulators.bench.voters import preferences
-from szpo_simulators.bench.voters.preferences import Judged
+from szpo_simulators.bench import preferences
+from szpo_simulators.bench.preferences import Judged
 
 PAIRS, K = 1200, 6
 

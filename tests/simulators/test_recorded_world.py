@@ -10,8 +10,8 @@ from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.sparse_prior import Prior
 from szpo.types import FEATURE_GRID
-from szpo_simulators.bench.voters import surrogate
-from szpo_simulators.worlds.recorded import Plan, Recorded, recommend, run
+from szpo_simulators.bench import surrogate
+from szpo_simulators.bench.surrogate import Plan, Recorded, recommend, run
 
 K = 8
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
-from szpo_simulators.vpl import data, sets
+from szpo_simulators.bench import vpl
+from szpo_simulators.vpl import data
 from szpo_simulators.vpl.data import (
     Pairs,
     contexts,
@@ -97,7 +98,7 @@ SMALL = Recipe(epochs=8)
 
 @pytest.fixture(scope="module")
 def two():
-    return sets.two_users(4000, 0), sets.two_users(4000, 0, "test")
+    return vpl.two_users(4000, 0), vpl.two_users(4000, 0, "test")
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +144,13 @@ def test_the_same_seed_gives_the_same_model(two):
 
 
 def test_sets_are_what_their_ceilings_need():
-    points = sets.two_users(4000, 3)
+    points = vpl.two_users(4000, 3)
     gap = points.chosen - points.rejected
     sign = 1 - 2 * points.user
     assert (gap[:, 0] + sign * gap[:, 1] > 0).all()
     disagree = gap[:, 0] - sign * gap[:, 1] < 0  # the other user would choose the other
     assert (disagree == points.controversial).all()
-    for made in (sets.pets(2000, 3), sets.two_attributes(2000, 3)):
+    for made in (vpl.pets(2000, 3), vpl.two_attributes(2000, 3)):
         votes = list(made)
         share = np.mean([one.controversial for one in votes])
         assert share == pytest.approx(0.5, abs=0.04)

@@ -13,16 +13,15 @@ from szpo.errors import RunError, UsageError
 from szpo.optim.parameters import round13
 from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Floats, Prompt, Shift, Update
-from szpo_simulators.baselines import ppo
-from szpo_simulators.bench.known_worlds import track
+from szpo_simulators.bench import track
 from szpo_simulators.rewards.text_rewards import matrix, parse
-from szpo_simulators.worlds import oracle
+from szpo_simulators.worlds import oracle, ppo
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import World, draws
-from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, YardWorld, score_walk
+from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
 WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
@@ -30,7 +29,6 @@ WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
     "courier": (Courier, 1.864197077),
     "track, progress": (lambda: TRUTH, 0.665),
     "track, lines": (lambda: PROXY, 3.595884459),
-    "yard": (YardWorld, -0.592141649),
 }
 """Worlds whose value is exact, and the value of their start, recorded."""
 POLE: dict[str, Callable[[], Any]] = {"pole": lambda: CartPole(Network(4), seed=3)}

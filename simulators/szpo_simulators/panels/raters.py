@@ -17,9 +17,9 @@ Over time: after n votes a tired rater attends by a = exp(−f · n/100), and ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from math import isfinite
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import exp, isfinite
 from typing import Literal
 
 import numpy as np
@@ -91,76 +91,18 @@ class Rater:
         """
         if not (self.fatigue or self.drift or self.turn):
             return self
-        beta, lapse, taste = (float(value) for value in _law_over_time(self, given, step))
-        return replace(self, beta=beta, lapse=lapse, taste=taste)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Raters:
-    """Many raters of one link: each number of `Rater` as an array, all of one shape."""
-
-    link: str
-    beta: Floats
-    side_bias: Floats
-    tie: Floats
-    lapse: Floats
-    item_spread: Floats
-    tie_spread: Floats
-    threshold: Floats
-    verbosity: Floats
-    fatigue: Floats
-    drift: Floats
-    taste: Floats
-    turn: Floats
-    ring: Floats
-
-    def at(self, given: ArrayLike, step: int) -> Raters:
-        """The laws after ``given`` votes each, at a step of the run."""
-        beta, lapse, taste = _law_over_time(self, given, step)
-        return replace(self, beta=beta, lapse=lapse, taste=taste)
-
-    def of(self, members: NDArray[np.int64]) -> Raters:
-        """Those of the last axis that ``members`` (...) names: (..., P) to (..., *members)."""
-        return Raters(self.link, *(getattr(self, name)[..., members] for name in _NUMBERS))
-
-
-_NUMBERS = tuple(field.name for field in fields(Raters) if field.name != "link")
-
-
-def stack_raters(panels: Sequence[Sequence[Rater]]) -> Raters:
-    """Stack the members of several panels of equal size into arrays (panels, P).
-
-    Raters who do not look (β = 0) take the others' link.
-
-    Raises:
-        UsageError: panels of different sizes, or members of different links.
-    """
-    links = {rater.link for panel in panels for rater in panel if rater.beta} or {"logistic"}
-    if len({len(panel) for panel in panels}) != 1 or len(links) != 1:
-        raise UsageError("panels worked on together need one size and one link")
-    numbers = (
-        np.array([[float(getattr(rater, name)) for rater in panel] for panel in panels])
-        for name in _NUMBERS
-    )
-    return Raters(links.pop(), *numbers)
-
-
-def _law_over_time(
-    rater: Rater | Raters, given: ArrayLike, step: int
-) -> tuple[Floats, Floats, Floats]:
-    """β, lapse and taste after ``given`` votes, at a step."""
-    attention = np.exp(-np.asarray(rater.fatigue) * np.asarray(given) / 100)
-    drifted = np.exp(np.minimum(np.asarray(rater.drift) * step / 100, _STEEPEST))
-    taste = np.clip(np.asarray(rater.taste) + np.asarray(rater.turn) * step / 100, 0.0, 1.0)
-    return (
-        np.asarray(rater.beta * attention * drifted),
-        np.asarray(1 - (1 - np.asarray(rater.lapse)) * attention),
-        np.asarray(taste),
-    )
+        attention = exp(-self.fatigue * given / 100)
+        drifted = exp(min(self.drift * step / 100, _STEEPEST))
+        return replace(
+            self,
+            beta=self.beta * attention * drifted,
+            lapse=1 - (1 - self.lapse) * attention,
+            taste=min(max(self.taste + self.turn * step / 100, 0.0), 1.0),
+        )
 
 
 def law(
-    rater: Rater | Raters,
+    rater: Rater,
     gap: ArrayLike,
     plus_on_a: ArrayLike = True,
     items: Floats | None = None,
@@ -169,7 +111,7 @@ def law(
     """Probabilities (..., 3) of answering A, B, tie.
 
     Args:
-        rater: who answers; many raters broadcast with ``gap``.
+        rater: who answers.
         gap: mean reward of plus minus that of minus, any shape.
         plus_on_a: which side plus stands on.
         items: standard normal numbers (..., 2) of the comparison; None for no item effects.
@@ -182,7 +124,6 @@ def law(
     gap = np.asarray(gap, dtype=np.float64)
     if not np.isfinite(gap).all():
         raise RunError("a difference of rewards is not finite; check the reward")
-    nu, lapse = np.asarray(rater.tie), np.asarray(rater.lapse)[..., None]
     x = rater.beta * gap + np.multiply(rater.verbosity, longer)
     log_tie: Floats = np.zeros(())
     if items is not None:
@@ -195,13 +136,12 @@ def law(
     p, q = chosen(x - unnoticed), chosen(-x - unnoticed)
     # Where all is certain rounding could leave less than nothing for ties.
     tie = np.where(
-        unnoticed > 0, np.maximum(1 - p - q, 0.0), nu * np.exp(log_tie) * np.sqrt(p * q)
+        unnoticed > 0, np.maximum(1 - p - q, 0.0), rater.tie * np.exp(log_tie) * np.sqrt(p * q)
     )
     shares = np.stack([p, q, tie], axis=-1) / (p + q + tie)[..., None]
-    some = np.asarray((nu > 0) | (np.asarray(rater.threshold) > 0))[..., None]
-    even = np.where(some, np.array([1.0, 1.0, 1.0]) / 3, np.array([0.5, 0.5, 0.0]))
-    mixed: Floats = (1 - lapse) * shares + lapse * even
-    return mixed
+    ties = rater.tie > 0 or rater.threshold > 0
+    even = np.array([1 / 3, 1 / 3, 1 / 3] if ties else [0.5, 0.5, 0.0])
+    return np.asarray((1 - rater.lapse) * shares + rater.lapse * even)
 
 
 def pick(shares: Floats, u: ArrayLike) -> NDArray[np.int8]:

@@ -1,8 +1,7 @@
 """The plain panel of the worlds: M identical voters compare differences of mean returns.
 
 This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes a second.
-`szpo_simulators.panels.raters` has the whole law of a rater (ties, lapses, sides), and
-`szpo_simulators.worlds.people` has panels of such members.
+`szpo_simulators.panels.raters` has the whole law of a rater (ties, lapses, sides).
 """
 
 from __future__ import annotations
@@ -45,20 +44,10 @@ def votes(chance: Reals, coins: Uniforms) -> Floats:
 
 
 def coins(
-    root_seeds: Sequence[int],
-    step: int,
-    shape: tuple[int, ...],
-    steps: int = 1,
-    *,
-    name: str | None = None,
+    root_seeds: Sequence[int], step: int, shape: tuple[int, ...], steps: int = 1
 ) -> Uniforms:
-    """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed.
-
-    ``name`` separates the streams of different uses.
-    """
+    """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed."""
     size = int(np.prod(shape))
-    made = [
-        uniforms(seeds.derive(seed, "world votes", name=name), size * steps, size * step)
-        for seed in root_seeds
-    ]
+    keys = (seeds.derive(seed, "world votes") for seed in root_seeds)
+    made = [uniforms(key, size * steps, size * step) for key in keys]
     return np.stack(made).reshape(len(made), steps, *shape).swapaxes(0, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,7 @@ from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
 from szpo_simulators.rewards.features import Scored, bare
-from szpo_simulators.worlds.world import Reals, Uniforms, WorldPolicy, softmax
+from szpo_simulators.worlds.world import Reals, WorldPolicy, softmax
 
 MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -238,45 +238,3 @@ def _describe_walk(moves: list[str], worth: float) -> Answer:
     end = WELL if worth > 0 else PIT if worth < 0 else ""
     text = f"{' '.join(moves)}. {end}".rstrip()
     return Answer(text, "stop" if worth else "length", len(moves))
-
-
-@dataclass(frozen=True)
-class YardWorld:
-    """A `szpo_simulators.worlds.yard.Yard` behind the `World` protocol.
-
-    A walk starts in a free cell that its first uniform number draws.
-    """
-
-    yard: Yard = field(default_factory=Yard)
-
-    @property
-    def dim(self) -> int:
-        """One logit per cell and move."""
-        return 4 * self.yard.cells
-
-    @property
-    def width(self) -> int:
-        """A number for the start; for each move one for the choice and one for the wind."""
-        return 1 + 2 * self.yard.horizon
-
-    @property
-    def theta0(self) -> Floats:
-        """All moves equally likely."""
-        return np.zeros(self.dim)
-
-    def returns(self, theta: Reals, u: Uniforms) -> Floats:
-        """Ending less the cost of the moves, (S, n); the wind may turn what was chosen."""
-        yard = self.yard
-        logits = np.asarray(theta).reshape(len(theta), yard.cells, 4)
-        total = np.zeros(u.shape[:2])
-        cells = yard.starts[(u[..., 0] * len(yard.starts)).astype(np.int64)]
-        numbers = u[..., 1:].reshape(*total.shape, yard.horizon, 2)
-        for _, _, after, walking in yard.walk(logits, cells, numbers):
-            total += np.where(walking, yard.ending[after] - COST, 0.0)
-        return total
-
-    def value(self, theta: Reals) -> Floats:
-        """Exact expected return (S,)."""
-        shape = (-1, self.yard.cells, 4)
-        logits = np.asarray(theta, dtype=np.float64).reshape(shape)
-        return np.array([self.yard.value(one) for one in logits])

@@ -20,10 +20,9 @@ import numpy as np
 
 from szpo.optim.sample_directions import Law
 from szpo.types import Floats
-from szpo_simulators.baselines import dpo, es, ppo, reinforce, rlhf, walks
-from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.study import interval
-from szpo_simulators.worlds import repetitions
+from szpo_simulators.worlds import dpo, es, ppo, reinforce, repetitions, rlhf, walks
+from szpo_simulators.worlds.curves import Curve, trace_walks
 from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 
@@ -74,13 +73,13 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
     rest = dict(spec)
     method, world = rest.pop("method"), WORLDS[rest.pop("world")]
     budget, D = rest.pop("budget"), rest.pop("D", 1)
-    panel = LinkPanel(rest.pop("panel", "logistic"), rest.pop("sharpness", 1.0))
+    panel = LinkPanel(beta=rest.pop("sharpness", 1.0))
     if method == "szpo":
         return _szpo(world, root_seeds, budget, D, panel, rest)
     if method == "dpo":
         return dpo.train(world, root_seeds, budget, dpo.Recipe(**rest), rows=D, panel=panel)
     if method == "rm-ppo":
-        ours = {k: rest.pop(k) for k in ("kind", "rounds", "keep", "ridge") if k in rest}
+        ours = {k: rest.pop(k) for k in ("kind", "rounds", "ridge") if k in rest}
         how = rlhf.Recipe(**ours, practice=ppo.Recipe(**rest))
         return rlhf.train(world, root_seeds, budget, how, rows=D, panel=panel)
     if method == "rm-plan":

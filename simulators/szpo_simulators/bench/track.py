@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from szpo.types import Floats, Ints
-from szpo_simulators.baselines import ppo, rlhf
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.study import Study, bench, draw_curve, format_interval, interval
-from szpo_simulators.worlds import oracle
+from szpo_simulators.worlds import oracle, ppo, rlhf
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import FEATURES, MOVES, PROXY, TRUTH, Track

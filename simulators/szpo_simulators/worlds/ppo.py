@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from szpo.baselines.advantages import gae, returns_to_go
 from szpo.types import Floats, Ints
-from szpo_simulators.baselines.tables import Adam, log_policy, sum_by_index, to_logits
-from szpo_simulators.baselines.walks import MOVES, Walks, walk
 from szpo_simulators.worlds.gridworld import GridWorld
+from szpo_simulators.worlds.tables import Adam, log_policy, sum_by_index, to_logits
+from szpo_simulators.worlds.walks import MOVES, Walks, walk
 from szpo_simulators.worlds.world import draws
 
 

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.baselines.curves import Curve, train_in_rounds
-from szpo_simulators.baselines.tables import Adam, log_policy, to_logits
-from szpo_simulators.baselines.walks import MOVES, Answers, Question
+from szpo_simulators.worlds.curves import Curve, train_in_rounds
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
+from szpo_simulators.worlds.tables import Adam, log_policy, to_logits
+from szpo_simulators.worlds.walks import MOVES, Answers, Question
 
 
 def margin(theta: Floats, reference: Floats, x: Floats, moves: int) -> Floats:
@@ -67,9 +66,7 @@ class Recipe:
     rate: float = 0.03
     """Adam's learning rate."""
     epochs: int = 8
-    """Gradient steps on each round's pairs."""
-    anchor: Literal["latest", "start"] = "latest"
-    """The reference: the policy that made the round's pairs, or the one at the start."""
+    """Gradient steps on each round's pairs; the reference is the policy that made them."""
 
 
 def train(
@@ -82,12 +79,11 @@ def train(
     panel: LinkPanel,
 ) -> Curve:
     """Train on one vote on each of n pairs of batches of D walks; values after every round."""
-    start = np.tile(world.theta0, (len(root_seeds), 1))
-    adam = Adam.empty(start.shape)
+    adam = Adam.empty((len(root_seeds), world.dim))
 
     def improve(step: int, theta: Floats, answers: Answers) -> Floats:
         nonlocal adam
-        reference = theta if how.anchor == "latest" else start
+        reference = theta
         for _ in range(how.epochs):
             slope = gradient(theta, reference, answers.x, answers.won, beta=how.beta, moves=MOVES)
             adam, move = adam.step(-slope, how.rate)

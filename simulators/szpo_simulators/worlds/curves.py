@@ -13,8 +13,8 @@ from itertools import accumulate, islice
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.baselines.walks import Answers, Question, ask
 from szpo_simulators.worlds.gridworld import GridWorld
+from szpo_simulators.worlds.walks import Answers, Question, ask
 from szpo_simulators.worlds.world import World
 
 

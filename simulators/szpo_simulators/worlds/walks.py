@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.types import Floats, Ints
-from szpo_simulators.baselines.tables import sum_by_index
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel, coins, votes
+from szpo_simulators.worlds.tables import sum_by_index
 from szpo_simulators.worlds.world import Reals, Uniforms, draws
 
 MOVES: Final = 4
-Kind: TypeAlias = Literal["cells", "moves", "visits", "steps", "times", "states"]
+Kind: TypeAlias = Literal["cells", "moves", "steps", "states"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,12 +78,10 @@ def feature_indices(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, in
     """The feature (S, n, H) that each move counts for, and the number of features.
 
     ``cells``: where it ends; ``moves``: cell and chosen move, all that DPO can express;
-    ``visits``: where it ends, a first visit apart from others; ``steps``: from where to where;
-    ``times``: where it ends, by quarter of the walk; ``states``: the world's whole state, with
-    which a reward model is well specified.
+    ``steps``: from where to where; ``states``: the world's whole state, with which a reward model
+    is well specified.
     """
-    cells, horizon = world.cells, world.horizon
-    states = made.states.astype(np.int64)
+    cells, states = world.cells, made.states.astype(np.int64)
     ends = states % cells
     if kind == "cells":
         return ends, cells
@@ -91,18 +89,7 @@ def feature_indices(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, in
         return made.taken.astype(np.int64), cells * MOVES
     if kind == "steps":
         return made.taken.astype(np.int64) // MOVES * cells + ends, cells**2
-    if kind == "times":
-        return np.arange(horizon) * 4 // horizon * cells + ends, 4 * cells
-    if kind == "states":
-        return states, world.sets * cells
-    seen = np.zeros((*ends.shape[:2], cells), dtype=bool)
-    found = np.empty_like(ends)
-    for t in range(horizon):
-        here = ends[..., t, None]
-        again = np.take_along_axis(seen, here, -1)[..., 0]
-        found[..., t] = ends[..., t] + cells * again
-        np.put_along_axis(seen, here, True, -1)
-    return found, 2 * cells
+    return states, world.sets * cells
 
 
 @dataclass(frozen=True, slots=True, eq=False)

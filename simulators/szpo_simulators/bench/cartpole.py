@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.baselines import notebook
 from szpo_simulators.panels import panel
 from szpo_simulators.study import (
     COLOURS,
@@ -22,6 +21,7 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
+from szpo_simulators.worlds import notebook
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
 from szpo_simulators.worlds.oracle import LinkPanel

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from szpo.baselines.advantages import returns_to_go
 from szpo.types import Floats
-from szpo_simulators.baselines.tables import Adam, sum_by_index, to_logits
-from szpo_simulators.baselines.walks import MOVES, true_rewards, walk
 from szpo_simulators.worlds.gridworld import GridWorld
+from szpo_simulators.worlds.tables import Adam, sum_by_index, to_logits
+from szpo_simulators.worlds.walks import MOVES, true_rewards, walk
 from szpo_simulators.worlds.world import draws
 
 

@@ -2,7 +2,7 @@
 
 One round is the usual recipe (Christiano et al. 2017; Ouyang et al. 2022): all votes on pairs of
 the starting policy, one reward model, one PPO. More rounds spend the same votes on pairs of the
-current policy, and fit the reward anew each time, to the latest votes or to all.
+current policy, and fit the reward anew each time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from szpo.optim import laplace
 from szpo.types import Floats
-from szpo_simulators.baselines import ppo
-from szpo_simulators.baselines.curves import Curve, train_in_rounds
-from szpo_simulators.baselines.walks import Answers, Kind, Question, Walks, feature_indices
+from szpo_simulators.worlds import ppo
+from szpo_simulators.worlds.curves import Curve, train_in_rounds
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
+from szpo_simulators.worlds.walks import Answers, Kind, Question, Walks, feature_indices
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,6 @@ class Recipe:
     kind: Kind = "cells"
     rounds: int = 1
     """1: all pairs by the starting policy. More: by the current policy."""
-    keep: bool = False
-    """Fit to the votes of all rounds, not only to the latest."""
     ridge: float = 0.01
     """Of the reward model's fit."""
     practice: ppo.Recipe = field(default_factory=ppo.Recipe)
@@ -72,15 +70,9 @@ def train(
     panel: LinkPanel,
 ) -> Curve:
     """Train on one vote on each of n pairs of batches of D walks; values after every round."""
-    answers: list[Answers] = []
 
-    def improve(step: int, theta: Floats, latest: Answers) -> Floats:
-        answers[:] = [*answers, latest] if how.keep else [latest]
-        w = fit_reward(
-            np.concatenate([one.x for one in answers], axis=1),
-            np.concatenate([one.won for one in answers], axis=1),
-            how.ridge,
-        )
+    def improve(step: int, theta: Floats, answers: Answers) -> Floats:
+        w = fit_reward(answers.x, answers.won, how.ridge)
         reward, done = reward_of(how.kind, world, w), step * how.practice.batches
         thetas = ppo.improve(world, theta, reward, root_seeds, how.practice, first=done)
         return ppo.take(thetas, how.practice.batches)

@@ -1,1 +1,0 @@
-"""Benchmarks in worlds whose true values are known."""

@@ -1,1 +1,0 @@
-"""Benchmarks on language models: generation, subspaces, KL, memory, the demo."""

@@ -1,1 +1,0 @@
-"""Benchmarks of voters: hostile and noisy panels, weightings, judges, tastes."""
