@@ -69,6 +69,12 @@ STREAM_ROWS: Final = 32
 Clock = Callable[[], int]
 """Microseconds since 1970; injected everywhere, so that no test waits."""
 Record = dict[str, Any]
+Parameters = Sequence[Any] | dict[str, Any]
+_BEGUN: Final = (
+    "SELECT data_version, event, row_sha256 FROM pragma_data_version LEFT JOIN "
+    "(SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1)"
+)
+"""What a transaction begins with: the mark of others' commits, and the chain's last event."""
 
 
 def now_us() -> int:
@@ -92,7 +98,8 @@ class Ledger:
         self._pid = os.getpid()
         self._depth = 0
         self._undone = 0
-        self._foreign: int | None = None
+        self._foreign = 0
+        self._last: Record | None = None
         self._pending: list[list[str]] = []
         self._checkpointer = Checkpointer(path)
         self._noted = witness.read(path)  # before the record, which only grows
@@ -169,9 +176,14 @@ class Ledger:
                 yield
                 return
             before = self._conn.total_changes
-            self._depth, self._pending, self._head, self._foreign = 1, [], None, None
+            self._depth, self._pending, self._head = 1, [], None
             try:  # from here on, so that an interrupt anywhere leaves no lock behind
                 self.execute("BEGIN IMMEDIATE")
+                begun = self.query(_BEGUN)[0]
+                self._foreign, self._last = (
+                    begun["data_version"],
+                    begun if begun["event"] else None,
+                )
                 yield
                 if self._pending:
                     rows, self._pending = self._pending, []
@@ -195,13 +207,14 @@ class Ledger:
         with self._lock:
             if not self._depth:
                 raise UsageError("savepoint: open a transaction first")
-            pending, head, before = len(self._pending), self._head, self._conn.total_changes
+            pending, before = len(self._pending), self._conn.total_changes
+            head, last = self._head, self._last
             self.execute("SAVEPOINT part")
             try:
                 yield
             except BaseException:
                 del self._pending[pending:]
-                self._head = head
+                self._head, self._last = head, last
                 self._undone += self._conn.total_changes != before
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK TO part")
@@ -214,7 +227,7 @@ class Ledger:
 
         For acknowledging a row that stands already: its writer may have died before attesting it.
         """
-        self._head = self.last_event()
+        self._head = self._last
 
     def _attest(self, last: Record) -> None:
         """Write the last event, which is committed and not yet acknowledged, into the witness."""
@@ -277,7 +290,7 @@ class Ledger:
         with self._lock:
             yield
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run one statement, with SQLite's errors in this project's words."""
         with self._lock:
             if os.getpid() != self._pid:
@@ -324,9 +337,9 @@ class Ledger:
             self._add_event(kind, actor, body)
 
     def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
-        event = ledger_rows.event(self.row, self.last_event(), self.clock(), actor, kind, body)
+        event = ledger_rows.event(self.row, self._last, self.clock(), actor, kind, body)
         self.execute(ledger_rows.insert_sql("events", tuple(event)), list(event.values()))
-        self._head = event
+        self._head = self._last = event
 
     def last_event(self) -> Record | None:
         """Number and hash ("event", "row_sha256") of the chain's last event; None without any."""
@@ -335,12 +348,12 @@ class Ledger:
 
     # ---- reading ----
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Record]:
+    def query(self, sql: str, parameters: Parameters = ()) -> list[Record]:
         """All rows of a SELECT as dictionaries."""
         with self._lock:
             return list(self.stream(sql, parameters))
 
-    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
+    def stream(self, sql: str, parameters: Parameters = ()) -> Iterator[Record]:
         """The rows of a SELECT one after the other, however many there are.
 
         Use it inside `snapshot` or `transaction`: else what is written meanwhile may show in it.
@@ -368,7 +381,7 @@ class Ledger:
         Equal marks mean that the file holds what it held.
         """
         with self._lock:
-            if not self._depth or self._foreign is None:  # in a transaction nobody else commits
+            if not self._depth:  # in a transaction nobody else commits
                 self._foreign = self.execute("PRAGMA data_version").fetchone()[0]
             return self._foreign, self._conn.total_changes, self._undone
 

@@ -5,6 +5,7 @@ Nothing here tells how anybody voted, nor what stands on which side.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -14,12 +15,12 @@ from typing import Final, Literal
 from szpo.config.schema import Config
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.run_spec import recorded_config, with_budget
+from szpo.ledger.run_spec import recorded_config
 from szpo.training import budget
-from szpo.voting import lease, steps
+from szpo.voting import steps
 from szpo.voting.counting import counted
 from szpo.voting.pauses import describe_pause
-from szpo.voting.seat_counts import SeatCounts
+from szpo.voting.seat_counts import RunNow
 from szpo.voting.service import VoteService
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
@@ -59,9 +60,9 @@ class RoundStatus:
 
 @dataclass(slots=True)
 class _Look:
-    """The last look at a run: marks of its file, the time, and what the next look goes on from."""
+    """The last look at a run, when it was, and what the next look goes on from."""
 
-    marks: tuple[int, int, int]
+    now: RunNow
     at_us: int
     status: RoundStatus
     reading: budget.Reading
@@ -70,10 +71,10 @@ class _Look:
 class StatusReader:
     """Reads a run's status again and again; computes it only when the file has changed."""
 
-    def __init__(self, ledger: Ledger, counts: Callable[[], SeatCounts | None] | None = None):
-        """``counts`` are those of a vote service over the same ledger, where there is one."""
+    def __init__(self, ledger: Ledger, look: Callable[[], RunNow] | None = None):
+        """``look`` is that of a vote service over the same ledger, where there is one."""
         self._ledger: Final = ledger
-        self._counts: Final = counts or VoteService(ledger).seat_counts
+        self._look: Final = look or VoteService(ledger).look
         self._config: Final = recorded_config(ledger)
         self._last: _Look | None = None
 
@@ -82,15 +83,13 @@ class StatusReader:
 
         Some of it depends on the time alone: a limit by date.
         """
-        ledger = self._ledger
-        with ledger.alone():
-            last = self._last
-            marks, now = ledger.changes(), ledger.clock()
-            if last is None or last.marks != marks or not 0 <= now - last.at_us < FRESH_US:
-                same_past = last is not None and last.marks[2] == marks[2]  # nothing was undone
+        with self._ledger.alone():
+            run, at_us, last = self._look(), self._ledger.clock(), self._last
+            if last is None or last.now is not run or not 0 <= at_us - last.at_us < FRESH_US:
+                same_past = last is not None and last.now.marks[2] == run.marks[2]  # none undone
                 reading = last.reading if last is not None and same_past else budget.Reading()
-                status = _status(ledger, self._config, reading, self._counts())
-                last = self._last = _Look(marks, now, status, reading)
+                status = _status(self._ledger, self._config, reading, run)
+                last = self._last = _Look(run, at_us, status, reading)
         return last.status
 
 
@@ -131,13 +130,14 @@ def redact_for_panelists(status: RoundStatus) -> RoundStatus:
 
 
 def _status(
-    ledger: Ledger, config: Config | None, reading: budget.Reading, counts: SeatCounts | None
+    ledger: Ledger, config: Config | None, reading: budget.Reading, run: RunNow
 ) -> RoundStatus:
-    flags, rows = lease.controller(ledger), ledger.steps()
+    flags, rows = run.rows[0], [row for row in run.rows if row["step"] is not None]
     live = [row for row in rows if row["state"] not in OVER]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
-    if config is not None:
-        config = with_budget(config, ledger)
+    if config is not None and flags["budget"]:
+        ends = config.run.model_copy(update=json.loads(flags["budget"]))
+        config = config.model_copy(update={"run": ends})
     state, step = _state(ledger, config, rows, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
@@ -150,14 +150,14 @@ def _status(
             0 if config is None else config.steps, len(rows) - len(live) + (shown is not None)
         ),
         state="paused" if by is not None and state != "finished" else state,
-        votes_in=0 if counts is None else counts.votes_in,
-        votes_needed=0 if counts is None else counts.votes_needed,
+        votes_in=0 if run.seats is None else run.seats.votes_in,
+        votes_needed=0 if run.seats is None else run.seats.votes_needed,
         opened_us=None if shown is None else shown["opened_us"],
         deadline_us=None if not is_open or by is not None else _deadline(ledger, config, shown),
         paused_by=by,
         pause_reason=reason,
         usual_wait_s=_usual_wait(rows),
-        generated=bool(live) and steps.stored(ledger, live[-1]["step"]) and live[-1] is not shown,
+        generated=bool(live) and bool(live[-1]["stored"]) and live[-1] is not shown,
         version="",
     )
     return replace(found, version=sha256(canonical(asdict(found)))[:16])

@@ -9,20 +9,44 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from szpo.ledger.database import Ledger, Record
 from szpo.voting import counting, seats
 
-_MARKS: Final = (
-    f"SELECT max(event) AS event, max(kind IN ({', '.join('?' * len(seats.MOVING_EVENTS))})) "
-    "AS moved, (SELECT max(amendment) FROM amendments) AS amendment FROM events WHERE event > ?"
+_RUN: Final = """
+SELECT s.*, r.paused_by, r.pause_reason,
+  (SELECT body FROM events WHERE kind = 'budget' ORDER BY event DESC LIMIT 1) AS budget,
+  s.state NOT IN ('applied', 'void') AND EXISTS (SELECT 1 FROM comparisons
+    WHERE run = s.run AND step = s.step AND kind = 'train') AS stored
+FROM controller r LEFT JOIN steps s USING (run) WHERE r.run = ? ORDER BY s.step
+"""
+_OF_STEP: Final = (
+    "FROM comparisons c CROSS JOIN assignments a USING (comparison) "
+    "LEFT JOIN votes v USING (assignment) WHERE c.run = :run AND c.step = :step AND c.kind = 'train'"
 )
+_NEW: Final = f"""
+SELECT a.assignment, a.comparison, a.panelist, a.plus_side AS side, a.served_us, a.expires_us,
+  NULL AS vote, NULL AS choice, a.rowid AS number, NULL AS event, NULL AS moved
+FROM assignments a CROSS JOIN comparisons c USING (comparison)
+WHERE a.rowid > coalesce(:seat, (SELECT min(a.rowid) - 1 {_OF_STEP}))
+  AND c.run = :run AND c.step = :step AND c.kind = 'train'
+UNION ALL SELECT assignment, NULL, NULL, NULL, NULL, NULL, vote, choice, vote, NULL, NULL
+FROM votes WHERE vote > coalesce(:vote, (SELECT min(v.vote) - 1 {_OF_STEP})) AND late = 0
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+  (SELECT max(amendment) FROM amendments), max(event),
+  max(kind IN ({", ".join(f"'{kind}'" for kind in seats.MOVING_EVENTS)}))
+FROM events WHERE event > coalesce(:event, (SELECT max(event) FROM events) - 1)
+ORDER BY vote, number
+"""
+"""What came after a seat, a vote and an event: seats, then answers, in order. CROSS JOIN keeps the
+order of the tables: new rows first, however large the step is."""
 
 
 @dataclass(slots=True)
 class Seat:
-    """A panelist at a comparison; ``vote`` is their last answer in time."""
+    """A panelist at a comparison; ``vote`` is their last answer in time, a skip included."""
 
     assignment: str
     comparison: str
@@ -32,11 +56,6 @@ class Seat:
     expires_us: int
     vote: int | None = None
     choice: str | None = None
-
-    @property
-    def answered(self) -> bool:
-        """There is an answer in time, a skip included."""
-        return self.vote is not None
 
     def is_held(self, now: int) -> bool:
         """The seat has not expired.
@@ -60,7 +79,9 @@ class ComparisonSeats:
     head: Record
     planned: tuple[seats.Letter, ...]
     holders: dict[str, Seat] = field(default_factory=dict)
-    standing: dict[seats.Letter, int] = field(default_factory=lambda: {"A": 0, "B": 0})
+    standing: dict[seats.Letter, int] = field(
+        default_factory=partial(dict[seats.Letter, int], A=0, B=0)
+    )
     waiting: list[Seat] = field(default_factory=list)
     held: tuple[int, float, dict[seats.Letter, int]] | None = None
     """Seats held on each side, counted at a time and the same until another one."""
@@ -70,7 +91,7 @@ class ComparisonSeats:
         self.standing = {"A": 0, "B": 0}
         self.waiting, self.held = [], None
         for seat in self.holders.values():
-            if not seat.answered:
+            if seat.vote is None:
                 self.waiting.append(seat)
             elif seat.choice != "skip" and seat.vote not in without:
                 self.standing[seat.side] += 1
@@ -78,11 +99,6 @@ class ComparisonSeats:
     def lack(self, side: seats.Letter) -> int:
         """Answers that the side still needs."""
         return max(0, self.planned.count(side) - self.standing[side])
-
-    @property
-    def done(self) -> int:
-        """Answers that count: no more on a side than are planned there."""
-        return sum(min(self.planned.count(side), self.standing[side]) for side in seats.LETTERS)
 
     def count_held(self, now: int, but: str | None = None) -> dict[seats.Letter, int]:
         """Count unanswered seats on each side that have not expired, without those of ``but``."""
@@ -136,19 +152,20 @@ class ComparisonSeats:
 
 
 class SeatCounts:
-    """The seats of one open step by comparison, as of the last call of `follow`."""
+    """The seats of one open step by comparison, as of the last call of `catch_up`."""
 
     def __init__(self, ledger: Ledger, step: Record):
         self.step: Final[int] = step["step"]
         self.m: Final[int] = step["m"]
         self.d: Final[int] = step["d"]
-        self.marks = ledger.changes()
         self.seats: dict[str, Seat] = {}
         self.by_panelist: dict[str, list[Seat]] = {}
         self._orders: dict[str, list[int]] = {}
         self.stale = False
         """Another process may have moved expiry times of seats."""
-        self._seat, self._vote, self._event = 0, 0, 0
+        self._seen: dict[str, Any] = {
+            "run": ledger.run, "step": self.step, "seat": None, "vote": None, "event": None,
+        }  # fmt: skip
         self._amendment: int | None = None
         self._without: set[int] = set()
         asked = counting.comparisons_asked(ledger, self.step)
@@ -157,22 +174,7 @@ class SeatCounts:
         self.comparisons: dict[str, ComparisonSeats] = {
             head["comparison"]: ComparisonSeats(head, sides[head["comparison"]]) for head in asked
         }
-        last = ledger.query(
-            "SELECT (SELECT coalesce(max(rowid), 0) FROM assignments) AS seat, "
-            "(SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
-            "(SELECT max(amendment) FROM amendments) AS amendment, "
-            "(SELECT coalesce(max(event), 0) FROM events) AS event"
-        )[0]
-        first = ledger.query(
-            "SELECT min(a.rowid) AS seat, min(v.vote) AS vote FROM comparisons c "
-            "JOIN assignments a USING (comparison) LEFT JOIN votes v USING (assignment) "
-            "WHERE c.run = ? AND c.step = ? AND c.kind = 'train'",
-            (ledger.run, self.step),
-        )[0]
-        self._seat = last["seat"] if first["seat"] is None else first["seat"] - 1
-        self._vote = last["vote"] if first["vote"] is None else first["vote"] - 1
-        self._event = last["event"]
-        self._follow(ledger, last["amendment"])
+        self.catch_up(ledger)
 
     def in_order_of(self, ledger: Ledger, panelist: str) -> list[ComparisonSeats]:
         """The comparisons in the panelist's own random order."""
@@ -185,26 +187,20 @@ class SeatCounts:
 
     @property
     def votes_in(self) -> int:
-        """Answers that count so far."""
-        return sum(each.done for each in self.comparisons.values())
+        """Answers that count so far: no more on a side than are planned there."""
+        return sum(
+            min(each.planned.count(side), each.standing[side])
+            for each in self.comparisons.values()
+            for side in seats.LETTERS
+        )
 
     @property
     def votes_needed(self) -> int:
         """Answers that the step needs."""
         return self.m * len(self.comparisons)
 
-    def catch_up(self, ledger: Ledger, marks: tuple[int, int, int]) -> None:
-        """Read what was appended since the last look."""
-        new = ledger.query(_MARKS, (*seats.MOVING_EVENTS, self._event))[0]
-        self._event = new["event"] or self._event
-        self.stale |= marks[0] != self.marks[0] or bool(new["moved"])
-        self._follow(ledger, new["amendment"])
-        self.marks = marks
-
     def refresh_expiry(self, ledger: Ledger) -> None:
-        """Reload the expiry of unanswered seats, where another process may have changed it."""
-        if not self.stale:
-            return
+        """Reload the expiry of unanswered seats, which another process may have changed."""
         for row in ledger.query(
             "SELECT a.assignment, a.expires_us FROM comparisons c "
             "JOIN assignments a USING (comparison) WHERE c.run = ? AND c.step = ? "
@@ -221,59 +217,60 @@ class SeatCounts:
             seat.expires_us = expires_us
             self.comparisons[seat.comparison].held = None
 
-    def _follow(self, ledger: Ledger, amendment: int | None) -> None:
-        # Each thing is read before what it refers to, so that none is met without that.
-        votes = ledger.query(
-            "SELECT vote, assignment, choice, late FROM votes WHERE vote > ? ORDER BY vote",
-            (self._vote,),
-        )
-        # CROSS JOIN keeps the order of the tables: new rows first, however large the step is.
-        new_seats = ledger.query(
-            "SELECT a.rowid AS number, a.assignment, a.comparison, a.panelist, "
-            "a.plus_side AS side, a.served_us, a.expires_us "
-            "FROM assignments a CROSS JOIN comparisons c USING (comparison) "
-            "WHERE a.rowid > ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
-            "ORDER BY a.rowid",
-            (self._seat, ledger.run, self.step),
-        )
+    def catch_up(self, ledger: Ledger) -> None:
+        """Read what was appended since the last look."""
         touched: set[str] = set()
-        for row in new_seats:
-            self._seat = row.pop("number")
-            seat = Seat(**row)
-            if seat.comparison not in self.comparisons:  # two equal batches are shown to nobody
-                continue
-            self.seats[seat.assignment] = seat
-            self.by_panelist.setdefault(seat.panelist, []).append(seat)
-            self.comparisons[seat.comparison].holders[seat.panelist] = seat
-            touched.add(seat.comparison)
-        for vote in votes:
-            self._vote = vote["vote"]
-            answered = self.seats.get(vote["assignment"])
-            if answered is not None and not vote["late"]:
-                answered.vote, answered.choice = vote["vote"], vote["choice"]
-                touched.add(answered.comparison)
-        if amendment != self._amendment:
-            self._amendment, self._without = amendment, counting.excluded_votes(ledger)
-            touched |= set(self.comparisons)
+        for row in ledger.query(_NEW, self._seen):
+            number, event, moved = (row.pop(name) for name in ("number", "event", "moved"))
+            if row["vote"] is not None:
+                self._seen["vote"] = number
+                if (answered := self.seats.get(row["assignment"])) is not None:
+                    answered.vote, answered.choice = number, row["choice"]
+                    touched.add(answered.comparison)
+            elif row["assignment"] is None:
+                self._seen["event"] = event or self._seen["event"]
+                self.stale |= bool(moved)
+                if number != self._amendment:
+                    self._amendment, self._without = number, counting.excluded_votes(ledger)
+                    touched |= set(self.comparisons)
+            else:
+                self._seen["seat"] = number
+                if row["comparison"] in self.comparisons:  # two equal batches are shown to nobody
+                    seat = self.seats[row["assignment"]] = Seat(**row)
+                    self.by_panelist.setdefault(seat.panelist, []).append(seat)
+                    self.comparisons[seat.comparison].holders[seat.panelist] = seat
+                    touched.add(seat.comparison)
         for comparison in touched:
             self.comparisons[comparison].recount(self._without)
 
 
-def follow(ledger: Ledger, before: SeatCounts | None) -> SeatCounts | None:
-    """The counts of the open step, caught up with the file; None while no step is open.
+@dataclass(frozen=True, slots=True)
+class RunNow:
+    """The rows of a run's steps as of these marks of its file, and the seats of its open step."""
 
-    ``before`` is what the last call returned. Call it inside a transaction, or in a block of
-    `Ledger.alone`.
+    marks: tuple[int, int, int]
+    rows: list[Record]
+    """Each has ``paused_by`` and ``pause_reason`` of the run, its last ``budget`` in JSON, and
+    whether the answers of a step that is not over are ``stored``; one without a step at least."""
+    seats: SeatCounts | None
+
+
+def look(ledger: Ledger, before: RunNow | None) -> RunNow:
+    """The run as it stands now; ``before`` is what the last call returned.
+
+    Call it inside a transaction, or in a block of `Ledger.alone`.
     """
     marks = ledger.changes()
     if before is not None and before.marks == marks:
         return before
-    found = ledger.query(
-        "SELECT step, m, d FROM steps WHERE run = ? AND state = 'open'", (ledger.run,)
-    )
-    if not found:
-        return None
-    if before is None or before.step != found[0]["step"] or before.marks[2] != marks[2]:
-        return SeatCounts(ledger, found[0])
-    before.catch_up(ledger, marks)
-    return before
+    rows = ledger.query(_RUN, (ledger.run,))
+    step = next((row for row in reversed(rows) if row["state"] == "open"), None)
+    if step is None:
+        return RunNow(marks, rows, None)
+    seats = None if before is None or before.marks[2] != marks[2] else before.seats
+    if seats is None or seats.step != step["step"]:
+        return RunNow(marks, rows, SeatCounts(ledger, step))
+    assert before is not None
+    seats.stale |= before.marks[0] != marks[0]
+    seats.catch_up(ledger)
+    return RunNow(marks, rows, seats)

@@ -16,11 +16,11 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
-from szpo.voting import calibration, casting, finals, lease, panelists, seat_counts, seats
+from szpo.voting import calibration, casting, finals, panelists, seat_counts, seats
 from szpo.voting.casting import Own, Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
-from szpo.voting.seat_counts import ComparisonSeats, SeatCounts
+from szpo.voting.seat_counts import ComparisonSeats, RunNow, SeatCounts
 
 T = TypeVar("T")
 SeatKind = Literal["round", "calibration", "practice", "final"]
@@ -59,7 +59,7 @@ class VoteService:
         self.calibrates: Final = calibrates
         self._kinds: dict[str, str] = {}
         self._votes: StepVotes | None = None
-        self._counts: SeatCounts | None = None
+        self._now: RunNow | None = None
 
     # ---- panelists ----
 
@@ -109,21 +109,21 @@ class VoteService:
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             counts = self._fresh_counts()
-            if counts is None or self._paused():
+            if counts is None or self.is_paused():
                 return None
             now = self.clock()
             for seat in counts.by_panelist.get(panelist, ()):
                 at = counts.comparisons[seat.comparison]
-                if not seat.answered and at.may_hold(seat, now, self.spare):
+                if seat.vote is None and at.may_hold(seat, now, self.spare):
                     return self.serve_again(seat.assignment, tab)
-            best: ComparisonSeats | None = None
+            best: tuple[ComparisonSeats, seats.Letter] | None = None
             fewest = 2**31
             for at in counts.in_order_of(self.ledger, panelist):
                 if panelist in at.holders or (in_use := at.in_use(now)) >= fewest:
                     continue
-                if at.free_side(now, self.spare, self.spare_after_us) is not None:
-                    best, fewest = at, in_use
-            return None if best is None else self._seat_at(best, counts.d, panelist, tab)
+                if (side := at.free_side(now, self.spare, self.spare_after_us)) is not None:
+                    best, fewest = (at, side), in_use
+            return best and self._serve(best[0].head, counts.d, best[1], panelist, tab)
 
     def assign_to(
         self, comparison: str, panelist: str, *, tab: str | None = None
@@ -142,8 +142,9 @@ class VoteService:
                 return None
             own = at.holders.get(panelist)
             if own is not None:
-                return None if own.answered else self.serve_again(own.assignment, tab)
-            return self._seat_at(at, counts.d, panelist, tab)
+                return None if own.vote else self.serve_again(own.assignment, tab)
+            side = at.free_side(self.clock(), self.spare, self.spare_after_us)
+            return side and self._serve(at.head, counts.d, side, panelist, tab)
 
     def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """A short comparison for waiting time that is counted in nothing; None if none is left.
@@ -160,7 +161,7 @@ class VoteService:
             held = seats.find_unanswered(self.ledger, panelist, calibration.KINDS, self.clock())
             if held is not None:
                 return self.serve_again(held.id, tab)
-            if not self.calibrates or self._paused():
+            if not self.calibrates or self.is_paused():
                 return None
             found = calibration.choose(self.ledger, panelist)
             return None if found is None else self.make_seat(*found, panelist, tab)
@@ -231,7 +232,7 @@ class VoteService:
             found, counts, now = self.assignment(assignment), self._fresh_counts(), self.clock()
             if found is None:
                 return False
-            if self._paused():
+            if self.is_paused():
                 return found.expires_us > now
             seat = None if counts is None else counts.seats.get(assignment)
             if counts is None or seat is None:
@@ -249,13 +250,17 @@ class VoteService:
                 "UPDATE assignments SET tab = ? WHERE assignment = ?", (tab, assignment)
             )
 
-    def seat_counts(self) -> SeatCounts | None:
-        """The seats of the open step, caught up with the file; None while no step is open.
+    def look(self) -> RunNow:
+        """The run's steps and the seats of the open one, caught up with the file.
 
         Call it inside a transaction, or in a block of `Ledger.alone`.
         """
-        self._counts = seat_counts.follow(self.ledger, self._counts)
-        return self._counts
+        self._now = seat_counts.look(self.ledger, self._now)
+        return self._now
+
+    def is_paused(self) -> bool:
+        """Somebody, or a guard, has paused the run; call it as `look`."""
+        return self.look().rows[0]["paused_by"] is not None
 
     # ---- answers ----
 
@@ -334,20 +339,11 @@ class VoteService:
             self._kinds[panelist] = str(found[0]["kind"])
         return self._kinds[panelist]
 
-    def _paused(self) -> bool:
-        return lease.controller(self.ledger)["paused_by"] is not None
-
     def _fresh_counts(self) -> SeatCounts | None:
-        counts = self.seat_counts()
-        if counts is not None:
+        counts = self.look().seats
+        if counts is not None and counts.stale:
             counts.refresh_expiry(self.ledger)
         return counts
-
-    def _seat_at(
-        self, at: ComparisonSeats, d: int, panelist: str, tab: str | None
-    ) -> Assignment | None:
-        side = at.free_side(self.clock(), self.spare, self.spare_after_us)
-        return None if side is None else self._serve(at.head, d, side, panelist, tab)
 
     def make_seat(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
         """A new seat at a comparison outside the open step; call it inside a transaction."""
@@ -391,7 +387,7 @@ class VoteService:
         self._note_expiry(assignment, expires)
 
     def _note_expiry(self, assignment: str, expires_us: int) -> None:
-        if (counts := self.seat_counts()) is not None:
+        if (counts := self.look().seats) is not None:
             counts.set_expiry(assignment, expires_us)
 
     def _check_identical(self, comparison: str) -> None:

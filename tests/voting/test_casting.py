@@ -117,10 +117,10 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
     requests = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
     with pytest.raises(StorageError, match="full"):
         cast_many(service, requests)
-    assert ledger.votes() == [] and service.seat_counts().votes_in == 0
+    assert ledger.votes() == [] and service.look().seats.votes_in == 0
     monkeypatch.undo()
     assert [type(r) for r in cast_many(service, requests)] == [Receipt, Receipt]
-    assert service.seat_counts().votes_in == 2 and verification.verify(ledger, deep=False).ok
+    assert service.look().seats.votes_in == 2 and verification.verify(ledger, deep=False).ok
 
 
 ODD = strategies.one_of(

@@ -81,15 +81,15 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
 
 
 def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
-    assert service.seat_counts() is None
+    assert service.look().seats is None
     epoch = ask(ledger, n=4, m=1)
     (ann,) = people(service, 1)
     with ledger.alone():
-        assert service.seat_counts().votes_needed == 4
+        assert service.look().seats.votes_needed == 4
     while (seat := service.assign(ann)) is not None:
         service.cast(VoteRequest(seat.id, "A", idem=seat.id))
     assert steps.close(ledger, 0, steps.Closing("rule", epoch=epoch))
-    assert service.seat_counts() is None and service.assign(ann) is None
+    assert service.look().seats is None and service.assign(ann) is None
 
 
 def test_a_late_answer_is_in_no_count_of_seats(ledger, service):
@@ -101,10 +101,10 @@ def test_a_late_answer_is_in_no_count_of_seats(ledger, service):
     with Ledger.open(ledger.path, clock=Clock()) as second:
         there = VoteService(second)
         with second.alone():
-            assert there.seat_counts().votes_in == 1
+            assert there.look().seats.votes_in == 1
         assert steps.close(ledger, 0, steps.Closing("rule"))
         assert there.cast(VoteRequest(seat.id, "A", idem=KEY(2))).late
-        assert there.seat_counts() is None
+        assert there.look().seats is None
         assert [own.receipt.late for own in there.own(ann, 0)] == [True]
 
 

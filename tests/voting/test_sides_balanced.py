@@ -103,7 +103,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                 for door in doors:  # what is in memory is what is in the file
                     each = door.ledger
                     with each.alone():
-                        counts = door.seat_counts()
+                        counts = door.look().seats
                         fresh = SeatCounts(each, each.step(0))
                     assert counts.votes_in == fresh.votes_in == len(counting.counted(each, 0))
                     assert counts.votes_needed - counts.votes_in == counting.missing(each, 0)
@@ -237,9 +237,9 @@ def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
         with pytest.raises(ZeroDivisionError), ledger.transaction():
             seat = service.assign(ann)
             service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
-            assert service.seat_counts().votes_in == 1
+            assert service.look().seats.votes_in == 1
             raise ZeroDivisionError
-        assert service.own(ann, 0) == () and service.seat_counts().votes_in == 0
+        assert service.own(ann, 0) == () and service.look().seats.votes_in == 0
         shown = [service.assign(ben).comparison, service.assign(ann).comparison]
         assert sorted(shown) == ["c0-0", "c0-1"]
 

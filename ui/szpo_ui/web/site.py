@@ -162,7 +162,7 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,
     )
-    status = StatusReader(ledger, service.seat_counts)
+    status = StatusReader(ledger, service.look)
     texts = lru_cache(maxsize=TEXTS)(ledger.comparison)
     return Site(
         ledger, service, config, ledger.clock, status, Writer(service), texts, secure,
