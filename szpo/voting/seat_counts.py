@@ -24,7 +24,8 @@ FROM controller r LEFT JOIN steps s USING (run) WHERE r.run = ? ORDER BY s.step
 """
 _OF_STEP: Final = (
     "FROM comparisons c CROSS JOIN assignments a USING (comparison) "
-    "LEFT JOIN votes v USING (assignment) WHERE c.run = :run AND c.step = :step AND c.kind = 'train'"
+    "LEFT JOIN votes v USING (assignment) "
+    "WHERE c.run = :run AND c.step = :step AND c.kind = 'train'"
 )
 _NEW: Final = f"""
 SELECT a.assignment, a.comparison, a.panelist, a.plus_side AS side, a.served_us, a.expires_us,

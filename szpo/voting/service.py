@@ -221,27 +221,26 @@ class VoteService:
             )
             self._note_expiry(assignment, now)
 
-    def extend(self, assignment: str) -> bool:
-        """Hold a seat for another full term (the page's heartbeat); whether it is held now.
+    def extend(self, assignment: str) -> int | None:
+        """Hold a seat for another full term (the page's heartbeat); until when it is held.
 
         One that expired, or was given back, is held again only where its comparison still lacks
-        an answer; outside the open step not at all. While the run is paused nothing is extended:
+        an answer; outside the open step not at all: None. While the run is paused nothing is extended:
         at its end every seat gets back the time that it had left.
         """
         with self.ledger.transaction("votes"):
             found, counts, now = self.assignment(assignment), self._fresh_counts(), self.clock()
             if found is None:
-                return False
+                return None
+            held = found.expires_us if found.expires_us > now else None
             if self.is_paused():
-                return found.expires_us > now
+                return held
             seat = None if counts is None else counts.seats.get(assignment)
             if counts is None or seat is None:
-                may = found.expires_us > now
+                may = held is not None
             else:
                 may = counts.comparisons[seat.comparison].may_hold(seat, now, self.spare)
-            if may:
-                self._hold(assignment, "expires_us = ?, released_us = NULL")
-            return may
+            return self._hold(assignment, "expires_us = ?, released_us = NULL") if may else None
 
     def take(self, assignment: str, tab: str) -> None:
         """Hand a seat, answered or not, to another tab; the former one can no longer vote."""
@@ -379,12 +378,13 @@ class VoteService:
         assert found is not None
         return found
 
-    def _hold(self, assignment: str, change: str, *values: str | None) -> None:
+    def _hold(self, assignment: str, change: str, *values: str | None) -> int:
         expires = self.clock() + self.seat_ttl_us
         self.ledger.execute(
             f"UPDATE assignments SET {change} WHERE assignment = ?", (expires, *values, assignment)
         )
         self._note_expiry(assignment, expires)
+        return expires
 
     def _note_expiry(self, assignment: str, expires_us: int) -> None:
         if (counts := self.look().seats) is not None:

@@ -57,6 +57,10 @@ def ballot(shown: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def texts(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["prompt"], row["a"], row["b"]
+
+
 def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(stage, client):
     shown = take(client)
     first = client.post("/api/votes", json=ballot(shown, dwell_ms=5, details={"device": "tv"}))
@@ -67,9 +71,9 @@ def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(stage, clien
     assert again.headers["Idempotent-Replayed"] == "true"
     assert again.json() == first.json()
     (row,) = stage.ledger.votes()
-    assert (row["choice"], row["dwell_ms"], json.loads(row["details"])) == (
-        "A", 5, {"device": "tv"},
-    )  # fmt: skip
+    assert (row["choice"], row["dwell_ms"]) == ("A", 5)
+    noted = {"rows": 3, "words": sum(len(t.split()) for r in shown["rows"] for t in texts(r))}
+    assert json.loads(row["details"]) == {"device": "tv", "fast": True, **noted}
     side = stage.ledger.query("SELECT plus_side FROM assignments")[0]["plus_side"]
     (vote,) = stage.site.service.counted(0)
     assert vote.verdict == ("plus" if side == "A" else "minus")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo_ui.web import diff
-from szpo_ui.web.diff import MOST_WORDS, SIMILAR, Piece, compare, words
+from szpo_ui.web.diff import MOST_WORDS, SIMILAR, Piece, compare
 
 TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
 
@@ -66,10 +66,6 @@ def test_what_would_take_long_is_not_compared():
     ]:
         found = compare(a, b)
         assert found.similarity is None and not found.marked
-
-
-def test_words_are_counted_as_a_reader_does():
-    assert words("  Two words. ") == 2 and words("") == 0
 
 
 def kept_after(pairs):

@@ -15,9 +15,10 @@ from szpo.types import Choice
 from szpo.voting import calibration
 from szpo_ui.languages import texts
 from szpo_ui.panel import actions, component, render
-from szpo_ui.panel.comparison_view import in_language
 from szpo_ui.panel.screens import Facts, Progress, State
 from szpo_ui.prolific.participants import Standing
+from szpo_ui.web import ballots
+from szpo_ui.web.ballots import in_language
 from tests.support.browser import make
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
@@ -86,7 +87,7 @@ def test_the_codes_that_python_shows_and_stores_have_sentences():
     for language in texts.LANGUAGES.values():
         assert set(language.choices) == set(get_args(Choice))
         assert set(language.shortcuts) == set(texts.KEYS)
-        assert tuple(language.reasons) == get_args(actions.Reason)
+        assert tuple(language.reasons) == tuple(texts.ENGLISH.reasons)
         for code in (*actions._REFUSALS.values(), *actions._CLOSED.values()):
             assert code in language.notices
     for name in set(re.findall(r"\bT\.(\w+)", component.script())):
@@ -156,7 +157,7 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
         assert screen.sheet is not None and screen.state == "practice"
         of_language = texts.LANGUAGES[code].practice
         assert {pair.prompt for pair in screen.sheet.pairs} == {p["prompt"] for p in of_language}
-        form = actions.PageBallot(
+        form = ballots.Ballot(
             assignment=screen.seat, choice="A", idem=f"practice-read-in-{code}", dwell_ms=9000,
             tab="tab-0001", details={"seen": 3},
         )  # fmt: skip

@@ -10,41 +10,20 @@ from pydantic import Field
 
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
-from szpo.ledger.database import Record
-from szpo.voting import casting, second_seats
-from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting import second_seats
 from szpo.voting.service import SeatKind
 from szpo_ui.languages import texts
 from szpo_ui.panel import own_seats, screens
-from szpo_ui.panel.comparison_view import gate_s, in_language, words_to_read
 from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
 from szpo_ui.prolific import participants
-from szpo_ui.web.requests import Ballot, Body
+from szpo_ui.web.ballots import Ballot, cast
+from szpo_ui.web.requests import Body
 from szpo_ui.web.site import Site
 
 Do = Literal[
     "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
     "final", "leave", "go", "keep", "revise", "use-tab", "taught",
 ]  # fmt: skip
-Reason = Literal["language", "content", "display", "other"]
-
-
-class Details(Body):
-    """What the page knows of how a vote came about."""
-
-    notes: dict[str, Literal["A", "tie", "B"]] = Field({}, max_length=4096)
-    seen: int = Field(0, ge=0, le=4096)
-    marks: bool = False
-    device: Literal["wide", "stacked"] = "wide"
-    view: Literal["formatted", "plain"] | None = None
-    report: Literal[True] | None = None
-
-
-class PageBallot(Ballot):
-    """A vote as the page sends it; facts that the server knows itself are not read from it."""
-
-    skip_reason: Reason | None = None
-    details: Details = Details()
 
 
 class At(Body):
@@ -61,7 +40,7 @@ class Action(At):
     mode: Mode = ""
     lang: str = Field("", pattern=r"^[a-z]{0,8}$")
     """The code of the language that the reader has chosen; empty: what their browser prefers."""
-    ballot: PageBallot | None = None
+    ballot: Ballot | None = None
 
 
 def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
@@ -117,58 +96,39 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
 
 def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
     """Store a vote and find the next screen, in one transaction."""
+    ballot = action.ballot
+    if ballot is None:
+        raise UsageError("vote: there is no ballot")
     with site.ledger.transaction("votes"):
-        ballot = action.ballot
-        seat = ballot and casting.read_seat(site.ledger, ballot.assignment, panelist)
-        if not ballot or not seat:
-            raise UsageError("vote: there is no such comparison for this panelist")
-        row, late, refused = seat[-1], False, None
-        try:
-            late = site.service.store(_request(site, row, ballot, action.lang), seat).late
-        except VoteConflictError as conflict:
-            if conflict.code == "stale_tab":
-                return screens.elsewhere(site, panelist, name)
-            refused = _REFUSALS.get(conflict.code) or _CLOSED.get(row["kind"], "once")
+        found = cast(site, panelist, ballot, texts.choose_language(action.lang, None))
+        kind, refusal = found.seat["kind"], found.refusal
+        if refusal is not None and refusal.code == "stale_tab":
+            return screens.elsewhere(site, panelist, name)
         page = PageState(action.tab, lang=action.lang)
         screen = screens.look(site, panelist, name, page, alive)
-        if row["kind"] == "practice" and refused is None:
-            feedback = Feedback(ballot.choice, screens.expected_choice(row))
+        notice = None if kind == "train" else "thanks"
+        if ballot.choice == "skip":
+            notice = "skipped"
+        if refusal is not None:
+            notice = _REFUSALS.get(refusal.code) or _CLOSED.get(kind, "once")
+        elif kind == "practice":
+            feedback = Feedback(ballot.choice, screens.expected_choice(found.seat))
             return dataclasses.replace(
                 screen, state="feedback", feedback=feedback, paper=None, seat=None
             )
-        told = None if row["kind"] == "train" else "thanks"
-        if ballot.choice == "skip":
-            told = "skipped"
-        late = late and row["kind"] == "train"
-        if late and not second_seats.is_second(site.ledger, row["assignment"]):
-            told = "late"
-        return dataclasses.replace(screen, notice=refused or told)
+        elif (
+            kind == "train"
+            and found.receipt is not None
+            and found.receipt.late
+            and not second_seats.is_second(site.ledger, ballot.assignment)
+        ):
+            notice = "late"
+        return dataclasses.replace(screen, notice=notice)
 
 
 _REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
 _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for an answer that is refused, by its code and by the kind that has closed."""
-
-
-def _request(site: Site, row: Record, ballot: PageBallot, lang: str) -> VoteRequest:
-    """The vote with what the server adds: how much there was to read, and whether it was fast."""
-    stored, language = site.comparison(row["comparison"]), texts.choose_language(lang, None)
-    assert stored is not None, row["comparison"]
-    read = in_language(stored, language)
-    rows = {str(i) for i, each in enumerate(read.rows) if not each.identical}
-    words = words_to_read(read)
-    # The page's reading time is not trusted: at most the time since the texts were served counts.
-    # A negative time means that the clock was set back; then that bound is unknown.
-    had_ms, read_ms = (site.clock() - row["served_us"]) / 1000, ballot.dwell_ms or 0
-    read_ms = read_ms if had_ms < 0 else min(read_ms, had_ms)
-    fast = ballot.choice != "skip" and read_ms < 1000 * gate_s(words)
-    noted = {} if read is stored else {"language": language.code}
-    details = ballot.details.model_dump(exclude_none=True)
-    details["notes"] = {i: note for i, note in details["notes"].items() if i in rows}
-    details["seen"] = min(details["seen"], len(rows))
-    return ballot.request(
-        row["panelist"], details, rows=len(rows), words=words, fast=fast, **noted
-    )
 
 
 def _agree(site: Site, panelist: str, code: str) -> None:

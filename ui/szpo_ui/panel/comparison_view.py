@@ -7,24 +7,16 @@ seat in the ledger.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from szpo.training.budget import WORDS_PER_MINUTE
-from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo_ui.languages.texts import ENGLISH, Language
+from szpo.types import Answer, Assignment, Comparison, Prompt
 from szpo_ui.panel import formatted
-from szpo_ui.web.diff import Piece, compare, words
+from szpo_ui.web.ballots import gate_s, is_unfolded, to_read
+from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import whole
-
-LEAST_SHARE: Final = 0.25
-"""Share of the reading time before which a vote counts as fast."""
-LONGEST_GATE_S: Final = 30.0
-"""No vote later than this counts as fast, seconds."""
-SHORT_TALK: Final = 150
-"""Words up to which the earlier turns of a conversation are unfolded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,68 +63,31 @@ class Sheet:
     same: tuple[Pair, ...]
     words: int
     """Of prompts, unfolded conversations and answers of the pairs that differ."""
-
-    @property
-    def formatted(self) -> bool:
-        """Some text is shown otherwise than it was written."""
-        pairs = (*self.pairs, *self.same)
-        answers = (side.formatted for pair in pairs for side in (pair.a, pair.b))
-        turns = (turn.formatted for pair in pairs for turn in pair.earlier)
-        return any(html is not None for html in (*answers, *turns))
-
-    @property
-    def minutes(self) -> int:
-        """Whole minutes of reading; 0 is under one."""
-        found = self.words / WORDS_PER_MINUTE
-        return 0 if found < 1 else math.ceil(found)
-
-    @property
-    def gate_s(self) -> float:
-        """Seconds before which a vote is fast."""
-        return gate_s(self.words)
-
-
-def gate_s(words: int) -> float:
-    """Seconds before which a vote on so many words is fast: a quarter of the reading time.
-
-    >>> gate_s(238), gate_s(10_000)
-    (15.0, 30.0)
-    """
-    return min(LONGEST_GATE_S, LEAST_SHARE * 60 * words / WORDS_PER_MINUTE)
-
-
-def words_to_read(comparison: Comparison) -> int:
-    """The words of prompts, unfolded conversations and answers of the pairs that differ."""
-    return sum(
-        _prompt_words(row.prompt) + words(row.plus.text) + words(row.minus.text)
-        for row in comparison.rows
-        if not row.identical
-    )
-
-
-def in_language(comparison: Comparison, language: Language) -> Comparison:
-    """The comparison as a reader gets it: the practice comparison, szpo's own, in their language.
-
-    The record holds it in English. Texts of prompts and models are never translated.
-    """
-    if comparison.kind != "practice" or language is ENGLISH:
-        return comparison
-    rows = (
-        Row(Prompt.user(each["prompt"]), Answer(each["better"]), Answer(each["worse"]))
-        for each in language.practice
-    )
-    return replace(comparison, rows=tuple(rows))
+    minutes: int
+    """Whole minutes of reading; 0 is under one."""
+    gate_s: float
+    """Seconds before which a vote is fast."""
+    formatted: bool
+    """Some text is shown otherwise than it was written."""
 
 
 def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
     """The comparison in the seat's order of prompts, with the seat's sides."""
     rows = [(i, comparison.rows[i]) for i in seat.prompt_order]
     pairs = [_pair(i, row.prompt, *seat.sides(row)) for i, row in rows]
+    words = to_read(comparison)
     return Sheet(
         seat=seat.id,
         pairs=tuple(pair for pair in pairs if not pair.same),
         same=tuple(pair for pair in pairs if pair.same),
-        words=words_to_read(comparison),
+        words=words,
+        minutes=0 if words < WORDS_PER_MINUTE else math.ceil(words / WORDS_PER_MINUTE),
+        gate_s=gate_s(words),
+        formatted=any(
+            html is not None
+            for pair in pairs
+            for html in (pair.a.formatted, pair.b.formatted, *(t.formatted for t in pair.earlier))
+        ),
     )
 
 
@@ -146,22 +101,9 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
         a=Side(found.a, a.end == "length", html[0]),
         b=Side(found.b, b.end == "length", html[1]),
         same=a.text == b.text,
-        unfolded=_is_unfolded(prompt),
+        unfolded=is_unfolded(prompt),
     )
 
 
 def _turn(role: str, text: str) -> Turn:
     return Turn(role, text, formatted.single(text) if role == "assistant" else None)
-
-
-def _prompt_words(prompt: Prompt) -> int:
-    return words(prompt.text) + (_talk_words(prompt) if _is_unfolded(prompt) else 0)
-
-
-def _talk_words(prompt: Prompt) -> int:
-    return sum(words(text) for _, text in prompt.turns[:-1])
-
-
-def _is_unfolded(prompt: Prompt) -> bool:
-    spoken = any(role != "system" for role, _ in prompt.turns[:-1])
-    return spoken and _talk_words(prompt) <= SHORT_TALK

@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -23,10 +24,11 @@ from starlette.concurrency import run_in_threadpool
 
 from szpo.errors import SzpoError, UsageError
 from szpo_ui.languages import texts
-from szpo_ui.panel import own_seats, render, screens
+from szpo_ui.panel import render, screens
 from szpo_ui.panel.actions import Action, At, act
 from szpo_ui.panel.screens import PageState
 from szpo_ui.web import credentials, login
+from szpo_ui.web.ballots import extend
 from szpo_ui.web.markup import style
 from szpo_ui.web.site import Site, open_site
 
@@ -117,13 +119,11 @@ def component(site: Site, who: Who) -> gr.HTML:
         return screens.glance(site, panelist, PageState(at.tab, at.seat), site.tabs.is_alive)
 
     def hold(data: Any, request: gr.Request) -> float | None:
-        panelist, at = who(request)[0], _at(data)
-        row = own_seats.seat_row(site, panelist, at.seat or "") if at else None
-        if at is None or row is None or row["choice"] or row["tab"] not in (None, at.tab):
-            return None
-        site.service.extend(row["assignment"])
-        again = own_seats.seat_row(site, panelist, row["assignment"])
-        return None if again is None else screens.lease_s(site, again)
+        panelist, at, until = who(request)[0], _at(data), None
+        if at is not None and at.seat is not None:
+            with suppress(UsageError):  # a seat of somebody else, or none
+                until = extend(site, panelist, at.seat, at.tab)
+        return None if until is None else screens.lease_s(site, until)
 
     def gone(data: Any, request: gr.Request) -> None:
         panelist, at = who(request)[0], _at(data)

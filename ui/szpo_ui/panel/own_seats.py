@@ -1,20 +1,41 @@
-"""A panelist's own seats, as rows of the ledger with the answer that stands."""
+"""A panelist's own figures and seats, as rows of the ledger with the answer that stands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from szpo.ledger.database import Record
 from szpo.voting import casting, second_seats
 from szpo_ui.web.site import Site
 
-_SEATS = (
-    "SELECT a.*, c.kind, c.step, c.expected, v.choice, v.details, v.received_us, v.revision "
-    "FROM comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison "
-    "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
-    "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
-    "WHERE c.run = ? AND (c.kind <> 'train' OR c.step = ?) AND a.panelist = ? ORDER BY a.rowid"
+SPENT_S: Final = (
+    "max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3)) / 1e3"
 )
+"""Seconds a vote took: the page's time counts up to that since the texts were served."""
+_OWN: Final = f"""
+SELECT own.*, seat.* FROM (
+  SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
+    coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
+    coalesce(sum({SPENT_S}), 0) AS spent_s,
+    EXISTS (SELECT 1 FROM events WHERE kind = 'consent' AND actor = :panelist) AS agreed
+  FROM assignments a JOIN comparisons c USING (comparison)
+  JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
+  WHERE a.panelist = :panelist AND c.kind = 'train'
+) own LEFT JOIN (
+  SELECT a.*, a.rowid AS number, c.kind, c.step, c.expected, v.choice, v.details, v.received_us
+  FROM comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison
+  LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision =
+    (SELECT max(revision) FROM votes WHERE assignment = a.assignment)
+  WHERE c.run = :run AND (c.kind <> 'train' OR c.step = :step) AND a.panelist = :panelist
+) seat ON 1 ORDER BY seat.number
+"""
+
+
+def read(site: Site, panelist: str, step: int | None) -> tuple[Record, list[Record]]:
+    """A panelist's figures, and their seats of a round and outside training as they were shown."""
+    rows = site.ledger.query(_OWN, {"panelist": panelist, "run": site.ledger.run, "step": step})
+    return rows[0], [row for row in rows if row["assignment"] is not None]
 
 
 def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
@@ -23,25 +44,21 @@ def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
     return found[-1] if found else None
 
 
-def read_seats(site: Site, panelist: str, step: int | None) -> list[Record]:
-    """The panelist's seats of a round and outside training, in the order of showing."""
-    return site.ledger.query(_SEATS, (site.ledger.run, step, panelist))
-
-
-def find_held_seat(seats: Sequence[Record], now: int) -> Record | None:
-    """The unanswered seat that is held: one outside training first."""
+def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | None:
+    """The unanswered seat that is held: one outside training first, a second one last."""
+    now = site.clock()
     held = (
         row
         for row in seats
         if row["choice"] is None and row["released_us"] is None and row["expires_us"] > now
     )
-    return min(held, key=lambda row: row["kind"] == "train", default=None)
+    found = min(held, key=lambda row: row["kind"] == "train", default=None)
+    second = found is None and site.config.panel.second_share
+    return find_second(site, panelist) if second else found
 
 
 def find_second(site: Site, panelist: str) -> Record | None:
     """The second seat that the panelist holds, as a kind of its own."""
-    if not site.config.panel.second_share:
-        return None
     seat = second_seats.find_held(site.ledger, panelist, site.clock())
     row = None if seat is None else seat_row(site, panelist, seat)
     return None if row is None else {**row, "kind": "second"}

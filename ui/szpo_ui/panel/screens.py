@@ -23,13 +23,14 @@ from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
 from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
-from szpo.voting.service import VoteService
+from szpo.voting.seats import assignment
 from szpo_ui.languages.texts import choose_language
 from szpo_ui.panel import last_round, own_seats
-from szpo_ui.panel.comparison_view import Sheet, in_language, sheet
+from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.prolific import participants
 from szpo_ui.prolific.participants import Standing
+from szpo_ui.web.ballots import in_language
 from szpo_ui.web.site import Site
 
 State = Literal[
@@ -154,9 +155,10 @@ Alive = Callable[[str, str], bool]
 def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) -> Screen:
     """The screen as it stands now; seats the panelist where there is something to compare."""
     status = site.status.read()
-    viewer = _Viewer(site, panelist, name, page, status)
-    held = viewer.find_held() or own_seats.find_second(site, panelist)
-    if not viewer.own["agreed"] and (held is None or held["kind"] != "practice"):
+    own, seats = own_seats.read(site, panelist, status.step)
+    viewer = _Viewer(site, panelist, name, page, status, own, seats)
+    held = own_seats.find_held(site, panelist, seats)
+    if not own["agreed"] and (held is None or held["kind"] != "practice"):
         return viewer.make_screen("welcome", facts=read_facts(site, viewer.progress()))
     if held is not None and _elsewhere(held, panelist, page, alive):
         return viewer.make_screen("other-tab")
@@ -169,26 +171,26 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         if held["tab"] != page.tab:  # its tab is closed, so this one may answer
             site.service.take(held["assignment"], page.tab)
         return viewer.make_reading_screen(EXTRA[held["kind"]], held)
-    if page.mode != "revise" and viewer.has_finished():
+    if page.mode != "revise" and viewer.study is not None and viewer.study.finished:
         if held is not None:
             site.service.release(held["assignment"])
         return viewer.make_screen("complete")
     if status.state == "paused":  # a run that waits for its start is paused too
         began = status.step or status.opened_us is not None
         return viewer.make_screen("paused" if began else "idle")
+    open_ = status.step if status.state == "open" else None
     if shown is not None and shown["kind"] == "train":
-        if shown["choice"] is None and shown["step"] != _open(status):
+        if shown["choice"] is None and shown["step"] != open_:
             return viewer.make_reading_screen(
                 "closed", shown, closed=_closing(site, shown["step"])
             )
-        if page.mode == "revise" and shown["choice"] and shown["step"] == _open(status):
+        if page.mode == "revise" and shown["choice"] and shown["step"] == open_:
             return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
-        seat = _seat(site.service, panelist, page.tab, held)
-        if seat is not None:
-            row = own_seats.seat_row(site, panelist, seat.id)
-            assert row is not None, seat.id
-            return viewer.make_reading_screen("vote", row)
+        if held is not None and held["tab"] == page.tab:  # its lease is not renewed
+            return viewer.make_reading_screen("vote", held)
+        if (seat := site.service.assign(panelist, tab=page.tab)) is not None:
+            return viewer.make_reading_screen("vote", {"kind": "train", "step": open_}, seat)
         return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
     if status.state == "finished":
         final = _final_left(site, panelist)
@@ -206,15 +208,15 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
 
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
     """The screen of a tab that is not the active one."""
-    return _Viewer(site, panelist, name, PageState(""), site.status.read()).make_screen(
-        "other-tab"
-    )
+    viewer = _Viewer(site, panelist, name, PageState(""), site.status.read(), {}, [])
+    return viewer.make_screen("other-tab")
 
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
     """Make this the panelist's active tab, without renewing any lease."""
-    held = _Viewer(site, panelist, "", PageState(tab), site.status.read()).find_held()
-    if held is not None:
+    _, seats = own_seats.read(site, panelist, site.status.read().step)
+    held = own_seats.find_held(site, panelist, seats)
+    if held is not None and held["kind"] != "second":
         site.service.take(held["assignment"], tab)
 
 
@@ -230,7 +232,7 @@ def glance(site: Site, panelist: str, page: PageState, alive: Alive) -> dict[str
         "round": None if status.step is None else status.step + 1,
         "votes_in": status.votes_in,
         "votes_needed": status.votes_needed,
-        "lease_s": None if row is None else lease_s(site, row),
+        "lease_s": None if row is None or row["choice"] else lease_s(site, row["expires_us"]),
     }
 
 
@@ -244,23 +246,12 @@ def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
 
 def consented(site: Site, panelist: str) -> bool:
     """Whether the ledger has an event with which the panelist agreed to take part."""
-    return bool(_read_own(site, panelist)["agreed"])
+    return bool(own_seats.read(site, panelist, None)[0]["agreed"])
 
 
-def lease_s(site: Site, row: Record) -> float | None:
-    """Seconds for which an unanswered seat of an open round is still held, at least 0."""
-    if row["choice"] is not None:
-        return None
-    left_us: int = max(0, row["expires_us"] - site.clock())
-    return round(left_us / 1e6, 1)
-
-
-def read_assignment(row: Record) -> Assignment:
-    """A row of the ledger as the vote service's `Assignment`."""
-    return Assignment(
-        row["assignment"], row["comparison"], row["panelist"], row["plus_side"],
-        tuple(json.loads(row["prompt_order"])), row["expires_us"],
-    )  # fmt: skip
+def lease_s(site: Site, expires_us: int) -> float:
+    """Seconds for which a seat is still held, at least 0."""
+    return round(max(0, expires_us - site.clock()) / 1e6, 1)
 
 
 def expected_choice(row: Record) -> Choice:
@@ -280,28 +271,34 @@ class _Viewer:
     name: str
     page: PageState
     status: RoundStatus
+    own: Record
+    """Their figures, and whether they agreed."""
+    seats: list[Record]
+    """Their seats of this round, and those outside training."""
 
     @cached_property
-    def seats(self) -> list[Record]:
-        """Their seats of this round, and those outside training."""
-        return own_seats.read_seats(self.site, self.panelist, self.status.step)
-
-    @cached_property
-    def own(self) -> Record:
-        """Their figures, and whether they agreed."""
-        return _read_own(self.site, self.panelist)
-
-    def find_held(self) -> Record | None:
-        return own_seats.find_held_seat(self.seats, self.site.clock())
+    def study(self) -> Standing | None:
+        chosen = self.site.config.prolific
+        if chosen.study is None:
+            return None
+        return participants.standing(self.site.ledger, self.panelist, chosen, self.status)
 
     def answers(self, step: int | None) -> list[Record]:
         """Their answers of a round, in the order of the first showing."""
-        if step == self.status.step:
-            return own_seats.answers(self.seats)
-        return own_seats.answers(own_seats.read_seats(self.site, self.panelist, step))
+        own = self.seats
+        if step != self.status.step:
+            _, own = own_seats.read(self.site, self.panelist, step)
+        return own_seats.answers(own)
 
     def progress(self) -> Progress:
-        return read_progress(self.site, self.own, self.status)
+        """A panelist's figures beside the votes of the run as they stand now."""
+        status, done = self.status, int(self.own["done"])
+        if status.state == "closed" and status.step is not None:
+            done += len(StepVotes(self.site.ledger, status.step).counted)
+        else:
+            done += status.votes_in
+        planned = status.rounds * self.site.config.votes_per_step
+        return Progress(done, max(planned, done), self.own["given"], self.own["spent_s"])
 
     def make_screen(self, state: State, **what: Any) -> Screen:
         what.setdefault("step", self.status.step)
@@ -310,41 +307,38 @@ class _Viewer:
             name=self.name,
             status=redact_for_panelists(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
-            study=self.study(),
+            study=self.study,
             base=self.site.prefix,
             **what,
         )
 
-    def study(self) -> Standing | None:
-        site = self.site
-        return participants.standing(site.ledger, self.panelist, site.config.prolific, self.status)
-
-    def has_finished(self) -> bool:
-        found = self.study()
-        return found is not None and found.finished
-
-    def make_reading_screen(self, state: State, row: Record, **what: Any) -> Screen:
-        comparison = self.site.comparison(row["comparison"])
-        assert comparison is not None, row["comparison"]
+    def make_reading_screen(
+        self, state: State, row: Record, seat: Assignment | None = None, **what: Any
+    ) -> Screen:
+        """The screen of a seat by its row; ``seat`` where it was given just now."""
+        seat, status, site = seat or assignment(row), self.status, self.site
+        comparison, second = site.comparison(seat.comparison), row["kind"] == "second"
+        assert comparison is not None, seat.comparison
         given = self.answers(row["step"]) if row["kind"] == "train" else []
-        before = [seat for seat in given if seat["assignment"] != row["assignment"]]
-        details = json.loads(row["details"] or "{}")
+        before = [each["assignment"] for each in given]
+        fresh = status.state == "open" and not self.answers(status.step)
+        if second:
+            fresh = fresh and (status.opened_us or 0) > row["served_us"]
+        answered = row.get("choice")
+        notes = json.loads(row.get("details") or "{}").get("notes")
         language = choose_language(self.page.lang, None)
         return self.make_screen(
             state,
-            seat=row["assignment"],
-            paper=partial(sheet, in_language(comparison, language), read_assignment(row)),
-            step=row["step"] if row["kind"] == "train" else self.status.step,
-            number=next(
-                (i for i, s in enumerate(given, 1) if s["assignment"] == row["assignment"]),
-                len(before) + 1,
-            ),
-            chosen=row["choice"],
-            second=row["kind"] == "second",
-            notes=details.get("notes", {}),
-            fresh=self.is_new_round() and (row["kind"] != "second" or self.opened_since(row)),
+            seat=seat.id,
+            paper=partial(sheet, in_language(comparison, language), seat),
+            step=row["step"] if row["kind"] == "train" else status.step,
+            number=1 + (before.index(seat.id) if seat.id in before else len(before)),
+            chosen=answered,
+            second=second,
+            notes=notes if isinstance(notes, dict) else {},
+            fresh=fresh,
             progress=self.progress(),
-            lease_s=None if state == "closed" else lease_s(self.site, row),
+            lease_s=None if answered or state == "closed" else lease_s(site, seat.expires_us),
             **what,
         )
 
@@ -357,13 +351,6 @@ class _Viewer:
             found = own_seats.find_second(self.site, self.panelist)
             return None if found is None else self.make_reading_screen("vote", found)
         return None
-
-    def opened_since(self, row: Record) -> bool:
-        return bool((self.status.opened_us or 0) > row["served_us"])
-
-    def is_new_round(self) -> bool:
-        step = _open(self.status)
-        return step is not None and not self.answers(step)
 
     def make_waiting_screen(self, *, change: bool) -> Screen:
         last = self.status.step or 0  # they may have voted in the round before
@@ -400,17 +387,6 @@ def _lesson(site: Site, panelist: str) -> str | None:
         return None
     asked = "SELECT 1 FROM events WHERE kind = ? AND actor = ? LIMIT 1"
     return str(lesson) if site.ledger.query(asked, (TAUGHT, panelist)) else ""
-
-
-def _open(status: RoundStatus) -> int | None:
-    return status.step if status.state == "open" else None
-
-
-def _seat(service: VoteService, panelist: str, tab: str, held: Record | None) -> Assignment | None:
-    """The seat that is held, without renewing its lease, or a new one from the service."""
-    if held is not None and held["tab"] == tab:
-        return read_assignment(held)
-    return service.assign(panelist, tab=tab)
 
 
 def _elsewhere(row: Record, panelist: str, page: PageState, alive: Alive) -> bool:
@@ -488,48 +464,19 @@ class Facts:
         return self.share * self.vote_s
 
 
-_SPENT_S: Final = (
-    "max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3)) / 1e3"
-)
-"""Seconds a vote took: the page's time counts up to that since the texts were served."""
-_OWN: Final = f"""
-SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
-  coalesce(sum(v.choice <> 'skip' AND v.late = 0), 0) AS given,
-  coalesce(sum({_SPENT_S}), 0) AS spent_s,
-  EXISTS (SELECT 1 FROM events WHERE kind = 'consent' AND actor = ?) AS agreed
-FROM assignments a JOIN comparisons c USING (comparison)
-JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
-WHERE a.panelist = ? AND c.kind = 'train'
-"""
 _FINALS_GIVEN: Final = """
 SELECT count(*) AS n FROM assignments a JOIN comparisons c USING (comparison)
 JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE a.panelist = ? AND c.kind = 'final'
 """
 _TIMES: Final = f"""
-SELECT {_SPENT_S} AS spent_s
+SELECT {own_seats.SPENT_S} AS spent_s
 FROM assignments a JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist)
 JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE c.kind = 'train' AND p.kind = 'person' AND v.choice <> 'skip'
 """
 ENOUGH_TIMES: Final = 10
 """Votes of people from which their median time is told."""
-
-
-def _read_own(site: Site, panelist: str) -> Record:
-    return site.ledger.query(_OWN, (panelist, panelist))[0]
-
-
-def read_progress(site: Site, own: Record, status: RoundStatus) -> Progress:
-    """A panelist's figures beside the votes of the run as they stand now."""
-    config, ledger = site.config, site.ledger
-    done = int(own["done"])
-    if status.state == "closed" and status.step is not None:
-        done += len(StepVotes(ledger, status.step).counted)
-    else:
-        done += status.votes_in
-    planned = status.rounds * config.votes_per_step
-    return Progress(done, max(planned, done), own["given"], own["spent_s"])
 
 
 def read_facts(site: Site, progress: Progress) -> Facts:

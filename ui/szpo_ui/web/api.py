@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,23 +20,14 @@ from szpo.training.status import redact_for_panelists
 from szpo.types import Assignment, Comparison
 from szpo.voting.casting import Receipt, VoteConflictError
 from szpo.voting.service import SeatKind
-from szpo_ui.web import login
+from szpo_ui.web import ballots, login
+from szpo_ui.web.ballots import Ballot
 from szpo_ui.web.rate import Buckets
-from szpo_ui.web.requests import Ballot, Body, Seat, Tab, read, refuse
+from szpo_ui.web.requests import Body, Seat, Tab, read, refuse
 from szpo_ui.web.site import Site
 
 VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
 """Rate limit of one panelist's votes: more than a person reads, far less than a flood."""
-DETAILS = 32
-"""Most entries that a vote's details may have."""
-
-Plain = str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
-
-
-class VoteBody(Ballot):
-    """POST /api/votes."""
-
-    details: dict[str, Plain] = Field(default_factory=dict, max_length=DETAILS)
 
 
 class AssignmentRequest(Body):
@@ -85,24 +75,16 @@ def routes(site: Site) -> list[Route]:
         who = login.identity(site, request, "panelist")
         if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
-        given = await read(VoteBody, request)
+        given = await read(Ballot, request)
         if isinstance(given, Response):
             return given
         try:
-            receipt = await site.writer.do(
-                partial(site.service.store, given.request(who.panelist, given.details))
-            )
+            found = await site.writer.do(partial(ballots.cast, site, str(who.panelist), given))
         except SzpoError as error:
             return answer_error(error)
-        return _accept(receipt)
+        return answer_error(found.refusal) if found.receipt is None else _accept(found.receipt)
 
     async def release(request: Request) -> Response:
-        return await _keep(request, "release")
-
-    async def extend(request: Request) -> Response:
-        return await _keep(request, "extend")
-
-    async def _keep(request: Request, what: Literal["release", "extend"]) -> Response:
         who = login.identity(site, request, "panelist")
         given = await read(SeatRequest, request)
         if isinstance(given, Response):
@@ -110,9 +92,16 @@ def routes(site: Site) -> list[Route]:
         seat = await run_in_threadpool(site.service.assignment, given.assignment)
         if seat is None or seat.panelist != who.panelist:
             return _no_such()
-        if what == "release":
-            await site.writer.do(partial(site.service.release, given.assignment))
-        elif not await site.writer.do(partial(site.service.extend, given.assignment)):
+        await site.writer.do(partial(site.service.release, given.assignment))
+        return Response(status_code=204)
+
+    async def extend(request: Request) -> Response:
+        who = login.identity(site, request, "panelist")
+        given = await read(SeatRequest, request)
+        if isinstance(given, Response):
+            return given
+        hold = partial(ballots.extend, site, str(who.panelist), given.assignment)
+        if await site.writer.do(hold) is None:
             return refuse(409, "given_away", "somebody else may have this comparison now")
         return Response(status_code=204)
 
@@ -140,7 +129,7 @@ def _accept(receipt: Receipt) -> JSONResponse:
     return JSONResponse(body, headers=headers)
 
 
-def answer_error(error: SzpoError) -> JSONResponse:
+def answer_error(error: SzpoError | None) -> JSONResponse:
     """Why a vote was not stored, with what stands instead where something does."""
     match error:
         case VoteConflictError():

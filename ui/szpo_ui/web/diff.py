@@ -128,11 +128,6 @@ def _compare_words(a: str, b: str) -> Diff:
     return Diff(similarity, _pieces(left, same_a), _pieces(right, same_b))
 
 
-def words(text: str) -> int:
-    """Words as a reader counts them: runs without white space."""
-    return len(text.split())
-
-
 def _whole(text: str) -> tuple[Piece, ...]:
     return (Piece(text),) if text else ()
 

@@ -1,15 +1,12 @@
-"""Read JSON requests strictly, votes among them; make error responses of one form."""
+"""Read JSON requests strictly; make error responses of one form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-
-from szpo.voting.casting import VoteRequest
 
 M = TypeVar("M", bound=BaseModel)
 Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -20,32 +17,6 @@ class Body(BaseModel):
     """A request: unknown fields are refused, values are never converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Ballot(Body):
-    """A vote as a client sends it; page and API each add what its details hold."""
-
-    assignment: Seat
-    choice: Literal["A", "B", "tie", "skip"]
-    idem: str = Field(pattern=r"^[A-Za-z0-9_.:-]{16,64}$")
-    tab: Tab
-    skip_reason: str | None = Field(None, min_length=1, max_length=200)
-    dwell_ms: int | None = Field(None, ge=0, lt=7 * 24 * 3600 * 1000)
-
-    @model_validator(mode="after")
-    def _reason_of_a_skip(self) -> Self:
-        if self.skip_reason is not None and self.choice != "skip":
-            raise ValueError("skip_reason belongs to the choice skip")
-        return self
-
-    def request(
-        self, panelist: str | None, details: Mapping[str, Any], **noted: object
-    ) -> VoteRequest:
-        """The vote for the vote service; ``noted`` is what the server adds to its details."""
-        return VoteRequest(
-            self.assignment, self.choice, self.idem, self.skip_reason, self.dwell_ms,
-            details or None, self.tab, panelist, noted,
-        )  # fmt: skip
 
 
 def refuse(

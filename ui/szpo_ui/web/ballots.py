@@ -1,0 +1,154 @@
+"""A panelist's answer: one request and one way to the ledger, of page, API and scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from szpo.errors import UsageError
+from szpo.ledger.database import Record
+from szpo.training.budget import WORDS_PER_MINUTE
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import casting
+from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
+from szpo_ui.languages.texts import ENGLISH, Language
+from szpo_ui.web.requests import Body, Seat, Tab
+from szpo_ui.web.site import Site
+
+LEAST_SHARE: Final = 0.25
+"""Share of the reading time before which a vote counts as fast."""
+LONGEST_GATE_S: Final = 30.0
+"""No vote later than this counts as fast, seconds."""
+SHORT_TALK: Final = 150
+"""Words up to which the earlier turns of a conversation are unfolded."""
+
+Letter = Literal["A", "B", "tie"]
+Plain = str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+class Ballot(Body):
+    """A vote as a client sends it; facts that the server knows itself are not read from it."""
+
+    assignment: Seat
+    choice: Letter | Literal["skip"]
+    idem: str = Field(pattern=r"^[A-Za-z0-9_.:-]{16,64}$")
+    tab: Tab
+    skip_reason: str | None = Field(None, min_length=1, max_length=200)
+    dwell_ms: int | None = Field(None, ge=0, lt=7 * 24 * 3600 * 1000)
+    details: dict[str, Plain | dict[str, Letter]] = Field(default_factory=dict, max_length=32)
+    """How it came about; of the page, ``notes`` on single rows and how many were ``seen``."""
+
+    @model_validator(mode="after")
+    def _reason_of_a_skip(self) -> Self:
+        if self.skip_reason is not None and self.choice != "skip":
+            raise ValueError("skip_reason belongs to the choice skip")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """What came of a ballot: the row of its seat, and the answer stored or why none is."""
+
+    seat: Record
+    receipt: Receipt | None
+    refusal: VoteConflictError | None = None
+
+
+def cast(site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH) -> Cast:
+    """Store an answer within the writer's transaction, whoever sent it.
+
+    The server adds how much there was to read, and whether the answer came too fast for that.
+
+    Raises:
+        UsageError: there is no such seat, or it is somebody else's.
+    """
+    rows = casting.read_seat(site.ledger, ballot.assignment, panelist)
+    if not rows:
+        raise UsageError("vote: there is no such comparison for this panelist")
+    seat = rows[-1]
+    stored = site.comparison(seat["comparison"])
+    assert stored is not None, seat["comparison"]
+    read = in_language(stored, language)
+    differ, words = [i for i, row in enumerate(read.rows) if not row.identical], to_read(read)
+    # The client's reading time is not trusted: at most the time since the texts were served
+    # counts. Where that is negative the clock was set back, and the bound is unknown.
+    had_ms = (site.clock() - seat["served_us"]) / 1000
+    read_ms: float | None = ballot.dwell_ms
+    if had_ms >= 0:
+        read_ms = had_ms if read_ms is None else min(read_ms, had_ms)
+    fast = ballot.choice != "skip" and read_ms is not None and read_ms < 1000 * gate_s(words)
+    noted: dict[str, Any] = {"rows": len(differ), "words": words, "fast": fast}
+    if read is not stored:
+        noted["language"] = language.code
+    details = {name: value for name, value in ballot.details.items() if value is not None}
+    if isinstance(notes := details.get("notes"), dict):
+        details["notes"] = {i: notes[i] for i in map(str, differ) if i in notes}
+    if isinstance(seen := details.get("seen"), int):
+        details["seen"] = min(seen, len(differ))
+    request = VoteRequest(
+        ballot.assignment, ballot.choice, ballot.idem, ballot.skip_reason, ballot.dwell_ms,
+        details or None, ballot.tab, panelist, noted,
+    )  # fmt: skip
+    try:
+        return Cast(seat, site.service.store(request, rows))
+    except VoteConflictError as refusal:
+        return Cast(seat, None, refusal)
+
+
+def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int | None:
+    """Hold a seat for another full term; until when it is held, None where others may have it.
+
+    A ``tab`` holds what it shows and nobody has answered.
+
+    Raises:
+        UsageError: there is no such seat, or it is somebody else's.
+    """
+    rows = casting.read_seat(site.ledger, seat, panelist)
+    if not rows:
+        raise UsageError("extend: there is no such comparison for this panelist")
+    if tab and (rows[-1]["choice"] or rows[-1]["tab"] not in (None, tab)):
+        return None
+    return site.service.extend(seat)
+
+
+def gate_s(words: int) -> float:
+    """Seconds before which a vote on so many words is fast: a quarter of the reading time.
+
+    >>> gate_s(238), gate_s(10_000)
+    (15.0, 30.0)
+    """
+    return min(LONGEST_GATE_S, LEAST_SHARE * 60 * words / WORDS_PER_MINUTE)
+
+
+def in_language(comparison: Comparison, language: Language) -> Comparison:
+    """The comparison as a reader gets it: the practice comparison, szpo's own, in their language.
+
+    The record holds it in English. Texts of prompts and models are never translated.
+    """
+    if comparison.kind != "practice" or language is ENGLISH:
+        return comparison
+    rows = (
+        Row(Prompt.user(each["prompt"]), Answer(each["better"]), Answer(each["worse"]))
+        for each in language.practice
+    )
+    return replace(comparison, rows=tuple(rows))
+
+
+def to_read(comparison: Comparison) -> int:
+    """The words of prompts, unfolded conversations and answers of the pairs that differ."""
+    texts: list[str] = []
+    for row in comparison.rows:
+        if not row.identical:
+            texts += [row.plus.text, row.minus.text, row.prompt.text]
+            if is_unfolded(row.prompt):
+                texts += [text for _, text in row.prompt.turns[:-1]]
+    return sum(len(text.split()) for text in texts)
+
+
+def is_unfolded(prompt: Prompt) -> bool:
+    """The earlier turns are a short conversation, which a reader of the answers needs."""
+    turns = prompt.turns[:-1]
+    spoken = any(role != "system" for role, _ in turns)
+    return spoken and sum(len(text.split()) for _, text in turns) <= SHORT_TALK
