@@ -222,7 +222,7 @@ class VoteService:
             self._note_expiry(assignment, now)
 
     def extend(self, assignment: str) -> int | None:
-        """Hold a seat for another full term (the page's heartbeat); until when it is held, else None.
+        """Hold a seat for another full term; until when it is held, else None.
 
         One that expired, or was given back, is held again only where its comparison still lacks
         an answer; outside the open step not at all. While the run is paused nothing is extended:
