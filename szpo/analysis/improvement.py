@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import accumulate
+from typing import Any, Final, TypeAlias
 
 from szpo import metrics
 from szpo.analysis import evidence
@@ -16,6 +17,7 @@ from szpo.intervals import Share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.training import results
+from szpo.training.results import StepRow
 from szpo.voting import finals
 
 PLACE: Final = "on held-out prompts"
@@ -181,6 +183,35 @@ def read(ledger: Ledger) -> Improvement:
     else:
         lack = "nobody has compared them yet; order a final comparison"
     return Improvement(None, "", votes, kl, points, lack, measured)
+
+
+Curve: TypeAlias = list[tuple[int, int, float, float | None, float | None]]
+"""Votes counted, answers read for them, the value then, and its interval where it has one."""
+
+
+def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
+    """Figures along a run, by votes and by reading: of applied steps, and of measurements."""
+    votes = list(accumulate((step.votes for step in table), initial=0))
+    read = list(accumulate((step.answers_read for step in table), initial=0))
+    found: dict[str, Curve] = {
+        key: [
+            (votes[i + 1], read[i + 1], value, None, None)
+            for i, step in enumerate(table)
+            if step.state == "applied" and (value := getattr(step, key)) is not None
+        ]
+        for key in ("kl", "length", "repetition")
+    }
+    # A measurement stands after its number of applied steps.
+    at = [(point, read[min(point.steps, len(table))]) for point in helped.points]
+    found["heldout"] = [
+        (point.votes, i, point.wins.value, point.wins.low, point.wins.high)
+        for point, i in at
+        if point.wins is not None and point.wins.value is not None
+    ]
+    found["reward"] = [
+        (point.votes, i, point.reward, None, None) for point, i in at if point.reward is not None
+    ]
+    return found
 
 
 def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:

@@ -29,7 +29,7 @@ from szpo.policies import teachable
 from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
-from szpo.training.results import CountedStep, Run
+from szpo.training.results import Run, StepRow
 from szpo.types import Comparison
 from szpo.visible_text import visible
 from szpo.voting import counting, triads
@@ -168,7 +168,7 @@ def _cards(total: Run) -> list[tuple[str, str]]:
 
 def _figures(
     ledger: Ledger,
-    facts: Sequence[CountedStep],
+    facts: Sequence[StepRow],
     helped: Improvement,
     score: Score | None,
     score_name: str,
@@ -206,7 +206,7 @@ def _figures(
         ("norm", "|θ|", ""),
         ("identical", "Identical rows", "share"),
     ):
-        known = [(f.step, float(f.info[key])) for f in facts if key in f.info]
+        known = [(f.step, y) for f in facts if (y := getattr(f, key)) is not None]
         kind = f"{key} estimate" if key == "kl" and not measured else key
         if key == "kl" and helped.kl_measured and helped.kl is not None:
             along = [(p.steps, p.kl) for p in helped.points if p.steps and p.kl is not None]
@@ -243,7 +243,7 @@ def _figure(
     return {"title": title, "note": note, "svg": Markup(svg)}  # line_chart escapes every text
 
 
-def _separation(voted: Sequence[CountedStep], window: int = 10) -> Series:
+def _separation(voted: Sequence[StepRow], window: int = 10) -> Series:
     """Win rate of the better side, over the last ten steps with votes."""
     xs, ys = [], []
     for i in range(len(voted)):
@@ -255,7 +255,7 @@ def _separation(voted: Sequence[CountedStep], window: int = 10) -> Series:
 
 
 def _rewards(
-    ledger: Ledger, facts: Sequence[CountedStep], score: Score, *, by_votes: bool = False
+    ledger: Ledger, facts: Sequence[StepRow], score: Score, *, by_votes: bool = False
 ) -> Series:
     """Mean reward per step; the interval is over prompts, each prompt's two answers together."""
     xs, means, halves, spent = [], [], [], 0
@@ -275,7 +275,7 @@ def _rewards(
     return Series("reward", xs, means, low, high)
 
 
-def _samples(ledger: Ledger, facts: Sequence[CountedStep], shown: int) -> Iterator[dict[str, Any]]:
+def _samples(ledger: Ledger, facts: Sequence[StepRow], shown: int) -> Iterator[dict[str, Any]]:
     answered = [f for f in facts if f.votes]
     if not answered or shown < 1:
         return

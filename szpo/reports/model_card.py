@@ -21,7 +21,7 @@ from szpo.replay import replay
 from szpo.reports.html_report import when
 from szpo.training import held_out, results
 from szpo.training.held_out import HeldOut
-from szpo.training.results import CountedStep, Run
+from szpo.training.results import Run, StepRow
 from szpo.visible_text import visible
 from szpo.voting import set_aside
 
@@ -218,7 +218,7 @@ def describe_voters(ledger: Ledger, total: Run) -> str:
 
 
 def _data(
-    ledger: Ledger, folded: Sequence[CountedStep], total: Run, names: Names, group: Group | None
+    ledger: Ledger, folded: Sequence[StepRow], total: Run, names: Names, group: Group | None
 ) -> str:
     """What was asked and answered, as the lines of a list."""
     prompts = ledger.spec.get("prompts", {})

@@ -1,4 +1,4 @@
-"""A run read from its ledger: a row per step with its votes counted, and the totals.
+"""A run read from its ledger: a row per step, with its votes counted where asked, and the totals.
 
 Reads only. Votes are counted as everywhere: answers A, B or tie on training comparisons, the
 highest revision up to the step's close, amendments applied; skips, automatic ties and late votes
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from szpo.aggregation.win_rates import better_side
 from szpo.ledger.database import Ledger, Record
@@ -62,6 +62,32 @@ class StepRow:
     not_finite: tuple[str, ...] = ()
     """Watched figures that came out as no number; they stand above as unknown."""
     theta_sha256: str | None = None
+    # From here on as `read` counts votes; `read_steps` leaves them as they are.
+    votes: int = 0
+    plus: int = 0
+    minus: int = 0
+    ties: int = 0
+    skips: int = 0
+    answers_read: int = 0
+    words_read: int = 0
+    pairs: int = 0
+    """Pairs of votes for a side on different comparisons of one direction."""
+    agreeing: int = 0
+    """Those of them that chose the same side."""
+    turned_by: float | None = None
+    """Smallest share of voters who, voting against throughout, would have turned the step."""
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of votes for plus, a tie counting half; None without a vote."""
+        return (self.plus + self.ties / 2) / self.votes if self.votes else None
+
+
+COUNTED: Final = (
+    "votes", "plus", "minus", "ties", "skips", "answers_read", "words_read", "pairs", "agreeing",
+    "turned_by",
+)  # fmt: skip
+"""Figures of a step that its votes have to be counted for."""
 
 
 def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
@@ -107,6 +133,7 @@ def _row(
         length_minus=_number(figures.get("length_minus")), norm=_number(figures.get("norm")),
         identical=_number(figures.get("identical")),
         repetition=_number(figures.get("repetition")),
+        turned_by=_number(figures.get("flip_share")),
     )  # fmt: skip
 
 
@@ -137,42 +164,6 @@ def _number(value: object) -> float | None:
 
 
 # ---- votes counted ----
-
-
-@dataclass(frozen=True)
-class CountedStep:
-    """One step: what was asked, what came back, what it did."""
-
-    step: int
-    state: str
-    votes: int = 0
-    plus: int = 0
-    minus: int = 0
-    ties: int = 0
-    skips: int = 0
-    identical: int = 0
-    """Comparisons that were tied without asking."""
-    answers_read: int = 0
-    words_read: int = 0
-    pairs: int = 0
-    """Pairs of votes for a side on different comparisons of one direction."""
-    agreeing: int = 0
-    """Those of them that chose the same side."""
-    estimate: float | None = None
-    """Δ̂ in link units, mean over the directions."""
-    stderr: float | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
-    """What else the controller recorded: KL, mean length, |θ|."""
-
-    @property
-    def win_rate(self) -> float | None:
-        """Share of votes for plus, a tie counting half; None without a vote."""
-        return (self.plus + self.ties / 2) / self.votes if self.votes else None
-
-    @property
-    def turned_by(self) -> float | None:
-        """Smallest share of voters who, voting against throughout, would have turned the step."""
-        return self.info.get("flip_share")
 
 
 @dataclass(frozen=True)
@@ -210,7 +201,7 @@ class Run:
     beta: float | None = None
     """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
     agreement: float | None = None
-    table: tuple[CountedStep, ...] = ()
+    table: tuple[StepRow, ...] = ()
     """Every step that was planned, in order."""
 
     @property
@@ -267,7 +258,7 @@ def read(ledger: Ledger, *, open_round: bool = True) -> Run:
         budget=most,
         added=(most or 0) - (run.get("votes") or 0),
         skips=sum(row.skips for row in table),
-        automatic_ties=sum(row.identical for row in table),
+        automatic_ties=sum(row.identical_comparisons for row in table),
         late=late,
         answers_read=sum(row.answers_read for row in table),
         person_minutes=sum(row.words_read for row in table) / budget.WORDS_PER_MINUTE,
@@ -281,46 +272,25 @@ def read(ledger: Ledger, *, open_round: bool = True) -> Run:
     )
 
 
-def _count(ledger: Ledger) -> Iterator[CountedStep]:
+def _count(ledger: Ledger) -> Iterator[StepRow]:
     """Every step with its votes counted."""
-    kinds = ledger.query("SELECT kind FROM events WHERE kind <> 'rows' GROUP BY kind")
-    notes = read_figures(ledger, [row["kind"] for row in kinds])
     for row in read_steps(ledger):
         votes = StepVotes(ledger, row.step)
         verdicts = Counter(vote.verdict for vote in votes.counted)
         answers, words = budget.count_read(ledger, votes)
         pairs, agreeing = agreement(votes.counted)
-        yield CountedStep(
-            row.step,
-            row.state,
-            votes=len(votes.counted),
-            plus=verdicts["plus"],
-            minus=verdicts["minus"],
-            ties=verdicts["tie"],
-            skips=sum(vote.verdict == "skip" for vote in votes.standing),
-            identical=row.identical_comparisons,
-            answers_read=answers,
-            words_read=words,
-            pairs=pairs,
-            agreeing=agreeing,
-            estimate=row.estimate,
-            stderr=row.stderr,
-            info={
-                name: value
-                for name, value in notes[row.step].items()
-                if isinstance(value, int | float) and name != "step"
-            },
-        )
+        yield replace(
+            row, votes=len(votes.counted), plus=verdicts["plus"], minus=verdicts["minus"],
+            ties=verdicts["tie"], skips=sum(vote.verdict == "skip" for vote in votes.standing),
+            answers_read=answers, words_read=words, pairs=pairs, agreeing=agreeing,
+        )  # fmt: skip
 
 
-def separation(steps: Iterable[CountedStep]) -> float | None:
+def separation(steps: Iterable[StepRow]) -> float | None:
     """The win rate of a direction's better side, without bias from choosing the side afterwards.
 
     For votes of different comparisons of one direction the agreement is a = p² + (1 − p)², so
-    p = ½(1 + √(2a − 1)), ½ where chance agrees more often.
-
-    >>> separation([CountedStep(0, "applied", pairs=100, agreeing=58)]), separation([])
-    (0.7, None)
+    p = ½(1 + √(2a − 1)), ½ where chance agrees more often; None without such votes.
     """
     counts = [(step.pairs, step.agreeing) for step in steps]
     pairs, agreeing = sum(p for p, _ in counts), sum(a for _, a in counts)

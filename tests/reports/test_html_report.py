@@ -21,6 +21,7 @@ from szpo.training.services import Bounds
 from szpo.types import Prompt
 from tests.support import yard_run
 from tests.support.outline import Outline
+from tests.support.overview import step
 from tests.support.quadratic import QuadraticPolicy, new_ledger, panel_of, settings_of
 
 HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
@@ -125,8 +126,8 @@ def test_separation_is_unbiased_under_a_known_rate():
     for p in (0.5, 0.65, 0.85, 1.0):
         pairs = 10**6
         agreeing = round(pairs * (p**2 + (1 - p) ** 2))
-        step = results.CountedStep(0, "applied", pairs=pairs, agreeing=agreeing)
-        assert results.separation([step]) == pytest.approx(p, abs=2e-3)
+        one = step(0, pairs=pairs, agreeing=agreeing)
+        assert results.separation([one]) == pytest.approx(p, abs=2e-3)
 
 
 def test_chart_places_its_values():

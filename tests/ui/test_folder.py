@@ -156,7 +156,7 @@ def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder
         table, helped = results.read(ledger).table, improvement.read(ledger)
     votes = itertools.accumulate(step.votes for step in table)
     read = list(itertools.accumulate(step.answers_read for step in table))
-    length = (step.info["length"] for step in table)
+    length = (step.length for step in table)
     assert [at[:3] for at in yard["curves"]["length"]] == list(
         zip(votes, read, length, strict=True)
     )

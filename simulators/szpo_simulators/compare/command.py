@@ -266,26 +266,18 @@ def read_run(path: Path) -> dict[str, Any]:
         shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
     last = measured[-1] if measured else []
     lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
-    spent = np.cumsum([f.votes for f in facts]).tolist()
-    read_ = np.cumsum([f.answers_read for f in facts]).tolist()
-    curves: dict[str, list[list[float]]] = {name: [] for name in CURVES}
-    read_by = dict(zip(spent, read_, strict=True))
-    for point in helped.points:
-        if point.wins is not None and point.wins.value is not None and point.votes in read_by:
-            curves["heldout"].append([point.votes, read_by[point.votes], point.wins.value])
-    for i, fact in enumerate(facts):
-        if "kl" in fact.info and fact.info["kl"] is not None:
-            curves["kl"].append([spent[i], read_[i], float(fact.info["kl"])])
-        if (reward := shown[i]) is not None:
-            curves["shown"].append([spent[i], read_[i], reward])
-        better = results.separation(facts[max(0, i + 1 - POOLED) : i + 1])
-        if better is not None:
-            curves["better"].append([spent[i], read_[i], better])
-    lengths = [f.info["length"] for f in facts if "length" in f.info]
+    drawn = improvement.curves(facts, helped)
+    spent = np.cumsum([(f.votes, f.answers_read) for f in facts], axis=0).tolist()
+    better = [results.separation(facts[max(0, i + 1 - POOLED) : i + 1]) for i in range(len(facts))]
+    curves: dict[str, list[list[float]]] = {
+        **{name: [list(point[:3]) for point in drawn[name]] for name in ("heldout", "kl")},
+        **{name: [[*at, y] for at, y in zip(spent, values, strict=True) if y is not None]
+           for name, values in (("shown", shown), ("better", better))},
+    }  # fmt: skip
     return {
         **total.as_dict(),
         "kl": curves["kl"][-1][2] if curves["kl"] else None,
-        "length": lengths[-1] if lengths else None,
+        "length": drawn["length"][-1][2] if drawn["length"] else None,
         "separation": results.separation(facts),
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
         "better": helped.short,
@@ -295,9 +287,7 @@ def read_run(path: Path) -> dict[str, Any]:
     }
 
 
-def _mean_rewards_shown(
-    ledger: Ledger, facts: Sequence[results.CountedStep]
-) -> list[float | None]:
+def _mean_rewards_shown(ledger: Ledger, facts: Sequence[results.StepRow]) -> list[float | None]:
     """Mean true reward of each step's answers; None for each where the panel is not simulated."""
     panel = ledger.spec.get("config", {}).get("panel", {})
     try:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
 from szpo.analysis import improvement
-from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.training import guards, held_out, results
-from szpo.training.results import CountedStep
+from szpo.training.results import StepRow
 
 FEWEST, MOST = 2, 6
 MOST_PROMPTS: Final = 12
@@ -31,8 +29,6 @@ CHARTS: Final = {
 }
 """The charts by their keys, in their order."""
 WATCHED: Final = {"kl": "KL to the base", "length": "Answer length", "repetition": "Repetition"}
-Curve = list[tuple[int, int, float, float | None, float | None]]
-"""Votes counted, answers read for them, the value then, and its interval where it has one."""
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -85,7 +81,7 @@ def read_run(path: Path) -> dict[str, Any]:
         "read": total.answers_read,
         "helped": helped,
         "settings": {key: given.get(key, value) for key, value in known.items() if recorded},
-        "curves": _curves(total.table, helped),
+        "curves": improvement.curves(total.table, helped),
         "guarded": _read_guards(config, total.table),
         "measured": measured,
         "reward": config.panel.reward,
@@ -140,36 +136,13 @@ def list_charts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def _curves(table: Sequence[CountedStep], helped: Improvement) -> dict[str, Curve]:
-    votes = list(accumulate((step.votes for step in table), initial=0))
-    read = list(accumulate((step.answers_read for step in table), initial=0))
-    curves: dict[str, Curve] = {
-        key: [
-            (votes[i + 1], read[i + 1], float(value), None, None)
-            for i, step in enumerate(table)
-            if step.state == "applied" and (value := step.info.get(key)) is not None
-        ]
-        for key in WATCHED
-    }
-    # A measurement stands after its number of applied steps.
-    at = [(point, read[min(point.steps, len(table))]) for point in helped.points]
-    curves["heldout"] = [
-        (point.votes, i, point.wins.value, point.wins.low, point.wins.high)
-        for point, i in at
-        if point.wins is not None and point.wins.value is not None
-    ]
-    curves["reward"] = [
-        (point.votes, i, point.reward, None, None) for point, i in at if point.reward is not None
-    ]
-    return curves
-
-
-def _read_guards(config: Config, table: Sequence[CountedStep]) -> dict[str, dict[str, Any]]:
+def _read_guards(config: Config, table: Sequence[StepRow]) -> dict[str, dict[str, Any]]:
     """The bands of a run's settings with the last figures that the run noted."""
     bands = guards.bands(config.guards)
     last: dict[str, float] = {}
     for step in table:
-        last |= {key: float(step.info[key]) for key in WATCHED if key in step.info}
+        noted = {key: getattr(step, key) for key in WATCHED}
+        last |= {key: value for key, value in noted.items() if value is not None}
     found = {}
     for key, value in last.items():
         words = "not watched"

@@ -75,7 +75,7 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
             raise RunError(f"{path} paused: {outcome}")
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
         facts = results.read(ledger).table
-        stood = [float(f.info["kl"]) for f in facts if f.info.get("kl") is not None]
+        stood = [f.kl for f in facts if f.kl is not None]
     for row in rows:
         row["cpu_seconds"] = None if resumed else spent.get(row["steps"])
         row["seconds"] = None
