@@ -113,7 +113,7 @@ class Actor(LoraPolicy):
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""
-        self.demand_room(rows)
+        self.require_room(rows)
         sampling = self.answering.sampling
         width = sampling.max_new_tokens
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)

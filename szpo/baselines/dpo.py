@@ -26,10 +26,10 @@ from szpo.baselines.questions import Ask, Preferences
 from szpo.baselines.recipes import Count, Dropout, Positive, recipe
 from szpo.baselines.validation import (
     catch_divergence,
-    demand_pairs,
     describe_left_out,
     describe_rise,
     join_remarks,
+    require_pairs,
 )
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
@@ -108,7 +108,7 @@ def train(
         RunError: there is no pair, none fits into ``max_length``, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
-    demand_pairs(data, METHOD)
+    require_pairs(data, METHOD)
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     learned = _fit(actor, data.pairs, recipe or Recipe(), seed, listener)
     remark = join_remarks(describe_left_out(learned, len(data.pairs)), describe_rise(listener.log))
@@ -154,7 +154,7 @@ def iterative(
         figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
         meter.report(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
     if not listener.log:
-        demand_pairs(Preferences((), ties), "iterative-dpo")
+        require_pairs(Preferences((), ties), "iterative-dpo")
     remark = join_remarks(describe_left_out(learned, len(pairs)), describe_rise(listener.log))
     return Trained(meter.cost(), tuple(listener.log), found, ties, remark)
 
@@ -173,7 +173,7 @@ def _fit(
     name: str = METHOD,
 ) -> int:
     """One DPOTrainer from the actor's current weights; the pairs that had room."""
-    trainer.demand_trl(listener.method)
+    trainer.require_trl(listener.method)
     from trl import DPOConfig, DPOTrainer
 
     class PairTrainer(DPOTrainer):  # type: ignore[misc]

@@ -24,7 +24,7 @@ from szpo.baselines.asking import draw_order
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
-from szpo.baselines.validation import catch_divergence, demand_plain, describe_drift
+from szpo.baselines.validation import catch_divergence, describe_drift, require_plain
 from szpo.errors import RunError, UsageError
 from szpo.seeds import as_seed
 from szpo.types import Prompt
@@ -112,14 +112,14 @@ def train(
         UsageError: the extra is not installed, or there are no prompts.
     """
     method = "grpo" if isinstance(how, Grpo) else "rloo"
-    trainer.demand_trl(method)
+    trainer.require_trl(method)
     import trl
 
     meter = meter or Meter()
     listener = trainer.Listener(method, meter, on_step)
     if not task.prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
-    demand_plain(actor.answering.sampling, method)
+    require_plain(actor.answering.sampling, method)
     order = draw_order(len(task.prompts), how.steps * how.prompts, seed)
     differ: list[bool] = []  # of each step: whether some group's rewards do
     rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]

@@ -30,9 +30,9 @@ from szpo.baselines.recipes import Count, Positive, Share, Weight, recipe
 from szpo.baselines.validation import (
     FAR,
     catch_divergence,
-    demand_finite,
-    demand_plain,
-    demand_weights,
+    require_finite,
+    require_plain,
+    require_weights,
 )
 from szpo.errors import RunError, UsageError
 from szpo.models import logprobs
@@ -127,7 +127,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Rollout:
     """A part with old log-probabilities, values, advantages and returns, one per token."""
 
     part: Part
@@ -164,7 +164,7 @@ def train(
     how, meter = recipe or Recipe(), meter or Meter()
     if not task.prompts:
         raise UsageError("ppo: no prompts to learn on")
-    demand_plain(actor.answering.sampling, METHOD)
+    require_plain(actor.answering.sampling, METHOD)
     log = []
     with actor.training() as peft:
         learner = _learner(actor, peft.get_base_model(), how)
@@ -176,11 +176,11 @@ def train(
                 each = [prompt for prompt in prompts for _ in range(how.samples)]
                 reward = _score(task.score, each, answers)
                 parts = _parts(learner, each, tokens, seed, step)
-                lessons, figures = _lessons(learner, parts, reward)
+                rollouts, figures = _rollouts(learner, parts, reward)
                 figures["tokens"] = float(np.mean([answer.tokens for answer in answers]))
-                demand_finite(figures, METHOD, step + 1)
-                _demand_near(figures, how, step + 1)
-                figures |= _improve(learner, lessons, step + 1)
+                require_finite(figures, METHOD, step + 1)
+                _require_near(figures, how, step + 1)
+                figures |= _improve(learner, rollouts, step + 1)
             log.append(figures)
             on_step(Moment(step + 1, how.steps, meter.cost(), figures))
     return Trained(meter.cost(), tuple(log))
@@ -245,9 +245,9 @@ def _parts(
     return found
 
 
-def _lessons(
+def _rollouts(
     learner: Learner, parts: Sequence[Sequence[Part]], reward: Floats
-) -> tuple[list[list[Lesson]], dict[str, float]]:
+) -> tuple[list[list[Rollout]], dict[str, float]]:
     """Advantages and returns of each stored token, and the figures of the step's answers."""
     every = [part for group in parts for part in group]
     shape = (len(reward), max(part.batch.width for part in every))
@@ -266,46 +266,48 @@ def _lessons(
     ahead = gae(earned, np.pad(value, ((0, 0), (0, 1))), how.lam, how.gamma)
     advantage, returns = standardise(ahead, there), ahead + value
 
-    def lesson(part: Part) -> Lesson:
+    def one(part: Part) -> Rollout:
         known = (
             torch.from_numpy(values[part.places]).to(learner.model.device, torch.float32)
             for values in (logp, value, advantage, returns)
         )
-        return Lesson(part, *known)
+        return Rollout(part, *known)
 
     figures = {
         "reward": float(reward.mean()),
         "kl": float((logp - reference).sum(1).mean()),
         "value": float(value[there].mean()),
     }
-    return [[lesson(part) for part in group] for group in parts], figures
+    return [[one(part) for part in group] for group in parts], figures
 
 
-def _improve(learner: Learner, lessons: Sequence[Sequence[Lesson]], step: int) -> dict[str, float]:
-    """All epochs over a step's lessons; figures are means over the updates."""
+def _improve(
+    learner: Learner, rollouts: Sequence[Sequence[Rollout]], step: int
+) -> dict[str, float]:
+    """All epochs over a step's answers; figures are means over the updates."""
     how, updates = learner.how, []
     for _ in range(how.epochs):
-        for group in lessons:
+        for group in rollouts:
             figures = _update(learner, group)
-            demand_finite(figures, METHOD, step)
+            require_finite(figures, METHOD, step)
             learner.optimizer.step()
             updates.append(figures)
-    demand_weights(learner.weights, METHOD, step)
+    require_weights(learner.weights, METHOD, step)
     means = {name: float(np.mean([figures[name] for figures in updates])) for name in updates[0]}
     # Before the first update of a step the policy is the one that drew: any gap is a mistake.
     return {**means, "first_ratio_gap": updates[0]["ratio_gap"]}
 
 
-def _update(learner: Learner, group: Sequence[Lesson]) -> dict[str, float]:
+def _update(learner: Learner, group: Sequence[Rollout]) -> dict[str, float]:
     """The gradients of a minibatch, and its figures."""
-    how, count = learner.how, sum(len(lesson.logp) for lesson in group)
+    how, count = learner.how, sum(len(one.logp) for one in group)
     learner.optimizer.zero_grad()
     found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
-    for lesson in group:
-        logp, value = token_values(learner, lesson.part.batch)
-        policy = policy_loss(logp, lesson.logp, lesson.advantage, clip=how.clip)
-        critic = value_loss(value, lesson.value, lesson.returns, clip=how.value_clip)
-        share = len(lesson.logp) / count
+    for one in group:
+        logp, value = token_values(learner, one.part.batch)
+        policy = policy_loss(logp, one.logp, one.advantage, clip=how.clip)
+        critic = value_loss(value, one.value, one.returns, clip=how.value_clip)
+        share = len(one.logp) / count
         (share * (policy.loss + critic)).backward()  # type: ignore[no-untyped-call]
         found["policy_loss"] += share * policy.loss.item()
         found["value_loss"] += share * critic.item()
@@ -349,7 +351,7 @@ def _at_start(learner: Learner) -> Iterator[None]:
         write(learner.model, sites, now)
 
 
-def _demand_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
+def _require_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
     """Stop a policy that is too far from its start: its answers are noise, though finite."""
     each = figures["kl"] / max(figures["tokens"], 1.0)
     if each > how.kl_limit:

@@ -98,11 +98,11 @@ def run(
         RunError: there is nothing to learn from, or training diverged.
     """
     how = recipe(method, settings)
-    demand_extra(method, scored=inputs.score is not None)
+    require_extra(method, scored=inputs.score is not None)
     if method == "iterative-dpo":
         return _iterate(inputs, how, settings, seed=seed, on_step=on_step)
     if method == "self-rewarding":
-        data = self_rewarding.Material(inputs.prompts, inputs.examples)
+        data = self_rewarding.TrainingData(inputs.prompts, inputs.examples)
         trained = self_rewarding.train(
             inputs.actor, data, how, folder=folder, seed=seed, on_step=on_step
         )
@@ -184,14 +184,14 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     return replace(_replace_fields(default, method, outer), **{inner: made})
 
 
-def demand_extra(method: str, *, scored: bool) -> None:
+def require_extra(method: str, *, scored: bool) -> None:
     """Refuse to start without the libraries of a method; PPO on a score needs none.
 
     Raises:
         UsageError: trl or datasets is not installed.
     """
     if not (method == "ppo" and scored):
-        trainer.demand_trl(method)
+        trainer.require_trl(method)
 
 
 def _replace_fields(

@@ -26,7 +26,7 @@ from szpo.baselines import trainer
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Preferences, Score
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
-from szpo.baselines.validation import demand_pairs, describe_left_out, drop_too_long
+from szpo.baselines.validation import describe_left_out, drop_too_long, require_pairs
 from szpo.data.pairs import Pair
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapter_files
@@ -170,8 +170,8 @@ def train(
         RunError: there is no pair, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
-    demand_pairs(data, METHOD)
-    trainer.demand_trl(METHOD)
+    require_pairs(data, METHOD)
+    trainer.require_trl(METHOD)
     from datasets import Dataset
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer

@@ -68,7 +68,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """The data of a training."""
 
     prompts: Sequence[Prompt]
@@ -84,14 +84,14 @@ class _Job:
     """One training: its actor and every input of the result."""
 
     actor: Actor
-    data: Material
+    data: TrainingData
     recipe: Recipe
     seed: int
 
 
 def train(
     actor: Actor,
-    data: Material,
+    data: TrainingData,
     recipe: Recipe | None = None,
     *,
     folder: Path,
@@ -120,7 +120,7 @@ def train(
         raise UsageError(f"{METHOD}: no prompts to answer")
     if data.judge is None:
         room = actor.answering.sampling.max_new_tokens
-        demand_room(context.reader_of(actor.loaded), data.prompts, room, how)
+        require_room(context.reader_of(actor.loaded), data.prompts, room, how)
     job = _Job(actor, data, how, seed)
     settings = _describe(job)
     meter, log = Meter(), []
@@ -139,7 +139,7 @@ def train(
     return Trained(meter.cost(), tuple(log), pairs, ties)
 
 
-def demand_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe) -> None:
+def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe) -> None:
     """Refuse a model that cannot read a prompt with an answer of ``new`` tokens and judge it.
 
     Raises:
@@ -223,7 +223,7 @@ def _make(job: _Job, stage: int, folder: Path, settings: dict[str, Any]) -> dict
             order = asking.draw_order(len(data.prompts), how.prompts, job.seed, first=first)
             prompts = [data.prompts[i] for i in order]
             found = judge_candidates(actor, prompts, how, seed=own, judge=data.judge, meter=meter)
-        _demand_pairs(found, stage)
+        _require_pairs(found, stage)
         fitted = dpo.train(actor, Preferences(found.pairs), how.dpo, seed=own, meter=meter)
         figures = {**found.figures, "loss": float(fitted.log[-1]["loss"])}
     cost = meter.cost()
@@ -238,7 +238,7 @@ def _make(job: _Job, stage: int, folder: Path, settings: dict[str, Any]) -> dict
     return record
 
 
-def _demand_pairs(found: self_judging.Round, stage: int) -> None:
+def _require_pairs(found: self_judging.Round, stage: int) -> None:
     if not found.pairs:
         share = found.figures["parsed"]
         why = (

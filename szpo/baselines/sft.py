@@ -45,7 +45,7 @@ def train(
     """
     if not examples:
         raise RunError(f"{METHOD}: no example to learn from")
-    trainer.demand_trl(METHOD)
+    trainer.require_trl(METHOD)
     from trl import SFTConfig, SFTTrainer
 
     how = recipe or Recipe()

@@ -14,7 +14,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Positive, Weight, recipe
-from szpo.baselines.validation import demand_pairs, describe_left_out, describe_rise, join_remarks
+from szpo.baselines.validation import describe_left_out, describe_rise, join_remarks, require_pairs
 
 METHOD = "simpo"
 
@@ -39,8 +39,8 @@ def train(
     meter: Meter | None = None,
 ) -> Trained:
     """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
-    demand_pairs(data, METHOD)
-    trainer.demand_trl(METHOD)
+    require_pairs(data, METHOD)
+    trainer.require_trl(METHOD)
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     limit = trainer.limit_length(actor.loaded, how.max_length)

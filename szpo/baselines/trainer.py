@@ -26,7 +26,7 @@ from szpo.baselines import actor as actors
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep
 from szpo.baselines.recipes import Count, Epochs, Positive
-from szpo.baselines.validation import demand_finite, demand_weights, drop_too_long
+from szpo.baselines.validation import drop_too_long, require_finite, require_weights
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.models import context
@@ -42,7 +42,7 @@ Schedule: TypeAlias = Literal[
 """Of the learning rate: those of transformers without parameters of their own."""
 
 
-def demand_trl(method: str) -> None:
+def require_trl(method: str) -> None:
     """Refuse to start without the libraries of the extra.
 
     Raises:
@@ -186,8 +186,8 @@ class Listener(TrainerCallback):
         figures = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
         step = state.global_step
         named = {k: v for k, v in figures.items() if k in ("loss", "grad_norm", "reward")}
-        demand_finite(named, self.method, step)
-        demand_weights((p for p in model.parameters() if p.requires_grad), self.method, step)
+        require_finite(named, self.method, step)
+        require_weights((p for p in model.parameters() if p.requires_grad), self.method, step)
         self.log.append(figures)
         self.meter.report(self.on_step, step, state.max_steps, figures)
 

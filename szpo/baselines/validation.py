@@ -21,7 +21,7 @@ RISE = 1.5
 """A loss that ends above this many times its first value is worth a remark."""
 
 
-def demand_plain(sampling: Sampling, method: str) -> None:
+def require_plain(sampling: Sampling, method: str) -> None:
     """Refuse sampling from anything but the policy's whole distribution.
 
     Raises:
@@ -72,7 +72,7 @@ def join_remarks(*each: str) -> str:
     return "; ".join(filter(None, each))
 
 
-def demand_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
+def require_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
     """Stop where the last step has left non-finite weights, which no loss shows yet.
 
     Raises:
@@ -138,7 +138,7 @@ def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
     return sum(last) / max(1, len(last))
 
 
-def demand_pairs(data: Preferences, method: str) -> None:
+def require_pairs(data: Preferences, method: str) -> None:
     """Refuse to train without a pair.
 
     Raises:
@@ -154,7 +154,7 @@ def demand_pairs(data: Preferences, method: str) -> None:
         raise RunError(f"{method}: no pair to learn from: {why}")
 
 
-def demand_finite(figures: Mapping[str, float], method: str, step: int) -> None:
+def require_finite(figures: Mapping[str, float], method: str, step: int) -> None:
     """Stop a run with a figure that is not finite.
 
     Raises:

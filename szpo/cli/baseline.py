@@ -183,7 +183,7 @@ def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
     from szpo.baselines.asking import JudgesAsk
     from szpo.baselines.ledger_pairs import read_pairs
     from szpo.baselines.questions import Preferences
-    from szpo.baselines.validation import demand_pairs
+    from szpo.baselines.validation import require_pairs
     from szpo.ledger.database import Ledger
     from szpo.runs import assemble
 
@@ -192,7 +192,7 @@ def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
         found = read_pairs(ledger)
         data = Preferences(found.pairs, found.ties)
         if args.reads_votes:
-            demand_pairs(data, args.method)
+            require_pairs(data, args.method)
         asks = args.method == "iterative-dpo"
         parts = assemble.reopen(ledger, until=0, panel=asks, say=console.complain)
     actor = _actor(parts)
@@ -243,7 +243,7 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
     from szpo.baselines.questions import Preferences
-    from szpo.baselines.validation import demand_pairs
+    from szpo.baselines.validation import require_pairs
     from szpo.data import preference_files
     from szpo.policies import language_model
 
@@ -255,7 +255,7 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
         name_bad(read)
     given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
     if read is not None and args.reads_votes:
-        demand_pairs(given, args.method)
+        require_pairs(given, args.method)
     config = _load_settings(args)
     asked = _choose_prompts(
         args, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
@@ -289,7 +289,7 @@ def _choose_prompts(
     )
     found = prompt_room.fit_prompts(chosen, reader, new, config.prompts.too_long)
     if args.method == "self-rewarding":
-        self_rewarding.demand_room(reader, found.train, new, recipe)
+        self_rewarding.require_room(reader, found.train, new, recipe)
     for warning in found.warnings:
         console.warn(warning)
     return found.train
@@ -393,7 +393,7 @@ def baseline(
     check(args)
     if method == "iterative-dpo":
         changed = share_votes(args, changed)
-    registry.demand_extra(method, scored=bool(score or reward))
+    registry.require_extra(method, scored=bool(score or reward))
     target = out or Path("baselines") / method
     if method != "self-rewarding":  # which goes on where it stopped
         run_paths.fresh(target)

@@ -359,7 +359,7 @@ def merge(
     target = run_paths.fresh(out or path.with_name(f"{path.stem}-merged"))
     with run_paths.look(path) as ledger, quiet():
         if not anyway:
-            adapter.demand_sound(ledger)
+            adapter.require_sound(ledger)
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         with write_whole(target) as draft:
             parts.language.merge(draft)

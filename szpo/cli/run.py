@@ -343,7 +343,7 @@ def _resume(
                     ledger, say=console.complain, device=device, engine=changes, features=features
                 )
                 with contextlib.closing(parts):
-                    assemble.demand_counted(parts)  # before a pause is ended
+                    assemble.require_counted(parts)  # before a pause is ended
                     if parts.base is not None:
                         run_engine.record_move(ledger, parts.config)
                         if device is not None:

@@ -95,7 +95,7 @@ def save_member(path: Path, member: CastMember, sites: Sequence[Site], *, base: 
     adapter_files.save_adapter(path, padded, plain, base=base)
 
 
-def demand_rank(sites: Sequence[Site]) -> int:
+def require_rank(sites: Sequence[Site]) -> int:
     """The smallest ``--max-lora-rank`` of a vLLM server that takes these adapters.
 
     Raises:

@@ -192,7 +192,7 @@ class VllmAnswerer:
         for tries in range(ASKED_AGAIN + 1):
             replies = self._gather(asked, todo)
             if request.canary and not tries:
-                self._demand_different(
+                self._require_different(
                     asked.to_judge(int(todo[0][0]), replies[0].answers[0]), members
                 )
             faults = self._faults(asked, todo, replies)
@@ -266,7 +266,7 @@ class VllmAnswerer:
                 )
         return found
 
-    def _demand_different(self, row: Judged, members: Sequence[CastMember]) -> None:
+    def _require_different(self, row: Judged, members: Sequence[CastMember]) -> None:
         """Refuse members that are one policy after the cast: equal log-probabilities of a row."""
         found = self._trusted.logprobs([replace(row, member=member) for member in members])
         for (i, one), (j, other) in itertools.combinations(enumerate(found), 2):

@@ -154,7 +154,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
             f"{loaded.quantization}: leave it out, or use another engine.kind"
         )
     sites = local.subspace.sites
-    rank = trusted_model.demand_rank(sites)
+    rank = trusted_model.require_rank(sites)
 
     from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, Canary, VllmAnswerer
     from szpo.cluster.vllm_messages import Decoding

@@ -306,7 +306,7 @@ class Config(Section):
             )
         return self
 
-    def demand_used(self) -> None:
+    def require_used(self) -> None:
         """Refuse settings of a new run that its rule would ignore.
 
         Raises:

@@ -68,7 +68,7 @@ def most(config: Any, tokenizer: Any) -> int | None:
     return min(found, default=None)
 
 
-def demand_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> None:
+def require_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> None:
     """Refuse rows of tokens that leave no room for ``new`` more.
 
     Raises:

@@ -101,7 +101,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     except SafetensorError as error:
         raise _corrupt(path, str(error)) from None
     for name, tensor in tensors.items():
-        _demand_finite(path, name, tensor)
+        _require_finite(path, name, tensor)
     return tensors
 
 
@@ -125,7 +125,7 @@ def digest(files: Sequence[Path]) -> str:
             with safe_open(path, framework="pt") as file:
                 for name in names:
                     tensor = file.get_tensor(name).contiguous()
-                    _demand_finite(path, name, tensor)
+                    _require_finite(path, name, tensor)
                     total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
                     total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         except SafetensorError as error:
@@ -143,7 +143,7 @@ def _runs(items: Iterable[tuple[str, Path]]) -> list[tuple[Path, list[str]]]:
     return runs
 
 
-def _demand_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+def _require_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
     if not tensor.is_floating_point() or tensor.element_size() == 1 or tensor.numel() == 0:
         return
     # The extremes are not finite exactly when some value is not, in one pass without a copy.
@@ -157,7 +157,7 @@ def _demand_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
     )
 
 
-def demand_same(expected: str, found: str, *, what: str) -> None:
+def require_same(expected: str, found: str, *, what: str) -> None:
     """Refuse a digest that is not the expected one, such as that of a run's base model.
 
     Raises:

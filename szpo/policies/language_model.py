@@ -224,7 +224,9 @@ def restore(host: Host, ledger: Ledger) -> Base:
         IntegrityError: The model is not the recorded one, or does not fit the tensors.
     """
     loaded = host.facts
-    weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
+    weight_files.require_same(
+        ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}"
+    )
     space: Mapping[str, Any] = ledger.spec["space"]
     try:
         subspace = Subspace.from_facts(space, stored_tensors(ledger))

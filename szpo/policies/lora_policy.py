@@ -154,16 +154,16 @@ class LoraPolicy:
             UsageError: one leaves no room for an answer in what the model reads.
         """
         ids = [self.encode(prompt) for prompt in prompts]
-        self.demand_room(ids)
+        self.require_room(ids)
         return ids
 
-    def demand_room(self, rows: Sequence[Sequence[int]]) -> None:
+    def require_room(self, rows: Sequence[Sequence[int]]) -> None:
         """Refuse tokens after which the model cannot read a whole answer.
 
         Raises:
             UsageError: one of the rows is too long.
         """
-        context.demand_room(self._reader, rows, self.answering.sampling.max_new_tokens)
+        context.require_room(self._reader, rows, self.answering.sampling.max_new_tokens)
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int

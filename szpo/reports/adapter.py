@@ -102,7 +102,7 @@ def write_folder(
     if adapter is None:
         raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
     if not anyway:
-        demand_sound(ledger, step=step, share=share, group=group)
+        require_sound(ledger, step=step, share=share, group=group)
     with write_whole(target) as draft:
         draft.mkdir()
         tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
@@ -114,7 +114,7 @@ def write_folder(
     return bool(tokenizer)
 
 
-def demand_sound(
+def require_sound(
     ledger: Ledger,
     *,
     step: int | None = None,

@@ -162,7 +162,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     Raises:
         UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
     """
-    config.demand_used()
+    config.require_used()
     trackers.check(config.tracking)
     own.choose(config.features.add, config.features.drop)
     prompts = promptfiles.load_configured(config.prompts)
@@ -263,7 +263,7 @@ def _count(
     return shown_features.entries_of(named, given, rate)
 
 
-def demand_counted(parts: Parts) -> None:
+def require_counted(parts: Parts) -> None:
     """Refuse to drive a run some of whose features cannot be counted here.
 
     Raises:
@@ -307,7 +307,7 @@ def foretell_equal(checked: Checked) -> tuple[bool, str]:
     found = language_model.find_answers(config, (*model, config.model.quantization), asked)
     if found is None:
         return nothing
-    start = StartingPolicy(answers=lambda: (asked, found), logprob=_demand_model)
+    start = StartingPolicy(answers=lambda: (asked, found), logprob=_require_model)
     try:
         return teachable.foretell(factory.build(config, start).spec)
     except _ModelNeededError:
@@ -318,7 +318,7 @@ class _ModelNeededError(Exception):
     """A panel wants what only the loaded model can say."""
 
 
-def _demand_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoReturn:
+def _require_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoReturn:
     raise _ModelNeededError
 
 
@@ -427,7 +427,7 @@ def reopen(
     host = run_engine.hold(config, adapter=False, driven=panel)
     with run_engine.closed_on_error(host):
         if panel:
-            run_device.demand_same(ledger, host.facts, wanted=device)
+            run_device.require_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         policy = language_model.make_policy(config, base, settings)
         if panel and config.features.judged:

@@ -58,7 +58,7 @@ def prepare(
     may pause it and reports by ``say``, and its A/A comparisons.
     """
     config = parts.config
-    assemble.demand_counted(parts)
+    assemble.require_counted(parts)
     people = config.panel.kind == "people"
     if people:
         source = assemble.source(ledger, parts)

@@ -109,7 +109,7 @@ def restore(
     return _set(config, device=device)
 
 
-def demand_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> None:
+def require_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> None:
     """Refuse workers with another model of GPU than the run had; see `restore`.
 
     Raises:

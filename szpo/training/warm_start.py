@@ -97,7 +97,7 @@ def make(
         UsageError: a text is longer than the model reads, the coordinates give no scores, or none
             of the preferences differs in them.
     """
-    _demand_room(policy, found)
+    _require_room(policy, found)
     if found.kind == preference_files.DEMONSTRATIONS:
         found = _answer(policy, found, settings.root_seed)
     features, far = policy.score_features(found.comparisons)[0], None
@@ -165,7 +165,7 @@ def describe(made: WarmStart) -> str:
     return f"{begun} {likelier}; votes decide whether, and which way"
 
 
-def _demand_room(policy: LoraPolicy, found: Preferred) -> None:
+def _require_room(policy: LoraPolicy, found: Preferred) -> None:
     reader = context.reader_of(policy.loaded)
     for comparison in found.comparisons:
         for row in comparison.rows:

@@ -84,10 +84,10 @@ def test_each_token_learns_from_its_own_answer():
     with drawn.training() as peft:
         learner = ppo._learner(drawn, peft.get_base_model(), how)
         parts = ppo._parts(learner, PROMPTS[:6], tokens, 0, 0)
-        lessons, figures = ppo._lessons(learner, parts, reward)
-    assert [len(group) for group in lessons] == [1, 1, 1]
+        rollouts, figures = ppo._rollouts(learner, parts, reward)
+    assert [len(group) for group in rollouts] == [1, 1, 1]
     seen: list[int] = []
-    for group in lessons:
+    for group in rollouts:
         for lesson in group:
             rows, _ = lesson.part.places
             assert lesson.returns.tolist() == reward[rows].tolist()

@@ -17,7 +17,7 @@ from peft import LoraConfig
 from szpo.baselines import dpo, self_judging, self_rewarding, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
-from szpo.baselines.self_rewarding import Material
+from szpo.baselines.self_rewarding import TrainingData
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
@@ -118,7 +118,7 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
     start = first.digest()
     found = self_rewarding.train(
         first,
-        Material(PROMPTS, judge=judge),
+        TrainingData(PROMPTS, judge=judge),
         SMALL,
         folder=tmp_path,
         seed=3,
@@ -155,7 +155,7 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
     shutil.rmtree(tmp_path / "M3")
     again, second = Scripted(), actor()
     resumed = self_rewarding.train(
-        second, Material(PROMPTS, judge=again), SMALL, folder=tmp_path, seed=3
+        second, TrainingData(PROMPTS, judge=again), SMALL, folder=tmp_path, seed=3
     )
     assert second.digest() == digests[3]
     assert again.asked == 4 * 3  # only what was missing was judged
@@ -165,24 +165,24 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
 
 def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path):
     one = replace(SMALL, models=1)
-    self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
+    self_rewarding.train(actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
     for change, name in (
         ({"seed": 4}, "seed"),
-        ({"data": Material(PROMPTS[1:])}, "prompts"),
+        ({"data": TrainingData(PROMPTS[1:])}, "prompts"),
         ({"recipe": replace(one, candidates=4)}, "recipe"),
     ):
-        given = {"data": Material(PROMPTS), "recipe": one, "seed": 3} | change
+        given = {"data": TrainingData(PROMPTS), "recipe": one, "seed": 3} | change
         with pytest.raises(UsageError, match=rf"M0 was made with other settings \({name}\)"):
             self_rewarding.train(actor(), folder=tmp_path, **given)  # type: ignore[arg-type]
     (tmp_path / "M1" / "record.json").unlink()
     with pytest.raises(StorageError, match="M1 is no finished model"):
-        self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
+        self_rewarding.train(actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
 
 
 def test_a_judge_that_cannot_judge_is_refused(tmp_path):
     """The random model as its own judge never says a score."""
     with pytest.raises(RunError) as caught:
-        self_rewarding.train(actor(), Material(PROMPTS), SMALL, folder=tmp_path, seed=3)
+        self_rewarding.train(actor(), TrainingData(PROMPTS), SMALL, folder=tmp_path, seed=3)
     assert "no pair for M2: 0% of 36 judgements had a score" in str(caught.value)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1"]
 
@@ -191,7 +191,7 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path):
 
     with pytest.raises(RunError, match=r"100% of 36 judgements .* all 4 prompts were ties"):
         self_rewarding.train(
-            actor(), Material(PROMPTS, judge=even), SMALL, folder=tmp_path / "even", seed=3
+            actor(), TrainingData(PROMPTS, judge=even), SMALL, folder=tmp_path / "even", seed=3
         )
 
 
@@ -206,7 +206,9 @@ def test_examples_make_the_first_model(tmp_path):
         return float(at.logprob_base(asked, answers).mean())
 
     before = likely()
-    done = self_rewarding.train(fitted, Material(PROMPTS, examples), how, folder=tmp_path, seed=3)
+    done = self_rewarding.train(
+        fitted, TrainingData(PROMPTS, examples), how, folder=tmp_path, seed=3
+    )
     assert likely() > before + 1.0
     assert done.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
@@ -217,6 +219,6 @@ def test_examples_make_the_first_model(tmp_path):
 
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(UsageError, match="no prompts"):
-        self_rewarding.train(actor(), Material([]), SMALL, folder=Path("nowhere"), seed=0)
+        self_rewarding.train(actor(), TrainingData([]), SMALL, folder=Path("nowhere"), seed=0)
     with pytest.raises(RunError, match="no example"):
         sft.train(actor(), [], seed=0)

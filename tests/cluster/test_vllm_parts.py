@@ -143,7 +143,7 @@ def test_members_are_one_where_the_cast_makes_them_one():
 
 def test_ranks_are_those_that_a_server_takes():
     def limit(rank: int) -> int:
-        return trusted_model.demand_rank([Site("a", 0, 3, 2, rank, 1.0)])
+        return trusted_model.require_rank([Site("a", 0, 3, 2, rank, 1.0)])
 
     assert [limit(r) for r in (1, 2, 8, 9, 300, 512)] == [1, 8, 8, 16, 320, 512]
     with pytest.raises(UsageError, match=r"adapter\.rank 513 is more than any vLLM server takes"):

@@ -194,9 +194,9 @@ def test_what_transformers_cannot_load_is_one_line(copy):
 
 
 def test_another_base_model_shows_both_digests():
-    weight_files.demand_same("a" * 64, "a" * 64, what="base model")
+    weight_files.require_same("a" * 64, "a" * 64, what="base model")
     with pytest.raises(IntegrityError, match=r"base model differs: .*aaaa.*bbbb"):
-        weight_files.demand_same("a" * 64, "b" * 64, what="base model")
+        weight_files.require_same("a" * 64, "b" * 64, what="base model")
 
 
 # --- adapters ------------------------------------------------------------------------------------

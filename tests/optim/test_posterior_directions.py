@@ -175,7 +175,7 @@ def test_the_setting_is_the_runs_own_and_for_named_features_alone() -> None:
         config = settings_file.load(sets=["subspace.kind=features", *sets])
         assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == wanted
         assert config.optimizer_settings(layout, 1.0).asking_noise is None
-        config.demand_used()
+        config.require_used()
     config = settings_file.load(sets=["subspace.kind=score", "optimizer.asking_noise=0.5"])
     with pytest.raises(UsageError, match="asking_noise is for coordinates of named features"):
-        config.demand_used()
+        config.require_used()

@@ -380,6 +380,6 @@ def test_smollm2_tells_its_own_answers_from_swapped_ones():
 
 def test_a_prompt_and_its_answer_fit_into_what_a_model_reads():
     reader = context.Reader("tiny", None, 12)
-    context.demand_room(reader, [[1] * 4, []], 8)
+    context.require_room(reader, [[1] * 4, []], 8)
     with pytest.raises(UsageError, match="4 tokens and 9 for the answer"):
-        context.demand_room(reader, [[1] * 4], 9)
+        context.require_room(reader, [[1] * 4], 9)

@@ -134,11 +134,11 @@ def test_no_circle_between_files_nor_between_packages():
     for module, targets in files.items():
         mine, *others = (".".join(each.split(".")[:2]) for each in (module, *targets))
         packages.setdefault(mine, set()).update(set(others) - {mine})
-    demand_order(files)
-    demand_order(packages)
+    require_order(files)
+    require_order(packages)
 
 
-def demand_order(arrows: Mapping[str, set[str]]) -> None:
+def require_order(arrows: Mapping[str, set[str]]) -> None:
     """No way along the arrows comes back to where it began."""
     done: set[str] = set()
 

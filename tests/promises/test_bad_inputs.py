@@ -230,7 +230,7 @@ def test_adapter_layout_differs(folder, tmp_path, refused):
     from szpo.policies import hosts
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weight_files, "demand_same", lambda *_, **__: None)
+        patch.setattr(weight_files, "require_same", lambda *_, **__: None)
         patch.setattr(hosts, "_shapes", lambda model, site: {site.a: (16, 64)})
         message = refused(5, "sample", folder)
     assert re.fullmatch(

@@ -598,9 +598,9 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     assert found["course"][-1]["votes"] == 4
 
     def diverges(*some, **more):
-        from szpo.baselines.validation import demand_finite
+        from szpo.baselines.validation import require_finite
 
-        demand_finite({"loss": float("nan")}, "dpo", 2)
+        require_finite({"loss": float("nan")}, "dpo", 2)
 
     monkeypatch.undo()
     monkeypatch.setitem(methods.RUNNERS, "dpo", methods.make_offline(diverges, "dpo"))

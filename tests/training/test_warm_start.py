@@ -179,8 +179,8 @@ def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only():
         with pytest.raises(UsageError, match=f"optimizer.{name} plays no part") as caught:
             assemble.check(config)
         assert "\n" not in str(caught.value)
-    settings_file.load(sets=["optimizer.kl_step=0.05"]).demand_used()
-    settings_file.load(sets=["optimizer.rule=regression"]).demand_used()
+    settings_file.load(sets=["optimizer.kl_step=0.05"]).require_used()
+    settings_file.load(sets=["optimizer.rule=regression"]).require_used()
 
 
 def voted(service, people, each):

@@ -101,7 +101,7 @@ def compare(
     study = Study("compare", folder or Path("runs/compare") / found_preset.name, figures=figures)
     study.console.quiet = as_json
     if not collect:
-        demand_modules(method for method, _ in wanted_methods)
+        require_modules(method for method, _ in wanted_methods)
     store = CellStore(study.folder)
     setup = schedule.prepare_shared_setup(study, store, found_preset, collect)
     if tune:
@@ -134,7 +134,7 @@ def _read_seeds(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def demand_modules(methods: Iterable[Method]) -> None:
+def require_modules(methods: Iterable[Method]) -> None:
     """Refuse before the start methods whose modules are not installed.
 
     Raises:
