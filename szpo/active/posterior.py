@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
+from szpo.aggregation import laplace
 from szpo.errors import UsageError
-from szpo.optim import laplace
 from szpo.types import Choice, Floats
 
 BLOCK = 2**21

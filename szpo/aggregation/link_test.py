@@ -25,6 +25,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
+from szpo.aggregation import laplace
 from szpo.intervals import Share, Z
 from szpo.types import Floats
 
@@ -35,7 +36,8 @@ POWER_QUANTILE: Final = 0.8416212335729143
 """Normal quantile of 80 %."""
 _PRIOR: Final = 1.5
 """Prior standard deviation of a difference x in `differences`, logits."""
-_NEWTON: Final = 12
+_EDGES: Final[Floats] = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+"""ab, bc and ac in terms of x_ab and x_bc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,31 +148,22 @@ def curvature(won: Floats, votes: Floats) -> Curvature:
     return Curvature(
         (weight * (won[..., 2] - mean)).sum(-1),
         (weight**2 * variance).sum(-1),
-        ((variance > 1e-9) & (weight != 0)).sum(-1) * 1.0,
+        ((variance > 1e-9) & (np.abs(weight) > 1e-9)).sum(-1) * 1.0,
     )
 
 
 def differences(first: Floats, second: Floats, votes: Floats) -> tuple[Floats, Floats]:
     """x_ab and x_bc (..., T) at their posterior mode given the sufficient s₁ and s₂.
 
-    Newton's method; each of the three differences ~ N(0, 1.5²) beforehand.
+    Each of the three differences ~ N(0, 1.5²) beforehand.
     """
-    a, b = np.zeros(first.shape), np.zeros(first.shape)
-    m_ab, m_bc, m_ac = (votes[..., edge] for edge in range(3))
-    shrink = 1 / _PRIOR**2
-    for _ in range(_NEWTON):
-        p_ab, p_bc, p_ac = special.expit(a), special.expit(b), special.expit(a + b)
-        g_a = first - m_ab * p_ab - m_ac * p_ac - shrink * (2 * a + b)
-        g_b = second - m_bc * p_bc - m_ac * p_ac - shrink * (a + 2 * b)
-        cross = m_ac * p_ac * (1 - p_ac) + shrink
-        h_a = m_ab * p_ab * (1 - p_ab) + shrink + cross
-        h_b = m_bc * p_bc * (1 - p_bc) + shrink + cross
-        size = h_a * h_b - cross * cross
-        step_a, step_b = (h_b * g_a - cross * g_b) / size, (h_a * g_b - cross * g_a) / size
-        length = np.maximum(np.maximum(np.abs(step_a), np.abs(step_b)), 1.0)
-        a, b = a + step_a / length, b + step_b / length
-    clean = np.abs(a) > 1e-9, np.abs(b) > 1e-9
-    return np.where(clean[0], a, 0.0), np.where(clean[1], b, 0.0)
+    # s₁ and s₂ are all that the likelihood asks of the wins: as well as if ac had none.
+    wins = np.stack([first, second, np.zeros(first.shape)], axis=-1)
+    rows = laplace.Rows(np.broadcast_to(_EDGES, (*wins.shape, 2)), wins, votes)
+    precision = np.broadcast_to(_EDGES.T @ _EDGES / _PRIOR**2, (*first.shape, 2, 2))
+    found = laplace.approximate(rows, np.zeros((*first.shape, 2)), precision).coef
+    clean = np.where(np.abs(found) > 1e-9, found, 0.0)
+    return clean[..., 0], clean[..., 1]
 
 
 def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:

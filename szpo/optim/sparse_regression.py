@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import special
 
+from szpo.aggregation import laplace
+from szpo.aggregation.laplace import Approximation, Rows
 from szpo.errors import UsageError
-from szpo.optim import laplace
-from szpo.optim.laplace import Approximation, Rows
 from szpo.optim.sparse_prior import Prior, Support
 from szpo.optim.vote_regression import Votes
 from szpo.types import Floats

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import special
 
+from szpo.aggregation import laplace
+from szpo.aggregation.laplace import Approximation, Rows
 from szpo.errors import UsageError
-from szpo.optim import laplace
-from szpo.optim.laplace import Approximation, Rows
 from szpo.types import Floats, Ints
 
 EVIDENCE = 9.0

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from szpo.aggregation import laplace
+from szpo.aggregation.laplace import Rows
 from szpo.errors import UsageError
-from szpo.optim import laplace, sparse_regression
-from szpo.optim.laplace import Rows
+from szpo.optim import sparse_regression
 from szpo.optim.sparse_prior import Prior, join
 from szpo.optim.sparse_regression import fit
 from szpo.optim.vote_regression import Votes

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special, stats
 
+from szpo.aggregation import laplace
 from szpo.errors import UsageError
-from szpo.optim import laplace, vote_regression
+from szpo.optim import vote_regression
 from szpo.optim.vote_forecast import gain
 from szpo.optim.vote_regression import Prior, Votes, direction, fit
 

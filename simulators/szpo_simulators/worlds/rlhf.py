@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from szpo.optim import laplace
+from szpo.aggregation import laplace
 from szpo.types import Floats
 from szpo_simulators.worlds import ppo
 from szpo_simulators.worlds.curves import Curve, train_in_rounds
