@@ -1,4 +1,4 @@
-"""Write the measured tables of docs/results.md and its appendix from stored results.
+"""Write the measured tables of the pages from stored results.
 
     python docs/tools/page_tables.py [--check]
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from szpo.policies import subspace_cache, teachable
 from szpo_simulators.bench.frontier import plan, summary
 from szpo_simulators.compare import summary as compared
 from szpo_simulators.compare.cell_store import CellStore
@@ -242,10 +243,20 @@ def read_preferences() -> dict[str, Table]:
     return {"people": (("fit", *(f"{each} votes" for each in votes)), rows)}
 
 
+def read_ruler() -> dict[str, Table]:
+    """The answers that ship with the usual coordinates, so many nats from the base."""
+    index = json.loads((subspace_cache.SHIPPED / "index.json").read_text(encoding="utf-8"))
+    name = next(name for name, facts in index.items() if facts["preset"] == "default")
+    (_, prompt), *rows = teachable.ruler(subspace_cache.read(subspace_cache.SHIPPED / name).report)
+    return {"ruler": (("along one direction", prompt), [list(row) for row in rows])}
+
+
 READERS = (
     read_published, read_features, read_preferences, read_surrogate, read_frontier, read_compared,
+    read_ruler,
 )  # fmt: skip
 PAGES = {
+    "hundred-votes.md": ("ruler",),
     "results.md": ("published-smollm2", "forty", "shown"),
     "appendix.md": ("published", "said", "people", "groups", "tiny", "smollm2"),
 }

@@ -13,11 +13,14 @@ from szpo import seeds
 from szpo.errors import RunError
 from szpo.optim import parameters, sample_directions
 from szpo.policies.probe import Probe
+from szpo.policies.requests import AnswerRequest
 from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
 from szpo.types import Floats, Theta
 
 KL_DIRECTIONS = 16
 CALIBRATION_PASSES = 6
+RULER = (0.0, 0.5, 1.0, 2.5, 5.0)
+"""Nats at which the set-up shows an answer."""
 
 
 def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:
@@ -136,3 +139,18 @@ def calibrate(
         "kl_passes": passes,
         "kl_stderr": float(kl.std(ddof=1) / math.sqrt(kl.size)),
     }
+
+
+def draw_ruler(probe: Probe, subspace: Subspace) -> list[tuple[float, tuple[int, ...]]]:
+    """Answer the first prompt at each of `RULER`'s nats along the first coordinate, as tokens.
+
+    All share their random numbers; nats are |z|²/2, close to what Monte Carlo finds there.
+    """
+    first = np.eye(subspace.dim)[0]
+    thetas = tuple(
+        subspace.weights({"z": (math.sqrt(2 * nats) * first).astype(np.float32)}) for nats in RULER
+    )
+    key = seeds.derive(probe.root_seed, "setup", name="ruler")
+    table = np.array([(0, member, 0, 0) for member in range(len(RULER))], np.int64)
+    request = AnswerRequest({}, (), probe.prompts, (key,), table, probe.sampling, thetas=thetas)
+    return list(zip(RULER, probe.answerer.answer(request), strict=True))

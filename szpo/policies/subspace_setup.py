@@ -16,7 +16,12 @@ from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies.feature_basis import ANSWERS_EACH, feature_subspace
 from szpo.policies.hosts import Host
-from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
+from szpo.policies.kl_calibration import (
+    KL_DIRECTIONS,
+    draw_ruler,
+    full_subspace,
+    random_subspace,
+)
 from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspaces import KINDS, SetupSettings, Subspace
@@ -87,10 +92,14 @@ def choose_subspace(
         read = probe.read_inputs(base[:INPUT_SAMPLES])
         probe = probe_at({**read, **zero})
     whole = probe.whole
+
+    def text_of(tokens: Sequence[int]) -> str:
+        return loading.answer_of(host.facts, tokens, setup.sampling.stop).text
+
     if setup.kind == "score":
         found = score_subspace(probe, whole, setup, base)
     elif setup.kind == "features":
-        texts = [loading.answer_of(host.facts, s.answer, setup.sampling.stop).text for s in base]
+        texts = [text_of(sample.answer) for sample in base]
         found = feature_subspace(probe, whole, setup, base, prompts, texts)
     elif setup.kind == "random":
         found = random_subspace(probe, whole, setup)
@@ -102,6 +111,9 @@ def choose_subspace(
         "weights": size, "samples": len(base), "seconds": round(time.monotonic() - began, 1),
         **found.report,
     }  # fmt: skip
+    if found.basis:
+        ruler = [[nats, text_of(tokens)] for nats, tokens in draw_ruler(probe, found)]
+        report["ruler"] = {"prompt": prompts[0].text, "answers": ruler}
     return replace(found, report=report)
 
 

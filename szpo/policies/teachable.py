@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from szpo.features import dictionary
 from szpo.optim.rules.regression import BUDGET
+from szpo.visible_text import visible
 
 SHARE: Final = (0.03, 0.5)
 """What teaching something new means: a share of the answers that grows from here to there."""
@@ -110,6 +111,19 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
             f"{_list(names)}: so many comparisons of {rows} prompts would not differ in it"
         )
     return lines
+
+
+def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What nats look like: what was answered so many nats from the start, the prompt first.
+
+    Args:
+        report: Of the set-up; older ones, and those of every weight, have none.
+    """
+    found = report.get("ruler")
+    if found is None:
+        return []
+    rows = [(f"{n:g} nat{'s' * (n != 1)}", visible(text)) for n, text in found["answers"]]
+    return [("prompt", visible(found["prompt"])), *rows]
 
 
 def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:

@@ -98,6 +98,7 @@ def render(
         ahead=ahead,
         lesson=None if lesson is None else visible(str(lesson)),
         teachable=teachable.of_spec(ledger.spec),
+        ruler=teachable.ruler(ledger.spec.get("space", {}).get("report", {})),
         rows=ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1),
         lesson_chart=Markup("" if lesson is None else charts.draw_lesson(lesson)),
         more=budget.describe_more(ledger),

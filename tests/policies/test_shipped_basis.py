@@ -161,6 +161,14 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
         assert {file.name for file in folder.glob("*.json")} == {*index, "index.json"}
 
 
+def test_what_ships_has_a_ruler_of_nats():
+    for name in json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8")):
+        ruler = subspace_cache.read(subspace_cache.SHIPPED / name).report["ruler"]
+        assert ruler["prompt"] == PROMPTS[0].text
+        assert [nats for nats, _ in ruler["answers"]] == list(kl_calibration.RULER)
+        assert len({text for _, text in ruler["answers"]}) == len(kl_calibration.RULER)
+
+
 def test_files_are_small_and_all_in_the_index():
     index = json.loads((subspace_cache.SHIPPED / "index.json").read_text("utf-8"))
     files = {file.name for file in subspace_cache.SHIPPED.glob("*.npz")}

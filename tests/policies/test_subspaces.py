@@ -156,6 +156,24 @@ def test_the_report_tells_cost_and_correction(model):
 
 
 @pytest.mark.full
+def test_the_ruler_is_what_policies_so_many_nats_away_answer(model):
+    """The first prompt at 0, ½, 1, 2½ and 5 nats, with one row's random numbers for all."""
+    space = setup(model)
+    ids = tuple(loading.encode(model.tokenizer, p) for p in ASKED)
+    first = probe_of(model, space, ids[:1], SHORT, 0)
+    (base,) = first.samples((), [0], [0], "ruler")
+    assert space.report["ruler"]["prompt"] == ASKED[0].text
+    rows = space.report["ruler"]["answers"]
+    assert [nats for nats, _ in rows] == [0, 0.5, 1, 2.5, 5]
+    assert rows[0][1] == loading.answer_of(model, base.answer).text
+    assert len({text for _, text in rows}) > 1
+    theta = {"z": np.array([math.sqrt(10), 0, 0, 0], np.float32)}  # |z|²/2 = 5
+    (far,) = first.samples([space.weights(theta)], [0], [0], "ruler")
+    assert rows[4][1] == loading.answer_of(model, far.answer).text
+    assert "ruler" not in setup(model, "full").report
+
+
+@pytest.mark.full
 def test_tensors_hold_all_that_replay_needs(model):
     space = setup(model)
     remaining = space.tensors()

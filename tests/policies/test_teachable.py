@@ -36,6 +36,14 @@ def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
     }
 
 
+def test_the_ruler_of_nats_reads_as_a_table_and_hides_nothing() -> None:
+    answers = [[0.0, "left\u202eright"], [0.5, "b"], [1.0, "c"]]
+    assert teachable.ruler({"ruler": {"prompt": "p", "answers": answers}}) == [
+        ("prompt", "p"), ("0 nats", "left⟨202E⟩right"), ("0.5 nats", "b"), ("1 nat", "c"),
+    ]  # fmt: skip
+    assert teachable.ruler(REPORT) == []  # of an older set-up
+
+
 def _reversed() -> dict[str, list[float]]:
     return {name: values[::-1] for name, values in REPORT.items()}
 

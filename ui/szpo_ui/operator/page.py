@@ -33,6 +33,7 @@ from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import groups_of
+from szpo.policies import teachable
 from szpo.reports import bundle, charts, html_report
 from szpo.runs import sample_check
 from szpo.training import budget
@@ -207,6 +208,7 @@ def page(site: Site, ack: str = "") -> str:
             gain=Markup(charts.draw_gain(found["helped"])),  # charts escape every text
             path=Markup(charts.draw_path(figures["values"])),
             lesson=Markup("" if lesson is None else charts.draw_lesson(lesson)),
+            ruler=teachable.ruler(site.ledger.spec.get("space", {}).get("report", {})),
             samples=found["samples"] and columns(found["samples"]),
             preview=preview(site, found),
             checked=sample_check.read(site.ledger),
