@@ -9,7 +9,7 @@ from szpo_ui.panel import render, screens
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.panel.screens import Closed, Feedback, Progress, Screen
-from szpo_ui.prolific.participants import Standing
+from szpo_ui.prolific import Standing
 
 ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
 

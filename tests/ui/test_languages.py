@@ -16,7 +16,7 @@ from szpo.voting import calibration
 from szpo_ui.languages import texts
 from szpo_ui.panel import actions, component, render
 from szpo_ui.panel.screens import Facts, Progress, State
-from szpo_ui.prolific.participants import Standing
+from szpo_ui.prolific import Standing
 from szpo_ui.web import ballots
 from szpo_ui.web.ballots import in_language
 from tests.support.browser import make

@@ -16,8 +16,8 @@ from szpo.ledger.canonical import canonical
 from szpo.reports import bundle
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
-from szpo_ui.prolific import participants
-from szpo_ui.prolific.participants import Arrival, ArrivalError
+from szpo_ui import prolific as participants
+from szpo_ui.prolific import Arrival, ArrivalError
 from szpo_ui.web import credentials
 from tests.support.browser import MovableClock, Stage, make, serve, violations
 from tests.support.http_server import Reply, serving

@@ -23,8 +23,7 @@ from szpo.ledger.database import Ledger
 from szpo.notices import setup_progress
 from szpo.replay import verification
 from szpo.voting import lease
-from szpo_ui import app, serve
-from szpo_ui.bench import crowd, panel_load
+from szpo_ui import app, crowd, panel_load, serve
 from szpo_ui.web import address, credentials
 from szpo_ui.web.address import SiteAddress
 from szpo_ui.web.child_process import Keeper

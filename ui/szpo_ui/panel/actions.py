@@ -12,10 +12,10 @@ from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo.voting import second_seats
 from szpo.voting.service import SeatKind
+from szpo_ui import prolific as participants
 from szpo_ui.languages import texts
 from szpo_ui.panel import own_seats, screens
 from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
-from szpo_ui.prolific import participants
 from szpo_ui.web.ballots import Ballot, cast
 from szpo_ui.web.requests import Body
 from szpo_ui.web.site import Site

@@ -24,12 +24,12 @@ from szpo.types import Assignment, Choice
 from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.seats import assignment
+from szpo_ui import prolific as participants
 from szpo_ui.languages.texts import choose_language
 from szpo_ui.panel import last_round, own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.panel.last_round import LastRound
-from szpo_ui.prolific import participants
-from szpo_ui.prolific.participants import Standing
+from szpo_ui.prolific import Standing
 from szpo_ui.web.ballots import in_language
 from szpo_ui.web.site import Site
 

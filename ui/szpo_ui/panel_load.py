@@ -34,7 +34,7 @@ from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.runs import machine_check
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import steps
-from szpo_ui.bench.crowd import ROWS, Measured, at_the_page, by_the_api, watching
+from szpo_ui.crowd import ROWS, Measured, at_the_page, by_the_api, watching
 from szpo_ui.web import credentials
 from szpo_ui.web.address import run_prefix
 from szpo_ui.web.credential_rows import Role
@@ -95,7 +95,7 @@ def server(path: Path, page: Role | Literal["folder"] = "panelist") -> Iterator[
     With "folder" it serves the folder of the run, with all pages, as ``szpo serve FOLDER`` does.
     """
     child = subprocess.Popen(
-        [sys.executable, "-m", "szpo_ui.bench.panel_load", str(path), page],
+        [sys.executable, "-m", "szpo_ui.panel_load", str(path), page],
         stdout=subprocess.PIPE,
     )
     assert child.stdout is not None
