@@ -1,7 +1,7 @@
 from . import plots as plots
 from .library.result import Result as Result
-from .library.text_pairs import Sample as Sample
-from .library.text_pairs import TextPair as TextPair
+from .library.result import Sample as Sample
+from .library.result import TextPair as TextPair
 from .library.tuner import Tuner as Tuner
 from .library.vector import Optimizer as Optimizer
 from .library.vector import Pair as Pair

@@ -37,8 +37,7 @@ from szpo.evaluators.panel_factory import PEOPLE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
 from szpo.library import whole_run
-from szpo.library.result import Result, read_result
-from szpo.library.text_pairs import Sample, TextPair, make_pair
+from szpo.library.result import Result, Sample, TextPair, make_pair, read_result
 from szpo.notices import trackers
 from szpo.notices.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.runs import assemble, driver, run_prompts, samples

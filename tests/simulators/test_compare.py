@@ -32,7 +32,6 @@ from szpo_simulators.compare import (
     measurements,
     methods,
     presets,
-    schedule,
     shared_setup,
     show,
     summary,
@@ -134,7 +133,7 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
 def test_all_methods_share_one_setup(name):
     """Model, prompts, panel, budget and yardstick are those of everybody; none has more trials."""
     preset = presets.find_preset(name)
-    cells = schedule.order_cells(preset, presets.select_methods(preset), preset.seeds, START)
+    cells = command.order_cells(preset, presets.select_methods(preset), preset.seeds, START)
     own = {"method", "ask", "seed", "settings", "points"}
     shared = [{k: v for k, v in cell.spec.items() if k not in own} for cell in cells]
     assert all(each == shared[0] for each in shared)
@@ -553,7 +552,7 @@ PRESET = presets.Preset(
 @pytest.fixture(scope="module")
 def base():
     found = run_cell(
-        {**schedule.make_shared_spec(PRESET), "method": "base", "ask": "both", "seed": 0}
+        {**command.make_shared_spec(PRESET), "method": "base", "ask": "both", "seed": 0}
     )
     beta = {name: fitted["beta"] for name, fitted in found["panel"].items()}
     return found["measurement"], {"base": "x", "beta": beta}
@@ -561,7 +560,7 @@ def base():
 
 def run(base, method, ask, **settings):
     start, setup = base
-    cell = schedule.make_cell(PRESET, presets.METHODS[method], ask, 3, setup, settings)
+    cell = command.make_cell(PRESET, presets.METHODS[method], ask, 3, setup, settings)
     return run_cell(cell.spec, start)
 
 
