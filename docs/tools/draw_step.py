@@ -1,4 +1,4 @@
-"""Draw docs/step.svg, the picture on the README's first screen: python docs/tools/draw_step.py."""
+"""Draw docs/step.svg and the rows of boxes of docs/tutorial.md: python docs/tools/draw_step.py."""
 
 from pathlib import Path
 
@@ -12,12 +12,28 @@ text { font: 13px system-ui, sans-serif; fill: #24292f; }
 .minus { stroke: #c2571a; stroke-width: 2; }
 .arrow { stroke: #6e7781; fill: none; stroke-width: 1.6; marker-end: url(#tip); }
 .tip { fill: #6e7781; }
+.sign { font-size: 20px; text-anchor: middle; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; } .small { fill: #9aa4ae; }
   .box { fill: #161b22; stroke: #30363d; }
   .plus { stroke: #7db4ec; } .minus { stroke: #f0a36b; }
 }
 """
+
+
+ROWS = {
+    "install": "clone; what szpo is|→|.venv; szpo and torch, 3 GB|+|SmolLM2-135M; the base model",
+    "prompts": "prompts.csv; 120 questions|→|90 to vote on; eight a batch|+|30 apart; to measure",
+    "look": "result; 65 % of pairs won,; [56, 73]: above one half|+|four guards; fluency, "
+    "variety,; length, topic|+|texts; base and tuned,; side by side",
+    "verify": "votes; as recorded|→|updates; computed anew|=|updates; as recorded, to 1e-9|→|"
+    "head; one hash of all",
+    "adapter": "SmolLM2-135M; as it was|+|garden-adapter; 2,880 weights|→|cheerful answers; by "
+    "transformers, PEFT",
+    "seeds": "seed 0; 65 % won| |seed 1; 64 % won| |seed 2; 69 % won| |seed 3; 65 % won| |"
+    "seed 4; 68 % won",
+}
+"""Of docs/tutorial.md: boxes (a heading; small lines) and the signs between them."""
 
 
 def box(x: int, y: int, width: int, height: int, lines: list[str], kind: str = "") -> str:
@@ -34,8 +50,27 @@ def arrow(path: str) -> str:
     return f'<path class="arrow" d="{path}"/>'
 
 
+def row(parts: list[str]) -> str:
+    """Boxes side by side, with a sign in each gap."""
+    boxes = [part.split("; ") for part in parts[::2]]
+    width, height = (WIDTH + 24) // len(boxes) - 40, 22 + 17 * max(map(len, boxes))
+    drawn = [box(8 + i * (width + 40), 8, width, height, b) for i, b in enumerate(boxes)]
+    for i, sign in enumerate(parts[1::2]):
+        x, y = 8 + (i + 1) * (width + 40) - 20, 15 + height // 2
+        drawn.append(f'<text class="sign" x="{x}" y="{y}">{sign}</text>')
+    return picture("".join(drawn), height + 16, " ".join(parts).replace(";", ","))
+
+
+def picture(parts: str, height: int, title: str) -> str:
+    """A file of its own."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
+        f"<title>{title}</title><style>{STYLE}</style>{parts}</svg>\n"
+    )
+
+
 def draw() -> str:
-    """The whole picture."""
+    """One step."""
     parts = [
         box(8, 58, 132, 92, ["policy θ", "adapter weights", "direction v", "radius μ"]),
         box(
@@ -82,11 +117,12 @@ def draw() -> str:
         'markerHeight="7" orient="auto"><path class="tip" d="M0 0 L8 4 L0 8 z"/></marker></defs>'
     )
     title = "One step: two nudged policies answer the same prompts, votes say where to go"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-        f"<title>{title}</title><style>{STYLE}</style>{tip}{''.join(parts)}</svg>\n"
-    )
+    return picture(tip + "".join(parts), HEIGHT, title)
 
 
 if __name__ == "__main__":
-    Path(__file__).parents[1].joinpath("step.svg").write_text(draw(), encoding="utf-8")
+    docs = Path(__file__).parents[1]
+    (docs / "step.svg").write_text(draw(), encoding="utf-8")
+    for name, parts in ROWS.items():
+        file = docs / "figures" / f"tutorial-{name}.svg"
+        file.write_text(row(parts.split("|")), encoding="utf-8")
