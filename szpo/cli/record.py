@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from szpo.analysis import improvement
 from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
@@ -192,8 +193,8 @@ def export(
     """Write the adapter (PEFT), the votes, or all as a zip; push to the Hugging Face Hub.
 
     An adapter that fails a guard or cannot be told from the base takes --anyway, else nothing is
-    written and the exit code is 1. The folder also gets a model card and the base's tokenizer with
-    its chat template.
+    written and the exit code is 1; one that nobody measured is written with a warning. The
+    folder also gets a model card and the base's tokenizer with its chat template.
     Votes are written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed
     is written to a temporary folder unless --out or --dataset names one.
     """
@@ -281,6 +282,9 @@ def _hand_over_adapter(
                 ledger, target, step=step, names=names, group=group, anyway=anyway
             )
         }
+        helped = improvement.read(ledger)
+        if helped.lack and step is None and group is None and not anyway:
+            console.warn(helped.sentence)
         message = (
             f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
             "README.md shows"

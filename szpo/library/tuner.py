@@ -324,7 +324,8 @@ class Tuner:
     def save_adapter(self, folder: str | Path, *, anyway: bool = False) -> Path:
         """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.
 
-        Where nobody measured whether it is better than the base, it is written with a warning.
+        Where nobody measured whether it is better than the base, it is written with a warning, as
+        `szpo export` does: what your own function prefers may need no held-out prompts.
 
         Raises:
             RunError: it fails a guard or cannot be told from the base; ``anyway`` writes it.
@@ -333,11 +334,11 @@ class Tuner:
         from szpo.reports import adapter
 
         target = Path(folder)
-        lack = "" if anyway else improvement.read(self._ledger).lack
+        helped = improvement.read(self._ledger)
         if not adapter.write_folder(self._ledger, target, anyway=anyway):
             log.warning("%s: the base's tokenizer is not on this machine", target)
-        if lack:
-            log.warning("%s: not known whether it is better than the base: %s", target, lack)
+        if helped.lack and not anyway:
+            log.warning("%s: %s", target, helped.sentence)
         return target
 
     @property

@@ -202,7 +202,7 @@ class Run:
     """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
     agreement: float | None = None
     table: tuple[StepRow, ...] = ()
-    """Every step that was planned, in order."""
+    """Every step that was planned, in order; of a finished run those that are over."""
 
     @property
     def fit(self) -> str:
@@ -224,7 +224,11 @@ class Run:
 
 def read(ledger: Ledger, *, open_round: bool = True) -> Run:
     """The totals of a run and its table of steps, without the round at hand where asked."""
-    table = tuple(row for row in _count(ledger) if open_round or row.state != "open")
+    state = _state(ledger)
+    hidden = set() if open_round else {"open"}
+    if state == "finished":  # what was prepared for after the end
+        hidden |= {"planned", "generating"}
+    table = tuple(row for row in _count(ledger) if row.state not in hidden)
     config = ledger.spec.get("config", {})
     run, panel = config.get("run", {}), config.get("panel", {})
     most = read_budget(ledger).get("votes", run.get("votes"))
@@ -247,7 +251,7 @@ def read(ledger: Ledger, *, open_round: bool = True) -> Run:
         path=str(ledger.path),
         run=ledger.run,
         name=str(run.get("name") or Path(ledger.path).stem),
-        state=_state(ledger),
+        state=state,
         seed=ledger.root_seed,
         model=str(config.get("model", {}).get("name", "–")),
         panel=voters,

@@ -134,7 +134,9 @@ def _verdicts(ledger: Ledger) -> list[dict[str, Any]]:
     return list(export_votes(ledger))
 
 
-def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path, caplog, monkeypatch):
+def test_samples_and_the_adapter_come_from_the_tuned_model(
+    tuned, tmp_path, caplog, capsys, monkeypatch
+):
     sample = tuned.sample("w20 w21")
     assert sample == tuned.sample("w20 w21") and sample.prompt == "w20 w21"
     assert "tuned:" in str(sample) and "<th>Tuned</th>" in sample._repr_html_()
@@ -149,7 +151,10 @@ def test_samples_and_the_adapter_come_from_the_tuned_model(tuned, tmp_path, capl
     assert "not known whether" not in caplog.text
     monkeypatch.setattr("szpo.reports.adapter.find_doubt", lambda *_, **__: "")
     tuned.save_adapter(tmp_path / "unmeasured")
-    assert "not known whether it is better than the base: it was not measured" in caplog.text
+    unknown = "not known whether it is better than the base (≈ 0.1 nats): it was not measured"
+    assert unknown in caplog.text
+    assert call(["export", str(tuned.path), "--out", str(tmp_path / "as-a-command")]) == 0
+    assert f"warning: {unknown}" in capsys.readouterr().err.replace("\n", " ")
     assert "it was not measured; run(measure=True) does that" in str(tuned.run())
     with pytest.raises(UsageError, match="give a prompt that is a text"):
         tuned.sample(" ")

@@ -92,6 +92,10 @@ def test_a_round_that_is_only_prepared_does_not_lengthen_the_run(tmp_path):
             plan, ledger, QuadraticPolicy(plan), LedgerEvaluator(panel.service),
             wait=panel.wait, until_step=2, lag=1,
         )  # fmt: skip
+        assert [row["state"] for row in ledger.steps()] == ["applied", "applied", "generating"]
+        ended = results.read(ledger)
+        assert ended.state == "finished"  # where nothing is generated any more
+        assert [row.state for row in ended.table] == ["applied", "applied"]
     assert (found[0], found[-1]) == ((2, 1), (3, 2))
 
 

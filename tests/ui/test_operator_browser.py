@@ -172,6 +172,18 @@ def test_it_fits_every_width_and_targets_are_large_enough(stage, operator):
     assert wrong("paused") == {}
 
 
+def test_on_a_phone_the_header_leaves_the_screen_to_the_page_and_hides_no_control(still):
+    with window(still, 360, 740, 2):
+        top, more = still.locator(".op-top"), still.locator("#op-rest summary")
+        assert top.bounding_box()["height"] <= 120
+        assert more.is_visible() and not still.locator("[data-open=op-pause-after]").is_visible()
+        assert "0 of 4 votes in" in still.locator(".op-progress").inner_text()[:15]
+        more.click()
+        named = still.locator(".op-controls :is(button, a)")
+        assert all(each.is_visible() for each in named.all()) and named.count() >= 7
+        more.click()
+
+
 def test_the_first_screen_has_one_sentence_and_one_whole_picture(stage, operator):
     play(stage, 3)
     page = operator().new_page()

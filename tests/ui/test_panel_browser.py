@@ -566,6 +566,17 @@ def test_a_phone_shows_all_of_it_within_reach(stage, ann):
     assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["y"] < boxes[1]["y"]  # A, then B
 
 
+def test_on_a_phone_help_lists_touches_and_no_keys(stage, panelist):
+    phone = panelist("ben", has_touch=True, is_mobile=True, viewport={"width": 360, "height": 740})
+    page = phone.new_page()
+    page.goto("/panel/")
+    page.wait_for_selector("#szpo-root")
+    page.locator("[data-do=help]").tap()
+    words = page.locator("#sz-help").inner_text()
+    assert "Tap A, Same or B, then Confirm" in words
+    assert "Enter" not in words and "key" not in words
+
+
 def test_focus_shows_wherever_the_tab_key_goes_and_a_dialog_gives_it_back(stage, ann):
     ring = """() => {
       const n = document.activeElement;

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from szpo.errors import UsageError
+from szpo.ledger import orders
 from szpo.optim.named_features import Claim
 from szpo.replay import verification
 from szpo.training.budget import WORDS_PER_MINUTE
@@ -557,6 +558,23 @@ def test_who_has_answered_final_comparisons_reads_how_many(tmp_path, monkeypatch
     ann.vote("A", key=9)
     monkeypatch.setattr(screens, "_final_left", lambda site, panelist: True)  # of a longer order
     assert "1 done: another one, if you like" in html_of(ann.do("look"), stage)
+    stage.ledger.close()
+
+
+def test_who_has_nothing_left_reads_that_the_final_comparison_is_waited_for(tmp_path, monkeypatch):
+    stage = make(tmp_path / "run.db", sets=["run.votes=4"])
+    stage.advance()
+    ann = Person(stage, "ann")
+    answer_all(ann, Person(stage, "ben"))
+    stage.advance(until_step=1)
+    assert "The run is complete" in html_of(ann.do("look"), stage)
+    final_comparison(stage)
+    monkeypatch.setattr(screens, "_final_left", lambda site, panelist: False)  # others go first
+    html = html_of(ann.do("look"), stage)
+    assert "The run is complete" not in html and "from other panelists first" in html
+    (order,) = orders.orders(stage.ledger, "final")
+    orders.close(stage.ledger, order.id, "olga")
+    assert "The run is complete" in html_of(ann.do("look"), stage)
     stage.ledger.close()
 
 

@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from szpo.analysis import taught
+from szpo.ledger import orders
 from szpo.ledger.database import Record
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, redact_for_panelists
@@ -131,6 +132,8 @@ class Screen:
     """There is a blind final comparison that this panelist has not answered."""
     finals_given: int = 0
     """On the last screen: how many of them this panelist has answered."""
+    waits: bool = False
+    """On the last screen: a final comparison is open that has nothing for this panelist now."""
     lesson: str | None = None
     """What the votes taught, on the last screen; empty: it may be asked for."""
     notice: str | None = None
@@ -199,6 +202,11 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
             progress=viewer.progress(),
             final=final,
             finals_given=site.ledger.query(_FINALS_GIVEN, (panelist,))[0]["n"] if final else 0,
+            waits=not final
+            and any(
+                order.closed_us is None and order.error is None
+                for order in orders.orders(site.ledger, "final")
+            ),
             lesson=None if final else _lesson(site, panelist),
         )
     if status.state == "none":
