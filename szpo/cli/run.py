@@ -106,6 +106,8 @@ def run(
 ) -> int:
     """Tune a model from votes; --plan first estimates votes, reading, time and disk."""
     if resume is not None:
+        if resume.startswith("-"):  # the next option was taken for the run
+            raise UsageError("--resume takes a run: szpo run --resume NAME; see: szpo runs")
         if file is not None or preset is not None or hold:
             raise UsageError(
                 "--resume takes the run as it is; leave out the file, --preset and --hold"
@@ -122,7 +124,7 @@ def run(
     if device is not None:
         raise UsageError("--device goes with --resume; for a new run set model.device")
     if votes is not None:
-        raise UsageError("--votes goes with --resume; for a new run set run.votes")
+        raise UsageError("--votes goes with --resume; for a new run: --set run.votes=40")
     if trust:
         raise UsageError("--trust goes with --resume; a new run's settings name its addresses")
     if features:

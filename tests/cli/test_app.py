@@ -158,7 +158,9 @@ def test_votes_are_added_to_no_run_that_is_held_elsewhere_or_of_an_older_version
     assert call(["run", "--resume", str(old), "--votes", "+8"]) == 2
     assert "so the run cannot go on here" in capsys.readouterr().err
     assert call(["run", "--votes", "+8"]) == 2
-    assert "--votes goes with --resume" in capsys.readouterr().err
+    assert "for a new run: --set run.votes=40" in capsys.readouterr().err
+    assert call(["run", "--resume", "--votes", "+40"]) == 2
+    assert "--resume takes a run: szpo run --resume NAME" in capsys.readouterr().err
 
 
 @pytest.mark.full

@@ -173,8 +173,10 @@ def test_it_fits_every_width_and_targets_are_large_enough(stage, operator):
 
 
 def test_on_a_phone_the_header_leaves_the_screen_to_the_page_and_hides_no_control(still):
+    top, more = still.locator(".op-top"), still.locator("#op-rest summary")
+    with window(still, *ZOOMED):
+        assert top.bounding_box()["height"] <= 120
     with window(still, 360, 740, 2):
-        top, more = still.locator(".op-top"), still.locator("#op-rest summary")
         assert top.bounding_box()["height"] <= 120
         assert more.is_visible() and not still.locator("[data-open=op-pause-after]").is_visible()
         assert "0 of 4 votes in" in still.locator(".op-progress").inner_text()[:15]
