@@ -223,15 +223,20 @@ def cast(stage: Stage, name: str) -> None:
 
 
 CALL = "/panel/gradio_api/component_server"
-"""The route by which the panelist's page calls functions of Python."""
+OPERATE = "/operate/gradio_api/component_server"
+"""The routes by which the panelist's page and the operator's call functions of Python."""
 
 
 def panel_call(client: Any, name: str, **data: object) -> dict[str, Any]:
     """A call as the panelist's page sends it, of a client with a panelist's session."""
-    parts = client.get("/panel/config").json()["components"]
+    return page_call(client, "/panel", name, {"tab": "tab-0001", **data})
+
+
+def page_call(client: Any, place: str, name: str, data: object) -> dict[str, Any]:
+    """A call of a function of Python as a page of Gradio sends it."""
+    parts = client.get(f"{place}/config").json()["components"]
     number = next(each["id"] for each in parts if "server_fns" in each["props"])
-    given = {"tab": "tab-0001", **data}
-    return {"component_id": number, "fn_name": name, "data": given, "session_hash": "x"}
+    return {"component_id": number, "fn_name": name, "data": data, "session_hash": "x"}
 
 
 def serve(application: Any) -> Iterator[str]:

@@ -16,7 +16,17 @@ from starlette.routing import Mount
 from szpo.ledger import connection
 from szpo_ui import app
 from szpo_ui.web import credentials
-from tests.support.browser import CALL, MovableClock, Stage, awaited, make, panel_call, serve
+from tests.support.browser import (
+    CALL,
+    OPERATE,
+    MovableClock,
+    Stage,
+    awaited,
+    make,
+    page_call,
+    panel_call,
+    serve,
+)  # fmt: skip
 from tests.support.waiting import until
 
 PLAIN = sqlite3.connect
@@ -90,7 +100,8 @@ def bodies(stage: Stage) -> dict[str, Any]:
     assert seat is not None
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-01")) as client:
         call = panel_call(client, "do", do="look")
-    run = {"fn_index": 0, "data": ['{"do": "look", "ack": "1"}'], "session_hash": "x"}
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        run = page_call(client, "/operate", "do", {"do": "look"})
     code = {"name": "P-01", "code": stage.invitation("panelist", "P-01").code}
     return {
         "/api/votes": {"assignment": seat.id, "choice": "A", "idem": "k" * 16, "tab": "t1"},
@@ -102,7 +113,8 @@ def bodies(stage: Stage) -> dict[str, Any]:
         "/redeem": {"token": "x" * 43},
         CALL: call,
         f"{CALL}/": call,
-        "/operate/gradio_api/run/predict": run,
+        OPERATE: run,
+        f"{OPERATE}/": run,
         "/operate-visualize-api/scene": {"deltas": [[1.0, 0.5]]},
     }
 

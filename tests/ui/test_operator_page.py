@@ -31,7 +31,7 @@ from szpo_ui.operator import controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
-from tests.support.browser import MovableClock, Stage, cast, make
+from tests.support.browser import OPERATE, MovableClock, Stage, cast, make, page_call
 from tests.support.cases import case
 from tests.support.operator_page import measure, teach, text
 from tests.support.overview import answered_final
@@ -187,14 +187,15 @@ def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(
 
 @pytest.mark.full
 def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
-    predict = {"fn_index": 1, "session_hash": "x", "data": ['{"do":"pause","reason":"mine"}']}
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        pause = page_call(client, "/operate", "do", {"do": "pause", "reason": "mine"})
     requests: list[Callable[[httpx.Client], httpx.Response]] = [
         lambda c: c.get("/operate/config"),
         lambda c: c.get("/operate-api/status"),
         lambda c: c.get("/operate-api/export.zip"),
         lambda c: c.get("/operate-api/report.html"),
-        lambda c: c.post("/operate/gradio_api/run/predict", json=predict),
-        lambda c: c.post("/operate/gradio_api/queue/join", json=predict),
+        lambda c: c.post(OPERATE, json=pause),
+        lambda c: c.post("/operate/gradio_api/queue/join", json=pause),
     ]
     for cookies in (stage.cookie("panelist", "Ada"), {}):
         with httpx.Client(base_url=stage.url, cookies=cookies) as client:
@@ -226,7 +227,8 @@ def test_the_version_moves_with_the_record_only(stage: Stage) -> None:
 
 
 NOT_OURS = (
-    '{"do":"look","more":1}', '{"do":"drop"}', "[]", "x" * 20_000, '{"do":"branch","step":"1"}',
+    {"do": "look", "more": 1}, {"do": "drop"}, [], None, "x" * 20_000,
+    {"do": "branch", "step": "1"},
 )  # fmt: skip
 
 
@@ -235,13 +237,12 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         before = stage.ledger.query("SELECT count(*) AS n FROM events")
         for body in NOT_OURS:
-            request = {"fn_index": 1, "session_hash": "x", "data": [body]}
-            reply = client.post("/operate/gradio_api/run/predict", json=request)
+            reply = client.post(OPERATE, json=page_call(client, "/operate", "do", body))
             assert reply.status_code == 200
-            screen, message = reply.json()["data"]
-            assert 'data-ok=""' in message
-            assert "Traceback" not in message
-            assert 'id="op-root"' in screen
+            found = reply.json()
+            assert 'data-ok=""' in found["reply"]
+            assert "Traceback" not in found["reply"]
+            assert 'id="op-root"' in found["page"]
     assert stage.ledger.query("SELECT count(*) AS n FROM events") == before
 
 
@@ -447,7 +448,7 @@ def test_invitations_work_and_are_shown_once(voted: Stage) -> None:
     made = do(voted, "invite", count=2).invitations
     assert len({i.name for i in made}) == 2
     html = operator_page.render_reply(
-        controls.Reply("", invitations=made), "", "https://panel.example"
+        controls.Reply("", invitations=made), "https://panel.example"
     )
     assert f"https://panel.example/login#t={made[0].token}" in html
     assert credentials.login(voted.ledger, made[0].name, made[0].code)

@@ -27,7 +27,17 @@ from szpo_ui import app
 from szpo_ui.web import credentials, login, security
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure
-from tests.support.browser import CALL, MovableClock, Stage, awaited, make, panel_call, serve
+from tests.support.browser import (
+    CALL,
+    OPERATE,
+    MovableClock,
+    Stage,
+    awaited,
+    make,
+    page_call,
+    panel_call,
+    serve,
+)  # fmt: skip
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -61,28 +71,15 @@ def operator(whole: Stage) -> Iterator[httpx.Client]:
         yield client
 
 
-def events(client: httpx.Client, place: str) -> list[int]:
-    """The numbers of a page's events that call Python."""
-    config = client.get(f"{place}/config").json()
-    return [d["id"] for d in config["dependencies"] if d["backend_fn"]]
-
-
-def fire(client: httpx.Client, place: str, number: int, **headers: str) -> httpx.Response:
-    body = {"fn_index": number, "data": [], "session_hash": "x"}
-    return client.post(f"{place}/gradio_api/run/predict", json=body, headers=headers)
-
-
 @pytest.mark.full
 def test_an_operators_event_is_refused_to_a_panelist_over_raw_http(
     panelist: httpx.Client, operator: httpx.Client
 ) -> None:
-    for number in {0, *events(operator, "/operate")}:
-        assert fire(panelist, "/operate", number).status_code == 401
-        joined = panelist.post(
-            "/operate/gradio_api/queue/join",
-            json={"fn_index": number, "data": [], "session_hash": "x"},
-        )
-        assert joined.status_code == 401
+    look = page_call(operator, "/operate", "do", {"do": "look"})
+    for path in (OPERATE, "/operate/gradio_api/run/predict", "/operate/gradio_api/queue/join"):
+        assert panelist.post(path, json=look).status_code == 401
+    assert operator.post("/operate/gradio_api/run/predict", json=look).status_code == 404
+    assert operator.post(OPERATE, json=look).status_code == 200
     assert panelist.get("/operate/config").status_code == 401
     assert panelist.get("/operate/", follow_redirects=False).headers["location"] == "/panel/"
     assert operator.get("/panel/config").status_code == 401
@@ -90,7 +87,7 @@ def test_an_operators_event_is_refused_to_a_panelist_over_raw_http(
 
 def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Client) -> None:
     with httpx.Client(base_url=whole.url) as nobody:
-        assert fire(nobody, "/operate", 0).status_code == 401
+        assert nobody.post(OPERATE, json={}).status_code == 401
         assert nobody.post(CALL, json=panel_call(panelist, "do", do="look")).status_code == 401
 
 
@@ -195,7 +192,7 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
     """The session was good when the request began; it ends with the last byte of the body."""
     stage = make(tmp_path / "run.db", clock=MovableClock())
     cookie = "; ".join(f"{k}={v}" for k, v in stage.cookie(role, "Ada").items())
-    path = {"panelist": "/api/votes", "operator": "/operate/gradio_api/run/predict"}[role]
+    path = {"panelist": "/api/votes", "operator": OPERATE}[role]
     reached: list[Any] = []
     sent: list[Any] = []
 
@@ -291,22 +288,19 @@ def test_a_failure_shows_a_number_and_no_trace(
 @pytest.mark.parametrize(
     "call",
     [
-        '{"fn_index": 99, "data": [""], "session_hash": "x"}',
-        '{"fn_index": -1, "data": [""], "session_hash": "x"}',
-        '{"fn_index": true, "data": [""], "session_hash": "x"}',
-        '{"fn_index": 0, "data": [[], [], [], [], [], []], "session_hash": "x"}',
-        '{"api_name": "/nothing", "data": [""], "session_hash": "x"}',
-        '{"fn_index": 0, "data": "", "session_hash": "x"}',
-        '{"fn_index": 0',
+        '{"fn_index": 0, "data": [""], "session_hash": "x"}',
+        '{"component_id": 1, "fn_name": "nothing", "data": "", "session_hash": "x"}',
+        '{"component_id": 1, "fn_name": true, "data": "", "session_hash": "x"}',
+        '{"fn_name": "do"',
         "[]",
-        '{"fn_index": 0, "session_hash": "x", "data": ' + "[" * 9_000 + "]" * 9_000 + "}",
+        '{"fn_name": "do", "session_hash": "x", "data": ' + "[" * 9_000 + "]" * 9_000 + "}",
     ],
 )
 def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
     panelist: httpx.Client, operator: httpx.Client, capfd: pytest.CaptureFixture[str], call: str
 ) -> None:
     capfd.readouterr()
-    for client, path in ((operator, "/operate/gradio_api/run/predict"), (panelist, CALL)):
+    for client, path in ((operator, OPERATE), (panelist, CALL)):
         answer = client.post(path, content=call, headers=PANEL)
         assert (answer.status_code, answer.json()["error"]) == (422, "call")
     for wrong in ("postprocess", "", None, 5, ["do"]):
@@ -324,15 +318,20 @@ def test_a_call_reaches_gradio_in_the_one_session_of_all_calls() -> None:
         seen.append(json.loads((await receive())["body"]))
 
     async def receive() -> Any:
-        sent = {"fn_index": 3, "data": ["é"], "session_hash": "s1", "event_id": "e", "x": 1}
+        sent = {"component_id": 99, "fn_name": "do", "data": "é", "session_hash": "s1", "x": 1}
         return {"type": "http.request", "body": json.dumps(sent).encode(), "more_body": False}
 
     async def send(message: Any) -> None:
         raise AssertionError(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/gradio_api/run/predict", "headers": []}
-    awaited(security.NeededRoutesOnly(inner, {3: 1}, {})(scope, receive, send))
-    assert seen == [{"fn_index": 3, "data": ["é"], "session_hash": "all"}]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/gradio_api/component_server",
+        "headers": [],
+    }
+    awaited(security.NeededRoutesOnly(inner, {"do": 3})(scope, receive, send))
+    assert seen == [{"component_id": 3, "fn_name": "do", "data": "é", "session_hash": "all"}]
 
 
 def test_gradio_makes_one_session_for_all_calls(
@@ -429,14 +428,11 @@ def test_the_source_keeps_the_rules_that_gradio_makes_easy_to_break() -> None:
         assert "BrowserState" not in code and "gr.load(" not in code, path
 
 
-def test_every_event_that_runs_is_private_and_the_panel_has_none(
-    panelist: httpx.Client, operator: httpx.Client
-) -> None:
-    assert not events(panelist, "/panel")
-    for dependency in operator.get("/operate/config").json()["dependencies"]:
-        assert dependency["api_visibility"] == "private", dependency
+def test_no_page_has_an_event_of_gradio(panelist: httpx.Client, operator: httpx.Client) -> None:
     for client, place in ((panelist, "/panel"), (operator, "/operate")):
-        assert client.get(f"{place}/config").json().get("connect_heartbeat") in (None, False)
+        config = client.get(f"{place}/config").json()
+        assert not config["dependencies"]
+        assert config.get("connect_heartbeat") in (None, False)
 
 
 def test_pages_and_scripts_ask_nothing_of_other_hosts() -> None:

@@ -85,12 +85,11 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
     """Mount the Gradio page of each role, and for operators what belongs to it."""
     run = str(site.ledger.path.absolute().parent)
     for role in roles:
-        page, head = import_module(PAGES[role]), ""
+        page = import_module(PAGES[role])
         if role == "operator":  # before the mount, which takes every path below its own
             app.include_router(votes_page.router(site))
             app.include_router(page.router(site))
-            head = page.head()
-        mount(app, page.blocks(site), HOME_PATHS[role], head=head, blocked=[run])
+        mount(app, page.blocks(site), HOME_PATHS[role], blocked=[run])
         if role == "operator":
             blocks, routes = mounts.of_site(site)
             app.include_router(routes)

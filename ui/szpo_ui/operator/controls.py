@@ -51,7 +51,6 @@ class Command(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     do: Do
-    ack: str = Field("", pattern=r"^[A-Za-z0-9]{0,32}$")
     reason: Text = ""
     name: Text = ""
     typed: Text = ""

@@ -1,8 +1,8 @@
 """The operator's page: figures that follow the ledger, controls that are recorded, one export.
 
-As on the panelist's page a hidden textbox and a hidden button carry JSON to one private event, and
-no state is held outside the ledger. Dialogs are rendered once, so that typed text is not lost when
-figures change.
+As on the panelist's page its script calls a server function, which returns the page anew with the
+reply, and no state is held outside the ledger. Dialogs are rendered once, so that typed text is
+not lost when figures change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from szpo.analysis import outlook
-from szpo.errors import SzpoError, UsageError
+from szpo.errors import SzpoError
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.ledger.run_spec import recorded_settings
@@ -49,8 +49,6 @@ from szpo_ui.web.markup import environment, style, whole
 from szpo_ui.web.site import Site
 
 LOG: Final = logging.getLogger("szpo.operate")
-MOST_BYTES: Final = 16_384
-"""Longest request of the page, in characters."""
 CHUNK: Final = 262_144
 FEW: Final = 20
 """Votes below which the page makes no statement on improvement, whatever the interval."""
@@ -77,17 +75,13 @@ VITALS: Final = (
 
 
 def blocks(site: Site) -> gr.Blocks:
-    """Build the page: screen, reply to a request, dialogs, a hidden textbox and button."""
+    """Build the page: its screen, whose script calls Python, and the dialogs."""
 
-    def answer(text: Any, request: gr.Request) -> tuple[str, str]:
-        who = login.identity(site, getattr(request, "request", None), "operator")
-        ack, why, done = "", "", None
+    def do(data: Any, request: gr.Request) -> dict[str, str]:
+        who = login.identity(site, request, "operator")
+        why, done = "", None
         try:
-            if not isinstance(text, str) or len(text) > MOST_BYTES:
-                raise UsageError("operate: this request is not one of the page's")
-            command = Command.model_validate_json(text)
-            ack = command.ack
-            done = controls.act(site, who.name, command)
+            done = controls.act(site, who.name, Command.model_validate(data))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
@@ -102,25 +96,16 @@ def blocks(site: Site) -> gr.Blocks:
         if why or done is not None:
             # The address at which this page was opened; links of invitations begin with it.
             base = str(request.headers.get("origin") or "") + site.prefix
-            reply = render_reply(done or Reply(why), ack, base, ok=not why)
-        return page(site, ack), reply
+            reply = render_reply(done or Reply(why), base, ok=not why)
+        return {"page": page(site), "reply": reply}
 
     made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
     with made:
-        screen = gr.HTML(_WAIT, elem_id="op-screen", apply_default_css=False)
-        reply = gr.HTML("", elem_id="op-reply", apply_default_css=False)
-        gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
-        box = gr.Textbox(elem_id="op-box", visible="hidden", container=False)
-        button = gr.Button("Send", elem_id="op-send", visible="hidden")
-        quietly: dict[str, Any] = {
-            "queue": False, "api_visibility": "private", "show_progress": "hidden",
-        }  # fmt: skip
-        made.load(answer, box, [screen, reply], js="() => szpoOperate.opening()", **quietly)
-        sent = button.click(
-            answer, box, [screen, reply], js="() => szpoOperate.sending()",
-            trigger_mode="multiple", **quietly,
+        gr.HTML(
+            _WAIT, elem_id="op-screen", apply_default_css=False, head=head(),
+            js_on_load=script(), server_functions=[do],
         )  # fmt: skip
-        sent.failure(None, None, None, js="() => szpoOperate.failed()", **quietly)
+        gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
     return made
 
 
@@ -179,18 +164,22 @@ def download(site: Site, suffix: str, media_type: str, file: IO[bytes]) -> Respo
 
 
 def head() -> str:
-    """Style and script of the page, inline."""
-    script = (resources.files("szpo_ui") / "static" / "operate.js").read_text(encoding="utf-8")
+    """Style of the page, inline."""
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{style('operate')}</style>\n<script>{script}</script>\n"
+        f"<style>{style('operate')}</style>\n"
     )
+
+
+def script() -> str:
+    """The page's script, which its screen starts."""
+    return (resources.files("szpo_ui") / "static" / "operate.js").read_text(encoding="utf-8")
 
 
 # ---- HTML ----
 
 
-def page(site: Site, ack: str = "") -> str:
+def page(site: Site) -> str:
     """The whole page except its dialogs."""
     found = read_state(site)
     figures, lesson, ahead = found["page"], found["lesson"], found["ahead"]
@@ -200,7 +189,6 @@ def page(site: Site, ack: str = "") -> str:
         .render(
             b=found,
             prefix=site.prefix,
-            ack=ack,
             chart=Markup(charts.draw_values(figures["values"], VALUES)),
             health=vitals(found),
             ahead=[] if ahead is None else outlook.table(ahead),
@@ -236,12 +224,12 @@ def dialogs(site: Site) -> str:
     )
 
 
-def render_reply(reply: Reply, ack: str, base: str = "", *, ok: bool = True) -> Markup:
+def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
     """The outcome of a request as HTML; not ``ok``: why it was refused."""
     template = _environment().get_template("operate/reply.html")
     return Markup(
         template.render(
-            ack=ack, ok=ok, text=reply.text, invitations=reply.invitations,
+            ok=ok, text=reply.text, invitations=reply.invitations,
             preview=reply.preview, base=base,
         )
     )  # fmt: skip

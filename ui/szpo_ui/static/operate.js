@@ -1,6 +1,7 @@
-/* The operator's page in the browser: dialogs, one request at a time through the hidden button, and
-   a poller that asks for the page again when its version has changed. */
-window.szpoOperate = (() => {
+/* The operator's page in the browser: dialogs, one request at a time, and a poller that asks for the
+   page again when its version has changed. `props` and `server` (whose function is Python's) come
+   from the component. */
+(() => {
   "use strict";
   const POLL_MS = 5000, REPLY_MS = 20000, TOAST_MS = 8000;
   const $ = (selector, from = document) => from.querySelector(selector);
@@ -8,40 +9,39 @@ window.szpoOperate = (() => {
   // "" at the root of a host, /r/NAME where several runs share it.
   const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/operate")));
   const root = () => document.getElementById("op-root");
-  const key = () => [...crypto.getRandomValues(new Uint8Array(8))]
-    .map((b) => b.toString(16).padStart(2, "0")).join("");
 
   let busy = null, queue = [], etag = "", asked = "";
 
   /* ---- asking ---- */
 
   function act(what, more = {}, from = null) {
-    queue.push({ request: { do: what, ack: key(), ...more }, from });
+    queue.push({ request: { do: what, ...more }, from });
     next();
   }
-  function next() {
+  async function next() {
     if (busy || !queue.length) return;
     busy = queue.shift();
-    busy.timer = setTimeout(failed, REPLY_MS);
-    $("#op-send").click();
-  }
-  const opening = () => JSON.stringify({ do: "look", ack: "" });
-  const sending = () => JSON.stringify(busy ? busy.request : { do: "look", ack: "" });
-  function done(reply) {
     const { from, request } = busy;
-    clearTimeout(busy.timer);
+    const answer = server.do(request).catch(() => null);
+    const late = new Promise((settle) => { setTimeout(settle, REPLY_MS); });
+    const found = await Promise.race([answer, late]);
+    if (found?.page) {
+      props.value = found.page;
+      await null; // the template is filled in before this goes on
+      painted();
+    }
     busy = null;
-    if (reply) answered(reply, from, request);
+    if (!found?.page) failed(from);
+    else if (found.reply) {
+      const reply = document.createElement("template");
+      reply.innerHTML = found.reply;
+      answered(reply.content.firstElementChild, from, request);
+    }
     next();
   }
-  function failed() {
-    if (!busy) return;
-    const { from } = busy;
-    clearTimeout(busy.timer);
-    busy = null;
+  function failed(from) {
     const text = "Not done: the server did not answer. Try again.";
     if (from) error(from, text); else toast(text);
-    next();
   }
   function answered(reply, from, request) {
     const text = $(".op-reply-text", reply).textContent;
@@ -189,31 +189,16 @@ window.szpoOperate = (() => {
     }
     const name = root() && root().dataset.run;
     if (name) document.title = `${name}: operate szpo`;
-    if (busy && root() && root().dataset.ack === busy.request.ack) {
-      const reply = $(`#op-reply .op-reply[data-ack="${busy.request.ack}"]`);
-      if (reply || busy.request.do === "look") done(reply);
-    }
   }
   function toggled(event) {
     if (event.target.tagName !== "DETAILS" || !event.target.id) return;
     if (event.target.open) kept.open.add(event.target.id);
-    else if (event.target.isConnected && !painting) kept.open.delete(event.target.id);
+    else if (event.target.isConnected) kept.open.delete(event.target.id);
   }
-  let painting = false;
 
-  function begin() {
-    document.addEventListener("click", click);
-    document.addEventListener("submit", submit);
-    document.addEventListener("toggle", toggled, true);
-    new MutationObserver(() => {
-      painting = true;
-      painted();
-      painting = false;
-    }).observe(document.body, { childList: true, subtree: true, attributes: true,
-      attributeFilter: ["data-ack", "data-version"] });
-    setTimeout(poll, POLL_MS);
-  }
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
-  else begin();
-  return { opening, sending, failed };
+  document.addEventListener("click", click);
+  document.addEventListener("submit", submit);
+  document.addEventListener("toggle", toggled, true);
+  act("look");
+  setTimeout(poll, POLL_MS);
 })();

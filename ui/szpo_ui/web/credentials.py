@@ -204,38 +204,36 @@ def check_code(ledger: Ledger, name: str, code: str) -> str:
 
 
 def identify(ledger: Ledger, session: str) -> Identity | None:
-    """Whose session it is; None unless it is alive.
+    """Whose session it is; None unless it is alive (see `find_session`)."""
+    found = find_session(ledger, session)
+    return None if isinstance(found, str) else found
+
+
+def find_session(ledger: Ledger, session: str) -> Identity | Fault:
+    """Whose session it is, or why it opens nothing.
 
     Using it keeps it alive for twelve hours more (written at most once a minute), but not beyond
     the invitation behind it. A ledger that is open for reading only looks.
     """
-    row = credential_rows.find(ledger, session, ("session",))
-    now = ledger.clock()
-    if row is None or credential_rows.fault(row, now) is not None:
-        return None
+    row, now = credential_rows.find(ledger, session, ("session",)), ledger.clock()
+    if row is None:
+        return "login"
+    name, fault = credential_rows.name_of(row), credential_rows.fault(row, now)
+    if fault == "revoked":
+        everything = credential_rows.all_of(ledger, name)
+        state = credential_rows.summarize(everything, now).state
+        return "revoked" if state == "revoked" else "login"
+    if fault is not None:
+        return fault
     if now - row["created_us"] >= SLIDE_US and not ledger.readonly:
         with ledger.transaction("access"):
-            expires = min(
-                now + SESSION_US, credential_rows.ends_us(ledger, credential_rows.name_of(row))
-            )
+            expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
             ledger.execute(
                 "UPDATE credentials SET created_us = ?, expires_us = ? "
                 "WHERE credential = ? AND revoked_us IS NULL",
                 (now, expires, row["credential"]),
             )
-    return _identity(row)
-
-
-def session_fault(ledger: Ledger, session: str) -> Fault:
-    """Why a session that `identify` does not know is refused."""
-    row = credential_rows.find(ledger, session, ("session",))
-    if row is None:
-        return "login"
-    if row["revoked_us"] is None:
-        return "expired"
-    rows = credential_rows.all_of(ledger, credential_rows.name_of(row))
-    state = credential_rows.summarize(rows, ledger.clock()).state
-    return "revoked" if state == "revoked" else "login"
+    return Identity(row["role"], name, row["panelist"], row["credential"])
 
 
 def logout(ledger: Ledger, session: str) -> None:
@@ -343,10 +341,6 @@ def _operator_erased(ledger: Ledger) -> bool:
 def _forget(ledger: Ledger) -> None:
     """From now on SQLite overwrites what is deleted."""
     ledger.query("PRAGMA secure_delete = ON")
-
-
-def _identity(row: Record) -> Identity:
-    return Identity(row["role"], credential_rows.name_of(row), row["panelist"], row["credential"])
 
 
 def _link(ledger: Ledger, token: str) -> Record:

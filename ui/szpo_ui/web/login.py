@@ -91,11 +91,11 @@ class Sessions:
         if not token:
             return "login"
         key, now = sha256(token), self.site.clock()
-        found = await self.ask(partial(_identity_or_fault, token=token))
+        found = await self.ask(partial(credentials.find_session, session=token))
         noted = self._used.get(key)
         if found == "expired" and noted is not None and not noted[1].done():
             await asyncio.wait({asyncio.wrap_future(noted[1])})  # it was used in time
-            found = await self.ask(partial(_identity_or_fault, token=token))
+            found = await self.ask(partial(credentials.find_session, session=token))
         if not isinstance(found, str) and (
             noted is None or not 0 <= now - noted[0] < credentials.SLIDE_US
         ):
@@ -114,10 +114,6 @@ class Sessions:
         self._notes.shutdown()
         self._looks.shutdown()
         self._reader.close()
-
-
-def _identity_or_fault(ledger: Ledger, token: str) -> Identity | Fault:
-    return credentials.identify(ledger, token) or credentials.session_fault(ledger, token)
 
 
 def session(site: Door, headers: Headers) -> Identity | None:

@@ -52,13 +52,12 @@ def mount(
     )
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
-    calls = {number: len(each.inputs) for number, each in blocks.fns.items() if each.fn}
     functions = {
         function.__name__: number
         for number, block in blocks.blocks.items()
         for function in getattr(block, "server_fns", ())
     }
-    mounted.app = NeededRoutesOnly(mounted.app, calls, functions)
+    mounted.app = NeededRoutesOnly(mounted.app, functions)
 
 
 def call_in_loop(act: Callable[[], None]) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette._utils import get_route_path
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from szpo_ui.headers import COMMON, GRADIO_POLICY, OWN_POLICY
 from szpo_ui.web import login
 from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.credentials import Fault, Identity
+from szpo_ui.web.credentials import Fault
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Door
@@ -53,8 +52,8 @@ _GRADIO = frozenset({
 """The routes of a Gradio mount, without a slash at their end, that its page needs besides calls
 and what is below `_ASSETS`: no files, state, queue or streams."""
 _ASSETS = ("/assets/", "/static/", "/svelte/")
-_EVENT, _FUNCTION = "/gradio_api/run/predict", "/gradio_api/component_server"
-"""The routes by which a page calls Python: an event, and a server function of a component."""
+_FUNCTION = "/gradio_api/component_server"
+"""The route by which a page calls Python: a server function of a component."""
 
 _WHY = {
     "login": "please log in",
@@ -100,7 +99,7 @@ class AccessControl:
             await send({"type": "websocket.close", "code": 1008})
             return
         path = get_route_path(scope)
-        send = self._with_headers(path, send)
+        send = _with_headers(path, send, secure=self.site.secure)
         if (too_long := _too_long(scope)) is not None:
             await too_long(scope, receive, send)
             return
@@ -113,7 +112,7 @@ class AccessControl:
         if isinstance(body, Response):
             refusal: Response | None = body
         else:
-            refusal = await self._find_refusal(scope, headers, changes=changes)
+            refusal = await self._find_refusal(scope, path, headers, changes=changes)
             receive = _replay_body(body, receive) if changes else receive
         if refusal is None and _may_wait_in_a_thread(scope):
             async with self.admission.threads:
@@ -122,38 +121,29 @@ class AccessControl:
             await (refusal or self.app)(scope, receive, send)
 
     async def _find_refusal(
-        self, scope: Scope, headers: Headers, *, changes: bool
+        self, scope: Scope, path: str, headers: Headers, *, changes: bool
     ) -> Response | None:
-        if _open(get_route_path(scope)):
+        """Why a request is not let in; None leaves the identity behind it in its scope."""
+        if path in OPEN_PATHS or path.startswith("/static/"):
             return None
-        found = await self._identify(scope, headers)
-        if isinstance(found, Response):
-            return found
-        if wait := (self.posts if changes else self.reads).take(found.name):
-            return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
-        return None
-
-    async def _identify(self, scope: Scope, headers: Headers) -> Identity | Response:
-        """The identity behind a request, also left in its scope; or the refusal."""
-        path = get_route_path(scope)
-        role = role_of(path)
-        found = await self.sessions.of(headers)
+        role, found = role_of(path), await self.sessions.of(headers)
         operators = self.admission.operators
         if operators is not None and (isinstance(found, str) or role not in (None, found.role)):
             other = await operators.of(headers)
             found = found if isinstance(other, str) else other
         if isinstance(found, str):
-            return self._to_login(scope, found)
+            return self._to_login(scope, path, found)
         if role is not None and found.role != role:
             if self._is_page(path):
                 return RedirectResponse(login.home_of(self.site, found.role), 303)
             return refuse(401, "role", "this page is not yours")
         scope[login.SCOPE] = found
-        return found
+        if wait := (self.posts if changes else self.reads).take(found.name):
+            return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
+        return None
 
-    def _to_login(self, scope: Scope, why: Fault) -> Response:
+    def _to_login(self, scope: Scope, path: str, why: Fault) -> Response:
         """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
-        path = get_route_path(scope)
         if scope["method"] in ("GET", "HEAD") and self._is_page(path):
             prefix, sent = self.site.prefix, scope.get("query_string", b"").decode("latin-1")
             if path in self.site.pages and sent:  # what was filtered or chosen stays
@@ -165,9 +155,6 @@ class AccessControl:
     def _is_page(self, path: str) -> bool:
         homes = self.site.homes.values()
         return path.rstrip("/") in {"", *homes, *self.site.pages}
-
-    def _with_headers(self, path: str, send: Send) -> Send:
-        return _with_headers(path, send, secure=self.site.secure)
 
 
 class SameSiteOnly:
@@ -236,44 +223,35 @@ class NeededRoutesOnly:
     call is refused before it gets there.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        events: Mapping[int, int],
-        functions: Mapping[str, int],
-    ):
-        """What the page may call.
+    def __init__(self, app: ASGIApp, functions: Mapping[str, int]):
+        """``functions`` are what the page may call by name, each with the number of its component.
 
-        ``events`` are the numbers of its events, each with how many values it takes;
-        ``functions`` are its server functions by name, each with the number of its component here,
-        which a page that was loaded before a restart may not know.
+        A page that was loaded before a restart may not know that number.
         """
         self.app = app
-        self.events = events
         self.functions = functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the needed routes on; answer the others 404, and calls of other forms 422."""
         path = get_route_path(scope)
         route = path.removesuffix("/")
-        calls = route in (_EVENT, _FUNCTION)
+        calls = route == _FUNCTION
         if scope["type"] == "http" and not (
             calls or route in _GRADIO or (path.startswith(_ASSETS) and ".." not in path)
         ):
             await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
             return
         if calls and scope["method"] == "POST":
-            body = await _body(Headers(scope=scope), receive)
-            if isinstance(body, bytes):
-                call = self._read(route, body)
-                body = refuse(422, "call", "this page has no such call") if call is None else call
-            if isinstance(body, Response):
-                await body(scope, receive, send)
+            call = self._read(
+                (await receive()).get("body", b"")
+            )  # whole, as `AccessControl` left it
+            if call is None:
+                await refuse(422, "call", "this page has no such call")(scope, receive, send)
                 return
-            receive = _replay_body(body, receive)
+            receive = _replay_body(call, receive)
         await self.app(scope, receive, send)
 
-    def _read(self, route: str, body: bytes) -> bytes | None:
+    def _read(self, body: bytes) -> bytes | None:
         """A call as Gradio gets it, None if the page has no such call.
 
         All name one session: Gradio keeps what each of 10,000 sent last, and makes the settings
@@ -283,29 +261,12 @@ class NeededRoutesOnly:
             call = json.loads(body)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(call, dict):
+        name = call.get("fn_name") if isinstance(call, dict) else None
+        component = self.functions.get(name) if isinstance(name, str) else None
+        if component is None:
             return None
-        data = call.get("data")
-        named: dict[str, Any]
-        if route == _FUNCTION:
-            name = call.get("fn_name")
-            component = self.functions.get(name) if isinstance(name, str) else None
-            if component is None:
-                return None
-            named = {"component_id": component, "fn_name": name}
-        else:
-            number = call.get("fn_index")
-            if type(number) is not int or not isinstance(data, list):
-                return None
-            if self.events.get(number) != len(data):
-                return None
-            named = {"fn_index": number}
-        return json.dumps({**named, "data": data, "session_hash": "all"}).encode()
-
-
-def _open(path: str) -> bool:
-    """Whether a path needs no session."""
-    return path in OPEN_PATHS or path.startswith("/static/")
+        named = {"component_id": component, "fn_name": name}
+        return json.dumps({**named, "data": call.get("data"), "session_hash": "all"}).encode()
 
 
 def role_of(path: str) -> Role | None:
