@@ -43,7 +43,8 @@ def derive(
     if not 0 <= root_seed < SEED_LIMIT:
         raise UsageError(f"seed: {root_seed} is out of range; give an integer in [0, 2**63)")
     # int() so that a NumPy integer and a plain one give the same text.
-    parts = ["szpo", version, root_seed, purpose, _plain(step), _plain(k), name]
+    at = [None if number is None else int(number) for number in (step, k)]
+    parts = ["szpo", version, root_seed, purpose, *at, name]
     text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).digest()[:16]
 
@@ -107,10 +108,6 @@ def permutation(key: bytes, n: int) -> NDArray[np.int64]:
 def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
     """The root seed of a branch: its own, and a function of parent, step and name."""
     return as_seed(derive(parent_root_seed, "branch", step=parent_step, name=name))
-
-
-def _plain(number: int | None) -> int | None:
-    return None if number is None else int(number)
 
 
 def as_seed(key: bytes) -> int:

@@ -149,7 +149,7 @@ class Ledger:
             ledger = cls(path, conn, clock, readonly)
             with suppress(SzpoError):  # a damaged page is reported to whoever reads it
                 if not readonly and (last := ledger.last_event()) is not None:
-                    ledger._attest(last)
+                    witness.attest(path, ledger.run, last)
             return ledger
         except BaseException:
             conn.close()
@@ -198,7 +198,7 @@ class Ledger:
                 self._depth, self._pending = 0, []
             if self._head is not None:
                 failpoint("cp15")
-                self._attest(self._head)
+                witness.attest(self.path, self.run, self._head)
             self._checkpointer.checkpoint(self._conn)
 
     @contextmanager
@@ -228,10 +228,6 @@ class Ledger:
         For acknowledging a row that stands already: its writer may have died before attesting it.
         """
         self._head = self._last
-
-    def _attest(self, last: Record) -> None:
-        """Write the last event, which is committed and not yet acknowledged, into the witness."""
-        witness.attest(self.path, witness.Head(self.run, last["event"], last["row_sha256"]))
 
     def check_end(self) -> witness.EndCheck:
         """Compare the end of the record with the witness beside the file.

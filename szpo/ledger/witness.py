@@ -17,10 +17,12 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from szpo.ledger import connection
 from szpo.ledger.canonical import sha256
@@ -86,20 +88,13 @@ def advance(path: Path, head: Head) -> None:
         _lock(file)
         slots = _parse_slots(os.read(file, 2 * SLOT))
         own = [each for each in slots if each is not None and each.of(head.run)]
-        newest = max(own, key=lambda each: each.event, default=None)
-        if newest is None:
-            _write(file, _line(head) + b" " * SLOT, 0)
-        elif newest.event >= head.event:
-            return
-        else:
-            _write(file, _line(head), 0 if slots[1] == newest else SLOT)
+        newest = max(own, key=attrgetter("event"), default=None)
+        if newest is None or newest.event < head.event:
+            at = SLOT if newest is not None and slots[0] == newest else 0
+            os.lseek(file, at, os.SEEK_SET)
+            os.write(file, _line(head) + (b" " * SLOT if newest is None else b""))
     finally:
         os.close(file)
-
-
-def _write(file: int, content: bytes, at: int) -> None:
-    os.lseek(file, at, os.SEEK_SET)
-    os.write(file, content)
 
 
 def _open_plain(file: Path, flags: int) -> int:
@@ -122,10 +117,13 @@ def _lock(file: int) -> None:
         time.sleep(0.002)
 
 
-def attest(path: Path, head: Head) -> None:
-    """Call `advance`; a failure to write is logged as a warning and undoes nothing."""
+def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
+    """Write an event, which is committed and not yet acknowledged, into the witness.
+
+    A failure to write is logged as a warning and undoes nothing.
+    """
     try:
-        advance(path, head)
+        advance(path, Head(run, event["event"], event["row_sha256"]))
     except OSError as error:
         logging.getLogger("szpo").warning(
             "%s cannot be written (%s); the end of the record is not attested meanwhile",
@@ -209,13 +207,12 @@ def _line(head: Head) -> bytes:
     return f"{text} {sha256(text)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
 
 
-def _parse_slots(content: bytes) -> tuple[Head | None, Head | None]:
-    return _parse_head(content[:SLOT]), _parse_head(content[SLOT:])
-
-
-def _parse_head(line: bytes) -> Head | None:
-    text, _, check = line.decode("ascii", "replace").strip().rpartition(" ")
-    words = text.split(" ")
-    if len(words) != 4 or words[0] != _MARK or sha256(text)[:16] != check:
-        return None
-    return Head(words[1], int(words[2]), words[3])
+def _parse_slots(content: bytes) -> list[Head | None]:
+    """The head in each of the two slots, None where there is none or it is damaged."""
+    found: list[Head | None] = []
+    for line in (content[:SLOT], content[SLOT:]):
+        text, _, check = line.decode("ascii", "replace").strip().rpartition(" ")
+        words = text.split(" ")
+        bad = len(words) != 4 or words[0] != _MARK or sha256(text)[:16] != check
+        found.append(None if bad else Head(words[1], int(words[2]), words[3]))
+    return found

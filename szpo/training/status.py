@@ -142,6 +142,7 @@ def _status(
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
         by, reason = _find_limit(ledger, config, len(rows) - len(live), reading)
+    minutes = None if config is None or by is not None else config.panel.deadline_minutes
     is_open = shown is not None and shown["state"] == "open"
     found = RoundStatus(
         step=step,
@@ -153,7 +154,9 @@ def _status(
         votes_in=0 if run.seats is None else run.seats.votes_in,
         votes_needed=0 if run.seats is None else run.seats.votes_needed,
         opened_us=None if shown is None else shown["opened_us"],
-        deadline_us=None if not is_open or by is not None else _deadline(ledger, config, shown),
+        deadline_us=None
+        if minutes is None or shown is None or not is_open
+        else steps.deadline_us(ledger, shown, minutes * 60),
         paused_by=by,
         pause_reason=reason,
         usual_wait_s=_usual_wait(rows),
@@ -192,12 +195,6 @@ def _votes(ledger: Ledger) -> int:
     void = "SELECT step FROM steps WHERE state = 'void' AND closed_by IS NOT NULL"
     spent = int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
     return spent + sum(len(counted(ledger, row["step"])) for row in ledger.query(void))
-
-
-def _deadline(ledger: Ledger, config: Config | None, row: Record | None) -> int | None:
-    if row is None or config is None or config.panel.deadline_minutes is None:
-        return None
-    return steps.deadline_us(ledger, row, config.panel.deadline_minutes * 60)
 
 
 def _usual_wait(rows: list[Record]) -> float | None:

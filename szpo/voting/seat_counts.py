@@ -254,6 +254,8 @@ class RunNow:
     """Each has ``paused_by`` and ``pause_reason`` of the run, its last ``budget`` in JSON, and
     whether the answers of a step that is not over are ``stored``; one without a step at least."""
     seats: SeatCounts | None
+    paused: bool
+    """Somebody, or a guard, has paused the run."""
 
 
 def look(ledger: Ledger, before: RunNow | None) -> RunNow:
@@ -265,13 +267,14 @@ def look(ledger: Ledger, before: RunNow | None) -> RunNow:
     if before is not None and before.marks == marks:
         return before
     rows = ledger.query(_RUN, (ledger.run,))
+    paused = rows[0]["paused_by"] is not None
     step = next((row for row in reversed(rows) if row["state"] == "open"), None)
-    if step is None:
-        return RunNow(marks, rows, None)
     seats = None if before is None or before.marks[2] != marks[2] else before.seats
-    if seats is None or seats.step != step["step"]:
-        return RunNow(marks, rows, SeatCounts(ledger, step))
-    assert before is not None
-    seats.stale |= before.marks[0] != marks[0]
-    seats.catch_up(ledger)
-    return RunNow(marks, rows, seats)
+    if step is None:
+        seats = None
+    elif before is None or seats is None or seats.step != step["step"]:
+        seats = SeatCounts(ledger, step)
+    else:
+        seats.stale |= before.marks[0] != marks[0]
+        seats.catch_up(ledger)
+    return RunNow(marks, rows, seats, paused)

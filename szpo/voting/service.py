@@ -109,7 +109,7 @@ class VoteService:
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             counts = self._fresh_counts()
-            if counts is None or self.is_paused():
+            if counts is None or self.look().paused:
                 return None
             now = self.clock()
             for seat in counts.by_panelist.get(panelist, ()):
@@ -161,7 +161,7 @@ class VoteService:
             held = seats.find_unanswered(self.ledger, panelist, calibration.KINDS, self.clock())
             if held is not None:
                 return self.serve_again(held.id, tab)
-            if not self.calibrates or self.is_paused():
+            if not self.calibrates or self.look().paused:
                 return None
             found = calibration.choose(self.ledger, panelist)
             return None if found is None else self.make_seat(*found, panelist, tab)
@@ -233,7 +233,7 @@ class VoteService:
             if found is None:
                 return None
             held = found.expires_us if found.expires_us > now else None
-            if self.is_paused():
+            if self.look().paused:
                 return held
             seat = None if counts is None else counts.seats.get(assignment)
             if counts is None or seat is None:
@@ -257,10 +257,6 @@ class VoteService:
         self._now = seat_counts.look(self.ledger, self._now)
         return self._now
 
-    def is_paused(self) -> bool:
-        """Somebody, or a guard, has paused the run; call it as `look`."""
-        return self.look().rows[0]["paused_by"] is not None
-
     # ---- answers ----
 
     def cast(self, request: VoteRequest) -> Receipt:
@@ -281,13 +277,10 @@ class VoteService:
         failpoint("cp6")
         return receipt
 
-    def store(self, request: VoteRequest, seat: Sequence[Record] = ()) -> Receipt:
-        """`cast` inside a transaction of the caller's, who acknowledges after its end.
-
-        ``seat`` is what `casting.read_seat` gave in it.
-        """
+    def store(self, request: VoteRequest) -> Receipt:
+        """`cast` inside a transaction of the caller's, who acknowledges after its end."""
         version, now = self.rubric_version, self.clock()
-        return casting.store(self.ledger, request, rubric_version=version, at_us=now, seat=seat)
+        return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
     def together(self, acts: Sequence[Callable[[], T]]) -> list[T | Exception]:
         """Call what writes a little, such as `store`, in one transaction; each fails for itself.

@@ -8,6 +8,7 @@ does.)
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -109,8 +110,8 @@ def open_gate(page: Any) -> None:
     )
 
 
-CALLS = "**/component_server/"
-"""The requests that call Python."""
+CALLS = re.compile(r"/component_server/$|/api/status\?")
+"""The requests of the page's script."""
 
 
 def sends_vote(message: Any) -> bool:
@@ -120,11 +121,12 @@ def sends_vote(message: Any) -> bool:
 
 
 def hold(page: Any, *what: str) -> list[Any]:
-    """Hold calls of Python whose body has one of these texts; the list gets their routes."""
+    """Hold requests with one of these texts in address or body; the list gets their routes."""
     held: list[Any] = []
 
     def handle(route: Any) -> None:
-        if any(each in (route.request.post_data or "") for each in what):
+        sent = f"{route.request.url} {route.request.post_data}"
+        if any(each in sent for each in what):
             held.append(route)
         else:
             route.continue_()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo_ui.web import diff
-from szpo_ui.web.diff import MOST_WORDS, SIMILAR, Piece, compare
+from szpo_ui.web.diff import MOST_LETTERS, MOST_WORDS, SIMILAR, Piece, compare
 
 TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
 
@@ -70,7 +70,7 @@ def test_what_would_take_long_is_not_compared():
 
 def kept_after(pairs):
     """Bytes that stay in memory when so many pairs have been compared."""
-    diff.forget()
+    diff._compare_words.cache_clear()
     tracemalloc.start()
     try:
         for a, b in pairs:
@@ -78,7 +78,7 @@ def kept_after(pairs):
         return tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-        diff.forget()
+        diff._compare_words.cache_clear()
 
 
 def long_pairs(count, letters, words):
@@ -91,10 +91,9 @@ def long_pairs(count, letters, words):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("count", "words"), [(20, 100), (12, 400)])
-def test_what_is_stored_is_bounded_in_bytes(monkeypatch, count, words):
-    monkeypatch.setattr(diff, "CACHE_BYTES", 2**18)
-    assert kept_after(long_pairs(count, 19_000, words)) < 1.25 * 2**18
+def test_what_is_stored_is_bounded_in_bytes():
+    each = kept_after(long_pairs(12, MOST_LETTERS, MOST_WORDS)) / 12
+    assert diff._compare_words.cache_info().maxsize * each < 2**26
 
 
 def test_of_answers_that_are_not_compared_nothing_is_stored():

@@ -128,7 +128,7 @@ def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_pa
     stage = make(tmp_path / "run.db")
     panelist = stage.site.service.enroll("person", "P-01")
     action = actions.Action(do="agree", tab="tab-0001", lang="de")
-    actions.act(stage.site, panelist, "P-01", action, lambda panelist, tab: True)
+    actions.act(stage.site, panelist, "P-01", action)
     (event,) = stage.ledger.events("consent")
     wording = texts.LANGUAGES["de"].page["consent"]
     body = json.loads(event["body"]) if isinstance(event["body"], str) else event["body"]
@@ -151,9 +151,7 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
     stage.ledger.record_event("consent", panelist, {"panelist": panelist})
     for code in ("es", "en"):
         told = {"tab": "tab-0001", "lang": code}
-        screen = actions.act(
-            stage.site, panelist, "P-01", actions.Action(do="practice", **told), nobody
-        )
+        screen = actions.act(stage.site, panelist, "P-01", actions.Action(do="practice", **told))
         assert screen.sheet is not None and screen.state == "practice"
         of_language = texts.LANGUAGES[code].practice
         assert {pair.prompt for pair in screen.sheet.pairs} == {p["prompt"] for p in of_language}
@@ -162,16 +160,12 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
             tab="tab-0001", details={"seen": 3},
         )  # fmt: skip
         cast = actions.Action(do="vote", seat=screen.seat, ballot=form, **told)
-        assert actions.act(stage.site, panelist, "P-01", cast, nobody).state == "feedback"
+        assert actions.act(stage.site, panelist, "P-01", cast).state == "feedback"
         (vote,) = stage.ledger.query("SELECT details FROM votes ORDER BY rowid DESC LIMIT 1")
         details = json.loads(vote["details"])
         assert details.get("language") == (None if code == "en" else code)
         assert details["words"] == screen.sheet.words
     stage.ledger.close()
-
-
-def nobody(panelist, tab):
-    return False
 
 
 def test_every_state_is_well_formed_with_one_heading_and_no_second_main():

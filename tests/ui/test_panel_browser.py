@@ -251,7 +251,7 @@ def test_a_vote_stays_being_saved_while_older_requests_end(stage, ann):
     ann.keyboard.press("ArrowRight")
     open_gate(ann)
     ann.clock.pause_at(ann.evaluate("Date.now()") / 1000 + 1)  # nothing here takes too long
-    held = hold(ann, "glance", '"do":')
+    held = hold(ann, "/api/status", '"do":')
     ann.clock.fast_forward(4_000)
     wait_held(ann, held, 1)
     ann.evaluate("document.querySelector('[data-to=de]').click()")

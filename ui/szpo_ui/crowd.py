@@ -122,8 +122,12 @@ async def at_the_page(
 
         async def poll(wire: Wire, first: float) -> None:
             await asyncio.sleep(first * POLL_SECONDS)
+            tag = ""
             while True:
-                seen.others.append((await call(wire, "glance", {})).seconds)
+                wire.headers["If-None-Match"] = tag
+                reply = await wire.ask("GET", f"/api/status?tab={TAB}")
+                tag = reply.headers.get("etag", tag)
+                seen.others.append(reply.seconds)
                 await asyncio.sleep(POLL_SECONDS)
 
         seats = []

@@ -15,22 +15,14 @@ from szpo.voting.service import SeatKind
 from szpo_ui import prolific as participants
 from szpo_ui.languages import texts
 from szpo_ui.panel import own_seats, screens
-from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
-from szpo_ui.web.ballots import Ballot, cast
-from szpo_ui.web.requests import Body
+from szpo_ui.panel.screens import Feedback, Mode, PageState, Screen
+from szpo_ui.web.ballots import At, Ballot, cast
 from szpo_ui.web.site import Site
 
 Do = Literal[
     "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
     "final", "leave", "go", "keep", "revise", "use-tab", "taught",
 ]  # fmt: skip
-
-
-class At(Body):
-    """Where a page is: its tab, and the seat that it shows."""
-
-    tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
-    seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
 
 
 class Action(At):
@@ -43,7 +35,7 @@ class Action(At):
     ballot: Ballot | None = None
 
 
-def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
+def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Carry out an action, then return the next screen.
 
     Raises:
@@ -53,7 +45,7 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
     notice: str | None = None
     match action.do:
         case "vote":
-            return _vote(site, panelist, name, action, alive)
+            return _vote(site, panelist, name, action)
         case "agree" | "agree-practice":
             _agree(site, panelist, action.lang)
         case "taught":
@@ -72,7 +64,6 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
             page = dataclasses.replace(page, mode="revise")
             _take(site, panelist, action)
         case "use-tab":
-            alive = _nobody
             screens.take_over(site, panelist, action.tab)
         case _:
             pass
@@ -83,7 +74,7 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
             notice = "none_left" if kind == "calibration" else "no_final"
         elif kind == "practice":
             page = dataclasses.replace(page, seat=seat.id, mode="practice")
-    screen = screens.look(site, panelist, name, page, alive)
+    screen = screens.look(site, panelist, name, page)
     return dataclasses.replace(screen, notice=notice) if notice else screen
 
 
@@ -94,7 +85,7 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
 """Actions that ask for a comparison outside training."""
 
 
-def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
+def _vote(site: Site, panelist: str, name: str, action: Action) -> Screen:
     """Store a vote and find the next screen, in one transaction."""
     ballot = action.ballot
     if ballot is None:
@@ -105,7 +96,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
         if refusal is not None and refusal.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
         page = PageState(action.tab, lang=action.lang)
-        screen = screens.look(site, panelist, name, page, alive)
+        screen = screens.look(site, panelist, name, page)
         notice = None if kind == "train" else "thanks"
         if ballot.choice == "skip":
             notice = "skipped"
@@ -158,7 +149,3 @@ def _release(site: Site, panelist: str, seat: str | None) -> None:
     row = own_seats.seat_row(site, panelist, seat) if seat else None
     if row is not None and row["choice"] is None:
         site.service.release(row["assignment"])
-
-
-def _nobody(panelist: str, tab: str) -> bool:
-    return False

@@ -24,11 +24,10 @@ from starlette.concurrency import run_in_threadpool
 
 from szpo.errors import SzpoError, UsageError
 from szpo_ui.languages import texts
-from szpo_ui.panel import render, screens
-from szpo_ui.panel.actions import Action, At, act
-from szpo_ui.panel.screens import PageState
+from szpo_ui.panel import render
+from szpo_ui.panel.actions import Action, act
 from szpo_ui.web import credentials, login
-from szpo_ui.web.ballots import extend
+from szpo_ui.web.ballots import At, extend, lease_s, poll
 from szpo_ui.web.markup import style
 from szpo_ui.web.site import Site, open_site
 
@@ -81,7 +80,7 @@ def blocks(site: Site) -> gr.Blocks:
 
     made = gr.Blocks(title=texts.ENGLISH.live["title"], analytics_enabled=False, fill_width=True)
     with made:
-        component(site, who)
+        component(site, who).props["polls"] = "api"  # with 304 where nothing has changed
     return made
 
 
@@ -101,7 +100,7 @@ def component(site: Site, who: Who) -> gr.HTML:
             language = texts.choose_language(action.lang, header)
             action = action.model_copy(update={"lang": language.code})
             site.tabs.note(panelist, action.tab)
-            step = partial(act, site, panelist, name, action, site.tabs.is_alive)
+            step = partial(act, site, panelist, name, action)
             # Votes of all people share commits; what else is done waits for nobody's but its own.
             screen = await (
                 site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
@@ -113,17 +112,14 @@ def component(site: Site, who: Who) -> gr.HTML:
 
     def glance(data: Any, request: gr.Request) -> dict[str, Any] | None:
         panelist, at = who(request)[0], _at(data)
-        if at is None:
-            return None
-        site.tabs.note(panelist, at.tab)
-        return screens.glance(site, panelist, PageState(at.tab, at.seat), site.tabs.is_alive)
+        return None if at is None else poll(site, panelist, at)[0]
 
     def hold(data: Any, request: gr.Request) -> float | None:
         panelist, at, until = who(request)[0], _at(data), None
         if at is not None and at.seat is not None:
             with suppress(UsageError):  # a seat of somebody else, or none
                 until = extend(site, panelist, at.seat, at.tab)
-        return None if until is None else screens.lease_s(site, until)
+        return None if until is None else lease_s(site, until)
 
     def gone(data: Any, request: gr.Request) -> None:
         panelist, at = who(request)[0], _at(data)

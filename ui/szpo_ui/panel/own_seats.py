@@ -62,8 +62,3 @@ def find_second(site: Site, panelist: str) -> Record | None:
     seat = second_seats.find_held(site.ledger, panelist, site.clock())
     row = None if seat is None else seat_row(site, panelist, seat)
     return None if row is None else {**row, "kind": "second"}
-
-
-def answers(seats: Sequence[Record]) -> list[Record]:
-    """Those of a round that are answered."""
-    return [row for row in seats if row["kind"] == "train" and row["choice"] is not None]

@@ -7,7 +7,7 @@ markup is escaped by the templates themselves. A name that a template does not k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
@@ -97,13 +97,10 @@ def _environment(code: str) -> Environment:
     language = texts.LANGUAGES[code]
     labels = {str(choice): label for choice, label in language.choices.items()}
 
-    def fill(code: str, **what: object) -> Markup:
-        return say(language, code, **what)
-
     return environment(
         filters={"time": time_tag, "label": labels.__getitem__},
         names={
-            "say": fill,
+            "say": partial(say, language),
             "t": SimpleNamespace(**language.page),  # of a dict, t.clear would be its method
             "language": language,
             "languages": tuple(texts.LANGUAGES.values()),

@@ -1,7 +1,7 @@
 """Which screen a panelist is on and what it shows: read from the ledger and the vote service.
 
-`look` may reserve a seat for the panelist, which brings a comparison onto the screen; `glance`
-only reads, for the poller. Nothing here knows HTML.
+`look` may reserve a seat for the panelist, which brings a comparison onto the screen. Nothing here
+knows HTML.
 
 Its `Facts` decide whether people stay: how far they and the whole run are, what is asked of them.
 """
@@ -31,7 +31,7 @@ from szpo_ui.panel import last_round, own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.prolific import Standing
-from szpo_ui.web.ballots import in_language
+from szpo_ui.web.ballots import in_language, is_elsewhere, key, lease_s
 from szpo_ui.web.site import Site
 
 State = Literal[
@@ -151,11 +151,7 @@ class Screen:
         return None if self.paper is None else self.paper()
 
 
-Alive = Callable[[str, str], bool]
-"""(panelist, tab) → whether that tab has sent a request lately."""
-
-
-def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) -> Screen:
+def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     """The screen as it stands now; seats the panelist where there is something to compare."""
     status = site.status.read()
     own, seats = own_seats.read(site, panelist, status.step)
@@ -163,7 +159,7 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
     held = own_seats.find_held(site, panelist, seats)
     if not own["agreed"] and (held is None or held["kind"] != "practice"):
         return viewer.make_screen("welcome", facts=read_facts(site, viewer.progress()))
-    if held is not None and _elsewhere(held, panelist, page, alive):
+    if held is not None and is_elsewhere(site, held, page.tab):
         return viewer.make_screen("other-tab")
     if page.mode == "break":
         return viewer.make_screen("break", mode="break")
@@ -224,42 +220,13 @@ def take_over(site: Site, panelist: str, tab: str) -> None:
     """Make this the panelist's active tab, without renewing any lease."""
     _, seats = own_seats.read(site, panelist, site.status.read().step)
     held = own_seats.find_held(site, panelist, seats)
-    if held is not None and held["kind"] != "second":
+    if held is not None:
         site.service.take(held["assignment"], tab)
-
-
-def glance(site: Site, panelist: str, page: PageState, alive: Alive) -> dict[str, Any]:
-    """What the poller needs, without reserving a seat: two keys and the live numbers."""
-    status = site.status.read()
-    row = own_seats.seat_row(site, panelist, page.seat) if page.seat else None
-    other = row is not None and row["choice"] is None and _elsewhere(row, panelist, page, alive)
-    return {
-        "version": status.version,
-        "key": key(status, elsewhere=other),
-        "state": status.state,
-        "round": None if status.step is None else status.step + 1,
-        "votes_in": status.votes_in,
-        "votes_needed": status.votes_needed,
-        "lease_s": None if row is None or row["choice"] else lease_s(site, row["expires_us"]),
-    }
-
-
-def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
-    """The key that the poller compares while a panelist reads.
-
-    It holds no counts, so that votes of others do not redraw the page.
-    """
-    return "elsewhere" if elsewhere else f"{status.state}.{status.step}"
 
 
 def consented(site: Site, panelist: str) -> bool:
     """Whether the ledger has an event with which the panelist agreed to take part."""
     return bool(own_seats.read(site, panelist, None)[0]["agreed"])
-
-
-def lease_s(site: Site, expires_us: int) -> float:
-    """Seconds for which a seat is still held, at least 0."""
-    return round(max(0, expires_us - site.clock()) / 1e6, 1)
 
 
 def expected_choice(row: Record) -> Choice:
@@ -296,7 +263,7 @@ class _Viewer:
         own = self.seats
         if step != self.status.step:
             _, own = own_seats.read(self.site, self.panelist, step)
-        return own_seats.answers(own)
+        return [row for row in own if row["kind"] == "train" and row["choice"] is not None]
 
     def progress(self) -> Progress:
         """A panelist's figures beside the votes of the run as they stand now."""
@@ -395,10 +362,6 @@ def _lesson(site: Site, panelist: str) -> str | None:
         return None
     asked = "SELECT 1 FROM events WHERE kind = ? AND actor = ? LIMIT 1"
     return str(lesson) if site.ledger.query(asked, (TAUGHT, panelist)) else ""
-
-
-def _elsewhere(row: Record, panelist: str, page: PageState, alive: Alive) -> bool:
-    return row["tab"] not in (None, page.tab) and alive(panelist, row["tab"])
 
 
 def _closing(site: Site, step: int) -> Closed:

@@ -6,22 +6,21 @@ leaves the server, and another panelist's seat is answered like one that does no
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from szpo.errors import StorageError, SzpoError, UsageError
-from szpo.training.status import redact_for_panelists
 from szpo.types import Assignment, Comparison
 from szpo.voting.casting import Receipt, VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui.web import ballots, login
-from szpo_ui.web.ballots import Ballot
+from szpo_ui.web.ballots import At, Ballot
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import Body, Seat, Tab, read, refuse
 from szpo_ui.web.site import Site
@@ -53,12 +52,18 @@ def routes(site: Site) -> list[Route]:
         return None if seat is None or comparison is None else (seat, comparison)
 
     def status(request: Request) -> Response:
-        login.identity(site, request, "panelist")
-        found = site.status.read()
-        tag = f'"{found.version}"'
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(asdict(redact_for_panelists(found)), headers={"ETag": tag})
+        who, asked = login.identity(site, request, "panelist"), request.query_params
+        at = None
+        if "tab" in asked:
+            try:
+                at = At(tab=asked["tab"], seat=asked.get("seat"))
+            except ValidationError:
+                return refuse(422, "invalid", "tab or seat has another form")
+        found, tag = ballots.poll(site, str(who.panelist), at)
+        headers = {"ETag": f'"{tag}"'}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return JSONResponse(found, headers=headers)
 
     async def assignment(request: Request) -> Response:
         who = login.identity(site, request, "panelist")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from szpo.errors import UsageError
 from szpo.ledger.database import Record
 from szpo.training.budget import WORDS_PER_MINUTE
+from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
@@ -45,6 +46,13 @@ class Ballot(Body):
         if self.skip_reason is not None and self.choice != "skip":
             raise ValueError("skip_reason belongs to the choice skip")
         return self
+
+
+class At(Body):
+    """Where a page is: its tab, and the seat that it shows."""
+
+    tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +100,11 @@ def cast(site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH
         details or None, ballot.tab, panelist, noted,
     )  # fmt: skip
     try:
-        return Cast(seat, site.service.store(request, rows))
+        version, now = site.service.rubric_version, site.clock()
+        receipt = casting.store(site.ledger, request, rubric_version=version, at_us=now, seat=rows)
     except VoteConflictError as refusal:
         return Cast(seat, None, refusal)
+    return Cast(seat, receipt)
 
 
 def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int | None:
@@ -111,6 +121,46 @@ def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int 
     if tab and (rows[-1]["choice"] or rows[-1]["tab"] not in (None, tab)):
         return None
     return site.service.extend(seat)
+
+
+def poll(site: Site, panelist: str, at: At | None = None) -> tuple[dict[str, Any], str]:
+    """What a poller needs, without reserving a seat: the status, and a tag that changes with it.
+
+    For a page also the key of its screen, and for how many seconds its seat is held.
+    """
+    status = redact_for_panelists(site.status.read())
+    if at is None:
+        return asdict(status), status.version
+    site.tabs.note(panelist, at.tab)
+    rows = casting.read_seat(site.ledger, at.seat, panelist) if at.seat else []
+    seat = rows[-1] if rows and rows[-1]["choice"] is None else None
+    elsewhere = seat is not None and is_elsewhere(site, seat, at.tab)
+    until = None if seat is None else seat["expires_us"]
+    found = {
+        **asdict(status),
+        "key": key(status, elsewhere=elsewhere),
+        "lease_s": None if until is None else lease_s(site, until),
+    }
+    return found, f"{status.version}-{elsewhere:d}-{until}"
+
+
+def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
+    """The key that the poller compares while a panelist reads.
+
+    It holds no counts, so that votes of others do not redraw the page.
+    """
+    return "elsewhere" if elsewhere else f"{status.state}.{status.step}"
+
+
+def is_elsewhere(site: Site, seat: Record, tab: str) -> bool:
+    """Whether a panelist's seat is open in another tab that is alive."""
+    other = seat["tab"]
+    return other not in (None, tab) and site.tabs.is_alive(seat["panelist"], other)
+
+
+def lease_s(site: Site, expires_us: int) -> float:
+    """Seconds for which a seat is still held, at least 0."""
+    return round(max(0, expires_us - site.clock()) / 1e6, 1)
 
 
 def gate_s(words: int) -> float:

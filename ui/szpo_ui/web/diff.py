@@ -2,17 +2,16 @@
 
 Below a similarity of one half nearly everything would be marked, so nothing is; very long answers
 are not compared, since difflib takes quadratic time. The same texts always give the same marks;
-recent comparisons are cached, up to a number of bytes.
+recent comparisons are cached.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 from typing import Final
 
 SIMILAR: Final = 0.5
@@ -23,13 +22,8 @@ MOST_LETTERS: Final = 20_000
 """Nor are answers with more characters."""
 MOST_MATCHES: Final = 20_000
 """Nor are texts with more pairs of equal words, which very repetitive answers have."""
-CACHE_BYTES: Final = 32 * 2**20
-"""Size of the cache of comparisons, bytes; a page is drawn again with every request."""
-_ENTRY, _PIECE = 400, 72
-"""Bytes of an entry without its texts, and of a piece with its place in a tuple."""
-_cache: OrderedDict[tuple[str, str], Diff] = OrderedDict()
-_cache_lock = threading.Lock()
-_cached_bytes = 0
+CACHED: Final = 256
+"""Comparisons that are stored: at most 64 MiB; a page is drawn again with every request."""
 
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’]\w+)*|[^\w\s]|\s+")
 
@@ -66,47 +60,10 @@ def compare(a: str, b: str) -> Diff:
     """  # noqa: E501
     if max(len(a), len(b)) > MOST_LETTERS:
         return Diff(None, _whole(a), _whole(b))
-    with _cache_lock:
-        if (found := _cache.get((a, b))) is not None:
-            _cache.move_to_end((a, b))
-            return found
-    found = _compare_words(a, b)
-    _store(a, b, found)
-    return found
+    return _compare_words(a, b)
 
 
-def forget() -> None:
-    """Empty the cache."""
-    with _cache_lock:
-        _cache.clear()
-
-
-def _store(a: str, b: str, found: Diff) -> None:
-    """Cache a comparison; those unused for longest make room."""
-    global _cached_bytes
-    with _cache_lock:
-        if not _cache:
-            _cached_bytes = 0
-        if (a, b) in _cache:  # another thread was as fast
-            return
-        _cache[a, b] = found
-        _cached_bytes += _bytes(a, b, found)
-        while _cached_bytes > CACHE_BYTES and _cache:
-            (left, right), old = _cache.popitem(last=False)
-            _cached_bytes -= _bytes(left, right, old)
-
-
-def _bytes(a: str, b: str, found: Diff) -> int:
-    """Bytes of a cached comparison: both texts, the pieces, their text, the entry itself."""
-    pieces = (*found.a, *found.b)
-    return (
-        _ENTRY
-        + sys.getsizeof(a)
-        + sys.getsizeof(b)
-        + sum(_PIECE + sys.getsizeof(piece.text) for piece in pieces)
-    )
-
-
+@lru_cache(maxsize=CACHED)
 def _compare_words(a: str, b: str) -> Diff:
     plain = Diff(None, _whole(a), _whole(b))
     left, right = _words(a), _words(b)

@@ -75,14 +75,18 @@ def prose(text: str | Iterable[Piece]) -> Markup:
     >>> prose("a\x00")
     Markup('a<span class="sz-sign" title="U+0000">␀</span>')
     """
-    if isinstance(text, str):
-        return _signs(text)
-    parts = (
-        Markup('<span class="sz-diff">{}</span>').format(_signs(piece.text))
-        if piece.differs
-        else _signs(piece.text)
-        for piece in text
-    )
+    if not isinstance(text, str):
+        mark = Markup('<span class="sz-diff">{}</span>').format
+        return Markup("").join(mark(prose(p.text)) if p.differs else prose(p.text) for p in text)
+    text, parts, at = plain(text), [], 0
+    for match in HIDDEN.finditer(text):
+        code = ord(match[0])
+        parts.append(escape(text[at : match.start()]))
+        parts.append(
+            Markup('<span class="sz-sign" title="U+{:04X}">{}</span>').format(code, _sign(code))
+        )
+        at = match.end()
+    parts.append(escape(text[at:]))
     return Markup("").join(parts)
 
 
@@ -103,19 +107,6 @@ def plain(text: str) -> str:
     """
     text = text.replace("\r\n", "\n")
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
-
-
-def _signs(text: str) -> Markup:
-    text, parts, at = plain(text), [], 0
-    for match in HIDDEN.finditer(text):
-        code = ord(match[0])
-        parts.append(escape(text[at : match.start()]))
-        parts.append(
-            Markup('<span class="sz-sign" title="U+{:04X}">{}</span>').format(code, _sign(code))
-        )
-        at = match.end()
-    parts.append(escape(text[at:]))
-    return Markup("").join(parts)
 
 
 def _sign(code: int) -> str:

@@ -52,34 +52,42 @@ function next() {
 
 /* ---- the poller: the page's only other word with the server ---- */
 
-let live = null, tries = 0, timer = null, polling = false;
+let live = null, etag = "", tries = 0, timer = null, polling = false;
+async function glance() { // the status; "ended" with the session; nothing without an answer
+  const seat = root().dataset.seat || null;
+  if (props.polls !== "api") return within(POLL_MS, server.glance({ tab, seat }));
+  const at = new URLSearchParams(seat ? { tab, seat } : { tab });
+  try {
+    const reply = await fetch(`${BASE}/api/status?${at}`, { cache: "no-store",
+      headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(POLL_MS) });
+    if (reply.status === 304) return { ...live, lease_s: null }; // the lease runs on
+    if (reply.status === 401 || reply.status === 403) return "ended";
+    if (!reply.ok) return null;
+    const found = await reply.json();
+    etag = reply.headers.get("ETag");
+    return found;
+  } catch { return null; }
+}
 async function poll() {
   clearTimeout(timer);
   if (polling) return;
   const page = root();
   if (!tab || !page) { timer = setTimeout(poll, 200); return; }
   polling = true;
-  const found = await within(POLL_MS, server.glance({ tab, seat: page.dataset.seat || null }));
-  if (found) {
+  const found = await glance();
+  if (found === "ended") { back(); expired(); }
+  else if (found) {
     live = found;
     if (live.lease_s !== null && leaseEnds !== null) leaseEnds = now() + 1000 * live.lease_s;
     back();
     next();
     heard();
-  } else if (await ended()) { back(); expired(); }
-  else gone();
+  } else gone();
   polling = false;
   const pause = tries ? Math.min(15000, 1000 * 2 ** (tries - 1))
     : document.hidden ? HIDDEN_MS : VISIBLE_MS;
   clearTimeout(timer);
   timer = setTimeout(poll, pause);
-}
-async function ended() { // Gradio does not say why a call has failed
-  try {
-    const reply = await fetch(`${BASE}/api/status`, { signal: AbortSignal.timeout(POLL_MS) });
-    await reply.text(); // else the connection stays open
-    return reply.status === 401 || reply.status === 403;
-  } catch { return false; }
 }
 function gone() {
   tries += 1;
@@ -124,7 +132,7 @@ function counts(page) {
     i < live.votes_in));
 }
 function ready() {
-  const name = { round: live.round };
+  const name = { round: live.step + 1 };
   if (!document.hidden || document.title === fill(T.title_ready, name)) return;
   document.title = fill(T.title_ready, name);
   icon(true);
