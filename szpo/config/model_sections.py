@@ -74,7 +74,7 @@ class Subspace(Section):
         "features: what changes named features of the texts, after dim of those (both need a "
         "local model); random: random orthonormal ones; full: every weight; auto: features under "
         "the rule regression, score elsewhere, with optimizer.score_share or "
-        "optimizer.prior_variances, and with fewer than 512 samples.",
+        "optimizer.prior_variances, and with fewer than 256 samples.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
@@ -84,7 +84,7 @@ class Subspace(Section):
     samples: Annotated[int, Field(ge=8, le=100_000)] | None = Field(
         None,
         description="Base answers read during set-up; they cost no votes. Default: 384, of "
-        "features 512. The coordinates that ship with szpo for its own prompts were made of "
+        "features 1,024. The coordinates that ship with szpo for its own prompts were made of "
         "4,096.",
     )
     redraws: int = Field(

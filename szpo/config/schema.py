@@ -59,8 +59,10 @@ RUBRIC_VERSION = 1
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
 """A layout that no setting is too large for."""
 Coordinates: TypeAlias = Literal["score", "features", "random", "full"]
-FEATURE_SAMPLES: Final = 512
-"""Base answers of a set-up of features; with fewer they are too rough to be auto's choice."""
+FEATURE_SAMPLES: Final = 1024
+"""Base answers of a set-up of features."""
+FEWEST_SAMPLES: Final = 256
+"""With fewer they are too rough to be auto's choice."""
 SAMPLES: Final = 384
 """Base answers of any other."""
 FIRST_RULE: Final = "regression"
@@ -420,7 +422,7 @@ class Config(Section):
             return chosen
         others = o.score_share, o.prior_variances
         usual = self.rule == FIRST_RULE and self.adapter.train == "B" and not any(others)
-        enough = samples is None or samples >= FEATURE_SAMPLES
+        enough = samples is None or samples >= FEWEST_SAMPLES
         return "features" if usual and enough else "score"
 
     @property

@@ -183,6 +183,12 @@ def choose(
     return (*kept, *(each for each, _ in own)), tuple(described for _, described in own)
 
 
+def cheap(entries: Sequence[Entry], described: Sequence[Description]) -> list[int]:
+    """Places of entries that cost next to nothing on any text: not of judges, nor of functions."""
+    dear = {each.name for each in described if each.kind not in ("keyword", "regex")}
+    return [i for i, each in enumerate(entries) if each.name not in dear]
+
+
 def again(
     recorded: Sequence[Sequence[str]], given: Sequence[str] = (), rate: Rate | None = None
 ) -> dict[str, Entry]:

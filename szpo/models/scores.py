@@ -13,6 +13,9 @@ a few positions at a time.
 Drawn words: F is also Σ_t E[g_t g_tᵀ] along answers of the policy, g_t the score of the word at t.
 So words ỹ_t drawn anew at every position, given the answer up to there, give another sample of F,
 for a backward pass and nothing else (Kunstner and others 2019, arXiv 1905.12558, section 2.1).
+
+Parts: s is a sum over tokens, and so over stretches of the answer. Given the words up to a token,
+what it adds has mean 0, for it moves the laws of later words only.
 """
 
 from __future__ import annotations
@@ -63,6 +66,13 @@ class ScoredLaw:
     """Samples per answer besides its own words."""
     seed: int = 0
     """Of the words drawn anew."""
+    cuts: tuple[int, ...] = ()
+    """Words of the answer at which another part of its own score begins, rising."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of an answer: the parts of its own score, then one for each redraw."""
+        return 1 + len(self.cuts) + self.redraws
 
 
 def iterate_scores(
@@ -86,8 +96,8 @@ def iterate_scores(
         tokens: Bound of one pass; None is that of the model's device.
 
     Yields:
-        Which samples these are, and their scores (rows, 1 + law.redraws, sum of out·r in the order
-        of ``sites``); the first of each row is the answer's own score.
+        Which samples these are, and their scores (rows, law.rows, sum of out·r in the order of
+        ``sites``); the first of each row is the answer's own score, or its parts are.
 
     Raises:
         RunError: A score is not finite.
@@ -128,12 +138,15 @@ class _Reader:
         self._plain_head = head_is_plain(adapted.model)
 
     def read(self, samples: Sequence[Sample], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Scores (rows, 1 + redraws, width) of these samples, as one batch."""
+        """Scores (rows, law.rows, width) of these samples, as one batch."""
         few = [samples[i] for i in rows]
         (batch,) = batches(few, device=self._model.device, vocab=1, tokens=2**62)
         order = np.array(batch.index)
         uniforms = self._uniforms(batch, rows[order])
-        found = np.empty((len(rows), 1 + self._law.redraws, width_of(self._sites)), np.float32)
+        found = np.empty((len(rows), self._law.rows, width_of(self._sites)), np.float32)
+        first, length = batch.ids.shape[1] - batch.width - 1, batch.ids.shape[1]
+        ends = [*(min(first + cut, length) for cut in self._law.cuts), length]
+        at = 0
         with (
             torch.enable_grad(),
             _attention_of(batch),
@@ -149,13 +162,17 @@ class _Reader:
                 deltas = torch.autograd.grad(
                     seen.hidden, outputs, gradient, retain_graph=more, materialize_grads=True
                 )
-                # (A x)ᵀ δ and not δᵀ (A x): the larger factor is read as it lies.
-                parts = [
-                    s.scale * (seen.read[s.name].mT @ d.to(torch.float32)).mT
-                    for s, d in zip(self._sites, deltas, strict=True)
-                ]
-                flat = torch.cat([part.flatten(1) for part in parts], 1)
-                found[order, draw] = flat.cpu().numpy()
+                begin = 0
+                for end in ends if draw == 0 else ends[-1:]:
+                    here = slice(begin, end)
+                    # (A x)ᵀ δ and not δᵀ (A x): the larger factor is read as it lies.
+                    parts = [
+                        s.scale * (seen.read[s.name][:, here].mT @ d[:, here].to(torch.float32)).mT
+                        for s, d in zip(self._sites, deltas, strict=True)
+                    ]
+                    flat = torch.cat([part.flatten(1) for part in parts], 1)
+                    found[order, at] = flat.cpu().numpy()
+                    begin, at = end, at + 1
         return found
 
     def _uniforms(self, batch: Batch, numbers: NDArray[np.int64]) -> Tensor:

@@ -8,13 +8,19 @@ Kakade 2001, A natural policy gradient). The leading score components come first
 gradients outside them follow, and all are whitened, so that near the start
 KL(π_z ‖ π_0) ≈ |z|²/2 nats and E[φ_f](z) ≈ E[φ_f](0) + σ_f · map[:, f]ᵀ z.
 
+E[s φ] is a policy gradient, and credit is given as there. The score of an answer is the sum of
+parts s_p along it, and each is multiplied by how much φ grew after it, not by φ as a whole: by
+A_p = Σ_q λ^(q−p) (V_{q+1} − V_q), V_p what φ is expected to be by its value on the text up to
+part p (generalised advantage estimation: Schulman and others 2016, arXiv 1506.02438, equation 16).
+At λ = 1 this is φ − V_p, without bias; below 1 it leaves out late effects and most of the noise.
+
 No vote is seen, and no reward.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -22,6 +28,7 @@ from numpy.typing import NDArray
 
 from szpo.errors import RunError
 from szpo.features import dictionary, differences, own
+from szpo.features.dictionary import Entry
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.probe import Probe
 from szpo.policies.score_basis import scale_by_kl
@@ -30,12 +37,18 @@ from szpo.types import Floats, Ints, Prompt
 
 ANSWERS_EACH = 8
 """Answers to each prompt, at least: what is learned is how answers to the same prompt differ."""
-BLOCK = 256
+BLOCK = 128
 """Answers whose scores are read at a time."""
+PARTS = 12
+"""Parts of an answer's score, at most."""
+DECAY = 0.85
+"""λ of a token."""
 COMPONENTS = 8
 """Leading score components that come first."""
-RIDGE = 1e-3
+RIDGE = 3e-3
 """Added to F, as a share of its trace."""
+SHORTEST = 0.05
+"""Of a feature's natural gradient in the coordinates, where no prompt set aside confirms it."""
 FLAT = 1e-3
 """Directions whose second moment is below this share of a feature's own are left out."""
 
@@ -63,7 +76,7 @@ def feature_subspace(
     setup: SetupSettings,
     base: Sequence[Sample],
     prompts: Sequence[Prompt],
-    texts: Sequence[str],
+    text_of: Callable[[Sequence[int]], str],
 ) -> Subspace:
     """Find the coordinates of the dictionary's features, scaled by measured KL.
 
@@ -73,24 +86,29 @@ def feature_subspace(
         setup: Of the set-up; ``dim`` score components come first.
         base: Answers of the starting policy.
         prompts: Those that they answer, by `Sample.group`.
-        texts: The answers as people read them.
+        text_of: What people read of an answer's tokens.
     """
     began = time.monotonic()
-    scores = np.concatenate(
-        [
-            probe.read_scores_in_order(base[first : first + BLOCK])
-            for first in range(0, len(base), BLOCK)
-        ]
-    )
     holding = dictionary.holding([prompt.text for prompt in prompts])
     entries, described = own.choose(setup.add, setup.drop, holding, setup.rate)
     groups = np.array([sample.group for sample in base])
-    pairs = [(prompts[g].text, text) for g, text in zip(groups, texts, strict=True)]
-    own.rate_ahead(entries, pairs)
-    values = np.array(
-        [[top / bottom for top, bottom in dictionary.ratios(*p, entries)] for p in pairs]
-    )
-    found = find_coordinates(scores, values, groups, components=setup.dim)
+    step = -(-setup.sampling.max_new_tokens // PARTS)
+    cuts = tuple(range(step, setup.sampling.max_new_tokens, step))
+
+    def values_at(cut: int | None, counted: Sequence[Entry]) -> Floats:
+        pairs = [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
+        own.rate_ahead(counted, pairs)
+        each = (dictionary.ratios(*pair, counted) for pair in pairs)
+        return np.array([[top / bottom for top, bottom in ratios] for ratios in each])
+
+    values = values_at(None, entries)
+    # A judge, or a function of the user's, is not asked about texts that end in the middle.
+    so_far = own.cheap(entries, described)
+    begun = np.full((len(cuts), *values.shape), np.nan)
+    begun[:, :, so_far] = [values_at(cut, [entries[i] for i in so_far]) for cut in cuts]
+    credit = assign_credit(values, begun, groups, DECAY**step)
+    scores, halves = _read_scores(probe, base, cuts, credit, groups)
+    found = find_coordinates(scores, values, groups, halves, components=setup.dim)
     seconds = time.monotonic() - began
     scaled, correction, kl = scale_by_kl(probe, whole, setup, found.basis)
     # What is stored, shared and shipped is exactly what a run uses.
@@ -114,10 +132,50 @@ def feature_subspace(
     )  # fmt: skip
 
 
+def _read_scores(
+    probe: Probe, base: Sequence[Sample], cuts: tuple[int, ...], credit: Floats, groups: Ints
+) -> tuple[NDArray[np.float32], Floats]:
+    """Scores of whole answers (n, D), and of each half of the prompts Σ s_p A_p (2, D, k)."""
+    half, whole, halves = halve(groups), [], 0.0
+    for first in range(0, len(base), BLOCK):
+        here = slice(first, first + BLOCK)
+        parts = probe.read_parts(base[here], cuts)
+        whole.append(parts.sum(1))
+        given = credit[here] * (half[here] == np.arange(2)[:, None])[..., None, None]
+        halves = halves + np.einsum("npd,hnpk->hdk", parts, given, optimize=True)
+    return np.concatenate(whole), np.asarray(halves)
+
+
+def assign_credit(values: Floats, begun: Floats, groups: Ints, decay: float) -> Floats:
+    """How much each feature grew after each part of each answer: A_p (n, parts, k), in spreads.
+
+    Args:
+        values: Of the features on whole answers (n, k).
+        begun: On the texts at which parts but the first begin (parts − 1, n, k); nan where nobody
+            counted, whose parts all get the whole difference from the prompt's mean.
+        groups: The prompt of each answer (n,).
+        decay: λ of a part.
+    """
+    phi, moving = _standardise(values, groups)[::2]
+    known = ~np.isnan(begun).any((0, 1))
+    credit = np.zeros((len(values), len(begun) + 1, values.shape[1]))
+    later, after = phi, np.zeros_like(phi)
+    for part in reversed(range(len(begun) + 1)):
+        expected = np.zeros_like(phi)
+        if part:
+            x = centre(np.where(known, begun[part - 1], 0.0), groups)
+            square = (x * x).sum(0)
+            expected = x * np.where(square > 1e-12, (x * phi).sum(0) / (square + 1e-300), 0.0)
+        after = later - expected + np.where(known, decay, 1.0) * after
+        credit[:, part], later = after, expected
+    return np.where(moving, credit, 0.0)
+
+
 def find_coordinates(
     scores: NDArray[np.float32],
     features: Floats,
     groups: Ints,
+    halves: Floats,
     *,
     components: int = COMPONENTS,
     ridge: float = RIDGE,
@@ -128,18 +186,17 @@ def find_coordinates(
         scores: Of the answers at the start (n, D).
         features: Values of each named feature (n, k).
         groups: The prompt of each answer (n,).
+        halves: Of each half of the prompts (`halve`) Σ s φ (2, D, k), or Σ s_p A_p.
         components: How many leading score components come first.
         ridge: Added to the Fisher matrix, as a share of its trace.
 
     Raises:
         RunError: The scores span fewer directions than ``components``.
     """
-    S, phi = centre(scores, groups), centre(features, groups)
-    spread = phi.std(0)
-    moving = spread > 1e-9
-    phi = np.where(moving, phi / np.where(moving, spread, 1.0), 0.0)
+    S = centre(scores, groups)
+    phi, spread, moving = _standardise(features, groups)
     kernel = Fisher(S, ridge)
-    G = kernel.natural(phi)
+    G = kernel.natural(halves.sum(0) / len(S))
     P = kernel.leading(components)
     SP = S @ P
     size = np.sqrt(np.maximum(((S @ G) ** 2).mean(0), 1e-300))
@@ -150,13 +207,26 @@ def find_coordinates(
     axes, values = axes[:, ::-1][:, kept], values[::-1][kept]
     basis = np.concatenate([P, rest @ (axes / np.sqrt(values))], axis=1)
     basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(basis.shape[1])])
-    found = (S @ basis).T @ (S @ G) / len(S)
+    reach, skew = _reach(S, phi, halve(groups), halves, ridge)
+    # On its own answers a gradient seems longer than it is: R of prompts not used is its length.
+    length = np.maximum(np.sqrt(reach), SHORTEST) / size
+    found = (S @ basis).T @ (S @ G) / len(S) * length
     return FeatureCoordinates(
-        basis,
-        np.where(moving, found, 0.0),
-        np.where(moving, spread, 0.0),
-        *_reach(S, phi, groups, ridge),
+        basis, np.where(moving, found, 0.0), np.where(moving, spread, 0.0), reach, skew
     )
+
+
+def _standardise(values: Floats, groups: Ints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Values (n, k) centred within prompts, in spreads; the spreads, and which are above 0."""
+    phi = centre(values, groups)
+    spread = phi.std(0)
+    moving = spread > 1e-9
+    return np.where(moving, phi / np.where(moving, spread, 1.0), 0.0), spread, moving
+
+
+def halve(groups: Ints) -> Ints:
+    """0 or 1 for each answer (n,), by its prompt."""
+    return np.asarray(np.unique(groups, return_inverse=True)[1] % 2)
 
 
 def centre(values: NDArray[np.floating], groups: Ints) -> Floats:
@@ -195,12 +265,14 @@ class Fisher:
         self.dual = n < D
         self.gram = S @ S.T if self.dual else S.T @ S
 
-    def natural(self, phi: Floats) -> Floats:
-        """Natural gradients (D, k) of features (n, k): F⁻¹ Sᵀφ/n."""
+    def natural(self, gradient: Floats) -> Floats:
+        """Natural gradients F⁻¹ g (D, k) of gradients g (D, k)."""
         ridged = self.gram + self.penalty * np.eye(len(self.gram))
+        whole = len(self.S) * gradient
         if self.dual:
-            return np.asarray(self.S.T @ np.linalg.solve(ridged, phi))
-        return np.asarray(np.linalg.solve(ridged, self.S.T @ phi))
+            inside = self.S.T @ np.linalg.solve(ridged, self.S @ whole)
+            return np.asarray((whole - inside) / self.penalty)
+        return np.asarray(np.linalg.solve(ridged, whole))
 
     def leading(self, count: int) -> Floats:
         """Leading eigenvectors (D, count) of F, of unit second moment.
@@ -215,12 +287,14 @@ class Fisher:
         return np.asarray(columns / np.sqrt(values / len(self.S)))
 
 
-def _reach(S: Floats, phi: Floats, groups: Ints, ridge: float) -> tuple[Floats, Floats]:
+def _reach(
+    S: Floats, phi: Floats, half: Ints, halves: Floats, ridge: float
+) -> tuple[Floats, Floats]:
     """R² and skewness (k,) of the features' scores on the half of the prompts not used."""
-    half = np.unique(groups, return_inverse=True)[1] % 2 == 0
     squares, skews = [], []
-    for used in (half, ~half):
-        score = S[~used] @ Fisher(S[used], ridge).natural(phi[used])
+    for number, gradients in enumerate(halves):
+        used = half == number
+        score = S[~used] @ Fisher(S[used], ridge).natural(gradients / used.sum())
         here = phi[~used]
         size = np.sqrt(np.maximum((score**2).mean(0), 1e-300))
         correlation = (

@@ -159,8 +159,8 @@ class LocalAnswerer:
             yield self.read_chunk(chunk)[VALUES]
 
     def _ordered_scores(self, request: ReadRequest) -> NDArray[np.float32]:
-        width = scores.width_of(self.subspace.sites)
-        found = np.empty((len(request.answers), 1 + request.redraws, width), np.float32)
+        law, width = _law_of(request), scores.width_of(self.subspace.sites)
+        found = np.empty((len(request.answers), law.rows, width), np.float32)
         for index, some in self._iterate_scores(request):
             found[index] = some
         return found.reshape(-1, width)
@@ -172,8 +172,7 @@ class LocalAnswerer:
         where = {**self.subspace.fixed, **self.subspace.start}
         if request.thetas:
             where |= self.subspace.weights(request.thetas[0])
-        law = ScoredLaw(request.temperature, request.redraws, request.seed)
-        return scores.iterate_scores(self.adapted, where, samples, law)
+        return scores.iterate_scores(self.adapted, where, samples, _law_of(request))
 
     def members(self, request: AnswerRequest) -> list[Theta]:
         """The master coordinates of each member."""
@@ -192,6 +191,10 @@ class LocalAnswerer:
     def _start_deltas(self) -> Deltas | None:
         """The starting policy as a member; None where it is the base model itself."""
         return None if self.plain_start else self.deltas([start_of(self.subspace)])
+
+
+def _law_of(request: ReadRequest) -> ScoredLaw:
+    return ScoredLaw(request.temperature, request.redraws, request.seed, request.cuts)
 
 
 def start_of(subspace: Subspace) -> Theta:

@@ -111,9 +111,11 @@ class Probe:
             done += len(rows)
             self.progress(stage, done, of)
 
-    def read_scores_in_order(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """Scores (answers, D) at the start, in the order of the answers."""
-        return self.answerer.read(self._at_start("scores", samples))[VALUES]
+    def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
+        """Scores at the start (answers, 1 + cuts, D), its parts begin at cuts."""
+        request = replace(self._at_start("scores", samples), cuts=cuts)
+        rows = self.answerer.read(request)[VALUES]
+        return rows.reshape(len(samples), 1 + len(cuts), -1)
 
     def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
         return ReadRequest(

@@ -27,8 +27,8 @@ OWN = "own/"
 What: TypeAlias = Literal["logprobs", "totals", "kl", "scores", "inputs", "odds", "features"]
 """``logprobs``: nats of each answer token. ``totals``: nats of each answer. ``kl``: nats between
 member and start, per answer. ``scores``: gradients of log π(answer) in every B, at the start or
-at the one member, several rows per answer where words are drawn anew. ``inputs``: an A for each
-site, from the layers' inputs. ``odds``: nats of each answer token as the one next token.
+at the one member, several rows per answer where it is cut or words are drawn anew. ``inputs``: an
+A for each site, from the layers' inputs. ``odds``: nats of each answer token as the next one.
 ``features``: mean and last hidden state of each answer."""
 Reading: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by name: "values", with one row per answer (``logprobs``: one value per token, one row
@@ -171,6 +171,8 @@ class ReadRequest:
     """``scores``: samples of the score per answer besides that of its own words."""
     seed: int = 0
     """``scores``: of the words drawn anew."""
+    cuts: tuple[int, ...] = ()
+    """``scores``: words of the answer at which another part of its own score begins."""
 
     def split(self, size: int) -> list[Self]:
         """Cut it into chunks of ``size`` answers, in order; ``inputs`` is one chunk.
@@ -209,6 +211,7 @@ class ReadRequest:
             "temperature": self.temperature,
             "redraws": self.redraws,
             "seed": self.seed,
+            "cuts": self.cuts,
         }
         found: Message = {"task": "read", "head": json.dumps(head), **stack_thetas(self.thetas)}
         for name in ("prompts", "answers"):
@@ -229,7 +232,7 @@ class ReadRequest:
         return cls(
             head["what"], rows["prompts"], rows["answers"],
             unstack_thetas(message, head["members"]), tuple(head["owner"]), head["start"],
-            head["temperature"], head["redraws"], head["seed"],
+            head["temperature"], head["redraws"], head["seed"], tuple(head["cuts"]),
         )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ SHIPPED_DTYPE: Final = "bf16"
 
 Rounding leaves the law of the answers, and so their scores and KL, nearly as they are.
 """
+NAMED: Final = {"rounded": "fp16", "credit": "by parts"}
+"""How coordinates of features are made."""
 RATES: Final = {"kind", "model", "base_url", "ask", "temperature", "max_tokens"}
 """Settings of a judge on which its ratings depend."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
@@ -176,7 +178,7 @@ def setup_key(
             "redraws": 0 if named else space.redraws,
             "kl_samples": space.kl_samples,
             "setup_seed": space.setup_seed,
-            **({"dictionary": dictionary.digest(), "rounded": "fp16"} if named else {}),
+            **(NAMED | {"dictionary": dictionary.digest()} if named else {}),
             **_own_features(config),
         },
         # These are whitened, whatever the radius; the others are scaled to it.

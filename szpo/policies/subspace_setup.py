@@ -99,8 +99,7 @@ def choose_subspace(
     if setup.kind == "score":
         found = score_subspace(probe, whole, setup, base)
     elif setup.kind == "features":
-        texts = [text_of(sample.answer) for sample in base]
-        found = feature_subspace(probe, whole, setup, base, prompts, texts)
+        found = feature_subspace(probe, whole, setup, base, prompts, text_of)
     elif setup.kind == "random":
         found = random_subspace(probe, whole, setup)
     else:

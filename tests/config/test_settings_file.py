@@ -59,15 +59,15 @@ def test_auto_is_regression_in_small_subspaces_where_it_has_all_that_is_set(sets
 @pytest.mark.parametrize(
     ("sets", "kind", "samples"),
     [
-        ((), "features", 512),
+        ((), "features", 1024),
         (("subspace.samples=4096",), "features", 4096),
-        (("subspace.samples=511",), "score", 511),  # too few for the directions of features
+        (("subspace.samples=255",), "score", 255),  # too few for the directions of features
         (("subspace.kind=score",), "score", 384),
         (("subspace.kind=features", "subspace.samples=96"), "features", 96),
         (("optimizer.rule=known",), "score", 384),
         (("optimizer.rule=sign",), "score", 384),
         (("optimizer.mu=1",), "score", 384),  # so the rule is known
-        (("optimizer.prior=votes.db",), "features", 512),
+        (("optimizer.prior=votes.db",), "features", 1024),
         (("optimizer.score_share=0.5",), "score", 384),
         (("optimizer.prior_variances=flat",), "score", 384),
     ],

@@ -355,11 +355,31 @@ def test_bf16_scores_are_those_of_the_tape_within_its_rounding():
 
 def redrawn(law: ScoredLaw, samples: list[Sample], tokens: int = 4096) -> np.ndarray:
     model, sites, start = parts("llama")
-    found = np.empty((len(samples), 1 + law.redraws, scores.width_of(sites)), np.float32)
+    found = np.empty((len(samples), law.rows, scores.width_of(sites)), np.float32)
     adapted = AdaptedModel(model, sites)
     for index, some in scores.iterate_scores(adapted, start, samples, law, tokens=tokens):
         found[index] = some
     return found
+
+
+def test_parts_of_a_score_add_up_to_it_and_end_where_the_answer_ends():
+    whole = redrawn(ScoredLaw(redraws=2, seed=5), SAMPLES)
+    parts = redrawn(ScoredLaw(redraws=2, seed=5, cuts=(1, 2, 1000)), SAMPLES)
+    assert parts.shape == (len(SAMPLES), 6, whole.shape[2])
+    np.testing.assert_allclose(parts[:, :4].sum(1), whole[:, 0], atol=1e-5)
+    np.testing.assert_array_equal(parts[:, 4:], whole[:, 1:])
+    assert not parts[:, 3].any() and parts[:, :3].any((0, 2)).all()
+
+
+def test_what_a_token_adds_to_the_score_has_mean_0_given_the_words_up_to_it():
+    """Over all words that may follow word 7, by their law; the whole score has another mean."""
+    prompt = (5, 9, 11)
+    every = [Sample(prompt, (7, word)) for word in range(tiny_models.WORDS)]
+    with torch.no_grad():
+        p = parts("llama")[0](torch.tensor([[*prompt, 7]])).logits[0, -1].softmax(-1).numpy()
+    found = redrawn(ScoredLaw(cuts=(1,)), every)
+    first, later = (np.abs(p @ found[:, part]).max() for part in (0, 1))
+    assert later < 1e-5 < 0.1 * first
 
 
 def test_redraws_are_named_by_the_seed_and_the_sample_whatever_the_batch():

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.full
 
 def arguments(folder: Path, model: Path, *sets: str) -> list[str]:
     return folder_run.arguments(
-        folder, "subspace.kind=features", "subspace.samples=96", "run.votes=16",
+        folder, "subspace.kind=features", "subspace.samples=384", "run.votes=16",
         "panel.reward=length:3", *sets, model_folder=model,
     )  # fmt: skip
 
