@@ -20,7 +20,7 @@ STYLE = (
 def room_of(module: str) -> str:
     """The package of a module: its first two names; single modules of a tree are one room."""
     tree, *rest = module.split(".")
-    inside = rest and (ROOT / TREES[tree] / rest[0]).is_dir()
+    inside = rest and any((ROOT / TREES[tree] / rest[0]).glob("*.py"))
     return f"{tree}.{rest[0]}" if inside else tree
 
 

@@ -55,8 +55,9 @@ def show(
         link, measured = triads.results(ledger), held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
         lesson, way_on = taught.read(ledger), budget.describe_more(ledger)
+        noted = results.read_figures(ledger, ["generated", "step"]) if as_json else {}
     if as_json:
-        rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
+        rows = [{**asdict(f), "win_rate": f.win_rate, "info": noted[f.step]} for f in total.table]
         tested: dict[str, Any] = (
             {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
         )

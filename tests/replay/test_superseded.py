@@ -77,7 +77,11 @@ def test_it_is_shown_as_before(kept, capsys, name):
     assert call(["show", str(kept / f"{name}.db"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     before = json.loads((LEDGERS / f"{name}.json").read_text(encoding="utf-8"))
+    now, then = found.pop("step_rows"), before.pop("step_rows")
     assert {**found, "path": ""} == {**before, "path": ""}
+    assert len(now) == len(then)  # rows have the columns of steps.csv besides
+    for row, was in zip(now, then, strict=True):
+        assert row["info"].items() >= was.pop("info").items() and row.items() >= was.items()
 
 
 @pytest.mark.parametrize("name", ["bayes", "block", "options", "choice"])
