@@ -16,6 +16,8 @@ SIGNALS = {signal.SIGINT: (130, b"an interrupt"), signal.SIGTERM: (143, b"SIGTER
 
 def _leave(number: int, _frame: object) -> NoReturn:
     """End at once: nothing has begun that would have to be ended properly."""
+    for each in SIGNALS:  # a second one would say it a second time
+        signal.signal(each, signal.SIG_IGN)
     code, name = SIGNALS[signal.Signals(number)]
     os.write(2, b"stopped by " + name + b"\n")
     os._exit(code)
