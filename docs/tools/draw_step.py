@@ -30,7 +30,8 @@ ROWS = {
     "head; one hash of all",
     "adapter": "SmolLM2-135M; as it was|+|garden-adapter; 2,880 weights|→|cheerful answers; by "
     "transformers, PEFT",
-    "seeds": "seed 0; 78 % won| |seed 1; 87 % won| |seed 2; 79 % won| |seed 3; 86 % won| |seed 4; 80 % won",
+    "seeds": "seed 0; 78 % won| |seed 1; 87 % won| |seed 2; 79 % won| |seed 3; 86 % won| |"
+    "seed 4; 80 % won",
 }
 """Of docs/tutorial.md: boxes (a heading; small lines) and the signs between them."""
 
