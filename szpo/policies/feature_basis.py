@@ -105,7 +105,8 @@ def feature_subspace(
     # A judge, or a function of the user's, is not asked about texts that end in the middle.
     so_far = own.cheap(entries, described)
     begun = np.full((len(cuts), *values.shape), np.nan)
-    begun[:, :, so_far] = [values_at(cut, [entries[i] for i in so_far]) for cut in cuts]
+    for part, cut in enumerate(cuts):  # none where an answer is one token
+        begun[part][:, so_far] = values_at(cut, [entries[i] for i in so_far])
     credit = assign_credit(values, begun, groups, DECAY**step)
     scores, halves = _read_scores(probe, base, cuts, credit, groups)
     found = find_coordinates(scores, values, groups, halves, components=setup.dim)

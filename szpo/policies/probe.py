@@ -112,7 +112,7 @@ class Probe:
             self.progress(stage, done, of)
 
     def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
-        """Scores at the start (answers, 1 + cuts, D), its parts begin at cuts."""
+        """Scores at the start (answers, 1 + cuts, D), in parts that begin at ``cuts``."""
         request = replace(self._at_start("scores", samples), cuts=cuts)
         rows = self.answerer.read(request)[VALUES]
         return rows.reshape(len(samples), 1 + len(cuts), -1)

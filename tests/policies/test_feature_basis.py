@@ -183,6 +183,13 @@ def test_a_models_features_have_names_scales_and_directions(space):
     assert features.map[:, ~still].any(0).all()
 
 
+def test_answers_of_one_token_have_one_part():
+    one = Sampling(max_new_tokens=1)
+    setup = SetupSettings("features", dim=2, samples=96, kl_samples=64, sampling=one)
+    space = set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
+    assert space.features is not None and space.features.map.any()
+
+
 def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space):
     loaded, features = tiny_models.loaded("llama"), space.features
     assert features is not None
