@@ -19,7 +19,8 @@ from statistics import mean
 from typing import Any
 
 from szpo.policies import subspace_cache, teachable
-from szpo_simulators.bench.frontier import plan, summary
+from szpo_simulators.compare import frontier_plan as plan
+from szpo_simulators.compare import frontier_summary as summary
 from szpo_simulators.compare import summary as compared
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.presets import METHODS as METHODS_BY_NAME

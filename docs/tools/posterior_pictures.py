@@ -17,8 +17,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "ui")]
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from szpo_ui.posterior import mounts
-from szpo_ui.posterior import page as posterior_page
+from szpo_ui.operator import posterior_page
+from szpo_ui.operator import visualize as mounts
 from tests.support import browser
 
 SCREENS = ROOT / "docs" / "screens"

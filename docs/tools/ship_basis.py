@@ -33,7 +33,7 @@ from szpo.policies.protocol import draw_answers
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble
 from szpo.training import guard_moments
-from szpo_simulators.rewards import base_level
+from szpo_simulators.panels import base_level
 
 MOST, FEWER = subspace_cache.SHIPPED_SAMPLES
 MADE: Final = {

@@ -21,7 +21,7 @@ from szpo.policies import text_guards
 from szpo.training import step_report
 from szpo.visible_text import visible
 from szpo_simulators.bench.demo import measure_run
-from szpo_simulators.rewards import asked
+from szpo_simulators.panels import asked
 
 WIDTH = 96
 """Columns of a quoted answer."""

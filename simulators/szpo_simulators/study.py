@@ -33,7 +33,7 @@ from szpo.errors import RunError
 from szpo.files import replace_whole
 from szpo.locks import try_lock
 from szpo.runs.machine_check import load_average, matrix_seconds
-from szpo_simulators.rewards.heldout import student
+from szpo_simulators.panels.heldout import student
 
 TABLE_WIDTH = 140
 

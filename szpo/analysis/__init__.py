@@ -1,1 +1,1 @@
-"""What the votes of a ledger say: progress, agreement, voters, features, tastes."""
+"""What votes say: progress, agreement, voters, features, tastes, and what to ask next."""

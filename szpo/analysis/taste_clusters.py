@@ -8,7 +8,8 @@ were left out of the fit, since clusters found in votes always seem to agree on 
 The model is a mixture of K tastes, one for each panelist. The reward under taste k is r(x, z = k)
 = xᵀw_k. With K values of z the posterior q(z | votes) is computed, not learned by an encoder, so
 the evidence lower bound is tight and expectation–maximisation raises it (Dempster, Laird and
-Rubin, 1977). Pure arithmetic; the encoder of `szpo_simulators.vpl.model` needs thousands of pairs.
+Rubin, 1977). Pure arithmetic; the encoder of
+`szpo_simulators.worlds.vpl_model` needs thousands of pairs.
 """
 
 from __future__ import annotations

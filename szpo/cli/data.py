@@ -17,8 +17,8 @@ from szpo.errors import UsageError
 from szpo.intervals import Z
 
 if TYPE_CHECKING:
-    from szpo.active.pool import Differences
-    from szpo.active.rounds import Round, SelectionSettings
+    from szpo.analysis.pool import Differences
+    from szpo.analysis.rounds import Round, SelectionSettings
 
 FIXED = ("rule", "tau", "seed", "min_words", "max_words")
 """Options that belong to a selection from its first round on."""
@@ -146,7 +146,7 @@ def select(
     Their answers would teach most. Give the answers back with --answers, and go on; questions
     that wait for an answer are handed out again before new ones.
     """
-    from szpo.active import label_sheets, rounds
+    from szpo.analysis import label_sheets, rounds
 
     if rule not in (None, "bald", "entropy"):
         raise UsageError(f"--rule {rule} is neither bald nor entropy")
@@ -181,8 +181,8 @@ def select(
 
 
 def _make_plan(features: str, pool: Path, given: Mapping[str, Any]) -> SelectionSettings:
-    from szpo.active.posterior import BradleyTerry
-    from szpo.active.rounds import SelectionSettings
+    from szpo.analysis.posterior import BradleyTerry
+    from szpo.analysis.rounds import SelectionSettings
 
     _, names = _features(features, pool)
     tau = 1.0 if given["tau"] is None else given["tau"]
@@ -216,8 +216,7 @@ def _check_options(options: Mapping[str, Any], plan: SelectionSettings, state_pa
 
 def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
     """δ of pairs, and the names of its coordinates."""
-    from szpo.active import pool
-    from szpo.analysis import features
+    from szpo.analysis import features, pool
 
     if text.startswith("columns:"):
         names = tuple(name.strip() for name in text.removeprefix("columns:").split(","))

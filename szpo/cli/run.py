@@ -31,14 +31,13 @@ from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
-from szpo.notices import setup_progress
-from szpo.notices.callbacks import EachStep
 from szpo.optim.named_features import groups_of
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.regression import BUDGET
 from szpo.policies import teachable
 from szpo.reports.model_card import find_doubt
-from szpo.runs import cost_plan, known_addresses, machine_check, sample_check
+from szpo.runs import cost_plan, known_addresses, machine_check, sample_check, setup_progress
+from szpo.runs.callbacks import EachStep
 from szpo.training import budget, held_out, status, step_report
 from szpo.voting import lease, pauses, set_aside
 
@@ -377,7 +376,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
     With ``stay`` it returns only by an exception: a signal, or what ends a run.
     """
-    from szpo.library import whole_run
+    from szpo import whole_run
 
     # Who stays does so for the pages.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")

@@ -11,7 +11,7 @@ import typer
 from szpo.cli import console
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.notices import setup_progress
+from szpo.runs import setup_progress
 
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 TRUST = typer.Option(

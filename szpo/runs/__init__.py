@@ -1,1 +1,1 @@
-"""Runs as a whole: assemble, plan, drive and branch them; comparisons beside the training."""
+"""Runs as a whole: assemble, plan, drive, branch; trackers, web hooks, final comparisons."""

@@ -35,16 +35,15 @@ from szpo.ledger.creation import NO_BASE, NewRun, draw_seed
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config, recorded_settings, require_current
 from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
-from szpo.notices import trackers
-from szpo.notices.setup_progress import Progress, unseen
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
-from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts
+from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
 from szpo.runs.samples import Source
+from szpo.runs.setup_progress import Progress, unseen
 from szpo.types import Answer, Prompt, Update
 from szpo.voting import shown_features
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import szpo
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.library.vector import make_space
 from szpo.optim import optimizer, parameters, sample_directions
 from szpo.types import Tally
+from szpo.vector import make_space
 from tests.support.cases import case
 
 TARGET = np.array([1.0, -2.0])

@@ -27,7 +27,7 @@ from szpo.policies.probe import Probe
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble
 from szpo.training import guard_moments
-from szpo_simulators.rewards import base_level
+from szpo_simulators.panels import base_level
 from tests.support.scoring import score_vectors
 
 PROMPTS = load_shipped().train

@@ -33,7 +33,7 @@ IMPURE = {
 LIGHT = [
     "ledger", "ledger.database", "voting.service", "replay.verification", "training.controller",
     "evaluators.panel_evaluator", "config", "config.settings_file", "optim", "optim.optimizer",
-    "reports.dataframes", "library.vector", "testing", "cli", "cli.app",
+    "reports.dataframes", "vector", "testing", "cli", "cli.app",
 ]  # fmt: skip
 
 

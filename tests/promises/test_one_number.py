@@ -10,8 +10,8 @@ import pytest
 from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
-from szpo.library.result import read_result
 from szpo.reports.model_card import model_card
+from szpo.result import read_result
 from szpo.training import results
 from szpo.training.step_report import Outcome
 from szpo_ui.folder.rows import FolderReader

@@ -15,9 +15,9 @@ from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
-from szpo.notices.callbacks import read_facts
 from szpo.replay import verification
 from szpo.runs import assemble, driver, model_process
+from szpo.runs.callbacks import read_facts
 from szpo.runs.samples import Source
 from szpo.training import controller
 from szpo.types import Answer

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from szpo.types import Answer, Prompt
-from szpo_simulators.rewards import asked, text_rewards
-from szpo_simulators.rewards.tastes import TASTES
+from szpo_simulators.panels import asked, text_rewards
+from szpo_simulators.panels.tastes import TASTES
 
 TEXTS = (
     ("Rain falls, softly, on us.", "Rain falls.", "Rain, again."),

@@ -16,10 +16,10 @@ from szpo_simulators.bench import cartpole, contest, gridworld, run_all, vpl
 from szpo_simulators.bench import judge as bench
 from szpo_simulators.bench import judge as probes
 from szpo_simulators.bench.judge import FORMS, tasks
-from szpo_simulators.rewards.verifiers import verifier
+from szpo_simulators.panels.verifiers import verifier
 from szpo_simulators.study import seed_range
-from szpo_simulators.vpl import model
 from szpo_simulators.worlds import notebook
+from szpo_simulators.worlds import vpl_model as model
 from szpo_simulators.worlds.cartpole import CartPole
 from tests.support.cases import case
 from tests.support.judging import Scripted, judge, places

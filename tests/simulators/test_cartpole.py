@@ -12,7 +12,7 @@ from szpo.ledger.database import Ledger
 from szpo.policies.protocol import check_policy
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Shift, Update
-from szpo_simulators.rewards.text_rewards import parse
+from szpo_simulators.panels.text_rewards import parse
 from szpo_simulators.worlds.balancing import CartPolePolicy, begin, count_moves, prompts
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, play, start, step
 from szpo_simulators.worlds.world import draws, uniforms

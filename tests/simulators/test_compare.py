@@ -38,9 +38,9 @@ from szpo_simulators.compare import (
 )
 from szpo_simulators.compare.cell_process import run_cell
 from szpo_simulators.compare.cell_store import Cell, CellStore
+from szpo_simulators.panels import heldout
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.rewards import heldout
-from szpo_simulators.rewards.heldout import Measurement
+from szpo_simulators.panels.heldout import Measurement
 from szpo_simulators.study import Study
 from tests.support import yard_run
 

@@ -10,7 +10,11 @@ import pytest
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
-from szpo_simulators.bench.frontier import cell_process, command, plan, summary, vote_runs
+from szpo_simulators.compare import frontier as command
+from szpo_simulators.compare import frontier_cell as cell_process
+from szpo_simulators.compare import frontier_plan as plan
+from szpo_simulators.compare import frontier_runs as vote_runs
+from szpo_simulators.compare import frontier_summary as summary
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.study import Study, write_record
 

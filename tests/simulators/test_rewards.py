@@ -18,15 +18,15 @@ from szpo.evaluators.hidden_reward import find_reward
 from szpo.features import own
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
-from szpo_simulators.rewards.tastes import TASTES
-from szpo_simulators.rewards.text_rewards import (
+from szpo_simulators.panels.tastes import TASTES
+from szpo_simulators.panels.text_rewards import (
     Fluency,
     difference,
     matrix,
     parse,
     scores,
 )
-from szpo_simulators.rewards.verifiers import COUNTED, PLAIN, WORDED, verifier
+from szpo_simulators.panels.verifiers import COUNTED, PLAIN, WORDED, verifier
 from tests.support.cases import case
 
 PROMPT = Prompt.user("Describe a rainy Monday.")

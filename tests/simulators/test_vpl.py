@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from szpo.errors import UsageError
 from szpo_simulators.bench import vpl
-from szpo_simulators.vpl import data
-from szpo_simulators.vpl.data import (
+from szpo_simulators.worlds import vpl_data as data
+from szpo_simulators.worlds.vpl_data import (
     Pairs,
     contexts,
     hash_words,
@@ -25,8 +25,8 @@ from szpo_simulators.vpl.data import (
     mark_controversial,
     pairs,
 )
-from szpo_simulators.vpl.fit import Recipe, fit, latent, margins, scores, weight
-from szpo_simulators.vpl.model import (
+from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, margins, scores, weight
+from szpo_simulators.worlds.vpl_model import (
     Context,
     Encoder,
     Shape,

@@ -14,7 +14,7 @@ from szpo.optim.parameters import round13
 from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.bench import track
-from szpo_simulators.rewards.text_rewards import matrix, parse
+from szpo_simulators.panels.text_rewards import matrix, parse
 from szpo_simulators.worlds import oracle, ppo
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld

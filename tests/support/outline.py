@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 
 from szpo.training.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo_ui.languages import texts
 from szpo_ui.panel import render, screens
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.panel.screens import Closed, Feedback, Progress, Screen
 from szpo_ui.prolific import Standing
+from szpo_ui.web import language as texts
 
 ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
 

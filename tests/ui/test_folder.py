@@ -22,9 +22,8 @@ from szpo.config import settings_file
 from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.notices import hook_events, web_hook
 from szpo.policies.text_guards import Guard
-from szpo.runs import sample_check
+from szpo.runs import hook_events, sample_check, web_hook
 from szpo.training import budget, held_out, results
 from szpo.voting import lease, pauses
 from szpo_ui.folder import access, application, page, side_by_side
@@ -483,7 +482,7 @@ def test_a_process_that_fails_says_why_beside_its_run(folder, controllers):
 def test_a_set_up_that_fails_sends_the_hook_word_unless_it_was_stopped(
     folder, controllers, monkeypatch
 ):
-    """`tests/notices/test_web_hook.py` sends such messages to a real server."""
+    """`tests/runs/test_web_hook.py` sends such messages to a real server."""
     sent: list[hook_events.Message] = []
     monkeypatch.setattr(web_hook, "send", lambda settings, message, say: sent.append(message))
     made, loading = controllers(FAILING), controllers()

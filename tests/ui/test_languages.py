@@ -13,11 +13,11 @@ from szpo.config.run_sections import Panel
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
 from szpo.voting import calibration
-from szpo_ui.languages import texts
 from szpo_ui.panel import actions, component, render
 from szpo_ui.panel.screens import Facts, Progress, State
 from szpo_ui.prolific import Standing
 from szpo_ui.web import ballots
+from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import in_language
 from tests.support.browser import make
 from tests.support.cases import case

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from szpo.active.posterior import BradleyTerry
+from szpo.analysis.posterior import BradleyTerry
 from szpo.cli.app import call
 from szpo.errors import UsageError
-from szpo_ui.posterior import mounts, pictures
-from szpo_ui.posterior import page as posterior_page
-from szpo_ui.posterior.scene import CELLS, EXTENT, PARTICLES, scene
+from szpo_ui.operator import posterior_page
+from szpo_ui.operator import posterior_pictures as pictures
+from szpo_ui.operator import visualize as mounts
+from szpo_ui.operator.posterior_scene import CELLS, EXTENT, PARTICLES, scene
 from tests.support import browser
 from tests.support.browser import cast
 

@@ -11,11 +11,11 @@ from szpo.replay import verification
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, round_status
 from szpo.voting import pauses
-from szpo_ui.languages.texts import ENGLISH
 from szpo_ui.panel import component, own_seats, render, screens
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.ballots import At, Ballot, poll
+from szpo_ui.web.language import ENGLISH
 from szpo_ui.web.site import Presence
 from tests.support.browser import make
 from tests.support.operator_page import teach

@@ -20,8 +20,8 @@ import uvicorn
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.notices import setup_progress
 from szpo.replay import verification
+from szpo.runs import setup_progress
 from szpo.voting import lease
 from szpo_ui import app, crowd, panel_load, serve
 from szpo_ui.web import address, credentials

@@ -20,9 +20,8 @@ from starlette.responses import JSONResponse
 
 from szpo.errors import SzpoError
 from szpo_ui import prolific
-from szpo_ui.operator import votes_page
-from szpo_ui.posterior import mounts
-from szpo_ui.posterior import page as posterior_page
+from szpo_ui.operator import posterior_page, votes_page
+from szpo_ui.operator import visualize as mounts
 from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount

@@ -31,9 +31,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from szpo.errors import ResourceError, SzpoError, UsageError
-from szpo.notices import setup_progress
+from szpo.runs import setup_progress
 from szpo_ui.headers import COMMON, OWN_POLICY
-from szpo_ui.languages.texts import choose_language
 from szpo_ui.web.address import (
     SiteAddress,
     announce,
@@ -43,6 +42,7 @@ from szpo_ui.web.address import (
     site_address,
 )
 from szpo_ui.web.child_process import Keeper, start
+from szpo_ui.web.language import choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.server import configure
 
@@ -266,7 +266,7 @@ def _wait_for(
     while not path.exists():
         if child.poll() is not None:
             if hook is not None:
-                from szpo.notices import web_hook
+                from szpo.runs import web_hook
 
                 web_hook.send_setup_failure(path, hook, child.returncode, _say)
             failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError

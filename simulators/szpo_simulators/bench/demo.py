@@ -26,7 +26,7 @@ from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble, driver, machine_check
 from szpo.training import controller, held_out, step_report
-from szpo_simulators.rewards import asked, base_level, heldout, text_rewards
+from szpo_simulators.panels import asked, base_level, heldout, text_rewards
 from szpo_simulators.study import Spec, Study, hash_spec, interval
 
 Say = Callable[[str], None]

@@ -23,7 +23,7 @@ from szpo.models import loading, tiny
 from szpo.policies.hosts import LocalHost
 from szpo.types import Answer, Choice, Comparison, Prompt, Row
 from szpo_simulators.bench.stub_endpoint import StubEndpoint
-from szpo_simulators.rewards.verifiers import verifier
+from szpo_simulators.panels.verifiers import verifier
 from szpo_simulators.study import Spec, Study, describe_machine
 
 Change = Callable[[str], str]

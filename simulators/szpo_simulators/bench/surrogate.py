@@ -37,7 +37,7 @@ from szpo.optim.sparse_regression import Fit, fit
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
-from szpo_simulators.rewards import text_rewards
+from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import Spec, Study, bench, make_generator
 
 

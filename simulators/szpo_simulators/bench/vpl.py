@@ -17,10 +17,10 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
-from szpo_simulators.vpl import data
-from szpo_simulators.vpl.data import Pairs, UserVote
-from szpo_simulators.vpl.fit import Recipe, fit, latent, scores
-from szpo_simulators.vpl.model import KINDS
+from szpo_simulators.worlds import vpl_data as data
+from szpo_simulators.worlds.vpl_data import Pairs, UserVote
+from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, scores
+from szpo_simulators.worlds.vpl_model import KINDS
 
 DIM: Final = 6
 PETS: Final = {

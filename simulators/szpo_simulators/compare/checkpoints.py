@@ -11,7 +11,7 @@ import numpy as np
 from szpo import metrics
 from szpo.policies import text_guards
 from szpo.types import Answer, Prompt
-from szpo_simulators.rewards import heldout
+from szpo_simulators.panels import heldout
 
 if TYPE_CHECKING:
     from szpo_simulators.compare.measurements import Instruments

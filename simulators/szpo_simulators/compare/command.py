@@ -26,7 +26,7 @@ from szpo_simulators.compare.cell_process import VERSION
 from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.compare.presets import Asking, Method, Preset, Settings
 from szpo_simulators.compare.summary import MethodKey
-from szpo_simulators.rewards import text_rewards
+from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import COLOURS, Study
 
 command = typer.Typer(add_completion=False)

@@ -21,8 +21,8 @@ from szpo.optim.superseded import GONE_RULES
 from szpo.policies import language_model
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo_simulators.compare import checkpoints
+from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.rewards import heldout, text_rewards
 
 
 def load_config(spec: Mapping[str, Any]) -> Config:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo_simulators.compare.presets import LADDER
-from szpo_simulators.rewards.heldout import student
+from szpo_simulators.panels.heldout import student
 from szpo_simulators.study import interval
 
 TARGET: Final = 0.15

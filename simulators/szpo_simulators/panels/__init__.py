@@ -1,1 +1,1 @@
-"""Simulated panels: raters with known laws, their flaws, and panels made of them."""
+"""Simulated panels: rewards of texts, raters with known laws, their flaws, and panels of them."""

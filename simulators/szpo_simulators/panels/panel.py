@@ -32,7 +32,7 @@ from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo.voting.service import VoteService
 from szpo_simulators.panels import flaws, mtbench
 from szpo_simulators.panels.raters import Rater, SimulatedJudge
-from szpo_simulators.rewards.text_rewards import (
+from szpo_simulators.panels.text_rewards import (
     Reward,
     difference,
     matrix,
@@ -263,7 +263,7 @@ def build(
 
     Args:
         name: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``.
-        reward: what its members like, as `szpo_simulators.rewards.text_rewards.parse` reads it.
+        reward: what its members like, as `szpo_simulators.panels.text_rewards.parse` reads it.
         size: P, the number of members.
         rows: D of the run, at which β is fitted.
         beta: of the preset, from an earlier calibration of the same base, reward and D.

@@ -23,7 +23,7 @@ from szpo.ledger.database import Ledger
 from szpo.training.status import round_status
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import PANELS, SimulatedPanel, build, from_spec
-from szpo_simulators.rewards.text_rewards import Logprob
+from szpo_simulators.panels.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> Served:

@@ -15,7 +15,7 @@ from szpo.errors import RunError, UsageError
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive
 from szpo.types import Answer, Batch, Floats, Prompt, Theta
-from szpo_simulators.rewards.features import Scored, bare
+from szpo_simulators.panels.text_features import Scored, bare
 from szpo_simulators.worlds.cartpole import HORIZON, START, Network, play, start
 from szpo_simulators.worlds.world import WorldPolicy, uniforms
 

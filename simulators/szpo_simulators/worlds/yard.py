@@ -20,7 +20,7 @@ from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
-from szpo_simulators.rewards.features import Scored, bare
+from szpo_simulators.panels.text_features import Scored, bare
 from szpo_simulators.worlds.world import Reals, WorldPolicy, softmax
 
 MOVES = ("up", "right", "down", "left")

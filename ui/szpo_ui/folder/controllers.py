@@ -28,8 +28,7 @@ from szpo.config.schema import Config
 from szpo.errors import LeaseError, ResourceError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
-from szpo.notices import web_hook
-from szpo.runs import assemble, run_engine
+from szpo.runs import assemble, run_engine, web_hook
 from szpo.voting import lease
 from szpo_ui.web.child_process import Keeper, start
 

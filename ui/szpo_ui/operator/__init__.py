@@ -1,1 +1,1 @@
-"""The operator's page."""
+"""The operator's pages: a run, its votes, and the posterior of `szpo visualize`."""

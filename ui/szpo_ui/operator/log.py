@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
-from szpo.notices import hook_events
+from szpo.runs import hook_events
 from szpo.voting import set_aside
 from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls

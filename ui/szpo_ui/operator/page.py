@@ -38,12 +38,12 @@ from szpo.reports import bundle, charts, html_report
 from szpo.runs import sample_check
 from szpo.training import budget
 from szpo.training.guards import Band
-from szpo_ui.languages import texts
 from szpo_ui.operator import controls
 from szpo_ui.operator.controls import Command, Reply
 from szpo_ui.operator.state import columns, read_state, version
 from szpo_ui.panel import render
 from szpo_ui.panel.screens import Screen
+from szpo_ui.web import language as texts
 from szpo_ui.web import login
 from szpo_ui.web.markup import environment, style, whole
 from szpo_ui.web.site import Site

@@ -16,9 +16,8 @@ from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.notices import hook_events
 from szpo.reports.model_card import find_doubt
-from szpo.runs import cost_plan
+from szpo.runs import cost_plan, hook_events
 from szpo.training import budget, held_out
 from szpo.types import Assignment
 from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads

@@ -13,9 +13,9 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.voting import second_seats
 from szpo.voting.service import SeatKind
 from szpo_ui import prolific as participants
-from szpo_ui.languages import texts
 from szpo_ui.panel import own_seats, screens
 from szpo_ui.panel.screens import Feedback, Mode, PageState, Screen
+from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import At, Ballot, cast
 from szpo_ui.web.site import Site
 

@@ -23,10 +23,10 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from szpo.errors import SzpoError, UsageError
-from szpo_ui.languages import texts
 from szpo_ui.panel import render
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.web import credentials, login
+from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import At, extend, lease_s, poll
 from szpo_ui.web.markup import style
 from szpo_ui.web.site import Site, open_site

@@ -15,9 +15,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from szpo.config.run_sections import Panel
-from szpo_ui.languages import texts
-from szpo_ui.languages.texts import ENGLISH, Language
 from szpo_ui.panel.screens import Screen
+from szpo_ui.web import language as texts
+from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.markup import environment
 
 View = Literal["formatted", "plain"]

@@ -26,12 +26,12 @@ from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui import prolific as participants
-from szpo_ui.languages.texts import choose_language
 from szpo_ui.panel import last_round, own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.panel.last_round import LastRound
 from szpo_ui.prolific import Standing
 from szpo_ui.web.ballots import in_language, is_elsewhere, key, lease_s
+from szpo_ui.web.language import choose_language
 from szpo_ui.web.site import Site
 
 State = Literal[
@@ -137,7 +137,7 @@ class Screen:
     lesson: str | None = None
     """What the votes taught, on the last screen; empty: it may be asked for."""
     notice: str | None = None
-    """The code of a line above the screen (`szpo_ui.languages.texts.Language.notices`)."""
+    """The code of a line above the screen (`szpo_ui.web.language.Language.notices`)."""
     mode: Mode = ""
     error: str | None = None
     study: Standing | None = None

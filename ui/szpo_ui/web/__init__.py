@@ -1,1 +1,1 @@
-"""The web process: login and sessions, the JSON API, the vote writer, mounting of pages."""
+"""The web process: login, sessions, languages, the JSON API, the vote writer, mounted pages."""

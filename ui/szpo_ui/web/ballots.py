@@ -14,7 +14,7 @@ from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import casting
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
-from szpo_ui.languages.texts import ENGLISH, Language
+from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.requests import Body, Seat, Tab
 from szpo_ui.web.site import Site
 

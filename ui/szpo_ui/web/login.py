@@ -25,10 +25,10 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
-from szpo_ui.languages.texts import Language, choose_language
 from szpo_ui.web import credential_rows, credentials
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import AccessError, Fault, Identity
+from szpo_ui.web.language import Language, choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import read, refuse

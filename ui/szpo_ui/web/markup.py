@@ -17,8 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from szpo.visible_text import HIDDEN
-from szpo_ui.languages.texts import LANGUAGES
 from szpo_ui.web.diff import Piece
+from szpo_ui.web.language import LANGUAGES
 
 
 def environment(

@@ -2,7 +2,7 @@
 
 import json
 
-from szpo.notices.scalars import read_scalars
+from szpo.runs.scalars import read_scalars
 
 
 class Lines:

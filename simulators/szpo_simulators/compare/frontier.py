@@ -1,0 +1,224 @@
+"""`szpo bench frontier`: run the cells of a frozen plan, and show what is finished at any time.
+
+Shown are a table, targets, comparisons, a figure and the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.errors import RunError, UsageError
+from szpo.training.step_report import plain
+from szpo.types import Floats
+from szpo_simulators.compare import cell_store
+from szpo_simulators.compare import frontier_base as base
+from szpo_simulators.compare import frontier_plan as plans
+from szpo_simulators.compare import frontier_summary as summary
+from szpo_simulators.compare.cell_store import CellStore
+from szpo_simulators.compare.frontier_plan import BEST_OF, Frontier
+from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, put_legend_below
+
+FROZEN: Final = Path("experiments/frozen/frontier.toml")
+"""The plan of the documents; a checkout has it, an installed package does not."""
+QUICK: Final = Path(__file__).with_name("frontier_quick.toml")
+CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.frontier_cell")
+
+
+def main(
+    only: Sequence[str] = (),
+    seeds: str = "",
+    jobs: int = 1,
+    show: bool = False,
+    quick: bool = False,
+    plan: Path = FROZEN,
+    folder: Path = Path("runs/frontier"),
+    figures: Path | None = None,
+) -> dict[str, Any]:
+    """Gain against KL, votes and answers read: szpo's rules, gradient methods, best-of-n.
+
+    Each cell is a process with a ledger of its own. The command may be killed at any time and
+    started again, twice at once too: what is finished is never run again.
+
+    Args:
+        only: Letters of parts, or labels of groups, as the plan has them; all by default.
+        seeds: Only these, such as 2000-2004,2007.
+        jobs: Cells that run at the same time.
+        show: Run nothing; print and draw what is finished.
+        quick: The tiny model and few votes, some minutes; no evidence of anything.
+        plan: The file that freezes settings and cells.
+        folder: Where ledgers, records, tables and figures go.
+        figures: Where the documents' figure goes as well.
+    """
+    if jobs < 1:
+        raise UsageError(f"frontier: --jobs {jobs}; give 1 or more")
+    frozen = plans.read(QUICK if quick else plan)
+    study = Study("frontier", folder, quick, figures)
+    store = CellStore(folder, CHILD)
+    wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
+    wanted = [one for one in wanted if one.spec["method"] not in plans.GONE_RULES]
+    failures = [] if show else cell_store.run_cells(study.console, store, wanted, jobs)
+    if not show and frozen.base_answers:
+        for one in wanted:
+            base.draw_many(one.spec, folder, frozen.base_answers)
+    found = show_finished(study, frozen, store)
+    for line in failures:
+        study.console.print(f"failed: {line}", markup=False)
+    if failures:
+        raise RunError(f"frontier: {len(failures)} cells failed; the reasons stand above")
+    return found
+
+
+DRAWN: Final[Mapping[str, str]] = {"sentiment-": "", "second-": "second round, "}
+"""Groups whose labels begin so are drawn, under another name: one taste, one panel."""
+SHADES: Final = (*COLOURS, "#888888", "#882255")
+
+
+def show_finished(study: Study, plan: Frontier, store: CellStore) -> dict[str, Any]:
+    """Print the tables, write ``frontier.json``, ``rows.jsonl`` and the figure.
+
+    Returns:
+        The content of ``frontier.json``.
+    """
+    rows = summary.read_rows(plan, store)
+    lines = summary.summarise(plan, rows)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    with (study.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(plain(row))}\n" for each in rows.values() for row in each)
+    if not lines:
+        study.console.print(f"nothing is finished in {study.folder}", markup=False)
+        return {"lines": []}
+    study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
+    verdicts = [
+        {"group": v.group, "what": v.what, "asked": v.asked, "found": v.found, "": v.word}
+        for v in summary.judge_targets(plan, rows)
+    ]
+    if verdicts:
+        study.table("what was asked", verdicts, {name: name for name in verdicts[0]})
+    apart = summary.judge_comparisons(plan, rows)
+    if apart:
+        study.table("paired by seed", apart, PAIRED)
+    missing = [line for line in _name_missing(plan, rows) if line]
+    for line in missing:
+        study.console.print(line, markup=False)
+    _draw(study, plan, lines)
+    tables = {"lines": lines, "targets": verdicts, "comparisons": apart, "unfinished": missing}
+    body: dict[str, Any] = plain({**tables, "machine": describe_machine()})
+    text = json.dumps(body, indent=1)
+    (study.folder / "frontier.json").write_text(text, encoding="utf-8")
+    study.end()
+    return body
+
+
+def _name_missing(plan: Frontier, rows: summary.Rows) -> list[str]:
+    found = []
+    for group in plan.groups:
+        done = len({row["seed"] for row in rows[group.label]})
+        if done < len(group.seeds):
+            found.append(f"unfinished: {group.label} has {done} of {len(group.seeds)} seeds")
+    return found
+
+
+def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
+    if found["low"] is None:
+        return format(found["mean"], form)
+    if found["high"] == math.inf:  # a ratio over what may be nothing
+        return f"{found['mean']:{form}} [{found['low']:.2f} or more]"
+    return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def _number(name: str, form: str) -> Any:
+    return lambda row: "–" if row.get(name) is None else format(row[name], form)
+
+
+def _count(name: str) -> Any:
+    return lambda row: f"{row[name]}" if name in row else "–"
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    return f"{row['seeds']}/{row['of']}"
+
+
+TABLE: Final[Mapping[str, Any]] = {
+    "group": "group",
+    "votes": "checkpoint",
+    "seeds": _seeds,
+    "read": _number("answers_read", ".0f"),
+    "gain": _interval,
+    "few": _number("few", "+.3f"),
+    "lowest": _number("lowest", "+.3f"),
+    "unseen": _number("unseen", "+.3f"),
+    "KL": _number("kl", ".2f"),
+    "most": _number("kl_most", ".2f"),
+    "3 g.": _count("first_three"),
+    "4 g.": _count("all_four"),
+    "topic": _number("topic", ".2f"),
+    "cpu s": _number("cpu_seconds", ".0f"),
+}
+PAIRED: Final[Mapping[str, Any]] = {
+    "ours": "ours",
+    "theirs": "theirs",
+    "where": "where",
+    "seeds": _seeds,
+    "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
+    "difference": lambda row: _interval(row["difference"]),
+    "ratio": lambda row: _interval(row["ratio"], ".2f"),
+    "asked": lambda row: "ahead or level" if row["asked"] is None else f"{row['asked']:g} times",
+    "": lambda row: summary.format_verdict(row["met"]),
+}
+
+
+def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Gain against KL and against answers read, one line per method on the first taste."""
+    curves: dict[str, list[Mapping[str, Any]]] = {
+        name + group.label.removeprefix(start): [
+            line for line in lines if line["group"] == group.label
+        ]
+        for start, name in DRAWN.items()
+        for group in plan.groups
+        if group.label.startswith(start) and group.method != BEST_OF
+    }
+    best = [line for line in lines if line["group"].startswith("best of")]
+    ends = max((line["checkpoint"] for line in best), default=0)
+    curves["best of n, true reward"] = [line for line in best if "true" in line["group"]]
+    curves["best of n, fitted direction"] = [
+        line for line in best if "fitted" in line["group"] and line["checkpoint"] == ends
+    ]
+    with study.figure("frontier", columns=2, height=4.2) as axes:
+        for i, (label, found) in enumerate(item for item in curves.items() if item[1]):
+            style = {"color": SHADES[i % len(SHADES)], "marker": MARKS[i % len(MARKS)]}
+            gains = [line["mean"] for line in found]
+            for at, by in ((axes[0], "kl"), (axes[1], "answers_read")):
+                if by == "answers_read" and label.startswith("best"):
+                    continue  # the pool is drawn after the votes, and nobody reads it
+                x = [line[by] for line in found]
+                at.plot([0, *x], [0, *gains], label=label, **style)
+                for value, line in zip(x, found, strict=True):
+                    if line["low"] is not None:
+                        ends_of = (line["low"], line["high"])
+                        at.plot([value] * 2, ends_of, color=style["color"], marker="", lw=0.9)
+        # A small step's gain grows as the root of its KL, and methods differ a hundredfold in KL.
+        axes[0].set_xscale("function", functions=(_root, _square))
+        nats = [0, *(2**i for i in range(6))]
+        axes[0].set_xticks(nats, [str(n) for n in nats])
+        axes[0].set(
+            xlabel="KL to the start, nats per answer (root scale)",
+            ylabel="gain in held-out sentiment",
+        )
+        axes[1].set(xlabel="answers read")
+        put_legend_below(axes[0])
+
+
+def _root(x: Floats) -> Floats:
+    """Signed, since an estimate of KL may lie below 0."""
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def _square(x: Floats) -> Floats:
+    return x * np.abs(x)

@@ -1,0 +1,169 @@
+"""The model before any vote: measured once, and shared by all cells that are measured like it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
+from szpo.types import Answer, Floats, Prompt
+from szpo_simulators.compare import shared_setup
+from szpo_simulators.compare.checkpoints import (
+    Yardstick,
+    measurement_from_json,
+    measurement_to_json,
+)
+from szpo_simulators.compare.shared_setup import load_config
+from szpo_simulators.panels import heldout, text_rewards
+from szpo_simulators.panels import panel as panels
+from szpo_simulators.study import claim, hash_spec, read_record, write_record
+
+SEED: Final = 0
+"""Of the held-out random numbers, the same for every cell, so that policies are paired."""
+MANY_AT_ONCE: Final = 10
+"""Answers to each prompt in a call, where there are many."""
+WAIT: Final = 1.0
+"""Seconds between looks at what another process is making."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The start as a cell is compared with it."""
+
+    yardstick: Yardstick
+    beta: Mapping[str, float]
+    """Of the panel, for batches of D rows and for single pairs."""
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process makes what this lock stands for, and hold it."""
+    while True:
+        with claim(lock) as held:
+            if held is not None:
+                yield
+                return
+        time.sleep(WAIT)
+
+
+def load(spec: Mapping[str, Any], folder: Path) -> Base:
+    """The base of a cell, from the folder or measured now.
+
+    Its texts serve every taste: rewards read texts, so they are scored anew for each.
+    """
+    body = _load_texts(spec, folder)
+    prompts = shared_setup.load_prompts(spec)
+    asked = prompts.heldout[slice(*spec["heldout"])]
+    reward = text_rewards.parse(spec["reward"])
+    found = measurement_from_json(body["measurement"])
+    rewards = _score(reward, asked, found.texts)
+    values = _score(reward, prompts.train[:CALIBRATION_PROMPTS], body["calibration"])
+    rows = {"batch": spec["D"], "pair": 1}
+    beta = {name: panels.calibrate(values, many, 0).beta for name, many in rows.items()}
+    measured = replace(found, rewards=rewards)
+    return Base(Yardstick(asked, spec["answers"], SEED, reward.score, measured), beta)
+
+
+def make_once(path: Path, folder: Path, make: Callable[[], None]) -> None:
+    """Have a file of the folder made, unless it is there; of several processes by one alone."""
+    if path.exists():
+        return
+    with alone(folder / "locks" / f"{path.parent.name}-{path.stem}.lock"):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make()
+
+
+def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
+    """Draw the base's many answers to the prompts that measure a cell, unless they are there."""
+    path = _path_of_many(spec, folder, count)
+
+    def make() -> None:
+        asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
+        policy = shared_setup.load_configured_actor(load_config(spec))
+        calls = math.ceil(count / MANY_AT_ONCE)
+        parts = [policy.sample(asked, MANY_AT_ONCE, seed=1 + i) for i in range(calls)]
+        texts = [
+            [answer.text for part in parts for answer in part[i]][:count]
+            for i in range(len(asked))
+        ]
+        asked_of = {**_key(spec), "answers": count}
+        write_record(path, asked_of, {"measurement": {"texts": texts}})
+
+    make_once(path, folder, make)
+
+
+def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
+    """What a cell's gain on each prompt is too low by, (prompts,); None where it is not known.
+
+    A cell is compared with few answers of the base, the same for every cell. Their luck is an
+    error that all gains share, and no interval over seeds covers it. This is the mean reward of
+    those few answers less that of ``count`` others.
+    """
+    many, few = _path_of_many(spec, folder, count), _path_of_texts(spec, folder)
+    if not count or not many.exists() or not few.exists():
+        return None
+    asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
+    return _mean_rewards(few, asked, spec["reward"]) - _mean_rewards(many, asked, spec["reward"])
+
+
+@lru_cache
+def _mean_rewards(path: Path, prompts: tuple[Prompt, ...], reward: str) -> Floats:
+    texts = read_record(path)["found"]["measurement"]["texts"]
+    return np.asarray(_score(text_rewards.parse(reward), prompts, texts).mean(1))
+
+
+def _path_of_many(spec: Mapping[str, Any], folder: Path, count: int) -> Path:
+    few = _path_of_texts(spec, folder)
+    return few.with_name(f"{few.stem}-{count}.json")
+
+
+def _score(reward: Any, prompts: Any, texts: Any) -> Any:
+    return text_rewards.matrix(reward, prompts, [[Answer(text) for text in row] for row in texts])
+
+
+def _load_texts(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    path = _path_of_texts(spec, folder)
+    make_once(path, folder, lambda: write_record(path, _key(spec), _measure(spec)))
+    body: dict[str, Any] = read_record(path)["found"]
+    return body
+
+
+def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
+    config = load_config(spec)
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "prompts": config.prompts.model_dump(mode="json"),
+        "generation": config.generation.model_dump(mode="json"),
+        **{name: spec[name] for name in ("version", "heldout", "answers")},
+    }
+
+
+def _path_of_texts(spec: Mapping[str, Any], folder: Path) -> Path:
+    return folder / "base" / f"{hash_spec(_key(spec))[:16]}.json"
+
+
+def _measure(spec: Mapping[str, Any]) -> dict[str, Any]:
+    policy = shared_setup.load_configured_actor(load_config(spec))
+    prompts = shared_setup.load_prompts(spec)
+    drawn = policy.sample(prompts.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
+
+    def score_none(prompt: Prompt, answer: Answer) -> float:
+        return 0.0
+
+    asked = prompts.heldout[slice(*spec["heldout"])]
+    found = heldout.measure(
+        policy, asked, score_none, samples=spec["answers"], seed=SEED, moved=False
+    )
+    return {
+        "measurement": measurement_to_json(found),
+        "calibration": [[answer.text for answer in row] for row in drawn],
+    }

@@ -1,0 +1,196 @@
+"""A cell that is a run of szpo: its ledger is driven to its end, and measured at checkpoints.
+
+A cell that was killed goes on where its ledger ends. What is measured is read back from the
+ledger: the point that the run recommended after a number of votes.
+
+A cell's run may begin with preference pairs: answers of the base, chosen by simulated people.
+Their taste need not be the run's. The people are as sure of single answers as the panel `bt70` is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from scipy import special
+
+from szpo.data import preference_files
+from szpo.data.pairs import Pair
+from szpo.errors import RunError, SzpoError
+from szpo.files import replace_whole
+from szpo.ledger.database import Ledger
+from szpo.policies import subspace_cache
+from szpo.runs import assemble, driver, samples
+from szpo.runs.assemble import Parts
+from szpo.seeds import derive, uniform
+from szpo.training import controller, results
+from szpo.training.step_report import StepReport
+from szpo_simulators.compare import frontier_base as base
+from szpo_simulators.compare import shared_setup
+from szpo_simulators.compare.checkpoints import Yardstick, make_row
+from szpo_simulators.compare.shared_setup import load_config
+from szpo_simulators.panels import heldout, text_rewards
+from szpo_simulators.study import hash_spec
+
+DRIVING: Final = 0.8
+"""Share of a cell's time that its votes take; the rest is measuring."""
+Report = Callable[[float], None]
+
+
+def ledger_path(folder: Path, name: str) -> Path:
+    """Where the ledger of a cell is."""
+    return folder / "ledgers" / f"{name}.db"
+
+
+def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
+    """Drive the run, measure it, and return its rows with what it was made of.
+
+    Raises:
+        RunError: the run paused before its votes were counted.
+    """
+    began = time.process_time()
+    yardstick = base.load(spec, folder).yardstick
+    path = ledger_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder / "locks" / f"setup-{_tokens(spec)}-{spec['setup']}.lock"
+    with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
+        # Makes the set-up, or finds it in the cache.
+        ledger, parts, resumed = _open(spec, path, folder)
+    set_up = time.process_time() - began
+    spent: dict[int, float] = {}
+
+    def note(step: StepReport) -> None:
+        spent[step.step + 1] = time.process_time() - began - set_up
+        report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
+
+    with closing(parts), ledger:
+        outcome = controller.run(*driver.prepare(ledger, parts, on_step=note))
+        if outcome.status == "paused":
+            raise RunError(f"{path} paused: {outcome}")
+        rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
+        facts = results.read(ledger).table
+        stood = [f.kl for f in facts if f.kl is not None]
+    for row in rows:
+        row["cpu_seconds"] = None if resumed else spent.get(row["steps"])
+        row["seconds"] = None
+    language = {} if parts.base is None else dict(parts.base.subspace.report)
+    return {
+        "rows": rows, "resumed": resumed, "furthest": max(stood, default=None),
+        "setup": {"cpu_seconds": set_up, **{k: language.get(k) for k in ("origin", "seconds")}},
+    }  # fmt: skip
+
+
+def _tokens(spec: Mapping[str, Any]) -> int:
+    return load_config(spec).generation.max_new_tokens
+
+
+@contextmanager
+def _shared_setup_file(spec: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """Take a cell's set-up from the folder, or keep it there: another machine makes another."""
+    key = subspace_cache.key_here(load_config(spec), shared_setup.load_prompts(spec).train)
+    if key is None:
+        yield
+        return
+    cached = subspace_cache.cached_path(key)
+    stored = folder / cached.name
+    _copy_new(stored, cached)
+    yield
+    _copy_new(cached, stored)
+
+
+def _copy_new(there: Path, here: Path) -> None:
+    if there.exists() and not here.exists():
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(here) as draft:
+            shutil.copyfile(there, draft)
+
+
+def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Parts, bool]:
+    """The run where it was left, or a new one; a file that is no ledger is begun again."""
+    if path.exists():
+        try:
+            ledger: Ledger | None = Ledger.open(path)
+        except SzpoError:  # killed while it was made
+            ledger = None
+        if ledger is not None:
+            return ledger, assemble.reopen(ledger, say=lambda line: None), True
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    sets = list(spec["sets"])
+    if "pairs" in spec:
+        sets.append(f"optimizer.prior={make(spec, folder)}")
+    parts = assemble.build(load_config({**spec, "sets": sets}), say=lambda line: None)
+    return assemble.create(parts, path), parts, False
+
+
+def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
+    """(steps, votes, answers read) at the last whole step of at most this number of votes."""
+    steps = counted = read = 0
+    for fact in results.read(ledger).table:
+        if fact.state != "applied" or counted + fact.votes > votes:
+            break
+        steps, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read
+    return steps, counted, read
+
+
+def _measure(
+    spec: Mapping[str, Any], ledger: Ledger, parts: Parts, yardstick: Yardstick, folder: Path
+) -> list[dict[str, Any]]:
+    """A row for each checkpoint; those measured before the cell was killed are read back."""
+    rows: list[dict[str, Any]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    source = assemble.source(ledger, parts)
+    for votes in spec["at"]:
+        file = folder / f"{votes}.json"
+        if not file.exists():
+            steps, counted, read = steps_of(ledger, votes)
+            with samples.policy_at(ledger, source, steps) as policy:
+                moved: Any = policy
+                found = heldout.measure(
+                    moved, yardstick.prompts, yardstick.score,
+                    samples=yardstick.samples, seed=yardstick.seed,
+                )  # fmt: skip
+            cost = {"votes": counted, "answers_read": read}
+            row = {**make_row(yardstick, found, votes / spec["votes"], cost), "steps": steps}
+            with replace_whole(file) as draft:
+                draft.write_text(json.dumps(row), encoding="utf-8")
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+    return rows
+
+
+def make(spec: Mapping[str, Any], folder: Path) -> Path:
+    """The file of a cell's pairs, in TRL's format; one that is there is not made again.
+
+    ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people chose. Pairs follow
+    from the cell's seed, spread over the prompts to train on. Equal texts are no pair.
+    """
+    own = {name: spec[name] for name in ("run", "sets", "seed", "pairs")}
+    path = folder / "pairs" / f"{hash_spec(own)[:16]}.jsonl"
+    base.make_once(path, folder, lambda: _draw(spec, folder, path))
+    return path
+
+
+def _draw(spec: Mapping[str, Any], folder: Path, path: Path) -> None:
+    count, taste = spec["pairs"]["count"], spec["pairs"]["reward"]
+    beta = base.load({**spec, "reward": taste}, folder).beta["pair"]
+    prompts = shared_setup.load_prompts(spec).train
+    each = math.ceil(count / len(prompts))
+    few = prompts[: math.ceil(count / each)]
+    drawn = shared_setup.load_configured_actor(load_config(spec)).sample(
+        few, 2 * each, seed=spec["seed"]
+    )
+    values = text_rewards.matrix(text_rewards.parse(taste), few, drawn).reshape(-1, 2)
+    first = special.expit(beta * (values[:, 0] - values[:, 1]))
+    wins = uniform(derive(spec["seed"], "pairs to begin with"), len(first)) < first
+    pairs = [
+        Pair(few[i // each], *(both if won else both[::-1]))
+        for i, won in enumerate(wins.tolist())
+        if (both := drawn[i // each][2 * (i % each) : 2 * (i % each) + 2])[0].text != both[1].text
+    ]
+    preference_files.write(path, pairs[:count])

@@ -1,0 +1,86 @@
+"""Tastes as a person asks for them, and which entry of the dictionary such a taste is.
+
+A figure of a run says more where no entry is its taste: whoever quotes one says both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from szpo.features import dictionary
+from szpo.types import Floats, Prompt
+from szpo_simulators.panels.tastes import TASTES
+from szpo_simulators.panels.verifiers import PLAIN
+
+SAME: Final = 0.99
+"""Correlation over base answers from which a taste is an entry."""
+
+
+def find(words: str) -> str:
+    """The reward that these words name: a taste, a check of form, an entry, or a reward as such.
+
+    >>> find("no comma"), find("fewer commas"), find("few commas"), find("commas")
+    ('verify:no_comma', '-1*feature:commas', 'taste:few commas', 'feature:commas')
+    >>> find("0.5*sentiment+0.5*length:12")
+    '0.5*sentiment+0.5*length:12'
+    """
+    name, entries = words.strip(), dictionary.ENTRIES
+    if name in TASTES:
+        return f"taste:{name}"
+    if (check := name.replace(" ", "_")) in PLAIN:
+        return f"verify:{check}"
+    spoken = {each.more: f"feature:{each.name}" for each in entries}
+    spoken |= {each.fewer: f"-1*feature:{each.name}" for each in entries}
+    spoken |= {each.name: f"feature:{each.name}" for each in entries}
+    return name if name == "sentiment" else spoken.get(name, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The entry of the dictionary that goes best with a taste among some answers."""
+
+    words: str
+    """The entry's own, in the sense that the taste likes."""
+    correlation: float
+    """Of the two within prompts, 0 to 1."""
+
+    def __str__(self) -> str:
+        if self.correlation >= SAME:
+            return f"this taste is an entry of the dictionary: {self.words}"
+        return (
+            "no entry of the dictionary is this taste; the nearest is "
+            f"{self.words} (correlation {self.correlation:.2f})"
+        )
+
+
+def find_nearest(
+    prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], rewards: Floats
+) -> Nearest | None:
+    """The entry nearest to a taste; None where its rewards of answers to a prompt never differ.
+
+    Args:
+        prompts: Those that were answered.
+        texts: Their answers.
+        rewards: Of the answers (prompts, samples).
+    """
+    entries = dictionary.holding([prompt.text for prompt in prompts])
+    values = np.array(
+        [
+            [[top / bottom for top, bottom in dictionary.ratios(prompt.text, text, entries)]
+             for text in row]
+            for prompt, row in zip(prompts, texts, strict=True)
+        ]
+    )  # fmt: skip
+    own = rewards - rewards.mean(1, keepdims=True)
+    within = values - values.mean(1, keepdims=True)
+    sizes = np.sqrt((own**2).sum() * (within**2).sum((0, 1)))
+    if not own.any():
+        return None
+    found = np.einsum("ps,psk->k", own, within) / np.where(sizes > 0, sizes, np.inf)
+    best = int(np.abs(found).argmax())
+    entry = entries[best]
+    return Nearest(entry.more if found[best] > 0 else entry.fewer, float(abs(found[best])))

@@ -1,0 +1,212 @@
+"""Hidden rewards: what a simulated panel likes, written as a short text.
+
+``sentiment``, ``length:12`` (−|words − 12|/12, at least −1), ``keyword:sea,sun``,
+``regex:PATTERN`` (1 where it is found), ``verify:no_comma+lowercase``, ``repetition`` (minus the
+share of repeated word pairs), ``taste:few commas``, ``fluency``, ``walk`` (of the small yard
+world), and weighted sums in which every term after the first carries its weight:
+``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
+sees these numbers, and it never sees weights.
+
+Rewards read texts only: comparisons reach a panel through the ledger, which holds no token counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from szpo import plugins
+from szpo.errors import RunError, UsageError
+from szpo.metrics import repetition, words
+from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo_simulators.panels import tastes, verifiers
+from szpo_simulators.panels import text_features as features
+from szpo_simulators.panels.text_features import Scored, bare
+
+Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
+"""Mean log-probability per token of each answer under the base model, nats."""
+
+
+class Reward(Protocol):
+    """A number for one answer to one prompt; the reward of a batch is the mean over its rows."""
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """The reward of this answer; a pure function of the two."""
+
+
+@runtime_checkable
+class BatchReward(Protocol):
+    """A reward that scores many answers at once faster than one by one."""
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """The rewards of the answers, in order."""
+
+
+def scores(reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    """The rewards of many answers, in one call where the reward offers it.
+
+    Raises:
+        RunError: a reward is not a finite number.
+    """
+    if isinstance(reward, BatchReward):
+        values = np.asarray(reward.scores(prompts, answers), dtype=np.float64)
+    else:
+        pairs = zip(prompts, answers, strict=True)
+        values = np.array([reward.score(p, a) for p, a in pairs], dtype=np.float64)
+    if not np.isfinite(values).all():
+        where = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise RunError(f"reward {reward}: {values[where]} for answer {answers[where].text[:60]!r}")
+    return values
+
+
+def difference(reward: Reward, comparison: Comparison) -> float:
+    """Mean reward of plus minus mean reward of minus over all D rows; identical rows give 0."""
+    rows = [row for row in comparison.rows if not row.identical]
+    if not rows:
+        return 0.0
+    prompts = [row.prompt for row in rows]
+    values = scores(reward, prompts * 2, [row.plus for row in rows] + [row.minus for row in rows])
+    gaps = values[: len(rows)] - values[len(rows) :]
+    return float(gaps.sum() / len(comparison.rows))
+
+
+def words_difference(comparison: Comparison) -> float:
+    """Words of plus minus words of minus, mean over all D rows."""
+    rows = comparison.rows
+    return sum(len(words(r.plus.text)) - len(words(r.minus.text)) for r in rows) / len(rows)
+
+
+def matrix(
+    reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]
+) -> Floats:
+    """Rewards (prompts, samples) of several answers to each prompt."""
+    flat = [(p, a) for p, row in zip(prompts, answers, strict=True) for a in row]
+    values = scores(reward, [p for p, _ in flat], [a for _, a in flat])
+    return values.reshape(len(prompts), -1)
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """Mean log-probability per token of the answer under the frozen base model, nats."""
+
+    logprob: Logprob
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """One forward pass; `scores` does many answers in one."""
+        return float(self.logprob([prompt], [answer])[0])
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """All answers in one call."""
+        return np.asarray(self.logprob(prompts, answers), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A weighted sum of rewards."""
+
+    terms: tuple[tuple[float, Reward], ...]
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """The sum for one answer."""
+        return sum(weight * reward.score(prompt, answer) for weight, reward in self.terms)
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """The sums, each term scored in one call where it can be."""
+        total = np.zeros(len(answers))
+        for weight, reward in self.terms:
+            total += weight * scores(reward, prompts, answers)
+        return total
+
+
+def _length(argument: str | None) -> Reward:
+    if argument is None or not argument.isdecimal() or int(argument) < 1:
+        raise UsageError("needs a number of words from 1, as in length:12")
+    target = int(argument)
+
+    def score(prompt: Prompt, answer: Answer) -> float:
+        return -min(abs(len(words(answer.text)) - target) / target, 1.0)
+
+    return Scored(f"length:{target}", score)
+
+
+def _keyword(argument: str | None) -> Reward:
+    if "+" in (argument or "") or not argument:
+        raise UsageError("needs whole words separated by commas, as in keyword:sea,sun")
+    return features.reward(f"keyword:{'+'.join(argument.split(','))}")
+
+
+def _regex(argument: str | None) -> Reward:
+    if not argument:
+        raise UsageError("needs a pattern, as in regex:^Once")
+    try:
+        pattern = re.compile(argument)
+    except re.error as error:
+        raise UsageError(f"not a regular expression ({error})") from error
+    return Scored(f"regex:{argument}", lambda _, answer: float(bool(pattern.search(answer.text))))
+
+
+REWARDS: dict[str, Callable[[str | None], Reward]] = {
+    "sentiment": bare(features.reward("sentiment")),
+    "length": _length,
+    "keyword": _keyword,
+    "regex": _regex,
+    "verify": features.checked,
+    "repetition": bare(Scored("repetition", lambda _, answer: -repetition(answer.text))),
+    "taste": tastes.reward,
+}
+"""Makers by name, given what follows the colon; installed packages may add more."""
+
+_NEXT_TERM = re.compile(r"\+(?=\s*-?(?:\d+\.?\d*|\.\d+)\*)")
+_TERM = re.compile(r"\s*(?:(-?(?:\d+\.?\d*|\.\d+))\*)?\s*([a-z][a-z0-9_-]*)(?::(.*))?", re.DOTALL)
+
+
+def parse(spec: str, *, logprob: Logprob | None = None) -> Reward:
+    """The reward that a text names; ``fluency`` needs the base model's log-probabilities.
+
+    A name that is not built in is looked up in the entry-point group ``szpo.rewards``: a callable
+    that takes what follows the colon (None where there is none).
+
+    Raises:
+        UsageError: the text names no reward, or an argument does not fit.
+
+    >>> parse("0.5*length:4+0.5*keyword:sea").score(Prompt.user("?"), Answer("The sea is calm."))
+    0.5
+    """
+    terms = [_term(part, spec, logprob) for part in _NEXT_TERM.split(spec)]
+    if len(terms) == 1 and terms[0][0] == 1.0:
+        return terms[0][1]
+    return Weighted(tuple(terms))
+
+
+def _term(part: str, spec: str, logprob: Logprob | None) -> tuple[float, Reward]:
+    match = _TERM.fullmatch(part)
+    if match is None:
+        raise UsageError(f"reward {spec!r}: {part!r} is not name, name:argument or weight*name")
+    weight, name, argument = match.groups()
+    try:
+        return float(weight or 1), _maker(name, logprob)(argument)
+    except UsageError as error:
+        raise UsageError(f"reward {part.strip()!r}: {error}") from error
+
+
+def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]:
+    if name == "fluency":
+        if logprob is None:
+            raise UsageError("needs a model that gives log-probabilities")
+        return bare(Fluency(logprob))
+    if name in REWARDS:
+        return REWARDS[name]
+    if name in verifiers.PLAIN:  # a check of form by its own name
+        return lambda argument: REWARDS["verify"](
+            name if argument is None else f"{name}:{argument}"
+        )
+    installed = [other for other in plugins.names("szpo.rewards") if other != "parse"]
+    if name in installed:
+        made: Callable[[str | None], Reward] = plugins.load("szpo.rewards", name, "reward")
+        return made
+    known = ", ".join(dict.fromkeys((*REWARDS, "fluency", *installed)))
+    raise UsageError(f"no reward of that name; there are {known} (sums: 0.7*one+0.3*other)")

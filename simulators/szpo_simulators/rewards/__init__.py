@@ -1,1 +1,0 @@
-"""Rewards of texts: what a simulated panel likes, and held-out measurement."""

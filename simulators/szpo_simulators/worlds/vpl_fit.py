@@ -1,0 +1,266 @@
+"""Training by the evidence lower bound, accuracy given a context, and the use of the latent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from szpo import seeds
+from szpo.errors import UsageError
+from szpo.intervals import Share, share
+from szpo.types import Floats, Ints
+from szpo_simulators.worlds.vpl_data import Pairs, contexts
+from szpo_simulators.worlds.vpl_model import Context, Kind, Model, Shape, divergence, draw
+
+ACTIVE = 0.01
+"""Variance over contexts of a unit's mean above which it is active (Burda et al., 2016)."""
+SAMPLES = 512
+"""Contexts drawn to test whether the latent is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model is trained."""
+
+    kind: Kind = "vae"
+    epochs: int = 15
+    rate: float = 1e-3
+    batch: int = 64
+    beta: float = 1e-3
+    """Weight of the KL term once annealed."""
+    cycles: int = 2
+    """Cosine cycles of the annealing; the second half of each is at ``beta``."""
+    baseline: float = 0.1
+    """Share of ``beta`` at which a cycle starts."""
+    context: tuple[int, int] = (1, 8)
+    """Fewest and most pairs of a context in training."""
+    decay: float = 1e-3
+    hidden: int = 64
+    latent: int = 8
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and how it was trained."""
+
+    model: Model
+    recipe: Recipe
+    seed: int
+    losses: tuple[float, ...]
+    """Mean loss of each epoch, nats, the KL term with its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Accuracy: the share of pairs whose preferred text is ranked first."""
+
+    everything: Share
+    controversial: Share
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Whether a model uses its latent."""
+
+    active: int
+    """Units whose mean varies over contexts."""
+    units: int
+    kl: float
+    """Mean KL of a posterior to the prior, nats."""
+    own: float
+    """Accuracy given contexts of the pairs' own users …"""
+    others: float
+    """… and given those of other users."""
+
+    @property
+    def collapsed(self) -> bool:
+        """Posterior collapse: no unit is active, so the posterior equals the prior."""
+        return self.active == 0
+
+    @property
+    def ignored(self) -> bool:
+        """Contexts of own and of other users predict equally well, within two standard errors."""
+        error = math.sqrt(max(self.own * (1 - self.own), 0.25 / SAMPLES) * 2 / SAMPLES)
+        return self.own - self.others < 2 * error
+
+
+def weight(recipe: Recipe, step: int, steps: int) -> float:
+    """The KL term's weight at a step: β times a cosine rise from ``baseline``, in cycles.
+
+    Cyclical annealing of Fu et al. (2019): the first half of a cycle rises, the second stays.
+
+    >>> recipe = Recipe(beta=1.0, cycles=2, baseline=0.1)
+    >>> [round(weight(recipe, step, 80), 3) for step in (0, 10, 20, 39, 40)]
+    [0.1, 0.55, 1.0, 1.0, 0.1]
+    """
+    cycle = steps / recipe.cycles
+    rise = min(1.0, 2 * (step % cycle) / cycle)
+    return recipe.beta * (
+        recipe.baseline + (1 - recipe.baseline) * (1 - math.cos(math.pi * rise)) / 2
+    )
+
+
+def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
+    """Train a model; the same arguments give the same model on one machine.
+
+    Raises:
+        UsageError: a user has a single pair, where the kind needs a context.
+    """
+    made = torch.Generator().manual_seed(_number(seed, "vpl model"))
+    noise = torch.Generator().manual_seed(_number(seed, "vpl noise"))
+    rng = np.random.Generator(np.random.Philox(key=_number(seed, "vpl batches", 16)))
+    shape = Shape(train.chosen.shape[1], recipe.hidden, recipe.latent)
+    model = Model(recipe.kind, shape)
+    _start(model, made)
+    one, other = _tensor(train.chosen), _tensor(train.rejected)
+    model.standardise(torch.cat([one, other]))
+    adam = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
+    per_epoch = math.ceil(len(train) / recipe.batch)
+    steps, losses, step = recipe.epochs * per_epoch, [], 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small gain nothing from threads
+    try:
+        for _ in range(recipe.epochs):
+            order, total = rng.permutation(len(train)), 0.0
+            for rows in np.array_split(order, per_epoch):
+                z, kl = None, torch.zeros(())
+                if recipe.kind == "vae":
+                    found = model.posterior(_draw_context(train, rows, recipe, rng, one, other))
+                    z = draw(*found, torch.randn(found[0].shape, generator=noise))
+                    kl = divergence(*found).sum(-1).mean()
+                index = torch.from_numpy(rows)
+                loss = model.loss(one[index], other[index], z) + weight(recipe, step, steps) * kl
+                adam.param_groups[0]["lr"] = (
+                    recipe.rate * (1 + math.cos(math.pi * step / steps)) / 2
+                )
+                adam.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                adam.step()
+                step, total = step + 1, total + loss.item() * len(rows)
+            losses.append(total / len(train))
+    finally:
+        torch.set_num_threads(threads)
+    if not math.isfinite(losses[-1]):
+        raise UsageError("the loss is not finite; are all embeddings, and is the rate small?")
+    return Fitted(model, recipe, seed, tuple(losses))
+
+
+def margins(
+    fitted: Fitted, pairs: Pairs, known: Pairs, *, size: int = 8, own: bool = True, name: str = ""
+) -> Floats:
+    """Margins (n,) of the chosen over the rejected texts, given contexts of their users.
+
+    Args:
+        fitted: the model; without an encoder contexts are not read.
+        pairs: to be ranked.
+        known: where contexts are drawn; the same object leaves each pair out of its own.
+        size: pairs of a context.
+        own: False gives every pair the context of another user.
+        name: names the draw.
+
+    Raises:
+        UsageError: a user has nothing to be known by.
+    """
+    model = fitted.model
+    with torch.no_grad():
+        z = None
+        if fitted.recipe.kind == "vae":
+            u = seeds.uniform(
+                seeds.derive(fitted.seed, "vpl contexts", name=name), len(pairs) * (size + 1)
+            )
+            u = u.reshape(len(pairs), size + 1)
+            users, skip = pairs.user, np.arange(len(pairs)) if known is pairs else None
+            if not own:
+                there = np.unique(known.user)
+                place = np.searchsorted(there, users)
+                users = there[(place + 1 + (u[:, -1] * (len(there) - 1)).astype(int)) % len(there)]
+                skip = None
+            rows = contexts(known, users, np.full(len(pairs), size), u[:, :-1], skip)
+            found = model.posterior(_context(rows, _tensor(known.chosen), _tensor(known.rejected)))
+            z = found[0]
+        out = model.margin(_tensor(pairs.chosen), _tensor(pairs.rejected), z)
+    return out.double().numpy()
+
+
+def scores(fitted: Fitted, pairs: Pairs, known: Pairs | None = None, *, size: int = 8) -> Scores:
+    """Accuracy on pairs, given ``size`` other pairs of the same user; equal margins count half."""
+    found = margins(fitted, pairs, pairs if known is None else known, size=size)
+    right = np.where(found == 0, 0.5, found > 0)
+    chosen = pairs.controversial
+    return Scores(
+        share(float(right.sum()), len(right)), share(float(right[chosen].sum()), int(chosen.sum()))
+    )
+
+
+def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
+    """Whether a ``vae`` uses its latent, seen on up to `SAMPLES` pairs and contexts.
+
+    Raises:
+        UsageError: the model has no latent, or there is one user only.
+    """
+    if fitted.recipe.kind != "vae":
+        raise UsageError(f"{fitted.recipe.kind} has no latent")
+    if len(np.unique(pairs.user)) < 2:
+        raise UsageError("one user only: a latent has nothing to tell apart")
+    key = seeds.derive(fitted.seed, "vpl latent")
+    some = pairs.take(seeds.permutation(key, len(pairs))[:SAMPLES])
+    u = seeds.uniform(seeds.derive(fitted.seed, "vpl latent contexts"), len(some) * size)
+    rows = contexts(pairs, some.user, np.full(len(some), size), u.reshape(-1, size))
+    with torch.no_grad():
+        context = _context(rows, _tensor(pairs.chosen), _tensor(pairs.rejected))
+        found = fitted.model.posterior(context)
+        kl = float(divergence(*found).sum(-1).mean())
+        active = int((found[0].var(0) > ACTIVE).sum())
+    right = [
+        float((margins(fitted, some, pairs, size=size, own=own, name="used") > 0).mean())
+        for own in (True, False)
+    ]
+    return Latent(active, found[0].shape[1], kl, *right)
+
+
+def means(fitted: Fitted, known: Pairs, users: int) -> Floats:
+    """Posterior means (users, latent), each given all pairs of the user."""
+    found = []
+    with torch.no_grad():
+        for user in range(users):
+            rows = np.flatnonzero(known.user == user)[None]
+            context = _context(rows, _tensor(known.chosen), _tensor(known.rejected))
+            posterior = fitted.model.posterior(context)
+            found.append(posterior[0][0].double().numpy())
+    return np.array(found)
+
+
+def _draw_context(
+    train: Pairs, rows: Ints, recipe: Recipe, rng: np.random.Generator, one: Tensor, other: Tensor
+) -> Context:
+    few, many = recipe.context
+    size = rng.integers(few, many + 1, len(rows))
+    found = contexts(train, train.user[rows], size, rng.random((len(rows), many)), rows)
+    return _context(found, one, other)
+
+
+def _context(rows: Ints, one: Tensor, other: Tensor) -> Context:
+    index = torch.from_numpy(np.maximum(rows, 0))
+    return Context(one[index], other[index], torch.from_numpy(rows >= 0))
+
+
+def _start(model: Model, made: torch.Generator) -> None:
+    """Initialise linear layers by torch's own law, from a given generator."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            with torch.no_grad():
+                module.weight.uniform_(-bound, bound, generator=made)
+                module.bias.uniform_(-bound, bound, generator=made)
+
+
+def _tensor(values: Floats) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _number(seed: int, purpose: str, size: int = 7) -> int:
+    return int.from_bytes(seeds.derive(seed, purpose)[:size], "little")

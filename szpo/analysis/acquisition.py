@@ -1,0 +1,212 @@
+"""Acquisition functions: expected information and entropy reduction of a batch of questions.
+
+A question is δ = φ(A) − φ(B); the answer is A with probability σ(w·δ). Over particles wⱼ of the
+posterior, with pⱼ = σ(wⱼ·δ) and s = w·δ:
+
+* `bald`: I(answer; w) = H(mean p) − mean H(p), in nats (Houlsby et al. 2011).
+* `entropy_gain`: the expected reduction of the entropy of w. As the answer depends on w through s
+  alone, H(w | answer) = H(s | answer) + H(w | s), and the last term does not change; with Gaussian
+  entropies of s the reduction is ½ log Var s − E ½ log Var(s | answer). Its exact value would be
+  `bald`; this estimate uses second moments of particles only, and can be negative.
+
+A batch is chosen greedily: each next question by what it adds to those before, over the joint
+distribution of their answers (BatchBALD, Kirsch et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from szpo import seeds
+from szpo.analysis.posterior import BLOCK
+from szpo.errors import UsageError
+from szpo.types import Floats, Ints
+
+By: TypeAlias = Literal["bald", "entropy"]
+RULES: tuple[By, ...] = ("bald", "entropy")
+EXACT = 6
+"""All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
+SHORTLIST = 1000
+"""Candidates of the greedy choice: this many questions with the largest gain of their own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Chosen questions in the order of choice.
+
+    ``index`` (M,) into the candidates; ``gain`` (M,) is what each adds to those before it, in
+    nats. ``certain``: no candidate outside the shortlist could have been chosen in their place
+    (known for `bald` only, whose gains can only fall as questions join).
+    """
+
+    index: Ints
+    gain: Floats
+    certain: bool
+
+
+def chances(x: Floats, delta: Floats) -> Floats:
+    """P(answer A) by particle and question: x (m, d), δ (n, d) to (n, m)."""
+    return np.asarray(special.expit(delta @ x.T))
+
+
+def bald(x: Floats, delta: Floats) -> Floats:
+    """I(answer; w) of each question in nats, x (m, d), δ (n, d) to (n,); within [0, log 2]."""
+    one = _alone(x)
+    return _in_blocks(len(delta), len(x), lambda part: _information(chances(x, delta[part]), one))
+
+
+def entropy_gain(x: Floats, delta: Floats) -> Floats:
+    """Expected reduction of the Gaussian entropy by the answer, in nats, (n,); see the module."""
+    one = _alone(x)
+
+    def of(part: slice) -> Floats:
+        s = delta[part] @ x.T
+        return _narrowing(s, special.expit(s), one)
+
+    return _in_blocks(len(delta), len(x), of)
+
+
+def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
+    """The gain of each question asked alone, (n,).
+
+    Raises:
+        UsageError: an unknown rule, or particles and questions of different dimensions.
+    """
+    if rule not in RULES:
+        raise UsageError(f"selection: rule {rule!r} is unknown; choose {' or '.join(RULES)}")
+    if x.ndim != 2 or delta.ndim != 2 or x.shape[1] != delta.shape[1] or not len(x):
+        raise UsageError(
+            f"selection: particles of shape {x.shape} and questions of shape {delta.shape} "
+            "do not fit; (m, d) and (n, d) are needed"
+        )
+    return (bald if rule == "bald" else entropy_gain)(x, delta)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Questions to choose from: δ (n, d), and which of them are in the running.
+
+    Rows of δ that are 0 carry no information and are never chosen; ``allowed`` (n,) leaves out
+    others. ``beyond`` is the largest gain among questions that the caller left out before (of a
+    stream), for `Batch.certain`.
+    """
+
+    delta: Floats
+    allowed: NDArray[np.bool_] | None = None
+    beyond: float = -np.inf
+
+
+def select(
+    x: Floats,
+    candidates: Candidates,
+    count: int,
+    *,
+    key: bytes,
+    rule: By = "bald",
+    shortlist: int = SHORTLIST,
+) -> Batch:
+    """Choose ``count`` questions to ask together, greedily; fewer where fewer can be chosen.
+
+    Particles x (m, d). ``key`` draws the joint answers of long batches. ``shortlist``: at least
+    this many questions with the largest gain of their own are compared in the greedy choice.
+
+    Raises:
+        UsageError: ``count`` is not positive, or see `gains`.
+    """
+    if count < 1:
+        raise UsageError(f"selection: {count} questions; ask for at least 1")
+    delta, beyond = candidates.delta, candidates.beyond
+    alone = gains(x, delta, rule)
+    usable = delta.any(1)
+    if candidates.allowed is not None:
+        usable = usable & candidates.allowed
+    order = np.argsort(np.where(usable, -alone, np.inf), kind="stable")[: usable.sum()]
+    short = order[: max(shortlist, 4 * count)]
+    if len(short) < len(order):
+        beyond = max(beyond, float(alone[order[len(short)]]))
+    s = delta[short] @ x.T
+    p = special.expit(s)
+    joint = _alone(x)
+    left = np.ones(len(short), dtype=np.bool_)
+    chosen: list[int] = []
+    found: list[float] = []
+    while len(chosen) < min(count, len(short)):
+        gain = _information(p, joint) if rule == "bald" else _narrowing(s, p, joint)
+        best = int(np.argmax(np.where(left, gain, -np.inf)))
+        chosen.append(best)
+        found.append(float(gain[best]))
+        left[best] = False
+        joint = _join_answer(joint, p[best], len(chosen), key)
+    certain = rule == "bald" and all(gain >= beyond for gain in found)
+    return Batch(short[np.array(chosen, dtype=np.int64)], np.array(found), certain)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Joint:
+    """Joint answers to the questions chosen so far, one row for each.
+
+    Weights of the particles given these answers (c, m), and the answers' probabilities (c,).
+    """
+
+    weight: Floats
+    odds: Floats
+
+
+def _alone(x: Floats) -> _Joint:
+    return _Joint(np.full((1, len(x)), 1 / len(x)), np.ones(1))
+
+
+def _join_answer(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
+    """Add the answer to one more question, p (m,): both answers, or one sampled per row."""
+    yes = joint.weight @ p
+    if chosen <= EXACT:
+        weight = np.concatenate([joint.weight * p, joint.weight * (1 - p)])
+        odds = np.concatenate([joint.odds * yes, joint.odds * (1 - yes)])
+    else:
+        u = seeds.uniform(key, len(yes), chosen * len(yes))
+        weight, odds = joint.weight * np.where((u < yes)[:, None], p, 1 - p), joint.odds
+    total = weight.sum(1, keepdims=True)
+    return _Joint(weight / np.where(total > 0, total, 1.0), odds)
+
+
+def _information(p: Floats, joint: _Joint) -> Floats:
+    """H(answer | answers so far) − mean H(answer | w), for p (n, m), (n,)."""
+    after = np.clip(p @ joint.weight.T, 0.0, 1.0)
+    return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))
+
+
+def _narrowing(s: Floats, p: Floats, joint: _Joint) -> Floats:
+    """E ½ log Var(s | so far) − E ½ log Var(s | so far, answer) for s and p (n, m), (n,)."""
+    before = _log_variance(s, np.ones_like(s), joint.weight)[1]
+    after = np.zeros_like(before)
+    for chance in (p, 1 - p):
+        odds, log = _log_variance(s, chance, joint.weight)
+        after += odds * log
+    return np.asarray(0.5 * (before - after) @ joint.odds)
+
+
+def _log_variance(s: Floats, chance: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Probability of an answer (n, c), and log Var(s | it) over weighted particles."""
+    odds = chance @ weight.T
+    safe = np.maximum(odds, 1e-300)
+    centred = s - s.mean(1, keepdims=True)
+    mean = (chance * centred) @ weight.T / safe
+    square = (chance * centred**2) @ weight.T / safe
+    floor = 1e-12 * (centred**2).mean(1, keepdims=True) + 1e-300
+    return odds, np.log(np.maximum(square - mean**2, floor))
+
+
+def _binary(p: Floats) -> Floats:
+    return np.asarray(special.entr(p) + special.entr(1 - p))
+
+
+def _in_blocks(rows: int, columns: int, of: Callable[[slice], Floats]) -> Floats:
+    size = max(1, BLOCK // max(columns, 1))
+    parts = [of(slice(start, start + size)) for start in range(0, rows, size)]
+    return np.concatenate(parts) if parts else np.zeros(0)

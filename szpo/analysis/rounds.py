@@ -1,0 +1,315 @@
+"""Rounds of questions from a pool: choose, hand out, take answers back, choose again.
+
+Between rounds the state is one JSON file, written whole before the questions are: after an
+interruption the same command is run again. Nothing is asked twice, an answer that is read again
+changes nothing, and questions without an answer are handed out again before new ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from szpo import seeds
+from szpo.analysis import acquisition, entropy, pool, svgd
+from szpo.analysis.pool import Differences, Filter, Pair, Seen
+from szpo.analysis.posterior import BradleyTerry
+from szpo.errors import UsageError
+from szpo.files import replace_whole
+from szpo.types import Floats, Prompt
+
+VERSION = 1
+SCALED_ON = 10_000
+"""The unit of each feature is taken, once, from the δ of this many pairs."""
+PARTICLES, STEPS = 200, 20
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """Settings that stay the same over all rounds of a selection."""
+
+    features: str
+    names: tuple[str, ...]
+    rule: acquisition.By = "bald"
+    tau: float = 1.0
+    """Prior standard deviation of a weight, in logits per standard deviation of its δ."""
+    seed: int = 0
+    shortest: int = 1
+    longest: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A pair that was handed out: its text, its δ in units of the features, its gain."""
+
+    id: str
+    key: str
+    round: int
+    prompt: tuple[tuple[str, str], ...]
+    a: str
+    b: str
+    delta: tuple[float, ...]
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Somebody's answer to a question."""
+
+    id: str
+    choice: str
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state of a selection between rounds."""
+
+    plan: SelectionSettings
+    scale: tuple[float, ...] = ()
+    questions: tuple[Question, ...] = ()
+    replies: tuple[Reply, ...] = ()
+
+    @property
+    def waiting(self) -> tuple[Question, ...]:
+        """Questions that nobody has answered."""
+        answered = {reply.id for reply in self.replies}
+        return tuple(q for q in self.questions if q.id not in answered)
+
+    @property
+    def posterior(self) -> BradleyTerry:
+        """The posterior of the weights given the answers."""
+        delta = {q.id: q.delta for q in self.questions}
+        rows = np.array([delta[reply.id] for reply in self.replies], dtype=np.float64)
+        choices: list[Any] = [reply.choice for reply in self.replies]
+        return BradleyTerry.of(rows, choices, self.plan.tau, dim=len(self.plan.names))
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The result of `advance`: questions handed out, and figures for people."""
+
+    state: State
+    out: tuple[Question, ...]
+    fresh: int
+    """Of ``out``, those that were not handed out before."""
+    new_replies: int
+    changed: int
+    """Answers that their giver has changed."""
+    seen: Seen
+    certain: bool
+    before: float
+    """Gaussian entropy of the prior, nats."""
+    now: float
+    """That of the posterior after all answers so far."""
+    gain: float
+    """Information expected of the fresh questions together, nats."""
+    weights: tuple[tuple[str, float, float], ...] = field(default=())
+    """Name, mean and standard deviation of each weight, in logits per unit of δ."""
+
+
+def advance(
+    state: State,
+    path: Path,
+    differences: Differences,
+    *,
+    count: int,
+    replies: Iterable[Reply] = (),
+) -> Round:
+    """Add answers, then hand out ``count`` questions: unanswered ones first, then new ones.
+
+    Raises:
+        UsageError: an answer to a question that was never asked, an unknown choice, an empty pool,
+            features that do not fit the state's.
+    """
+    if count < 1:
+        raise UsageError(f"--count is {count}; ask for at least 1")
+    state, new, changed = _add_replies(state, replies)
+    waiting = state.waiting
+    if not state.scale:
+        state = replace(state, scale=_scale(path, differences, state.plan))
+    target = state.posterior
+    mode, covariance = target.laplace()
+    before = entropy.gaussian_of(np.eye(target.dim) * state.plan.tau**2)
+    seen, certain = Seen(), True
+    fresh: tuple[Question, ...] = ()
+    if len(waiting) < count:
+        fresh, certain = _choose(state, path, differences, count - len(waiting), seen)
+        state = replace(state, questions=state.questions + fresh)
+    return Round(
+        state=state,
+        out=(*waiting, *fresh)[:count],
+        fresh=len(fresh),
+        new_replies=new,
+        changed=changed,
+        seen=seen,
+        certain=certain,
+        before=before,
+        now=entropy.gaussian_of(covariance),
+        gain=sum(q.gain for q in fresh),
+        weights=tuple(
+            zip(
+                state.plan.names, mode.tolist(), np.sqrt(np.diag(covariance)).tolist(), strict=True
+            )
+        ),
+    )
+
+
+def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, int]:
+    """Add answers to the state; the last one of a person to a question counts.
+
+    Also how many are new, and how many their giver has changed.
+    """
+    asked = {q.id for q in state.questions}
+    have = {(reply.id, reply.by): reply for reply in state.replies}
+    new = changed = 0
+    for reply in replies:
+        if reply.id not in asked:
+            raise UsageError(
+                f"answers: {reply.id!r} was never asked; is this the right state file?"
+            )
+        if reply.choice not in ("A", "B", "tie", "skip"):
+            raise UsageError(
+                f"answers: {reply.id}: {reply.choice!r} is unknown; A, B, tie or skip"
+            )
+        before = have.get((reply.id, reply.by))
+        new += before is None
+        changed += before is not None and before.choice != reply.choice
+        have[reply.id, reply.by] = reply
+    return replace(state, replies=tuple(have.values())), new, changed
+
+
+def _choose(
+    state: State, path: Path, differences: Differences, count: int, seen: Seen
+) -> tuple[tuple[Question, ...], bool]:
+    """Choose new questions: the best of one pass over the pool, then greedily among these.
+
+    Also whether no other question could have been chosen in their place (`Batch.certain`).
+    """
+    plan = state.plan
+    number = 1 + max((q.round for q in state.questions), default=-1)
+    key = seeds.derive(plan.seed, "select", step=number)
+    cloud = svgd.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS)[-1].x
+    most = max(acquisition.SHORTLIST, 4 * count)
+    asked = frozenset(name for q in state.questions for name in (q.id, q.key))
+    keep = Filter(plan.shortest, plan.longest, asked)
+    best: list[tuple[float, int, Pair, Floats]] = []
+    beyond = -np.inf
+    for part in pool.chunks(pool.read(path), keep, seen):
+        delta = _rescale(differences(part), state)
+        flat = ~delta.any(1)
+        seen.left_out["no difference in any feature"] += int(flat.sum())
+        gain = acquisition.gains(cloud, delta, plan.rule)
+        best += [(-float(gain[i]), part[i].row, part[i], delta[i]) for i in np.flatnonzero(~flat)]
+        best.sort(key=lambda one: one[:2])
+        best = _drop_copies(best, seen)
+        if len(best) > most:
+            beyond = max(beyond, -best[most][0])
+            del best[most:]
+    if not seen.pairs:
+        raise UsageError(f"{path} holds no pairs; there is nothing to choose from")
+    if not best:
+        return (), True
+    delta = np.stack([one[3] for one in best])
+    candidates = acquisition.Candidates(delta, beyond=beyond)
+    batch = acquisition.select(cloud, candidates, count, key=key, rule=plan.rule)
+    found = tuple(
+        Question(
+            pair.id, pair.key, number, pair.prompt.turns, pair.a, pair.b,
+            tuple(delta[i].tolist()), float(gain),
+        )
+        for i, gain in zip(batch.index.tolist(), batch.gain, strict=True)
+        for pair in (best[i][2],)
+    )  # fmt: skip
+    return found, batch.certain
+
+
+def _drop_copies(
+    best: list[tuple[float, int, Pair, Floats]], seen: Seen
+) -> list[tuple[float, int, Pair, Floats]]:
+    """Drop copies of a pair, by id and by content; the first of the file stays.
+
+    Copies have equal gains, so no copy of a remaining pair comes back in a later chunk's cut.
+    """
+    unique: list[tuple[float, int, Pair, Floats]] = []
+    names: set[str] = set()
+    for one in best:
+        own = {one[2].id, one[2].key}
+        if own & names:
+            seen.left_out["a copy of another pair"] += 1
+            continue
+        names |= own
+        unique.append(one)
+    return unique
+
+
+def _scale(path: Path, differences: Differences, plan: SelectionSettings) -> tuple[float, ...]:
+    """Root mean square of each feature's δ over the first pairs; 1 where it never differs."""
+    total, rows = np.zeros(len(plan.names)), 0
+    for part in pool.chunks(pool.read(path), Filter(plan.shortest, plan.longest), Seen()):
+        delta = differences(part)
+        if delta.shape[1] != len(plan.names):
+            raise UsageError(f"features: {delta.shape[1]} numbers for {len(plan.names)} names")
+        total += (delta * delta).sum(0)
+        rows += len(delta)
+        if rows >= SCALED_ON:
+            break
+    size = np.sqrt(total / max(rows, 1))
+    return tuple(np.where(size > 0, size, 1.0).tolist())
+
+
+def _rescale(delta: Floats, state: State) -> Floats:
+    if delta.shape[1] != len(state.scale):
+        raise UsageError(
+            f"features: {delta.shape[1]} of them; this selection was begun with "
+            f"{len(state.scale)} ({', '.join(state.plan.names)})"
+        )
+    return np.asarray(delta / np.array(state.scale))
+
+
+# ---- the state's file ----
+
+
+def save(state: State, path: Path) -> None:
+    """Write the state whole: a process that dies leaves the one before."""
+    body = {"version": VERSION, **dataclasses.asdict(state)}
+    with replace_whole(path) as draft:
+        draft.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
+
+
+def load(path: Path) -> State:
+    """A state as `save` wrote it.
+
+    Raises:
+        UsageError: it is not one, or of another version.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        if body.get("version") != VERSION:
+            raise UsageError(f"{path}: version {body.get('version')}; this szpo reads {VERSION}")
+        plan = body["plan"]
+        return State(
+            plan=SelectionSettings(**{**plan, "names": tuple(plan["names"])}),
+            scale=tuple(body["scale"]),
+            questions=tuple(_question(q) for q in body["questions"]),
+            replies=tuple(Reply(**reply) for reply in body["replies"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{path} is no state of a selection ({error})") from error
+
+
+def _question(body: Mapping[str, Any]) -> Question:
+    turns: Sequence[Sequence[str]] = body["prompt"]
+    prompt = tuple((role, text) for role, text in turns)
+    return Question(**{**body, "prompt": prompt, "delta": tuple(body["delta"])})
+
+
+def prompt_of(question: Question) -> Prompt:
+    """The question's conversation."""
+    return Prompt(question.prompt)

@@ -1,0 +1,243 @@
+"""Stein variational gradient descent: particles that approximate a density (Liu & Wang 2016).
+
+xᵢ ← xᵢ + ε φᵢ with φᵢ = (1/m) Σⱼ [k(xⱼ, xᵢ) s(xⱼ) + k(xⱼ, xᵢ)(xᵢ − xⱼ)/h], the score s = ∇ log p,
+k = exp(−|x − x'|²/2h), and the bandwidth h = median|x − x'|²/(2 log(m + 1)).
+
+The sampler that particles start from is trained by the reparameterisation trick, so its density is
+known; each step's change of variables then gives an estimate of the entropy, first order in ε.
+`spread` does all of it for a Bradley–Terry posterior, in units of its Laplace approximation, so
+that one ε serves every posterior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import linalg
+
+from szpo.analysis.posterior import BLOCK, BradleyTerry, Target
+from szpo.errors import RunError, UsageError
+from szpo.types import Floats
+
+MEDIAN_OF = 256
+"""The bandwidth is a median over pairs of at most this many particles: its cost is quadratic."""
+_LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Particles:
+    """The particles after ``steps`` steps.
+
+    Shapes: x (m, d); log_q (m,), the log-density of each under the transported law.
+    ``moved`` is the root mean square of φ in the last step (in `spread`: in posterior units).
+    """
+
+    x: Floats
+    log_q: Floats
+    steps: int = 0
+    moved: float = math.inf
+
+    @property
+    def entropy(self) -> float:
+        """−mean log q by the change of variables, nats; it drifts: docs/active.md has by how much.
+
+        Trust it over the first steps, or to rank designs; `szpo.analysis.entropy` has estimates
+        that do not drift.
+        """
+        return -float(self.log_q.mean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sampler:
+    """The initial law x = m₀ + σ₀·ξ, ξ ~ N(0, I): mean m₀ (d,) and standard deviations σ₀ (d,)."""
+
+    mean: Floats
+    sd: Floats
+
+    def draw(self, count: int, key: bytes) -> Particles:
+        """``count`` particles by the key, with their log-densities.
+
+        Raises:
+            UsageError: fewer than two.
+        """
+        if count < 2:
+            raise UsageError(f"svgd: {count} particles; give at least 2")
+        xi = normals(key, (count, len(self.mean)))
+        log_q = -0.5 * (xi * xi).sum(1) - np.log(self.sd).sum() - 0.5 * xi.shape[1] * _LOG_2PI
+        return Particles(self.mean + self.sd * xi, log_q)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whitened:
+    """A target in z, with x = centre + root·z: centre (d,), root (d, d) lower triangular."""
+
+    target: Target
+    centre: Floats
+    root: Floats
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates d."""
+        return self.target.dim
+
+    def x(self, z: Floats) -> Floats:
+        """Back to the target's coordinates, (m, d)."""
+        return np.asarray(self.centre + z @ self.root.T)
+
+    def z(self, x: Floats) -> Floats:
+        """The target's coordinates in z, (m, d)."""
+        return np.asarray(linalg.solve_triangular(self.root, (x - self.centre).T, lower=True).T)
+
+    def log_density(self, z: Floats) -> Floats:
+        """The target's log-density at x(z), up to a constant, (m,)."""
+        return self.target.log_density(self.x(z))
+
+    def score(self, z: Floats) -> Floats:
+        """∇_z log p = Rᵀ ∇_x log p, (m, d)."""
+        return np.asarray(self.target.score(self.x(z)) @ self.root)
+
+    def back(self, particles: Particles) -> Particles:
+        """Particles in z as particles in x."""
+        log_q = particles.log_q - np.log(np.diag(self.root)).sum()
+        return replace(particles, x=self.x(particles.x), log_q=log_q)
+
+
+def whiten(target: BradleyTerry) -> Whitened:
+    """The posterior in units of its Laplace approximation: near N(0, I) with enough answers."""
+    mode, covariance = target.laplace()
+    root: Floats = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+    return Whitened(target, mode, root)
+
+
+def train(
+    target: Target, *, key: bytes, steps: int = 200, draws: int = 32, rate: float = 0.05,
+    start: Sampler | None = None,
+) -> Sampler:  # fmt: skip
+    """The initial sampler with the largest ELBO, E_q[log p] + Σ log σ₀, by Adam on (m₀, log σ₀).
+
+    Reparameterised: ∂m₀ = E s(x), ∂log σ₀ = E s(x)·σ₀ξ + 1, over ``draws`` fixed pairs ±ξ (so the
+    same key gives the same sampler). Adam is algorithm 1 of Kingma & Ba (2015). ``start``: where
+    to begin, N(0, I) by default.
+
+    Raises:
+        UsageError: steps or draws are not positive.
+        RunError: the target's score is not finite.
+    """
+    if steps < 1 or draws < 1:
+        raise UsageError(f"svgd: {steps} steps of {draws} draws; both must be at least 1")
+    d = target.dim
+    half = normals(key, (draws, d))
+    xi = np.concatenate([half, -half]) / np.sqrt((half * half).mean(0))
+    here = np.zeros(2 * d)
+    if start is not None:
+        here = np.concatenate([start.mean, np.log(start.sd)])
+    first, second = np.zeros(2 * d), np.zeros(2 * d)
+    for number in range(steps):
+        mean, sd = here[:d], np.exp(here[d:])
+        score = target.score(mean + sd * xi)
+        gradient = np.concatenate([score.mean(0), (score * xi * sd).mean(0) + 1])
+        _finite(gradient, "the ELBO's gradient")
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        size = np.sqrt(second / (1 - 0.999 ** (number + 1))) + 1e-8
+        here = here + rate * (1 - number / steps) * first / (1 - 0.9 ** (number + 1)) / size
+    return Sampler(here[:d], np.exp(here[d:]))
+
+
+def step(target: Target, particles: Particles, epsilon: float = 0.3) -> Particles:
+    """One step of all particles, with the change of their log-density.
+
+    log q ← log q − ε tr ∇φᵢ, tr ∇φᵢ = (1/m) Σ_{j≠i} (k_ij/h)[d − r²_ij/h − (xᵢ − xⱼ)·s_j];
+    ``epsilon`` in (0, 2], where a unit Gaussian stays stable.
+
+    Raises:
+        UsageError: ε is out of range.
+        RunError: particles run away, or the target's score is not finite.
+    """
+    if not 0 < epsilon <= 2:
+        raise UsageError(f"svgd: epsilon is {epsilon}; it must be within (0, 2]")
+    phi, trace = _field(particles.x, target.score(particles.x))
+    x = particles.x + epsilon * phi
+    _finite(x, "a particle")
+    moved = math.sqrt(float((phi * phi).mean()))
+    return Particles(x, particles.log_q - epsilon * trace, particles.steps + 1, moved)
+
+
+def run(
+    target: Target, particles: Particles, *, steps: int, epsilon: float = 0.3, every: int = 0
+) -> tuple[Particles, ...]:  # fmt: skip
+    """Run ``steps`` steps.
+
+    Returns snapshots at the start, after every ``every`` steps (0: none), and at the end.
+
+    Raises:
+        UsageError, RunError: see `step`.
+    """
+    snapshots = [particles]
+    for number in range(1, steps + 1):
+        particles = step(target, particles, epsilon)
+        if number == steps or (every and number % every == 0):
+            snapshots.append(particles)
+    return tuple(snapshots)
+
+
+def spread(
+    target: BradleyTerry, *, key: bytes, count: int = 200, steps: int = 60, epsilon: float = 0.3,
+    every: int = 0,
+) -> tuple[Particles, ...]:  # fmt: skip
+    """Particles over a Bradley–Terry posterior: trained start, then SVGD, in posterior units.
+
+    Snapshots as in `run`, in the weights' own coordinates.
+    """
+    view = whiten(target)
+    start = train(view, key=key, steps=50).draw(count, key)
+    return tuple(map(view.back, run(view, start, steps=steps, epsilon=epsilon, every=every)))
+
+
+def bandwidth(x: Floats) -> float:
+    """The kernel's h = median|x − x'|²/(2 log(m + 1)) over pairs; 1 where all coincide."""
+    some = x[:: math.ceil(len(x) / MEDIAN_OF)]
+    squares = _squares(some, some)[np.triu_indices(len(some), 1)]
+    return float(np.median(squares)) / (2 * math.log(len(x) + 1)) or 1.0
+
+
+def normals(key: bytes, shape: tuple[int, ...]) -> Floats:
+    """Standard normal numbers by a key of `szpo.seeds.derive`."""
+    stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    return stream.standard_normal(shape)
+
+
+def _field(x: Floats, score: Floats) -> tuple[Floats, Floats]:
+    """φ (m, d) and tr ∇φ (m,) without j = i; rows in blocks."""
+    _finite(score, "the score of a particle")
+    m, d = x.shape
+    h = bandwidth(x)
+    own = (x * score).sum(1)
+    phi, trace = np.empty_like(x), np.empty(m)
+    for rows in _blocks(m):
+        squares = _squares(x[rows], x)
+        k = np.exp(-squares / (2 * h))
+        phi[rows] = (k @ score + (k.sum(1)[:, None] * x[rows] - k @ x) / h) / m
+        dot = x[rows] @ score.T - own  # (xᵢ − xⱼ)·sⱼ
+        squares /= h
+        squares += dot
+        trace[rows] = (d * (k.sum(1) - 1) - np.einsum("ij,ij->i", k, squares)) / (h * m)
+    return phi, trace
+
+
+def _squares(a: Floats, b: Floats) -> Floats:
+    found = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def _blocks(m: int) -> Iterator[slice]:
+    size = max(1, BLOCK // m)
+    yield from (slice(start, start + size) for start in range(0, m, size))
+
+
+def _finite(values: Floats, what: str) -> None:
+    if not np.isfinite(values).all():
+        raise RunError(f"svgd: {what} is not finite; take a smaller epsilon or a smaller tau")

@@ -1,0 +1,254 @@
+"""Trackers: callbacks that send a run's figures to TensorBoard, Weights & Biases or MLflow.
+
+``tracking.kind`` names one; others register at the entry point `szpo.trackers` a function
+``tracker(settings, place)`` that returns a `Callback`. `szpo.runs.scalars` lists
+all that trackers send of a step: numbers only. Of the settings they send those of
+`szpo.runs.callbacks.SHOWN`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from szpo import plugins
+from szpo.config.run_sections import Tracking
+from szpo.errors import UsageError
+from szpo.runs.callbacks import Callback, RunFacts
+from szpo.runs.scalars import read_scalars
+from szpo.training.step_report import Outcome, StepReport
+
+GROUP: Final = "szpo.trackers"
+Say = Callable[[str], None]
+
+
+@dataclass
+class NeverFatal:
+    """A tracker whose failures end no run: the first is reported, and it is called no more."""
+
+    tracker: Callback
+    name: str
+    say: Say
+    broken: bool = field(default=False, init=False)
+
+    def begin(self, run: RunFacts) -> None:
+        """Begin the tracker."""
+        self._attempt(lambda: self.tracker.begin(run))
+
+    def after_step(self, step: StepReport) -> None:
+        """Send a step."""
+        self._attempt(lambda: self.tracker.after_step(step))
+
+    def end(self, outcome: Outcome | None) -> None:
+        """End the tracker."""
+        self._attempt(lambda: self.tracker.end(outcome))
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        if self.broken:
+            return
+        try:
+            act()
+        except Exception as error:  # of another library, or of its network
+            self.broken = True
+            first = (str(error).splitlines() or [""])[0]
+            self.say(
+                f"warning: the tracker {self.name} stopped ({type(error).__name__}: {first}); "
+                "the run goes on without it"
+            )
+
+
+def open_tracker(settings: Tracking, folder: Path, say: Say) -> tuple[Callback, ...]:
+    """The tracker that the settings name, writing to ``folder``; none where they name none.
+
+    Raises:
+        UsageError: nothing has this name, or its library is not installed.
+    """
+    kind = settings.kind
+    if kind is None:
+        return ()
+    place = folder / "tracking" if settings.folder is None else Path(settings.folder)
+    found = _find(kind)(settings, place)
+    if not isinstance(found, Callback):
+        raise UsageError(
+            f'tracker "{kind}" gave {type(found).__name__}; it must have begin, after_step and end'
+        )
+    return (NeverFatal(found, kind, say),)
+
+
+def check(settings: Tracking) -> None:
+    """Refuse a tracker that is not there, before a model is loaded.
+
+    Raises:
+        UsageError: nothing has this name, or its library is not installed.
+    """
+    if settings.kind is not None:
+        _find(settings.kind)
+
+
+def _find(kind: str) -> Callable[[Tracking, Path], object]:
+    if kind not in OWN:
+        make: Callable[[Tracking, Path], object] = plugins.load(
+            GROUP, kind, "tracker", builtin=tuple(OWN)
+        )
+        return make
+    tracker, modules = OWN[kind]
+    for module in modules:
+        if find_spec(module) is None:
+            raise UsageError(
+                f"tracking.kind {kind} needs {module}: {plugins.how_to_install(kind)}"
+            )
+    return tracker
+
+
+# ---- the trackers that szpo has itself ----
+
+
+class TensorBoardTracker:
+    """Writes scalars over steps; a resumed run adds a file to the same folder.
+
+    Look at them with ``tensorboard --logdir FOLDER``.
+    """
+
+    def __init__(self, settings: Tracking, place: Path):
+        self._place: Final = place
+        self._writer: Any = None
+
+    def begin(self, run: RunFacts) -> None:
+        """Open an event file."""
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(self._place / run.name))
+
+    def after_step(self, step: StepReport) -> None:
+        """Write the step's figures."""
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        values = [
+            summary_pb2.Summary.Value(tag=tag, simple_value=value)
+            for tag, value in read_scalars(step).items()
+        ]
+        event = event_pb2.Event(step=step.step, summary=summary_pb2.Summary(value=values))
+        self._writer.add_event(event)
+        self._writer.flush()
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandbTracker:
+    """Logs figures over steps and the run's numeric settings, under the run's own id.
+
+    Offline runs are files; ``wandb sync FOLDER/wandb/offline-run-…`` sends them. Console output,
+    code, the machine's name and its programs are not recorded.
+    """
+
+    def __init__(self, settings: Tracking, place: Path):
+        self._place, self._project, self._online = place, settings.project, settings.online
+        self._run: Any = None
+
+    def begin(self, run: RunFacts) -> None:
+        """Begin or resume the run of this id."""
+        import wandb
+
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            project=self._project,
+            name=run.name,
+            id=run.id,
+            resume="allow" if self._online else None,
+            dir=str(self._place),
+            mode="online" if self._online else "offline",
+            config=dict(run.settings),
+            settings=wandb.Settings(**PRIVATE),
+        )
+
+    def after_step(self, step: StepReport) -> None:
+        """Log the step's figures."""
+        self._run.log(read_scalars(step), step=step.step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Finish the run, with why it ended."""
+        if self._run is None:
+            return
+        if outcome is not None:
+            self._run.summary["outcome"] = outcome.status
+        self._run.finish()
+
+
+PRIVATE: Final[dict[str, Any]] = {
+    "console": "off", "disable_git": True, "disable_code": True, "save_code": False,
+    "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True,
+    "silent": True, "host": "local", "username": "szpo",
+}  # fmt: skip
+"""What W&B would record of the machine, the program and its output is left out."""
+
+
+MLFLOW_FILE: Final = "mlflow.db"
+MLFLOW_ID: Final = "szpo.run"
+MLFLOW_STATES: Final = {"finished": "FINISHED", "paused": "KILLED", "stopped": "KILLED"}
+
+
+class MlflowTracker:
+    """Logs figures over steps and the run's numeric settings; a resumed run goes on as one.
+
+    Look at them with ``mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db``.
+    """
+
+    def __init__(self, settings: Tracking, place: Path):
+        self._place, self._experiment = place, settings.project
+        self._client: Any = None
+        self._id = ""
+
+    def begin(self, run: RunFacts) -> None:
+        """Begin or find the run of this id in the store."""
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._client = client = MlflowClient(f"sqlite:///{self._place / MLFLOW_FILE}")
+        found = client.get_experiment_by_name(self._experiment)
+        if found is None:
+            folder = (self._place / "mlflow-artifacts").absolute().as_uri()
+            experiment = client.create_experiment(self._experiment, artifact_location=folder)
+        else:
+            experiment = found.experiment_id
+        known = client.search_runs([experiment], f"tags.`{MLFLOW_ID}` = '{run.id}'")
+        if known:
+            self._id = known[0].info.run_id
+            client.update_run(self._id, status="RUNNING")
+            return
+        tags = {MLFLOW_ID: run.id, "mlflow.user": ""}
+        self._id = client.create_run(experiment, run_name=run.name, tags=tags).info.run_id
+        params = [Param(name, str(value)) for name, value in run.settings.items()]
+        client.log_batch(self._id, params=params)
+
+    def after_step(self, step: StepReport) -> None:
+        """Log the step's figures."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        figures = [Metric(name, v, now, step.step) for name, v in read_scalars(step).items()]
+        self._client.log_batch(self._id, metrics=figures)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Close the run, with why it ended."""
+        if not self._id:
+            return
+        state = "FAILED" if outcome is None else MLFLOW_STATES[outcome.status]
+        if outcome is not None:
+            self._client.set_tag(self._id, "szpo.outcome", outcome.status)
+        self._client.set_terminated(self._id, state)
+
+
+OWN: Final[Mapping[str, tuple[Callable[[Tracking, Path], Callback], tuple[str, ...]]]] = {
+    "tensorboard": (TensorBoardTracker, ("tensorboard",)),
+    "wandb": (WandbTracker, ("wandb",)),
+    "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
+}
+"""The trackers that szpo has itself, with the modules that each needs."""

@@ -1,0 +1,514 @@
+"""`szpo.Tuner`: a language model tuned from votes, by a function or by ask and tell.
+
+It holds the parts of a run and its ledger. What is generated, asked, counted and applied goes the
+way of `szpo run`, so `szpo show`, `verify` and `replay` read the ledger as any other.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from szpo import seeds, whole_run
+from szpo.analysis import improvement, taught
+from szpo.analysis.taught import Lesson
+from szpo.config import settings_file
+from szpo.config.schema import RUBRIC_VERSION, Config
+from szpo.errors import StorageError, UsageError
+from szpo.evaluators import hidden_reward
+from szpo.evaluators.function_panel import (
+    FUNCTION,
+    Better,
+    FunctionPanel,
+    FunctionPanelFactory,
+    check_function,
+)
+from szpo.evaluators.panel_factory import PEOPLE
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import with_budget
+from szpo.result import Result, Sample, TextPair, make_pair, read_result
+from szpo.runs import assemble, driver, run_prompts, samples, trackers
+from szpo.runs.assemble import Parts
+from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
+from szpo.training import budget, controller
+from szpo.training.step_report import Outcome, StepReport
+from szpo.types import Assignment, Choice
+from szpo.voting import lease
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
+
+if TYPE_CHECKING:
+    from szpo.reports.dataframes import Tables
+
+CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
+"""Votes of `Tuner.tell` as they are stored."""
+FEWEST_TO_HOLD_OUT: Final = 8
+"""Prompts below which none is held out."""
+BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False, "spare": 0}
+"""Settings of a panel that is asked by `szpo.Tuner.ask`."""
+log: Final = logging.getLogger("szpo")
+
+
+class _VoteNeededError(Exception):
+    """The run waits for a vote: the loop is left, and resumed once it is there."""
+
+
+class Tuner:
+    """Tunes a language model's LoRA weights from votes on pairs of its answers.
+
+    With ``better`` the votes come from that function and `run` drives the run. Without it they
+    come from you: `ask` gives a pair, `tell` takes the vote.
+
+    Args:
+        model: smollm2, tiny, a folder, or a hub id, as ``model.name`` in a settings file.
+        prompts: a list of texts, the path of a prompt file, or None for the prompts that ship.
+        better: ``better(prompts, a, b)`` with lists of texts returns "a", "b", "tie", the
+            probability that a is better, or None to abstain.
+        votes: the run ends when this many are counted; None: 240, or as ``settings`` say.
+        ledger: file of the run, such as runs/mine.db; None: a temporary one.
+        settings: values by dotted name, such as {"optimizer.rows": 4, "run.seed": 1}, and
+            {"preset": NAME}; `szpo init` lists them all.
+
+    Raises:
+        UsageError: a setting, a prompt or the model cannot be used.
+        StorageError: the ledger exists; `Tuner.resume` goes on with it.
+    """
+
+    def __init__(
+        self,
+        model: str = "smollm2",
+        prompts: Sequence[str] | str | Path | None = None,
+        better: Better | None = None,
+        *,
+        votes: int | None = None,
+        ledger: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        from szpo.cache import quiet
+
+        check_function(better)
+        place, forget = _find_place(ledger)
+        file = None if prompts is None else _find_prompts(prompts, place)
+        if place.exists():
+            raise StorageError(f"{place} exists; szpo.Tuner.resume(ledger) goes on with it")
+        chosen = dict(settings or {})
+        kind = FUNCTION if better is not None else None if "panel.kind" in chosen else PEOPLE
+        try:
+            config = make_config(
+                model, place, prompts=file, votes=votes, kind=kind, settings=chosen
+            )
+            if better is None:
+                checked = assemble.check(config)
+            else:
+                checked = assemble.check(config, FunctionPanelFactory(better))
+            path = assemble.new_path(checked.config)
+            with quiet():
+                parts = assemble.build(checked.config, say=_say, checked=checked)
+            self._begin(assemble.create(parts, path), parts)
+        except BaseException:
+            forget()
+            raise
+        self._forget = weakref.finalize(self, forget)
+
+    @classmethod
+    def resume(
+        cls,
+        ledger: str | Path,
+        better: Better | None = None,
+        *,
+        features: Sequence[str] = (),
+        more_votes: int = 0,
+    ) -> Self:
+        """Go on with the run of a file, whoever began it.
+
+        ``features`` are those of ``features.add`` that are code, which no record runs. With
+        ``more_votes`` the run ends so many votes later, also where it was finished.
+
+        Raises:
+            StorageError: there is no such file, or it is no ledger.
+            UsageError: the run's votes come from a function, and there is none, or the other way;
+                or ``more_votes`` pay for no step.
+            LeaseError: votes are to be added while another process drives the run.
+        """
+        from szpo.cache import quiet
+
+        check_function(better)
+        found = cls.__new__(cls)
+        record = Ledger.open(find_place(ledger))
+        try:
+            with quiet():
+                parts = assemble.reopen(record, say=_say, features=features)
+            kind = parts.config.panel.kind
+            if (kind == FUNCTION) != (better is not None):
+                lack = "a function votes in it; give it: Tuner.resume(ledger, better)"
+                more = f"its votes come from {kind}; leave out better=..."
+                raise UsageError(f"{record.path.name}: {lack if better is None else more}")
+            if more_votes:
+                with lease.hold(record):
+                    budget.add_votes(record, "szpo.Tuner.resume", more_votes)
+                parts = replace(parts, config=with_budget(parts.config, record))
+            if better is not None:
+                parts = replace(parts, panel=FunctionPanel(better, parts.config.panel.size))
+        except BaseException:
+            record.close()
+            raise
+        found._begin(record, parts)
+        found._forget = weakref.finalize(found, _keep)
+        return found
+
+    def _begin(self, ledger: Ledger, parts: Parts) -> None:
+        self._ledger, self._parts = ledger, parts
+        self._outcome: Outcome | None = None
+        self._seats: dict[str, tuple[Assignment, TextPair]] = {}
+        self._service: VoteService | None = None
+        self._tables: Tables | None = None
+        self._reports: list[StepReport] = []
+        self._tracked: tuple[Callback, ...] | None = None
+        self._one_at_a_time = threading.RLock()
+
+    # ---- votes of a function or a panel ----
+
+    def run(self, callbacks: Sequence[GivenCallback] = (), *, measure: bool = False) -> Result:
+        """Drive the run until its votes are spent, or a guard pauses it; what came of it.
+
+        Args:
+            callbacks: functions of a `StepReport`, called after each step, or `Callback`s.
+            measure: answer held-out prompts before, along the way and after, as ``[evaluation]``
+                says, and compare with the base's answers by the function, or by the reward of a
+                simulated panel. It costs no votes; it costs time and calls of the function.
+
+        Raises:
+            UsageError: nobody answers in this process; use `ask` and `tell`.
+        """
+        if self._by_hand:
+            raise UsageError(
+                "Tuner: nobody answers for this run; give better=..., or use ask and tell"
+            )
+        every = tuple(as_callback(each) for each in (self._reports.append, *callbacks))
+        score = hidden_reward.find_reward(self._ledger) if measure else None
+        self._outcome = whole_run.drive(
+            self._ledger, self._parts, every, measured=measure, score=score, say=_say
+        )
+        return read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
+
+    # ---- votes by hand ----
+
+    def ask(self, voter: str = "me") -> TextPair | None:
+        """The pair that this voter is to compare next; the same one until it is answered.
+
+        None: there is nothing for this voter now. If `finished` is true there never will be;
+        otherwise other voters have to answer first. Voters may ask and answer at once, each from
+        a thread of their own and with a name of their own: of two threads that ask by one name
+        both get the same pair, and only the first answer to it counts.
+
+        Raises:
+            UsageError: this run's votes come from a function or a panel; use `run`.
+        """
+        with self._one_at_a_time:
+            return self._ask(voter)
+
+    def _ask(self, voter: str) -> TextPair | None:
+        service = self._votes()
+        if voter in self._seats:
+            return self._seats[voter][1]
+        self._advance()
+        if self.finished:
+            return None
+        seat = service.assign(service.enroll("person", voter))
+        if seat is None:
+            return None
+        row = self._ledger.query(
+            "SELECT step FROM comparisons WHERE comparison = ?", (seat.comparison,)
+        )[0]
+        every = {each.id: each for each in self._ledger.comparisons(row["step"])}
+        pair = make_pair(every[seat.comparison], seat)
+        self._seats[voter] = seat, pair
+        return pair
+
+    def tell(self, vote: Literal["a", "b", "tie", "skip"], voter: str = "me") -> None:
+        """Take a voter's answer to the pair of `ask`; the step's last one moves the model.
+
+        Raises:
+            UsageError: this voter was asked nothing, or the vote is unknown.
+        """
+        with self._one_at_a_time:
+            self._tell(vote, voter)
+
+    def _tell(self, vote: str, voter: str) -> None:
+        service = self._votes()
+        if voter not in self._seats:
+            raise UsageError(f"tell: {voter} was asked nothing; call ask() first")
+        word = vote.strip().lower() if isinstance(vote, str) else vote
+        if word not in CHOICES:
+            raise UsageError(
+                f'tell: the vote {vote!r} is unknown; give "a", "b", "tie", or "skip"'
+            )
+        seat, _ = self._seats.pop(voter)
+        service.cast(VoteRequest(seat.id, CHOICES[word], secrets.token_hex(16)))
+        self._advance()
+
+    def _votes(self) -> VoteService:
+        if not self._by_hand:
+            kind = self._parts.config.panel.kind
+            raise UsageError(f"Tuner: the votes of this run come from {kind}; use run()")
+        if self._service is None:
+            minutes = self._parts.config.panel.lease_minutes
+            self._service = VoteService(
+                self._ledger, seat_ttl_us=round(minutes * 60e6), rubric_version=RUBRIC_VERSION
+            )
+        return self._service
+
+    def _advance(self) -> None:
+        """Do what can be done without further votes."""
+
+        def leave() -> None:
+            raise _VoteNeededError
+
+        if self._tracked is None:
+            tracking = self._parts.config.tracking
+            self._tracked = trackers.open_tracker(tracking, self.path.parent, _say)
+            for each in self._tracked:
+                each.begin(read_facts(self._ledger))
+        try:
+            self._outcome = controller.run(
+                *driver.prepare(
+                    self._ledger, self._parts, on_step=self._report, wait=leave, say=_say
+                )
+            )
+        except _VoteNeededError:
+            self._outcome = None
+
+    def _report(self, step: StepReport) -> None:
+        self._reports.append(step)
+        for each in self._tracked or ():
+            each.after_step(step)
+
+    # ---- what came of it ----
+
+    def taught(self) -> Lesson | None:
+        """What the votes taught so far; None where coordinates are not named features.
+
+        As a string it is one line, such as "31 votes: fewer commas (97 %)".
+        """
+        return taught.read(self._ledger)
+
+    def sample(self, prompt: str, seed: int = 0) -> Sample:
+        """One answer of the base and one of the tuned model to a prompt, for comparison.
+
+        Raises:
+            UsageError: the prompt is empty, or longer than the model reads.
+        """
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"sample: give a prompt that is a text and not empty, not {prompt!r}")
+        asked = run_prompts.own_prompts(self._ledger, [prompt])
+        source = assemble.source(self._ledger, self._parts)
+        key = seeds.as_seed(seeds.derive(seed, "sample"))
+        base, tuned = (
+            samples.answers(self._ledger, source, asked, until=until, seed=key)[0][0].text
+            for until in (0, None)
+        )
+        return Sample(prompt, base, tuned)
+
+    def save_adapter(self, folder: str | Path, *, anyway: bool = False) -> Path:
+        """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.
+
+        Where nobody measured whether it is better than the base, it is written with a warning, as
+        `szpo export` does: what your own function prefers may need no held-out prompts.
+
+        Raises:
+            RunError: it fails a guard or cannot be told from the base; ``anyway`` writes it.
+            StorageError: the folder exists, or cannot be written.
+        """
+        from szpo.reports import adapter
+
+        target = Path(folder)
+        helped = improvement.read(self._ledger)
+        if not adapter.write_folder(self._ledger, target, anyway=anyway):
+            log.warning("%s: the base's tokenizer is not on this machine", target)
+        if helped.lack and not anyway:
+            log.warning("%s: %s", target, helped.sentence)
+        return target
+
+    @property
+    def finished(self) -> bool:
+        """No further vote is wanted: the votes are spent, or the run is paused."""
+        return self._outcome is not None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Why the run ended; None while it goes on."""
+        return self._outcome
+
+    @property
+    def reports(self) -> tuple[StepReport, ...]:
+        """The reports of the steps that this object drove."""
+        return tuple(self._reports)
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._ledger.path
+
+    @property
+    def tables(self) -> Tables:
+        """The ledger as it is now, as `szpo.open` gives it; the one given before is closed."""
+        from szpo.reports.dataframes import Tables
+
+        if self._tables is not None:
+            self._tables.close()
+        self._tables = Tables(self.path)
+        return self._tables
+
+    def close(self) -> None:
+        """Let go of the model and the file; a temporary ledger is removed."""
+        for each in self._tracked or ():
+            each.end(self._outcome)
+        self._tracked = None
+        if self._tables is not None:
+            self._tables.close()
+        self._parts.close()
+        self._ledger.close()
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """Its model, file and progress in a line."""
+        votes = self._ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"]
+        model = self._parts.config.model.name
+        return f"<szpo.Tuner: {model}, {round(votes)} votes applied, {self.path.name}>"
+
+    @property
+    def _by_hand(self) -> bool:
+        return self._parts.config.panel.kind == PEOPLE
+
+
+def make_config(
+    model: str,
+    place: Path,
+    *,
+    prompts: Path | None,
+    votes: int | None,
+    kind: str | None,
+    settings: Mapping[str, Any],
+) -> Config:
+    """The settings of a run whose ledger is the file ``place``.
+
+    Args:
+        model: a model's name as in a settings file.
+        place: NAME.db in the folder of the run.
+        prompts: a prompt file; None: the prompts that ship.
+        votes: the budget; None: as set, or the default.
+        kind: function or people; None: as ``settings`` say.
+        settings: values by dotted name, and ``preset``.
+
+    Raises:
+        UsageError: a setting is unknown, out of range, or given twice.
+    """
+    given = dict(settings)
+    name = given.pop("preset", None)
+    tree: dict[str, Any] = {}
+    if name is not None:
+        settings_file.merge(tree, settings_file.preset(str(name)))
+    own: dict[str, Any] = {
+        "model": {"name": model},
+        "run": {"folder": str(place.parent), "name": place.stem},
+    }
+    if prompts is not None:
+        own["prompts"] = {"path": str(prompts)}
+    if votes is not None:
+        own["run"]["votes"] = votes
+    if kind is not None:
+        own["panel"] = {"kind": kind}
+    changes: dict[str, Any] = {}
+    for key, value in given.items():
+        section, key = settings_file.find_key(str(key), f"settings[{key!r}]")
+        changes.setdefault(section, {})[key] = value
+    for section, values in own.items():
+        for key in values:
+            if key in changes.get(section, {}):
+                raise UsageError(
+                    f"Tuner: settings[{section + '.' + key!r}] is what an argument of Tuner "
+                    "says; leave it out"
+                )
+    settings_file.merge(tree, own)
+    if kind == PEOPLE:
+        settings_file.merge(tree, {"panel": BY_HAND, "run": {"lag": 0}})
+    settings_file.merge(tree, changes)
+    panel = tree.setdefault("panel", {})
+    if kind == FUNCTION and "size" not in panel:
+        panel["size"] = tree.get("optimizer", {}).get("votes", 1)
+    return settings_file.check(tree, where="Tuner")
+
+
+def find_place(ledger: str | Path) -> Path:
+    """The file of a ledger's name: ``.db`` is added where it is missing.
+
+    >>> find_place("runs/mine").as_posix()
+    'runs/mine.db'
+    """
+    path = Path(ledger)
+    return path if path.suffix == ".db" else path.with_name(f"{path.name}.db")
+
+
+def write_prompts(texts: Sequence[str], file: Path) -> None:
+    """Write prompts as a prompt file; of fewer than eight none is held out.
+
+    Raises:
+        UsageError: there is none, or one is no text.
+        StorageError: the file exists with other prompts, or cannot be written.
+    """
+    bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
+    if bad or not texts:
+        found = repr(bad[0]) if bad else "an empty list"
+        raise UsageError(f"Tuner: prompts must be texts that are not empty (got {found})")
+    mark = {"split": "train"} if len(set(texts)) < FEWEST_TO_HOLD_OUT else {}
+    lines = "".join(json.dumps({"text": text, **mark}) + "\n" for text in texts)
+    try:
+        if file.exists() and file.read_text(encoding="utf-8") != lines:
+            raise StorageError(f"{file} exists with other prompts; choose another ledger")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file.write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{file} cannot be written ({error.strerror or error})") from None
+
+
+def _find_place(ledger: str | Path | None) -> tuple[Path, Callable[[], None]]:
+    """The ledger's file, and what removes it where it is a temporary one."""
+    if ledger is not None:
+        return find_place(ledger), _keep
+    folder = Path(tempfile.mkdtemp(prefix="szpo-"))
+    return folder / "tuner.db", lambda: shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep() -> None:
+    """A ledger that was asked for stays."""
+
+
+def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
+    if isinstance(prompts, (str, os.PathLike)):
+        return Path(prompts)
+    file = place.with_name(f"{place.stem}-prompts.jsonl")
+    write_prompts(list(prompts), file)
+    return file
+
+
+def _say(line: str) -> None:
+    if line.startswith("warning: "):
+        log.warning(line.removeprefix("warning: "))
+    else:
+        log.info(line)

@@ -1,0 +1,78 @@
+"""A whole run: its loop, and what goes on beside it: measuring, orders, callbacks, messages.
+
+The command line and the library both drive runs by `drive`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from szpo.analysis import measuring
+from szpo.evaluators.hidden_reward import Score
+from szpo.ledger.database import Ledger
+from szpo.runs import assemble, driver, model_process, trackers, web_hook
+from szpo.runs import callbacks as calls
+from szpo.runs.assemble import Parts
+from szpo.runs.callbacks import Callback
+from szpo.training import controller
+from szpo.training.step_report import Outcome, StepReport
+from szpo.voting import lease
+
+
+def drive(
+    ledger: Ledger,
+    parts: Parts,
+    callbacks: Sequence[Callback] = (),
+    *,
+    measured: bool = True,
+    score: Score | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    stay: bool = False,
+) -> Outcome:
+    """Drive a run to its end or pause, and do what goes on beside it.
+
+    Args:
+        ledger: The run, opened for writing.
+        parts: What it is driven with.
+        callbacks: Called as it goes on, besides the tracker of its settings.
+        measured: Measure on held-out prompts as ``[evaluation]`` says.
+        score: The reward of a simulated panel, for measuring; None where nobody knows one.
+        say: Takes lines for the user.
+        stay: Return only by an exception: a signal, or what ends a run.
+
+    Raises:
+        LeaseError: another controller holds the run, or took it over.
+        SzpoError: what ends a run; see `szpo.training.controller.run`.
+    """
+    config, source = parts.config, assemble.source(ledger, parts)
+    measures = measuring.prepare(ledger, parts, score, say) if measured else None
+    facts = calls.read_facts(ledger)
+    every = (*callbacks, *trackers.open_tracker(config.tracking, ledger.path.parent, say))
+
+    def on_step(report: StepReport) -> None:
+        for each in every:
+            each.after_step(report)
+        measuring.after_step(measures, report)
+        model_process.fulfil(ledger, source, say)
+
+    def wait() -> None:
+        time.sleep(config.panel.poll_seconds)
+
+    with web_hook.sending(ledger, config.hook, say) as begin_sending, lease.hold(ledger) as held:
+        desk = model_process.Attendance(ledger, source, held, wait, say)
+        while True:
+            begin_sending()
+            measuring.before(measures)
+            with calls.calling(every, facts) as note:
+                outcome = controller.run(
+                    *driver.prepare(
+                        ledger, parts, on_step=on_step, wait=desk.turn, held=held, say=say
+                    )
+                )
+                note(outcome)
+            measuring.after(measures, outcome)
+            if not stay:
+                model_process.fulfil(ledger, source, say)
+                return outcome
+            desk.stand_by(outcome)

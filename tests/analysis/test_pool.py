@@ -1,0 +1,712 @@
+"""`szpo select`: pools from files, rounds of questions, answers back, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
+
+from szpo.analysis import acquisition, entropy, features, label_sheets, pool, rounds, svgd
+from szpo.analysis.pool import Filter, Pair
+from szpo.analysis.posterior import BradleyTerry, orient
+from szpo.analysis.rounds import Reply, SelectionSettings, State
+from szpo.cli.app import call
+from szpo.errors import UsageError
+from szpo.seeds import derive, uniform
+from szpo.types import Floats, Prompt
+from tests.support.cases import case
+
+TRUTH = np.array([1.5, -0.5])
+"""What the answers of these tests like, per unit of the columns x and y."""
+
+
+def numbers(count: int, name: str = "pool") -> np.ndarray[Any, Any]:
+    return 2 * uniform(derive(3, "test pool", name=name), 4 * count).reshape(count, 2, 2) - 1
+
+
+def record(i: int, sides: np.ndarray[Any, Any]) -> dict[str, Any]:
+    return {
+        "id": f"p{i}",
+        "prompt": "Which?",
+        "a": f"answer {i} a",
+        "b": f"answer {i} b",
+        "a_features": dict(zip("xy", sides[0].tolist(), strict=True)),
+        "b_features": dict(zip("xy", sides[1].tolist(), strict=True)),
+    }
+
+
+def lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def some(tmp_path):
+    """300 pairs with numbers x and y of their own."""
+    return lines(tmp_path / "pool.jsonl", [record(i, s) for i, s in enumerate(numbers(300))])
+
+
+def sheet_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def fill_in(questions: Path, out: Path, how: Callable[[dict[str, Any]], str]) -> Path:
+    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    return lines(out, [{**row, "choice": how(row)} for row in rows])
+
+
+def likes(row: dict[str, Any]) -> str:
+    sides = numbers(300)[int(row["id"][1:])]
+    return "A" if (sides[0] - sides[1]) @ TRUTH > 0 else "B"
+
+
+def select(*arguments: object) -> int:
+    return call(["select", *map(str, arguments)])
+
+
+# ---- the loop ----
+
+
+@pytest.mark.full
+def test_answer_a_is_likelier_where_a_particle_likes_its_side():
+    """Particles by questions: σ(δᵀx), questions by particles."""
+    x, delta = np.array([[1.0, 0.0], [0.0, -2.0]]), np.array([[3.0, 1.0]])
+    assert acquisition.chances(x, delta) == pytest.approx(special.expit([[3.0, -2.0]]))
+
+
+def test_rounds_find_what_the_answers_like(some, tmp_path, capsys):
+    out = tmp_path / "next.jsonl"
+    begin = ("--features", "columns:x,y", "--out", out, "--count", 6, "--tau", 3)
+    assert select(some, *begin) == 0
+    asked = []
+    for number in range(4):
+        replies_file = fill_in(out, tmp_path / f"answers{number}.jsonl", likes)
+        asked += [json.loads(line)["id"] for line in replies_file.read_text().splitlines()]
+        assert select(some, "--out", out, "--answers", replies_file, "--count", 6) == 0
+    capsys.readouterr()
+    assert select(some, "--out", out, "--count", 6, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert len(set(asked)) == len(asked) == figures["answers"] == 24  # nothing twice
+    found = np.array([weight["mean"] for weight in figures["weights"]])
+    # Units are standard deviations of δ, equal here for x and y: TRUTH keeps its direction.
+    assert found @ TRUTH / np.linalg.norm(found) / np.linalg.norm(TRUTH) > 0.98
+    assert figures["entropy"] < figures["entropy_prior"] - 1.5
+    assert figures["fresh"] == 0 and figures["questions"] == 6
+
+
+def test_the_same_command_again_changes_nothing(some, tmp_path):
+    out, place = tmp_path / "next.csv", tmp_path / "state.json"
+    for _ in range(2):
+        assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
+    first = out.read_bytes(), place.read_bytes()
+    rows = sheet_of(out)
+    replies_file = lines(
+        tmp_path / "told.jsonl", [{"id": r["id"], "choice": "tie"} for r in rows[:7]]
+    )
+    files = []
+    for _ in range(2):
+        assert select(some, "--out", out, "--state", place, "--answers", replies_file) == 0
+        files.append((out.read_bytes(), place.read_bytes()))
+    assert files[0] == files[1] != first
+    again = [r["id"] for r in sheet_of(out)]
+    assert again[:3] == [r["id"] for r in rows[7:]]  # what waits comes first
+    assert len(set(again)) == 10
+
+
+def test_whoever_dies_before_the_sheet_gets_the_same_questions(some, tmp_path, monkeypatch):
+    out, place = tmp_path / "next.jsonl", tmp_path / "state.json"
+    begin = (some, "--features", "columns:x,y", "--out", out, "--state", place)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(label_sheets, "write", dies)
+        assert select(*begin) == 130
+    assert not out.exists()
+    assert select(*begin) == 0
+    waiting = [q.id for q in rounds.load(place).waiting]
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == waiting
+
+
+def test_who_changes_their_mind_counts_once_and_two_people_twice(some):
+    of = pool.differences_from_columns(("x", "y"))
+    begun = rounds.advance(
+        State(SelectionSettings("columns:x,y", ("x", "y"))), some, of, count=2
+    ).state
+    name = begun.questions[0].id
+    replies = [Reply(name, "A", "ada"), Reply(name, "B", "ada"), Reply(name, "A", "bob")]
+    done = rounds.advance(begun, some, of, count=2, replies=replies)
+    assert (done.new_replies, done.changed) == (2, 1)
+    # One for A and one for B contradict each other: nothing is preferred, yet something is known.
+    assert [abs(mean) < 1e-9 for _, mean, _ in done.weights] == [True, True]
+    assert done.now < done.before
+
+
+@pytest.mark.parametrize("rule", acquisition.RULES)
+def test_a_stream_chooses_as_the_whole_would(some, rule, monkeypatch):
+    """Chunks of 7 pairs against one chunk."""
+    plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
+    of = pool.differences_from_columns(plan.names)
+    whole = rounds.advance(State(plan), some, of, count=5)
+    monkeypatch.setattr(pool.chunks, "__defaults__", (7,))
+    parts = rounds.advance(State(plan), some, of, count=5)
+    assert [q.id for q in parts.out] == [q.id for q in whole.out]
+    assert whole.certain == parts.certain == (rule == "bald")
+
+
+# ---- formats ----
+
+
+def test_all_formats_hold_the_same_pairs(tmp_path):
+    made = [record(i, s) for i, s in enumerate(numbers(5))]
+    as_lines = list(pool.read(lines(tmp_path / "p.jsonl", made)))
+    array = tmp_path / "p.json"
+    array.write_text(json.dumps(made))
+    table = tmp_path / "p.csv"
+    with table.open("w", newline="") as file:
+        heads = ["id", "prompt", "a", "b", "a.x", "a.y", "b.x", "b.y"]
+        sheet = csv.writer(file)
+        sheet.writerow(heads)
+        for r in made:
+            values = [*r["a_features"].values(), *r["b_features"].values()]
+            sheet.writerow([r["id"], r["prompt"], r["a"], r["b"], *values])
+    assert list(pool.read(array)) == as_lines == list(pool.read(table))
+    delta = pool.differences_from_columns(("x", "y"))(as_lines)
+    assert np.allclose(delta, numbers(5)[:, 0] - numbers(5)[:, 1], rtol=1e-15)
+
+
+def test_label_studio_there_and_back(tmp_path):
+    """A task of three items is three pairs; questions go out as tasks, rankings come back."""
+    items = [
+        {"id": str(i), "title": f"Answer {i}", "body": "very " * i + "good"} for i in range(3)
+    ]
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"id": 4, "data": {"prompt": "Well?", "items": items}}]))
+    assert [p.id for p in pool.read(path)] == ["4/0/1", "4/0/2", "4/1/2"]
+    out, place = tmp_path / "next.json", tmp_path / "s.json"
+    assert select(path, "--features", "length", "--out", out, "--state", place) == 0
+    tasks = json.loads(out.read_text())
+    export = [
+        {**t, "annotations": [
+            {"completed_by": 7, "result": [{"type": "ranker", "value": {"ranker": ["b", "a"]}}]}
+        ]}
+        for t in tasks
+    ]  # fmt: skip
+    replies_file = tmp_path / "export.json"
+    replies_file.write_text(json.dumps(export))
+    assert [(r.choice, r.by) for r in label_sheets.read(replies_file)] == [("B", "7")] * 3
+    assert select(path, "--out", out, "--state", place, "--answers", replies_file) == 0
+    mode, _ = rounds.load(place).posterior.laplace()
+    assert mode[0] > 0  # B, the longer one, each time
+    assert json.loads(out.read_text()) == []
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+def test_strange_ids_come_back_as_they_went(tmp_path, suffix):
+    """Whatever an id begins with, the answer is that of its question, from every kind of sheet."""
+    names = ["=1", "'=1", "''x", "'tis", "\x00=1", "\x0b@", "\x1b-", "\n=2", "\r+3", " =4", "a\rb"]
+    made = [
+        {"id": n, "prompt": "Well?", "a": "short", "b": f"long {i}"} for i, n in enumerate(names)
+    ]
+    path, out = lines(tmp_path / "p.jsonl", made), tmp_path / f"n.{suffix}"
+    assert select(path, "--features", "length", "--out", out, "--count", 20) == 0
+    if suffix == "csv":
+        with out.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            assert not row["id"].startswith(("=", "+", "-", "@", *map(chr, range(32)), " ="))
+        with out.open("w", encoding="utf-8", newline="") as file:
+            sheet = csv.DictWriter(file, list(rows[0]))
+            sheet.writeheader()
+            sheet.writerows({**row, "choice": "A"} for row in rows)
+    elif suffix == "jsonl":
+        fill_in(out, out, lambda row: "A")
+    else:
+        ranked = [{"type": "ranker", "value": {"ranker": ["a", "b"]}}]
+        tasks = json.loads(out.read_text())
+        export = [{**t, "annotations": [{"completed_by": 1, "result": ranked}]} for t in tasks]
+        out.write_text(json.dumps(export))
+    assert sorted(r.id for r in label_sheets.read(out)) == sorted(names)
+    assert select(path, "--out", tmp_path / "next.jsonl", "--answers", out,
+                  "--state", f"{path}.select.json") == 0  # fmt: skip
+
+
+def test_embeddings_from_a_matrix(some, tmp_path):
+    both = numbers(300)
+    np.save(tmp_path / "both.npy", both)
+    np.save(tmp_path / "delta.npy", both[:, 0] - both[:, 1])
+    pairs = list(pool.read(some))[3:50]
+    wanted = pool.differences_from_columns(("x", "y"))(pairs)
+    for name in ("both.npy", "delta.npy"):
+        of, dim = pool.differences_from_matrix(tmp_path / name)
+        assert dim == 2 and np.allclose(of(pairs), wanted)
+    assert select(some, "--features", tmp_path / "both.npy", "--out", tmp_path / "n.jsonl") == 0
+
+
+# ---- filters ----
+
+
+def pair(a: str, b: str, name: str = "p") -> Pair:
+    return Pair(name, Prompt.user("Well?"), a, b)
+
+
+@pytest.mark.parametrize(
+    ("one", "why"),
+    [
+        (pair("one two three", "four five"), None),
+        (pair("one", "four five"), "too short"),
+        (pair("one two three four five", "four five"), "too long"),
+        (pair("one two", "one two"), "two equal answers"),
+        (pair("one two", "four five", "old"), "already asked"),
+        (pair("before after", "after before"), "already asked"),  # by content, sides swapped
+    ],
+)
+def test_filters(one, why):
+    asked = frozenset({"old", pair("after before", "before after").key})
+    assert Filter(shortest=2, longest=4, asked=asked).reason(one) == why
+
+
+def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path):
+    texts = [("a long answer", "short"), ("short", "a long answer"), ("a long answer", "short")]
+    path = lines(tmp_path / "p.jsonl", [{"prompt": "Well?", "a": a, "b": b} for a, b in texts])
+    of = pool.differences_from_features(features.parse("length"))
+    done = rounds.advance(State(SelectionSettings("length", ("length",))), path, of, count=3)
+    assert len(done.out) == 1
+    assert done.seen.left_out["a copy of another pair"] == 2
+
+
+def test_constant_features_leave_nothing_to_ask(tmp_path, capsys):
+    texts = [{"prompt": "Well?", "a": f"same {i}", "b": f"size {i}"} for i in range(4)]
+    path = lines(tmp_path / "p.jsonl", texts)
+    assert select(path, "--features", "length", "--out", tmp_path / "n.jsonl") == 0
+    message = capsys.readouterr().out
+    assert "4 no difference in any feature" in message and "nothing is left to ask" in message
+    assert (tmp_path / "n.jsonl").read_text() == ""
+
+
+def thousands(count: int) -> Iterator[dict[str, Any]]:
+    u = uniform(derive(1, "rows"), 4096)
+    for i in range(count):
+        x, y = float(u[i % 4096]), float(u[(7 * i + i // 4096) % 4096])
+        yield {"id": i, "prompt": "Well?", "a": f"{i} a", "b": f"{i} b",
+               "a_features": {"x": x, "y": y}, "b_features": {"x": 0.5, "y": 0.5}}  # fmt: skip
+
+
+def peak(tmp_path: Path, count: int) -> float:
+    """MiB at the most while choosing from this many rows, beyond what there was before."""
+    path = tmp_path / f"{count}.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(r) + "\n" for r in thousands(count))
+    state = State(SelectionSettings("columns:x,y", ("x", "y")), scale=(1.0, 1.0))
+    tracemalloc.start()
+    try:
+        done = rounds.advance(state, path, pool.differences_from_columns(("x", "y")), count=10)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert done.seen.pairs == count and len(done.out) == 10
+    return most / 2**20
+
+
+@pytest.mark.full
+def test_memory_does_not_grow_with_the_pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(acquisition, "SHORTLIST", 100)
+    monkeypatch.setattr(pool.chunks, "__defaults__", (256,))
+    small, large = peak(tmp_path, 1_000), peak(tmp_path, 5_000)
+    assert large < 1.2 * small
+
+
+# ---- what is refused ----
+
+
+UNUSABLE = [
+    ("p.jsonl", "", "holds no pairs"),
+    ("p.csv", "id,prompt,a,b\n", "holds no pairs"),
+    ("p.jsonl", "{]\n", "p.jsonl:1: not valid JSON"),
+    ("p.jsonl", "[1]\n", "p.jsonl:1: a pair must be an object"),
+    ("p.jsonl", '{"prompt": "x", "a": "y"}\n', "p.jsonl:1: needs b"),
+    ("p.jsonl", '{"a": "x", "b": "y"}\n', "p.jsonl:1: needs prompt"),
+    ("p.csv", "id,prompt,a,b\n1,x\n", "p.csv:2: the row and the header differ"),
+    ("p.json", '[{"data": {"prompt": "x"}}]', "data needs items"),
+    ("p.txt", "x", "are read from"),
+    ("gone.jsonl", None, "not found"),
+]
+
+
+def test_pools_that_cannot_be_used(tmp_path, capsys):
+    for name, body, message in UNUSABLE:
+        with case(name, body, message):
+            if body is not None:
+                (tmp_path / name).write_text(body)
+            code = select(tmp_path / name, "--features", "length", "--out", tmp_path / "n.jsonl")
+            assert code == 2
+            assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--features", "charm"], "no feature 'charm'"),
+        (["--features", "columns:x,z"], "has no number 'z'; it has x, y"),
+        (["--features", "columns:"], "name the columns"),
+        (["--features", "gone.npy"], "gone.npy"),
+        ([], "give --features"),
+        (["--features", "columns:x", "--count", "0"], "at least 1"),
+        (["--features", "columns:x", "--tau", "-1"], "tau is -1.0"),
+        (["--features", "columns:x", "--seed", "-1"], "seed"),
+        (["--answers", "gone.jsonl"], "answers belong to questions"),
+    ],
+)
+def test_arguments_that_cannot_be_used(some, capsys, arguments, message):
+    assert select(some, "--out", some.with_name("n.jsonl"), *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ({"id": "p999", "choice": "A"}, "'p999' was never asked"),
+        ({"id": None, "choice": "A"}, "needs id"),
+        ({"id": "FIRST", "choice": "C"}, "'C' is unknown"),
+    ],
+)
+def test_answers_that_cannot_be_used(some, tmp_path, capsys, reply, message):
+    out, place = tmp_path / "n.jsonl", tmp_path / "s.json"
+    assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
+    before = place.read_bytes()
+    if reply["id"] == "FIRST":
+        reply = {**reply, "id": rounds.load(place).questions[0].id}
+    bad = lines(tmp_path / "bad.jsonl", [reply])
+    assert select(some, "--out", out, "--state", place, "--answers", bad) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert place.read_bytes() == before
+
+
+def test_a_selection_keeps_its_settings(some, tmp_path, capsys):
+    out, place = tmp_path / "n.jsonl", tmp_path / "s.json"
+    assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
+    code = select(some, "--features", "columns:x", "--out", out, "--state", place)
+    assert code == 2 and "was begun with columns:x,y" in " ".join(capsys.readouterr().err.split())
+    place.write_text("{}")
+    assert select(some, "--out", out, "--state", place) == 2
+    assert "version None" in capsys.readouterr().err
+
+
+def test_a_feature_that_is_no_number_is_named(tmp_path):
+    rows = [
+        {"prompt": "x", "a": "y", "b": "z", "a_features": {"x": 1e999}, "b_features": {"x": 0}}
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(rows[0]).replace("Infinity", "1e999") + "\n")
+    with pytest.raises(UsageError, match="feature x is inf"):
+        pool.differences_from_columns(("x",))(list(pool.read(path)))
+
+
+TRUE = math.log(2 * math.pi * math.e)
+"""Entropy of N(0, I₂): 2 · ½ log 2πe = 2.838 nats."""
+
+
+class Gaussian:
+    """N(0, I)."""
+
+    def __init__(self, dim: int):
+        self.dim = dim
+
+    def log_density(self, w: Floats) -> Floats:
+        return np.asarray(-0.5 * (w * w).sum(1))
+
+    def score(self, w: Floats) -> Floats:
+        return -w
+
+
+def normals(name: str, *shape: int) -> Floats:
+    return svgd.normals(derive(7, "test active", name=name), shape)
+
+
+def random_answers(count: int = 12, dim: int = 2) -> BradleyTerry:
+    """Answers of somebody who likes the first feature."""
+    delta = normals("answered", count, dim)
+    return BradleyTerry(delta * np.sign(delta[:, :1]), np.ones(count), 2.0)
+
+
+# ---- posterior ----
+
+
+def test_the_likelihood_at_zero_is_a_coin():
+    target = random_answers(9)
+    assert target.log_likelihood(np.zeros((1, 2)))[0] == pytest.approx(-9 * math.log(2))
+
+
+def test_delta_is_winner_minus_loser():
+    target = BradleyTerry.of([[1.0, 0.0]], ["A"])
+    mode, _ = target.laplace()
+    assert mode[0] > 0 == mode[1]
+    mode, _ = BradleyTerry.of([[1.0, 0.0]], ["B"]).laplace()
+    assert mode[0] < 0
+
+
+@given(st.integers(0, 30), st.floats(0.1, 5))
+def test_the_score_is_the_gradient(count, tau):
+    target = BradleyTerry(normals("s", 30, 3)[:count], np.full(count, 0.5), tau)
+    w = normals("at", 4, 3)
+    for axis in range(3):
+        h = np.zeros(3)
+        h[axis] = 1e-5
+        slope = (target.log_density(w + h) - target.log_density(w - h)) / 2e-5
+        assert target.score(w)[:, axis] == pytest.approx(slope, rel=1e-5, abs=1e-6)
+
+
+def test_sums_in_parts_are_the_sum(monkeypatch):
+    target, w = random_answers(50), normals("w", 7, 2)
+    whole = target.log_density(w), target.score(w)
+    monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 21)  # three answers at a time
+    assert target.log_density(w) == pytest.approx(whole[0], rel=1e-12)
+    assert target.score(w) == pytest.approx(whole[1], rel=1e-12)
+
+
+def test_laplace_of_no_answers_is_the_prior():
+    mode, covariance = BradleyTerry.prior(3, tau=2.0).laplace()
+    assert mode.tolist() == [0, 0, 0]
+    assert np.allclose(covariance, 4 * np.eye(3), rtol=1e-12)
+
+
+def test_laplace_arrives_where_newton_overshoots():
+    # Far apart and never contradicted: the log-density is flat far out, and a full step jumps.
+    target = BradleyTerry(np.array([[300.0], [-1.0]]), np.array([50.0, 40.0]), 100.0)
+    mode, _ = target.laplace()
+    assert abs(target.score(mode[None])[0, 0]) < 1e-6
+
+
+def test_skips_say_nothing():
+    rows, weight = orient(np.ones((2, 3)), ["skip", "skip"])
+    assert rows.shape == (0, 3) and weight.shape == (0,)
+
+
+def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
+    """The sheet could not be written, and the command ended as a fault of szpo's own."""
+    path = tmp_path / "pool.jsonl"
+    path.write_text(r'{"id": "\ud800", "prompt": "a\ud800", "a": "b \udfff", "b": "\ud83d\ude00"}')
+    (pair,) = pool.read(path)
+    assert (pair.id, pair.prompt.text, pair.a, pair.b) == ("?", "a?", "b ?", "\U0001f600")
+
+
+def test_a_state_of_brackets_is_none(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="is no state of a selection"):
+        rounds.load(path)
+
+
+def test_wrong_input_is_refused():
+    cases = [
+        (lambda: BradleyTerry(np.ones((2, 2)), np.ones(3)), "shape"),
+        (lambda: BradleyTerry(np.full((1, 2), np.nan), np.ones(1)), "answer 0 is not finite"),
+        (lambda: BradleyTerry(np.ones((1, 2)), np.zeros(1)), "positive"),
+        (lambda: BradleyTerry.prior(0), "no feature"),
+        (lambda: BradleyTerry.prior(2, tau=0.0), "tau is 0.0"),
+        (lambda: orient(np.ones((1, 2)), ["C"]), "'C' is unknown"),
+        (lambda: orient(np.ones((1, 2)), []), "0 of them for 1"),
+        (lambda: svgd.Sampler(np.zeros(2), np.ones(2)).draw(1, bytes(16)), "at least 2"),
+        (lambda: svgd.train(Gaussian(2), key=bytes(16), steps=0), "at least 1"),
+        (lambda: entropy.nearest(np.zeros((3, 2))), "at least"),
+        (lambda: entropy.gaussian(np.full((3, 2), np.inf)), "not finite"),
+        (lambda: acquisition.gains(np.ones((3, 2)), np.ones((3, 1))), "do not fit"),
+        (lambda: acquisition.gains(np.ones((3, 2)), np.ones((3, 2)), "luck"), "bald or entropy"),
+        (
+            lambda: acquisition.select(
+                np.ones((3, 2)), acquisition.Candidates(np.ones((3, 2))), 0, key=bytes(16)
+            ),
+            "at least",
+        ),
+    ]
+    for make, message in cases:
+        with case(make, message), pytest.raises(UsageError, match=message):
+            make()  # type: ignore[operator]
+
+
+# ---- entropy ----
+
+
+def test_entropy_of_normal_numbers():
+    """Nearest neighbours and Gaussian: means of 20 draws within ±.05, each within ±.15."""
+    draws = normals("entropy", 20, 2000, 2)
+    for estimate in (entropy.nearest, entropy.gaussian):
+        found = np.array([estimate(x) for x in draws])
+        assert abs(found.mean() - TRUE) < 0.05
+        assert np.abs(found - TRUE).max() < 0.15
+
+
+def test_entropy_moves_with_scale():
+    x = normals("scale", 300, 3)
+    for estimate in (entropy.nearest, entropy.gaussian):
+        assert estimate(5 * x) - estimate(x) == pytest.approx(3 * math.log(5))
+
+
+def test_entropy_of_a_plane_is_minus_infinity():
+    x = np.zeros((50, 2))
+    x[:, 0] = np.arange(50)
+    assert entropy.gaussian(x) == -math.inf
+    assert entropy.nearest(np.ones((50, 2))) == -math.inf
+
+
+# ---- particles ----
+
+
+def test_the_trained_sampler_finds_a_gaussian():
+    """The ELBO of a Gaussian target is largest at the target itself."""
+    target = svgd.Whitened(Gaussian(2), np.array([1.0, -1.0]), np.diag([0.5, 2.0]))
+    sampler = svgd.train(target, key=derive(0, "t"), steps=400)
+    # In z the target is N(−R⁻¹c, (RᵀR)⁻¹): mean (−2, ½), sd (2, ½).
+    assert sampler.mean == pytest.approx([-2, 0.5], abs=0.03)
+    assert sampler.sd == pytest.approx([2, 0.5], rel=0.03)
+
+
+def test_stein_steps_bring_particles_to_the_target():
+    start = svgd.Sampler(np.array([4.0, 4.0]), np.full(2, 0.3)).draw(100, derive(0, "far"))
+    end = svgd.run(Gaussian(2), start, steps=300, epsilon=1.0)[-1]
+    assert np.abs(end.x.mean(0)).max() < 0.1
+    assert np.cov(end.x.T) == pytest.approx(np.eye(2), abs=0.2)
+    assert end.moved < 0.02
+
+
+def test_the_trace_is_the_divergence_of_phi():
+    """Divergence at xᵢ of φ made by the other particles, by differences."""
+    x = normals("trace", 5, 3)
+    h = svgd.bandwidth(x)
+
+    def phi(at: Floats, others: Floats) -> Floats:
+        k = np.exp(-((at - others) ** 2).sum(1) / (2 * h))[:, None]
+        return np.asarray((k * -others + k * (at - others) / h).sum(0) / 5)
+
+    before = svgd.Particles(x, np.zeros(5))
+    after = svgd.step(Gaussian(3), before, 0.1)
+    for i in range(5):
+        others, divergence = np.delete(x, i, 0), 0.0
+        for axis in range(3):
+            e = np.eye(3)[axis] * 1e-5
+            up, down = phi(x[i] + e, others), phi(x[i] - e, others)
+            divergence += (up - down)[axis] / 2e-5
+        assert after.log_q[i] == pytest.approx(-0.1 * divergence, rel=1e-6)
+
+
+def test_particles_over_a_posterior_match_it():
+    """Mean and covariance against quadrature on a grid."""
+    target = random_answers()
+    axis = np.linspace(-10, 10, 201)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    share = special.softmax(target.log_density(grid))
+    mean = share @ grid
+    covariance = (grid - mean).T @ ((grid - mean) * share[:, None])
+    found = svgd.spread(target, key=derive(1, "p"), count=200, steps=100, every=50)
+    assert [p.steps for p in found] == [0, 50, 100]
+    x = found[-1].x
+    sd = np.sqrt(np.diag(covariance))
+    assert np.abs((x.mean(0) - mean) / sd).max() < 0.15
+    assert np.cov(x.T) / np.outer(sd, sd) == pytest.approx(covariance / np.outer(sd, sd), abs=0.25)
+    again = svgd.spread(target, key=derive(1, "p"), count=200, steps=100)[-1]
+    assert (again.x == x).all()
+
+
+def test_steps_in_blocks_are_the_step(monkeypatch):
+    start = svgd.Sampler(np.zeros(2), np.ones(2)).draw(30, bytes(16))
+    whole = svgd.step(Gaussian(2), start, 0.5)
+    monkeypatch.setattr(svgd, "BLOCK", 100)
+    parts = svgd.step(Gaussian(2), start, 0.5)
+    assert np.allclose(parts.x, whole.x, rtol=1e-12)
+    assert np.allclose(parts.log_q, whole.log_q, rtol=1e-9)
+
+
+# ---- selection ----
+
+
+def test_bald_by_hand():
+    # p = σ(0), σ(log 3) = ½, ¾; H(5/8) − (H(½) + H(¾))/2
+    x = np.array([[0.0], [math.log(3)]])
+
+    def h(p: float) -> float:
+        return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+    assert acquisition.bald(x, np.ones((1, 1)))[0] == pytest.approx(
+        h(5 / 8) - (h(0.5) + h(0.75)) / 2
+    )
+
+
+def test_entropy_gain_of_two_particles_by_hand():
+    # s = ±1 with p = σ(±1) = .731, .269: either answer has probability ½ and leaves the variance
+    # 1 − (.731 − .269)² of s: the gain is −½ log(1 − .4621²).
+    x = np.array([[1.0], [-1.0]])
+    tilt = math.tanh(0.5)
+    found = acquisition.entropy_gain(x, np.ones((1, 1)))[0]
+    assert found == pytest.approx(-0.5 * math.log(1 - tilt**2))
+
+
+@pytest.mark.parametrize("rule", acquisition.RULES)
+def test_gains_do_not_depend_on_the_sides(rule):
+    x, delta = normals("x", 50, 3), normals("d", 20, 3)
+    assert acquisition.gains(x, delta, rule) == pytest.approx(acquisition.gains(x, -delta, rule))
+
+
+def test_a_batch_adds_up_to_the_joint_information():
+    """The sum of gains is I(answers; w), by enumeration of all 2⁴ answers."""
+    x, delta = normals("x", 30, 2), 2 * normals("d", 12, 2)
+    batch = acquisition.select(x, acquisition.Candidates(delta), 4, key=bytes(16))
+    p = special.expit(delta[batch.index] @ x.T)
+    joint, own = 0.0, 0.0
+    for answers in itertools.product((0, 1), repeat=4):
+        each = np.prod([q if a else 1 - q for a, q in zip(answers, p, strict=True)], axis=0)
+        joint += special.entr(each.mean())
+        own += special.entr(each).mean()
+    assert batch.gain.sum() == pytest.approx(joint - own, rel=1e-9)
+    assert batch.certain
+
+
+def test_a_batch_does_not_ask_the_same_twice():
+    """Two copies of the best question and a lesser one on another weight: the copy comes last."""
+    delta = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    x = normals("x", 500, 2)
+    assert acquisition.select(
+        x, acquisition.Candidates(delta), 3, key=bytes(16)
+    ).index.tolist() == [0, 2, 1]
+
+
+def test_the_shortlist_loses_nothing_when_it_says_so():
+    x, delta = normals("x", 60, 2), normals("d", 400, 2)
+    whole = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16))
+    short = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16), shortlist=200)
+    assert short.certain and (short.index == whole.index).all()
+    assert not acquisition.select(
+        x, acquisition.Candidates(delta, beyond=1.0), 3, key=bytes(16)
+    ).certain
+
+
+@pytest.mark.parametrize("rule", acquisition.RULES)
+def test_little_to_choose_from(rule):
+    x = normals("x", 20, 2)
+    none = acquisition.select(
+        x, acquisition.Candidates(np.zeros((0, 2))), 3, key=bytes(16), rule=rule
+    )
+    assert len(none.index) == 0
+    one = acquisition.select(
+        x, acquisition.Candidates(np.ones((1, 2))), 3, key=bytes(16), rule=rule
+    )
+    assert one.index.tolist() == [0]
+    constant = acquisition.select(
+        x, acquisition.Candidates(np.zeros((5, 2))), 3, key=bytes(16), rule=rule
+    )
+    assert len(constant.index) == 0
+    some = acquisition.Candidates(normals("d", 3, 2), allowed=np.array([False, True, False]))
+    left = acquisition.select(x, some, 3, key=bytes(16), rule=rule)
+    assert left.index.tolist() == [1]

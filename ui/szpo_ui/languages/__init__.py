@@ -1,1 +1,0 @@
-"""What the pages of panelists say, in several languages."""

@@ -1,0 +1,174 @@
+"""What a picture of a two-dimensional posterior shows: its density, particles, entropy, next pair.
+
+Pure: the page of ``szpo visualize`` draws it in a browser,
+`szpo_ui.operator.posterior_pictures` into files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+
+from szpo.analysis import acquisition, entropy, svgd
+from szpo.analysis.posterior import BradleyTerry
+from szpo.errors import UsageError
+from szpo.seeds import derive
+from szpo.types import Floats
+
+_Answers: TypeAlias = tuple[tuple[float, float], ...]
+EXTENT = 4.0
+"""Weights and differences are shown from −4 to 4."""
+CELLS = 61
+PARTICLES, STEPS, EVERY = 120, 30, 3
+TRAINING, DRAWN = 100, 8
+"""Training steps of the initial sampler, and snapshots taken of it."""
+CANDIDATES = 48
+"""Number of candidates for the next pair by default: an even fan of directions."""
+MOST = 200
+"""Most answers: more make a slow picture that is hard to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Entropy of the posterior after some answers, in nats, by three estimates.
+
+    ``svgd`` follows the particles' change of variables and drifts downwards: docs/active.md.
+    """
+
+    gaussian: float
+    neighbours: float
+    svgd: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """One picture; see `scene`.
+
+    Shapes: deltas (n, 2), winner − loser; log_density (CELLS, CELLS), its greatest value 0, rows
+    from the top (largest second weight) down; frames (f, m, 2), the particles' path; mean (2,).
+    """
+
+    deltas: Floats
+    log_density: Floats
+    frames: Floats
+    rounds: tuple[Round, ...]
+    mean: Floats
+    log_likelihood: float
+    """Of the answers at the mean weights; −n log 2 at w = 0."""
+    suggested: Floats | None
+    """The candidate with the largest information gain, (2,); None where every gain is 0."""
+    information: float
+    """Its information gain, nats."""
+
+
+def scene(
+    deltas: Sequence[Sequence[float]] | Floats,
+    candidates: Floats | None = None,
+    *,
+    tau: float = 1.5,
+    seed: int = 0,
+) -> Scene:
+    """Everything a picture shows for these answers.
+
+    Args:
+        deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MOST`.
+        candidates: (c, 2) differences of the pairs that may be asked next.
+        tau: standard deviation of the prior of each weight.
+        seed: of the particles; the same in every round, so that pictures differ by answers only.
+
+    Raises:
+        UsageError: not two features, out of range, too many, or not finite.
+    """
+    rows = np.asarray(deltas, dtype=np.float64).reshape(len(deltas), -1 if len(deltas) else 2)
+    if rows.shape[1] != 2:
+        raise UsageError(f"picture: differences have {rows.shape[1]} features; two are drawn")
+    if len(rows) > MOST:
+        raise UsageError(f"picture: {len(rows)} answers; at most {MOST} can be drawn")
+    if not (np.isfinite(rows).all() and (np.abs(rows) <= EXTENT).all()):
+        raise UsageError(f"picture: differences must lie within ±{EXTENT:g}")
+    answers: _Answers = tuple((float(x), float(y)) for x, y in rows)
+    shown = _trace_particles(answers, tau, seed)
+    posterior = _posterior(rows, tau)
+    mean = shown[-1].x.mean(0)
+    fan = fan_of(CANDIDATES) if candidates is None else candidates
+    suggested, information = _next(shown[-1].x, fan)
+    return Scene(
+        deltas=rows,
+        log_density=_map(posterior),
+        frames=np.stack([part.x for part in shown]),
+        rounds=tuple(_round(answers[:n], tau, seed) for n in range(len(answers) + 1)),
+        mean=mean,
+        log_likelihood=float(posterior.log_likelihood(mean[None])[0]),
+        suggested=suggested,
+        information=information,
+    )
+
+
+def scenes(
+    deltas: Sequence[Sequence[float]] | Floats, candidates: Floats | None, last: int
+) -> list[Scene]:
+    """The scenes after 0, 1, … of these answers, at most the ``last`` of them; see `scene`."""
+    first = max(0, len(deltas) + 1 - last)
+    return [scene(deltas[:n], candidates) for n in range(first, len(deltas) + 1)]
+
+
+def fan_of(count: int, length: float = 2.0) -> Floats:
+    """Differences (count, 2) of equal length, evenly spaced over half a turn.
+
+    The other half would be the same questions with the two answers swapped.
+    """
+    angle = np.pi * np.arange(count) / count
+    return length * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _posterior(rows: Floats, tau: float) -> BradleyTerry:
+    return BradleyTerry(rows, np.ones(len(rows)), tau)
+
+
+@lru_cache(maxsize=64)
+def _trace_particles(answers: _Answers, tau: float, seed: int) -> tuple[svgd.Particles, ...]:
+    """Snapshots of the particles from the prior to the posterior of these answers.
+
+    First the same draws from the sampler while it is trained, then SVGD from there.
+    """
+    target = _posterior(np.array(answers).reshape(-1, 2), tau)
+    prior, key = svgd.Sampler(np.zeros(2), np.full(2, tau)), derive(seed, "scene")
+    trained = svgd.train(target, key=key, steps=TRAINING, start=prior)
+    shares = np.linspace(0, 1, DRAWN)
+    drawn = [_between(prior, trained, share).draw(PARTICLES, key) for share in shares]
+    view = svgd.whiten(target)
+    wide = float(np.log(np.diag(view.root)).sum())
+    start = svgd.Particles(view.z(drawn[-1].x), drawn[-1].log_q + wide)
+    moved = svgd.run(view, start, steps=STEPS, every=EVERY)
+    return (*drawn[:-1], *map(view.back, moved))
+
+
+def _between(one: svgd.Sampler, other: svgd.Sampler, share: float) -> svgd.Sampler:
+    sd = one.sd ** (1 - share) * other.sd**share
+    return svgd.Sampler((1 - share) * one.mean + share * other.mean, sd)
+
+
+@lru_cache(maxsize=1024)
+def _round(answers: _Answers, tau: float, seed: int) -> Round:
+    """The entropies after these answers; cached, since a drag changes the last round only."""
+    found = _trace_particles(answers, tau, seed)[-1]
+    return Round(entropy.gaussian(found.x), entropy.nearest(found.x), found.entropy)
+
+
+def _map(posterior: BradleyTerry) -> Floats:
+    line = (np.arange(CELLS) + 0.5) / CELLS * 2 * EXTENT - EXTENT
+    x, y = np.meshgrid(line, line[::-1])
+    found = posterior.log_density(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(x.shape)
+    return np.asarray(found - found.max())
+
+
+def _next(x: Floats, candidates: Floats) -> tuple[Floats | None, float]:
+    if not len(candidates):
+        return None, 0.0
+    worth = acquisition.gains(x, np.asarray(candidates, dtype=np.float64))
+    best = int(np.argmax(worth))
+    return (candidates[best], float(worth[best])) if worth[best] > 0 else (None, 0.0)

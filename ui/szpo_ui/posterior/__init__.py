@@ -1,1 +1,0 @@
-"""The page of a posterior over two features: scenes, pictures, where it is mounted."""
