@@ -1,7 +1,8 @@
 """What a run's votes taught, in words and over votes; where they taught nothing, why.
 
 Figures are told once the votes show a taste. Read from what each step looked ahead to
-(`szpo.optim.rules.look_ahead`), in runs whose coordinates are named features.
+(`szpo.optim.rules.look_ahead`) in runs whose coordinates are named features, off the shown texts
+(`szpo.analysis.text_taste`) in all others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from szpo.analysis import cause
+from szpo.analysis import cause, text_taste
 from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
@@ -53,6 +54,8 @@ class Lesson:
     """Why they do not; empty where they do."""
     aside: tuple[str, ...] = ()
     """Groups that they are not to be about, by order."""
+    by_texts: bool = False
+    """Read off the texts: the run's coordinates have no names."""
     lines: tuple[Line, ...] = field(default=(), repr=False)
     """The leading groups, the likeliest first; empty before a taste is shown."""
 
@@ -63,6 +66,7 @@ class Lesson:
         '31 votes: fewer commas (97 %)'
         """
         besides = f", besides {', '.join(self.aside)}" if self.aside else ""
+        besides += ", by their texts" * self.by_texts
         if self.shown:
             return f"{self.votes} votes{besides}: {self.words}"
         perhaps = f"; perhaps {self.words}" if self.words else ""
@@ -92,14 +96,19 @@ def words(found: LookAhead) -> str:
     likely = [each for each in found.taught if each.chance >= LIKELY]
     if not found.shown:
         return ", ".join(_group(each) for each in likely)
-    if likely:
-        return ", ".join(_told(each) for each in likely)
-    if found.unnamed + found.chance >= LIKELY:
+    if not likely and found.unnamed + found.chance >= LIKELY:
         return (
             "a taste that no named feature explains "
             f"({_percent(found.unnamed + found.chance)} for none)"
         )
-    some = " or ".join(_told(each) for each in found.taught[:2] if each.chance >= LISTED)
+    return _all_told(found.taught)
+
+
+def _all_told(every: Sequence[Claim]) -> str:
+    """Of a taste that the votes show: what is likely, or what it may be."""
+    if likely := ", ".join(_told(each) for each in every if each.chance >= LIKELY):
+        return likely
+    some = " or ".join(_told(each) for each in every[:2] if each.chance >= LISTED)
     return f"not clear yet: {some}" if some else "a taste, not clear yet which"
 
 
@@ -123,7 +132,10 @@ def _percent(share: float) -> str:
 
 
 def read(ledger: Ledger) -> Lesson | None:
-    """What a run's votes taught as of its last step; None where its rule knows no features."""
+    """What a run's votes taught as of its last step; None where no features are known to it.
+
+    Of a run whose coordinates have no names: what its texts show, None where they show nothing.
+    """
     steps = ledger.query(
         "SELECT json_extract(body, '$.total_votes') AS votes, json_extract(body, "
         "'$.extra.outlook') AS found FROM events WHERE kind = 'step' ORDER BY event"
@@ -135,7 +147,8 @@ def read(ledger: Ledger) -> Lesson | None:
     ]
     known = [(votes, found) for votes, found in known if found.taught is not None]
     if not known:
-        return None
+        found_in = text_taste.read(ledger)
+        return found_in and Lesson(found_in[0], _all_told(found_in[1]), True, by_texts=True)
     votes, last = known[-1]
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))

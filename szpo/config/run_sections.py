@@ -207,7 +207,7 @@ class Panel(Section):
     tell_taught: bool = Field(
         False,
         description="Once the run is complete, people may ask on their last screen what the votes "
-        "taught; that they read it is recorded. For runs with subspace.kind features.",
+        "taught; that they read it is recorded.",
     )
 
     @field_validator("ends", mode="before")
