@@ -7,6 +7,7 @@ what is asked, what the votes do and how the point moves is computed there.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import threading
@@ -162,6 +163,8 @@ FORMAT: Final = 3
 """Of what `Optimizer.to_dict` gives; 1 left the space out of its digest, 2 had no votes held."""
 AT_ONCE: Final = 10_000
 """Most pairs that await votes together."""
+STRETCH: Final = 1_000
+"""Pairs whose saved votes are reported at once."""
 RULE: Final = "known"
 """Of the rules, the one that needed fewest votes on six toy preferences (docs/library.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -327,8 +330,29 @@ class Optimizer:
             centre = parameters.apply_update(settings.space, centre, update)
         self._state, self._info = state, info
         self._centre, self._recommended = centre if two else recommended, recommended
-        self._past.append([[each.vote, each.weight] for each in cast])
+        self._past.append(_to_lists(cast))
         self._pending, self._told = (), {}
+
+    def _take_again(self, past: Sequence[tuple[CastVote, ...]]) -> None:
+        """Report saved votes: many steps at once where the rule can, the last one by itself."""
+        for count, steps in itertools.groupby(past[:-1], len):
+            self._state = optimizer.with_directions(self._state, count)
+            while stretch := list(itertools.islice(steps, max(1, STRETCH // count))):
+                flipped = [self._sides(self._state.step + i, count) for i in range(len(stretch))]
+                counts = [_count(*each) for each in zip(stretch, flipped, strict=True)]
+                found = optimizer.tell_again(self._state, self._recommended, np.array(counts))
+                if found is None:
+                    self._take_one_by_one(stretch)
+                else:
+                    self._state, self._recommended = found
+                    self._centre = self._recommended
+                    self._past += map(_to_lists, stretch)
+        self._take_one_by_one(past[-1:])
+
+    def _take_one_by_one(self, past: Sequence[tuple[CastVote, ...]]) -> None:
+        for cast in past:
+            self._begin_step(len(cast))
+            self._take(cast)
 
     def _ask(self, count: int, *, single: bool) -> None:
         query = self._begin_step(count)
@@ -346,10 +370,14 @@ class Optimizer:
     def _begin_step(self, count: int) -> Query:
         self._state = optimizer.with_directions(self._state, count)
         self._query = query = optimizer.ask(self._state)
-        seed = self._first.root_seed
-        keys = [seeds.derive(seed, "vector side", step=query.step, k=k) for k in range(count)]
-        self._flipped = tuple(seeds.integer(key, 0, 2) == 1 for key in keys)
+        self._flipped = self._sides(query.step, count)
         return query
+
+    def _sides(self, step: int, count: int) -> tuple[bool, ...]:
+        """Whether plus is shown as b, for each pair of a step."""
+        seed = self._first.root_seed
+        keys = [seeds.derive(seed, "vector side", step=step, k=k) for k in range(count)]
+        return tuple(seeds.integer(key, 0, 2) == 1 for key in keys)
 
     # ---- where it stands ----
 
@@ -441,10 +469,7 @@ class Optimizer:
             own = make_space(None, space["start"], space["scale"], space["bounds"])
             found = cls.__new__(cls)
             found._begin(own, settings_from_json(saved["settings"]))
-            for step in saved["votes"]:
-                found._begin_step(len(step))
-                votes, weights = zip(*step, strict=True)
-                found._take(check_votes(votes, weights, len(step), single=False))
+            found._take_again([tuple(itertools.starmap(_check, step)) for step in saved["votes"]])
             if saved["waiting"] is not None:
                 count, single = saved["waiting"]
                 _ = found.ask() if single else found.ask(count)
@@ -587,20 +612,28 @@ def check_votes(votes: object, weight: object, pairs: int, single: bool) -> tupl
 
 def tally(cast: Sequence[CastVote], flipped: Sequence[bool]) -> Tally:
     """The tally (K, 1) of one vote for each of K directions; ``flipped``: plus was shown as b."""
-    rows = [each.counts for each in cast]
-    plus = [b if turned else a for (a, b, _), turned in zip(rows, flipped, strict=True)]
-    minus = [a if turned else b for (a, b, _), turned in zip(rows, flipped, strict=True)]
-    column = (len(rows), 1)
+    column = (len(cast), 1)
+    plus, minus, tie = np.array(_count(cast, flipped)).T
     return Tally(
-        np.array(plus).reshape(column),
-        np.array(minus).reshape(column),
-        np.array([tie for _, _, tie in rows]).reshape(column),
+        plus.reshape(column),
+        minus.reshape(column),
+        tie.reshape(column),
         np.zeros(column, dtype=np.bool_),
         cast=_count_answers(cast).reshape(column)
         if any(each.weight != 1 for each in cast)
         else None,
         side=np.array([-1.0 if turned else 1.0 for turned in flipped]).reshape(column),
     )
+
+
+def _count(cast: Sequence[CastVote], flipped: Sequence[bool]) -> list[tuple[float, float, float]]:
+    """Votes for plus, for minus, and ties."""
+    rows = zip((each.counts for each in cast), flipped, strict=True)
+    return [(b, a, tie) if turned else (a, b, tie) for (a, b, tie), turned in rows]
+
+
+def _to_lists(cast: Sequence[CastVote]) -> list[list[Any]]:
+    return [[each.vote, each.weight] for each in cast]
 
 
 def _count_answers(cast: Sequence[CastVote]) -> Floats:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from szpo.aggregation import invert_and_average, registry
 from szpo.aggregation.weighting import VotesByVoter
@@ -29,7 +29,7 @@ from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.optim.step_size import mu_at
 from szpo.optim.weighted_votes import check_tally, totals, weigh
-from szpo.types import Asked, Floats, Grid, Info, Query, Shift, Tally, Update, Way
+from szpo.types import Asked, Floats, Grid, Info, Query, Shift, Tally, Theta, Update, Way
 
 Point: TypeAlias = Literal["recommended", "centre"]
 POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
@@ -176,6 +176,27 @@ def tell(
         flip_share=rule.flip_share(settings, move, at, weighted, nu),
     )
     return after, updates, info
+
+
+def tell_again(
+    state: State, theta: Theta, counts: Floats
+) -> tuple[State, dict[str, NDArray[np.float32]]] | None:
+    """`tell` and `parameters.apply_update` of T steps at once, to the same bits.
+
+    ``counts`` (T, K, 3): votes for plus, for minus, ties, of one comparison a direction. None
+    where the rule needs its steps one by one, or the layout has more than one tensor.
+    """
+    settings, first = state.settings, state.step
+    coefs = rule_of(settings.rule).repeat(settings, state.carried, first, counts)
+    if coefs is None or len(settings.layout) != 1:
+        return None
+    moved = parameters.apply_coefs(settings.space, theta, first, coefs)
+    plus, minus, tie = (np.ascontiguousarray(each).sum(-1) for each in np.moveaxis(counts, -1, 0))
+    votes, ties = (
+        float(np.add.accumulate([start, *more])[-1])
+        for start, more in ((state.votes, plus + minus + tie), (state.ties, tie))
+    )
+    return replace(state, step=first + len(counts), votes=votes, ties=ties), moved
 
 
 def added_updates(

@@ -22,7 +22,7 @@ from szpo.aggregation.invert_and_average import Estimate
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
-from szpo.optim.step_size import alpha_share, base_mu
+from szpo.optim.step_size import alpha_share, base_mu, mu_at
 from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Tally
 
@@ -83,6 +83,7 @@ def rule(counting: Counting) -> Rule:
         flip_share=functools.partial(flip_share, counting),
         is_exact=counting.is_exact,
         measures=counting.measures,
+        repeat=functools.partial(repeat, counting),
         equation=counting.equation,
     )
 
@@ -144,16 +145,44 @@ def coefficients(
     A coefficient beyond ``coef_cap`` · μ is cut to it. ``delta`` (..., K) replaces the estimate,
     as true value differences do. ``nu`` is Davidson's.
     """
-    size = np.asarray(at.mu, dtype=np.float64)[..., None]
-    rate = np.asarray(at.alpha, dtype=np.float64)[..., None]
     found = estimate(settings, tally, nu)
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
     measure = counting.measure(settings, value, tally if delta is None else None)
+    coef, capped = _scale(counting, settings, at.mu, at.alpha, measure)
+    return Coefficients(coef, value, found.stderr, measure, capped)
+
+
+def _scale(
+    counting: Counting, settings: Settings, mu: ArrayLike, alpha: ArrayLike | None, measure: Floats
+) -> tuple[Floats, NDArray[np.bool_]]:
+    size = np.asarray(mu, dtype=np.float64)[..., None]
+    rate = np.asarray(alpha, dtype=np.float64)[..., None]
     coef = rate * measure / counting.unit(settings, size) / settings.K  # θ ← θ + coef · v
     limit = settings.coef_cap * size
     capped = np.abs(coef) > limit
-    coef = np.where(capped, np.copysign(limit, coef), coef)
-    return Coefficients(coef, value, found.stderr, measure, capped)
+    return np.where(capped, np.copysign(limit, coef), coef), capped
+
+
+def repeat(
+    counting: Counting, settings: Settings, pace: CountingState, first: int, counts: Floats
+) -> Floats | None:
+    """The coefficients (T, K) of `move` for the steps from ``first`` on, at once.
+
+    ``counts`` (T, K, 3): votes for plus, for minus, ties, of one comparison a direction. None
+    where a step looks at other steps' votes: in a warm-up, and with ν from the run's ties.
+    """
+    if pace.alpha is None or settings.ties != "half" or settings.N != 1:
+        return None
+    kinds, which = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
+    measured = []
+    for plus, minus, tie in kinds.reshape(-1, 3, 1, 1):
+        tally = Tally(plus, minus, tie, np.zeros((1, 1), dtype=np.bool_))
+        measured += counting.measure(settings, estimate(settings, tally).delta, tally).tolist()
+    steps = range(first, first + len(counts))
+    mu = [mu_at(settings, step) for step in steps]
+    alpha = [alpha_at(settings, pace, step) for step in steps]
+    measure = np.array(measured)[which].reshape(counts.shape[:2])
+    return _scale(counting, settings, mu, np.array(alpha, dtype=np.float64), measure)[0]
 
 
 def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estimate:

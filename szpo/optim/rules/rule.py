@@ -130,7 +130,8 @@ class Rule:
     who, voting against throughout, would have turned the step; None where nobody can tell.
     ``is_exact``: the update is recomputed to the last bit on any machine. ``defaults`` are
     settings in which the rule's own differ. ``ways``: what the votes so far may be about, to ask
-    along (`Settings.asks_posterior`).
+    along (`Settings.asks_posterior`). ``repeat``: the coefficients of many steps at once, where no
+    step looks at another's votes; see `along_direction.repeat`.
     """
 
     name: str
@@ -145,6 +146,9 @@ class Rule:
     ]
     is_exact: Callable[[Settings], bool]
     ways: Callable[[Settings, Any], tuple[Way, ...]] = lambda settings, carried: ()
+    repeat: Callable[[Settings, Any, int, Floats], Floats | None] = (
+        lambda settings, carried, first, counts: None
+    )
     defaults: Mapping[str, Any] = field(default_factory=dict)
     two_points: bool = False
     """It keeps all votes and their likelihood, asks around one point, the centre, and recommends
