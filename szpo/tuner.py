@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from szpo import seeds, whole_run
-from szpo.analysis import improvement, taught
+from szpo.analysis import taught
 from szpo.analysis.taught import Lesson
 from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
@@ -329,14 +329,13 @@ class Tuner:
             RunError: it fails a guard or cannot be told from the base; ``anyway`` writes it.
             StorageError: the folder exists, or cannot be written.
         """
-        from szpo.reports import adapter
+        from szpo.reports import adapter, model_card
 
         target = Path(folder)
-        helped = improvement.read(self._ledger)
         if not adapter.write_folder(self._ledger, target, anyway=anyway):
             log.warning("%s: the base's tokenizer is not on this machine", target)
-        if helped.lack and not anyway:
-            log.warning("%s: %s", target, helped.sentence)
+        if not anyway and (unknown := model_card.find_unknown(self._ledger)):
+            log.warning("%s: %s", target, unknown)
         return target
 
     @property

@@ -14,6 +14,7 @@ from szpo import files
 from szpo.analysis import improvement, outlook, taught
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
+from szpo.policies import teachable
 from szpo.reports import html_report as page
 from szpo.training import budget, held_out, results
 from szpo.types import Answer, Prompt
@@ -55,9 +56,9 @@ def show(
         link, measured = triads.results(ledger), held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
         lesson, way_on = taught.read(ledger), budget.describe_more(ledger)
-        noted = results.read_figures(ledger, ["generated", "step"]) if as_json else {}
+        ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
-        rows = [{**asdict(f), "win_rate": f.win_rate, "info": noted[f.step]} for f in total.table]
+        rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
         tested: dict[str, Any] = (
             {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
         )
@@ -109,6 +110,8 @@ def show(
         console.say(str(lesson))
     for text in () if ahead is None else ahead.remarks:
         console.warn(text)
+    for line in ("", "what a nat looks like:", *ruler) if ruler else ():
+        console.say(line)
     if total.table and steps:
         console.say()
         console.table(

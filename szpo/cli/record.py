@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from szpo.analysis import improvement
 from szpo.analysis.cause import USUAL
 from szpo.cli import console, run_paths
 from szpo.cli.features import members_of
@@ -23,7 +22,7 @@ from szpo.replay import verification
 from szpo.replay.replay import fold
 from szpo.reports import hub
 from szpo.reports.html_report import Verification
-from szpo.reports.model_card import Names, base_id
+from szpo.reports.model_card import Names, base_id, find_unknown
 from szpo.reports.votes import People, write_dataset, write_votes
 
 if TYPE_CHECKING:
@@ -282,9 +281,8 @@ def _hand_over_adapter(
                 ledger, target, step=step, names=names, group=group, anyway=anyway
             )
         }
-        helped = improvement.read(ledger)
-        if helped.lack and step is None and group is None and not anyway:
-            console.warn(helped.sentence)
+        if not anyway and (unknown := find_unknown(ledger, step=step, group=group)):
+            console.warn(unknown)
         message = (
             f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
             "README.md shows"

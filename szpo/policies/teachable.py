@@ -126,6 +126,11 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("prompt", visible(found["prompt"])), *rows]
 
 
+def describe_ruler(report: Mapping[str, Any]) -> list[str]:
+    """`ruler` as lines of a terminal; a text ends after 84 letters."""
+    return [f"{nats:>8}  {' '.join(text.split())[:84]}" for nats, text in ruler(report)]
+
+
 def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
     """Whether half of a simulated panel's questions would show it no difference, and how many.
 

@@ -35,7 +35,7 @@ from szpo.reports.adapter import adapter_files
 from szpo.reports.model_card import find_doubt, model_card
 from szpo.reports.sealed_zip import Member
 from szpo.training.guards import Bands
-from szpo.training.results import COUNTED, StepRow
+from szpo.training.results import NOT_STORED, StepRow
 
 NUMBERS: Final = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
 """The files that the dashboard's numbers rest on."""
@@ -147,7 +147,7 @@ def _files(
     votes = _columns(VoteRow)
     yield Member("votes.jsonl", _lines(_records(found.votes, votes)), most)
     yield Member("votes.csv", table(_records(found.votes, votes), votes), most)
-    steps = [name for name in _columns(StepRow) if name not in COUNTED]
+    steps = [name for name in _columns(StepRow) if name not in NOT_STORED]
     yield Member("steps.csv", table(_records(found.steps, steps), steps))
     yield Member("panelists.csv", table(*_panelists(found, page)))
     yield Member("pairs.jsonl", _lines(_pairs(ledger)), most)

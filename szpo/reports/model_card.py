@@ -164,6 +164,21 @@ def find_doubt(
     return "; ".join(against)
 
 
+def find_unknown(ledger: Ledger, *, step: int | None = None, group: Group | None = None) -> str:
+    """What nobody measured of weights that are handed on, in words; "" where all of it was."""
+    ends, digest = recommended_digests(ledger), _digest(ledger, step, 1.0, group)
+    helped, found, unknown = improvement.read(ledger), _measured(ledger, digest, group), []
+    if group is None and digest == ends[-1]:
+        unknown += [helped.sentence] if helped.lack else []
+    elif group is None and not any(point.steps == step and point.wins for point in helped.points):
+        unknown.append(f"not known whether it was better than the base after step {step}")
+    if found is None or not found.guards:
+        unknown.append("its guards on held-out prompts were not measured")
+    elif found.gap:
+        unknown.append(f"no topic guard: {found.gap}")
+    return "; ".join(unknown)
+
+
 def _digest(ledger: Ledger, step: int | None, share: float, group: Group | None) -> str:
     if group is None and share == 1:
         ends = recommended_digests(ledger)

@@ -225,8 +225,8 @@ def build(
             can = teachable.read(space.features.names, space.report)
             for what, text in teachable.describe(can, config.optimizer.rows).items():
                 say(f"{what}: {text}")
-        for nats, text in teachable.ruler(space.report):
-            say(f"{nats:>8}  {' '.join(text.split())[:84]}")
+        for line in teachable.describe_ruler(space.report):
+            say(line)
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
         parts = Parts(config, settings, policy, prompts, base=base)

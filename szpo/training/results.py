@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,6 +62,8 @@ class StepRow:
     not_finite: tuple[str, ...] = ()
     """Watched figures that came out as no number; they stand above as unknown."""
     theta_sha256: str | None = None
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """All that the run noted of it."""
     # From here on as `read` counts votes; `read_steps` leaves them as they are.
     votes: int = 0
     plus: int = 0
@@ -83,11 +85,11 @@ class StepRow:
         return (self.plus + self.ties / 2) / self.votes if self.votes else None
 
 
-COUNTED: Final = (
-    "votes", "plus", "minus", "ties", "skips", "answers_read", "words_read", "pairs", "agreeing",
-    "turned_by",
+NOT_STORED: Final = (
+    "info", "votes", "plus", "minus", "ties", "skips", "answers_read", "words_read", "pairs",
+    "agreeing", "turned_by",
 )  # fmt: skip
-"""Figures of a step that its votes have to be counted for."""
+"""Figures of a step that no table of steps holds: they are counted or noted elsewhere."""
 
 
 def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
@@ -106,15 +108,19 @@ def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
     rows = []
     for row in ledger.steps():
         step = row["step"]
-        figures = generated[step] | applied[step]
         # An applied step notes a time of the same name, with what the step waited.
-        figures["generation_s"] = generated[step].get("generation_s")
-        rows.append(_row(row, shown.get(step, (0, 0)), figures, updates[step]))
+        seconds = _number(generated[step].get("generation_s"))
+        figures = generated[step] | applied[step]
+        rows.append(_row(row, shown.get(step, (0, 0)), figures, seconds, updates[step]))
     return tuple(rows)
 
 
 def _row(
-    row: Record, shown: tuple[int, int], figures: Mapping[str, Any], updates: Sequence[Record]
+    row: Record,
+    shown: tuple[int, int],
+    figures: Mapping[str, Any],
+    seconds: float | None,
+    updates: Sequence[Record],
 ) -> StepRow:
     estimates = [u["estimate"] for u in updates if u["estimate"] is not None]
     errors = [u["stderr"] for u in updates if u["stderr"] is not None]
@@ -123,7 +129,7 @@ def _row(
         n=row["n"], m=row["m"], d=row["d"], asked=shown[0], identical_comparisons=shown[1],
         opened_us=row["opened_us"], closed_us=row["closed_us"], closed_by=row["closed_by"],
         applied_us=updates[-1]["applied_us"] if updates else None,
-        generation_s=_number(figures.get("generation_s")),
+        generation_s=seconds,
         estimate=sum(estimates) / len(estimates) if estimates else None,
         stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
         not_finite=tuple(figures.get("not_finite", ())),
@@ -133,7 +139,7 @@ def _row(
         length_minus=_number(figures.get("length_minus")), norm=_number(figures.get("norm")),
         identical=_number(figures.get("identical")),
         repetition=_number(figures.get("repetition")),
-        turned_by=_number(figures.get("flip_share")),
+        turned_by=_number(figures.get("flip_share")), info=figures,
     )  # fmt: skip
 
 

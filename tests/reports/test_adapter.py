@@ -155,8 +155,10 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
         assert why in found.read("README.txt").decode()
     assert call(["export", str(run), "--out", str(out), "--anyway"]) == 0
     assert f"> **Exported anyway:** {why}" in (out / "README.md").read_text(encoding="utf-8")
-    # Nobody measured the weights after the first step.
+    capsys.readouterr()
     assert call(["export", str(run), "--out", str(tmp_path / "earlier"), "--step", "1"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "not known whether it was better than the base after step 1; its guards on" in said
     assert "anyway" not in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,10 @@ def test_the_library_and_the_command_say_what_the_votes_taught(
         lesson = tuner.taught()
     assert lesson is not None and str(lesson).startswith("16 votes: ")
     assert call(["show", str(finished)]) == 0
-    assert str(lesson) in " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert str(lesson) in " ".join(shown.split())
+    ruler = re.findall(r"^ *([\d.]+ nats?)  \S", shown.partition("what a nat looks like")[2], re.M)
+    assert ruler == ["0 nats", "0.5 nats", "1 nat", "2.5 nats", "5 nats"]
     assert call(["show", str(finished), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["taught"]["text"] == str(lesson)
 
