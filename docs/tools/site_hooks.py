@@ -26,7 +26,10 @@ TAKEN_IN = {
     "../experiments/LOG.md": "experiments.md",
 }
 """Pages from elsewhere in the repository, as docs link them, and their names on the site."""
-WEIGHTS = {"glossary": 4.0, "reference/": 0.01, "changelog": 0.01, "experiments": 0.01}
+WEIGHTS = {
+    "glossary": 4.0, "own-run": 4.0, "hundred-votes": 3.0, "gallery/": 0.2, "reference/": 0.01,
+    "changelog": 0.01, "experiments": 0.01,
+}  # fmt: skip
 """How pages count in the search: terms first. A heading's words count a thousandfold."""
 NAMED = re.compile(r"(?<![\[`\w])`docs/([\w-]+\.md)`(?!\])")
 BLOCK = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)

@@ -110,7 +110,7 @@ def show(
         console.say(str(lesson))
     for text in () if ahead is None else ahead.remarks:
         console.warn(text)
-    for line in ("", "what a nat looks like:", *ruler) if ruler else ():
+    for line in ("", *ruler) if ruler else ():
         console.say(line)
     if total.table and steps:
         console.say()

@@ -173,9 +173,9 @@ def apply_coefs(
     if space.law.scaled:
         squares = (grid.astype(np.int64) ** 2).sum(-1).tolist()
         scale = scale * [sample_directions.gaussian_factor(each, space.dim) for each in squares]
-    scale = round_coef(scale).astype(np.float32)[:, None]
-    moves = scale * (grid.astype(np.float32) * np.float32(1 / sample_directions.GRID))
-    rows = np.concatenate([theta[name].reshape(1, -1), moves[scale[:, 0] != 0]])
+    rounded = round_coef(scale).astype(np.float32)[:, None]
+    moves = rounded * (grid.astype(np.float32) * np.float32(1 / sample_directions.GRID))
+    rows = np.concatenate([theta[name].reshape(1, -1), moves[rounded[:, 0] != 0]])
     with np.errstate(over="ignore", invalid="ignore"):
         result = {name: np.add.accumulate(rows)[-1].reshape(shape)}  # one after the other
     _finite(result, named[-1][0], "coefficient")

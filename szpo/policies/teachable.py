@@ -94,14 +94,14 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
         rows: Prompts of a comparison.
     """
     costs = {
-        "easily": f"at least {found[0].nats:.1f} to {EASY:g} nats" if found else "",
+        "easily": f"{found[0].nats:.1f} to {EASY:g} nats" if found else "",
         "hardly": f"{EASY:g} to {HARD:g} nats",
         "not at all": f"more than {HARD:g} nats",
     }
     lines = {}
     for ease, nats in costs.items():
         if names := [each.words for each in found if each.ease == ease]:
-            lines[f"taught {ease}"] = f"{_list(names)} ({nats} for a share from .03 to .5)"
+            lines[f"taught {ease}"] = f"{_list(names)} (3 % of answers become 50 % at {nats})"
     can = (each for each in found if each.ease != "not at all")
     seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
     if seldom:
@@ -127,8 +127,11 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def describe_ruler(report: Mapping[str, Any]) -> list[str]:
-    """`ruler` as lines of a terminal; a text ends after 84 letters."""
-    return [f"{nats:>8}  {' '.join(text.split())[:84]}" for nats, text in ruler(report)]
+    """`ruler` as lines of a terminal, under its prompt; a text ends after 84 letters."""
+    rows = [(nats, " ".join(text.split())[:84]) for nats, text in ruler(report)]
+    return [f"what nats look like: {text}" for _, text in rows[:1]] + [
+        f"{nats:>8}  {text}" for nats, text in rows[1:]
+    ]
 
 
 def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:

@@ -27,10 +27,10 @@ def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach() -> None:
 def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
     said = teachable.describe(teachable.read(NAMES[::-1], _reversed()), rows=8)
     assert said == {
-        "taught easily": "says I more (at least 2.2 to 3 nats for a share from .03 to .5)",
-        "taught hardly": "more commas (3 to 8 nats for a share from .03 to .5)",
+        "taught easily": "says I more (3 % of answers become 50 % at 2.2 to 3 nats)",
+        "taught hardly": "more commas (3 % of answers become 50 % at 3 to 8 nats)",
         "taught not at all": "more questions; more of keyword:sea "
-        "(more than 8 nats for a share from .03 to .5)",
+        "(3 % of answers become 50 % at more than 8 nats)",
         "seldom shown": "more commas (66 %): "
         "so many comparisons of 8 prompts would not differ in it",
     }

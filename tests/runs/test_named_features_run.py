@@ -123,7 +123,7 @@ def test_the_library_and_the_command_say_what_the_votes_taught(
     assert call(["show", str(finished)]) == 0
     shown = capsys.readouterr().out
     assert str(lesson) in " ".join(shown.split())
-    ruler = re.findall(r"^ *([\d.]+ nats?)  \S", shown.partition("what a nat looks like")[2], re.M)
+    ruler = re.findall(r"^ *([\d.]+ nats?)  \S", shown.partition("what nats look like")[2], re.M)
     assert ruler == ["0 nats", "0.5 nats", "1 nat", "2.5 nats", "5 nats"]
     assert call(["show", str(finished), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["taught"]["text"] == str(lesson)
