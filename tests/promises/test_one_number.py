@@ -41,5 +41,6 @@ def test_run_show_report_home_card_and_library_say_the_same_two_figures(
         assert set(SHARE.findall(text)) == {helped.short}, name
         assert set(NATS.findall(text)) == {f"{helped.kl:.1f} nats"}, name
     assert SHARE.findall(forecast), "what is expected of more votes stands apart"
+    assert f"  szpo run --resume {path} --votes +" in forecast, "and what buys them"
     assert helped.bar in places["show"] and f'aria-label="{helped.short} on' in row["bar"]
     assert f'aria-label="{helped.short} on' in places["report"]
