@@ -71,7 +71,7 @@ def verify(
     if as_json:
         document = {"ok": found.ok, "verdict": found.line, "details": found.details}
         console.emit({**document, "head": found.head, "note": found.note})
-        return 0 if found.ok else 5
+        return 0 if found.ok else IntegrityError.exit_code
     for line in found.details if steps else ():
         console.say(line)
     if not found.ok:
@@ -129,7 +129,7 @@ def recover(
         "verdict": str(found.report),
     }
     console.answer(as_json, document, f"wrote {out}", *found.lines)
-    return 0 if found.report.ok else 5
+    return 0 if found.report.ok else IntegrityError.exit_code
 
 
 def verify_in_words(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:

@@ -30,7 +30,7 @@ from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.requests import ReadRequest, join_readings
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Shift, Update
-from szpo_simulators.compare import measurements
+from szpo_simulators.compare import instruments
 from tests.support import folder_run, near_workers
 from tests.support.policies import small
 
@@ -222,7 +222,7 @@ def test_tokens_that_workers_write_are_counted(here, there):
     """What a comparison of methods charges; workers of this process are counted a second time."""
     counts = []
     for policy in policies(here, here, there):
-        tools = measurements.Instruments()
+        tools = instruments.Instruments()
         with tools.counting():
             policy.sample(PROMPTS[:3], seed=1)
         counts.append(tools.tokens)

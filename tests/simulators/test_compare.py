@@ -29,7 +29,7 @@ from szpo_simulators.compare import (
     cell_store,
     checkpoints,
     command,
-    measurements,
+    instruments,
     methods,
     presets,
     shared_setup,
@@ -181,7 +181,7 @@ def checkpoints_of(points, proxy=None):
     yardstick = checkpoints.Yardstick(
         PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measurement(0.1)
     )
-    return checkpoints.Checkpoints(yardstick, measurements.Instruments(), points, proxy=proxy)
+    return checkpoints.Checkpoints(yardstick, instruments.Instruments(), points, proxy=proxy)
 
 
 def test_points_lie_at_even_shares_and_the_start_costs_nothing():

@@ -39,13 +39,13 @@ def run_cell(
         UsageError: the spec fits no method or model.
     """
     began = time.monotonic(), time.process_time()
-    from szpo_simulators.compare import measurements, methods, shared_setup
+    from szpo_simulators.compare import instruments, methods, shared_setup
     from szpo_simulators.compare.checkpoints import Checkpoints
 
     if base is None:
         return {**shared_setup.measure_base(spec), **spent_since(*began)}
-    tools = measurements.Instruments()
-    loaded_bytes = measurements.resident()
+    tools = instruments.Instruments()
+    loaded_bytes = instruments.resident()
     yardstick = shared_setup.make_yardstick(spec, base)
     checkpoints = Checkpoints(yardstick, tools, spec["points"], report=report)
     checkpoints.record_start()

@@ -14,7 +14,7 @@ from szpo.types import Answer, Prompt
 from szpo_simulators.panels import heldout
 
 if TYPE_CHECKING:
-    from szpo_simulators.compare.measurements import Instruments
+    from szpo_simulators.compare.instruments import Instruments
 
 Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 """A learned reward, one number per answer."""

@@ -27,7 +27,7 @@ from szpo_simulators.compare import frontier_runs as vote_runs
 from szpo_simulators.compare import methods
 from szpo_simulators.compare.cell_process import answer, spent_since
 from szpo_simulators.compare.checkpoints import Checkpoints
-from szpo_simulators.compare.measurements import Instruments
+from szpo_simulators.compare.instruments import Instruments
 from szpo_simulators.panels import text_rewards
 
 
