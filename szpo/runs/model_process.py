@@ -85,7 +85,7 @@ class Attendance:
         Raises:
             LeaseError: another controller took the run over.
         """
-        lease.check(self._ledger, self.held)
+        lease.check(self._ledger, self.held.epoch)
         self._watch()
         fulfil(self._ledger, self._source, self._say)
         self._wait()

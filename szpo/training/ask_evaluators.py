@@ -48,7 +48,7 @@ def wait(
             or _close_if_overdue(run, row, votes, clock)
         ):
             watch.time("evaluation_s", run.hooks.wait)
-            lease.check(ledger, run.lease)
+            lease.check(ledger, run.lease.epoch)
 
 
 def steady_clock(run: Services) -> Clock:

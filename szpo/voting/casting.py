@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, get_args
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
-from szpo.types import Assignment, Choice
-from szpo.voting import finals, seats
+from szpo.types import Choice
+from szpo.voting import finals
 
 CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
@@ -64,38 +64,6 @@ class Receipt:
     late: bool
     received_us: int
     replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """A panelist's seat with the answer that stands, None while there is none."""
-
-    seat: Assignment
-    receipt: Receipt | None
-    skip_reason: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-def own(ledger: Ledger, panelist: str, step: int) -> tuple[Own, ...]:
-    """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
-    rows = ledger.query(
-        "SELECT a.*, v.vote, v.revision, v.choice, v.late, v.received_us, v.skip_reason, "
-        "v.details FROM assignments a JOIN comparisons c USING (comparison) "
-        "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
-        "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
-        "WHERE a.panelist = ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
-        "ORDER BY a.rowid",
-        (panelist, ledger.run, step),
-    )
-    return tuple(
-        Own(
-            seats.assignment(row),
-            None if row["vote"] is None else receipt(row),
-            row["skip_reason"],
-            json.loads(row["details"] or "{}"),
-        )
-        for row in rows
-    )
 
 
 def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at_us: int) -> int:

@@ -34,21 +34,6 @@ Balance: TypeAlias = Literal["direction", "step"]
 """Over which comparisons plus stands on A in half of the counted votes."""
 
 
-def sides(
-    root_seed: int, *, step: int, k: int, n: int, m: int, rank: int
-) -> tuple[Literal["A", "B"], ...]:
-    """The sides on which plus stands for the M seats of a comparison, in a drawn order.
-
-    Half A and half B for even M. For odd M the extra side alternates with ``rank``, the
-    comparison's index among those asked of its direction, so a direction is balanced when their
-    number times M is even.
-
-    >>> [sides(0, step=0, k=0, n=n, m=1, rank=n)[0] for n in range(4)].count("A")
-    2
-    """
-    return _arrange(root_seed, step, k, n, m, _odd(root_seed, step, k, rank))
-
-
 def planned_sides(
     root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
 ) -> dict[str, tuple[Literal["A", "B"], ...]]:
@@ -161,7 +146,7 @@ class StepVotes:
         """The votes that count: A, B or tie, M for each comparison, balanced over sides.
 
         For each comparison and each side of plus, the first panelists up to the number planned
-        there (`sides`): plus then stands on A in exactly half of the votes of a complete
+        there (`planned_sides`): plus then stands on A in exactly half of the votes of a complete
         comparison with even M, whoever skipped, came late or had a spare seat. Panelists are
         ordered by their first answer, so that a revision never decides what counts. A skip does
         not reserve a position: nobody can wait with one and displace answers given meanwhile.
@@ -334,11 +319,6 @@ def _replace_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | No
         del latest[row["assignment"]]
     latest[row["assignment"]] = cast
     return cast, before
-
-
-def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
-    """The votes of a step that stand; see `StepVotes.standing`."""
-    return StepVotes(ledger, step).standing
 
 
 def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:

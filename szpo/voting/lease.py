@@ -99,7 +99,7 @@ def renew(ledger: Ledger, lease: Lease) -> None:
         LeaseError: another controller has.
     """
     with ledger.transaction("controller"):
-        check(ledger, lease)
+        check(ledger, lease.epoch)
         ledger.execute(
             "UPDATE controller SET lease = ?, expires_us = ? WHERE run = ?",
             (lease.holder, ledger.clock() + lease.ttl_us, ledger.run),
@@ -153,13 +153,17 @@ def hold(
             release(ledger, held)
 
 
-def check(ledger: Ledger, lease: Lease) -> None:
-    """Raise LeaseError if the lease's epoch is no longer the run's."""
-    epoch = controller(ledger)["epoch"]
-    if epoch != lease.epoch:
+def check(ledger: Ledger, epoch: int) -> None:
+    """Raise LeaseError unless the controller of this epoch still has the run.
+
+    The triggers refuse its writes anyway; but if another controller has moved the step meanwhile,
+    another rule would fail first, with a misleading message.
+    """
+    found = controller(ledger)["epoch"]
+    if found != epoch:
         raise LeaseError(
-            f"{ledger.path.name}: another controller has taken this run over (epoch {epoch}, "
-            f"this one {lease.epoch}); this one stops"
+            f"{ledger.path.name}: another controller has taken this run over (epoch {found}, "
+            f"this one {epoch}); this one stops"
         )
 
 

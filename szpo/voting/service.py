@@ -17,7 +17,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
 from szpo.voting import calibration, casting, finals, panelists, seat_counts, seats
-from szpo.voting.casting import Own, Receipt, VoteRequest
+from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
 from szpo.voting.seat_counts import ComparisonSeats, RunNow, SeatCounts
@@ -201,10 +201,6 @@ class VoteService:
                 return self.serve_again(held.id, tab)
             found = finals.choose(self.ledger, panelist, now)
             return None if found is None else self.make_seat(*found, panelist, tab)
-
-    def own(self, panelist: str, step: int) -> tuple[Own, ...]:
-        """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
-        return casting.own(self.ledger, panelist, step)
 
     def assignment(self, assignment: str) -> Assignment | None:
         """The seat of that id, or None."""

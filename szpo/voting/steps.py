@@ -18,7 +18,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Info, Query, Tally, Update
-from szpo.voting import pauses, step_plan
+from szpo.voting import lease, pauses, step_plan
 from szpo.voting.counting import StepVotes
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
@@ -71,7 +71,7 @@ class StepResult:
 def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
     """Fix what a step will ask and the weights it starts from (``head``: theta_sha256)."""
     with ledger.transaction("controller"):
-        _fence(ledger, epoch)
+        lease.check(ledger, epoch)
         ledger.execute(
             "INSERT INTO steps (run, step, epoch, pairing, mu, n, d, m, k, head_sha256, state) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
@@ -87,7 +87,7 @@ def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, he
 def begin(ledger: Ledger, epoch: int, step: int) -> bool:
     """Begin generation, from its start again after a crash; False if the step is void."""
     with ledger.transaction("controller"):
-        _fence(ledger, epoch)
+        lease.check(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
             return False
         _move(ledger, epoch, step, "generating")
@@ -105,7 +105,7 @@ def store(ledger: Ledger, epoch: int, answers: StepAnswers, *, then_open: bool) 
     """
     step, head = answers.step, answers.head
     with ledger.transaction("controller"):
-        _fence(ledger, epoch)
+        lease.check(ledger, epoch)
         row = _row(ledger, step)
         if row["state"] == "void":
             return False
@@ -141,7 +141,7 @@ def has_opened(ledger: Ledger) -> bool:
 def open_step(ledger: Ledger, epoch: int, step: int) -> None:
     """Show the step to evaluators, unless it is void."""
     with ledger.transaction("controller"):
-        _fence(ledger, epoch)
+        lease.check(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
             return
         failpoint("cp5")
@@ -179,7 +179,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
     def may_close() -> bool:
         if epoch is not None:
-            _fence(ledger, epoch)
+            lease.check(ledger, epoch)
         if _row(ledger, step)["state"] != "open":
             return False
         if by == "rule":
@@ -233,7 +233,7 @@ def apply(ledger: Ledger, epoch: int, result: StepResult, notes: Mapping[str, An
     updates, info = result.updates, result.info
     step = updates[0].step
     with ledger.transaction("controller"):
-        _fence(ledger, epoch)
+        lease.check(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
             return False
         last = ledger.query(
@@ -307,20 +307,6 @@ def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
         return 0.0
     every = whole or update.vector is not None
     return float((counts if every else counts[update.k]).sum()) + 0.0
-
-
-def _fence(ledger: Ledger, epoch: int) -> None:
-    """Check that the controller of this epoch still has the run.
-
-    The triggers refuse its writes anyway; but if another controller has moved the step meanwhile,
-    another rule would fail first, with a misleading message.
-    """
-    found = ledger.query("SELECT epoch FROM controller WHERE run = ?", (ledger.run,))[0]["epoch"]
-    if found != epoch:
-        raise LeaseError(
-            f"{ledger.path.name}: another controller has taken this run over (epoch {found}, "
-            f"this one {epoch}); this one stops"
-        )
 
 
 def _row(ledger: Ledger, step: int) -> Record:

@@ -428,7 +428,7 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
         assert report.votes_sha256 == rows[0]["votes_sha256"]
         assert report.delta == (rows[0]["estimate"],) and report.stderr == (rows[0]["stderr"],)
         assert report.votes == 8 == rows[0]["n_votes"]
-        standing = counting.standing(ledger, number)
+        standing = counting.StepVotes(ledger, number).standing
         assert report.skips == len(standing) - 8
         assert report.answers_read == len(standing) * 2 * 3
         assert report.total_votes == 8 * (number + 1)

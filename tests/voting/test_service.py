@@ -16,7 +16,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.voting import casting, counting, seats, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import MOST_ANSWERS, VoteConflictError, VoteRequest
-from szpo.voting.counting import sides, verdict
+from szpo.voting.counting import planned_sides, verdict
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
 from tests.support.cases import case
@@ -210,11 +210,17 @@ def test_strangers_and_closed_steps_get_nothing(ledger, service):
         service.assign_to("c0", ann)
 
 
+def sides(step, n, m):
+    """The sides of plus for the n comparisons of a direction."""
+    asked = [{"comparison": str(i), "step": step, "k": 1, "n": i} for i in range(n)]
+    return list(planned_sides(5, asked, m).values())
+
+
 def test_sides_are_balanced():
     for n in [2, 3, 8]:
         for m in [1, 2, 3, 4, 5]:
             with case(m, n):
-                drawn = [sides(5, step=3, k=1, n=i, m=m, rank=i) for i in range(n)]
+                drawn = sides(3, n, m)
                 balance = [row.count("A") - row.count("B") for row in drawn]
                 assert all(abs(b) == m % 2 for b in balance)
                 assert sum(balance) == 0 or (n * m) % 2  # each direction, when N·M is even
@@ -222,9 +228,9 @@ def test_sides_are_balanced():
 
 
 def test_sides_differ_between_steps_and_are_a_function_of_the_seed():
-    drawn = [sides(5, step=s, k=0, n=0, m=1, rank=0)[0] for s in range(64)]
+    drawn = [sides(s, 1, 1)[0][0] for s in range(64)]
     assert 16 < drawn.count("A") < 48
-    assert drawn == [sides(5, step=s, k=0, n=0, m=1, rank=0)[0] for s in range(64)]
+    assert drawn == [sides(s, 1, 1)[0][0] for s in range(64)]
 
 
 # ---- answers ----

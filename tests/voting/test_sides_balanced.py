@@ -239,7 +239,7 @@ def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
             service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
             assert service.look().seats.votes_in == 1
             raise ZeroDivisionError
-        assert service.own(ann, 0) == () and service.look().seats.votes_in == 0
+        assert not ledger.query("SELECT * FROM assignments") and service.look().seats.votes_in == 0
         shown = [service.assign(ben).comparison, service.assign(ann).comparison]
         assert sorted(shown) == ["c0-0", "c0-1"]
 
@@ -346,8 +346,12 @@ def test_gold_never_shows_two_equal_batches(texts, data):
 def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, service):
     ids = people(service, 3)
     close_step(ledger, service, ids[:2])
-    before = {own.seat.comparison: own.seat.plus_side for own in service.own(ids[0], 0)}
-    oldest = [own.seat.comparison for own in service.own(ids[0], 0)][: -calibration.BACK]
+    before = {
+        row["comparison"]: row["plus_side"]
+        for row in ledger.query("SELECT * FROM assignments ORDER BY rowid")
+        if row["panelist"] == ids[0]
+    }
+    oldest = list(before)[: -calibration.BACK]
     repeated = []
     seat = service.calibration(ids[0])
     while seat is not None:
@@ -473,7 +477,7 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
     add_aa(ledger, 2)
     tally = counting.tally(ledger, 0, 1, 8)
     before = (
-        service.counted(0), counting.standing(ledger, 0), counting.missing(ledger, 0),
+        service.counted(0), counting.StepVotes(ledger, 0).standing, counting.missing(ledger, 0),
         tally.plus.tolist(), tally.minus.tolist(), tally.tie.tolist(), tally.identical.tolist(),
     )  # fmt: skip
     for panelist in ids:
@@ -481,7 +485,7 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
         service.cast(VoteRequest(service.practice(panelist).id, "B", idem=KEY(panelist)))
     tally = counting.tally(ledger, 0, 1, 8)
     after = (
-        service.counted(0), counting.standing(ledger, 0), counting.missing(ledger, 0),
+        service.counted(0), counting.StepVotes(ledger, 0).standing, counting.missing(ledger, 0),
         tally.plus.tolist(), tally.minus.tolist(), tally.tie.tolist(), tally.identical.tolist(),
     )  # fmt: skip
     assert before == after
