@@ -129,12 +129,12 @@ def outlook(
     square = (points**2).sum(-1)
     gains = (tastes[:, :dim] * points).sum(-1) - 0.5 * tastes[:, -1] * square
     shown = log_factor >= math.log(vote_regression.EVIDENCE)
-    return Outlook(more, _interval(gains), _interval(square / 2), float(shown.mean()))
+    return Outlook(more, interval_of(gains), interval_of(square / 2), float(shown.mean()))
 
 
-def _interval(draws: Floats, level: float = 0.95) -> Interval:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(draws.mean(), low, high)
+def interval_of(draws: Floats) -> Interval:
+    """The mean of draws, which need not lie within the 95 % of them that stand beside it."""
+    return Interval(draws.mean(), *np.quantile(draws, [0.025, 0.975]))
 
 
 def _tastes(bent: Fit, rng: np.random.Generator) -> Floats:

@@ -20,7 +20,7 @@ from szpo.optim.rules import guard_geometry, regression
 from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, fitted_votes, prior
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_forecast import Interval, Outlook, Standing
+from szpo.optim.vote_forecast import Interval, Outlook, Standing, interval_of
 from szpo.optim.vote_regression import Prior, Votes, fit
 from szpo.types import Floats
 
@@ -231,12 +231,9 @@ def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
         points = reach * vote_regression.direction(fitted, factor, unproven)
         square = (points**2).sum(-1)
         gains = (tastes * points).sum(-1) - 0.5 * bends * square
-        low, high = np.quantile(gains, [0.025, 0.975])
-        nats = square / 2
         shown = float((factor >= math.log(vote_regression.EVIDENCE)).mean())
-        kl = _figure(Interval(nats.mean(), *np.quantile(nats, [0.025, 0.975])))
-        rate = _figure(Interval(gains.mean(), low, high).rate())
-        found.append(Ahead(number, rate, kl, shown))
+        rate, kl = interval_of(gains).rate(), interval_of(square / 2)
+        found.append(Ahead(number, _figure(rate), _figure(kl), shown))
     return tuple(found)
 
 
@@ -318,7 +315,7 @@ def outlook_in_features(
         points = np.broadcast_to(standing.point, (_FUTURES, features.dim))
     gains = (true * (unit * points @ directions)).sum(-1)
     nats = (points**2).sum(-1) / 2
-    return Outlook(more, _interval(gains), _interval(nats), float(shown.mean()))
+    return Outlook(more, interval_of(gains), interval_of(nats), float(shown.mean()))
 
 
 def _lengths(w: Floats, votes: Votes, rng: np.random.Generator) -> Floats:
@@ -327,8 +324,3 @@ def _lengths(w: Floats, votes: Votes, rng: np.random.Generator) -> Floats:
     rate = special.expit(logits)
     information = (rate * (1 - rate) * logits**2) @ (votes.up + votes.down)
     return np.asarray(1 + rng.standard_normal(len(w)) / np.sqrt(np.maximum(information, 1.0)))
-
-
-def _interval(draws: Floats) -> Interval:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Interval(draws.mean(), low, high)
