@@ -108,7 +108,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
         seldom.sort(key=lambda pair: -pair[1])
         names = [f"{each.words} ({100 * alike:.0f} %)" for each, alike in seldom]
         lines["seldom shown"] = (
-            f"{_list(names)}: so many comparisons of {rows} prompts would not differ in it"
+            f"{_list(names)}: so often two sets of {rows} answers do not differ in it"
         )
     return lines
 

@@ -31,8 +31,7 @@ def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
         "taught hardly": "more commas (3 % of answers become 50 % at 3 to 8 nats)",
         "taught not at all": "more questions; more of keyword:sea "
         "(3 % of answers become 50 % at more than 8 nats)",
-        "seldom shown": "more commas (66 %): "
-        "so many comparisons of 8 prompts would not differ in it",
+        "seldom shown": "more commas (66 %): so often two sets of 8 answers do not differ in it",
     }
 
 
