@@ -47,6 +47,7 @@ def test_values():
         ("length:4", "word " * 400, -1.0),
         ("length:4", "", -1.0),
         ("keyword:sea,sun", "The SEA, and seaside.", 0.5),
+        ("keyword:sea+sun", "The SEA, and seaside.", 0.5),  # as a feature is written
         ("keyword:sea", "Overseas.", 0.0),
         ("regex:^Once", "Once more", 1.0),
         ("regex:^Once", "At once", 0.0),
@@ -88,6 +89,7 @@ def test_a_wrong_reward_says_what_is_right():
         ("verify:bullets", "no verifier 'bullets'"),
         ("fluency", "needs a model"),
         ("", "is not name"),
+        ("names a drink", "liked are written keyword:tea,bread, a pattern regex:"),
     ]
     for spec, words in cases:
         with case(spec, words):

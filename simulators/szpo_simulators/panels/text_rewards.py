@@ -134,9 +134,9 @@ def _length(argument: str | None) -> Reward:
 
 
 def _keyword(argument: str | None) -> Reward:
-    if "+" in (argument or "") or not argument:
+    if not argument:
         raise UsageError("needs whole words separated by commas, as in keyword:sea,sun")
-    return features.reward(f"keyword:{'+'.join(argument.split(','))}")
+    return features.reward(f"keyword:{argument.replace(',', '+')}")
 
 
 def _regex(argument: str | None) -> Reward:
@@ -185,7 +185,10 @@ def parse(spec: str, *, logprob: Logprob | None = None) -> Reward:
 def _term(part: str, spec: str, logprob: Logprob | None) -> tuple[float, Reward]:
     match = _TERM.fullmatch(part)
     if match is None:
-        raise UsageError(f"reward {spec!r}: {part!r} is not name, name:argument or weight*name")
+        raise UsageError(
+            f"reward {spec!r}: {part!r} is not name, name:argument or weight*name; words that are "
+            "liked are written keyword:tea,bread, a pattern regex:^Once"
+        )
     weight, name, argument = match.groups()
     try:
         return float(weight or 1), _maker(name, logprob)(argument)
