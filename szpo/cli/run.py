@@ -287,7 +287,9 @@ def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: boo
             )
             stack.enter_context(contextlib.closing(parts))
             ledger = stack.enter_context(assemble.create(parts, path))
-        console.complain(f"run {path.stem} in {path}")
+        reads = parts.settings.guarded and parts.base is not None
+        more = "; the first step reads base answers for the guards as well" if reads else ""
+        console.complain(f"run {path.stem} in {path}{more}")
         if hold:
             pauses.pause(ledger, "operator", "the first round waits for its start")
         try:
