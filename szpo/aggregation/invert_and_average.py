@@ -49,10 +49,8 @@ class Estimate:
 def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> Inversion:
     """The per-comparison estimator of that name.
 
-    ``haldane`` log((k+½)/(M−k+½)), other links on (k+½)/(M+1); ``clip`` rate cut to
-    [1/2M, 1−1/2M]; ``trim`` cut to [σ(−H), σ(H)] as published (Zhang & Ying, arXiv 2409.17401);
-    ``laplace`` (k+1)/(M+2); ``score`` (k/M − ½)/σ'(0); ``second`` clip less its second-order
-    bias; ``posterior`` mean under a N(0, 1) prior; ``pooled`` as haldane, with ``pool``.
+    ``haldane`` log((k+½)/(M−k+½)), other links on (k+½)/(M+1); ``trim`` k/M cut to
+    [σ(−H), σ(H)] as published (Zhang & Ying, arXiv 2409.17401).
 
     Raises:
         UsageError: no such estimator.
@@ -60,23 +58,13 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
     >>> inversion("haldane")(np.array([1.0]), np.array([1.0])).round(4).tolist()
     [1.0986]
     """
-    if smoothing in ("haldane", "pooled"):
+    if smoothing == "haldane":
         if link.name == "logistic":
             return haldane
         return _zero_without_votes(lambda k, m: link.inverse((k + 0.5) / (m + 1)))
-    if smoothing == "clip":
-        return _zero_without_votes(lambda k, m: link.inverse(_clip(k, m)))
     if smoothing == "trim":
         low, high = float(link.prob(-trim)), float(link.prob(trim))
         return _zero_without_votes(lambda k, m: link.inverse(np.clip(k / m, low, high)))
-    if smoothing == "laplace":
-        return _zero_without_votes(lambda k, m: link.inverse((k + 1) / (m + 2)))
-    if smoothing == "score":
-        return _zero_without_votes(lambda k, m: (k / m - 0.5) / link.slope0)
-    if smoothing == "second":
-        return _zero_without_votes(_second_order)
-    if smoothing == "posterior":
-        return _zero_without_votes(_posterior_mean)
     raise UsageError(f"smoothing: {smoothing!r} is unknown")
 
 
@@ -126,16 +114,8 @@ def tie_nu(ties: float, votes: float) -> float:
     return 2 * tau / (1 - tau)
 
 
-def estimate(
-    tally: Tally,
-    invert: Inversion = haldane,
-    *,
-    nu: float | None = None,
-    pool: bool = False,
-) -> Estimate:
+def estimate(tally: Tally, invert: Inversion = haldane, *, nu: float | None = None) -> Estimate:
     """Δ̂ of each direction (..., K): the mean over n **after** inversion.
-
-    With ``pool`` the votes of a direction are summed first and inverted once (`_estimate_pooled`).
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
     standard error is the larger of the spread over n and the vote noise expected at the pooled
@@ -146,8 +126,6 @@ def estimate(
     votes = np.where(identical, 0.0, tally.plus + tally.minus + tally.tie)
     wins = np.where(identical, 0.0, tally.plus + 0.5 * tally.tie)
     asked = votes > 0
-    if pool:
-        return _estimate_pooled(wins, votes, asked, identical, invert)
     each = invert(wins, votes) if nu is None else davidson(tally.plus, tally.minus, tally.tie, nu)
     each = np.where(asked, each, 0.0)
     # A tie is less informative: the variance of Δ̂_n at 0 is 2(2 + ν)/M, not 4/M.
@@ -205,28 +183,6 @@ def ordered_sum(values: Floats) -> Floats:
     return total
 
 
-def _estimate_pooled(
-    wins: Floats,
-    votes: Floats,
-    asked: NDArray[np.bool_],
-    identical: NDArray[np.bool_],
-    invert: Inversion,
-) -> Estimate:
-    """One inversion of all votes of a direction, times the share of comparisons that differ."""
-    k, m = ordered_sum(wins), ordered_sum(votes)
-    size = (asked | identical).sum(-1)
-    share = asked.sum(-1) / np.maximum(size, 1)
-    one = (k[..., None], m[..., None])
-    noise = np.asarray(_vote_variance(*one, one[1] > 0, invert)[..., 0])
-    # Votes of one comparison share its texts: widen by Pearson's overdispersion where seen.
-    rate = ((k + 0.5) / (m + 1))[..., None]
-    misfit = (wins - votes * rate) ** 2 / (np.maximum(votes, 1e-300) * rate * (1 - rate))
-    freedom = np.maximum(asked.sum(-1) - 1, 1)
-    excess = np.maximum(ordered_sum(np.where(asked, misfit, 0.0)) / freedom, 1.0)
-    stderr = share * np.sqrt(noise * excess)
-    return Estimate(share * invert(k, m), np.where(size > 0, stderr, np.inf), size)
-
-
 def _vote_variance(
     wins: Floats, votes: Floats, asked: NDArray[np.bool_], invert: Inversion
 ) -> Floats:
@@ -257,24 +213,3 @@ def _zero_without_votes(invert: Inversion) -> Inversion:
         return np.where(asked, invert(np.where(asked, k, 0.5), safe), 0.0)
 
     return invert_or_zero
-
-
-def _clip(k: Floats, m: Floats) -> Floats:
-    edge = 0.5 / m
-    return np.clip(k / m, edge, 1 - edge)
-
-
-def _second_order(k: Floats, m: Floats) -> Floats:
-    p = _clip(k, m)
-    return np.asarray(LOGISTIC.inverse(p) - (2 * p - 1) / (2 * m * p * (1 - p)))
-
-
-def _posterior_mean(k: Floats, m: Floats) -> Floats:
-    x = np.linspace(-9.0, 9.0, 1801)
-    log = (
-        k[..., None] * special.log_expit(x)
-        + (m - k)[..., None] * special.log_expit(-x)
-        - 0.5 * x * x
-    )
-    weight = np.exp(log - log.max(-1, keepdims=True))
-    return np.asarray((weight * x).sum(-1) / weight.sum(-1))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.optim import superseded
 
 _FALLING: Final = "set optimizer.alpha_decay, or optimizer.rule regression"
 _ALL_ASKED: Final = "a run asks every comparison; szpo select chooses pairs of a pool"
@@ -42,6 +43,10 @@ GONE_VALUES: Final[Mapping[str, str]] = {
     'optimizer.weighting = "dawid-skene"': _LEARNED,
     'optimizer.weighting = "shrunk-logits"': _LEARNED,
     'optimizer.weighting = "median"': _LEARNED,
+    **{
+        f'optimizer.smoothing = "{name}"': "choose haldane, or trim as published"
+        for name in superseded.GONE_VALUES["smoothing"][1]
+    },
 }
 """Values that are gone, and what to do now."""
 

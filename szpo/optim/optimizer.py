@@ -253,12 +253,9 @@ def equations(s: Settings) -> str:
     shares = {
         "trim": f"k/M trimmed to [σ(−{s.trim:g}), σ({s.trim:g})]",
         "haldane": "(k + ½)/(M + 1)",
-        "laplace": "(k + 1)/(M + 2)",
     }
     apart = "μ" if s.distance == 1 else f"({s.distance}μ)"
-    equation = rule_of(s.rule).equation.format(
-        c=apart, p=shares.get(s.smoothing, f"k/M, made finite by {s.smoothing}")
-    )
+    equation = rule_of(s.rule).equation.format(c=apart, p=shares[s.smoothing])
     return f"{both}, v ~ N(0, I){length}" + (f"; {equation}" if equation else "")
 
 

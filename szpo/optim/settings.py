@@ -12,14 +12,14 @@ from typing import get_args
 
 from szpo.aggregation import links
 from szpo.aggregation.bradley_terry import Ties
-from szpo.aggregation.registry import LEARNED, WEIGHTINGS
+from szpo.aggregation.registry import WEIGHTINGS
 from szpo.errors import UsageError
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space, layout_dim
 from szpo.optim.sample_directions import Law
 from szpo.types import Layout, Pairing
 
-SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
+SMOOTHINGS = ("haldane", "trim")
 
 
 class SettingsError(UsageError):
@@ -156,16 +156,11 @@ def _check(s: Settings) -> None:
         raise SettingsError(f"tie_nu is {s.tie_nu}; it must not be negative")
     if s.warmup < 0:
         raise SettingsError(f"warmup is {s.warmup}; it must not be negative")
-    if s.link != "logistic" and (s.ties == "davidson" or s.smoothing in ("second", "posterior")):
-        raise SettingsError("davidson, second and posterior are for the logistic link")
+    if s.link != "logistic" and s.ties == "davidson":
+        raise SettingsError("davidson ties are for the logistic link")
     if s.ties == "davidson" and s.smoothing != "haldane":
         raise SettingsError("davidson ties go with the haldane smoothing only")
     if s.weighting not in WEIGHTINGS:
         raise SettingsError(
             f"weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
-        )
-    if s.weighting in LEARNED and s.smoothing in ("clip", "second"):
-        raise SettingsError(
-            f"smoothing {s.smoothing} cannot take the fractions of votes that weighting "
-            f"{s.weighting} makes; choose haldane"
         )

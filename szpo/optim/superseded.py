@@ -15,7 +15,13 @@ VERSION: Final = "0.1.0"
 COMMIT: Final = "231555c"
 INSTEAD: Final = f"szpo {VERSION} (commit {COMMIT}) recomputes updates from votes with it"
 GONE_RULES: Final = ("bayes", "margin")
-GONE_WEIGHTINGS: Final = ("dawid-skene", "shrunk-logits", "median")
+GONE_VALUES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "weighting": ("equal", ("dawid-skene", "shrunk-logits", "median")),
+    "smoothing": (
+        "haldane", ("clip", "laplace", "score", "second", "posterior", "pooled"),
+    ),
+}  # fmt: skip
+"""By option the value that such a run is looked at with, and those that are gone."""
 OFF: Final[Mapping[str, Any]] = {
     "momentum": 0.0, "adam": None, "steering": None, "selection": None, "vote_price": None,
 }  # fmt: skip
@@ -35,8 +41,11 @@ def find_gone(optimizer: Mapping[str, Any]) -> tuple[str, ...]:
     found = [f"rule {optimizer['rule']}"] if optimizer.get("rule") in GONE_RULES else []
     if optimizer.get("law", {}).get("kind") == "block":
         found.append("law block")
-    if optimizer.get("weighting") in GONE_WEIGHTINGS:
-        found.append(f"weighting {optimizer['weighting']}")
+    found += [
+        f"{name} {optimizer[name]}"
+        for name, (_, gone) in GONE_VALUES.items()
+        if optimizer.get(name) in gone
+    ]
     found += [f"option {name}" for name, off in OFF.items() if optimizer.get(name, off) != off]
     return tuple(found)
 
@@ -53,8 +62,7 @@ def keep_current(optimizer: Mapping[str, Any]) -> dict[str, Any]:
         kept["law"] = {name: value for name, value in law.items() if name != "block"}
         if law.get("kind") == "block":
             kept["law"]["kind"] = "gaussian"
-    if kept.get("weighting") in GONE_WEIGHTINGS:
-        kept["weighting"] = "equal"
+    kept |= {name: now for name, (now, gone) in GONE_VALUES.items() if kept.get(name) in gone}
     for name in ("mu", "alpha"):
         if isinstance(schedule := kept.get(name), Mapping):
             power = SCHEDULES[schedule["kind"]]

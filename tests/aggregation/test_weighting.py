@@ -211,8 +211,6 @@ def test_without_knowing_the_voters_there_is_no_share():
     ("changes", "words"),
     [
         ({"weighting": "loud"}, "choose equal, skill, rationality$"),
-        ({"weighting": "skill", "rule": "known", "smoothing": "clip"}, "choose haldane"),
-        ({"weighting": "rationality", "rule": "known", "smoothing": "second"}, "choose haldane"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes, words):

@@ -249,7 +249,7 @@ def test_identical_comparisons_everywhere_move_nothing(rule):
 
 CASES = [
     {"rule": "known", "M": 3},
-    {"rule": "known", "smoothing": "pooled", "M": 2, "pairing": "forward"},
+    {"rule": "known", "smoothing": "trim", "M": 2, "pairing": "forward"},
     {"rule": "known", "warmup": 3},
     {"rule": "known", "K": 2, "alpha_decay": 0.5},
     {"rule": "sign", "K": 3, "mu_decay": 0.25},

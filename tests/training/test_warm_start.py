@@ -172,7 +172,7 @@ def test_a_bad_prior_ends_a_run_before_a_model_is_loaded(tmp_path, capsys):
 
 
 def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only():
-    for name, value in (("kl_step", "0.1"), ("smoothing", "clip")):
+    for name, value in (("kl_step", "0.1"), ("smoothing", "trim")):
         sets = ["optimizer.rule=regression", f"optimizer.{name}={value}"]
         config = settings_file.load(sets=sets)  # as a recorded run is opened
         config.optimizer_settings((("z", (4,)),), 1.0)

@@ -120,9 +120,6 @@ def default_alpha(counting: Counting, settings: Settings, rms: float | None = No
     A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
     is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of the measure, as a warm-up found it;
     None takes it from the exact law of the votes at rate ½.
-
-    Raises:
-        UsageError: the estimator is 0 whatever the votes (clip at M = 1).
     """
     if settings.alpha is not None:
         return float(settings.alpha)
@@ -192,7 +189,6 @@ def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estim
         tally,
         invert_and_average.inversion(settings.smoothing, link, trim=settings.trim),
         nu=nu,
-        pool=settings.smoothing == "pooled",
     )
 
 

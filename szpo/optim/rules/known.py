@@ -18,7 +18,7 @@ from typing import Any
 
 from szpo.aggregation import invert_and_average, links
 from szpo.optim.rules import along_direction
-from szpo.optim.settings import Settings, SettingsError
+from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 
 
@@ -33,24 +33,11 @@ def unit(settings: Settings, mu: Any) -> Any:
 
 
 def null_rms(settings: Settings) -> float:
-    """Root mean square of Δ̂ of a direction when nobody has a preference.
-
-    Raises:
-        UsageError: the estimator is 0 whatever the votes (clip at M = 1).
-    """
+    """Root mean square of Δ̂ of a direction when nobody has a preference."""
     invert = invert_and_average.inversion(
         settings.smoothing, links.link(settings.link), trim=settings.trim
     )
-    if settings.smoothing == "pooled":
-        rms = invert_and_average.null_rms(settings.N * settings.M, invert)
-    else:
-        rms = invert_and_average.null_rms(settings.M, invert) / math.sqrt(settings.N)
-    if rms < 1e-12:
-        raise SettingsError(
-            f"smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the votes; "
-            "choose haldane, or a larger M"
-        )
-    return rms
+    return invert_and_average.null_rms(settings.M, invert) / math.sqrt(settings.N)
 
 
 COUNTING = along_direction.Counting(
@@ -59,7 +46,7 @@ COUNTING = along_direction.Counting(
     measure=measure,
     unit=unit,
     null_rms=null_rms,
-    is_exact=lambda s: s.link == "logistic" and s.smoothing in ("haldane", "pooled"),
+    is_exact=lambda s: s.link == "logistic" and s.smoothing == "haldane",
     measures=True,
 )
 RULE = along_direction.rule(COUNTING)
