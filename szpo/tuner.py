@@ -30,7 +30,6 @@ from szpo.evaluators.function_panel import (
     FUNCTION,
     Better,
     FunctionPanel,
-    FunctionPanelFactory,
     check_function,
 )
 from szpo.evaluators.panel_factory import PEOPLE
@@ -110,7 +109,7 @@ class Tuner:
             if better is None:
                 checked = assemble.check(config)
             else:
-                checked = assemble.check(config, FunctionPanelFactory(better))
+                checked = assemble.check(config, FunctionPanel(better))
             path = assemble.new_path(checked.config)
             with quiet():
                 parts = assemble.build(checked.config, say=_say, checked=checked)

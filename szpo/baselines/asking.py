@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 from szpo import seeds
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter
-from szpo.baselines.questions import Ask, Preferences, pair_of
-from szpo.data.pairs import Pair
+from szpo.baselines.questions import Ask, pair_of
+from szpo.data.pairs import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge
 from szpo.seeds import as_seed

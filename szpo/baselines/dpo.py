@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, TypeAlias
@@ -22,16 +23,10 @@ from szpo.baselines import trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Ask, Preferences
+from szpo.baselines.questions import Ask
 from szpo.baselines.recipes import Count, Dropout, Positive, recipe
-from szpo.baselines.validation import (
-    catch_divergence,
-    describe_left_out,
-    describe_rise,
-    join_remarks,
-    require_pairs,
-)
-from szpo.data.pairs import Pair
+from szpo.baselines.validation import catch_divergence, require_pairs
+from szpo.data.pairs import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
@@ -109,10 +104,9 @@ def train(
         UsageError: the extra is not installed, or a setting is none.
     """
     require_pairs(data, METHOD)
-    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
+    listener = trainer.Listener.begin(METHOD, meter, on_step)
     learned = _fit(actor, data.pairs, recipe or Recipe(), seed, listener)
-    remark = join_remarks(describe_left_out(learned, len(data.pairs)), describe_rise(listener.log))
-    return Trained(listener.meter.cost(), tuple(listener.log), learned, data.ties, remark)
+    return listener.finish(learned, len(data.pairs), data.ties)
 
 
 def iterative(
@@ -138,8 +132,8 @@ def iterative(
     if not prompts:
         raise UsageError("iterative-dpo: no prompts; give those to answer")
     survey = Survey(prompts, ask, plan.questions, plan.rows, seed)
-    meter = Meter()
-    listener = trainer.Listener("iterative-dpo", meter, ignore_step)
+    listener = trainer.Listener.begin("iterative-dpo", None, ignore_step)
+    meter = listener.meter
     pairs: list[Pair] = []
     ties = found = learned = 0
     for i in range(plan.rounds):
@@ -151,16 +145,12 @@ def iterative(
         found += len(new.pairs)
         if pairs:
             learned = _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
+        last = listener.log[-1] if listener.log else {}
         figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
-        meter.report(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
+        meter.report(on_step, i + 1, plan.rounds, {**last, **figures})
     if not listener.log:
         require_pairs(Preferences((), ties), "iterative-dpo")
-    remark = join_remarks(describe_left_out(learned, len(pairs)), describe_rise(listener.log))
-    return Trained(meter.cost(), tuple(listener.log), found, ties, remark)
-
-
-def _last(listener: trainer.Listener) -> dict[str, float]:
-    return dict(listener.log[-1]) if listener.log else {}
+    return replace(listener.finish(learned, len(pairs), ties), pairs=found)
 
 
 def _fit(
@@ -173,7 +163,6 @@ def _fit(
     name: str = METHOD,
 ) -> int:
     """One DPOTrainer from the actor's current weights; the pairs that had room."""
-    trainer.require_trl(listener.method)
     from trl import DPOConfig, DPOTrainer
 
     class PairTrainer(DPOTrainer):  # type: ignore[misc]

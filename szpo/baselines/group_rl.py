@@ -112,11 +112,10 @@ def train(
         UsageError: the extra is not installed, or there are no prompts.
     """
     method = "grpo" if isinstance(how, Grpo) else "rloo"
-    trainer.require_trl(method)
+    listener = trainer.Listener.begin(method, meter, on_step)
     import trl
 
-    meter = meter or Meter()
-    listener = trainer.Listener(method, meter, on_step)
+    meter = listener.meter
     if not task.prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
     require_plain(actor.answering.sampling, method)

@@ -10,35 +10,23 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from szpo.baselines.costs import Cost, Meter
+from szpo.baselines.costs import Meter
 from szpo.baselines.questions import pair_of
-from szpo.data.pairs import Pair
+from szpo.data.pairs import Pair, Preferences
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Verdict, Vote
 from szpo.voting.counting import counted
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerPairs:
-    """Preference pairs of single rows, from a ledger's votes."""
+def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
+    """The pairs of the closed steps, from the votes that counted, in the order of the steps.
 
-    pairs: tuple[Pair, ...]
-    """In the order of steps, comparisons and rows."""
-    ties: int
-    """Comparisons that were voted on and gave no pair."""
-    comparisons: int
-    """Comparisons that were voted on."""
-    cost: Cost
-    """Votes and answers read, as the run counted them."""
-
-
-def read_pairs(ledger: Ledger) -> LedgerPairs:
-    """The pairs of the closed steps, from the votes that counted."""
+    The meter is charged with votes and answers read, as the run counted them.
+    """
     pairs: list[Pair] = []
     ties = comparisons = 0
-    meter = Meter()
+    meter = meter or Meter()
     for row in ledger.query(
         "SELECT step FROM steps WHERE run = ? AND state IN ('closed', 'applied') ORDER BY step",
         (ledger.run,),
@@ -56,7 +44,7 @@ def read_pairs(ledger: Ledger) -> LedgerPairs:
             pairs += found
             ties += not found
             comparisons += 1
-    return LedgerPairs(tuple(pairs), ties, comparisons, meter.cost())
+    return Preferences(tuple(pairs), ties, comparisons)
 
 
 def _make_pairs(

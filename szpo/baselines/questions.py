@@ -27,15 +27,6 @@ class Task:
     score: Score
 
 
-@dataclass(frozen=True, slots=True)
-class Preferences:
-    """Pairs to learn from, and the number of questions that gave none."""
-
-    pairs: Sequence[Pair]
-    ties: int = 0
-    """Questions answered with a tie, or skipped."""
-
-
 def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int = 1) -> Pair | None:
     """The pair that a verdict makes of a row; None for a tie, a skip or equal texts.
 

@@ -24,8 +24,9 @@ from szpo.baselines import (
 )
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained
-from szpo.baselines.questions import Ask, Preferences, Score, Task
+from szpo.baselines.questions import Ask, Score, Task
 from szpo.baselines.validation import join_remarks
+from szpo.data.pairs import Preferences
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Preferences, Score
+from szpo.baselines.questions import Score
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
-from szpo.baselines.validation import describe_left_out, drop_too_long, require_pairs
-from szpo.data.pairs import Pair
+from szpo.baselines.validation import drop_too_long, require_pairs
+from szpo.data.pairs import Pair, Preferences
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapter_files
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
@@ -171,7 +171,7 @@ def train(
         UsageError: the extra is not installed, or a setting is none.
     """
     require_pairs(data, METHOD)
-    trainer.require_trl(METHOD)
+    listener = trainer.Listener.begin(METHOD, meter, on_step)
     from datasets import Dataset
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer
@@ -182,7 +182,6 @@ def train(
         r=recipe.rank, lora_alpha=recipe.rank, target_modules=targets, task_type="CAUSAL_LM"
     )
     sites = find_sites(loaded.model, lora)
-    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     rows = [
         {
             "chosen_ids": reward_tokens(loaded, pair.prompt, pair.chosen),
@@ -220,9 +219,7 @@ def train(
             actors.read(shell, sites),
             shell.score.weight.detach().float().cpu().numpy()[0].copy(),
         )
-    cost = listener.meter.cost()
-    remark = describe_left_out(len(rows), len(data.pairs))
-    return learned, Trained(cost, tuple(listener.log), len(rows), data.ties, remark)
+    return learned, listener.finish(len(rows), len(data.pairs), data.ties)
 
 
 def reward_tokens(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:

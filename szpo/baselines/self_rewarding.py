@@ -28,9 +28,9 @@ from szpo import files, seeds
 from szpo.baselines import asking, dpo, self_judging, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Count, Group, Positive, recipe
 from szpo.data import preference_files
+from szpo.data.pairs import Preferences
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import adapter_files, context

@@ -11,7 +11,7 @@ from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.recipes import Dropout, Positive, recipe
-from szpo.baselines.validation import describe_left_out, drop_too_long
+from szpo.baselines.validation import drop_too_long
 from szpo.errors import RunError
 from szpo.models.loading import answer_tokens, encode
 from szpo.types import Answer, Prompt
@@ -45,11 +45,9 @@ def train(
     """
     if not examples:
         raise RunError(f"{METHOD}: no example to learn from")
-    trainer.require_trl(METHOD)
+    listener, how = trainer.Listener.begin(METHOD, meter, on_step), recipe or Recipe()
     from trl import SFTConfig, SFTTrainer
 
-    how = recipe or Recipe()
-    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     limit = trainer.limit_length(actor.loaded, how.max_length)
     texts = [
         (list(encode(actor.loaded.tokenizer, prompt)), answer_tokens(actor.loaded, answer))
@@ -68,5 +66,4 @@ def train(
     trainer.train(
         (SFTTrainer, SFTConfig), actor, rows, arguments, listener, seed=seed, dropout=how.dropout
     )
-    remark = describe_left_out(len(rows), len(examples))
-    return Trained(listener.meter.cost(), tuple(listener.log), len(rows), remark=remark)
+    return listener.finish(len(rows), len(examples))

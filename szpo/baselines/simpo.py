@@ -12,9 +12,9 @@ from typing import Any
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Positive, Weight, recipe
-from szpo.baselines.validation import describe_left_out, describe_rise, join_remarks, require_pairs
+from szpo.baselines.validation import require_pairs
+from szpo.data.pairs import Preferences
 
 METHOD = "simpo"
 
@@ -40,9 +40,7 @@ def train(
 ) -> Trained:
     """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
     require_pairs(data, METHOD)
-    trainer.require_trl(METHOD)
-    how = recipe or Recipe()
-    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
+    listener, how = trainer.Listener.begin(METHOD, meter, on_step), recipe or Recipe()
     limit = trainer.limit_length(actor.loaded, how.max_length)
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
@@ -65,11 +63,7 @@ def train(
         "remove_unused_columns": False,
     }
     trainer.train((PairTrainer, CPOConfig), actor, rows, arguments, listener, seed=seed)
-    cost = listener.meter.cost()
-    remark = join_remarks(
-        describe_left_out(len(rows), len(data.pairs)), describe_rise(listener.log)
-    )
-    return Trained(cost, tuple(listener.log), len(rows), data.ties, remark)
+    return listener.finish(len(rows), len(data.pairs), data.ties)
 
 
 def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:

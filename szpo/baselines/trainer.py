@@ -24,9 +24,16 @@ from transformers.training_args import OptimizerNames
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep
+from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.recipes import Count, Epochs, Positive
-from szpo.baselines.validation import drop_too_long, require_finite, require_weights
+from szpo.baselines.validation import (
+    describe_left_out,
+    describe_rise,
+    drop_too_long,
+    join_remarks,
+    require_finite,
+    require_weights,
+)
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.models import context
@@ -176,6 +183,21 @@ class Listener(TrainerCallback):
     meter: Meter
     on_step: OnStep
     log: list[Mapping[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, method: str, meter: Meter | None, on_step: OnStep) -> Listener:
+        """That of a training which begins now, with a new meter where None.
+
+        Raises:
+            UsageError: trl or datasets is not installed.
+        """
+        require_trl(method)
+        return cls(method, meter or Meter(), on_step)
+
+    def finish(self, used: int, of: int, ties: int = 0) -> Trained:
+        """The result of the training, which had room for ``used`` of so many pairs or examples."""
+        remark = join_remarks(describe_left_out(used, of), describe_rise(self.log))
+        return Trained(self.meter.cost(), tuple(self.log), used, ties, remark)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any

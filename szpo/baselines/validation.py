@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from szpo.baselines.questions import Preferences
+from szpo.data.pairs import Preferences
 from szpo.errors import LogitsError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 

@@ -25,9 +25,10 @@ from szpo.errors import UsageError
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
     from szpo.baselines.costs import Cost, Meter, Moment, OnStep
-    from szpo.baselines.questions import Preferences, Score
+    from szpo.baselines.questions import Score
     from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
+    from szpo.data.pairs import Preferences
     from szpo.runs.assemble import Parts
     from szpo.types import Prompt
 
@@ -181,26 +182,26 @@ def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
     """Load a recorded run: its model at θ₀, its votes, and its panel where the method asks it."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk
+    from szpo.baselines.costs import Meter
     from szpo.baselines.ledger_pairs import read_pairs
-    from szpo.baselines.questions import Preferences
     from szpo.baselines.validation import require_pairs
     from szpo.ledger.database import Ledger
     from szpo.runs import assemble
 
     path = run_paths.find(name, folder)
     with Ledger.open(path) as ledger:
-        found = read_pairs(ledger)
-        data = Preferences(found.pairs, found.ties)
+        spent = Meter()
+        data = read_pairs(ledger, spent)
         if args.reads_votes:
             require_pairs(data, args.method)
         asks = args.method == "iterative-dpo"
         parts = assemble.reopen(ledger, until=0, panel=asks, say=console.complain)
     actor = _actor(parts)
-    prompts = parts.prompts.train or tuple(dict.fromkeys(p.prompt for p in found.pairs))
+    prompts = parts.prompts.train or tuple(dict.fromkeys(p.prompt for p in data.pairs))
 
     def votes(meter: Meter) -> Preferences:
-        meter.votes += found.cost.votes
-        meter.answers_read += found.cost.answers_read
+        meter.votes += spent.votes
+        meter.answers_read += spent.answers_read
         return data
 
     ask = JudgesAsk(tuple(parts.panel.judges)) if parts.panel is not None else None
@@ -242,20 +243,19 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     """Load a model by settings, with the pairs of a file or without votes."""
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
-    from szpo.baselines.questions import Preferences
     from szpo.baselines.validation import require_pairs
     from szpo.data import preference_files
+    from szpo.data.pairs import Preferences
     from szpo.policies import language_model
 
-    read = None
+    given = Preferences(())
     if args.pairs is not None:
-        read = preference_files.read(
+        given = preference_files.read(
             args.pairs, args.kind, first=args.first, skip_bad=args.skip_bad
         )
-        name_bad(read)
-    given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
-    if read is not None and args.reads_votes:
-        require_pairs(given, args.method)
+        name_bad(given)
+        if args.reads_votes:
+            require_pairs(given, args.method)
     config = _load_settings(args)
     asked = _choose_prompts(
         args, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
@@ -263,7 +263,7 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
     lora = notebook_dpo.lora() if args.method == "notebook-dpo" else None
     plain = language_model.load_plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
-    return registry.Inputs(actor, asked, None if read is None else lambda meter: given)
+    return registry.Inputs(actor, asked, None if args.pairs is None else lambda meter: given)
 
 
 def _choose_prompts(

@@ -13,6 +13,7 @@ from szpo import files, seeds
 from szpo.baselines import ledger_pairs
 from szpo.cli import console, run_paths
 from szpo.data import label_studio, preference_files
+from szpo.data.pairs import Preferences
 from szpo.errors import UsageError
 from szpo.intervals import Z
 
@@ -51,8 +52,7 @@ def pairs(
         what = "records"
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            recorded = ledger_pairs.read_pairs(ledger)
-        found = preference_files.Preferences(recorded.pairs, recorded.ties, recorded.comparisons)
+            found = ledger_pairs.read_pairs(ledger)
         what = "comparisons"
     if out is not None:
         if not found.pairs:
@@ -70,7 +70,7 @@ def pairs(
     )
 
 
-def name_bad(found: preference_files.Preferences) -> None:
+def name_bad(found: Preferences) -> None:
     """Warn of the records that were left out: the first few by line, the rest by number."""
     for reason in found.bad[: preference_files.SHOWN_BAD]:
         console.warn(f"left out {reason}")

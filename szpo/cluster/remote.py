@@ -148,12 +148,11 @@ class RemoteHost:
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Host.places`."""
         from szpo.models.lora_sites import Site
-        from szpo.policies.hosts import Places
 
         asked = {"adapter": adapter.model_dump(mode="json"), "config": config}
         (reply,) = self.dispatcher.gather([{"task": "places", "head": json.dumps(asked)}])
         found = json.loads(reply["head"])
-        return Places(tuple(Site(**site) for site in found["sites"]), found["conv1d"])
+        return tuple(Site(**site) for site in found["sites"]), found["conv1d"]
 
     def at(self, subspace: Any, space: Any, *, run: bool = False) -> RemoteAnswerer:
         """See `Host.at`."""

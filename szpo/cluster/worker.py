@@ -168,9 +168,10 @@ class Worker:
     def _places(self, head: dict[str, Any]) -> Message:
         from szpo.config.model_sections import Adapter
 
-        found = self._host.places(Adapter.model_validate(head["adapter"]), head["config"])
-        sites = [dataclasses.asdict(site) for site in found.sites]
-        return {"head": json.dumps({"sites": sites, "conv1d": found.conv1d})}
+        adapter = Adapter.model_validate(head["adapter"])
+        sites, conv1d = self._host.places(adapter, head["config"])
+        found = {"sites": [dataclasses.asdict(site) for site in sites], "conv1d": conv1d}
+        return {"head": json.dumps(found)}
 
 
 def identity(facts: Any, answerer: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from szpo.data.rankings import RecordPairs, get_text, make_pair, make_prompt
+from szpo.data.pairs import Preferences, get_text, make_pair, make_prompt
 from szpo.errors import UsageError
 
 TAG = "\n\nAssistant:"
@@ -62,7 +62,7 @@ def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ..
     return tuple(found)
 
 
-def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of a record.
 
     Raises:

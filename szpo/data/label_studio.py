@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from szpo import seeds
-from szpo.data.pairs import Pair
+from szpo.data.pairs import Pair, Preferences, make_pairs, make_prompt, require_text
 from szpo.data.prompts import conversation
-from szpo.data.rankings import RecordPairs, make_pairs, make_prompt, require_text
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
@@ -61,7 +60,7 @@ def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str
     return {"data": {"prompt": shown, "items": items, "messages": turns}}
 
 
-def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pairs of one exported task: those of each ranking that was not cancelled.
 
     Raises:
@@ -84,7 +83,7 @@ def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
         one = make_pairs(prompt, [texts[name] for name in order], range(len(order)), "ranking")
         pairs += one.pairs
         ties += one.ties
-    return RecordPairs(tuple(pairs), ties)
+    return Preferences(tuple(pairs), ties)
 
 
 def _prompt(data: dict[str, Any], where: str) -> Prompt:

@@ -11,14 +11,12 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import files
 from szpo.data import hh_rlhf, label_studio, sheets, text_files, trl, ultrafeedback
-from szpo.data.pairs import Pair
-from szpo.data.rankings import RecordPairs
+from szpo.data.pairs import Pair, Preferences
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
@@ -33,7 +31,7 @@ ARRAY_LIMIT = 64 * 2**20
 SHOWN_BAD = 5
 """Bad records that an error message names; the others are counted."""
 
-Format: TypeAlias = Callable[[dict[str, Any], str], RecordPairs]
+Format: TypeAlias = Callable[[dict[str, Any], str], Preferences]
 FORMATS: dict[str, Format] = {
     "trl": trl.read_pairs,
     "hh": hh_rlhf.read_pairs,
@@ -45,18 +43,6 @@ DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
 """The formats in the order in which a first record is tried."""
 DEMONSTRATIONS: Final = "demonstrations"
 """What a file of prompts with good answers is called."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preferences:
-    """What a preference file holds."""
-
-    pairs: tuple[Pair, ...]
-    ties: int = 0
-    """Comparisons that prefer neither answer."""
-    records: int = 0
-    bad: tuple[str, ...] = ()
-    """Why records were left out, each with its line."""
 
 
 def read(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo.data import spreadsheets, text_files
-from szpo.data.rankings import RecordPairs, get_text, make_pair, make_prompt
+from szpo.data.pairs import Preferences, get_text, make_pair, make_prompt
 from szpo.errors import UsageError
 
 CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
@@ -20,7 +20,7 @@ CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 COLUMN: Final = "choice"
 
 
-def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of an answered question; equal texts and ties make a tie.
 
     Raises:
@@ -29,9 +29,9 @@ def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
     prompt, a, b = (get_text(record, name, where) for name in ("prompt", "a", "b"))
     given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
     if given in ("", "skip"):
-        return RecordPairs(())
+        return Preferences(())
     if given == "tie":
-        return RecordPairs((), 1)
+        return Preferences((), 1)
     if given not in ("A", "B"):
         raise UsageError(f"{where}: choice {given!r} is unknown; give A, B, tie or skip")
     chosen, rejected = (a, b) if given == "A" else (b, a)

@@ -9,9 +9,17 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from szpo.data.pairs import Pair, Source
+from szpo.data.pairs import (
+    End,
+    Pair,
+    Preferences,
+    Source,
+    get_text,
+    make_pair,
+    make_prompt,
+    require_text,
+)
 from szpo.data.prompts import conversation
-from szpo.data.rankings import End, RecordPairs, get_text, make_pair, make_prompt, require_text
 from szpo.data.text_files import clean_answer
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -40,15 +48,13 @@ def to_record(pair: Pair) -> dict[str, Any]:
     }
 
 
-def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of a record.
 
     Raises:
         UsageError: something is missing or of another form, or the two differ in their prompt.
     """
-    given = (
-        None if record.get("prompt") is None else read_turns(record["prompt"], f"{where}: prompt")
-    )
+    given = _given(record, where)
     (before, chosen), (also, rejected) = (
         _answer(record, key, where, given) for key in ("chosen", "rejected")
     )
@@ -73,9 +79,7 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     'Hi.'
     """
     key = "messages" if "messages" in record else "completion"
-    given = (
-        None if record.get("prompt") is None else read_turns(record["prompt"], f"{where}: prompt")
-    )
+    given = _given(record, where)
     before, words = _answer(record, key, where, given)
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")

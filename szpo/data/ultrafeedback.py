@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any
 
 from szpo.data import trl
-from szpo.data.rankings import RecordPairs, make_pairs, make_prompt, require_text
+from szpo.data.pairs import Preferences, make_pairs, make_prompt, require_text
 from szpo.errors import UsageError
 
 TEXTS = ("response", "text", "content")
@@ -19,7 +19,7 @@ RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
 """Where a completion's own rating stands, the first that is there, if its annotations are not."""
 
 
-def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read all n(n − 1)/2 pairs of a record's completions; equal ratings make ties.
 
     Raises:

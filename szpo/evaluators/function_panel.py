@@ -149,9 +149,9 @@ class FunctionEvaluator:
 
 @dataclass(frozen=True, slots=True)
 class FunctionPanel:
-    """A panel of ``size`` panelists who all ask one function."""
+    """A panel of ``size`` panelists who all ask one function, and the factory of such a panel."""
 
-    better: Better | None
+    better: Better | None = None
     """None where the run is only read."""
     size: int = 1
 
@@ -204,16 +204,6 @@ class FunctionPanel:
         """The panel at a vote service."""
         return FunctionEvaluator(PanelEvaluator(service, self.judges))
 
-    def __str__(self) -> str:
-        return f"panel: the function {self.spec['function']}, {self.size} panelists"
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionPanelFactory:
-    """Makes the panel of a run in which a function votes."""
-
-    better: Better | None = None
-
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Refuse a run that nobody could vote in.
 
@@ -228,5 +218,8 @@ class FunctionPanelFactory:
     def build(
         self, config: Config, start: Any, recorded: Mapping[str, Any] | None = None
     ) -> FunctionPanel:
-        """The panel; without a function it can be read of and not asked."""
+        """The panel of these settings; without a function it can be read of and not asked."""
         return FunctionPanel(self.better, config.panel.size)
+
+    def __str__(self) -> str:
+        return f"panel: the function {self.spec['function']}, {self.size} panelists"

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from szpo import plugins
 from szpo.config.schema import Config
 from szpo.errors import UsageError
-from szpo.evaluators.function_panel import FUNCTION, FunctionPanelFactory
+from szpo.evaluators.function_panel import FUNCTION, FunctionPanel
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.protocol import Evaluator, Judge
 from szpo.features.own import JUDGE, Rate
@@ -148,7 +148,7 @@ def load_factory(kind: str) -> PanelFactory | None:
     if kind == PEOPLE:
         return None
     if kind == FUNCTION:
-        return FunctionPanelFactory()
+        return FunctionPanel()
     plain, _, changes = kind.partition("+")
     name = plain if plain in plugins.names(GROUP) else kind
     factory = as_factory(name, plugins.load(GROUP, name, "evaluator", builtin=(PEOPLE,)))

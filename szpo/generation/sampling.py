@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,19 +116,9 @@ def _invert(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.minimum(column, last)
 
 
-def uniforms(seed: int, shifts: list[Shift], rows: list[int], tokens: int, *, crn: bool) -> Floats:
-    """The uniforms of a rollout, (sum of rows, tokens): row i of shift s draws from (seed, k, i).
-
-    With ``crn`` the plus and minus side of a direction share theirs; otherwise each side has its
-    own.
-    """
-    parts = []
-    for shift, n in zip(shifts, rows, strict=True):
-        key = row_key(seed, shift, crn=crn)
-        parts.append(seeds.uniform(key, n * tokens).reshape(n, tokens))
-    return np.concatenate(parts) if parts else np.zeros((0, tokens))
-
-
 def row_key(seed: int, shift: Shift, *, crn: bool) -> bytes:
-    """The key of a shift's rows; row i draws from the numbers i · tokens on of its stream."""
+    """The key of a shift's rows; row i draws from the numbers i · tokens on of its stream.
+
+    With ``crn`` the plus and minus side of a direction share theirs.
+    """
     return seeds.derive(seed, "sample", k=shift.k, name=None if crn else f"side {shift.sign}")

@@ -8,7 +8,6 @@ a judge's model. Here both are of this process, and a worker runs the same code;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -231,15 +230,6 @@ def stack(
     return Deltas(A, {s.name: whole(s.b) for s in sites})
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where an adapter sits in a model."""
-
-    sites: tuple[Site, ...]
-    conv1d: bool
-    """Some of them are GPT-2's transposed ``Conv1D``."""
-
-
 class Host(Protocol):
     """Whoever holds the base model, and a judge's model beside it."""
 
@@ -251,8 +241,12 @@ class Host(Protocol):
     def chunk_rows(self) -> int | None:
         """Rows answered at a time; None: all of a request."""
 
-    def places(self, adapter: AdapterSettings, config: Mapping[str, Any] | None) -> Places:
-        """The layers that get an adapter; ``config`` is a starting adapter's own, of PEFT.
+    def places(
+        self, adapter: AdapterSettings, config: Mapping[str, Any] | None
+    ) -> tuple[tuple[Site, ...], bool]:
+        """The layers that get an adapter, and whether some are GPT-2's transposed ``Conv1D``.
+
+        ``config`` is a starting adapter's own, of PEFT.
 
         Raises:
             UsageError: a setting does not fit the model.
@@ -299,11 +293,12 @@ class LocalHost:
         """See `Host.facts`."""
         return self._loaded
 
-    def places(self, adapter: AdapterSettings, config: Mapping[str, Any] | None) -> Places:
+    def places(
+        self, adapter: AdapterSettings, config: Mapping[str, Any] | None
+    ) -> tuple[tuple[Site, ...], bool]:
         """See `Host.places`."""
         sites = find_sites(self._loaded.model, chosen_lora(self._loaded.model, adapter, config))
-        conv1d = any(adapter_files.is_conv1d(self._loaded.model, site) for site in sites)
-        return Places(sites, conv1d)
+        return sites, any(adapter_files.is_conv1d(self._loaded.model, site) for site in sites)
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Any:
         """See `Host.at`."""

@@ -59,7 +59,7 @@ class Base:
     """Whoever holds the model."""
     subspace: Subspace
     conv1d: bool = False
-    """See `Places.conv1d`."""
+    """Some adapted layers are GPT-2's transposed ``Conv1D``."""
 
     @property
     def loaded(self) -> ModelFacts:
@@ -140,21 +140,21 @@ def prepare(
             say(f"warning: {small}")
     if loaded.adapter is not None:
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
-    places = host.places(config.adapter, _start_config(loaded))
+    sites, conv1d = host.places(config.adapter, _start_config(loaded))
 
-    make = partial(set_up, config, host, places.sites, prompts, progress)
+    make = partial(set_up, config, host, sites, prompts, progress)
     if loaded.adapter is not None:  # its tensors would have to be part of the key
         subspace = make()
     else:
         key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-        subspace = subspace_cache.load_or_make(key, make, sites=places.sites)
+        subspace = subspace_cache.load_or_make(key, make, sites=sites)
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     say(
         f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
         f"base answers; basis {subspace_cache.describe(report)}"
     )
-    return Base(host, replace(subspace, report=report), places.conv1d)
+    return Base(host, replace(subspace, report=report), conv1d)
 
 
 def set_up(

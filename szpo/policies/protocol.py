@@ -6,8 +6,9 @@ no gradient, no log-probability and no tensor library.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -71,6 +72,17 @@ def draw_answers(
     still = [Shift(0, 0, 0, 0.0)]
     drawn = [policy.rollout([prompts], still, seed=seed + i)[0] for i in range(samples)]
     return [list(answers) for answers in zip(*drawn, strict=True)]
+
+
+@contextmanager
+def moved(policy: Any, theta: Theta) -> Iterator[None]:
+    """Put a policy that has `move_to` at θ inside the block, and back where it was afterwards."""
+    before = policy.theta()
+    try:
+        policy.move_to(theta)
+        yield
+    finally:
+        policy.move_to(before)
 
 
 @runtime_checkable

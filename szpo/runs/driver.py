@@ -23,7 +23,7 @@ from szpo.optim.rules import look_ahead
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
-from szpo.policies.protocol import Policy
+from szpo.policies.protocol import Policy, moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source
@@ -156,12 +156,8 @@ def measure_kl(parts: Parts) -> Callable[[Theta], float]:
     asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]
 
     def measure(theta: Theta) -> float:
-        head = policy.theta()
-        policy.move_to(theta)
-        try:
+        with moved(policy, theta):
             return policy.kl(asked, seed=parts.config.run.root_seed)[0]
-        finally:
-            policy.move_to(head)
 
     return measure
 

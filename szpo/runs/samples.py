@@ -20,7 +20,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.theta import recommended_digest, starting_theta, theta_digest
 from szpo.optim import parameters
-from szpo.policies.protocol import Policy, draw_answers
+from szpo.policies.protocol import Policy, draw_answers, moved
 from szpo.replay import replay
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row
@@ -63,7 +63,7 @@ def answers(
         LeaseError: the head is not where this process left it.
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
-    with policy_at(ledger, source, until) as policy, _shrink(ledger, policy, share):
+    with policy_at(ledger, source, until, share) as policy:
         drawn = draw_answers(policy, asked, 1, seed=seed)
         return tuple(clean_answer(row[0]) for row in drawn), policy.digest()
 
@@ -153,10 +153,13 @@ def in_order(
 
 
 @contextmanager
-def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
+def policy_at(
+    ledger: Ledger, source: Source, until: int | None, share: float = 1.0
+) -> Iterator[Policy]:
     """Lend the policy at the weights after the steps < ``until``, and move it back afterwards.
 
-    They are those recommended then; ``until`` None is after all steps.
+    They are those recommended then, or at a ``share`` of the way from θ₀ to them; ``until`` None
+    is after all steps.
 
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
@@ -168,16 +171,14 @@ def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Pol
         raise LeaseError(
             f"{ledger.path.name}: another controller has moved this run on; this one stops"
         )
-    if until is None and policy.digest() == recommended_digest(ledger):
+    if until is None and share == 1 and policy.digest() == recommended_digest(ledger):
         yield policy
     elif hasattr(policy, "move_to"):
-        head = policy.theta()
-        try:
-            policy.move_to(replay.fold(ledger, until))
+        whole = replay.fold(ledger, until)
+        there = whole if share == 1 else parameters.between(starting_theta(ledger), whole, share)
+        with moved(policy, there):
             yield policy
-        finally:
-            policy.move_to(head)
-    elif source.fresh is not None:
+    elif source.fresh is not None and share == 1:
         replay.fold(ledger, until)  # raises where that step is not there
         other = source.fresh()
         for _, updates in replay.read_applied_updates(
@@ -188,19 +189,3 @@ def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Pol
         yield other
     else:
         raise UsageError("this policy cannot be put at other weights; it has no `move_to`")
-
-
-@contextmanager
-def _shrink(ledger: Ledger, policy: Any, share: float) -> Iterator[None]:
-    """Put the policy at a share of its way from θ₀ inside the block."""
-    if share == 1:
-        yield
-        return
-    if not hasattr(policy, "move_to"):
-        raise UsageError("this policy cannot be put at other weights; it has no `move_to`")
-    end = policy.theta()
-    try:
-        policy.move_to(parameters.between(starting_theta(ledger), end, share))
-        yield
-    finally:
-        policy.move_to(end)

@@ -18,6 +18,7 @@ from szpo.errors import UsageError
 from szpo.intervals import Estimate
 from szpo.optim import parameters
 from szpo.policies import text_guards
+from szpo.policies.protocol import moved
 from szpo.policies.text_guards import Guard, TextFigures
 from szpo.types import Answer, Floats, Prompt, Theta
 
@@ -88,20 +89,16 @@ def measure_points(
     base = text_guards.measure(policy, prompts, drawn, seed=seed)
     rewards = _mean(score, prompts, drawn)
     yield Point(0.0, 0.0, 0.0, base)
-    try:
-        for share in shares:
-            policy.move_to(parameters.between(start, end, share))
+    for share in shares:
+        with moved(policy, parameters.between(start, end, share)):
             drawn = policy.sample(prompts, samples, seed=seed)
             figures = text_guards.measure(policy, prompts, drawn, seed=seed)
-            found = _mean(score, prompts, drawn)
-            gain = None
-            if rewards is not None and found is not None:
-                gain = intervals.mean((found - rewards).tolist())
-            guards = text_guards.guards(base, figures)
             kl = policy.kl(prompts, seed=seed)
-            yield Point(share, *kl, figures, guards, text_guards.topic_gap(base, figures), gain)
-    finally:
-        policy.move_to(end)
+        found, gain = _mean(score, prompts, drawn), None
+        if rewards is not None and found is not None:
+            gain = intervals.mean((found - rewards).tolist())
+        guards, gap = text_guards.guards(base, figures), text_guards.topic_gap(base, figures)
+        yield Point(share, *kl, figures, guards, gap, gain)
 
 
 def largest_that_holds(points: Sequence[Point]) -> Point | None:

@@ -20,11 +20,10 @@ from szpo.baselines import (
     sft,
     simpo,
 )
-from szpo.baselines.costs import Trained
-from szpo.baselines.ledger_pairs import LedgerPairs, read_pairs
-from szpo.baselines.questions import Preferences
+from szpo.baselines.costs import Meter, Trained
+from szpo.baselines.ledger_pairs import read_pairs
 from szpo.data import preference_files
-from szpo.data.pairs import Pair
+from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.models.loading import encode
@@ -157,12 +156,12 @@ def ledger(tmp_path):
         yield made
 
 
-def close(ledger: Ledger) -> LedgerPairs:
+def close(ledger: Ledger, meter: Meter | None = None) -> Preferences:
     steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
-    return read_pairs(ledger)
+    return read_pairs(ledger, meter)
 
 
-def words(found: LedgerPairs) -> list[tuple[str, str, str, int]]:
+def words(found: Preferences) -> list[tuple[str, str, str, int]]:
     return [(p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs]
 
 
@@ -171,15 +170,16 @@ def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger):
         vote(ledger, who, "c0", "minus")
     vote(ledger, "ann", "c1", "plus")
     vote(ledger, "ben", "c1", "tie")
-    found = close(ledger)
+    meter = Meter()
+    found = close(ledger, meter)
     assert words(found) == [
         ("Cold.", "Warm.", "batch", 2), ("Salty.", "Good.", "batch", 2),
         ("Warm.", "Cold.", "batch", 2), ("Good.", "Salty.", "batch", 2),
     ]  # fmt: skip
     assert (found.pairs[0].chosen.end, found.pairs[0].rejected.end) == ("length", "stop")
     # Four votes, each on two rows of two answers; the identical row is not read.
-    assert (found.cost.votes, found.cost.answers_read) == (4, 16)
-    assert (found.comparisons, found.ties) == (2, 0)
+    assert (meter.votes, meter.answers_read) == (4, 16)
+    assert (found.records, found.ties) == (2, 0)
 
 
 def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger):
@@ -187,7 +187,7 @@ def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger):
     vote(ledger, "ben", "c0", "minus")
     assert read_pairs(ledger).pairs == ()
     found = close(ledger)
-    assert (words(found), found.ties, found.comparisons) == ([], 1, 1)
+    assert (words(found), found.ties, found.records) == ([], 1, 1)
 
 
 def test_a_note_goes_before_the_verdict_on_the_batch(ledger):

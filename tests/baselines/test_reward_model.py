@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from szpo.baselines import dpo, group_rl, ppo, reward_model, simpo, validation
 from szpo.baselines.actor import Actor
-from szpo.baselines.questions import Preferences, Task
+from szpo.baselines.questions import Task
 from szpo.baselines.reward_model import Recipe
+from szpo.data.pairs import Preferences
 from szpo.errors import RunError, UsageError
 from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.baseline_actors import (

@@ -101,7 +101,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(tmp_path, capsys):
     arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
     assert app.call(arguments) == 0
     count, ties = len(recorded.pairs), recorded.ties
-    reported = f"{recorded.comparisons} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
+    reported = f"{recorded.records} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
     assert capsys.readouterr().out == reported
     found = preference_files.read(out).pairs
     assert [told_of(pair) for pair in found] == [told_of(pair) for pair in recorded.pairs]

@@ -81,7 +81,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
     assert there.places(adapter, None) == here.places(adapter, None)
     own = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["down_proj"]}
     assert there.places(adapter, own) == here.places(adapter, own)
-    assert {site.scale for site in there.places(adapter, own).sites} == {2.0}
+    assert {site.scale for site in there.places(adapter, own)[0]} == {2.0}
     with pytest.raises(UsageError, match="layers \\[99\\] do not exist"):
         there.places(Adapter(layers=[99]), None)
 
@@ -91,7 +91,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
 )
 def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
-    sites = here.places(Adapter(), None).sites
+    sites, _ = here.places(Adapter(), None)
     setup = SetupSettings(kind, dim=4, samples=24, kl_samples=16, sampling=BRIEF, root_seed=3)
     one, other = (
         subspace_setup.choose_subspace(host, sites, PROMPTS, setup) for host in (here, there)

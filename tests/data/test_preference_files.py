@@ -21,12 +21,11 @@ from szpo.data import (
     label_studio,
     preference_files,
     preferred,
-    rankings,
     spreadsheets,
     trl,
     ultrafeedback,
 )
-from szpo.data.pairs import Pair
+from szpo.data.pairs import Pair, order_by_rank
 from szpo.errors import StorageError, UsageError
 from szpo.types import Answer, Prompt
 from szpo.voting import steps
@@ -56,14 +55,14 @@ def texts(found):
 
 def test_rankings_of_n_answers_give_n_choose_2_pairs():
     # The notebook's ranks: the second answer is the best, the first the worst.
-    assert rankings.order_by_rank([3, 1, 2]) == ((1, 0), (2, 0), (1, 2))
-    assert len(rankings.order_by_rank([2, 4, 1, 3])) == 6
-    assert rankings.order_by_rank([1, 1, 2]) == ((0, 2), (1, 2))  # a tie is no pair
+    assert order_by_rank([3, 1, 2]) == ((1, 0), (2, 0), (1, 2))
+    assert len(order_by_rank([2, 4, 1, 3])) == 6
+    assert order_by_rank([1, 1, 2]) == ((0, 2), (1, 2))  # a tie is no pair
 
 
 @given(st.permutations(range(6)))
 def test_pairs_of_a_ranking_give_the_ranking_back(ranks):
-    pairs = rankings.order_by_rank(ranks)
+    pairs = order_by_rank(ranks)
     assert len(pairs) == math.comb(6, 2)
     won = [sum(better == place for better, _ in pairs) for place in range(6)]
     assert won == [5 - rank for rank in ranks]

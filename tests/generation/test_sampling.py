@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from szpo.errors import RunError, UsageError
 from szpo.generation import answer_shares
 from szpo.generation.answer_shares import BOUNDS, NAMES, repeats
-from szpo.generation.sampling import Sampling, draw, probabilities, uniforms
+from szpo.generation.sampling import Sampling, draw, probabilities, row_key
 from szpo.types import Answer, Shift
 
 
@@ -67,17 +67,11 @@ def test_logits_that_are_no_numbers_stop_the_run():
 
 
 def test_sides_share_their_numbers_and_directions_do_not():
-    shifts = [Shift(4, 0, 1, 1.0), Shift(4, 0, -1, 1.0), Shift(4, 1, 1, 1.0)]
-    shared = uniforms(9, shifts, [3, 3, 3], 5, crn=True)
-    assert shared.shape == (9, 5)
-    assert np.array_equal(shared[:3], shared[3:6])
-    assert not np.array_equal(shared[:3], shared[6:])
-    own = uniforms(9, shifts, [3, 3, 3], 5, crn=False)
-    assert not np.array_equal(own[:3], own[3:6])
-    assert np.array_equal(shared, uniforms(9, shifts, [3, 3, 3], 5, crn=True))
-    assert not np.array_equal(shared, uniforms(10, shifts, [3, 3, 3], 5, crn=True))
-    # A row's numbers do not depend on how many rows there are.
-    assert np.array_equal(uniforms(9, shifts[:1], [2], 5, crn=True), shared[:2])
+    plus, minus, other = Shift(4, 0, 1, 1.0), Shift(4, 0, -1, 1.0), Shift(4, 1, 1, 1.0)
+    shared = row_key(9, plus, crn=True)
+    assert shared == row_key(9, minus, crn=True)
+    assert shared not in (row_key(9, other, crn=True), row_key(10, plus, crn=True))
+    assert row_key(9, plus, crn=False) != row_key(9, minus, crn=False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from szpo.generation.sampling import Sampling, row_key, uniforms
+from szpo import seeds
+from szpo.generation.sampling import Sampling, row_key
 from szpo.policies.lora_policy import AnswerSampling
 from szpo.policies.requests import AnswerRequest, array_to_tokens, tokens_to_array
 from szpo.types import Prompt, Shift
@@ -34,8 +35,9 @@ def request(rows: int = 4) -> AnswerRequest:
     )  # fmt: skip
 
 
-def test_uniforms_are_slices_of_the_rollouts_own():
-    whole = uniforms(9, list(SHIFTS), [4] * 4, 6, crn=True)
+def test_uniforms_are_slices_of_each_key_s_stream():
+    keys = request().keys
+    whole = np.concatenate([seeds.uniform(key, 4 * 6).reshape(4, 6) for key in keys for _ in "+-"])
     assert np.array_equal(request().uniforms(), whole)
     rows = np.array([9, 2, 15])
     assert np.array_equal(request().pick(rows).uniforms(), whole[rows])

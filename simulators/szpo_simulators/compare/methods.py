@@ -14,10 +14,10 @@ from szpo.baselines import dpo, group_rl, ppo, registry, reward_model, simpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
-from szpo.baselines.questions import Preferences, Task
+from szpo.baselines.questions import Task
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
-from szpo.data.pairs import Pair
+from szpo.data.pairs import Pair, Preferences
 from szpo.runs import assemble, driver
 from szpo.seeds import as_seed
 from szpo.training import controller
