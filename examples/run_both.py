@@ -13,8 +13,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
 from szpo.training.controller import run
-from szpo.training.services import Bounds
-from szpo.training.step_prompts import prompt_order
+from szpo.training.services import Bounds, prompt_order
 from szpo.types import Prompt, Shift
 from szpo.voting.service import VoteService
 

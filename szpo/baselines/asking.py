@@ -1,21 +1,52 @@
-"""New votes on a policy's own answers: judges as an `Ask`, and rounds of comparisons."""
+"""What gradient methods learn from: scored tasks, judges as an `Ask`, rounds of comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from szpo import seeds
-from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter
-from szpo.baselines.questions import Ask, pair_of
-from szpo.data.pairs import Pair, Preferences
+from szpo.data.pairs import Pair, Preferences, Source
 from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge
 from szpo.seeds import as_seed
-from szpo.types import Comparison, Prompt, Row, Verdict
+from szpo.types import Answer, Comparison, Prompt, Row, Verdict
 from szpo.voting.counting import verdict
+
+if TYPE_CHECKING:
+    from szpo.baselines.actor import Actor
+
+Ask: TypeAlias = Callable[[Sequence[tuple[Row, ...]], bool, bytes], Sequence[Verdict]]
+"""An annotator or panel that compares: one vote on each question, plus the first of its answers.
+
+It gets questions that differ (rows of a prompt and two answers), whether they are single pairs
+rather than batches, and the key that all of its randomness comes from.
+"""
+Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
+"""One number per answer: a learned reward, or a verifier (1 right, 0 wrong)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Prompts to answer and the score of an answer: what reinforcement learning works on."""
+
+    prompts: Sequence[Prompt]
+    score: Score
+
+
+def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int = 1) -> Pair | None:
+    """The pair that a verdict makes of a row; None for a tie, a skip or equal texts.
+
+    >>> pair_of(Row(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")), "minus").chosen.text
+    'No.'
+    """
+    if verdict in ("tie", "skip") or row.identical:
+        return None
+    chosen, rejected = (row.plus, row.minus) if verdict == "plus" else (row.minus, row.plus)
+    return Pair(row.prompt, chosen, rejected, source, votes)
+
 
 Letter: TypeAlias = Literal["A", "B"]
 Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
@@ -45,7 +76,7 @@ class JudgesAsk:
     def __call__(
         self, questions: Sequence[tuple[Row, ...]], single: bool, key: bytes
     ) -> list[Verdict]:
-        """See `szpo.baselines.questions.Ask`."""
+        """See `szpo.baselines.asking.Ask`."""
         found: list[Verdict] = []
         judges = self.of_pairs if single and self.of_pairs else self.judges
         sides = self.sides(key, len(questions), len(judges))

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor, Peft
-from szpo.baselines.asking import Survey, ask_round
+from szpo.baselines.asking import Ask, Survey, ask_round
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Ask
 from szpo.baselines.recipes import Count, Dropout, Positive, recipe
 from szpo.baselines.validation import catch_divergence, require_pairs
 from szpo.data.pairs import Pair, Preferences

@@ -20,9 +20,8 @@ from typing import Any, Final, Literal, TypeAlias
 from szpo import seeds
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import draw_order
+from szpo.baselines.asking import Task, draw_order
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
 from szpo.baselines.validation import catch_divergence, describe_drift, require_plain
 from szpo.errors import RunError, UsageError

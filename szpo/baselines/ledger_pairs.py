@@ -11,8 +11,8 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 
+from szpo.baselines.asking import pair_of
 from szpo.baselines.costs import Meter
-from szpo.baselines.questions import pair_of
 from szpo.data.pairs import Pair, Preferences
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Verdict, Vote

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from szpo import seeds
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
-from szpo.baselines.asking import draw_order
+from szpo.baselines.asking import Score, Task, draw_order
 from szpo.baselines.costs import Meter, Moment, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Score, Task
 from szpo.baselines.recipes import Count, Positive, Share, Weight, recipe
 from szpo.baselines.validation import (
     FAR,

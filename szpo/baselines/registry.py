@@ -23,8 +23,8 @@ from szpo.baselines import (
     trainer,
 )
 from szpo.baselines.actor import Actor
+from szpo.baselines.asking import Ask, Score, Task
 from szpo.baselines.costs import Meter, OnStep, Trained
-from szpo.baselines.questions import Ask, Score, Task
 from szpo.baselines.validation import join_remarks
 from szpo.data.pairs import Preferences
 from szpo.errors import UsageError

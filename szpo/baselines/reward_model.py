@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
+from szpo.baselines.asking import Score
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
-from szpo.baselines.questions import Score
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
 from szpo.baselines.validation import drop_too_long, require_pairs
 from szpo.data.pairs import Pair, Preferences

@@ -2,9 +2,8 @@
 
 M0 is the base. M1 is M0 fitted to examples (answers, and judgements if there are any), or M0
 itself where there are none. M2 and every later model is the one before after DPO on its own
-candidates: several answers to each prompt, each judged several times by five added points
-(`szpo.baselines.self_judging`) and averaged, the best against the worst; ties are dropped. No
-person and no other model votes.
+candidates: several answers to each prompt, each judged several times by five added points and
+averaged, the best against the worst; ties are dropped. No person and no other model votes.
 
 Each model is a folder that appears when it is whole: the adapter, the judged candidates, the
 pairs, and a record. A run that was stopped goes on after its last whole folder.
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +25,12 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from szpo import files, seeds
-from szpo.baselines import asking, dpo, self_judging, sft
+from szpo.baselines import asking, dpo, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.recipes import Count, Group, Positive, recipe
 from szpo.data import preference_files
-from szpo.data.pairs import Preferences
+from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import adapter_files, context
@@ -147,7 +147,7 @@ def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recip
     """
     if how.models < 2:  # M1 judges nothing
         return
-    longest = max(reader.tokens(self_judging.request(prompt, "")) for prompt in prompts)
+    longest = max(reader.tokens(request(prompt, "")) for prompt in prompts)
     if reader.over(need := longest + new + how.judge_tokens):
         raise UsageError(
             f"{METHOD}: model {reader.name} reads {reader.most:,} tokens, and the longest "
@@ -165,7 +165,7 @@ def judge_candidates(
     seed: int,
     judge: Judge | None = None,
     meter: Meter,
-) -> self_judging.Round:
+) -> Round:
     """Candidates of the actor as it stands, judged by itself or by ``judge``; trains nothing."""
     plain = actor.answering.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
@@ -173,7 +173,7 @@ def judge_candidates(
     )
     meter.charge_tokens([answer for row in answers for answer in row])
     requests = [
-        self_judging.request(prompt, answer.text)
+        request(prompt, answer.text)
         for prompt, row in zip(prompts, answers, strict=True)
         for answer in row
     ]
@@ -182,9 +182,9 @@ def judge_candidates(
     meter.charge_tokens([answer for row in judgements for answer in row])
     texts = [tuple(answer.text for answer in row) for row in judgements]
     cuts = [slice(i * how.candidates, (i + 1) * how.candidates) for i in range(len(prompts))]
-    return self_judging.Round(
+    return Round(
         tuple(
-            self_judging.Judged(prompt, tuple(row), tuple(texts[cut]))
+            Judged(prompt, tuple(row), tuple(texts[cut]))
             for prompt, row, cut in zip(prompts, answers, cuts, strict=True)
         )
     )
@@ -238,7 +238,7 @@ def _make(job: _Job, stage: int, folder: Path, settings: dict[str, Any]) -> dict
     return record
 
 
-def _require_pairs(found: self_judging.Round, stage: int) -> None:
+def _require_pairs(found: Round, stage: int) -> None:
     if not found.pairs:
         share = found.figures["parsed"]
         why = (
@@ -252,9 +252,7 @@ def _require_pairs(found: self_judging.Round, stage: int) -> None:
         )
 
 
-def _write(
-    actor: Actor, folder: Path, record: dict[str, Any], found: self_judging.Round | None
-) -> None:
+def _write(actor: Actor, folder: Path, record: dict[str, Any], found: Round | None) -> None:
     """The folder of a model, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.write_whole(folder) as draft:
@@ -321,3 +319,127 @@ def _describe(job: _Job) -> dict[str, Any]:
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+MOST = 5.0
+DEMANDS = (
+    "it is about what was asked and says something of use, even if parts are missing",
+    "it deals with most of what was asked, even if the matter is not settled",
+    "it gives the person the basics of what they need",
+    "it is written as a helpful assistant would write: direct, complete, well ordered",
+    "it could not be better: expert, to the point, nothing that does not belong",
+)
+"""One point each, in this order."""
+
+_SCORE = re.compile(
+    r"\bscore\b[\s*_`\"'”“]*(?:is|of|:|=|-|–|—)?[\s*_`\"'<(\[”“]*"
+    r"(?P<points>[+-]?\d+(?:\.\d+)?)(?![\d.]*\d)(?!\s*(?:[-+*x×–]|to)\s*\d)"
+    r"(?:[\s*_`>)\]]*(?:/|out of)[\s*_`<(\[]*(?P<most>\d+))?",
+    re.IGNORECASE,
+)
+
+
+def request(prompt: Prompt, answer: str) -> Prompt:
+    """The request to the judge for one answer to a prompt.
+
+    >>> request(Prompt.user("Hello?"), "Hi.").text.splitlines()[-1]
+    'End with a line "Score: n", n from 0 to 5.'
+    """
+    asked = "\n\n".join(f"{role}: {words}" for role, words in prompt.turns)
+    listed = "\n".join(f"- one point if {demand}" for demand in DEMANDS)
+    return Prompt.user(
+        f"Give points to an assistant's answer. They add up, at most {MOST:g}:\n{listed}\n\n"
+        f"<conversation>\n{asked}\n</conversation>\n<answer>\n{answer}\n</answer>\n\n"
+        "First say in at most 100 words which points it earns and why. Do not answer the "
+        f'conversation yourself.\nEnd with a line "Score: n", n from 0 to {MOST:g}.'
+    )
+
+
+def score(text: str) -> float | None:
+    """The points that a judge's text gives, 0 to 5; None where it names none or others.
+
+    The last score counts, as judges end with theirs. Markup, other words for the colon and
+    "4/5" are understood; sums, ranges, other scales and words for numbers are not guessed at.
+
+    >>> score("Relevant and clear. Score: 4")
+    4.0
+    >>> score("**Score**: 3.5/5"), score("Score: 9"), score("Four points.")
+    (3.5, None, None)
+    """
+    *_, found = None, *_SCORE.finditer(text)
+    if found is None:
+        return None
+    points, most = float(found["points"]), float(found["most"] or MOST)
+    return points if 0 <= points <= MOST == most else None
+
+
+def average(texts: Sequence[str]) -> float | None:
+    """The mean of the scores that could be read; None where none could."""
+    known = [points for points in map(score, texts) if points is not None]
+    return sum(known) / len(known) if known else None
+
+
+def extremes(points: Sequence[float | None]) -> tuple[int, int] | None:
+    """Places of the best and of the worst candidate; None where all are tied or unread.
+
+    Of equal ones the first counts.
+
+    >>> extremes([2.0, None, 4.5, 1.0])
+    (2, 3)
+    >>> extremes([3.0, 3.0, None]) is None
+    True
+    """
+    known = [(value, -place) for place, value in enumerate(points) if value is not None]
+    if not known or max(known)[0] == min(known)[0]:
+        return None
+    lowest = min(value for value, _ in known)
+    return -max(known)[1], next(-place for value, place in known if value == lowest)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prompt's candidate answers with the texts of their judgements."""
+
+    prompt: Prompt
+    answers: tuple[Answer, ...]
+    judgements: tuple[tuple[str, ...], ...]
+    """Per candidate its judgements."""
+
+    @property
+    def points(self) -> tuple[float | None, ...]:
+        """Per candidate its average, None where no judgement had a score."""
+        return tuple(average(texts) for texts in self.judgements)
+
+    @property
+    def pair(self) -> Pair | None:
+        """Best against worst; None for a tie, or where they are the same text."""
+        ends = extremes(self.points)
+        if ends is None:
+            return None
+        best, worst = (self.answers[place] for place in ends)
+        return None if best.text == worst.text else Pair(self.prompt, best, worst, "judge")
+
+
+@dataclass(frozen=True)
+class Round:
+    """The judged candidates of all prompts of a round."""
+
+    judged: tuple[Judged, ...]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """One per prompt whose candidates differ in points."""
+        return tuple(one.pair for one in self.judged if one.pair is not None)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Counts, the share of judgements with a score, and the mean score."""
+        texts = [text for one in self.judged for own in one.judgements for text in own]
+        read = [value for value in map(score, texts) if value is not None]
+        return {
+            "judgements": float(len(texts)),
+            "parsed": len(read) / len(texts) if texts else 0.0,
+            "points": sum(read) / len(read) if read else 0.0,
+            "pairs": float(len(self.pairs)),
+            "ties": float(len(self.judged) - len(self.pairs)),
+        }

@@ -24,8 +24,8 @@ from szpo.errors import UsageError
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
+    from szpo.baselines.asking import Score
     from szpo.baselines.costs import Cost, Meter, Moment, OnStep
-    from szpo.baselines.questions import Score
     from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
     from szpo.data.pairs import Preferences

@@ -84,17 +84,17 @@ def scorer(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Train a small pair scorer from a run's votes or from a file of pairs."""
-    from szpo.judges import pair_scorer, training_pairs
+    from szpo.judges import pair_scorer
     from szpo.judges import scorer as scoring
     from szpo.models import loading
 
     if out.exists():
         raise StorageError(f"{out} exists; give another --out, or remove it first")
     if source.endswith(".jsonl"):
-        taught = training_pairs.of_file(Path(source))
+        taught = pair_scorer.of_file(Path(source))
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            taught = training_pairs.of_ledger(ledger)
+            taught = pair_scorer.of_ledger(ledger)
     trained = scoring.train(loading.load(model, dtype="fp32"), taught, seed=seed)
     pair_scorer.save(out, trained.head, trained.facts)
     console.answer(

@@ -13,9 +13,9 @@ from szpo import seeds
 from szpo.config.judge import Judge
 from szpo.errors import IntegrityError
 from szpo.intervals import share
-from szpo.judges import pair_scorer, training_pairs
+from szpo.judges import pair_scorer
 from szpo.judges.llm_judge import Letter, Opinion, probability
-from szpo.judges.training_pairs import LabelledPair
+from szpo.judges.pair_scorer import LabelledPair
 from szpo.models import weight_files
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.policies.hosts import Answerer, LocalHost
@@ -99,7 +99,7 @@ def train(loaded: Loaded, taught: Sequence[LabelledPair], *, seed: int = 0) -> T
     Raises:
         UsageError: No pair is left to learn from.
     """
-    to_learn, held = training_pairs.split(taught)
+    to_learn, held = pair_scorer.split(taught)
     facts, reader = LocalHost(loaded).beside(loaded.name)
     head = pair_scorer.train(pair_scorer.to_tensors(facts, reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}

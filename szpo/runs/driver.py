@@ -27,7 +27,7 @@ from szpo.policies.protocol import Policy, moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source
-from szpo.training import guards, step_prompts
+from szpo.training import guards, services
 from szpo.training.services import Bounds, Hooks
 from szpo.training.step_report import StepReport
 from szpo.types import Comparison, Row, Theta
@@ -39,7 +39,7 @@ KL_PROMPTS = 32
 """Prompts on which a run's guard measures KL at each step, each answered once."""
 
 
-Loop: TypeAlias = tuple[Ledger, Policy, Evaluator, step_prompts.Prompts, Bounds, Hooks]
+Loop: TypeAlias = tuple[Ledger, Policy, Evaluator, services.Prompts, Bounds, Hooks]
 """What `szpo.training.controller.run` takes, in its order."""
 
 
@@ -70,7 +70,7 @@ def prepare(
         ledger,
         parts.policy,
         evaluator(ledger, parts),
-        step_prompts.prompt_order(parts.prompts.train, parts.settings),
+        services.prompt_order(parts.prompts.train, parts.settings),
         Bounds(
             until_step=config.run.steps,
             votes_budget=config.run.votes,

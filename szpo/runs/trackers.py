@@ -1,13 +1,14 @@
 """Trackers: callbacks that send a run's figures to TensorBoard, Weights & Biases or MLflow.
 
 ``tracking.kind`` names one; others register at the entry point `szpo.trackers` a function
-``tracker(settings, place)`` that returns a `Callback`. `szpo.runs.scalars` lists
-all that trackers send of a step: numbers only. Of the settings they send those of
+``tracker(settings, place)`` that returns a `Callback`. `NAMES` and `read_scalars` are all that
+trackers send of a step: numbers only. Of the settings they send those of
 `szpo.runs.callbacks.SHOWN`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,35 @@ from szpo import plugins
 from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.runs.callbacks import Callback, RunFacts
-from szpo.runs.scalars import read_scalars
 from szpo.training.step_report import Outcome, StepReport
 
 GROUP: Final = "szpo.trackers"
 Say = Callable[[str], None]
+
+
+NAMES: Final[Mapping[str, str]] = {
+    "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
+    "skips": "votes/skips", "answers_read": "votes/answers_read",
+    "flip_share": "votes/flip_share", "kl": "answers/kl", "length": "answers/length",
+    "repetition": "answers/repetition", "identical": "answers/identical",
+    "norm": "weights/norm", "moved": "weights/moved", "mu": "optimizer/mu",
+    "alpha": "optimizer/alpha",
+}  # fmt: skip
+"""Figures of a step as trackers call them."""
+
+
+def read_scalars(step: StepReport) -> dict[str, float]:
+    """What trackers send of a step: finite numbers by name; unknown ones are left out."""
+    found: dict[str, object] = {name: getattr(step, own) for own, name in NAMES.items()}
+    found |= {f"answers/{name}": v for name, v in step.figures.items() if name not in NAMES}
+    found |= {f"rule/{name}": v for name, v in step.extra.items() if name not in NAMES}
+    found |= {f"seconds/{name.removesuffix('_s')}": v for name, v in step.seconds.items()}
+    found["optimizer/capped"] = float(step.capped)
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)  # no text, nothing nested
+    }
 
 
 @dataclass

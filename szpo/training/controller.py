@@ -24,8 +24,7 @@ from szpo.training import (
 )
 from szpo.training.ask_evaluators import outcome_if_paused
 from szpo.training.position import Position
-from szpo.training.services import Bounds, Hooks, Services
-from szpo.training.step_prompts import Prompts
+from szpo.training.services import Bounds, Hooks, Prompts, Services
 from szpo.training.step_report import Outcome, Stopwatch
 from szpo.voting import lease, pauses
 from szpo.voting.counting import StepVotes
@@ -48,7 +47,7 @@ def run(
         ledger: The run, opened for writing.
         policy: At θ₀ or after any step of this run; it is brought to the head.
         evaluator: Answers the comparisons of each step.
-        prompts: What each step asks, as `szpo.training.step_prompts.prompt_order` gives it.
+        prompts: What each step asks, as `szpo.training.services.prompt_order` gives it.
         bounds: Where the run ends, how far it generates ahead, when a step is closed early.
         hooks: What the calling process supplies: how to wait, whom to report to, a held lease.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from szpo import seeds
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.protocol import Evaluator
 from szpo.features.dictionary import Entry
@@ -16,13 +17,38 @@ from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.training import budget
 from szpo.training.guards import Bands
-from szpo.training.step_prompts import Prompts
 from szpo.training.step_report import StepReport
-from szpo.types import Comparison, Floats, Theta
+from szpo.types import Comparison, Floats, Prompt, Theta
 from szpo.voting.lease import Lease
 
 if TYPE_CHECKING:
     from szpo.policies.protocol import Policy
+
+
+Prompts = Callable[[int], Sequence[Prompt]]
+"""Step → its K·N·D prompts; `prompt_order` makes one from a list."""
+
+
+def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
+    """Training prompts in seeded permutations, one per epoch, K·N·D of them a step.
+
+    Raises:
+        UsageError: the pool is empty.
+    """
+    if not pool:
+        raise UsageError("prompts: the training set is empty")
+    prompts, per_step = tuple(pool), settings.K * settings.N * settings.D
+
+    def of(step: int) -> tuple[Prompt, ...]:
+        order = seeds.endless_order(
+            len(prompts),
+            per_step,
+            lambda epoch: seeds.derive(settings.root_seed, "prompts", step=epoch),
+            first=step * per_step,
+        )
+        return tuple(prompts[i] for i in order)
+
+    return of
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from szpo.baselines import asking, dpo, group_rl, notebook_dpo, sft, simpo
 from szpo.baselines.actor import Actor
+from szpo.baselines.asking import Task
 from szpo.baselines.costs import Moment
-from szpo.baselines.questions import Task
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError
 from szpo.models import loading

@@ -10,7 +10,7 @@ import torch
 
 from szpo.baselines import group_rl
 from szpo.baselines.actor import Actor
-from szpo.baselines.questions import Task
+from szpo.baselines.asking import Task
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.types import Answer, Prompt

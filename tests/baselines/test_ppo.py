@@ -16,8 +16,8 @@ from peft import LoraConfig
 from szpo.baselines import ppo
 from szpo.baselines.actor import Actor
 from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
+from szpo.baselines.asking import Task
 from szpo.baselines.costs import Moment
-from szpo.baselines.questions import Task
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.metrics import words

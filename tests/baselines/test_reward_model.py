@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from szpo.baselines import dpo, group_rl, ppo, reward_model, simpo, validation
 from szpo.baselines.actor import Actor
-from szpo.baselines.questions import Task
+from szpo.baselines.asking import Task
 from szpo.baselines.reward_model import Recipe
 from szpo.data.pairs import Preferences
 from szpo.errors import RunError, UsageError

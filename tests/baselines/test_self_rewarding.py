@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
 
-from szpo.baselines import dpo, self_judging, self_rewarding, sft
+from szpo.baselines import dpo, self_rewarding, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
 from szpo.baselines.self_rewarding import TrainingData
@@ -84,26 +84,26 @@ SCORES = [
 def test_scores_are_read_or_refused():
     for text, expected in SCORES:
         with case(text, expected):
-            assert self_judging.score(text) == expected
+            assert self_rewarding.score(text) == expected
 
 
 @given(st.text(alphabet="sScore: \n*<>()/0123456789.+-–“”outf ", max_size=60))
 def test_no_text_breaks_the_reader(text):
-    found = self_judging.score(text)
+    found = self_rewarding.score(text)
     assert found is None or 0 <= found <= 5
-    assert self_judging.score(f"{text}\nScore: 2") == 2.0  # what a judge says at the end counts
+    assert self_rewarding.score(f"{text}\nScore: 2") == 2.0  # what a judge says at the end counts
 
 
 def test_three_judgements_are_averaged_over_those_that_could_be_read():
-    assert self_judging.average(["Score: 4", "Score: 3", "Score: 5"]) == 4.0
-    assert self_judging.average(["Score: 4", "none", "Score: 3"]) == 3.5
-    assert self_judging.average(["none"] * 3) is None
+    assert self_rewarding.average(["Score: 4", "Score: 3", "Score: 5"]) == 4.0
+    assert self_rewarding.average(["Score: 4", "none", "Score: 3"]) == 3.5
+    assert self_rewarding.average(["none"] * 3) is None
 
 
 @given(st.lists(st.none() | st.integers(0, 5).map(float), min_size=2, max_size=5))
 def test_best_and_worst_are_so_and_ties_give_none(given_points):
     known = [value for value in given_points if value is not None]
-    found = self_judging.extremes(given_points)
+    found = self_rewarding.extremes(given_points)
     if len(set(known)) < 2:
         assert found is None
     else:

@@ -18,11 +18,11 @@ from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.checks import check_judge
 from szpo.evaluators.panel_factory import StartingPolicy
-from szpo.judges import judge_panel, pair_scorer, prompting, scorer, training_pairs
+from szpo.judges import judge_panel, pair_scorer, prompting, scorer
 from szpo.judges.backends import JudgeError, Question
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.judges.local_model import REPLY_START, Local
-from szpo.judges.training_pairs import LabelledPair
+from szpo.judges.pair_scorer import LabelledPair
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.models import tiny as tiny_model
@@ -334,7 +334,7 @@ def test_a_run_teaches_a_scorer_that_judges_the_next_run(tmp_path, capfd):
     folder = folder_run.model(tmp_path)
     path = folder_run.make(tmp_path, "run.votes=16", model_folder=folder)
     with Ledger.open(path, readonly=True) as ledger:
-        taught = training_pairs.of_ledger(ledger)
+        taught = pair_scorer.of_ledger(ledger)
         counted = [row for row in ledger.votes() if row["kind"] == "train"]
     worth = [
         0.5 if r["choice"] == "tie" else float(r["choice"] == r["plus_side"]) for r in counted
@@ -363,8 +363,8 @@ def test_a_file_of_pairs_is_read_whatever_its_format(tmp_path, tiny):
     line = {key: f"\n\nHuman: Hi?\n\nAssistant: {text}" for key, text in
             (("chosen", "Hello."), ("rejected", "No."))}  # fmt: skip
     file.write_text(json.dumps(line) + "\n\n", encoding="utf-8")
-    (found,) = training_pairs.of_file(file)
+    (found,) = pair_scorer.of_file(file)
     assert found == LabelledPair(((Prompt.user("Hi?"), Answer("Hello."), Answer("No.")),), 1.0, 1)
     file.write_text('{"prompt": "Hi?", "chosen": "x", "rejected": "x"}', encoding="utf-8")
     with pytest.raises(UsageError, match="no pair to learn from"):
-        scorer.train(tiny, training_pairs.of_file(file))
+        scorer.train(tiny, pair_scorer.of_file(file))

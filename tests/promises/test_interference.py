@@ -12,7 +12,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.training.guards import Bands
-from szpo.training.step_prompts import prompt_order
+from szpo.training.services import prompt_order
 from szpo.types import Prompt
 from szpo.voting import counting, lease, steps
 from szpo.voting.casting import VoteRequest

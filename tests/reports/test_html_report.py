@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.reports import charts, html_report
 from szpo.reports.charts import Series, line_chart, ticks
-from szpo.training import controller, results, step_prompts
+from szpo.training import controller, results, services
 from szpo.training.services import Bounds
 from szpo.types import Prompt
 from tests.support import yard_run
@@ -83,7 +83,7 @@ def test_hostile_texts_are_shown_not_run(tmp_path):
 
     settings = settings_of(N=2, D=1)
     with new_ledger(tmp_path / "x.db", settings) as ledger:
-        prompts = step_prompts.prompt_order([Prompt.user(HOSTILE)], settings)
+        prompts = services.prompt_order([Prompt.user(HOSTILE)], settings)
         controller.run(ledger, Hostile(settings), panel_of(ledger), prompts, Bounds(until_step=2))
         page = html_report.render(ledger)
     tags = Outline(page)

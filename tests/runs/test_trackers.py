@@ -19,7 +19,7 @@ from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.runs import trackers
 from szpo.runs.callbacks import Callback, EachStep, RunFacts, as_callback, read_facts
-from szpo.runs.scalars import read_scalars
+from szpo.runs.trackers import read_scalars
 from szpo.training.step_report import Outcome, StepReport
 
 FACTS = RunFacts("0123abcd", "mine", {"optimizer.rows": 4, "optimizer.rule": "known"})

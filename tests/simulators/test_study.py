@@ -22,8 +22,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
-from szpo.training.step_prompts import prompt_order
+from szpo.training.services import Bounds, Hooks, prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest

@@ -31,7 +31,7 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.sample_directions import DIRECTION_VERSION
-from szpo.training import controller, step_prompts
+from szpo.training import controller, services
 from szpo.training.guards import Bands
 from szpo.training.services import Bounds, Hooks
 from szpo.training.step_report import Outcome
@@ -146,7 +146,7 @@ class Stage:
             raise _Waits
 
         evaluator = LedgerEvaluator(self.site.service)
-        prompts = step_prompts.prompt_order(
+        prompts = services.prompt_order(
             [Prompt.user(f"Question {i}?") for i in range(64)], recorded_settings(self.ledger)
         )
         try:

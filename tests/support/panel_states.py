@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 
 from szpo.ledger import orders
-from szpo.training import step_prompts
+from szpo.training import services
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
@@ -71,7 +71,7 @@ def prompts() -> Iterator[None]:
         count = settings.K * settings.N * settings.D
         return lambda step: list(itertools.islice(itertools.cycle(turn), count))
 
-    with patch.object(step_prompts, "prompt_order", order):
+    with patch.object(services, "prompt_order", order):
         yield
 
 

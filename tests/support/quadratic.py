@@ -21,8 +21,7 @@ from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
 from szpo.training import controller, step_report
-from szpo.training.services import Bounds, Hooks
-from szpo.training.step_prompts import prompt_order
+from szpo.training.services import Bounds, Hooks, prompt_order
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
 from szpo.voting import lease, steps
 from szpo.voting.service import VoteService

@@ -10,7 +10,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import replay, verification
 from szpo.training.guards import Bands
-from szpo.training.step_prompts import prompt_order
+from szpo.training.services import prompt_order
 from szpo.types import Answer
 from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from szpo.training import step_prompts
+from szpo.training import services
 from szpo.types import Answer, Prompt
 from szpo_ui.panel.formatted import TAGS
 from tests.support.browser import NARROW, misfits, violations, window
@@ -42,7 +42,7 @@ def text(step, i, side):
 def page(stage, panelist):
     agree(stage, "P-01")
     asked = [Prompt.user("How do I begin?"), TALK, Prompt.user("And then?")]
-    with patch.object(step_prompts, "prompt_order", lambda *_: lambda step: asked * 2):
+    with patch.object(services, "prompt_order", lambda *_: lambda step: asked * 2):
         stage.advance()
     shown = visit(panelist("P-01"), stage)
     until(shown, "vote")

@@ -12,9 +12,8 @@ from typing import Any, Final, TypeAlias
 from szpo import seeds
 from szpo.baselines import dpo, group_rl, ppo, registry, reward_model, simpo
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Survey, ask_round
+from szpo.baselines.asking import Survey, Task, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
-from szpo.baselines.questions import Task
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
 from szpo.data.pairs import Pair, Preferences

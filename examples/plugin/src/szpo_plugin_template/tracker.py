@@ -2,7 +2,7 @@
 
 import json
 
-from szpo.runs.scalars import read_scalars
+from szpo.runs.trackers import read_scalars
 
 
 class Lines:
