@@ -34,11 +34,6 @@ class Preference:
         """Share preferring tuned, of those who preferred one; None where nobody did."""
         return self.decided.value
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of that share (Wilson)."""
-        return self.decided.low, self.decided.high
-
 
 class PolicyVote(Protocol):
     """A vote between two policies that stands, such as `szpo.types.Vote`."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from szpo import seeds
-from szpo.analysis.posterior import BLOCK
+from szpo.analysis.posterior import blocks
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
@@ -88,44 +88,34 @@ def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
     return (bald if rule == "bald" else entropy_gain)(x, delta)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
-    """Questions to choose from: δ (n, d), and which of them are in the running.
-
-    Rows of δ that are 0 carry no information and are never chosen; ``allowed`` (n,) leaves out
-    others. ``beyond`` is the largest gain among questions that the caller left out before (of a
-    stream), for `Batch.certain`.
-    """
-
-    delta: Floats
-    allowed: NDArray[np.bool_] | None = None
-    beyond: float = -np.inf
-
-
 def select(
     x: Floats,
-    candidates: Candidates,
+    delta: Floats,
     count: int,
     *,
     key: bytes,
     rule: By = "bald",
     shortlist: int = SHORTLIST,
+    allowed: NDArray[np.bool_] | None = None,
+    beyond: float = -np.inf,
 ) -> Batch:
-    """Choose ``count`` questions to ask together, greedily; fewer where fewer can be chosen.
+    """Choose ``count`` questions δ (n, d) to ask together, greedily; fewer where fewer can be.
 
     Particles x (m, d). ``key`` draws the joint answers of long batches. ``shortlist``: at least
     this many questions with the largest gain of their own are compared in the greedy choice.
+    Rows of δ that are 0 carry no information and are never chosen; ``allowed`` (n,) leaves out
+    others. ``beyond`` is the largest gain among questions that the caller left out before (of a
+    stream), for `Batch.certain`.
 
     Raises:
         UsageError: ``count`` is not positive, or see `gains`.
     """
     if count < 1:
         raise UsageError(f"selection: {count} questions; ask for at least 1")
-    delta, beyond = candidates.delta, candidates.beyond
     alone = gains(x, delta, rule)
     usable = delta.any(1)
-    if candidates.allowed is not None:
-        usable = usable & candidates.allowed
+    if allowed is not None:
+        usable = usable & allowed
     order = np.argsort(np.where(usable, -alone, np.inf), kind="stable")[: usable.sum()]
     short = order[: max(shortlist, 4 * count)]
     if len(short) < len(order):
@@ -207,6 +197,5 @@ def _binary(p: Floats) -> Floats:
 
 
 def _in_blocks(rows: int, columns: int, of: Callable[[slice], Floats]) -> Floats:
-    size = max(1, BLOCK // max(columns, 1))
-    parts = [of(slice(start, start + size)) for start in range(0, rows, size)]
+    parts = [of(part) for part in blocks(rows, columns)]
     return np.concatenate(parts) if parts else np.zeros(0)

@@ -7,7 +7,7 @@ How many questions show no difference is told while votes are spent, too (before
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from szpo.analysis import agreement, evidence, features, vote_texts
@@ -34,42 +34,35 @@ USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,ove
 """Features that are looked at where nobody names one; for English texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """What a run without evidence shows of its cause."""
+def describe(
+    *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
+    clearer: str,
+) -> str:  # fmt: skip
+    """The cause in a sentence with what to do; the first that holds.
 
-    votes: int
-    """Counted."""
-    asked: int
-    """Comparisons, those tied without asking among them."""
-    same: int
-    """Those of them without a difference: ties, equal sides, equal for a simulated panel."""
-    undecided: bool
-    """More votes like these would probably show something."""
-    alike: Share
-    """Pairs of votes on one comparison that chose the same side."""
-    foretold: Share
-    """Votes that named features predict from the others; nothing where they are coordinates."""
-    clearer: str
-    """How the voters would be asked more clearly; empty where they read no words."""
-
-
-def describe(signs: Signs) -> str:
-    """The cause in a sentence with what to do; the first that holds."""
-    if equal := _describe_equal(signs.same, signs.asked):
+    Args:
+        votes: counted.
+        asked: comparisons, those tied without asking among them.
+        same: those of them without a difference: ties, equal sides, equal for a simulated panel.
+        undecided: more votes like these would probably show something.
+        alike: pairs of votes on one comparison that chose the same side.
+        foretold: votes that named features predict from the others; nothing where they are
+            coordinates.
+        clearer: how the voters would be asked more clearly; empty where they read no words.
+    """
+    if equal := _describe_equal(same, asked):
         return equal
-    if signs.votes < FEW or signs.undecided:
+    if votes < FEW or undecided:
         return f"the votes are too few (a clear taste takes 40 to {FEW}): continue voting"
-    pairs = f"in {signs.alike.hits:.0f} of {signs.alike.of:.0f} pairs two votes on one comparison"
-    alike = signs.alike.value or 0.0
-    known = signs.alike.of >= PAIRS
-    if known and alike < ALIKE:
-        then = signs.clearer or "take another panel"
+    pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
+    known = alike.of >= PAIRS
+    if known and (alike.value or 0.0) < ALIKE:
+        then = clearer or "take another panel"
         return (
             f"the voters disagree ({pairs} agree): {then}, or look for several tastes (clusters)"
         )
-    if known or signs.foretold.low > 0.5:
-        how = pairs if known else f"{100 * (signs.foretold.value or 0):.0f} % can be foretold"
+    if known or foretold.low > 0.5:
+        how = pairs if known else f"{100 * (foretold.value or 0):.0f} % can be foretold"
         return (
             f"the voters agree ({how}{' agree' * known}), but these coordinates do not carry what "
             "they want: take prompts that invite it, or other coordinates (features.add, "
@@ -114,20 +107,19 @@ class Watch:
 def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
     """Why a run's votes show no taste; ``named``: its coordinates are named features."""
     votes, automatic, ties = _count(ledger)
-    alike = agreement.within(evidence.read(ledger).totals)
+    first = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
-    signs = Signs(
-        votes,
-        votes + automatic,
-        _count_same(ledger, automatic, ties),
-        undecided,
-        share(alike.hits + second.hits, alike.of + second.of),
-        share(0, 0),
-        _ask_more_clearly(ledger.spec.get("config", {})),
+    alike = share(first.hits + second.hits, first.of + second.of)
+    look = not (named or undecided) and votes >= FEW and alike.of < PAIRS
+    return describe(
+        votes=votes,
+        asked=votes + automatic,
+        same=_count_same(ledger, automatic, ties),
+        undecided=undecided,
+        alike=alike,
+        foretold=_foretold(ledger) if look else share(0, 0),
+        clearer=_ask_more_clearly(ledger.spec.get("config", {})),
     )
-    if not (named or undecided) and votes >= FEW and signs.alike.of < PAIRS:
-        signs = replace(signs, foretold=_foretold(ledger))
-    return describe(signs)
 
 
 def _ask_more_clearly(config: Mapping[str, Any]) -> str:

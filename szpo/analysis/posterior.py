@@ -88,7 +88,7 @@ class BradleyTerry:
     def log_likelihood(self, w: Floats) -> Floats:
         """Σ aᵢ log σ(w·δᵢ), (m, d) to (m,); −n log 2 at w = 0."""
         total = np.zeros(len(w))
-        for part in _parts(len(self.delta), len(w)):
+        for part in blocks(len(self.delta), len(w)):
             total += special.log_expit(w @ self.delta[part].T) @ self.weight[part]
         return total
 
@@ -99,7 +99,7 @@ class BradleyTerry:
     def score(self, w: Floats) -> Floats:
         """∇ log p(w) = Σ aᵢ σ(−w·δᵢ) δᵢ − w/τ², (m, d) to (m, d)."""
         total = -w / self.tau**2
-        for part in _parts(len(self.delta), len(w)):
+        for part in blocks(len(self.delta), len(w)):
             delta = self.delta[part]
             total = total + (special.expit(-(w @ delta.T)) * self.weight[part]) @ delta
         return total
@@ -139,6 +139,7 @@ def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
     return np.array(rows).reshape(len(rows), delta.shape[1]), np.array(weight)
 
 
-def _parts(rows: int, columns: int) -> list[slice]:
+def blocks(rows: int, columns: int) -> list[slice]:
+    """The rows in parts, each of at most `BLOCK` numbers over these columns."""
     size = max(1, BLOCK // max(columns, 1))
     return [slice(start, start + size) for start in range(0, rows, size)]

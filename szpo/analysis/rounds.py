@@ -217,8 +217,7 @@ def _choose(
     if not best:
         return (), True
     delta = np.stack([one[3] for one in best])
-    candidates = acquisition.Candidates(delta, beyond=beyond)
-    batch = acquisition.select(cloud, candidates, count, key=key, rule=plan.rule)
+    batch = acquisition.select(cloud, delta, count, key=key, rule=plan.rule, beyond=beyond)
     found = tuple(
         Question(
             pair.id, pair.key, number, pair.prompt.turns, pair.a, pair.b,

@@ -12,13 +12,12 @@ that one ε serves every posterior.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg
 
-from szpo.analysis.posterior import BLOCK, BradleyTerry, Target
+from szpo.analysis.posterior import BradleyTerry, Target, blocks
 from szpo.errors import RunError, UsageError
 from szpo.types import Floats
 
@@ -217,7 +216,7 @@ def _field(x: Floats, score: Floats) -> tuple[Floats, Floats]:
     h = bandwidth(x)
     own = (x * score).sum(1)
     phi, trace = np.empty_like(x), np.empty(m)
-    for rows in _blocks(m):
+    for rows in blocks(m, m):
         squares = _squares(x[rows], x)
         k = np.exp(-squares / (2 * h))
         phi[rows] = (k @ score + (k.sum(1)[:, None] * x[rows] - k @ x) / h) / m
@@ -231,11 +230,6 @@ def _field(x: Floats, score: Floats) -> tuple[Floats, Floats]:
 def _squares(a: Floats, b: Floats) -> Floats:
     found = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
     return np.asarray(np.maximum(found, 0.0))
-
-
-def _blocks(m: int) -> Iterator[slice]:
-    size = max(1, BLOCK // m)
-    yield from (slice(start, start + size) for start in range(0, m, size))
 
 
 def _finite(values: Floats, what: str) -> None:

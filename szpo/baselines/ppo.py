@@ -304,15 +304,14 @@ def _update(learner: Learner, group: Sequence[Rollout]) -> dict[str, float]:
     found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
     for one in group:
         logp, value = token_values(learner, one.part.batch)
-        policy = policy_loss(logp, one.logp, one.advantage, clip=how.clip)
+        loss, ratio, clipped = policy_loss(logp, one.logp, one.advantage, clip=how.clip)
         critic = value_loss(value, one.value, one.returns, clip=how.value_clip)
         share = len(one.logp) / count
-        (share * (policy.loss + critic)).backward()  # type: ignore[no-untyped-call]
-        found["policy_loss"] += share * policy.loss.item()
+        (share * (loss + critic)).backward()  # type: ignore[no-untyped-call]
+        found["policy_loss"] += share * loss.item()
         found["value_loss"] += share * critic.item()
-        found["clipped"] += share * policy.clipped
-        gap = float((policy.ratio - 1).abs().max())
-        found["ratio_gap"] = max(found["ratio_gap"], gap)
+        found["clipped"] += share * clipped
+        found["ratio_gap"] = max(found["ratio_gap"], float((ratio - 1).abs().max()))
     norm = nn.utils.clip_grad_norm_(learner.weights, how.grad_norm)
     return {**found, "gradient": float(norm)}
 
@@ -363,24 +362,14 @@ def _require_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
 # ---- losses ----
 
 
-@dataclass(frozen=True)
-class PolicyLoss:
-    """The policy loss, and statistics of the ratios it is made of."""
-
-    loss: Tensor
-    ratio: Tensor
-    """π(a|s) / π_old(a|s) of each stored choice."""
-    clipped: float
-    """Share of choices whose ratio left [1 − ε, 1 + ε]."""
-
-
 def policy_loss(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, *, clip: float = 0.2
-) -> PolicyLoss:
+) -> tuple[Tensor, Tensor, float]:
     """−mean min(ρA, clip(ρ, 1 − ε, 1 + ε)A) with ρ = exp(log π − log π_old) (eq. 7 there).
 
     Both log-probabilities are those of the *stored* choices: choices drawn anew would give the
-    ratio of something else.
+    ratio of something else. Returns the loss, ρ of each choice, and the share of the choices
+    whose ρ left [1 − ε, 1 + ε].
 
     Args:
         logp: log π of the stored choices as the policy is now, with gradient.
@@ -393,7 +382,7 @@ def policy_loss(
     # −L^CLIP, eq. 7
     loss = -torch.minimum(ratio * advantages, bounded * advantages).mean()
     left = float((ratio.detach() != bounded.detach()).float().mean())
-    return PolicyLoss(loss, ratio.detach(), left)
+    return loss, ratio.detach(), left
 
 
 def value_loss(

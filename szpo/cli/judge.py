@@ -59,14 +59,14 @@ def judge(
         console.say(str(panel))
         ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
         service = VoteService(ledger, seat_ttl_us=round(config.panel.lease_minutes * 60e6))
-        served = remote_panel.visit(
+        cast, why = remote_panel.visit(
             ledger,
             panel.evaluator(service, name=name, complete=alone and not leave),
             limit=votes,
             once=once,
             leave=leave,
         )
-        console.say(f"{served.votes} votes cast: {served.reason}")
+        console.say(f"{cast} votes cast: {why}")
         for who, (read, written) in judge_evaluator.tokens(ledger).items():
             console.say(f"  {who}: {read:,} tokens read, {written:,} written so far")
 

@@ -297,7 +297,8 @@ class RayTransport:
         try:
             reply: Message = self._ray.get(call)
         except self._ray.exceptions.RayActorError as error:
-            seat.loads += chunk is None and not _unavailable(self._ray, error)
+            back = isinstance(error, self._ray.exceptions.ActorUnavailableError)
+            seat.loads += chunk is None and not back  # if it is on its way back, it is not dead
             if seat.loads >= LOADS:
                 unasked = os.environ.get("RAY_AUTH_MODE") == "token"
                 hint = "; if the cluster asks for no token, set RAY_AUTH_MODE=disabled"
@@ -333,11 +334,6 @@ def _leave(ray: Any, head: str) -> None:
     """Leave the cluster of this head, unless this process has left it for another by now."""
     if ray.is_initialized() and ray.get_runtime_context().gcs_address == head:
         ray.shutdown()
-
-
-def _unavailable(ray: Any, error: Exception) -> bool:
-    """The actor is on its way back, rather than dead."""
-    return isinstance(error, ray.exceptions.ActorUnavailableError)
 
 
 RAY_LIMIT = "RAY_gcs_rpc_server_reconnect_timeout_s"

@@ -71,9 +71,7 @@ def check_evaluator(
             examples = _examples(0)
             steps.record_plan(ledger, 1, settings, Query(0, (), 1.0, None), theta_digest(ledger))
             steps.begin(ledger, 1, 0)
-            steps.store(
-                ledger, 1, steps.StepAnswers(0, examples, theta_digest(ledger)), then_open=True
-            )
+            steps.store(ledger, 1, 0, examples, theta_digest(ledger), then_open=True)
             evaluator.submit(examples)
             if serve is not None:
                 serve(service)

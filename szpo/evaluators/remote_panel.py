@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from szpo.errors import UsageError
@@ -22,30 +21,9 @@ PATIENCE = 300
 """Polls without a live controller after which the process gives up: a minute at .2 s each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """How many votes this process cast, and why it ended."""
-
-    votes: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WaitPolicy:
-    """When a panel waits.
-
-    ``wait`` is called whenever nothing is open; after ``patience`` calls in a row without a live
-    controller the panel gives up. ``read`` is called before each comparison, which is then
-    answered alone: a human pace.
-    """
-
-    wait: Callable[[], None] = lambda: time.sleep(0.2)
-    patience: int = PATIENCE
-    read: Callable[[], None] | None = None
-
-
-AT_ONCE: Final = WaitPolicy()
-"""Poll five times a second, and answer everything that is open together."""
+def pause() -> None:
+    """Wait a fifth of a second."""
+    time.sleep(0.2)
 
 
 def visit(
@@ -55,9 +33,13 @@ def visit(
     limit: int | None = None,
     once: bool = False,
     leave: int = 0,
-    pace: WaitPolicy = AT_ONCE,
-) -> Served:
+    wait: Callable[[], None] = pause,
+    patience: int = PATIENCE,
+    read: Callable[[], None] | None = None,
+) -> tuple[int, str]:
     """Answer open comparisons until the run's controller ends, or ``limit`` votes are cast.
+
+    Returns how many votes this process cast, and why it ended.
 
     Args:
         ledger: the run, opened for writing; its controller lives in another process.
@@ -65,7 +47,9 @@ def visit(
         limit: votes of this process; only whole comparisons (M votes each) are begun.
         once: answer what is open now and return.
         leave: comparisons of each step that are left to people.
-        pace: how long to wait, and for whom.
+        wait: called whenever nothing is open.
+        patience: after this many waits in a row without a live controller the panel gives up.
+        read: called before each comparison, which is then answered alone: a human pace.
 
     Raises:
         UsageError: M is larger than the panel.
@@ -75,8 +59,8 @@ def visit(
     while True:
         held, live = _check_controller(ledger)
         asked = leave_to_people(ledger, step.lacking(), leave)
-        if asked and pace.read is not None:
-            pace.read()  # somebody may have been faster meanwhile
+        if asked and read is not None:
+            read()  # somebody may have been faster meanwhile
             asked = leave_to_people(ledger, step.lacking(), leave)[:1]
         chosen = asked if limit is None else _affordable(asked, limit - cast)
         before = _last_vote(ledger)
@@ -89,17 +73,17 @@ def visit(
         added = _count_votes(ledger, before)
         cast += added
         if limit is not None and (cast >= limit or len(chosen) < len(asked)):
-            return Served(cast, f"{cast} of {limit} votes are cast")
+            return cast, f"{cast} of {limit} votes are cast"
         if once:
-            return Served(cast, "nothing else is open")
+            return cast, "nothing else is open"
         if driven and not held and not added:
-            return Served(cast, "the run's controller has ended")
+            return cast, "the run's controller has ended"
         driven |= live
         idle = 0 if live or added else idle + 1
-        if idle > pace.patience:
-            return Served(cast, "nobody drives this run; start it with: szpo run --resume")
+        if idle > patience:
+            return cast, "nobody drives this run; start it with: szpo run --resume"
         if not added:
-            pace.wait()
+            wait()
 
 
 class OpenComparisons:

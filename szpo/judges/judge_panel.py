@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from szpo.config.judge import Judge
@@ -18,10 +20,11 @@ from szpo.config.schema import Config
 from szpo.data import text_files
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.panel_factory import StartingPolicy
+from szpo.features.own import Pair
 from szpo.judges import endpoint, prompting
 from szpo.judges.backends import Backend
 from szpo.judges.judge_evaluator import JudgeEvaluator
-from szpo.judges.llm_judge import LanguageJudge, Opinionated
+from szpo.judges.llm_judge import LanguageJudge, Opinionated, probability
 from szpo.judges.prompting import LETTERS, Labels
 from szpo.models.context import Reader
 from szpo.types import Prompt
@@ -30,14 +33,6 @@ from szpo.voting.service import VoteService
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
     from szpo.policies.hosts import Answerer, Host
-
-
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
-from typing import Final
-
-from szpo.features.own import Pair
-from szpo.judges.llm_judge import probability
 
 LABELS: Final = ("yes", "no")
 FINE: Final = 1000

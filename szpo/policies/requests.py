@@ -105,10 +105,9 @@ class AnswerRequest:
         )
 
     def to_message(self) -> Message:
-        """Write it as a message; the tokens of all prompts are one array."""
+        """Write it as a message."""
         head = {
             "shifts": [astuple(shift) for shift in self.shifts],
-            "lengths": [len(prompt) for prompt in self.prompts],
             "sampling": asdict(self.sampling),
             "canary": self.canary,
             "base": self.base,
@@ -116,7 +115,7 @@ class AnswerRequest:
         }
         return {
             "head": json.dumps(head),
-            "prompts": np.array([t for prompt in self.prompts for t in prompt], np.int32),
+            **_write_tokens("prompts", self.prompts),
             "keys": np.frombuffer(b"".join(self.keys), np.uint8),
             "rows": self.rows.astype(np.int32),
             **{f"{THETA}{name}": value for name, value in self.theta.items()},
@@ -127,7 +126,6 @@ class AnswerRequest:
     def from_message(cls, message: Mapping[str, Any]) -> Self:
         """Read what `to_message` wrote."""
         head = json.loads(message["head"])
-        ends = np.cumsum(head["lengths"], dtype=np.int64)
         keys = np.asarray(message["keys"]).tobytes()
         sampling = head["sampling"]
         return cls(
@@ -140,9 +138,7 @@ class AnswerRequest:
                 Shift(step, k, sign, radius, None if grid is None else tuple(grid))
                 for step, k, sign, radius, grid in head["shifts"]
             ),
-            prompts=tuple(
-                tuple(part.tolist()) for part in np.split(message["prompts"], ends[:-1])
-            ),
+            prompts=_read_tokens("prompts", message),
             keys=tuple(keys[i : i + 16] for i in range(0, len(keys), 16)),
             rows=np.asarray(message["rows"], np.int64),
             sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
@@ -213,24 +209,20 @@ class ReadRequest:
             "seed": self.seed,
             "cuts": self.cuts,
         }
-        found: Message = {"task": "read", "head": json.dumps(head), **stack_thetas(self.thetas)}
-        for name in ("prompts", "answers"):
-            rows = getattr(self, name)
-            found[name] = np.array([token for row in rows for token in row], np.int32)
-            found[f"{name} lengths"] = np.array([len(row) for row in rows], np.int32)
-        return found
+        return {
+            "task": "read",
+            "head": json.dumps(head),
+            **stack_thetas(self.thetas),
+            **_write_tokens("prompts", self.prompts),
+            **_write_tokens("answers", self.answers),
+        }
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Self:
         """Read what `to_message` wrote."""
         head = json.loads(message["head"])
-        rows = {}
-        for name in ("prompts", "answers"):
-            ends = np.cumsum(message[f"{name} lengths"], dtype=np.int64)
-            parts = np.split(message[name], ends[:-1]) if len(ends) else []
-            rows[name] = tuple(tuple(part.tolist()) for part in parts)
         return cls(
-            head["what"], rows["prompts"], rows["answers"],
+            head["what"], _read_tokens("prompts", message), _read_tokens("answers", message),
             unstack_thetas(message, head["members"]), tuple(head["owner"]), head["start"],
             head["temperature"], head["redraws"], head["seed"], tuple(head["cuts"]),
         )  # fmt: skip
@@ -243,6 +235,20 @@ def join_readings(parts: Sequence[Reading]) -> Reading:
     if not parts:
         return {VALUES: np.zeros(0)}
     return {VALUES: np.concatenate([part[VALUES] for part in parts])}
+
+
+def _write_tokens(name: str, rows: Tokens) -> Message:
+    """Write rows of tokens as one array, and how long each is."""
+    return {
+        name: np.array([token for row in rows for token in row], np.int32),
+        f"{name} lengths": np.array([len(row) for row in rows], np.int32),
+    }
+
+
+def _read_tokens(name: str, message: Mapping[str, Any]) -> Tokens:
+    ends = np.cumsum(message[f"{name} lengths"], dtype=np.int64)
+    parts = np.split(message[name], ends[:-1]) if len(ends) else []
+    return tuple(tuple(part.tolist()) for part in parts)
 
 
 def stack_thetas(thetas: Sequence[Theta]) -> Message:

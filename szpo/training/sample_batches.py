@@ -53,10 +53,12 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
     inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
-    answers = steps.StepAnswers(step, comparisons, head, {**figures, **inputs})
+    notes = {**figures, **inputs}
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
-        stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
+        stored = steps.store(
+            ledger, run.lease.epoch, step, comparisons, head, notes, then_open=then_open
+        )
         if stored and ahead is not None:
             perturb_policy.record_plan(run, at, ahead)
 

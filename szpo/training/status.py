@@ -58,16 +58,6 @@ class RoundStatus:
     """Changes with anything above."""
 
 
-@dataclass(slots=True)
-class _Look:
-    """The last look at a run, when it was, and what the next look goes on from."""
-
-    now: RunNow
-    at_us: int
-    status: RoundStatus
-    reading: budget.Reading
-
-
 class StatusReader:
     """Reads a run's status again and again; computes it only when the file has changed."""
 
@@ -76,7 +66,10 @@ class StatusReader:
         self._ledger: Final = ledger
         self._look: Final = look or VoteService(ledger).look
         self._config: Final = recorded_config(ledger)
-        self._last: _Look | None = None
+        self._run: RunNow | None = None
+        self._at_us = 0
+        self._reading = budget.Reading()
+        self._status: RoundStatus
 
     def read(self) -> RoundStatus:
         """Where the run stands; never older than `FRESH_US`.
@@ -84,13 +77,13 @@ class StatusReader:
         Some of it depends on the time alone: a limit by date.
         """
         with self._ledger.alone():
-            run, at_us, last = self._look(), self._ledger.clock(), self._last
-            if last is None or last.now is not run or not 0 <= at_us - last.at_us < FRESH_US:
-                same_past = last is not None and last.now.marks[2] == run.marks[2]  # none undone
-                reading = last.reading if last is not None and same_past else budget.Reading()
-                status = _status(self._ledger, self._config, reading, run)
-                last = self._last = _Look(run, at_us, status, reading)
-        return last.status
+            run, at_us, last = self._look(), self._ledger.clock(), self._run
+            if last is not run or not 0 <= at_us - self._at_us < FRESH_US:
+                if last is not None and last.marks[2] != run.marks[2]:  # something was undone
+                    self._reading = budget.Reading()
+                self._status = _status(self._ledger, self._config, self._reading, run)
+                self._run, self._at_us = run, at_us
+            return self._status
 
 
 def round_status(ledger: Ledger) -> RoundStatus:

@@ -118,13 +118,19 @@ def apply(
     notes = {**figures, **report.figures, "figures": None}
     if strange := bands.not_finite(figures):  # JSON has no NaN: null is "unknown"
         notes["not_finite"] = strange
-    result = steps.StepResult(
-        new.updates, run.settings.rule, new.info, new.tally, report.votes_sha256,
-        theta_sha256=new.theta_sha256, centre_sha256=new.head,
-    )  # fmt: skip
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
-        all_notes = plain({**notes, "seconds": None, **watch.seconds()})
-        done = steps.apply(ledger, run.lease.epoch, result, all_notes)
+        done = steps.apply(
+            ledger,
+            run.lease.epoch,
+            new.updates,
+            rule=run.settings.rule,
+            info=new.info,
+            tally=new.tally,
+            votes_sha256=report.votes_sha256,
+            theta_sha256=new.theta_sha256,
+            centre_sha256=new.head,
+            notes=plain({**notes, "seconds": None, **watch.seconds()}),
+        )
         if done and (broken := bands.broken(figures)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
     if not done:

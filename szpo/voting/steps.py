@@ -7,7 +7,8 @@ one. After a crash, a step that was not applied is resumed from whatever state i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -25,19 +26,6 @@ ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
-class StepAnswers:
-    """The generated answers of a planned step: its comparisons, with both batches of each.
-
-    ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
-    """
-
-    step: int
-    comparisons: Sequence[Comparison]
-    head: str
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Closing:
     """Who closes a step and why: the rule, a deadline, an operator, or nothing left to ask.
 
@@ -50,22 +38,6 @@ class Closing:
     actor: str = "controller"
     reason: str | None = None
     quorum: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """The updates of a closed step, and the hashes of its votes and of the new θ.
-
-    ``centre_sha256`` is that of the point where the run asks, if it recommends another one.
-    """
-
-    updates: Sequence[Update]
-    rule: str
-    info: Info
-    tally: Tally
-    votes_sha256: str
-    theta_sha256: str
-    centre_sha256: str | None = None
 
 
 def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
@@ -94,16 +66,19 @@ def begin(ledger: Ledger, epoch: int, step: int) -> bool:
     return True
 
 
-def store(ledger: Ledger, epoch: int, answers: StepAnswers, *, then_open: bool) -> bool:
+def store(
+    ledger: Ledger, epoch: int, step: int, asked: Sequence[Comparison], head: str,
+    notes: Mapping[str, Any] = MappingProxyType({}), *, then_open: bool,
+) -> bool:  # fmt: skip
     """Store all answers of a step at once; with lag 0 the same transaction opens it.
 
+    ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
     False, and nothing is stored, if somebody made the step void meanwhile.
 
     Raises:
         IntegrityError: the answers come from other weights than the planned ones.
         LeaseError: another controller has stored this step meanwhile.
     """
-    step, head = answers.step, answers.head
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         row = _row(ledger, step)
@@ -116,10 +91,10 @@ def store(ledger: Ledger, epoch: int, answers: StepAnswers, *, then_open: bool) 
             )
         if stored(ledger, step):
             raise LeaseError(f"step {step}: its answers are stored already; another controller?")
-        for comparison in answers.comparisons:
+        for comparison in asked:
             ledger.append_comparison(comparison)
             failpoint("cp4")
-        ledger.record_event("generated", "controller", {"step": step, **answers.notes})
+        ledger.record_event("generated", "controller", {"step": step, **notes})
         if then_open:
             open_step(ledger, epoch, step)
         else:  # also fences a batch that waits for its turn
@@ -223,14 +198,19 @@ def quorate(votes: StepVotes, quorum: float | None) -> bool:
     return have >= quorum * (have + votes.missing) - 1e-9
 
 
-def apply(ledger: Ledger, epoch: int, result: StepResult, notes: Mapping[str, Any]) -> bool:
+def apply(
+    ledger: Ledger, epoch: int, updates: Sequence[Update], *, rule: str, info: Info, tally: Tally,
+    votes_sha256: str, theta_sha256: str, centre_sha256: str | None = None,
+    notes: Mapping[str, Any],
+) -> bool:  # fmt: skip
     """Write a step's updates and move it to "applied": the one commit that changes the run.
 
+    The hashes are those of its votes, of the new θ, and of the point where the run asks if it
+    recommends another one.
     ``notes`` becomes the event "step": figures for people, of which a replay reads back only
     ``reach``. With them stands the step's row, which is itself outside the chain. False, and
     nothing is written, if somebody made the step void meanwhile.
     """
-    updates, info = result.updates, result.info
     step = updates[0].step
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
@@ -250,12 +230,12 @@ def apply(ledger: Ledger, epoch: int, result: StepResult, notes: Mapping[str, An
                 "vector": None
                 if update.vector is None
                 else np.asarray(update.vector, dtype="<f4").tobytes(),
-                "rule": result.rule,
+                "rule": rule,
                 "estimate": of_direction(info.delta, update.k),
                 "stderr": of_direction(info.stderr, update.k),
-                "n_votes": votes_of(result.tally, update, whole=len(updates) == 1),
-                "votes_sha256": result.votes_sha256,
-                "theta_sha256": (update.k and result.centre_sha256) or result.theta_sha256,
+                "n_votes": votes_of(tally, update, whole=len(updates) == 1),
+                "votes_sha256": votes_sha256,
+                "theta_sha256": (update.k and centre_sha256) or theta_sha256,
                 "prev_sha256": prev,
                 "epoch": epoch,
                 "applied_us": ledger.clock(),

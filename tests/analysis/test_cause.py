@@ -12,10 +12,9 @@ import pytest
 from scipy import special
 
 from szpo.analysis import cause
-from szpo.analysis.cause import Signs, describe
 from szpo.analysis.taught import OPEN
 from szpo.cli.app import call
-from szpo.intervals import share
+from szpo.intervals import Share, share
 from szpo.optim.sparse_prior import Prior
 from szpo.optim.sparse_regression import fit
 from szpo.optim.vote_regression import EVIDENCE, Votes
@@ -35,6 +34,15 @@ CAUSES = {
 
 JUDGE = {"panel": {"kind": "judge"}, "judge": {"kind": "local", "principles": None}}
 ASK = "ask a clearer question (panel.question)"
+
+
+def describe(
+    votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share, clearer: str
+) -> str:
+    return cause.describe(
+        votes=votes, asked=asked, same=same, undecided=undecided, alike=alike, foretold=foretold,
+        clearer=clearer,
+    )  # fmt: skip
 
 
 def simulate(true: str, seed: int) -> str | None:
@@ -61,7 +69,7 @@ def simulate(true: str, seed: int) -> str | None:
     alike = share(float((sides[:, 0] == sides[:, 1])[both].sum()), int(both.sum()))
     undecided = found.dense + 1 - found.signal < OPEN
     votes = 2 * comparisons
-    return describe(Signs(votes, votes, int(tied.sum()), undecided, alike, share(0, 0), ASK))
+    return describe(votes, votes, int(tied.sum()), undecided, alike, share(0, 0), ASK)
 
 
 @pytest.mark.parametrize("true", CAUSES)
@@ -78,16 +86,16 @@ def test_the_first_of_two_causes_is_said() -> None:
         votes = min(holds[first][0], holds[second][0])
         same = max(holds[first][1], holds[second][1])
         hits = 25 if "disagree" in (first, second) else 40
-        said = describe(Signs(votes, 120, same, False, share(hits, 50), share(0, 0), ASK))
+        said = describe(votes, 120, same, False, share(hits, 50), share(0, 0), ASK)
         assert CAUSES[first] in said or {first, second} == {"disagree", "reach"}
 
 
 def test_nothing_advises_a_clearer_question_where_nobody_read_one() -> None:
-    signs = Signs(120, 120, 0, False, share(25, 50), share(0, 0), "")
-    assert "disagree" in describe(signs) and "question (" not in describe(signs)
-    named = Signs(120, 120, 0, False, share(0, 0), share(86, 120), "")
-    assert "the voters agree (72 % can be foretold)" in describe(named)
-    assert "second votes" in describe(Signs(120, 120, 0, False, share(0, 0), share(60, 120), ASK))
+    said = describe(120, 120, 0, False, share(25, 50), share(0, 0), "")
+    assert "disagree" in said and "question (" not in said
+    named = describe(120, 120, 0, False, share(0, 0), share(86, 120), "")
+    assert "the voters agree (72 % can be foretold)" in named
+    assert "second votes" in describe(120, 120, 0, False, share(0, 0), share(60, 120), ASK)
 
 
 @pytest.mark.parametrize(

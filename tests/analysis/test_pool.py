@@ -526,9 +526,7 @@ def test_wrong_input_is_refused():
         (lambda: acquisition.gains(np.ones((3, 2)), np.ones((3, 1))), "do not fit"),
         (lambda: acquisition.gains(np.ones((3, 2)), np.ones((3, 2)), "luck"), "bald or entropy"),
         (
-            lambda: acquisition.select(
-                np.ones((3, 2)), acquisition.Candidates(np.ones((3, 2))), 0, key=bytes(16)
-            ),
+            lambda: acquisition.select(np.ones((3, 2)), np.ones((3, 2)), 0, key=bytes(16)),
             "at least",
         ),
     ]
@@ -662,7 +660,7 @@ def test_gains_do_not_depend_on_the_sides(rule):
 def test_a_batch_adds_up_to_the_joint_information():
     """The sum of gains is I(answers; w), by enumeration of all 2⁴ answers."""
     x, delta = normals("x", 30, 2), 2 * normals("d", 12, 2)
-    batch = acquisition.select(x, acquisition.Candidates(delta), 4, key=bytes(16))
+    batch = acquisition.select(x, delta, 4, key=bytes(16))
     p = special.expit(delta[batch.index] @ x.T)
     joint, own = 0.0, 0.0
     for answers in itertools.product((0, 1), repeat=4):
@@ -677,36 +675,26 @@ def test_a_batch_does_not_ask_the_same_twice():
     """Two copies of the best question and a lesser one on another weight: the copy comes last."""
     delta = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     x = normals("x", 500, 2)
-    assert acquisition.select(
-        x, acquisition.Candidates(delta), 3, key=bytes(16)
-    ).index.tolist() == [0, 2, 1]
+    assert acquisition.select(x, delta, 3, key=bytes(16)).index.tolist() == [0, 2, 1]
 
 
 def test_the_shortlist_loses_nothing_when_it_says_so():
     x, delta = normals("x", 60, 2), normals("d", 400, 2)
-    whole = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16))
-    short = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16), shortlist=200)
+    whole = acquisition.select(x, delta, 3, key=bytes(16))
+    short = acquisition.select(x, delta, 3, key=bytes(16), shortlist=200)
     assert short.certain and (short.index == whole.index).all()
-    assert not acquisition.select(
-        x, acquisition.Candidates(delta, beyond=1.0), 3, key=bytes(16)
-    ).certain
+    assert not acquisition.select(x, delta, 3, key=bytes(16), beyond=1.0).certain
 
 
 @pytest.mark.parametrize("rule", acquisition.RULES)
 def test_little_to_choose_from(rule):
     x = normals("x", 20, 2)
-    none = acquisition.select(
-        x, acquisition.Candidates(np.zeros((0, 2))), 3, key=bytes(16), rule=rule
-    )
+    none = acquisition.select(x, np.zeros((0, 2)), 3, key=bytes(16), rule=rule)
     assert len(none.index) == 0
-    one = acquisition.select(
-        x, acquisition.Candidates(np.ones((1, 2))), 3, key=bytes(16), rule=rule
-    )
+    one = acquisition.select(x, np.ones((1, 2)), 3, key=bytes(16), rule=rule)
     assert one.index.tolist() == [0]
-    constant = acquisition.select(
-        x, acquisition.Candidates(np.zeros((5, 2))), 3, key=bytes(16), rule=rule
-    )
+    constant = acquisition.select(x, np.zeros((5, 2)), 3, key=bytes(16), rule=rule)
     assert len(constant.index) == 0
-    some = acquisition.Candidates(normals("d", 3, 2), allowed=np.array([False, True, False]))
-    left = acquisition.select(x, some, 3, key=bytes(16), rule=rule)
+    middle = np.array([False, True, False])
+    left = acquisition.select(x, normals("d", 3, 2), 3, key=bytes(16), rule=rule, allowed=middle)
     assert left.index.tolist() == [1]

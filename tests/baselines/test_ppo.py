@@ -187,11 +187,11 @@ def test_clipped_loss_by_hand():
     old = torch.log(torch.tensor([0.2, 0.3, 0.4, 0.5], dtype=torch.float64))
     logp = (old + ratio.log()).requires_grad_()
     advantages = torch.tensor([2.0, -1.0, -3.0, 1.0], dtype=torch.float64)
-    found = ppo.policy_loss(logp, old, advantages)
-    assert found.loss.item() == pytest.approx(0.05, abs=1e-6)
-    assert found.ratio.tolist() == pytest.approx(ratio.tolist(), abs=1e-12)
-    assert found.clipped == 0.5
-    found.loss.backward()
+    loss, found, clipped = ppo.policy_loss(logp, old, advantages)
+    assert loss.item() == pytest.approx(0.05, abs=1e-6)
+    assert found.tolist() == pytest.approx(ratio.tolist(), abs=1e-12)
+    assert clipped == 0.5
+    loss.backward()
     # Nothing pulls where the clipped term is the smaller one; elsewhere −ρA/4.
     assert logp.grad.tolist() == pytest.approx([0, 0.275, 0, -0.225], abs=1e-6)
 

@@ -253,7 +253,7 @@ def test_answers_of_other_weights_are_refused(run):
     epoch = plan_step(run)
     steps.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="planned from"):
-        steps.store(run, epoch, steps.StepAnswers(0, (), "f" * 64), then_open=True)
+        steps.store(run, epoch, 0, (), "f" * 64, then_open=True)
 
 
 def test_an_operator_needs_a_reason(run):

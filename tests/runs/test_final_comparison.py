@@ -160,7 +160,7 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     made_for = [ledger.comparison(c) for c in orders.comparisons(order)]
     assert (result.skips, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
     assert result.everybody.share == 2 / 3 and result.everybody.votes == 4
-    assert result.everybody.interval == intervals.wilson(2, 3)  # the tie is in neither
+    assert result.everybody.decided == intervals.share(2, 3)  # the tie is in neither
     # The operator's page, which is recomputed from an export, says the same; while people vote,
     # only to those who turned the live view on.
     assert overview.overview(evidence.read(ledger))["improving"]["final"] is None
@@ -189,7 +189,7 @@ def test_panelists_who_tuned_stand_apart(tuned):
     seat_and_vote(ledger, found[0], "fresh", ["B"])
     result = count_votes(ledger)
     assert (result.tuners, result.others) == (Preference(tuned=1), Preference(base=1))
-    assert result.everybody.interval == intervals.wilson(1, 2)
+    assert result.everybody.decided == intervals.share(1, 2)
 
 
 def test_equal_answers_are_shown_to_nobody(tuned):

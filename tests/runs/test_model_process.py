@@ -291,7 +291,7 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     steps.begin(ledger, epoch, 0)
     row = Row(Prompt.user("?"), Answer("left"), Answer("right"))
     asked = [Comparison("c", 0, 0, 0, (row,))]
-    steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
+    steps.store(ledger, epoch, 0, asked, theta_digest(ledger), then_open=True)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
     assert model_process.explain_shortage(ledger) is None

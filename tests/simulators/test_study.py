@@ -14,7 +14,7 @@ from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Evaluator
-from szpo.evaluators.remote_panel import OpenComparisons, WaitPolicy
+from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -208,10 +208,10 @@ def test_a_vote_limit_begins_only_whole_comparisons(tmp_path):
 
     def wait() -> None:
         limit = next(limits, None)
-        served = simulate(ledger, judged.judges, limit=limit, once=limit is None)
+        cast, why = simulate(ledger, judged.judges, limit=limit, once=limit is None)
         if limit is not None:
-            assert served.votes == 2 * (limit // 2)
-            assert "votes are cast" in served.reason
+            assert cast == 2 * (limit // 2)
+            assert "votes are cast" in why
 
     drive(ledger, LedgerEvaluator(service), 1, wait=wait)
     assert next(limits, None) is None
@@ -222,15 +222,15 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path):
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     waits: list[int] = []
-    served = simulate(ledger, judged.judges, pace=WaitPolicy(lambda: waits.append(1), 3))
-    assert (served.votes, len(waits)) == (0, 3)
-    assert "nobody drives this run" in served.reason
+    cast, why = simulate(ledger, judged.judges, wait=lambda: waits.append(1), patience=3)
+    assert (cast, len(waits)) == (0, 3)
+    assert "nobody drives this run" in why
 
     held = lease.acquire(ledger, "host:1:x")
     still = (lambda: None, lambda: None, lambda: lease.release(ledger, held))
     polls: Iterator[Callable[[], None]] = iter(still)
-    served = simulate(ledger, judged.judges, pace=WaitPolicy(lambda: next(polls)()))
-    assert served.reason == "the run's controller has ended"
+    _, why = simulate(ledger, judged.judges, wait=lambda: next(polls)())
+    assert why == "the run's controller has ended"
     assert next(polls, None) is None
 
 
@@ -306,10 +306,9 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path):
         step = ledger.steps()[-1]["step"]
         if step == 1 and len(left) == 1:  # this time the person is there first
             assert service.assign(person) is not None
-        reading = WaitPolicy(read=lambda: reads.append(step))
-        simulate(ledger, judged.judges, once=True, leave=1, pace=reading)
+        simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
         while len(OpenComparisons(ledger).lacking()) > 1:
-            simulate(ledger, judged.judges, once=True, leave=1, pace=reading)
+            simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
         left.append(len(OpenComparisons(ledger).lacking()))
         simulate(ledger, judged.judges, once=True, leave=1)
         assert len(OpenComparisons(ledger).lacking()) == 1, "the last one waits for the person"

@@ -139,7 +139,7 @@ def open_step(
     step, head = asked[0].step, theta_digest(ledger)
     steps.record_plan(ledger, epoch, settings, Query(step, (), mu, None), head)
     steps.begin(ledger, epoch, step)
-    steps.store(ledger, epoch, steps.StepAnswers(step, asked, head), then_open=True)
+    steps.store(ledger, epoch, step, asked, head, then_open=True)
     return epoch
 
 

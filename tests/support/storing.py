@@ -83,7 +83,7 @@ class File:
             for n in range(SETTINGS.N)
         ]
         head = theta_digest(self.ledger)
-        steps.store(self.ledger, held.epoch, steps.StepAnswers(step, asked, head), then_open=True)
+        steps.store(self.ledger, held.epoch, step, asked, head, then_open=True)
 
     def close(self, held: Lease, step: int, by: Any) -> bool:
         return steps.close(
@@ -106,14 +106,12 @@ class File:
         return steps.apply(
             ledger,
             held.epoch,
-            steps.StepResult(
-                updates,
-                rule=SETTINGS.rule,
-                info=info,
-                tally=tally,
-                votes_sha256=canonical.votes_sha256(counting.counted(ledger, step)),
-                theta_sha256=parameters.digest(theta, ledger.layout),
-            ),
+            updates,
+            rule=SETTINGS.rule,
+            info=info,
+            tally=tally,
+            votes_sha256=canonical.votes_sha256(counting.counted(ledger, step)),
+            theta_sha256=parameters.digest(theta, ledger.layout),
             notes={},
         )
 

@@ -58,9 +58,8 @@ def test_a_persons_seat_cannot_be_computed_and_a_simulated_ones_can(ledger, serv
 
 def test_answers_of_a_step_are_stored_once(ledger):
     epoch = ask(ledger)
-    again = steps.StepAnswers(0, [], theta_digest(ledger))
     with pytest.raises(LeaseError, match="stored already"):
-        steps.store(ledger, epoch, again, then_open=False)
+        steps.store(ledger, epoch, 0, [], theta_digest(ledger), then_open=False)
 
 
 def test_a_name_belongs_to_one_kind(service):

@@ -80,7 +80,7 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
         asked = [Comparison(f"{n:032x}", 0, 0, n, rows) for n in range(COMPARISONS)]
         steps.record_plan(ledger, 1, settings, Query(0, (), 0.3, None), theta_digest(ledger))
         steps.begin(ledger, 1, 0)
-        steps.store(ledger, 1, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
+        steps.store(ledger, 1, 0, asked, theta_digest(ledger), then_open=True)
     return sessions
 
 

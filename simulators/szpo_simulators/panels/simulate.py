@@ -18,7 +18,6 @@ from szpo.evaluators import remote_panel
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Judge
-from szpo.evaluators.remote_panel import AT_ONCE, Served, WaitPolicy
 from szpo.ledger.database import Ledger
 from szpo.training.status import round_status
 from szpo.voting.service import VoteService
@@ -26,7 +25,7 @@ from szpo_simulators.panels.panel import PANELS, SimulatedPanel, build, from_spe
 from szpo_simulators.panels.text_rewards import Logprob
 
 
-def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> Served:
+def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> tuple[int, str]:
     """Answer open comparisons with these judges; keywords as in `remote_panel.visit`.
 
     Raises:
@@ -113,13 +112,13 @@ def answer_run(
             start = StartingPolicy(logprob=_base_logprob(ledger) if "fluency" in reward else None)
             made = build(panel, reward=reward, size=size, beta=beta, start=start)
         print(made)
-        served = simulate(
+        cast, why = simulate(
             ledger,
             made.judges,
             limit=votes,
             once=once,
             leave=leave,
-            pace=AT_ONCE if pace is None else WaitPolicy(read=lambda: time.sleep(pace)),
+            read=None if pace is None else lambda: time.sleep(pace),
         )
-    print(f"{served.votes} votes cast: {served.reason}")
+    print(f"{cast} votes cast: {why}")
     return 0
