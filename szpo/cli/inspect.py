@@ -215,8 +215,8 @@ def report(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Write one self-contained HTML page: settings, curves, samples, votes, verification."""
-    from szpo.cli import record
     from szpo.evaluators import hidden_reward
+    from szpo.replay import verification
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")
@@ -226,7 +226,7 @@ def report(
         if svg is not None:
             target, text = svg, page.picture(ledger, score=score, score_name=name)
         else:
-            found = record.verify_in_words(ledger) if verify else None
+            found = verification.verify(ledger) if verify else None
             text = page.render(ledger, score=score, score_name=name, verification=found)
     target.write_text(text, encoding="utf-8")
     console.answer(as_json, {"report": str(target)}, f"wrote {target}; open it in a browser")

@@ -21,7 +21,6 @@ from szpo.replay import backup as copies
 from szpo.replay import verification
 from szpo.replay.replay import fold
 from szpo.reports import hub
-from szpo.reports.html_report import Verification
 from szpo.reports.model_card import Names, base_id, find_unknown
 from szpo.reports.votes import People, write_dataset, write_votes
 
@@ -67,17 +66,17 @@ def verify(
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
         if head is not None:
             _refuse_weights(ledger, head)
-        found = verify_in_words(ledger, deep=not quick, head=head)
+        found = verification.verify(ledger, deep=not quick, head=head)
     if as_json:
-        document = {"ok": found.ok, "verdict": found.line, "details": found.details}
+        document = {"ok": found.ok, "verdict": str(found), "details": found.lines}
         console.emit({**document, "head": found.head, "note": found.note})
         return 0 if found.ok else IntegrityError.exit_code
-    for line in found.details if steps else ():
+    for line in found.lines if steps else ():
         console.say(line)
     if not found.ok:
-        raise IntegrityError(found.line)
+        raise IntegrityError(str(found))
     head = f"head {found.head} (note it on another machine, for szpo verify --head)"
-    console.say("\n".join(filter(None, (found.line, found.note, head))))
+    console.say("\n".join(filter(None, (str(found), found.note, head))))
     return 0
 
 
@@ -130,16 +129,6 @@ def recover(
     }
     console.answer(as_json, document, f"wrote {out}", *found.lines)
     return 0 if found.report.ok else IntegrityError.exit_code
-
-
-def verify_in_words(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
-    """Verify a ledger for people; a broken one is a finding, steps are listed up to 100."""
-    try:
-        report = verification.verify(ledger, deep=deep, head=head)
-    except IntegrityError as error:
-        return Verification(False, str(error))
-    lines = report.lines if len(report.lines) <= 100 else ()
-    return Verification(report.ok, str(report), lines, report.head, report.note)
 
 
 def export(

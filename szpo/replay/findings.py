@@ -56,10 +56,10 @@ class Report:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line per step: what was recomputed."""
+        """One line per step: what was recomputed; none where there are more than 100."""
         return tuple(
             f"step {check.step}: {check.votes} votes, update {_PROMISES[check.promise]}"
-            for check in self.steps
+            for check in (self.steps if len(self.steps) <= 100 else ())
         )
 
     def __str__(self) -> str:

@@ -11,7 +11,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +25,7 @@ from szpo.evaluators.hidden_reward import Score
 from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
+from szpo.replay.findings import Report
 from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
@@ -45,23 +45,12 @@ NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What `szpo verify` found, in words."""
-
-    ok: bool
-    line: str
-    details: tuple[str, ...] = ()
-    head: str = ""
-    note: str = ""
-
-
 def render(
     ledger: Ledger,
     *,
     score: Score | None = None,
     score_name: str = "reward",
-    verification: Verification | None = None,
+    verification: Report | None = None,
     shown: int = 6,
     open_round: bool = True,
 ) -> str:
