@@ -621,7 +621,7 @@ def test_particles_over_a_posterior_match_it():
 def test_steps_in_blocks_are_the_step(monkeypatch):
     start = svgd.Sampler(np.zeros(2), np.ones(2)).draw(30, bytes(16))
     whole = svgd.step(Gaussian(2), start, 0.5)
-    monkeypatch.setattr(svgd, "BLOCK", 100)
+    monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 100)
     parts = svgd.step(Gaussian(2), start, 0.5)
     assert np.allclose(parts.x, whole.x, rtol=1e-12)
     assert np.allclose(parts.log_q, whole.log_q, rtol=1e-9)

@@ -168,8 +168,9 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     live = evidence.read(ledger, live=True)
     assert live.run.hidden_final == 0
     shown = overview.overview(live)["improving"]["final"]
-    assert (shown["tuned"].value, shown["tuned"].low, shown["tuned"].high) == pytest.approx(
-        (result.everybody.share, *result.everybody.interval)
+    tuned, decided = shown["tuned"], result.everybody.decided
+    assert (tuned.value, tuned.low, tuned.high) == pytest.approx(
+        (decided.value, decided.low, decided.high)
     )
     assert (shown["ties"], shown["skips"], shown["untuned"].of) == (1, 1, 3)
     assert shown["majorities"].value == result.majorities.share
