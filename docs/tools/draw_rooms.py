@@ -13,7 +13,7 @@ STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f;text-anchor:middle}"
     "rect{fill:#f6f8fa;stroke:#8c959f}.szpo_ui{stroke:#2563a8}.szpo_simulators{stroke:#c2571a}"
     "path{stroke:#6e7781;fill:none;opacity:.5}"
-    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}rect{fill:#161b22}}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}rect{fill:#161b22}path{stroke:#9aa4ae}}"
 )
 
 

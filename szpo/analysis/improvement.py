@@ -203,6 +203,9 @@ def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
     }
     # A measurement stands after its number of applied steps.
     at = [(point, read[min(point.steps, len(table))]) for point in helped.points]
+    if helped.kl_measured:  # of the adapter; rounds note it where they asked
+        known = ((p, i) for p, i in at if p.kl is not None or not p.steps)
+        found["kl"] = [(p.votes, i, p.kl or 0.0, None, None) for p, i in known]
     found["heldout"] = [
         (point.votes, i, point.wins.value, point.wins.low, point.wins.high)
         for point, i in at

@@ -185,12 +185,12 @@ def draw_share(share: Share | None) -> str:
     low, at, high = (100 * x for x in (share.low, share.value, share.high))
     said = f"{at:.0f} % [{low:.0f}, {high:.0f}] on a bar from 0 to 100 %"
     return (
-        f'<svg class="share" viewBox="-3 0 106 14" width="212" height="28" role="img" '
+        f'<svg class="share" viewBox="-3 0 106 15" width="212" height="30" role="img" '
         f'aria-label="{said}" fill="currentColor"><rect y="3" width="100" height="3" '
         f'opacity=".15"/><rect x="{low:.1f}" y="3" width="{high - low:.1f}" height="3" '
         f'opacity=".5"/><rect x="49.75" y="1" width=".5" height="7"/><circle cx="{at:.1f}" '
-        'cy="4.5" r="2"/><g font-size="5" text-anchor="middle"><text x="1" y="13">0</text>'
-        '<text x="50" y="13">½</text><text x="103" y="13" text-anchor="end">100 %</text></g></svg>'
+        'cy="4.5" r="2"/><g font-size="7" text-anchor="middle"><text x="1" y="15">0</text>'
+        '<text x="50" y="15">½</text><text x="103" y="15" text-anchor="end">100 %</text></g></svg>'
     )
 
 

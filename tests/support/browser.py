@@ -352,7 +352,7 @@ def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
 def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: str) -> list[str]:
     """What is wrong with a page in that window: it scrolls sideways, a sticky ``bar`` hides more
     than 35 % of the height, a button of ``root`` is lower than 44 CSS pixels, or stands out of the
-    window or its text out of the button."""
+    window or its text out of the button, or a label of a picture is lower than 11."""
     with window(page, width, height, scale):
         wide = page.evaluate("document.documentElement.scrollWidth")
         found = [f"scrolls sideways: {wide} of {width}"] if wide > width else []
@@ -376,7 +376,15 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
                .map(n => n.innerText)""",
             root,
         )
-        return found + [f"low button: {text}" for text in low] + [f"cut: {text}" for text in cut]
+        small = page.evaluate(
+            """root => [...document.querySelectorAll(root + ' svg text')].filter(n => {
+                 const high = n.getBoundingClientRect().height;
+                 return n.checkVisibility() && n.textContent && high < 11; })
+               .map(n => n.textContent)""",
+            root,
+        )
+        named = {"low button": low, "cut": cut, "small": small}
+        return found + [f"{kind}: {text}" for kind, texts in named.items() for text in texts]
 
 
 COLOUR_RULES = ("color-contrast", "link-in-text-block")

@@ -165,13 +165,17 @@ def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder
     assert people["curves"]["heldout"] == [] and people["read"] == 9 * 6
     ((prompt, base, tuned),) = helped.before_after
     (text,) = found["texts"]
-    assert text == {"prompt": prompt, "bases": [(base, ["yard"])], "tuned": [tuned, None]}
+    assert text == {"prompt": prompt, "bases": [(base, {"yard": tuned})]}
+    points = tuple(replace(p, kl=p.steps / 2 or None) for p in helped.points)
+    measured = improvement.curves(table, replace(helped, points=points, kl_measured=True))
+    # One KL for an adapter: what was measured of it, not what rounds noted where they asked.
+    assert [at[2] for at in measured["kl"]] == [p.steps / 2 for p in points]
 
 
 def test_each_run_stands_beside_its_own_base_and_rewards_of_a_kind_share_an_axis(folder):
     """A run of another model and another reward was shown with the first run's base."""
     run = side_by_side.read_run(folder / "yard.db")
-    ((prompt, base, _tuned),) = run["helped"].before_after
+    ((prompt, base, tuned),) = run["helped"].before_after
     first, *points = run["helped"].points
     first = replace(first, texts=((prompt, "another base"),))
     helped = replace(run["helped"], points=(first, *points))
@@ -181,7 +185,8 @@ def test_each_run_stands_beside_its_own_base_and_rewards_of_a_kind_share_an_axis
     ]  # fmt: skip
     found = side_by_side.side_by_side(runs)
     (text,) = found["texts"]
-    assert text["bases"] == [(base, ["yard", "again"]), ("another base", ["other"])]
+    both = {"yard": tuned, "again": tuned}
+    assert text["bases"] == [(base, both), ("another base", {"other": tuned})]
     shown = page._environment().get_template("folder/compare.html")
     shown = shown.render(found=found, prefix=address.run_prefix)
     assert "base of yard, again" in shown and "base of other" in shown
@@ -758,6 +763,15 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(home):
         assert violations(page) == [], opener
         page.click("dialog[open] [data-close]")
     assert page.evaluate("window.pwn") is None
+    page = page.context.new_page()  # a report opened from where it was kept
+    page.set_content(page.request.get("/r/first/operate-api/report.html").text())
+    page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert misfits(page, *NARROW, root="main", bar="nav") == []
+    page.set_viewport_size({"width": 360, "height": 740})  # where tables scroll
+    for scheme, rules in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        assert violations(page, rules=rules) == [], scheme
+    page.close()
 
 
 def test_a_panelist_votes_below_the_runs_name(home, chromium):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,11 @@ CHARTS: Final = {
     "repetition": "Share of repeated word pairs",
 }
 """The charts by their keys, in their order."""
-WATCHED: Final = {"kl": "KL to the base", "length": "Answer length", "repetition": "Repetition"}
+WATCHED: Final = {
+    "kl": "KL to the base, as rounds noted it",
+    "length": "Answer length",
+    "repetition": "Repetition",
+}
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -157,18 +162,17 @@ def _read_guards(config: Config, table: Sequence[StepRow]) -> dict[str, dict[str
 def shared_texts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The measured prompts with the answers before and after, those of most runs first.
 
-    ``bases`` are the answers before tuning that differ, each with the names of its runs;
-    ``tuned`` is each run's answer, None where a run did not measure it.
+    ``bases`` are the answers before tuning that differ, each with the answers after it by the
+    names of the runs that began there.
     """
-    measured = [{p: (b, t) for p, b, t in run["helped"].before_after} for run in runs]
-    prompts = dict.fromkeys(prompt for texts in measured for prompt in texts)
-    ranked = sorted(prompts, key=lambda prompt: -sum(prompt in texts for texts in measured))
+    measured = {run["name"]: {p: (b, t) for p, b, t in run["helped"].before_after} for run in runs}
+    prompts = Counter(prompt for texts in measured.values() for prompt in texts)
     found = []
-    for prompt in ranked[:MOST_PROMPTS]:
-        bases: dict[str, list[str]] = {}
-        for run, texts in zip(runs, measured, strict=True):
+    for prompt, _ in prompts.most_common(MOST_PROMPTS):
+        bases: dict[str, dict[str, str]] = {}
+        for name, texts in measured.items():
             if prompt in texts:
-                bases.setdefault(texts[prompt][0], []).append(run["name"])
-        tuned = [texts[prompt][1] if prompt in texts else None for texts in measured]
-        found.append({"prompt": prompt, "bases": list(bases.items()), "tuned": tuned})
+                base, tuned = texts[prompt]
+                bases.setdefault(base, {})[name] = tuned
+        found.append({"prompt": prompt, "bases": list(bases.items())})
     return found

@@ -91,9 +91,8 @@ window.szpoVisualize = (() => {
   function arrows() {
     const place = $("#vz-arrows"), focused = document.activeElement?.dataset?.handle;
     place.replaceChildren();
-    if (scene?.suggested) {
-      arrow(place, scene.suggested.delta, "vz-suggested");
-    }
+    place.classList.toggle("vz-many", deltas.length > 12); // they would hide the map
+    if (scene?.suggested) arrow(place, scene.suggested.delta, "vz-suggested");
     deltas.forEach((delta, i) => {
       arrow(place, delta, "vz-delta");
       const handle = shape("circle", {
