@@ -27,7 +27,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from szpo.analysis import outlook
+from szpo.analysis import improvement, outlook
 from szpo.errors import SzpoError
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
@@ -206,6 +206,7 @@ def page(site: Site) -> str:
             access=ACCESS,
             most_minutes=controls.MOST_MINUTES,
             few=FEW,
+            least=improvement.FEWEST,
         )
     )
 
