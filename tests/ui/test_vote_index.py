@@ -553,6 +553,16 @@ def test_nobody_but_an_operator_gets_a_page_or_a_file(stage):
         assert [client.get(address).status_code for address in ADDRESSES[1:]] == [403, 403]
 
 
+@pytest.mark.parametrize("stage", [{"lag": 1}], indirect=True)
+def test_answers_written_ahead_are_not_said_to_take_votes(stage):
+    """They led the list of a run that had ended, and nobody would ever be asked about them."""
+    stage.advance()
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        page = client.get("/operate/votes").text
+    assert (page.count("not asked yet"), page.count("takes votes")) == (2, 2)
+    assert page.count("What the votes say is shown once it is closed") == 2
+
+
 def test_an_operator_goes_from_a_figure_to_the_votes_behind_it(stage, operator, monkeypatch):
     monkeypatch.setattr(vote_pages, "SIZE", 3)
     play(stage, 2)

@@ -143,8 +143,9 @@ def _comparisons(
     for number in some:
         (head,) = index.ledger.query(
             "SELECT c.comparison, c.step, c.k, c.n, c.expected, c.repeats, s.number, s.kind, "
-            "s.votes AS voters, s.split FROM comparisons c CROSS JOIN temp.shown s "
-            "ON s.number = c.rowid WHERE c.rowid = ?",
+            "s.votes AS voters, s.split, t.state IN ('planned', 'generating') AS waits "
+            "FROM comparisons c CROSS JOIN temp.shown s ON s.number = c.rowid "
+            "LEFT JOIN steps t ON t.run = c.run AND t.step = c.step WHERE c.rowid = ?",
             (number,),
         )
         is_open = head["comparison"] in index.hidden
