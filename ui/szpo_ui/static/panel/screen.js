@@ -58,6 +58,7 @@ function paint() {
   if (moved && before.state) arrive(page);
   else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
   else if (other) translated(page);
+  else if (document.activeElement === document.body) $("#sz-taught")?.focus(); // its button is gone
   before = { state, seat, step };
   if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
 }
