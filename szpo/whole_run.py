@@ -60,7 +60,7 @@ def drive(
         time.sleep(config.panel.poll_seconds)
 
     with web_hook.sending(ledger, config.hook, say) as begin_sending, lease.hold(ledger) as held:
-        desk = model_process.Attendance(ledger, source, held, wait, say)
+        desk = model_process.LeaseHolder(ledger, source, held, wait, say)
         while True:
             begin_sending()
             measuring.before(measures)

@@ -94,8 +94,8 @@ def make(name: str) -> None:
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
     _note(Path(shutil.copy(newest, guard_moments.SHIPPED / newest.name)), {"preset": name})
     if name == "default":
-        asked = prompts[: assemble.CALIBRATION_PROMPTS]
-        drawn = draw_answers(policy, asked, assemble.CALIBRATION_SAMPLES, seed=0)
+        asked = prompts[: assemble.SHARPNESS_PROMPTS]
+        drawn = draw_answers(policy, asked, assemble.SHARPNESS_SAMPLES, seed=0)
         _clear(language_model.SHIPPED, name)
         model = (loaded.sha256, loaded.dtype, loaded.quantization)
         answers = language_model.SHIPPED / language_model.answers_name(config, model, asked)

@@ -44,9 +44,9 @@ def judge(
         if round_status(ledger).state == "finished":
             console.say("0 votes cast: the run is finished")
             return
-        known_addresses.name(trust)
+        known_addresses.trust(trust)
         config = _config(ledger, file, sets)
-        known_addresses.demand(known_addresses.of_judge(config), ledger.path.name)
+        known_addresses.require_trusted(known_addresses.calls_of_judge(config), ledger.path.name)
         judges.judge.check(config)
         still = [step["step"] for step in ledger.steps() if step["state"] == "open"]
         asked = [row.prompt for step in still for c in ledger.comparisons(step) for row in c.rows]
@@ -118,6 +118,6 @@ def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
             raise UsageError(f"--set {text}: only judge.* can be set here; the run stays as it is")
         given |= tree["judge"]
     if isinstance(url := given.get("base_url"), str):
-        known_addresses.name([url])
+        known_addresses.trust([url])
     chosen = {**chosen, **given}
     return settings_file.check_recorded({**recorded, "judge": chosen}, where=ledger.path.name)

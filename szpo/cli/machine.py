@@ -62,7 +62,7 @@ def _look_at_questions(settings: Config) -> Iterator[checks.Check]:
     from szpo.runs import assemble
 
     with contextlib.suppress(SzpoError):  # what is wrong with the settings is told by a run
-        found = assemble.foretell_equal(assemble.check(settings))
+        found = assemble.warn_of_equal_answers(assemble.check(settings))
         yield from file_check.check_questions(found)
 
 

@@ -112,7 +112,7 @@ def run(
                 "--resume takes the run as it is; leave out the file, --preset and --hold"
             )
         changes = _read_changes(sets)
-        known_addresses.name(trust)
+        known_addresses.trust(trust)
         path = run_paths.find(resume, folder or Path("runs"))
         if votes is not None:
             _add_votes(path, votes)
@@ -240,7 +240,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     costs = replace(costs, ahead=cost_plan.look_ahead(config))
     from szpo.runs import assemble
 
-    _, equal = assemble.foretell_equal(checked)
+    _, equal = assemble.warn_of_equal_answers(checked)
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
         taught = {"basis": origin, "teachable": [*map(asdict, can)]}

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from szpo.training.warm_start import WarmStart
 
 Say = Callable[[str], None]
-CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
+SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
 DRAWN: Final = (
     "run.seed: drawn and recorded, so that no voter can work out sides (set it to repeat)"
@@ -215,7 +215,7 @@ def build(
     from szpo.policies import language_model
 
     progress("loading the model", 0, 0)
-    host = run_engine.hold(config, adapter=True, driven=True)
+    host = run_engine.load_host(config, adapter=True, driven=True)
     with run_engine.closed_on_error(host):
         progress("choosing the coordinates", 0, 0)
         base = language_model.prepare(config, host, prompts.train, say, progress)
@@ -288,8 +288,8 @@ def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
     return replace(parts, panel=panel)
 
 
-def foretell_equal(checked: Checked) -> tuple[bool, str]:
-    """What `teachable.foretell` says before a model is loaded, where base answers are stored.
+def warn_of_equal_answers(checked: Checked) -> tuple[bool, str]:
+    """Warn, before loading a model, if stored base answers look alike to the panel.
 
     Raises:
         UsageError: They never differ for this panel, which no run begins with.
@@ -304,7 +304,7 @@ def foretell_equal(checked: Checked) -> tuple[bool, str]:
     model = subspace_cache.identify_model(config)
     if model is None:
         return nothing
-    asked = checked.prompts.train[:CALIBRATION_PROMPTS]
+    asked = checked.prompts.train[:SHARPNESS_PROMPTS]
     found = language_model.find_answers(config, (*model, config.model.quantization), asked)
     if found is None:
         return nothing
@@ -352,7 +352,7 @@ def create(parts: Parts, path: Path) -> Ledger:
     }
     if origins := _plugin_origins(config):
         spec["plugins"] = origins
-    known_addresses.remember(known_addresses.of_run(config))
+    known_addresses.remember(known_addresses.calls_of_run(config))
     return Ledger.create(
         path,
         NewRun(
@@ -410,7 +410,7 @@ def reopen(
     config = run_engine.restore(config, ledger, engine)
     if panel:
         require_current(ledger)
-        known_addresses.demand(known_addresses.of_run(config), ledger.path.name)
+        known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     settings = recorded_settings(ledger)
     last = ledger.last_applied()
     if until is not None and until > (known := 0 if last is None else last + 1):
@@ -425,7 +425,7 @@ def reopen(
     from szpo.policies import language_model
 
     config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
-    host = run_engine.hold(config, adapter=False, driven=panel)
+    host = run_engine.load_host(config, adapter=False, driven=panel)
     with run_engine.closed_on_error(host):
         if panel:
             run_device.require_same(ledger, host.facts, wanted=device)
@@ -511,10 +511,10 @@ def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     The seed is fixed, so that the panel's sharpness belongs to (base, reward, rows) and not to a
     run's luck; language models' answers stay in the cache, since they cost a minute.
     """
-    asked = parts.prompts.train[:CALIBRATION_PROMPTS]
+    asked = parts.prompts.train[:SHARPNESS_PROMPTS]
 
     def draw() -> list[list[Answer]]:
-        return draw_answers(parts.policy, asked, CALIBRATION_SAMPLES, seed=0)
+        return draw_answers(parts.policy, asked, SHARPNESS_SAMPLES, seed=0)
 
     if parts.base is None:
         return asked, draw()

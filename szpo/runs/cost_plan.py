@@ -22,7 +22,7 @@ from szpo.training.budget import WORDS_PER_MINUTE
 PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
 EFFICIENCY = 0.6
 """Rate of new tokens × 2 × weights over that of the fp32 product, on two cores."""
-CALIBRATION_ANSWERS = 384
+SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 MINIMAL_TOKEN_SECONDS = 2e-5
 """Floor per token: bookkeeping that no faster arithmetic takes away."""
@@ -79,7 +79,7 @@ def estimate(
     setup = 0 if basis_is_stored else config.subspace.kl_samples
     setup += config.samples if config.coordinates in SCORED and setup else 0
     if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
-        setup += CALIBRATION_ANSWERS
+        setup += SHARPNESS_ANSWERS
     e = config.evaluation
     heldout = e.prompts * (2 * e.samples + e.along)
     # One pass of gradients costs about as much as sampling the answer did.

@@ -62,7 +62,7 @@ def prepare(
     people = config.panel.kind == "people"
     if people:
         source = assemble.source(ledger, parts)
-        sample_check.before(ledger, config.panel, source, say)
+        sample_check.check_once(ledger, config.panel, source, say)
         if config.panel.calibration:
             make(ledger, source)
     minutes = config.panel.deadline_minutes

@@ -26,7 +26,7 @@ def examine(path: Path) -> list[Check]:
     checks = [check for look in (_private, _disk, _log, _drafts) for check in look(path)]
     try:
         with Ledger.open(path, readonly=True) as ledger:
-            checks += [check for look in RUN_LOOKS for check in look(ledger)]
+            checks += [check for look in RUN_CHECKS for check in look(ledger)]
     except SzpoError as error:
         checks.append(Check("file", "fail", str(error)))
     return checks
@@ -71,7 +71,7 @@ def _drafts(path: Path) -> Iterator[Check]:
         yield Check("drafts", "ok", "nothing half written lies beside the run")
 
 
-def _sound(ledger: Ledger) -> Iterator[Check]:
+def _pages(ledger: Ledger) -> Iterator[Check]:
     damage = ledger.find_damage()
     if damage is None:
         yield Check("pages", "ok", "whole; szpo verify checks what they say")
@@ -79,7 +79,7 @@ def _sound(ledger: Ledger) -> Iterator[Check]:
         yield Check("pages", "fail", f"{damage}; see: szpo recover {ledger.path} --out NEW")
 
 
-def _end(ledger: Ledger) -> Iterator[Check]:
+def _last_record(ledger: Ledger) -> Iterator[Check]:
     found = ledger.check_end()
     if found.problem:
         text = f"{found.problem}; {witness.remedy(ledger.path)}"
@@ -117,7 +117,7 @@ def _lease(ledger: Ledger) -> Iterator[Check]:
         yield Check("lease", "ok", "nobody drives this run")
         return
     left = (row["expires_us"] - ledger.clock()) / 1e6
-    if lease.gone(row["lease"]):
+    if lease.is_gone(row["lease"]):
         text = f"left by {row['lease']}, which is gone; continue with: szpo run --resume"
         yield Check("lease", "warn", text)
     elif left <= 0:
@@ -141,7 +141,7 @@ def _teachable(ledger: Ledger) -> Iterator[Check]:
         yield Check(what, "ok", text)
 
 
-def _equal(ledger: Ledger) -> Iterator[Check]:
+def _questions(ledger: Ledger) -> Iterator[Check]:
     return check_questions(teachable.foretell(ledger.spec.get("panel")))
 
 
@@ -152,12 +152,12 @@ def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:
         yield Check("questions", "warn" if half else "ok", text)
 
 
-RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
-    _sound,
-    _end,
+RUN_CHECKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
+    _pages,
+    _last_record,
     _made_with,
     _lease,
     _times,
     _teachable,
-    _equal,
+    _questions,
 )

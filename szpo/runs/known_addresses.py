@@ -18,7 +18,7 @@ from szpo.cache import cache_dir
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 
-NAMED: Final = "SZPO_TRUST"
+TRUST_VARIABLE: Final = "SZPO_TRUST"
 """Environment variable with addresses, separated by spaces."""
 
 
@@ -29,15 +29,15 @@ class Call(NamedTuple):
     variable: str
 
 
-def of_judge(config: Config) -> Iterator[Call]:
+def calls_of_judge(config: Config) -> Iterator[Call]:
     """What a judge of these settings calls."""
     if config.judge.base_url is not None:
         yield Call(config.judge.base_url, config.judge.key_env)
 
 
-def of_run(config: Config) -> Iterator[Call]:
+def calls_of_run(config: Config) -> Iterator[Call]:
     """What a run of these settings calls: judge, workers and web hook."""
-    yield from of_judge(config)
+    yield from calls_of_judge(config)
     for url in config.engine.replicas or ():
         yield Call(url, config.engine.key_env)
     if config.engine.address is not None:
@@ -46,10 +46,12 @@ def of_run(config: Config) -> Iterator[Call]:
         yield Call(config.hook.url, config.hook.secret_env)
 
 
-def name(addresses: Sequence[str]) -> None:
+def trust(addresses: Sequence[str]) -> None:
     """Name addresses for this process and those that it starts."""
     if addresses:
-        os.environ[NAMED] = " ".join([os.environ.get(NAMED, ""), *addresses]).strip()
+        os.environ[TRUST_VARIABLE] = " ".join(
+            [os.environ.get(TRUST_VARIABLE, ""), *addresses]
+        ).strip()
 
 
 def remember(calls: Iterator[Call]) -> None:
@@ -68,24 +70,25 @@ def remember(calls: Iterator[Call]) -> None:
     except OSError as error:
         logging.getLogger("szpo").warning(
             f"{file} cannot be written ({error.strerror}); name the addresses again at the next "
-            f"start, in ${NAMED}"
+            f"start, in ${TRUST_VARIABLE}"
         )
 
 
-def demand(calls: Iterator[Call], where: str) -> None:
+def require_trusted(calls: Iterator[Call], where: str) -> None:
     """Refuse to call an address on record that nobody named here.
 
     Raises:
         UsageError: it names the first such address, the variable, and how to name it.
     """
-    named, known = os.environ.get(NAMED, "").split(), _read()
+    named, known = os.environ.get(TRUST_VARIABLE, "").split(), _read()
     asked = list(calls)
     for address, variable in asked:
         if address not in named and (address, variable) not in known:
             said = shlex.quote(address)
             raise UsageError(
                 f"{where}: its record has {said} called with the secret in ${variable}, and that "
-                f"address was not named here; if it is right: --trust {said}, or {NAMED}={said}"
+                f"address was not named here; if it is right: --trust {said}, or "
+                f"{TRUST_VARIABLE}={said}"
             )
     remember(iter(asked))
 

@@ -24,7 +24,7 @@ from szpo.types import Prompt
 GIB = 2**30
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
 
-MEASURED = 16
+TIMED_ANSWERS = 16
 """Answers on which the time of one is measured; a step's batches are larger, and a bit faster."""
 
 
@@ -39,7 +39,7 @@ class Check:
 
 def examine(folder: Path) -> list[Check]:
     """Every check of this machine, for runs whose files will be in ``folder``."""
-    return [check for look in LOOKS for check in look(folder)]
+    return [check for look in CHECKS for check in look(folder)]
 
 
 def versions() -> dict[str, str]:
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
-    """Seconds that an answer takes on this machine, measured on `MEASURED` answers of the base.
+    """Seconds that an answer takes on this machine, measured on `TIMED_ANSWERS` of the base's.
 
     A first small batch, which warms up, is not counted. Nothing is stored.
 
@@ -65,15 +65,15 @@ def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
 
     plain = language_model.load_plain(config, lambda text: None)
     engine = engine_for(plain.loaded.adapt(plain.sites))
-    asked = [prompts[i % len(prompts)] for i in range(MEASURED)]
+    asked = [prompts[i % len(prompts)] for i in range(TIMED_ANSWERS)]
     rows = [loading.encode(plain.loaded.tokenizer, prompt) for prompt in asked]
-    draws = np.random.default_rng(0).random((MEASURED, plain.sampling.max_new_tokens))
+    draws = np.random.default_rng(0).random((TIMED_ANSWERS, plain.sampling.max_new_tokens))
     seconds = 0.0
-    for count in (2, MEASURED):
+    for count in (2, TIMED_ANSWERS):
         began = time.monotonic()
         engine.generate(rows[:count], [0] * count, None, plain.sampling, draws[:count])
         seconds = time.monotonic() - began
-    return seconds / MEASURED
+    return seconds / TIMED_ANSWERS
 
 
 def load_average() -> float:
@@ -93,19 +93,19 @@ def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:
     return float(np.median(times))
 
 
-def wal_reset_bug(version: tuple[int, ...]) -> bool:
+def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     """SQLite may lose pages when one connection commits while another checkpoints.
 
     In 3.7.0 to 3.51.2, but for the corrected 3.44.6 and 3.50.7; see sqlite.org/wal.html.
 
-    >>> wal_reset_bug((3, 40, 1)), wal_reset_bug((3, 50, 7)), wal_reset_bug((3, 51, 3))
+    >>> has_wal_reset_bug((3, 40, 1)), has_wal_reset_bug((3, 50, 7)), has_wal_reset_bug((3, 51, 3))
     (True, False, False)
     """
     corrected = version[:2] in {(3, 44), (3, 50)} and version[2] >= {44: 6, 50: 7}[version[1]]
     return (3, 7, 0) <= version < (3, 51, 3) and not corrected
 
 
-def existing(folder: Path) -> Path:
+def nearest_existing(folder: Path) -> Path:
     """The folder itself, or its nearest parent that exists."""
     folder = folder.absolute()
     return next((p for p in (folder, *folder.parents) if p.exists()), folder)
@@ -130,7 +130,7 @@ def _packages(_: Path) -> Iterator[Check]:
 
 def _sqlite(_: Path) -> Iterator[Check]:
     version = sqlite3.sqlite_version
-    if wal_reset_bug(tuple(map(int, version.split(".")))):
+    if has_wal_reset_bug(tuple(map(int, version.split(".")))):
         text = (
             f"{version} has the WAL-reset bug; szpo checkpoints its log under the write lock, "
             "where it cannot happen: let no other program write to a run's file"
@@ -165,14 +165,14 @@ def _device(_: Path) -> Iterator[Check]:
 
 
 def _disk(folder: Path) -> Iterator[Check]:
-    place = existing(folder)
+    place = nearest_existing(folder)
     free = shutil.disk_usage(place).free / GIB
     writable = os.access(place, os.W_OK)
     if not writable:
         yield Check("runs folder", "fail", f"{place} cannot be written; choose run.folder")
     else:
         yield Check("runs folder", "ok" if free > 1 else "warn", f"{place}, {free:.1f} GiB free")
-    kind = connection.filesystem(existing(folder).resolve())
+    kind = connection.filesystem(nearest_existing(folder).resolve())
     if kind.startswith(connection._NETWORK_FILESYSTEMS):
         text = f"{kind} is a network file system, where SQLite may lose data; use a local disk"
         yield Check("file system", "fail", text)
@@ -196,6 +196,6 @@ def _clock(_: Path) -> Iterator[Check]:
     yield Check("clock", "warn" if strange else "ok", text)
 
 
-LOOKS: tuple[Callable[[Path], Iterator[Check]], ...] = (
+CHECKS: tuple[Callable[[Path], Iterator[Check]], ...] = (
     _python, _packages, _sqlite, _machine, _device, _disk, _model, _clock,
 )  # fmt: skip

@@ -63,7 +63,7 @@ def _fulfil_one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
     orders.settle(ledger, order, {"error": reason})
 
 
-class Attendance:
+class LeaseHolder:
     """A process that holds a run's lease: what it does while votes are missing, and afterwards.
 
     Between two looks at the ledger, here and in the loop, it calls `turn`.

@@ -17,7 +17,7 @@ from szpo.ledger.database import Ledger
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
 
-MOVED = "device"
+DEVICE_CHANGED = "device"
 """Kind of the event by which a run goes on elsewhere."""
 
 
@@ -125,7 +125,7 @@ def require_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> No
 
 def read_device(ledger: Ledger) -> tuple[str, str | None]:
     """The device on which a run computed last, and its model where that was noted."""
-    for event in reversed(list(ledger.events(MOVED))):
+    for event in reversed(list(ledger.events(DEVICE_CHANGED))):
         return event["body"]["device"], event["body"]["hardware"]
     base: dict[str, Any] = ledger.spec.get("base") or {}
     # Runs without the setting are older than it, and ran on the CPU.
@@ -137,7 +137,7 @@ def record_move(ledger: Ledger, facts: ModelFacts) -> None:
     now = (str(facts.device), facts.hardware)
     if now != read_device(ledger):
         body = {"device": now[0], "hardware": now[1]}
-        ledger.record_event(MOVED, "operator", body)
+        ledger.record_event(DEVICE_CHANGED, "operator", body)
 
 
 def _set(config: Config, **changes: str) -> Config:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from szpo.policies.hosts import Host
     from szpo.policies.protocol import Policy
 
-MOVED: Final = "engine"
-"""Kind of the event by which a run's workers are elsewhere, or more or fewer."""
+ENGINE_CHANGED: Final = "engine"
+"""Event kind: the run's workers changed."""
 PolicyFactory: TypeAlias = "Callable[..., Policy]"
 """What a package registers at `szpo.policies`: a function of ``root_seed``."""
 RETRY_S: Final = 5.0
@@ -57,7 +57,7 @@ def find_factory(config: Config) -> PolicyFactory | None:
     return cast("PolicyFactory", plugins.load("szpo.policies", name, "policy"))
 
 
-def hold(config: Config, *, adapter: bool, driven: bool) -> Host:
+def load_host(config: Config, *, adapter: bool, driven: bool) -> Host:
     """Load a run's model, or have the workers of its engine load it where the run is ``driven``.
 
     Args:
@@ -102,7 +102,7 @@ def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Co
     """
     config = settings_file.check_recorded(ledger.spec["config"], where=ledger.path.name)
     config = restore(config, ledger, wanted)
-    known_addresses.demand(known_addresses.of_run(config), ledger.path.name)
+    known_addresses.require_trusted(known_addresses.calls_of_run(config), ledger.path.name)
     return config
 
 
@@ -120,9 +120,9 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
                 f"engine.{name} stays as the run began with it, since answers depend on it; only "
                 f"{' and '.join(f'engine.{each}' for each in names)} can change"
             )
-    moved = [event["body"] for event in ledger.events(MOVED)]
+    moved = [event["body"] for event in ledger.events(ENGINE_CHANGED)]
     changes = {**(moved[-1] if moved else {}), **wanted}
-    known_addresses.name(_addresses(wanted))
+    known_addresses.trust(_addresses(wanted))
     if changes and config.engine.is_local:
         raise UsageError(
             f"engine.{next(iter(changes))} goes with workers; this run has engine.kind "
@@ -146,10 +146,10 @@ def record_move(ledger: Ledger, config: Config) -> None:
     now = {name: getattr(config.engine, name) for name in names}
     before = ledger.spec["config"].get("engine", {})
     known = {name: before.get(name, now[name]) for name in names}
-    for event in ledger.events(MOVED):
+    for event in ledger.events(ENGINE_CHANGED):
         known = event["body"]
     if now != known:
-        ledger.record_event(MOVED, "operator", now)
+        ledger.record_event(ENGINE_CHANGED, "operator", now)
 
 
 def is_away(config: Config) -> bool:
@@ -176,13 +176,13 @@ def leave(config: Config) -> None:
 def note_away(ledger: Ledger) -> None:
     """Pause a run whose engine is gone, so that its operator reads why nothing happens."""
     if lease.controller(ledger)["paused_by"] is None:
-        pauses.pause(ledger, MOVED, AWAY)
+        pauses.pause(ledger, ENGINE_CHANGED, AWAY)
 
 
 def note_back(ledger: Ledger) -> None:
     """Let a run that `note_away` paused go on."""
-    if lease.controller(ledger)["paused_by"] == MOVED:
-        pauses.unpause(ledger, MOVED)
+    if lease.controller(ledger)["paused_by"] == ENGINE_CHANGED:
+        pauses.unpause(ledger, ENGINE_CHANGED)
 
 
 def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check]:
@@ -261,7 +261,7 @@ def _ask_workers(config: Config, prompt: str) -> _Measured:
     from szpo.runs import run_device
 
     engine, size = config.engine, config.engine.rows or RAY_ROWS
-    host = hold(run_device.choose(config), adapter=False, driven=True)
+    host = load_host(run_device.choose(config), adapter=False, driven=True)
     with contextlib.closing(host):
         facts, answerer = host.beside(host.facts.name)
         table = np.array([(0, 0, 0, i) for i in range(size * engine.workers)], np.int64)

@@ -24,12 +24,12 @@ from szpo.types import Answer
 from szpo.voting import lease, pauses, steps
 
 SAMPLES: Final = 20
-KIND: Final = "sample check"
+DRAWN_EVENT: Final = "sample check"
 ACCEPTED: Final = "samples accepted"
-BY: Final = "the sample check"
+PAUSED_BY: Final = "the sample check"
 """Who pauses a run whose samples are beyond the bounds."""
-HELP: Final = "take a larger model, a lower temperature or longer answers (docs/hardware.md)"
-ANYWAY: Final = "open all the same with --accept-samples, or on the operator's page"
+ADVICE: Final = "take a larger model, a lower temperature or longer answers (docs/hardware.md)"
+HOW_TO_OPEN: Final = "open all the same with --accept-samples, or on the operator's page"
 RECENT_ROUNDS: Final = 3
 """Rounds whose answers make the shares that are shown while a run goes on."""
 _SHOWN: Final = 96
@@ -74,7 +74,7 @@ class SampleCheck:
         return f"people could not judge these answers: {'; '.join(beyond)}"
 
 
-def before(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
+def check_once(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
     """Draw, show and record the samples of a run for people, once; pause it if they are refused.
 
     Nothing is drawn once its first round has begun. ``panel.poor_samples = "open"`` never pauses.
@@ -83,7 +83,7 @@ def before(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
         return
     found = read(ledger)
     if found is None:
-        ledger.record_event(KIND, "run", _draw(ledger, source))
+        ledger.record_event(DRAWN_EVENT, "run", _draw(ledger, source))
         found = read(ledger)
         assert found is not None, "it was just recorded"
         for line in describe(found):
@@ -93,9 +93,9 @@ def before(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
     if panel.poor_samples == "open":
         accept(ledger, "panel.poor_samples")
         say(f"warning: {found.refusal}; panel.poor_samples opens the run anyway")
-    elif lease.controller(ledger)["paused_by"] != BY:
-        say(f"{found.refusal}; {HELP}, or {ANYWAY}")
-        pauses.pause(ledger, BY, found.refusal)
+    elif lease.controller(ledger)["paused_by"] != PAUSED_BY:
+        say(f"{found.refusal}; {ADVICE}, or {HOW_TO_OPEN}")
+        pauses.pause(ledger, PAUSED_BY, found.refusal)
 
 
 def accept(ledger: Ledger, by: str) -> None:
@@ -106,7 +106,7 @@ def accept(ledger: Ledger, by: str) -> None:
 
 def read(ledger: Ledger) -> SampleCheck | None:
     """The samples on record; None in a run without."""
-    drawn = list(ledger.events(KIND))
+    drawn = list(ledger.events(DRAWN_EVENT))
     if not drawn:
         return None
     found = tuple(
@@ -122,7 +122,7 @@ def read(ledger: Ledger) -> SampleCheck | None:
     return SampleCheck(found, shares, accepted[0] if accepted else None)
 
 
-def recent(ledger: Ledger) -> AnswerShares | None:
+def recent_shares(ledger: Ledger) -> AnswerShares | None:
     """The shares of the answers of the last `RECENT_ROUNDS` rounds; None before there are any."""
     rows = ledger.query(
         "SELECT plus, plus_end, minus, minus_end FROM answers JOIN comparisons USING (comparison) "

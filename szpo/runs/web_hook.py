@@ -35,9 +35,9 @@ WAITS_S: Final = (0.0, 1.0, 5.0)
 """Seconds before each try."""
 TIMEOUT_S: Final = 5.0
 """Longest silence of the receiver within a try."""
-LOOK_S: Final = 1.0
+POLL_S: Final = 1.0
 """How often the record is looked at."""
-LAST_S: Final = 8.0
+CLOSE_TIMEOUT_S: Final = 8.0
 """How long a run that ends waits for its last message."""
 Say = Callable[[str], None]
 
@@ -123,7 +123,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def send_setup_failure(run: Path, settings: Hook, code: int, say: Say) -> None:
-    """Send word of a run (its file to be) whose set-up ended with an exit code."""
+    """Report that a run's set-up failed; ``run`` is the file it would have had."""
     message = Message(run.stem, "setup_failed", "setup", now_us(), {"exit_code": code})
     send(settings, message, say)
 
@@ -156,14 +156,14 @@ class Sender:
             self._thread.start()
 
     def close(self) -> None:
-        """Send what is due by now, for `LAST_S` at most, and end."""
+        """Send what is due by now, for `CLOSE_TIMEOUT_S` at most, and end."""
         self._ending.set()
         if self._thread.ident is not None:
-            self._thread.join(LAST_S)
+            self._thread.join(CLOSE_TIMEOUT_S)
 
     def _watch(self) -> None:
         while True:
-            last = self._ending.wait(LOOK_S)
+            last = self._ending.wait(POLL_S)
             with suppress(SzpoError):  # such as a full disk: it is tried again at the next look
                 self._send_due()
             if last:

@@ -68,7 +68,7 @@ def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
     """The comparisons of a step that panelists are asked, by (k, n); identical ones are not.
 
     Raises:
-        IntegrityError: an index leaves one out, or leads to another's row.
+        IntegrityError: an index misses or confuses a comparison.
     """
     found = ledger.query(
         "SELECT c.comparison, c.kind, c.step, c.k, c.n, c.identical, s.k * s.n AS places, "

@@ -51,7 +51,7 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
         left = [(i, use) for i, use in enumerate(uses) if panelist not in use.shown]
         if not left:
             continue
-        if _waits(ledger, order, panelist, uses, now):
+        if _must_wait(ledger, order, panelist, uses, now):
             return None
         name = f"final {order.id}/{panelist}"
         walk = seats.panelist_order(ledger.root_seed, None, name, len(uses))
@@ -93,7 +93,7 @@ def planned_sides(root_seed: int, order: int, size: int, seat: int) -> list[Lett
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
+class _SeatsAt:
     """The seats at a comparison of an order: sides answered or held, and who was shown it."""
 
     comparison: str
@@ -101,9 +101,9 @@ class _Use:
     shown: set[str]
 
 
-def _read_uses(ledger: Ledger, order: Order, now: int) -> list[_Use]:
+def _read_uses(ledger: Ledger, order: Order, now: int) -> list[_SeatsAt]:
     """The comparisons of an order that differ in some row, in their order, with their seats."""
-    found: dict[str, _Use] = {}
+    found: dict[str, _SeatsAt] = {}
     wanted = set(orders.comparisons(order))
     for row in ledger.query(
         "SELECT c.comparison, a.panelist, a.plus_side, a.expires_us, l.choice "
@@ -115,7 +115,7 @@ def _read_uses(ledger: Ledger, order: Order, now: int) -> list[_Use]:
     ):
         if row["comparison"] not in wanted:
             continue
-        use = found.setdefault(row["comparison"], _Use(row["comparison"], [], set()))
+        use = found.setdefault(row["comparison"], _SeatsAt(row["comparison"], [], set()))
         if row["panelist"] is None:
             continue
         use.shown.add(row["panelist"])
@@ -125,7 +125,9 @@ def _read_uses(ledger: Ledger, order: Order, now: int) -> list[_Use]:
     return list(found.values())
 
 
-def _waits(ledger: Ledger, order: Order, panelist: str, uses: list[_Use], now: int) -> bool:
+def _must_wait(
+    ledger: Ledger, order: Order, panelist: str, uses: list[_SeatsAt], now: int
+) -> bool:
     """A tuner waits for somebody who is present, did not tune, and has comparisons left.
 
     Somebody who has a page open and answers nothing is waited for only while the order is new.

@@ -42,10 +42,10 @@ def controller(ledger: Ledger) -> Record:
 
 def is_driven(holder: str | None, expires_us: int | None, now_us: int) -> bool:
     """Whether a controller holds the run: its lease lasts, and its process is not gone."""
-    return holder is not None and (expires_us or 0) > now_us and not gone(holder)
+    return holder is not None and (expires_us or 0) > now_us and not is_gone(holder)
 
 
-def own_name() -> str:
+def holder_name() -> str:
     """host:process:random:space, so that a dead process of the same space is recognised."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}:{process_space()}"
 
@@ -74,12 +74,12 @@ def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL
     Raises:
         LeaseError: somebody else holds it.
     """
-    holder = holder or own_name()
+    holder = holder or holder_name()
     with ledger.transaction("controller"):
         row = controller(ledger)
         left_us = 0 if row["lease"] is None else row["expires_us"] - ledger.clock()
         # A lease from a clock that was ahead must not lock the run for longer than one length.
-        if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not gone(row["lease"]):
+        if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not is_gone(row["lease"]):
             raise LeaseError(
                 f"{ledger.path.name}: run by {row['lease']} for {left_us / 1e6:.0f} s more; "
                 "stop that controller or wait"
@@ -176,7 +176,7 @@ def release(ledger: Ledger, lease: Lease) -> None:
         )
 
 
-def gone(holder: str) -> bool:
+def is_gone(holder: str) -> bool:
     """The holder was a process of this host and process space that no longer exists.
 
     False where that is unknown, as for the names without a space that older versions wrote: such

@@ -252,7 +252,7 @@ class RunNow:
     marks: tuple[int, int, int]
     rows: list[Record]
     """Each has ``paused_by`` and ``pause_reason`` of the run, its last ``budget`` in JSON, and
-    whether the answers of a step that is not over are ``stored``; one without a step at least."""
+    ``stored`` (answers of an unfinished step exist). Before step 0: one row, no step."""
     seats: SeatCounts | None
     paused: bool
     """Somebody, or a guard, has paused the run."""

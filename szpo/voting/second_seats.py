@@ -1,9 +1,8 @@
 """Second seats: a stated share of a run's comparisons is answered by one more person.
 
 They tell how far people agree where a round asks only one about each comparison. A second seat
-stands at a training comparison whose step is applied, so that its answer is late by the rules that
-always held: stored, and counted in no round, no update and no replay. The event `EVENT` names the
-seat; without it the answer would be somebody's who came too late.
+stands at a training comparison whose step is applied, so that its answer is counted as late:
+stored, but in no round, update or replay. The event `EVENT` tells it from an ordinary late answer.
 """
 
 from __future__ import annotations

@@ -278,8 +278,8 @@ class VoteService:
         version, now = self.rubric_version, self.clock()
         return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
-    def together(self, acts: Sequence[Callable[[], T]]) -> list[T | Exception]:
-        """Call what writes a little, such as `store`, in one transaction; each fails for itself.
+    def call_in_one_transaction(self, acts: Sequence[Callable[[], T]]) -> list[T | Exception]:
+        """Call each in one transaction; one failure undoes only that one.
 
         Returns what each returned or raised. When this returns, the others' rows survive a kill
         of any process.

@@ -3,7 +3,7 @@
 What the fit takes is part of the event "generated", and so of the chain, before anybody votes;
 what was measured of the point that the votes proposed is part of the event "step".
 Replay and verify take these numbers from there, and recompute from them without model or file.
-They do not show that the numbers are the model's. What votes are not to be about is an event of
+They cannot prove that the model gave these numbers. What votes are not to be about is an event of
 its own.
 """
 

@@ -146,7 +146,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
     Raises:
         UsageError: an operator gave no reason.
-        IntegrityError: an index leads to no row of some vote, so they cannot be counted.
+        IntegrityError: an index misses a vote.
     """
     by, epoch = how.by, how.epoch
     if by == "operator" and not how.reason:
@@ -208,7 +208,7 @@ def apply(
     The hashes are those of its votes, of the new θ, and of the point where the run asks if it
     recommends another one.
     ``notes`` becomes the event "step": figures for people, of which a replay reads back only
-    ``reach``. With them stands the step's row, which is itself outside the chain. False, and
+    ``reach``. The event includes the step's row, which the chain does not cover. False, and
     nothing is written, if somebody made the step void meanwhile.
     """
     step = updates[0].step

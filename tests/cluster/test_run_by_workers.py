@@ -75,7 +75,9 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     )
     assert call(resume) == 0  # from now on the workers are there
     assert [host._engine.workers for host in hosts] == [2, 1, 1]
-    assert events(paths[1], run_engine.MOVED) == [{"address": "10.0.0.5:6379", "workers": 1}]
+    assert events(paths[1], run_engine.ENGINE_CHANGED) == [
+        {"address": "10.0.0.5:6379", "workers": 1}
+    ]
     assert read(paths[0]) == read(paths[1])
 
 

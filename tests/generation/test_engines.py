@@ -271,10 +271,10 @@ def model(tmp_path_factory):
 def nobody_waits(monkeypatch):
     """Where the run would wait for people, it is paused."""
 
-    def turn(desk: model_process.Attendance) -> None:
+    def turn(desk: model_process.LeaseHolder) -> None:
         pauses.pause(desk._ledger, "the test")
 
-    monkeypatch.setattr(model_process.Attendance, "turn", turn)
+    monkeypatch.setattr(model_process.LeaseHolder, "turn", turn)
 
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:
@@ -314,14 +314,14 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
         assert found.shares.cut.hits > 10 and found.shares.off_topic is not None
         assert {each.margin is None for each in found.samples} == {False}
         assert "cut off, bound 50%" in found.refusal
-        assert paused_by(ledger) == sample_check.BY and not opened(ledger)
+        assert paused_by(ledger) == sample_check.PAUSED_BY and not opened(ledger)
 
     # Going on is not enough: nothing is drawn again, and the round stays closed.
     assert call(["run", "--resume", str(path)]) == 1
     assert "sample (" not in capsys.readouterr().err
     with Ledger.open(path) as ledger:
-        assert len(list(ledger.events(sample_check.KIND))) == 1
-        assert paused_by(ledger) == sample_check.BY and not opened(ledger)
+        assert len(list(ledger.events(sample_check.DRAWN_EVENT))) == 1
+        assert paused_by(ledger) == sample_check.PAUSED_BY and not opened(ledger)
 
         # Nor is an operator's start, unless the box is ticked.
         site = of_ledger(ledger)
@@ -329,7 +329,7 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
         assert "The first round stays closed" in shown and shown.count('op-sample"') == 20
         with pytest.raises(UsageError, match=r"people could not judge .* tick the box"):
             controls.act(site, "Olga", Command(do="start"))
-        assert paused_by(ledger) == sample_check.BY
+        assert paused_by(ledger) == sample_check.PAUSED_BY
         controls.act(site, "Olga", Command(do="start", anyway=True))
         assert paused_by(ledger) is None
         accepted = sample_check.read(ledger)
@@ -341,7 +341,7 @@ def test_bad_samples_close_a_run_until_somebody_opens_it(tmp_path, model, capsys
         assert opened(ledger) and paused_by(ledger) == "the test"
         assert verification.verify(ledger).ok
         # While the run goes on, the same shares come from what people read.
-        recent = sample_check.recent(ledger)
+        recent = sample_check.recent_shares(ledger)
         # Two sides, two rows, four comparisons, and the round ahead is written too.
         assert recent is not None and recent.cut.of == 2 * 2 * 4 * 2
         assert "Answers of the last rounds" in page.page(of_ledger(ledger))
@@ -364,7 +364,7 @@ def test_a_setting_or_a_flag_opens_it_and_the_check_moves_no_other_draw(
     assert "warning: people could not judge" in capsys.readouterr().err
     by_flag = begin(tmp_path / "b", model)
     assert call(["run", "--resume", str(by_flag), "--accept-samples"]) == 1
-    monkeypatch.setattr(sample_check, "before", lambda *_: None)
+    monkeypatch.setattr(sample_check, "check_once", lambda *_: None)
     unchecked = begin(tmp_path / "c", model)
     first, second, third = map(samples_and_answers, (by_setting, by_flag, unchecked))
     assert first[0] == second[0] and len(first[0]) == sample_check.SAMPLES and third[0] is None

@@ -305,7 +305,7 @@ def test_a_clock_that_jumped_back_locks_nobody_out(run):
 def test_a_dead_process_of_this_host_holds_nothing(run):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    own = lease.own_name()
+    own = lease.holder_name()
     lease.acquire(run, own.replace(f":{os.getpid()}:", f":{child.pid}:"))
     lease.acquire(run, "two:1:b")  # no wait
     with pytest.raises(LeaseError):
@@ -317,7 +317,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(run, space):
     """The same host name, and a process id that means nothing here; or a name of before."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    host = lease.own_name().split(":")[0]
+    host = lease.holder_name().split(":")[0]
     other = f"{host}:{child.pid}:x{space}"
     lease.acquire(run, other)
     with pytest.raises(LeaseError, match=f"run by {other} for 60 s"):

@@ -146,7 +146,7 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
     monkeypatch.setattr(base_level, "read", lambda *_: pytest.fail("it ships"))
     demo = settings_file.load(preset_name="demo", sets=["model.device=cpu"])
     base = language_model.Base(LocalHost(loaded), shipped)
-    asked, each = PROMPTS[: assemble.CALIBRATION_PROMPTS], assemble.CALIBRATION_SAMPLES
+    asked, each = PROMPTS[: assemble.SHARPNESS_PROMPTS], assemble.SHARPNESS_SAMPLES
     drawn = language_model.load_or_draw_answers(
         demo, base, asked, lambda: pytest.fail("they ship")
     )

@@ -131,9 +131,9 @@ def test_peak_memory_is_asked_of_psutil_where_there_is_no_resource(monkeypatch):
 
 def test_a_dead_holder_is_recognised_without_signal_0(monkeypatch):
     """There signal 0 is Ctrl-C: the holder would be ended by the question."""
-    own = lease.own_name()
+    own = lease.holder_name()
     monkeypatch.setattr(os, "kill", lambda *words: pytest.fail("a signal was sent"))
     monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid == os.getpid())
     monkeypatch.setattr(lease, "WINDOWS", True)
-    assert not lease.gone(own)
-    assert lease.gone(own.replace(f":{os.getpid()}:", f":{os.getpid() + 1}:"))
+    assert not lease.is_gone(own)
+    assert lease.is_gone(own.replace(f":{os.getpid()}:", f":{os.getpid() + 1}:"))

@@ -26,7 +26,7 @@ def account(tmp_path, monkeypatch):
 
     def enter(name):
         monkeypatch.setenv("SZPO_CACHE", str(tmp_path / name))
-        monkeypatch.setenv(known_addresses.NAMED, "")
+        monkeypatch.setenv(known_addresses.TRUST_VARIABLE, "")
 
     enter("somebody's")
     return enter
@@ -80,13 +80,13 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
 
 def test_a_known_address_gets_no_other_secret(monkeypatch):
     ours = settings_file.load(sets=VLLM)
-    known_addresses.remember(known_addresses.of_run(ours))
-    known_addresses.demand(known_addresses.of_run(ours), "run.db")
+    known_addresses.remember(known_addresses.calls_of_run(ours))
+    known_addresses.require_trusted(known_addresses.calls_of_run(ours), "run.db")
     theirs = settings_file.load(sets=[*VLLM, "engine.key_env=OTHER_KEY"])
     with pytest.raises(UsageError, match=r"http://a:1 called with the secret in \$OTHER_KEY"):
-        known_addresses.demand(known_addresses.of_run(theirs), "run.db")
-    monkeypatch.setenv(known_addresses.NAMED, "http://a:1 http://b:2")
-    known_addresses.demand(known_addresses.of_run(theirs), "run.db")
+        known_addresses.require_trusted(known_addresses.calls_of_run(theirs), "run.db")
+    monkeypatch.setenv(known_addresses.TRUST_VARIABLE, "http://a:1 http://b:2")
+    known_addresses.require_trusted(known_addresses.calls_of_run(theirs), "run.db")
 
 
 def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
@@ -98,7 +98,7 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
         run_engine.read_settings(ledger, {"replicas": ["http://a:1"]})
         with pytest.raises(UsageError, match="http://b:2"):
             run_engine.read_settings(ledger)
-        ledger.record_event(run_engine.MOVED, "operator", {"replicas": ["http://c:3"]})
+        ledger.record_event(run_engine.ENGINE_CHANGED, "operator", {"replicas": ["http://c:3"]})
         with pytest.raises(UsageError, match="http://c:3"):
             run_engine.read_settings(ledger)
 
@@ -107,7 +107,7 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
 def test_what_is_to_be_copied_into_a_shell_is_quoted(hostile):
     config = settings_file.load(sets=[f"hook.url={hostile}"])
     with pytest.raises(UsageError) as caught:
-        known_addresses.demand(known_addresses.of_run(config), "run.db")
+        known_addresses.require_trusted(known_addresses.calls_of_run(config), "run.db")
     assert str(caught.value).count(f"'{hostile}'") == 3
 
 
@@ -122,9 +122,9 @@ def test_every_setting_that_names_a_secret_or_an_address_is_asked_about():
     only_shown = {"panel.privacy_url", "prolific.return_url"}  # links that people follow
     sets = [*VLLM, "judge.kind=endpoint", "judge.base_url=http://j:1", "hook.url=env:HOOK"]
     config = settings_file.load(sets=sets)
-    asked = {*known_addresses.of_run(config)}
+    asked = {*known_addresses.calls_of_run(config)}
     ray = settings_file.load(sets=["engine.kind=ray", "engine.address=r:1"])
-    asked |= {*known_addresses.of_run(ray)}
+    asked |= {*known_addresses.calls_of_run(ray)}
     values = {part for one in asked for part in one}
     for name in sorted(seen - only_shown):
         table, key = name.split(".")

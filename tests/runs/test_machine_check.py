@@ -112,7 +112,7 @@ def test_a_stale_lease_is_named(path):
     assert "ran out" in found(path)["lease"].text
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    dead = lease.own_name().replace(f":{os.getpid()}:", f":{child.pid}:")
+    dead = lease.holder_name().replace(f":{os.getpid()}:", f":{child.pid}:")
     with Ledger.open(path) as ledger:
         ledger.execute("UPDATE controller SET lease = ?", (dead,))
     check = found(path)["lease"]

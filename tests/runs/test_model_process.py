@@ -60,7 +60,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
 
     say = (said if said is not None else []).append
     with lease.hold(ledger) as held:
-        desk = model_process.Attendance(ledger, source_of(policy, settings), held, act, say)
+        desk = model_process.LeaseHolder(ledger, source_of(policy, settings), held, act, say)
         while True:
             outcome = controller.run(
                 ledger,

@@ -53,7 +53,7 @@ def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypat
         pretend_it_ran_on(patch, "cuda:99", "Some GPU")
         assert call(["run", "--resume", str(path), "--device", "cpu"]) == 0
     with Ledger.open(path, readonly=True) as ledger:
-        moves = [event["body"] for event in ledger.events(run_device.MOVED)]
+        moves = [event["body"] for event in ledger.events(run_device.DEVICE_CHANGED)]
         assert moves == [{"device": "cpu", "hardware": None}]
         assert run_device.read_device(ledger) == ("cpu", None)
         assert verification.verify(ledger).ok

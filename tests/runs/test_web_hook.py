@@ -105,7 +105,7 @@ def test_what_fails_is_tried_three_times_with_growing_waits(
 
 @pytest.fixture
 def stage(tmp_path, receiver, monkeypatch):
-    monkeypatch.setattr(web_hook, "LOOK_S", 0.01)
+    monkeypatch.setattr(web_hook, "POLL_S", 0.01)
     made = make(tmp_path / "mine.db", sets=[f"hook.url={receiver.url}", "run.steps=2"])
     yield made
     made.ledger.close()

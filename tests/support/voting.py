@@ -47,7 +47,9 @@ def request_of(seats: list[str], door: int, number: int) -> VoteRequest:
 
 def cast_many(service: VoteService, requests: Sequence[VoteRequest]) -> list[Any]:
     """Answers that share a commit: what each gives, a receipt or an error."""
-    return service.together([partial(service.store, request) for request in requests])
+    return service.call_in_one_transaction(
+        [partial(service.store, request) for request in requests]
+    )
 
 
 def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:

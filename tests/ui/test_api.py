@@ -334,14 +334,14 @@ def test_a_commit_that_fails_acknowledges_nothing(quiet, monkeypatch):
     who = quiet.invitation("panelist", "P-1").panelist
     service, writer = quiet.site.service, Writer(quiet.site.service)
     ballot = casting.VoteRequest(service.assign(who).id, "A", "k" * 16, panelist=who)
-    act, together = partial(service.store, ballot), service.together
+    act, together = partial(service.store, ballot), service.call_in_one_transaction
 
     def full(acts):
         if act in acts:
             raise StorageError("the disk is full")
         return together(acts)
 
-    monkeypatch.setattr(service, "together", full)
+    monkeypatch.setattr(service, "call_in_one_transaction", full)
     (found,) = at_once(writer, [lambda: writer.do(act)])
     assert isinstance(found, StorageError) and not quiet.ledger.votes()
 

@@ -335,7 +335,9 @@ def test_buttons_pause_and_resume_a_run_in_its_own_record(served):
     assert "no process that was started here" in act("stop").json()["message"]
     fresh = make(served.folder / "fresh.db")
     bad = ["Why?", "It is. It is. It is. It is.", "length", None]
-    fresh.ledger.record_event(sample_check.KIND, "run", {"samples": [bad] * 20, "topic": False})
+    fresh.ledger.record_event(
+        sample_check.DRAWN_EVENT, "run", {"samples": [bad] * 20, "topic": False}
+    )
     pauses.pause(fresh.ledger, "operator", "the first round waits for its start")
     message = act("resume", "fresh").json()["message"]
     assert message.startswith("start: people could not judge these answers: ")

@@ -117,7 +117,9 @@ def words(page: Any, heading: str) -> str:
 
 def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, operator):
     bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0], ["שלום?", "", "stop", None]]
-    stage.ledger.record_event(sample_check.KIND, "run", {"samples": bad * 10, "topic": True})
+    stage.ledger.record_event(
+        sample_check.DRAWN_EVENT, "run", {"samples": bad * 10, "topic": True}
+    )
     page = operator().new_page()
     page.goto("/operate/")
     page.wait_for_selector("iframe.op-preview")

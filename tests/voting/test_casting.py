@@ -99,7 +99,7 @@ def test_a_group_that_nobody_may_answer_writes_nothing(ledger, service):
     take_seats(ledger, service)
     before = ledger.changes()
     (result,) = cast_many(service, [VoteRequest("f" * 32, "A", KEY(1))])
-    assert isinstance(result, UsageError) and service.together([]) == []
+    assert isinstance(result, UsageError) and service.call_in_one_transaction([]) == []
     assert ledger.changes() == before
 
 

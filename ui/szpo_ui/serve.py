@@ -149,7 +149,7 @@ def serve(
     if trust:
         from szpo.runs import known_addresses
 
-        known_addresses.name(trust)
+        known_addresses.trust(trust)
     with listening(host, port, insecure=insecure) as listener:
         address = site_address(listener, host, url, names)
         if run is not None and is_folder(run, folder):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
+from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.checkpoints import (
@@ -65,7 +65,7 @@ def load(spec: Mapping[str, Any], folder: Path) -> Base:
     reward = text_rewards.parse(spec["reward"])
     found = measurement_from_json(body["measurement"])
     rewards = _score(reward, asked, found.texts)
-    values = _score(reward, prompts.train[:CALIBRATION_PROMPTS], body["calibration"])
+    values = _score(reward, prompts.train[:SHARPNESS_PROMPTS], body["calibration"])
     rows = {"batch": spec["D"], "pair": 1}
     beta = {name: panels.calibrate(values, many, 0).beta for name, many in rows.items()}
     measured = replace(found, rewards=rewards)
@@ -154,7 +154,7 @@ def _path_of_texts(spec: Mapping[str, Any], folder: Path) -> Path:
 def _measure(spec: Mapping[str, Any]) -> dict[str, Any]:
     policy = shared_setup.load_configured_actor(load_config(spec))
     prompts = shared_setup.load_prompts(spec)
-    drawn = policy.sample(prompts.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
+    drawn = policy.sample(prompts.train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
 
     def score_none(prompt: Prompt, answer: Answer) -> float:
         return 0.0

@@ -19,7 +19,7 @@ from szpo.data.prompts import PromptSet, load_configured
 from szpo.errors import UsageError
 from szpo.optim.superseded import GONE_RULES
 from szpo.policies import language_model
-from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
+from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo_simulators.compare import checkpoints
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
@@ -69,8 +69,8 @@ def measure_base(spec: Mapping[str, Any]) -> dict[str, Any]:
     """β of the panel at D rows and at one, and the held-out measurement before any vote."""
     policy, prompts = load_actor(spec), load_prompts(spec)
     reward = text_rewards.parse(spec["reward"])
-    drawn = policy.sample(prompts.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
-    values = text_rewards.matrix(reward, prompts.train[:CALIBRATION_PROMPTS], drawn)
+    drawn = policy.sample(prompts.train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
+    values = text_rewards.matrix(reward, prompts.train[:SHARPNESS_PROMPTS], drawn)
     fitted = {name: panels.calibrate(values, rows, 0)
               for name, rows in (("batch", spec["D"]), ("pair", 1))}  # fmt: skip
     found = heldout.measure(

@@ -200,7 +200,7 @@ def page(site: Site) -> str:
             samples=found["samples"] and columns(found["samples"]),
             preview=preview(site, found),
             checked=sample_check.read(site.ledger),
-            recent=sample_check.recent(site.ledger),
+            recent=sample_check.recent_shares(site.ledger),
             states=STATES,
             links=LINKS,
             access=ACCESS,

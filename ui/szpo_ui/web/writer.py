@@ -66,7 +66,7 @@ class Writer:
 
     def _settle(self, jobs: list[_Job]) -> None:
         try:
-            results = self.service.together([act for act, _, _ in jobs])
+            results = self.service.call_in_one_transaction([act for act, _, _ in jobs])
         except Exception as error:  # the commit failed: nothing of the batch is stored
             results = [error] * len(jobs)
         by_loop: dict[asyncio.AbstractEventLoop, list[Any]] = {}
