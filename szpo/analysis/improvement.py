@@ -157,7 +157,9 @@ def read(ledger: Ledger) -> Improvement:
     placed, earlier = orders.orders(ledger, "final"), ""
     if any(order.closed_us is not None for order in placed):
         totals = evidence.read(ledger).totals
-        counted, trained = finals.results(totals.final, totals.trainers), totals.steps().total()
+        trained = totals.steps().total()
+        weights = [(order.result or {}).get("tuned_sha256") for order in placed]
+        counted = finals.results(totals.final, totals.trainers, weights)
         after = None if counted is None else (placed[counted[0]].result or {}).get("after")
         if after is not None and after != ledger.last_applied():
             earlier = f"it was compared after step {after}, and votes have moved it since"

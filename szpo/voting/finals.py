@@ -66,16 +66,20 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
     return None
 
 
-def results(votes: Sequence[FinalVote], tuners: Collection[str]) -> tuple[int, Preferences] | None:
+def results(
+    votes: Sequence[FinalVote], tuners: Collection[str], weights: Sequence[str | None] = ()
+) -> tuple[int, Preferences] | None:
     """Count the standing votes on the latest order: its place among the orders, and the counts.
 
     ``votes``: on the comparisons of any orders. ``tuners``: panelists who voted in training.
+    ``weights``: the digest that each order compared; orders of the same weights count together.
     None without a vote.
     """
     if not votes:
         return None
     last = max(vote.k or 0 for vote in votes)
-    return last, win_rates.count([vote for vote in votes if vote.k == last], tuners)
+    alike = {k for k, digest in enumerate(weights) if digest == weights[last]} | {last}
+    return last, win_rates.count([vote for vote in votes if vote.k in alike], tuners)
 
 
 def planned_sides(root_seed: int, order: int, size: int, seat: int) -> list[Letter]:

@@ -137,6 +137,12 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
         seat_and_vote(ledger, comparison, "new", ["A"])
     orders.close(ledger, order.id, "op")
     assert improvement.read(ledger).short == "100 % [84, 100]"
+    order, found = made(ledger, source, 4)  # of the same weights: they count together
+    for comparison in found:
+        seat_and_vote(ledger, comparison, "newer", ["B"])
+    orders.close(ledger, order.id, "op")
+    helped = improvement.read(ledger)
+    assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
     go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=4)
     helped = improvement.read(ledger)
     assert helped.share is None
