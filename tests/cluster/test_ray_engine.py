@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +19,6 @@ from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digests
 from szpo.models import context, loading
 from szpo.models.loading import Described
 from szpo.plugins import how_to_install
@@ -57,15 +55,12 @@ def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys
     assert len(message.splitlines()) == 1
 
 
-def test_more_workers_than_cores_are_refused(monkeypatch):
+def test_too_many_workers_and_addresses_that_are_shut_or_open_are_refused(monkeypatch):
     pretend_ray(monkeypatch)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with pytest.raises(UsageError, match=r"engine\.workers 3 with engine\.cpus 1 each need 3 co"):
         ray_engine.demand(Engine(kind="ray", workers=3))
     ray_engine.demand(Engine(kind="ray", workers=2))
-
-
-def test_an_address_that_nobody_answers_is_refused(monkeypatch):
     pretend_ray(monkeypatch)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,9 +72,6 @@ def test_an_address_that_nobody_answers_is_refused(monkeypatch):
     ):
         with pytest.raises(UsageError, match=words):
             ray_engine.demand(Engine(kind="ray", address=address))
-
-
-def test_an_open_address_is_refused(monkeypatch):
     pretend_ray(monkeypatch)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_USE_TLS", raising=False)
@@ -210,70 +202,19 @@ def host_of(policy: LoraPolicy, count: int) -> remote.RemoteHost:
 
 @needs_ray
 @quiet
-@pytest.mark.slow  # make test has tests/cluster/test_nodes.py for that
-def test_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch):
-    wanted = policy.rollout(ASKED, SHIFTS, seed=4)
-    before = signal.getsignal(signal.SIGTERM)
-    with started(policy, 2) as transport:
-        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own was taken away again
-        inner, sent = transport.send, []
-
-        def send(worker: str, chunk: str, request: Any) -> None:
-            inner(worker, chunk, request)
-            sent.append(chunk)
-            if len(sent) == 3:
-                os.kill(transport._seats[worker].pid or 0, signal.SIGKILL)
-
-        monkeypatch.setattr(transport, "send", send)
-        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
-        assert len(sent) > len(set(sent))  # the lost chunk was asked again
-        assert transport.sent_bytes < 20_000
-
-
-@needs_ray
-@quiet
-@pytest.mark.slow
-def test_a_worker_that_stands_still_for_half_a_minute_changes_no_answer(
-    policy, ray, monkeypatch
-) -> None:
-    """Its chunk is asked of another one; what it answers later is the same."""
-    wanted = policy.rollout(ASKED, SHIFTS, seed=4)
-    with started(policy, 2) as transport:
-        inner, sent, woken = transport.send, [], []
-
-        def wake(pid: int) -> None:
-            os.kill(pid, signal.SIGCONT)
-            woken.append(pid)
-
-        def send(worker: str, chunk: str, request: Any) -> None:
-            if len(sent) == 2:
-                pid = transport._seats[worker].pid or 0
-                os.kill(pid, signal.SIGSTOP)
-                threading.Timer(30, wake, [pid]).start()
-            inner(worker, chunk, request)
-            sent.append(chunk)
-
-        monkeypatch.setattr(transport, "send", send)
-        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
-        assert len(sent) > len(set(sent)) and not woken
-        assert policy.rollout(ASKED, SHIFTS, seed=5) == policy.rollout(ASKED, SHIFTS, seed=5)
-        while not woken:
-            policy.rollout(ASKED, SHIFTS, seed=4)
-        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
-
-
-@needs_ray
-@quiet
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray, count):
     wanted = policy.rollout(ASKED, SHIFTS, seed=4), policy.sample(PROMPTS, 2, seed=5)
     base = policy.sample(PROMPTS[:2], seed=5, base=True)
-    with started(policy, count):
+    before = signal.getsignal(signal.SIGTERM)
+    with started(policy, count) as transport:
+        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own was taken away again
         assert wanted == (
             policy.rollout(ASKED, SHIFTS, seed=4),
             policy.sample(PROMPTS, 2, seed=5),
         )
+        assert transport.sent_bytes < 20_000
         assert policy.sample(PROMPTS[:2], seed=5, base=True) == base
         with pytest.raises(RunError, match="canary"):
             policy.rollout(ASKED[:2], [Shift(0, k, 1, 2.0**-60) for k in (0, 1)], seed=4)
@@ -304,24 +245,6 @@ def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch):
     pretend_ray(monkeypatch)
     with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
         remote.start(Engine(kind="ray", gpus=1), described_of(policy))
-
-
-@needs_ray
-@quiet
-@pytest.mark.slow
-def test_a_run_through_ray_has_the_digests_of_a_local_one(model, tmp_path, ray, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    digests = []
-    for number, sets in enumerate(
-        (["engine.chunk_rows=4"], ["engine.kind=ray", "engine.workers=2", "engine.chunk_rows=4"])
-    ):
-        place = tmp_path / str(number)
-        place.mkdir()
-        path = folder_run.make(place, *sets, model_folder=model)
-        with Ledger.open(path, readonly=True) as ledger:
-            votes = [row["votes_sha256"] for row in ledger.update_rows()]
-            digests.append((theta_digests(ledger), votes))
-    assert digests[0] == digests[1]
 
 
 @needs_ray

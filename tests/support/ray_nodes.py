@@ -45,23 +45,16 @@ def kill_all(pids: list[int]) -> None:
 class Nodes:
     """A head and two more nodes with a core each; all listen on 127.0.0.1."""
 
-    def __init__(self, port: int | None = None):
-        """``port``: where the head listens; None: wherever there is room."""
+    def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         head: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False}
-        if port is not None:
-            head["gcs_server_port"] = port
         self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         self.others = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
 
     @property
     def address(self) -> str:
         return str(self.cluster.address)
-
-    @property
-    def port(self) -> int:
-        return int(self.address.rpartition(":")[2])
 
     def pids(self, node: Any) -> list[int]:
         """Every process of a node: its own, and the workers that they started."""
@@ -97,9 +90,9 @@ class Nodes:
 
 
 @contextmanager
-def three_nodes(port: int | None = None) -> Iterator[Nodes]:
+def three_nodes() -> Iterator[Nodes]:
     """A cluster of three nodes inside the block."""
-    nodes = Nodes(port)
+    nodes = Nodes()
     try:
         yield nodes
     finally:
