@@ -53,7 +53,7 @@ def every() -> Ints:
     return np.arange(512, dtype=np.int64)[:, None]
 
 
-def test_win_rate_counts_prompts_not_answers():
+def test_win_rates_count_prompts_that_were_compared_and_not_answers():
     # Prompt 1: 2 > 1, 2 = 2, 3 > 1, 3 > 2: 3.5 of 4. Prompt 2: all lost.
     outcomes = metrics.versus([[2, 3], [0, 0]], [[1, 2], [1, 1]])
     assert outcomes[0].tolist() == [[1.0, 0.5], [1.0, 1.0]]
@@ -62,6 +62,14 @@ def test_win_rate_counts_prompts_not_answers():
     assert found.low < 0.1 and found.high > 0.85  # two prompts say little
     many = metrics.win_rate(np.ones(100))
     assert many.value == 1 and 0.95 < many.low < many.high <= 1
+    found = metrics.win_rate([[1.0, math.nan], [math.nan, math.nan], [0.5, 0.0]])
+    assert (found.hits, found.of) == (1.25, 2)
+    assert metrics.win_rate(np.full((3, 1), math.nan)).value is None
+    assert metrics.win_rate([]).value is None
+    with pytest.raises(UsageError, match="outcomes must be"):
+        metrics.win_rate([2.0])
+    with pytest.raises(UsageError, match="versus: rewards of shapes"):
+        metrics.versus([[1.0]], [[1.0], [2.0]])
 
 
 def test_a_win_rates_interval_by_hand():
@@ -97,14 +105,3 @@ def test_a_win_rates_interval_holds_the_truth(spread, least):
 
 def test_prompts_that_agree_by_luck_make_no_narrow_interval():
     assert metrics.win_rate(np.ones((10, 8))).low < 0.75
-
-
-def test_win_rate_leaves_out_what_was_not_compared():
-    found = metrics.win_rate([[1.0, math.nan], [math.nan, math.nan], [0.5, 0.0]])
-    assert (found.hits, found.of) == (1.25, 2)
-    assert metrics.win_rate(np.full((3, 1), math.nan)).value is None
-    assert metrics.win_rate([]).value is None
-    with pytest.raises(UsageError, match="outcomes must be"):
-        metrics.win_rate([2.0])
-    with pytest.raises(UsageError, match="versus: rewards of shapes"):
-        metrics.versus([[1.0]], [[1.0], [2.0]])

@@ -13,19 +13,13 @@ from szpo.errors import UsageError
 KEYS = st.binary(min_size=16, max_size=16)
 
 
-def test_key_is_the_head_of_the_hash_of_the_canonical_list():
+def test_a_key_is_the_head_of_the_hash_of_its_canonical_list():
     text = b'["szpo",1,7,"direction",3,0,"layer.B"]'
     key = seeds.derive(7, "direction", step=3, k=0, name="layer.B")
     assert key == hashlib.sha256(text).digest()[:16]
-
-
-def test_missing_parts_are_null_and_numpy_integers_count_as_integers():
     text = b'["szpo",2,0,"rollout",5,null,null]'
     key = seeds.derive(0, "rollout", step=np.int64(5), version=2)
     assert key == hashlib.sha256(text).digest()[:16]
-
-
-def test_every_part_of_the_name_matters():
     keys = {
         seeds.derive(1, "a"),
         seeds.derive(2, "a"),
@@ -83,11 +77,6 @@ def test_integer_is_below_its_bound(key, index, below):
     assert 0 <= seeds.integer(key, index, below) < below
 
 
-def test_integer_of_nothing_is_refused():
-    with pytest.raises(UsageError, match="at least 1"):
-        seeds.integer(bytes(16), 0, 0)
-
-
 @given(KEYS, st.integers(0, 60))
 def test_permutation_is_one(key, n):
     assert sorted(seeds.permutation(key, n).tolist()) == list(range(n))
@@ -108,5 +97,7 @@ def test_branch_has_a_valid_seed_of_its_own():
     assert all(0 <= seed < 2**63 for seed in found)
 
 
-def test_integer_takes_every_value_below_its_bound():
+def test_an_integer_takes_every_value_below_its_bound_and_needs_one():
     assert {seeds.integer(bytes(16), i, 5) for i in range(100)} == set(range(5))
+    with pytest.raises(UsageError, match="at least 1"):
+        seeds.integer(bytes(16), 0, 0)

@@ -27,23 +27,17 @@ def random_theta(layout=LAYOUT, seed=0):
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in layout}
 
 
-def test_direction_of_a_tensor_depends_on_its_name_only():
+def test_a_direction_depends_on_names_seed_step_and_k_alone():
     alone = c.direction(Space(3, (("b.B", (5,)),), PLAIN), 4, 1)
     among = c.direction(Space(3, LAYOUT, PLAIN), 4, 1)
     assert (alone["b.B"] == among["b.B"]).all()
     renamed = c.direction(Space(3, (("c.B", (5,)),), PLAIN), 4, 1)
     assert (renamed["c.B"] != among["b.B"]).any()
-
-
-def test_direction_changes_with_seed_step_and_k():
     vectors = [
         c.direction_vector(Space(seed, LAYOUT, PLAIN), step, k)
         for seed, step, k in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     assert len({tuple(v) for v in vectors}) == 4
-
-
-def test_vector_is_the_direction_in_layout_order():
     space = Space(9, LAYOUT, PLAIN)
     parts = c.direction(space, 2, 0)
     flat = np.concatenate([parts[name].ravel() for name, _ in LAYOUT])
@@ -84,7 +78,7 @@ def test_coefficient_times_direction_is_exact_in_fp32(coef, step):
     assert (product.astype(np.float64) == rounded * v.astype(np.float64)).all()
 
 
-def test_sum_has_a_single_rounding():
+def test_sums_have_a_single_rounding_and_zero_keeps_every_bit():
     space, theta = Space(1, LAYOUT, PLAIN), random_theta()
     coef = float(c.round13(0.0137))
     after = c.apply_update(space, theta, Update(3, 0, coef=coef))
@@ -93,6 +87,16 @@ def test_sum_has_a_single_rounding():
         exact = theta[name].astype(np.float64) + coef * v[name].astype(np.float64)
         assert (after[name] == exact.astype(np.float32)).all()
         assert (after[name] != theta[name]).any()
+    theta = {"z": np.array([-0.0, 1.0], dtype=np.float32)}
+    space = Space(0, (("z", (2,)),), PLAIN)
+    after = c.apply_update(space, theta, Update(0, 0, coef=0.0))
+    assert after["z"].tobytes() == theta["z"].tobytes()
+    layout = (("theta", (2, 2)),)
+    theta = random_theta(layout)
+    vector = tuple(np.float32([0.1, -0.2, 0.3, 1e-8]).tolist())
+    after = c.apply_update(Space(0, layout, PLAIN), theta, Update(0, 0, vector=vector))
+    expected = theta["theta"] + np.float32(vector).reshape(2, 2)
+    assert (after["theta"] == expected).all()
 
 
 def test_both_sides_are_written_from_theta():
@@ -126,29 +130,7 @@ def test_200_perturb_restore_cycles_leave_the_hash():
     assert after == before
 
 
-@pytest.mark.slow
-def test_10000_perturb_restore_cycles_leave_the_hash():
-    before, after = cycles(10_000)
-    assert after == before
-
-
-def test_zero_coefficient_keeps_every_bit():
-    theta = {"z": np.array([-0.0, 1.0], dtype=np.float32)}
-    space = Space(0, (("z", (2,)),), PLAIN)
-    after = c.apply_update(space, theta, Update(0, 0, coef=0.0))
-    assert after["z"].tobytes() == theta["z"].tobytes()
-
-
-def test_vector_update_is_added_in_fp32():
-    layout = (("theta", (2, 2)),)
-    theta = random_theta(layout)
-    vector = tuple(np.float32([0.1, -0.2, 0.3, 1e-8]).tolist())
-    after = c.apply_update(Space(0, layout, PLAIN), theta, Update(0, 0, vector=vector))
-    expected = theta["theta"] + np.float32(vector).reshape(2, 2)
-    assert (after["theta"] == expected).all()
-
-
-def test_materialise_adds_column_after_column():
+def test_materialise_adds_column_after_column_and_refuses_what_does_not_fit():
     rng = np.random.default_rng(3)
     start = {"w": rng.normal(size=(4, 3)).astype(np.float32)}
     basis = {"w": rng.normal(size=(4, 3, 5)).astype(np.float32)}
@@ -160,9 +142,6 @@ def test_materialise_adds_column_after_column():
             total = np.float32(total + np.float32(basis["w"][(*index, j)] * z[j]))
         assert found[index] == total
     assert found == pytest.approx(start["w"] + basis["w"] @ z, rel=1e-4)
-
-
-def test_materialise_refuses_what_does_not_fit():
     start = {"w": np.zeros((2,), np.float32)}
     with pytest.raises(UsageError, match="different tensors"):
         c.materialise(start, {}, [1.0])
@@ -170,16 +149,13 @@ def test_materialise_refuses_what_does_not_fit():
         c.materialise(start, {"w": np.zeros((2, 1))}, [1.0])
 
 
-def test_digest_is_the_hash_of_the_canonical_form():
+def test_digests_are_of_the_canonical_form_and_see_one_bit_and_one_name():
     theta = {"z": np.array([1.0, -2.5], dtype=np.float32)}
     layout = (("z", (2,)),)
     body = b'["z",[2],"<f4"]' + bytes.fromhex("0000803f000020c0")
     assert c.digest(theta, layout) == hashlib.sha256(body).hexdigest()
     basis = c.basis_sha256({"P": np.zeros((2, 2), np.float32)})
     assert c.digest(theta, layout, basis) == hashlib.sha256(body + basis.encode()).hexdigest()
-
-
-def test_digest_sees_one_bit_and_one_name():
     theta = random_theta()
     before = c.digest(theta, LAYOUT)
     theta["b.B"][4] = np.nextafter(theta["b.B"][4], np.float32(9))
@@ -187,9 +163,6 @@ def test_digest_sees_one_bit_and_one_name():
     assert c.layout_sha256(LAYOUT) != c.layout_sha256((*LAYOUT[:1], ("c.B", (5,))))
     canonical = json.dumps([["a.B", [3, 2]], ["b.B", [5]]], separators=(",", ":"))
     assert c.layout_sha256(LAYOUT) == hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def test_basis_digest_does_not_depend_on_the_order_of_the_mapping():
     a, b = np.ones((2, 1), np.float32), np.zeros((3, 1), np.float32)
     assert c.basis_sha256({"a": a, "b": b}) == c.basis_sha256({"b": b, "a": a})
     assert c.basis_sha256({"a": a, "b": b}) != c.basis_sha256({"a": b, "b": a})
@@ -219,15 +192,11 @@ def test_non_finite_coefficients_name_the_step_and_apply_nothing(value):
     assert c.digest(theta, LAYOUT) == before
 
 
-def test_an_overflow_is_found_before_it_is_applied():
+def test_what_does_not_fit_or_overflows_is_refused_before_it_is_applied():
     space, theta = Space(0, LAYOUT, PLAIN), random_theta()
     theta["a.B"][:] = np.copysign(np.float32(3e38), c.direction(space, 1, 0)["a.B"])
     with pytest.raises(RunError, match=r"step 1: the coefficient would make tensor a\.B non-fin"):
         c.apply_update(space, theta, Update(1, 0, coef=2.0**127))
-
-
-def test_updates_that_do_not_fit_are_refused():
-    space, theta = Space(0, LAYOUT, PLAIN), random_theta()
     with pytest.raises(UsageError, match="more than 13 significant bits"):
         c.apply_update(space, theta, Update(0, 0, coef=0.1))
     with pytest.raises(UsageError, match="exactly one of coef and vector"):
@@ -256,7 +225,7 @@ def test_orthonormal_directions_of_a_step_are_orthogonal_and_their_features_roun
     assert v[0] == pytest.approx(first, abs=0.02)  # the first is the Gaussian one, rescaled
 
 
-def test_more_directions_than_coordinates_begin_another_frame():
+def test_directions_beyond_the_coordinates_begin_another_frame_and_portions_change_none():
     space = Space(7, (("z", (3,)),), Law("orthonormal"))
     v = np.stack([c.direction_vector(space, 0, k) for k in range(6)])
     for frame in (v[:3], v[3:]):
@@ -265,9 +234,6 @@ def test_more_directions_than_coordinates_begin_another_frame():
     assert abs(v[:3] @ v[3:].T).max() > 0.3
     again = c.direction_vector(Space(7, (("z", (3,)),), Law("orthonormal")), 0, 4)
     assert (again == v[4]).all()
-
-
-def test_a_longer_frame_has_the_directions_of_a_shorter_one():
     space = Space(1, (("z", (20,)),), Law("orthonormal"))
     drawn = np.stack([c._integers(Space(1, space.layout, Law()), 2, k)[0] for k in range(20)])
     whole = sample_directions.orthonormal(drawn) / 256
@@ -275,17 +241,10 @@ def test_a_longer_frame_has_the_directions_of_a_shorter_one():
         assert (c.direction_vector(space, 2, k) == whole[k]).all()
 
 
-def test_orthonormal_needs_one_small_tensor():
-    with pytest.raises(UsageError, match="one tensor of at most 256 coordinates"):
-        Space(1, (("z", (257,)),), Law("orthonormal"))
-    with pytest.raises(UsageError, match="here are 2 of 4; choose gaussian"):
-        Space(1, (("a", (2,)), ("b", (2,))), Law("orthonormal"))
-
-
 KEYS = st.binary(min_size=16, max_size=16)
 
 
-def test_table_has_exact_moments():
+def test_the_table_has_exact_moments_and_is_that_one(monkeypatch):
     v = sample_directions.table().astype(np.int64)
     assert len(v) == 65536
     assert v.sum() == 0
@@ -297,9 +256,6 @@ def test_table_has_exact_moments():
     assert (v**4).mean() / (v**2).mean() ** 2 == pytest.approx(2.999, abs=5e-4)
     assert v.max() == -v.min() == 1107  # 4.324
     assert (np.diff(v) >= 0).all()
-
-
-def test_a_table_of_other_quantiles_is_refused(monkeypatch):
     monkeypatch.setattr(sample_directions, "TABLE_SHA256", "0" * 64)
     sample_directions.table.cache_clear()
     with pytest.raises(IntegrityError, match="direction table: SHA-256"):
@@ -307,24 +263,26 @@ def test_a_table_of_other_quantiles_is_refused(monkeypatch):
     monkeypatch.undo()
     sample_directions.table.cache_clear()
     assert len(sample_directions.table()) == 65536
-
-
-def test_table_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="read-only"):
         sample_directions.table()[0] = 1
 
 
-def test_golden_direction():
+def test_directions_are_these_numbers():
     key = seeds.derive(0, "direction", step=0, k=0, name="z")
     assert sample_directions.DIRECTION_VERSION == 1  # other numbers below need another version
     assert sample_directions.gaussian(key, 8).tolist() == GOLDEN_GAUSSIAN
-
-
-def test_words_are_read_from_the_low_bits_up():
     key = bytes(range(16))
     word = int(seeds.bits(key, 1)[0])
     picks = [word >> 16 * i & 0xFFFF for i in range(4)]
     assert sample_directions.gaussian(key, 4).tolist() == sample_directions.table()[picks].tolist()
+    keys = [seeds.derive(0, "direction", step=0, k=k, name="z") for k in range(3)]
+    drawn = np.stack([sample_directions.gaussian(key, 4) for key in keys])
+    assert drawn[0].tolist() == GOLDEN_GAUSSIAN[:4]
+    found = sample_directions.orthonormal(drawn)
+    # The first row is the drawn one, brought to length 2: 512 · v/|v|, |v| = 820.6…
+    norm = math.sqrt(sum(x * x for x in GOLDEN_GAUSSIAN[:4]))
+    assert found[0].tolist() == [round(512 * x / norm) for x in GOLDEN_GAUSSIAN[:4]]
+    assert found.tolist() == GOLDEN_FRAME
 
 
 @given(KEYS, st.integers(0, 30), st.integers(0, 30))
@@ -333,21 +291,18 @@ def test_any_slice_agrees_with_the_whole(key, start, n):
     assert (sample_directions.gaussian(key, n, start) == whole[start : start + n]).all()
 
 
-def test_an_unknown_law_is_refused():
+def test_a_law_is_known_has_its_version_and_normalises_small_spaces():
     with pytest.raises(UsageError, match="'cauchy' is unknown"):
         Law("cauchy")
-
-
-def test_small_spaces_are_normalised_by_default():
     assert Law.for_dim(64).normalise
     assert not Law.for_dim(65).normalise
-
-
-def test_factor_makes_the_length_root_d_and_keeps_the_zero_direction():
-    v = sample_directions.gaussian(bytes(16), 5).astype(np.int64)
-    factor = sample_directions.gaussian_factor(int((v**2).sum()), 5)
-    assert factor * np.linalg.norm(v / 256) == pytest.approx(np.sqrt(5), rel=1e-14)
-    assert sample_directions.gaussian_factor(0, 1) == 1.0
+    assert Law("orthonormal").version == sample_directions.ORTHONORMAL_VERSION
+    assert Law().version == sample_directions.DIRECTION_VERSION
+    assert Law("orthonormal").scaled
+    with pytest.raises(UsageError, match="one tensor of at most 256 coordinates"):
+        Space(1, (("z", (257,)),), Law("orthonormal"))
+    with pytest.raises(UsageError, match="here are 2 of 4; choose gaussian"):
+        Space(1, (("a", (2,)), ("b", (2,))), Law("orthonormal"))
 
 
 GOLDEN_GAUSSIAN = [-149, 524, -97, -606, 69, -3, -210, 82]
@@ -381,24 +336,18 @@ def test_doubles_serve_nearly_every_frame_and_are_within_the_error_they_claim():
             assert done[seed] is None or (done[seed] == exact).all()
 
 
-def test_values_at_a_half_are_left_to_fifty_digits_and_go_to_the_even_side():
+def test_what_doubles_cannot_decide_is_left_to_fifty_digits():
     # |v|² = 12·511² + HALVES = 2048², and √16 · 256 = 1024: each value is x · 1024/2048 = x/2.
     row = [511] * 12 + HALVES
     assert sum(x * x for x in row) == 2048**2
     drawn = np.array([row], dtype=np.int16)
     assert sample_directions._in_doubles(drawn) is None
     assert sample_directions.orthonormal(drawn)[0].tolist() == [round(x / 2) for x in row]
-
-
-def test_nearly_dependent_rows_are_left_to_fifty_digits():
     drawn = draw(8, 8, 0)
     drawn[1] = drawn[0]
     assert sample_directions._in_doubles(drawn) is None
     v = sample_directions.orthonormal(drawn).astype(float)
     assert abs(v[1] @ v[0]) / 256**2 < 0.1
-
-
-def test_rows_that_depend_on_others_give_way_to_unit_vectors():
     drawn = np.array([[0, 0, 0], [0, 5, 0], [0, -5, 0]], dtype=np.int16)
     # √3 · 256 = 443.4; the zero row becomes e₀, the third row e₂.
     assert sample_directions.orthonormal(drawn).tolist() == [[443, 0, 0], [0, 443, 0], [0, 0, 443]]
@@ -414,23 +363,6 @@ def test_rows_are_orthogonal_within_the_rounding_of_the_grid(count, dim):
     off = np.abs(gram - np.diag(np.diag(gram)))
     assert off.max() < 6 * np.sqrt(dim / 6) / 256
     assert np.diag(gram) == pytest.approx(np.full(count, dim), abs=6 * np.sqrt(dim / 3) / 256)
-
-
-def test_golden_frame():
-    keys = [seeds.derive(0, "direction", step=0, k=k, name="z") for k in range(3)]
-    drawn = np.stack([sample_directions.gaussian(key, 4) for key in keys])
-    assert drawn[0].tolist() == GOLDEN_GAUSSIAN[:4]
-    found = sample_directions.orthonormal(drawn)
-    # The first row is the drawn one, brought to length 2: 512 · v/|v|, |v| = 820.6…
-    norm = math.sqrt(sum(x * x for x in GOLDEN_GAUSSIAN[:4]))
-    assert found[0].tolist() == [round(512 * x / norm) for x in GOLDEN_GAUSSIAN[:4]]
-    assert found.tolist() == GOLDEN_FRAME
-
-
-def test_a_law_knows_its_version():
-    assert Law("orthonormal").version == sample_directions.ORTHONORMAL_VERSION
-    assert Law().version == sample_directions.DIRECTION_VERSION
-    assert Law("orthonormal").scaled
 
 
 GOLDEN_FRAME = [[-93, 327, -61, -378], [-359, -277, 159, -177], [-343, 238, -29, 295]]

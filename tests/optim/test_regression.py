@@ -141,7 +141,7 @@ def test_bend_is_the_midpoint_along_the_feature():
     assert state.carried.votes.bend == pytest.approx(-(x * (at + x / 2)).sum(-1))
 
 
-def test_a_branch_holds_the_ball_around_the_models_start_and_never_comes_back():
+def test_a_ball_is_around_the_models_start_and_without_one_both_points_walk_together():
     near, far = (0.5, 0, 0, 0, 0, 0), (9.0, 0, 0, 0, 0, 0)
     pull = np.array([2.0, 0, 0, 0, 0, 0])
     state, _ = walk(settings_of(start=near), 10, gradient=pull)
@@ -152,9 +152,6 @@ def test_a_branch_holds_the_ball_around_the_models_start_and_never_comes_back():
     assert np.linalg.norm(far + state.carried.recommended) == pytest.approx(9, abs=1e-5)
     state, _ = walk(settings_of(start=far), 10, gradient=-pull)
     assert 5 < np.linalg.norm(far + state.carried.recommended) < 8
-
-
-def test_without_a_budget_both_points_walk_together():
     settings = settings_of(kl_budget=None, centre_step=0.25)
     state, rows = walk(settings, 30)
     assert state.carried.recommended == pytest.approx(state.carried.centre, abs=1e-5)

@@ -102,23 +102,13 @@ def test_bad_settings_say_what_is_wrong():
             defaults(1, SMALL, **changes)
 
 
-def test_regression_needs_one_small_tensor():
-    with pytest.raises(UsageError, match="one tensor of at most 256"):
-        defaults(1, WIDE, rule="regression")
-    with pytest.raises(UsageError, match="one tensor of at most 256"):
-        defaults(1, (("z", (257,)),), rule="regression")
-
-
-def test_unreadable_settings_are_a_usage_error():
+def test_recorded_settings_that_cannot_be_read_or_do_not_fit_are_refused():
     body = settings_to_json(defaults(1, SMALL))
     with pytest.raises(UsageError, match="cannot be read"):
         settings_from_json({**body, "speed": 1})
     del body["layout"]
     with pytest.raises(UsageError, match="cannot be read"):
         settings_from_json(body)
-
-
-def test_a_run_does_not_begin_with_settings_that_do_not_fit_together():
     unfit = dataclasses.replace(defaults(1, SMALL, rule="sign"), warmup=3)
     with pytest.raises(UsageError, match="set warmup = 0"):
         settings_from_json(settings_to_json(unfit))
@@ -170,13 +160,10 @@ def test_warmup_spends_votes_moves_nothing_and_sets_alpha():
     assert updates[0].coef != 0.0
 
 
-def test_a_warmup_of_ties_falls_back_to_vote_noise():
+def test_a_warmup_without_a_measure_falls_back_to_vote_noise():
     settings = defaults(1, (("w", (100,)),), N=2, warmup=1)
     state, _, _ = told(settings, tally([[1, 0]], [[0, 1]]))
     assert state.carried.alpha == default_alpha(settings)
-
-
-def test_what_nobody_voted_on_measures_nothing():
     # Closed by a deadline: a direction without votes is no spread of 0, which would inflate α.
     settings = defaults(1, (("w", (100,)),), N=2, K=2, warmup=2)
     state = optimizer.init(settings)
@@ -186,7 +173,11 @@ def test_what_nobody_voted_on_measures_nothing():
     assert state.carried.alpha == default_alpha(settings, math.log(3))
 
 
-def test_a_warmup_whose_last_step_is_void_measures_one_later():
+def test_a_warmup_measures_the_first_step_size_later_where_its_last_step_is_void():
+    settings = defaults(1, (("w", (100,)),), N=1, warmup=1, alpha_decay=1.0)
+    state, _, info = told(settings, tally([[1]]), steps=2)
+    assert state.carried.alpha == default_alpha(settings, math.log(3))
+    assert info.extra["alpha"] == state.carried.alpha / 2
     settings = defaults(1, (("w", (100,)),), N=2, warmup=1)
     state = replace(optimizer.init(settings), step=1)  # step 0 was given up
     state, updates, info = optimizer.tell(state, optimizer.ask(state), tally([[1, 1]]))
@@ -194,13 +185,6 @@ def test_a_warmup_whose_last_step_is_void_measures_one_later():
     state, updates, info = optimizer.tell(state, optimizer.ask(state), tally([[1, 1]]))
     assert updates[0].coef != 0.0
     assert not info.warmup
-
-
-def test_a_warmup_measures_the_first_step_size():
-    settings = defaults(1, (("w", (100,)),), N=1, warmup=1, alpha_decay=1.0)
-    state, _, info = told(settings, tally([[1]]), steps=2)
-    assert state.carried.alpha == default_alpha(settings, math.log(3))
-    assert info.extra["alpha"] == state.carried.alpha / 2
 
 
 GOLDEN = {

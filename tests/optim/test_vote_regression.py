@@ -188,15 +188,12 @@ def test_equal_rows_are_one_and_empty_rows_are_none():
     assert one.count == two.count == 15
 
 
-def test_no_votes_leave_the_prior():
+def test_widths_are_learned_and_no_votes_leave_the_prior():
     found = fit(Votes.empty(3), Prior.flat(3))
     assert not found.w.any()
     assert not direction(found).any()
     assert found.signal == pytest.approx(Prior.flat(3).signal)
-
-
-def test_the_widths_are_learned():
-    """Strong gradients find the wide prior, weak ones the narrow."""
+    # Strong gradients find the wide prior, weak ones the narrow.
     strong = fit(rows(1, 8, 120, [0.9] * 8), Prior.flat(8))
     weak = fit(rows(1, 8, 120, [0.03] * 8), Prior.flat(8))
     assert strong.weights.argmax() == 0  # the widest comes first
@@ -293,17 +290,7 @@ def test_a_fit_costs_few_passes_over_the_votes(monkeypatch):
     assert len([shape for shape in passes if shape == (4000, 17)]) <= 16
 
 
-def test_what_is_not_fitted_would_have_no_weight(monkeypatch):
-    votes = rows(7, 16, 4000, np.linspace(-0.3, 0.3, 16))
-    quick = fit(votes, Prior.blocks(16))
-    monkeypatch.setattr(vote_regression, "_HOPELESS", math.inf)
-    whole = fit(votes, Prior.blocks(16))
-    np.testing.assert_allclose(quick.w, whole.w, atol=1e-12)
-    np.testing.assert_allclose(quick.log_factor, whole.log_factor, atol=1e-9)
-    assert quick.weights.min() < 1e-26
-
-
-def test_where_newton_starts_cannot_matter():
+def test_neither_where_newton_starts_nor_what_is_not_fitted_matters(monkeypatch):
     """A width fitted after a wider one is that width fitted alone."""
     votes = rows(8, 8, 60, [0.6] * 8)
     together = fit(votes, Prior.flat(8))
@@ -311,6 +298,13 @@ def test_where_newton_starts_cannot_matter():
         alone = fit(votes, one_width(8, width / 8))
         np.testing.assert_allclose(together.modes[c], alone.modes[0], atol=1e-9)
         np.testing.assert_allclose(together.covariances[c], alone.covariances[0], atol=1e-9)
+    votes = rows(7, 16, 4000, np.linspace(-0.3, 0.3, 16))
+    quick = fit(votes, Prior.blocks(16))
+    monkeypatch.setattr(vote_regression, "_HOPELESS", math.inf)
+    whole = fit(votes, Prior.blocks(16))
+    np.testing.assert_allclose(quick.w, whole.w, atol=1e-12)
+    np.testing.assert_allclose(quick.log_factor, whole.log_factor, atol=1e-9)
+    assert quick.weights.min() < 1e-26
 
 
 def test_wrong_input_raises_one_line():
