@@ -91,19 +91,19 @@ def test_other_links_are_odd_and_finite():
                 assert all(a <= b for a, b in pairwise(found))
 
 
-def test_no_votes_give_zero_whatever_the_estimator():
+def test_no_votes_give_zero_whatever_the_estimator_and_unknown_ones_are_refused():
     for name in ("haldane", "trim"):
         assert e.inversion(name)(counts(0), counts(0)).tolist() == [0.0]
-
-
-def test_unknown_estimator_is_refused():
     with pytest.raises(UsageError, match="'mean' is unknown"):
         e.inversion("mean")
 
 
-def test_davidson_without_ties_is_haldane():
+def test_davidsons_estimate_is_haldanes_without_ties_and_takes_nu_from_their_share():
     w, l = counts(0, 1, 2, 7), counts(3, 1, 0, 2)
     assert e.davidson(w, l, 0 * w, 0.0) == pytest.approx(e.haldane(w, w + l), abs=1e-14)
+    # P(tie) = ν/(2 + ν) between equals: a share of ⅓ is ν = 1.
+    assert e.tie_nu(1e9, 3e9) == pytest.approx(1.0, abs=1e-8)
+    assert e.tie_nu(0, 0) > 0
 
 
 @given(st.floats(-3, 3), st.floats(0, 3))
@@ -114,19 +114,17 @@ def test_davidson_inverts_its_own_model(x, nu):
     assert float(e.davidson(plus, minus, tie, nu)) == pytest.approx(x, abs=1e-6)
 
 
-def test_nu_comes_from_the_share_of_ties():
-    # P(tie) = ν/(2 + ν) between equals: a share of ⅓ is ν = 1.
-    assert e.tie_nu(1e9, 3e9) == pytest.approx(1.0, abs=1e-8)
-    assert e.tie_nu(0, 0) > 0
-
-
-def test_estimates_are_averaged_after_inversion():
+def test_estimates_are_averaged_after_inversion_and_ties_are_half_a_vote_each():
     plus, minus = counts([3, 0]), counts([0, 1])
     found = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
     assert found.delta[0] == (math.log(7) - math.log(3)) / 2
+    plus, tie = counts([1, 2]), counts([2, 0])
+    minus = counts([0, 1])
+    found = e.estimate(Tally(plus, minus, tie, no(plus)))
+    assert found.delta[0] == (math.log(2.5 / 1.5) + math.log(2.5 / 1.5)) / 2
 
 
-def test_identical_counts_as_zero_and_unanswered_not_at_all():
+def test_identical_comparisons_count_as_zero_unread_and_unanswered_ones_not_at_all():
     plus = counts([1, 0, 1])
     minus = counts([0, 0, 0])
     identical = np.array([[False, True, False]])
@@ -137,27 +135,16 @@ def test_identical_counts_as_zero_and_unanswered_not_at_all():
     assert unanswered.delta[0] == math.log(3)
     assert unanswered.counted.tolist() == [2]
     assert sign.majority(Tally(plus, minus, 0 * (plus), identical)).tolist() == [1.0]
-
-
-def test_votes_on_identical_comparisons_are_not_read():
     plus, identical = counts([9, 1]), np.array([[True, False]])
     assert sign.majority(Tally(0 * plus, plus, 0 * (0 * plus), identical)).tolist() == [-1.0]
     assert e.estimate(Tally(plus, 0 * plus, 0 * plus, identical)).delta.tolist() == [
         math.log(3) / 2
     ]
-
-
-def test_nothing_counted_has_infinite_error_and_all_identical_none():
     none = counts([0, 0])
     assert e.estimate(Tally(none, none, none, no(none))).stderr.tolist() == [np.inf]
     assert e.estimate(Tally(none, none, none, ~no(none))).stderr.tolist() == [0.0]
-
-
-def test_ties_are_half_a_vote_each():
-    plus, tie = counts([1, 2]), counts([2, 0])
-    minus = counts([0, 1])
-    found = e.estimate(Tally(plus, minus, tie, no(plus)))
-    assert found.delta[0] == (math.log(2.5 / 1.5) + math.log(2.5 / 1.5)) / 2
+    found = e.estimate(Tally(counts([1]), counts([0]), counts([0]), np.array([[False]])))
+    assert found.stderr[0] > 0.8
 
 
 def test_leading_axes_are_repetitions():
@@ -185,11 +172,6 @@ def test_standard_error_is_the_spread_of_the_estimate():
                 found = e.estimate(tally, e.inversion(smoothing))
                 ratio = np.sqrt((found.stderr**2).mean()) / found.delta.std()
                 assert 0.9 < ratio < 1.3
-
-
-def test_one_unanimous_comparison_still_has_an_error():
-    found = e.estimate(Tally(counts([1]), counts([0]), counts([0]), np.array([[False]])))
-    assert found.stderr[0] > 0.8
 
 
 def test_null_spread_is_exact():
@@ -224,20 +206,14 @@ def draw_votes(seed: int, w: Floats, n: int) -> tuple[Floats, Floats]:
     return x, (rng.random(n) < 1 / (1 + np.exp(-x @ w))).astype(float)
 
 
-def test_half_ties_shift_the_log_odds():
+def test_ties_shift_the_log_odds_by_halves_or_as_davidson_has_it():
     # 6 + 2 halves against 2 + 2 halves
     assert bt.newton(*pair_counts(6, 2, 4), ridge=1e-9).weights[0] == pytest.approx(log(8 / 4))
-
-
-def test_davidson_has_its_closed_form():
     # At x = 1 throughout three free frequencies are fitted by two numbers and one constraint:
     # P ∝ (e^{w/2}, e^{−w/2}, ν) gives w = log(6/2) and ν = 4/√(6·2).
     fit = bt.newton(*pair_counts(6, 2, 4), ridge=1e-9, ties="davidson")
     assert fit.weights[0] == pytest.approx(log(3))
     assert np.exp(fit.weights[1]) == pytest.approx(4 / 12**0.5)
-
-
-def test_davidson_without_ties_is_bradley_and_terry():
     x, y = draw_votes(1, np.array([1.0, -2.0]), 200)
     who, asked = ["ann"] * 200, [str(i) for i in range(200)]
     one, other = (

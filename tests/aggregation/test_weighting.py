@@ -197,11 +197,16 @@ def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one():
                     assert shares == [4 / 7, 1 / 7]
 
 
-def test_without_knowing_the_voters_there_is_no_share():
+def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
     settings = defaults(3, (("z", (4,)),), K=1, N=2)
     state = optimizer.init(settings)
     tally = make_votes([[[PLUS, MINUS]]]).tally()
     assert optimizer.tell(state, optimizer.ask(state), tally)[2].flip_share is None
+    state = optimizer.init(defaults(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
+    with pytest.raises(UsageError, match="needs to know who voted how"):
+        optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
+    with pytest.raises(UsageError, match="equal learns no weights"):
+        weighted_votes.learn_weights("equal", History.empty(2))
 
 
 # ---- settings ----
@@ -217,12 +222,6 @@ def test_what_does_not_fit_is_refused_in_one_line(changes, words):
     with pytest.raises(UsageError, match=words) as found:
         defaults(1, (("z", (4,)),), **changes)
     assert "\n" not in str(found.value)
-
-
-def test_a_weighting_without_voters_is_refused():
-    state = optimizer.init(defaults(1, (("z", (4,)),), rule="known", N=2, weighting="skill"))
-    with pytest.raises(UsageError, match="needs to know who voted how"):
-        optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
 
 
 @pytest.mark.parametrize("kind", registry.LEARNED)
@@ -310,8 +309,9 @@ def codes(found):
     return [flag.code for flag in found]
 
 
-def test_nothing_is_odd_about_somebody_of_whom_nothing_is_known():
+def test_of_whom_nothing_is_known_nothing_is_odd():
     assert flags(Conduct()) == ()
+    assert at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
 
 
 def test_each_sign_has_an_edge():
@@ -341,12 +341,9 @@ def test_each_sign_has_an_edge():
             assert code not in codes(flags(fine, usual))
 
 
-def test_a_run_is_longer_by_chance_in_a_longer_record():
+def test_a_run_is_longer_by_chance_in_a_longer_record_and_a_flag_says_what_was_counted():
     assert "run" in codes(flags(Conduct(run=15, left=(50, 100))))
     assert "run" not in codes(flags(Conduct(run=15, left=(500, 1000))))
-
-
-def test_a_flag_says_what_was_counted():
     assert flags(Conduct(left=(30, 32))) == (
         Flag("side", "chose the left side in 30 of 32 answers"),
     )
@@ -362,10 +359,6 @@ def test_a_right_answer_never_speaks_for_chance(gold, repeat, rest):
         Conduct(gold=(gold, 12), repeat=(repeat, 20), rest=(rest + 1, 61)),
     ):
         assert at_random(more, usual) < at_random(before, usual)
-
-
-def test_where_the_panel_is_unknown_the_others_votes_say_nothing():
-    assert at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
 
 
 @pytest.mark.parametrize(
@@ -529,15 +522,12 @@ def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistrib
     assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
 
 
-def test_two_hostile_of_seven_are_turned_round_with_many_votes_and_never_with_few():
+def test_few_votes_leave_the_prior_and_many_turn_two_hostile_of_seven_round():
     beta = np.repeat([[1.0] * 5 + [-1.0] * 2], 40, axis=0)
     many = rationality_weights(draw_history(beta, 150, seed=2)).mean(0)
     assert many[:5].min() > 0.7 and many[5:].max() < -0.3
     few = rationality_weights(draw_history(beta, 4, seed=3))
     assert few.min() >= 0
-
-
-def test_the_prior_dominates_a_handful_of_votes():
     weights = rationality_weights(draw_history(np.full((30, 6), 1.0), 3, seed=4))
     assert np.abs(weights - 1).mean() < 0.25
 
@@ -547,11 +537,6 @@ def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot():
     gained = weights_gain(rationality_weights(draw_history(beta, 100, seed=6)), beta)
     assert gained.mean() > 1.2
     assert gained.mean() < weights_gain(beta, beta).mean()
-
-
-def test_what_learns_nothing_is_refused():
-    with pytest.raises(UsageError, match="equal learns no weights"):
-        weighted_votes.learn_weights("equal", History.empty(2))
 
 
 # ---- rationality ----
@@ -592,7 +577,10 @@ def test_ties_say_nothing_of_beta():
 
 
 def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path):
-    run, ledger, policy = start(tmp_path, weighting="rationality", M=2)
+    _, ledger, _ = start(tmp_path)
+    assert voter_report.voters(ledger) == ()
+    ledger.close()
+    run, ledger, policy = start(tmp_path, "voted.db", weighting="rationality", M=2)
     seen = []
     go(run, ledger, policy, panel_of(ledger, 4), until_step=3, on_step=seen.append)
     rows = voter_report.voters(ledger)
@@ -604,10 +592,4 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
     heads, lines = voter_report.table(rows)
     assert len(lines) == 4 and all(len(line) == len(heads) for line in lines)
     assert [line[1] for line in lines] == [row.votes for row in rows]
-    ledger.close()
-
-
-def test_nobody_voted_is_an_empty_table(tmp_path):
-    _, ledger, _ = start(tmp_path)
-    assert voter_report.voters(ledger) == ()
     ledger.close()

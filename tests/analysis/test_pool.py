@@ -79,13 +79,6 @@ def select(*arguments: object) -> int:
 # ---- the loop ----
 
 
-@pytest.mark.full
-def test_answer_a_is_likelier_where_a_particle_likes_its_side():
-    """Particles by questions: σ(δᵀx), questions by particles."""
-    x, delta = np.array([[1.0, 0.0], [0.0, -2.0]]), np.array([[3.0, 1.0]])
-    assert acquisition.chances(x, delta) == pytest.approx(special.expit([[3.0, -2.0]]))
-
-
 def test_rounds_find_what_the_answers_like(some, tmp_path, capsys):
     out = tmp_path / "next.jsonl"
     begin = ("--features", "columns:x,y", "--out", out, "--count", 6, "--tau", 3)
@@ -288,13 +281,20 @@ def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path):
     assert done.seen.left_out["a copy of another pair"] == 2
 
 
-def test_constant_features_leave_nothing_to_ask(tmp_path, capsys):
+def test_features_that_are_constant_or_no_numbers_are_named(tmp_path, capsys):
     texts = [{"prompt": "Well?", "a": f"same {i}", "b": f"size {i}"} for i in range(4)]
     path = lines(tmp_path / "p.jsonl", texts)
     assert select(path, "--features", "length", "--out", tmp_path / "n.jsonl") == 0
     message = capsys.readouterr().out
     assert "4 no difference in any feature" in message and "nothing is left to ask" in message
     assert (tmp_path / "n.jsonl").read_text() == ""
+    rows = [
+        {"prompt": "x", "a": "y", "b": "z", "a_features": {"x": 1e999}, "b_features": {"x": 0}}
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(rows[0]).replace("Infinity", "1e999") + "\n")
+    with pytest.raises(UsageError, match="feature x is inf"):
+        pool.differences_from_columns(("x",))(list(pool.read(path)))
 
 
 def thousands(count: int) -> Iterator[dict[str, Any]]:
@@ -405,16 +405,6 @@ def test_a_selection_keeps_its_settings(some, tmp_path, capsys):
     assert "version None" in capsys.readouterr().err
 
 
-def test_a_feature_that_is_no_number_is_named(tmp_path):
-    rows = [
-        {"prompt": "x", "a": "y", "b": "z", "a_features": {"x": 1e999}, "b_features": {"x": 0}}
-    ]
-    path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps(rows[0]).replace("Infinity", "1e999") + "\n")
-    with pytest.raises(UsageError, match="feature x is inf"):
-        pool.differences_from_columns(("x",))(list(pool.read(path)))
-
-
 TRUE = math.log(2 * math.pi * math.e)
 """Entropy of N(0, I₂): 2 · ½ log 2πe = 2.838 nats."""
 
@@ -445,17 +435,22 @@ def random_answers(count: int = 12, dim: int = 2) -> BradleyTerry:
 # ---- posterior ----
 
 
-def test_the_likelihood_at_zero_is_a_coin():
+def test_laplace_is_the_prior_without_answers_and_arrives_where_newton_overshoots():
     target = random_answers(9)
     assert target.log_likelihood(np.zeros((1, 2)))[0] == pytest.approx(-9 * math.log(2))
-
-
-def test_delta_is_winner_minus_loser():
-    target = BradleyTerry.of([[1.0, 0.0]], ["A"])
+    mode, covariance = BradleyTerry.prior(3, tau=2.0).laplace()
+    assert mode.tolist() == [0, 0, 0]
+    assert np.allclose(covariance, 4 * np.eye(3), rtol=1e-12)
+    # Far apart and never contradicted: the log-density is flat far out, and a full step jumps.
+    target = BradleyTerry(np.array([[300.0], [-1.0]]), np.array([50.0, 40.0]), 100.0)
     mode, _ = target.laplace()
+    assert abs(target.score(mode[None])[0, 0]) < 1e-6
+    mode, _ = BradleyTerry.of([[1.0, 0.0]], ["A"]).laplace()
     assert mode[0] > 0 == mode[1]
     mode, _ = BradleyTerry.of([[1.0, 0.0]], ["B"]).laplace()
     assert mode[0] < 0
+    rows, weight = orient(np.ones((2, 3)), ["skip", "skip"])
+    assert rows.shape == (0, 3) and weight.shape == (0,)
 
 
 @given(st.integers(0, 30), st.floats(0.1, 5))
@@ -469,30 +464,18 @@ def test_the_score_is_the_gradient(count, tau):
         assert target.score(w)[:, axis] == pytest.approx(slope, rel=1e-5, abs=1e-6)
 
 
-def test_sums_in_parts_are_the_sum(monkeypatch):
+def test_sums_and_steps_in_blocks_are_those_of_the_whole(monkeypatch):
     target, w = random_answers(50), normals("w", 7, 2)
-    whole = target.log_density(w), target.score(w)
+    density, score = target.log_density(w), target.score(w)
+    start = svgd.Sampler(np.zeros(2), np.ones(2)).draw(30, bytes(16))
+    whole = svgd.step(Gaussian(2), start, 0.5)
     monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 21)  # three answers at a time
-    assert target.log_density(w) == pytest.approx(whole[0], rel=1e-12)
-    assert target.score(w) == pytest.approx(whole[1], rel=1e-12)
-
-
-def test_laplace_of_no_answers_is_the_prior():
-    mode, covariance = BradleyTerry.prior(3, tau=2.0).laplace()
-    assert mode.tolist() == [0, 0, 0]
-    assert np.allclose(covariance, 4 * np.eye(3), rtol=1e-12)
-
-
-def test_laplace_arrives_where_newton_overshoots():
-    # Far apart and never contradicted: the log-density is flat far out, and a full step jumps.
-    target = BradleyTerry(np.array([[300.0], [-1.0]]), np.array([50.0, 40.0]), 100.0)
-    mode, _ = target.laplace()
-    assert abs(target.score(mode[None])[0, 0]) < 1e-6
-
-
-def test_skips_say_nothing():
-    rows, weight = orient(np.ones((2, 3)), ["skip", "skip"])
-    assert rows.shape == (0, 3) and weight.shape == (0,)
+    assert target.log_density(w) == pytest.approx(density, rel=1e-12)
+    assert target.score(w) == pytest.approx(score, rel=1e-12)
+    monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 100)
+    parts = svgd.step(Gaussian(2), start, 0.5)
+    assert np.allclose(parts.x, whole.x, rtol=1e-12)
+    assert np.allclose(parts.log_q, whole.log_q, rtol=1e-9)
 
 
 def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
@@ -538,22 +521,16 @@ def test_wrong_input_is_refused():
 # ---- entropy ----
 
 
-def test_entropy_of_normal_numbers():
+def test_entropy_is_that_of_normal_numbers_and_moves_with_scale():
     """Nearest neighbours and Gaussian: means of 20 draws within ±.05, each within ±.15."""
     draws = normals("entropy", 20, 2000, 2)
     for estimate in (entropy.nearest, entropy.gaussian):
         found = np.array([estimate(x) for x in draws])
         assert abs(found.mean() - TRUE) < 0.05
         assert np.abs(found - TRUE).max() < 0.15
-
-
-def test_entropy_moves_with_scale():
     x = normals("scale", 300, 3)
     for estimate in (entropy.nearest, entropy.gaussian):
         assert estimate(5 * x) - estimate(x) == pytest.approx(3 * math.log(5))
-
-
-def test_entropy_of_a_plane_is_minus_infinity():
     x = np.zeros((50, 2))
     x[:, 0] = np.arange(50)
     assert entropy.gaussian(x) == -math.inf
@@ -618,19 +595,10 @@ def test_particles_over_a_posterior_match_it():
     assert (again.x == x).all()
 
 
-def test_steps_in_blocks_are_the_step(monkeypatch):
-    start = svgd.Sampler(np.zeros(2), np.ones(2)).draw(30, bytes(16))
-    whole = svgd.step(Gaussian(2), start, 0.5)
-    monkeypatch.setattr("szpo.analysis.posterior.BLOCK", 100)
-    parts = svgd.step(Gaussian(2), start, 0.5)
-    assert np.allclose(parts.x, whole.x, rtol=1e-12)
-    assert np.allclose(parts.log_q, whole.log_q, rtol=1e-9)
-
-
 # ---- selection ----
 
 
-def test_bald_by_hand():
+def test_gains_by_hand():
     # p = σ(0), σ(log 3) = ½, ¾; H(5/8) − (H(½) + H(¾))/2
     x = np.array([[0.0], [math.log(3)]])
 
@@ -640,15 +608,15 @@ def test_bald_by_hand():
     assert acquisition.bald(x, np.ones((1, 1)))[0] == pytest.approx(
         h(5 / 8) - (h(0.5) + h(0.75)) / 2
     )
-
-
-def test_entropy_gain_of_two_particles_by_hand():
     # s = ±1 with p = σ(±1) = .731, .269: either answer has probability ½ and leaves the variance
     # 1 − (.731 − .269)² of s: the gain is −½ log(1 − .4621²).
     x = np.array([[1.0], [-1.0]])
     tilt = math.tanh(0.5)
     found = acquisition.entropy_gain(x, np.ones((1, 1)))[0]
     assert found == pytest.approx(-0.5 * math.log(1 - tilt**2))
+    # Particles by questions: σ(δᵀx), questions by particles.
+    x, delta = np.array([[1.0, 0.0], [0.0, -2.0]]), np.array([[3.0, 1.0]])
+    assert acquisition.chances(x, delta) == pytest.approx(special.expit([[3.0, -2.0]]))
 
 
 @pytest.mark.parametrize("rule", acquisition.RULES)

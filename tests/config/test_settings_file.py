@@ -141,7 +141,7 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
     assert settings_file.parse_assignment(text) == {section: {key: value}}
 
 
-def test_refusals_say_what_is_wrong() -> None:
+def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
     cases = [
         (["optimizer.sigmaa=1"], 'unknown key "sigmaa" in [optimizer]'),
         (
@@ -171,6 +171,10 @@ def test_refusals_say_what_is_wrong() -> None:
     for sets, words in cases:
         with case(sets, words), pytest.raises(UsageError, match=re.escape(words)):
             settings_file.load(sets=sets)
+    with pytest.raises(UsageError, match=r"\(and 2 more\)$"):
+        settings_file.load(sets=["mu=0", "comparisons=0", "panel.size=0"])
+    with pytest.raises(UsageError, match=re.escape('no preset "demmo"; did you mean "demo"?')):
+        settings_file.load(preset_name="demmo")
 
 
 def test_a_run_ends_with_whichever_of_votes_and_steps_comes_first() -> None:
@@ -184,16 +188,6 @@ def test_a_settings_file_of_endless_size_is_not_read(tmp_path: Path) -> None:
     path.write_text("#" * 1_000_001)
     with pytest.raises(UsageError, match="1,000,001 bytes; at most 1,000,000 are read"):
         settings_file.load(path)
-
-
-def test_several_mistakes_are_counted() -> None:
-    with pytest.raises(UsageError, match=r"\(and 2 more\)$"):
-        settings_file.load(sets=["mu=0", "comparisons=0", "panel.size=0"])
-
-
-def test_unknown_preset_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=re.escape('no preset "demmo"; did you mean "demo"?')):
-        settings_file.load(preset_name="demmo")
 
 
 def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():

@@ -71,14 +71,11 @@ def test_pairs_of_a_ranking_give_the_ranking_back(ranks):
 # ---- HH-RLHF ----
 
 
-def test_hh_prompt_reaches_to_the_last_assistant():
+def test_hh_records_become_pairs_from_the_last_assistant_on(tmp_path):
     assert hh_rlhf.split("\n\nHuman: a\n\nAssistant: b") == ("\n\nHuman: a\n\nAssistant:", " b")
     prompt, answer = hh_rlhf.split(CHAT + " No.\n\nReally: no.")
     assert (prompt, answer) == (CHAT, " No.\n\nReally: no.")
     assert hh_rlhf.parse_turns(prompt) == TURNS
-
-
-def test_hh_records_become_pairs(tmp_path):
     record = {"chosen": CHAT + " Knock, knock.", "rejected": CHAT + " No."}
     for name in ("train.jsonl", "train.jsonl.gz"):
         found = preference_files.read(file(tmp_path, [record, "\n", record], name), "hh")
@@ -90,9 +87,6 @@ def test_hh_records_become_pairs(tmp_path):
     same = {"chosen": CHAT + " No.", "rejected": CHAT + " No. "}
     found = preference_files.read(file(tmp_path, [same]), "hh")
     assert (found.pairs, found.ties) == ((), 1)
-
-
-def test_hh_turns_without_words_or_of_one_speaker_are_joined():
     odd = "\n\nHuman: One.\n\nHuman: Two.\n\nAssistant:\n\nHuman: Three.\n\nAssistant:"
     assert hh_rlhf.parse_turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
 
@@ -457,30 +451,24 @@ CONTROL = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 RUN = ["=1+1", "+1", "-1", "@sum", "＝1", "  =1", "\ufeff=1", "\u200b@x", "'quoted", "\xa0-2"]
 
 
-def test_a_cell_never_begins_with_a_control_character():
+def test_what_a_spreadsheet_would_run_is_text_whatever_it_hides_behind():
+    for text in RUN:
+        with case(text):
+            assert spreadsheets.guard(text) == f"'{text}"
     for first in CONTROL:
         with case(first):
             assert spreadsheets.guard(f"{first}=1+1") == f"'{first}=1+1"
             assert spreadsheets.guard(first) == f"'{first}"
-
-
-def test_what_a_spreadsheet_would_run_is_text():
-    for text in RUN:
-        with case(text):
-            assert spreadsheets.guard(text) == f"'{text}"
-
-
-UNSEEN = (
-    "\xad\u034f\u061c\u115f\u1160\u180e\u2066\u2069\u206a\u3164\ufe0f\uffa0\ufff9\u2028\U000e0020"
-)
-
-
-def test_no_sign_of_a_formula_hides_behind_characters_that_are_not_seen():
     for sign in "=+-@＝＋－＠﹢﹣﹦﹫−⁼₌⁺":
         with case(sign):
             for before in ("", *UNSEEN, UNSEEN):
                 assert spreadsheets.guard(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
                 assert spreadsheets.guard(f"{before}1{sign}1") == f"{before}1{sign}1"
+
+
+UNSEEN = (
+    "\xad\u034f\u061c\u115f\u1160\u180e\u2066\u2069\u206a\u3164\ufe0f\uffa0\ufff9\u2028\U000e0020"
+)
 
 
 @pytest.mark.parametrize("text", ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"])

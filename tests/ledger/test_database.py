@@ -79,10 +79,14 @@ def check_file(run):
     assert run.query("PRAGMA recursive_triggers")[0]["recursive_triggers"] == 1
 
 
-def test_every_table_is_strict(run):
+def test_tables_are_strict_and_a_row_belongs_to_one_that_exists(run):
     for row in run.query("PRAGMA table_list"):
         if row["schema"] == "main" and not row["name"].startswith("sqlite_"):
             assert row["strict"], row["name"]
+    with pytest.raises(IntegrityError), run.transaction():
+        run.append(
+            "amendments", {"vote": 1, "action": "exclude", "reason": "x", "actor": "a", "at_us": 1}
+        )
 
 
 def test_an_existing_file_is_never_overwritten(run):
@@ -190,21 +194,15 @@ def tensor(name):
     }
 
 
-def test_append_needs_a_transaction_and_finite_numbers(run):
+def test_append_needs_a_transaction_finite_numbers_and_marks_what_utf8_cannot_hold(run):
     with pytest.raises(UsageError, match="open a transaction"):
         run.append("tensors", tensor("a"))
     with pytest.raises(RunError, match=r"updates\.coef is nan"), run.transaction():
         run.append("updates", {"coef": float("nan")})
-
-
-def test_text_that_utf8_cannot_hold_is_stored_marked(run):
+    assert str(rows.plain("updates", "coef", -0.0)) == "0.0"
     with run.transaction():
         run.append("tensors", tensor("half \ud800 pair"))
     assert list(stored_tensors(run)) == ["half ? pair"]
-
-
-def test_minus_zero_is_hashed_as_sqlite_stores_it():
-    assert str(rows.plain("updates", "coef", -0.0)) == "0.0"
 
 
 def test_events_chain_from_the_spec(run):
@@ -241,16 +239,12 @@ def test_a_step_only_goes_forward(run):
         run.execute("DELETE FROM steps")
 
 
-def test_steps_leave_no_gap_and_one_is_in_preparation(run):
+def test_steps_leave_no_gap_and_take_answers_of_their_own_weights_alone(run):
     epoch = plan_step(run)
     with pytest.raises(IntegrityError, match="no gap"):
         plan_step(run, 2, epoch)
     with pytest.raises(IntegrityError, match="UNIQUE"):
         plan_step(run, 1, epoch)
-
-
-def test_answers_of_other_weights_are_refused(run):
-    epoch = plan_step(run)
     steps.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="planned from"):
         steps.store(run, epoch, 0, (), "f" * 64, then_open=True)
@@ -270,13 +264,16 @@ def test_an_operator_needs_a_reason(run):
 # ---- the lease ----
 
 
-def test_one_controller_at_a_time(run):
+def test_one_controller_at_a_time_and_a_clock_that_jumped_back_locks_nobody_out(run):
     first = lease.acquire(run, "one:1:a", ttl_us=60_000_000)
     with pytest.raises(LeaseError, match="run by one:1:a") as caught:
         lease.acquire(run, "two:1:b")
     assert caught.value.exit_code == 3
     lease.release(run, first)
-    assert lease.acquire(run, "two:1:b").epoch == first.epoch + 1
+    second = lease.acquire(run, "two:1:b", ttl_us=60_000_000)
+    assert second.epoch == first.epoch + 1
+    run.clock.now -= 86_400_000_000
+    lease.acquire(run, "one:1:a", ttl_us=60_000_000)
 
 
 def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
@@ -294,12 +291,6 @@ def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
     lease.release(run, old)  # must not take the run from its new holder
     assert lease.controller(run)["lease"] == "two:1:b"
     steps.begin(run, new.epoch, 0)
-
-
-def test_a_clock_that_jumped_back_locks_nobody_out(run):
-    lease.acquire(run, "one:1:a", ttl_us=60_000_000)
-    run.clock.now -= 86_400_000_000
-    lease.acquire(run, "two:1:b", ttl_us=60_000_000)
 
 
 def test_a_dead_process_of_this_host_holds_nothing(run):
@@ -341,13 +332,6 @@ def test_a_run_is_read_where_no_file_can_be_written_beside_it(run, tmp_path):
             assert ledger.run == run.run
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_row_belongs_to_one_that_exists(run):
-    with pytest.raises(IntegrityError), run.transaction():
-        run.append(
-            "amendments", {"vote": 1, "action": "exclude", "reason": "x", "actor": "a", "at_us": 1}
-        )
 
 
 def test_a_copy_for_reading_has_no_name_that_a_kill_could_leave(run, tmp_path, monkeypatch):

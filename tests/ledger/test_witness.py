@@ -105,12 +105,6 @@ def test_the_whole_record_is_sound(run, capsys):
     assert "cannot check whether" not in capsys.readouterr().out
 
 
-def test_the_log_removed_altogether_is_noticed(run):
-    log_of(run).unlink()
-    with pytest.raises(IntegrityError, match="acknowledged events are missing"):
-        Ledger.open(run)
-
-
 @pytest.mark.full
 def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
     missing = witness.read(run).head.event - short(run)

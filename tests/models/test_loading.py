@@ -103,14 +103,16 @@ def test_four_bit_weights_compute_about_the_same(tmp_path):
     assert 0 < error < 0.5
 
 
-def test_missing_models_are_one_line(tmp_path):
+def test_what_is_no_model_is_one_line(tmp_path):
     assert "not found" in refusal(tmp_path / "absent")
     assert "smollm2, tiny, a local folder" in refusal("smolm2")
+    assert "no *.safetensors file" in refusal(tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
     assert "give the folder" in refusal(file)
     assert "dtype must be one of fp32, bf16, fp16" in refusal(tmp_path, dtype="int8")
     assert "quantization must be one of nf4, fp4" in refusal(tmp_path, quantization="int4")
+    assert "adapter folder" in refusal("no/such", adapter=tmp_path / "absent")
 
 
 def test_the_hub_out_of_reach_is_one_line(monkeypatch):
@@ -129,10 +131,6 @@ def test_pickle_files_are_refused_and_never_read(tmp_path, suffix):
     (tmp_path / f"model{suffix}").write_bytes(b"anything")
     message = refusal(tmp_path)
     assert "pickle files are refused" in message and "save_pretrained" in message
-
-
-def test_a_folder_without_weights(tmp_path):
-    assert "no *.safetensors file" in refusal(tmp_path)
 
 
 def cut(data: bytes) -> bytes:
@@ -230,10 +228,6 @@ def test_other_adapters_are_refused(tmp_path, settings, words):
         loading.read_adapter(adapter(tmp_path, settings))
 
 
-def test_a_missing_adapter_is_reported_before_the_model_is_loaded(tmp_path):
-    assert "adapter folder" in refusal("no/such", adapter=tmp_path / "absent")
-
-
 # --- smollm2 and the cache -----------------------------------------------------------------------
 
 
@@ -282,20 +276,14 @@ def test_smollm2_answers():
 # --- text ----------------------------------------------------------------------------------------
 
 
-def test_prompts_go_through_the_chat_template():
+def test_prompts_go_through_the_chat_template_or_are_paragraphs():
     words = tiny_models.tokenizer()
     ids = loading.encode(words, Prompt((("system", "w7"), ("user", "w8 w9"))))
     assert words.decode(list(ids)).split() == ["<system>", "w7", "<user>", "w8", "w9",
                                                "<assistant>"]  # fmt: skip
-
-
-def test_without_a_template_turns_are_paragraphs():
     words = tiny_models.tokenizer(chat=False)
     assert loading.encode(words, Prompt((("user", "w8"), ("user", "w9")))) == (8, 9)
     assert loading.encode(words, Prompt.user("")) == (words.bos_token_id,)
-
-
-def test_a_template_that_refuses_is_one_line():
     words = tiny_models.tokenizer()
     words.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(UsageError, match="chat template refuses the prompt: no system turns"):
