@@ -64,11 +64,6 @@ def test_sentiment_and_reading_ease_know_their_ends():
     assert value("readability", "Rainy considerations.") == pytest.approx(-91.295)
 
 
-def test_tokens_are_those_of_the_named_model(tmp_path):
-    tiny_models.tokenizer().save_pretrained(tmp_path)
-    assert value(f"tokens:{tmp_path}", "w1 w2 w3") == 3
-
-
 def test_what_cannot_be_read_is_reported():
     cases = [
         ("lngth", "no feature 'lngth'; did you mean \"length\""),
@@ -100,7 +95,13 @@ class Point:
         return lambda argument: lambda prompt, answer: len(answer.text) * float(argument or 1)
 
 
-def test_own_features_come_by_entry_point(monkeypatch):
+def test_features_read_models_packages_and_checks_of_form(tmp_path, monkeypatch):
+    assert value("verify:no_comma+question", "Rain again?") == 1
+    with pytest.raises(UsageError, match="needs checks"):
+        parse("verify")
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    assert value(f"tokens:{tmp_path}", "w1 w2 w3") == 3
+
     def points(group: str) -> list[Point]:
         return [Point()] if group == "szpo.features" else []
 
@@ -108,12 +109,6 @@ def test_own_features_come_by_entry_point(monkeypatch):
     assert value("loudness:2", "abc") == 6
     with pytest.raises(UsageError, match=r"there are: length, .*, loudness"):
         parse("whispering")
-
-
-def test_checks_of_form_are_features_where_the_simulators_are():
-    assert value("verify:no_comma+question", "Rain again?") == 1
-    with pytest.raises(UsageError, match="needs checks"):
-        parse("verify")
 
 
 def batch(*pairs: tuple[str, str]) -> Comparison:

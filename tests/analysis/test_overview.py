@@ -50,15 +50,12 @@ def test_shares_of_small_panels_have_the_intervals_that_were_published(hits, of,
     assert found.unsure() == (low <= 0.5 <= high)
 
 
-def test_log_odds_stay_finite_when_all_votes_agree():
+def test_intervals_are_given_where_there_are_some():
     found = log_odds(3, 3)
     assert found.value == pytest.approx(math.log(7))
     half = 1.96 * math.sqrt(1 / 3.5 + 1 / 0.5)
     assert (found.low, found.high) == pytest.approx((math.log(7) - half, math.log(7) + half))
     assert log_odds(0, 0).value is None
-
-
-def test_quantiles_and_rates_give_no_interval_they_do_not_have():
     assert quantile([5.0], 0.5).low is None
     ten = quantile([float(i) for i in range(1, 11)], 0.5)
     # n q ± 1.96 √(n q (1 − q)) = 5 ± 3.1: the second and the tenth of ten ordered values.
@@ -66,12 +63,15 @@ def test_quantiles_and_rates_give_no_interval_they_do_not_have():
     none = rate(0, 2.0)
     assert (none.value, none.low) == (0.0, 0.0)
     assert none.high == pytest.approx(-math.log(0.025) / 2)
+    found = intervals.mean([0.0, 1.0] * 8)  # s² = 16/15 · 1/4, over 16 values
+    assert (found.value, found.n) == (0.5, 16)
+    assert found.high - found.value == pytest.approx(1.96 * (4 / 15 / 16) ** 0.5)
 
 
 # ---- agreement ----
 
 
-def test_pairwise_agreement_and_alpha_by_hand():
+def test_agreement_and_alpha_by_hand():
     # Two comparisons of three votes: ++− and +++; ties are no side, and say something to α only.
     votes = [
         ballot(i, verdict, comparison=c, panelist=f"P-0{i % 3}")
@@ -88,15 +88,9 @@ def test_pairwise_agreement_and_alpha_by_hand():
     # n = 8, totals + 6, − 1, tie 1; Σ disagreeing = 4/2 + 0 + 2 = 4; 64 − 38 = 26.
     assert found["alpha"].value == pytest.approx(1 - 7 * 4 / 26)
     assert found["alpha"].n == 3
-
-
-def test_alpha_is_one_in_agreement_and_none_where_nothing_differs():
     assert agreement.alpha(map(Counter, ("pp", "mm"))).value == 1.0
     assert agreement.alpha(map(Counter, ("pp", "pp"))).value is None
     assert agreement.alpha(map(Counter, "pm")).n == 0
-
-
-def test_agreement_across_comparisons_pairs_no_vote_with_one_on_the_same_comparison():
     votes = [
         ballot(1, "plus", comparison="a"),
         ballot(2, "minus", comparison="a"),
@@ -194,7 +188,7 @@ def test_votes_are_read_along_the_path():
     assert [v["unanimous"] for v in found["values"]] == [True, False, False]
 
 
-def test_only_the_last_ten_steps_are_pooled():
+def test_only_the_last_ten_steps_are_pooled_and_the_better_side_comes_from_agreement():
     votes = [ballot(i, "plus" if i < 3 else "minus", step=i) for i in range(13)]
     rows = [step(i, headings=(0.5,)) for i in range(13)]
     found = overview.overview(page(votes, rows))["improving"]
@@ -202,9 +196,6 @@ def test_only_the_last_ten_steps_are_pooled():
     assert not found["heading"].unsure()
     # One vote a step has no other comparison of its direction to agree with.
     assert found["better_side"].of == 0
-
-
-def test_the_better_side_comes_from_agreement():
     votes = [ballot(i, "minus" if i % 4 == 3 else "plus", n=i, step=i // 4) for i in range(40)]
     found = overview.overview(page(votes, [step(i, n=4) for i in range(10)]))["improving"]
     # In each step three of six pairs agree: a = ½, chance.
@@ -254,16 +245,13 @@ def test_programs_do_not_make_people_look_fast():
     assert overview.overview(alone)["speed"]["median"].n == 50
 
 
-def test_before_five_votes_the_words_tell_the_cost():
+def test_cost_is_told_from_words_before_five_votes_and_in_money_where_there_is_pay():
     found = overview.overview(page([ballot(1, "plus", dwell_ms=1)]))["cost"]
     assert not found["measured"]
     assert found["seconds_per_vote"].value == 60.0  # 238 words
     assert (
         overview.overview(page([]))["cost"]["seconds_per_vote"].value == 120.0
     )  # as planned: 476
-
-
-def test_money_to_finish_is_that_of_votes_and_hours():
     votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
     rows = [step(0), step(1)]
     found = overview.overview(page(votes, rows, pay_per_hour=12.0, pay_per_vote=0.5))["cost"]
@@ -366,7 +354,7 @@ def voted(tmp_path):
     return stage
 
 
-def test_votes_of_the_open_round_stay_hidden(voted):
+def test_the_evidence_of_a_ledger_is_that_of_its_record(voted):
     shut, live = evidence.read(voted.ledger), evidence.read(voted.ledger, live=True)
     assert (len(list(shut.votes)), len(shut.run.hidden_us)) == (12, 1)
     assert (len(list(live.votes)), len(live.run.hidden_us)) == (13, 0)
@@ -377,9 +365,6 @@ def test_votes_of_the_open_round_stay_hidden(voted):
         found["progress"]["step"],
     ) == (12, 3, 3)
     assert found["progress"]["votes_left"] == 97 * 4 - 1
-
-
-def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted):
     rows = evidence.read(voted.ledger).steps
     assert rows[0].headings == ()
     # After one step the path is ±v₀: how v₁ lies to it follows from the directions alone.
@@ -388,16 +373,16 @@ def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted):
     cosine = float(v0 @ v1) / float((v0 @ v0) * (v1 @ v1)) ** 0.5
     assert rows[1].headings == pytest.approx((cosine,), abs=1e-6)
     assert all(row.distinct and row.length for row in rows[:3])
-
-
-def test_words_are_those_of_rows_that_differ(voted):
     found = next(iter(evidence.read(voted.ledger).votes))
     # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"
     assert (found.words_plus, found.words_minus) == (36, 36)
     assert found.words == 72 + 6
-
-
-def test_a_changed_vote_stands_once(voted):
+    pauses.pause(voted.ledger, "olga", "lunch")
+    voted.clock.forward(600)
+    pauses.unpause(voted.ledger, "olga")
+    (begin, end), = evidence.read(voted.ledger).run.pauses  # fmt: skip
+    assert end is not None
+    assert 600 * S <= end - begin < 601 * S
     service = voted.site.service
     person = service.enroll("person", "P-02")
     seat = service.assign(person)
@@ -409,15 +394,6 @@ def test_a_changed_vote_stands_once(voted):
     assert [(b.revision, b.verdict, b.standing, b.counted) for b in own] == [
         (0, "plus", False, False), (1, "minus", True, True)
     ]  # fmt: skip
-
-
-def test_pauses_come_from_the_record(voted):
-    pauses.pause(voted.ledger, "olga", "lunch")
-    voted.clock.forward(600)
-    pauses.unpause(voted.ledger, "olga")
-    (begin, end), = evidence.read(voted.ledger).run.pauses  # fmt: skip
-    assert end is not None
-    assert 600 * S <= end - begin < 601 * S
 
 
 @pytest.fixture(scope="module")
@@ -495,9 +471,3 @@ def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path):
         (order,) = orders.orders(ledger)
         assert (order.kind, order.by) == ("final", "szpo run")
         assert measured(path) == before  # nothing was drawn anew
-
-
-def test_the_interval_of_a_mean_is_its_standard_error():
-    found = intervals.mean([0.0, 1.0] * 8)  # s² = 16/15 · 1/4, over 16 values
-    assert (found.value, found.n) == (0.5, 16)
-    assert found.high - found.value == pytest.approx(1.96 * (4 / 15 / 16) ** 0.5)

@@ -190,7 +190,7 @@ def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path):
     assert rest.splitlines()[-1].startswith("stopped by SIGTERM")
 
 
-def test_looking_commands_agree(yard, capsys):
+def test_commands_that_look_agree_and_mean_the_newest_run_where_none_is_named(yard, capsys):
     folder = ["--folder", str(yard.parent)]
     assert call(["runs", *folder, "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
@@ -203,11 +203,16 @@ def test_looking_commands_agree(yard, capsys):
     assert sum(row["plus"] + row["minus"] + row["ties"] for row in shown["step_rows"]) == 24
     assert call(["show", str(yard)]) == 0
     assert "tabular" in capsys.readouterr().out
-
-
-def test_newest_run_is_meant_where_none_is_named(yard, capsys):
     assert call(["replay", "--folder", str(yard.parent)]) == 0
     assert heads(yard)[-1] in capsys.readouterr().out
+    assert call(["verify", str(yard), "--steps"]) == 0
+    message = capsys.readouterr().out
+    assert "step 2: 8 votes" in message
+    assert "verified:" in message
+    assert call(["verify", str(yard), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert call(["simulate", str(yard)]) == 0
+    assert "0 votes cast: the run is finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("until", [0, 1, 3])
@@ -215,15 +220,6 @@ def test_replay_stops_where_it_is_asked_to(yard, until, capsys):
     assert call(["replay", str(yard), "--until", str(until), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {"steps": until, "theta_sha256": heads(yard)[until]}
-
-
-def test_verify_says_what_it_checked(yard, capsys):
-    assert call(["verify", str(yard), "--steps"]) == 0
-    message = capsys.readouterr().out
-    assert "step 2: 8 votes" in message
-    assert "verified:" in message
-    assert call(["verify", str(yard), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["ok"] is True
 
 
 def test_the_head_that_show_prints_is_the_one_that_verify_takes(yard, capsys):
@@ -298,7 +294,7 @@ def test_doctor_looks_at_everything(tmp_path, capsys):
         assert last == "next: szpo demo, or with people: szpo serve --preset people"
 
 
-def test_bench_passes_typed_options_on(capsys):
+def test_a_bench_takes_typed_options_and_its_json_is_all_of_stdout(capsys, monkeypatch):
     from szpo.cli.machine import call_with_options
 
     def count(
@@ -317,9 +313,6 @@ def test_bench_passes_typed_options_on(capsys):
     assert "--quick" in capsys.readouterr().out
     assert call(["bench", "nope"]) == 2
     assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
-
-
-def test_bench_json_is_all_of_stdout(capsys, monkeypatch):
     from szpo import plugins
 
     def measured(seed: int = 0) -> dict[str, int]:
@@ -352,11 +345,6 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(tmp_path, capsys):
         assert reported[0].startswith("warning: prompt file")
         with pytest.raises(UsageError, match="3 steps are applied; there is no 4"):
             assemble.reopen(ledger, until=4, panel=False)
-
-
-def test_simulate_leaves_a_finished_run_at_once(yard, capsys):
-    assert call(["simulate", str(yard)]) == 0
-    assert "0 votes cast: the run is finished" in capsys.readouterr().out
 
 
 def test_default_names_keep_their_seed():

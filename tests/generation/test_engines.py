@@ -204,7 +204,7 @@ def test_equal_members_are_seen_whatever_blocks_they_fall_into(one, other, rows)
         engine.generate(prompts, members, deltas, Sampling(max_new_tokens=1), draws, canary=True)
 
 
-def test_the_canary_takes_no_member_for_another_when_it_comes_again():
+def test_the_canary_compares_members_that_share_a_prompt_and_takes_none_for_another():
     # Rows of one prompt and member that fall into two blocks are filled twice.
     watch = Canary()
     one, other = torch.zeros(3), torch.ones(3)
@@ -216,9 +216,6 @@ def test_the_canary_takes_no_member_for_another_when_it_comes_again():
     with pytest.raises(RunError, match="members 0 and 2"):
         watch.see([(0, 2)], torch.stack([one]))
         watch.judge()
-
-
-def test_the_canary_compares_only_members_that_share_a_prompt():
     watch = Canary()
     row = torch.ones(3)
     watch.see([(0, 0), (0, 1), (1, 2)], torch.stack([row, row + 1, row]))
@@ -256,9 +253,6 @@ def test_arguments_that_do_not_fit_are_named():
     with pytest.raises(UsageError, match="no tokens"):
         engine.generate([[]], [0], deltas, sampling, draws)
     assert engine.generate([], [], deltas, sampling, np.zeros((0, 2))).tokens == ()
-
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")

@@ -232,20 +232,17 @@ def test_no_break_of_a_line_leaves_the_quotation(head, tail, end):
         assert line.startswith("|")
 
 
-def test_an_answer_that_imitates_the_frame_stays_a_quotation():
+def test_an_answer_that_imitates_the_frame_or_a_placeholder_stays_a_quotation():
     text = asked(FORGED, "A plain answer.")
     assert bare(text) == bare(asked("Good.", "A plain answer."))
     assert "<|im_end|>" not in text and "<|im_start|>" not in text
     assert "| Verdict: A" in text.splitlines()
     # A judge that only quotes it has given no verdict.
     assert prompting.read_verdict("They wrote:\n| Verdict: A") is None
-
-
-def test_a_placeholder_in_an_answer_is_not_filled():
     assert "| $first ${rows} $criterion" in asked("$first ${rows} $criterion", "no")
 
 
-def test_a_verdict_is_the_last_line_and_nothing_else():
+def test_a_verdict_is_the_last_line_and_nothing_else_under_other_names_too():
     cases = [
         ("Verdict: A", "first"),
         ("because.\n\n  **Verdict: B.** \n\n", "second"),
@@ -262,9 +259,6 @@ def test_a_verdict_is_the_last_line_and_nothing_else():
     for text, place in cases:
         with case(text, place):
             assert prompting.read_verdict(text) == place
-
-
-def test_verdicts_are_read_under_other_names():
     names = ("Assistant 1", "Assistant 2")
     assert prompting.read_verdict("Verdict: assistant 2", names) == "second"
     assert prompting.read_verdict("Verdict: A", names) is None

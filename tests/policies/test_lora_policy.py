@@ -40,7 +40,7 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
 # ---- prompts ----
 
 
-def test_prompts_go_through_the_chat_template():
+def test_prompts_go_through_the_chat_template_where_there_is_one():
     policy = policy_of(loaded("llama"))
     words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(Prompt.user("w7 w8")))
     assert words == ["<user>", "w7", "w8", "<assistant>"]
@@ -50,9 +50,6 @@ def test_prompts_go_through_the_chat_template():
     reported = policy.encode(Prompt.user("w7", system="w60"))
     words = policy.loaded.tokenizer.convert_ids_to_tokens(reported)
     assert words == ["<system>", "w60", "<user>", "w7", "<assistant>"]
-
-
-def test_models_without_a_template_read_plain_text():
     base = loaded("llama")
     plain = Loaded(base.model, tokenizer(chat=False), "llama", Path(), "0" * 64, "fp32")
     policy = policy_of(plain)

@@ -59,7 +59,7 @@ def test_chunks_hold_every_row_once_and_keep_plus_beside_minus():
     assert every.pick(np.array([], np.int64)).split(6) == []
 
 
-def test_a_message_is_json_and_arrays_and_comes_back_as_it_was():
+def test_a_message_is_json_and_arrays_and_comes_back_as_it_was_tokens_as_one():
     sent = request()
     message = sent.to_message()
     assert all(isinstance(value, str | np.ndarray) for value in message.values())
@@ -74,9 +74,6 @@ def test_a_message_is_json_and_arrays_and_comes_back_as_it_was():
     assert np.array_equal(found.theta["z"], sent.theta["z"])
     size = sum(len(v) if isinstance(v, str) else v.nbytes for v in message.values())
     assert size < 2000
-
-
-def test_tokens_cross_as_one_array():
     for tokens in (((5, 2), (7,), (1, 2, 3)), ((), ()), ()):
         assert array_to_tokens(tokens_to_array(tokens)) == tokens
 

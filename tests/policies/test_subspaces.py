@@ -94,35 +94,6 @@ def test_random_and_full_are_scaled_to_the_kl_radius(model, kind):
 
 
 @pytest.mark.full
-def test_a_random_basis_is_orthogonal_with_one_length(model):
-    space = setup(model, "random")
-    P = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()]).astype(np.float64)
-    gram = P.T @ P
-    np.testing.assert_allclose(gram / gram[0, 0], np.eye(4), atol=1e-5)
-
-
-@pytest.mark.full
-def test_full_has_every_moving_weight_as_a_coordinate(model):
-    space = setup(model, "full")
-    sites = space.sites
-    assert not space.basis and space.basis_sha256 is None
-    assert space.dim == sum(s.outputs for s in sites)
-    assert [name for name, _ in space.layout] == [s.b for s in sites]
-    both = setup(model, "full", train="AB")
-    assert both.dim == sum(s.outputs + s.inputs for s in sites)
-    assert not both.fixed
-    assert both.layout[0] == (sites[0].a, (1, sites[0].inputs))
-
-
-@pytest.mark.full
-def test_every_kind_starts_at_the_base_model(model):
-    for kind in subspaces.KINDS:
-        space = setup(model, kind)
-        z = {"z": np.zeros(space.dim, np.float32)} if space.basis else dict(space.start)
-        assert all(not space.weights(z)[s.b].any() for s in space.sites)
-
-
-@pytest.mark.full
 def test_score_directions_move_more_than_random_ones_of_the_same_length(model):
     """What is being chosen: weights to which the model's own probabilities are sensitive."""
     score, chance = setup(model), setup(model, "random")
@@ -147,12 +118,29 @@ def test_the_same_seed_gives_the_same_tensors(model, kind):
 
 
 @pytest.mark.full
-def test_the_report_tells_cost_and_correction(model):
+def test_a_set_up_has_what_its_kind_promises(model):
     report = setup(model).report
     assert report["samples"] == 192 and report["seconds"] >= 0
     assert report["layers"] == [0, 1, 2, 3] and report["weights"] == 4 * 32
     assert 0.3 < report["correction"] < 3
     assert set(report["raw_kl_ratio"]) == {"0.5", "1.0"}
+    space = setup(model, "random")
+    P = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()]).astype(np.float64)
+    gram = P.T @ P
+    np.testing.assert_allclose(gram / gram[0, 0], np.eye(4), atol=1e-5)
+    space = setup(model, "full")
+    sites = space.sites
+    assert not space.basis and space.basis_sha256 is None
+    assert space.dim == sum(s.outputs for s in sites)
+    assert [name for name, _ in space.layout] == [s.b for s in sites]
+    both = setup(model, "full", train="AB")
+    assert both.dim == sum(s.outputs + s.inputs for s in sites)
+    assert not both.fixed
+    assert both.layout[0] == (sites[0].a, (1, sites[0].inputs))
+    for kind in subspaces.KINDS:
+        space = setup(model, kind)
+        z = {"z": np.zeros(space.dim, np.float32)} if space.basis else dict(space.start)
+        assert all(not space.weights(z)[s.b].any() for s in space.sites)
 
 
 @pytest.mark.full

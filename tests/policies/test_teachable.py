@@ -24,7 +24,7 @@ def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach() -> None:
     assert found[2].alike(8) == pytest.approx(0.95**8)
 
 
-def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
+def test_what_can_be_taught_is_said_in_words_with_its_ruler() -> None:
     said = teachable.describe(teachable.read(NAMES[::-1], _reversed()), rows=8)
     assert said == {
         "taught easily": "says I more (3 % of answers become 50 % at 2.2 to 3 nats)",
@@ -33,25 +33,19 @@ def test_it_is_said_in_words_and_the_longest_reach_comes_first() -> None:
         "(3 % of answers become 50 % at more than 8 nats)",
         "seldom shown": "more commas (66 %): so often two sets of 8 answers do not differ in it",
     }
-
-
-def test_the_ruler_of_nats_reads_as_a_table_and_hides_nothing() -> None:
     answers = [[0.0, "left\u202eright"], [0.5, "b"], [1.0, "c"]]
     assert teachable.ruler({"ruler": {"prompt": "p", "answers": answers}}) == [
         ("prompt", "p"), ("0 nats", "left⟨202E⟩right"), ("0.5 nats", "b"), ("1 nat", "c"),
     ]  # fmt: skip
     assert teachable.ruler(REPORT) == []  # of an older set-up
-
-
-def _reversed() -> dict[str, list[float]]:
-    return {name: values[::-1] for name, values in REPORT.items()}
-
-
-def test_older_set_ups_and_other_coordinates_say_what_they_know() -> None:
     old = {name: REPORT[name] for name in ("reach", "skew")}
     assert "seldom shown" not in teachable.describe(teachable.read(NAMES, old), rows=8)
     assert teachable.describe(teachable.of_spec({"space": {"report": {"kind": "score"}}}), 8) == {}
     assert teachable.of_spec({}) == ()
+
+
+def _reversed() -> dict[str, list[float]]:
+    return {name: values[::-1] for name, values in REPORT.items()}
 
 
 def test_pairs_of_answers_to_one_prompt_are_alike_as_often_as_counted() -> None:

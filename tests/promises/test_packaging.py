@@ -74,7 +74,7 @@ def test_wheel_holds_three_packages_and_their_files(wheel):
     assert not [name for name in names if name.endswith((".db", ".pyc"))]
 
 
-def test_wheel_works_outside_the_repository(outside, tmp_path):
+def test_the_wheel_and_its_command_work_outside_the_repository(outside, tmp_path):
     code = (
         "import json, importlib.util as u, szpo, szpo_simulators, szpo_ui\n"
         "from szpo.config import settings_file\n"
@@ -88,9 +88,6 @@ def test_wheel_works_outside_the_repository(outside, tmp_path):
     assert leaked == []
     assert trained >= 128
     assert "demo" in presets
-
-
-def test_command_of_the_wheel_runs(outside, tmp_path):
     code = "import sys; from szpo.cli.app import main; main(sys.argv[1:] or ['--version'])"
     assert python(outside, code, tmp_path) == f"szpo {PROJECT['version']}"
     code = "from szpo.cli.app import main; main(['init', 'x.toml', '--preset', 'tiny'])"

@@ -33,7 +33,6 @@ from szpo.testing import check_adapter
 from szpo.types import Prompt
 from tests.support import folder_run, hub_server
 
-Capture = pytest.CaptureFixture[str]
 # PEFT still asks transformers by an older name.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
@@ -173,7 +172,7 @@ def test_merged_model_needs_no_adapter(run, tmp_path):
     assert torch.allclose(logits(whole, ids), logits(adapted, ids), atol=1e-5)
 
 
-def test_card_of_an_earlier_step_counts_what_stands_behind_it(run, tmp_path):
+def test_an_export_of_an_earlier_step_counts_what_stands_behind_it(run, tmp_path, capsys):
     out = tmp_path / "adapter"
     assert call(["export", str(run), "--step", "1", "--out", str(out)]) == 0
     card = (out / "README.md").read_text(encoding="utf-8")
@@ -181,10 +180,7 @@ def test_card_of_an_earlier_step_counts_what_stands_behind_it(run, tmp_path):
         assert theta_digests(ledger)[1] in card
     assert "votes | 4 from a simulated panel" in card
     assert "steps | 1 of rule" in card
-
-
-def test_export_of_a_step_that_is_not_there_writes_nothing(run, tmp_path, capsys):
-    out = tmp_path / "adapter"
+    out = tmp_path / "of three"
     assert call(["export", str(run), "--step", "3", "--out", str(out)]) == 2
     assert "2 steps are applied; there is no 3" in capsys.readouterr().err
     assert not out.exists()

@@ -380,7 +380,7 @@ def test_equal_ledgers_are_equal_bytes(stage):
     assert later != first
 
 
-def test_no_person_is_named(tmp_path):
+def test_no_person_is_named_and_without_notes_there_are_no_preferences(tmp_path):
     from szpo_ui.web import credentials
 
     made = make(tmp_path / "run.db", clock=MovableClock())
@@ -391,6 +391,7 @@ def test_no_person_is_named(tmp_path):
     assert b"P-01" in everything
     for secret in ("Lovelace", invitation.token, invitation.code):
         assert secret.encode() not in everything
+    assert "dpo.jsonl" not in packed.namelist()
 
 
 def test_only_notes_on_single_prompts_become_preferences(stage):
@@ -411,13 +412,7 @@ def test_only_notes_on_single_prompts_become_preferences(stage):
         assert {(row["chosen"], row["rejected"]), (row["rejected"], row["chosen"])} & both
 
 
-def test_without_notes_there_is_no_such_file(tmp_path):
-    made = make(tmp_path / "run.db", clock=MovableClock())
-    made.advance()
-    assert "dpo.jsonl" not in exported(made)[0].namelist()
-
-
-def test_weights_and_events_are_those_of_the_record(stage):
+def test_the_zip_is_that_of_the_record_and_begins_the_same_run(stage, tmp_path):
     packed, _, _ = exported(stage)
     theta = load(packed.read("theta.safetensors"))
     assert parameters.digest(theta, stage.ledger.layout, None) == theta_digest(stage.ledger)
@@ -428,9 +423,6 @@ def test_weights_and_events_are_those_of_the_record(stage):
         row = {**event, "run": stage.ledger.run, "body": canonical.canonical(event["body"])}
         before = canonical.event_sha256(row)
         assert event["row_sha256"] == before
-
-
-def test_settings_in_it_begin_the_same_run(stage, tmp_path):
     from szpo.config import settings_file
 
     file = tmp_path / "run.toml"
@@ -486,11 +478,6 @@ def test_an_empty_run_has_empty_tables_with_their_columns(tmp_path):
         for table, column in ((run.votes, "choice"), (run.steps, "mu"), (run.updates, "coef")):
             assert len(table) == 0 and column in table.columns
         assert len(run.comparisons) == 0 and len(run.answers) == 0
-
-
-def test_a_missing_file_is_one_clear_line(tmp_path):
-    with pytest.raises(StorageError, match="no such ledger"):
-        szpo.open(tmp_path / "none.db")
 
 
 def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):

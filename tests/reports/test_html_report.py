@@ -130,16 +130,13 @@ def test_separation_is_unbiased_under_a_known_rate():
         assert results.separation([one]) == pytest.approx(p, abs=2e-3)
 
 
-def test_chart_places_its_values():
+def test_a_chart_places_its_values_and_survives_constant_and_missing_ones():
     svg = line_chart(
         "t", [Series("s", [0, 10], [0.0, 1.0])], x_label="x", y_label="y", bounds=(0, 1)
     )
     # The drawing area spans x 56 … 624 and y 220 … 16.
     assert 'points="56.0,220.0 624.0,16.0"' in svg
     assert ticks(0.0, 7.0, 7) == [0, 1, 2, 3, 4, 5, 6, 7]
-
-
-def test_chart_survives_constant_and_missing_values():
     flat = line_chart("t", [Series("s", [0, 1], [2.0, 2.0])], x_label="x", y_label="y")
     assert "nan" not in flat
     gap = line_chart("t", [Series("s", [0, 1], [2.0, float("nan")])], x_label="x", y_label="y")

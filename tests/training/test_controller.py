@@ -149,17 +149,7 @@ def test_both_sides_of_a_direction_answer_the_same_prompts(tmp_path, pairing):
     assert asked == [calls[0][0][2 * c.k][c.n * settings.D] for c in ledger.comparisons(0)]
 
 
-def test_wrong_prompts_and_answers_are_reported(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    with pytest.raises(UsageError, match="3 prompts given, K·N·D = 8 are needed"):
-        go(settings, ledger, policy, prompts=lambda step: PROMPTS[:3])
-    policy.rollout = lambda prompts, shifts, *, seed: [(Answer("x"),)] * 2
-    with pytest.raises(RunError, match=r"answered \[1, 1\] prompts, and was asked \[8, 8\]"):
-        go(settings, ledger, policy)
-    assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4  # and it goes on
-
-
-def test_limits_that_make_no_sense_are_reported(tmp_path):
+def test_limits_prompts_and_answers_that_make_no_sense_are_reported(tmp_path):
     settings, ledger, policy = start(tmp_path)
     with pytest.raises(UsageError, match="never end"):
         go(settings, ledger, policy, until_step=None)
@@ -167,6 +157,12 @@ def test_limits_that_make_no_sense_are_reported(tmp_path):
         go(settings, ledger, policy, lag=2)
     with pytest.raises(UsageError, match="layout"):
         go(settings, ledger, QuadraticPolicy(settings_of(WIDE, rule="sign")))
+    with pytest.raises(UsageError, match="3 prompts given, K·N·D = 8 are needed"):
+        go(settings, ledger, policy, prompts=lambda step: PROMPTS[:3])
+    policy.rollout = lambda prompts, shifts, *, seed: [(Answer("x"),)] * 2
+    with pytest.raises(RunError, match=r"answered \[1, 1\] prompts, and was asked \[8, 8\]"):
+        go(settings, ledger, policy)
+    assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4  # and it goes on
 
 
 # ---- how a step ends ----

@@ -247,15 +247,6 @@ def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, m
     ledger.close()
 
 
-def test_a_limit_of_money_needs_a_price(tmp_path):
-    _, ledger = new_run(tmp_path / "run.db")
-    with pytest.raises(UsageError, match=r"panel\.pay_per_hour"):
-        budget.set_limits(ledger, "ann", Limits(money=3))
-    assert budget.read_limits(ledger) == Limits()
-    assert budget.money_spent(ledger, 4) is None
-    ledger.close()
-
-
 def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
     settings, ledger, policy = start(tmp_path)
     people = Slow(ledger, lambda: budget.set_limits(ledger, "ann", Limits(votes=0)))
@@ -265,10 +256,16 @@ def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
     ledger.close()
 
 
-def test_limits_that_are_no_limits_are_refused():
+def test_limits_that_are_no_limits_or_have_no_price_are_refused(tmp_path):
     for bad in ({"votes": -1}, {"person_hours": float("nan")}):
         with pytest.raises(UsageError, match="at least 0"):
             Limits(**bad)
+    _, ledger = new_run(tmp_path / "run.db")
+    with pytest.raises(UsageError, match=r"panel\.pay_per_hour"):
+        budget.set_limits(ledger, "ann", Limits(money=3))
+    assert budget.read_limits(ledger) == Limits()
+    assert budget.money_spent(ledger, 4) is None
+    ledger.close()
 
 
 def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
