@@ -200,7 +200,7 @@ def test_the_use_of_a_session_is_written_at_most_once_a_minute(ledger):
     assert ledger.clock.now - found.seen_us < 10_000
 
 
-def test_logging_out_ends_one_session(ledger):
+def test_logging_out_ends_one_session_and_other_processes_see_its_end(ledger):
     made = credentials.invite(ledger, "panelist")
     one, _ = credentials.redeem(ledger, made.token)
     two, _ = credentials.login(ledger, made.name, made.code)
@@ -208,6 +208,12 @@ def test_logging_out_ends_one_session(ledger):
     credentials.logout(ledger, "nonsense")
     assert credentials.identify(ledger, one) is None
     assert credentials.identify(ledger, two) is not None
+    made = credentials.invite(ledger, "operator", "ann")
+    session, who = credentials.redeem(ledger, made.token)
+    with Ledger.open(ledger.path, clock=ledger.clock) as second:
+        assert credentials.identify(second, session) == who
+        credentials.revoke(second, "ann", "ben")
+    assert credentials.identify(ledger, session) is None
 
 
 def test_sessions_that_ended_do_not_pile_up(ledger):
@@ -217,15 +223,6 @@ def test_sessions_that_ended_do_not_pile_up(ledger):
         ledger.clock.now += 13 * HOUR
     count = ledger.query("SELECT count(*) AS n FROM credentials")[0]["n"]
     assert count == 3  # link, code, the last session
-
-
-def test_another_process_sees_a_session_and_its_end(ledger):
-    made = credentials.invite(ledger, "operator", "ann")
-    session, who = credentials.redeem(ledger, made.token)
-    with Ledger.open(ledger.path, clock=ledger.clock) as second:
-        assert credentials.identify(second, session) == who
-        credentials.revoke(second, "ann", "ben")
-    assert credentials.identify(ledger, session) is None
 
 
 # ---- the list, revoking, erasing ----
@@ -336,12 +333,9 @@ def test_a_link_is_redeemed_once_however_many_try(ledger):
     assert sorted(reported) == ["P-01", *["used"] * 7]
 
 
-def test_erasing_somebody_unknown_is_an_error(ledger):
+def test_no_contact_reaches_an_event_or_an_export_and_nobody_unknown_is_erased(ledger):
     with pytest.raises(UsageError, match="nobody was invited as 'P-01'"):
         credentials.erase(ledger, "P-01", "op")
-
-
-def test_no_contact_reaches_an_event_or_an_export(ledger):
     credentials.invite(ledger, "panelist", contact=Contact("Ann Smithfield", "x@example.org"))
     credentials.revoke(ledger, "P-01", "op")
     reported = " ".join(str(event) for event in ledger.events())

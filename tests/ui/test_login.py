@@ -163,16 +163,13 @@ def test_a_link_works_once_and_ends_the_session_before_it(
     assert credentials.identify(stage.ledger, first) is None, "no second session stays behind"
 
 
-def test_logout_ends_the_session_and_clears_the_cookie(stage: Stage) -> None:
+def test_sessions_that_were_left_expired_or_revoked_are_distinguished(stage: Stage) -> None:
     cookie = stage.cookie("panelist", "P-01")
     with httpx.Client(base_url=stage.url, cookies=cookie) as client:
         assert client.get("/api/status").status_code == 200
         assert "Max-Age=0" in client.post("/logout").headers["set-cookie"]
     answer = httpx.get(f"{stage.url}/api/status", cookies=cookie)
     assert (answer.status_code, answer.json()["error"]) == (401, "login")
-
-
-def test_expired_and_revoked_sessions_are_distinguished(stage: Stage) -> None:
     revoked, expired = (stage.cookie("panelist", name) for name in ("P-01", "P-02"))
     credentials.revoke(stage.ledger, "P-01", "test")
     answer = httpx.get(f"{stage.url}/api/status", cookies=revoked)
@@ -294,7 +291,7 @@ def test_buckets_pass_a_burst_and_then_the_rate() -> None:
     assert [buckets.take("a") > 0 for _ in range(4)] == [False] * 3 + [True]
 
 
-def test_locks_count_the_wrong_codes_of_the_last_minute() -> None:
+def test_locks_count_the_wrong_codes_of_the_last_minute_whatever_other_names_do() -> None:
     now = [0]
     locks = Locks(lambda: now[0], tries=2, seconds=10)
     assert locks.take("a") == 0.0
@@ -309,9 +306,6 @@ def test_locks_count_the_wrong_codes_of_the_last_minute() -> None:
     assert locks.take("a") == 0.0
     now[0] = 1_000_000
     assert locks.take("a") == 0.0, "a clock that was set back locks nobody"
-
-
-def test_no_number_of_other_names_takes_a_lock_away() -> None:
     locks = Locks(lambda: 0, tries=5)
     for _ in range(5):
         assert locks.take("a") == 0.0

@@ -194,17 +194,7 @@ def test_the_map_has_the_posterior_where_the_page_draws_it():
     assert 0 < shown.information < np.log(2)
 
 
-def test_each_answer_has_its_round_and_entropy_falls_with_it():
-    shown = scene(ANSWERS)
-    assert len(shown.rounds) == len(ANSWERS) + 1
-    for kind in ("gaussian", "neighbours"):
-        values = [getattr(each, kind) for each in shown.rounds]
-        assert values == sorted(values, reverse=True)
-    # A longer list begins with the rounds of the shorter one: the same particles, the same seed.
-    assert scene(ANSWERS[:2]).rounds == shown.rounds[:3]
-
-
-def test_particles_move_from_the_prior_to_the_posterior():
+def test_particles_move_from_the_prior_to_the_posterior_a_round_for_each_answer():
     shown = scene(ANSWERS)
     assert shown.frames.shape[1:] == (PARTICLES, 2)
     np.testing.assert_array_equal(shown.frames[0], scene([]).frames[0])
@@ -215,6 +205,12 @@ def test_particles_move_from_the_prior_to_the_posterior():
     spread = np.linalg.slogdet(np.cov(shown.frames[-1].T))[1]
     assert abs(spread - np.linalg.slogdet(covariance)[1]) < 0.5
     np.testing.assert_allclose(shown.mean, shown.frames[-1].mean(0))
+    assert len(shown.rounds) == len(ANSWERS) + 1
+    for kind in ("gaussian", "neighbours"):
+        values = [getattr(each, kind) for each in shown.rounds]
+        assert values == sorted(values, reverse=True)
+    # A longer list begins with the rounds of the shorter one: the same particles, the same seed.
+    assert scene(ANSWERS[:2]).rounds == shown.rounds[:3]
 
 
 @pytest.mark.parametrize(

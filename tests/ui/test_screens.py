@@ -544,22 +544,9 @@ def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_reco
     stage.ledger.close()
 
 
-def test_who_has_answered_final_comparisons_reads_how_many(tmp_path, monkeypatch):
-    stage = make(tmp_path / "run.db", sets=["run.votes=4"])
-    stage.advance()
-    ann = Person(stage, "ann")
-    answer_all(ann, Person(stage, "ben"))
-    stage.advance(until_step=1)
-    final_comparison(stage)
-    assert "One last thing" in html_of(ann.do("look"), stage)
-    ann.do("final")
-    ann.vote("A", key=9)
-    monkeypatch.setattr(screens, "_final_left", lambda site, panelist: True)  # of a longer order
-    assert "1 done: another one, if you like" in html_of(ann.do("look"), stage)
-    stage.ledger.close()
-
-
-def test_who_has_nothing_left_reads_that_the_final_comparison_is_waited_for(tmp_path, monkeypatch):
+def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for(
+    tmp_path, monkeypatch
+):
     stage = make(tmp_path / "run.db", sets=["run.votes=4"])
     stage.advance()
     ann = Person(stage, "ann")
@@ -570,6 +557,13 @@ def test_who_has_nothing_left_reads_that_the_final_comparison_is_waited_for(tmp_
     monkeypatch.setattr(screens, "_final_left", lambda site, panelist: False)  # others go first
     html = html_of(ann.do("look"), stage)
     assert "The run is complete" not in html and "from other panelists first" in html
+    monkeypatch.undo()
+    assert "One last thing" in html_of(ann.do("look"), stage)
+    ann.do("final")
+    ann.vote("A", key=9)
+    with monkeypatch.context() as patched:  # one of a longer order
+        patched.setattr(screens, "_final_left", lambda site, panelist: True)
+        assert "1 done: another one, if you like" in html_of(ann.do("look"), stage)
     (order,) = orders.orders(stage.ledger, "final")
     orders.close(stage.ledger, order.id, "olga")
     assert "The run is complete" in html_of(ann.do("look"), stage)

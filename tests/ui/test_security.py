@@ -150,12 +150,11 @@ def test_another_sites_page_changes_nothing(
     )
 
 
-def test_the_own_origin_passes(whole: Stage, panelist: httpx.Client) -> None:
+def test_the_own_origin_passes_and_a_foreign_host_name_is_not_answered(
+    whole: Stage, panelist: httpx.Client
+) -> None:
     headers = {"Origin": whole.url, "Sec-Fetch-Site": "same-origin"}
     assert panelist.post("/api/assignment", json={"tab": "t"}, headers=headers).status_code == 200
-
-
-def test_a_foreign_host_name_is_not_answered(whole: Stage, panelist: httpx.Client) -> None:
     assert panelist.get("/api/status", headers={"Host": "evil.example"}).status_code == 400
 
 
@@ -416,7 +415,7 @@ def sources(*kinds: str) -> list[Path]:
     return [path for path in sorted(UI.rglob("*")) if path.suffix in kinds]
 
 
-def test_the_source_keeps_the_rules_that_gradio_makes_easy_to_break() -> None:
+def test_sources_keep_the_rules_that_gradio_makes_easy_to_break_and_ask_no_other_host() -> None:
     for path in sources(".py"):
         if "bench" in path.parts:
             continue
@@ -426,6 +425,12 @@ def test_the_source_keeps_the_rules_that_gradio_makes_easy_to_break() -> None:
         assert "share=True" not in code, path
         assert "html_template" not in code, path  # the default is data, never a template
         assert "BrowserState" not in code and "gr.load(" not in code, path
+    for path in sources(".html", ".js", ".css", ".svg"):
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://", text), path
+        assert not re.search(r"\beval\(|new Function|document\.write|insertAdjacentHTML", text), (
+            path
+        )
 
 
 def test_no_page_has_an_event_of_gradio(panelist: httpx.Client, operator: httpx.Client) -> None:
@@ -433,15 +438,6 @@ def test_no_page_has_an_event_of_gradio(panelist: httpx.Client, operator: httpx.
         config = client.get(f"{place}/config").json()
         assert not config["dependencies"]
         assert config.get("connect_heartbeat") in (None, False)
-
-
-def test_pages_and_scripts_ask_nothing_of_other_hosts() -> None:
-    for path in sources(".html", ".js", ".css", ".svg"):
-        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
-        assert not re.search(r"https?://", text), path
-        assert not re.search(r"\beval\(|new Function|document\.write|insertAdjacentHTML", text), (
-            path
-        )
 
 
 # ---- a TLS proxy in front ----

@@ -140,18 +140,12 @@ def keep(children: Children) -> tuple[list[tuple[int, float]], Keeper]:
     return ends, keeper
 
 
-def test_a_child_that_dies_is_started_again_with_longer_waits_up_to_a_minute():
+def test_a_child_that_dies_is_started_again_with_longer_waits_soon_where_it_had_lived():
     ends, keeper = keep(Children([1] * 8 + [0]))
     assert [wait for _, wait in ends] == [1, 2, 4, 8, 16, 32, 60, 60, 0]
     assert keeper.starts == 9
-
-
-def test_a_child_that_had_lived_is_started_again_soon():
     ends, _ = keep(Children([1, 1, 3, 0], [0, 0, 100, 0]))
     assert ends == [(1, 1), (1, 2), (3, 1), (0, 0)]
-
-
-def test_a_child_that_cannot_be_started_is_tried_again():
     children, refusals = Children([9, 0]), [OSError("no memory"), OSError("no memory")]
     begin = children.begin
 
