@@ -35,15 +35,12 @@ def differences(function, at, h=1e-6):
     return found
 
 
-def test_dpo_loss_of_one_pair_by_hand():
+def test_dpo_loss_of_one_pair_by_hand_and_its_gradient(draw):
     """One cell, π = (.8, .2), π_ref uniform, plus took move 0, minus move 1: m = ln 4."""
     theta = np.log([[0.8, 0.2]])
     x = np.array([[[1.0, -1.0]]])
     found = dpo.loss(theta, np.zeros((1, 2)), x, np.ones((1, 1)), beta=2.0, moves=2)
     assert found == pytest.approx([-math.log(16 / 17)])  # σ(2 ln 4) = 16/17
-
-
-def test_the_gradient_of_dpo_is_that_of_its_loss(draw):
     x, won, theta = pairs(draw)
     reference = draw.normal(size=theta.shape)
     slope = dpo.gradient(theta, reference, x, won, beta=0.4, moves=MOVES)
@@ -103,7 +100,7 @@ def test_advantages_at_both_ends_of_lambda(draw):
     assert one == pytest.approx([0.75 + 0.5 * 1.75, 1.75])
 
 
-def test_the_fit_is_the_minimum_that_a_general_optimizer_finds(draw):
+def test_the_fit_is_the_minimum_and_finite_for_separable_votes(draw):
     x, won, _ = pairs(draw, n=60)
     found = rlhf.fit_reward(x, won, 0.05)
     for run in range(2):
@@ -114,9 +111,6 @@ def test_the_fit_is_the_minimum_that_a_general_optimizer_finds(draw):
 
         best = minimize(loss, np.zeros(D), method="BFGS", options={"gtol": 1e-8})
         assert found[run] == pytest.approx(best.x, abs=1e-6)
-
-
-def test_separable_votes_keep_the_fit_finite(draw):
     x = np.ones((1, 20, 1))
     found = rlhf.fit_reward(x, np.ones((1, 20)), 1e-3)
     # 0 = −σ(−w) + w/1000: w = 5.24

@@ -99,14 +99,7 @@ def test_questions_without_difference_are_left_out_and_counted():
     assert fitted.zero_share == pytest.approx(1 - 2 * 0.25 * 0.75, abs=0.015)
 
 
-def test_rounding_of_equal_means_is_no_difference():
-    rewards = np.array([[0.1, 0.2, 0.3, 0.1, 0.2, 0.3]] * 3)
-    gaps = batch_gaps(rewards, 2, derive(0, "gaps"), 4_000)
-    assert np.mean(gaps == 0) > 0.1
-    assert np.abs(gaps[gaps != 0]).min() > 0.01
-
-
-def test_batches_use_distinct_prompts_and_two_different_samples():
+def test_gaps_are_of_distinct_prompts_and_rounding_is_none():
     # Only prompt 0's first sample is worth anything: it appears at most once per batch, never
     # on both sides, so that gaps are −1/D, 0 or 1/D.
     rewards = np.zeros((8, 3))
@@ -115,6 +108,10 @@ def test_batches_use_distinct_prompts_and_two_different_samples():
     assert set(np.round(gaps, 6).tolist()) == {-0.25, 0.0, 0.25}
     # P(prompt 0 in the batch) · P(sample 0 on one side) = ½ · ⅔
     assert np.mean(gaps != 0) == pytest.approx(1 / 3, abs=0.011)
+    rewards = np.array([[0.1, 0.2, 0.3, 0.1, 0.2, 0.3]] * 3)
+    gaps = batch_gaps(rewards, 2, derive(0, "gaps"), 4_000)
+    assert np.mean(gaps == 0) > 0.1
+    assert np.abs(gaps[gaps != 0]).min() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -203,31 +200,19 @@ def sigma(x: float) -> float:
     return 1 / (1 + exp(-x))
 
 
-def test_bradley_terry_with_bias_and_lapse_by_hand():
+def test_laws_of_raters_by_hand():
     # x = 2 · .3 + .25 = .85 on side A; on side B it is −.6 + .25 = −.35
     rater = Rater(beta=2.0, side_bias=0.25, lapse=0.1)
     a = 0.9 * sigma(0.85) + 0.05
     assert law(rater, 0.3, True) == pytest.approx([a, 1 - a, 0.0])
     b = 0.9 * sigma(-0.35) + 0.05
     assert law(rater, 0.3, False) == pytest.approx([b, 1 - b, 0.0])
-
-
-def test_davidson_ties_by_hand():
     # P ∝ (e^{x/2}, e^{−x/2}, ν) with x = 1 and ν = .5
     weights = np.array([exp(0.5), exp(-0.5), 0.5])
     assert law(Rater(tie=0.5), 1.0) == pytest.approx(weights / weights.sum())
     # Lapses are spread over all three answers where ties exist.
     lapsed = 0.7 * weights / weights.sum() + 0.1
     assert law(Rater(tie=0.5, lapse=0.3), 1.0) == pytest.approx(lapsed)
-
-
-def test_item_effects_shift_x_and_the_tie_rate_of_all_raters():
-    rater = Rater(tie=0.5, item_spread=2.0, tie_spread=1.0)
-    effects = np.array([0.5, -1.0])
-    expected = law(Rater(tie=0.5 * exp(-1.0)), 1.0 + 2.0 * 0.5)
-    assert law(rater, 1.0, items=effects) == pytest.approx(expected)
-    # A shared effect favours plus wherever plus stands.
-    assert law(rater, 1.0, False, effects) == pytest.approx(expected[[1, 0, 2]])
 
 
 @given(
@@ -279,11 +264,17 @@ def test_an_answer_is_a_function_of_comparison_side_and_key():
     assert [judged(key, side="B") for key in keys] != answers
 
 
-def test_item_effects_are_standard_normal_over_comparisons():
+def test_item_effects_are_standard_normal_and_shift_x_and_the_tie_rate_of_all_raters():
     effects = np.array([item_effects(f"comparison {i}") for i in range(2_000)])
     assert effects.mean(0) == pytest.approx([0, 0], abs=0.07)
     assert effects.std(0) == pytest.approx([1, 1], abs=0.05)
     assert (item_effects("a") == item_effects("a")).all()
+    rater = Rater(tie=0.5, item_spread=2.0, tie_spread=1.0)
+    effects = np.array([0.5, -1.0])
+    expected = law(Rater(tie=0.5 * exp(-1.0)), 1.0 + 2.0 * 0.5)
+    assert law(rater, 1.0, items=effects) == pytest.approx(expected)
+    # A shared effect favours plus wherever plus stands.
+    assert law(rater, 1.0, False, effects) == pytest.approx(expected[[1, 0, 2]])
 
 
 def test_impossible_raters_and_gaps_are_refused():

@@ -216,13 +216,6 @@ def test_company_and_blocks_change_nothing():
     assert len(np.unique(together.final)) == 6
 
 
-def test_it_learns():
-    chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
-    start = WORLD.value(WORLD.theta0[None])[0]
-    voted = repetitions.train(WORLD, chosen, range(30), 60).final
-    assert start + 0.5 < voted.mean() < WORLD.optimum()
-
-
 def test_budgets_are_counted():
     chosen = repetitions.settings_for(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
     found = repetitions.train(WORLD, chosen, [1], 1)

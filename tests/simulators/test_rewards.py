@@ -123,13 +123,10 @@ GOOD_BAD = {
 }
 
 
-def test_each_verifier_passes_one_text_and_fails_another():
+def test_each_verifier_passes_one_text_and_fails_another_and_the_empty_one():
     for name, texts in GOOD_BAD.items():
         with case(name, texts):
             assert [verifier(name)(text) for text in texts] == [True, False]
-
-
-def test_every_verifier_has_its_example_and_an_empty_text_is_no_success():
     assert {name.split("(")[0] for name in GOOD_BAD} == {*PLAIN, *COUNTED, *WORDED}
     assert [name for name in GOOD_BAD if verifier(name)("")] == []
 
@@ -224,23 +221,17 @@ LIKED_AND_NOT = {
 PREFERRED = LIKED_AND_NOT.items()
 
 
-def test_each_prefers_one_text_to_another():
+def test_each_taste_prefers_one_text_to_another_and_five_are_of_each_class():
     for name, texts in PREFERRED:
         with case(name, texts):
             liked, other = (parse(f"taste:{name}").score(PROMPT, Answer(text)) for text in texts)
             assert liked > other
-
-
-def test_five_are_of_each_class_and_all_stay_finite():
     assert Counter(kind for kind, _ in TASTES.values()) == dict.fromkeys(
         ("named", "near", "parts", "absent"), 5
     )
     assert set(TASTES) == set(LIKED_AND_NOT)
     for text in ("", "…", "\x00\n\t", "雨が降る。", "!?" * 5_000, "a," * 5_000):
         assert all(abs(taste("?", text)) <= 100 for _, taste in TASTES.values())
-
-
-def test_an_unknown_taste_is_one_line():
     with pytest.raises(UsageError, match="needs a taste, as in taste:few commas; there are few"):
         parse("taste:salty")
 

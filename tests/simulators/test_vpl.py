@@ -39,13 +39,10 @@ def rows(*values: float) -> torch.Tensor:
     return torch.tensor([values])
 
 
-def test_divergence_is_that_of_normals():
+def test_divergences_and_comparisons_of_atoms_by_hand():
     # KL(N(1, e) ‖ N(0, 1)) = ½(e + 1 − 1 − 1)
     assert divergence(rows(1.0), rows(1.0)).item() == pytest.approx((np.e - 1) / 2)
     assert divergence(rows(0.0), rows(0.0)).item() == 0
-
-
-def test_atoms_are_compared_with_half_of_the_ties():
     # p = (½, ½), q = (¾, ¼): P(>) = ½·¾, P(=) = ½·¾ + ½·¼
     q = rows(log(3), 0.0)
     assert beats(rows(0.0, 0.0), q).item() == pytest.approx(3 / 8 + 1 / 4)

@@ -86,19 +86,13 @@ def test_vote_frequencies_are_those_of_the_link(name):
         assert abs(found - p) <= 3.5 * np.sqrt(p * (1 - p) / 200_000)
 
 
-def test_coins_of_a_step_are_the_same_in_any_chunk():
+def test_votes_of_a_step_are_the_same_in_any_chunk_and_for_any_number_of_voters():
     chunk = oracle.coins([1, 2], 10, (3, 5), steps=4)
     np.testing.assert_array_equal(chunk[2], oracle.coins([1, 2], 12, (3, 5))[0])
     np.testing.assert_array_equal(chunk[2, 1], oracle.coins([2], 12, (3, 5))[0, 0])
-
-
-def test_one_voter_and_many_are_counted_the_same_way():
     chance = np.full((2, 6), 0.5)
     coins = oracle.coins([1, 2], 0, (6, 1))[0]
     assert np.array_equal(oracle.votes(chance, coins), (coins < 0.5).sum(-1))
-
-
-def test_a_link_that_does_not_exist_is_refused():
     with pytest.raises(UsageError, match="unknown"):
         LinkPanel("weibull")
 
