@@ -30,7 +30,7 @@ class Reply:
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[Request], Reply | None], port: int = 0) -> Iterator[str]:
+def serving(answer: Callable[[Request], Reply | None]) -> Iterator[str]:
     """Answers until the block ends; yields the server's address. None: the line just closes."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,7 +63,7 @@ def serving(answer: Callable[[Request], Reply | None], port: int = 0) -> Iterato
             if not isinstance(sys.exc_info()[1], OSError):  # the client has gone
                 super().handle_error(request, client_address)
 
-    server = Server(("127.0.0.1", port), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

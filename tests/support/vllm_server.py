@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import queue
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -92,7 +91,6 @@ class VllmServer:
         key: str = "",
         version: str = "0.28.0",
         prefix_caching: bool = False,
-        port: int = 0,
     ):
         assert max_lora_rank in RANKS
         self.model, self.dtype, self.max_lora_rank, self.key = (
@@ -116,7 +114,7 @@ class VllmServer:
         self._in_flight = 0
         self._load_model()
         self._listening = ExitStack()
-        self.url = self._listening.enter_context(serving(self._answer, port))
+        self.url = self._listening.enter_context(serving(self._answer))
         threading.Thread(target=self._turn, daemon=True).start()
 
     def _load_model(self) -> None:
@@ -319,9 +317,3 @@ def _reply(code: int, found: Any, cut: bool = False) -> Reply:
 
 def _error(code: int, message: str) -> tuple[int, Any]:
     return code, {"error": {"message": message, "type": "BadRequestError", "code": code}}
-
-
-if __name__ == "__main__":
-    running = VllmServer(sys.argv[1], port=int(sys.argv[2]))
-    print(running.url, flush=True)
-    threading.Event().wait()
