@@ -85,7 +85,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Explanation:
     """One explanation of the votes so far, as a direction to ask along."""
 
     chance: int
@@ -102,7 +102,7 @@ class Asked:
 
     after: int
     """Steps that were finished when they were drawn: their votes were known."""
-    ways: tuple[Way, ...]
+    ways: tuple[Explanation, ...]
     """None before the first vote: then the directions are those of the seed."""
     grids: tuple[Grid, ...]
     """The directions; none where there are no ways."""

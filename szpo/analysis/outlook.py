@@ -42,8 +42,8 @@ class Outlook:
         if self.why:
             lines.append(
                 f"no taste shown yet (odds {_odds(found.factor)}, it takes "
-                f"{vote_regression.EVIDENCE:g} : 1), so the recommended point stays near the "
-                f"start: {self.why}"
+                f"{vote_regression.BAYES_FACTOR_NEEDED:g} : 1), so the recommended point "
+                f"stays near the start: {self.why}"
             )
         names = _list(found.broken)
         if found.share == 0:

@@ -19,8 +19,8 @@ from szpo.features import dictionary
 from szpo.ledger.database import Ledger
 from szpo.optim import named_features, sparse_regression
 from szpo.optim.named_features import Claim, NamedFeatures
-from szpo.optim.sparse_prior import Prior, join
-from szpo.optim.vote_regression import EVIDENCE, Votes
+from szpo.optim.sparse_prior import SparsePrior, group_features
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.types import FEATURE_GRID, Comparison, Floats
 
 MAX_TEXTS: Final = 2_000
@@ -54,8 +54,8 @@ def read(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
     features, mixed, prior = _prior(names, x)
     design = np.concatenate([x, mixed], axis=1)
     votes = Votes(design, up, down, np.zeros(len(x), dtype=np.int64))
-    found = sparse_regression.fit(votes, prior)
-    if found.log_factor < math.log(EVIDENCE):
+    found = sparse_regression.fit_sparse(votes, prior)
+    if found.log_factor < math.log(BAYES_FACTOR_NEEDED):
         return None
     return len(y), named_features.claims(found, features)
 
@@ -85,9 +85,9 @@ def _values(prompt: str, answer: str) -> Floats:
     return np.array([above / below for above, below in dictionary.ratios(prompt, answer)])
 
 
-def _prior(names: tuple[str, ...], x: Floats) -> tuple[NamedFeatures, Floats, Prior]:
+def _prior(names: tuple[str, ...], x: Floats) -> tuple[NamedFeatures, Floats, SparsePrior]:
     """Features in groups that differ alike, their leading mixtures, and the prior of both."""
-    groups = join(x.T @ x)
+    groups = group_features(x.T @ x)
     _, sizes, axes = np.linalg.svd(x, full_matrices=False)
     axes, sizes = axes[:COMPONENTS], sizes[:COMPONENTS]
     shares = np.round(FEATURE_GRID * axes.T * sizes / math.sqrt(len(x))).astype(int)
@@ -95,7 +95,7 @@ def _prior(names: tuple[str, ...], x: Floats) -> tuple[NamedFeatures, Floats, Pr
         names, tuple(groups.tolist()), (FEATURE_GRID,) * len(names),
         tuple(map(tuple, shares.tolist())), len(sizes), dictionary.digest(),
     )  # fmt: skip
-    prior = Prior(
+    prior = SparsePrior(
         np.array([*groups, *[-1] * len(sizes)]),
         np.array([*np.ones(len(names)), *np.maximum(sizes / math.sqrt(len(x)), 1e-9)]),
     )

@@ -40,9 +40,9 @@ from szpo.config.run_sections import (
 )
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.errors import UsageError
-from szpo.optim.checked_settings import POSTERIOR_DIM, WARMUP, defaults
+from szpo.optim.checked_settings import REGRESSION_UP_TO_DIM, WARMUP, defaults
 from szpo.optim.named_features import NamedFeatures
-from szpo.optim.posterior_directions import NOISE, TEMPERATURE
+from szpo.optim.posterior_directions import NEW_RUN_TEMPERATURE, NOISE
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
 from szpo.optim.rules.regression import BUDGET, RADIUS
@@ -83,8 +83,8 @@ class Optimizer(Section):
     rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
         "auto",
         description=f"{list_names(list(RULES))}, or one of another package; auto: regression "
-        f"in a subspace of up to {POSTERIOR_DIM} coordinates, where it has all that is set; "
-        "known elsewhere.",
+        f"in a subspace of up to {REGRESSION_UP_TO_DIM} coordinates, where it has all that is "
+        "set; known elsewhere.",
     )
     law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
         "auto",
@@ -267,7 +267,7 @@ class Config(Section):
         """A subspace of few enough coordinates, and nothing set that `FIRST_RULE` ignores."""
         space = self.subspace
         small = space.kind != "full" and self.optimizer.mu is None
-        few = space.dim == "auto" or space.dim <= POSTERIOR_DIM
+        few = space.dim == "auto" or space.dim <= REGRESSION_UP_TO_DIM
         return small and few and not self._list_changed(RULES[FIRST_RULE].ignores)
 
     @model_validator(mode="after")
@@ -366,7 +366,7 @@ class Config(Section):
             changes["law"] = Law("orthonormal") if plain else Law(normalise=o.law == "normalised")
         if o.warmup is not None:
             changes["warmup"] = o.warmup
-        elif self.subspace.kind == "random" and rule and rule.measures:
+        elif self.subspace.kind == "random" and rule and rule.can_warm_up:
             # Nothing is known of how far votes carry along random directions: α is measured.
             changes["warmup"] = 0 if o.alpha is not None else WARMUP
         if o.kl_budget is not None:
@@ -378,7 +378,8 @@ class Config(Section):
         if features is not None and rule and rule.two_points:
             noise = o.asking_noise or NOISE
             changes |= {
-                "features": features, "asking_noise": noise, "asking_temperature": TEMPERATURE,
+                "features": features, "asking_noise": noise,
+                "asking_temperature": NEW_RUN_TEMPERATURE,
             }  # fmt: skip
         return defaults(
             self.run.root_seed, layout, rule=self.rule, pairing=o.pairing, K=o.directions,

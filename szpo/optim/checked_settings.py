@@ -16,11 +16,11 @@ from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 
-POSTERIOR_DIM = 64
+REGRESSION_UP_TO_DIM = 64
 """Coordinates up to which `regression` is the default rule."""
 WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
-REGRESSION = (
+TWO_POINT_SETTINGS = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
     "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
     "asking_noise", "prior_chances", "asking_temperature",
@@ -44,10 +44,10 @@ def defaults(
         UsageError: an unknown setting, or one out of range.
     """
     dim = layout_dim(layout)
-    small = len(layout) == 1 and dim <= POSTERIOR_DIM
+    small = len(layout) == 1 and dim <= REGRESSION_UP_TO_DIM
     chosen = rule_of(rule or ("regression" if small else "known"))
     measured = changes.get("alpha") is None
-    wide = chosen.measures and dim > POSTERIOR_DIM
+    wide = chosen.can_warm_up and dim > REGRESSION_UP_TO_DIM
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
     base |= chosen.defaults
     known = [field.name for field in dataclasses.fields(Settings)]
@@ -62,7 +62,7 @@ def defaults(
 def settings_to_json(settings: Settings) -> dict[str, Any]:
     """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
-    for name in REGRESSION:
+    for name in TWO_POINT_SETTINGS:
         if plain[name] is None:  # so that a run of another rule has the spec it always had
             del plain[name]
     return plain
@@ -109,12 +109,12 @@ def check(settings: Settings) -> Settings:
         UsageError: the rule is unknown, or names what does not go with it.
     """
     s, rule = settings, rule_of(settings.rule)
-    measures = rule.measures and s.alpha is None
+    measures = rule.can_warm_up and s.alpha is None
     if s.warmup and not measures:
-        able = " and ".join(name for name, other in RULES.items() if other.measures)
+        able = " and ".join(name for name, other in RULES.items() if other.can_warm_up)
         raise SettingsError(f"a warm-up measures alpha for {able}; set warmup = 0")
     if not rule.two_points:
-        given = [name for name in REGRESSION if getattr(s, name) is not None]
+        given = [name for name in TWO_POINT_SETTINGS if getattr(s, name) is not None]
         able = " or ".join(name for name, other in RULES.items() if other.two_points)
         if given:
             raise SettingsError(f"{given[0]} belongs to the rule {able}; leave it out")

@@ -20,8 +20,8 @@ import numpy as np
 
 from szpo.errors import UsageError
 from szpo.optim import vote_regression
-from szpo.optim.sparse_prior import Prior
-from szpo.optim.sparse_regression import Fit, fit
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Votes
 from szpo.types import FEATURE_GRID, Floats, Ints
 
@@ -130,12 +130,12 @@ def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
 
 def groups_of(features: NamedFeatures) -> dict[str, tuple[str, ...]]:
     """The features of each group, by the feature that the group is called by."""
-    called = (features.names[i] for i in heads(features))
+    called = (features.names[i] for i in group_heads(features))
     return {name: tuple(features.names[i] for i in members(features, name)) for name in called}
 
 
 @lru_cache(maxsize=8)
-def heads(features: NamedFeatures) -> tuple[int, ...]:
+def group_heads(features: NamedFeatures) -> tuple[int, ...]:
     """Of each group the feature that its direction changes most, by which the group is called."""
     lengths = np.linalg.norm(np.array(features.map, dtype=np.float64), axis=1)
     groups = np.array(features.groups)
@@ -143,12 +143,12 @@ def heads(features: NamedFeatures) -> tuple[int, ...]:
     return tuple(int(own[np.argmax(lengths[own])]) for own in every)
 
 
-def claims(found: Fit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
+def claims(found: SparseFit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
     """What the votes are about, the likeliest first, as far as it is as likely as ``least``.
 
     The two senses of a group are two claims, which are never added up.
     """
-    groups, called = np.array(features.groups), heads(features)
+    groups, called = np.array(features.groups), group_heads(features)
     listed = []
     for more, chances in ((True, found.more), (False, found.less)):
         own = chances[: len(groups)]
@@ -170,7 +170,7 @@ def directions(features: NamedFeatures) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
+def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
     """(d, d): what takes a direction to the nearest one, by KL, that changes no feature aside.
 
     To first order around the start: the projection at right angles to their natural gradients.
@@ -184,7 +184,7 @@ def without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
 @lru_cache(maxsize=8)
 def prior_of(
     features: NamedFeatures, rows: int, chances: tuple[float, ...] | None = None
-) -> Prior:
+) -> SparsePrior:
     """What is believed of the weights before any vote on comparisons of ``rows`` rows a side.
 
     Args:
@@ -196,14 +196,14 @@ def prior_of(
     groups = np.array([*features.groups, *[-1] * features.components])
     scale = np.full(features.columns, np.sqrt(2 / rows))
     if chances is not None:
-        return Prior(groups, scale, np.array([*chances, *[0.0] * features.components]))
-    equal, own = Prior(groups, scale), {name for name, *_ in features.own}
+        return SparsePrior(groups, scale, np.array([*chances, *[0.0] * features.components]))
+    equal, own = SparsePrior(groups, scale), {name for name, *_ in features.own}
     if not own or own.issuperset(features.names):
         return equal
     mine = np.array([name in own for name in features.names] + [False] * features.components)
     given = equal.features()
     share = np.where(mine, OWN / given[mine].sum(), (1 - OWN) / given[~mine].sum())
-    return Prior(groups, scale, given * share)
+    return SparsePrior(groups, scale, given * share)
 
 
 def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
@@ -218,7 +218,7 @@ def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
     """
     count = len(x)
     votes = Votes(x, np.ones(count), np.zeros(count), np.zeros(count, dtype=np.int64))
-    found, k = fit(votes, prior_of(features, 1)), len(features.names)
+    found, k = fit_sparse(votes, prior_of(features, 1)), len(features.names)
     seen = (found.more + found.less)[:k]
     seen = seen / max(1.0, float(seen.sum()))
     before = prior_of(features, 1).features()[:k]
@@ -244,7 +244,7 @@ def regressors(differences: Ints, scores: Floats) -> Floats:
 
 
 def in_coordinates(
-    found: Fit, features: NamedFeatures, count: float, aside: tuple[int, ...] = ()
+    found: SparseFit, features: NamedFeatures, count: float, aside: tuple[int, ...] = ()
 ) -> vote_regression.Fit:
     """The same posterior, of the gradient in coordinates (d,), as rules and reports take it.
 
@@ -256,7 +256,7 @@ def in_coordinates(
     """
     A = directions(features)
     if aside:
-        A = without(features, aside) @ A
+        A = projection_without(features, aside) @ A
     mean, covariance = A @ found.w, A @ found.covariance @ A.T
     nothing, whole = np.zeros(features.dim), np.eye(features.dim)
     return vote_regression.Fit(
@@ -264,7 +264,7 @@ def in_coordinates(
         covariance=covariance,
         signal=np.asarray(found.signal),
         log_factor=np.asarray(found.log_factor),
-        side=np.asarray(found.side),
+        side_coefficient=np.asarray(found.side),
         weights=np.ones(1),
         modes=mean[None],
         covariances=covariance[None],

@@ -29,7 +29,7 @@ from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.optim.step_size import mu_at
 from szpo.optim.weighted_votes import check_tally, totals, weigh
-from szpo.types import Asked, Floats, Grid, Info, Query, Shift, Tally, Theta, Update, Way
+from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tally, Theta, Update
 
 Point: TypeAlias = Literal["recommended", "centre"]
 POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
@@ -58,7 +58,7 @@ def ask(state: State, step: int | None = None) -> Query:
     return query(settings, wanted, mu_at(settings, wanted), alpha_at(state, wanted), asked)
 
 
-def draw_grids(settings: Settings, step: int, ways: Sequence[Way]) -> tuple[Grid, ...]:
+def draw_grids(settings: Settings, step: int, ways: Sequence[Explanation]) -> tuple[Grid, ...]:
     """The directions of a step, drawn from what votes may be about; none where that is empty."""
     named, noise = settings.features, settings.asking_noise
     if named is None or noise is None or not ways:
@@ -79,7 +79,7 @@ def with_directions(state: State, count: int) -> State:
         return state
     settings = replace(state.settings, K=count)
     carried = state.carried
-    if isinstance(carried, along_direction.CountingState):
+    if isinstance(carried, along_direction.StepSize):
         carried = along_direction.with_directions(state.settings, carried, count)
     return replace(state, settings=settings, carried=carried)
 

@@ -26,9 +26,9 @@ from szpo.types import Floats, Grid, Layout, Shift, Theta, Update
 SIGNIFICANT_BITS = 13
 SMALLEST_COEF = 1e-30
 """Smaller coefficients become 0: their products would leave fp32's normal range."""
-FRAME = 8
+FRAME_ROWS = 8
 """Directions of an orthonormal frame that are made at once."""
-KEPT_UP_TO = 4096
+CACHED_UP_TO_DIM = 4096
 """Coordinates up to which drawn directions are kept in memory."""
 
 
@@ -89,7 +89,7 @@ def direction(
     space: Space, step: int, k: int, grid: Grid | None = None
 ) -> dict[str, NDArray[np.float32]]:
     """The direction's grid values (integer / 256, without factor), exact in fp32, per tensor."""
-    unit = np.float32(1 / sample_directions.GRID)
+    unit = np.float32(1 / sample_directions.PER_UNIT)
     return {
         name: values.astype(np.float32).reshape(shape) * unit
         for (name, shape), values in zip(
@@ -101,7 +101,8 @@ def direction(
 def direction_vector(space: Space, step: int, k: int, grid: Grid | None = None) -> Floats:
     """The direction's grid values as one float64 vector of d entries, in layout order."""
     return (
-        np.concatenate(_integers(space, step, k, grid)).astype(np.float64) / sample_directions.GRID
+        np.concatenate(_integers(space, step, k, grid)).astype(np.float64)
+        / sample_directions.PER_UNIT
     )
 
 
@@ -174,7 +175,7 @@ def apply_coefs(
         squares = (grid.astype(np.int64) ** 2).sum(-1).tolist()
         scale = scale * [sample_directions.gaussian_factor(each, space.dim) for each in squares]
     rounded = round_coef(scale).astype(np.float32)[:, None]
-    moves = rounded * (grid.astype(np.float32) * np.float32(1 / sample_directions.GRID))
+    moves = rounded * (grid.astype(np.float32) * np.float32(1 / sample_directions.PER_UNIT))
     rows = np.concatenate([theta[name].reshape(1, -1), moves[rounded[:, 0] != 0]])
     with np.errstate(over="ignore", invalid="ignore"):
         result = {name: np.add.accumulate(rows)[-1].reshape(shape)}  # one after the other
@@ -292,9 +293,9 @@ def _integers(
         return np.split(np.array(grid, dtype=np.int16), np.cumsum(sizes)[:-1])
     if space.law.kind == "orthonormal":
         first = k - k % space.dim
-        count = min(space.dim, FRAME * ((k - first) // FRAME + 1))
+        count = min(space.dim, FRAME_ROWS * ((k - first) // FRAME_ROWS + 1))
         return [_orthonormal(space, step, first, count)[k - first]]
-    drawn = _draw if space.dim <= KEPT_UP_TO else _draw.__wrapped__
+    drawn = _draw if space.dim <= CACHED_UP_TO_DIM else _draw.__wrapped__
     return list(drawn(space, step, k))
 
 

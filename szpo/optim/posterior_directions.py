@@ -19,31 +19,31 @@ from szpo import seeds
 from szpo.optim import parameters, sample_directions
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.parameters import Space
-from szpo.optim.sparse_regression import Fit
-from szpo.types import FEATURE_GRID, Floats, Grid, Ints, Way
+from szpo.optim.sparse_regression import SparseFit
+from szpo.types import FEATURE_GRID, Explanation, Floats, Grid, Ints
 
-TEMPERATURE: Final = 1.0
+NEW_RUN_TEMPERATURE: Final = 1.0
 """Of the posterior over features in new runs."""
-BEFORE: Final = 2.0
+UNRECORDED_TEMPERATURE: Final = 2.0
 """In runs that record none."""
 NOISE: Final = 0.33
-"""The default `asking_noise`: .7 of what is drawn from the posterior, in length."""
-UNITS: Final = 2**16 - 1
+"""Default `asking_noise`: the seed's part is .7 times as long as the posterior's."""
+CHANCE_UNITS: Final = 2**16 - 1
 """Of the chances of all ways together."""
-LARGEST: Final = 2**15 - 1
+LARGEST_WEIGHT: Final = 2**15 - 1
 """Of a way's weights."""
-LEAST: Final = 1e-6
+SMALLEST_COEF: Final = 1e-6
 """Largest coefficient below which votes say nothing: they cancel, or there are none."""
-UNLIKELY: Final = 1e-9
+SMALLEST_PROBABILITY: Final = 1e-9
 """Probability below which an explanation is left out."""
 
 
-def ways_of(
-    found: Fit,
+def explanations_of(
+    found: SparseFit,
     features: NamedFeatures,
     aside: Sequence[int] = (),
-    temperature: float = TEMPERATURE,
-) -> tuple[Way, ...]:
+    temperature: float = NEW_RUN_TEMPERATURE,
+) -> tuple[Explanation, ...]:
     """What the votes may be about, by regressors; nothing while they say nothing.
 
     At temperature T a feature of probability P is chosen in proportion to P^(1/T), then one of its
@@ -56,22 +56,29 @@ def ways_of(
     total, listed = np.zeros(count + 1), []
     for each in found.kept:
         w = each.w * followed[list(each.support)]
-        if each.chance >= UNLIKELY and np.abs(w).max(initial=0.0) >= LEAST:
+        if each.chance >= SMALLEST_PROBABILITY and np.abs(w).max(initial=0.0) >= SMALLEST_COEF:
             members = sorted({min(at, count) for at in each.support if followed[at]})
             listed.append((each, w, members))
             total[members] += each.chance
     power = 1 / temperature - 1
     share = np.array([(each.chance * total[own] ** power).sum() for each, _, own in listed])
-    chances = np.rint(UNITS * share / max(share.sum(), UNLIKELY)).astype(np.int64)
+    chances = np.rint(CHANCE_UNITS * share / max(share.sum(), SMALLEST_PROBABILITY)).astype(
+        np.int64
+    )
     return tuple(
-        Way(int(chance), each.support, _as_integers(w))
+        Explanation(int(chance), each.support, _as_integers(w))
         for chance, (each, w, _) in zip(chances, listed, strict=True)
         if chance
     )
 
 
 def draw_direction(
-    space: Space, features: NamedFeatures, ways: Sequence[Way], noise: float, step: int, k: int
+    space: Space,
+    features: NamedFeatures,
+    ways: Sequence[Explanation],
+    noise: float,
+    step: int,
+    k: int,
 ) -> Grid:
     """Direction k of a step: along one of the ways, either way round, plus noise; |v| = √d.
 
@@ -89,7 +96,7 @@ def draw_direction(
     along = _in_coordinates(features, ways[int(at)])
     if seeds.integer(key, 1, 2):
         along = -along
-    grid = sample_directions.GRID
+    grid = sample_directions.PER_UNIT
     own = np.rint(parameters.direction_vector(space, step, k) * grid).astype(np.int64)
     even = decimal.ROUND_HALF_EVEN
     with decimal.localcontext(decimal.Context(prec=sample_directions.DIGITS)):
@@ -104,10 +111,10 @@ def draw_direction(
 
 
 def _as_integers(w: Floats) -> tuple[int, ...]:
-    return tuple(np.rint(LARGEST * w / np.abs(w).max()).astype(np.int64).tolist())
+    return tuple(np.rint(LARGEST_WEIGHT * w / np.abs(w).max()).astype(np.int64).tolist())
 
 
-def _in_coordinates(features: NamedFeatures, way: Way) -> Ints:
+def _in_coordinates(features: NamedFeatures, way: Explanation) -> Ints:
     """The way (d,) in the run's coordinates, up to its length; exact."""
     count, found = len(features.names), np.zeros(features.dim, dtype=np.int64)
     for at, weight in zip(way.regressors, way.weights, strict=True):

@@ -28,7 +28,7 @@ DIRECTION_VERSION = 1
 """Of the table, and so of the law gaussian."""
 ORTHONORMAL_VERSION: Final = 2
 """Of the law orthonormal; whichever law changes gets the next number that none has had."""
-GRID = 256
+PER_UNIT = 256
 """Integers are in units of 1/256."""
 TABLE_SHA256 = "586fabbefab1ca027691c6b3d5704762521173d6ce9ad1624f04c5fbc16b9968"
 NORMALISE_UP_TO = 64
@@ -88,7 +88,7 @@ def table() -> NDArray[np.int16]:
         IntegrityError: this machine's quantile function gives another table.
     """
     upper = ndtri((np.arange(32768, 65536) + 0.5) / 65536)
-    half = np.rint(upper * GRID).astype(np.int16)
+    half = np.rint(upper * PER_UNIT).astype(np.int16)
     values = np.concatenate([-half[::-1], half])
     found = hashlib.sha256(values.astype("<i2").tobytes()).hexdigest()
     if found != TABLE_SHA256:
@@ -143,7 +143,7 @@ def _in_doubles(drawn: NDArray[np.int16]) -> NDArray[np.int16] | None:
         for _ in range(2):  # once more: the first leaves what its own rounding made
             left = left - (found[:k] * (found[:k] * left).sum(-1, keepdims=True)).sum(0)
         found[k] = left / math.sqrt(float((left * left).sum()))
-    size = GRID * math.sqrt(dim)
+    size = PER_UNIT * math.sqrt(dim)
     values = size * found
     error = size * 16 * count * math.sqrt(dim) * 2.0**-53 * spread[0] / spread[-1]
     if (np.abs(np.abs(values - np.floor(values)) - 0.5) <= error).any():
@@ -169,7 +169,7 @@ def _in_decimals(drawn: NDArray[np.int16]) -> NDArray[np.int16]:
                     break
             length = square.sqrt()
             found.append([x / length for x in left])
-        size = GRID * decimal.Decimal(dim).sqrt()
+        size = PER_UNIT * decimal.Decimal(dim).sqrt()
         even = decimal.ROUND_HALF_EVEN
         rounded = [[int((size * x).to_integral_value(even)) for x in row] for row in found]
     return np.array(rounded, dtype=np.int16)
@@ -183,4 +183,4 @@ def gaussian_factor(sum_of_squares: int, dim: int) -> float:
     """√d / |v| from the exact integer sum of squares (units 1/65536); 1 for the zero direction."""
     if sum_of_squares == 0:
         return 1.0  # asks nothing and moves nothing; only likely to be met in one dimension
-    return math.sqrt(dim * GRID * GRID / sum_of_squares)
+    return math.sqrt(dim * PER_UNIT * PER_UNIT / sum_of_squares)

@@ -38,21 +38,20 @@ class Settings:
     (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
-    ``regression`` has the last fifteen. ``kl_budget``: how far the recommended point may be from
-    the model's start, as points (counted votes, nats), linear between them and constant outside;
-    None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
-    whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
-    ``prior_widths``: prior variances of a vote's logit that are averaged over.
+    From ``kl_budget`` on they belong to ``regression``. ``kl_budget``: how far the recommended
+    point may be from the model's start, as points (counted votes, nats), linear between them and
+    constant outside; None for no bound. ``centre_step``: how far the asked centre moves in a step
+    at most, in whitened units. ``score_share``: the weight of the shown texts' scores in a vote's
+    feature. ``prior_widths``: prior variances of a vote's logit that are averaged over.
     ``prior_variances``: how those of the coordinates compare (flat, falling, blocks). ``start``:
     θ₀ of a branch; None for 0. ``guarded``: the recommended point stays where guards hold that are
     predicted from what was recorded of the start's answers. ``sided``: the fit has a coefficient
     for the side on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes
     while the votes may be chance. ``measured``: a point is measured for KL, and shrunk, before it
-    is recommended, not with the next answers. These four are None in runs recorded before they
-    were.
-    ``forgetting``: λ, by which a vote's weight falls with each step; None: it stays.
-    ``features``: what votes are regressed on in coordinates of named features; None: z⁺ − z⁻.
-    ``asking_temperature``: of the posterior over them that directions are drawn from; 2 where
+    is recommended, not with the next answers. ``guarded``, ``sided``, ``unproven_kl`` and
+    ``measured`` are None in older runs. ``forgetting``: λ, by which a vote's weight falls with
+    each step; None: it stays. ``features``: features that votes are regressed on; None: z⁺ − z⁻.
+    ``asking_temperature``: temperature of the posterior that directions are drawn from; 2 where
     None. ``prior_chances``: how likely each of them is before any vote; None: all groups alike.
     ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
     from their posterior (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.

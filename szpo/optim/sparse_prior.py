@@ -20,11 +20,11 @@ Support = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prior:
+class SparsePrior:
     """A mixture over supports of k features, each at several widths.
 
-    Nothing; one feature; two of different groups; or the whole dense block, coordinates for what
-    has no name. All coefficients of a support have the same width together, in logits.
+    No feature, one, two of different groups, or the dense block (coordinates without a name). All
+    coefficients of a support have the same width together, in logits.
 
     Raises:
         UsageError: shapes do not fit, groups are not numbered without gaps, a scale, width or
@@ -96,7 +96,7 @@ class Prior:
         return np.asarray(len(support) * (self.scale[list(support)] / width) ** 2)
 
 
-def join(metric: Floats, classes: Ints | None = None, limit: float = 0.8) -> Ints:
+def group_features(metric: Floats, classes: Ints | None = None, limit: float = 0.8) -> Ints:
     """Groups (k,) of features, numbered by their first feature, that move a policy nearly alike.
 
     Two features are of one group where a chain leads from one to the other, within a class, of

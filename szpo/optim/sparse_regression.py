@@ -20,7 +20,7 @@ from scipy import special
 from szpo.aggregation import laplace
 from szpo.aggregation.laplace import Approximation, Rows
 from szpo.errors import UsageError
-from szpo.optim.sparse_prior import Prior, Support
+from szpo.optim.sparse_prior import SparsePrior, Support
 from szpo.optim.vote_regression import Votes
 from szpo.types import Floats
 
@@ -46,7 +46,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class SparseFit:
     """The posterior. Mean and covariance are given that w ≠ 0, probabilities are not."""
 
     w: Floats
@@ -73,7 +73,7 @@ class Fit:
         return sum(each.chance * each.side for each in self.kept) / whole
 
 
-def fit(votes: Votes, prior: Prior, aside: Sequence[int] = ()) -> Fit:
+def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> SparseFit:
     """The posterior of w, and how likely it is that each feature is what the votes are about.
 
     ``votes`` are those of one run (no leading axes), with x (R, k); a row without votes is as if
@@ -94,14 +94,14 @@ def fit(votes: Votes, prior: Prior, aside: Sequence[int] = ()) -> Fit:
     return _summarise(prior, found, nothing, dense, supports, exact, list(aside))
 
 
-def _rows(votes: Votes, prior: Prior) -> Rows:
+def _rows(votes: Votes, prior: SparsePrior) -> Rows:
     """The rows that somebody voted on, with the side as the last column."""
     x, up, down = votes.x, votes.up, votes.down
     if x.ndim != 2 or x.shape[1] != len(prior.groups) or not up.shape == down.shape == x.shape[:1]:
         raise UsageError(
             f"votes: features {x.shape} and counts {up.shape}, for a prior of {len(prior.groups)}"
         )
-    side = np.zeros((len(x), 0)) if votes.side is None else votes.side[:, None]
+    side = np.zeros((len(x), 0)) if votes.plus_on_a is None else votes.plus_on_a[:, None]
     design = np.concatenate([x, side], axis=1)
     finite = all(np.isfinite(each).all() for each in (design, up, down))
     if not finite or (up < 0).any() or (down < 0).any():
@@ -110,7 +110,7 @@ def _rows(votes: Votes, prior: Prior) -> Rows:
     return Rows(design[cast], up[cast], (up + down)[cast])
 
 
-def _refit(rows: Rows, prior: Prior, supports: list[Support]) -> list[Approximation]:
+def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Approximation]:
     """Laplace's approximations of supports (the leading axis), one for each width.
 
     Coefficients are those of the longest support, then the side's where there is one. Where a
@@ -137,7 +137,7 @@ def _refit(rows: Rows, prior: Prior, supports: list[Support]) -> list[Approximat
     return found
 
 
-def _likeliest(found: Screen, prior: Prior) -> list[Support]:
+def _likeliest(found: Screen, prior: SparsePrior) -> list[Support]:
     """The likeliest supports in order, `REFITS` at most; of equals that of the lower features."""
     joint = _round(_over_widths(found.evidence) + prior.log_chances()[0])
     i, j = np.triu_indices(len(joint))
@@ -148,14 +148,14 @@ def _likeliest(found: Screen, prior: Prior) -> list[Support]:
 
 
 def _summarise(
-    prior: Prior,
+    prior: SparsePrior,
     found: Screen,
     nothing: list[Approximation],
     dense: list[Approximation],
     supports: list[Support],
     exact: list[Approximation],
     aside: list[int],
-) -> Fit:
+) -> SparseFit:
     """The posterior from what all supports say; those fitted exactly are in the screen too.
 
     A support of features aside alone counts with nothing.
@@ -203,7 +203,7 @@ def _summarise(
     kept += _keep(supports, exact, named, whole)
     if dense:
         kept += _keep([prior.block], dense, [log_signal + log_dense], whole)
-    return Fit(
+    return SparseFit(
         w=w,
         covariance=second - np.outer(w, w),
         signal=signal,
@@ -306,13 +306,13 @@ class _Parabolas:
     """(A,): at w = 0."""
     slope: Floats
     """(A, k): at w = 0, along each feature."""
-    bend: Floats
+    curvature: Floats
     """(A, k): minus the second derivative along each feature."""
     mixed: Floats
     """(A, k): minus that along the anchor and each feature."""
 
 
-def screen(rows: Rows, prior: Prior, nothing: Floats) -> Screen:
+def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
     """The prediction for all supports of one or two features.
 
     Args:
@@ -326,7 +326,7 @@ def screen(rows: Rows, prior: Prior, nothing: Floats) -> Screen:
     ]
     level = np.concatenate([each.level for each in parts])
     slope = np.concatenate([each.slope for each in parts])
-    bend = np.concatenate([each.bend for each in parts])
+    bend = np.concatenate([each.curvature for each in parts])
     mixed = np.concatenate([each.mixed for each in parts])
     precision = (prior.scale / np.array(prior.widths)[:, None]) ** 2  # (T, k)
     at = np.arange(k)
@@ -356,7 +356,7 @@ def screen(rows: Rows, prior: Prior, nothing: Floats) -> Screen:
     return found
 
 
-def _expand(rows: Rows, prior: Prior, nothing: Floats, part: slice) -> _Parabolas:
+def _expand(rows: Rows, prior: SparsePrior, nothing: Floats, part: slice) -> _Parabolas:
     """The parabolas around a part of the features."""
     k = len(prior.groups)
     x = rows.design[:, :k]

@@ -14,9 +14,9 @@ from typing import Final
 
 from szpo.optim.settings import Settings
 
-DIGITS: Final = 50
+DECIMAL_DIGITS: Final = 50
 """Decimal digits of a power, so that every machine rounds it to the same bits."""
-LEAST: Final = 0.01
+LEAST_SHARE: Final = 0.01
 """Neither μ nor α falls below this share of where it began."""
 
 
@@ -39,13 +39,13 @@ def alpha_share(settings: Settings, step: int) -> float:
 
 @functools.lru_cache(maxsize=64)  # a step asks for the same one several times
 def share_left(decay: float, step: int, horizon: float = 1.0) -> float:
-    """(1 + step/horizon)^−decay, at least `LEAST`, rounded once.
+    """(1 + step/horizon)^−decay, at least `LEAST_SHARE`, rounded once.
 
     >>> [share_left(0.5, step) for step in (0, 3, 99, 10**6)]
     [1.0, 0.5, 0.1, 0.01]
     """
     if decay == 0:
         return 1.0
-    with decimal.localcontext(decimal.Context(prec=DIGITS)):
+    with decimal.localcontext(decimal.Context(prec=DECIMAL_DIGITS)):
         base = 1 + decimal.Decimal(step) / decimal.Decimal(horizon)
-        return max(float(base ** -decimal.Decimal(decay)), LEAST)
+        return max(float(base ** -decimal.Decimal(decay)), LEAST_SHARE)

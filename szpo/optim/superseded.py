@@ -22,14 +22,14 @@ GONE_VALUES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
 }  # fmt: skip
 """By option the value that such a run is looked at with, and those that are gone."""
-OFF: Final[Mapping[str, Any]] = {
+GONE_OPTIONS: Final[Mapping[str, Any]] = {
     "momentum": 0.0, "adam": None, "steering": None, "selection": None, "vote_price": None,
 }  # fmt: skip
 """Options that are gone, and what they are in records of runs that did without them."""
 SCHEDULES: Final = {"constant": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
 """Names that the powers of μ and α had in saved vectors."""
-IDLE: Final = ("momentum_terms", "forget", "selection_noise")
-"""Those that do nothing by themselves."""
+GONE_SUBOPTIONS: Final = ("momentum_terms", "forget", "selection_noise")
+"""Options without effect alone."""
 
 
 def find_gone(optimizer: Mapping[str, Any]) -> tuple[str, ...]:
@@ -46,7 +46,9 @@ def find_gone(optimizer: Mapping[str, Any]) -> tuple[str, ...]:
         for name, (_, gone) in GONE_VALUES.items()
         if optimizer.get(name) in gone
     ]
-    found += [f"option {name}" for name, off in OFF.items() if optimizer.get(name, off) != off]
+    found += [
+        f"option {name}" for name, off in GONE_OPTIONS.items() if optimizer.get(name, off) != off
+    ]
     return tuple(found)
 
 
@@ -57,7 +59,11 @@ def is_folded(optimizer: Mapping[str, Any]) -> bool:
 
 def keep_current(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded settings of the optimizer without what is gone, but for the name of the rule."""
-    kept = {name: optimizer[name] for name in optimizer if name not in {*OFF, *IDLE}}
+    kept = {
+        name: optimizer[name]
+        for name in optimizer
+        if name not in {*GONE_OPTIONS, *GONE_SUBOPTIONS}
+    }
     if isinstance(law := kept.get("law"), Mapping):
         kept["law"] = {name: value for name, value in law.items() if name != "block"}
         if law.get("kind") == "block":

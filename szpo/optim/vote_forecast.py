@@ -21,12 +21,12 @@ from szpo.optim import vote_regression
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
 from szpo.types import Floats
 
-DRIFT = 1.75
+DRIFT_NATS = 1.75
 """Nats by which a fit that forgets must predict better."""
 _BISECTIONS = 60
 _DRAWS = 400
 """Possible futures of a forecast."""
-_LAPSES, _FAR, _MORE = 0.05, 3.0, 0.15
+_LAPSE_RATE, _FAR_LOGIT, _EXTRA_SLOPE = 0.05, 3.0, 0.15
 """By how much a win rate's interval is wider than the posterior's."""
 
 
@@ -48,8 +48,10 @@ class Interval:
         ends = []
         for inner, sign in ((self.low, 1.0), (self.high, -1.0)):
             logit = sign * inner  # above 0 where the base is left behind for certain
-            share = special.expit(np.where(logit < -_FAR, logit + _MORE * (logit + _FAR), logit))
-            share = np.where(share > 0.5, share + _LAPSES * (0.5 - share), share)
+            share = special.expit(
+                np.where(logit < -_FAR_LOGIT, logit + _EXTRA_SLOPE * (logit + _FAR_LOGIT), logit)
+            )
+            share = np.where(share > 0.5, share + _LAPSE_RATE * (0.5 - share), share)
             ends.append(share if sign > 0 else 1 - share)
         return Interval(special.expit(self.value), ends[0], ends[1])
 
@@ -67,8 +69,8 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a run stands."""
+class RunPosition:
+    """A run's two points and its evidence."""
 
     centre: Floats
     """(d,): the asked centre."""
@@ -92,7 +94,7 @@ def gain(found: Fit, point: Floats, level: float = 0.95) -> Interval:
 
 def outlook(
     fits: tuple[Fit, Fit],
-    standing: Standing,
+    standing: RunPosition,
     more: int,
     reach: float,
     hold: Callable[[Floats], Floats] | None = None,
@@ -111,7 +113,7 @@ def outlook(
         UsageError: there is no vote yet, or the second fit has no curvature.
     """
     moving, bent = fits
-    if not bent.has_bend or not float(moving.count) > 0:
+    if not bent.has_curvature or not float(moving.count) > 0:
         raise UsageError("a forecast needs votes, and a fit with the curvature")
     rng = np.random.default_rng(0)  # one set of draws for all forecasts, so that they compare
     dim = bent.w.shape[-1]
@@ -128,7 +130,7 @@ def outlook(
         points = np.broadcast_to(standing.point, (_DRAWS, dim))
     square = (points**2).sum(-1)
     gains = (tastes[:, :dim] * points).sum(-1) - 0.5 * tastes[:, -1] * square
-    shown = log_factor >= math.log(vote_regression.EVIDENCE)
+    shown = log_factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)
     return Outlook(more, interval_of(gains), interval_of(square / 2), float(shown.mean()))
 
 
@@ -207,7 +209,9 @@ def _evidence(
 
 def win_rates(found: Fit, votes: Votes) -> Floats:
     """Predicted share of votes for plus in each row (..., R) of other votes of the same kind."""
-    more = [each[..., None] for each in (votes.side, votes.bend) if each is not None]
+    more = [
+        each[..., None] for each in (votes.plus_on_a, votes.curvature_term) if each is not None
+    ]
     rows = np.concatenate([votes.x, *more], -1)
     eta = np.einsum("...rp,...cp->...cr", rows, found.modes)
     variance = np.einsum("...rp,...cpq,...rq->...cr", rows, found.covariances, rows)
@@ -220,7 +224,7 @@ def drift(votes: Votes, prior: Prior, forget: float = 0.94, last: int = 40) -> F
 
     Each step that holds some of the last 40 rows is predicted from the steps before it, by a fit
     in which a vote that is a steps old weighs ``forget``ᵃ and by the one that forgets nothing. A
-    difference of `DRIFT` says that the taste has changed.
+    difference of `DRIFT_NATS` says that the taste has changed.
     """
     gain = np.zeros(votes.x.shape[:-2])
     for step in np.unique(votes.steps[-last:]):
@@ -234,7 +238,10 @@ def drift(votes: Votes, prior: Prior, forget: float = 0.94, last: int = 40) -> F
 
 def _rows(votes: Votes, where: NDArray[np.bool_]) -> Votes:
     """Some of the rows."""
-    side, bend = (None if each is None else each[..., where] for each in (votes.side, votes.bend))
+    side, bend = (
+        None if each is None else each[..., where]
+        for each in (votes.plus_on_a, votes.curvature_term)
+    )
     return Votes(
         votes.x[..., where, :], votes.up[..., where], votes.down[..., where],
         votes.steps[where], side, bend,
@@ -246,7 +253,7 @@ def _contrast(fit: Fit, point: Floats) -> Floats:
     dim = fit.w.shape[-1]
     at = np.zeros((*point.shape[:-1], fit.modes.shape[-1]))
     at[..., :dim] = point
-    if fit.has_bend:
+    if fit.has_curvature:
         at[..., -1] = -0.5 * (point**2).sum(-1)
     return at
 

@@ -2,8 +2,8 @@
 
 A vote that compares two batches has the feature x = z⁺ − z⁻ in whitened coordinates, and
 P(plus) = σ(xᵀw + b·s): w is the gradient of the reward in link units, b what standing on side A
-is worth, s = ±1 the side of plus. Texts of a batch are luck, shared by nobody else; since each
-comparison has one vote this luck cannot be seen apart, and w is the attenuated gradient.
+is worth, s = ±1 the side of plus. Texts of a batch add noise of their own; since each
+comparison has one vote this noise cannot be seen apart, and w is the attenuated gradient.
 
 The prior is a mixture of Gaussians N(m, Λ⁻¹) of several widths, and the fit a mixture of their
 Laplace posteriors, weighted by their marginal likelihoods (MacKay, "Bayesian interpolation",
@@ -26,12 +26,12 @@ from szpo.aggregation.laplace import Approximation, Rows
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
-EVIDENCE = 9.0
+BAYES_FACTOR_NEEDED = 9.0
 """Bayes factor for any signal from which a run goes its whole way."""
-WITHOUT_EVIDENCE = 0.15
+UNPROVEN_SHARE = 0.15
 """The share of the way that it goes before, where nothing else is set."""
 WORTH = 20.0
-"""Votes that a warm start is worth at the start, at most, on average over its levels."""
+"""Mean votes that a warm start may weigh before any vote."""
 _HOPELESS = 1e26
 _LEVELS = ((0.0, 0.4), (0.25, 0.2), (1.0, 0.25), (4.0, 0.15))
 """Weights of a warm start in units of `WORTH`, with their probabilities: .9 on average."""
@@ -53,9 +53,9 @@ class Votes:
     """(..., R)."""
     steps: Ints
     """(R,)."""
-    side: Floats | None = None
+    plus_on_a: Floats | None = None
     """(..., R): +1 where plus stood on A, −1 on B, 0 if balanced; None fits no such term."""
-    bend: Floats | None = None
+    curvature_term: Floats | None = None
     """(..., R): −(z⁺ − z⁻)ᵀc with c the midpoint of z⁺ and z⁻; its coefficient is the curvature a
     of the reward wᵀz − a|z|²/2. None fits a linear reward."""
 
@@ -68,7 +68,12 @@ class Votes:
     def scale(self, weight: Floats) -> Votes:
         """The same rows with their votes times a weight (..., R): one that fades with age, say."""
         return Votes(
-            self.x, self.up * weight, self.down * weight, self.steps, self.side, self.bend
+            self.x,
+            self.up * weight,
+            self.down * weight,
+            self.steps,
+            self.plus_on_a,
+            self.curvature_term,
         )
 
 
@@ -87,9 +92,9 @@ class Prior:
     """Prior variances of the logit of a comparison along w, over the distance as asked."""
     signal: float = 0.65
     """Probability that w ≠ 0."""
-    side: float = 0.5
+    side_deviation: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
-    bend: tuple[float, float] = (0.12, 0.12)
+    curvature: tuple[float, float] = (0.12, 0.12)
     """Mean and standard deviation of the curvature in units of the prior's |w|: a/|w| is one over
     the distance at which the reward is highest."""
     mean: Floats | None = None
@@ -99,10 +104,12 @@ class Prior:
 
     def __post_init__(self) -> None:
         variances = np.asarray(self.variances, dtype=np.float64)
-        sizes = np.array([*variances.ravel(), *self.widths, self.side, self.bend[1]])
+        sizes = np.array(
+            [*variances.ravel(), *self.widths, self.side_deviation, self.curvature[1]]
+        )
         if variances.ndim != 2 or not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise UsageError("prior of the votes: variances, widths and deviations must be > 0")
-        if not 0 < self.signal < 1 or not math.isfinite(self.bend[0]):
+        if not 0 < self.signal < 1 or not math.isfinite(self.curvature[0]):
             raise UsageError(f"prior of the votes: `signal` {self.signal} is not between 0 and 1")
         if self.mean is None and self.precision is None:
             return
@@ -145,7 +152,7 @@ class Fit:
     """(...): posterior probability that w ≠ 0."""
     log_factor: Floats
     """(...): log of the Bayes factor for w ≠ 0 against w = 0."""
-    side: Floats
+    side_coefficient: Floats
     """(...): posterior mean of the side's coefficient; 0 where it was not fitted."""
     weights: Floats = field(repr=False)
     """(..., C): posterior probabilities of the Gaussians."""
@@ -159,7 +166,7 @@ class Fit:
     """(..., C, p, p): Λ of the prior's Gaussians."""
     count: Floats = field(repr=False)
     """(...): votes."""
-    has_bend: bool = False
+    has_curvature: bool = False
     """The last coefficient is a curvature."""
 
     def interval(self, x: Floats, z: float = 1.959963984540054) -> tuple[Floats, Floats]:
@@ -187,20 +194,20 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     covariances = np.stack([each.covariance() for each in found], -3)
     mean, covariance = mixture_moments(weights, modes, covariances)
     log_factor = special.logsumexp(evidence, axis=-1)
-    log_factor = log_factor - _without_signal(rows, prior, dim, votes.side is not None)
+    log_factor = log_factor - _without_signal(rows, prior, dim, votes.plus_on_a is not None)
     return Fit(
         w=mean[..., :dim],
         covariance=covariance[..., :dim, :dim],
         signal=special.expit(log_factor + special.logit(prior.signal)),
         log_factor=log_factor,
-        side=mean[..., dim] if votes.side is not None else np.zeros(lead),
+        side_coefficient=mean[..., dim] if votes.plus_on_a is not None else np.zeros(lead),
         weights=weights,
         modes=modes,
         covariances=covariances,
         means=np.stack([each.mean for each in found], -2),
         precisions=np.stack([each.precision for each in found], -3),
         count=rows.total.sum(-1),
-        has_bend=votes.bend is not None,
+        has_curvature=votes.curvature_term is not None,
     )
 
 
@@ -210,8 +217,9 @@ def direction(
     """Where to go, (..., d): w's direction, as long as the votes deserve, at most 1.
 
     Its length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
-    between its mean and the truth. Until the Bayes factor for any signal has passed `EVIDENCE` it
-    is at most ``unproven`` (...), or `WITHOUT_EVIDENCE` of that length where None is given.
+    between its mean and the truth. Until the Bayes factor for any signal has passed
+    `BAYES_FACTOR_NEEDED` it is at most ``unproven`` (...), or `UNPROVEN_SHARE` of that length
+    where None is given.
     ``log_factor`` (...) is the largest that the run has seen, the fit's own by default: a factor
     that has once been passed is passed.
     """
@@ -220,8 +228,8 @@ def direction(
     certainty = np.sqrt(square / (square + trace))
     factor = fit.log_factor if log_factor is None else np.maximum(fit.log_factor, log_factor)
     length = np.sqrt(certainty)
-    short = WITHOUT_EVIDENCE * length if unproven is None else np.minimum(length, unproven)
-    length = np.where(factor >= math.log(EVIDENCE), length, short)
+    short = UNPROVEN_SHARE * length if unproven is None else np.minimum(length, unproven)
+    length = np.where(factor >= math.log(BAYES_FACTOR_NEEDED), length, short)
     return np.asarray((length / np.sqrt(np.maximum(square, 1e-300)))[..., None] * fit.w)
 
 
@@ -279,7 +287,9 @@ def _rows(votes: Votes, prior: Prior) -> Rows:
     dim, lead = votes.x.shape[-1], votes.x.shape[:-2]
     if prior.variances.shape[1] != dim:
         raise UsageError(f"prior of the votes: {prior.variances.shape[1]} variances, {dim} axes")
-    more = [each[..., None] for each in (votes.side, votes.bend) if each is not None]
+    more = [
+        each[..., None] for each in (votes.plus_on_a, votes.curvature_term) if each is not None
+    ]
     whole = np.concatenate([votes.x, *more, votes.up[..., None], votes.down[..., None]], -1) + 0.0
     if not np.isfinite(whole).all() or (whole[..., -2:] < 0).any():
         raise UsageError("votes: features must be finite and counts at least 0")
@@ -362,10 +372,10 @@ def _with_nuisance(
 ) -> tuple[Floats, Floats]:
     """Mean and precision with those of the side's coefficient and the curvature appended."""
     more = []
-    if votes.side is not None:
-        more.append((np.zeros(length.shape), np.full(length.shape, 1 / prior.side**2)))
-    if votes.bend is not None:
-        more.append((prior.bend[0] * length, 1 / (prior.bend[1] * length) ** 2))
+    if votes.plus_on_a is not None:
+        more.append((np.zeros(length.shape), np.full(length.shape, 1 / prior.side_deviation**2)))
+    if votes.curvature_term is not None:
+        more.append((prior.curvature[0] * length, 1 / (prior.curvature[1] * length) ** 2))
     for centre, certain in more:
         size = precision.shape[-1]
         wider = np.zeros((*length.shape, size + 1, size + 1))
@@ -381,5 +391,5 @@ def _without_signal(rows: Rows, prior: Prior, dim: int, has_side: bool) -> Float
         return np.asarray(-math.log(2) * rows.total.sum(-1))
     lead = rows.design.shape[:-2]
     only = Rows(rows.design[..., dim : dim + 1], rows.up, rows.total)
-    precision = np.full((*lead, 1, 1), 1 / prior.side**2)
+    precision = np.full((*lead, 1, 1), 1 / prior.side_deviation**2)
     return laplace.approximate(only, np.zeros((*lead, 1)), precision, None).evidence

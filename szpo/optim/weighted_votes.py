@@ -18,13 +18,13 @@ from szpo.types import Floats, Tally
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What a rule makes of past votes by voter."""
+class HistoryUse:
+    """How a rule uses past votes by voter."""
 
     rows: int = 0
-    """Of how many past directions it needs them."""
+    """Past directions that it needs."""
     weights: Callable[[History], Floats] | None = None
-    """Its own way to one weight per voter (..., P); None: that of the weighting's name."""
+    """How it weighs voters (..., P); None: as the weighting's name says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def weigh(
     tally: Tally,
     by_voter: VotesByVoter | None,
     *,
-    use: Past | None = None,
+    use: HistoryUse | None = None,
 ) -> WeightedVotes:
     """Apply the run's weighting to a step; weights rest on earlier steps alone.
 
@@ -64,7 +64,7 @@ def weigh(
     past = weighting.add_voters(history or History.empty(settings.N), by_voter.voters)
     by_voter = weighting.align(by_voter, past.voters)
     weights = np.ones(len(past.voters))
-    use = use or Past()
+    use = use or HistoryUse()
     rows = use.rows
     if settings.weighting in LEARNED:
         learn = use.weights or functools.partial(learn_weights, settings.weighting)

@@ -93,7 +93,7 @@ class FeatureMap:
         metric = gradients.T.astype(np.float64) @ gradients
         return NamedFeatures(
             tuple(names),
-            tuple(sparse_prior.join(metric, classes).tolist()),
+            tuple(sparse_prior.group_features(metric, classes).tolist()),
             tuple(self.scales[i] for i in moving),
             tuple(map(tuple, gradients.T.tolist())),
             self.components,

@@ -16,13 +16,13 @@ from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters, step_size
 from szpo.optim.optimizer import Point
 from szpo.optim.rules import regression
-from szpo.optim.rules.measured_kl import GRID, Reach
+from szpo.optim.rules.measured_kl import SHARE_PARTS, KlMeasurement
 from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.replay.findings import Broken, Promise
-from szpo.types import Info, Theta, Update, Way
+from szpo.types import Explanation, Info, Theta, Update
 from szpo.voting import counting, shown_features, step_inputs, step_plan, steps
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -150,7 +150,7 @@ class Recomputation:
         if named is not None and (entries := shown_features.entries_of(named, rated=rated)):
             mine = shown_features.differences_of(named, shown, entries)
             at = [named.names.index(name) for name in entries]
-            if inputs.features is None or (mine != inputs.features[..., at]).any():
+            if inputs.text_differences is None or (mine != inputs.text_differences[..., at]).any():
                 problem = "features are not those of its texts"
                 raise Broken("events", f"step {number}", problem)
         if inputs.kl is not None:
@@ -161,7 +161,7 @@ class Recomputation:
             if not any(_is_near(inputs.kl[1], one) for one in found):
                 raise Broken("events", f"step {number}", "kl is of a point never recommended")
 
-    def _check_reach(self, number: int, reach: Reach) -> None:
+    def _check_reach(self, number: int, reach: KlMeasurement) -> None:
         """Readings are of the point that the votes proposed, and its share is what they give."""
         settings, carried = self.settings, self.state.carried
         if settings.kl_budget is None or not reach.follows:
@@ -169,7 +169,7 @@ class Recomputation:
             raise Broken("events", f"step {number}", problem)
 
         def estimate(share: int) -> float:
-            return regression.quadratic_kl(settings, share / GRID * carried.way)
+            return regression.quadratic_kl(settings, share / SHARE_PARTS * carried.proposed)
 
         wanted = [(reach.limit, regression.find_limit(settings, carried))]
         wanted += [(reach.start, estimate(0))]
@@ -205,7 +205,7 @@ def _is_near(found: float, own: float) -> bool:
     return abs(found - own) <= 1e-5 * max(own, 1e-3)
 
 
-def _are_near(recorded: Sequence[Way], mine: Sequence[Way]) -> bool:
+def _are_near(recorded: Sequence[Explanation], mine: Sequence[Explanation]) -> bool:
     """Chances and weights agree within a unit; what is missing has a chance of 0."""
     found, own = ({way.regressors: way for way in ways} for ways in (recorded, mine))
     for at in {*found, *own}:

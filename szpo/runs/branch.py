@@ -22,7 +22,7 @@ from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import superseded
 from szpo.optim.checked_settings import (
-    REGRESSION,
+    TWO_POINT_SETTINGS,
     defaults,
     read_recorded,
     settings_from_json,
@@ -128,11 +128,11 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
     made.pop("prior", None)
     if rule_of(rule).two_points != has_two_points(parent.rule):
         own |= _asked_as_by(rule, parent)
-    if rule_of(rule).measures:  # as long a warm-up as a run that begins with that rule
+    if rule_of(rule).can_warm_up:  # as long a warm-up as a run that begins with that rule
         own["warmup"] = defaults(
             root_seed, parent.layout, rule=rule, alpha=parent.alpha,
         ).warmup  # fmt: skip
-    for name in REGRESSION:
+    for name in TWO_POINT_SETTINGS:
         if own.get(name) is None:
             own.pop(name, None)
     settings_from_json(own)
@@ -149,5 +149,5 @@ def _asked_as_by(rule: str, parent: Settings) -> dict[str, Any]:
     usual = settings_to_json(
         defaults(parent.root_seed, parent.layout, rule=rule, D=parent.D, M=parent.M)
     )
-    names = ("law", "K", "N", *REGRESSION)
+    names = ("law", "K", "N", *TWO_POINT_SETTINGS)
     return {name: usual.get(name) for name in names}

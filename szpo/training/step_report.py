@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
-from szpo.optim.rules.measured_kl import Reach
+from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class StepReport:
     figures: dict[str, float]
     seconds: dict[str, float]
     extra: dict[str, Any]
-    reach: Reach | None = None
+    reach: KlMeasurement | None = None
     """What was measured of the recommended point before it was recorded."""
 
 

@@ -17,7 +17,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
 from szpo.optim.rules.all_votes import from_start
-from szpo.optim.rules.measured_kl import Reach
+from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
@@ -54,7 +54,7 @@ class PendingStep:
     """The point where the run asks, after the step."""
     head: str
     """SHA-256 of that point."""
-    reach: Reach | None = None
+    reach: KlMeasurement | None = None
     """What was measured of the recommended point."""
 
 

@@ -138,7 +138,7 @@ def _likelier(named: NamedFeatures, chances: tuple[float, ...]) -> dict[str, flo
     now = np.bincount(named.groups, chances)
     before = named_features.prior_of(named, 1).features()[: len(named.names)]
     grown = np.flatnonzero(now > 2 * np.bincount(named.groups, before))
-    called = named_features.heads(named)
+    called = named_features.group_heads(named)
     order = sorted(grown.tolist(), key=lambda group: -now[group])
     return {named.names[called[group]]: round(float(now[group]), 3) for group in order[:SAID]}
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import NamedFeatures, groups_of, heads, members
+from szpo.optim.named_features import NamedFeatures, group_heads, groups_of, members
 
 EVENT: Final = "not about"
 OVER: Final = ("closed", "applied", "void")
@@ -88,7 +88,7 @@ def order(
     if features is None:
         raise UsageError("not about: the run's coordinates are no named features")
     own = members(features, name)
-    group = features.names[heads(features)[features.groups[own[0]]]]
+    group = features.names[group_heads(features)[features.groups[own[0]]]]
     with ledger.transaction(by):
         held = in_force(ledger)
         if (group in held) == on:

@@ -18,7 +18,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.features import own
 from szpo.ledger.database import Ledger
 from szpo.optim.rules.guard_geometry import Moments
-from szpo.optim.rules.measured_kl import Reach
+from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
@@ -37,7 +37,7 @@ def note(inputs: StepInputs) -> dict[str, Any]:
         "kl": None if inputs.kl is None else list(inputs.kl),
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
         "moments": None if inputs.moments is None else inputs.moments.to_json(),
-        "features": None if inputs.features is None else inputs.features.tolist(),
+        "features": None if inputs.text_differences is None else inputs.text_differences.tolist(),
         "ratings": {name: list(values) for name, values in inputs.ratings.items()} or None,
     }
     given = {name: value for name, value in found.items() if value is not None}
@@ -90,10 +90,10 @@ def _body(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
     return json.loads(events[0]["body"]) if events else {}
 
 
-def _reach(ledger: Ledger, step: int) -> Reach | None:
+def _reach(ledger: Ledger, step: int) -> KlMeasurement | None:
     noted = _body(ledger, "step", step).get("reach")
     try:
-        return None if noted is None else Reach.from_json(noted)
+        return None if noted is None else KlMeasurement.from_json(noted)
     except (KeyError, TypeError, ValueError):
         raise IntegrityError(
             f"step {step}: what was measured of its point cannot be read"

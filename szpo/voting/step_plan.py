@@ -14,7 +14,7 @@ from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.optim.settings import Settings
-from szpo.types import Asked, Query, Way
+from szpo.types import Asked, Explanation, Query
 
 LIMIT: Final = 2**15
 """Of numbers of 16 bits."""
@@ -66,7 +66,9 @@ def _asked(body: dict[str, Any], settings: Settings) -> Asked:
     columns = 0 if settings.features is None else settings.features.columns
     ways = []
     for chance, at, weights in body["ways"]:
-        ways.append(Way(chance, _integers(at, 0, columns), _integers(weights, -LIMIT, LIMIT)))
+        ways.append(
+            Explanation(chance, _integers(at, 0, columns), _integers(weights, -LIMIT, LIMIT))
+        )
         if not at or len(at) != len(weights) or not any(weights):
             raise ValueError("a way has no weight on a regressor")
     _integers([way.chance for way in ways], 1, 2 * LIMIT)

@@ -15,9 +15,9 @@ from szpo.analysis import cause
 from szpo.analysis.taught import OPEN
 from szpo.cli.app import call
 from szpo.intervals import Share, share
-from szpo.optim.sparse_prior import Prior
-from szpo.optim.sparse_regression import fit
-from szpo.optim.vote_regression import EVIDENCE, Votes
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.sparse_regression import fit_sparse
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.policies import teachable
 from tests.support import folder_run
 from tests.support.operator_page import teach
@@ -60,10 +60,10 @@ def simulate(true: str, seed: int) -> str | None:
     sides = rng.random((comparisons, 2)) < special.expit(pull)[:, None]
     tied = equal[:, None] & (rng.random((comparisons, 2)) < 0.95)
     up = np.where(tied, 0.5, sides).sum(1)
-    prior = Prior(groups, np.full(len(groups), np.sqrt(2 / ROWS)))
+    prior = SparsePrior(groups, np.full(len(groups), np.sqrt(2 / ROWS)))
     moved = np.where(equal[:, None], 0, x) * np.sqrt(2 / ROWS) * 1.4
-    found = fit(Votes(moved, up, 2 - up, np.arange(comparisons) // 4), prior)
-    if float(found.log_factor) >= np.log(EVIDENCE):
+    found = fit_sparse(Votes(moved, up, 2 - up, np.arange(comparisons) // 4), prior)
+    if float(found.log_factor) >= np.log(BAYES_FACTOR_NEEDED):
         return None
     both = ~tied.any(1)
     alike = share(float((sides[:, 0] == sides[:, 1])[both].sum()), int(both.sum()))

@@ -17,8 +17,8 @@ from szpo.intervals import share
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
-from szpo.optim.sparse_prior import Prior
-from szpo.optim.sparse_regression import fit
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.sparse_regression import fit_sparse
 from szpo.optim.vote_regression import Votes
 from szpo.reports import html_report
 from tests.support.operator_page import record, teach
@@ -135,12 +135,12 @@ def looks_unexplained(seed: int, votes: int, strength: float) -> bool:
     ``strength``: what one standard deviation of their one feature is worth, logits; 0: nothing.
     """
     groups = np.array([*range(FEATURES), *[-1] * COMPONENTS])
-    prior = Prior(groups, np.full(len(groups), np.sqrt(2 / ROWS)))
+    prior = SparsePrior(groups, np.full(len(groups), np.sqrt(2 / ROWS)))
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((votes, len(groups)))
     up = (rng.random(votes) < special.expit(strength * x[:, 3])).astype(float)
     shown = Votes(x * np.sqrt(2 / ROWS) * 1.4, up, 1 - up, np.arange(votes) // 8)
-    found = fit(shown, prior)
+    found = fit_sparse(shown, prior)
     return found.dense + 1 - found.signal >= taught.LIKELY
 
 

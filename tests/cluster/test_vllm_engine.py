@@ -175,7 +175,10 @@ def test_a_direction_on_record_is_asked_as_the_seeds_own(
     policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
 ) -> None:
     def recorded(shift: Shift) -> Shift:
-        v = parameters.direction_vector(policy.space, shift.step, shift.k) * sample_directions.GRID
+        v = (
+            parameters.direction_vector(policy.space, shift.step, shift.k)
+            * sample_directions.PER_UNIT
+        )
         return replace(shift, step=99, grid=tuple(int(x) for x in v))
 
     with served(policy, server.url):

@@ -105,7 +105,7 @@ def test_a_run_records_what_the_judge_said_and_needs_it_for_nothing_but_new_answ
         shown = shown_features.pairs_of(ledger.comparisons(1))
         assert set(inputs.ratings[FEATURE]) <= {1, 2, 3, 4, 5}
         assert len(inputs.ratings[FEATURE]) == len(shown)
-        assert inputs.features[..., named.names.index(FEATURE)].any()
+        assert inputs.text_differences[..., named.names.index(FEATURE)].any()
         event = next(e for e in ledger.events("generated") if e["body"])
     values = event["body"]["inputs"]["ratings"][FEATURE]
     values[0] += 1

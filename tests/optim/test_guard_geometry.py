@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from szpo.errors import UsageError
 from szpo.optim.rules.guard_geometry import (
     FIGURES,
-    GRID,
     LEAST_KL,
+    SHARE_PARTS,
     Limits,
     Moments,
     gather,
@@ -86,10 +86,10 @@ def test_the_shrink_is_the_largest_that_holds(seed: int, size: float) -> None:
     z = np.random.default_rng(seed).normal(size=D)
     z *= size / np.linalg.norm(z)
     share = shrink_for_guards(moments, z)
-    assert 0 <= share <= 1 and (share * GRID).is_integer()
+    assert 0 <= share <= 1 and (share * SHARE_PARTS).is_integer()
     if share:
         assert all(p.holds for p in predict(moments, share * z))
-    for worse in np.arange(share * GRID + 1, GRID + 1) / GRID:
+    for worse in np.arange(share * SHARE_PARTS + 1, SHARE_PARTS + 1) / SHARE_PARTS:
         if 0.5 * (worse * size) ** 2 >= LEAST_KL:
             assert not all(p.holds for p in predict(moments, worse * z))
     both = shrink_for_guards(moments, np.stack([z, 0.25 * z]))
@@ -99,7 +99,7 @@ def test_the_shrink_is_the_largest_that_holds(seed: int, size: float) -> None:
     rest = float(shrink_for_guards(moments, z, origin=origin))
     if rest:
         assert all(p.holds for p in predict(moments, origin + rest * z))
-    for worse in np.arange(rest * GRID + 1, GRID + 1, 16) / GRID:
+    for worse in np.arange(rest * SHARE_PARTS + 1, SHARE_PARTS + 1, 16) / SHARE_PARTS:
         if 0.5 * (worse * size) ** 2 >= LEAST_KL:
             assert not all(p.holds for p in predict(moments, origin + worse * z))
 

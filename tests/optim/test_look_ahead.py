@@ -51,7 +51,7 @@ def test_nats_follow_what_was_measured_of_the_points_before():
     """Two nats measured where the quadratic form says one: a factor of (2 + P) / (1 + P)."""
     settings = settings_of()
     state, _ = walk(settings, 10, seed=1)
-    doubled = replace(state.carried, reach=None, measured=(2.0, 1.0))
+    doubled = replace(state.carried, reach=None, kl_sums=(2.0, 1.0))
     scale = (2 + all_votes.PSEUDO_KL) / (1 + all_votes.PSEUDO_KL)
     nats = scale * regression.quadratic_kl(settings, doubled.recommended)
     now = look_ahead.look_ahead(settings, doubled).ahead[0]
@@ -88,7 +88,7 @@ def test_a_taste_that_turns_is_reported_from_64_votes_on():
             tally = Tally(plus, 1 - plus, 0 * plus, plus < 0)
             after = optimizer.tell(after, query, tally)[0]
         found = look_ahead.look_ahead(settings, after.carried)
-        assert found.turned == turned == (found.drift > vote_forecast.DRIFT)
+        assert found.turned == turned == (found.drift > vote_forecast.DRIFT_NATS)
 
 
 def test_predicted_guards_hold_the_recommended_point_where_they_hold():
@@ -100,14 +100,14 @@ def test_predicted_guards_hold_the_recommended_point_where_they_hold():
     # Along the gradient .5 nats of log-probability are lost after one unit.
     along = held.recommended @ GRADIENT / np.linalg.norm(GRADIENT)
     assert 0.9 < along < 1.1
-    assert held.recommended == pytest.approx(held.held.share * free, abs=1e-6)
-    assert held.held.broken == ("logprob",)
+    assert held.recommended == pytest.approx(held.guard_limit.share * free, abs=1e-6)
+    assert held.guard_limit.broken == ("logprob",)
     found = look_ahead.look_ahead(settings, held)
-    assert 0 < held.held.share < 1 and found.share == held.held.share
+    assert 0 < held.guard_limit.share < 1 and found.share == held.guard_limit.share
     assert max(each.kl[2] for each in found.ahead) < 3
     # With a steep slope less than the least move worth making is left: no shrink mends it.
     steep = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments(3.0)))[0].carried
-    assert steep.held.share == 0 and not steep.recommended.any()
+    assert steep.guard_limit.share == 0 and not steep.recommended.any()
     # The centre goes with it: votes are asked where the model may end.
     assert np.linalg.norm(held.centre) <= np.linalg.norm(held.recommended) + 1e-6
     # Runs recorded before the setting was there take no notice, and so do those without it.
@@ -120,7 +120,7 @@ def test_a_branch_is_held_on_its_own_way_only():
     start = tuple(0.8 * GRADIENT / np.linalg.norm(GRADIENT))
     settings = settings_of(start=start, kl_budget=((8.0, 20.0),))
     state = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments()))[0].carried
-    assert state.held.share == 0  # .2 of a unit are .02 nats, less than is worth a move
+    assert state.guard_limit.share == 0  # .2 of a unit are .02 nats, less than is worth a move
     beyond = settings_of(start=tuple(-3 * np.array(start)), kl_budget=((8.0, 20.0),))
     state = walk(beyond, 12, seed=1, inputs=StepInputs(moments=moments()))[0].carried
     along = (np.array(beyond.start) + state.recommended) @ GRADIENT / np.linalg.norm(GRADIENT)
@@ -150,11 +150,11 @@ def test_what_standing_on_a_side_is_worth_is_not_taken_for_taste():
         cosines.append(np.mean([w @ GRADIENT / np.linalg.norm(w) for w in z]))
     assert cosines[0] > cosines[1] + 0.2
     carried = lean(settings_of(), 15, 0)
-    assert carried.votes.side.shape == (120,) and set(carried.votes.side) == {-1.0, 1.0}
+    assert carried.votes.plus_on_a.shape == (120,) and set(carried.votes.plus_on_a) == {-1.0, 1.0}
     found = look_ahead.look_ahead(settings_of(), carried)
     assert 0.7 < found.side < 2.3
     # Tallies without sides, as in the worlds, fit no such term.
-    assert walk(settings_of(), 2)[0].carried.votes.side is None
+    assert walk(settings_of(), 2)[0].carried.votes.plus_on_a is None
 
 
 def test_a_plan_says_what_votes_buy_before_any_is_cast():

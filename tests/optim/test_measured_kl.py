@@ -4,11 +4,19 @@ import math
 
 import pytest
 
-from szpo.optim.rules.measured_kl import AIM, GRID, MOST, Reach, Reading, choose, measure
+from szpo.optim.rules.measured_kl import (
+    AIMED_SHARE,
+    MOST_READINGS,
+    SHARE_PARTS,
+    KlMeasurement,
+    Reading,
+    choose,
+    measure,
+)
 
 
 def readings(*pairs, whole=2.7):
-    return tuple(Reading(share, kl, whole * (share / GRID) ** 2) for share, kl in pairs)
+    return tuple(Reading(share, kl, whole * (share / SHARE_PARTS) ** 2) for share, kl in pairs)
 
 
 @pytest.mark.parametrize(
@@ -46,19 +54,21 @@ def test_a_branch_stays_where_it_begins_when_that_is_all_the_budget(limit, kl, e
 @pytest.mark.parametrize("whole", [0.4, 2.9, 3.1, 8.0, 60.0])
 def test_however_kl_grows_the_recorded_point_is_within_the_budget_and_uses_it(power, whole):
     def read(share):
-        return Reading(share, whole * (share / GRID) ** power, 2.7 * (share / GRID) ** 2)
+        return Reading(
+            share, whole * (share / SHARE_PARTS) ** power, 2.7 * (share / SHARE_PARTS) ** 2
+        )
 
     found = measure(3.0, 0.0, read)
     kl = read(found.share).kl
-    assert len(found.readings) <= MOST and found.follows
+    assert len(found.readings) <= MOST_READINGS and found.follows
     assert kl <= 3.0 * (1.1 if power < 2 else 1)  # three readings do not end a slow growth
-    assert (found.share == GRID) == (whole <= 3)
-    assert whole <= 3 or whole > 8 or kl > 0.6 * AIM * 3.0
+    assert (found.share == SHARE_PARTS) == (whole <= 3)
+    assert whole <= 3 or whole > 8 or kl > 0.6 * AIMED_SHARE * 3.0
     assert found.measured in (None, kl)
 
 
 def test_a_share_or_reading_that_does_not_follow_is_told():
-    found = measure(3.0, 0.0, lambda share: Reading(share, 12 * (share / GRID) ** 2, 1.0))
+    found = measure(3.0, 0.0, lambda share: Reading(share, 12 * (share / SHARE_PARTS) ** 2, 1.0))
     assert [each.share for each in found.readings] == [256, 121] and found.share == 121
     body = {
         "limit": found.limit,
@@ -68,14 +78,14 @@ def test_a_share_or_reading_that_does_not_follow_is_told():
             {"share": r.share, "kl": r.kl, "estimate": r.estimate} for r in found.readings
         ],
     }
-    assert Reach.from_json(body) == found
+    assert KlMeasurement.from_json(body) == found
     for change in (
         {"share": 122},
         {"limit": 12.0},
         {"readings": body["readings"][:1]},
         {"readings": [{**body["readings"][0], "kl": 11.0}, body["readings"][1]]},
     ):
-        assert not Reach.from_json({**body, **change}).follows
+        assert not KlMeasurement.from_json({**body, **change}).follows
     for change in (
         {"share": 121.5},
         {"limit": 0.0},
@@ -85,10 +95,10 @@ def test_a_share_or_reading_that_does_not_follow_is_told():
         {"readings": [{**body["readings"][0], "kl": -1.0}]},
     ):
         with pytest.raises((KeyError, TypeError, ValueError)):
-            Reach.from_json({**body, **change})
+            KlMeasurement.from_json({**body, **change})
 
 
 def test_the_next_ball_is_scaled_by_the_reading_next_to_what_was_recorded():
-    found = Reach(3.0, 0.0, readings((256, 12.0), (121, 2.4)), 121)
+    found = KlMeasurement(3.0, 0.0, readings((256, 12.0), (121, 2.4)), 121)
     assert found.nearest.share == 121
     assert found.scale == pytest.approx((2.4 + 0.1) / (2.7 * (121 / 256) ** 2 + 0.1))

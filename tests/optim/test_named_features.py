@@ -50,7 +50,7 @@ def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[S
     """What a step's texts show: the moves of both sides, and the luck of eight texts a side."""
     named = settings.features
     assert named is not None
-    moves = perturbations(settings, query, None).features(settings.distance)
+    moves = perturbations(settings, query, None).displacements(settings.distance)
     gradients = named_features.directions(named)[:, :COUNT]
     luck = rng.standard_normal((settings.K, DIM)) * np.sqrt(2 / ROWS)
     rest = np.sqrt(1 - 0.7**2) * rng.standard_normal((settings.K, COUNT)) * np.sqrt(2 / ROWS)
@@ -58,7 +58,7 @@ def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[S
     inputs = StepInputs(
         scores=(moves + luck)[:, None],
         centre=np.zeros(DIM),
-        features=np.round(shown * FEATURE_GRID).astype(np.int64)[:, None],
+        text_differences=np.round(shown * FEATURE_GRID).astype(np.int64)[:, None],
     )
     return inputs, shown
 
@@ -229,7 +229,7 @@ def test_a_group_is_called_by_the_feature_that_its_direction_moves_most() -> Non
     own = table()
     rows = (own.map[0], tuple(2 * v for v in own.map[0]), *own.map[2:])
     near = replace(own, groups=(0, 0, *range(1, COUNT - 1)), map=rows)
-    assert named_features.heads(near)[:2] == (1, 2)
+    assert named_features.group_heads(near)[:2] == (1, 2)
     fit = all_votes.fit_named(settings_of(), walk(settings_of(), 5, 0).carried.votes)
     chances = np.zeros_like(fit.less)
     chances[:2] = 0.6, 0.3

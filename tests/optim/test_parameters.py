@@ -357,7 +357,7 @@ def test_what_doubles_cannot_decide_is_left_to_fifty_digits():
 @pytest.mark.parametrize(("count", "dim"), [(8, 8), (8, 64), (64, 64), (3, 256)])
 def test_rows_are_orthogonal_within_the_rounding_of_the_grid(count, dim):
     v = sample_directions.orthonormal(draw(count, dim, 5)).astype(np.float64)
-    gram = v @ v.T / sample_directions.GRID**2
+    gram = v @ v.T / sample_directions.PER_UNIT**2
     # Each entry is off by ½/256 at most, by √(1/12)/256 on average: a product of two rows, each of
     # length √d, by about √(2d/12)/256.
     off = np.abs(gram - np.diag(np.diag(gram)))

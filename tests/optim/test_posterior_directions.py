@@ -14,16 +14,16 @@ from szpo.optim import named_features, optimizer, parameters, posterior_directio
 from szpo.optim.checked_settings import defaults
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import (
-    BEFORE,
-    LARGEST,
+    CHANCE_UNITS,
+    LARGEST_WEIGHT,
     NOISE,
-    UNITS,
+    UNRECORDED_TEMPERATURE,
     draw_direction,
-    ways_of,
+    explanations_of,
 )
 from szpo.optim.settings import SettingsError
-from szpo.optim.sparse_regression import Fit, Kept
-from szpo.types import FEATURE_GRID, Asked, Shift, Way
+from szpo.optim.sparse_regression import Kept, SparseFit
+from szpo.types import FEATURE_GRID, Asked, Explanation, Shift
 from tests.optim.test_named_features import DIM, WANTED, cosine, settings_of, walk
 
 AXES = NamedFeatures(
@@ -37,11 +37,11 @@ AXES = NamedFeatures(
 SPACE = defaults(3, (("z", (4,)),), rule="regression").space
 
 
-def fit_of(*kept: tuple[tuple[int, ...], float, list[float]]) -> Fit:
+def fit_of(*kept: tuple[tuple[int, ...], float, list[float]]) -> SparseFit:
     """A posterior of three regressors: two features and a component."""
     none, matrix = np.zeros(3), np.eye(3)
     ways = tuple(Kept(support, 0.0, chance, np.array(w)) for support, chance, w in kept)
-    return Fit(none, matrix, 0.9, 1.0, none, none, 0.1, ways)
+    return SparseFit(none, matrix, 0.9, 1.0, none, none, 0.1, ways)
 
 
 def test_the_draw_of_a_seed_is_these_numbers() -> None:
@@ -50,7 +50,7 @@ def test_the_draw_of_a_seed_is_these_numbers() -> None:
     # 21.76).
     own = parameters.direction_vector(SPACE, 1, 2) * 256
     assert own.tolist() == [-343, 72, 370, 54]
-    way = Way(UNITS, (0, 1), (8, -6))
+    way = Explanation(CHANCE_UNITS, (0, 1), (8, -6))
     assert draw_direction(SPACE, AXES, [way], 0.25, 1, 2) == (-424, 244, 149, 22)
 
 
@@ -58,7 +58,7 @@ def test_a_direction_has_its_share_of_noise_and_the_laws_length() -> None:
     settings = settings_of()
     named, space = settings.features, settings.space
     assert named is not None
-    way = Way(UNITS, (WANTED,), (LARGEST,))
+    way = Explanation(CHANCE_UNITS, (WANTED,), (LARGEST_WEIGHT,))
     along = named_features.directions(named)[:, WANTED]
     for noise in (0.1, NOISE, 1.0):
         cosines = []
@@ -76,7 +76,10 @@ def test_a_direction_has_its_share_of_noise_and_the_laws_length() -> None:
 
 
 def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says() -> None:
-    ways = [Way(3 * UNITS // 4, (0,), (LARGEST,)), Way(UNITS // 4, (2,), (LARGEST,))]
+    ways = [
+        Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
+        Explanation(CHANCE_UNITS // 4, (2,), (LARGEST_WEIGHT,)),
+    ]
     seen = Counter[tuple[int, bool]]()
     for step in range(600):
         v = draw_direction(SPACE, AXES, ways, 0.01, step, 0)
@@ -84,7 +87,10 @@ def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says() -> N
         seen[axis, v[axis] > 0] += 1
     assert {axis for axis, _ in seen} == {0}  # the component is the first coordinate as well
     assert seen[0, True] == pytest.approx(300, abs=50)  # four standard errors
-    other = [Way(3 * UNITS // 4, (0,), (LARGEST,)), Way(UNITS // 4, (1,), (LARGEST,))]
+    other = [
+        Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
+        Explanation(CHANCE_UNITS // 4, (1,), (LARGEST_WEIGHT,)),
+    ]
     axes = Counter(
         int(np.argmax(np.abs(draw_direction(SPACE, AXES, other, 0.01, step, 0))))
         for step in range(600)
@@ -97,29 +103,32 @@ def test_the_temperature_is_of_features_not_of_explanations() -> None:
     found = fit_of(
         ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])
     )
-    plain = {way.regressors: way.chance / UNITS for way in ways_of(found, AXES)}
+    plain = {way.regressors: way.chance / CHANCE_UNITS for way in explanations_of(found, AXES)}
     whole = 0.64 + 0.04 + 0.16  # P of the features
     assert plain[0,] == pytest.approx(0.6 / whole, abs=1e-4)
     assert plain[0, 1] == pytest.approx((0.04 + 0.04) / whole, abs=1e-4)  # of either feature
-    chances = {way.regressors: way.chance / UNITS for way in ways_of(found, AXES, (), BEFORE)}
+    chances = {
+        way.regressors: way.chance / CHANCE_UNITS
+        for way in explanations_of(found, AXES, (), UNRECORDED_TEMPERATURE)
+    }
     whole = 0.8 + 0.2 + 0.4  # √P
     assert chances[0,] == pytest.approx(0.6 / 0.8 / whole, abs=1e-4)
     assert chances[0, 1] == pytest.approx((0.04 / 0.8 + 0.04 / 0.2) / whole, abs=1e-4)
     assert chances[2,] == pytest.approx(0.4 / whole, abs=1e-4)
-    assert {way.weights for way in ways_of(found, AXES)} == {
-        (LARGEST,), (LARGEST, -round(LARGEST / 2)),
+    assert {way.weights for way in explanations_of(found, AXES)} == {
+        (LARGEST_WEIGHT,), (LARGEST_WEIGHT, -round(LARGEST_WEIGHT / 2)),
     }  # fmt: skip
 
 
 def test_what_votes_are_not_to_be_about_is_not_asked_along() -> None:
     found = fit_of(((0,), 0.6, [2.0]), ((0, 1), 0.3, [2.0, -1.0]), ((2,), 0.1, [0.5]))
-    ways = {way.regressors: way for way in ways_of(found, AXES, aside=[0])}
-    assert set(ways) == {(0, 1), (2,)} and ways[0, 1].weights == (0, -LARGEST)
+    ways = {way.regressors: way for way in explanations_of(found, AXES, aside=[0])}
+    assert set(ways) == {(0, 1), (2,)} and ways[0, 1].weights == (0, -LARGEST_WEIGHT)
     assert ways[0, 1].chance / ways[2,].chance == pytest.approx(3, rel=1e-3)
 
 
 def test_votes_that_say_nothing_leave_the_directions_of_the_seed() -> None:
-    assert ways_of(fit_of(((), 0.4, []), ((0,), 0.6, [1e-12])), AXES) == ()
+    assert explanations_of(fit_of(((), 0.4, []), ((0,), 0.6, [1e-12])), AXES) == ()
     settings = replace(settings_of(), asking_noise=NOISE)
     query = optimizer.ask(optimizer.init(settings))
     assert query.asked == Asked(0, (), ())
@@ -146,7 +155,7 @@ def test_later_steps_ask_along_what_is_liked_and_lag_knows_one_step_less() -> No
 
 def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law() -> None:
     grid = (300, -100, 0, 25)
-    asked = Asked(1, (Way(1, (0,), (LARGEST,)),), (grid,) * 8)
+    asked = Asked(1, (Explanation(1, (0,), (LARGEST_WEIGHT,)),), (grid,) * 8)
     settings = defaults(3, (("z", (4,)),), rule="regression", features=AXES, asking_noise=NOISE)
     query = optimizer.query(settings, 1, 0.5, asked=asked)
     theta = parameters.zeros(settings.layout)

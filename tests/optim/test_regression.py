@@ -38,7 +38,7 @@ def test_its_defaults_are_its_own_and_survive_json():
 def test_the_target_is_the_budget_times_the_shrunk_direction():
     settings = settings_of(kl_budget=((8.0, 2.0), (24.0, 6.0)), centre_step=0.5)
     state, rows = walk(settings, 2)
-    found = fit(replace(state.carried.votes, bend=None), all_votes.prior(settings))
+    found = fit(replace(state.carried.votes, curvature_term=None), all_votes.prior(settings))
     # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
     # Before the votes show a signal, .14 nats: this share of the radius.
     unproven = np.sqrt(0.14 / (0.9 * 4))
@@ -58,7 +58,7 @@ def test_the_budget_is_linear_between_its_points_and_constant_outside(votes, nat
     radius = regression.find_radius(settings, replace(start, counted=np.array(float(votes))))
     assert radius == pytest.approx(math.sqrt(2 * 0.9 * nats))
     # Twice the KL that |z|²/2 says, measured at 4 nats: scale (8 + 1)/(4 + 1).
-    seen = replace(start, counted=np.array(float(votes)), measured=(8.0, 4.0))
+    seen = replace(start, counted=np.array(float(votes)), kl_sums=(8.0, 4.0))
     assert regression.find_radius(settings, seen) == pytest.approx(radius / math.sqrt(9 / 5))
 
 
@@ -72,7 +72,7 @@ def test_votes_that_may_be_chance_move_the_recommendation_by_little():
     assert max(seen) == pytest.approx(0.14, rel=1e-5)
     before = settings_of(unproven_kl=None)  # as in runs recorded without it: .15 of the way
     state, _ = walk(before, 1, seed=0)
-    found = fit(replace(state.carried.votes, bend=None), all_votes.prior(before))
+    found = fit(replace(state.carried.votes, curvature_term=None), all_votes.prior(before))
     way = math.sqrt(2 * 0.9 * 3) * direction(found)
     assert state.carried.recommended == pytest.approx(way, abs=1e-6)
     assert np.linalg.norm(direction(found)) <= 0.15
@@ -81,11 +81,11 @@ def test_votes_that_may_be_chance_move_the_recommendation_by_little():
 
 
 def test_a_unit_is_one_of_the_space_or_of_the_radius_at_which_is_asked():
-    assert regression.unit(settings_of(scale=2.5)) == pytest.approx(2.5)
+    assert regression.whitened_unit(settings_of(scale=2.5)) == pytest.approx(2.5)
     by_radius = settings_of(mu=0.9)
-    assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 4.5)))
+    assert regression.whitened_unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 4.5)))
     scheduled = settings_of(mu=0.9, mu_decay=0.5)
-    assert regression.unit(scheduled) == regression.unit(by_radius)
+    assert regression.whitened_unit(scheduled) == regression.whitened_unit(by_radius)
 
 
 @pytest.mark.full
@@ -130,15 +130,16 @@ def test_bend_is_the_midpoint_along_the_feature():
     state, rng = optimizer.init(settings), np.random.default_rng(0)
     state, _, _ = vote(settings, state, rng)
     x = features(settings, 0)
-    assert state.carried.votes.bend == pytest.approx(-x[:, 0])  # the centre stands at θ₀
+    assert state.carried.votes.curvature_term == pytest.approx(-x[:, 0])  # the centre stands at θ₀
     at = np.array([0.0, 2, 0, 0, 0, 0])
     state, _, _ = vote(settings, state, rng, inputs=StepInputs(centre=at))
-    assert state.carried.votes.bend[8:] == pytest.approx(-2 * features(settings, 1)[:, 1])
+    moved = state.carried.votes.curvature_term[8:]
+    assert moved == pytest.approx(-2 * features(settings, 1)[:, 1])
     forward = replace(settings, pairing="forward")
     state, _, _ = vote(forward, optimizer.init(forward), rng, inputs=StepInputs(centre=at))
     x = features(settings, 0) / 2
     assert state.carried.votes.x == pytest.approx(x)
-    assert state.carried.votes.bend == pytest.approx(-(x * (at + x / 2)).sum(-1))
+    assert state.carried.votes.curvature_term == pytest.approx(-(x * (at + x / 2)).sum(-1))
 
 
 def test_a_ball_is_around_the_models_start_and_without_one_both_points_walk_together():
@@ -189,7 +190,7 @@ def test_delta_is_what_the_posterior_says_of_each_direction():
     state, rows = walk(settings_of(), 10, seed=4)
     info = rows[-1][1]
     x = features(settings_of(), 9)
-    found = fit(replace(state.carried.votes, bend=None), all_votes.prior(settings_of()))
+    found = fit(replace(state.carried.votes, curvature_term=None), all_votes.prior(settings_of()))
     assert info.delta == pytest.approx((x @ found.w).tolist())
     assert info.stderr == pytest.approx(
         np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x)).tolist()
@@ -216,7 +217,9 @@ def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
         flat = history.verdicts.reshape(5, -1).copy()
         flat[:number] = -np.sign(votes.x @ z)[None, :]
         up, down = ((flat == side).sum(0) * 1.0 for side in (PLUS, MINUS))
-        again = fit(replace(votes, up=up, down=down, bend=None), all_votes.prior(settings))
+        again = fit(
+            replace(votes, up=up, down=down, curvature_term=None), all_votes.prior(settings)
+        )
         return float(again.w @ z) <= 0
 
     exact = next(number for number in range(6) if turned(number)) / 5
@@ -380,8 +383,10 @@ def test_a_vote_is_about_a_mixture_of_the_direction_and_the_shown_texts():
     shape = (settings.K, settings.N, settings.dim)
     scores = np.random.default_rng(0).normal(size=shape)
     at = optimizer.perturbations(settings, query, None, StepInputs(scores=scores))
-    apart = np.broadcast_to(at.features(settings.distance)[:, None], shape)
-    assert all_votes.features(settings, at) == pytest.approx(0.75 * apart + 0.25 * scores)
+    apart = np.broadcast_to(at.displacements(settings.distance)[:, None], shape)
+    assert all_votes.regressors_of_step(settings, at) == pytest.approx(
+        0.75 * apart + 0.25 * scores
+    )
 
 
 def test_a_tie_is_half_of_each_side_and_a_negative_weight_votes_for_the_other():

@@ -169,7 +169,7 @@ def test_a_warmup_without_a_measure_falls_back_to_vote_noise():
     state = optimizer.init(settings)
     for votes in (tally([[0, 0], [1, 1]]), tally(np.zeros((2, 2)))):
         state, _, _ = optimizer.tell(state, optimizer.ask(state), votes)
-    assert state.carried.warm == (math.log(3) ** 2,)
+    assert state.carried.warmup_squares == (math.log(3) ** 2,)
     assert state.carried.alpha == default_alpha(settings, math.log(3))
 
 

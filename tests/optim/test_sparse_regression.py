@@ -11,8 +11,8 @@ from szpo.aggregation import laplace
 from szpo.aggregation.laplace import Rows
 from szpo.errors import UsageError
 from szpo.optim import sparse_regression
-from szpo.optim.sparse_prior import Prior, join
-from szpo.optim.sparse_regression import fit
+from szpo.optim.sparse_prior import SparsePrior, group_features
+from szpo.optim.sparse_regression import fit_sparse
 from szpo.optim.vote_regression import Votes
 
 
@@ -35,7 +35,7 @@ def problem(seed, k=12, count=None, side=False):
     w[rng.choice(k, 2, replace=False)] = rng.normal(size=2) * rng.choice([0.0, 1.0, 3.0])
     stood = rng.choice([-1.0, 1.0], count) if side else None
     up = rng.random(count) < special.expit(x @ w)
-    return cast(x, up, side=stood), Prior(np.arange(k) // 3, np.full(k, 0.5))
+    return cast(x, up, side=stood), SparsePrior(np.arange(k) // 3, np.full(k, 0.5))
 
 
 def enumerate_supports(votes, prior):
@@ -65,7 +65,7 @@ def test_what_is_screened_is_what_all_exact_fits_say(monkeypatch):
     monkeypatch.setattr(sparse_regression, "REFITS", 10)
     for seed in range(200):
         votes, prior = problem(seed)
-        found, every = fit(votes, prior), enumerate_supports(votes, prior)
+        found, every = fit_sparse(votes, prior), enumerate_supports(votes, prior)
         best = max(every, key=every.__getitem__)
         assert best in [each.support for each in found.kept], seed
         total = special.logsumexp(list(every.values()))
@@ -80,8 +80,8 @@ def test_what_is_screened_is_what_all_exact_fits_say(monkeypatch):
 def test_evidence_and_mean_agree_with_integrals():
     """Six features, 40 votes: all supports by quadrature over their coefficients."""
     votes, plain = problem(5, k=6, count=40)
-    prior = Prior(plain.groups, plain.scale, widths=(1.0, 2.0))
-    found = fit(votes, prior)
+    prior = SparsePrior(plain.groups, plain.scale, widths=(1.0, 2.0))
+    found = fit_sparse(votes, prior)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     weights = weights / weights.sum()
     table, sums, means = prior.log_chances()[0], [], []
@@ -108,9 +108,9 @@ def test_chances_of_all_possible_votes_add_up_to_one():
     """Over all outcomes of six votes the Bayes factor is 1 on average, as a martingale's is."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(6, 6))
-    prior = Prior(np.array([0, 0, 1, 2, -1, -1]), np.full(6, 0.7))
+    prior = SparsePrior(np.array([0, 0, 1, 2, -1, -1]), np.full(6, 0.7))
     outcomes = np.array(list(itertools.product((0.0, 1.0), repeat=6)))
-    factors = [math.exp(fit(cast(x, up), prior).log_factor) for up in outcomes]
+    factors = [math.exp(fit_sparse(cast(x, up), prior).log_factor) for up in outcomes]
     assert np.mean(factors) == pytest.approx(1.0, abs=0.05)
 
 
@@ -121,8 +121,8 @@ def test_chance_votes_rarely_pass_for_a_taste():
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(80, 20))
         up = rng.random(80) < 0.5
-        prior = Prior(np.arange(20), np.full(20, 0.7))
-        looks = [fit(cast(x[:n], up[:n]), prior).log_factor for n in range(16, 81, 16)]
+        prior = SparsePrior(np.arange(20), np.full(20, 0.7))
+        looks = [fit_sparse(cast(x[:n], up[:n]), prior).log_factor for n in range(16, 81, 16)]
         passed += max(looks) >= math.log(9)
     assert stats.binom.sf(passed - 1, 30, 1 / 9) > 0.01
 
@@ -130,7 +130,7 @@ def test_chance_votes_rarely_pass_for_a_taste():
 def test_names_are_right_as_often_as_they_claim():
     """With tastes drawn from the prior a claim of p is true in a share p of cases."""
     rng = np.random.default_rng(11)
-    prior = Prior(np.arange(12) // 2, np.full(12, 0.5))
+    prior = SparsePrior(np.arange(12) // 2, np.full(12, 0.5))
     table = np.exp(prior.log_chances()[0])
     i, j = np.triu_indices(12)
     claims, truths = [], []
@@ -143,7 +143,7 @@ def test_names_are_right_as_often_as_they_claim():
             deviation = 1 / np.sqrt(prior.precision(tuple(support), width))
             w[support] = rng.normal(size=len(support)) * deviation
         x = rng.normal(size=(30, 12))
-        found = fit(cast(x, rng.random(30) < special.expit(x @ w)), prior)
+        found = fit_sparse(cast(x, rng.random(30) < special.expit(x @ w)), prior)
         by_group = [np.bincount(prior.groups, side) for side in (found.more, found.less)]
         claims += [*np.concatenate(by_group), found.signal]
         signs = [np.bincount(prior.groups, 1.0 * (side * w > 0)) for side in (1, -1)]
@@ -161,10 +161,10 @@ def test_an_order_of_features_changes_nothing(side):
     votes, prior = problem(8, side=side)
     order = np.random.default_rng(0).permutation(12)
     labels = np.unique(prior.groups[order], return_inverse=True)[1]
-    turned = Prior(labels, prior.scale[order])
+    turned = SparsePrior(labels, prior.scale[order])
     here, there = (
-        fit(votes, prior),
-        fit(cast(votes.x[:, order], votes.up, side=votes.side), turned),
+        fit_sparse(votes, prior),
+        fit_sparse(cast(votes.x[:, order], votes.up, side=votes.plus_on_a), turned),
     )
     assert there.log_factor == pytest.approx(here.log_factor, abs=1e-5)
     assert there.w == pytest.approx(here.w[order], abs=1e-6)
@@ -181,10 +181,10 @@ def test_the_same_votes_give_the_same_bits_and_absent_ones_none():
         np.insert(votes.up, rows // 2, 0.0),
         np.insert(votes.down, rows // 2, 0.0),
         absent.astype(np.int64),
-        np.insert(votes.side, rows // 2, 1.0),
+        np.insert(votes.plus_on_a, rows // 2, 1.0),
     )
-    first = fit(votes, prior)
-    for again in (fit(votes, prior), fit(more, prior)):
+    first = fit_sparse(votes, prior)
+    for again in (fit_sparse(votes, prior), fit_sparse(more, prior)):
         assert first.log_factor == again.log_factor
         assert (first.w == again.w).all() and (first.covariance == again.covariance).all()
         assert [each.evidence for each in first.kept] == [each.evidence for each in again.kept]
@@ -194,11 +194,13 @@ def test_weights_count_votes_and_a_tie_is_half_of_each():
     votes, prior = problem(4)
     twice = cast(np.concatenate([votes.x] * 2), np.concatenate([votes.up] * 2))
     weighted = cast(votes.x, 2 * votes.up, 2 * votes.down)
-    assert fit(weighted, prior).log_factor == pytest.approx(fit(twice, prior).log_factor, abs=1e-5)
+    assert fit_sparse(weighted, prior).log_factor == pytest.approx(
+        fit_sparse(twice, prior).log_factor, abs=1e-5
+    )
     both = cast(np.concatenate([votes.x] * 2), np.repeat([1.0, 0.0], len(votes.x)))
     tied = cast(votes.x, 0.5 + 0 * votes.up)
     half = cast(both.x, both.up / 2, both.down / 2)
-    assert fit(tied, prior).w == pytest.approx(fit(half, prior).w, abs=1e-6)
+    assert fit_sparse(tied, prior).w == pytest.approx(fit_sparse(half, prior).w, abs=1e-6)
 
 
 def test_a_side_is_no_taste():
@@ -208,8 +210,8 @@ def test_a_side_is_no_taste():
     x = rng.normal(size=(60, 10))
     x[:, 3] += 1.5 * stood
     up = rng.random(60) < special.expit(2.0 * stood)
-    prior = Prior(np.arange(10), np.full(10, 0.7))
-    blind, seeing = fit(cast(x, up), prior), fit(cast(x, up, side=stood), prior)
+    prior = SparsePrior(np.arange(10), np.full(10, 0.7))
+    blind, seeing = fit_sparse(cast(x, up), prior), fit_sparse(cast(x, up, side=stood), prior)
     assert blind.more[3] > 0.9
     assert seeing.log_factor < 0.5
     assert seeing.more[3] < 0.3
@@ -219,8 +221,8 @@ def test_the_dense_block_takes_what_no_feature_explains():
     rng = np.random.default_rng(6)
     x = rng.normal(size=(300, 20))
     up = rng.random(300) < special.expit(x[:, 12:] @ np.full(8, 0.5))
-    prior = Prior(np.r_[np.arange(12), np.full(8, -1)], np.full(20, 0.7))
-    found = fit(cast(x, up), prior)
+    prior = SparsePrior(np.r_[np.arange(12), np.full(8, -1)], np.full(20, 0.7))
+    found = fit_sparse(cast(x, up), prior)
     assert found.dense > 0.99 and found.kept[0].support == tuple(range(12, 20))
     assert found.w[12:] == pytest.approx(0.5, abs=0.3)
     assert np.abs(found.w[:12]).max() < 0.01
@@ -228,14 +230,14 @@ def test_the_dense_block_takes_what_no_feature_explains():
 
 def test_groups_are_equally_likely_unless_features_are_given_chances():
     groups = np.array([0, 0, 1, 2, 3, -1])
-    equal = Prior(groups, np.ones(6)).features()
+    equal = SparsePrior(groups, np.ones(6)).features()
     assert equal == pytest.approx([0.125, 0.125, 0.25, 0.25, 0.25, 0.0])
-    prior = Prior(groups, np.ones(6), np.array([2.0, 2.0, 4.0, 1.0, 1.0, 7.0]))
+    prior = SparsePrior(groups, np.ones(6), np.array([2.0, 2.0, 4.0, 1.0, 1.0, 7.0]))
     assert prior.features() == pytest.approx([0.2, 0.2, 0.4, 0.1, 0.1, 0.0])
     table, dense = prior.log_chances()
     whole = np.exp(table)[np.triu_indices(6)].sum() + math.exp(dense)
     assert whole == pytest.approx(1.0)
-    nothing = fit(cast(np.zeros((0, 6)), np.zeros(0)), prior)
+    nothing = fit_sparse(cast(np.zeros((0, 6)), np.zeros(0)), prior)
     assert nothing.signal == pytest.approx(prior.signal)
     assert nothing.dense == pytest.approx(prior.signal * prior.kinds[2])
 
@@ -245,8 +247,8 @@ def test_chains_of_near_gradients_are_groups():
     metric[0, 1] = metric[1, 0] = 0.9 * 2
     metric[1, 3] = metric[3, 1] = 0.85 * 6
     metric[2, 4] = metric[4, 2] = -0.99
-    assert join(metric).tolist() == [0, 0, 1, 0, 2]
-    assert join(metric, np.array([0, 0, 0, 1, 0])).tolist() == [0, 0, 1, 2, 3]
+    assert group_features(metric).tolist() == [0, 0, 1, 0, 2]
+    assert group_features(metric, np.array([0, 0, 0, 1, 0])).tolist() == [0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -265,15 +267,15 @@ def test_chains_of_near_gradients_are_groups():
 )
 def test_a_wrong_prior_is_refused(change):
     with pytest.raises(UsageError, match="prior of the features"):
-        Prior(**{"groups": np.array([0, 1]), "scale": np.ones(2), **change})
+        SparsePrior(**{"groups": np.array([0, 1]), "scale": np.ones(2), **change})
 
 
 def test_votes_that_do_not_fit_are_refused():
-    prior = Prior(np.arange(2), np.ones(2))
+    prior = SparsePrior(np.arange(2), np.ones(2))
     for votes in (
         cast(np.zeros((4, 3)), np.ones(4)),
         cast(np.full((4, 2), np.nan), np.ones(4)),
         cast(np.zeros((4, 2)), -np.ones(4)),
     ):
         with pytest.raises(UsageError, match="votes: "):
-            fit(votes, prior)
+            fit_sparse(votes, prior)

@@ -9,7 +9,7 @@ from scipy import special, stats
 
 from szpo.errors import UsageError
 from szpo.optim import vote_forecast, vote_regression
-from szpo.optim.vote_forecast import Standing, drift, gain, outlook, win_rates
+from szpo.optim.vote_forecast import RunPosition, drift, gain, outlook, win_rates
 from szpo.optim.vote_regression import Prior, Votes, direction, fit, warm_start
 
 RADIUS = 1.8
@@ -29,7 +29,7 @@ def votes_of(seed, w, count, lead=(), centre=None, turn=None):
 
 
 def both(votes, prior):
-    return fit(dataclasses.replace(votes, bend=None), prior), fit(votes, prior)
+    return fit(dataclasses.replace(votes, curvature_term=None), prior), fit(votes, prior)
 
 
 W = np.array([0.8, 0.0, 0.0, 0.3])
@@ -72,7 +72,7 @@ def test_an_outlook_for_no_more_votes_is_today():
     votes = votes_of(0, W, 80)
     fits = both(votes, Prior.flat(4))
     point = 2.3 * direction(fits[0])
-    standing = Standing(0 * point, point, float(fits[0].log_factor))
+    standing = RunPosition(0 * point, point, float(fits[0].log_factor))
     now, today = outlook(fits, standing, 0, 2.3), gain(fits[1], point)
     assert now.kl.low == now.kl.high == pytest.approx(point @ point / 2)
     assert now.gain.value == pytest.approx(today.value, abs=0.1)
@@ -85,7 +85,7 @@ def test_more_votes_buy_more():
     votes = votes_of(1, W, 40)
     fits = both(votes, Prior.flat(4))
     point = 2.3 * direction(fits[0])
-    standing = Standing(np.zeros(4), point, float(fits[0].log_factor))
+    standing = RunPosition(np.zeros(4), point, float(fits[0].log_factor))
     seen = [outlook(fits, standing, more, 2.3) for more in (0, 20, 40, 80, 1000)]
     means = [float(each.gain.value) for each in seen]
     assert means == sorted(means)
@@ -103,8 +103,8 @@ def test_outlooks_hold_what_comes():
         early = vote_forecast._rows(late, late.steps < 10)
         fits = both(early, prior)
         point = 2.3 * direction(fits[0])
-        found = outlook(fits, Standing(0 * point, point, float(fits[0].log_factor)), 80, 2.3)
-        later = fit(dataclasses.replace(late, bend=None), prior)
+        found = outlook(fits, RunPosition(0 * point, point, float(fits[0].log_factor)), 80, 2.3)
+        later = fit(dataclasses.replace(late, curvature_term=None), prior)
         factor = np.maximum(later.log_factor, fits[0].log_factor)
         inside.append(found.gain.low <= w @ (2.3 * direction(later, factor)) <= found.gain.high)
     assert 0.85 <= np.mean(inside) <= 1.0
@@ -113,19 +113,19 @@ def test_outlooks_hold_what_comes():
 def test_win_rates_are_those_of_the_posterior():
     """For certain w they are σ(xᵀw); for none they are one half."""
     votes = votes_of(2, W, 4000)
-    found = fit(dataclasses.replace(votes, bend=None), Prior.flat(4))
-    here = dataclasses.replace(votes_of(3, W, 8), bend=None, side=np.zeros(8))
+    found = fit(dataclasses.replace(votes, curvature_term=None), Prior.flat(4))
+    here = dataclasses.replace(votes_of(3, W, 8), curvature_term=None, plus_on_a=np.zeros(8))
     np.testing.assert_allclose(win_rates(found, here), special.expit(here.x @ W), atol=0.05)
     nothing = fit(Votes.empty(4), Prior.flat(4))
-    np.testing.assert_allclose(win_rates(nothing, dataclasses.replace(here, side=None)), 0.5)
+    np.testing.assert_allclose(win_rates(nothing, dataclasses.replace(here, plus_on_a=None)), 0.5)
 
 
 @pytest.mark.full
 def test_a_taste_that_turns_is_seen_and_a_steady_one_is_not():
     steady = votes_of(5, W, 160, lead=(60,))
     turned = votes_of(6, W, 160, lead=(60,), turn=80)
-    assert (drift(steady, Prior.flat(4)) > vote_forecast.DRIFT).mean() <= 0.05
-    assert (drift(turned, Prior.flat(4)) > vote_forecast.DRIFT).mean() >= 0.5
+    assert (drift(steady, Prior.flat(4)) > vote_forecast.DRIFT_NATS).mean() <= 0.05
+    assert (drift(turned, Prior.flat(4)) > vote_forecast.DRIFT_NATS).mean() >= 0.5
 
 
 def test_drift_of_one_step_by_hand():
@@ -133,9 +133,9 @@ def test_drift_of_one_step_by_hand():
 
     With three, the first step weighs ``forget`` in the prediction of the third.
     """
-    votes = dataclasses.replace(votes_of(7, W, 16), bend=None)
+    votes = dataclasses.replace(votes_of(7, W, 16), curvature_term=None)
     assert drift(votes, Prior.flat(4), last=8) == pytest.approx(0.0, abs=1e-12)
-    votes = dataclasses.replace(votes_of(7, W, 24), bend=None)
+    votes = dataclasses.replace(votes_of(7, W, 24), curvature_term=None)
     past = vote_forecast._rows(votes, votes.steps < 2)
     here = vote_forecast._rows(votes, votes.steps == 2)
     score = []
@@ -161,7 +161,9 @@ def test_pairs_of_a_like_taste_save_votes_and_of_another_are_overruled():
     like, other = (warm_start(pairs(1, s * w, 300), limit, Prior.flat(8)) for s in (1, -1))
 
     def cosine(prior, count):
-        found = fit(dataclasses.replace(votes_of(8, w, count, lead=(40,)), bend=None), prior)
+        found = fit(
+            dataclasses.replace(votes_of(8, w, count, lead=(40,)), curvature_term=None), prior
+        )
         return float((found.w[:, 0] / np.linalg.norm(found.w, axis=1)).mean())
 
     assert cosine(like, 8) > cosine(Prior.flat(8), 8) + 0.2
@@ -172,7 +174,7 @@ def test_pairs_of_a_like_taste_save_votes_and_of_another_are_overruled():
 def test_a_warm_start_weighs_at_most_twenty_votes_on_average():
     """Mean precision that pairs add over the levels, in units of a vote's x xᵀ/4."""
     prior = warm_start(pairs(1, W, 4000), np.full(4, 3.5), Prior.flat(4))
-    votes = dataclasses.replace(votes_of(8, W, 8), side=None, bend=None)
+    votes = dataclasses.replace(votes_of(8, W, 8), plus_on_a=None, curvature_term=None)
     flat_precision = fit(votes, Prior.flat(4)).precisions
     warm = fit(votes, prior).precisions.reshape(3, 4, 4, 4)
     added = np.trace(warm - flat_precision[:, None], axis1=-2, axis2=-1)
@@ -201,7 +203,7 @@ def test_wrong_input_raises_one_line():
         dataclasses.replace(Prior.flat(2), mean=np.ones(3), precision=np.eye(3))
     fits = both(votes_of(0, W, 8), Prior.flat(4))
     with pytest.raises(UsageError, match="needs votes"):
-        outlook((fits[0], fits[0]), Standing(np.zeros(4), np.zeros(4), 0.0), 20, 2.0)
+        outlook((fits[0], fits[0]), RunPosition(np.zeros(4), np.zeros(4), 0.0), 20, 2.0)
 
 
 def test_fewer_votes_than_coefficients_have_an_outlook():
@@ -209,5 +211,5 @@ def test_fewer_votes_than_coefficients_have_an_outlook():
     w = np.array([0.8, 0, 0, 0, 0, 0, 0, 0])
     for seed in range(12):
         fits = both(votes_of(seed, w, 8), Prior.blocks(8))  # and a side: nine coefficients
-        found = outlook(fits, Standing(np.zeros(8), np.zeros(8), 0.0), 20, 2.0)
+        found = outlook(fits, RunPosition(np.zeros(8), np.zeros(8), 0.0), 20, 2.0)
         assert math.isfinite(float(found.gain.value)) and float(found.kl.high) <= 2.0 + 1e-9

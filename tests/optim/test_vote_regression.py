@@ -63,7 +63,7 @@ def test_one_vote_in_one_dimension():
 @pytest.mark.parametrize("dim", [1, 2])
 def test_mean_spread_and_evidence_agree_with_quadrature(dim, width):
     """24 votes against sums over a fine grid of w: errors of a tenth of a standard deviation."""
-    votes = dataclasses.replace(rows(3, dim, 24, [0.3] * dim), side=None)
+    votes = dataclasses.replace(rows(3, dim, 24, [0.3] * dim), plus_on_a=None)
     found = fit(votes, one_width(dim, width))
     tau = math.sqrt(width) / (2 * RADIUS)
     axis = np.linspace(-6 * tau, 6 * tau, 301)
@@ -86,7 +86,7 @@ def test_the_mode_is_the_penalized_maximum_likelihood_estimate():
     precision = (2 * RADIUS) ** 2 / 0.8  # 1/τ² with τ²|x|² = .8
 
     def loss(coef):
-        eta = votes.x @ coef[:6] + coef[6] * votes.side
+        eta = votes.x @ coef[:6] + coef[6] * votes.plus_on_a
         return (
             -special.log_expit((2 * votes.up - 1) * eta).sum()
             + 0.5 * precision * coef[:6] @ coef[:6]
@@ -95,7 +95,7 @@ def test_the_mode_is_the_penalized_maximum_likelihood_estimate():
 
     best = optimize.minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-10}).x
     np.testing.assert_allclose(found.modes[0], best, atol=1e-6)
-    assert found.side == pytest.approx(best[6], abs=1e-6)
+    assert found.side_coefficient == pytest.approx(best[6], abs=1e-6)
 
 
 def test_halved_steps_converge_where_whole_ones_diverge():
@@ -130,7 +130,7 @@ def test_order_of_rows_cannot_matter(seed, count):
     votes = rows(seed, 3, count, [0.4, 0, 0])
     order = np.random.default_rng(seed).permutation(count)
     other = Votes(
-        votes.x[order], votes.up[order], votes.down[order], votes.steps, votes.side[order]
+        votes.x[order], votes.up[order], votes.down[order], votes.steps, votes.plus_on_a[order]
     )
     one, two = fit(votes, Prior.flat(3)), fit(other, Prior.flat(3))
     assert one.w.tobytes() == two.w.tobytes()
@@ -141,11 +141,13 @@ def test_order_of_rows_cannot_matter(seed, count):
 def test_which_policy_is_plus_cannot_matter(seed):
     """x, side and votes all turned round: the same evidence."""
     votes = rows(seed, 3, 20, [0.4, 0, 0])
-    turned = Votes(-votes.x, votes.down, votes.up, votes.steps, -votes.side)
+    turned = Votes(-votes.x, votes.down, votes.up, votes.steps, -votes.plus_on_a)
     one, two = fit(votes, Prior.falling(3)), fit(turned, Prior.falling(3))
     np.testing.assert_allclose(one.w, two.w, atol=1e-9)
     np.testing.assert_allclose(one.log_factor, two.log_factor, atol=1e-9)
-    against = fit(Votes(votes.x, votes.down, votes.up, votes.steps, -votes.side), Prior.falling(3))
+    against = fit(
+        Votes(votes.x, votes.down, votes.up, votes.steps, -votes.plus_on_a), Prior.falling(3)
+    )
     np.testing.assert_allclose(one.w, -against.w, atol=1e-9)
 
 
@@ -164,10 +166,10 @@ def test_leading_axes_are_single_fits():
     whole = fit(votes, Prior.falling(4))
     for index in np.ndindex(2, 3):
         single = Votes(
-            votes.x[index], votes.up[index], votes.down[index], votes.steps, votes.side[index]
+            votes.x[index], votes.up[index], votes.down[index], votes.steps, votes.plus_on_a[index]
         )
         one = fit(single, Prior.falling(4))
-        for name in ("w", "covariance", "signal", "log_factor", "side", "weights"):
+        for name in ("w", "covariance", "signal", "log_factor", "side_coefficient", "weights"):
             np.testing.assert_allclose(getattr(whole, name)[index], getattr(one, name), atol=1e-9)
         point = 2 * direction(one)
         np.testing.assert_allclose(
@@ -207,10 +209,10 @@ def test_the_side_is_not_taken_for_taste():
     """All prefer A, and plus stood on A: without the side's term the votes look like a signal."""
     votes = rows(2, 2, 40)
     votes = dataclasses.replace(votes, x=np.abs(votes.x), up=np.ones(40), down=np.zeros(40))
-    on_a = dataclasses.replace(votes, side=np.ones(40))
-    assert fit(dataclasses.replace(votes, side=None), Prior.flat(2)).signal > 0.99
-    found = fit(on_a, dataclasses.replace(Prior.flat(2), side=2.0))
-    assert found.side > 0.5
+    on_a = dataclasses.replace(votes, plus_on_a=np.ones(40))
+    assert fit(dataclasses.replace(votes, plus_on_a=None), Prior.flat(2)).signal > 0.99
+    found = fit(on_a, dataclasses.replace(Prior.flat(2), side_deviation=2.0))
+    assert found.side_coefficient > 0.5
 
 
 def test_curvature_is_seen_from_two_centres():
@@ -220,7 +222,7 @@ def test_curvature_is_seen_from_two_centres():
     bend = -(votes.x * centre).sum(-1)
     rng = np.random.default_rng(0)
     up = (rng.random(4000) < special.expit(votes.x[:, 0] * 0.5 + 0.1 * bend)) * 1.0
-    found = fit(dataclasses.replace(votes, up=up, down=1 - up, bend=bend), Prior.flat(4))
+    found = fit(dataclasses.replace(votes, up=up, down=1 - up, curvature_term=bend), Prior.flat(4))
     a = found.modes[0, -1]
     assert a == pytest.approx(0.1, abs=4 * math.sqrt(found.covariances[0, -1, -1]))
     assert abs(a - 0.1) < 0.03
@@ -234,16 +236,16 @@ def test_coin_flips_move_next_to_nothing():
     found = fit(rows(0, 8, 64, lead=(200,)), Prior.flat(8))
     kl = 4 * (direction(found) ** 2).sum(-1)
     assert (kl > 0.2).mean() < 0.05
-    seen = np.full(200, math.log(vote_regression.EVIDENCE))
+    seen = np.full(200, math.log(vote_regression.BAYES_FACTOR_NEEDED))
     assert (4 * (direction(found, seen) ** 2).sum(-1) > 0.2).mean() > 0.9
 
 
 def test_a_factor_once_passed_is_passed():
     found = fit(rows(0, 8, 64), Prior.flat(8))
-    assert found.log_factor < math.log(vote_regression.EVIDENCE)
+    assert found.log_factor < math.log(vote_regression.BAYES_FACTOR_NEEDED)
     closed = direction(found)
-    opened = direction(found, np.log(vote_regression.EVIDENCE))
-    np.testing.assert_allclose(closed, vote_regression.WITHOUT_EVIDENCE * opened, rtol=1e-12)
+    opened = direction(found, np.log(vote_regression.BAYES_FACTOR_NEEDED))
+    np.testing.assert_allclose(closed, vote_regression.UNPROVEN_SHARE * opened, rtol=1e-12)
     trace = np.trace(found.covariance)
     cosine = math.sqrt(found.w @ found.w / (found.w @ found.w + trace))
     assert np.linalg.norm(opened) == pytest.approx(math.sqrt(cosine))

@@ -104,9 +104,9 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
             inputs = step_inputs.read(ledger, settings, step)
             entries = shown_features.entries_of(named)
             mine = shown_features.differences_of(named, ledger.comparisons(step), entries)
-            assert inputs.features is not None and inputs.scores is not None
-            np.testing.assert_array_equal(inputs.features, mine)
-            assert inputs.features.any()
+            assert inputs.text_differences is not None and inputs.scores is not None
+            np.testing.assert_array_equal(inputs.text_differences, mine)
+            assert inputs.text_differences.any()
             assert inputs.scores.shape == (settings.K, settings.N, named.components)
         assert verification.verify(ledger).ok
         found = outlook.read(ledger)
@@ -262,7 +262,7 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
         inputs = step_inputs.read(ledger, recorded_settings(ledger), 0)
         entries = shown_features.entries_of(named, OWN)
         mine = shown_features.differences_of(named, ledger.comparisons(0), entries)
-        np.testing.assert_array_equal(inputs.features, mine)
+        np.testing.assert_array_equal(inputs.text_differences, mine)
         assert mine[..., [named.names.index(name) for name in OWN]].any()
         recorded = {each.name for each in choose(OWN)[0]} - {*OWN[1:]}
         assert set(shown_features.entries_of(named)) == recorded & set(named.names)

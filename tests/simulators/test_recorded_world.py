@@ -8,7 +8,7 @@ import pytest
 
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
-from szpo.optim.sparse_prior import Prior
+from szpo.optim.sparse_prior import SparsePrior
 from szpo.types import FEATURE_GRID
 from szpo_simulators.bench import surrogate
 from szpo_simulators.bench.surrogate import Plan, Recorded, recommend, run
@@ -49,7 +49,7 @@ def test_the_voter_agrees_with_itself_as_often_as_meant():
 def test_a_run_names_the_taste_and_goes_there(noise):
     world, rng = make_world(), np.random.default_rng(3)
     plan = Plan(world.voter(8, 0.7, rng), votes=64, noise=noise)
-    last = run(world, Prior(np.arange(K), np.full(K, 0.5)), plan, 3)[-1]
+    last = run(world, SparsePrior(np.arange(K), np.full(K, 0.5)), plan, 3)[-1]
     assert last.log_factor > math.log(plan.gate)
     assert last.found.more[2] > 0.8
     assert world.gain(last.found.w) > 0.8  # at most 1: the reward is a feature
@@ -57,7 +57,7 @@ def test_a_run_names_the_taste_and_goes_there(noise):
 
 
 def test_a_run_of_chance_votes_stays_near_the_start():
-    world, prior = make_world(), Prior(np.arange(K), np.full(K, 0.5))
+    world, prior = make_world(), SparsePrior(np.arange(K), np.full(K, 0.5))
     for seed in range(4):
         last = run(world, prior, Plan(0.0), seed)[-1]
         if last.log_factor < math.log(9):

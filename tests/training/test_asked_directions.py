@@ -16,7 +16,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.replay import recompute, replay, verification, without_panelist
 from szpo.training import position
-from szpo.types import Comparison, Shift, Way
+from szpo.types import Comparison, Explanation, Shift
 from szpo.voting import step_plan
 from tests.support import named_run
 from tests.support.named_run import MarkedPolicy
@@ -204,20 +204,24 @@ def test_a_plan_without_its_event_is_refused(tmp_path: Path, finished: bytes) ->
 
 def test_a_unit_of_rounding_is_not_a_change() -> None:
     """Another machine may round a chance or a weight the other way."""
-    mine = (Way(60000, (0,), (32767,)), Way(5000, (1, 2), (-32767, 400)), Way(1, (3,), (32767,)))
+    mine = (
+        Explanation(60000, (0,), (32767,)),
+        Explanation(5000, (1, 2), (-32767, 400)),
+        Explanation(1, (3,), (32767,)),
+    )
     for near in (
         mine[:2],  # a chance of 1 or of none
-        (Way(60001, (0,), (32767,)), *mine[1:]),
+        (Explanation(60001, (0,), (32767,)), *mine[1:]),
         (mine[1], mine[0], mine[2]),
-        (mine[0], Way(4999, (1, 2), (-32767, 401)), mine[2]),
+        (mine[0], Explanation(4999, (1, 2), (-32767, 401)), mine[2]),
     ):
         assert recompute._are_near(near, mine) and recompute._are_near(mine, near)
     for far in (
         mine[1:],
-        (Way(60002, (0,), (32767,)), *mine[1:]),
-        (mine[0], Way(5000, (1, 2), (-32767, 402)), mine[2]),
-        (mine[0], Way(5000, (1, 2), (32767, -400)), mine[2]),
-        (mine[0], Way(5000, (1, 4), (-32767, 400)), mine[2]),
+        (Explanation(60002, (0,), (32767,)), *mine[1:]),
+        (mine[0], Explanation(5000, (1, 2), (-32767, 402)), mine[2]),
+        (mine[0], Explanation(5000, (1, 2), (32767, -400)), mine[2]),
+        (mine[0], Explanation(5000, (1, 4), (-32767, 400)), mine[2]),
         (*mine, mine[2]),
     ):
         assert not recompute._are_near(far, mine)

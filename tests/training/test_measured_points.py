@@ -11,7 +11,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digests
 from szpo.optim.rules import regression
-from szpo.optim.rules.measured_kl import AIM, GRID, NEAR
+from szpo.optim.rules.measured_kl import AIMED_SHARE, SHARE_PARTS, UNMOVED_SHARE
 from szpo.optim.rules.regression import UNPROVEN
 from szpo.replay import replay, verification
 from szpo.training import results
@@ -72,8 +72,10 @@ def test_the_jump_at_the_gate_is_measured_and_shrunk_before_it_is_recorded(run, 
     nats = [kl(theta) for theta in points(ledger)]
     assert max(nats) <= BUDGET  # no point of the run was ever beyond it
     shut = [step for step, one in enumerate(noted) if one and one.limit < BUDGET]
-    assert shut and max(nats[step] for step in shut) <= UNPROVEN / AIM  # may be chance still
-    shrunk = [(step, one) for step, one in enumerate(noted) if one and one.share < GRID]
+    assert (
+        shut and max(nats[step] for step in shut) <= UNPROVEN / AIMED_SHARE
+    )  # may be chance still
+    shrunk = [(step, one) for step, one in enumerate(noted) if one and one.share < SHARE_PARTS]
     shrunk = [(step, one) for step, one in shrunk if step not in shut]
     assert shrunk
     step, first = shrunk[0]
@@ -100,12 +102,14 @@ def test_what_hardly_moved_is_not_measured_again(run, original):
         if one is not None:
             last = place * one.nearest.share / one.share
         elif last is not None:
-            assert np.linalg.norm(place - last) <= NEAR * np.linalg.norm(last) + 1e-6
+            assert np.linalg.norm(place - last) <= UNMOVED_SHARE * np.linalg.norm(last) + 1e-6
     record = replay.replay_state(ledger, settings).carried
     read = record.reach.nearest
-    there = read.share / GRID * record.way
-    assert read.kl <= record.reach.limit and not regression._is_news(settings, record, there)
-    assert regression._is_news(settings, record, 1.5 * there)
+    there = read.share / SHARE_PARTS * record.proposed
+    assert read.kl <= record.reach.limit and not regression._needs_measuring(
+        settings, record, there
+    )
+    assert regression._needs_measuring(settings, record, 1.5 * there)
     scale = record.kl_scale
     assert 2.5 < scale < 3  # the next ball follows the last reading
 
@@ -129,7 +133,7 @@ def test_a_forged_share_or_reading_is_found_even_with_fitting_hashes(run, change
     settings, ledger = run
     noted = recorded(ledger, settings)
     step = next(
-        i for i, one in enumerate(noted) if one and one.share < GRID and one.limit == BUDGET
+        i for i, one in enumerate(noted) if one and one.share < SHARE_PARTS and one.limit == BUDGET
     )
     event = next(e for e in ledger.events("step") if e["body"]["step"] == step)
     body, path = dict(event["body"]), ledger.path
@@ -158,7 +162,7 @@ def test_a_kill_between_measuring_and_recording_measures_the_same_again(tmp_path
         wanted, heads = history(whole), theta_digests(whole)
         reaches = recorded(whole, settings)
         assert max(kl(theta) for theta in points(whole)) <= BUDGET
-        assert any(one and one.share < GRID for one in reaches)
+        assert any(one and one.share < SHARE_PARTS for one in reaches)
     _, ledger, _ = begin(tmp_path, "killed.db")
     with ledger:
         for at in range(1, 2 * STEPS):

@@ -388,10 +388,10 @@ def test_moments_are_recorded_before_the_votes_and_hold_the_recommended_point(tm
         report = verification.verify(ledger)  # without the hook
         assert report.ok, str(report)
         carried = replay.replay_state(ledger, settings).carried
-        assert 0 < carried.held.share < 1 and carried.held.broken == ("logprob",)
+        assert 0 < carried.guard_limit.share < 1 and carried.guard_limit.broken == ("logprob",)
         assert 0.3 * carried.recommended.sum() == pytest.approx(0.5, abs=0.05)
         body = list(ledger.events("step"))[-1]["body"]
-        assert body["extra"]["guard_share"] == carried.held.share
+        assert body["extra"]["guard_share"] == carried.guard_limit.share
         found = next(iter(ledger.query("SELECT * FROM events WHERE kind = 'generated'")))
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         content = ledger.path.read_bytes()
@@ -422,7 +422,7 @@ def test_sides_of_the_votes_reach_the_fit(tmp_path):
             "SELECT c.k, a.plus_side AS side FROM assignments a JOIN comparisons c "
             "USING (comparison) WHERE c.step = 1 ORDER BY c.k"
         )
-        found = replay.replay_state(ledger, settings).carried.votes.side[8:]
+        found = replay.replay_state(ledger, settings).carried.votes.plus_on_a[8:]
         assert found.tolist() == [1.0 if row["side"] == "A" else -1.0 for row in sides]
 
 

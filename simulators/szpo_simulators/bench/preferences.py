@@ -25,7 +25,7 @@ from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.features import dictionary
 from szpo.optim import sparse_regression, vote_regression
-from szpo.optim.sparse_prior import Prior
+from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive
 from szpo.types import Floats, Ints
@@ -170,12 +170,14 @@ def foretell(judged: Judged, fit: str, seen: Floats, asked: Floats) -> Floats:
     """
     ones = np.ones(len(seen))
     votes = Votes(seen, ones, 0 * ones, np.zeros(len(seen), np.int64))
-    found: sparse_regression.Fit | vote_regression.Fit
+    found: sparse_regression.SparseFit | vote_regression.Fit
     if fit in ("ridge", "components"):
         found = vote_regression.fit(votes, vote_regression.Prior.flat(seen.shape[1]))
     else:
         groups = np.zeros(1, np.int64) if fit == "length" else judged.groups
-        found = sparse_regression.fit(votes, Prior(groups, np.full(len(groups), np.sqrt(2.0))))
+        found = sparse_regression.fit_sparse(
+            votes, SparsePrior(groups, np.full(len(groups), np.sqrt(2.0)))
+        )
     variance = np.einsum("ni,ij,nj->n", asked, found.covariance, asked)
     told = special.expit(asked @ found.w / np.sqrt(1 + np.pi / 8 * variance))
     return np.asarray(found.signal * told + (1 - found.signal) / 2)

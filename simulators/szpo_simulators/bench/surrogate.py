@@ -32,8 +32,8 @@ from szpo.optim import named_features, parameters, posterior_directions, sample_
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.optim.parameters import Space
 from szpo.optim.posterior_directions import NOISE
-from szpo.optim.sparse_prior import Prior
-from szpo.optim.sparse_regression import Fit, fit
+from szpo.optim.sparse_prior import SparsePrior
+from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
@@ -128,10 +128,10 @@ class Look:
     votes: int
     log_factor: float
     """The largest so far."""
-    found: Fit
+    found: SparseFit
 
 
-def run(world: Recorded, prior: Prior, plan: Plan, root_seed: int) -> list[Look]:
+def run(world: Recorded, prior: SparsePrior, plan: Plan, root_seed: int) -> list[Look]:
     """One run of votes, a fit after each step."""
     rng, dim = np.random.default_rng(root_seed), world.scores.shape[1]
     space = Space(root_seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
@@ -155,7 +155,7 @@ def run(world: Recorded, prior: Prior, plan: Plan, root_seed: int) -> list[Look]
             np.append(votes.down, 1 - up),
             np.append(votes.steps, np.full(plan.pairs, len(looks))),
         )
-        found = fit(votes, prior)
+        found = fit_sparse(votes, prior)
         largest = max(largest, found.log_factor)
         looks.append(Look(len(votes.x), largest, found))
     return looks
@@ -178,7 +178,7 @@ def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int
     if (
         plan.noise < 1
         and known
-        and (ways := posterior_directions.ways_of(known[-1].found, world.named))
+        and (ways := posterior_directions.explanations_of(known[-1].found, world.named))
     ):
         grids = [
             posterior_directions.draw_direction(space, world.named, ways, plan.noise, step, k)

@@ -192,7 +192,7 @@ class Block:
         v = np.stack([[make(space, step, k) for k in range(settings.K)] for space in self.spaces])
         if not settings.law.scaled:
             return v, np.ones(v.shape[:2])
-        squares = ((v * sample_directions.GRID) ** 2).sum(-1)
+        squares = ((v * sample_directions.PER_UNIT) ** 2).sum(-1)
         factors = [
             sample_directions.gaussian_factor(int(square), settings.dim)
             for square in squares.ravel()

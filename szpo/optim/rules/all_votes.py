@@ -14,7 +14,7 @@ from szpo.aggregation.weighting import History, View
 from szpo.errors import UsageError
 from szpo.optim import named_features, sparse_regression, vote_regression
 from szpo.optim.rules.guard_geometry import Moments
-from szpo.optim.rules.measured_kl import Reach
+from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
@@ -55,20 +55,20 @@ class AllVotes:
     """(...): counted votes, whatever their voters weigh."""
     log_factor: Floats
     """(...): the largest log Bayes factor for any signal that a step's fit has found."""
-    measured: tuple[float, float] = (0.0, 0.0)
+    kl_sums: tuple[float, float] = (0.0, 0.0)
     """Without `Settings.measured`: sums over steps of measured KL and of its quadratic estimate at
     the same points, nats."""
     moments: Moments | None = None
     """Of the start's answers; None where guards are not predicted."""
-    held: GuardLimit = GuardLimit()
-    """What they did at the last step."""
+    guard_limit: GuardLimit = GuardLimit()
+    """What the guards allowed at the last step."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""
-    named: sparse_regression.Fit | None = None
+    named: sparse_regression.SparseFit | None = None
     """What the newest step's fit found, in coordinates of named features."""
-    reach: Reach | None = None
+    reach: KlMeasurement | None = None
     """Under `Settings.measured`: what was last measured of a proposed point."""
-    way: Floats | None = None
+    proposed: Floats | None = None
     """(d,): that point, as moved from θ₀."""
 
     @property
@@ -76,7 +76,7 @@ class AllVotes:
         """Measured KL over its quadratic estimate."""
         if self.reach is not None:
             return self.reach.scale
-        return (self.measured[0] + PSEUDO_KL) / (self.measured[1] + PSEUDO_KL)
+        return (self.kl_sums[0] + PSEUDO_KL) / (self.kl_sums[1] + PSEUDO_KL)
 
 
 def add_votes(
@@ -87,13 +87,17 @@ def add_votes(
     live = ~tally.identical
     up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
     cast = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
-    x, bend, old = features(settings, at), bends(settings, record, at), record.votes
+    x, bend, old = (
+        regressors_of_step(settings, at),
+        curvature_terms(settings, record, at),
+        record.votes,
+    )
     lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
 
     def join(before: Floats, new: Floats) -> Floats:
         return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
 
-    side = old.side
+    side = old.plus_on_a
     if settings.sided and (tally.side is not None or side is not None):
         side = join(
             np.zeros(old.up.shape) if side is None else side,
@@ -105,22 +109,24 @@ def add_votes(
         join(old.down, down),
         np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
         side,
-        join(np.zeros((*lead, 0)) if old.bend is None else old.bend, bend),
+        join(np.zeros((*lead, 0)) if old.curvature_term is None else old.curvature_term, bend),
     )
     if settings.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights)
         both = replace(both, up=up, down=down)  # today's weights on all votes
-    measured = record.measured
+    measured = record.kl_sums
     if at.inputs.kl is not None:
         measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
     counted = record.counted + np.where(live, cast, 0.0).sum((-2, -1))
-    if at.inputs.aside != record.aside:  # another question: evidence for the old one is none
+    if (
+        at.inputs.aside != record.aside
+    ):  # features left out changed: past evidence no longer applies
         none = np.full_like(record.log_factor, -np.inf)
         record = replace(record, aside=at.inputs.aside, log_factor=none)
     moments = record.moments
     if settings.guarded and moments is None:
         moments = at.inputs.moments
-    return replace(record, votes=both, counted=counted, measured=measured, moments=moments)
+    return replace(record, votes=both, counted=counted, kl_sums=measured, moments=moments)
 
 
 def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
@@ -180,7 +186,7 @@ def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
     return np.array([one.w for one in each]), np.array([one.covariance for one in each])
 
 
-def features(settings: Settings, at: Perturbations) -> Floats:
+def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
     """What each comparison is about (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
 
     In coordinates of named features: their differences, and the scores along the components.
@@ -190,18 +196,18 @@ def features(settings: Settings, at: Perturbations) -> Floats:
     """
     named = settings.features
     if named is not None:
-        if at.inputs.features is None or at.inputs.scores is None:
+        if at.inputs.text_differences is None or at.inputs.scores is None:
             raise UsageError(f"step {at.step}: the features of its texts are not recorded")
         scores = at.inputs.scores[..., : named.components]
-        return named_features.regressors(at.inputs.features, scores)
-    share, x = settings.score_share or 0.0, at.features(settings.distance)
+        return named_features.regressors(at.inputs.text_differences, scores)
+    share, x = settings.score_share or 0.0, at.displacements(settings.distance)
     x = np.repeat(x[..., None, :], settings.N, axis=-2)
     if not share or at.inputs.scores is None:
         return x
     return np.asarray((1 - share) * x + share * at.inputs.scores)
 
 
-def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
+def curvature_terms(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
     """By how much curvature would lower each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
 
     c is the midpoint of z⁺ and z⁻, from the model's start. Only forecasts fit a curvature.
@@ -209,7 +215,7 @@ def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
     centre = at.inputs.centre
     if centre is None:
         centre = from_start(settings, record.centre)
-    x = at.features(settings.distance)
+    x = at.displacements(settings.distance)
     middle = centre[..., None, :] + (0.0 if settings.pairing == "antithetic" else x / 2)
     bend = -(x * middle).sum(-1)
     return np.repeat(bend[..., None], settings.N, axis=-1)
@@ -220,7 +226,9 @@ def from_start(settings: Settings, moved: Floats) -> Floats:
     return moved + (0.0 if settings.start is None else np.array(settings.start))
 
 
-def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, sparse_regression.Fit | None]:
+def fit_votes(
+    settings: Settings, record: AllVotes
+) -> tuple[Fit, sparse_regression.SparseFit | None]:
     """The posterior that all votes give, those of the newest step at full weight.
 
     Of the gradient in coordinates and, where there are named features, of the weights on them.
@@ -235,16 +243,16 @@ def fit_votes(settings: Settings, record: AllVotes) -> tuple[Fit, sparse_regress
 
 def fitted_votes(settings: Settings, record: AllVotes) -> Votes:
     """The votes as a fit takes them: as they weigh after the newest step, without a curvature."""
-    return fade(settings, replace(record.votes, bend=None))
+    return fade(settings, replace(record.votes, curvature_term=None))
 
 
 def fit_named(
     settings: Settings, votes: Votes, aside: tuple[int, ...] = ()
-) -> sparse_regression.Fit:
+) -> sparse_regression.SparseFit:
     """The posterior over the named features of a run that has them, ``aside`` not followed."""
     assert settings.features is not None
     believed = named_features.prior_of(settings.features, settings.D, settings.prior_chances)
-    return sparse_regression.fit(votes, believed, aside)
+    return sparse_regression.fit_sparse(votes, believed, aside)
 
 
 def fade(settings: Settings, votes: Votes) -> Votes:

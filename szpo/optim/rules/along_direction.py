@@ -23,34 +23,34 @@ from szpo.aggregation.weighting import VotesByVoter
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import alpha_share, base_mu, mu_at
-from szpo.optim.weighted_votes import Past, WeightedVotes
+from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Floats, Tally
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
+class OnePointRule:
     """In what `known` and `sign` differ."""
 
     name: str
-    measure: Callable[[Settings, Floats, Tally | None], Floats]
+    statistic: Callable[[Settings, Floats, Tally | None], Floats]
     """(settings, Δ̂ (..., K), tally) → (..., K); no tally where Δ̂ came from elsewhere."""
-    unit: Callable[[Settings, Any], Any]
+    divisor: Callable[[Settings, Any], Any]
     """(settings, μ (...)) → by what the measure is divided."""
     null_rms: Callable[[Settings], float]
     """Root mean square of a direction's measure when nobody has a preference."""
     is_exact: Callable[[Settings], bool]
-    measures: bool
+    can_warm_up: bool
     equation: str = ""
     """Its step in symbols: {c} is the distance of the two policies, μ or (2μ), {p} their share."""
 
 
 @dataclass(frozen=True, slots=True)
-class CountingState:
+class StepSize:
     """What `known` and `sign` carry: their step size."""
 
     alpha: float | None
     """Base step size; None during a warm-up."""
-    warm: tuple[float, ...] = ()
+    warmup_squares: tuple[float, ...] = ()
     """Squares of what the warm-up measured, one per direction."""
 
 
@@ -65,24 +65,24 @@ class Coefficients:
     coef: Floats
     delta: Floats
     stderr: Floats
-    measure: Floats
-    """What the rule reads in the votes; see `Counting.measure`."""
+    statistic: Floats
+    """What the rule reads in the votes; see `OnePointRule.statistic`."""
     capped: NDArray[np.bool_]
 
 
-def rule(counting: Counting) -> Rule:
+def rule(counting: OnePointRule) -> Rule:
     """The rule that moves by this measure."""
     return Rule(
         name=counting.name,
         check=check,
         init=functools.partial(init, counting),
         alpha=alpha_at,
-        past=lambda settings, pace: Past(),
+        past=lambda settings, step_size: HistoryUse(),
         move=functools.partial(move, counting),
         figures=lambda done: {},
         flip_share=functools.partial(flip_share, counting),
         is_exact=counting.is_exact,
-        measures=counting.measures,
+        can_warm_up=counting.can_warm_up,
         repeat=functools.partial(repeat, counting),
         equation=counting.equation,
     )
@@ -94,27 +94,27 @@ def check(settings: Settings) -> None:
         raise SettingsError("a prior on the gradient belongs to the rule regression")
 
 
-def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> CountingState:
+def init(counting: OnePointRule, settings: Settings, lead: tuple[int, ...] = ()) -> StepSize:
     """The step size, unless a warm-up is to measure it."""
-    return CountingState(None if settings.warmup > 0 else default_alpha(counting, settings))
+    return StepSize(None if settings.warmup > 0 else default_alpha(counting, settings))
 
 
-def alpha_at(settings: Settings, pace: CountingState, step: int) -> float | None:
+def alpha_at(settings: Settings, step_size: StepSize, step: int) -> float | None:
     """α at a step; None during a warm-up."""
-    return None if pace.alpha is None else pace.alpha * alpha_share(settings, step)
+    return None if step_size.alpha is None else step_size.alpha * alpha_share(settings, step)
 
 
-def with_directions(settings: Settings, pace: CountingState, count: int) -> CountingState:
+def with_directions(settings: Settings, step_size: StepSize, count: int) -> StepSize:
     """The step size for ``count`` directions a step; a size that was set stays.
 
     `default_alpha` grows with √K, since K directions are averaged.
     """
-    if pace.alpha is None or settings.alpha is not None:
-        return pace
-    return replace(pace, alpha=pace.alpha * math.sqrt(count / settings.K))
+    if step_size.alpha is None or settings.alpha is not None:
+        return step_size
+    return replace(step_size, alpha=step_size.alpha * math.sqrt(count / settings.K))
 
 
-def default_alpha(counting: Counting, settings: Settings, rms: float | None = None) -> float:
+def default_alpha(counting: OnePointRule, settings: Settings, rms: float | None = None) -> float:
     """The base step size: as set, or the one whose expected step has the length of κ_step.
 
     A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
@@ -125,11 +125,11 @@ def default_alpha(counting: Counting, settings: Settings, rms: float | None = No
         return float(settings.alpha)
     mu = base_mu(settings)
     coef = mu * math.sqrt(settings.kl_step / settings.kl_radius) * math.sqrt(settings.K)
-    return float(coef * counting.unit(settings, mu) / (rms or counting.null_rms(settings)))
+    return float(coef * counting.divisor(settings, mu) / (rms or counting.null_rms(settings)))
 
 
 def coefficients(
-    counting: Counting,
+    counting: OnePointRule,
     settings: Settings,
     at: Perturbations,
     tally: Tally,
@@ -144,40 +144,44 @@ def coefficients(
     """
     found = estimate(settings, tally, nu)
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
-    measure = counting.measure(settings, value, tally if delta is None else None)
+    measure = counting.statistic(settings, value, tally if delta is None else None)
     coef, capped = _scale(counting, settings, at.mu, at.alpha, measure)
     return Coefficients(coef, value, found.stderr, measure, capped)
 
 
 def _scale(
-    counting: Counting, settings: Settings, mu: ArrayLike, alpha: ArrayLike | None, measure: Floats
+    counting: OnePointRule,
+    settings: Settings,
+    mu: ArrayLike,
+    alpha: ArrayLike | None,
+    measure: Floats,
 ) -> tuple[Floats, NDArray[np.bool_]]:
     size = np.asarray(mu, dtype=np.float64)[..., None]
     rate = np.asarray(alpha, dtype=np.float64)[..., None]
-    coef = rate * measure / counting.unit(settings, size) / settings.K  # θ ← θ + coef · v
+    coef = rate * measure / counting.divisor(settings, size) / settings.K  # θ ← θ + coef · v
     limit = settings.coef_cap * size
     capped = np.abs(coef) > limit
     return np.where(capped, np.copysign(limit, coef), coef), capped
 
 
 def repeat(
-    counting: Counting, settings: Settings, pace: CountingState, first: int, counts: Floats
+    counting: OnePointRule, settings: Settings, step_size: StepSize, first: int, counts: Floats
 ) -> Floats | None:
     """The coefficients (T, K) of `move` for the steps from ``first`` on, at once.
 
     ``counts`` (T, K, 3): votes for plus, for minus, ties, of one comparison a direction. None
     where a step looks at other steps' votes: in a warm-up, and with ν from the run's ties.
     """
-    if pace.alpha is None or settings.ties != "half" or settings.N != 1:
+    if step_size.alpha is None or settings.ties != "half" or settings.N != 1:
         return None
     kinds, which = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
     measured = []
     for plus, minus, tie in kinds.reshape(-1, 3, 1, 1):
         tally = Tally(plus, minus, tie, np.zeros((1, 1), dtype=np.bool_))
-        measured += counting.measure(settings, estimate(settings, tally).delta, tally).tolist()
+        measured += counting.statistic(settings, estimate(settings, tally).delta, tally).tolist()
     steps = range(first, first + len(counts))
     mu = [mu_at(settings, step) for step in steps]
-    alpha = [alpha_at(settings, pace, step) for step in steps]
+    alpha = [alpha_at(settings, step_size, step) for step in steps]
     measure = np.array(measured)[which].reshape(counts.shape[:2])
     return _scale(counting, settings, mu, np.array(alpha, dtype=np.float64), measure)[0]
 
@@ -193,25 +197,29 @@ def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estim
 
 
 def move(
-    counting: Counting,
+    counting: OnePointRule,
     settings: Settings,
-    pace: CountingState,
+    step_size: StepSize,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None = None,
 ) -> Move:
     """Move along each direction by its coefficient, or measure α while the warm-up lasts."""
-    if pace.alpha is None:
-        return _warm_up(counting, settings, pace, at, votes, nu)
+    if step_size.alpha is None:
+        return _warm_up(counting, settings, step_size, at, votes, nu)
     found = coefficients(counting, settings, at, votes.tally, nu=nu, delta=votes.delta)
     check_finite(found.coef, at.step, "coefficient")
     return Move(
-        pace, found.coef, delta=found.delta, stderr=found.stderr, capped=bool(found.capped.any())
+        step_size,
+        found.coef,
+        delta=found.delta,
+        stderr=found.stderr,
+        capped=bool(found.capped.any()),
     )
 
 
 def flip_share(
-    counting: Counting,
+    counting: OnePointRule,
     settings: Settings,
     done: Move,
     at: Perturbations,
@@ -232,9 +240,9 @@ def flip_share(
 
 
 def _warm_up(
-    counting: Counting,
+    counting: OnePointRule,
     settings: Settings,
-    pace: CountingState,
+    step_size: StepSize,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None,
@@ -246,9 +254,9 @@ def _warm_up(
     at_one = replace(at, alpha=1.0)
     found = coefficients(counting, settings, at_one, votes.tally, nu=nu, delta=votes.delta)
     check_finite(found.delta, at.step, "value difference")
-    measured = found.measure[np.isfinite(found.stderr)]
+    measured = found.statistic[np.isfinite(found.stderr)]
     squares = (value * value for value in measured.tolist())
-    warm = (*pace.warm, *squares)
+    warm = (*step_size.warmup_squares, *squares)
     alpha = None
     if at.step + 1 >= settings.warmup:
         total = 0.0
@@ -258,7 +266,7 @@ def _warm_up(
         rms = math.sqrt(total / max(len(warm), 1))
         alpha = default_alpha(counting, settings, rms or None)
     return Move(
-        replace(pace, alpha=alpha, warm=warm),
+        replace(step_size, alpha=alpha, warmup_squares=warm),
         coef=np.zeros(settings.K),
         delta=found.delta,
         stderr=found.stderr,

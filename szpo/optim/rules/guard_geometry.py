@@ -24,14 +24,13 @@ import numpy as np
 from scipy import stats
 
 from szpo.errors import UsageError
+from szpo.optim.rules.measured_kl import SHARE_PARTS
 from szpo.types import Floats
 
 FIGURES: Final = ("logprob", "tokens", "margin")
 """Of an answer: log-probability per token under the base, length, margin of the own prompt."""
 LEAST_KL: Final = 0.2
 """Nats below which a move is not worth making: |z|²/2."""
-GRID: Final = 256
-"""Shrinks are multiples of 1/GRID, so that they are the same on every machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +202,13 @@ def shrink_for_guards(
         origin: Where the moves begin (d,), whitened; None: the start.
 
     Returns:
-        (...), multiples of 1/`GRID`. 0: even what is left at `LEAST_KL` nats breaks a guard, so no
+        (...), multiples of 1/`SHARE_PARTS`. 0: a guard fails even at `LEAST_KL` nats, so no
         shrink mends the move. A move of fewer nats than that is judged as it is, 1 or 0.
     """
     z, allowed = np.asarray(z, np.float64), limits or Limits()
     size = np.maximum(np.linalg.norm(z, axis=-1), 1e-300)
     least = np.minimum(1.0, np.sqrt(2 * LEAST_KL) / size)
-    shares = np.arange(GRID, 0, -1) / GRID
+    shares = np.arange(SHARE_PARTS, 0, -1) / SHARE_PARTS
     start, slope, bend = _along(moments, z, origin)
     s = shares[:, None]
     changes = start[..., None, :] + s * slope[..., None, :] + s**2 * bend[..., None, :]

@@ -22,12 +22,12 @@ from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 
 
-def measure(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
+def statistic(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
     """Δ̂ (..., K) itself: the mean over n of σ⁻¹(p_n)."""
     return delta
 
 
-def unit(settings: Settings, mu: Any) -> Any:
+def divisor(settings: Settings, mu: Any) -> Any:
     """c·μ, by which a difference of values becomes one along v."""
     return settings.distance * mu
 
@@ -40,13 +40,13 @@ def null_rms(settings: Settings) -> float:
     return invert_and_average.null_rms(settings.M, invert) / math.sqrt(settings.N)
 
 
-COUNTING = along_direction.Counting(
+COUNTING = along_direction.OnePointRule(
     name="known",
     equation="Δ̂ = mean over N of σ⁻¹(p), p = {p}; θ ← θ + α Δ̂/{c} v",
-    measure=measure,
-    unit=unit,
+    statistic=statistic,
+    divisor=divisor,
     null_rms=null_rms,
     is_exact=lambda s: s.link == "logistic" and s.smoothing == "haldane",
-    measures=True,
+    can_warm_up=True,
 )
 RULE = along_direction.rule(COUNTING)

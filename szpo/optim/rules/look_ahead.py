@@ -15,24 +15,24 @@ import numpy as np
 from scipy import special
 
 from szpo.optim import named_features, sparse_regression, vote_forecast, vote_regression
-from szpo.optim.named_features import Claim, NamedFeatures, claims, heads
+from szpo.optim.named_features import Claim, NamedFeatures, claims, group_heads
 from szpo.optim.rules import guard_geometry, regression
 from szpo.optim.rules.all_votes import AllVotes, fade, fit_named, fit_votes, fitted_votes, prior
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_forecast import Interval, Outlook, Standing, interval_of
+from szpo.optim.vote_forecast import Interval, Outlook, RunPosition, interval_of
 from szpo.optim.vote_regression import Prior, Votes, fit
 from szpo.types import Floats
 
-MORE: Final = (0, 20, 40, 80)
+HORIZONS: Final = (0, 20, 40, 80)
 """Further votes that are looked ahead."""
-FIRST_DRIFT: Final = 64
+DRIFT_FROM_VOTES: Final = 64
 """Votes from which it is asked whether the taste has turned."""
 _FUTURES: Final = 400
 """Possible futures in coordinates of named features."""
-_LIKE: Final = 2
+_LAST_STEPS: Final = 2
 """Last steps, whose comparisons further ones are taken to be like."""
-_PLANS: Final = 60
+_PLAN_DRAWS: Final = 60
 """Possible tastes of a plan."""
 Figure: TypeAlias = tuple[float, float, float]
 """A figure with the lower and upper end of its 95 % interval."""
@@ -56,7 +56,7 @@ class LookAhead:
     """What the votes so far say of the recommended point, and what keeps it from going on."""
 
     ahead: tuple[Ahead, ...]
-    """At `MORE`; empty before the first vote, in a branch, and without a KL budget."""
+    """At `HORIZONS`; empty before the first vote, in a branch, and without a KL budget."""
     factor: float
     """The largest log Bayes factor for any signal that the run has seen."""
     share: float = 1.0
@@ -82,12 +82,12 @@ class LookAhead:
     @property
     def shown(self) -> bool:
         """The votes show that they share a taste."""
-        return self.factor >= math.log(vote_regression.EVIDENCE)
+        return self.factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)
 
     @property
     def turned(self) -> bool:
         """The taste has turned."""
-        return self.drift is not None and self.drift > vote_forecast.DRIFT
+        return self.drift is not None and self.drift > vote_forecast.DRIFT_NATS
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""
@@ -113,39 +113,39 @@ def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
     if settings.features is not None:
         return _look_at_features(settings, record, settings.features)
     believed, moving = prior(settings), fit_votes(settings, record)[0]
-    whitened = _whiten(record.votes, regression.unit(settings))
+    whitened = _whiten(record.votes, regression.whitened_unit(settings))
     warm = vote_regression.warm_start_worth(moving, record.votes, believed)
     drift, fading = None, settings.forgetting is not None
-    if float(moving.count) >= FIRST_DRIFT and not fading:
+    if float(moving.count) >= DRIFT_FROM_VOTES and not fading:
         drift = float(vote_forecast.drift(whitened, believed))
     ahead: tuple[Ahead, ...] = ()
     whitened = fade(settings, whitened)
     if float(moving.count) > 0 and _can_tell(settings, record):
-        fits = fit(replace(whitened, bend=None), believed), fit(whitened, believed)
+        fits = fit(replace(whitened, curvature_term=None), believed), fit(whitened, believed)
 
-        def outlook(at: Standing, more: int, reach: float, unproven: Floats | None) -> Outlook:
+        def outlook(at: RunPosition, more: int, reach: float, unproven: Floats | None) -> Outlook:
             hold = None if record.moments is None else functools.partial(_hold, record.moments)
             return vote_forecast.outlook(fits, at, more, reach, hold, unproven)
 
         ahead = _ahead(settings, record, outlook)
     return LookAhead(
-        ahead, float(record.log_factor), record.held.share, record.held.broken,
-        float(moving.side), None if believed.mean is None else float(warm), drift,
+        ahead, float(record.log_factor), record.guard_limit.share, record.guard_limit.broken,
+        float(moving.side_coefficient), None if believed.mean is None else float(warm), drift,
     )  # fmt: skip
 
 
 def _look_at_features(settings: Settings, record: AllVotes, features: NamedFeatures) -> LookAhead:
-    factor, held, aside = float(record.log_factor), record.held, record.aside
+    factor, held, aside = float(record.log_factor), record.guard_limit, record.aside
     votes, found = fitted_votes(settings, record), record.named
-    unit = regression.unit(settings)
+    unit = regression.whitened_unit(settings)
     if found is None:  # before the first vote
         found = fit_named(settings, votes, aside)
-    fitted, called = found, heads(features)
+    fitted, called = found, group_heads(features)
     names = dict.fromkeys(features.names[called[features.groups[i]]] for i in aside)
     ahead: tuple[Ahead, ...] = ()
     if _can_tell(settings, record):
 
-        def outlook(at: Standing, more: int, reach: float, unproven: Floats | None) -> Outlook:
+        def outlook(at: RunPosition, more: int, reach: float, unproven: Floats | None) -> Outlook:
             short = None if unproven is None else float(unproven)
             return outlook_in_features(
                 fitted, votes, features, unit, at, more, reach, short, aside
@@ -168,13 +168,15 @@ def _can_tell(settings: Settings, record: AllVotes) -> bool:
 def _ahead(
     settings: Settings,
     record: AllVotes,
-    outlook: Callable[[Standing, int, float, Floats | None], Outlook],
+    outlook: Callable[[RunPosition, int, float, Floats | None], Outlook],
 ) -> tuple[Ahead, ...]:
-    """What `MORE` votes are expected to make of the run."""
-    unit = regression.unit(settings)
-    standing = Standing(record.centre / unit, record.recommended / unit, float(record.log_factor))
+    """What `HORIZONS` votes are expected to make of the run."""
+    unit = regression.whitened_unit(settings)
+    standing = RunPosition(
+        record.centre / unit, record.recommended / unit, float(record.log_factor)
+    )
     found = []
-    for more in MORE:
+    for more in HORIZONS:
         later = replace(record, counted=record.counted + more)
         reach = float(regression.find_radius(settings, later)) / unit
         each = outlook(standing, more, reach, regression.unproven_share(settings, later))
@@ -185,8 +187,8 @@ def _ahead(
 
 def _whiten(votes: Votes, unit: float) -> Votes:
     """The votes in whitened units, in which the prior of a curvature is."""
-    bend = None if votes.bend is None else votes.bend / unit**2
-    return replace(votes, x=votes.x / unit, bend=bend)
+    bend = None if votes.curvature_term is None else votes.curvature_term / unit**2
+    return replace(votes, x=votes.x / unit, curvature_term=bend)
 
 
 def _hold(moments: guard_geometry.Moments, points: Floats) -> Floats:
@@ -212,14 +214,14 @@ def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
         votes: Rising numbers of votes.
     """
     rng, believed, each = np.random.default_rng(0), prior(settings), settings.N * settings.M
-    dim, unit = settings.dim, regression.unit(settings)
+    dim, unit = settings.dim, regression.whitened_unit(settings)
     radius = settings.distance * base_mu(settings) * math.sqrt(dim) / unit
     tastes, bends = _draw_tastes(believed, radius, rng)
     count = max(1, votes[-1] // each)
-    frames = np.linalg.qr(rng.standard_normal((_PLANS, -(-count // dim), dim, dim)))[0]
-    x = radius * frames.reshape(_PLANS, -1, dim)[:, :count]
+    frames = np.linalg.qr(rng.standard_normal((_PLAN_DRAWS, -(-count // dim), dim, dim)))[0]
+    x = radius * frames.reshape(_PLAN_DRAWS, -1, dim)[:, :count]
     up = rng.binomial(each, special.expit(np.einsum("prd,pd->pr", x, tastes))).astype(np.float64)
-    factor, found = np.full(_PLANS, -np.inf), []
+    factor, found = np.full(_PLAN_DRAWS, -np.inf), []
     for number in votes:
         n = max(1, number // each)
         cast = Votes(x[:, :n], up[:, :n], each - up[:, :n], np.arange(n) // settings.K)
@@ -231,7 +233,7 @@ def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
         points = reach * vote_regression.direction(fitted, factor, unproven)
         square = (points**2).sum(-1)
         gains = (tastes * points).sum(-1) - 0.5 * bends * square
-        shown = float((factor >= math.log(vote_regression.EVIDENCE)).mean())
+        shown = float((factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)).mean())
         rate, kl = interval_of(gains).rate(), interval_of(square / 2)
         found.append(Ahead(number, _figure(rate), _figure(kl), shown))
     return tuple(found)
@@ -241,20 +243,20 @@ def _draw_tastes(
     believed: Prior, radius: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     """Gradients (draws, d) and curvatures (draws,) from the prior, given that there is a taste."""
-    length = np.sqrt(rng.choice(believed.widths, _PLANS)) / radius
-    variances = believed.variances[rng.integers(0, len(believed.variances), _PLANS)]
+    length = np.sqrt(rng.choice(believed.widths, _PLAN_DRAWS)) / radius
+    variances = believed.variances[rng.integers(0, len(believed.variances), _PLAN_DRAWS)]
     spread = np.sqrt(variances / variances.sum(-1, keepdims=True))
     tastes = length[:, None] * spread * rng.standard_normal(variances.shape)
-    mean, deviation = believed.bend
-    return tastes, length * (mean + deviation * rng.standard_normal(_PLANS))
+    mean, deviation = believed.curvature
+    return tastes, length * (mean + deviation * rng.standard_normal(_PLAN_DRAWS))
 
 
 def outlook_in_features(
-    found: sparse_regression.Fit,
+    found: sparse_regression.SparseFit,
     votes: Votes,
     features: NamedFeatures,
     unit: float,
-    standing: Standing,
+    standing: RunPosition,
     more: int,
     reach: float,
     unproven: float | None = None,
@@ -286,9 +288,9 @@ def outlook_in_features(
     truth = rng.choice(len(W), _FUTURES, p=chances / chances.sum())
     directions = named_features.directions(features)
     if aside:
-        directions = named_features.without(features, aside) @ directions
+        directions = named_features.projection_without(features, aside) @ directions
 
-    last = np.flatnonzero(votes.steps > votes.steps.max() - _LIKE)
+    last = np.flatnonzero(votes.steps > votes.steps.max() - _LAST_STEPS)
     x = votes.x[last[rng.integers(0, len(last), (_FUTURES, more))]]
     logits = W @ x.swapaxes(1, 2)
     true = W[truth] * _lengths(W[truth], votes, rng)[:, None]
@@ -300,7 +302,7 @@ def outlook_in_features(
     known = known - special.logsumexp(known) + found.log_factor
     factors = known + gained
     log_factor = np.maximum(special.logsumexp(factors, axis=-1), standing.log_factor)
-    shown = log_factor >= math.log(vote_regression.EVIDENCE)
+    shown = log_factor >= math.log(vote_regression.BAYES_FACTOR_NEEDED)
 
     if more:
         weights = special.softmax(factors, axis=-1)

@@ -1,10 +1,11 @@
 """How far a proposed point may go by its measured KL: measured, shrunk, and only then recorded.
 
 The point lies on a ray from where the run began, and a share of the way is n/256. The whole way is
-measured first. While a reading is above the budget, a smaller share is, at most `MOST` in all: KL
-is taken to be linear in the square of the share, between the largest share that fits (or the
-beginning) and the smallest that does not, and `AIM` of the budget is aimed at. The record has the
-readings, and they alone give every share, to the last bit: a replay needs no model.
+measured first. While a reading is above the budget, a smaller share is, at most
+`MOST_READINGS` in all: KL is taken to be linear in the square of the share, between the largest
+share that fits (or the beginning) and the smallest that does not, and `AIMED_SHARE` of the budget
+is aimed at. The record has the readings, and they alone give every share, to the last bit: a
+replay needs no model.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-GRID: Final = 256
+SHARE_PARTS: Final = 256
 """Shares of the way are multiples of 1/256."""
-MOST: Final = 3
+MOST_READINGS: Final = 3
 """Readings of a step at most."""
-AIM: Final = 0.9
+AIMED_SHARE: Final = 0.9
 """Share of the budget that is aimed at: the measured KL scatters about it."""
-CLOSE: Final = 0.75
+CLOSE_ENOUGH_SHARE: Final = 0.75
 """A shrunk point whose KL is this share of the budget or more is taken as it is."""
 LEAST_KL: Final = 0.1
 """Nats by the quadratic estimate from which a point is measured."""
-NEAR: Final = 0.05
+UNMOVED_SHARE: Final = 0.05
 """A point that has moved by less, of its distance from the model's start, is not read again."""
 
 
@@ -42,7 +43,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class KlMeasurement:
     """What was measured of a proposed point, and how much of the way to it was recorded."""
 
     limit: float
@@ -79,7 +80,7 @@ class Reach:
         )
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Reach:
+    def from_json(cls, body: Mapping[str, Any]) -> KlMeasurement:
         """What a step recorded.
 
         Raises:
@@ -98,7 +99,7 @@ class Reach:
         return found
 
 
-def measure(limit: float, start: float, read: Callable[[int], Reading]) -> Reach:
+def measure(limit: float, start: float, read: Callable[[int], Reading]) -> KlMeasurement:
     """Measure a proposed point and find how much of the way to it fits the budget.
 
     Args:
@@ -110,7 +111,7 @@ def measure(limit: float, start: float, read: Callable[[int], Reading]) -> Reach
     while True:
         share, settled = choose(limit, start, readings)
         if settled:
-            return Reach(limit, start, readings, share)
+            return KlMeasurement(limit, start, readings, share)
         readings += (read(share),)
 
 
@@ -123,20 +124,20 @@ def choose(limit: float, start: float, readings: tuple[Reading, ...]) -> tuple[i
     (121, False)
     """
     if not readings:
-        return GRID, False
+        return SHARE_PARTS, False
     first = readings[0]
     fits = [each for each in readings if each.kl <= limit or each.estimate <= start]
     above = [each for each in readings if each not in fits]
     # Where the way begins, KL is not measured: the estimate is scaled as at the whole way.
     nothing = Reading(0, first.kl * start / first.estimate if start else 0.0, start)
     low = max(fits, key=lambda each: each.share, default=nothing)
-    if not above or (fits and low.kl >= CLOSE * limit):
+    if not above or (fits and low.kl >= CLOSE_ENOUGH_SHARE * limit):
         return low.share, True
     high = min(above, key=lambda each: each.share)
-    full = len(readings) >= MOST
+    full = len(readings) >= MOST_READINGS
     if full and fits:
         return low.share, True
-    bottom, top, aim = Fraction(low.kl), Fraction(high.kl), Fraction(AIM) * Fraction(limit)
+    bottom, top, aim = Fraction(low.kl), Fraction(high.kl), Fraction(AIMED_SHARE) * Fraction(limit)
     if aim <= bottom:
         return low.share, True
     along = (aim - bottom) / (top - bottom)

@@ -22,7 +22,7 @@ import numpy as np
 
 from szpo.aggregation import weighting
 from szpo.optim.named_features import directions
-from szpo.optim.posterior_directions import BEFORE, ways_of
+from szpo.optim.posterior_directions import UNRECORDED_TEMPERATURE, explanations_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
     PRIORS,
@@ -34,14 +34,14 @@ from szpo.optim.rules.all_votes import (
     learn_weights,
     sum_by_voter,
 )
-from szpo.optim.rules.measured_kl import AIM, GRID, Reading
+from szpo.optim.rules.measured_kl import AIMED_SHARE, SHARE_PARTS, Reading
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.sample_directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_regression import EVIDENCE, Fit, Prior, Votes, direction
-from szpo.optim.weighted_votes import Past, WeightedVotes
-from szpo.types import Floats, Way
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Prior, Votes, direction
+from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
+from szpo.types import Explanation, Floats
 
 BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
@@ -145,12 +145,12 @@ def _check_prior(s: Settings) -> None:
         raise SettingsError("prior_precision must be positive definite")
 
 
-def ways(settings: Settings, record: AllVotes) -> tuple[Way, ...]:
+def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
     """What the votes so far may be about, to ask along; nothing before the first."""
     if settings.features is None or record.named is None:
         return ()
-    temperature = settings.asking_temperature or BEFORE
-    return ways_of(record.named, settings.features, record.aside, temperature)
+    temperature = settings.asking_temperature or UNRECORDED_TEMPERATURE
+    return explanations_of(record.named, settings.features, record.aside, temperature)
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
@@ -175,15 +175,17 @@ def move(
     found, named = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
     record = replace(record, log_factor=seen, named=named)
-    target, held = hold_guards(settings, record, find_target(settings, record, found))
-    record, target = hold_kl(settings, replace(record, held=held), at, target)
-    vector, recommended = _go(record.recommended, target - record.recommended)
-    way = target - record.centre
-    length = np.sqrt((way * way).sum(-1, keepdims=True))
+    target, held = limit_by_guards(settings, record, find_target(settings, record, found))
+    record, target = limit_by_kl(settings, replace(record, guard_limit=held), at, target)
+    vector, recommended = _move_in_fp32(record.recommended, target - record.recommended)
+    move_of_centre = target - record.centre
+    length = np.sqrt((move_of_centre * move_of_centre).sum(-1, keepdims=True))
     step = longest_step(settings)
-    way = np.where(length > step, way * (step / np.where(length > 0, length, 1.0)), way)
-    moved, centre = _go(record.centre, way)
-    x = at.features(settings.distance)
+    move_of_centre = np.where(
+        length > step, move_of_centre * (step / np.where(length > 0, length, 1.0)), move_of_centre
+    )
+    moved, centre = _move_in_fp32(record.centre, move_of_centre)
+    x = at.displacements(settings.distance)
     spread = np.einsum("...ki,...ij,...kj->...k", x, found.covariance, x)
     return Move(
         replace(record, recommended=recommended, centre=centre),
@@ -195,7 +197,7 @@ def move(
     )
 
 
-def unit(settings: Settings) -> float:
+def whitened_unit(settings: Settings) -> float:
     """One whitened unit in coordinates: KL is about |z|²/2 of it.
 
     It follows from the radius at which is asked, whose KL is ``kl_radius`` by definition.
@@ -205,7 +207,9 @@ def unit(settings: Settings) -> float:
 
 def longest_step(settings: Settings) -> float:
     """How far the centre moves in a step at most, in coordinates."""
-    return unit(settings) * (1.0 if settings.centre_step is None else settings.centre_step)
+    return whitened_unit(settings) * (
+        1.0 if settings.centre_step is None else settings.centre_step
+    )
 
 
 def find_radius(settings: Settings, record: AllVotes) -> Floats:
@@ -213,14 +217,16 @@ def find_radius(settings: Settings, record: AllVotes) -> Floats:
     if settings.kl_budget is None:
         return np.full(np.shape(record.counted), np.inf)
     budget = find_budget(settings, record.counted)
-    return np.asarray(unit(settings) * np.sqrt(2 * AIM * budget / record.kl_scale))
+    return np.asarray(
+        whitened_unit(settings) * np.sqrt(2 * AIMED_SHARE * budget / record.kl_scale)
+    )
 
 
 def unproven_share(settings: Settings, record: AllVotes) -> Floats | None:
     """How far (...) the recommended point may be while the votes show no signal, in radii."""
     if settings.unproven_kl is None or settings.kl_budget is None:
         return None
-    return np.sqrt(settings.unproven_kl / (AIM * find_budget(settings, record.counted)))
+    return np.sqrt(settings.unproven_kl / (AIMED_SHARE * find_budget(settings, record.counted)))
 
 
 def find_budget(settings: Settings, counted: Floats) -> Floats:
@@ -232,7 +238,7 @@ def find_budget(settings: Settings, counted: Floats) -> Floats:
 
 def quadratic_kl(settings: Settings, moved: Floats) -> float:
     """KL of a point, as moved from θ₀ (d,), to the model's start by |z|²/2 in whitened units."""
-    z = from_start(settings, moved) / unit(settings)
+    z = from_start(settings, moved) / whitened_unit(settings)
     return float((z * z).sum()) / 2
 
 
@@ -256,14 +262,16 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     return np.asarray(np.where(length > limit, place * (limit / length), place) - start)
 
 
-def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[Floats, GuardLimit]:
+def limit_by_guards(
+    settings: Settings, record: AllVotes, target: Floats
+) -> tuple[Floats, GuardLimit]:
     """As much of the way to the target (d,) as predicted guards allow, and how much that is.
 
     The way begins at θ₀: a branch is not taken back to the model's start.
     """
     if record.moments is None:
         return target, GuardLimit()
-    scale = unit(settings)
+    scale = whitened_unit(settings)
     origin = None if settings.start is None else np.array(settings.start) / scale
     z = target / scale
     share = float(guard_geometry.shrink_for_guards(record.moments, z, origin=origin))
@@ -273,16 +281,16 @@ def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[F
     return share * target, GuardLimit(share, broken)
 
 
-def hold_kl(
+def limit_by_kl(
     settings: Settings, record: AllVotes, at: Perturbations, target: Floats
 ) -> tuple[AllVotes, Floats]:
     """As much of the way to the target (d,) as its measured KL allows; guards are held again."""
     reach = at.inputs.reach
-    if reach is None and at.measure is not None and _is_news(settings, record, target):
-        measure = at.measure
+    if reach is None and at.measure_kl is not None and _needs_measuring(settings, record, target):
+        measure = at.measure_kl
 
         def read(share: int) -> Reading:
-            point = share / GRID * target
+            point = share / SHARE_PARTS * target
             nats = measure(point)
             check_finite(np.array([nats]), at.step, "measured KL")
             return Reading(share, max(0.0, nats), quadratic_kl(settings, point))
@@ -292,36 +300,37 @@ def hold_kl(
         reach = measured_kl.measure(limit, start, read)
     if reach is None:
         return record, target
-    record = replace(record, reach=reach, way=target)
-    if reach.share < GRID:
-        target, held = hold_guards(settings, record, reach.share / GRID * target)
-        record = replace(record, held=held if held.share < 1 else record.held)
+    record = replace(record, reach=reach, proposed=target)
+    if reach.share < SHARE_PARTS:
+        target, held = limit_by_guards(settings, record, reach.share / SHARE_PARTS * target)
+        record = replace(record, guard_limit=held if held.share < 1 else record.guard_limit)
     return record, target
 
 
 def find_limit(settings: Settings, record: AllVotes) -> float:
     """Nats that a point may have as measured: the budget, or less while the votes may be chance.
 
-    `AIM` of it is aimed at in either case. A branch has the budget, whatever its own votes show.
+    `AIMED_SHARE` of it is aimed at in either case. A branch has the budget, whatever its own
+    votes show.
     """
     budget = float(find_budget(settings, record.counted))
-    proven = float(record.log_factor) >= math.log(EVIDENCE)
+    proven = float(record.log_factor) >= math.log(BAYES_FACTOR_NEEDED)
     if settings.unproven_kl is None or settings.start is not None or proven:
         return budget
-    return min(budget, settings.unproven_kl / AIM)
+    return min(budget, settings.unproven_kl / AIMED_SHARE)
 
 
-def _is_news(settings: Settings, record: AllVotes, target: Floats) -> bool:
+def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bool:
     """The target (d,) has a budget, is far enough to be measured, and is not where one was."""
     small = quadratic_kl(settings, target) < measured_kl.LEAST_KL
     if settings.kl_budget is None or small:
         return False
-    if record.reach is None or record.way is None:
+    if record.reach is None or record.proposed is None:
         return True
     read = record.reach.nearest
-    before = from_start(settings, read.share / GRID * record.way)
+    before = from_start(settings, read.share / SHARE_PARTS * record.proposed)
     moved = float(np.linalg.norm(from_start(settings, target) - before))
-    near = moved <= measured_kl.NEAR * float(np.linalg.norm(before))
+    near = moved <= measured_kl.UNMOVED_SHARE * float(np.linalg.norm(before))
     return not near or read.kl > record.reach.limit
 
 
@@ -335,7 +344,7 @@ def figures(done: Move) -> dict[str, float]:
         "signal": float(found.signal),
         "kl_scale": done.carried.kl_scale,
         "length": float(np.linalg.norm(done.vector)),
-        "guard_share": done.carried.held.share,
+        "guard_share": done.carried.guard_limit.share,
     }
 
 
@@ -388,7 +397,7 @@ def flip_share(
     return high / len(order)
 
 
-def _go(here: Floats, way: Floats) -> tuple[Floats, Floats]:
+def _move_in_fp32(here: Floats, way: Floats) -> tuple[Floats, Floats]:
     """A move and where it leads, both as they are recorded and applied: in fp32."""
     with np.errstate(over="ignore"):
         moved = way.astype(np.float32)
@@ -401,7 +410,7 @@ RULE = Rule(
     check=check,
     init=init,
     alpha=lambda settings, record, step: None,
-    past=lambda settings, record: Past(
+    past=lambda settings, record: HistoryUse(
         len(record.votes.steps) // settings.N + settings.K,
         functools.partial(learn_weights, settings, record),
     ),

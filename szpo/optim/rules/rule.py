@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike
 from szpo.errors import RunError
 from szpo.optim import parameters
 from szpo.optim.rules.guard_geometry import Moments
-from szpo.optim.rules.measured_kl import Reach
+from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit
-from szpo.optim.weighted_votes import Past, WeightedVotes
-from szpo.types import Floats, Ints, Query, Way
+from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
+from szpo.types import Explanation, Floats, Ints, Query
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,13 +36,14 @@ class StepInputs:
     """θ (..., d) around which the step asked; None where that is the rule's centre."""
     moments: Moments | None = None
     """Of the start's answers, from which guards are predicted; recorded until a step has it."""
-    features: Ints | None = None
+    text_differences: Ints | None = None
     """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
     ratings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Of the shown texts by a judge, for each named feature that one rates."""
     aside: tuple[int, ...] = ()
-    """Named features that explain votes and are not followed, by order, from this step on."""
-    reach: Reach | None = None
+    """Features that the operator ordered not to follow from this step on; they may explain
+    votes."""
+    reach: KlMeasurement | None = None
     """What was measured of the point that its votes proposed, as recorded with the step."""
 
 
@@ -61,16 +62,16 @@ class Perturbations:
     """Makes the grid values (..., K, d) and their factors (..., K); for small spaces only."""
     inputs: StepInputs = field(default_factory=StepInputs)
     """What was recorded."""
-    measure: Callable[[Floats], float] | None = None
+    measure_kl: Callable[[Floats], float] | None = None
     """KL to the model's start, nats, of a point as moved from θ₀ (d,); None where nobody measures
     now, as when a run is played again."""
 
-    def unit(self) -> Floats:
+    def unit_directions(self) -> Floats:
         """The unit-variance directions v (..., K, d)."""
         grid, factor = self.directions()
         return np.asarray(factor[..., None] * grid)
 
-    def features(self, distance: int) -> Floats:
+    def displacements(self, distance: int) -> Floats:
         """What a vote on each direction is about: x = z⁺ − z⁻, (..., K, d)."""
         grid, _ = self.directions()
         return np.asarray((distance * self.radius)[..., None] * grid)
@@ -138,14 +139,14 @@ class Rule:
     check: Callable[[Settings], None]
     init: Callable[[Settings, tuple[int, ...]], Any]
     alpha: Callable[[Settings, Any, int], float | None]
-    past: Callable[[Settings, Any], Past]
+    past: Callable[[Settings, Any], HistoryUse]
     move: Callable[[Settings, Any, Perturbations, WeightedVotes, float | None], Move]
     figures: Callable[[Move], dict[str, float]]
     flip_share: Callable[
         [Settings, Move, Perturbations, WeightedVotes, float | None], float | None
     ]
     is_exact: Callable[[Settings], bool]
-    ways: Callable[[Settings, Any], tuple[Way, ...]] = lambda settings, carried: ()
+    ways: Callable[[Settings, Any], tuple[Explanation, ...]] = lambda settings, carried: ()
     repeat: Callable[[Settings, Any, int, Floats], Floats | None] = (
         lambda settings, carried, first, counts: None
     )
@@ -156,8 +157,8 @@ class Rule:
     ignores: tuple[str, ...] = ()
     """Settings that play no part in it."""
     equation: str = ""
-    """Its step in symbols, for people; see `szpo.optim.rules.along_direction.Counting`."""
-    measures: bool = False
+    """Its step in symbols, for people; see `szpo.optim.rules.along_direction.OnePointRule`."""
+    can_warm_up: bool = False
     """A warm-up may measure its step size."""
 
 

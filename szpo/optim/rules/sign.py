@@ -19,7 +19,7 @@ from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 
 
-def measure(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
+def statistic(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
     """The sign s (..., K) of the votes' majority, or of Δ̂ where it came from elsewhere."""
     return np.sign(delta) if tally is None else majority(tally)
 
@@ -30,13 +30,13 @@ def majority(tally: Tally) -> Floats:
     return np.asarray(np.sign(ordered_sum(lead)))
 
 
-COUNTING = along_direction.Counting(
+COUNTING = along_direction.OnePointRule(
     name="sign",
     equation="θ ← θ + α sign(wins − losses) v",
-    measure=measure,
-    unit=lambda settings, mu: 1.0,
+    statistic=statistic,
+    divisor=lambda settings, mu: 1.0,
     null_rms=lambda settings: 1.0,
     is_exact=lambda settings: True,
-    measures=False,
+    can_warm_up=False,
 )
 RULE = along_direction.rule(COUNTING)

@@ -18,12 +18,12 @@ def measure(settings, delta, tally):
 
 
 RULE = along_direction.rule(
-    along_direction.Counting(
+    along_direction.OnePointRule(
         name="cautious",
-        measure=measure,
-        unit=lambda settings, mu: settings.distance * mu,
+        statistic=measure,
+        divisor=lambda settings, mu: settings.distance * mu,
         null_rms=lambda settings: min(LIMIT, known.null_rms(settings)),
         is_exact=known.COUNTING.is_exact,
-        measures=True,
+        can_warm_up=True,
     )
 )
