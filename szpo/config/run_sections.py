@@ -119,8 +119,8 @@ class Panel(Section):
         None,
         min_length=1,
         max_length=200,
-        description="Who runs this study, as people read it before they begin; this and the "
-        "next five keys are shown only if set.",
+        description="Who runs this study, as people read it before they begin; this and what "
+        "follows to consent is shown only if set.",
     )
     contact: str | None = Field(
         None,

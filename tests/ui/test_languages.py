@@ -219,18 +219,15 @@ def test_what_an_operator_wrote_is_text_too():
 
 
 def facts(**changes):
-    given = {
-        "progress": Progress(40, 240), "people": 6, "vote_s": 95.0, "who": None,
-        "contact": None, "pay": None, "ends": None, "privacy_url": None, "consent": None,
-    }  # fmt: skip
-    return Facts(**{**given, **changes})
+    return Facts(Progress(40, 240), people=6, vote_s=95.0, panel=Panel(**changes))
 
 
 def test_the_welcome_page_says_what_decides_whether_people_stay():
     made = html(
         "welcome",
         facts=facts(
-            who="Lab <L>", contact="lab@example.org", pay="12 EUR an hour", ends="2026-12-31",
+            operator_name="Lab <L>", contact="lab@example.org", pay="12 EUR an hour",
+            ends="2026-12-31",
             privacy_url="https://example.org/privacy?a=1&b=2", consent="My own <b>terms</b>.",
         ),
     )  # fmt: skip

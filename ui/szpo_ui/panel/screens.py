@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from szpo.analysis import taught
+from szpo.config.run_sections import Panel
 from szpo.ledger import orders
 from szpo.ledger.database import Record
 from szpo.training.budget import WORDS_PER_MINUTE
@@ -411,16 +412,8 @@ class Facts:
     """Persons invited so far, this one included."""
     vote_s: float
     """Seconds that a comparison takes: what people took, or the longest by the settings."""
-    who: str | None
-    contact: str | None
-    pay: str | None
-    ends: str | None
-    """An ISO date."""
-    privacy_url: str | None
-    consent: str | None
-    """The operator's own consent text."""
-    second: bool = False
-    """Some comparisons are shown to one more person."""
+    panel: Panel
+    """What the operator wrote for them, in the run's settings."""
     measured: bool = False
     """`vote_s` is what people took."""
 
@@ -452,7 +445,6 @@ ENOUGH_TIMES: Final = 10
 
 def read_facts(site: Site, progress: Progress) -> Facts:
     """Collect what the welcome page says about the run."""
-    settings = site.config.panel
     people = site.ledger.query("SELECT count(*) AS n FROM panelists WHERE kind = 'person'")
     times = [row["spent_s"] for row in site.ledger.query(_TIMES)]
     measured = len(times) >= ENOUGH_TIMES
@@ -462,11 +454,5 @@ def read_facts(site: Site, progress: Progress) -> Facts:
         people=int(people[0]["n"]),
         vote_s=median(times) if measured else longest,
         measured=measured,
-        who=settings.operator_name,
-        contact=settings.contact,
-        pay=settings.pay,
-        ends=settings.ends,
-        privacy_url=settings.privacy_url,
-        consent=settings.consent,
-        second=settings.second_share > 0,
+        panel=site.config.panel,
     )
