@@ -67,7 +67,7 @@ def drive(
             with calls.calling(every, facts) as note:
                 outcome = controller.run(
                     *driver.prepare(
-                        ledger, parts, on_step=on_step, wait=desk.turn, held=held, say=say
+                        ledger, parts, on_step=on_step, wait=desk.do_one_turn, held=held, say=say
                     )
                 )
                 note(outcome)

@@ -213,7 +213,9 @@ def not_about(
             return
         if status.round_status(ledger).state == "finished":
             raise UsageError(f"{path.stem} is finished, no step is left for which it would hold")
-        found = set_aside.order(ledger, "szpo not-about", named, feature, on=not take_back)
+        found = set_aside.order_not_about(
+            ledger, "szpo not-about", named, feature, on=not take_back
+        )
     assert named is not None  # else it was refused
     console.answer(as_json, asdict(found), found.describe(named))
 

@@ -169,12 +169,6 @@ class Fit:
     has_curvature: bool = False
     """The last coefficient is a curvature."""
 
-    def interval(self, x: Floats, z: float = 1.959963984540054) -> tuple[Floats, Floats]:
-        """Lower and upper end of the interval of xᵀw, ± z standard deviations."""
-        centre = (x * self.w).sum(-1)
-        half = z * np.sqrt(np.einsum("...i,...ij,...j->...", x, self.covariance, x))
-        return centre - half, centre + half
-
 
 def fit(votes: Votes, prior: Prior) -> Fit:
     """The posterior of w, its uncertainty and the probability of any signal.

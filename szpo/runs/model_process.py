@@ -75,11 +75,11 @@ class LeaseHolder:
         """``wait`` is called between two looks at the ledger."""
         self.held: Final = held
         self._ledger, self._source, self._wait, self._say = ledger, source, wait, say
-        self._watch = Watch(ledger, say)
+        self._watch = DelayWarner(ledger, say)
         self._seen = _changes(ledger)
         self._reported: Outcome | None = None
 
-    def turn(self) -> None:
+    def do_one_turn(self) -> None:
         """Keep the lease, warn of what delays the step, fulfil orders, wait.
 
         Raises:
@@ -97,7 +97,7 @@ class LeaseHolder:
             then = _how_to_resume(self._ledger)
             self._say(f"{outcome.status}: {outcome.reason}; standing by{then}")
         while (now := _changes(self._ledger)) == self._seen:
-            self.turn()
+            self.do_one_turn()
         self._seen = now
 
 
@@ -109,7 +109,7 @@ def _how_to_resume(ledger: Ledger) -> str:
     return f' until somebody presses "{button}" on the operator\'s page'
 
 
-class Watch:
+class DelayWarner:
     """Warns once, when it begins, why an open step may stay open for longer than people expect."""
 
     def __init__(self, ledger: Ledger, say: Say):

@@ -40,7 +40,7 @@ class SetAside:
         return f"{group}: {follow} from the update of {what} {self.step + first} on"
 
 
-def orders(ledger: Ledger) -> tuple[SetAside, ...]:
+def not_about_orders(ledger: Ledger) -> tuple[SetAside, ...]:
     """All orders of a run, in their order."""
     found = ledger.query("SELECT event, actor, body FROM events WHERE kind = ?", (EVENT,))
     bodies = [(row, json.loads(row["body"])) for row in found]
@@ -52,7 +52,7 @@ def orders(ledger: Ledger) -> tuple[SetAside, ...]:
 
 def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
     """The groups that votes are not to be about in a step, by name; by default in the newest."""
-    last = {o.group: o for o in orders(ledger) if step is None or o.step <= step}
+    last = {o.group: o for o in not_about_orders(ledger) if step is None or o.step <= step}
     return {name: order for name, order in last.items() if order.on}
 
 
@@ -68,7 +68,9 @@ def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
         "AND json_extract(body, '$.step') = ?",
         (step,),
     )[0]["event"]
-    if late := [o for o in orders(ledger) if o.step <= step and o.event > (done or o.event)]:
+    if late := [
+        o for o in not_about_orders(ledger) if o.step <= step and o.event > (done or o.event)
+    ]:
         raise IntegrityError(f'event {late[0].event}: "{EVENT}" names a step that was over')
     try:
         return tuple(sorted(i for name in held for i in members(features, name)))
@@ -76,7 +78,7 @@ def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
         raise IntegrityError(f'"{EVENT}" in step {step}: {error}') from error
 
 
-def order(
+def order_not_about(
     ledger: Ledger, by: str, features: NamedFeatures | None, name: str, *, on: bool = True
 ) -> SetAside:
     """Order that votes are not about the group of a feature, or take that back.
@@ -98,4 +100,4 @@ def order(
             raise UsageError("not about: nothing would be left for votes to be about")
         step = 1 + max((r["step"] for r in ledger.steps() if r["state"] in OVER), default=-1)
         ledger.record_event(EVENT, by, {"group": group, "step": step, "on": on})
-        return orders(ledger)[-1]
+        return not_about_orders(ledger)[-1]

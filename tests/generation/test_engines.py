@@ -268,7 +268,7 @@ def nobody_waits(monkeypatch):
     def turn(desk: model_process.LeaseHolder) -> None:
         pauses.pause(desk._ledger, "the test")
 
-    monkeypatch.setattr(model_process.LeaseHolder, "turn", turn)
+    monkeypatch.setattr(model_process.LeaseHolder, "do_one_turn", turn)
 
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:

@@ -68,7 +68,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
                 LedgerEvaluator(VoteService(ledger)),
                 prompts_of(settings),
                 Bounds(until_step=until, lag=lag),
-                Hooks(lease=held, wait=desk.turn),
+                Hooks(lease=held, wait=desk.do_one_turn),
             )
             desk.stand_by(outcome)
 

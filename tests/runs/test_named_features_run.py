@@ -216,7 +216,7 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_car
     assert call(["not-about", run, name, "--take-back"]) == 2
     assert call(["not-about", run, name]) == 0
     with Ledger.open(run) as ledger:
-        (order,) = set_aside.orders(ledger)
+        (order,) = set_aside.not_about_orders(ledger)
         assert (order.step, order.on) == (0, True)
         own = set_aside.read(ledger, named, 0)
         assert own == members(named, name)

@@ -319,7 +319,7 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
     dialog.get_by_label("Not about").select_option("commas")
     dialog.get_by_role("button", name="Leave it out").click()
     page.get_by_text("By order not about commas.").wait_for()
-    assert [(o.group, o.step, o.by) for o in set_aside.orders(stage.ledger)] == [
+    assert [(o.group, o.step, o.by) for o in set_aside.not_about_orders(stage.ledger)] == [
         ("commas", 1, "Olga")
     ]
     page.get_by_role("button", name="Take it back").click()

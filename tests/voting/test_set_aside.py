@@ -40,7 +40,7 @@ def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back
 
 
 def test_a_group_is_named_by_any_of_its_features_and_once(ledger: Ledger) -> None:
-    order = set_aside.order(ledger, "Olga", OWN, "comma")
+    order = set_aside.order_not_about(ledger, "Olga", OWN, "comma")
     assert (order.group, order.step, order.on, order.by) == ("commas", 0, True, "Olga")
     assert order.describe(OWN) == "comma, commas: not followed from the update of step 0 on"
     for name, on, why in (
@@ -49,13 +49,13 @@ def test_a_group_is_named_by_any_of_its_features_and_once(ledger: Ledger) -> Non
         ("comas", True, 'did you mean "comma'),
     ):
         with pytest.raises(UsageError, match=why):
-            set_aside.order(ledger, "Olga", OWN, name, on=on)
-    set_aside.order(ledger, "Olga", OWN, "you")
+            set_aside.order_not_about(ledger, "Olga", OWN, name, on=on)
+    set_aside.order_not_about(ledger, "Olga", OWN, "you")
     with pytest.raises(UsageError, match="nothing would be left"):
-        set_aside.order(ledger, "Olga", OWN, "i")
+        set_aside.order_not_about(ledger, "Olga", OWN, "i")
     with pytest.raises(UsageError, match="no named features"):
-        set_aside.order(ledger, "Olga", None, "i")
-    assert len(set_aside.orders(ledger)) == 2
+        set_aside.order_not_about(ledger, "Olga", None, "i")
+    assert len(set_aside.not_about_orders(ledger)) == 2
 
 
 def test_an_order_for_a_step_that_was_over_is_none(ledger: Ledger) -> None:

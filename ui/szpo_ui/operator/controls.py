@@ -269,7 +269,7 @@ def _not_about(site: Site, by: str, command: Command) -> Reply:
     if site.status.read().state == "finished":
         raise UsageError("not about: the run is complete, so there is no round left for it")
     named = recorded_settings(site.ledger).features
-    found = set_aside.order(site.ledger, by, named, command.name, on=command.on)
+    found = set_aside.order_not_about(site.ledger, by, named, command.name, on=command.on)
     assert named is not None  # else it was refused
     return Reply(f"{found.describe(named, 'round', 1)}.")
 
