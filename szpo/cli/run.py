@@ -503,5 +503,6 @@ def _next(ledger: Ledger, *, language: bool) -> None:
         del texts["export"]
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
-    if more := budget.describe_more(ledger):
+    more = budget.describe_more(ledger)
+    if more and not cause.Watch(ledger).look():  # of equal questions no more votes help
         console.say(f"  {more}  # the same run goes on")

@@ -159,8 +159,9 @@ def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by
         return folder_run.arguments(tmp_path, *sets, model_folder=model)
 
     assert call(line("w30,w31,w32")) == 0
-    told = capsys.readouterr().err
-    before, _, running = told.partition("run folder in ")
+    told = capsys.readouterr()
+    assert "szpo verify" in told.out and "--votes" not in told.out  # more votes do not help
+    before, _, running = told.err.partition("run folder in ")
     foretold = "% of comparisons of base answers show this panel no difference: take prompts"
     assert foretold in before and "warning: 9 of 12 questions show no difference: take" in running
     assert call([*line("w30,w31,w32"), "--plan", "--json"]) == 0  # nothing is drawn for it
