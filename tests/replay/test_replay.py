@@ -106,7 +106,9 @@ def voted_run(request, tmp_path):
     if request.param == "named features":
         settings, ledger = named_run.start(tmp_path)
         step = functools.partial(named_run.drive, settings, ledger, MarkedPolicy(settings))
-        order = functools.partial(set_aside.order_not_about, ledger, "op", settings.features, "commas")
+        order = functools.partial(
+            set_aside.order_not_about, ledger, "op", settings.features, "commas"
+        )
     else:
         begin, go_on, changes = KINDS[request.param]
         settings, ledger, policy = begin(tmp_path, **changes)
