@@ -28,6 +28,7 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
+from szpo.features.own import JUDGE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
@@ -39,7 +40,7 @@ from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan, known_addresses, machine_check, sample_check, setup_progress
 from szpo.runs.callbacks import EachStep
 from szpo.training import budget, held_out, status, step_report
-from szpo.voting import lease, pauses, set_aside
+from szpo.voting import lease, pauses, set_aside, shown_features
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import Checked
@@ -115,7 +116,7 @@ def run(
         known_addresses.trust(trust)
         path = run_paths.find(resume, folder or Path("runs"))
         if votes is not None:
-            _add_votes(path, votes)
+            _add_votes(path, votes, features)
         if accept_samples:
             with Ledger.open(path) as ledger:
                 sample_check.accept(ledger, "szpo run --accept-samples")
@@ -270,11 +271,15 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
     return found
 
 
-def _add_votes(path: Path, text: str) -> None:
+def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
     """Let a run that nobody else drives end later."""
     if not re.fullmatch(r"\+\d{1,9}", text):
         raise UsageError(f"--votes {text}: give the votes to add with a plus, such as +40")
     with Ledger.open(path) as ledger, lease.hold(ledger):
+        named = recorded_settings(ledger).features
+        if named is not None:  # nothing is added to a run that could not go on
+            judged = {name for name, *_ in named.own if name.startswith(f"{JUDGE}:")}
+            shown_features.demand(named, {*shown_features.entries_of(named, features), *judged})
         config = budget.add_votes(ledger, "szpo run --votes", int(text))
     console.complain(f"{text[1:]} votes added: the run ends after {config.describe_end()}")
 

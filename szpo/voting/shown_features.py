@@ -7,7 +7,7 @@ user's own only where they can be had (`szpo.features.own.again`).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def entries_of(
     return {name: counted[name] for name in features.names if name in counted}
 
 
-def demand(features: NamedFeatures, entries: Mapping[str, Entry]) -> None:
+def demand(features: NamedFeatures, entries: Collection[str]) -> None:
     """Refuse to go on with a run some of whose features cannot be counted here.
 
     Raises:

@@ -278,8 +278,10 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
         for command in ("show", "report", "features"):
             assert call([command, str(run)]) == 0, command
         capsys.readouterr()
-        assert call(["run", "--resume", str(run)]) == 2
-        assert "a record never runs code; give them again" in _line(capsys)
+        for more in ([], ["--votes", "+8"]):
+            assert call(["run", "--resume", str(run), *more]) == 2
+            line = _line(capsys)
+            assert "a record never runs code; give them again" in line and "added" not in line
     again = [word for name in OWN[1:] for word in ("--feature", name)]
     assert call(["run", "--resume", str(run), *again]) == 0
 
