@@ -41,9 +41,9 @@ def read(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
         cast = vote_texts.read(ledger)
     except UsageError:  # no vote on a closed round
         return None
-    first, texts = len(cast.comparisons), 0
-    while first and (texts := texts + 2 * len(cast.comparisons[first - 1].rows)) <= MAX_TEXTS:
-        first -= 1
+    texts = np.cumsum([2 * len(each.rows) for each in cast.comparisons[::-1]])
+    read_back = max(1, int((texts <= MAX_TEXTS).sum()))  # one comparison may have more
+    first = len(cast.comparisons) - read_back
     newest = cast.which >= first
     which, y = cast.which[newest] - first, cast.y[newest]
     names, x = _differences(cast.comparisons[first:])

@@ -44,3 +44,11 @@ def test_of_many_texts_the_last_are_read(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(text_taste, "MAX_TEXTS", 4 * 37 + 3)  # two rows of two sides each
     found = lesson(path)
     assert found is not None and found.votes == 37
+
+
+def test_a_comparison_of_more_texts_is_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = voted(tmp_path, [Taster(0, 8)], 2)
+    monkeypatch.setattr(text_taste, "MAX_TEXTS", 1)
+    assert lesson(path) is None  # no feature differs in five comparisons
