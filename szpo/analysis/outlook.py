@@ -70,6 +70,8 @@ class Outlook:
         """How much the prior weighs, in one line; empty without one."""
         if self.prior is None:
             return ""
+        if "full" in self.prior:
+            return f"{self.prior['full']:,} votes of {self.prior['file']} count in full"
         began = f"{self.prior['pairs']:,} pairs from {self.prior['file']}"
         if "likelier" in self.prior:
             return f"{began} {describe_likelier(self.prior['likelier'])}"

@@ -194,7 +194,8 @@ class Optimizer(Section):
         min_length=1,
         description="regression: begin with the preferences of a run's .db or of a preference "
         "file (.jsonl, .jsonl.gz, .json), or with good answers, each preferred to the base's own; "
-        "they make some features likelier or, on other coordinates, weigh at most 20 votes at the "
+        "a run's votes count in full on the same model, prompts and coordinates; others make "
+        "some features likelier or, on score coordinates, weigh at most 20 votes at the "
         "start, and later as much as votes confirm them.",
     )
     guarded: bool | None = Field(

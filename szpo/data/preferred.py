@@ -22,6 +22,7 @@ from szpo.voting import counting
 MAX_COMPARISONS: Final = 1000
 """Comparisons that are taken of a file, evenly over it; more say little that these do not."""
 LEDGER: Final = ".db"
+LEDGER_KIND: Final = "ledger"
 _VALUE: Final = {"plus": 1, "minus": -1}
 
 
@@ -55,7 +56,7 @@ def read(path: Path) -> Preferred:
         with Ledger.open(path, readonly=True) as ledger:
             last = ledger.last_event()
             assert last is not None, "a ledger's first event is written with it"
-            digest, kind, rows = str(last["row_sha256"]), "ledger", _read_ledger(ledger)
+            digest, kind, rows = str(last["row_sha256"]), LEDGER_KIND, _read_ledger(ledger)
     else:
         kind = preference_files.find_format(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

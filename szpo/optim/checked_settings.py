@@ -23,7 +23,7 @@ WARMUP = 5
 TWO_POINT_SETTINGS = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
     "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
-    "asking_noise", "prior_chances", "asking_temperature",
+    "asking_noise", "prior_chances", "asking_temperature", "earlier_votes",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 
@@ -92,7 +92,7 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
         for name in ("prior_mean", "prior_widths", "start", "prior_chances"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        for name in ("prior_precision", "kl_budget"):
+        for name in ("prior_precision", "kl_budget", "earlier_votes"):
             if values.get(name) is not None:
                 values[name] = tuple(tuple(row) for row in values[name])
         if values.get("features") is not None:

@@ -55,6 +55,7 @@ class Settings:
     None. ``prior_chances``: how likely each of them is before any vote; None: all groups alike.
     ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
     from their posterior (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
+    ``earlier_votes``: another run's, which count as the run's own (`all_votes.begin_with`).
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -102,6 +103,7 @@ class Settings:
     asking_noise: float | None = None
     prior_chances: tuple[float, ...] | None = None
     asking_temperature: float | None = None
+    earlier_votes: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         _check(self)

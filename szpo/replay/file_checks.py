@@ -184,6 +184,8 @@ def check_prior(look: Examination) -> None:
     if "prior" not in ledger.spec or find_gone(ledger.spec["optimizer"]):
         return
     settings, stored = recorded_settings(ledger), stored_tensors(ledger)
+    if settings.earlier_votes is not None:
+        return
     named = settings.features is not None
     for name in (PRIOR_FEATURES,) if named else (PRIOR_FEATURES, PRIOR_FAR):
         if name not in stored:

@@ -240,9 +240,19 @@ def build(
             from szpo.training import warm_start
 
             progress("reading the prior", 0, 0)
-            settings, prior = warm_start.make(
-                settings, policy, found.prior, prompts.train, parts.entries
-            )
+            identity = {
+                "base_sha256": base.loaded.sha256,
+                "basis_sha256": space.basis_sha256,
+                "prompts": prompts.sha256,
+            }
+            taken = warm_start.take_votes(config, settings, found.prior, identity)
+            if isinstance(taken, str):
+                if taken:
+                    say(f"prior: {found.prior.file} differs in {taken}; its votes weigh less")
+                taken = warm_start.make(
+                    settings, policy, found.prior, prompts.train, parts.entries
+                )
+            settings, prior = taken
             say(warm_start.describe(prior))
             parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:

@@ -119,6 +119,8 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
     made["optimizer"]["root_seed"] = root_seed
     if "config" in made:
         made["config"]["run"] |= {"seed": root_seed, "name": None}
+    if made["optimizer"].pop("earlier_votes", None) is not None:
+        made.pop("prior")
     if rule is None:
         return made
     parent = read_recorded(spec["optimizer"])

@@ -3,7 +3,8 @@
 Their texts' scores in the run's coordinates make the prior of its fit (`szpo.optim.
 vote_regression.warm_start`); where these are named features, they make some likelier than others
 (`szpo.optim.named_features.chances_of_pairs`). What the fit reads and the file's hash are recorded
-when the run is created, so that replay and verify need neither model nor file.
+when the run is created, so that replay and verify need neither model nor file. The votes of a run
+on the same model, prompts and coordinates count as the run's own instead.
 """
 
 from __future__ import annotations
@@ -21,20 +22,29 @@ from szpo.data import preference_files, preferred
 from szpo.data.preferred import Preferred
 from szpo.errors import UsageError
 from szpo.features.dictionary import Entry
+from szpo.ledger.database import Ledger
 from szpo.ledger.rows import PRIOR_FAR, PRIOR_FEATURES
+from szpo.ledger.run_spec import recorded_settings
 from szpo.models import context, loading
-from szpo.optim import named_features
+from szpo.optim import named_features, superseded
+from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import look_ahead, regression
-from szpo.optim.rules.all_votes import with_pairs
-from szpo.optim.rules.registry import RULES
+from szpo.optim.rules.all_votes import begin_with, with_pairs
+from szpo.optim.rules.registry import RULES, has_two_points
 from szpo.optim.settings import Settings
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.replay import replay
 from szpo.training import guard_moments
 from szpo.types import Floats, Prompt
 from szpo.voting import shown_features
 
 NAME: Final = "optimizer.prior"
+OF_COORDINATES: Final = (
+    "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "prior_variances",
+    "prior_widths", "features", "start", "sided",
+)  # fmt: skip
+"""Settings that must be equal for votes to mean the same."""
 SAID: Final = 3
 """Groups of features that are named."""
 
@@ -45,15 +55,16 @@ class WarmStart:
 
     facts: Mapping[str, Any]
     """For the run's spec: file, kind, sha256, pairs, of, and votes or likelier features."""
-    features: Floats
-    """Preferred less other: scores (n, d), or regressors of named features (n, p)."""
-    far: Floats | None
+    features: Floats | None = None
+    """Preferred less other: scores (n, d), or regressors of named features (n, p); None where the
+    votes of a run count in full."""
+    far: Floats | None = None
     """(d,): beyond ± this a score is cut."""
 
     def tensors(self) -> dict[str, Floats]:
         """For the run's record, by name."""
-        far = {} if self.far is None else {PRIOR_FAR: self.far}
-        return {PRIOR_FEATURES: self.features, **far}
+        each = {PRIOR_FEATURES: self.features, PRIOR_FAR: self.far}
+        return {name: value for name, value in each.items() if value is not None}
 
 
 def read(config: Config, *, scored: bool = True) -> Preferred | None:
@@ -79,6 +90,54 @@ def read(config: Config, *, scored: bool = True) -> Preferred | None:
             "not give; leave it out"
         )
     return preferred.read(Path(path).expanduser())
+
+
+def take_votes(
+    config: Config, settings: Settings, found: Preferred, identity: Mapping[str, Any]
+) -> tuple[Settings, WarmStart] | str:
+    """The settings in which an earlier run's votes count in full, or in what that run differs.
+
+    Args:
+        config: Of the run that begins.
+        settings: Its optimizer's.
+        found: The earlier run's preferences; those of any other file give an empty string.
+        identity: Its ``base_sha256``, ``basis_sha256`` and ``prompts``, as a ledger has them.
+    """
+    if found.kind != preferred.LEDGER_KIND:
+        return ""
+    assert config.optimizer.prior is not None
+    with Ledger.open(Path(config.optimizer.prior).expanduser(), readonly=True) as ledger:
+        if differs := _find_difference(ledger, config, settings, identity):
+            return differs
+        votes = replay.replay_state(ledger, recorded_settings(ledger)).carried.votes
+    facts = {
+        "file": found.file, "kind": found.kind, "sha256": found.sha256, "pairs": len(votes.steps),
+        "of": found.of, "full": round(float((votes.up + votes.down).sum())),
+    }  # fmt: skip
+    return begin_with(settings, votes), WarmStart(facts)
+
+
+def _find_difference(
+    ledger: Ledger, config: Config, settings: Settings, identity: Mapping[str, Any]
+) -> str:
+    optimizer, past = ledger.spec["optimizer"], ledger.spec.get("config") or {}
+    if superseded.find_gone(optimizer) or not has_two_points(optimizer["rule"]):
+        return "its rule"
+    theirs, mine = settings_to_json(recorded_settings(ledger)), settings_to_json(settings)
+    now = config.model_dump(mode="json")
+    model = ledger.row["base_sha256"] == identity["base_sha256"]
+    coordinates = ledger.row["basis_sha256"] == identity["basis_sha256"]
+    same = {
+        "its model": model and past["model"]["adapter"] == now["model"]["adapter"],
+        "its prompts": ledger.spec["prompts"]["sha256"] == identity["prompts"],
+        "the length or the temperature of answers": past["generation"] == now["generation"],
+        "its coordinates": coordinates
+        and all(theirs.get(name) == mine.get(name) for name in OF_COORDINATES),
+        "how its votes weigh": all(
+            each["weighting"] == "equal" and "forgetting" not in each for each in (theirs, mine)
+        ),
+    }
+    return next((what for what, equal in same.items() if not equal), "")
 
 
 def make(
@@ -157,6 +216,9 @@ def describe(made: WarmStart) -> str:
     """For the user, when the run begins."""
     facts = made.facts
     some = "" if facts["of"] == facts["pairs"] else f" of {facts['of']:,}"
+    if "full" in facts:
+        same = "same model, prompts and coordinates"
+        return f"prior: {facts['full']:,} votes of {facts['file']} count in full ({same})"
     begun = f"prior: {facts['pairs']:,}{some} preferences from {facts['file']} ({facts['kind']})"
     if "votes" in facts:
         worth = f"worth {facts['votes']:.0f} votes at the start"

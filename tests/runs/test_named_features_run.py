@@ -24,9 +24,11 @@ from szpo.ledger.rows import PRIOR_FEATURES
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.optim.named_features import directions, members
+from szpo.optim.rules import regression
+from szpo.optim.rules.all_votes import fit_votes
 from szpo.policies.subspaces import FEATURE_MAP
 from szpo.replay import verification
-from szpo.replay.replay import fold
+from szpo.replay.replay import fold, replay_state
 from szpo.reports import html_report, model_card
 from szpo.runs import driver
 from szpo.training import controller
@@ -60,6 +62,56 @@ def test_eight_votes_and_eight_more_are_sixteen(finished: Path, tmp_path: Path) 
         digests = "SELECT step, k, votes_sha256 FROM updates ORDER BY step, k"
         assert added.query(digests) == whole.query(digests)
         assert verification.verify(added).failure is None
+
+
+@pytest.mark.parametrize("kind", ["features", "score"])
+def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    model, runs = folder_run.model(tmp_path), tmp_path / "runs"
+    sets = (f"subspace.kind={kind}", "run.votes=8")
+    assert call(arguments(tmp_path, model, *sets)) == 0
+    later = (*sets, f"optimizer.prior={runs / 'folder.db'}", "run.name=later", "run.seed=1")
+    capsys.readouterr()
+    assert call(arguments(tmp_path, model, *later)) == 0
+    assert "8 votes of folder.db count in full" in "".join(capsys.readouterr())
+    with Ledger.open(runs / "folder.db") as first, Ledger.open(runs / "later.db") as ledger:
+        before, settings = recorded_settings(first), recorded_settings(ledger)
+        old = replay_state(first, before).carried
+        begun, after = regression.init(settings), replay_state(ledger, settings).carried
+        assert begun.counted == 8 and after.counted == 16
+        # The fit before the run's first vote is the earlier run's last, but for six decimals.
+        own, theirs = fit_votes(settings, begun)[0], fit_votes(before, old)[0]
+        np.testing.assert_allclose(own.w, theirs.w, atol=1e-4)
+        assert own.log_factor == pytest.approx(theirs.log_factor, abs=1e-4)
+        assert verification.verify(ledger).ok
+        found = outlook.read(ledger)
+        assert found is not None and "8 votes of folder.db" in found.prior_line
+    path = runs / "branch.db"
+    assert (
+        call(
+            [
+                "branch",
+                str(runs / "later.db"),
+                "--step",
+                "0",
+                "--name",
+                "branch",
+                "--folder",
+                str(runs),
+            ]
+        )
+        == 0
+    )
+    with Ledger.open(path) as ledger:  # votes are in the weights that it begins with
+        assert recorded_settings(ledger).earlier_votes is None and "prior" not in ledger.spec
+    capsys.readouterr()
+    assert (
+        call(arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9"))
+        == 0
+    )
+    said = "".join(capsys.readouterr())
+    assert "folder.db differs in the length or the temperature of answers" in said
 
 
 def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(

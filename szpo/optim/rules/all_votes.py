@@ -29,6 +29,8 @@ PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
 """`prior_variances`: how the variances of d coordinates of w compare."""
 PSEUDO_KL: Final = 1.0
 """Nats at which KL and its quadratic estimate count as equal before any is measured."""
+EARLIER_COUNTS: Final = 4
+"""Numbers before the regressors in a row of `Settings.earlier_votes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,34 @@ class AllVotes:
         return (self.kl_sums[0] + PSEUDO_KL) / (self.kl_sums[1] + PSEUDO_KL)
 
 
+def begin(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
+    """The votes that a run has before its first: none, or another run's (`begin_with`)."""
+    named = settings.features
+    columns = settings.dim if named is None else named.columns
+    if settings.earlier_votes is None:
+        return Votes.empty(columns, lead)
+    table = np.broadcast_to(settings.earlier_votes, (*lead, *np.shape(settings.earlier_votes)))
+    up, down, side, bend = np.moveaxis(table[..., :EARLIER_COUNTS], -1, 0)
+    steps = np.full(table.shape[-2], -1, dtype=np.int64)
+    return Votes(
+        table[..., EARLIER_COUNTS:], up, down, steps, side if settings.sided else None, bend
+    )
+
+
+def begin_with(settings: Settings, votes: Votes) -> Settings:
+    """The settings of a run in which another run's votes count as its own.
+
+    Model, prompts and coordinates must be the same. Every row is recorded with six decimals: its
+    votes up and down, up on side A, its curvature term, and x.
+    """
+    zero = np.zeros(votes.up.shape)
+    side, bend = (
+        zero if each is None else each for each in (votes.plus_on_a, votes.curvature_term)
+    )
+    table = np.column_stack([votes.up, votes.down, side, bend, votes.x]).round(6)
+    return replace(settings, earlier_votes=tuple(map(tuple, table.tolist())))
+
+
 def add_votes(
     settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
 ) -> AllVotes:
@@ -109,7 +139,7 @@ def add_votes(
         join(old.down, down),
         np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
         side,
-        join(np.zeros((*lead, 0)) if old.curvature_term is None else old.curvature_term, bend),
+        join(np.zeros(old.up.shape) if old.curvature_term is None else old.curvature_term, bend),
     )
     if settings.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights)

@@ -25,10 +25,12 @@ from szpo.optim.named_features import directions
 from szpo.optim.posterior_directions import UNRECORDED_TEMPERATURE, explanations_of
 from szpo.optim.rules import guard_geometry, measured_kl
 from szpo.optim.rules.all_votes import (
+    EARLIER_COUNTS,
     PRIORS,
     AllVotes,
     GuardLimit,
     add_votes,
+    begin,
     fit_votes,
     from_start,
     learn_weights,
@@ -39,7 +41,7 @@ from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.sample_directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Prior, Votes, direction
+from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Fit, Prior, direction
 from szpo.optim.weighted_votes import HistoryUse, WeightedVotes
 from szpo.types import Explanation, Floats
 
@@ -112,8 +114,20 @@ def _check_own(s: Settings) -> None:
             f"asking_temperature is {s.asking_temperature}; it must be within (0, 10], in "
             "coordinates of named features"
         )
+    _check_earlier(s)
     if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
         raise SettingsError(f"start must be {s.dim} finite values")
+
+
+def _check_earlier(s: Settings) -> None:
+    rows = s.earlier_votes
+    if rows is None:
+        return
+    if s.weighting != "equal" or s.forgetting is not None or s.start is not None:
+        raise SettingsError("earlier_votes go with equal weighting, from the model's start")
+    width = EARLIER_COUNTS + (s.dim if s.features is None else s.features.columns)
+    if not rows or any(len(row) != width or not all(map(math.isfinite, row)) for row in rows):
+        raise SettingsError(f"earlier_votes must be rows of {width} finite values")
 
 
 def _check_chances(s: Settings) -> None:
@@ -154,13 +168,13 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
-    """No votes, and both points at θ₀."""
-    zeros = np.zeros((*lead, settings.dim))
-    named = settings.features
-    columns = settings.dim if named is None else named.columns
-    return AllVotes(
-        Votes.empty(columns, lead), zeros, zeros, np.zeros(lead), np.full(lead, -np.inf)
-    )
+    """Votes of an earlier run or none, and both points at θ₀."""
+    zeros, votes = np.zeros((*lead, settings.dim)), begin(settings, lead)
+    counted = (votes.up + votes.down).sum(-1)
+    record = AllVotes(votes, zeros, zeros, counted, np.full(lead, -np.inf))
+    if settings.features is None or settings.earlier_votes is None:
+        return record
+    return replace(record, named=fit_votes(settings, record)[1])  # to ask along from the start
 
 
 def move(
@@ -367,14 +381,16 @@ def flip_share(
     every, best = record.votes, record.recommended
     verdicts = votes.history.verdicts.reshape(len(weights), -1)
     along = best if settings.features is None else directions(settings.features).T @ best
-    loser = -np.sign(every.x @ along)
+    own = len(every.up) - verdicts.shape[-1]  # votes of an earlier run stay as they are
+    x = every.x[own:]
+    loser = -np.sign(x @ along)
     against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
     given = verdicts != 0
     moved = np.where(verdicts == weighting.TIE, 0.5, verdicts != against) * given
     pull = found.covariance @ best
     if settings.features is not None:
         pull = directions(settings.features).T @ pull
-    moves = np.abs(weights) * (moved * np.abs(every.x @ pull)).sum(-1)
+    moves = np.abs(weights) * (moved * np.abs(x @ pull)).sum(-1)
     voters = np.flatnonzero(given.any(-1))
     order = voters[np.argsort(-moves[voters], kind="stable")]
     if not len(order) or float(found.w @ best) <= 0:
@@ -384,7 +400,12 @@ def flip_share(
         cast = verdicts.copy()
         switched = order[:count]
         cast[switched] = np.where(given[switched], against[switched], 0)
-        up, down = sum_by_voter(cast[..., None], weights)
+        up, down = (
+            np.concatenate([before[:own], now])
+            for before, now in zip(
+                (every.up, every.down), sum_by_voter(cast[..., None], weights), strict=True
+            )
+        )
         again = replace(record, votes=replace(every, up=up, down=down))
         return float(fit_votes(settings, again)[0].w @ best) <= 0
 
