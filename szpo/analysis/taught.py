@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from szpo.analysis import cause, text_taste
-from szpo.features import dictionary
+from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import LookAhead
@@ -85,7 +85,7 @@ def phrase(feature: str, more: bool) -> str:
     """
     entry = dictionary.BY_NAME.get(feature)
     if entry is None:
-        return f"{'more' if more else 'less'} of {feature}"
+        return f"{'more' if more else 'less'} of {own.split(feature)[0]}"
     return entry.more if more else entry.fewer
 
 

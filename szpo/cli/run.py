@@ -28,7 +28,6 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.evaluators import hidden_reward
 from szpo.evaluators.hidden_reward import Score
-from szpo.features.own import JUDGE
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
@@ -39,7 +38,7 @@ from szpo.policies import teachable
 from szpo.reports.model_card import find_doubt
 from szpo.runs import cost_plan, known_addresses, machine_check, sample_check, setup_progress
 from szpo.runs.callbacks import EachStep
-from szpo.training import budget, held_out, status, step_report
+from szpo.training import budget, held_out, results, status, step_report
 from szpo.voting import lease, pauses, set_aside, shown_features
 
 if TYPE_CHECKING:
@@ -276,10 +275,7 @@ def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
     if not re.fullmatch(r"\+\d{1,9}", text):
         raise UsageError(f"--votes {text}: give the votes to add with a plus, such as +40")
     with Ledger.open(path) as ledger, lease.hold(ledger):
-        named = recorded_settings(ledger).features
-        if named is not None:  # nothing is added to a run that could not go on
-            judged = {name for name, *_ in named.own if name.startswith(f"{JUDGE}:")}
-            shown_features.demand(named, {*shown_features.entries_of(named, features), *judged})
+        shown_features.require_given(ledger, features)
         config = budget.add_votes(ledger, "szpo run --votes", int(text))
     console.complain(f"{text[1:]} votes added: the run ends after {config.describe_end()}")
 
@@ -427,7 +423,9 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         result = {**asdict(outcome), "improvement": helped.as_dict(), **found}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
     else:
-        console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
+        skips = results.read(ledger, open_round=False).skips
+        said = f", {skips} times somebody could not judge" if skips else ""
+        console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes{said}")
         if outcome.status == "paused":
             way = "szpo run --resume", "continues from there"
             if config.panel.kind == "people":

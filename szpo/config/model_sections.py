@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from szpo.config.section import Positive, Section
+from szpo.features.own import is_judged
 
 
 class Model(Section):
@@ -116,7 +117,8 @@ class Features(Section):
         default_factory=list,
         max_length=100,
         description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
-        "judge: what the judge of [judge] rates, a plug-in's name or package.module:function. "
+        "judge: what the judge of [judge] rates, a plug-in's name or package.module:function; as "
+        "NAME = FORM with a name to call it by. "
         "Together they are as likely as all others to be what votes are about.",
     )
     drop: list[str] = Field(
@@ -128,7 +130,7 @@ class Features(Section):
     @property
     def judged(self) -> tuple[str, ...]:
         """Those that a judge rates."""
-        return tuple(each for each in self.add if each.partition(":")[0] == "judge")
+        return tuple(each for each in self.add if is_judged(each))
 
 
 class Prompts(Section):

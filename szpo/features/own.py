@@ -38,6 +38,7 @@ LARGEST: Final = 2**32
 """Of a function's numbers, so that differences in units of 2⁻²⁴ fit 64 bits."""
 Pair: TypeAlias = tuple[str, str]
 """A prompt and an answer, as texts."""
+_NAMED: Final = re.compile(r"([^:=]*[^:=\s])\s*=\s*(.*)", re.DOTALL)
 _FUNCTION: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -46,7 +47,7 @@ class Description:
     """What is recorded of an own feature; data only."""
 
     name: str
-    """What the user wrote."""
+    """What the user wrote: its form, or ``NAME = FORM``."""
     kind: Kind
     package: str = ""
     """The distribution that brings a plug-in or function; empty: none, or not installed as one."""
@@ -96,7 +97,8 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
     >>> entry.name, recorded.kind
     ('keyword:sea+sun', 'keyword')
     """
-    name, colon, argument = text.partition(":")
+    form = split(text)[1]
+    name, colon, argument = form.partition(":")
     try:
         if name == "keyword":
             return _entry(text, "share of the named words", keyword(argument)), _of(
@@ -111,11 +113,26 @@ def build(text: str, rate: Rate | None = None) -> tuple[Entry, Description]:
             return judged(text, {}, rate), Description(text, JUDGE, *facts)
         if name in plugins.names("szpo.features"):
             return _plugin(text, name, argument if colon else None)
-        if _FUNCTION.fullmatch(text):
+        if _FUNCTION.fullmatch(form):
             return _function(text, name, argument)
     except UsageError as error:
         raise UsageError(f"feature {text!r}: {error}") from error
     raise UsageError(f"feature {text!r}: it is none of {FORMS}")
+
+
+def split(text: str) -> tuple[str, str]:
+    """How a feature is called in sentences, and its form, as ``NAME = FORM`` gives both.
+
+    >>> split("tales = regex:^Once"), split("regex:a = b")
+    (('tales', 'regex:^Once'), ('regex:a = b', 'regex:a = b'))
+    """
+    found = _NAMED.fullmatch(text)
+    return (found[1].strip(), found[2]) if found else (text, text)
+
+
+def is_judged(name: str) -> bool:
+    """A judge rates it."""
+    return split(name)[1].startswith(f"{JUDGE}:")
 
 
 def judged(name: str, known: dict[Pair, int], rate: Rate | None = None) -> Judged:
@@ -141,7 +158,7 @@ def rate_ahead(entries: Iterable[Entry], pairs: Sequence[Pair]) -> None:
     for entry in entries:
         if isinstance(entry, Judged) and entry.rate is not None:
             new = [pair for pair in dict.fromkeys(pairs) if pair not in entry.known]
-            what = entry.name.partition(":")[2].strip()
+            what = split(entry.name)[1].partition(":")[2].strip()
             entry.known.update(zip(new, entry.rate(what, new) if new else (), strict=True))
 
 
@@ -208,9 +225,9 @@ def again(
     found = {}
     for fields in recorded:
         was = Description(*fields)  # type: ignore[arg-type]  # data, compared below
-        rated = rate is not None and was.name.startswith(f"{JUDGE}:")
+        rated = rate is not None and is_judged(was.name)
         needed = rated or was.name in given
-        if not was.name.startswith("keyword:") and not needed:
+        if not split(was.name)[1].startswith("keyword:") and not needed:
             continue  # whatever kind a record says that it is
         entry, mine = build(was.name, rate)
         if can_recompute(was, mine) or (needed and was == mine):
@@ -270,7 +287,8 @@ def exact(value: Any) -> Ratio:
 
 
 def _entry(name: str, unit: str, count: Count) -> Entry:
-    return Entry(name, GROUP, unit, "any", f"less {name}", f"more {name}", count)
+    called = split(name)[0]
+    return Entry(name, GROUP, unit, "any", f"less of {called}", f"more of {called}", count)
 
 
 def _of(

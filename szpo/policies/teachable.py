@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from szpo.features import dictionary
+from szpo.features import dictionary, own
 from szpo.optim.rules.regression import BUDGET
 from szpo.visible_text import visible
 
@@ -148,7 +148,7 @@ def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
 
 def _words(name: str) -> str:
     entry = dictionary.BY_NAME.get(name)
-    return f"more of {name}" if entry is None else entry.more
+    return f"more of {own.split(name)[0]}" if entry is None else entry.more
 
 
 def _list(names: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ from szpo.errors import UsageError
 from szpo.features import dictionary, differences, own
 from szpo.features.dictionary import Entry, read_answer
 from szpo.features.own import Judged, Pair
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.named_features import NamedFeatures
 from szpo.types import Comparison, Ints
 
@@ -60,6 +62,17 @@ def demand(features: NamedFeatures, entries: Collection[str]) -> None:
             "the run counts features of your own, and a record never runs code; give them again: "
             f"szpo run --resume RUN {again}, in Python Tuner.resume(ledger, features={missing})"
         )
+
+
+def require_given(ledger: Ledger, given: Sequence[str]) -> None:
+    """Refuse what asks more of a run that could not go on with what the user gave (`demand`).
+
+    What a judge rates needs no word of the user's.
+    """
+    named = recorded_settings(ledger).features
+    if named is not None:
+        judged = {name for name, *_ in named.own if own.is_judged(name)}
+        demand(named, {*entries_of(named, given), *judged})
 
 
 def differences_of(
@@ -123,5 +136,5 @@ def recorded(
     return {
         name: own.judged(name, dict(zip(pairs, values, strict=True)))
         for name, values in ratings.items()
-        if name.startswith(f"{own.JUDGE}:") and len(values) == len(pairs)
+        if own.is_judged(name) and len(values) == len(pairs)
     }

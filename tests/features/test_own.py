@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from szpo import plugins
+from szpo.analysis import taught
 from szpo.errors import UsageError
 from szpo.features import own
-from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, ratios
+from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, ratios, read_answer
 from szpo.features.own import Description, again, build, can_recompute, choose
 from szpo.features.patterns import LONGEST_MATCH, READS, compile_pattern
 
@@ -128,6 +129,25 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "own_tastes", raising=False)
     return file
+
+
+def test_a_name_before_the_form_is_what_a_run_says_and_the_form_is_what_counts():
+    text = r"riding = regex:(?i)\bride"
+    entry, recorded = own.build(text)
+    assert entry.count(read_answer("?", "Ride, rider, bride"))[0] == 2
+    assert (entry.name, recorded.name, recorded.kind) == (text, text, "regex")
+    assert (entry.more, taught.phrase(text, False)) == ("more of riding", "less of riding")
+    fields = [astuple(recorded)]
+    assert set(own.again(fields, [text])) == {text}
+    assert own.again(fields) == {}, "the name makes no record compile a pattern"
+    assert set(own.again([astuple(own.build("sea = keyword:sea+sun")[1])])) == {
+        "sea = keyword:sea+sun"
+    }
+    assert own.is_judged("friend = judge: sounds like one") and not own.is_judged(text)
+    # An equals sign behind the form's colon belongs to the form.
+    assert own.split("regex:x = y")[1] == "regex:x = y"
+    with pytest.raises(UsageError, match="feature 'rides = regex:': needs a pattern"):
+        own.build("rides = regex:")
 
 
 def test_functions_give_exact_ratios(package):

@@ -16,6 +16,7 @@ import szpo
 from szpo.analysis import outlook
 from szpo.cli.app import call
 from szpo.config.schema import Config
+from szpo.errors import UsageError
 from szpo.features import dictionary, own
 from szpo.features.own import choose
 from szpo.ledger import canonical
@@ -33,6 +34,7 @@ from szpo.reports import html_report, model_card
 from szpo.runs import driver
 from szpo.training import controller
 from szpo.voting import pauses, set_aside, shown_features, step_inputs
+from szpo_ui.folder.controllers import Controllers
 from tests.support import folder_run
 from tests.support.tampering import forge, rewrite
 
@@ -334,6 +336,10 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
             assert call(["run", "--resume", str(run), *more]) == 2
             line = _line(capsys)
             assert "a record never runs code; give them again" in line and "added" not in line
+    with Ledger.open(run) as ledger:
+        with pytest.raises(UsageError, match="give them again"):
+            Controllers(run.parent, print).require_features(run.stem, ledger)
+        Controllers(run.parent, print, features=OWN[1:]).require_features(run.stem, ledger)
     again = [word for name in OWN[1:] for word in ("--feature", name)]
     assert call(["run", "--resume", str(run), *again]) == 0
 

@@ -29,7 +29,7 @@ from szpo.errors import LeaseError, ResourceError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.runs import assemble, run_engine, web_hook
-from szpo.voting import lease
+from szpo.voting import lease, shown_features
 from szpo_ui.web.child_process import Keeper, start
 
 Say = Callable[[str], None]
@@ -108,6 +108,17 @@ class Controllers:
             made.keeper = self._keeper(path, made, None)
             self._driven[name] = made
             made.keeper.run()
+
+    def require_features(self, name: str, ledger: Ledger) -> None:
+        """Refuse what asks more of a run whose process could not count the user's own features.
+
+        Raises:
+            UsageError: this server was not given them.
+        """
+        with self._lock:
+            made = self._driven.get(name)
+            given = (*self._features, *(() if made is None else made.features))
+        shown_features.require_given(ledger, given)
 
     def begin(self, name: str, *, preset: str | None = None, file: str | None = None) -> None:
         """Begin a new run from a preset or from a settings file of the folder; it begins paused.

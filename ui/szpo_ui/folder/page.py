@@ -190,6 +190,8 @@ def _act(home: Home, who: str, given: Action) -> str:
         waits = given.do == "resume" and not steps.has_opened(site.ledger)
         do: Any = "start" if waits else given.do
         votes = budget.usual_more(site.config) if do == "more" else None
+        if votes and home.controllers is not None:
+            home.controllers.require_features(given.run, site.ledger)
         try:
             reply = controls.act(site, who, Command(do=do, votes=votes))
         except UsageError as error:  # what has to be confirmed is confirmed where it is shown
