@@ -200,15 +200,16 @@ def describe(
 def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     """KL to the start for a step's report, and whether it was measured on answers.
 
-    A rule without a budget goes where the quadratic estimate is wrong, so there it is measured.
+    A rule without a budget goes where the quadratic estimate is wrong, so there it is measured;
+    with one, the estimate is scaled as at the last point that was.
     """
-    hooks = run.hooks
+    hooks, two_points = run.hooks, rule_of(run.settings.rule).two_points
     if new.reach is not None and new.reach.measured is not None:
         return new.reach.measured, True
     if hooks.kl is None:
         return None, False
-    kl = float(hooks.kl(new.theta))
-    far = kl >= QUADRATIC_UP_TO and not rule_of(run.settings.rule).two_points
+    kl = float(hooks.kl(new.theta)) * (new.state.carried.kl_scale if two_points else 1.0)
+    far = kl >= QUADRATIC_UP_TO and not two_points
     if hooks.measured_kl is None or not (far or run.bounds.bands.kl is not None):
         return kl, False
     return float(hooks.measured_kl(new.theta)), True

@@ -29,6 +29,10 @@ def kl(theta):
     return 1.5 * float((theta["z"].astype(float) ** 2).sum())
 
 
+def estimate(theta):
+    return kl(theta) / 3
+
+
 def begin(tmp_path, name="run.db", **changes):
     return started(tmp_path, name, **{"kl_budget": ((0.0, BUDGET),), **changes})
 
@@ -112,6 +116,17 @@ def test_what_hardly_moved_is_not_measured_again(run, original):
     assert regression._needs_measuring(settings, record, 1.5 * there)
     scale = record.kl_scale
     assert 2.5 < scale < 3  # the next ball follows the last reading
+
+
+def test_an_estimate_is_scaled_as_at_the_last_point_that_was_measured(tmp_path):
+    settings, ledger, policy = begin(tmp_path)
+    with ledger:
+        drive(settings, ledger, policy, until_step=20, kl=estimate, measured_kl=kl)
+        noted, table = recorded(ledger, settings), results.read_steps(ledger)
+        near = [i for i, one in enumerate(noted) if one is None and any(noted[:i])]
+        assert near
+        for step in near:  # three times the estimate, but for `LEAST_KL`
+            assert table[step].kl == pytest.approx(kl(points(ledger)[step]), rel=0.1)
 
 
 @pytest.mark.parametrize(
