@@ -24,6 +24,8 @@ EFFICIENCY = 0.6
 """Rate of new tokens × 2 × weights over that of the fp32 product, on two cores."""
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
+GUARD_ANSWERS = 256
+"""Base answers from which guards are predicted, at least; they are kept with the coordinates."""
 MINIMAL_TOKEN_SECONDS = 2e-5
 """Floor per token: bookkeeping that no faster arithmetic takes away."""
 
@@ -78,6 +80,9 @@ def estimate(
     rows = config.steps * o.directions * o.comparisons * o.rows
     setup = 0 if basis_is_stored else config.subspace.kl_samples
     setup += config.samples if config.coordinates in SCORED and setup else 0
+    predicts = config.coordinates in SCORED and RULES[config.rule].two_points
+    if predicts and config.optimizer.guarded is not False and not basis_is_stored:
+        setup += GUARD_ANSWERS
     if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
         setup += SHARPNESS_ANSWERS
     e = config.evaluation
