@@ -66,6 +66,15 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
     return None
 
 
+def count_left(ledger: Ledger, panelist: str, now: int) -> int:
+    """How many the panelist has not been shown; 0 where `choose` has none for them now."""
+    if choose(ledger, panelist, now) is None:
+        return 0
+    every = [each for each in orders.results(ledger, "final") if each.closed_us is None]
+    uses = [use for order in every for use in _read_uses(ledger, order, now)]
+    return sum(panelist not in use.shown for use in uses)
+
+
 def results(
     votes: Sequence[FinalVote], tuners: Collection[str], weights: Sequence[str | None] = ()
 ) -> tuple[int, Preferences] | None:

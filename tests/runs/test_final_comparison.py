@@ -271,12 +271,13 @@ def test_people_are_served_it_like_any_other_comparison(tuned):
     order, found = made(ledger, source, count=3)
     service = VoteService(ledger)
     ann = service.enroll("person", "ann")
-    plus = []
+    plus, left = [], [finals.count_left(ledger, ann, ledger.clock())]
     while (seat := service.final(ann)) is not None:
         assert seat.comparison in orders.comparisons(order)
         plus.append(seat.plus_side)
         service.cast(VoteRequest(seat.id, "A", idem=f"key-{seat.id}"))
-    assert len(plus) == len(found) == 3
+        left.append(finals.count_left(ledger, ann, ledger.clock()))
+    assert len(plus) == len(found) == 3 and left == [3, 2, 1, 0]
     result = count_votes(ledger)
     assert result.everybody == Preference(tuned=plus.count("A"), base=plus.count("B"))
     orders.close(ledger, order.id, "op")

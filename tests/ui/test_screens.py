@@ -531,7 +531,7 @@ def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_reco
     rendered = render.page(ann.at, render.rubric(stage.site.config.panel, ENGLISH))
     assert 'data-do="taught"' in rendered and "commas" not in rendered
     with monkeypatch.context() as patched:  # who has a blind comparison left stays blind
-        patched.setattr(screens, "_final_left", lambda site, panelist: True)
+        patched.setattr(screens, "_count_finals", lambda site, panelist: 3)
         assert ann.do("taught").lesson is None
     assert not list(stage.ledger.events(screens.TAUGHT))
     ann.do("taught")
@@ -554,7 +554,7 @@ def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for
     stage.advance(until_step=1)
     assert "The run is complete" in html_of(ann.do("look"), stage)
     final_comparison(stage)
-    monkeypatch.setattr(screens, "_final_left", lambda site, panelist: False)  # others go first
+    monkeypatch.setattr(screens, "_count_finals", lambda site, panelist: 0)  # others go first
     html = html_of(ann.do("look"), stage)
     assert "The run is complete" not in html and "from other panelists first" in html
     monkeypatch.undo()
@@ -562,8 +562,8 @@ def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for
     ann.do("final")
     ann.vote("A", key=9)
     with monkeypatch.context() as patched:  # one of a longer order
-        patched.setattr(screens, "_final_left", lambda site, panelist: True)
-        assert "1 done: another one, if you like" in html_of(ann.do("look"), stage)
+        patched.setattr(screens, "_count_finals", lambda site, panelist: 3)
+        assert "1 done, 3 left: another one, if you like" in html_of(ann.do("look"), stage)
     (order,) = orders.orders(stage.ledger, "final")
     orders.close(stage.ledger, order.id, "olga")
     assert "The run is complete" in html_of(ann.do("look"), stage)

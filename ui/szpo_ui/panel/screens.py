@@ -129,8 +129,8 @@ class Screen:
     """On the welcome screen: what is asked, by whom, for what."""
     calibration: bool = False
     """Waiting may be used for calibration."""
-    final: bool = False
-    """There is a blind final comparison that this panelist has not answered."""
+    finals_left: int = 0
+    """Blind final comparisons that this panelist may still answer."""
     finals_given: int = 0
     """On the last screen: how many of them this panelist has answered."""
     waits: bool = False
@@ -193,18 +193,18 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
             return viewer.make_reading_screen("vote", {"kind": "train", "step": open_}, seat)
         return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
     if status.state == "finished":
-        final = _final_left(site, panelist)
+        left = _count_finals(site, panelist)
         return viewer.make_screen(
             "finished",
             progress=viewer.progress(),
-            final=final,
-            finals_given=site.ledger.query(_FINALS_GIVEN, (panelist,))[0]["n"] if final else 0,
-            waits=not final
+            finals_left=left,
+            finals_given=site.ledger.query(_FINALS_GIVEN, (panelist,))[0]["n"] if left else 0,
+            waits=not left
             and any(
                 order.closed_us is None and order.error is None
                 for order in orders.orders(site.ledger, "final")
             ),
-            lesson=None if final else _lesson(site, panelist),
+            lesson=None if left else _lesson(site, panelist),
         )
     if status.state == "none":
         return viewer.make_screen("idle")
@@ -336,7 +336,7 @@ class _Viewer:
             "waiting",
             may_change=here,
             calibration=self.site.config.panel.calibration,
-            final=_final_left(self.site, self.panelist),
+            finals_left=_count_finals(self.site, self.panelist),
             step=self.status.step,
             progress=self.progress(),
             news=last_round.read(self.site.ledger) if self.site.config.panel.tell_rounds else None,
@@ -350,7 +350,7 @@ class _Viewer:
 def show_taught(site: Site, panelist: str) -> None:
     """Record that a panelist asked what the votes taught, where their last screen offers it."""
     over = site.status.read().state == "finished"
-    if over and not _final_left(site, panelist) and _lesson(site, panelist) == "":
+    if over and not _count_finals(site, panelist) and _lesson(site, panelist) == "":
         site.ledger.record_event(TAUGHT, panelist, {"panelist": panelist})
 
 
@@ -372,12 +372,12 @@ def _closing(site: Site, step: int) -> Closed:
     return Closed(row.get("closed_us") or site.clock(), have, have + votes.missing)
 
 
-def _final_left(site: Site, panelist: str) -> bool:
-    """There is a final comparison for this panelist."""
+def _count_finals(site: Site, panelist: str) -> int:
+    """Final comparisons that are left for this panelist."""
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
     if not site.ledger.query(sql, (site.ledger.run,)):
-        return False
-    return finals.choose(site.ledger, panelist, site.clock()) is not None
+        return 0
+    return finals.count_left(site.ledger, panelist, site.clock())
 
 
 @dataclass(frozen=True, slots=True)
