@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +95,8 @@ class Ledger:
         self.db = Database(conn)
         self._conn = conn
         self._lock = threading.RLock()
+        self.alone: Final[AbstractContextManager[bool]] = self._lock
+        """For a block in which no other thread of this process uses this ledger."""
         self._pid = os.getpid()
         self._depth = 0
         self._undone = 0
@@ -279,12 +281,6 @@ class Ledger:
             finally:
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK")
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """A block in which no other thread of this process uses this ledger."""
-        with self._lock:
-            yield
 
     def execute(self, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
         """Run one statement, with SQLite's errors in this project's words."""

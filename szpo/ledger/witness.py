@@ -39,13 +39,9 @@ class Head:
     """The last event of a run: its number and hash."""
 
     run: str
-    """The run's id in what `advance` takes; the beginning of its hash in what `read` gives."""
+    """The run as `mark_of` gives it."""
     event: int
     sha256: str
-
-    def of(self, run: str) -> bool:
-        """Whether a head that was read belongs to this run."""
-        return self.run == _shorten(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +70,39 @@ def forget(path: Path) -> None:
     beside(path).unlink(missing_ok=True)
 
 
-def advance(path: Path, head: Head) -> None:
-    """Write a committed head into the witness, unless it holds a later one.
+def mark_of(run: str) -> str:
+    """What stands for a run in its witness: the beginning of its id's hash."""
+    return sha256(run)[:16]
+
+
+def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
+    """Write an event, which is committed and not yet acknowledged, unless a later one stands.
 
     It survives a killed process. It is not synced, which would cost each vote as much again as its
-    commit; after a power failure it may be older than the record, which is sound.
-
-    Raises:
-        OSError: it cannot be written.
+    commit; after a power failure it may be older than the record, which is sound. A failure to
+    write is logged as a warning and undoes nothing.
     """
-    file = _open_plain(beside(path), os.O_RDWR | os.O_CREAT)
+    mark = mark_of(run)
+    text = f"{_MARK} {mark} {event['event']:012} {event['row_sha256']}"
+    line = f"{text} {sha256(text)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
     try:
-        _lock(file)
-        slots = _parse_slots(os.read(file, 2 * SLOT))
-        own = [each for each in slots if each is not None and each.of(head.run)]
-        newest = max(own, key=attrgetter("event"), default=None)
-        if newest is None or newest.event < head.event:
-            at = SLOT if newest is not None and slots[0] == newest else 0
-            os.lseek(file, at, os.SEEK_SET)
-            os.write(file, _line(head) + (b" " * SLOT if newest is None else b""))
-    finally:
-        os.close(file)
+        file = _open_plain(beside(path), os.O_RDWR | os.O_CREAT)
+        try:
+            _lock(file)
+            slots = _parse_slots(os.read(file, 2 * SLOT))
+            own = [each for each in slots if each is not None and each.run == mark]
+            newest = max(own, key=attrgetter("event"), default=None)
+            if newest is None or newest.event < event["event"]:
+                at = SLOT if newest is not None and slots[0] == newest else 0
+                os.lseek(file, at, os.SEEK_SET)
+                os.write(file, line + (b" " * SLOT if newest is None else b""))
+        finally:
+            os.close(file)
+    except OSError as error:
+        logging.getLogger("szpo").warning(
+            "%s cannot be written (%s); the end of the record is not attested meanwhile",
+            beside(path), error.strerror or error,
+        )  # fmt: skip
 
 
 def _open_plain(file: Path, flags: int) -> int:
@@ -115,20 +123,6 @@ def _lock(file: int) -> None:
         if time.monotonic() >= end:
             raise OSError(errno.EAGAIN, "locked by another program")
         time.sleep(0.002)
-
-
-def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
-    """Write an event, which is committed and not yet acknowledged, into the witness.
-
-    A failure to write is logged as a warning and undoes nothing.
-    """
-    try:
-        advance(path, Head(run, event["event"], event["row_sha256"]))
-    except OSError as error:
-        logging.getLogger("szpo").warning(
-            "%s cannot be written (%s); the end of the record is not attested meanwhile",
-            beside(path), error.strerror or error,
-        )  # fmt: skip
 
 
 def read(path: Path) -> Noted:
@@ -156,7 +150,7 @@ def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> EndCheck:
     if noted.head is None:
         return EndCheck(note=_describe_doubt(f"its witness, {name}: {noted.why_none}"))
     (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
-    if not noted.head.of(run):
+    if noted.head.run != mark_of(run):
         return EndCheck(note=_describe_doubt(f"its witness, {name}: it is another run's"))
     event = noted.head.event
     last = conn.execute("SELECT max(event) FROM events").fetchone()[0] or 0
@@ -196,15 +190,6 @@ def remedy(path: Path) -> str:
 
 def _describe_doubt(why: str) -> str:
     return f"cannot check whether the newest events are all there: {why}"
-
-
-def _shorten(run: str) -> str:
-    return sha256(run)[:16]
-
-
-def _line(head: Head) -> bytes:
-    text = f"{_MARK} {_shorten(head.run)} {head.event:012} {head.sha256}"
-    return f"{text} {sha256(text)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
 
 
 def _parse_slots(content: bytes) -> list[Head | None]:

@@ -201,8 +201,8 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
 
 def _read_acknowledged(path: Path, rows: Mapping[str, list[Row]]) -> int:
     """Read the last event from the damaged file's witness; 0 where there is none."""
-    head = witness.read(path).head
-    return head.event if head is not None and head.of(rows["runs"][0]["run"]) else 0
+    head, mark = witness.read(path).head, witness.mark_of(rows["runs"][0]["run"])
+    return head.event if head is not None and head.run == mark else 0
 
 
 def _list_lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[str, ...]]:

@@ -76,7 +76,7 @@ class StatusReader:
 
         Some of it depends on the time alone: a limit by date.
         """
-        with self._ledger.alone():
+        with self._ledger.alone:
             run, at_us, last = self._look(), self._ledger.clock(), self._run
             if last is not run or not 0 <= at_us - self._at_us < FRESH_US:
                 if last is not None and last.marks[2] != run.marks[2]:  # something was undone

@@ -369,7 +369,8 @@ def _odd_sides(
         k = head["k"] if balance == "direction" else 0
         rank = ranks[k] = ranks.get(k, -1) + 1
         if k not in first:
-            first[k] = _odd(root_seed, head["step"], k, 0)
+            key = seeds.derive(root_seed, "sides", step=head["step"], k=k)
+            first[k] = "AB"[seeds.integer(key, 0, 2)]
         yield head, first[k] if rank % 2 == 0 else {"A": "B", "B": "A"}[first[k]]
 
 
@@ -380,9 +381,3 @@ def _arrange(
     pool = list("AB" * (m // 2)) + [odd] * (m % 2)
     order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
     return tuple("A" if pool[i] == "A" else "B" for i in order)
-
-
-def _odd(root_seed: int, step: int, k: int, rank: int) -> str:
-    """The side that has one more where M is odd."""
-    first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
-    return "AB"[(first + rank) % 2]

@@ -15,7 +15,7 @@ from typing import Any, Final
 from szpo.ledger.database import Ledger, Record
 from szpo.voting import counting, seats
 
-_RUN: Final = """
+RUN: Final = """
 SELECT s.*, r.paused_by, r.pause_reason,
   (SELECT body FROM events WHERE kind = 'budget' ORDER BY event DESC LIMIT 1) AS budget,
   s.state NOT IN ('applied', 'void') AND EXISTS (SELECT 1 FROM comparisons
@@ -256,25 +256,3 @@ class RunNow:
     seats: SeatCounts | None
     paused: bool
     """Somebody, or a guard, has paused the run."""
-
-
-def look(ledger: Ledger, before: RunNow | None) -> RunNow:
-    """The run as it stands now; ``before`` is what the last call returned.
-
-    Call it inside a transaction, or in a block of `Ledger.alone`.
-    """
-    marks = ledger.changes()
-    if before is not None and before.marks == marks:
-        return before
-    rows = ledger.query(_RUN, (ledger.run,))
-    paused = rows[0]["paused_by"] is not None
-    step = next((row for row in reversed(rows) if row["state"] == "open"), None)
-    seats = None if before is None or before.marks[2] != marks[2] else before.seats
-    if step is None:
-        seats = None
-    elif before is None or seats is None or seats.step != step["step"]:
-        seats = SeatCounts(ledger, step)
-    else:
-        seats.stale |= before.marks[0] != marks[0]
-        seats.catch_up(ledger)
-    return RunNow(marks, rows, seats, paused)

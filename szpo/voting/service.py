@@ -250,7 +250,20 @@ class VoteService:
 
         Call it inside a transaction, or in a block of `Ledger.alone`.
         """
-        self._now = seat_counts.look(self.ledger, self._now)
+        marks, before = self.ledger.changes(), self._now
+        if before is not None and before.marks == marks:
+            return before
+        rows = self.ledger.query(seat_counts.RUN, (self.ledger.run,))
+        step = next((row for row in reversed(rows) if row["state"] == "open"), None)
+        counts = None if before is None or before.marks[2] != marks[2] else before.seats
+        if step is None:
+            counts = None
+        elif before is None or counts is None or counts.step != step["step"]:
+            counts = SeatCounts(self.ledger, step)
+        else:
+            counts.stale |= before.marks[0] != marks[0]
+            counts.catch_up(self.ledger)
+        self._now = RunNow(marks, rows, counts, paused=rows[0]["paused_by"] is not None)
         return self._now
 
     # ---- answers ----
@@ -312,7 +325,7 @@ class VoteService:
 
     def counted(self, step: int) -> tuple[Vote, ...]:
         """The votes of a step that count, as they stand now (see `StepVotes.counted`)."""
-        with self.ledger.alone():
+        with self.ledger.alone:
             if self._votes is None or self._votes.step != step:
                 self._votes = StepVotes(self.ledger, step)
             return self._votes.look().counted

@@ -154,13 +154,12 @@ def test_a_run_without_its_witness_is_no_error(run, capsys, content, why):
 
 
 def test_the_witness_of_another_run_says_nothing(run, tmp_path):
-    other = witness.Head("another", 10**6, "0" * 64)
     witness.forget(run)
-    witness.advance(run, other)
+    witness.attest(run, "another", {"event": 10**6, "row_sha256": "0" * 64})
     with Ledger.open(run) as ledger:
         assert "another run's" in ledger.check_end().note
         ledger.record_event("note", "test", {})
-    assert witness.read(run).head.of("run-1")
+    assert witness.read(run).head.run == witness.mark_of("run-1")
 
 
 def test_a_new_run_of_an_old_name_starts_with_nothing_noted(run, tmp_path):
@@ -223,9 +222,8 @@ def test_a_record_that_was_written_anew_is_found_while_its_witness_stands(run, c
     with Ledger.open(run) as ledger:
         ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         noted = witness.read(run).head
-    other = witness.Head("run-1", noted.event, "0" * 64)
     witness.forget(run)
-    witness.advance(run, other)
+    witness.attest(run, "run-1", {"event": noted.event, "row_sha256": "0" * 64})
     assert call(["verify", str(run)]) == 5
     assert f"event {noted.event} is not the one that was acknowledged" in one_line(capsys)
 
@@ -265,7 +263,7 @@ def test_a_witness_that_another_program_keeps_locked_stops_no_vote(run, monkeypa
 def test_a_head_never_goes_back(tmp_path):
     path = tmp_path / "run.db"
     for event in (5, 3, 6, 6, 2):
-        witness.advance(path, witness.Head("r", event, f"{event:064}"))
+        witness.attest(path, "r", {"event": event, "row_sha256": f"{event:064}"})
     head = witness.read(path).head
     assert (head.event, head.sha256) == (6, f"{6:064}")
 

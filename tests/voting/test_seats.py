@@ -68,7 +68,7 @@ def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
     assert service.look().seats is None
     epoch = ask(ledger, n=4, m=1)
     (ann,) = people(service, 1)
-    with ledger.alone():
+    with ledger.alone:
         assert service.look().seats.votes_needed == 4
     while (seat := service.assign(ann)) is not None:
         service.cast(VoteRequest(seat.id, "A", idem=seat.id))
@@ -84,7 +84,7 @@ def test_a_late_answer_is_in_no_count_of_seats(ledger, service):
     service.cast(VoteRequest(service.assign(ben).id, "A", idem=KEY(1)))
     with Ledger.open(ledger.path, clock=Clock()) as second:
         there = VoteService(second)
-        with second.alone():
+        with second.alone:
             assert there.look().seats.votes_in == 1
         assert steps.close(ledger, 0, steps.Closing("rule"))
         assert there.cast(VoteRequest(seat.id, "A", idem=KEY(2))).late

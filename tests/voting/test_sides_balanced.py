@@ -102,7 +102,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                         service.amend(receipt.vote, "exclude", "too fast", "op")
                 for door in doors:  # what is in memory is what is in the file
                     each = door.ledger
-                    with each.alone():
+                    with each.alone:
                         counts = door.look().seats
                         fresh = SeatCounts(each, each.step(0))
                     assert counts.votes_in == fresh.votes_in == len(counting.counted(each, 0))
