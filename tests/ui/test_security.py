@@ -548,9 +548,7 @@ def test_a_body_is_refused_by_what_it_says_and_a_connection_that_ended_is_none()
 
 
 def test_votes_wait_in_no_thread() -> None:
-    def waits(path: str, method: str = "POST") -> bool:
-        return security._may_wait_in_a_thread({"path": path, "method": method})
-
-    assert [waits("/api/votes"), waits("/api/assignment")] == [False, False]
-    assert waits("/operate-api/pause") and waits("/api/status", "GET")
-    assert not waits("/static/login.css", "GET")
+    waits = security._may_wait_in_a_thread
+    assert not any(waits(path, changes=True) for path in ("/api/votes", "/api/assignment"))
+    assert waits("/operate-api/pause", changes=True) and waits("/api/status", changes=False)
+    assert not waits("/static/login.css", changes=False)

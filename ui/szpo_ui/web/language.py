@@ -114,9 +114,8 @@ def choose_language(chosen: str, header: str | None) -> Language:
     best, found = 0.0, ENGLISH
     for part in (header or "")[:LONGEST_HEADER].split(","):
         tag, _, quality = part.partition(";")
-        weight = _weight(quality)
         language = LANGUAGES.get(tag.strip().partition("-")[0].lower())
-        if language is not None and weight > best:
+        if language is not None and (weight := _weight(quality)) > best:
             best, found = weight, language
     return found
 

@@ -114,7 +114,7 @@ class AccessControl:
         else:
             refusal = await self._find_refusal(scope, path, headers, changes=changes)
             receive = _replay_body(body, receive) if changes else receive
-        if refusal is None and _may_wait_in_a_thread(scope):
+        if refusal is None and _may_wait_in_a_thread(path, changes=changes):
             async with self.admission.threads:
                 await self.app(scope, receive, send)
         else:
@@ -184,13 +184,11 @@ class SameSiteOnly:
         await self.app(scope, receive, send)
 
 
-def _may_wait_in_a_thread(scope: Scope) -> bool:
+def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
     """Its handler may wait for the run's file in a thread; votes are the writer's, without one."""
-    path = get_route_path(scope)
     if path in ("/api/votes", "/api/assignment"):
         return False
-    reads = scope["method"] in ("GET", "HEAD", "OPTIONS")
-    return not reads or path == "/api/status" or "-api/" in path
+    return changes or path == "/api/status" or "-api/" in path
 
 
 def _foreign() -> Response:
