@@ -119,6 +119,16 @@ def read_smollm2() -> dict[str, Table]:
     return {"smollm2": (tuple(columns), [format_cells(row, columns) for row in rows])}
 
 
+CALLED = {
+    "length-12": "twelve words",
+    "readability": "Flesch, hundredths",
+    "word-length": "letters a word",
+}
+"""Tastes of the frozen plan of named features by what their gain counts."""
+WAYS = {"two": "two prompts", "lag": "lag 1"}
+"""Parts of the frozen plan that differ in how is asked."""
+
+
 def read_compared() -> dict[str, Table]:
     """Both tables of the comparison."""
     return {**read_tiny(), **read_smollm2()}
@@ -174,7 +184,7 @@ def row_of_rule(title: str, each: Sequence[Mapping[str, Any]], votes: str = "") 
 
 
 def read_surrogate() -> dict[str, Table]:
-    """How many runs over recorded answers show a taste, and how often what they say is right."""
+    """How often what runs over recorded answers say is right."""
 
     def load(name: str) -> list[dict[str, str]]:
         with (ROOT / "experiments" / "surrogate" / f"{name}.csv").open(encoding="utf-8") as file:
@@ -183,13 +193,6 @@ def read_surrogate() -> dict[str, Table]:
     def around(row: Mapping[str, str]) -> str:
         return "[{:.0%}, {:.0%}]".format(float(row["low"]), float(row["high"]))
 
-    tastes = load("tastes")
-    asked = list(dict.fromkeys(row["asked"] for row in tastes))
-    shown = {(row["taste"], row["asked"]): f"{row['shown']} {around(row)}" for row in tastes}
-    rows = [
-        [taste, *(shown[taste, each] for each in asked)]
-        for taste in dict.fromkeys(row["taste"] for row in tastes)
-    ]
     said = [
         [
             row["votes"],
@@ -199,35 +202,47 @@ def read_surrogate() -> dict[str, Table]:
         ]
         for row in load("calibration")
     ]
-    return {
-        "shown": (("taste", *asked), rows),
-        "said": (("votes", "said, on average", "claims", "right"), said),
-    }
+    return {"said": (("votes", "said, on average", "claims", "right"), said)}
 
 
 def read_features() -> dict[str, Table]:
-    """The cells of the frozen plan of named features, a taste in a row."""
+    """The frozen plan of named features: a taste in a row, other ways of asking apart."""
     experiments = ROOT / "experiments"
     planned = tomllib.loads((experiments / "frozen" / "features.toml").read_text("utf-8"))
     asked = {
-        group["name"]: group["targets"][0] for group in planned["group"] if "targets" in group
+        group["name"]: f"{group['targets'][0]['gain']:+.2f}"
+        for group in planned["group"]
+        if "gain" in group.get("targets", [{}])[0]
     }
     cells: dict[str, dict[int, Any]] = {}
     for path in sorted((experiments / "features" / "cells").glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        taste = path.name.split("-regression-")[0]
-        cells.setdefault(taste, {})[cell["asked"]["seed"]] = cell["found"]["rows"][-1]
-    rows = []
-    for taste, found in cells.items():
+        label = path.name.split("-regression-")[0].removeprefix("more-")
+        cells.setdefault(label, {})[cell["asked"]["seed"]] = cell["found"]["rows"][-1]
+    plain, changed = [], []
+    for label, found in cells.items():
+        way, _, taste = label.partition("-")
         hold = sum(all(guard["ok"] for guard in last["guards"]) for last in found.values())
-        rows.append([
-            taste.replace("-", " "), f"{mean(last['gain'] for last in found.values()):+.2f}",
-            f"{asked[taste]['gain']:+.2f}",
+        gains = [
+            f"{mean(last['gain'] for last in found.values()):+.2f}",
             ", ".join(f"{found[seed]['gain']:+.2f}" for seed in sorted(found)),
-            f"{mean(last['kl'] for last in found.values()):.1f}", f"{hold} of {len(found)}",
-        ])  # fmt: skip
-    head = ("taste", "mean gain", "asked", "each seed", "mean KL", "all four guards hold")
-    return {"forty": (head, rows)}
+            f"{mean(last['kl'] for last in found.values()):.1f}",
+            f"{hold} of {len(found)}",
+        ]
+        if way in WAYS:
+            here = [cells[taste][seed]["gain"] for seed in found]
+            changed.append([WAYS[way], taste.replace("-", " "), f"{mean(here):+.2f}", *gains[:-1]])
+        else:
+            votes = next(iter(found.values()))["votes"]
+            called = CALLED.get(label, label.replace("-", " ")) + (
+                f", {votes:.0f} votes" if votes != 40 else ""
+            )
+            plain.append([called, asked.get(label, ""), *gains])
+    head = ("mean gain", "each seed", "mean KL", "all four guards hold")
+    return {
+        "forty": (("taste", "asked", *head), plain),
+        "ways": (("", "taste", "eight prompts, lag 0", *head[:-1]), changed),
+    }
 
 
 def read_preferences() -> dict[str, Table]:
@@ -258,7 +273,7 @@ READERS = (
 )  # fmt: skip
 PAGES = {
     "hundred-votes.md": ("ruler",),
-    "results.md": ("published-smollm2", "forty", "shown"),
+    "results.md": ("published-smollm2", "forty", "ways"),
     "appendix.md": ("published", "said", "people", "groups", "tiny", "smollm2"),
 }
 """The tables that each page shows."""
