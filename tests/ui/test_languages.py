@@ -152,9 +152,9 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
     for code in ("es", "en"):
         told = {"tab": "tab-0001", "lang": code}
         screen = actions.act(stage.site, panelist, "P-01", actions.Action(do="practice", **told))
-        assert screen.sheet is not None and screen.state == "practice"
+        assert screen.paper is not None and screen.state == "practice"
         of_language = texts.LANGUAGES[code].practice
-        assert {pair.prompt for pair in screen.sheet.pairs} == {p["prompt"] for p in of_language}
+        assert {pair.prompt for pair in screen.paper().pairs} == {p["prompt"] for p in of_language}
         form = ballots.Ballot(
             assignment=screen.seat, choice="A", idem=f"practice-read-in-{code}", dwell_ms=9000,
             tab="tab-0001", details={"seen": 3},
@@ -164,7 +164,7 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
         (vote,) = stage.ledger.query("SELECT details FROM votes ORDER BY rowid DESC LIMIT 1")
         details = json.loads(vote["details"])
         assert details.get("language") == (None if code == "en" else code)
-        assert details["words"] == screen.sheet.words
+        assert details["words"] == screen.paper().words
     stage.ledger.close()
 
 

@@ -84,7 +84,7 @@ def answer_all(*people):
 def test_consent_comes_first_and_is_an_event_of_the_record(stage):
     stage.advance()
     ann = Person(stage, "ann", agreed=False)
-    assert ann.at.state == "welcome" and ann.at.sheet is None
+    assert ann.at.state == "welcome" and ann.at.paper is None
     assert ann.do("look").state == "welcome"
     assert ann.do("agree").state == "vote"
     ann.do("agree")
@@ -97,10 +97,10 @@ def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
     ann = Person(stage, "ann", agreed=False)
     at = ann.do("agree-practice")
     assert at.state == "practice"
-    good = next(pair for pair in at.sheet.pairs if "minutes" in pair.prompt)
+    good = next(pair for pair in at.paper().pairs if "minutes" in pair.prompt)
     better = "A" if good.a.pieces[0].text.startswith("150") else "B"
     at = ann.vote(better)
-    assert at.state == "feedback" and at.sheet is None
+    assert at.state == "feedback" and at.paper is None
     assert at.feedback.choice == at.feedback.expected == better
     assert ann.do("look", seat=None).state == "vote"
 
@@ -136,7 +136,7 @@ def test_a_reload_keeps_seat_order_sides_and_lease(stage):
     before = ann.at
     stage.clock.forward(200)
     after = ann.do("open", seat=None)
-    assert after.sheet == before.sheet
+    assert after.paper() == before.paper()
     assert 0 < after.lease_s < before.lease_s - 199
 
 
@@ -164,7 +164,7 @@ def test_a_vote_and_the_next_seat_share_a_commit(stage):
 def test_a_fast_vote_is_flagged_and_stored(stage):
     stage.advance()
     ann = Person(stage, "ann")
-    gate = ann.at.sheet.gate_s
+    gate = ann.at.paper().gate_s
     stage.clock.forward(60)
     ann.vote("A", dwell_ms=int(1000 * gate) - 1)
     ann.vote("A", key=1, dwell_ms=int(1000 * gate) + 1)  # served this moment, whatever it says
@@ -276,7 +276,7 @@ def test_a_round_that_closes_under_a_reader_stays_until_they_go_on(stage):
     stage.advance()
     assert cas.glance()["key"] != before
     closed = cas.do("look")
-    assert closed.state == "closed" and closed.sheet == reading.sheet
+    assert closed.state == "closed" and closed.paper() == reading.paper()
     assert (closed.closed.votes_in, closed.closed.needed) == (4, 4) and closed.step == 0
     assert "hdr-progress" not in html_of(closed, stage)  # those are the next round's votes
     late = cas.vote("A")
@@ -324,12 +324,12 @@ def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage):
 def test_one_tab_is_active_and_moves_on_request(stage):
     stage.advance()
     ann = Person(stage, "ann")
-    shown, lease_before = ann.at.sheet, ann.at.lease_s
+    shown, lease_before = ann.at.paper(), ann.at.lease_s
     ann.tab = OTHER
     assert ann.do("open", seat=None).state == "other-tab"
     stage.clock.forward(5)
     taken = ann.do("use-tab")
-    assert taken.state == "vote" and taken.sheet == shown
+    assert taken.state == "vote" and taken.paper() == shown
     assert taken.lease_s < lease_before  # moving starts no new lease
     ann.tab = TAB
     assert ann.glance()["key"] == "elsewhere"
@@ -397,7 +397,7 @@ def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):
     answer_all(ben)
     stage.advance()
     still = ann.do("look")
-    assert still.state == "calib" and still.sheet == calib.sheet  # nobody is torn away
+    assert still.state == "calib" and still.paper() == calib.paper()  # nobody is torn away
     assert still.key != calib.key
     on = ann.do("leave")
     assert (on.state, on.step) == ("vote", 2)
@@ -433,7 +433,7 @@ def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
     stage = make(tmp_path / "same.db", text=text)
     stage.advance()
     ann = Person(stage, "ann")
-    shown = ann.at.sheet
+    shown = ann.at.paper()
     assert len(shown.same) == 1 and len(shown.pairs) == 2
     assert shown.words == 2 * (2 + 3 + 3)  # "Question 7?", and three words a side
     stage.ledger.close()

@@ -103,7 +103,10 @@ class Screen:
     """Changes when a panelist who is reading must see something new."""
     seat: str | None = None
     paper: Callable[[], Sheet] | None = None
-    """Makes the sheet, which takes a while: whoever holds the file need not wait for it."""
+    """Makes the sheet, the comparison as it is shown; None on other screens.
+
+    It takes a while, and whoever holds the file need not wait for it.
+    """
     step: int | None = None
     """The round that the sheet belongs to; on other screens the current one."""
     number: int = 1
@@ -145,11 +148,6 @@ class Screen:
     """How far a participant of a Prolific study is."""
     base: str = ""
     """What the site's paths begin with."""
-
-    @cached_property
-    def sheet(self) -> Sheet | None:
-        """The comparison as it is shown; None on other screens."""
-        return None if self.paper is None else self.paper()
 
 
 def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:

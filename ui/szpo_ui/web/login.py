@@ -71,6 +71,7 @@ class Sessions:
 
     def __init__(self, site: Door):
         self.site: Final = site
+        self.cookie: Final = cookie_name(site.secure, site.prefix)
         self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.clock)
         self._looks: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-sessions")
         self._notes: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-uses")
@@ -87,7 +88,7 @@ class Sessions:
 
     async def of(self, headers: Headers) -> Identity | Fault:
         """The identity behind a request's session, or why there is none."""
-        token = _token(self.site, headers)
+        token = _token(headers, self.cookie)
         if not token:
             return "login"
         key, now = sha256(token), self.site.clock()
@@ -118,7 +119,7 @@ class Sessions:
 
 def session(site: Door, headers: Headers) -> Identity | None:
     """The identity behind a request's session, from the ledger; None without a valid one."""
-    token = _token(site, headers)
+    token = _token(headers, cookie_name(site.secure, site.prefix))
     return credentials.identify(site.ledger, token) if token else None
 
 
@@ -243,7 +244,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
             return answer_refusal(error)
         if not cookie:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
-        if old := _token(site, request.headers):  # a fresh session, never a second one
+        if old := _token(request.headers, sessions.cookie):  # a fresh session, never a second one
             await run_in_threadpool(credentials.logout, site.ledger, old)
         answer = JSONResponse({"go": home_of(site, found.role), "name": found.name})
         set_session(answer, site, secret)
@@ -251,12 +252,11 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
 
     @routes.post("/logout")
     def logout(request: Request) -> Response:
-        if token := _token(site, request.headers):
+        if token := _token(request.headers, sessions.cookie):
             credentials.logout(site.ledger, token)
         answer = JSONResponse({"go": f"{site.prefix}/login"})
         answer.delete_cookie(
-            cookie_name(site.secure, site.prefix), path="/", secure=site.secure, httponly=True,
-            samesite="strict",
+            sessions.cookie, path="/", secure=site.secure, httponly=True, samesite="strict"
         )  # fmt: skip
         return answer
 
@@ -274,11 +274,11 @@ def _name_behind_used(ledger: Ledger, token: str) -> str | None:
     return None if row is None else credential_rows.name_of(row)
 
 
-def _token(site: Door, headers: Headers) -> str | None:
+def _token(headers: Headers, cookie: str) -> str | None:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.casefold() == "bearer":
         return value.strip() or None
-    return cookie_parser(headers.get("cookie", "")).get(cookie_name(site.secure, site.prefix))
+    return cookie_parser(headers.get("cookie", "")).get(cookie)
 
 
 def set_session(answer: Response, site: Door, secret: str) -> None:
