@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET, recorded_config, require_current, with_budget
 from szpo.optim.superseded import find_gone
-from szpo.voting import lease, pauses
+from szpo.voting import lease, pauses, shown_features
 from szpo.voting.counting import StepVotes
 
 WORDS_PER_MINUTE = 238
@@ -97,12 +97,14 @@ def describe_more(ledger: Ledger) -> str:
     gone = find_gone(ledger.spec.get("optimizer", {}))
     if config is None or gone:
         return ""
-    more = usual_more(config)
+    more, again = usual_more(config), shown_features.to_give_again(ledger)
     if config.panel.kind == "function":
-        return f'szpo.Tuner.resume("{ledger.path}", better, more_votes={more})'
+        features = f", features={again}" if again else ""
+        return f'szpo.Tuner.resume("{ledger.path}", better, more_votes={more}{features})'
+    options = shown_features.as_options(again)
     if config.panel.kind == "people":
-        return f'"More votes" on the operator\'s page: szpo serve {ledger.path}'
-    return f"szpo run --resume {ledger.path} --votes +{more}"
+        return f'"More votes" on the operator\'s page: szpo serve {ledger.path}{options}'
+    return f"szpo run --resume {ledger.path} --votes +{more}{options}"
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:

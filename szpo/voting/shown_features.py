@@ -57,11 +57,21 @@ def demand(features: NamedFeatures, entries: Collection[str]) -> None:
             "szpo that began it"
         )
     if missing:
-        again = " ".join(f"--feature {shlex.quote(name)}" for name in missing)
         raise UsageError(
             "the run counts features of your own, and a record never runs code; give them again: "
-            f"szpo run --resume RUN {again}, in Python Tuner.resume(ledger, features={missing})"
+            f"add{as_options(missing)} to the command (Tuner.resume(..., features=[...]))"
         )
+
+
+def as_options(names: Collection[str]) -> str:
+    """How a command names features of the user's own once more."""
+    return "".join(f" --feature {shlex.quote(name)}" for name in names)
+
+
+def to_give_again(ledger: Ledger) -> list[str]:
+    """The features of the user's own without which the run does not go on."""
+    named = recorded_settings(ledger).features
+    return [name for name, *_ in (named.own if named else ()) if not own.is_judged(name)]
 
 
 def require_given(ledger: Ledger, given: Sequence[str]) -> None:

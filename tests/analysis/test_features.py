@@ -107,8 +107,8 @@ def test_features_read_models_packages_and_checks_of_form(tmp_path, monkeypatch)
 
     monkeypatch.setattr(plugins, "entry_points", points)
     assert value("loudness:2", "abc") == 6
-    with pytest.raises(UsageError, match=r"there are: length, .*, loudness"):
-        parse("whispering")
+    with pytest.raises(UsageError, match='"loudness"'):
+        parse("loudnes")
 
 
 def batch(*pairs: tuple[str, str]) -> Comparison:

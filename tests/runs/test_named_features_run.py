@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from szpo.replay import verification
 from szpo.replay.replay import fold, replay_state
 from szpo.reports import html_report, model_card
 from szpo.runs import driver
-from szpo.training import controller
+from szpo.training import budget, controller
 from szpo.voting import pauses, set_aside, shown_features, step_inputs
 from szpo_ui.folder.controllers import Controllers
 from tests.support import folder_run
@@ -340,7 +341,9 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
         with pytest.raises(UsageError, match="give them again"):
             Controllers(run.parent, print).require_features(run.stem, ledger)
         Controllers(run.parent, print, features=OWN[1:]).require_features(run.stem, ledger)
+        words = shlex.split(budget.describe_more(ledger))
     again = [word for name in OWN[1:] for word in ("--feature", name)]
+    assert words[-4:] == again, "the printed command is one that goes on"
     assert call(["run", "--resume", str(run), *again]) == 0
 
 
