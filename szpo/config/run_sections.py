@@ -146,11 +146,6 @@ class Panel(Section):
         max_length=20_000,
         description="Your own consent text, shown below szpo's points before people agree.",
     )
-    consent_file: str | None = Field(
-        None,
-        min_length=1,
-        description="A UTF-8 file with that text; it is read when the run is made.",
-    )
     poor_samples: Literal["refuse", "open"] = Field(
         "refuse",
         description="Where too many of 20 sample answers are cut off, repeated, empty or off "

@@ -30,6 +30,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.adam": (False, _FALLING),
     "optimizer.steer": (False, "set optimizer.mu_decay"),
     "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
+    "panel.consent_file": (None, "put the text itself into panel.consent"),
     "selection.candidates": (None, _ALL_ASKED),
     "selection.by": ("rows", _ALL_ASKED),
     "selection.floor": (0.2, _ALL_ASKED),
@@ -135,29 +136,7 @@ def load(
         merge(tree, read(path))
     for text in sets:
         merge(tree, parse_assignment(text))
-    _read_consent(tree)
     return check(tree, where=str(path) if path else "settings")
-
-
-def _read_consent(tree: dict[str, Any]) -> None:
-    """Put the text of ``panel.consent_file`` where the run's record keeps it, ``panel.consent``.
-
-    Raises:
-        UsageError: The file is missing or unreadable, or there is a text beside it.
-    """
-    panel = tree.get("panel")
-    name = panel.get("consent_file") if isinstance(panel, dict) else None
-    if panel is None or not isinstance(name, str) or not name:
-        return
-    if panel.get("consent") is not None:
-        raise UsageError("panel.consent and panel.consent_file are both given; leave one out")
-    path = Path(name)
-    if not path.is_file():
-        raise UsageError(
-            f"panel.consent_file: {path.name} not found (looked in {path.absolute().parent}); "
-            "give the path of a text file"
-        )
-    panel["consent"], panel["consent_file"] = _decode(path).strip(), None
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -203,25 +203,6 @@ def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
         settings_file.load(preset_name="demo", sets=["subspace.dim=most"])
 
 
-def test_a_consent_file_becomes_the_text_on_record(tmp_path: Path) -> None:
-    file = tmp_path / "consent.txt"
-    file.write_text("\ufeffYou may stop — at any time.\n", encoding="utf-8")
-    found = settings_file.load(sets=[f"panel.consent_file={file}"])
-    assert found.panel.consent == "You may stop — at any time."
-    recorded = found.model_dump(mode="json")
-    file.unlink()  # a run on record needs its file no more
-    assert settings_file.check(recorded).panel.consent == found.panel.consent
-    with pytest.raises(
-        UsageError, match=r"panel\.consent_file: consent\.txt not found \(looked in"
-    ):
-        settings_file.load(sets=[f"panel.consent_file={file}"])
-    with pytest.raises(UsageError, match=r"panel\.consent and panel.consent_file are both given"):
-        settings_file.load(sets=[f"panel.consent_file={file}", "panel.consent=yes"])
-    file.write_bytes(b"caf\xe9")
-    with pytest.raises(UsageError, match=r"consent\.txt: byte 0xe9 at line 1 is not UTF-8"):
-        settings_file.load(sets=[f"panel.consent_file={file}"])
-
-
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [

@@ -120,6 +120,7 @@ PLANS = {
     "model.device=mps": "model.device mps is not on this machine (torch finds: cpu",
     "model.device=xpu": "model.device xpu is not on this machine (torch finds: cpu",
     "optimizer.momentum=0.5": "optimizer.momentum is gone",
+    "panel.consent_file=a.txt": "put the text itself into panel.consent",
     "max_new_tokens=512": "leaves no room for a prompt: model tiny reads 512 tokens; lower it",
 }
 
