@@ -31,6 +31,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.steer": (False, "set optimizer.mu_decay"),
     "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
+    "prompts.separator": (None, "a CSV file's header shows it"),
     "selection.candidates": (None, _ALL_ASKED),
     "selection.by": ("rows", _ALL_ASKED),
     "selection.floor": (0.2, _ALL_ASKED),
