@@ -250,13 +250,7 @@ class Hook(Section):
         description="Address that gets messages by POST: http(s)://…, addresses of your own "
         "network included; default: none is sent. It is in the record and in "
         "exports; write env:NAME for an address that is itself a secret, and put "
-        "it into that environment variable.",
-    )
-    secret_env: str = Field(
-        "SZPO_HOOK_SECRET",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
-        description="Environment variable with the secret that signs messages; without it they "
-        "are not signed.",
+        "it into that environment variable. $SZPO_HOOK_SECRET, where it is set, signs messages.",
     )
 
     @field_validator("url")
@@ -267,6 +261,8 @@ class Hook(Section):
         return url
 
 
+HOOK_SECRET: Final = "SZPO_HOOK_SECRET"
+"""Environment variable with the secret that signs a web hook's messages."""
 ENVIRONMENT: Final = "env:"
 ENVIRONMENT_NAME: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,99}")
 

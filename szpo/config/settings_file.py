@@ -30,6 +30,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.adam": (False, _FALLING),
     "optimizer.steer": (False, "set optimizer.mu_decay"),
     "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
+    "hook.secret_env": ("SZPO_HOOK_SECRET", "put the secret into $SZPO_HOOK_SECRET"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
     "prompts.separator": (None, "a CSV file's header shows it"),
     "selection.candidates": (None, _ALL_ASKED),

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from szpo.cache import cache_dir
+from szpo.config.run_sections import HOOK_SECRET
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 
@@ -43,7 +44,7 @@ def calls_of_run(config: Config) -> Iterator[Call]:
     if config.engine.address is not None:
         yield Call(config.engine.address, "RAY_AUTH_TOKEN")
     if config.hook.url is not None:
-        yield Call(config.hook.url, config.hook.secret_env)
+        yield Call(config.hook.url, HOOK_SECRET)
 
 
 def trust(addresses: Sequence[str]) -> None:

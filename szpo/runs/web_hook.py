@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo import __version__
-from szpo.config.run_sections import ENVIRONMENT, Hook, check_address
+from szpo.config.run_sections import ENVIRONMENT, HOOK_SECRET, Hook, check_address
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger, now_us
 from szpo.runs import hook_events
@@ -69,7 +69,7 @@ def target(settings: Hook) -> Target | None:
             check_address(url)
         except ValueError as error:  # which must not show the address: it is a secret there
             raise UsageError(f"hook.url: the environment variable {name}: {error}") from None
-    return Target(url, os.environ.get(settings.secret_env, "").encode())
+    return Target(url, os.environ.get(HOOK_SECRET, "").encode())
 
 
 def deliver(
