@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from szpo.analysis import measuring
 from szpo.evaluators.hidden_reward import Score
@@ -18,6 +19,9 @@ from szpo.runs.callbacks import Callback
 from szpo.training import controller
 from szpo.training.step_report import Outcome, StepReport
 from szpo.voting import lease
+
+POLL_S: Final = 0.5
+"""Seconds between two looks for votes and orders while a run waits."""
 
 
 def drive(
@@ -57,7 +61,7 @@ def drive(
         model_process.fulfil(ledger, source, say)
 
     def wait() -> None:
-        time.sleep(config.panel.poll_seconds)
+        time.sleep(POLL_S)
 
     with web_hook.sending(ledger, config.hook, say) as begin_sending, lease.hold(ledger) as held:
         desk = model_process.LeaseHolder(ledger, source, held, wait, say)

@@ -86,11 +86,6 @@ class Panel(Section):
     lease_minutes: Positive = Field(
         10.0, le=10_080, description="Minutes for which a comparison is reserved for one person."
     )
-    poll_seconds: Positive = Field(
-        2.0,
-        le=3600,
-        description="Seconds between two looks for votes while a run waits for people.",
-    )
     question: str = Field(
         "Which set of answers is better overall?",
         min_length=1,

@@ -32,6 +32,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
     "hook.secret_env": ("SZPO_HOOK_SECRET", "put the secret into $SZPO_HOOK_SECRET"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
+    "panel.poll_seconds": (2.0, "a run looks for votes twice a second"),
     "prompts.separator": (None, "a CSV file's header shows it"),
     "selection.candidates": (None, _ALL_ASKED),
     "selection.by": ("rows", _ALL_ASKED),

@@ -363,9 +363,7 @@ def test_default_names_keep_their_seed():
 
 @pytest.mark.full
 def test_panel_as_a_process_leaves_the_same_run(yard, tmp_path):
-    outside = yard_run.arguments(
-        tmp_path, "run.name=yard", "panel.inside=false", "panel.poll_seconds=0.01"
-    )
+    outside = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     path = tmp_path / "runs" / "yard.db"
     with started(outside) as driver:
         assert call(["simulate", str(path)]) == 0

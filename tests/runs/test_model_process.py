@@ -328,7 +328,7 @@ def until(child: subprocess.Popen[str], text: str) -> str:
     ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
 def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(tmp_path, sent, code):
-    with staying(*yard_run.arguments(tmp_path, "run.name=yard", "panel.poll_seconds=0.05")) as run:
+    with staying(*yard_run.arguments(tmp_path, "run.name=yard")) as run:
         until(run, "finished: 24 of 24 votes spent, a step takes 8; standing by")
         with Ledger.open(tmp_path / "runs" / "yard.db") as ledger:
             number = orders.place_order(ledger, "final", "ann", {"comparisons": 2})

@@ -31,7 +31,6 @@ PEOPLE, PER_ROUND = 3, 4
 """Panelists, and the votes of a round at most: two comparisons of two votes each."""
 SHAPE = (
     "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",
-    "panel.poll_seconds=0.2",
 )  # fmt: skip
 TINY = (
     "model.name=tiny", "model.dtype=fp32", "subspace.samples=64", "subspace.kl_samples=16",

@@ -242,8 +242,7 @@ def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
 @pytest.mark.full
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
-            "run.seed=0", "run.votes=8", "optimizer.directions=2",
-            "panel.poll_seconds=0.05")  # fmt: skip
+            "run.seed=0", "run.votes=8", "optimizer.directions=2")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
     assert (served.early["setup"], served.early["run"]) == (True, "yard")
@@ -289,7 +288,7 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
 @pytest.mark.full
 def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}",
-            "panel.poll_seconds=0.05", "run.seed=0")  # fmt: skip
+            "run.seed=0")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     served = Served(
         "--demo", "--no-browser", "--pace", "0.1", *words, "--folder", str(tmp_path / "runs")
