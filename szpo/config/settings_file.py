@@ -33,7 +33,6 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "hook.secret_env": ("SZPO_HOOK_SECRET", "put the secret into $SZPO_HOOK_SECRET"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
     "panel.poll_seconds": (2.0, "a run looks for votes twice a second"),
-    "prompts.separator": (None, "a CSV file's header shows it"),
     "selection.candidates": (None, _ALL_ASKED),
     "selection.by": ("rows", _ALL_ASKED),
     "selection.floor": (0.2, _ALL_ASKED),

@@ -103,14 +103,20 @@ def load_shipped() -> PromptSet:
     )
 
 
-def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) -> PromptSet:
+def load(
+    path: str | Path,
+    *,
+    heldout: float = 0.25,
+    column: str | None = None,
+    separator: str | None = None,
+) -> PromptSet:
     """Load a user's prompts from a .jsonl, .csv, .json or .txt file.
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
     one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its columns
-    are separated by whichever of `SEPARATORS` its header shows. ``column`` names another column,
-    or key of an object, that holds the prompt.
+    are separated by ``separator``, or by whichever of `SEPARATORS` its header shows. ``column``
+    names another column, or key of an object, that holds the prompt.
 
     Where no record says its split, the share ``heldout`` in [0, 1) is set aside by the hash of
     the text: the order of the file does not matter, and copies of a prompt stay on one side.
@@ -125,7 +131,7 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
     names = KEYS if column is None else (column,)
     match path.suffix.lower():
         case ".csv":
-            records = list(_csv(path, names))
+            records = list(_csv(path, names, separator))
         case ".jsonl":
             records = list(_jsonl(path, names))
         case ".json":
@@ -160,7 +166,7 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
     s = settings
     found = load_shipped()
     if s.path is not None:
-        found = load(s.path, heldout=s.heldout, column=s.column)
+        found = load(s.path, heldout=s.heldout, column=s.column, separator=s.separator)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")
@@ -223,7 +229,7 @@ def _json(path: Path, names: Sequence[str]) -> Iterator[_Record]:
         yield from _records(value, str(path), names)
 
 
-def _csv(path: Path, names: Sequence[str]) -> Iterator[_Record]:
+def _csv(path: Path, names: Sequence[str], separator: str | None) -> Iterator[_Record]:
     position = 0
 
     def lines() -> Iterator[str]:
@@ -234,7 +240,7 @@ def _csv(path: Path, names: Sequence[str]) -> Iterator[_Record]:
 
     wanted = [name.strip().lower() for name in names if name != "messages"]
     first = next(_lines(path), (0, ""))[1]
-    mark = _find_separator(first, wanted)
+    mark = separator or _find_separator(first, wanted)
     rows = csv.reader(lines(), strict=True, delimiter=mark)
     try:
         header = [name.strip().lower() for name in next(rows, [])]

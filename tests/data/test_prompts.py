@@ -179,7 +179,9 @@ def test_columns_are_found_by_name_whatever_separates_them(tmp_path, header, col
     cells = ["Why, oh why?" if mark != "," else "Why?", "colours"]
     line = mark.join(cells if place == 0 else cells[::-1])
     path = write(tmp_path, "a.csv", f"{header}\n{line}\n")
-    assert [p.text for p in load(path, heldout=0, column=column).train] == [cells[0]]
+    prompts = load(path, heldout=0, column=column)
+    assert [prompt.text for prompt in prompts.train] == [cells[0]]
+    assert load(path, heldout=0, column=column, separator=mark).sha256 == prompts.sha256
 
 
 def test_a_key_of_json_records_is_named_likewise(tmp_path):
