@@ -37,7 +37,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import with_budget
 from szpo.result import Result, Sample, TextPair, make_pair, read_result
 from szpo.runs import assemble, driver, run_prompts, samples, trackers
-from szpo.runs.assemble import Parts
+from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback, GivenCallback, as_callback, read_facts
 from szpo.training import budget, controller
 from szpo.training.step_report import Outcome, StepReport
@@ -165,7 +165,7 @@ class Tuner:
         found._forget = weakref.finalize(found, _keep)
         return found
 
-    def _begin(self, ledger: Ledger, parts: Parts) -> None:
+    def _begin(self, ledger: Ledger, parts: RunParts) -> None:
         self._ledger, self._parts = ledger, parts
         self._outcome: Outcome | None = None
         self._seats: dict[str, tuple[Assignment, TextPair]] = {}

@@ -14,7 +14,7 @@ from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
 from szpo.runs import assemble, driver, model_process, trackers, web_hook
 from szpo.runs import callbacks as calls
-from szpo.runs.assemble import Parts
+from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.training import controller
 from szpo.training.step_report import Outcome, StepReport
@@ -26,7 +26,7 @@ POLL_S: Final = 0.5
 
 def drive(
     ledger: Ledger,
-    parts: Parts,
+    parts: RunParts,
     callbacks: Sequence[Callback] = (),
     *,
     measured: bool = True,

@@ -21,7 +21,7 @@ from szpo.ledger.database import Ledger
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.voting import counting, second_seats
 
-ENOUGH = 30
+MIN_ANSWERS = 30
 """Answers from which the panel's own share is what an honest member is expected to have."""
 
 
@@ -159,7 +159,7 @@ def _usual(rows: Sequence[dict[str, Any]]) -> Usual:
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
         shares = [row[name] for row in rows]
-        if (of := sum(share.of for share in shares)) >= ENOUGH:
+        if (of := sum(share.of for share in shares)) >= MIN_ANSWERS:
             found[name] = sum(share.hits for share in shares) / of
     return Usual(**found)
 

@@ -18,7 +18,7 @@ from szpo.intervals import Share, share
 from szpo.ledger.database import Ledger
 from szpo.policies.teachable import CHANGE
 
-FEW: Final = 80
+MIN_VOTES: Final = 80
 """Votes below which they are too few to say that they follow nothing that has a name.
 
 Of 60 simulated runs on sixty features, those of a taste half as clear as usual that still look so
@@ -52,8 +52,8 @@ def describe(
     """
     if equal := _describe_equal(same, asked):
         return equal
-    if votes < FEW or undecided:
-        return f"the votes are too few (a clear taste takes 40 to {FEW}): continue voting"
+    if votes < MIN_VOTES or undecided:
+        return f"the votes are too few (a clear taste takes 40 to {MIN_VOTES}): continue voting"
     pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
     known = alike.of >= PAIRS
     if known and (alike.value or 0.0) < ALIKE:
@@ -110,7 +110,7 @@ def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
     first = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
     alike = share(first.hits + second.hits, first.of + second.of)
-    look = not (named or undecided) and votes >= FEW and alike.of < PAIRS
+    look = not (named or undecided) and votes >= MIN_VOTES and alike.of < PAIRS
     return describe(
         votes=votes,
         asked=votes + automatic,

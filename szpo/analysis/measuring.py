@@ -24,7 +24,7 @@ from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers
 from szpo.runs import assemble
-from szpo.runs.assemble import Parts
+from szpo.runs.assemble import RunParts
 from szpo.runs.samples import Source, policy_at
 from szpo.training import held_out, step_report
 from szpo.training.held_out import HeldOut
@@ -86,7 +86,7 @@ class Measuring:
         return [[clean_answer(answer) for answer in row] for row in drawn]
 
 
-def prepare(ledger: Ledger, parts: Parts, score: Score | None, say: Say) -> Measuring | None:
+def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> Measuring | None:
     """What the settings' ``[evaluation]`` asks for; None where no prompts are held out."""
     config: Config = parts.config
     e, steps = config.evaluation, config.steps

@@ -32,11 +32,11 @@ Verdict: TypeAlias = Literal["several", "sharpness", "unlike", "one", "few"]
 """In order: several tastes; one taste, held with different sharpness; panelists differ but in no
 groups; one taste; too few votes to decide."""
 
-MOST: Final = 4
+MAX_TASTES: Final = 4
 """Tastes that are looked for."""
 FOLDS: Final = 5
 LEVEL: Final = 0.05
-ENOUGH: Final = 0.8
+MIN_POWER: Final = 0.8
 """Power from which finding nothing says that there is nothing."""
 PANELS: Final = 60
 """Simulated panels of two opposed halves, to learn how surely they would be seen."""
@@ -97,7 +97,7 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     z = x[:, scale > 0] / scale[scale > 0]
     p = heterogeneity_p(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
     power = detectable(z, panelist, seed)
-    most = min(MOST, len(names))
+    most = min(MAX_TASTES, len(names))
     fold = (
         seeds.permutation(seeds.derive(seed, "clusters parts"), int(comparison.max()) + 1) % FOLDS
     )[comparison]
@@ -221,7 +221,7 @@ def one_direction(z: Floats, y: Floats, who: Ints, found: Mixture) -> bool:
 
 def _verdict(made: Clusters, parallel: bool) -> Verdict:
     if made.p >= LEVEL:
-        return "one" if made.power >= ENOUGH else "few"
+        return "one" if made.power >= MIN_POWER else "few"
     if len(made.found.shares) == 1:
         return "unlike"
     return "sharpness" if parallel else "several"

@@ -27,7 +27,7 @@ from szpo.baselines.asking import Score, Task, draw_order
 from szpo.baselines.costs import Meter, Moment, OnStep, Trained, ignore_step
 from szpo.baselines.recipes import Count, Positive, Share, Weight, recipe
 from szpo.baselines.validation import (
-    FAR,
+    NOISE_NATS,
     catch_divergence,
     require_finite,
     require_plain,
@@ -67,7 +67,7 @@ class Recipe:
     lam: Share = 0.95
     grad_norm: Positive = 1.0
     """Longer gradients are shortened to this."""
-    kl_limit: Positive = FAR
+    kl_limit: Positive = NOISE_NATS
     """Nats per token from the start, mean of a step, above which a run stops as diverged."""
 
     def __post_init__(self) -> None:

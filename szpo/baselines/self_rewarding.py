@@ -321,7 +321,7 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-MOST = 5.0
+MAX_POINTS = 5.0
 DEMANDS = (
     "it is about what was asked and says something of use, even if parts are missing",
     "it deals with most of what was asked, even if the matter is not settled",
@@ -348,10 +348,10 @@ def request(prompt: Prompt, answer: str) -> Prompt:
     asked = "\n\n".join(f"{role}: {words}" for role, words in prompt.turns)
     listed = "\n".join(f"- one point if {demand}" for demand in DEMANDS)
     return Prompt.user(
-        f"Give points to an assistant's answer. They add up, at most {MOST:g}:\n{listed}\n\n"
+        f"Give points to an assistant's answer. They add up, at most {MAX_POINTS:g}:\n{listed}\n\n"
         f"<conversation>\n{asked}\n</conversation>\n<answer>\n{answer}\n</answer>\n\n"
         "First say in at most 100 words which points it earns and why. Do not answer the "
-        f'conversation yourself.\nEnd with a line "Score: n", n from 0 to {MOST:g}.'
+        f'conversation yourself.\nEnd with a line "Score: n", n from 0 to {MAX_POINTS:g}.'
     )
 
 
@@ -369,8 +369,8 @@ def score(text: str) -> float | None:
     *_, found = None, *_SCORE.finditer(text)
     if found is None:
         return None
-    points, most = float(found["points"]), float(found["most"] or MOST)
-    return points if 0 <= points <= MOST == most else None
+    points, most = float(found["points"]), float(found["most"] or MAX_POINTS)
+    return points if 0 <= points <= MAX_POINTS == most else None
 
 
 def average(texts: Sequence[str]) -> float | None:

@@ -15,7 +15,7 @@ from szpo.generation.sampling import Sampling
 
 Row = TypeVar("Row")
 
-FAR = 3.0
+NOISE_NATS = 3.0
 """Nats per token from the start above which a policy's answers may be noise."""
 RISE = 1.5
 """A loss that ends above this many times its first value is worth a remark."""
@@ -124,7 +124,7 @@ def describe_drift(log: Sequence[Mapping[str, float]]) -> str:
     This stops no run: policies that learned what they were rewarded for have been as far.
     """
     end = _end(log, "kl")
-    if end <= FAR:
+    if end <= NOISE_NATS:
         return ""
     return (
         f"{end:.1f} nats per token from the start at the end: its answers may be noise; look at "

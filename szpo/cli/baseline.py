@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
     from szpo.data.pairs import Preferences
-    from szpo.runs.assemble import Parts
+    from szpo.runs.assemble import RunParts
     from szpo.types import Prompt
 
 
@@ -229,7 +229,7 @@ def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
     return registry.Inputs(actor, prompts, votes, ask, rows=rows)
 
 
-def _actor(parts: Parts) -> Actor:
+def _actor(parts: RunParts) -> Actor:
     """The model of a run at its start, on the run's sites."""
     from szpo.baselines.actor import Actor
 

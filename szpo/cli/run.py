@@ -42,7 +42,7 @@ from szpo.training import budget, held_out, results, status, step_report
 from szpo.voting import lease, pauses, set_aside, shown_features
 
 if TYPE_CHECKING:
-    from szpo.runs.assemble import Checked
+    from szpo.runs.assemble import CheckedConfig
 
 WARN_AT: Final = 0.7
 """Share of the nats that a run may drift at which it warns."""
@@ -220,7 +220,7 @@ def not_about(
     console.answer(as_json, asdict(found), found.describe(named))
 
 
-def _show_plan(checked: Checked, *, as_json: bool) -> None:
+def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     config, setup = checked.config, None
     can: tuple[teachable.Teachable, ...] = ()
     found = seconds = None
@@ -280,7 +280,7 @@ def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
     console.complain(f"{text[1:]} votes added: the run ends after {config.describe_end()}")
 
 
-def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
+def _start(checked: CheckedConfig, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
     from szpo.runs import assemble
 
     with contextlib.ExitStack() as stack:

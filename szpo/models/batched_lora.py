@@ -32,7 +32,7 @@ PLAIN_LORA_ONLY = (
     "use_qalora",
 )
 
-WIDE = 64
+MAX_STACKED_ROWS = 64
 """Members times rank up to which a shared A is stacked once per member."""
 
 
@@ -141,7 +141,7 @@ class Attachment:
             A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
             self._factors[site.name] = (A, B)
             self._up[site.name] = B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous()
-            whole = A.dim() == 3 or self._members * site.rank <= WIDE
+            whole = A.dim() == 3 or self._members * site.rank <= MAX_STACKED_ROWS
             if whole and A.dim() == 2:
                 A = A.repeat(self._members, 1)  # cheaper than repeating each result
             self._down[site.name] = (A.reshape(-1, A.shape[-1]).t(), site.rank, whole)

@@ -53,7 +53,7 @@ CPU_TOKENS = 640
 """The same on a CPU, where fewer take longer and more hardly less time."""
 POSITIONS = 96
 """Positions whose logits live at once."""
-SHORT = 128
+MAX_MATH_TOKENS = 128
 """Tokens of a row up to which a CPU differentiates attention written out faster than fused."""
 
 
@@ -233,7 +233,7 @@ def _attention_of(batch: Batch) -> AbstractContextManager[None]:
     Fused, a backward pass of short rows in bf16 takes a CPU five times as long as written out; in
     fp32 it takes a third longer. Torch's choice holds for the whole process while the block runs.
     """
-    if batch.ids.device.type == "cpu" and batch.ids.shape[1] <= SHORT:
+    if batch.ids.device.type == "cpu" and batch.ids.shape[1] <= MAX_MATH_TOKENS:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 

@@ -21,7 +21,7 @@ from szpo.errors import IntegrityError, ResourceError, StorageError
 
 SUMS: Final = "SHA256SUMS"
 SUMS_LIMIT: Final = 2**20
-REST: Final = 16
+TOTAL_LIMIT_FACTOR: Final = 16
 """All files together may have this many times the limit: they are read through, not held."""
 CHUNK: Final = 2**16
 _BROKEN: Final = (
@@ -144,7 +144,7 @@ def _sizes(packed: zipfile.ZipFile, wanted: Mapping[str, int], limit: int) -> di
     held, whole = sum(sizes.get(name, 0) for name in wanted), sum(sizes.values())
     for size, most, what in (
         (held, limit, "the files that the numbers rest on"),
-        (whole, REST * limit, "all its files"),
+        (whole, TOTAL_LIMIT_FACTOR * limit, "all its files"),
         (sizes.get(SUMS, 0), SUMS_LIMIT, f"its {SUMS}"),
         *((sizes.get(name, 0), most, f"its {name}") for name, most in wanted.items()),
     ):

@@ -62,7 +62,7 @@ DRAWN: Final = (
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunParts:
     """Everything that a run is driven with."""
 
     config: Config
@@ -134,7 +134,7 @@ def default_name(config: Config) -> str:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedConfig:
     """Settings that a run can begin with, as far as is known before a model is loaded."""
 
     config: Config
@@ -152,7 +152,7 @@ def _asks_people(config: Config) -> bool:
     return config.panel.kind == PEOPLE
 
 
-def check(config: Config, panel: PanelFactory | None = None) -> Checked:
+def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
     """Refuse what can be refused before anything is printed, loaded, generated or written.
 
     Where people vote and no seed is set, one is drawn: who knows it can work out sides.
@@ -187,16 +187,16 @@ def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     check_rate(config, (*prompts.train, *prompts.heldout))
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
-    return Checked(config, prompts, panel_factory, policy_factory, prior, notes)
+    return CheckedConfig(config, prompts, panel_factory, policy_factory, prior, notes)
 
 
 def build(
     config: Config,
     *,
     say: Say = print,
-    checked: Checked | None = None,
+    checked: CheckedConfig | None = None,
     progress: Progress = unseen,
-) -> Parts:
+) -> RunParts:
     """Load the model, choose the coordinates, fit the panel. Cheap refusals come first.
 
     ``checked`` is what `check` gave for these settings; ``progress`` takes the stages.
@@ -210,7 +210,7 @@ def build(
         say(line)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
-        parts = Parts(config, config.optimizer_settings(policy.layout, 1.0), policy, prompts)
+        parts = RunParts(config, config.optimizer_settings(policy.layout, 1.0), policy, prompts)
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
@@ -229,7 +229,7 @@ def build(
             say(line)
         settings = config.optimizer_settings(space.layout, space.scale, named)
         policy = language_model.make_policy(config, base, settings)
-        parts = Parts(config, settings, policy, prompts, base=base)
+        parts = RunParts(config, settings, policy, prompts, base=base)
         parts = replace(parts, entries=_count(settings, config.features.add, config, host))
         if named is not None and (still := set(config.features.add).difference(named.names)):
             say(
@@ -274,7 +274,7 @@ def _count(
     return shown_features.entries_of(named, given, rate)
 
 
-def require_counted(parts: Parts) -> None:
+def require_counted(parts: RunParts) -> None:
     """Refuse to drive a run some of whose features cannot be counted here.
 
     Raises:
@@ -284,7 +284,7 @@ def require_counted(parts: Parts) -> None:
         shown_features.demand(parts.settings.features, parts.entries or {})
 
 
-def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
+def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts:
     for line in describe_settings(parts.settings):
         say(line)
     if found.panel_factory is None:
@@ -298,7 +298,7 @@ def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
     return replace(parts, panel=panel)
 
 
-def warn_of_equal_answers(checked: Checked) -> tuple[bool, str]:
+def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
     """Warn, before loading a model, if stored base answers look alike to the panel.
 
     Raises:
@@ -333,7 +333,7 @@ def _require_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoRe
     raise _ModelNeededError
 
 
-def create(parts: Parts, path: Path) -> Ledger:
+def create(parts: RunParts, path: Path) -> Ledger:
     """Write a new ledger that holds all that replay, resume and export need."""
     config, prompts = parts.config, parts.prompts
     facts: dict[str, Any] = {"base": {"name": config.model.name}}
@@ -394,7 +394,7 @@ def reopen(
     device: str | None = None,
     engine: Mapping[str, Any] | None = None,
     features: Sequence[str] = (),
-) -> Parts:
+) -> RunParts:
     """The parts of a recorded run, its policy at the head (or before step ``until``).
 
     To drive the run, the policy stands where the run asks; else at what it recommends.
@@ -431,7 +431,7 @@ def reopen(
     prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
-        return _at_head(ledger, Parts(config, settings, policy, prompts), until, panel=panel)
+        return _at_head(ledger, RunParts(config, settings, policy, prompts), until, panel=panel)
     from szpo.policies import language_model
 
     config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
@@ -443,11 +443,11 @@ def reopen(
         policy = language_model.make_policy(config, base, settings)
         if panel and config.features.judged:
             entries = _count(settings, features, config, host)
-        parts = Parts(config, settings, policy, prompts, base=base, entries=entries)
+        parts = RunParts(config, settings, policy, prompts, base=base, entries=entries)
         return _at_head(ledger, parts, until, panel=panel)
 
 
-def _at_head(ledger: Ledger, parts: Parts, until: int | None, *, panel: bool) -> Parts:
+def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool) -> RunParts:
     """Fold the recorded updates into the policy, and build the recorded panel."""
     policy = _at_start(ledger, parts.policy)
     applied, driven = 0, panel and until is None
@@ -471,7 +471,7 @@ def _at_head(ledger: Ledger, parts: Parts, until: int | None, *, panel: bool) ->
     return replace(parts, panel=factory.build(parts.config, start, recorded))
 
 
-def source(ledger: Ledger, parts: Parts) -> Source:
+def source(ledger: Ledger, parts: RunParts) -> Source:
     """What orders and A/A comparisons draw their answers from."""
     maker = run_engine.find_factory(parts.config)
 
@@ -507,7 +507,7 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     return found
 
 
-def _starting_policy(parts: Parts) -> StartingPolicy:
+def _starting_policy(parts: RunParts) -> StartingPolicy:
     policy = parts.policy
     return StartingPolicy(
         logprob=policy.logprob_base if isinstance(policy, BaseScorer) else None,
@@ -515,7 +515,7 @@ def _starting_policy(parts: Parts) -> StartingPolicy:
     )
 
 
-def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
+def _base_answers(parts: RunParts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     """Answers of the base policy to which a panel is fitted: the same for every run of one base.
 
     The seed is fixed, so that the panel's sharpness belongs to (base, reward, rows) and not to a

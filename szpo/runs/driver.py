@@ -25,7 +25,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
 from szpo.policies.protocol import Policy, moved
 from szpo.runs import assemble, sample_check, samples
-from szpo.runs.assemble import Parts
+from szpo.runs.assemble import RunParts
 from szpo.runs.samples import Source
 from szpo.training import guards, services
 from szpo.training.services import Bounds, Hooks
@@ -45,7 +45,7 @@ Loop: TypeAlias = tuple[Ledger, Policy, Evaluator, services.Prompts, Bounds, Hoo
 
 def prepare(
     ledger: Ledger,
-    parts: Parts,
+    parts: RunParts,
     *,
     on_step: Callable[[StepReport], None] | None = None,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
@@ -93,7 +93,7 @@ def prepare(
     )
 
 
-def _outlook(parts: Parts) -> Callable[[State], Mapping[str, Any] | None] | None:
+def _outlook(parts: RunParts) -> Callable[[State], Mapping[str, Any] | None] | None:
     """What votes promise, for rules that recommend another point than they ask at."""
     if not rule_of(parts.settings.rule).two_points:
         return None
@@ -107,7 +107,7 @@ def _outlook(parts: Parts) -> Callable[[State], Mapping[str, Any] | None] | None
     return look
 
 
-def _moments(parts: Parts) -> Callable[[], Moments] | None:
+def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     """Moments of the start's answers, where they have scores; read once, when first asked for."""
     settings, base = parts.settings, parts.base
     if not settings.guarded or base is None or not base.subspace.basis:
@@ -125,7 +125,7 @@ def _moments(parts: Parts) -> Callable[[], Moments] | None:
     return read
 
 
-def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
+def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
     """Who answers: a panel inside this process, or whoever opens the ledger."""
     minutes = parts.config.panel.lease_minutes
     service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
@@ -134,7 +134,7 @@ def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
     return parts.panel.evaluator(service)
 
 
-def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
+def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:
     """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion.
 
     It costs nothing and grows too fast far out; the Monte-Carlo figure is `LoraPolicy.kl`.
@@ -150,7 +150,7 @@ def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
     return estimate
 
 
-def measure_kl(parts: Parts) -> Callable[[Theta], float]:
+def measure_kl(parts: RunParts) -> Callable[[Theta], float]:
     """Monte-Carlo KL to the start at given coordinates, on a fixed set of held-out prompts."""
     policy = parts.language
     asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]

@@ -23,7 +23,7 @@ KINDS: Final[tuple[Kind, ...]] = ("gold", "repeat", "aa")
 """Kinds of calibration, in the order in which they are chosen where equally many are answered."""
 GOLD_ROWS: Final = 4
 """Rows of a gold comparison at most, to keep it short."""
-BACK: Final = 4
+MIN_REPEAT_GAP: Final = 4
 """Comparisons that a panelist must have answered since one that is repeated."""
 SOURCES: Final = 200
 """Gold is made from this many of the latest comparisons of finished steps."""
@@ -227,7 +227,7 @@ def _choose_repeat(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[s
     ]
     finished = _finished_steps(ledger)
     found = []
-    for seat in train[: max(0, len(train) - BACK)]:
+    for seat in train[: max(0, len(train) - MIN_REPEAT_GAP)]:
         key = seeds.derive(ledger.root_seed, "repeat", name=seat["comparison"]).hex()
         if seat["choice"] != "skip" and seat["step"] in finished and key not in shown:
             found.append((key, seat))

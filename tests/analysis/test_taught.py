@@ -149,9 +149,9 @@ def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste(
     seen = {
         (strength, votes): sum(looks_unexplained(seed, votes, strength) for seed in range(60))
         for strength in (0, 1, 2)
-        for votes in (40, cause.FEW)
+        for votes in (40, cause.MIN_VOTES)
     }
-    # What `FEW` says of them, give or take two runs that stand at the limit.
+    # What `MIN_VOTES` says of them, give or take two runs that stand at the limit.
     told = {(0, 40): 53, (0, 80): 54, (1, 40): 35, (1, 80): 18, (2, 40): 5, (2, 80): 0}
     assert {key: abs(seen[key] - count) <= 2 for key, count in told.items()} == dict.fromkeys(
         told, True

@@ -208,6 +208,6 @@ def test_a_policy_far_from_its_start_is_remarked_on(kind):
         return group_rl.train(diary_actor(), Task(DIARY, length), how, seed=1)
 
     trained = after(1.0)
-    assert trained.log[-1]["kl"] > validation.FAR
+    assert trained.log[-1]["kl"] > validation.NOISE_NATS
     assert "nats per token from the start at the end" in trained.remark
     assert after(1e-3).remark == ""

@@ -351,7 +351,7 @@ def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, se
         for row in ledger.query("SELECT * FROM assignments ORDER BY rowid")
         if row["panelist"] == ids[0]
     }
-    oldest = list(before)[: -calibration.BACK]
+    oldest = list(before)[: -calibration.MIN_REPEAT_GAP]
     repeated = []
     seat = service.calibration(ids[0])
     while seat is not None:
@@ -363,7 +363,7 @@ def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, se
             repeated.append(shown.repeats)
         seat = service.calibration(ids[0])
     # Each of those far enough back once; the last few are still in mind.
-    assert sorted(repeated) == sorted(oldest) and len(oldest) == 8 - calibration.BACK
+    assert sorted(repeated) == sorted(oldest) and len(oldest) == 8 - calibration.MIN_REPEAT_GAP
     assert "repeat" not in answer_all(service, ids[2])  # who never voted has nothing to repeat
 
 

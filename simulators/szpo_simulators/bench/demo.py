@@ -59,7 +59,7 @@ def measure_run(
 
 
 def _measure(
-    parts: assemble.Parts,
+    parts: assemble.RunParts,
     path: Path,
     say: Say,
     on_step: Callable[[step_report.StepReport], None] | None,

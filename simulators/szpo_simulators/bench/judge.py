@@ -186,7 +186,7 @@ MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
 )
 """Judges measured by default; generating text is slow, so habits are measured on the odds."""
 STUBS = ("always-a", "nonsense", "longer", "silent")
-FEW = 6
+QUICK_PAIRS = 6
 """Comparisons put to an endpoint that is silent, and to anybody in a quick look."""
 OWN_TOKENS = 32
 SPEAKERS = (Local, Endpoint)
@@ -213,7 +213,7 @@ def main(
         folder: Where finished cells and tables go.
     """
     study = Study("judge", folder, quick)
-    few = min(FEW, pairs)
+    few = min(QUICK_PAIRS, pairs)
     size = {"pairs": few, "habits": few} if quick else {"pairs": pairs, "habits": habits}
     rows: list[dict[str, Any]] = []
     if sets:

@@ -211,7 +211,7 @@ AGREEMENT: Final = 0.7
 """How often two votes of a simulated panelist on the same two batches agree."""
 SAID: Final = 0.5
 """A group that is likelier than this is said to be found."""
-FAR: Final = 0.2
+SELDOM_KL: Final = 0.2
 """KL of a recommended point, nats, that chance is to reach seldom."""
 BANDS: Final = ((0.5, 0.7), (0.7, 0.9), (0.9, 0.97), (0.97, 1.0))
 """Of what is said, whose share right is reported."""
@@ -332,7 +332,7 @@ def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
     low, high = wilson(opened, len(looks))
     return {
         "opened": opened, "runs": len(looks), "low": low, "high": high, "said": said,
-        "far": int(np.sum(np.max(nats, axis=1) > FAR)),
+        "far": int(np.sum(np.max(nats, axis=1) > SELDOM_KL)),
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
 from szpo.policies import subspace_cache
 from szpo.runs import assemble, driver, samples
-from szpo.runs.assemble import Parts
+from szpo.runs.assemble import RunParts
 from szpo.seeds import derive, uniform
 from szpo.training import controller, results
 from szpo.training.step_report import StepReport
@@ -111,7 +111,7 @@ def _copy_new(there: Path, here: Path) -> None:
             shutil.copyfile(there, draft)
 
 
-def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Parts, bool]:
+def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, RunParts, bool]:
     """The run where it was left, or a new one; a file that is no ledger is begun again."""
     if path.exists():
         try:
@@ -140,7 +140,7 @@ def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
 
 
 def _measure(
-    spec: Mapping[str, Any], ledger: Ledger, parts: Parts, yardstick: Yardstick, folder: Path
+    spec: Mapping[str, Any], ledger: Ledger, parts: RunParts, yardstick: Yardstick, folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each checkpoint; those measured before the cell was killed are read back."""
     rows: list[dict[str, Any]] = []

@@ -42,7 +42,7 @@ LOOK_S: Final = 0.1
 
 
 @dataclass(slots=True)
-class _Driven:
+class _ControlledRun:
     """A run with a process of this server."""
 
     keeper: Keeper | None
@@ -84,7 +84,7 @@ class Controllers:
         self._say: Final = say
         self._command: Final = tuple(command)
         self._lock: Final = threading.RLock()
-        self._driven: dict[str, _Driven] = {}
+        self._driven: dict[str, _ControlledRun] = {}
 
     def start(self, name: str) -> None:
         """Start the process of a run, which then goes on where the run stands.
@@ -104,7 +104,7 @@ class Controllers:
             if self.is_alive(name) or driven:
                 raise LeaseError(f"{name} has a process already")
             need = self._refuse_unless_it_fits(name, config)
-            made = _Driven(None, None, need, deque(maxlen=LINES))
+            made = _ControlledRun(None, None, need, deque(maxlen=LINES))
             made.keeper = self._keeper(path, made, None)
             self._driven[name] = made
             made.keeper.run()
@@ -141,7 +141,7 @@ class Controllers:
             words = [str(source)] if source else ["--preset", str(preset)]
             for each in sets:
                 words += ["--set", each]
-            made = _Driven(None, None, need, deque(maxlen=LINES))
+            made = _ControlledRun(None, None, need, deque(maxlen=LINES))
             made.features = tuple(config.features.add)
             self._driven[name] = made
         command = [*self._command, "run", *words, "--stay", "--hold"]
@@ -201,7 +201,9 @@ class Controllers:
             refuse_unless_it_fits(name, need, sum(map(_outstanding, others)))
         return need
 
-    def _keeper(self, path: Path, made: _Driven, first: subprocess.Popen[Any] | None) -> Keeper:
+    def _keeper(
+        self, path: Path, made: _ControlledRun, first: subprocess.Popen[Any] | None
+    ) -> Keeper:
         def on_end(code: int, wait: float) -> None:
             last = made.last_line("no word")
             made.trouble = f"ended with code {code}: {last}" if code else ""
@@ -219,7 +221,7 @@ class Controllers:
         )  # fmt: skip
 
     def _relay_output(
-        self, name: str, made: _Driven
+        self, name: str, made: _ControlledRun
     ) -> Callable[[Sequence[str]], subprocess.Popen[Any]]:
         """Starts a process whose lines go to the terminal, with the run's name before them."""
 
@@ -239,7 +241,9 @@ class Controllers:
 
         return begin
 
-    def _follow(self, path: Path, made: _Driven, command: Sequence[str], hook: Hook) -> None:
+    def _follow(
+        self, path: Path, made: _ControlledRun, command: Sequence[str], hook: Hook
+    ) -> None:
         """Start the process of a new run, and keep it running once the run's file is there.
 
         Where it ends before, the web hook is sent word, unless somebody stopped it.
@@ -267,20 +271,20 @@ class Controllers:
         child.wait()
 
 
-def _is_alive(driven: _Driven) -> bool:
+def _is_alive(driven: _ControlledRun) -> bool:
     if driven.keeper is not None:
         return driven.keeper.is_alive
     return not driven.trouble and (driven.child is None or driven.child.poll() is None)
 
 
-def _outstanding(driven: _Driven) -> int:
+def _outstanding(driven: _ControlledRun) -> int:
     """Bytes that a process will still take: its need without what it has by now."""
     child = driven.child if driven.keeper is None else driven.keeper.child
     has = 0 if child is None else memory.resident_bytes(child.pid)
     return max(0, (driven.need or 0) - has)
 
 
-def _end(driven: _Driven) -> None:
+def _end(driven: _ControlledRun) -> None:
     if driven.keeper is not None:
         driven.keeper.close()
     elif driven.child is not None and driven.child.poll() is None:

@@ -50,7 +50,7 @@ from szpo_ui.web.site import Site
 
 LOG: Final = logging.getLogger("szpo.operate")
 CHUNK: Final = 262_144
-FEW: Final = 20
+MIN_VOTES: Final = 20
 """Votes below which the page makes no statement on improvement, whatever the interval."""
 
 STATES: Final = {
@@ -205,7 +205,7 @@ def page(site: Site) -> str:
             links=LINKS,
             access=ACCESS,
             most_minutes=controls.MOST_MINUTES,
-            few=FEW,
+            few=MIN_VOTES,
             least=improvement.FEWEST,
         )
     )

@@ -21,7 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.types import Floats
 from szpo_ui.operator import posterior_pictures as pictures
-from szpo_ui.operator.posterior_scene import CELLS, EXTENT, MOST, PARTICLES, Scene, scene, scenes
+from szpo_ui.operator.posterior_scene import (
+    CELLS,
+    EXTENT,
+    MAX_ANSWERS,
+    PARTICLES,
+    Scene,
+    scene,
+    scenes,
+)
 from szpo_ui.web.markup import environment, style
 from szpo_ui.web.requests import read
 
@@ -54,7 +62,7 @@ class SceneRequest(BaseModel):
     """A request of the page for a scene."""
 
     model_config = ConfigDict(extra="forbid")
-    deltas: list[tuple[Number, Number]] = Field(max_length=MOST)
+    deltas: list[tuple[Number, Number]] = Field(max_length=MAX_ANSWERS)
 
 
 def blocks(api: str, back: str = "") -> gr.Blocks:

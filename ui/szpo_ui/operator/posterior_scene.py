@@ -28,7 +28,7 @@ TRAINING, DRAWN = 100, 8
 """Training steps of the initial sampler, and snapshots taken of it."""
 CANDIDATES = 48
 """Number of candidates for the next pair by default: an even fan of directions."""
-MOST = 200
+MAX_ANSWERS = 200
 """Most answers: more make a slow picture that is hard to read."""
 
 
@@ -75,7 +75,7 @@ def scene(
     """Everything a picture shows for these answers.
 
     Args:
-        deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MOST`.
+        deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MAX_ANSWERS`.
         candidates: (c, 2) differences of the pairs that may be asked next.
         tau: standard deviation of the prior of each weight.
         seed: of the particles; the same in every round, so that pictures differ by answers only.
@@ -86,8 +86,8 @@ def scene(
     rows = np.asarray(deltas, dtype=np.float64).reshape(len(deltas), -1 if len(deltas) else 2)
     if rows.shape[1] != 2:
         raise UsageError(f"picture: differences have {rows.shape[1]} features; two are drawn")
-    if len(rows) > MOST:
-        raise UsageError(f"picture: {len(rows)} answers; at most {MOST} can be drawn")
+    if len(rows) > MAX_ANSWERS:
+        raise UsageError(f"picture: {len(rows)} answers; at most {MAX_ANSWERS} can be drawn")
     if not (np.isfinite(rows).all() and (np.abs(rows) <= EXTENT).all()):
         raise UsageError(f"picture: differences must lie within ±{EXTENT:g}")
     answers: _Answers = tuple((float(x), float(y)) for x, y in rows)

@@ -312,7 +312,7 @@ def _html(written: tuple[str, ...], query: str | None) -> tuple[Markup, ...] | N
 MOST_READ: Final = 400, 300_000
 """Comparisons that are read, the newest ones, and characters of their answers: a page must not
 wait for all of a long run."""
-LEAST: Final = 2.0
+MIN_DEVIATIONS: Final = 2.0
 """Standard deviations of a fair coin by which a word's wins and losses differ, at least."""
 LISTED: Final = 8
 
@@ -354,7 +354,7 @@ def winning_words(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
         (-abs(won[word] - lost[word]) / (won[word] + lost[word]) ** 0.5, word)
         for word in won | lost
     )
-    told = [(word, won[word], lost[word]) for far, word in clear if -far >= LEAST]
+    told = [(word, won[word], lost[word]) for far, word in clear if -far >= MIN_DEVIATIONS]
     return {
         "won": [each for each in told if each[1] > each[2]][:LISTED],
         "lost": [each for each in told if each[1] < each[2]][:LISTED],
