@@ -174,7 +174,7 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     made = (
         f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up and at "
-        f"most {plan.heldout_answers:,} for measuring; about {plan.tokens:,} tokens"
+        f"most {plan.heldout_answers:,} for measuring; at most {plan.tokens:,} tokens"
     )
     if (minutes := plan.generation_minutes) is not None:
         takes = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"

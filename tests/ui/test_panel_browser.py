@@ -157,6 +157,7 @@ def test_a_whole_vote_by_keyboard_is_stored_for_the_right_policy(stage, ann):
     assert "B is better" in ann.locator("#sz-voice").inner_text() or ann.wait_for_function(
         "document.querySelector('#sz-voice').textContent.includes('B is better')"
     )
+    assert "Press Enter" not in ann.inner_text("#sz-voice"), "nothing is sent before all is read"
     open_gate(ann)
     ann.keyboard.press("Enter")
     ann.wait_for_selector("#szpo-root[data-state=vote][data-number='2']")

@@ -16,7 +16,9 @@ function choose(choice) {
   root().dataset.problem = "";
   keep();
   update();
-  say(choice ? fill(T.chosen, { choice: T.choices[choice] }) : T.cleared);
+  const what = { choice: T.choices[choice] };
+  say(!choice ? T.cleared : open() ? fill(T.chosen, what)
+    : `${fill(T.you_chose, what)}. ${$("#sz-hint").textContent}`);
 }
 function open() { // the soft gate
   if (!draft) return false;
