@@ -70,6 +70,8 @@ class RunFacts:
     limit_votes: int | None = None
     hidden_final: int = 0
     """Answers to a final comparison that is open."""
+    finals: tuple[str | None, ...] = ()
+    """The digest of the weights that each final comparison compares."""
     pay_per_hour: float | None = None
     pay_per_vote: float | None = None
     currency: str = "EUR"
@@ -147,6 +149,9 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
         as_of_us=as_of_us,
         hidden_us=tuple(row["received_us"] for row in first if row["kind"] == "train"),
         hidden_final=sum(row["kind"] == "final" for row in first),
+        finals=tuple(
+            (order.result or {}).get("tuned_sha256") for order in orders.orders(ledger, "final")
+        ),
         pauses=tuple(pauses.list_pauses(ledger)),
         limit_steps=limits.step,
         limit_votes=limits.votes,

@@ -156,10 +156,9 @@ def read(ledger: Ledger) -> Improvement:
     votes = end.votes if end is not None else 0
     placed, earlier = orders.orders(ledger, "final"), ""
     if any(order.closed_us is not None for order in placed):
-        totals = evidence.read(ledger).totals
-        trained = totals.steps().total()
-        weights = [(order.result or {}).get("tuned_sha256") for order in placed]
-        counted = finals.results(totals.final, totals.trainers, weights)
+        rows = evidence.read(ledger)
+        trained = rows.totals.steps().total()
+        counted = finals.results(rows.totals.final, rows.totals.trainers, rows.run.finals)
         after = None if counted is None else (placed[counted[0]].result or {}).get("after")
         if after is not None and after != ledger.last_applied():
             earlier = f"it was compared after step {after}, and votes have moved it since"

@@ -274,7 +274,7 @@ def _better_side(a: Share) -> Share:
 
 
 def _final(evidence: Evidence) -> dict[str, Any] | None:
-    counted = finals.results(evidence.totals.final, evidence.totals.trainers)
+    counted = finals.results(evidence.totals.final, evidence.totals.trainers, evidence.run.finals)
     if counted is None:
         return None
     order, found = counted

@@ -143,6 +143,10 @@ def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
     orders.close(ledger, order.id, "op")
     helped = improvement.read(ledger)
     assert helped.share is not None and (helped.share.hits, helped.share.of) == (20, 24)
+    shown = overview.overview(evidence.read(ledger))["improving"]["final"]["tuned"]
+    assert (shown.hits, shown.of) == (20, 24), (
+        "the operator's page counts them as the verdict does"
+    )
     go(run_spec.recorded_settings(ledger), ledger, source.policy, until_step=4)
     helped = improvement.read(ledger)
     assert helped.share is None
