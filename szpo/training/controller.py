@@ -96,12 +96,9 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := ask_evaluators.wait(run, at, comparisons, votes, watch, clock)) is not None:
         return paused
 
-    if run.row(step)["state"] == "void":
-        return position.pass_over(run.ledger, run.settings, at, step)
     pending = update_policy.tell(run, at, votes.look())
     report = update_policy.describe(run, at, pending, votes, comparisons)
-    if (after := update_policy.apply(run, at, pending, report, watch)) is None:
-        return position.pass_over(run.ledger, run.settings, at, step)
+    after = update_policy.apply(run, at, pending, report, watch)
     if run.hooks.on_step is not None:
         run.hooks.on_step(replace(report, seconds=watch.seconds()))
     return after

@@ -66,13 +66,6 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     return at
 
 
-def pass_over(ledger: Ledger, settings: Settings, at: Position, step: int) -> Position:
-    """The position after a void step, which moves nothing."""
-    row = ledger.step(step)
-    at = at if row is None else _add_void(ledger, at, row)
-    return replace(at, state=replay.advance(ledger, settings, at.state))
-
-
 def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> None:
     """Compare the policy's weights and the position's centre with the head of the ledger.
 

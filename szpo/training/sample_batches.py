@@ -56,10 +56,8 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     notes = {**figures, **inputs}
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
-        stored = steps.store(
-            ledger, run.lease.epoch, step, comparisons, head, notes, then_open=then_open
-        )
-        if stored and ahead is not None:
+        steps.store(ledger, run.lease.epoch, step, comparisons, head, notes, then_open=then_open)
+        if ahead is not None:
             perturb_policy.record_plan(run, at, ahead)
 
 

@@ -105,8 +105,8 @@ def measure_moved(
 
 def apply(
     run: Services, at: Position, new: PendingStep, report: StepReport, watch: Stopwatch
-) -> Position | None:
-    """Commit a step's update to the ledger, then move the policy; None if the step was made void.
+) -> Position:
+    """Commit a step's update to the ledger, then move the policy.
 
     A figure outside its band pauses the run in the same transaction.
 
@@ -119,7 +119,7 @@ def apply(
     if strange := bands.not_finite(figures):  # JSON has no NaN: null is "unknown"
         notes["not_finite"] = strange
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
-        done = steps.apply(
+        steps.apply(
             ledger,
             run.lease.epoch,
             new.updates,
@@ -131,10 +131,8 @@ def apply(
             centre_sha256=new.head,
             notes=plain({**notes, "seconds": None, **watch.seconds()}),
         )
-        if done and (broken := bands.broken(figures)) is not None:
+        if (broken := bands.broken(figures)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
-    if not done:
-        return None
     # From here on the step is done; what follows is a function of the ledger.
     failpoint("cp11")
     after = Position(

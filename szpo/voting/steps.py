@@ -56,24 +56,20 @@ def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, he
             ledger.record_event("asked", "controller", step_plan.note(query.step, query.asked))
 
 
-def begin(ledger: Ledger, epoch: int, step: int) -> bool:
-    """Begin generation, from its start again after a crash; False if the step is void."""
+def begin(ledger: Ledger, epoch: int, step: int) -> None:
+    """Begin generation, from its start again after a crash."""
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
-        if _row(ledger, step)["state"] == "void":
-            return False
         _move(ledger, epoch, step, "generating")
-    return True
 
 
 def store(
     ledger: Ledger, epoch: int, step: int, asked: Sequence[Comparison], head: str,
     notes: Mapping[str, Any] = MappingProxyType({}), *, then_open: bool,
-) -> bool:  # fmt: skip
+) -> None:  # fmt: skip
     """Store all answers of a step at once; with lag 0 the same transaction opens it.
 
     ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
-    False, and nothing is stored, if somebody made the step void meanwhile.
 
     Raises:
         IntegrityError: the answers come from other weights than the planned ones.
@@ -82,8 +78,6 @@ def store(
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         row = _row(ledger, step)
-        if row["state"] == "void":
-            return False
         if row["head_sha256"] != head:
             raise IntegrityError(
                 f"step {step}: answered by weights {head[:12]}, planned from "
@@ -99,7 +93,6 @@ def store(
             open_step(ledger, epoch, step)
         else:  # also fences a batch that waits for its turn
             _move(ledger, epoch, step, "generating")
-    return True
 
 
 def stored(ledger: Ledger, step: int) -> bool:
@@ -114,11 +107,9 @@ def has_opened(ledger: Ledger) -> bool:
 
 
 def open_step(ledger: Ledger, epoch: int, step: int) -> None:
-    """Show the step to evaluators, unless it is void."""
+    """Show the step to evaluators."""
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
-        if _row(ledger, step)["state"] == "void":
-            return
         failpoint("cp5")
         _move(ledger, epoch, step, "open")
         ledger.execute(
@@ -202,20 +193,17 @@ def apply(
     ledger: Ledger, epoch: int, updates: Sequence[Update], *, rule: str, info: Info, tally: Tally,
     votes_sha256: str, theta_sha256: str, centre_sha256: str | None = None,
     notes: Mapping[str, Any],
-) -> bool:  # fmt: skip
+) -> None:  # fmt: skip
     """Write a step's updates and move it to "applied": the one commit that changes the run.
 
     The hashes are those of its votes, of the new θ, and of the point where the run asks if it
     recommends another one.
     ``notes`` becomes the event "step": figures for people, of which a replay reads back only
-    ``reach``. The event includes the step's row, which the chain does not cover. False, and
-    nothing is written, if somebody made the step void meanwhile.
+    ``reach``. The event includes the step's row, which the chain does not cover.
     """
     step = updates[0].step
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
-        if _row(ledger, step)["state"] == "void":
-            return False
         last = ledger.query(
             "SELECT row_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
             (ledger.run,),
@@ -246,25 +234,6 @@ def apply(
         _move(ledger, epoch, step, "applied")
         body = {**notes, "step": step, "row": _row(ledger, step)}
         ledger.record_event("step", "controller", body)
-    return True
-
-
-def void(ledger: Ledger, step: int, reason: str, actor: str) -> None:
-    """Give a step up before it is applied; it moves nothing and its number stays used.
-
-    Raises:
-        UsageError: no reason, or the step is applied or does not exist.
-    """
-    if not reason:
-        raise UsageError(f"voiding step {step}: give a reason; it stays in the record")
-    with ledger.transaction(actor):
-        row = _row(ledger, step)
-        if row["state"] in ("applied", "void"):
-            raise UsageError(f"step {step} is {row['state']}; only an unapplied step can be void")
-        epoch = int(ledger.query("SELECT epoch FROM controller")[0]["epoch"])
-        _move(ledger, epoch, step, "void")
-        body = {"step": step, "reason": reason, "row": _row(ledger, step)}
-        ledger.record_event("void", actor, body)
 
 
 def finite(value: float | None) -> float | None:

@@ -8,8 +8,6 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
-from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.training.guards import Bands
 from szpo.training.services import prompt_order
@@ -95,50 +93,6 @@ def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
 
 def _at_step(comparison, step):
     return type(comparison)(comparison.id, step, comparison.k, comparison.n, comparison.rows)
-
-
-# ---- somebody voids a step ----
-
-
-@pytest.mark.parametrize("lag", [0, 1])
-def test_a_step_made_void_while_it_is_generated_is_passed_over(tmp_path, lag):
-    settings, ledger, policy = start(tmp_path)
-    acting_rollout(policy, lambda: steps.void(ledger, 1, "wrong prompts", "ann"), at=1)
-    assert go(settings, ledger, policy, lag=lag).steps == 4
-    assert [row["state"] for row in ledger.steps()][:4] == ["applied", "void", *["applied"] * 2]
-    assert not steps.stored(ledger, 1)
-    report = verification.verify(ledger)
-    assert report.ok, str(report)
-
-
-def test_a_step_made_void_between_two_moves_is_not_moved(tmp_path):
-    settings, ledger, _ = start(tmp_path)
-    epoch = lease.acquire(ledger, "test").epoch
-    query = optimizer.ask(optimizer.init(settings))
-    steps.record_plan(ledger, epoch, settings, query, theta_digest(ledger))
-    steps.void(ledger, 0, "wrong prompts", "ann")
-    assert not steps.begin(ledger, epoch, 0)
-    steps.open_step(ledger, epoch, 0)
-    assert ledger.step(0)["state"] == "void"
-
-
-def test_a_step_made_void_after_its_close_moves_nothing_and_its_votes_are_spent(tmp_path):
-    settings, ledger, policy = start(tmp_path, M=2)
-    reports = []
-
-    def void(theta):
-        if ledger.step(1) and ledger.step(1)["state"] == "closed":
-            steps.void(ledger, 1, "a bug", "ann")
-        return 0.0
-
-    outcome = go(settings, ledger, policy, kl=void, on_step=reports.append, votes_budget=32)
-    assert [row["state"] for row in ledger.steps()] == ["applied", "void", "applied", "applied"]
-    assert [r.total_votes for r in reports] == [8, 24, 32]
-    assert [r.total_answers_read for r in reports] == [32, 96, 128]
-    assert (outcome.votes, outcome.steps) == (32, 4)
-    assert verification.verify(ledger).ok
-    again = go(settings, ledger, QuadraticPolicy(settings), until_step=None, votes_budget=39)
-    assert (again.votes, again.steps) == (32, 4)  # the same total after a restart
 
 
 # ---- a run that goes on otherwise ----

@@ -37,7 +37,7 @@ EXAMPLES = 80
 MET = (
     "first vote", "change of mind", "stale tab", "late vote", "refused after the close",
     "died before the receipt", "retry", "key reused", "exclude", "erased", "second controller",
-    "lease held", "closed by rule", "closed by deadline", "closed by operator", "applied", "void",
+    "lease held", "closed by rule", "closed by deadline", "closed by operator", "applied",
     "woke up late",
 )  # fmt: skip
 CHOICES = strategies.sampled_from(casting.CHOICES)
@@ -261,7 +261,7 @@ class Run(RuleBasedStateMachine):
         self.held = self.store.take(holder)
         self.expires = self.clock.now + storing.TTL_US
 
-    @precondition(lambda self: self.held and self.state in (None, "applied", "void"))
+    @precondition(lambda self: self.held and self.state in (None, "applied"))
     @rule(dies=MANY)
     def plan(self, dies):
         self.store.plan(self.held, len(self.steps))
@@ -307,19 +307,11 @@ class Run(RuleBasedStateMachine):
     @rule()
     def apply(self):
         step = len(self.steps) - 1
-        assert self.store.apply(self.held, step)
+        self.store.apply(self.held, step)
         self.steps[step] = "applied"
         self.heads.append(self.store.fold())
         self.reached["applied"] += 1
         assert self.store.faults() == ""
-
-    @precondition(lambda self: self.state in ("generating", "open", "closed"))
-    @rule(sure=MANY)
-    def void(self, sure):
-        if sure % 8 == 1:
-            self.store.void(len(self.steps) - 1)
-            self.steps[-1] = "void"
-            self.reached["void"] += 1
 
     @precondition(lambda self: self.stale)
     @rule(which=MANY)
@@ -332,7 +324,6 @@ class Run(RuleBasedStateMachine):
         acts = {
             None: lambda: self.store.plan(old, 0),
             "applied": lambda: self.store.plan(old, step + 1),
-            "void": lambda: self.store.plan(old, step + 1),
             "generating": lambda: self.store.generate(old, step),
             "open": lambda: self.store.close(old, step, "deadline"),
             "closed": lambda: self.store.apply(old, step),
@@ -443,7 +434,7 @@ class Run(RuleBasedStateMachine):
     def i9_one_step_lives_and_each_is_where_the_model_has_it(self):
         found = [row["state"] for row in self.store.rows("steps")]
         assert found == self.steps
-        assert sum(state not in ("applied", "void") for state in found) <= 1
+        assert sum(state != "applied" for state in found) <= 1
 
     @invariant()
     def i10_sides_and_orders_stay_as_they_were_served(self):

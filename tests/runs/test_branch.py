@@ -12,7 +12,7 @@ from szpo.ledger.theta import starting_theta, theta_digest, theta_digests
 from szpo.replay import replay, verification
 from szpo.runs import branch
 from szpo.voting import steps
-from tests.support import folder_run, yard_run
+from tests.support import folder_run, voiding, yard_run
 from tests.support.quadratic import WIDE, QuadraticPolicy, go, history, start
 
 
@@ -137,7 +137,7 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
 
     query = optimizer.ask(replay.replay_state(ledger, settings))
     steps.record_plan(ledger, epoch, settings, query, theta_digest(ledger))
-    steps.void(ledger, 1, "wrong prompts", "ann")
+    voiding.void(ledger, 1, "wrong prompts", "ann")
     go(settings, ledger, policy, until_step=3)
     with pytest.raises(UsageError, match="step 1 is void"):
         branch.branch(ledger.path, 1, tmp_path / "two.db", by="op")

@@ -92,7 +92,7 @@ class File:
             steps.Closing(by, epoch=held.epoch, reason="enough" if by == "operator" else None),
         )
 
-    def apply(self, held: Lease, step: int) -> bool:
+    def apply(self, held: Lease, step: int) -> None:
         ledger = self.ledger
         state = replay.replay_state(ledger, SETTINGS)
         row = ledger.step(step)
@@ -103,7 +103,7 @@ class File:
         theta = replay.fold(ledger)
         for update in updates:
             theta = parameters.apply_update(SETTINGS.space, theta, update)
-        return steps.apply(
+        steps.apply(
             ledger,
             held.epoch,
             updates,
@@ -114,9 +114,6 @@ class File:
             theta_sha256=parameters.digest(theta, ledger.layout),
             notes={},
         )
-
-    def void(self, step: int) -> None:
-        steps.void(self.ledger, step, "a mistake", "ann")
 
     def crash(self) -> None:
         """In the middle of a transaction, which leaves nothing."""

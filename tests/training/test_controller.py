@@ -220,11 +220,10 @@ def test_a_deadline_closes_with_what_there_is(tmp_path):
     assert verification.verify(ledger).ok
 
 
-def test_an_operator_may_close_or_void_a_step(tmp_path):
+def test_an_operator_may_close_a_step(tmp_path):
     settings, ledger, policy = start(tmp_path)
     acts = [
         lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann")),
-        lambda: steps.void(ledger, 1, "wrong prompts", "ann"),
     ]
     panel = panel_of(ledger)
 
@@ -232,24 +231,20 @@ def test_an_operator_may_close_or_void_a_step(tmp_path):
         if acts:
             acts.pop(0)()
         else:
-            panel.submit(ledger.comparisons(2))
+            panel.submit(ledger.comparisons(1))
 
     outcome = go(
         settings,
         ledger,
         policy,
         LedgerEvaluator(VoteService(ledger)),
-        until_step=3,
+        until_step=2,
         wait=act,
     )
-    assert outcome.steps == 3
-    assert [row["state"] for row in ledger.steps()] == ["applied", "void", "applied"]
+    assert outcome.steps == 2
     report = verification.verify(ledger)
     assert report.ok, str(report)
-    assert [check.promise for check in report.steps] == ["exact", "void", "exact"]
-    again = QuadraticPolicy(settings)
-    assert go(settings, ledger, again, until_step=4).steps == 4
-    assert verification.verify(ledger).ok
+    assert [check.promise for check in report.steps] == ["exact", "exact"]
 
 
 def test_a_step_of_identical_comparisons_closes_by_itself_and_costs_no_vote(tmp_path):

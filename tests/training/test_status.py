@@ -16,6 +16,7 @@ from szpo.types import Vote
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from tests.support import voiding
 from tests.support.asking import KEY, ask, people
 from tests.support.open_round import open_run
 from tests.support.quadratic import Clock, QuadraticPolicy, ValueJudge, go, panel_of, start
@@ -118,7 +119,7 @@ def test_a_closed_round_is_closed_until_it_is_applied(tmp_path):
         ask(ledger, n=4, m=1)
         assert steps.close(ledger, 0, steps.Closing("operator", reason="enough"))
         assert facts(ledger) == ("closed", 0, 0, 0, False)
-        steps.void(ledger, 0, "enough", "op")
+        voiding.void(ledger, 0, "enough", "op")
         assert facts(ledger) == ("generating", 1, 0, 0, False)
 
 
@@ -140,7 +141,7 @@ def test_pause_limit_and_deadline(tmp_path):
         assert found.state == "open" and found.paused_by is None
         budget.set_limits(ledger, "op", Limits(step=0))
         assert round_status(ledger).state == "open"  # what people vote on is finished
-        steps.void(ledger, 0, "test", "op")
+        voiding.void(ledger, 0, "test", "op")
         found = round_status(ledger)
         assert (found.state, found.paused_by) == ("paused", "limit")
         assert "before step 0" in found.pause_reason
@@ -308,7 +309,7 @@ def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
             service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
         assert position._add_void(ledger, at, ledger.step(0)) is at
-        steps.void(ledger, 0, "wrong prompts", "bob")
+        voiding.void(ledger, 0, "wrong prompts", "bob")
         found = position._add_void(ledger, at, ledger.step(0))
     assert (found.votes, found.answers_read) == (5 + 2, 7 + 2 * 4)
 

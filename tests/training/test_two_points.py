@@ -20,7 +20,8 @@ from szpo.replay import replay, verification, without_panelist
 from szpo.runs.branch import branch
 from szpo.runs.samples import Source, policy_at
 from szpo.training import position, results
-from szpo.voting import counting, step_inputs, steps
+from szpo.voting import counting, step_inputs
+from tests.support import voiding
 from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
     LAYOUT,
@@ -234,10 +235,13 @@ def test_a_void_step_moves_neither_point(tmp_path):
         class Voiding(ValueJudge):
             def judge(self, comparison, **how):
                 if comparison.step == 2 and ledger.step(2)["state"] == "open":
-                    steps.void(ledger, 2, "not wanted", "operator")
+                    voiding.void(ledger, 2)
+                    raise KeyboardInterrupt
                 return super().judge(comparison, **how)
 
-        go(settings, ledger, policy, panel_of(ledger, judge=Voiding(20.0)), until_step=3)
+        with pytest.raises(KeyboardInterrupt):
+            go(settings, ledger, policy, panel_of(ledger, judge=Voiding(20.0)), until_step=3)
+        drive(settings, ledger, MovingPolicy(settings), until_step=4)
         assert ledger.step(2)["state"] == "void"
         assert (recommended_digests(ledger)[2], theta_digests(ledger)[2]) == before
         drive(settings, ledger, MovingPolicy(settings), until_step=5)

@@ -30,6 +30,7 @@ from szpo_ui.operator import (
 )
 from szpo_ui.operator.vote_index import VoteIndex
 from szpo_ui.web import credentials, security
+from tests.support import voiding
 from tests.support.browser import NARROW, ZOOMED, MovableClock, Stage, make, misfits, violations
 from tests.support.cases import case
 from tests.support.many_votes import make as make_many
@@ -99,7 +100,7 @@ def fill(stage: Stage, look: Callable[[], None] = lambda: None) -> dict[str, int
     service.amend(found["Bob"], "exclude", "afterwards", "Olga")  # its update was made with it
     look()
     note("Bob void", vote(stage, "Bob", "plus"))
-    steps.void(stage.ledger, 2, "broken", "Olga")
+    voiding.void(stage.ledger, 2, "broken", "Olga")
     look()
     stage.advance()
     look()
