@@ -106,20 +106,26 @@ class Watch:
 
 def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
     """Why a run's votes show no taste; ``named``: its coordinates are named features."""
-    votes, automatic, ties = _count(ledger)
+    cast, automatic, ties = _count(ledger)
+    votes = cast + count_earlier(ledger)
     first = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
     alike = share(first.hits + second.hits, first.of + second.of)
     look = not (named or undecided) and votes >= MIN_VOTES and alike.of < PAIRS
     return describe(
         votes=votes,
-        asked=votes + automatic,
+        asked=cast + automatic,
         same=_count_same(ledger, automatic, ties),
         undecided=undecided,
         alike=alike,
         foretold=_foretold(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
     )
+
+
+def count_earlier(ledger: Ledger) -> int:
+    """Votes of an earlier run that count in full."""
+    return int((ledger.spec.get("prior") or {}).get("full", 0))
 
 
 def _ask_more_clearly(config: Mapping[str, Any]) -> str:

@@ -149,7 +149,7 @@ def read(ledger: Ledger) -> Lesson | None:
     if not known:
         found_in = text_taste.read(ledger)
         return found_in and Lesson(found_in[0], _all_told(found_in[1]), True, by_texts=True)
-    votes, last = known[-1]
+    votes, last = known[-1][0] + cause.count_earlier(ledger), known[-1][1]
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
     undecided = last.unnamed + last.chance < OPEN

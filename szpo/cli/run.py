@@ -223,7 +223,7 @@ def not_about(
 def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     config, setup = checked.config, None
     can: tuple[teachable.Teachable, ...] = ()
-    found = seconds = None
+    found = seconds = prior = None
     if checked.policy_factory is None:
         if config.engine.is_local:
             seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
@@ -233,6 +233,12 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
         setup = subspace_cache.describe_plan(config, found)
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
+        if checked.prior is not None:
+            from szpo.training import warm_start
+
+            sha256, _ = subspace_cache.identify_model(config) or ("", "")
+            identity = {"base_sha256": sha256, "prompts": checked.prompts.sha256}
+            prior = warm_start.foretell(config, checked.prior, found, identity)
     costs = cost_plan.estimate(
         config,
         matrix_seconds=machine_check.matrix_seconds(),
@@ -246,13 +252,16 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
         taught = {"basis": origin, "teachable": [*map(asdict, can)]}
-        console.emit({**asdict(costs), **taught, "questions": equal or None})
+        console.emit({**asdict(costs), **taught, "questions": equal or None,
+                      "prior": prior})  # fmt: skip
         return
     lines = dict(cost_plan.describe(costs, config))
     if setup is not None:
         lines |= {"set-up": setup, **teachable.describe(can, config.optimizer.rows)}
     if equal:
         lines["questions"] = equal
+    if prior:
+        lines["prior"] = prior
     console.pairs(lines, to=console.errors)
 
 

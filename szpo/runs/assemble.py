@@ -248,12 +248,12 @@ def build(
             taken = warm_start.take_votes(config, settings, found.prior, identity)
             if isinstance(taken, str):
                 if taken:
-                    say(f"prior: {found.prior.file} differs in {taken}; its votes weigh less")
+                    say(f"prior: {warm_start.describe_less(found.prior, taken)}")
                 taken = warm_start.make(
                     settings, policy, found.prior, prompts.train, parts.entries
                 )
             settings, prior = taken
-            say(warm_start.describe(prior))
+            say(f"prior: {warm_start.describe(prior)}")
             parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)

@@ -34,6 +34,7 @@ from szpo.optim.rules.all_votes import begin_with, with_pairs
 from szpo.optim.rules.registry import RULES, has_two_points
 from szpo.optim.settings import Settings
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.policies.subspaces import Subspace
 from szpo.replay import replay
 from szpo.training import guard_moments
 from szpo.types import Floats, Prompt
@@ -120,7 +121,8 @@ def take_votes(
 def _find_difference(
     ledger: Ledger, config: Config, settings: Settings, identity: Mapping[str, Any]
 ) -> str:
-    optimizer, past = ledger.spec["optimizer"], ledger.spec.get("config") or {}
+    optimizer = ledger.spec["optimizer"]
+    past = ledger.spec.get("config") or {"model": {}, "generation": {}}  # begun by no settings
     if superseded.find_gone(optimizer) or not has_two_points(optimizer["rule"]):
         return "its rule"
     theirs, mine = settings_to_json(recorded_settings(ledger)), settings_to_json(settings)
@@ -128,7 +130,7 @@ def _find_difference(
     model = ledger.row["base_sha256"] == identity["base_sha256"]
     coordinates = ledger.row["basis_sha256"] == identity["basis_sha256"]
     same = {
-        "its model": model and past["model"]["adapter"] == now["model"]["adapter"],
+        "its model": model and past["model"].get("adapter") == now["model"]["adapter"],
         "its prompts": ledger.spec["prompts"]["sha256"] == identity["prompts"],
         "the length or the temperature of answers": past["generation"] == now["generation"],
         "its coordinates": coordinates
@@ -138,6 +140,27 @@ def _find_difference(
         ),
     }
     return next((what for what, equal in same.items() if not equal), "")
+
+
+def foretell(
+    config: Config, found: Preferred, space: Subspace | None, identity: Mapping[str, Any]
+) -> str:
+    """How the preferences will count, before a model is loaded; ``space``: where it is stored."""
+    told = f"{len(found.comparisons):,} preferences from {found.file} ({found.kind})"
+    if space is None:
+        full = ", in full on the same model, prompts and coordinates"
+        return told + full * (found.kind == preferred.LEDGER_KIND)
+    named = None if space.features is None else space.features.named()
+    settings = config.optimizer_settings(space.layout, space.scale, named)
+    taken = take_votes(config, settings, found, {**identity, "basis_sha256": space.basis_sha256})
+    if isinstance(taken, str):
+        return describe_less(found, taken) if taken else told
+    return describe(taken[1])
+
+
+def describe_less(found: Preferred, differs: str) -> str:
+    """For the user, of an earlier run in which something differs."""
+    return f"{found.file} differs in {differs}; its votes weigh less"
 
 
 def make(
@@ -218,8 +241,8 @@ def describe(made: WarmStart) -> str:
     some = "" if facts["of"] == facts["pairs"] else f" of {facts['of']:,}"
     if "full" in facts:
         same = "same model, prompts and coordinates"
-        return f"prior: {facts['full']:,} votes of {facts['file']} count in full ({same})"
-    begun = f"prior: {facts['pairs']:,}{some} preferences from {facts['file']} ({facts['kind']})"
+        return f"{facts['full']:,} votes of {facts['file']} count in full ({same})"
+    begun = f"{facts['pairs']:,}{some} preferences from {facts['file']} ({facts['kind']})"
     if "votes" in facts:
         worth = f"worth {facts['votes']:.0f} votes at the start"
         return f"{begun}, {worth}; votes decide what they weigh later"

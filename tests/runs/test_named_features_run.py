@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import szpo
-from szpo.analysis import outlook
+from szpo.analysis import outlook, taught
 from szpo.cli.app import call
 from szpo.config.schema import Config
 from szpo.errors import UsageError
@@ -75,9 +75,10 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
     sets = (f"subspace.kind={kind}", "run.votes=8")
     assert call(arguments(tmp_path, model, *sets)) == 0
     later = (*sets, f"optimizer.prior={runs / 'folder.db'}", "run.name=later", "run.seed=1")
-    capsys.readouterr()
-    assert call(arguments(tmp_path, model, *later)) == 0
-    assert "8 votes of folder.db count in full" in "".join(capsys.readouterr())
+    for planned in (["--plan"], []):
+        capsys.readouterr()
+        assert call([*arguments(tmp_path, model, *later), *planned]) == 0
+        assert "8 votes of folder.db count in full" in " ".join(capsys.readouterr().err.split())
     with Ledger.open(runs / "folder.db") as first, Ledger.open(runs / "later.db") as ledger:
         before, settings = recorded_settings(first), recorded_settings(ledger)
         old = replay_state(first, before).carried
@@ -90,6 +91,8 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
         assert verification.verify(ledger).ok
         found = outlook.read(ledger)
         assert found is not None and "8 votes of folder.db" in found.prior_line
+        lesson = taught.read(ledger)
+        assert kind == "score" or (lesson is not None and lesson.votes == 16)
     path = runs / "branch.db"
     assert (
         call(
@@ -108,13 +111,12 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
     )
     with Ledger.open(path) as ledger:  # votes are in the weights that it begins with
         assert recorded_settings(ledger).earlier_votes is None and "prior" not in ledger.spec
-    capsys.readouterr()
-    assert (
-        call(arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9"))
-        == 0
-    )
-    said = "".join(capsys.readouterr())
-    assert "folder.db differs in the length or the temperature of answers" in said
+    other = arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9")
+    for planned in (["--plan"], []):
+        capsys.readouterr()
+        assert call([*other, *planned]) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        assert "folder.db differs in the length or the temperature of answers" in said
 
 
 def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(
