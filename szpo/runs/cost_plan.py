@@ -26,6 +26,8 @@ SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 GUARD_ANSWERS = 256
 """Base answers from which guards are predicted, at least; they are kept with the coordinates."""
+KL_PROMPTS = 32
+"""Prompts on which a step's KL is measured, at most, each answered once."""
 MINIMAL_TOKEN_SECONDS = 2e-5
 """Floor per token: bookkeeping that no faster arithmetic takes away."""
 
@@ -42,6 +44,8 @@ class CostPlan:
     setup_answers: int
     heldout_answers: int
     """To measure whether it helped, where that many prompts are held out."""
+    point_answers: int
+    """To measure the KL of recommended points, at one reading a step; a step has 0 to 3."""
     tokens: int
     generation_minutes: float | None
     disk_mib: float
@@ -81,6 +85,7 @@ def estimate(
     setup = 0 if basis_is_stored else config.subspace.kl_samples
     setup += config.samples if config.coordinates in SCORED and setup else 0
     predicts = config.coordinates in SCORED and RULES[config.rule].two_points
+    points = config.steps * KL_PROMPTS if predicts else 0
     if predicts and config.optimizer.guarded is not False and not basis_is_stored:
         setup += GUARD_ANSWERS
     if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
@@ -88,7 +93,7 @@ def estimate(
     e = config.evaluation
     heldout = e.prompts * (2 * e.samples + e.along)
     # One pass of gradients costs about as much as sampling the answer did.
-    answers = 2 * rows + 2 * setup + heldout
+    answers = 2 * (rows + setup + points) + heldout
     tokens = answers * config.generation.max_new_tokens
     read = votes * 2 * o.rows
     hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
@@ -107,6 +112,7 @@ def estimate(
         answers_to_generate=2 * rows,
         setup_answers=setup,
         heldout_answers=heldout,
+        point_answers=points,
         tokens=tokens,
         generation_minutes=minutes,
         disk_mib=disk / 2**20,
@@ -173,8 +179,9 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     if plan.money is not None:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     made = (
-        f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up and at "
-        f"most {plan.heldout_answers:,} for measuring; at most {plan.tokens:,} tokens"
+        f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up, "
+        f"{plan.point_answers:,} for KL and at most {plan.heldout_answers:,} for measuring; "
+        f"at most {plan.tokens:,} tokens"
     )
     if (minutes := plan.generation_minutes) is not None:
         takes = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"

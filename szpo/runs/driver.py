@@ -26,6 +26,7 @@ from szpo.optim.state import State
 from szpo.policies.protocol import Policy, moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import RunParts
+from szpo.runs.cost_plan import KL_PROMPTS
 from szpo.runs.samples import Source
 from szpo.training import guards, services
 from szpo.training.services import Bounds, Hooks
@@ -34,10 +35,6 @@ from szpo.types import Comparison, Row, Theta
 from szpo.voting import calibration
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
-
-KL_PROMPTS = 32
-"""Prompts on which a run's guard measures KL at each step, each answered once."""
-
 
 Loop: TypeAlias = tuple[Ledger, Policy, Evaluator, services.Prompts, Bounds, Hooks]
 """What `szpo.training.controller.run` takes, in its order."""
