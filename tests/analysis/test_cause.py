@@ -24,6 +24,11 @@ from tests.support.operator_page import teach
 from tests.support.quadratic import new_ledger, settings_of
 
 FEATURES, COMPONENTS, ROWS, SEEDS = 60, 8, 8, 60
+VOTES = {
+    "equal": (24, 50, 76, 90, 120), "few": (24, 50, 76, 90, 102),
+    "disagree": (90, 120, 180, 240), "reach": (90, 120, 180, 240),
+}  # fmt: skip
+"""Votes of the simulated runs of each cause."""
 CAUSES = {
     "equal": "show no difference",
     "few": "the votes are too few",
@@ -48,12 +53,13 @@ def describe(
 def simulate(true: str, seed: int) -> str | None:
     """What is said of a run with two votes on each comparison; None where it shows a taste.
 
-    Agreement is that of a usual panel, 70 % of pairs; of opposite halves it is chance. Few are 24
-    to 102 votes. Of tastes half as clear, 9 of 37 runs that show nothing at 90 votes are told so;
-    the others are told of reach or disagreement.
+    Agreement is that of a usual panel, 70 % of pairs; of opposite halves it is chance. A taste
+    that too few votes show is less clear. Below 80 votes all but equal questions are told as few.
+    Questions are equal where at least half of those asked are, as 65 % of the drawn ones: of runs
+    whose draw has fewer by chance, one in seven at 50 to 120 votes, another cause is told.
     """
     rng, few = np.random.default_rng(seed), true == "few"
-    comparisons = (12, 25, 38, 45, 51)[seed % 5] if few else 60
+    comparisons = VOTES[true][seed % len(VOTES[true])] // 2
     groups = np.array([*range(FEATURES), *[-1] * COMPONENTS])
     x = rng.standard_normal((comparisons, len(groups)))
     pull = (1.4 if few else 2.2) * (
@@ -62,6 +68,8 @@ def simulate(true: str, seed: int) -> str | None:
     if true == "disagree":
         pull = 0 * pull
     equal = rng.random(comparisons) < (0.65 if true == "equal" else 0.0)
+    if true == "equal" and 2 * equal.sum() < comparisons:
+        return None
     sides = rng.random((comparisons, 2)) < special.expit(pull)[:, None]
     tied = equal[:, None] & (rng.random((comparisons, 2)) < 0.95)
     up = np.where(tied, 0.5, sides).sum(1)
