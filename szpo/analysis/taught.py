@@ -17,6 +17,7 @@ from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import LookAhead
+from szpo.policies.teachable import CHANGE
 
 LIKELY: Final = 0.5
 """Probability from which a claim is told."""
@@ -153,7 +154,9 @@ def read(ledger: Ledger) -> Lesson | None:
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
     undecided = last.unnamed + last.chance < OPEN
-    why = cause.read(ledger, undecided=undecided, named=True) + _promise(last)
+    why = cause.read(ledger, undecided=undecided, named=True)
+    if CHANGE not in why:  # of equal questions no more votes help
+        why += _promise(last)
     return Lesson(votes, words(last), False, why, last.aside)
 
 

@@ -20,6 +20,7 @@ from szpo.optim.rules.look_ahead import Ahead, LookAhead
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import fit_sparse
 from szpo.optim.vote_regression import Votes
+from szpo.policies import teachable
 from szpo.reports import html_report
 from tests.support.operator_page import record, teach
 from tests.support.quadratic import new_ledger, settings_of
@@ -73,6 +74,11 @@ def test_a_run_without_evidence_says_after_how_many_more_votes_it_is_likely(ledg
     assert read(ledger).why.endswith("; 40 more votes show one with a chance of 61 %")
     record(ledger, 48, LookAhead(ahead[:2], 1.0, taught=(I,)))
     assert read(ledger).why.endswith("; 20 more votes show one with a chance of 30 %")
+    votes, same = {"total_votes": 56, "ties": 50}, LookAhead(ahead[:2], 1.0, taught=(I,))
+    ledger.record_event(
+        "step", "controller", {"step": 7, **votes, "extra": {"outlook": same.to_json()}}
+    )
+    assert read(ledger).why.endswith(teachable.CHANGE)  # of equal questions none help
 
 
 def test_a_run_without_named_features_was_taught_nothing(ledger: Ledger) -> None:
