@@ -113,7 +113,7 @@ class Tuner:
             path = assemble.new_path(checked.config)
             with quiet():
                 parts = assemble.build(checked.config, say=_say, checked=checked)
-            self._begin(assemble.create(parts, path), parts)
+            self._begin(assemble.create_ledger(parts, path), parts)
         except BaseException:
             forget()
             raise
@@ -313,7 +313,7 @@ class Tuner:
         source = assemble.source(self._ledger, self._parts)
         key = seeds.as_seed(seeds.derive(seed, "sample"))
         base, tuned = (
-            samples.answers(self._ledger, source, asked, until=until, seed=key)[0][0].text
+            samples.sample_answers(self._ledger, source, asked, until=until, seed=key)[0][0].text
             for until in (0, None)
         )
         return Sample(prompt, base, tuned)

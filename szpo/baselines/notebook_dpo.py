@@ -48,10 +48,3 @@ def lora(**changes: Any) -> Any:
         "task_type": "CAUSAL_LM",
     }
     return LoraConfig(**{**settings, **changes})
-
-
-def trainable(model: Any) -> int:
-    """How many weights that adapter trains on a model, which may be on the meta device."""
-    from szpo.models.batched_lora import find_sites
-
-    return sum(s.rank * (s.inputs + s.outputs) for s in find_sites(model, lora()))

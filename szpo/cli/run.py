@@ -298,7 +298,7 @@ def _start(checked: CheckedConfig, path: Path, *, as_json: bool, stay: bool, hol
                 checked.config, say=console.complain, checked=checked, progress=progress
             )
             stack.enter_context(contextlib.closing(parts))
-            ledger = stack.enter_context(assemble.create(parts, path))
+            ledger = stack.enter_context(assemble.create_ledger(parts, path))
         reads = parts.settings.guarded and parts.base is not None
         more = "; the first step reads base answers for the guards as well" if reads else ""
         console.complain(f"run {path.stem} in {path}{more}")

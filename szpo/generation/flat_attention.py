@@ -170,16 +170,6 @@ class Heads:
         return k[pick], v[pick]
 
 
-@dataclass(frozen=True, slots=True)
-class Units:
-    """The units of a pass, each a sequence answered by a member."""
-
-    sequence_of: Tensor
-    """Number of each unit's sequence."""
-    head_of: Tensor
-    """Number of the cached head that each unit continues: its member's."""
-
-
 class PrefillPass:
     """One pass over the tokens of several sequences, after heads already cached if there are any.
 
@@ -190,29 +180,32 @@ class PrefillPass:
     def __init__(
         self,
         lengths: Tensor,
-        units: Units,
+        units: tuple[Tensor, Tensor],
         store: Store,
         *,
         heads: Heads,
         shared: bool,
         device: torch.device,
     ):
-        """``lengths`` counts the sequences' tokens after the head; ``store`` takes K and V."""
+        """``lengths`` counts the sequences' tokens after the head; ``store`` takes K and V.
+
+        ``units`` are the numbers of each unit's sequence and of the cached head that it continues.
+        """
+        sequence_of, self._unit_head_of = units
         self._store = store
         self._device = device
         self._heads = heads
-        self._unit_lengths = lengths[units.sequence_of]
-        self._unit_head_of = units.head_of
+        self._unit_lengths = lengths[sequence_of]
         self.expanded = not shared
         first = lengths.cumsum(0) - lengths
-        spans = zip(first[units.sequence_of].tolist(), self._unit_lengths.tolist(), strict=True)
+        spans = zip(first[sequence_of].tolist(), self._unit_lengths.tolist(), strict=True)
         self.index = torch.cat([torch.arange(begin, begin + n) for begin, n in spans])
         """Where each token of the units lies among the tokens of the sequences."""
         self.tokens = int(lengths.sum())
         if shared:
             self._lay_out(lengths, torch.zeros(len(lengths), dtype=torch.long))
         else:
-            self._lay_out(self._unit_lengths, units.head_of)
+            self._lay_out(self._unit_lengths, self._unit_head_of)
 
     def _lay_out(self, lengths: Tensor, head_of: Tensor) -> None:
         """Compute where the flat list's tokens sit in the padded (sequences, longest) form."""

@@ -31,7 +31,6 @@ from szpo.generation.flat_attention import (
     PrefillPass,
     RowCache,
     Store,
-    Units,
     attend_with,
     expand_at,
 )
@@ -183,8 +182,7 @@ class PrefillBatch:
         self, cache: RowCache, at: slice, unit_of: Tensor, pairs: list[tuple[int, int]]
     ) -> Store:
         """Store into the cache rows ``at``, whose units (sequence, member) are pairs[unit_of]."""
-        units = self._units(pairs)
-        sequence_of, head_of = units.sequence_of[unit_of], units.head_of[unit_of]
+        sequence_of, head_of = (each[unit_of] for each in self._units(pairs))
         heads = self._heads
 
         def store(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
@@ -195,9 +193,9 @@ class PrefillBatch:
 
         return store
 
-    def _units(self, pairs: Sequence[tuple[int, int]]) -> Units:
-        """Pairs (sequence, member) as tensors."""
-        return Units(
+    def _units(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Each unit's sequence, and the cached head that it continues: its member's."""
+        return (
             torch.tensor([sequence for sequence, _ in pairs]),
             torch.tensor([self._members.index(member) for _, member in pairs]),
         )
@@ -251,7 +249,7 @@ class PrefillBatch:
         )
         if not shared:
             ids, positions = ids[prefill.index], positions[prefill.index]
-        sizes = lengths[units.sequence_of]
+        sizes = lengths[units[0]]
         rows = member.repeat_interleave(sizes)[None]
         with ExitStack() as stack:
             stack.enter_context(attend_with(prefill))

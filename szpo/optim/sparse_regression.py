@@ -298,20 +298,6 @@ class Screen:
             self.covariance[t, i, j] = self.covariance[t, j, i] = mixed
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parabolas:
-    """Of the log-likelihood, around A features (anchors) alone; the side is integrated out."""
-
-    level: Floats
-    """(A,): at w = 0."""
-    slope: Floats
-    """(A, k): at w = 0, along each feature."""
-    curvature: Floats
-    """(A, k): minus the second derivative along each feature."""
-    mixed: Floats
-    """(A, k): minus that along the anchor and each feature."""
-
-
 def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
     """The prediction for all supports of one or two features.
 
@@ -324,10 +310,7 @@ def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
     parts = [
         _expand(rows, prior, nothing, slice(at, min(at + _BLOCK, k))) for at in range(0, k, _BLOCK)
     ]
-    level = np.concatenate([each.level for each in parts])
-    slope = np.concatenate([each.slope for each in parts])
-    bend = np.concatenate([each.curvature for each in parts])
-    mixed = np.concatenate([each.mixed for each in parts])
+    level, slope, bend, mixed = (np.concatenate(each) for each in zip(*parts, strict=True))
     precision = (prior.scale / np.array(prior.widths)[:, None]) ** 2  # (T, k)
     at = np.arange(k)
 
@@ -356,8 +339,14 @@ def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
     return found
 
 
-def _expand(rows: Rows, prior: SparsePrior, nothing: Floats, part: slice) -> _Parabolas:
-    """The parabolas around a part of the features."""
+def _expand(
+    rows: Rows, prior: SparsePrior, nothing: Floats, part: slice
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Parabolas of the log-likelihood around A features (anchors) alone, the side integrated out.
+
+    Its level (A,) and slope along each feature (A, k) at w = 0; minus the second derivatives
+    along each feature (A, k), and along the anchor and each feature (A, k).
+    """
     k = len(prior.groups)
     x = rows.design[:, :k]
     own = np.ascontiguousarray(x[:, part].T)  # (A, R)
@@ -376,13 +365,13 @@ def _expand(rows: Rows, prior: SparsePrior, nothing: Floats, part: slice) -> _Pa
     level -= np.einsum("ar,ar->a", residual + toward, logits) / 2
     slope, bend, mixed = toward @ x, curvature @ (x * x), (curvature * own) @ x
     if rows.design.shape[1] == k:
-        return _Parabolas(level, slope, bend, mixed)
+        return level, slope, bend, mixed
     side = rows.design[:, k]
     certain = curvature @ side**2 + prior.side**-2
     pull = toward @ side / certain
     cross = (curvature * side) @ x
     with_own = np.einsum("ar,ar,r->a", curvature, own, side)
-    return _Parabolas(
+    return (
         level + pull**2 * certain / 2 - np.log(certain * prior.side**2) / 2,
         slope - cross * pull[:, None],
         bend - cross**2 / certain[:, None],

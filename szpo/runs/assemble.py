@@ -333,7 +333,7 @@ def _require_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoRe
     raise _ModelNeededError
 
 
-def create(parts: RunParts, path: Path) -> Ledger:
+def create_ledger(parts: RunParts, path: Path) -> Ledger:
     """Write a new ledger that holds all that replay, resume and export need."""
     config, prompts = parts.config, parts.prompts
     facts: dict[str, Any] = {"base": {"name": config.model.name}}

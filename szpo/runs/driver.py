@@ -175,7 +175,7 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
     order = seeds.endless_order(len(pool), count * source.rows, lambda lap: key)
     asked = [pool[i] for i in order]
     plus, minus = (
-        samples.answers(
+        samples.sample_answers(
             ledger, source, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))
         )[0]
         for k in (0, 1)
@@ -187,4 +187,4 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
         Comparison(key.hex(), -1, 0, n, part, kind="aa")
         for n, (key, part) in enumerate(zip(keys, parts, strict=True))
     ]
-    return calibration.create(ledger, made)
+    return calibration.store_comparisons(ledger, made)

@@ -154,7 +154,7 @@ def _draw(ledger: Ledger, source: Source) -> dict[str, Any]:
     key = seeds.derive(ledger.root_seed, "sample check")
     pool, seed = source.prompts.train, seeds.as_seed(key)
     asked = [pool[i] for i in seeds.endless_order(len(pool), SAMPLES, lambda lap: key)]
-    answers, _ = samples.answers(ledger, source, asked, until=None, seed=seed)
+    answers, _ = samples.sample_answers(ledger, source, asked, until=None, seed=seed)
     margins = own_prompt.margins_in_turn(source.policy, asked, answers, seed)
     rows = [
         [prompt.text, answer.text, answer.end, margin]

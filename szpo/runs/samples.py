@@ -44,7 +44,7 @@ class Source:
     """Another policy at θ₀; needed where the policy cannot be moved (it has no `move_to`)."""
 
 
-def answers(
+def sample_answers(
     ledger: Ledger,
     source: Source,
     prompts: Sequence[Prompt],
@@ -86,7 +86,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     wanted.append(("current", last, None))
     columns = []
     for name, at, until in wanted:
-        given, digest = answers(ledger, source, asked, until=until, seed=seed)
+        given, digest = sample_answers(ledger, source, asked, until=until, seed=seed)
         column: dict[str, Any] = {"name": name, "step": at, "theta_sha256": digest}
         columns.append({**column, "answers": [[answer.text, answer.end] for answer in given]})
     body = {"prompts": [clean_prompt(prompt).text for prompt in asked], "columns": columns}
@@ -116,7 +116,7 @@ def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
     sides = []
     for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
         seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
-        sides.append(answers(ledger, source, asked, until=until, seed=seed, share=share))
+        sides.append(sample_answers(ledger, source, asked, until=until, seed=seed, share=share))
     (tuned, tuned_sha256), (base, base_sha256) = sides
     pairs = [
         Row(prompt, plus, minus) for prompt, plus, minus in zip(asked, tuned, base, strict=True)

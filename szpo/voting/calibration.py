@@ -2,8 +2,8 @@
 
 *Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
 *repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
-one policy, which `szpo.runs.driver` draws. `create` stores A/A comparisons, `choose` picks
-one for a panelist (and makes gold and repeats), `results` counts the answers to gold.
+one policy, which `szpo.runs.driver` draws and `store_comparisons` keeps. `choose` picks one for a
+panelist (and makes gold and repeats), `results` counts the answers to gold.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def store_practice(ledger: Ledger) -> str:
     return PRACTICE_ID
 
 
-def create(ledger: Ledger, comparisons: Sequence[Comparison]) -> bool:
+def store_comparisons(ledger: Ledger, comparisons: Sequence[Comparison]) -> bool:
     """Store a run's A/A comparisons, once; False, and nothing is stored, if it has some."""
     with ledger.transaction("controller"):
         if has_aa(ledger):

@@ -291,7 +291,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
         path = assemble.new_path(config)
         visit = ["judge", str(path), "--once", "--name", "stub", "--set", "judge.kind=endpoint",
                  "--set", f"judge.base_url={stub.url}", "--set", "judge.attempts=1"]  # fmt: skip
-        with assemble.create(parts, path) as ledger:
+        with assemble.create_ledger(parts, path) as ledger:
             service = VoteService(ledger)
             ann = service.enroll("person", "ann")
 

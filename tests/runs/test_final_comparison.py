@@ -299,7 +299,7 @@ def people_run(folder, *sets, lives=1):
     """A run for people in the yard, with a panel that answers from outside; the open ledger."""
     config = config_of(folder, "panel.kind=people", "panel.poor_samples=open", *sets)
     path = assemble.new_path(config)
-    assemble.create(assemble.build(config, say=lambda _: None), path).close()
+    assemble.create_ledger(assemble.build(config, say=lambda _: None), path).close()
     judges = build("bt70", reward="walk", size=5, beta=5.0).judges
     for life in range(1, lives + 1):
         ledger = Ledger.open(path)
@@ -388,7 +388,7 @@ def test_a_panel_inside_the_process_gets_none(tmp_path):
 def test_they_are_stored_all_or_none(tmp_path, count):
     config = config_of(tmp_path, "panel.kind=people")
     parts = assemble.build(config, say=lambda _: None)
-    with assemble.create(parts, assemble.new_path(config)) as ledger:
+    with assemble.create_ledger(parts, assemble.new_path(config)) as ledger:
         source = assemble.source(ledger, parts)
         plain = ledger.append
 

@@ -82,7 +82,7 @@ def _measure(
         if on_step is not None:
             on_step(report)
 
-    with assemble.create(parts, path) as ledger:
+    with assemble.create_ledger(parts, path) as ledger:
         outcome = controller.run(*driver.prepare(ledger, parts, on_step=note))
         policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()

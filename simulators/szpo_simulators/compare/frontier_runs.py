@@ -126,7 +126,7 @@ def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, Ru
     if "pairs" in spec:
         sets.append(f"optimizer.prior={make(spec, folder)}")
     parts = assemble.build(load_config({**spec, "sets": sets}), say=lambda line: None)
-    return assemble.create(parts, path), parts, False
+    return assemble.create_ledger(parts, path), parts, False
 
 
 def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:

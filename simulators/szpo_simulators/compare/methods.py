@@ -175,7 +175,7 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
         tools = checkpoints.instruments
         facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": tools.tokens,
                            "bytes": tools.peak()}}  # fmt: skip
-        with closing(parts), assemble.create(parts, Path(folder) / "run.db") as ledger:
+        with closing(parts), assemble.create_ledger(parts, Path(folder) / "run.db") as ledger:
             controller.run(*driver.prepare(ledger, parts, on_step=note))
     return facts
 
