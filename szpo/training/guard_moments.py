@@ -1,7 +1,7 @@
-"""Read the start's answers: their scores, and the figures that guards look at.
+"""Read answers of the untuned model: their scores, and the figures that guards look at.
 
-Guards are predicted from them (`szpo.optim.rules.guard_geometry`), and they say how far apart two
-answers of the start usually are, beyond which pairs of a warm start are cut.
+They predict the guards (`szpo.optim.rules.guard_geometry`) and give the usual distance between two
+such answers: beyond it a score of a warm start's pairs is clipped.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from szpo.policies.subspace_cache import SHIPPED_DTYPE
 from szpo.types import Answer, Floats, Ints, Prompt
 
 PROMPTS: Final = 64
-"""Prompts that the start is asked, at most."""
+"""Prompts put to the untuned model, at most."""
 ANSWERS: Final = 256
-"""Answers that are read, at least; six for each coordinate if that is more, but where coordinates
-are taken one by one, as those of named features are."""
+"""Answers that are read, at least; six for each coordinate if that is more, except where
+coordinates are taken one by one, as with named features."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "readings"
 """Folder of the readings that ship, as `make basis` makes them for the coordinates that do."""
 FAR_PERCENTILE: Final = 99.0

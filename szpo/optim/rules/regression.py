@@ -1,14 +1,14 @@
 """The rule `regression`: one logistic regression of all of the run's votes.
 
-Every vote keeps its weight, unless `Settings.forgetting` lets it fade with its age. Two points are
-held apart. The *centre* is where policies are asked, and wanders so that the votes see fresh
-ground. The *recommended* point is what the votes so far say is best: from the model's start along
-ŵ, as far as the KL budget and what the votes say allow. It is short while they say little, and
-next to nothing while they may be chance (`szpo.optim.vote_regression.direction`).
+Every vote keeps its weight, unless `Settings.forgetting` lets it fade with its age. There are two
+points. The *centre* is where policies are compared; it moves so that votes cover new ground. The
+*recommended* point is the best one by the votes so far: from the model's start along ŵ, as far as
+the KL budget and the votes allow. The step is short while the votes say little, and almost zero
+while they may be chance (`szpo.optim.vote_regression.direction`).
 
-KL is |z|²/2 in whitened coordinates, times a scale that the last measured point had. A proposed
-point is measured, and shrunk, before it is recorded (`szpo.optim.rules.measured_kl`). Where KL
-cannot be measured, the ball is in units of the radius at which is asked.
+KL is |z|²/2 in whitened coordinates, times the scale of the last measured point. A proposed point
+is measured, and shrunk, before it is recorded (`szpo.optim.rules.measured_kl`). Where KL cannot be
+measured, distances are in units of the radius of the comparisons.
 """
 
 from __future__ import annotations
