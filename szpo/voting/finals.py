@@ -44,35 +44,41 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
     None where none is left, and for a panelist who voted in training while one who did not is
     present and has comparisons left.
     """
-    for order in orders.results(ledger, "final"):
-        if order.closed_us is not None:
-            continue
-        uses = _read_uses(ledger, order, now)
-        left = [(i, use) for i, use in enumerate(uses) if panelist not in use.shown]
-        if not left:
-            continue
-        if _must_wait(ledger, order, panelist, uses, now):
-            return None
-        name = f"final {order.id}/{panelist}"
-        walk = seats.panelist_order(ledger.root_seed, None, name, len(uses))
-        rank, chosen = min(left, key=lambda each: (len(each[1].sides), walk[each[0]]))
-        a, b = chosen.sides.count("A"), chosen.sides.count("B")
-        if a == b:
-            seat = len(chosen.sides)
-            side = planned_sides(ledger.root_seed, order.id, len(uses), seat)[rank]
-        else:  # a seat that was given up leaves its side to the next
-            side = "A" if a < b else "B"
-        return chosen.comparison, side
-    return None
+    found = _find_left(ledger, panelist, now)
+    if not found:
+        return None
+    order, uses, left = found[0]
+    name = f"final {order.id}/{panelist}"
+    walk = seats.panelist_order(ledger.root_seed, None, name, len(uses))
+    rank, chosen = min(left, key=lambda each: (len(each[1].sides), walk[each[0]]))
+    a, b = chosen.sides.count("A"), chosen.sides.count("B")
+    if a == b:
+        seat = len(chosen.sides)
+        return chosen.comparison, planned_sides(ledger.root_seed, order.id, len(uses), seat)[rank]
+    # A seat that was given up leaves its side to the next.
+    return chosen.comparison, "A" if a < b else "B"
 
 
 def count_left(ledger: Ledger, panelist: str, now: int) -> int:
     """How many the panelist has not been shown; 0 where `choose` has none for them now."""
-    if choose(ledger, panelist, now) is None:
-        return 0
-    every = [each for each in orders.results(ledger, "final") if each.closed_us is None]
-    uses = [use for order in every for use in _read_uses(ledger, order, now)]
-    return sum(panelist not in use.shown for use in uses)
+    return sum(len(left) for _, _, left in _find_left(ledger, panelist, now))
+
+
+def _find_left(
+    ledger: Ledger, panelist: str, now: int
+) -> list[tuple[Order, list[_SeatsAt], list[tuple[int, _SeatsAt]]]]:
+    """Open orders with the seats at each comparison, and those the panelist was not shown.
+
+    Only orders in which some are left; none for a panelist who has to wait for others.
+    """
+    found = []
+    for order in orders.results(ledger, "final"):
+        if order.closed_us is None:
+            uses = _read_uses(ledger, order, now)
+            if left := [(i, use) for i, use in enumerate(uses) if panelist not in use.shown]:
+                found.append((order, uses, left))
+    waits = found and _must_wait(ledger, found[0][0], panelist, found[0][1], now)
+    return [] if waits else found
 
 
 def results(
