@@ -119,16 +119,6 @@ def read_smollm2() -> dict[str, Table]:
     return {"smollm2": (tuple(columns), [format_cells(row, columns) for row in rows])}
 
 
-CALLED = {
-    "length-12": "twelve words",
-    "readability": "Flesch, hundredths",
-    "word-length": "letters a word",
-}
-"""Tastes of the frozen plan of named features by what their gain counts."""
-WAYS = {"two": "two prompts", "lag": "lag 1"}
-"""Parts of the frozen plan that differ in how is asked."""
-
-
 def read_compared() -> dict[str, Table]:
     """Both tables of the comparison."""
     return {**read_tiny(), **read_smollm2()}
@@ -203,6 +193,16 @@ def read_surrogate() -> dict[str, Table]:
         for row in load("calibration")
     ]
     return {"said": (("votes", "said, on average", "claims", "right"), said)}
+
+
+CALLED = {
+    "length-12": "twelve words",
+    "readability": "Flesch, hundredths",
+    "word-length": "letters a word",
+}
+"""Tastes of the frozen plan of named features by what their gain counts."""
+WAYS = {"two": "two prompts", "lag": "lag 1"}
+"""Parts of the frozen plan that differ in how is asked."""
 
 
 def read_features() -> dict[str, Table]:

@@ -433,7 +433,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
     else:
         skips = results.read(ledger, open_round=False).skips
-        said = f", {skips} times somebody could not judge" if skips else ""
+        said = f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
         console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes{said}")
         if outcome.status == "paused":
             way = "szpo run --resume", "continues from there"

@@ -55,7 +55,7 @@ class Settings:
     None. ``prior_chances``: how likely each of them is before any vote; None: all groups alike.
     ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
     from their posterior (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
-    ``earlier_votes``: another run's, which count as the run's own (`all_votes.begin_with`).
+    ``earlier_votes``: another run's, which count as its own (`all_votes.with_earlier_votes`).
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.

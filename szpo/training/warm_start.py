@@ -30,7 +30,7 @@ from szpo.optim import named_features, superseded
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.named_features import NamedFeatures
 from szpo.optim.rules import look_ahead, regression
-from szpo.optim.rules.all_votes import begin_with, with_pairs
+from szpo.optim.rules.all_votes import with_earlier_votes, with_pairs
 from szpo.optim.rules.registry import RULES, has_two_points
 from szpo.optim.settings import Settings
 from szpo.policies.lora_policy import LoraPolicy
@@ -115,7 +115,7 @@ def take_votes(
         "file": found.file, "kind": found.kind, "sha256": found.sha256, "pairs": len(votes.steps),
         "of": found.of, "full": round(float((votes.up + votes.down).sum())),
     }  # fmt: skip
-    return begin_with(settings, votes), WarmStart(facts)
+    return with_earlier_votes(settings, votes), WarmStart(facts)
 
 
 def _find_difference(

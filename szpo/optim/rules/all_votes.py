@@ -81,8 +81,8 @@ class AllVotes:
         return (self.kl_sums[0] + PSEUDO_KL) / (self.kl_sums[1] + PSEUDO_KL)
 
 
-def begin(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
-    """The votes that a run has before its first: none, or another run's (`begin_with`)."""
+def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
+    """The votes that a run has before its first: none, or another run's (`with_earlier_votes`)."""
     named = settings.features
     columns = settings.dim if named is None else named.columns
     if settings.earlier_votes is None:
@@ -95,7 +95,7 @@ def begin(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
     )
 
 
-def begin_with(settings: Settings, votes: Votes) -> Settings:
+def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
     """The settings of a run in which another run's votes count as its own.
 
     Model, prompts and coordinates must be the same. Every row is recorded with six decimals: its

@@ -30,10 +30,10 @@ from szpo.optim.rules.all_votes import (
     AllVotes,
     GuardLimit,
     add_votes,
-    begin,
     fit_votes,
     from_start,
     learn_weights,
+    starting_votes,
     sum_by_voter,
 )
 from szpo.optim.rules.measured_kl import AIMED_SHARE, SHARE_PARTS, Reading
@@ -169,7 +169,7 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
     """Votes of an earlier run or none, and both points at θ₀."""
-    zeros, votes = np.zeros((*lead, settings.dim)), begin(settings, lead)
+    zeros, votes = np.zeros((*lead, settings.dim)), starting_votes(settings, lead)
     counted = (votes.up + votes.down).sum(-1)
     record = AllVotes(votes, zeros, zeros, counted, np.full(lead, -np.inf))
     if settings.features is None or settings.earlier_votes is None:
