@@ -17,7 +17,7 @@ PAGE, GOLDEN = ROOT / "docs/features.md", ROOT / "szpo/features/golden.json"
 HEAD = "| group | features: less, more (unit) |\n|---|---|\n"
 USUAL = "share of words"
 LEGEND = """\
-*Commas* stands for fewer and more commas, *says I* for less and more of it. Without a unit it is
+*Commas* stands for fewer and more commas, *says "I"* for less and more of it. Without a unit it is
 the share of words.
 """
 LANGUAGES = {"any": "All languages", "spaced": "Languages with spaces", "en": "English"}
@@ -51,9 +51,10 @@ def ends(entry: Entry) -> str:
     """What less and more of an entry are called; once where only "fewer" or "less" differs."""
     less, more = entry.fewer.partition(" "), entry.more.partition(" ")
     usual = less[0] in ("fewer", "less") and more[0] == "more" and less[2] == more[2] != ""
-    stem = entry.fewer.removesuffix(" less")
-    if f"{stem} less, {stem} more" == f"{entry.fewer}, {entry.more}":
-        return stem
+    for end in ("", " often"):
+        stem = entry.fewer.removesuffix(f" less{end}")
+        if (f"{stem} less{end}", f"{stem} more{end}") == (entry.fewer, entry.more):
+            return stem
     return less[2] if usual else f"{entry.fewer}, {entry.more}"
 
 

@@ -26,6 +26,8 @@ Languages: TypeAlias = Literal["any", "spaced", "en"]
 
 ROOM: Final = ("reading.py", "word_lists.py", "dictionary.py", "golden.json")
 """The files whose bytes the digest covers, the golden table among them."""
+EARLIER: Final = frozenset({"c6b0ff9c242e51b149e178c9e6fad66b1939145eb2876de23e01b65ea25f0ed6"})
+"""Digests of earlier versions that count the same and say it in other words."""
 TONE_READS: Final = 4_000
 """Characters from the start that VADER reads; its time grows with the square of the text."""
 TONE_EMOJI: Final = 100
@@ -83,6 +85,11 @@ def digest() -> str:
     for name in ROOM:
         found.update(resources.files("szpo.features").joinpath(name).read_bytes())
     return found.hexdigest()
+
+
+def counts_alike(recorded: str) -> bool:
+    """Whether the dictionary of this digest counts as this one does."""
+    return recorded == digest() or recorded in EARLIER
 
 
 # ---- counting ----
@@ -270,7 +277,8 @@ _COUNTED: Final[tuple[tuple[str, str, str, Languages, str, str, Count], ...]] = 
      "longer sentences", lambda r: _share(len(r.words), len(r.sentences))),
     ("first-sentence", "sentences", "words", "spaced", "a shorter first sentence",
      "a longer first sentence", _first),
-    ("finished", "sentences", _YES, "any", "breaks off more", "ends with a closing mark more",
+    ("finished", "sentences", _YES, "any", "breaks off more often",
+     "ends with a closing mark more often",
      _finished),
     ("lines", "layout", "lines", "any", "fewer lines", "more lines", lambda r: (len(r.lines), 1)),
     ("paragraphs", "layout", "paragraphs", "any", "fewer paragraphs", "more paragraphs",
@@ -290,8 +298,8 @@ _COUNTED: Final[tuple[tuple[str, str, str, Languages, str, str, Count], ...]] = 
      lambda r: _per_word(r.text.count(",") + r.text.count("،"), r)),
     ("questions", "questions", "question marks", "any", "fewer questions", "more questions",
      _marks("?？؟")),
-    ("asks-last", "questions", _YES, "any", "ends with a question less",
-     "ends with a question more", _asks_last),
+    ("asks-last", "questions", _YES, "any", "ends with a question less often",
+     "ends with a question more often", _asks_last),
     ("exclamations", "excitement", "exclamation marks", "any", "fewer exclamation marks",
      "more exclamation marks", _marks("!！")),
     ("shouting", "excitement", "words in capitals", "any", "fewer words in capitals",

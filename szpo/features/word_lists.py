@@ -10,17 +10,17 @@ from typing import Final
 
 LISTS: Final[tuple[tuple[str, str, str, str, str], ...]] = (
     # ---- who speaks, and of whom ----
-    ("i", "person", "says I less", "says I more",
+    ("i", "person", 'says "I" less', 'says "I" more',
      "i me my mine myself i'm i've i'd i'll"),
-    ("we", "person", "says we less", "says we more",
+    ("we", "person", 'says "we" less', 'says "we" more',
      "we us our ours ourselves we're we've we'd we'll let's"),
     ("you", "person", "speaks to the reader less", "speaks to the reader more",
      "you your yours yourself yourselves you're you've you'd you'll"),
-    ("he-she", "person", "says he or she less", "says he or she more",
+    ("he-she", "person", 'says "he" or "she" less', 'says "he" or "she" more',
      "he she him her his hers himself herself he's she's he'd she'd he'll she'll"),
-    ("they", "person", "says they less", "says they more",
+    ("they", "person", 'says "they" less', 'says "they" more',
      "they them their theirs themselves they're they've they'd they'll"),
-    ("it", "person", "says it less", "says it more", "it its itself it's it'd it'll"),
+    ("it", "person", 'says "it" less', 'says "it" more', "it its itself it's it'd it'll"),
     ("people", "people", "fewer people", "more people",
      "people person man woman men women child children boy boys girl girls kid kids baby friend "
      "friends neighbor neighbors neighbour neighbours stranger strangers guest guests "
@@ -49,19 +49,20 @@ LISTS: Final[tuple[tuple[str, str, str, str, str], ...]] = (
      "not no never none nothing nobody nowhere neither nor cannot can't couldn't don't doesn't "
      "didn't isn't aren't wasn't weren't won't wouldn't shouldn't hasn't haven't hadn't without"),
     # ---- small words ----
-    ("the", "small words", "fewer the", "more the", "the"),
-    ("a", "small words", "fewer a and an", "more a and an", "a an"),
-    ("of", "small words", "fewer of", "more of", "of"),
+    ("the", "small words", 'fewer "the"', 'more "the"', "the"),
+    ("a", "small words", 'fewer "a" and "an"', 'more "a" and "an"', "a an"),
+    ("of", "small words", 'fewer "of"', 'more "of"', "of"),
     ("places-of", "small words", "fewer words of place (in, on, under)",
      "more words of place (in, on, under)",
      "in on at under over above below behind beside between near inside outside into onto through "
      "across along around from up down"),
     ("this", "small words", "less pointing (this, those)", "more pointing (this, those)",
      "this that these those here there"),
-    ("which", "small words", "fewer clauses with which and who", "more clauses with which and who",
+    ("which", "small words", 'fewer clauses with "which" or "who"',
+     'more clauses with "which" or "who"',
      "which who whom whose where when while"),
     # ---- connectives ----
-    ("and", "connectives", "fewer and", "more and", "and"),
+    ("and", "connectives", 'fewer "and"', 'more "and"', "and"),
     ("but", "connectives", "fewer contrasts (but, however)", "more contrasts (but, however)",
      "but however although though yet still nevertheless instead despite whereas even_so "
      "on_the_other_hand"),
@@ -189,18 +190,20 @@ HEDGES: Final = (
 )
 """Words that soften a claim."""
 OPENINGS: Final[tuple[tuple[str, str, str, str], ...]] = (
-    ("starts-the", "opens with the less", "opens with the more", "the"),
-    ("starts-a", "opens with a or an less", "opens with a or an more", "a an"),
-    ("starts-i", "opens with I or we less", "opens with I or we more",
+    ("starts-the", 'opens with "the" less often', 'opens with "the" more often', "the"),
+    ("starts-a", 'opens with "a" or "an" less often', 'opens with "a" or "an" more often', "a an"),
+    ("starts-i", 'opens with "I" or "we" less often', 'opens with "I" or "we" more often',
      "i i'm i've i'd i'll my we we're we've our"),
-    ("starts-it", "opens with it or this less", "opens with it or this more",
+    ("starts-it", 'opens with "it" or "this" less often', 'opens with "it" or "this" more often',
      "it it's this that there there's these those here"),
-    ("starts-time", "opens with a time or place less", "opens with a time or place more",
+    ("starts-time", "opens with a time or place less often",
+     "opens with a time or place more often",
      "in on at as when while after before once during under from with by one"),
-    ("starts-order", "opens with an instruction less", "opens with an instruction more",
+    ("starts-order", "opens with an instruction less often",
+     "opens with an instruction more often",
      "take make go look let let's try imagine consider find use start think write remember be "
      "keep give put see close open listen step picture do don't get set turn choose"),
-    ("starts-yes", "opens with yes or no less", "opens with yes or no more",
+    ("starts-yes", 'opens with "yes" or "no" less often', 'opens with "yes" or "no" more often',
      "yes no yeah nope sure absolutely certainly indeed"),
 )  # fmt: skip
 """Whether an answer's first word is of a list: name, less, more, words."""

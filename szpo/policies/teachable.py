@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Final
 
 from szpo.features import dictionary, own
@@ -50,7 +51,7 @@ class Teachable:
         The least KL of any policy that has this share, over the reach: with R² of the variance
         the same change takes 1/R² times the nats.
 
-        >>> round(Teachable("i", "says I more", 0.5, 0.8, None).nats, 2)
+        >>> round(Teachable("i", 'says "I" more', 0.5, 0.8, None).nats, 2)
         2.15
         """
         start, end = SHARE
@@ -101,7 +102,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
     lines = {}
     for ease, nats in costs.items():
         if names := [each.words for each in found if each.ease == ease]:
-            lines[f"taught {ease}"] = f"{_list(names)} (3 % of answers become 50 % at {nats})"
+            lines[f"taught {ease}"] = f"{_list(names)} (from 3 % of answers to half: {nats})"
     can = (each for each in found if each.ease != "not at all")
     seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
     if seldom:
@@ -128,7 +129,7 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def describe_ruler(report: Mapping[str, Any]) -> list[str]:
     """`ruler` as lines of a terminal, under its prompt; a text ends after 84 letters."""
-    rows = [(nats, " ".join(text.split())[:84]) for nats, text in ruler(report)]
+    rows = [(nats, shorten(text, 84, placeholder=" …")) for nats, text in ruler(report)]
     return [f"what nats look like: {text}" for _, text in rows[:1]] + [
         f"{nats:>8}  {text}" for nats, text in rows[1:]
     ]

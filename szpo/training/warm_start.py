@@ -94,13 +94,13 @@ def read(config: Config, *, scored: bool = True) -> Preferred | None:
 
 
 def take_votes(
-    config: Config, settings: Settings, found: Preferred, identity: Mapping[str, Any]
+    config: Config, settings: Settings | None, found: Preferred, identity: Mapping[str, Any]
 ) -> tuple[Settings, WarmStart] | str:
     """The settings in which an earlier run's votes count in full, or in what that run differs.
 
     Args:
         config: Of the run that begins.
-        settings: Its optimizer's.
+        settings: Its optimizer's; without them an empty string where nothing else differs.
         found: The earlier run's preferences; those of any other file give an empty string.
         identity: Its ``base_sha256``, ``basis_sha256`` and ``prompts``, as a ledger has them.
     """
@@ -110,6 +110,8 @@ def take_votes(
     with Ledger.open(Path(config.optimizer.prior).expanduser(), readonly=True) as ledger:
         if differs := _find_difference(ledger, config, settings, identity):
             return differs
+        if settings is None:
+            return ""
         votes = replay.replay_state(ledger, recorded_settings(ledger)).carried.votes
     facts = {
         "file": found.file, "kind": found.kind, "sha256": found.sha256, "pairs": len(votes.steps),
@@ -119,16 +121,17 @@ def take_votes(
 
 
 def _find_difference(
-    ledger: Ledger, config: Config, settings: Settings, identity: Mapping[str, Any]
+    ledger: Ledger, config: Config, settings: Settings | None, identity: Mapping[str, Any]
 ) -> str:
     optimizer = ledger.spec["optimizer"]
     past = ledger.spec.get("config") or {"model": {}, "generation": {}}  # begun by no settings
     if superseded.find_gone(optimizer) or not has_two_points(optimizer["rule"]):
         return "its rule"
-    theirs, mine = settings_to_json(recorded_settings(ledger)), settings_to_json(settings)
+    theirs = settings_to_json(recorded_settings(ledger))
+    mine = theirs if settings is None else settings_to_json(settings)
     now = config.model_dump(mode="json")
     model = ledger.row["base_sha256"] == identity["base_sha256"]
-    coordinates = ledger.row["basis_sha256"] == identity["basis_sha256"]
+    coordinates = settings is None or ledger.row["basis_sha256"] == identity["basis_sha256"]
     same = {
         "its model": model and past["model"].get("adapter") == now["model"]["adapter"],
         "its prompts": ledger.spec["prompts"]["sha256"] == identity["prompts"],
@@ -146,16 +149,18 @@ def foretell(
     config: Config, found: Preferred, space: Subspace | None, identity: Mapping[str, Any]
 ) -> str:
     """How the preferences will count, before a model is loaded; ``space``: where it is stored."""
-    told = f"{len(found.comparisons):,} preferences from {found.file} ({found.kind})"
-    if space is None:
-        full = ", in full on the same model, prompts and coordinates"
-        return told + full * (found.kind == preferred.LEDGER_KIND)
-    named = None if space.features is None else space.features.named()
-    settings = config.optimizer_settings(space.layout, space.scale, named)
-    taken = take_votes(config, settings, found, {**identity, "basis_sha256": space.basis_sha256})
-    if isinstance(taken, str):
-        return describe_less(found, taken) if taken else told
-    return describe(taken[1])
+    settings, basis = None, ""
+    if space is not None:
+        named = None if space.features is None else space.features.named()
+        settings = config.optimizer_settings(space.layout, space.scale, named)
+        basis = space.basis_sha256
+    taken = take_votes(config, settings, found, {**identity, "basis_sha256": basis})
+    if not isinstance(taken, str):
+        return describe(taken[1])
+    if taken:
+        return describe_less(found, taken)
+    full = ", in full on the same coordinates" * (found.kind == preferred.LEDGER_KIND)
+    return f"{len(found.comparisons):,} preferences from {found.file} ({found.kind}){full}"
 
 
 def describe_less(found: Preferred, differs: str) -> str:

@@ -35,7 +35,7 @@ def entries_of(
         rate: Asks the run's judge.
         rated: What a judge rated, as recorded.
     """
-    same = features.dictionary == dictionary.digest()
+    same = dictionary.counts_alike(features.dictionary)
     mine = {**own.again(features.own, given, rate), **(rated or {})}
     theirs = {name for name, *_ in features.own}
     known = dictionary.BY_NAME if same else {}

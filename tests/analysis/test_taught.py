@@ -62,7 +62,7 @@ def test_no_figure_is_said_before_a_taste_is_shown() -> None:
 def test_what_is_not_clear_or_has_no_name_is_said_to_be_so() -> None:
     assert words(unnamed=0.7, chance=0.1).endswith("no named feature explains (80 % for none)")
     other = Claim("length", False, 0.25, 1.0, "length")
-    assert words(I, other) == "not clear yet: says I more (30 %) or shorter (25 %)"
+    assert words(I, other) == 'not clear yet: says "I" more (30 %) or shorter (25 %)'
     assert words(Claim("i", True, 0.05, 1.0)) == "a taste, not clear yet which"
 
 
@@ -99,9 +99,9 @@ def test_a_shown_taste_has_its_groups_over_votes(ledger: Ledger) -> None:
     assert (first.name, first.votes, first.chances) == (
         "fewer commas", (8, 16, 31), (0.0, 0.6, 0.97),
     )  # fmt: skip
-    assert (second.name, second.chances) == ("says I more", (0.3, 0.0, 0.3))
+    assert (second.name, second.chances) == ('says "I" more', (0.3, 0.0, 0.3))
     page = html_report.render(ledger)
-    assert f"{found}." in page and "<polyline" in page and "says I more</li>" in page
+    assert f"{found}." in page and "<polyline" in page and "says &quot;I&quot; more</li>" in page
 
 
 NONE: dict[str, Any] = {"factor": -1.0, "chance": 0.8, "unnamed": 0.1}

@@ -27,10 +27,10 @@ def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach() -> None:
 def test_what_can_be_taught_is_said_in_words_with_its_ruler() -> None:
     said = teachable.describe(teachable.read(NAMES[::-1], _reversed()), rows=8)
     assert said == {
-        "taught easily": "says I more (3 % of answers become 50 % at 2.2 to 3 nats)",
-        "taught hardly": "more commas (3 % of answers become 50 % at 3 to 8 nats)",
+        "taught easily": 'says "I" more (from 3 % of answers to half: 2.2 to 3 nats)',
+        "taught hardly": "more commas (from 3 % of answers to half: 3 to 8 nats)",
         "taught not at all": "more questions; more of keyword:sea "
-        "(3 % of answers become 50 % at more than 8 nats)",
+        "(from 3 % of answers to half: more than 8 nats)",
         "seldom shown": "more commas (66 %): so often two sets of 8 answers do not differ in it",
     }
     answers = [[0.0, "left\u202eright"], [0.5, "b"], [1.0, "c"]]

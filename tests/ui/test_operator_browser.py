@@ -309,7 +309,7 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
     page.get_by_text(taught, exact=True).wait_for()
     assert page.locator(".op-gain polyline").count() == 2
     names = [each.strip() for each in page.locator(".legend li").all_inner_texts()]
-    assert names == ["fewer commas", "says I more"]
+    assert names == ["fewer commas", 'says "I" more']
     assert in_both_colours(page) == []
     assert {s[0]: misfits(page, *s, root="#op-root", bar=".op-top") for s in SIZES} == {
         size[0]: [] for size in SIZES
