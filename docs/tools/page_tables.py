@@ -192,7 +192,15 @@ def read_surrogate() -> dict[str, Table]:
         ]
         for row in load("calibration")
     ]
-    return {"said": (("votes", "said, on average", "claims", "right"), said)}
+    shown: dict[str, list[str]] = {}
+    ways: dict[str, None] = {}
+    for row in load("tastes"):
+        shown.setdefault(row["taste"], [row["taste"]]).append(row["shown"])
+        ways[row["asked"]] = None
+    return {
+        "said": (("votes", "said, on average", "claims", "right"), said),
+        "shown": (("taste", *ways), [*shown.values()]),
+    }
 
 
 CALLED = {
@@ -274,7 +282,7 @@ READERS = (
 PAGES = {
     "hundred-votes.md": ("ruler",),
     "results.md": ("published-smollm2", "forty", "ways"),
-    "appendix.md": ("published", "said", "people", "groups", "tiny", "smollm2"),
+    "appendix.md": ("published", "shown", "said", "people", "groups", "tiny", "smollm2"),
 }
 """The tables that each page shows."""
 
