@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import signal
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from szpo import cache
 from szpo.ledger import connection
 
 # Started in the background by a script, a process ignores the keyboard's interrupt, and so do its
@@ -49,13 +51,24 @@ WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.(full|slow|gpu)\b", re.MUL
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Without ``-m``: the first gate; of named files all that is neither slow nor gpu."""
+    """A cache of its own; without ``-m`` the first gate, of named files what is not slow or gpu."""
+    if not hasattr(config, "workerinput"):
+        _begin_cache(config)
     if not config.option.markexpr:
         named = any(".py" in argument for argument in config.args)
         config.option.markexpr = "not slow and not gpu" if named else "quick"
     if not config.getoption("--hypothesis-profile"):
         gate = config.option.markexpr == "quick"
         hypothesis.settings.load_profile("few" if gate else "full")
+
+
+def _begin_cache(config: pytest.Config) -> None:
+    """What earlier runs left would hide what a fresh machine meets; the converted model stays."""
+    folder = tempfile.TemporaryDirectory(prefix="szpo-cache-")
+    config.add_cleanup(folder.cleanup)
+    for model in cache.cache_dir().glob("smollm2-*"):
+        Path(folder.name, model.name).symlink_to(model)
+    os.environ["SZPO_CACHE"] = folder.name
 
 
 def pytest_xdist_auto_num_workers() -> int:
