@@ -51,7 +51,7 @@ WHOLE_FILE = re.compile(r"^pytestmark = pytest\.mark\.(full|slow|gpu)\b", re.MUL
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A cache of its own; without ``-m`` the first gate, of named files what is not slow or gpu."""
+    """A cache of its own; without ``-m`` the first gate, of named files neither slow nor gpu."""
     if not hasattr(config, "workerinput"):
         _begin_cache(config)
     if not config.option.markexpr:

@@ -12,7 +12,7 @@ from szpo.analysis.taught import Lesson
 from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.policies.text_guards import Guard
-from szpo.training import held_out
+from szpo.training import budget, held_out
 from szpo.training.step_report import Outcome
 from szpo.types import Assignment, Comparison
 
@@ -87,6 +87,8 @@ class Result(Outcome):
     """On held-out prompts; empty where nothing was measured at the end."""
     taught: Lesson | None
     """What the votes are about; None where coordinates are not named features."""
+    more_votes: str = ""
+    """How the run goes on for more; empty where it is not at its end, or more would not help."""
 
     @property
     def verdict(self) -> str:
@@ -102,6 +104,7 @@ class Result(Outcome):
         found = [f"{self.status}: {self.reason}", self.improvement.sentence]
         found += [guard.line() for guard in self.guards]
         found += [] if self.taught is None else [str(self.taught)]
+        found += [f"for more votes: {self.more_votes}"] if self.more_votes else []
         return "\n".join(found)
 
 
@@ -114,9 +117,12 @@ def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Re
     if not any(point.steps for point in helped.points):
         how = "run(measure=True) does that" if measurable else "no prompt is held out"
         helped = replace(helped, lack=f"it was not measured; {how}")
+    lesson = taught.read(ledger)
+    more_may = outcome.status == "finished" and (lesson is None or lesson.more_may)
     return Result(
         outcome.status, outcome.reason, outcome.steps, outcome.votes,
         helped,
         () if measured is None else measured.guards,
-        taught.read(ledger),
+        lesson,
+        budget.describe_more(ledger) if more_may else "",
     )  # fmt: skip

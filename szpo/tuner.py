@@ -55,6 +55,8 @@ FEWEST_TO_HOLD_OUT: Final = 8
 """Prompts below which none is held out."""
 BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False, "spare": 0}
 """Settings of a panel that is asked by `szpo.Tuner.ask`."""
+NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
+"""How a run of no named file could have gone on."""
 log: Final = logging.getLogger("szpo")
 
 
@@ -118,6 +120,7 @@ class Tuner:
             forget()
             raise
         self._forget = weakref.finalize(self, forget)
+        self._is_kept = ledger is not None
 
     @classmethod
     def resume(
@@ -163,6 +166,7 @@ class Tuner:
             raise
         found._begin(record, parts)
         found._forget = weakref.finalize(found, _keep)
+        found._is_kept = True
         return found
 
     def _begin(self, ledger: Ledger, parts: RunParts) -> None:
@@ -198,7 +202,10 @@ class Tuner:
         self._outcome = whole_run.drive(
             self._ledger, self._parts, every, measured=measure, score=score, say=_say
         )
-        return read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
+        found = read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
+        if found.more_votes and not self._is_kept:
+            return replace(found, more_votes=NOT_KEPT)
+        return found
 
     # ---- votes by hand ----
 

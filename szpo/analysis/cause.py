@@ -104,23 +104,28 @@ class Watch:
         return found
 
 
-def read(ledger: Ledger, *, undecided: bool, named: bool) -> str:
-    """Why a run's votes show no taste; ``named``: its coordinates are named features."""
+def read(ledger: Ledger, *, undecided: bool, named: bool) -> tuple[str, bool]:
+    """Why a run's votes show no taste, and whether more votes may; of equal questions none do.
+
+    ``named``: its coordinates are named features.
+    """
     cast, automatic, ties = _count(ledger)
     votes = cast + count_earlier(ledger)
     first = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
     alike = share(first.hits + second.hits, first.of + second.of)
     look = not (named or undecided) and votes >= MIN_VOTES and alike.of < PAIRS
-    return describe(
+    same = _count_same(ledger, automatic, ties)
+    words = describe(
         votes=votes,
         asked=cast + automatic,
-        same=_count_same(ledger, automatic, ties),
+        same=same,
         undecided=undecided,
         alike=alike,
         foretold=_foretold(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
     )
+    return words, not _describe_equal(same, cast + automatic)
 
 
 def count_earlier(ledger: Ledger) -> int:

@@ -159,7 +159,7 @@ def read(ledger: Ledger, *, why: bool = False) -> Outlook | None:
         found, votes = LookAhead.from_json(ahead), body["total_votes"]
         asked = why and votes and not found.shown and found.taught is None
         later = any(each.votes and each.evidence >= taught.LIKELY for each in found.ahead)
-        said = cause.read(ledger, undecided=later, named=False) if asked else ""
+        said = cause.read(ledger, undecided=later, named=False)[0] if asked else ""
         return Outlook(found, votes, prior, said)
     return None if prior is None else Outlook(NEVER, 0, prior)
 

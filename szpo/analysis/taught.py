@@ -17,7 +17,6 @@ from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import LookAhead
-from szpo.policies.teachable import CHANGE
 
 LIKELY: Final = 0.5
 """Probability from which a claim is told."""
@@ -53,6 +52,8 @@ class Lesson:
     """They show a taste."""
     why: str = ""
     """Why they do not; empty where they do."""
+    more_may: bool = True
+    """More votes may show one, or more of it."""
     aside: tuple[str, ...] = ()
     """Groups that they are not to be about, by order."""
     by_texts: bool = False
@@ -154,10 +155,10 @@ def read(ledger: Ledger) -> Lesson | None:
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
     undecided = last.unnamed + last.chance < OPEN
-    why = cause.read(ledger, undecided=undecided, named=True)
-    if CHANGE not in why:  # of equal questions no more votes help
+    why, more_may = cause.read(ledger, undecided=undecided, named=True)
+    if more_may:
         why += _promise(last)
-    return Lesson(votes, words(last), False, why, last.aside)
+    return Lesson(votes, words(last), False, why, more_may, last.aside)
 
 
 def _promise(found: LookAhead) -> str:

@@ -450,7 +450,8 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
                 for text in (ahead.prior_line, *ahead.remarks):
                     if text:
                         console.say(text)
-            _next(ledger, language=parts.base is not None)
+            more_may = not cause.Watch(ledger).look() if lesson is None else lesson.more_may
+            _next(ledger, language=parts.base is not None, more_may=more_may)
     return 1 if outcome.status == "paused" else 0
 
 
@@ -500,7 +501,7 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     return ", ".join(parts)
 
 
-def _next(ledger: Ledger, *, language: bool) -> None:
+def _next(ledger: Ledger, *, language: bool, more_may: bool) -> None:
     path = ledger.path
     texts = {
         "sample": "the base and the tuned model answer side by side",
@@ -515,6 +516,5 @@ def _next(ledger: Ledger, *, language: bool) -> None:
         del texts["export"]
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
-    more = budget.describe_more(ledger)
-    if more and not cause.Watch(ledger).look():  # of equal questions no more votes help
+    if more_may and (more := budget.describe_more(ledger)):
         console.say(f"  {more}  # the same run goes on")

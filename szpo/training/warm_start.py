@@ -149,7 +149,7 @@ def foretell(
     config: Config, found: Preferred, space: Subspace | None, identity: Mapping[str, Any]
 ) -> str:
     """How the preferences will count, before a model is loaded; ``space``: where it is stored."""
-    settings, basis = None, ""
+    settings, basis = None, None
     if space is not None:
         named = None if space.features is None else space.features.named()
         settings = config.optimizer_settings(space.layout, space.scale, named)

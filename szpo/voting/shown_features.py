@@ -69,9 +69,12 @@ def as_options(names: Collection[str]) -> str:
 
 
 def to_give_again(ledger: Ledger) -> list[str]:
-    """The features of the user's own without which the run does not go on."""
+    """The features without which the run does not go on: not what the record or a judge gives."""
     named = recorded_settings(ledger).features
-    return [name for name, *_ in (named.own if named else ()) if not own.is_judged(name)]
+    if named is None:
+        return []
+    counted = entries_of(named)
+    return [n for n, *_ in named.own if n not in counted and not own.is_judged(n)]
 
 
 def require_given(ledger: Ledger, given: Sequence[str]) -> None:

@@ -131,8 +131,8 @@ def test_who_disagrees_is_asked_more_clearly_in_the_words_that_they_read(
     with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
         teach(ledger, 120, [])
         monkeypatch.setattr(ledger, "spec", {**ledger.spec, "config": config})
-        told = cause.read(ledger, undecided=False, named=True)
-    assert told.startswith("the voters disagree (in 24 of 50") and then in told
+        told, more_may = cause.read(ledger, undecided=False, named=True)
+    assert told.startswith("the voters disagree (in 24 of 50") and then in told and more_may
 
 
 def test_equal_questions_are_told_before_votes_are_spent() -> None:

@@ -257,7 +257,9 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
 def test_a_temporary_ledger_goes_with_the_tuner(model):
     with szpo.Tuner(model, PROMPTS, lambda p, a, b: 0.9, votes=2, settings=SMALL) as tuner:
         folder = tuner.path.parent
-        tuner.run()
+        assert str(tuner.run()).endswith(
+            "ledger=FILE) keeps a run, this one ends with its process"
+        )
         assert folder.exists() and tuner.outcome is not None and tuner.outcome.votes == 2
     assert not folder.exists()
 
@@ -279,6 +281,11 @@ def test_the_function_judges_held_out_batches_against_the_base(model, tmp_path):
     assert found.gain is not None and found.gain.of == 2 and found.guards
     assert found.verdict == "unclear" and found.improvement.sentence in str(found)
     assert found.guards[0].line() in str(found) and found.votes == 8
+    *_, last = str(found).splitlines()
+    go_on = f'for more votes: szpo.Tuner.resume("{place}", better, more_votes=40)'
+    assert last == go_on
+    with eval(go_on.partition(": ")[2], {"szpo": szpo, "better": better}) as tuner:
+        assert tuner.run().votes == 48
     with Ledger.open(place, readonly=True) as ledger:
         assert verification.verify(ledger).ok
         base, *later = [event["body"] for event in ledger.events("measured")]
