@@ -41,8 +41,8 @@ class Outlook:
         found, lines = self.found, []
         if self.why:
             lines.append(
-                f"no taste shown yet (odds {_odds(found.factor)}, it takes "
-                f"{vote_regression.BAYES_FACTOR_NEEDED:g} : 1), so the recommended point "
+                f"no taste shown yet (Bayes factor {math.exp(found.factor):.2g}, it takes "
+                f"{vote_regression.BAYES_FACTOR_NEEDED:g}), so the recommended point "
                 f"stays near the start: {self.why}"
             )
         names = _list(found.broken)
@@ -162,15 +162,6 @@ def read(ledger: Ledger, *, why: bool = False) -> Outlook | None:
         said = cause.read(ledger, undecided=later, named=False)[0] if asked else ""
         return Outlook(found, votes, prior, said)
     return None if prior is None else Outlook(NEVER, 0, prior)
-
-
-def _odds(factor: float) -> str:
-    """A Bayes factor given as its logarithm.
-
-    >>> _odds(math.log(2.14)), _odds(-math.inf)
-    ('2.1 : 1', '0 : 1')
-    """
-    return f"{math.exp(factor):.2g} : 1"
 
 
 def _list(figures: Sequence[str]) -> str:

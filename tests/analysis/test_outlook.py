@@ -45,7 +45,7 @@ def test_why_the_votes_show_nothing_is_said_once_somebody_asked():
     found = change(factor=math.log(8.9))
     assert found.note == "no taste shown yet" and found.remarks == ()
     (remark,) = replace(found, why="the voters disagree").remarks
-    assert remark.startswith("no taste shown yet (odds 8.9 : 1, it takes 9 : 1)")
+    assert remark.startswith("no taste shown yet (Bayes factor 8.9, it takes 9)")
     assert remark.endswith("stays near the start: the voters disagree")
 
 
