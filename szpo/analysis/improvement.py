@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, TypeAlias
 
+import numpy as np
+
 from szpo import metrics
 from szpo.analysis import evidence
 from szpo.intervals import Share
@@ -18,9 +20,12 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.training import results
 from szpo.training.results import StepRow
+from szpo.types import Floats
 from szpo.voting import finals
 
 PLACE: Final = "on held-out prompts"
+TOLD: Final = 0.25
+"""Share of even pairs from which it is told: they hold the share of won ones near a half."""
 FEWEST: Final = 20
 """Blind votes below which no statement on improvement is made, whatever the interval."""
 
@@ -45,6 +50,8 @@ class Point:
     """Prompts and first answers."""
     batches: bool = False
     """The pairs are of batches, and a function compared them."""
+    even: float = 0.0
+    """Share of the pairs that are ties."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,8 @@ def read(ledger: Ledger) -> Improvement:
         count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"
         by = "the function that votes" if end.batches else "the reward of the panel"
         what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
+        if end.even >= TOLD:
+            what += f" ({100 * end.even:.0f} % are even)"
         return Improvement(end.wins, what, votes, kl, points, "", measured)
     if any(order.closed_us is None and order.error is None for order in placed):
         lack = "the blind final comparison is open; its result appears once it is closed"
@@ -222,11 +231,13 @@ def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
     """Measurements in their order, each against the base's; a step measured again counts last."""
     last = {body["steps"]: body for body in events}
     base = last.get(0, {}).get("rewards")
+    outcomes = {steps: _outcomes(body, base) if steps else None for steps, body in last.items()}
     return tuple(
         Point(
             steps=steps,
             votes=body["votes"],
-            wins=_wins(body, base) if steps else None,
+            wins=None if (each := outcomes[steps]) is None else metrics.win_rate(each),
+            even=0.0 if each is None else float(np.mean(each == 0.5)),
             reward=_mean(body["rewards"]),
             tokens=body["tokens"],
             kl=body["kl"],
@@ -237,13 +248,14 @@ def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
     )
 
 
-def _wins(body: Mapping[str, Any], base: Any) -> Share | None:
+def _outcomes(body: Mapping[str, Any], base: Any) -> Floats | None:
+    """1, ½ or 0 of each pair, as `metrics.win_rate` takes them; None where nobody compared."""
     if body.get("wins") is not None:
-        return metrics.win_rate(body["wins"])
+        return np.asarray(body["wins"], np.float64)
     tuned = body["rewards"]
     if tuned is None or base is None or len(tuned) != len(base):
         return None
-    return metrics.win_rate(metrics.versus(tuned, base))
+    return metrics.versus(tuned, base)
 
 
 def _mean(rewards: Any) -> float | None:

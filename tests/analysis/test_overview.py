@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from szpo import intervals
-from szpo.analysis import agreement, evidence, measuring, overview
+from szpo.analysis import agreement, evidence, improvement, measuring, overview
 from szpo.analysis.evidence import Panelist
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.vote_rows import VoteRow
@@ -36,6 +36,7 @@ from tests.support import yard_run
 from tests.support.browser import MovableClock, make
 from tests.support.cases import case
 from tests.support.overview import S, ballot, page, step
+from tests.support.quadratic import new_ledger, settings_of
 
 # ---- intervals ----
 
@@ -471,3 +472,16 @@ def test_people_are_asked_for_the_final_comparison_at_the_end(tmp_path):
         (order,) = orders.orders(ledger)
         assert (order.kind, order.by) == ("final", "szpo run")
         assert measured(path) == before  # nothing was drawn anew
+
+
+def test_even_pairs_are_told_since_they_hold_the_share_near_a_half(tmp_path: Path) -> None:
+    """Of eight pairs four are won and four even; of the last point's none are."""
+    measured = {"votes": 8, "tokens": 3.0, "kl": 0.4, "texts": []}
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        for steps, rewards in enumerate(([[0, 0], [0, 1]], [[0, 1], [1, 1]])):
+            body = {**measured, "steps": steps, "rewards": rewards}
+            ledger.record_event("measured", "controller", body)
+        assert "by the reward of the panel (50 % are even), 8" in improvement.read(ledger).sentence
+        body = {**measured, "steps": 2, "rewards": [[2, 2], [2, 2]]}
+        ledger.record_event("measured", "controller", body)
+        assert "even" not in improvement.read(ledger).sentence
