@@ -37,7 +37,7 @@ def demo(
     taste: str = typer.Option(
         "sentiment",
         "--taste",
-        help="What the simulated panel likes: no comma, fewer questions, keyword:sea,sun, "
+        help="What the simulated panel likes: no comma, fewer questions, keyword:sea+sun, "
         "regex:^Once, length:12, …",
     ),
     preset: str = typer.Option("demo", "--preset", help="Settings to start from."),

@@ -69,7 +69,7 @@ class Panel(Section):
         "sentiment",
         min_length=1,
         description="The hidden reward of a simulated panel, unknown to the run: sentiment, "
-        "length:40, keyword:sea,sun, regex:^Once, verify:no_comma, or a sum such as "
+        "length:40, keyword:sea+sun, regex:^Once, verify:no_comma, or a sum such as "
         "0.7*sentiment+0.3*length:40.",
     )
     beta: Positive | None = Field(

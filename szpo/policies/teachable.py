@@ -59,6 +59,11 @@ class Teachable:
         return least / self.reach if self.reach > 0 else math.inf
 
     @property
+    def cost(self) -> str:
+        """Its nats, in words."""
+        return f"{self.nats:.1f} nats" if math.isfinite(self.nats) else "out of reach"
+
+    @property
     def ease(self) -> str:
         """Easily, hardly or not at all."""
         return "easily" if self.nats <= EASY else "hardly" if self.nats <= HARD else "not at all"
@@ -103,6 +108,10 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
     for ease, nats in costs.items():
         if names := [each.words for each in found if each.ease == ease]:
             lines[f"taught {ease}"] = f"{_list(names)} (from 3 % of answers to half: {nats})"
+    mine = [each for each in found if each.feature not in dictionary.BY_NAME]
+    if mine:
+        told = "; ".join(f"{each.words}: {each.cost}" for each in mine)
+        lines["yours"] = f"{told} (from 3 % of answers to half; a smaller gain costs less)"
     can = (each for each in found if each.ease != "not at all")
     seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
     if seldom:

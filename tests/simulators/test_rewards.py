@@ -89,7 +89,7 @@ def test_a_wrong_reward_says_what_is_right():
         ("verify:bullets", "no verifier 'bullets'"),
         ("fluency", "needs a model"),
         ("", "is not name"),
-        ("names a drink", "liked are written keyword:tea,bread, a pattern regex:"),
+        ("names a drink", "liked are written keyword:tea+bread, a pattern regex:"),
     ]
     for spec, words in cases:
         with case(spec, words):

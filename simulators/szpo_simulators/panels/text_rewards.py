@@ -1,6 +1,6 @@
 """Hidden rewards: what a simulated panel likes, written as a short text.
 
-``sentiment``, ``length:12`` (−|words − 12|/12, at least −1), ``keyword:sea,sun``,
+``sentiment``, ``length:12`` (−|words − 12|/12, at least −1), ``keyword:sea+sun``,
 ``regex:PATTERN`` (1 where it is found), ``verify:no_comma+lowercase``, ``repetition`` (minus the
 share of repeated word pairs), ``taste:few commas``, ``fluency``, ``walk`` (of the small yard
 world), and weighted sums in which every term after the first carries its weight:
@@ -135,7 +135,7 @@ def _length(argument: str | None) -> Reward:
 
 def _keyword(argument: str | None) -> Reward:
     if not argument:
-        raise UsageError("needs whole words separated by commas, as in keyword:sea,sun")
+        raise UsageError("needs whole words joined by +, as in keyword:sea+sun")
     return features.reward(f"keyword:{argument.replace(',', '+')}")
 
 
@@ -187,7 +187,7 @@ def _term(part: str, spec: str, logprob: Logprob | None) -> tuple[float, Reward]
     if match is None:
         raise UsageError(
             f"reward {spec!r}: {part!r} is not name, name:argument or weight*name; words that are "
-            "liked are written keyword:tea,bread, a pattern regex:^Once"
+            "liked are written keyword:tea+bread, a pattern regex:^Once"
         )
     weight, name, argument = match.groups()
     try:
