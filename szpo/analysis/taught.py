@@ -1,8 +1,8 @@
 """What a run's votes taught, in words and over votes; where they taught nothing, why.
 
-Figures are told once the votes show a taste. Read from what each step looked ahead to
-(`szpo.optim.rules.look_ahead`) in runs whose coordinates are named features, off the shown texts
-(`szpo.analysis.text_taste`) in all others.
+Figures are told once the votes show a taste. Where the coordinates are named features, they are
+each step's look-ahead (`szpo.optim.rules.look_ahead`); otherwise the shown texts tell it
+(`szpo.analysis.text_taste`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from szpo.optim.rules.look_ahead import LookAhead
 LIKELY: Final = 0.5
 """Probability from which a claim is told."""
 OPEN: Final = 0.2
-"""Probability that no feature explains the votes below which more votes may well name one.
+"""Where the probability that no feature explains the votes is below this, more may name one.
 
 Of 60 simulated runs of 120 votes each (tests/analysis/test_cause.py) it is below in two of 57
 whose taste has no name, and in a third of those whose has one that does not show yet."""
@@ -38,7 +38,7 @@ class Line:
     name: str
     votes: tuple[int, ...]
     chances: tuple[float, ...]
-    """0 where it was not listed, below a fiftieth."""
+    """0 where the group was not listed, since its probability was below a fiftieth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Lesson:
     more_may: bool = True
     """More votes may show one, or more of it."""
     aside: tuple[str, ...] = ()
-    """Groups that they are not to be about, by order."""
+    """Groups that an order leaves out (``szpo not-about``)."""
     by_texts: bool = False
     """Read off the texts: the run's coordinates have no names."""
     lines: tuple[Line, ...] = field(default=(), repr=False)

@@ -1,4 +1,4 @@
-"""Calibration: comparisons outside every tally, which measure how reliable votes are; practice.
+"""Calibration and practice: comparisons that no update counts; the first measure reliability.
 
 *Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
 *repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
@@ -85,7 +85,7 @@ def has_aa(ledger: Ledger) -> bool:
 
 
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
-    """A comparison for a panelist who waits, and the side of plus; None while there is none.
+    """A comparison for a waiting panelist, and where plus is shown; None while there is none.
 
     Ordered triads come first, then the kind that the panelist has answered least often; no
     comparison is shown to them twice. Gold and repeats are stored when they are first shown, so

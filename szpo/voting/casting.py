@@ -152,7 +152,7 @@ def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
 
 
 def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> list[Record]:
-    """A seat beside each of its answers, oldest first; one row with ``vote`` None without any.
+    """A row for each answer given in a seat, oldest first; one with ``vote`` None without any.
 
     Empty where there is no such seat, or where it is not this ``panelist``'s.
     """

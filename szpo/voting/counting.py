@@ -56,7 +56,7 @@ def quotas(
 
 
 def balance_of(ledger: Ledger) -> Balance:
-    """Over what a run balances the sides of plus: a direction's comparisons, or a whole step's.
+    """Within what plus is shown equally often left and right: a direction, or a whole step.
 
     Where a rule asks about many directions once each, the step is what can be balanced.
     """
