@@ -298,7 +298,7 @@ def test_the_function_judges_held_out_batches_against_the_base(model, tmp_path):
         batches = (slice(0, 2), slice(2, 3))  # two rows, as in the run, and what is left
         assert body["wins"] == [[share[shorter(tuned[b], tuned[b], start[b])]] for b in batches]
     assert set(asked) <= {1, 2} and helped.share is not None and helped.share.of == 2
-    assert helped.pairs == "pairs on 2 batches by the function that votes"
+    assert helped.pairs == "pairs on 2 batches by the function that votes (50 % are even)"
     axes = szpo.plots.gain(place)
     won = [sum(row[0] for row in body["wins"]) / 2 for body in later]
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.5], [4, won[0]], [8, won[1]]]
