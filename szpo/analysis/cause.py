@@ -74,8 +74,12 @@ def describe(
     )
 
 
+def _are_equal(same: int, asked: int) -> bool:
+    return asked >= SURE and 2 * same >= asked
+
+
 def _describe_equal(same: int, asked: int) -> str:
-    if asked < SURE or 2 * same < asked:
+    if not _are_equal(same, asked):
         return ""
     return f"{same} of {asked} questions show no difference: {CHANGE}"
 
@@ -110,7 +114,7 @@ def read(ledger: Ledger, *, undecided: bool, named: bool) -> tuple[str, bool]:
     ``named``: its coordinates are named features.
     """
     cast, automatic, ties = _count(ledger)
-    votes = cast + count_earlier(ledger)
+    votes, asked = cast + count_earlier(ledger), cast + automatic
     first = agreement.within(evidence.read(ledger).totals)
     second = agreement.second_opinions(ledger)
     alike = share(first.hits + second.hits, first.of + second.of)
@@ -118,14 +122,14 @@ def read(ledger: Ledger, *, undecided: bool, named: bool) -> tuple[str, bool]:
     same = _count_same(ledger, automatic, ties)
     words = describe(
         votes=votes,
-        asked=cast + automatic,
+        asked=asked,
         same=same,
         undecided=undecided,
         alike=alike,
         foretold=_foretold(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
     )
-    return words, not _describe_equal(same, cast + automatic)
+    return words, not _are_equal(same, asked)
 
 
 def count_earlier(ledger: Ledger) -> int:

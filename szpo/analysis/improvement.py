@@ -24,7 +24,7 @@ from szpo.types import Floats
 from szpo.voting import finals
 
 PLACE: Final = "on held-out prompts"
-TOLD: Final = 0.25
+MANY_EVEN: Final = 0.25
 """Share of even pairs from which it is told: they hold the share of won ones near a half."""
 FEWEST: Final = 20
 """Blind votes below which no statement on improvement is made, whatever the interval."""
@@ -181,7 +181,7 @@ def read(ledger: Ledger) -> Improvement:
         count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"
         by = "the function that votes" if end.batches else "the reward of the panel"
         what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
-        if end.even >= TOLD:
+        if end.even >= MANY_EVEN:
             what += f" ({100 * end.even:.0f} % are even)"
         return Improvement(end.wins, what, votes, kl, points, "", measured)
     if any(order.closed_us is None and order.error is None for order in placed):
@@ -231,20 +231,21 @@ def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
     """Measurements in their order, each against the base's; a step measured again counts last."""
     last = {body["steps"]: body for body in events}
     base = last.get(0, {}).get("rewards")
-    outcomes = {steps: _outcomes(body, base) if steps else None for steps, body in last.items()}
-    return tuple(
-        Point(
-            steps=steps,
-            votes=body["votes"],
-            wins=None if (each := outcomes[steps]) is None else metrics.win_rate(each),
-            even=0.0 if each is None else float(np.mean(each == 0.5)),
-            reward=_mean(body["rewards"]),
-            tokens=body["tokens"],
-            kl=body["kl"],
-            texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
-            batches=body.get("wins") is not None,
-        )
-        for steps, body in sorted(last.items())
+    return tuple(_point(body, base) for _, body in sorted(last.items()))
+
+
+def _point(body: Mapping[str, Any], base: Any) -> Point:
+    outcomes = _outcomes(body, base) if body["steps"] else None
+    return Point(
+        steps=body["steps"],
+        votes=body["votes"],
+        wins=None if outcomes is None else metrics.win_rate(outcomes),
+        even=0.0 if outcomes is None else float(np.mean(outcomes == 0.5)),
+        reward=_mean(body["rewards"]),
+        tokens=body["tokens"],
+        kl=body["kl"],
+        texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
+        batches=body.get("wins") is not None,
     )
 
 

@@ -73,19 +73,21 @@ def to_give_again(ledger: Ledger) -> list[str]:
     named = recorded_settings(ledger).features
     if named is None:
         return []
-    counted = entries_of(named)
-    return [n for n, *_ in named.own if n not in counted and not own.is_judged(n)]
+    counted = _can_be_had(named)
+    return [name for name, *_ in named.own if name not in counted]
 
 
 def require_given(ledger: Ledger, given: Sequence[str]) -> None:
-    """Refuse what asks more of a run that could not go on with what the user gave (`demand`).
-
-    What a judge rates needs no word of the user's.
-    """
+    """Refuse what asks more of a run that could not go on with what the user gave (`demand`)."""
     named = recorded_settings(ledger).features
     if named is not None:
-        judged = {name for name, *_ in named.own if own.is_judged(name)}
-        demand(named, {*entries_of(named, given), *judged})
+        demand(named, _can_be_had(named, given))
+
+
+def _can_be_had(features: NamedFeatures, given: Sequence[str] = ()) -> set[str]:
+    """What can be counted with what the user gave; what a judge rates needs no word of theirs."""
+    judged = {name for name, *_ in features.own if own.is_judged(name)}
+    return {*entries_of(features, given), *judged}
 
 
 def differences_of(

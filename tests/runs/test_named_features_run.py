@@ -256,6 +256,11 @@ def test_a_dictionary_of_another_version_is_not_asked(
         assert verification.verify(ledger).ok  # from the recorded numbers
     assert call(["run", "--resume", str(finished)]) == 2  # it would fit votes to other values
     assert "of another version of the dictionary" in _line(capsys)
+    with Ledger.open(finished, readonly=True) as ledger:
+        named = recorded_settings(ledger).features
+        assert named is not None and shown_features.entries_of(named) == {}
+        monkeypatch.setattr(dictionary, "EARLIER", frozenset({named.dictionary}))
+        assert list(shown_features.entries_of(named)) == list(named.names)  # it counts the same
 
 
 def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_card(
