@@ -12,7 +12,7 @@ from szpo.analysis.taught import Lesson
 from szpo.intervals import Share
 from szpo.ledger.database import Ledger
 from szpo.policies.text_guards import Guard
-from szpo.training import budget, held_out
+from szpo.training import held_out
 from szpo.training.step_report import Outcome
 from szpo.types import Assignment, Comparison
 
@@ -118,11 +118,10 @@ def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Re
         how = "run(measure=True) does that" if measurable else "no prompt is held out"
         helped = replace(helped, lack=f"it was not measured; {how}")
     lesson = taught.read(ledger)
-    more_may = outcome.status == "finished" and (lesson is None or lesson.more_may)
     return Result(
         outcome.status, outcome.reason, outcome.steps, outcome.votes,
         helped,
         () if measured is None else measured.guards,
         lesson,
-        budget.describe_more(ledger) if more_may else "",
+        taught.more_votes(ledger, lesson) if outcome.status == "finished" else "",
     )  # fmt: skip

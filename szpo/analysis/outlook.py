@@ -128,6 +128,13 @@ def nats(ahead: Ahead) -> str:
     return f"{value:.1f} nats [{min(low, value):.1f}, {max(high, value):.1f}]"
 
 
+def heads(ledger: Ledger) -> tuple[str, str, str, str]:
+    """Heads of `table`: a vote compares answers to several prompts, the result those to one."""
+    rows = ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1)
+    each = f", of {rows} prompts each" if rows > 1 else ""
+    return "forecast", f"votes won{each}", "KL to the base", "shows a taste"
+
+
 def table(outlook: Outlook) -> Sequence[tuple[str, str, str, str]]:
     """What is expected: votes more, win rate, KL, and the probability that a taste shows.
 

@@ -17,6 +17,7 @@ from szpo.features import dictionary, own
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import LookAhead
+from szpo.training import budget
 
 LIKELY: Final = 0.5
 """Probability from which a claim is told."""
@@ -159,6 +160,15 @@ def read(ledger: Ledger) -> Lesson | None:
     if more_may:
         why += _promise(last)
     return Lesson(votes, words(last), False, why, more_may, last.aside)
+
+
+def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
+    """How somebody gives the run more votes; "" where nobody can, or where they would not help.
+
+    ``lesson``: as `read` found it.
+    """
+    may = not cause.Watch(ledger).look() if lesson is None else lesson.more_may
+    return budget.describe_more(ledger) if may else ""
 
 
 def _promise(found: LookAhead) -> str:

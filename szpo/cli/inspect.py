@@ -16,7 +16,7 @@ from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.policies import teachable
 from szpo.reports import html_report as page
-from szpo.training import budget, held_out, results
+from szpo.training import held_out, results
 from szpo.types import Answer, Prompt
 from szpo.voting import triads
 
@@ -55,7 +55,8 @@ def show(
         total = results.read(ledger)
         link, measured = triads.results(ledger), held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
-        lesson, way_on = taught.read(ledger), budget.describe_more(ledger)
+        lesson = taught.read(ledger)
+        way_on, heads = taught.more_votes(ledger, lesson), outlook.heads(ledger)
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]
@@ -100,10 +101,7 @@ def show(
             console.say(f"no topic guard: {measured.gap}")
     if ahead is not None and ahead.found.ahead:
         console.say()
-        console.table(
-            ("forecast", "wins of votes", "KL to the base", "shows a taste"),
-            outlook.table(ahead),
-        )
+        console.table(heads, outlook.table(ahead))
         if way_on:
             console.say(f"  {way_on}")
     if lesson is not None:

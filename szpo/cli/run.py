@@ -42,10 +42,13 @@ from szpo.training import budget, held_out, results, status, step_report
 from szpo.voting import lease, pauses, set_aside, shown_features
 
 if TYPE_CHECKING:
+    from szpo.policies.subspaces import Subspace
     from szpo.runs.assemble import CheckedConfig
 
 WARN_AT: Final = 0.7
 """Share of the nats that a run may drift at which it warns."""
+TELL_EVERY_S: Final = 30.0
+"""How often a set-up says how far it is where no bar is drawn."""
 SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
 PRESET = typer.Option(
     None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
@@ -149,7 +152,10 @@ def run(
             console.complain(f"next: {shlex.join(['szpo', verb, *given])}")
         return 0
     config = checked.config
-    costs = cost_plan.estimate(config, matrix_seconds=machine_check.matrix_seconds())
+    stored = checked.policy_factory is None and _look_up(checked) is not None
+    costs = cost_plan.estimate(
+        config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
+    )
     console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
     return _start(checked, new, as_json=as_json, stay=stay, hold=hold)
 
@@ -229,7 +235,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
             seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
         from szpo.policies import subspace_cache
 
-        found = subspace_cache.look_up(config, checked.prompts.train)
+        found = _look_up(checked)
         setup = subspace_cache.describe_plan(config, found)
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
@@ -241,8 +247,8 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
             prior = warm_start.foretell(config, checked.prior, found, identity)
     costs = cost_plan.estimate(
         config,
-        matrix_seconds=machine_check.matrix_seconds(),
         basis_is_stored=found is not None,
+        heldout=len(checked.prompts.heldout),
         answer_seconds=seconds,
     )
     costs = replace(costs, ahead=cost_plan.look_ahead(config))
@@ -263,6 +269,13 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     if prior:
         lines["prior"] = prior
     console.pairs(lines, to=console.errors)
+
+
+def _look_up(checked: CheckedConfig) -> Subspace | None:
+    """The coordinates of a run where the cache or the package has them."""
+    from szpo.policies import subspace_cache
+
+    return subspace_cache.look_up(checked.config, checked.prompts.train)
 
 
 def _read_changes(sets: list[str]) -> dict[str, Any]:
@@ -323,15 +336,20 @@ def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progres
         console=console.errors, disable=not live, transient=True,
     )  # fmt: skip
     tasks: dict[str, TaskID] = {}
+    told = time.monotonic()
     with setup_progress.writing(path) as write, bars:
 
         def report(stage: str, done: int, of: int) -> None:
-            if stage not in tasks:
+            nonlocal told
+            new = stage not in tasks
+            if new:
                 for task in tasks.values():
                     bars.update(task, visible=False)
                 tasks[stage] = bars.add_task(stage, total=None)
-                if not live and not as_json:
-                    console.complain(f"set-up: {stage}")
+            if not live and not as_json and (new or time.monotonic() > told + TELL_EVERY_S):
+                told = time.monotonic()
+                part = stage if new else setup_progress.Stage(stage, done, of)
+                console.complain(f"set-up: {part}")
             bars.update(tasks[stage], completed=done, total=of or None)
             write(stage, done, of)
 
@@ -450,8 +468,8 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
                 for text in (ahead.prior_line, *ahead.remarks):
                     if text:
                         console.say(text)
-            more_may = not cause.Watch(ledger).look() if lesson is None else lesson.more_may
-            _next(ledger, language=parts.base is not None, more_may=more_may)
+            more = taught.more_votes(ledger, lesson)
+            _next(ledger, language=parts.base is not None, more=more)
     return 1 if outcome.status == "paused" else 0
 
 
@@ -501,7 +519,7 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     return ", ".join(parts)
 
 
-def _next(ledger: Ledger, *, language: bool, more_may: bool) -> None:
+def _next(ledger: Ledger, *, language: bool, more: str) -> None:
     path = ledger.path
     texts = {
         "sample": "the base and the tuned model answer side by side",
@@ -516,5 +534,5 @@ def _next(ledger: Ledger, *, language: bool, more_may: bool) -> None:
         del texts["export"]
     for command, what in {**(texts if language else {}), **every}.items():
         console.say(f"  szpo {command} {path}  # {what}")
-    if more_may and (more := budget.describe_more(ledger)):
+    if more:
         console.say(f"  {more}  # the same run goes on")

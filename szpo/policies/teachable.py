@@ -110,7 +110,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
             lines[f"taught {ease}"] = f"{_list(names)} (from 3 % of answers to half: {nats})"
     mine = [each for each in found if each.feature not in dictionary.BY_NAME]
     if mine:
-        told = "; ".join(f"{each.words}: {each.cost}" for each in mine)
+        told = "; ".join(f"{each.words}: {each.cost}{_same(each.alike(rows))}" for each in mine)
         lines["yours"] = f"{told} (from 3 % of answers to half; a smaller gain costs less)"
     can = (each for each in found if each.ease != "not at all")
     seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
@@ -159,6 +159,13 @@ def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
 def _words(name: str) -> str:
     entry = dictionary.BY_NAME.get(name)
     return f"more of {own.split(name)[0]}" if entry is None else entry.more
+
+
+def _same(share: float | None) -> str:
+    """How often two sides would not differ; empty below one in four, or where nobody knows."""
+    if share is None or share < 0.25:
+        return ""
+    return f", the same on both sides in {100 * share:.0f} %"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -1,17 +1,17 @@
 """What a run will cost, before anything starts: votes, reading, generation, disk.
 
-Figures are estimates to decide by. Reading and disk follow from the settings. Generation time is
-what a few answers of the model took here, or, where nobody measured it, scaled from one machine
-by a fixed matrix product; then it is absent for models whose size is not known before they load.
+Figures are estimates to decide by. Reading and disk follow from the settings, and the time of
+generation from what a few answers of the model took here; nobody knows it without.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from szpo.config.schema import SCORED, Config
+from szpo.intervals import Z
 from szpo.optim.optimizer import equations
 from szpo.optim.rules import look_ahead as ahead
 from szpo.optim.rules.look_ahead import Ahead
@@ -19,17 +19,12 @@ from szpo.optim.rules.registry import RULES
 from szpo.training import budget
 from szpo.training.budget import WORDS_PER_MINUTE
 
-PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
-EFFICIENCY = 0.6
-"""Rate of new tokens × 2 × weights over that of the fp32 product, on two cores."""
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 GUARD_ANSWERS = 256
 """Base answers from which guards are predicted, at least; they are kept with the coordinates."""
 KL_PROMPTS = 32
 """Prompts on which a step's KL is measured, at most, each answered once."""
-MINIMAL_TOKEN_SECONDS = 2e-5
-"""Floor per token: bookkeeping that no faster arithmetic takes away."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +37,14 @@ class CostPlan:
     person_hours: float
     answers_to_generate: int
     setup_answers: int
+    heldout: int
+    """Prompts on which it is measured whether it helped, at most."""
     heldout_answers: int
-    """To measure whether it helped, where that many prompts are held out."""
     point_answers: int
     """To measure the KL of recommended points, at one reading a step; a step has 0 to 3."""
     tokens: int
     generation_minutes: float | None
     disk_mib: float
-    measured: bool = False
-    """The time of generation was measured on the model itself."""
     money: float | None = None
     """What panelists are paid for it; None where the settings name no pay."""
     ratings: int = 0
@@ -62,20 +56,20 @@ class CostPlan:
 def estimate(
     config: Config,
     *,
-    matrix_seconds: float,
     basis_is_stored: bool = False,
+    heldout: int | None = None,
     answer_seconds: float | None = None,
 ) -> CostPlan:
     """Estimate what these settings cost on a machine.
 
-    ``matrix_seconds`` is how long it takes for a 1024³ fp32 matrix product; where
-    ``basis_is_stored`` the set-up generates nothing for its coordinates. ``answer_seconds`` is how
-    long an answer takes where that was measured; it then counts instead of the matrix product.
+    Where ``basis_is_stored`` the set-up generates nothing for its coordinates. ``heldout``
+    prompts are set aside; None: enough. ``answer_seconds`` is how long an answer took, where that
+    was measured.
 
     Reading is what people would have to do; a simulated panel's reading is counted all the same,
     because it is what the same votes would cost.
 
-    >>> plan = estimate(Config(), matrix_seconds=0.02)
+    >>> plan = estimate(Config())
     >>> plan.steps, plan.votes, plan.answers_to_read
     (30, 240, 3840)
     """
@@ -91,17 +85,14 @@ def estimate(
     if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
         setup += SHARPNESS_ANSWERS
     e = config.evaluation
-    heldout = e.prompts * (2 * e.samples + e.along)
+    asked = e.prompts if heldout is None else min(e.prompts, heldout)
+    measured = asked * (2 * e.samples + e.along)
     # One pass of gradients costs about as much as sampling the answer did.
-    answers = 2 * (rows + setup + points) + heldout
+    answers = 2 * (rows + setup + points) + measured
     tokens = answers * config.generation.max_new_tokens
     read = votes * 2 * o.rows
     hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
-    size = count_parameters(config.model.name)
     minutes = None if answer_seconds is None else answers * answer_seconds / 60
-    if minutes is None and size is not None:
-        rate = EFFICIENCY * 2 * 1024**3 / matrix_seconds
-        minutes = tokens * max(2 * size / rate, MINIMAL_TOKEN_SECONDS) / 60
     answer_bytes = config.generation.max_new_tokens * 4.5 + 60
     disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
     return CostPlan(
@@ -111,12 +102,12 @@ def estimate(
         person_hours=hours,
         answers_to_generate=2 * rows,
         setup_answers=setup,
-        heldout_answers=heldout,
+        heldout=asked,
+        heldout_answers=measured,
         point_answers=points,
         tokens=tokens,
         generation_minutes=minutes,
         disk_mib=disk / 2**20,
-        measured=answer_seconds is not None,
         ratings=2 * rows + (0 if basis_is_stored else config.samples)
         if config.features.judged
         else 0,
@@ -137,14 +128,6 @@ def look_ahead(config: Config) -> tuple[Ahead, ...]:
         return ()
     last = config.steps * config.votes_per_step
     return ahead.foresee(settings, [*(votes for votes in (40, 80) if votes < last), last])
-
-
-def count_parameters(model: str) -> int | None:
-    """Count the weights of a model, by name or folder; None where only loading it would show."""
-    if model in PARAMETERS:
-        return PARAMETERS[model]
-    sizes = [file.stat().st_size for file in Path(model).expanduser().glob("*.safetensors")]
-    return sum(sizes) // 2 or None  # most checkpoints hold two bytes a weight
 
 
 def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
@@ -180,14 +163,21 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     made = (
         f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up, "
-        f"{plan.point_answers:,} for KL and at most {plan.heldout_answers:,} for measuring; "
+        f"{plan.point_answers:,} for KL and {plan.heldout_answers:,} for measuring; "
         f"at most {plan.tokens:,} tokens"
     )
     if (minutes := plan.generation_minutes) is not None:
         takes = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
-        how = "on this machine, measured" if plan.measured else "by estimate (--plan measures it)"
-        made += f", about {takes} {how}"
+        made += f", about {takes} on this machine, measured"
     yield "generation", made
+    if people and plan.heldout:
+        # The most that a mean of numbers from 0 to 1 can be off: z · ½ / √n.
+        widest = 100 * Z / 2 / math.sqrt(plan.heldout)
+        yield (
+            "measuring",
+            f"on {plan.heldout} held-out prompts, which tell the share won to "
+            f"± {widest:.0f} points or less",
+        )
     if plan.ahead:
         found = "; ".join(
             f"{each.win_rate[0]:.0%} [{each.win_rate[1]:.0%}, {each.win_rate[2]:.0%}] after "

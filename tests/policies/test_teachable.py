@@ -31,7 +31,7 @@ def test_what_can_be_taught_is_said_in_words_with_its_ruler() -> None:
         "taught hardly": "more commas (from 3 % of answers to half: 3 to 8 nats)",
         "taught not at all": "more questions; more of keyword:sea "
         "(from 3 % of answers to half: more than 8 nats)",
-        "yours": "more of keyword:sea: out of reach "
+        "yours": "more of keyword:sea: out of reach, the same on both sides in 100 % "
         "(from 3 % of answers to half; a smaller gain costs less)",
         "seldom shown": "more commas (66 %): so often two sets of 8 answers do not differ in it",
     }

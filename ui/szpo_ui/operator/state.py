@@ -17,7 +17,7 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.reports.model_card import find_doubt
-from szpo.runs import cost_plan, hook_events
+from szpo.runs import hook_events
 from szpo.training import budget, held_out
 from szpo.types import Assignment
 from szpo.voting import calibration, lease, pauses, second_seats, set_aside, steps, triads
@@ -150,24 +150,17 @@ def _before(site: Site) -> dict[str, Any]:
     first = next(iter(ledger.comparisons(0)), None)
     shown = first or calibration.practice_comparison()
     order = tuple(range(len(shown.rows)))
-    plan = cost_plan.estimate(config, matrix_seconds=_MATRIX_S)
+    votes = config.steps * config.votes_per_step
     minutes = controls.reading_minutes(site)
-    hours = plan.votes * minutes / 60
+    hours = votes * minutes / 60
     return {
         "sheet": sheet(shown, Assignment("preview", shown.id, "preview", "A", order, 0)),
         "real": first is not None,
         "minutes": minutes,
         "person_hours": hours,
-        "generation_minutes": plan.generation_minutes,
-        "votes": plan.votes,
-        "money": budget.pay(
-            plan.votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour
-        ),
+        "votes": votes,
+        "money": budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     }
-
-
-_MATRIX_S: Final = 0.02
-"""Assumed time of the 1024³ product from which the time of generation is estimated: two cores."""
 
 
 def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[str, bool]]]]]:
