@@ -209,8 +209,12 @@ CALLED = {
     "word-length": "letters a word",
 }
 """Tastes of the frozen plan of named features by what their gain counts."""
-WAYS = {"two": "two prompts", "lag": "lag 1"}
-"""Parts of the frozen plan that differ in how is asked."""
+WAYS = {
+    "two": "two prompts",
+    "lag": "lag 1",
+    "shipped": "the set-up that ships",
+}
+"""What differs from the first part of the frozen plan: how is asked, the set-up, or the rule."""
 
 
 def read_features() -> dict[str, Table]:
