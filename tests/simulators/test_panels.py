@@ -187,6 +187,10 @@ def test_a_known_beta_needs_no_answers():
     assert str(panel) == "panel half-beta: 5 simulated panelists, reward sentiment, " + (
         "sharpness beta 4, given"
     )
+    long = build(
+        "half-beta", reward=f"regex:{'sea|' * 40}sun", beta=8.0, start=StartingPolicy(never)
+    )
+    assert f"reward regex:{'sea|' * 13}s…, sharpness" in str(long)
     with pytest.raises(UsageError, match="needs base answers"):
         build("bt70", reward="sentiment")
     with pytest.raises(UsageError, match="no simulated panel on record"):

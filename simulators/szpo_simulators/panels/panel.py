@@ -41,6 +41,8 @@ from szpo_simulators.panels.text_rewards import (
 )
 
 PANELS: Final = tuple(flaws.PRESETS)
+MAX_TOLD: Final = 60
+"""Characters of a reward that a sentence names; the record has all of it."""
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
 ZERO = 1e-12
@@ -238,8 +240,10 @@ class SimulatedPanel:
 
     def __str__(self) -> str:
         fitted = str(self.calibration or f"sharpness beta {self.raters[0].beta:.3g}, given")
-        n = len(self.raters)
-        return f"panel {self.name}: {n} simulated panelists, reward {self.reward}, {fitted}"
+        n, reward = len(self.raters), self.reward
+        if len(reward) > MAX_TOLD:
+            reward = f"{reward[: MAX_TOLD - 1]}…"
+        return f"panel {self.name}: {n} simulated panelists, reward {reward}, {fitted}"
 
 
 def _rater_spec(rater: Rater) -> dict[str, Any]:
