@@ -14,16 +14,7 @@ from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.voting import cast_many
 
-
-@pytest.fixture
-def ledger(tmp_path):
-    with new_ledger(tmp_path / "run.db", settings_of(N=5, M=1)) as found:
-        yield found
-
-
-@pytest.fixture
-def service(ledger):
-    return VoteService(ledger)
+PLAN = settings_of(N=5, M=1)
 
 
 def take_seats(ledger, service, count=5):
@@ -146,8 +137,7 @@ ODD = strategies.one_of(
     place=strategies.integers(0, 4),
 )
 def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd, place):
-    plan = settings_of(N=5, M=1)
-    with new_ledger(tmp_path_factory.mktemp("odd") / "run.db", plan) as ledger:
+    with new_ledger(tmp_path_factory.mktemp("odd") / "run.db", PLAN) as ledger:
         service = VoteService(ledger)
         good, other, *_ = take_seats(ledger, service)
         requests = [

@@ -33,17 +33,6 @@ from tests.support.quadratic import (
 DAY_US = 86_400_000_000
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    with new_ledger(tmp_path / "run.db", settings_of()) as found:
-        yield found
-
-
-@pytest.fixture
-def service(ledger):
-    return VoteService(ledger)
-
-
 def test_an_answered_seat_moves_to_another_tab_which_may_change_the_vote(ledger, service):
     ask(ledger, n=1, m=1)
     (ann,) = people(service, 1)
@@ -62,18 +51,6 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
     assert len(set(shown)) == 16  # one answer each before anything has two
     starts = {seats.panelist_order(ledger.root_seed, 0, f"p{i}", 16)[0] for i in range(100)}
     assert len(starts) > 12
-
-
-def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
-    assert service.look().seats is None
-    epoch = ask(ledger, n=4, m=1)
-    (ann,) = people(service, 1)
-    with ledger.alone:
-        assert service.look().seats.votes_needed == 4
-    while (seat := service.assign(ann)) is not None:
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-    assert steps.close(ledger, 0, steps.Closing("rule", epoch=epoch))
-    assert service.look().seats is None and service.assign(ann) is None
 
 
 def test_a_late_answer_is_in_no_count_of_seats(ledger, service):

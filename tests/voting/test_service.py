@@ -22,18 +22,6 @@ from tests.support.asking import KEY, ask, people
 from tests.support.cases import case
 from tests.support.quadratic import new_ledger, settings_of
 
-
-@pytest.fixture
-def ledger(tmp_path):
-    with new_ledger(tmp_path / "run.db", settings_of()) as found:
-        yield found
-
-
-@pytest.fixture
-def service(ledger):
-    return VoteService(ledger)
-
-
 # ---- enrolment ----
 
 
@@ -119,25 +107,6 @@ def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
     assert [v.panelist for v in service.counted(0)] == [ben]
 
 
-def test_a_skip_frees_the_side_for_the_next(ledger, service):
-    ask(ledger, n=1, m=2)
-    ids = people(service, 3)
-    seats = [service.assign(panelist) for panelist in ids]
-    assert seats[2] is None and {seats[0].plus_side, seats[1].plus_side} == {"A", "B"}
-    service.cast(VoteRequest(seats[0].id, "skip", idem=KEY(1), skip_reason="cannot tell"))
-    assert service.assign(ids[2]).plus_side == seats[0].plus_side
-
-
-def test_a_spare_seat_is_served_but_only_m_votes_count(ledger):
-    ask(ledger, n=1, m=1)
-    service = VoteService(ledger, spare=1)
-    seats = [service.assign(panelist) for panelist in people(service, 3)]
-    assert seats[2] is None and seats[0].plus_side == seats[1].plus_side
-    for i, seat in enumerate(seats[1::-1]):
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
-    assert [v.panelist for v in service.counted(0)] == [seats[1].panelist]
-
-
 def test_release_and_extend_move_only_the_end_of_a_seat(ledger, service):
     ask(ledger, n=1, m=1)
     ann, ben = people(service, 2)
@@ -215,17 +184,6 @@ def sides(step, n, m):
     return list(planned_sides(5, asked, m).values())
 
 
-def test_sides_are_balanced():
-    for n in [2, 3, 8]:
-        for m in [1, 2, 3, 4, 5]:
-            with case(m, n):
-                drawn = sides(3, n, m)
-                balance = [row.count("A") - row.count("B") for row in drawn]
-                assert all(abs(b) == m % 2 for b in balance)
-                assert sum(balance) == 0 or (n * m) % 2  # each direction, when N·M is even
-                assert abs(sum(balance)) <= 1
-
-
 def test_sides_differ_between_steps_and_are_a_function_of_the_seed():
     drawn = [sides(s, 1, 1)[0][0] for s in range(64)]
     assert 16 < drawn.count("A") < 48
@@ -239,26 +197,6 @@ def test_sides_differ_between_steps_and_are_a_function_of_the_seed():
 def seat(ledger, service):
     ask(ledger, n=1, m=1)
     return service.assign(people(service, 1)[0], tab="t")
-
-
-def test_the_same_key_gives_the_stored_answer(service, seat):
-    first = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900))
-    again = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900))
-    assert again.replayed and not first.replayed and again.vote == first.vote
-    with pytest.raises(VoteConflictError) as caught:
-        service.cast(VoteRequest(seat.id, "B", idem=KEY(1), tab="t", dwell_ms=900))
-    assert caught.value.code == "key_reused" and caught.value.stored.choice == "A"
-
-
-def test_a_new_key_before_the_close_is_a_revision(ledger, service, seat):
-    for i, choice in enumerate(("A", "skip", "tie", "B")):
-        receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(i), tab="t"))
-        assert receipt.revision == i
-    (vote,) = service.counted(0)
-    assert (vote.choice, vote.revision) == ("B", 3)
-    assert vote.verdict == verdict("B", seat.plus_side)
-    with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(9), tab="other"))
 
 
 @pytest.mark.parametrize("what", ["assign", "practice"])

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import NamedFeatures
 from szpo.voting import set_aside
-from tests.support.quadratic import new_ledger, settings_of
 
 OWN = NamedFeatures(
     ("comma", "commas", "i", "you"), (0, 0, 1, 2), (1,) * 4, ((1,), (2,), (1,), (1,)), 0, ""
 )
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with new_ledger(tmp_path / "run.db", settings_of()) as made:
-        yield made
 
 
 def note(ledger: Ledger, group: str, step: int, on: bool = True) -> None:

@@ -22,11 +22,12 @@ from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
+from tests.support.asking import KEY
 from tests.support.calibrating import ask, rows, vote_all
 from tests.support.open_round import open_run
-from tests.support.quadratic import ValueJudge, new_ledger, settings_of
+from tests.support.quadratic import ValueJudge, settings_of
 
-KEY = "0123456789abcdef-{}".format
+PLAN = settings_of(N=8, M=2, D=6)
 
 
 def counted_sides(ledger):
@@ -242,12 +243,6 @@ def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
         assert not ledger.query("SELECT * FROM assignments") and service.look().seats.votes_in == 0
         shown = [service.assign(ben).comparison, service.assign(ann).comparison]
         assert sorted(shown) == ["c0-0", "c0-1"]
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with new_ledger(tmp_path / "run.db", settings_of(N=8, M=2, D=6)) as found:
-        yield found
 
 
 @pytest.fixture
