@@ -113,6 +113,14 @@ class MovableClock:
         self.ahead_us += round(seconds * 1e6)
 
 
+class StillClock(MovableClock):
+    """A clock that only a test moves."""
+
+    def __call__(self) -> int:
+        self._last += 1
+        return 1_800_000_000_000_000 + self.ahead_us + self._last
+
+
 class _Waits(Exception):  # noqa: N818  (no error: it ends a drive)
     """The controller would wait for people now."""
 
@@ -220,6 +228,15 @@ def cast(stage: Stage, name: str) -> None:
     seat = stage.site.service.assign(person)
     assert seat is not None
     stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000))
+
+
+def play(stage: Stage, rounds: int, until_step: int = 1000) -> None:
+    """That many rounds of two comparisons, voted by Ada and Bob, and the next one open."""
+    stage.advance()
+    for _ in range(rounds):
+        for name in ("Ada", "Ada", "Bob", "Bob"):
+            cast(stage, name)
+        stage.advance(until_step)
 
 
 CALL = "/panel/gradio_api/component_server"

@@ -17,18 +17,10 @@ import pytest
 from szpo.errors import StorageError
 from szpo.voting import casting, pauses
 from szpo_ui.web.writer import Writer
-from tests.support.browser import MINUS, PLUS, MovableClock, awaited, make
+from tests.support.browser import MINUS, PLUS, MovableClock, StillClock, awaited, make
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
-
-
-class Still(MovableClock):
-    """A clock that only a test moves."""
-
-    def __call__(self) -> int:
-        self._last += 1
-        return 1_800_000_000_000_000 + self.ahead_us + self._last
 
 
 DOC = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -150,7 +142,7 @@ def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage, client):
 
 
 @pytest.mark.spine
-@pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
+@pytest.mark.parametrize("stage", [{"clock": StillClock()}], indirect=True)
 def test_more_sessions_are_not_more_votes(stage):
     stage.advance()
     taken, sent = 0, None
@@ -301,33 +293,6 @@ def test_an_act_that_breaks_fails_alone(quiet):
     }
     assert "half-done" not in {p["pseudonym"] for p in service.panelists()}
     assert len(list(quiet.ledger.events("rows"))) == before + 1, "they shared one commit"
-
-
-def test_a_vote_that_breaks_fails_alone(quiet, monkeypatch):
-    people = [quiet.invitation("panelist", f"P-{i}").panelist or "" for i in range(3)]
-    seats = [quiet.site.service.assign(who) for who in people]
-    writer, real = Writer(quiet.site.service), casting.store
-
-    def store(ledger: Any, ballot: casting.VoteRequest, **more: Any) -> casting.Receipt:
-        receipt = real(ledger, ballot, **more)
-        if ballot.panelist == people[1]:
-            raise ZeroDivisionError("a fault of ours")
-        return receipt
-
-    monkeypatch.setattr(casting, "store", store)
-    ballots = [
-        casting.VoteRequest(seat.id, "A", f"key-{seat.id}", panelist=who)
-        for seat, who in zip(seats, people, strict=True)
-        if seat is not None
-    ]
-    service = quiet.site.service
-    found = at_once(
-        writer, [lambda o=one: writer.do(partial(service.store, o)) for one in ballots]
-    )
-    assert [type(each).__name__ for each in found] == ["Receipt", "ZeroDivisionError", "Receipt"]
-    assert [vote["assignment"] for vote in quiet.ledger.votes()] == [
-        each.assignment for each in found if isinstance(each, casting.Receipt)
-    ]
 
 
 def test_a_commit_that_fails_acknowledges_nothing(quiet, monkeypatch):

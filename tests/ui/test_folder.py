@@ -33,7 +33,7 @@ from szpo_ui.folder.rows import FolderReader
 from szpo_ui.web import address, credentials, login
 from szpo_ui.web.address import link
 from tests.support import yard_run
-from tests.support.browser import NARROW, SCHEMES, Stage, cast, make, misfits, serve, violations
+from tests.support.browser import NARROW, SCHEMES, cast, make, misfits, play, serve, violations
 from tests.support.waiting import until
 
 
@@ -44,15 +44,6 @@ def row_of(folder: Path, name: str) -> dict[str, Any]:
 def door_of(folder: Path) -> access.FolderDoor:
     ledger = access.open_ledger(folder)
     return access.FolderDoor(ledger, ledger.clock)
-
-
-def voted(stage: Stage, steps: int) -> None:
-    """That many rounds of two comparisons and two votes, and the next one open."""
-    stage.advance()
-    for _ in range(steps):
-        for name in ("Ada", "Ada", "Bob", "Bob"):
-            cast(stage, name)
-        stage.advance()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +59,7 @@ def stock(tmp_path_factory, finished):
     folder = tmp_path_factory.mktemp("stock")
     shutil.copy(finished, folder / "yard.db")
     people = make(folder / "people.db", sets=["panel.pay_per_hour=12"])
-    voted(people, 2)
+    play(people, 2)
     cast(people, "Ada")
     people.ledger.close()
     (folder / "damaged.db").write_bytes((folder / "people.db").read_bytes()[:5000])
@@ -603,10 +594,7 @@ def home(tmp_path_factory, chromium):
     for name in ("first", "second"):
         shutil.copy(made, folder / f"{name}.db")
     people = make(folder / "people.db", sets=[f"panel.guideline={HOSTILE}"])
-    people.advance()
-    for name in ("Ada", "Ada", "Bob", "Bob"):
-        cast(people, name)
-    people.advance()
+    play(people, 1)
     people.ledger.close()
     (folder / "<img src=x onerror=pwn=1>.db").write_text("no ledger", encoding="utf-8")
     ledger = access.open_ledger(folder)

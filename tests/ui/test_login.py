@@ -14,18 +14,10 @@ from starlette.requests import Request
 
 from szpo_ui.web import credentials, login
 from szpo_ui.web.rate import Buckets, Locks
-from tests.support.browser import MovableClock, Stage, awaited, violations
+from tests.support.browser import Stage, StillClock, awaited, violations
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
-
-
-class Still(MovableClock):
-    """A clock that only a test moves."""
-
-    def __call__(self) -> int:
-        self._last += 1
-        return 1_800_000_000_000_000 + self.ahead_us + self._last
 
 
 @pytest.fixture
@@ -118,7 +110,7 @@ def test_a_right_login_clears_nothing(stage: Stage, client: httpx.Client, guesse
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
+@pytest.mark.parametrize("stage", [{"clock": StillClock()}], indirect=True)
 def test_right_logins_and_their_sessions_have_a_bound(stage: Stage) -> None:
     invited = stage.invitation("panelist", "P-01")
     tokens, refused = [], 0

@@ -12,7 +12,6 @@ from szpo.ledger import orders
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import sample_check
 from szpo.voting import pauses, set_aside
-from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.operator import controls
 from szpo_ui.operator import page as operator_page
@@ -20,10 +19,11 @@ from tests.support.browser import (
     NARROW,
     SCHEMES,
     ZOOMED,
-    Stage,
+    cast,
     context,
     make,
     misfits,
+    play,
     serve,
     violations,
     window,
@@ -34,27 +34,6 @@ pytest_plugins = ["tests.support.browser"]
 
 READY = "#op-root[data-version]"
 SIZES = NARROW, ZOOMED, (1280, 800, 1)
-
-
-def vote(stage: Stage, name: str, *, most: int = 100) -> int:
-    """Votes for plus by somebody, as many as are asked or ``most``; returns how many."""
-    person = stage.invitation("panelist", name).panelist or ""
-    cast = 0
-    while cast < most and (seat := stage.site.service.assign(person)) is not None:
-        stage.site.service.cast(
-            VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
-        )
-        cast += 1
-    return cast
-
-
-def play(stage: Stage, steps: int) -> None:
-    """That many rounds, voted by Ada and Bob, and the next one open."""
-    stage.advance()
-    for _ in range(steps):
-        for name in ("Ada", "Bob"):
-            vote(stage, name)
-        stage.advance()
 
 
 @pytest.fixture
@@ -212,7 +191,7 @@ def test_the_first_screen_has_one_sentence_and_one_whole_picture(stage, operator
 def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
     page.locator("#op-values-table summary").click()
     assert "0 of 4 votes in" in page.locator(".op-progress").inner_text()
-    vote(stage, "Ada", most=1)
+    cast(stage, "Ada")
     page.get_by_text("1 of 4 votes in").wait_for(timeout=8_000)
     assert page.locator("#op-values-table").evaluate("node => node.open")
     # Nobody's vote of the open round shows in a figure.
@@ -223,7 +202,7 @@ def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
 
 
 def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(stage, page, panelist):
-    vote(stage, "Ada", most=1)
+    cast(stage, "Ada")
     stage.site.ledger.record_event(
         "consent", stage.invitation("panelist", "P-01").panelist or "", {"text": ""}
     )

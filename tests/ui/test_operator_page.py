@@ -26,12 +26,11 @@ from szpo.reports import bundle, charts
 from szpo.training import budget
 from szpo.types import Answer
 from szpo.voting import lease, pauses
-from szpo.voting.casting import VoteRequest
 from szpo_ui.operator import controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
-from tests.support.browser import OPERATE, MovableClock, Stage, cast, make, page_call
+from tests.support.browser import OPERATE, MovableClock, Stage, cast, make, page_call, play
 from tests.support.cases import case
 from tests.support.operator_page import measure, teach, text
 from tests.support.overview import answered_final
@@ -56,7 +55,7 @@ def held(tmp_path: Path) -> Stage:
 @pytest.fixture
 def voted(held: Stage) -> Stage:
     """Two rounds applied, the third open with one vote of four; Ada and Bob are invited."""
-    vote_rounds(held, 2)
+    play(held, 2)
     cast(held, "Ada")
     return held
 
@@ -65,21 +64,9 @@ def voted(held: Stage) -> Stage:
 def spent(tmp_path: Path) -> Iterator[Stage]:
     """The same, with its votes spent."""
     stage = make(tmp_path / "spent.db", sets=["run.votes=4"], clock=MovableClock())
-    vote_rounds(stage, 1, until_step=1)
+    play(stage, 1, until_step=1)
     yield stage
     stage.ledger.close()
-
-
-def vote_rounds(stage: Stage, rounds: int, **bounds: int) -> None:
-    people = [stage.invitation("panelist", name).panelist for name in ("Ada", "Bob")]
-    stage.advance()
-    for _ in range(rounds):
-        for person in people:
-            while (seat := stage.site.service.assign(person or "")) is not None:
-                stage.site.service.cast(
-                    VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
-                )
-        stage.advance(**bounds)
 
 
 # ---- what stays hidden while people vote ----
@@ -200,6 +187,7 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
         lambda c: c.get("/operate-api/report.html"),
         lambda c: c.post(OPERATE, json=pause),
         lambda c: c.post("/operate/gradio_api/queue/join", json=pause),
+        lambda c: c.post("/operate/gradio_api/run/predict", json=pause),
     ]
     for cookies in (stage.cookie("panelist", "Ada"), {}):
         with httpx.Client(base_url=stage.url, cookies=cookies) as client:
@@ -213,6 +201,8 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
         assert requests[0](client).status_code == 200
         assert requests[4](client).status_code == 200
         report = requests[3](client)
+        assert requests[6](client).status_code == 404
+        assert client.get("/panel/config").status_code == 401
     assert report.headers["content-disposition"] == 'attachment; filename="run-report.html"'
     assert f"<h1>{stage.ledger.path.stem}</h1>" in report.text
     assert lease.controller(stage.ledger)["paused_by"] == "Olga"

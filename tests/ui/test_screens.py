@@ -17,7 +17,7 @@ from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.ballots import At, Ballot, poll
 from szpo_ui.web.language import ENGLISH
 from szpo_ui.web.site import Presence
-from tests.support.browser import make
+from tests.support.browser import StillClock, make
 from tests.support.operator_page import teach
 from tests.support.panel_states import final_comparison
 
@@ -105,29 +105,7 @@ def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
     assert ann.do("look", seat=None).state == "vote"
 
 
-def test_practice_can_be_taken_again_before_the_run_begins(stage):
-    ann = Person(stage, "ann")
-    assert ann.at.state == "idle"
-    for key in range(2):
-        assert ann.do("practice").state == "practice"
-        assert ann.at.chosen is None
-        assert ann.vote("tie", key=key).state == "feedback"
-        assert ann.do("look", seat=None).state == "idle"
-
-
 # ---- a round ----
-
-
-def test_comparisons_of_a_round_follow_one_another_then_comes_waiting(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
-    first = ann.at
-    assert (first.state, first.step, first.number) == ("vote", 0, 1)
-    second = ann.vote("A")
-    assert (second.state, second.number) == ("vote", 2) and second.seat != first.seat
-    waiting = ann.vote("tie", key=1)
-    assert waiting.state == "waiting" and waiting.may_change
-    assert [(a.number, a.choice) for a in waiting.answered] == [(1, "A"), (2, "tie")]
 
 
 def test_a_reload_keeps_seat_order_sides_and_lease(stage):
@@ -174,23 +152,9 @@ def test_a_fast_vote_is_flagged_and_stored(stage):
     assert flags == [True, True, False]
 
 
-class SettableClock:
-    """A wall clock that can be set back; `make` takes it for its own."""
-
-    def __init__(self):
-        self.now = 1_800_000_000_000_000
-
-    def __call__(self):
-        self.now += 1
-        return self.now
-
-    def forward(self, seconds):
-        self.now += round(seconds * 1e6)
-
-
 @pytest.fixture
 def moved(tmp_path):
-    made = make(tmp_path / "run.db", clock=SettableClock())
+    made = make(tmp_path / "run.db", clock=StillClock())
     made.advance()
     yield made
     made.ledger.close()

@@ -34,7 +34,6 @@ from tests.support.browser import (
     Stage,
     awaited,
     make,
-    page_call,
     panel_call,
     serve,
 )  # fmt: skip
@@ -69,20 +68,6 @@ def operator(whole: Stage) -> Iterator[httpx.Client]:
     cookies = whole.cookie("operator", "Olga")
     with httpx.Client(base_url=whole.url, cookies=cookies, timeout=30) as client:
         yield client
-
-
-@pytest.mark.full
-def test_an_operators_event_is_refused_to_a_panelist_over_raw_http(
-    panelist: httpx.Client, operator: httpx.Client
-) -> None:
-    look = page_call(operator, "/operate", "do", {"do": "look"})
-    for path in (OPERATE, "/operate/gradio_api/run/predict", "/operate/gradio_api/queue/join"):
-        assert panelist.post(path, json=look).status_code == 401
-    assert operator.post("/operate/gradio_api/run/predict", json=look).status_code == 404
-    assert operator.post(OPERATE, json=look).status_code == 200
-    assert panelist.get("/operate/config").status_code == 401
-    assert panelist.get("/operate/", follow_redirects=False).headers["location"] == "/panel/"
-    assert operator.get("/panel/config").status_code == 401
 
 
 def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Client) -> None:
