@@ -11,13 +11,11 @@ from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.function_panel import FunctionJudge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.evaluators.panel_factory import (
-    PanelFactory,
     StartingPolicy,
     as_factory,
     load_factory,
 )
 from szpo.evaluators.remote_panel import OpenComparisons, leave_to_people
-from szpo.judges.judge_panel import judge
 from szpo.ledger.database import Ledger
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks
@@ -25,7 +23,6 @@ from szpo.types import Comparison
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from szpo_simulators.panels.panel import Maker
 from tests.support.open_round import ROW, open_run
 from tests.support.quadratic import (
     QuadraticPolicy,
@@ -232,13 +229,6 @@ def register(monkeypatch):
 
 def config_of(*sets):
     return settings_file.load(sets=["panel.kind=brief", *sets])
-
-
-def test_every_panel_of_szpo_is_a_factory():
-    assert isinstance(judge, PanelFactory) and isinstance(Maker("bt70"), PanelFactory)
-    assert load_factory("people") is None
-    with pytest.raises(UsageError, match=r'"judge" takes no changes; name it without "\+side=.3"'):
-        load_factory("judge+side=.3")
 
 
 def test_a_function_is_called_with_the_settings_and_its_judges_are_asked(register):

@@ -392,8 +392,10 @@ def test_a_started_process_is_stopped_in_order(controllers):
     assert made.is_alive("people") and not made.is_alive("yard")
     with pytest.raises(LeaseError, match="people has a process already"):
         made.start("people")
+    child = made._driven["people"].keeper.child
     made.stop("people")
-    assert not made.is_alive("people")
+    assert not made.is_alive("people") and child.returncode == 143
+    assert lines == [line], "an end that was asked for is no news"
     with pytest.raises(UsageError, match="people has no process that was started here"):
         made.stop("people")
 

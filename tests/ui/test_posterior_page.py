@@ -19,7 +19,7 @@ from szpo_ui.operator import posterior_pictures as pictures
 from szpo_ui.operator import visualize as mounts
 from szpo_ui.operator.posterior_scene import CELLS, EXTENT, PARTICLES, scene
 from tests.support import browser
-from tests.support.browser import cast
+from tests.support.browser import play
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ("operator",)
@@ -115,10 +115,7 @@ def test_operator_sees_the_votes_of_the_run(stage, operator):
     shown.goto("/operate-visualize/")
     ready(shown)
     assert "This run: " in shown.locator("#vz-about").inner_text()
-    stage.advance()
-    for name in ("Ada", "Bob", "Ada", "Bob"):
-        cast(stage, name)
-    stage.advance()
+    play(stage, 1)
     shown.goto("/operate/")
     shown.get_by_role("link", name="What votes say about two features").click()
     ready(shown)

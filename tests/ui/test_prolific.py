@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import zipfile
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -107,20 +107,13 @@ def test_identifiers_stand_beside_the_credentials_alone_and_can_be_erased(stage)
     assert list(listed) == [name] and listed[name].contact == f"Prolific {PID}"
     packed = io.BytesIO()
     bundle.write(ledger, packed)
-    unpacked = b"".join(_contents(packed))
+    with zipfile.ZipFile(packed) as found:
+        unpacked = b"".join(found.read(member) for member in found.namelist())
     assert name.encode() in unpacked
     assert PID.encode() not in unpacked and b"sub1" not in unpacked and STUDY.encode() in unpacked
     credentials.erase(ledger, name, "Olga")
     assert PID.encode() not in ledger.path.read_bytes()
     assert PID.encode() not in ledger.path.with_name("run.db-wal").read_bytes()
-
-
-def _contents(packed: io.BytesIO) -> Iterator[bytes]:
-    import zipfile
-
-    with zipfile.ZipFile(packed) as found:
-        for member in found.namelist():
-            yield found.read(member)
 
 
 def test_a_pseudonym_is_keyed_by_the_run(stage, tmp_path):

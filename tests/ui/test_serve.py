@@ -159,26 +159,6 @@ def test_a_child_that_dies_is_started_again_with_longer_waits_soon_where_it_had_
     assert ends == [(9, 1), (1, 2), (1, 4), (0, 0)] and keeper.starts == 4
 
 
-def test_closing_ends_a_real_child_in_order(tmp_path):
-    ready = tmp_path / "ready"
-    code = (
-        "import pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        f"pathlib.Path({str(ready)!r}).write_text('x')\n"
-        "while True: time.sleep(60)"
-    )
-    ends: list[Any] = []
-    keeper = Keeper("child", [sys.executable, "-c", code], say=ends.append)
-    keeper.run()
-    while not ready.exists():
-        threading.Event().wait(0.02)
-    child = keeper.child
-    assert child is not None
-    keeper.close()
-    assert child.returncode == 143
-    assert ends == [], "an end that was asked for is no news"
-
-
 def test_a_child_follows_a_parent_that_is_killed():
     code = (
         "import sys, time\n"

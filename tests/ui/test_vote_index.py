@@ -402,9 +402,7 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     assert seat is not None
     page = {"view": "formatted", "device": "wide", "language": "de"}
     answer = vote(stage, "Cleo", "minus", seat=seat, details=page)
-    index = VoteIndex(stage.ledger.path)
-    while index.advance(live=False):
-        pass
+    index = index_of(stage)
     found = read(index, state="second")
     (item,) = found["comparisons"]
     assert found["votes"] == 1 and item["comparison"] == seat.comparison
@@ -427,9 +425,7 @@ def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path):
     for view in ("formatted", "plain"):
         stage = make(tmp_path / f"{view}.db", text=markdown, sets=[f"panel.view={view}"])
         stage.advance()
-        index = VoteIndex(stage.ledger.path, stage.clock)
-        while index.advance(live=True, words=True):
-            pass
+        index = index_of(stage, live=True)
         chosen = vote_filter.parse([("q", "tea")])
         found = votes_page.read(chosen, index)
         shown[view] = votes_page.render(stage.site, chosen, **found)
