@@ -1,17 +1,7 @@
-import tempfile
-from pathlib import Path
-
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis import given, strategies
 
 from szpo.errors import LeaseError, UsageError
-from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.voting import casting, counting, seats, steps
 from szpo.voting import service as vote_service
@@ -289,122 +279,6 @@ def test_a_rule_close_waits_for_every_comparison(ledger, service):
     assert steps.close(ledger, 0, steps.Closing("operator", reason="panel went home", actor="ann"))
     assert not steps.close(ledger, 0, steps.Closing("operator", reason="again", actor="ann"))
     assert ledger.step(0)["closed_by"] == "operator"
-
-
-# ---- any order of events ----
-
-
-class Panelists(RuleBasedStateMachine):
-    """Panelists do whatever they like; the counts are those of a plain model."""
-
-    M, N = 2, 3
-
-    def __init__(self):
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.ledger = new_ledger(Path(self.folder.name) / "run.db", settings_of())
-        self.service = VoteService(self.ledger, spare=1)
-        ask(self.ledger, n=self.N, m=self.M)
-        # People's ids are random; hypothesis needs the same ones each time.
-        self.ids = [self.service.enroll("simulated", f"p{i}") for i in range(4)]
-        self.seats = {}
-        self.latest = {}  # seat → last answer in time
-        self.order = []  # seats in order of their first answer in time
-        self.keys = {}
-        self.excluded = set()
-        self.frozen = None
-
-    def teardown(self):
-        self.ledger.close()
-        self.folder.cleanup()
-
-    @rule(who=strategies.integers(0, 3))
-    def come(self, who):
-        seat = self.service.assign(self.ids[who])
-        if seat is not None:
-            assert self.frozen is None
-            self.seats[seat.id] = seat
-
-    @precondition(lambda self: self.seats)
-    @rule(data=strategies.data(), choice=strategies.sampled_from(casting.CHOICES))
-    def answer(self, data, choice):
-        seat = data.draw(strategies.sampled_from(sorted(self.seats)))
-        key = KEY(len(self.keys))
-        known = seat in self.latest or any(s == seat for s, _ in self.keys.values())
-        try:
-            receipt = self.service.cast(VoteRequest(seat, choice, idem=key))
-        except VoteConflictError as error:
-            assert error.code == "closed" and self.frozen is not None and known
-            return
-        self.keys[key] = (seat, choice)
-        assert receipt.late == (self.frozen is not None)
-        if not receipt.late:
-            if seat in self.order and self.latest[seat][0] == "skip":
-                self.order.remove(seat)
-            if seat not in self.order:
-                self.order.append(seat)
-            self.latest[seat] = (choice, receipt.vote)
-
-    @precondition(lambda self: self.keys)
-    @rule(data=strategies.data())
-    def retry(self, data):
-        key = data.draw(strategies.sampled_from(sorted(self.keys)))
-        seat, choice = self.keys[key]
-        assert self.service.cast(VoteRequest(seat, choice, idem=key)).replayed
-
-    @precondition(lambda self: self.latest)
-    @rule(data=strategies.data(), action=strategies.sampled_from(["exclude", "reinstate"]))
-    def amend(self, data, action):
-        vote = self.latest[data.draw(strategies.sampled_from(sorted(self.latest)))][1]
-        self.service.amend(vote, action, "because", "ann")
-        if self.frozen is None:
-            (self.excluded.add if action == "exclude" else self.excluded.discard)(vote)
-
-    @rule(jump=strategies.integers(-(10**12), 10**12))
-    def time_passes(self, jump):
-        self.ledger.clock.now = max(0, self.ledger.clock.now + jump)
-
-    @rule()
-    def crash_and_reopen(self):
-        clock = self.ledger.clock
-        self.ledger.close()
-        self.ledger = Ledger.open(self.ledger.path, clock=clock)
-        self.service = VoteService(self.ledger, spare=1)
-
-    @rule()
-    def close(self):
-        done = steps.close(self.ledger, 0, steps.Closing("rule"))
-        if self.frozen is None:
-            assert done == (len(self.count_by_model()) == self.M * self.N)
-            if done:
-                self.frozen = self.count_by_model()
-        else:
-            assert not done
-
-    def count_by_model(self):
-        room = {(f"c{n}", side): self.M // 2 for n in range(self.N) for side in "AB"}
-        result = []
-        for seat in self.order:
-            choice, vote = self.latest[seat]
-            place = self.seats[seat].comparison, self.seats[seat].plus_side
-            if choice == "skip" or vote in self.excluded or not room[place]:
-                continue
-            room[place] -= 1
-            result.append((place[0], self.seats[seat].panelist, choice))
-        return result
-
-    @invariant()
-    def counts_are_those_of_the_model(self):
-        counted = [(v.comparison, v.panelist, v.choice) for v in self.service.counted(0)]
-        assert counted == (self.count_by_model() if self.frozen is None else self.frozen)
-
-
-Panelists.TestCase.settings = settings(
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-TestPanelists = Panelists.TestCase
 
 
 @given(strategies.sampled_from(["A", "B"]), strategies.sampled_from(casting.CHOICES))
