@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo_ui.web import diff
-from szpo_ui.web.diff import MOST_LETTERS, MOST_WORDS, SIMILAR, Piece, compare
+from szpo_ui.web.diff import MOST_LETTERS, MOST_WORDS, SIMILAR, compare
 
 TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
 
@@ -18,10 +18,11 @@ def joined(pieces):
 
 
 @given(TEXTS, TEXTS)
-def test_the_pieces_joined_are_the_texts(a, b):
+def test_the_pieces_joined_are_the_texts_and_marks_stand_only_above_the_threshold(a, b):
     found = compare(a, b)
     assert (joined(found.a), joined(found.b)) == (a, b)
     assert all(piece.text for piece in (*found.a, *found.b))
+    assert not found.marked or found.similarity >= SIMILAR
 
 
 @given(TEXTS)
@@ -30,30 +31,20 @@ def test_a_text_does_not_differ_from_itself(text):
     assert not found.marked and found.similarity == 1.0
 
 
-@given(TEXTS, TEXTS)
-def test_marks_stand_only_above_the_threshold(a, b):
+@pytest.mark.parametrize(
+    ("a", "b", "marked"),
+    [
+        ("It rained on the roof.", "It rained softly on the shelter.", "roof|softly|shelter"),
+        # Neighbouring words share a mark, and punctuation stands alone.
+        ("I like red wine, always.", "I like cold water, always.", "red wine|cold water"),
+        ("one two\nthree", "one  two three", ""),
+        ("今日はとても良い天気です", "今日はとても悪い天気です", "良|悪"),
+    ],
+)
+def test_only_what_differs_is_marked(a, b, marked):
     found = compare(a, b)
-    assert not found.marked or found.similarity >= SIMILAR
-
-
-def test_only_the_words_that_differ_are_marked():
-    found = compare("The rain drummed on the roof.", "The rain drummed softly on the shelter.")
-    assert [p.text for p in found.a if p.differs] == ["roof"]
-    assert [p.text for p in found.b if p.differs] == ["softly", "shelter"]
-
-
-def test_neighbouring_words_share_a_mark_and_punctuation_stands_alone():
-    found = compare("I like red wine, always.", "I like cold water, always.")
-    assert found.a == (Piece("I like "), Piece("red wine", True), Piece(", always."))
-
-
-def test_white_space_alone_is_no_difference():
-    assert not compare("one two\nthree", "one  two three").marked
-
-
-def test_text_without_spaces_is_compared_by_character():
-    found = compare("今日はとても良い天気です", "今日はとても悪い天気です")
-    assert [p.text for p in found.a if p.differs] == ["良"]
+    pieces = [piece.text for piece in (*found.a, *found.b) if piece.differs]
+    assert "|".join(pieces) == marked
 
 
 def test_what_would_take_long_is_not_compared():
