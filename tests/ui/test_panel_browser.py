@@ -584,10 +584,7 @@ def test_a_phone_shows_all_of_it_within_reach(stage, ann):
 
 
 def test_on_a_phone_help_lists_touches_and_no_keys(stage, panelist):
-    phone = panelist("ben", has_touch=True, is_mobile=True, viewport={"width": 360, "height": 740})
-    page = phone.new_page()
-    page.goto("/panel/")
-    page.wait_for_selector("#szpo-root")
+    page = visit(panelist("ben", **PHONE), stage)
     page.locator("[data-do=help]").tap()
     words = page.locator("#sz-help").inner_text()
     assert "Tap A, Same or B, then Confirm" in words

@@ -169,39 +169,47 @@ def test_a_body_that_never_ends_is_given_up(whole: Stage, monkeypatch: pytest.Mo
         assert wire.recv(4096).startswith(b"HTTP/1.1 408")
 
 
+async def whole_body() -> Any:
+    return {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+def knock(
+    door: Any, cookies: dict[str, str], path: str, method: str = "POST", receive: Any = whole_body
+) -> list[int]:
+    """A request at a door that has no server: the statuses that are sent by it or behind it."""
+    cookie = "; ".join(f"{k}={v}" for k, v in cookies.items())
+    headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    awaited(door(scope, receive, send))
+    return [each["status"] for each in sent if each["type"] == "http.response.start"]
+
+
 @pytest.mark.parametrize("role", ["panelist", "operator"])
 def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
     role: Role, tmp_path: Path
 ) -> None:
     """The session was good when the request began; it ends with the last byte of the body."""
     stage = make(tmp_path / "run.db", clock=MovableClock())
-    cookie = "; ".join(f"{k}={v}" for k, v in stage.cookie(role, "Ada").items())
+    cookies = stage.cookie(role, "Ada")
     path = {"panelist": "/api/votes", "operator": OPERATE}[role]
     reached: list[Any] = []
-    sent: list[Any] = []
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         reached.append(await receive())
 
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    def asked(*, revoke: bool) -> int | None:
-        async def receive() -> Any:
-            if revoke:
-                credentials.revoke(stage.ledger, "Ada", "Olga")
-            return {"type": "http.request", "body": b"{}", "more_body": False}
-
-        headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
-        sent.clear()
-        awaited(door(scope, receive, send))
-        return sent[0]["status"] if sent else None
+    async def revoked() -> Any:
+        credentials.revoke(stage.ledger, "Ada", "Olga")
+        return await whole_body()
 
     sessions = login.Sessions(stage.site)
     door = security.AccessControl(inner, stage.site, sessions)
-    assert asked(revoke=False) is None and len(reached) == 1
-    assert asked(revoke=True) == 403 and len(reached) == 1
+    assert knock(door, cookies, path) == [] and len(reached) == 1
+    assert knock(door, cookies, path, receive=revoked) == [403] and len(reached) == 1
     sessions.close()
     stage.ledger.close()
 
@@ -213,26 +221,16 @@ def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(
     monkeypatch.setattr(security, "READS_AT_ONCE", 3)
     stage = make(tmp_path / "run.db", clock=MovableClock())
     sessions = login.Sessions(stage.site)
-    sent: list[int] = []
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 404, "headers": []})
 
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            sent.append(message["status"])
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": b"{}", "more_body": False}
-
     door = security.AccessControl(inner, stage.site, sessions)
+    found = []
     for name, method in (*[("Ada", "GET")] * 4, ("Ada", "POST"), ("Ben", "GET")):
-        cookie = "; ".join(f"{k}={v}" for k, v in stage.cookie("panelist", name).items())
-        headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
-        path = "/panel/gradio_api/app_id"
-        scope = {"type": "http", "method": method, "path": path, "headers": headers}
-        awaited(door(scope, receive, send))
-    assert sent == [404, 404, 404, 429, 404, 404]
+        cookies = stage.cookie("panelist", name)
+        found += knock(door, cookies, "/panel/gradio_api/app_id", method)
+    assert found == [404, 404, 404, 429, 404, 404]
     sessions.close()
     stage.ledger.close()
 
