@@ -59,12 +59,13 @@ def attempt(path, action, at):
         ledger.close()
 
 
-def kill_at_writes(folder, start, stride):
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_killed_at_a_write_is_taken_up_by_another(tmp_path, start, stride):
     """Every ``stride``-th write in turn; after each a fresh process goes on: the same run."""
     content, expected = start
-    path = folder / "run.db"
+    path = tmp_path / "run.db"
     for at in itertools.count(1, stride):
-        for rest in folder.iterdir():
+        for rest in tmp_path.iterdir():
             rest.unlink()
         path.write_bytes(content)
         ended = children.run(attempt, path, "kill", at)
@@ -73,15 +74,6 @@ def kill_at_writes(folder, start, stride):
             break
         assert ended == children.KILLED
     assert at > 60  # the enumeration did reach every phase
-
-
-def test_a_process_killed_at_a_write_is_taken_up_by_another(tmp_path, start):
-    kill_at_writes(tmp_path, start, 5)
-
-
-@pytest.mark.slow
-def test_a_process_killed_at_any_write_is_taken_up_by_another(tmp_path, start):
-    kill_at_writes(tmp_path, start, 1)
 
 
 @pytest.mark.full

@@ -1,6 +1,7 @@
 """What others may do while a controller drives: close, void, answer, resume with another lag."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -44,19 +45,6 @@ class Acting(ValueJudge):
         return super().judge(*arguments, **options)
 
 
-def acting_rollout(policy, act, at):
-    """The policy's ``at``-th rollout does something first."""
-    plain = policy.rollout
-
-    def rollout(*arguments, **options):
-        if policy.rollouts == at:
-            policy.rollouts += 1
-            act()
-        return plain(*arguments, **options)
-
-    policy.rollout = rollout
-
-
 # ---- somebody closes a step ----
 
 
@@ -88,11 +76,7 @@ def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
     panel_of(ledger).submit(ledger.comparisons(0))
     assert len(ledger.votes(0)) == settings.N
     with pytest.raises(UsageError, match="step 7 does not exist"):
-        panel_of(ledger).submit([_at_step(ledger.comparisons(0)[0], 7)])
-
-
-def _at_step(comparison, step):
-    return type(comparison)(comparison.id, step, comparison.k, comparison.n, comparison.rows)
+        panel_of(ledger).submit([replace(ledger.comparisons(0)[0], step=7)])
 
 
 # ---- a run that goes on otherwise ----
@@ -190,7 +174,7 @@ def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
 def test_a_long_rollout_keeps_its_lease(tmp_path, monkeypatch):
     """The rollout waits until its lease has been renewed; the clock is not looked at."""
     settings, ledger, policy = start(tmp_path)
-    renewed, plain = threading.Event(), lease.renew
+    renewed, plain, rollout = threading.Event(), lease.renew, policy.rollout
 
     def renew(*arguments):
         plain(*arguments)
@@ -198,7 +182,12 @@ def test_a_long_rollout_keeps_its_lease(tmp_path, monkeypatch):
 
     monkeypatch.setattr(lease, "renew", renew)
     seen = []
-    acting_rollout(policy, lambda: seen.append(renewed.wait(60)), at=0)
+
+    def slow(*arguments, **options):
+        seen.append(renewed.wait(60))
+        return rollout(*arguments, **options)
+
+    policy.rollout = slow
     with lease.hold(ledger, ttl_us=10_000) as held:
         go(settings, ledger, policy, until_step=1, lease=held)
     assert seen == [True]

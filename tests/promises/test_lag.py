@@ -90,8 +90,7 @@ class HookedPolicy(QuadraticPolicy):
 
 
 def opened(path):
-    ledger = Ledger.open(path, clock=Clock())
-    return ledger
+    return Ledger.open(path, clock=Clock())
 
 
 @functools.cache

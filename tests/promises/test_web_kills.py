@@ -103,8 +103,10 @@ def started(path: Path, port: int) -> subprocess.Popen[bytes]:
             PAUSE.wait(0.05)
 
 
-def killed_and_started_again(tmp_path: Path, kills: int) -> None:
-    path = tmp_path / "run.db"
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_vote_is_lost_or_doubled_when_the_web_process_is_killed(tmp_path):
+    kills, path = 30, tmp_path / "run.db"
     stage = make(
         path, sets=["optimizer.comparisons=400", "run.votes=4000", "optimizer.rows=1"], seed=9
     )
@@ -141,9 +143,3 @@ def killed_and_started_again(tmp_path: Path, kills: int) -> None:
         report = verification.verify(ledger)
         assert report.ok, str(report)
     assert sum(len(person.acked) for person in people) >= kills
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_no_vote_is_lost_or_doubled_when_the_web_process_is_killed(tmp_path):
-    killed_and_started_again(tmp_path, 30)
