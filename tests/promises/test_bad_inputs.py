@@ -11,14 +11,12 @@ import re
 import shutil
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -111,6 +109,10 @@ PLANS = {
     "panel.kind=nobody": 'no evaluator "nobody"',
     "panel.reward=nothing": "reward 'nothing': no reward of that name",
     "panel.kind=hostile panel.size=1": "a panel hostile of 1 has too few members",
+    "panel.kind=bt70+foo=1": "no flaw 'foo'",
+    "panel.kind=bt70+types=.5+other=nonsense": "no reward of that name",
+    "panel.kind=people+side=1": 'no evaluator "people+side=1"',
+    "panel.kind=judge+side=1": '"judge" takes no changes',
     "prompts.path=absent.txt": "absent.txt",
     "prompts.path={long}": "{long}:2: 5,0",
     "model.name=./absent": "not found",
@@ -166,19 +168,6 @@ def test_odd_prompts_are_reported_and_the_run_goes_on(tmp_path, capsys):
     assert "direction" in message
 
 
-def change_first(model: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write the model's file with its first tensor changed."""
-    file = model / "model.safetensors"
-    tensors = load_file(file)
-    name = sorted(tensors)[0]
-    save_file({**tensors, name: change(tensors[name])}, file, metadata={"format": "pt"})
-
-
-def not_finite(values: np.ndarray) -> np.ndarray:
-    values.flat[:2] = float("nan")
-    return values
-
-
 def without_tokenizer(model: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (model / name).unlink(missing_ok=True)
@@ -188,36 +177,21 @@ def as_pickle(model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
 
 
-def cut(model: Path) -> None:
-    file = model / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def with_a_long_header(model: Path) -> None:
-    file = model / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", 2**63) + file.read_bytes()[8:])
-
-
-MODELS: list[tuple[Callable[[Path], object], list[str], tuple[str, ...]]] = [
-    (shutil.rmtree, [], ("not found", "give smollm2, tiny, a local folder, or a hub id")),
-    (str, ['adapter.targets=["q_prj"]'],
-     ("no adapter layer matches 'q_prj'; this model has ", "q_proj")),
-    (without_tokenizer, [], ("no tokenizer there (looked for tokenizer.json, tokenizer.model,",)),
-    (as_pickle, [], ("pickle", "pytorch_model.bin")),
-    (cut, [], ("corrupt safetensors: ", "header says")),
-    (with_a_long_header, [], ("corrupt safetensors: ", "header says")),
-    (lambda model: change_first(model, not_finite), [], ("has 2 values that are not finite",)),
+MODELS: list[tuple[Callable[[Path], object], tuple[str, ...]]] = [
+    (shutil.rmtree, ("not found", "give smollm2, tiny, a local folder, or a hub id")),
+    (without_tokenizer, ("no tokenizer there (looked for tokenizer.json, tokenizer.model,",)),
+    (as_pickle, ("pickle", "pytorch_model.bin")),
 ]  # fmt: skip
 
 
 def test_models_that_cannot_be_used(refused, tmp_path):
-    for number, (change, sets, words) in enumerate(MODELS):
+    for number, (change, words) in enumerate(MODELS):
         place = tmp_path / str(number)
         place.mkdir()
         model = folder_run.model(place)
         change(model)
-        with case(change, sets):
-            line = folder_run.arguments(place, *sets, model_folder=model)
+        with case(change):
+            line = folder_run.arguments(place, model_folder=model)
             message = refused(2, *line)
             assert all(word in message for word in words), message
             if change is without_tokenizer:
@@ -239,16 +213,16 @@ def test_adapter_layout_differs(folder, tmp_path, refused):
     )
 
 
-def test_base_model_differs(folder, tmp_path, refused):
-    model = folder.parent.parent / "llama"
-    remaining = tmp_path / "kept"
-    shutil.copytree(model, remaining)
+def test_base_model_differs(folder, refused):
+    file = folder.parent.parent / "llama" / "model.safetensors"
+    remaining = file.read_bytes()
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
     try:
-        change_first(model, lambda values: values * 2)
+        save_file({**tensors, name: tensors[name] * 2}, file, metadata={"format": "pt"})
         message = refused(5, "sample", folder)
     finally:
-        shutil.rmtree(model)
-        shutil.copytree(remaining, model)
+        file.write_bytes(remaining)
     assert re.search(r"was made with [0-9a-f]{16}…?, found [0-9a-f]{16}", message)
 
 
@@ -400,15 +374,6 @@ def test_a_full_disk_is_read_and_exported_from(yard, tmp_path, log):
 
 
 # --- who drives, and what nobody expected ------------------------------------------------------
-
-
-def test_a_log_left_of_a_run_that_is_gone_exits_4(tmp_path, refused):
-    left = tmp_path / "runs" / "yard.db-wal"
-    left.parent.mkdir()
-    left.write_bytes(b"pages of votes")
-    line = refused(4, *yard_run.arguments(tmp_path, "run.name=yard"))
-    assert "yard.db-wal belongs to a run whose file is gone" in line
-    assert left.read_bytes() == b"pages of votes"
 
 
 @pytest.mark.full

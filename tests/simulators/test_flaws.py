@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.evaluators import panel_evaluator
 from szpo.evaluators.checks import check_judge
@@ -285,16 +284,3 @@ def test_every_vote_of_a_flawed_panel_can_be_cast_again(tmp_path):
             assert judge.after(given).judge(comparison, **how) == row["choice"]
             fresh += judge.judge(comparison, **how) == row["choice"]
         assert fresh < 48  # tiredness did change votes
-
-
-def test_a_line_that_is_none_is_refused_before_anything_is_loaded(tmp_path, capsys):
-    for line, words in (
-        ("bt70+foo=1", "no flaw 'foo'"),
-        ("bt70+hostile=5", "has too few members"),
-        ("bt70+types=.5+other=nonsense", "no reward of that name"),
-        ("people+side=1", 'no evaluator "people+side=1"'),
-        ("judge+side=1", '"judge" takes no changes'),
-    ):
-        assert call(yard_run.arguments(tmp_path, f"panel.kind={line}")) == 2
-        *_, last = capsys.readouterr().err.strip().splitlines()
-        assert last.startswith("error: ") and words in last
