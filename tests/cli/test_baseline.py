@@ -19,7 +19,6 @@ from tests.support.baseline_actors import diary_actor, diary_pairs
 from tests.support.cases import case
 
 TINY = ["--preset", "tiny", "--set", "model.dtype=fp32", "--set", "generation.max_new_tokens=8"]
-ONE = ["--recipe", "steps=1", "--recipe", "prompts=4"]
 QUICK = ["--recipe", "steps=2", "--recipe", "learning_rate=.01"]
 
 
@@ -102,16 +101,6 @@ def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_m
     assert loading.load("tiny", adapter=out).adapter is not None
 
 
-def test_its_record_is_json_that_every_reader_takes(tmp_path):
-    """PPO clips no values unless asked to: its limit is infinite, for which JSON has no word."""
-    out = tmp_path / "out"
-    reported = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
-    reported += ["--recipe", "steps=1", "--recipe", "prompts=4", "--recipe", "minibatches=1"]
-    assert call(reported) == 0
-    record = json.loads((out / "baseline.json").read_text(), parse_constant=pytest.fail)
-    assert record["recipe"]["value_clip"] is None
-
-
 REFUSED = [
     (["dpa"], ("no method 'dpa'", "dpo, simpo")),
     (["dpo"], ("give --run, --pairs or --fresh",)),
@@ -190,9 +179,16 @@ def without_trl(monkeypatch):
     )
 
 
-def test_ppo_on_a_score_needs_no_extra(tmp_path, without_trl):
+def test_ppo_on_a_score_needs_no_extra_and_its_record_is_json_that_every_reader_takes(
+    tmp_path, without_trl
+):
+    """PPO clips no values unless asked to: its limit is infinite, for which JSON has no word."""
     out = tmp_path / "out"
-    assert call(["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY, *ONE]) == 0
+    reported = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
+    reported += ["--recipe", "steps=1", "--recipe", "prompts=4", "--recipe", "minibatches=1"]
+    assert call(reported) == 0
+    record = json.loads((out / "baseline.json").read_text(), parse_constant=pytest.fail)
+    assert record["recipe"]["value_clip"] is None
     assert loading.read_adapter(out).tensors
 
 

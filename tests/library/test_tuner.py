@@ -19,6 +19,7 @@ from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_an
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
+from szpo.reports.votes import export_votes
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Prompt
 from tests.support import folder_run
@@ -125,13 +126,7 @@ def test_the_same_votes_by_the_command_line_give_the_same_digests(
             tuned.tables.steps["head_sha256"][0], *(r.theta_sha256 for r in tuned.reports)
         ]  # fmt: skip
         mine = tuned.tables.votes["verdict"].tolist()
-        assert [row["verdict"] for row in _verdicts(other)] == mine
-
-
-def _verdicts(ledger: Ledger) -> list[dict[str, Any]]:
-    from szpo.reports.votes import export_votes
-
-    return list(export_votes(ledger))
+        assert [row["verdict"] for row in export_votes(other)] == mine
 
 
 def test_samples_and_the_adapter_come_from_the_tuned_model(

@@ -14,7 +14,6 @@ from szpo.errors import RunError, UsageError
 from szpo.judges.backends import Reply
 from szpo_simulators.bench import cartpole, contest, gridworld, run_all, vpl
 from szpo_simulators.bench import judge as bench
-from szpo_simulators.bench import judge as probes
 from szpo_simulators.bench.judge import FORMS, tasks
 from szpo_simulators.panels.verifiers import verifier
 from szpo_simulators.study import seed_range
@@ -169,7 +168,7 @@ def test_the_better_answer_of_a_task_is_certain():
 
 
 def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
-    found = probes.ask(judge(check), tasks(16)).figures()
+    found = bench.ask(judge(check), tasks(16)).figures()
     assert found["plus"][0] == found["consistency"][0] == 1.0
     assert found["first place"][0] == 0.5
     assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
@@ -188,20 +187,20 @@ def test_a_liking_for_length_and_none_for_names_are_distinguished():
     found = examine("longer", "length")
     assert found["plus"][0] == found["consistency"][0] == 1.0
     names = examine("longer", "names")
-    assert [names[name][0] for name in probes.OTHER_NAMES] == [1.0, 1.0, 1.0]
+    assert [names[name][0] for name in bench.OTHER_NAMES] == [1.0, 1.0, 1.0]
 
 
 def test_a_liking_for_own_texts_shows_on_pairs_that_are_equally_good():
     own, other = (
         Scripted(lambda text, word=word: Reply(f"{word} it was.")) for word in ("So", "Oh")
     )
-    both = probes.own_and_other(own, other, tasks(8))
+    both = bench.own_and_other(own, other, tasks(8))
     # Neither keeps most forms; where both fail, or both keep one, they are equals by the truth.
     assert len(both) == 8
     vain = judge(lambda text: "Verdict: " + ("A" if places(text, "So it was")[0] else "B"))
-    assert probes.ask(vain, both).figures()["plus"][0] == 1.0
+    assert bench.ask(vain, both).figures()["plus"][0] == 1.0
     echo = Scripted(lambda text: Reply("So it was."))
-    assert probes.own_and_other(own, echo, tasks(8)) == ()
+    assert bench.own_and_other(own, echo, tasks(8)) == ()
 
 
 @pytest.mark.full
@@ -268,8 +267,7 @@ def test_the_latents_bench_asks_every_model_on_every_set(tmp_path, monkeypatch, 
     vpl.main(folder=tmp_path, figures=tmp_path / "docs")
     # five seeds of four models on three sets, and five that collapse
     assert len(asked) == 65 and {one["seed"] for one in asked} == set(range(1000, 1005))
-    with (tmp_path / "vpl.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 65
+    assert len(lines(tmp_path / "vpl.csv")) == 65
     assert (tmp_path / "docs" / "vpl.svg").exists()
     asked.clear()
     monkeypatch.setattr(vpl, "SIZES", {"two-users": (10, 1)})

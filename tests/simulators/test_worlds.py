@@ -16,11 +16,10 @@ from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.bench import track
 from szpo_simulators.panels.text_rewards import matrix, parse
 from szpo_simulators.worlds import oracle, ppo
-from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import DENSE, Courier, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
-from szpo_simulators.worlds.world import World, draws
+from szpo_simulators.worlds.world import draws
 from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Yard, score_walk
 from tests.support.cases import case
 
@@ -31,7 +30,6 @@ WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
     "track, lines": (lambda: PROXY, 3.595884459),
 }
 """Worlds whose value is exact, and the value of their start, recorded."""
-POLE: dict[str, Callable[[], Any]] = {"pole": lambda: CartPole(Network(4), seed=3)}
 
 
 def walked(world: Any, count: int) -> tuple[Any, Any, Any]:
@@ -39,17 +37,6 @@ def walked(world: Any, count: int) -> tuple[Any, Any, Any]:
     theta = world.theta0 + np.random.default_rng(3).normal(size=(3, world.dim))
     u = draws(world, [1, 2, 3], 0, 0, count)
     return theta, u, world.returns(theta, u)
-
-
-def test_repetitions_do_not_meet():
-    made = {name: make for name, (make, _) in WORLDS.items()} | POLE
-    for name, make in made.items():
-        with case(name):
-            world = make()
-            assert isinstance(world, World)
-            theta, u, returns = walked(world, 3)
-            alone = [world.returns(theta[i : i + 1], u[i : i + 1]) for i in range(3)]
-            np.testing.assert_allclose(np.concatenate(alone), returns, atol=1e-9)
 
 
 def test_values_are_those_recorded_and_the_mean_of_many_returns():
