@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from szpo import plugins
 from szpo.cli import console
 from szpo.cli.app import call
+from szpo.cli.machine import call_with_options
 from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -298,8 +300,6 @@ def test_doctor_looks_at_everything(tmp_path, capsys):
 
 
 def test_a_bench_takes_typed_options_and_its_json_is_all_of_stdout(capsys, monkeypatch):
-    from szpo.cli.machine import call_with_options
-
     def count(
         seeds: tuple[int, ...] = (0, 1), fast: bool = False, name: str | None = None
     ) -> object:
@@ -316,7 +316,6 @@ def test_a_bench_takes_typed_options_and_its_json_is_all_of_stdout(capsys, monke
     assert "--quick" in capsys.readouterr().out
     assert call(["bench", "nope"]) == 2
     assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
-    from szpo import plugins
 
     def measured(seed: int = 0) -> dict[str, int]:
         """Measure."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -25,10 +24,8 @@ from szpo.config.engine import Engine
 from szpo.errors import EngineError
 from szpo.policies.requests import Message
 from tests.support import near_workers, ray_nodes
-from tests.support.ray_nodes import CHUNKS, Nodes
+from tests.support.ray_nodes import CHUNKS, Nodes, needs_ray
 
-HAS_RAY = importlib.util.find_spec("ray") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed (extra ray)")
 quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
 WORKERS = 3
 

@@ -9,6 +9,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.cluster import ray_engine, remote
+from szpo.config import settings_file
 from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
@@ -221,8 +222,6 @@ def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, c
 
 
 def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts, capsys):
-    from szpo.config import settings_file
-
     line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
     config = settings_file.load(sets=[text for text in line if "=" in text])
     file = tmp_path / "run.toml"
@@ -236,8 +235,6 @@ def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts
 
 
 def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch):
-    from szpo.config import settings_file
-
     def refuse(engine: Any) -> None:
         raise UsageError("engine.address 10.0.0.5:6379 cannot be reached (no route)")
 

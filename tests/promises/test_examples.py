@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,8 @@ from szpo.evaluators.checks import check_judge
 from szpo.ledger.database import Ledger
 from szpo.policies.protocol import check_policy
 from szpo.runs import assemble
-from szpo.types import Prompt
+from szpo.types import Answer, Prompt
+from szpo_simulators.panels.panel import SimulatedPanel, bt70
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -49,8 +51,6 @@ def test_together_they_come_to_the_point(tmp_path):
 
 @pytest.mark.usefixtures("importable")
 def test_installed_under_a_name_szpo_run_finds_them(tmp_path, monkeypatch):
-    from importlib.metadata import EntryPoint
-
     found = {
         "szpo.evaluators": EntryPoint("brief", "own_evaluator:panel", "szpo.evaluators"),
         "szpo.policies": EntryPoint("hesitant", "own_policy:Hesitant", "szpo.policies"),
@@ -73,9 +73,6 @@ def test_installed_under_a_name_szpo_run_finds_them(tmp_path, monkeypatch):
 def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(tmp_path, monkeypatch):
     """An own policy needs no method beside those of the protocol."""
     from own_policy import Hesitant  # type: ignore[import-not-found]
-
-    from szpo.types import Answer
-    from szpo_simulators.panels.panel import SimulatedPanel, bt70
 
     class Various(Hesitant):  # type: ignore[misc]
         def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:

@@ -95,22 +95,19 @@ def test_a_controller_asleep_within_a_write_locks_the_file_until_it_is_killed(
 
 
 def suspended(path, name):
-    """A controller's process that has stopped itself at a named place."""
+    """A controller's process that has stopped itself at a named place, as the kernel says.
+
+    The forking server is its parent, not we.
+    """
     child = children.start(asleep, path, name)
-    _wait_until_stopped(child.pid)
-    return child
+    while True:
+        state = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "T":
+            return child
+        assert state not in "XZ", "it ended instead of stopping"
+        os.sched_yield()
 
 
 def lease_end(path):
     with Ledger.open(path) as ledger:
         return lease.controller(ledger)["expires_us"]
-
-
-def _wait_until_stopped(pid):
-    """Until the kernel says T (stopped) of it; the forking server is its parent, not we."""
-    while True:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        if state == "T":
-            return
-        assert state not in "XZ", "it ended instead of stopping"
-        os.sched_yield()

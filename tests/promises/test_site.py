@@ -57,12 +57,6 @@ def run_script(script: Path, folder: Path) -> str:
     return done.stdout
 
 
-def test_a_saved_optimizer_goes_on_at_the_same_bits(tmp_path):
-    (script,) = (each for each in GALLERY if each.stem.endswith("saved_and_loaded"))
-    one, two = run_script(script, tmp_path).splitlines()
-    assert one.removeprefix("in one go   ") == two.removeprefix("in two parts")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_gallery_scripts_run(script, tmp_path):

@@ -20,6 +20,7 @@ from rich.console import Console
 from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
 from szpo.baselines.reward_model import scale_reward
+from szpo.baselines.validation import require_finite
 from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
@@ -43,6 +44,7 @@ from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.heldout import Measurement
 from szpo_simulators.study import Study
 from tests.support import yard_run
+from tests.support.pairs import new_ledger
 
 compare_command = partial(command.command, standalone_mode=False)
 
@@ -381,8 +383,6 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
 @pytest.mark.full
 def test_runs_without_votes_are_named(tmp_path, capsys):
     """Both empty: a refusal. One of two: a line beside the table."""
-    from tests.support.pairs import new_ledger
-
     full = yard_run.finished(tmp_path / "a")
     empty = [tmp_path / "b.db", tmp_path / "c.db"]
     for path in empty:
@@ -576,8 +576,6 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     assert found["course"][-1]["votes"] == 4
 
     def diverges(*some, **more):
-        from szpo.baselines.validation import require_finite
-
         require_finite({"loss": float("nan")}, "dpo", 2)
 
     monkeypatch.undo()

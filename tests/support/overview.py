@@ -60,7 +60,7 @@ def answered_final(stage: Stage) -> int:
     and a skip; its number."""
     ledger, service = stage.ledger, stage.site.service
     order = orders.place_order(ledger, "final", "olga", {"comparisons": 3})
-    rows = [Row(Prompt.user("q?"), *(_answer(f"{word} {n}") for word in ("new", "old")))
+    rows = [Row(Prompt.user("q?"), *(Answer(f"{word} {n}") for word in ("new", "old")))
             for n in range(3)]  # fmt: skip
     made = [Comparison(f"f{n}", -1, 0, n, (rows[n],), kind="final") for n in range(3)]
     body = {"comparisons": [c.id for c in made], "rows": 1, "after": 2,
@@ -85,7 +85,3 @@ def answered_final(stage: Stage) -> int:
                 "idem": seat, "payload_sha256": "0" * 64, "received_us": 0,
             })  # fmt: skip
     return order
-
-
-def _answer(text: str) -> Answer:
-    return Answer(text)

@@ -93,13 +93,8 @@ class VllmServer:
         prefix_caching: bool = False,
     ):
         assert max_lora_rank in RANKS
-        self.model, self.dtype, self.max_lora_rank, self.key = (
-            str(model),
-            dtype,
-            max_lora_rank,
-            key,
-        )
-        self.version, self.prefix_caching = version, prefix_caching
+        self.model, self.dtype, self.max_lora_rank = str(model), dtype, max_lora_rank
+        self.key, self.version, self.prefix_caching = key, version, prefix_caching
         self.faults = Faults()
         self.names: list[str] = []
         """Every adapter name that was ever loaded."""
