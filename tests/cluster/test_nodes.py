@@ -207,9 +207,6 @@ def test_without_its_head_a_run_stops_with_a_line_and_resumes_on_a_new_cluster(
     assert ray_nodes.result(path) == undisturbed
 
 
-# ---- without Ray ----
-
-
 def test_a_head_that_stays_away_is_left_before_ray_ends_the_process(monkeypatch):
     monkeypatch.setenv(ray_engine.RAY_LIMIT, "0.4")
     left = threading.Event()

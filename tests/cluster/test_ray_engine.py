@@ -41,9 +41,6 @@ def pretend_ray(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
     )
 
 
-# ---- what is refused before a cluster is there ----
-
-
 def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys):
     pretend_ray(monkeypatch, there=False)
     from szpo.cli.app import call
@@ -103,9 +100,6 @@ def test_settings_that_do_not_fit_are_refused():
             assert words in str(error.value)
 
 
-# ---- the worker, without Ray ----
-
-
 @pytest.fixture(scope="module")
 def policy(model):
     base = loading.load(str(model), dtype="fp32")
@@ -144,9 +138,6 @@ def test_another_basis_seed_or_library_is_noticed(policy):
     assert "its factors_sha256 is" in str(worker.describe_difference(mine, other))
     other = {**mine, "versions": {**mine["versions"], "torch": "2.0"}}
     assert 'its versions is {"szpo"' in str(worker.describe_difference(mine, other))
-
-
-# ---- with Ray ----
 
 
 @needs_ray

@@ -229,9 +229,6 @@ def test_tokens_that_workers_write_are_counted(here, there):
     assert counts[0] > 0 and counts[1] == 2 * counts[0]
 
 
-# ---- requests to read ----
-
-
 def request(what: Any = "kl") -> ReadRequest:
     thetas = tuple({"z": np.full(3, i, np.float32)} for i in range(3))
     prompts = tuple((1, 2, i)[: 1 + i % 3] for i in range(7))

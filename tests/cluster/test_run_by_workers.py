@@ -218,9 +218,6 @@ def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, c
     assert capsys.readouterr().err.strip().endswith("error: the Ray cluster is gone (a test)")
 
 
-# ---- the doctor ----
-
-
 def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts, capsys):
     line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
     config = settings_file.load(sets=[text for text in line if "=" in text])

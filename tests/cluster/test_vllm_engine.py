@@ -99,9 +99,6 @@ def wanted(policy, running):
         return rollout(policy)
 
 
-# ---- the doctor ----
-
-
 def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
@@ -120,9 +117,6 @@ def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
     assert (check.status, check.text) == (
         "fail", f"{server.url}: HTTP 500 at {COMPLETIONS}, 5 times"
     )  # fmt: skip
-
-
-# ---- refused before a model is loaded ----
 
 
 def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
@@ -150,9 +144,6 @@ def test_a_server_elsewhere_needs_encryption_a_shared_folder_and_a_key_that_can_
     with pytest.raises(UsageError) as error:
         vllm_engine.demand(Engine(kind="vllm", **{"replicas": ["http://192.0.2.7:1"], **settings}))
     assert words in str(error.value) and KEY not in str(error.value)
-
-
-# ---- the contract ----
 
 
 def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
@@ -241,9 +232,6 @@ def test_a_silent_server_is_given_up_and_another_one_answers(policy, server, wan
         server.hanging.set()
 
 
-# ---- the wrong adapter ----
-
-
 def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wanted, caplog):
     with served(policy, server.url) as answers:
         policy.sample(PROMPTS[:1], seed=1)
@@ -313,9 +301,6 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, want
             assert rollout(policy) == wanted
             assert answers.refused == each_row
             assert answers.rescored - before == (8 + 8 + 8 if each_row else 2)
-
-
-# ---- what a server shows first ----
 
 
 @pytest.mark.parametrize(
@@ -402,9 +387,6 @@ def test_members_that_the_cast_makes_one_are_refused(policy, server):
     near = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
     with served(policy, server.url), pytest.raises(RunError, match="one policy in the servers' d"):
         policy.rollout([PROMPTS] * 2, near, seed=4)
-
-
-# ---- a whole run ----
 
 
 def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(

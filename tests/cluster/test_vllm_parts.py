@@ -44,9 +44,6 @@ def reply(
     return {"model": "m-1", "choices": [{**choice, **more}]}
 
 
-# ---- messages ----
-
-
 def test_a_request_leaves_nothing_to_the_servers_defaults():
     """The model's generation_config.json may name any of these; vLLM takes them where left out."""
     body = vllm_messages.completion_request(ROW, DECODING)
@@ -91,8 +88,6 @@ def test_what_is_no_whole_answer_is_refused():
         with case(body, words), pytest.raises(MessageError, match=words):
             read_completion(body, ROW, DECODING)
 
-
-# ---- adapters after the cast ----
 
 SITES = (Site("a", 0, 3, 2, 1, 0.3), Site("b", 1, 4, 3, 2, 2.0))
 
@@ -150,9 +145,6 @@ def test_ranks_are_those_that_a_server_takes():
         limit(513)
 
 
-# ---- rescoring ----
-
-
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=40))
 def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows):
     members, lengths = [m for m, _ in rows], [n for _, n in rows]
@@ -168,9 +160,6 @@ def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows):
 
 def test_a_number_that_is_none_is_no_agreement():
     assert trusted_model.deviation([np.array([-1.0, np.nan])], [np.array([-1.0, -1.0])]) == np.inf
-
-
-# ---- HTTP, over a transport that is played ----
 
 
 class Played:

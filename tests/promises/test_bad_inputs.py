@@ -64,8 +64,6 @@ def copied(run: Path, folder: Path) -> Path:
     return target
 
 
-# --- settings ----------------------------------------------------------------------------------
-
 SETTINGS_FILES = {
     b"[run]\n\nseed = 1 # \xff\n": "run.toml: byte 0xff at line 3 is not UTF-8",
     b"\xef\xbb\xbf[run]\n\nseed = 1 # \xff\n": "run.toml: byte 0xff at line 3 is not UTF-8",
@@ -151,9 +149,6 @@ def test_a_plan_refuses_what_a_run_refuses_and_neither_begins(tmp_path, capsys, 
                 assert not runs.exists()
 
 
-# --- prompts and models ------------------------------------------------------------------------
-
-
 @pytest.mark.full
 def test_odd_prompts_are_reported_and_the_run_goes_on(tmp_path, capsys):
     path = yard_run.prompts(tmp_path)
@@ -224,9 +219,6 @@ def test_base_model_differs(folder, refused):
     finally:
         file.write_bytes(remaining)
     assert re.search(r"was made with [0-9a-f]{16}…?, found [0-9a-f]{16}", message)
-
-
-# --- places and ledgers ------------------------------------------------------------------------
 
 
 @pytest.mark.full
@@ -373,9 +365,6 @@ def test_a_full_disk_is_read_and_exported_from(yard, tmp_path, log):
         assert len(list(ledger.events("remark"))) == log
 
 
-# --- who drives, and what nobody expected ------------------------------------------------------
-
-
 @pytest.mark.full
 def test_failed_own_check_exits_1(tmp_path, refused):
     """A guard that cannot be met pauses the run with one line."""
@@ -465,9 +454,6 @@ def test_what_nobody_expected_has_its_words_and_code(capsys, monkeypatch):
             assert line.startswith(words)
     with pytest.raises(ZeroDivisionError):
         call(["--debug", "doctor"])
-
-
-# --- what a model reads ------------------------------------------------------------------------
 
 
 @pytest.mark.full

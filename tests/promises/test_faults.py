@@ -29,9 +29,6 @@ def start(tmp_path_factory):
     return undisturbed(tmp_path_factory.mktemp("start"))
 
 
-# ---- the first write fails, the second, … ----
-
-
 class Fault:
     """Counts a ledger's writing statements; the chosen one is killed, refused, or lacks space."""
 
@@ -95,9 +92,6 @@ def test_any_one_write_may_be_refused(tmp_path, start, action, stride):
             break
         take_up(path, expected)
     assert at > 60
-
-
-# ---- a disk that is really full ----
 
 
 def limited(path, room):
@@ -182,9 +176,6 @@ def test_a_small_file_system_that_is_full(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "full after" in done.stdout
     assert "database or disk is full; nothing was stored" in done.stdout
-
-
-# ---- files that cannot be written, locks, clocks ----
 
 
 def test_a_run_that_cannot_be_written_is_read_and_refuses_writes(tmp_path, start, monkeypatch):

@@ -45,9 +45,6 @@ class Acting(ValueJudge):
         return super().judge(*arguments, **options)
 
 
-# ---- somebody closes a step ----
-
-
 def test_a_step_closed_while_judges_think_is_no_error(tmp_path):
     settings, ledger, policy = start(tmp_path)
     judge = Acting(
@@ -79,9 +76,6 @@ def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
         panel_of(ledger).submit([replace(ledger.comparisons(0)[0], step=7)])
 
 
-# ---- a run that goes on otherwise ----
-
-
 def test_a_warm_up_counts_all_its_votes(tmp_path):
     settings, ledger, policy = start(tmp_path, rule="known", K=2, warmup=2)
     reports = []
@@ -106,9 +100,6 @@ def test_a_guards_pause_survives_a_kill_right_after_the_step(tmp_path):
     assert ledger.last_applied() == 0
     outcome = go(settings, ledger, QuadraticPolicy(settings), bands=Bands(norm=(0, 1e-9)))
     assert outcome.status == "paused" and "guard norm" in outcome.reason
-
-
-# ---- who answers what ----
 
 
 def test_a_part_of_a_step_may_be_asked_while_others_have_answers(tmp_path):
@@ -168,9 +159,6 @@ def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
     assert report.ok, str(report)
 
 
-# ---- the lease of a slow controller ----
-
-
 def test_a_long_rollout_keeps_its_lease(tmp_path, monkeypatch):
     """The rollout waits until its lease has been renewed; the clock is not looked at."""
     settings, ledger, policy = start(tmp_path)
@@ -213,9 +201,6 @@ def test_keeping_a_lease_ends_when_another_controller_has_it(tmp_path, monkeypat
         with lease.renewing(ledger, held):
             assert ended.wait(60)
         assert lease.controller(ledger)["lease"] == taken.holder
-
-
-# ---- votes.assign ----
 
 
 def test_what_a_seat_costs_does_not_grow_with_the_answers(tmp_path):

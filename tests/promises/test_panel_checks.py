@@ -96,9 +96,6 @@ SOURCES = [
 ]
 
 
-# ---- code that would run what a file says ----
-
-
 @pytest.mark.full
 def test_nothing_is_read_in_a_way_that_runs_it():
     for path in SOURCES:
@@ -130,9 +127,6 @@ def check_reading(path):
                 }, where  # fmt: skip
 
 
-# ---- files ----
-
-
 def mode(path):
     return path.stat().st_mode & 0o777
 
@@ -150,9 +144,6 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
     assert {mode(tmp_path / name) for name in ("copy.db", "again.db")} == {0o600}
     with Ledger.open(path, readonly=True) as ledger:
         assert set(ledger.spec["versions"]) >= {"python", "sqlite", "numpy"}
-
-
-# ---- secrets ----
 
 
 @pytest.mark.spine

@@ -149,9 +149,6 @@ def test_all_methods_share_one_setup(name):
     assert not set(preset.tuning) & set(preset.seeds)
 
 
-# --- checkpoints -------------------------------------------------------------------------------
-
-
 def measurement(reward, prompts=4):
     rewards = np.full((prompts, 2), reward)
     return heldout.Measurement(
@@ -226,9 +223,6 @@ def test_a_measurement_is_written_and_read_back_whole():
     older = checkpoints.measurement_to_json(found)
     del older["margin"], older["others"]  # as cells wrote it before the topic was measured
     assert checkpoints.measurement_from_json(older).margin is None
-
-
-# --- the summary --------------------------------------------------------------------------------
 
 
 def row(votes, gain, proxy=None, share=1.0):
@@ -319,9 +313,6 @@ def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys)
         assert (tmp_path / f"compare-tiny-{part}.svg").stat().st_size > 5000
 
 
-# --- the command --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -393,9 +384,6 @@ def test_runs_without_votes_are_named(tmp_path, capsys):
         compare_command([str(path) for path in empty])
     assert compare_command([str(full), str(empty[0])]) == 0
     assert capsys.readouterr().err == "compare: no votes in a closed step of b\n"
-
-
-# --- a learned reward ---------------------------------------------------------------------------
 
 
 def test_a_learned_reward_is_scaled_within_prompts_and_in_spreads():

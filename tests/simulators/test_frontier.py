@@ -150,9 +150,6 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
 
 
 def test_best_of_n_chooses_from_the_pool(quick, ran):
-    """Of a pool of 4 the best by the true reward is at least as good as by any fitted direction,
-    and all four at n = 4 are the pool's maximum.
-    """
     rows = ran.read(plan.cell(quick, quick.groups[3], 0))["rows"]
     by = {(r["by"], r["n"]): r for r in rows}
     for n in (2, 4):

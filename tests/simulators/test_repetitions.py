@@ -58,7 +58,6 @@ def theta():
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_fast_walks_have_the_value_of_the_policy(name, theta):
-    """Mean of 4,000 returns within four standard errors of the exact value."""
     world = WORLDS[name]
     at = theta(world)
     returns = walks.walk(world, at, draws(world, [1, 2, 3], 0, 0, 4000)).returns

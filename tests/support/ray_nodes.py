@@ -143,8 +143,6 @@ def is_of_step(request: Any) -> bool:
     return "task" not in request and bool(json.loads(request["head"])["canary"])
 
 
-# ---- a controller in a process of its own ----
-
 CHILD = (
     "import sys; from tests.support import ray_nodes; "
     "ray_nodes.control(int(sys.argv[1]), [int(p) for p in sys.argv[2].split(',') if p], "
