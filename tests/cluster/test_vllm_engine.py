@@ -33,6 +33,7 @@ from tests.support.policies import full, small
 from tests.support.vllm_server import Faults, VllmServer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, in the server's threads
+slow = partial(pytest.param, marks=pytest.mark.slow)
 KEY = "sk-test-0123456789abcdef"
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 28, 2)]
 SHIFTS = [Shift(2, 0, sign, 0.75) for sign in (1, -1)]
@@ -244,7 +245,7 @@ def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wa
     assert "answers with other adapters than it was asked for (4 of 4 rows of a chunk)" in line
 
 
-@pytest.mark.parametrize("kind", [pytest.param("writer", marks=pytest.mark.slow), "stale"])
+@pytest.mark.parametrize("kind", [slow("writer"), "stale"])
 def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, kind):
     """One slot for all names after the canary, or the base model in place of every adapter."""
     with served(policy, server.url) as answers:
@@ -306,32 +307,12 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, want
 @pytest.mark.parametrize(
     ("options", "faults", "error", "words"),
     [
-        pytest.param(
-            {"prefix_caching": True},
-            {},
-            IntegrityError,
-            "--no-enable-prefix-caching",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"dtype": torch.bfloat16},
-            {},
-            IntegrityError,
-            "another model or dtype",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"other": True}, {}, IntegrityError, "another model or dtype", marks=pytest.mark.slow
-        ),
+        slow({"prefix_caching": True}, {}, IntegrityError, "--no-enable-prefix-caching"),
+        slow({"dtype": torch.bfloat16}, {}, IntegrityError, "another model or dtype"),
+        slow({"other": True}, {}, IntegrityError, "another model or dtype"),
         ({"key": "another"}, {}, UsageError, r"refuses the key \(HTTP 401\); check \$VLLM_API_K"),
         ({}, {"seeds": "random"}, IntegrityError, "ignores seeds: . of 8 rows had another"),
-        pytest.param(
-            {},
-            {"seeds": "one"},
-            IntegrityError,
-            "ignores seeds: 8 of them gave one answer",
-            marks=pytest.mark.slow,
-        ),
+        slow({}, {"seeds": "one"}, IntegrityError, "ignores seeds: 8 of them gave one answer"),
         ({}, {"writer": "base"}, IntegrityError, "adapters that are not applied"),
     ],
 )

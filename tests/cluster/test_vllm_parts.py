@@ -186,6 +186,7 @@ class Played:
 
 
 WHOLE = reply([4, 4, 4])
+JSON = {"Content-Type": "application/json"}
 
 
 async def endless() -> AsyncIterator[bytes]:
@@ -210,16 +211,8 @@ def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_as
         (lambda: httpx.Response(503), "HTTP 503 at /v1/completions, 5 times"),
         (lambda: httpx.ReadTimeout("late"), "ReadTimeout, 5 times"),
         (lambda: reply([4]), r"half an answer \(1 tokens, end 'length'\), 5 times"),
-        (
-            lambda: httpx.Response(200, text="{", headers={"Content-Type": "application/json"}),
-            "half a reply, 5 times",
-        ),
-        (
-            lambda: httpx.Response(
-                200, text="[" * 200_000, headers={"Content-Type": "application/json"}
-            ),
-            "half a reply, 5 times",
-        ),
+        (lambda: httpx.Response(200, text="{", headers=JSON), "half a reply, 5 times"),
+        (lambda: httpx.Response(200, text="[" * 200_000, headers=JSON), "half a reply, 5 times"),
         (
             lambda: httpx.Response(
                 200, content=gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"}

@@ -70,9 +70,8 @@ def test_the_oldest_libraries_give_the_same_digests(python, tmp_path):
     assert not same(old["versions"]["numpy"], np.__version__), "nothing is compared"
     for name in witness.EXACT:  # votes, updates and weights
         assert old["runs"][name] == today[name], name
-    for (
-        name
-    ) in witness.CLOSE:  # one rounding may differ and then all votes: the first step's do not
+    for name in witness.CLOSE:
+        # One rounding may differ and then all votes: the first step's do not.
         assert old["runs"][name][0][1] == today[name][0][1], name
     # Each folds the other's record to the recorded bits, and finds its updates again.
     for threads in (1, 2, 8):

@@ -21,8 +21,6 @@ from tests.support.crashing import Crash, Faulty, wrap
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "ui" / "szpo_ui"
-
-
 FILTERED = {
     "vote_pages.py": {
         "chosen.key",

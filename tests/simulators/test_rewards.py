@@ -216,8 +216,6 @@ LIKED_AND_NOT = {
     "open endings": ("Very muddy tomatoes by radio.", "Drops hang under each branch."),
     "slow": ("We sat still.", "We ran fast."),
 }
-
-
 PREFERRED = LIKED_AND_NOT.items()
 
 

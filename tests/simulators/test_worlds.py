@@ -158,19 +158,6 @@ def test_numbers_are_shared_or_each_sides_own():
         assert not np.intersect1d(shared, other).size > 3
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"size": 1}, "size from 2"),
-        ({"slip": 1.5}, "slip within"),
-        ({"rewards": (1.0,)}, "1 rewards for 25 cells"),
-    ],
-)
-def test_a_grid_that_is_none_is_refused(changes, words):
-    with pytest.raises(UsageError, match=words):
-        GridWorld(**changes)
-
-
 SEEDS = range(12)
 PANEL = LinkPanel(beta=5.0)
 STRAIGHT = np.tile([30.0, 0.0, 0.0], TRUTH.cells)
@@ -253,18 +240,21 @@ def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_trac
 
 
 @pytest.mark.parametrize(
-    "changes, words",
+    ("world", "changes", "words"),
     [
-        ({"lines": 5}, "lines must divide the cells"),
-        ({"lines": 12}, "two cells or more"),
-        ({"slip": 1.5}, "slip within"),
-        ({"seen": "speed"}, "seen one of"),
-        ({"start": (1.0, 0.0, 0.0)}, "three positive chances"),
+        (DENSE, {"size": 1}, "size from 2"),
+        (DENSE, {"slip": 1.5}, "slip within"),
+        (DENSE, {"rewards": (1.0,)}, "1 rewards for 25 cells"),
+        (TRUTH, {"lines": 5}, "lines must divide the cells"),
+        (TRUTH, {"lines": 12}, "two cells or more"),
+        (TRUTH, {"slip": 1.5}, "slip within"),
+        (TRUTH, {"seen": "speed"}, "seen one of"),
+        (TRUTH, {"start": (1.0, 0.0, 0.0)}, "three positive chances"),
     ],
 )
-def test_what_is_no_track(changes, words):
+def test_what_is_no_world_is_refused(world, changes, words):
     with pytest.raises(UsageError, match=words):
-        replace(TRUTH, **changes)
+        replace(world, **changes)
 
 
 PROMPTS = Yard().prompts()

@@ -4,8 +4,6 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from tests.support.quadratic import open_step, settings_of
 
 GOOD, BAD = Answer("warm"), Answer("cold")
-
-
 KEY = "0123456789abcdef-{}".format
 
 

@@ -6,8 +6,6 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from tests.support.quadratic import new_ledger, open_step, settings_of
 
 ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))
-
-
 EQUAL = Row(Prompt.user("?"), Answer("warm"), Answer("warm"))
 
 

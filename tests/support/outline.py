@@ -12,8 +12,6 @@ from szpo_ui.prolific import Standing
 from szpo_ui.web import language as texts
 
 ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
-
-
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 

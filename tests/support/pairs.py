@@ -20,8 +20,6 @@ ROWS = (
     Row(Prompt.user("And the bus?"), Answer("Late."), Answer("Late.")),
     Row(Prompt.user("And the soup?"), Answer("Good."), Answer("Salty.")),
 )
-
-
 ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
 
 

@@ -8,8 +8,6 @@ from szpo.optim.checked_settings import defaults
 from szpo.types import Tally
 
 LAYOUT = (("z", (6,)),)
-
-
 GRADIENT = np.array([1.0, -0.5, 0.8, 0.0, 0.3, -0.9])
 
 

@@ -15,8 +15,6 @@ SETS = (
     "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.rows=3",
     "evaluation.samples=1", "evaluation.along=0",
 )  # fmt: skip
-
-
 ONCE = TemporaryDirectory(prefix="szpo-tests-")
 """What is made once a worker, and handed out as copies."""
 
