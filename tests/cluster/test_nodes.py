@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,11 +18,9 @@ from szpo.cli.app import call
 from szpo.cluster import ray_engine, remote
 from szpo.cluster.ray_engine import RayTransport
 from szpo.cluster.remote import RemoteHost
-from szpo.cluster.schedule import Event
 from szpo.config.engine import Engine
 from szpo.errors import EngineError
-from szpo.policies.requests import Message
-from tests.support import near_workers, ray_nodes
+from tests.support import ray_nodes
 from tests.support.ray_nodes import CHUNKS, Nodes, needs_ray
 
 quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
@@ -223,45 +220,6 @@ def test_a_head_that_stays_away_is_left_before_ray_ends_the_process(monkeypatch)
     words = r"has not answered for 0 s; start a cluster there"
     with pytest.raises(EngineError, match=words), watch.present():
         pass
-
-
-class Headless(near_workers.NearWorkers):
-    """Two workers in this process, and a head that is gone after some chunks of steps."""
-
-    left: float = float("inf")
-
-    def send(self, name: str, chunk: str, request: Message) -> None:
-        self.left -= ray_nodes.is_of_step(request)
-        super().send(name, chunk, request)
-
-    def poll(self, seconds: float) -> Sequence[Event[Message]]:
-        if self.left < 0:
-            raise EngineError("the Ray cluster's head has not answered for 30 s")
-        return super().poll(seconds)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(15))
-def test_a_head_that_is_gone_in_mid_step_costs_nothing(
-    seed, model, undisturbed, tmp_path, monkeypatch
-):
-    lives = iter([random.Random(seed).randrange(CHUNKS), float("inf")])
-
-    def start(engine: Engine, facts: Any) -> RemoteHost:
-        def connect(setup: Message, check: Any) -> Headless:
-            made = Headless(setup, check, 2)
-            made.left = next(lives)
-            return made
-
-        return RemoteHost(engine, facts, connect)
-
-    monkeypatch.setattr(remote, "start", start)
-    monkeypatch.setattr("szpo.cluster.ray_engine.demand", lambda engine: None)
-    path = tmp_path / "runs" / "folder.db"
-    line = ray_nodes.line_of(tmp_path, model, "engine.kind=ray", "engine.workers=2")
-    assert call(line) == EngineError.exit_code == 6
-    assert call(["run", "--resume", str(path)]) == 0
-    assert not list(lives) and ray_nodes.result(path) == undisturbed
 
 
 @needs_ray

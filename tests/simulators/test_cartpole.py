@@ -21,10 +21,6 @@ KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])
 """A linear net that balances well, but not always: lean and spin decide."""
 
 
-def pushes(seed: int, count: int = HORIZON) -> Floats:
-    return np.random.default_rng(seed).random(count)
-
-
 def by_gymnasium(state: Floats, u: Floats, theta: Floats, net: Network) -> list[Floats]:
     """All states of an episode in gymnasium's own environment, from ``state``."""
     world = gymnasium.make("CartPole-v1")
@@ -48,7 +44,7 @@ def test_a_step_is_gymnasiums_step_number_for_number(seed):
     state = np.array(both.unwrapped.state.T)
     ended = np.zeros(64, dtype=bool)
     for t in range(60):
-        right = pushes(1000 * seed + t, 64) < 0.5
+        right = np.random.default_rng(1000 * seed + t).random(64) < 0.5
         state, fallen = step(state, right)
         seen, _, terminated, _, _ = both.step(right.astype(np.int64))
         live = ~ended

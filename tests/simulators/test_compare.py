@@ -67,18 +67,13 @@ class Says:
         ]
 
 
-def ask_of(kind="bt70"):
-    """A panel that is nearly always right about how often the answer says good."""
-
-    def one(rows):
-        return panels.build(kind, reward="keyword:good", size=5, rows=rows, beta=1e6)
-
-    return shared_setup.combine_panels(one(2), one(1))
-
-
 def ask_votes(*answers, votes, rows):
+    """Ask a panel that is nearly always right about how often the answer says good."""
     meter = Meter()
-    survey = Survey(PROMPTS, ask_of(), votes, rows, 0, purpose="compare")
+    ask = shared_setup.combine_panels(
+        *(panels.build("bt70", reward="keyword:good", size=5, rows=n, beta=1e6) for n in (2, 1))
+    )
+    survey = Survey(PROMPTS, ask, votes, rows, 0, purpose="compare")
     found = ask_round(survey, Says(*answers), meter)
     return found, meter
 
@@ -173,15 +168,13 @@ class Policy:
         return 0.5, 0.1
 
 
-def checkpoints_of(points, proxy=None):
+def test_points_lie_at_even_shares_and_the_start_costs_nothing():
     yardstick = checkpoints.Yardstick(
         PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measurement(0.1)
     )
-    return checkpoints.Checkpoints(yardstick, instruments.Instruments(), points, proxy=proxy)
-
-
-def test_points_lie_at_even_shares_and_the_start_costs_nothing():
-    course = checkpoints_of(2, proxy=lambda prompts, answers: [7.0] * len(answers))
+    course = checkpoints.Checkpoints(
+        yardstick, instruments.Instruments(), 2, proxy=lambda p, answers: [7.0] * len(answers)
+    )
     course.record_start()
     course.record_start({"votes": 8, "answers_read": 64, "tokens": 9})
     for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):

@@ -191,8 +191,6 @@ def test_a_known_beta_needs_no_answers():
     assert f"reward regex:{'sea|' * 13}s…, sharpness" in str(long)
     with pytest.raises(UsageError, match="needs base answers"):
         build("bt70", reward="sentiment")
-    with pytest.raises(UsageError, match="no simulated panel on record"):
-        from_spec({"panel": "people"})
 
 
 LINKS = ("logistic", "probit", "cauchit", "cloglog", "linear:2")

@@ -32,19 +32,13 @@ WORLDS: dict[str, tuple[Callable[[], Any], float]] = {
 """Worlds whose value is exact, and the value of their start, recorded."""
 
 
-def walked(world: Any, count: int) -> tuple[Any, Any, Any]:
-    """Three repetitions of walks off the start: their θ, numbers and returns."""
-    theta = world.theta0 + np.random.default_rng(3).normal(size=(3, world.dim))
-    u = draws(world, [1, 2, 3], 0, 0, count)
-    return theta, u, world.returns(theta, u)
-
-
 def test_values_are_those_recorded_and_the_mean_of_many_returns():
     for name, (make, recorded) in WORLDS.items():
         with case(name):
             world = make()
             assert world.value(world.theta0[None])[0] == pytest.approx(recorded, abs=1e-6)
-            theta, _, returns = walked(world, 20_000)
+            theta = world.theta0 + np.random.default_rng(3).normal(size=(3, world.dim))
+            returns = world.returns(theta, draws(world, [1, 2, 3], 0, 0, 20_000))
             stderr = returns.std(1) / np.sqrt(returns.shape[1])
             assert (np.abs(returns.mean(1) - world.value(theta)) < 4 * stderr).all()
 
