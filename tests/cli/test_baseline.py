@@ -115,10 +115,7 @@ REFUSED = [
     (["grpo", "--reward", "none-such"], ("none-such holds no reward model",)),
     (["iterative-dpo", "--pairs", "none-such"], ("asks while it trains; give --fresh or",)),
     (["iterative-dpo"], ("asks while it trains; give --fresh or --run",)),
-    (
-        ["dpo", "--recipe", "steps=0", "--fresh"],
-        ("dpo: steps: input should be", "(got '0')"),
-    ),
+    (["dpo", "--recipe", "steps=0", "--fresh"], ("dpo: steps: input should be", "(got '0')")),
     (["self-rewarding", "--recipe", "fit=x"], ("no setting 'fit'", "beta", "candidates")),
     (["notebook-dpo", "--fresh"], ("has an adapter of its own; give --pairs",)),
     (["notebook-dpo", "--run", "r"], ("has an adapter of its own; give --pairs",)),
@@ -200,18 +197,8 @@ def test_a_runs_votes_are_learned_from_on_its_own_sites(tmp_path, capsys):
     assert call(["run", *TINY, *small, "--folder", str(tmp_path)]) == 0
     capsys.readouterr()
     out = tmp_path / "out"
-    reported = [
-        "baseline",
-        "dpo",
-        "--run",
-        "r",
-        "--folder",
-        str(tmp_path),
-        "--out",
-        str(out),
-        *QUICK,
-    ]
-    assert call([*reported, "--json"]) == 0
+    reported = ["baseline", "dpo", "--run", "r", "--folder", str(tmp_path), "--out", str(out)]
+    assert call([*reported, *QUICK, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["cost"]["votes"] == 4
     assert document["cost"]["answers_read"] == 2 * document["pairs"]

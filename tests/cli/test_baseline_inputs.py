@@ -101,15 +101,8 @@ def test_examples_are_read_in_trls_formats(line, tmp_path):
 def test_examples_that_are_none_are_one_line(line, words, tmp_path, capsys):
     path = tmp_path / "examples.jsonl"
     path.write_text(line + "\n")
-    reported = [
-        "baseline",
-        "self-rewarding",
-        "--examples",
-        str(path),
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    assert call([*reported, *TINY]) == 2
+    reported = ["baseline", "self-rewarding", "--examples", str(path), *TINY]
+    assert call([*reported, "--out", str(tmp_path / "o")]) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()  # no model was loaded
     assert words in error and "examples.jsonl" in error
 

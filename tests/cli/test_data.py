@@ -38,11 +38,8 @@ def test_pairs_reads_a_file_of_another_project_and_writes_trl(tmp_path, capsys):
     assert reported.out == f"3 records: 1 pairs, 1 ties, 1 left out; wrote {out}\n"
     assert reported.err.startswith("warning: left out ") and ":2: " in reported.err
     (pair,) = preference_files.read(out).pairs
-    assert (pair.prompt.text, pair.chosen.text, pair.rejected.text) == (
-        "A joke?",
-        "Knock, knock.",
-        "No.",
-    )
+    told = pair.prompt.text, pair.chosen.text, pair.rejected.text
+    assert told == ("A joke?", "Knock, knock.", "No.")
     assert app.call([*arguments, "--skip-bad"]) == 4  # nothing is overwritten
     assert app.call(["pairs", str(source), "--from", "hh", "--skip-bad", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -147,10 +144,8 @@ def test_completions_of_a_run_are_ranked_by_people(tmp_path, capsys):
     assert app.call(ask) == 2
     assert "--completions N goes with --out FILE.jsonl" in capsys.readouterr().err
     assert app.call([*ask, "--out", str(out)]) == 0
-    assert [len(json.loads(line)["completions"]) for line in out.read_text().splitlines()] == [
-        4,
-        4,
-    ]
+    made = [json.loads(line)["completions"] for line in out.read_text().splitlines()]
+    assert [len(completions) for completions in made] == [4, 4]
     assert app.call(["rank", str(out), "--out", str(tasks)]) == 0
     assert "wrote 2 tasks" in capsys.readouterr().out
 

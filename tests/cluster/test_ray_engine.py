@@ -173,7 +173,11 @@ def ray():
 @contextlib.contextmanager
 def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]:
     """The policy answered by so many workers, inside the block."""
-    host, here = host_of(policy, count), policy.local
+    here = policy.local
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 4)
+        engine = Engine(kind="ray", workers=count, chunk_rows=5)
+        host = remote.start(engine, described_of(policy))
     transport = host.transport
     assert isinstance(transport, ray_engine.RayTransport)
     policy.answerer = host.at(policy.subspace, policy.space)
@@ -182,13 +186,6 @@ def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]
     finally:
         policy.answerer = here
         host.close()
-
-
-def host_of(policy: LoraPolicy, count: int) -> remote.RemoteHost:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 4)
-        engine = Engine(kind="ray", workers=count, chunk_rows=5)
-        return remote.start(engine, described_of(policy))
 
 
 @needs_ray

@@ -262,11 +262,7 @@ def test_an_adapter_that_the_server_had_and_lacks_means_a_restart():
 @pytest.mark.parametrize(
     ("code", "message", "words"),
     [
-        (
-            400,
-            "LoRA rank 16 is greater than max_lora_rank 8.",
-            "start it with --max-lora-rank 8 o",
-        ),
+        (400, "LoRA rank 16 is greater than max_lora_rank 8.", "start it with --max-lora-rank 8 "),
         (404, "No adapter found for /x", r"let it read engine\.adapters"),
         (404, "Not Found", "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
     ],
