@@ -166,9 +166,7 @@ def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
     assert sorted(plus) == sorted(minus) and len(set(plus)) == 4  # both sides draw alike
 
 
-def test_a_direction_on_record_is_asked_as_the_seeds_own(
-    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
-) -> None:
+def test_a_direction_on_record_is_asked_as_the_seeds_own(policy, server, wanted):
     def recorded(shift: Shift) -> Shift:
         v = (
             parameters.direction_vector(policy.space, shift.step, shift.k)

@@ -248,9 +248,7 @@ def test_a_saved_state_goes_on_at_the_same_bits(how: dict[str, Any], tmp_path: P
 
 
 @pytest.mark.parametrize("how", [*SAVED, {"dim": 2, "warmup": 3}], ids=str)
-def test_votes_reported_at_once_give_the_bits_of_one_by_one(
-    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_votes_reported_at_once_give_the_bits_of_one_by_one(how, monkeypatch):
     opt = szpo.Optimizer(**how)
     for i in range(40):
         count = 1 + i // 7 % 3
@@ -272,9 +270,7 @@ def test_votes_reported_at_once_give_the_bits_of_one_by_one(
     assert again.to_dict() == opt.to_dict()
 
 
-def test_loading_draws_each_direction_once_and_makes_no_pair(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_loading_draws_each_direction_once_and_makes_no_pair(monkeypatch):
     saved = tune(szpo.Optimizer(dim=2, seed=77), 30).to_dict()
     draw, drawn = sample_directions.gaussian, []
     parameters._draw.cache_clear()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-import pytest
 
 from szpo.analysis import improvement
 from szpo.cli.app import call
@@ -20,9 +17,7 @@ from tests.support import folder_run
 SHARE, NATS = re.compile(r"\d+ % \[\d+, \d+\]"), re.compile(r"(?:≈ )?\d+\.\d+ nats")
 
 
-def test_run_show_report_home_card_and_library_say_the_same_two_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_show_report_home_card_and_library_say_the_same_two_figures(tmp_path, capsys):
     path = folder_run.make(tmp_path, "evaluation.prompts=4", "evaluation.samples=2")
     places = {"run": capsys.readouterr().out}
     assert call(["show", str(path)]) == 0

@@ -60,9 +60,7 @@ def test_the_report_shows_the_held_out_table(demo_run: tuple[dict[str, Any], Pat
     assert all(guard["name"] in page for guard in found["guards"])
 
 
-def test_show_and_model_card_have_the_guards(
-    demo_run: tuple[dict[str, Any], Path], capsys: Capture
-) -> None:
+def test_show_and_model_card_have_the_guards(demo_run, capsys):
     found, path = demo_run
     assert call(["show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["guards"] == found["guards"]
