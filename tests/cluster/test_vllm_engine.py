@@ -21,19 +21,18 @@ from szpo.cluster.vllm_answers import VllmAnswerer
 from szpo.cluster.vllm_replica import Retry, Server
 from szpo.config import settings_file
 from szpo.config.engine import Engine
-from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim import parameters, sample_directions
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
-from tests.support import folder_run, waiting
-from tests.support.policies import full, small
+from tests.support import folder_run
+from tests.support.policies import small
 from tests.support.vllm_server import Faults, VllmServer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, in the server's threads
-slow = partial(pytest.param, marks=pytest.mark.slow)
 KEY = "sk-test-0123456789abcdef"
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 28, 2)]
 SHIFTS = [Shift(2, 0, sign, 0.75) for sign in (1, -1)]
@@ -100,6 +99,9 @@ def wanted(policy, running):
         return rollout(policy)
 
 
+# ---- the doctor ----
+
+
 def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
     """Two chunks on one server take twice as long as one."""
     sets = [f"model.name={model}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
@@ -120,6 +122,9 @@ def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
     )  # fmt: skip
 
 
+# ---- refused before a model is loaded ----
+
+
 def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -131,20 +136,20 @@ def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("key", "settings", "words"),
+    ("settings", "words"),
     [
-        (KEY, {}, "the key in $VLLM_API_KEY would travel unencrypted to http://192.0.2.7:1"),
-        (KEY, {"insecure": True}, "engine.adapters is missing"),
-        (KEY + "\n", {"replicas": ["http://localhost:1"]}, "has characters that no header takes"),
+        ({}, "the key in $VLLM_API_KEY would travel unencrypted to http://192.0.2.7:1"),
+        ({"insecure": True}, "engine.adapters is missing"),
     ],
 )
-def test_a_server_elsewhere_needs_encryption_a_shared_folder_and_a_key_that_can_be_sent(
-    key, settings, words, monkeypatch
-):
-    monkeypatch.setenv("VLLM_API_KEY", key)
+def test_a_server_elsewhere_needs_encryption_and_a_shared_folder(settings, words, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
     with pytest.raises(UsageError) as error:
-        vllm_engine.demand(Engine(kind="vllm", **{"replicas": ["http://192.0.2.7:1"], **settings}))
+        vllm_engine.demand(Engine(kind="vllm", replicas=["http://192.0.2.7:1"], **settings))
     assert words in str(error.value) and KEY not in str(error.value)
+
+
+# ---- the contract ----
 
 
 def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
@@ -156,8 +161,8 @@ def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
         base = policy.sample(PROMPTS[:1], 2, seed=1, base=True)
         assert len({answer.text for answer in base[0]}) == 2
         assert answers.rescored >= 4 and not answers.refused
-        waiting.until(lambda: not server.adapters)  # what is not needed is unloaded
-        waiting.until(lambda: not list(tmp_path.glob("*/*")))
+        assert wait(lambda: not server.adapters)  # what is not needed is unloaded
+        assert wait(lambda: not list(tmp_path.glob("*/*")))
     assert not list(tmp_path.iterdir())
     assert len(server.names) == len(set(server.names)) == 2 + 2 + 2 + 1
     assert not server.changed_in_flight
@@ -166,7 +171,9 @@ def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
     assert sorted(plus) == sorted(minus) and len(set(plus)) == 4  # both sides draw alike
 
 
-def test_a_direction_on_record_is_asked_as_the_seeds_own(policy, server, wanted):
+def test_a_direction_on_record_is_asked_as_the_seeds_own(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
+) -> None:
     def recorded(shift: Shift) -> Shift:
         v = (
             parameters.direction_vector(policy.space, shift.step, shift.k)
@@ -176,6 +183,16 @@ def test_a_direction_on_record_is_asked_as_the_seeds_own(policy, server, wanted)
 
     with served(policy, server.url):
         assert policy.rollout([PROMPTS] * 2, [recorded(s) for s in SHIFTS], seed=4) == wanted
+
+
+def wait(until: Any) -> bool:
+    """Whether something comes true within ten seconds."""
+    import time
+
+    end = time.monotonic() + 10
+    while not until() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(until())
 
 
 def test_what_passes_changes_no_answer(policy, server, wanted):
@@ -231,6 +248,34 @@ def test_a_silent_server_is_given_up_and_another_one_answers(policy, server, wan
         server.hanging.set()
 
 
+@pytest.mark.slow
+def test_a_server_that_goes_on_failing_ends_the_run(policy, server):
+    with served(policy, server.url):
+        policy.sample(PROMPTS[:1], seed=1)
+        server.faults = Faults(
+            reply=lambda path, body, n: "500" if body.get("max_tokens") == 6 else None
+        )
+        with pytest.raises(RunError, match="3 workers were lost on one chunk of rows"):
+            rollout(policy)
+        server.faults = Faults(reply=lambda path, body, n: "400")
+        with pytest.raises(SzpoError, match="refuses /v1/"):
+            rollout(policy)
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_ends_the_run_for_a_resume(policy, model):
+    gone = VllmServer(model)
+    with served(policy, gone.url, bounds=Bounds(patience_s=0.5, load_s=60.0)) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        answers._dispatcher._first_ready_s = 0.0  # however busy this machine was
+        gone.close()
+        with pytest.raises(ResourceError, match="no worker has answered"):
+            rollout(policy)
+
+
+# ---- the wrong adapter ----
+
+
 def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wanted, caplog):
     with served(policy, server.url) as answers:
         policy.sample(PROMPTS[:1], seed=1)
@@ -243,7 +288,7 @@ def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wa
     assert "answers with other adapters than it was asked for (4 of 4 rows of a chunk)" in line
 
 
-@pytest.mark.parametrize("kind", [slow("writer"), "stale"])
+@pytest.mark.parametrize("kind", [pytest.param("writer", marks=pytest.mark.slow), "stale"])
 def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, kind):
     """One slot for all names after the canary, or the base model in place of every adapter."""
     with served(policy, server.url) as answers:
@@ -302,15 +347,38 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, want
             assert answers.rescored - before == (8 + 8 + 8 if each_row else 2)
 
 
+# ---- what a server shows first ----
+
+
 @pytest.mark.parametrize(
     ("options", "faults", "error", "words"),
     [
-        slow({"prefix_caching": True}, {}, IntegrityError, "--no-enable-prefix-caching"),
-        slow({"dtype": torch.bfloat16}, {}, IntegrityError, "another model or dtype"),
-        slow({"other": True}, {}, IntegrityError, "another model or dtype"),
+        pytest.param(
+            {"prefix_caching": True},
+            {},
+            IntegrityError,
+            "--no-enable-prefix-caching",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"dtype": torch.bfloat16},
+            {},
+            IntegrityError,
+            "another model or dtype",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"other": True}, {}, IntegrityError, "another model or dtype", marks=pytest.mark.slow
+        ),
         ({"key": "another"}, {}, UsageError, r"refuses the key \(HTTP 401\); check \$VLLM_API_K"),
         ({}, {"seeds": "random"}, IntegrityError, "ignores seeds: . of 8 rows had another"),
-        slow({}, {"seeds": "one"}, IntegrityError, "ignores seeds: 8 of them gave one answer"),
+        pytest.param(
+            {},
+            {"seeds": "one"},
+            IntegrityError,
+            "ignores seeds: 8 of them gave one answer",
+            marks=pytest.mark.slow,
+        ),
         ({}, {"writer": "base"}, IntegrityError, "adapters that are not applied"),
     ],
 )
@@ -334,6 +402,8 @@ def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
 
 
 def test_a_rank_that_the_server_does_not_take_is_refused(model):
+    from tests.support.policies import full
+
     base = loading.load(str(model), dtype="fp32")
     wide = LoraPolicy(base, full(base, rank=2, layers=[2]), root_seed=5)
     one = VllmServer(model, max_lora_rank=1)
@@ -341,6 +411,13 @@ def test_a_rank_that_the_server_does_not_take_is_refused(model):
     with served(wide, one.url), pytest.raises(UsageError, match=words):
         rollout(wide)
     one.close()
+
+
+def test_a_key_that_no_header_takes_is_refused(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", KEY + "\n")
+    with pytest.raises(UsageError, match="has characters that no header takes") as error:
+        vllm_engine.demand(Engine(kind="vllm", replicas=["http://localhost:1"]))
+    assert KEY not in str(error.value)
 
 
 def test_replicas_of_two_versions_are_refused(policy, server, model):
@@ -354,7 +431,7 @@ def test_replicas_of_two_versions_are_refused(policy, server, model):
 def test_several_replicas_share_the_chunks_and_one_takes_over(policy, server, model, wanted):
     other = VllmServer(model)
     with served(policy, server.url, other.url, chunk_rows=2):
-        waiting.until(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
+        assert wait(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
         assert rollout(policy) == wanted
         other.close()
         assert rollout(policy) == wanted
@@ -366,6 +443,9 @@ def test_members_that_the_cast_makes_one_are_refused(policy, server):
     near = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
     with served(policy, server.url), pytest.raises(RunError, match="one policy in the servers' d"):
         policy.rollout([PROMPTS] * 2, near, seed=4)
+
+
+# ---- a whole run ----
 
 
 def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(

@@ -29,6 +29,9 @@ def start(tmp_path_factory):
     return undisturbed(tmp_path_factory.mktemp("start"))
 
 
+# ---- the first write fails, the second, … ----
+
+
 class Fault:
     """Counts a ledger's writing statements; the chosen one is killed, refused, or lacks space."""
 
@@ -56,13 +59,12 @@ def attempt(path, action, at):
         ledger.close()
 
 
-@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_process_killed_at_a_write_is_taken_up_by_another(tmp_path, start, stride):
+def kill_at_writes(folder, start, stride):
     """Every ``stride``-th write in turn; after each a fresh process goes on: the same run."""
     content, expected = start
-    path = tmp_path / "run.db"
+    path = folder / "run.db"
     for at in itertools.count(1, stride):
-        for rest in tmp_path.iterdir():
+        for rest in folder.iterdir():
             rest.unlink()
         path.write_bytes(content)
         ended = children.run(attempt, path, "kill", at)
@@ -71,6 +73,15 @@ def test_a_process_killed_at_a_write_is_taken_up_by_another(tmp_path, start, str
             break
         assert ended == children.KILLED
     assert at > 60  # the enumeration did reach every phase
+
+
+def test_a_process_killed_at_a_write_is_taken_up_by_another(tmp_path, start):
+    kill_at_writes(tmp_path, start, 5)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_write_is_taken_up_by_another(tmp_path, start):
+    kill_at_writes(tmp_path, start, 1)
 
 
 @pytest.mark.full
@@ -92,6 +103,9 @@ def test_any_one_write_may_be_refused(tmp_path, start, action, stride):
             break
         take_up(path, expected)
     assert at > 60
+
+
+# ---- a disk that is really full ----
 
 
 def limited(path, room):
@@ -178,7 +192,21 @@ def test_a_small_file_system_that_is_full(tmp_path):
     assert "database or disk is full; nothing was stored" in done.stdout
 
 
-def test_a_run_that_cannot_be_written_is_read_and_refuses_writes(tmp_path, start, monkeypatch):
+# ---- files that cannot be written, locks, clocks ----
+
+
+def test_a_read_only_file_is_read_and_refuses_writes_in_words(tmp_path, start):
+    path = tmp_path / "run.db"
+    path.write_bytes(start[0])
+    with Ledger.open(path, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
+        with pytest.raises(StorageError, match="readonly database; nothing was stored"):
+            VoteService(ledger).enroll("person", "ann")
+        with pytest.raises(StorageError, match="nothing was stored"):
+            live(ledger)
+
+
+def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, start, monkeypatch):
     """SQLite would make files beside it even to read; a mounted copy has no room for them."""
     path = tmp_path / "run.db"
     path.write_bytes(start[0])
@@ -193,10 +221,6 @@ def test_a_run_that_cannot_be_written_is_read_and_refuses_writes(tmp_path, start
         writer.record_event("note", "test", {})
         with Ledger.open(path, readonly=True) as ledger:
             assert len(list(ledger.events("note"))) == 1
-    monkeypatch.undo()
-    words = "readonly database; nothing was stored"
-    with Ledger.open(path, readonly=True) as ledger, pytest.raises(StorageError, match=words):
-        live(ledger)
 
 
 def test_a_locked_file_ends_the_run_and_it_goes_on_later(tmp_path, start):
