@@ -166,7 +166,7 @@ def _count_same(ledger: Ledger, automatic: int, ties: int) -> int:
 def _without_difference(ledger: Ledger) -> int:
     """Counted votes on comparisons whose sides a simulated panel likes equally."""
     score = hidden_reward.find_reward(ledger)
-    if score is None:
+    if score is None or not _count(ledger)[0]:
         return 0
     cast = vote_texts.read(ledger)
     equal = [
