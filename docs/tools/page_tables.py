@@ -214,7 +214,7 @@ WAYS = {
     "lag": "lag 1",
     "shipped": "the set-up that ships",
 }
-"""What differs from the first part of the frozen plan: how is asked, the set-up, or the rule."""
+"""What differs from the first part of the frozen plan: how is asked, or the set-up."""
 
 
 def read_features() -> dict[str, Table]:

@@ -103,7 +103,7 @@ class Watch:
         if asked < self._next:
             return ""
         self._next = 2 * asked
-        if found := _describe_equal(_count_same(self.ledger, automatic, ties), asked):
+        if found := _describe_equal(_count_same(self.ledger, votes, automatic, ties), asked):
             self._next = 0
         return found
 
@@ -119,7 +119,7 @@ def read(ledger: Ledger, *, undecided: bool, named: bool) -> tuple[str, bool]:
     second = agreement.second_opinions(ledger)
     alike = share(first.hits + second.hits, first.of + second.of)
     look = not (named or undecided) and votes >= MIN_VOTES and alike.of < PAIRS
-    same = _count_same(ledger, automatic, ties)
+    same = _count_same(ledger, cast, automatic, ties)
     words = describe(
         votes=votes,
         asked=asked,
@@ -158,15 +158,15 @@ def _count(ledger: Ledger) -> tuple[int, int, int]:
     return int(row["votes"] or 0), int(row["same"] or 0), int(row["ties"] or 0)
 
 
-def _count_same(ledger: Ledger, automatic: int, ties: int) -> int:
+def _count_same(ledger: Ledger, votes: int, automatic: int, ties: int) -> int:
     """Questions without a difference: ties, equal sides, equal for a simulated panel."""
-    return automatic + max(ties, _without_difference(ledger))
+    return automatic + (max(ties, _without_difference(ledger)) if votes else 0)
 
 
 def _without_difference(ledger: Ledger) -> int:
     """Counted votes on comparisons whose sides a simulated panel likes equally."""
     score = hidden_reward.find_reward(ledger)
-    if score is None or not _count(ledger)[0]:
+    if score is None:
         return 0
     cast = vote_texts.read(ledger)
     equal = [

@@ -55,8 +55,9 @@ def show(
         total = results.read(ledger)
         link, measured = triads.results(ledger), held_out.read(ledger)
         helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
-        lesson = taught.read(ledger)
-        way_on, heads = taught.more_votes(ledger, lesson), outlook.heads(ledger)
+        lesson, heads = taught.read(ledger), outlook.heads(ledger)
+        foretold = ahead is not None and ahead.found.ahead
+        way_on = taught.more_votes(ledger, lesson) if foretold else ""
         ruler = teachable.describe_ruler(ledger.spec.get("space", {}).get("report", {}))
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in total.table]

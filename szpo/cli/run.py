@@ -152,7 +152,8 @@ def run(
             console.complain(f"next: {shlex.join(['szpo', verb, *given])}")
         return 0
     config = checked.config
-    stored = checked.policy_factory is None and _look_up(checked) is not None
+    here = checked.policy_factory is None and config.engine.is_local
+    stored = here and _look_up(checked) is not None
     costs = cost_plan.estimate(
         config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
     )

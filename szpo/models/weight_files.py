@@ -6,6 +6,7 @@ library, so that a damaged one gives a line with numbers instead of a traceback.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import struct
@@ -108,13 +109,20 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 def digest(files: Sequence[Path]) -> str:
     """SHA-256 over all tensors by name: (name, dtype, shape, bytes), whatever the sharding.
 
-    Reads every byte once and looks for values that are not finite on the way.
+    Reads every byte and looks for values that are not finite on the way; once in a process, as
+    long as no file changes.
 
     Raises:
         UsageError: A file is corrupt, a tensor stands in two files, or a value is not finite.
     """
+    stats = ((path.resolve(), path.stat()) for path in files)
+    return _digest(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
     where: dict[str, Path] = {}
-    for path in files:
+    for path, _, _ in files:
         for name in header(path):
             if name in where:
                 raise UsageError(f"tensor {name} stands in {where[name]} and in {path}")

@@ -175,8 +175,8 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         widest = 100 * Z / 2 / math.sqrt(plan.heldout)
         yield (
             "measuring",
-            f"on {plan.heldout} held-out prompts, which tell the share won to "
-            f"± {widest:.0f} points or less",
+            f"on {plan.heldout} held-out prompt{'s' * (plan.heldout > 1)}: the share won "
+            f"to ± {widest:.0f} points or less",
         )
     if plan.ahead:
         found = "; ".join(

@@ -161,6 +161,16 @@ def test_equal_questions_are_warned_of_once_while_running(tmp_path: Path) -> Non
     assert told[5] == f"18 of 24 questions show no difference: {teachable.CHANGE}"
 
 
+def test_questions_that_all_tie_unasked_are_told_where_nobody_voted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cause.hidden_reward, "find_reward", lambda _: lambda prompt, answer: 1.0)
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        teach(ledger, 0, [], automatic_ties=12)
+        told = cause.Watch(ledger).look()
+    assert told == f"12 of 12 questions show no difference: {teachable.CHANGE}"
+
+
 def test_a_run_of_coin_tosses_is_told_at_set_up_while_running_in_the_plan_and_by_the_doctor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

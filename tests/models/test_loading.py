@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from szpo import cache
@@ -80,6 +81,20 @@ def test_the_digest_sees_every_bit_and_no_sharding(saved, tmp_path):
     other.mkdir()
     save_file(tensors, other / "model.safetensors")
     assert weight_files.digest(weight_files.safetensors_in(other)) != whole
+
+
+def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    opened, file = [], tmp_path / "model.safetensors"
+    monkeypatch.setattr(
+        weight_files,
+        "safe_open",
+        lambda path, **how: opened.append(path) or safe_open(path, **how),
+    )
+    save_file({"w": torch.ones(2)}, file)
+    first = weight_files.digest([file])
+    assert weight_files.digest([file]) == first and len(opened) == 1
+    save_file({"w": torch.full((2,), 2.0)}, file)
+    assert weight_files.digest([file]) != first and len(opened) == 2
 
 
 def test_a_tensor_in_two_files_is_refused(tmp_path):

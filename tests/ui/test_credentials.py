@@ -11,6 +11,7 @@ from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.reports import votes
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
@@ -330,3 +331,13 @@ def test_a_link_is_redeemed_once_however_many_try(ledger):
     for thread in threads:
         thread.join()
     assert sorted(reported) == ["P-01", *["used"] * 7]
+
+
+def test_no_contact_reaches_an_event_or_an_export_and_nobody_unknown_is_erased(ledger):
+    with pytest.raises(UsageError, match="nobody was invited as 'P-01'"):
+        credentials.erase(ledger, "P-01", "op")
+    credentials.invite(ledger, "panelist", contact=Contact("Ann Smithfield", "x@example.org"))
+    credentials.revoke(ledger, "P-01", "op")
+    reported = " ".join(str(event) for event in ledger.events())
+    assert "Smithfield" not in reported and "example.org" not in reported
+    assert "Smithfield" not in str(list(votes.export_votes(ledger)))

@@ -623,3 +623,15 @@ def test_who_comes_later_reads_the_median_time_that_people_took(tmp_path):
     assert (late.facts.measured, late.facts.vote_s) == (True, 30)
     assert "about 30 seconds for each, as people took so far" in html_of(late, stage)
     stage.ledger.close()
+
+
+def test_comparisons_of_a_round_follow_one_another_then_comes_waiting(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    first = ann.at
+    assert (first.state, first.step, first.number) == ("vote", 0, 1)
+    second = ann.vote("A")
+    assert (second.state, second.number) == ("vote", 2) and second.seat != first.seat
+    waiting = ann.vote("tie", key=1)
+    assert waiting.state == "waiting" and waiting.may_change
+    assert [(a.number, a.choice) for a in waiting.answered] == [(1, "A"), (2, "tie")]

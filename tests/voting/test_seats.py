@@ -288,3 +288,15 @@ def test_the_share_is_drawn_and_those_of_a_smaller_share_are_among_those_of_a_la
     assert 70 <= len(few) <= 130 and 440 <= len(many) <= 560  # ± 3 and 3.8 standard deviations
     assert not any(second_seats.is_drawn(3, 0.0, p) for p in places)
     assert all(second_seats.is_drawn(3, 1.0, p) for p in places)
+
+
+def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
+    assert service.look().seats is None
+    epoch = ask(ledger, n=4, m=1)
+    (ann,) = people(service, 1)
+    with ledger.alone:
+        assert service.look().seats.votes_needed == 4
+    while (seat := service.assign(ann)) is not None:
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+    assert steps.close(ledger, 0, steps.Closing("rule", epoch=epoch))
+    assert service.look().seats is None and service.assign(ann) is None
