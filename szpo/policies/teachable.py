@@ -112,7 +112,7 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
     if mine:
         told = "; ".join(f"{each.words}: {each.cost}{_same(each.alike(rows))}" for each in mine)
         lines["yours"] = f"{told} (from 3 % of answers to half; a smaller gain costs less)"
-    can = (each for each in found if each.ease != "not at all")
+    can = (each for each in found if each.ease != "not at all" and each not in mine)
     seldom = [(each, alike) for each in can if (alike := each.alike(rows) or 0.0) >= 0.5]
     if seldom:
         seldom.sort(key=lambda pair: -pair[1])
