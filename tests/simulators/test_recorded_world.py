@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,18 @@ def test_the_bench_counts_runs_that_show_a_taste_and_runs_of_chance_votes():
     assert chance["opened"] <= 1  # a ninth of them at most, by Ville's inequality
     assert max(chance["said"], chance["far"]) <= chance["opened"]
     assert json.dumps(chance)  # as a cell is stored
+
+
+def test_the_sparse_prior_gains_more_than_ridge_where_one_feature_is_liked():
+    world = make_world()
+    world = replace(world, named=replace(world.named, components=2))
+    rewards = {"third": world.reward}
+    for pairs in surrogate.PAIRS:
+        row = surrogate.compare_priors(
+            world, rewards, {"taste": "third", "pairs": pairs, "seeds": 4}
+        )
+        assert row["sparse"] > row["ridge"] > row["scores"]  # the scores are of other features
+        assert abs(row["scores"]) < 0.2
 
 
 def test_the_bench_finds_what_is_said_right_of_one_entry_and_wrong_of_none():

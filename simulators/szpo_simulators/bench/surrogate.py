@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 from rich.progress import track
-from scipy import special
+from scipy import special, stats
 
 from szpo.config.settings_file import load
 from szpo.data import prompts as promptfiles
@@ -34,7 +34,7 @@ from szpo.optim.parameters import Space
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
-from szpo.optim.vote_regression import Votes
+from szpo.optim.vote_regression import Prior, Votes, fit
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import text_rewards
@@ -129,6 +129,7 @@ class Look:
     log_factor: float
     """The largest so far."""
     found: SparseFit
+    cast: Votes
 
 
 def run(world: Recorded, prior: SparsePrior, plan: Plan, root_seed: int) -> list[Look]:
@@ -157,7 +158,7 @@ def run(world: Recorded, prior: SparsePrior, plan: Plan, root_seed: int) -> list
         )
         found = fit_sparse(votes, prior)
         largest = max(largest, found.log_factor)
-        looks.append(Look(len(votes.x), largest, found))
+        looks.append(Look(len(votes.x), largest, found, votes))
     return looks
 
 
@@ -198,6 +199,10 @@ ASKED: Final[Mapping[str, Mapping[str, int]]] = {
     "8 prompts": {},
     "4 prompts": {"rows": 4},
     "lag 1": {"lag": 1},
+}
+PAIRS: Final = {
+    "as a run asks": Plan(0.0, noise=NOISE),
+    "of the start": Plan(0.0, radius=0.0, step=0.0),
 }
 KINDS: Final = ("one entry", "two entries", "no entry")
 RUNS, CHANCE, CALIBRATED = 60, 200, 500
@@ -260,6 +265,12 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
     ]
     rewards = {name: found.reward(spec) for name, spec in TASTES.items()}
     tables["tastes"] = study.cells("tastes", specs, partial(count_shown, world, rewards))
+    specs = [
+        {"taste": taste, "pairs": pairs, "seeds": RUNS // few}
+        for pairs in PAIRS
+        for taste in TASTES
+    ]
+    tables["prior"] = study.cells("prior", specs, partial(compare_priors, world, rewards))
     specs = [{"chance": True, "seeds": CHANCE // few}]
     tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
     specs = [{"kind": kind, "seeds": CALIBRATED // 3 // few} for kind in KINDS]
@@ -320,6 +331,31 @@ def count_shown(
         "shown": len(gains), "runs": len(last), "low": low, "high": high,
         "gain per |z|": float(np.mean(gains)) if gains else 0.0,
     }  # fmt: skip
+
+
+def compare_priors(world: Recorded, rewards: Mapping[str, Floats], spec: Spec) -> dict[str, float]:
+    """What forty votes gain per |z|, gate or not, by the sparse prior and by ridge.
+
+    Ridge is on the same features and scores, and on the leading scores alone. On votes about pairs
+    of the start's own answers it is a reward model on these features.
+    """
+    liked, k = replace(world, reward=rewards[spec["taste"]]), len(world.named.names)
+    last = [looks[-1] for looks in run_all(liked, spec, PAIRS[spec["pairs"]])]
+    found = {
+        "sparse": [look.found.w for look in last],
+        "ridge": [_ridge(look.cast, 0) for look in last],
+        "scores": [_ridge(look.cast, k) for look in last],
+    }
+    gains = {name: np.array([liked.gain(w) for w in each]) for name, each in found.items()}
+    means = {name: float(each.mean()) for name, each in gains.items()}
+    half = {f"{name} ±": 1.96 * float(stats.sem(each)) for name, each in gains.items()}
+    return means | half
+
+
+def _ridge(votes: Votes, first: int) -> Floats:
+    """Weights (p,) by one Gaussian prior for all regressors from ``first`` on, 0 before."""
+    found = fit(replace(votes, x=votes.x[:, first:]), Prior.flat(votes.x.shape[1] - first))
+    return np.concatenate([np.zeros(first), found.w])
 
 
 def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
