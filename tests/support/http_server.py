@@ -38,7 +38,11 @@ def serving(answer: Callable[[Request], Reply | None]) -> Iterator[str]:
         disable_nagle_algorithm = True
 
         def reply(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            size = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(size)
+            if len(body) < size:  # the client has gone
+                self.close_connection = True
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             found = answer(Request(self.command, self.path, headers, body))
             self.close_connection |= found is None or found.cut

@@ -128,7 +128,10 @@ class StubEndpoint:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 size = int(self.headers.get("content-length", 0))
-                request = json.loads(self.rfile.read(size))
+                asked = self.rfile.read(size)
+                if len(asked) < size:  # the client has gone
+                    return
+                request = json.loads(asked)
                 with stub._lock:
                     before = len(stub.requests)
                     stub.requests.append(request)
