@@ -197,19 +197,12 @@ def read_surrogate() -> dict[str, Table]:
     for row in load("tastes"):
         shown.setdefault(row["taste"], [row["taste"]]).append(row["shown"])
         ways[row["asked"]] = None
-    priors = [
-        [row["pairs"], row["taste"]]
-        + [f"{float(row[name]):.2f} ± {float(row[f'{name} ±']):.2f}" for name in PRIORS]
-        for row in load("prior")
-    ]
     return {
-        "prior": (("pairs", "taste", *PRIORS.values()), priors),
         "said": (("votes", "said, on average", "claims", "right"), said),
         "shown": (("taste", *ways), [*shown.values()]),
     }
 
 
-PRIORS = {"sparse": "sparse prior", "ridge": "ridge", "scores": "ridge, eight scores alone"}
 CALLED = {
     "length-12": "twelve words",
     "readability": "Flesch, hundredths",
@@ -293,7 +286,7 @@ READERS = (
 PAGES = {
     "hundred-votes.md": ("ruler",),
     "results.md": ("published-smollm2", "forty", "ways"),
-    "appendix.md": ("published", "prior", "shown", "said", "people", "groups", "tiny", "smollm2"),
+    "appendix.md": ("published", "shown", "said", "people", "groups", "tiny", "smollm2"),
 }
 """The tables that each page shows."""
 
