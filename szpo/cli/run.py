@@ -106,7 +106,7 @@ def run(
     ),
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Tune a model from votes; --plan first estimates votes, reading, time and disk."""
+    """Tune a model from votes; --plan first estimates votes, reading and disk."""
     if resume is not None:
         if resume.startswith("-"):  # the next option was taken for the run
             raise UsageError("--resume takes a run: szpo run --resume NAME; see: szpo runs")
