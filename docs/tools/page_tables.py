@@ -197,12 +197,28 @@ def read_surrogate() -> dict[str, Table]:
     for row in load("tastes"):
         shown.setdefault(row["taste"], [row["taste"]]).append(row["shown"])
         ways[row["asked"]] = None
+    classes: dict[str, list[dict[str, str]]] = {}
+    for row in load("classes"):
+        classes.setdefault(row["class"], []).append(row)
+    gains = [
+        [kind]
+        + [f"{mean(float(row[name]) for row in each):+.2f}" for name in GAINED_ON]
+        + [f"{sum(int(row['said']) for row in each)} of {sum(int(row['seeds']) for row in each)}"]
+        for kind, each in classes.items()
+    ]
     return {
+        "classes": (("class of tastes", *GAINED_ON.values(), "name something"), gains),
         "said": (("votes", "said, on average", "claims", "right"), said),
         "shown": (("taste", *ways), [*shown.values()]),
     }
 
 
+GAINED_ON = {
+    "features 40": "40 votes",
+    "scores 40": "on scores",
+    "features 120": "120 votes",
+    "scores 120": "on scores",
+}
 CALLED = {
     "length-12": "twelve words",
     "readability": "Flesch, hundredths",
@@ -285,7 +301,7 @@ READERS = (
 )  # fmt: skip
 PAGES = {
     "hundred-votes.md": ("ruler",),
-    "results.md": ("published-smollm2", "forty", "ways"),
+    "results.md": ("published-smollm2", "forty", "ways", "classes"),
     "appendix.md": ("published", "shown", "said", "people", "groups", "tiny", "smollm2"),
 }
 """The tables that each page shows."""

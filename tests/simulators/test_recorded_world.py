@@ -53,8 +53,8 @@ def test_a_run_names_the_taste_and_goes_there(noise):
     last = run(world, SparsePrior(np.arange(K), np.full(K, 0.5)), plan, 3)[-1]
     assert last.log_factor > math.log(plan.gate)
     assert last.found.more[2] > 0.8
-    assert world.gain(last.found.w) > 0.8  # at most 1: the reward is a feature
-    assert np.linalg.norm(recommend(world, plan, last)) > 1.5
+    assert world.gain(last.fit.w) > 0.8  # at most 1: the reward is a feature
+    assert np.linalg.norm(recommend(plan, last)) > 1.5
 
 
 def test_a_run_of_chance_votes_stays_near_the_start():
@@ -62,7 +62,7 @@ def test_a_run_of_chance_votes_stays_near_the_start():
     for seed in range(4):
         last = run(world, prior, Plan(0.0), seed)[-1]
         if last.log_factor < math.log(9):
-            assert np.linalg.norm(recommend(world, Plan(0.0), last)) <= 0.5 + 1e-9
+            assert np.linalg.norm(recommend(Plan(0.0), last)) <= 0.5 + 1e-9
         assert last.log_factor < math.log(100)
 
 
@@ -88,6 +88,24 @@ def test_the_sparse_prior_gains_more_than_ridge_where_one_feature_is_liked():
         )
         assert row["sparse"] > row["ridge"] > row["scores"]  # the scores are of other features
         assert abs(row["scores"]) < 0.2
+
+
+def test_a_taste_outside_the_leading_scores_is_gained_by_features_alone():
+    world = make_world()
+    world = replace(world, named=replace(world.named, components=2))
+    spec = {"taste": "third", "seeds": 4}
+    row = surrogate.compare_coordinates(world, {"third": world.reward}, spec)
+    assert row["features 120"] > 1.0 > abs(10 * row["scores 120"])
+    assert row["ahead"] == pytest.approx(row["features 120"] - row["scores 120"])
+    assert (row["said"], row["mostly"]) == (4, "more f2 (4)")
+
+
+def test_a_move_gains_what_weighted_answers_gain():
+    world = make_world()
+    z = np.array([0.0, 0.0, 1.5])
+    assert world.mean_gain(z) == pytest.approx(1.5, abs=0.1)  # of a normal feature, tilted
+    assert world.mean_gain(np.zeros(3)) == pytest.approx(0.0, abs=1e-12)
+    assert world.gain(z) == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_bench_finds_what_is_said_right_of_one_entry_and_wrong_of_none():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,10 +35,10 @@ from szpo.optim.parameters import Space
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
-from szpo.optim.vote_regression import Prior, Votes, fit
+from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
-from szpo_simulators.panels import text_rewards
+from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.study import Spec, Study, bench, make_generator
 
 
@@ -57,7 +58,7 @@ class Recorded:
     """(N,)."""
 
     def draw(self, moves: Floats, rows: int, rng: np.random.Generator) -> Ints:
-        """Answers (B, rows) of policies that moved by z (B, d), all to the same prompts."""
+        """Answers (B, rows) of policies that moved by z (B, ≤ d), all to the same prompts."""
         chosen = rng.choice(self.prompts[-1] + 1, rows, replace=False)
         found = []
         for first, end in zip(
@@ -65,7 +66,7 @@ class Recorded:
             np.searchsorted(self.prompts, chosen + 1),
             strict=True,
         ):
-            tilt = moves @ self.scores[first:end].T
+            tilt = moves @ self.scores[first:end, : moves.shape[1]].T
             found.append(first + (tilt + rng.gumbel(size=tilt.shape)).argmax(-1))
         return np.stack(found, axis=-1)
 
@@ -73,11 +74,21 @@ class Recorded:
         """(N, p): features and leading scores, what a vote is about."""
         return np.concatenate([self.features, self.scores[:, : self.named.components]], axis=1)
 
-    def gain(self, w: Floats) -> float:
-        """Spreads of the reward that a short move by weights w (p,) gains per |z| = √(2 KL)."""
-        count = np.bincount(self.prompts)
-        reward = self.reward - (np.bincount(self.prompts, self.reward) / count)[self.prompts]
-        moved = self.scores @ (named_features.directions(self.named) @ w)
+    def mean_gain(self, z: Floats) -> float:
+        """What the mean reward gains by a move of z (≤ d,), in its spreads within prompts."""
+        reward, tilt = self._within(), self.scores[:, : len(z)] @ z
+        weight = np.exp(tilt - tilt.max())
+        shares = weight / np.bincount(self.prompts, weight)[self.prompts]
+        return float(shares @ reward / (self.prompts[-1] + 1) / reward.std())
+
+    def _within(self) -> Floats:
+        """The rewards less the mean of their prompts."""
+        means = np.bincount(self.prompts, self.reward) / np.bincount(self.prompts)
+        return self.reward - means[self.prompts]
+
+    def gain(self, z: Floats) -> float:
+        """Spreads of the reward that a short move along z (≤ d,) gains per |z| = √(2 KL)."""
+        reward, moved = self._within(), self.scores[:, : len(z)] @ z
         length = math.sqrt(float((moved**2).mean())) * float(reward.std())
         return float((moved * reward).mean()) / length if length > 0 else 0.0
 
@@ -128,25 +139,29 @@ class Look:
     votes: int
     log_factor: float
     """The largest so far."""
-    found: SparseFit
     cast: Votes
+    fit: Fit
+    """Of the gradient, in the run's coordinates."""
+    found: SparseFit | None
+    """Of the features; None on scores."""
 
 
-def run(world: Recorded, prior: SparsePrior, plan: Plan, root_seed: int) -> list[Look]:
-    """One run of votes, a fit after each step."""
-    rng, dim = np.random.default_rng(root_seed), world.scores.shape[1]
+def run(world: Recorded, prior: SparsePrior | None, plan: Plan, root_seed: int) -> list[Look]:
+    """One run of votes, a fit after each step; without a prior on the leading scores alone."""
+    rng = np.random.default_rng(root_seed)
+    dim = world.named.components if prior is None else world.scores.shape[1]
     space = Space(root_seed, (("z", (dim,)),), sample_directions.Law("orthonormal"))
-    votes, looks = Votes.empty(world.named.columns), list[Look]()
+    votes, looks = Votes.empty(dim if prior is None else world.named.columns), list[Look]()
     centre, largest, regressors = np.zeros(dim), -math.inf, world.regressors()
     while len(votes.x) < plan.votes:
         known = looks[: len(looks) - plan.lag]
         if known:
-            way = recommend(world, plan, known[-1]) - centre
+            way = recommend(plan, known[-1]) - centre
             centre = centre + way * min(1.0, plan.step / max(float(np.linalg.norm(way)), 1e-9))
         v = _ask(world, space, plan, known, len(looks))
         moves = centre + plan.radius * np.stack([v, -v], axis=1)
         shown = np.array([world.draw(pair, plan.rows, rng) for pair in moves])
-        x = regressors[shown].mean(2)
+        x = moves if prior is None else regressors[shown].mean(2)
         reward = world.reward[shown].mean(2)
         chance = special.expit(plan.beta * (reward[:, 0] - reward[:, 1]))
         up = (rng.random(plan.pairs) < chance).astype(float)
@@ -156,15 +171,20 @@ def run(world: Recorded, prior: SparsePrior, plan: Plan, root_seed: int) -> list
             np.append(votes.down, 1 - up),
             np.append(votes.steps, np.full(plan.pairs, len(looks))),
         )
-        found = fit_sparse(votes, prior)
-        largest = max(largest, found.log_factor)
-        looks.append(Look(len(votes.x), largest, found, votes))
+        found = None if prior is None else fit_sparse(votes, prior)
+        gradient = (
+            fit(votes, Prior.blocks(dim))
+            if found is None
+            else named_features.in_coordinates(found, world.named, len(votes.x))
+        )
+        largest = max(largest, float(gradient.log_factor))
+        looks.append(Look(len(votes.x), largest, votes, gradient, found))
     return looks
 
 
-def recommend(world: Recorded, plan: Plan, look: Look) -> Floats:
+def recommend(plan: Plan, look: Look) -> Floats:
     """Where the recommended point (d,) is: along w, as far as certainty and the gate allow."""
-    found = named_features.in_coordinates(look.found, world.named, look.votes)
+    found = look.fit
     square = float(found.w @ found.w)
     certain = square / (square + float(np.trace(found.covariance)))
     length = math.sqrt(2 * 0.9 * plan.budget * math.sqrt(certain))
@@ -179,6 +199,7 @@ def _ask(world: Recorded, space: Space, plan: Plan, known: list[Look], step: int
     if (
         plan.noise < 1
         and known
+        and known[-1].found is not None
         and (ways := posterior_directions.explanations_of(known[-1].found, world.named))
     ):
         grids = [
@@ -205,7 +226,7 @@ PAIRS: Final = {
     "of the start": Plan(0.0, radius=0.0, step=0.0),
 }
 KINDS: Final = ("one entry", "two entries", "no entry")
-RUNS, CHANCE, CALIBRATED = 60, 200, 500
+RUNS, CHANCE, CALIBRATED, COMPARED = 60, 200, 500, 40
 PROMPTS, EACH = 40, 32
 """Training prompts, and recorded answers to each."""
 SEED: Final = 90_000
@@ -271,6 +292,12 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
         for taste in TASTES
     ]
     tables["prior"] = study.cells("prior", specs, partial(compare_priors, world, rewards))
+    specs = [
+        {"class": kind, "taste": name, "seeds": COMPARED // few}
+        for name, (kind, _) in tastes.TASTES.items()
+    ]
+    rewards = {name: found.reward(f"taste:{name}") for name in tastes.TASTES}
+    tables["classes"] = study.cells("classes", specs, partial(compare_coordinates, world, rewards))
     specs = [{"chance": True, "seeds": CHANCE // few}]
     tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
     specs = [{"kind": kind, "seeds": CALIBRATED // 3 // few} for kind in KINDS]
@@ -325,7 +352,7 @@ def count_shown(
     plan = replace(Plan(0.0, noise=NOISE), **ASKED[spec["asked"]])
     looks = run_all(liked, spec, plan)
     last = [each[-1] for each in looks]
-    gains = [liked.gain(look.found.w) for look in last if look.log_factor >= GATE]
+    gains = [liked.gain(look.fit.w) for look in last if look.log_factor >= GATE]
     low, high = wilson(len(gains), len(last))
     return {
         "shown": len(gains), "runs": len(last), "low": low, "high": high,
@@ -342,20 +369,42 @@ def compare_priors(world: Recorded, rewards: Mapping[str, Floats], spec: Spec) -
     liked, k = replace(world, reward=rewards[spec["taste"]]), len(world.named.names)
     last = [looks[-1] for looks in run_all(liked, spec, PAIRS[spec["pairs"]])]
     found = {
-        "sparse": [look.found.w for look in last],
-        "ridge": [_ridge(look.cast, 0) for look in last],
-        "scores": [_ridge(look.cast, k) for look in last],
+        "sparse": [look.fit.w for look in last],
+        "ridge": [_ridge(look.cast, liked.named, 0) for look in last],
+        "scores": [_ridge(look.cast, liked.named, k) for look in last],
     }
-    gains = {name: np.array([liked.gain(w) for w in each]) for name, each in found.items()}
+    gains = {name: np.array([liked.gain(z) for z in each]) for name, each in found.items()}
     means = {name: float(each.mean()) for name, each in gains.items()}
     half = {f"{name} ±": 1.96 * float(stats.sem(each)) for name, each in gains.items()}
     return means | half
 
 
-def _ridge(votes: Votes, first: int) -> Floats:
-    """Weights (p,) by one Gaussian prior for all regressors from ``first`` on, 0 before."""
+def _ridge(votes: Votes, named: NamedFeatures, first: int) -> Floats:
+    """The direction (d,) by one Gaussian prior for all regressors from ``first`` on."""
     found = fit(replace(votes, x=votes.x[:, first:]), Prior.flat(votes.x.shape[1] - first))
-    return np.concatenate([np.zeros(first), found.w])
+    return named_features.directions(named)[:, first:] @ found.w
+
+
+def compare_coordinates(
+    world: Recorded, rewards: Mapping[str, Floats], spec: Spec
+) -> dict[str, float | str]:
+    """What runs of a taste gain on named features and on the leading scores alone, and say."""
+    liked, plan = replace(world, reward=rewards[spec["taste"]]), Plan(0.0, votes=120, noise=NOISE)
+    row, gains = dict[str, float | str](), dict[str, Floats]()
+    for kind in ("features", "scores"):
+        runs = run_all(liked, spec, plan, on_scores=kind == "scores")
+        for at in (40, 120):
+            looks = [next(look for look in each if look.votes == at) for each in runs]
+            gained = [liked.mean_gain(recommend(plan, look)) for look in looks]
+            gains[f"{kind} {at}"] = np.array(gained)
+            row[f"{kind} {at}"] = float(np.mean(gained))
+            if kind == "features":
+                said = [claim for look in looks for claim in said_of(look, liked.named)[:1]]
+    ahead = gains["features 120"] - gains["scores 120"]
+    row |= {"ahead": float(ahead.mean()), "±": 1.96 * float(stats.sem(ahead))}
+    named = Counter(("more " if claim.more else "less ") + claim.feature for claim in said)
+    words = ", ".join(f"{name} ({count})" for name, count in named.most_common(2))
+    return row | {"said": len(said), "mostly": words}
 
 
 def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
@@ -364,7 +413,7 @@ def count_chance(world: Recorded, spec: Spec) -> dict[str, float]:
     looks = run_all(world, spec, plan, chance=True)
     opened = sum(each[-1].log_factor >= GATE for each in looks)
     said = sum(any(said_of(look, world.named) for look in each) for each in looks)
-    nats = [[(recommend(world, plan, look) ** 2).sum() / 2 for look in run] for run in looks]
+    nats = [[(recommend(plan, look) ** 2).sum() / 2 for look in run] for run in looks]
     low, high = wilson(opened, len(looks))
     return {
         "opened": opened, "runs": len(looks), "low": low, "high": high, "said": said,
@@ -413,17 +462,22 @@ def tabulate_said(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def run_all(world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False) -> list[list[Look]]:
+def run_all(
+    world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False, on_scores: bool = False
+) -> list[list[Look]]:
     """Runs of the spec's seeds; the voter agrees with itself in `AGREEMENT` of the pairs."""
     draw = make_generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
     beta = 0.0 if chance else world.voter(plan.rows, AGREEMENT, draw)
-    first, prior = spec.get("first", 0), named_features.prior_of(world.named, plan.rows)
+    prior = None if on_scores else named_features.prior_of(world.named, plan.rows)
+    first = spec.get("first", 0)
     return [run(world, prior, replace(plan, beta=beta), first + i) for i in range(spec["seeds"])]
 
 
 def said_of(look: Look, named: NamedFeatures) -> tuple[Claim, ...]:
     """What a run says as figures: groups likelier than `SAID`, once the gate is open."""
-    return named_features.claims(look.found, named, SAID) if look.log_factor >= GATE else ()
+    if look.found is None or look.log_factor < GATE:
+        return ()
+    return named_features.claims(look.found, named, SAID)
 
 
 def is_right(claim: Claim, liked: set[tuple[str, bool]], named: NamedFeatures) -> bool:
