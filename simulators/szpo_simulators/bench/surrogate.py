@@ -294,9 +294,9 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
     tables["prior"] = study.cells("prior", specs, partial(compare_priors, world, rewards))
     specs = [
         {"class": kind, "taste": name, "seeds": COMPARED // few}
-        for name, (kind, _) in tastes.TASTES.items()
+        for name, (kind, _) in [*tastes.TASTES.items()][:: 5 if study.quick else 1]  # one a class
     ]
-    rewards = {name: found.reward(f"taste:{name}") for name in tastes.TASTES}
+    rewards = {spec["taste"]: found.reward(f"taste:{spec['taste']}") for spec in specs}
     tables["classes"] = study.cells("classes", specs, partial(compare_coordinates, world, rewards))
     specs = [{"chance": True, "seeds": CHANCE // few}]
     tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
