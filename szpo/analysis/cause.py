@@ -36,7 +36,7 @@ USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,ove
 
 def describe(
     *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
-    clearer: str,
+    clearer: str, hopeful: bool = True,
 ) -> str:  # fmt: skip
     """The cause in a sentence with what to do; the first that holds.
 
@@ -49,11 +49,15 @@ def describe(
         foretold: votes that named features predict from the others; nothing where they are
             coordinates.
         clearer: how the voters would be asked more clearly; empty where they read no words.
+        hopeful: no forecast says that more votes would hardly show a taste.
     """
     if equal := _describe_equal(same, asked):
         return equal
     if votes < MIN_VOTES or undecided:
-        return f"the votes are too few (a clear taste takes 40 to {MIN_VOTES}): continue voting"
+        few = f"the votes are too few (a clear taste takes 40 to {MIN_VOTES})"
+        if hopeful:
+            return f"{few}: continue voting"
+        return f"{few} and look like chance: see first whether answers differ in what you want"
     pairs = f"in {alike.hits:.0f} of {alike.of:.0f} pairs two votes on one comparison"
     known = alike.of >= PAIRS
     if known and (alike.value or 0.0) < ALIKE:
@@ -108,10 +112,12 @@ class Watch:
         return found
 
 
-def read(ledger: Ledger, *, undecided: bool, named: bool) -> tuple[str, bool]:
+def read(
+    ledger: Ledger, *, undecided: bool, named: bool, hopeful: bool = True
+) -> tuple[str, bool]:
     """Why a run's votes show no taste, and whether more votes may; of equal questions none do.
 
-    ``named``: its coordinates are named features.
+    ``named``: its coordinates are named features. ``hopeful``: as in `describe`.
     """
     cast, automatic, ties = _count(ledger)
     votes, asked = cast + count_earlier(ledger), cast + automatic
@@ -128,6 +134,7 @@ def read(ledger: Ledger, *, undecided: bool, named: bool) -> tuple[str, bool]:
         alike=alike,
         foretold=_foretold(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
+        hopeful=hopeful,
     )
     return words, not _are_equal(same, asked)
 

@@ -28,6 +28,8 @@ Of 60 simulated runs of 120 votes each (tests/analysis/test_cause.py) it is belo
 whose taste has no name, and in a third of those whose has one that does not show yet."""
 LISTED: Final = 0.1
 """Probability from which a claim is mentioned where none is likely, and drawn."""
+HARDLY: Final = 0.1
+"""Forecast probability of a taste below which nobody is told to continue voting."""
 DRAWN: Final = 5
 """Groups in a chart."""
 
@@ -156,7 +158,8 @@ def read(ledger: Ledger) -> Lesson | None:
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
     undecided = last.unnamed + last.chance < OPEN
-    why, more_may = cause.read(ledger, undecided=undecided, named=True)
+    hopeful = not last.ahead or last.ahead[-1].evidence >= HARDLY
+    why, more_may = cause.read(ledger, undecided=undecided, named=True, hopeful=hopeful)
     if more_may:
         why += _promise(last)
     return Lesson(votes, words(last), False, why, more_may, last.aside)

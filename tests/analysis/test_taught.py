@@ -73,7 +73,15 @@ def test_a_run_without_evidence_says_after_how_many_more_votes_it_is_likely(ledg
     record(ledger, 40, LookAhead(ahead, 1.0, taught=(I,)))
     assert read(ledger).why.endswith("; 40 more votes show one with a chance of 61 %")
     record(ledger, 48, LookAhead(ahead[:2], 1.0, taught=(I,)))
-    assert read(ledger).why.endswith("; 20 more votes show one with a chance of 30 %")
+    assert read(ledger).why.endswith(
+        ": continue voting; 20 more votes show one with a chance of 30 %"
+    )
+    hardly = Ahead(80, *ends, 0.04)
+    record(ledger, 52, LookAhead((ahead[0], hardly), 1.0, taught=(I,)))
+    assert read(ledger).why.endswith(
+        "look like chance: see first whether answers differ in what you want; "
+        "80 more votes show one with a chance of 4 %"
+    )
     votes, same = {"total_votes": 56, "ties": 50}, LookAhead(ahead[:2], 1.0, taught=(I,))
     ledger.record_event(
         "step", "controller", {"step": 7, **votes, "extra": {"outlook": same.to_json()}}
