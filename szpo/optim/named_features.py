@@ -229,12 +229,13 @@ def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
 def describe_likelier(likelier: Mapping[str, float]) -> str:
     """What preferences made of the prior of named features, in words.
 
-    >>> describe_likelier({"commas": 0.38, "length": 0.1})
+    >>> describe_likelier({"length": 0.1, "commas": 0.38})
     'make likelier that votes are about commas (38 %), length (10 %)'
     """
     if not likelier:
         return "point at no named feature"
-    listed = ", ".join(f"{name} ({100 * chance:.0f} %)" for name, chance in likelier.items())
+    ordered = sorted(likelier.items(), key=lambda each: -each[1])
+    listed = ", ".join(f"{name} ({100 * chance:.0f} %)" for name, chance in ordered)
     return f"make likelier that votes are about {listed}"
 
 
