@@ -1,1 +1,1 @@
-"""The dictionary of text features: what a person would name in an answer, as exact integers."""
+"""Text features: properties of an answer that a person can name, counted as exact integers."""

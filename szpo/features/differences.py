@@ -1,7 +1,7 @@
-"""What a comparison shows, as integers: the features of plus less those of minus.
+"""Differences of text features between the two sides of a comparison, as exact integers.
 
-Exact: an entry is a ratio of integers, sums over rows are fractions, and one rounding, half to
-even, ends it. So a replay on any machine finds the recorded integers again.
+A feature's value is a ratio of integers, and sums over rows are exact fractions. Only the result
+is rounded, half to even. So a replay on any machine computes the recorded integers again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from szpo.types import FEATURE_GRID
 
 
 def scale(spread: float) -> int:
-    """A set-up's spread of one feature as the integer that is recorded, in units of 2⁻¹².
+    """Convert the spread of one feature to the integer that is recorded, in units of 2⁻¹².
 
     Raises:
         UsageError: the spread is negative or not finite.
@@ -35,16 +35,17 @@ def differences(
     scales: Sequence[int],
     entries: Sequence[Entry] = ENTRIES,
 ) -> tuple[int, ...]:
-    """Mean of plus less mean of minus over the D rows, in units of 2⁻¹² of the spread.
+    """The mean of each feature over the plus answers less that over the minus answers.
 
-    Identical rows count in D and add nothing. A feature without spread (scale 0) gives 0.
+    Units: 2⁻¹² of the feature's spread. A feature without spread (scale 0) gives 0. Rows with
+    equal answers count in D and add nothing.
 
     Args:
         plus: recorded texts of the plus side (D,).
         minus: recorded texts of the minus side (D,).
         prompts: recorded texts of the prompts (D,).
-        scales: each entry's spread as `scale` gives it, one for each entry.
-        entries: the features.
+        scales: the spread of each entry, as `scale` returns it.
+        entries: the features to count.
 
     Raises:
         UsageError: lengths differ, there is no row, or a scale is negative.
@@ -65,13 +66,13 @@ def differences(
 
 
 def difference(plus: Sequence[Ratio], minus: Sequence[Ratio], rows: int, scale: int) -> int:
-    """The same for one feature whose ratios are known.
+    """The difference of one feature, as in `differences`, from ratios that are known.
 
     Args:
         plus: ratios of the rows that differ.
         minus: ratios of the same rows on the other side.
-        rows: D, with the rows that do not differ.
-        scale: the spread in units of 2⁻¹²; 0 for none.
+        rows: D; it includes the rows that do not differ.
+        scale: the spread in units of 2⁻¹²; 0 where the feature has none.
 
     Raises:
         UsageError: the scale is negative.

@@ -1,9 +1,9 @@
-"""Calibration and practice: comparisons that no update counts; the first measure reliability.
+"""Calibration, which measures how reliable panelists are, and practice; no update counts either.
 
 *Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
 *repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
-one policy, which `szpo.runs.driver` draws and `store_comparisons` keeps. `choose` picks one for a
-panelist (and makes gold and repeats), `results` counts the answers to gold.
+one policy, which `szpo.runs.driver` draws and `store_comparisons` stores. `choose` picks a
+comparison for a panelist, and makes gold and repeats. `results` counts the answers to gold.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from szpo.voting.seats import Letter
 
 Kind = Literal["gold", "repeat", "aa"]
 KINDS: Final[tuple[Kind, ...]] = ("gold", "repeat", "aa")
-"""Kinds of calibration, in the order in which they are chosen where equally many are answered."""
+"""Kinds of calibration; an earlier kind is chosen where a panelist answered equally many."""
 GOLD_ROWS: Final = 4
-"""Rows of a gold comparison at most, to keep it short."""
+"""The most rows in a gold comparison, to keep it short."""
 MIN_REPEAT_GAP: Final = 4
-"""Comparisons that a panelist must have answered since one that is repeated."""
+"""Training comparisons that a panelist must answer before an earlier one is repeated."""
 SOURCES: Final = 200
-"""Gold is made from this many of the latest comparisons of finished steps."""
+"""Gold is made from at most this many comparisons: the latest ones of finished steps."""
 FEW_WORDS: Final = 4
-"""Texts of fewer words are shuffled by letters."""
+"""In a text of fewer words, the letters are shuffled instead of the words."""
 
 PRACTICE_ID: Final = "practice"
 _PRACTICE: Final = (
@@ -52,7 +52,7 @@ _PRACTICE: Final = (
 
 
 def practice_comparison() -> Comparison:
-    """The one practice comparison, of our own writing; plus is clearly better.
+    """The practice comparison, written by hand, in which plus is clearly better.
 
     >>> practice_comparison().expected, len(practice_comparison().rows)
     ('plus', 3)
@@ -62,7 +62,7 @@ def practice_comparison() -> Comparison:
 
 
 def store_practice(ledger: Ledger) -> str:
-    """The id of the practice comparison, which is stored at the first call."""
+    """Store the practice comparison at the first call; return its id at every call."""
     with ledger.transaction("votes"):
         if ledger.comparison(PRACTICE_ID) is None:
             ledger.append_comparison(practice_comparison())
@@ -70,7 +70,7 @@ def store_practice(ledger: Ledger) -> str:
 
 
 def store_comparisons(ledger: Ledger, comparisons: Sequence[Comparison]) -> bool:
-    """Store a run's A/A comparisons, once; False, and nothing is stored, if it has some."""
+    """Store a run's A/A comparisons; if it has some, store nothing and return False."""
     with ledger.transaction("controller"):
         if has_aa(ledger):
             return False
@@ -80,16 +80,16 @@ def store_comparisons(ledger: Ledger, comparisons: Sequence[Comparison]) -> bool
 
 
 def has_aa(ledger: Ledger) -> bool:
-    """The run has A/A comparisons."""
+    """Whether the run has A/A comparisons."""
     return bool(ledger.query("SELECT 1 FROM comparisons WHERE kind = 'aa' LIMIT 1"))
 
 
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
-    """A comparison for a waiting panelist, and where plus is shown; None while there is none.
+    """Choose a comparison for a waiting panelist, and the side of plus; None while there is none.
 
-    Ordered triads come first, then the kind that the panelist has answered least often; no
-    comparison is shown to them twice. Gold and repeats are stored when they are first shown, so
-    call it inside a transaction.
+    Triads that an operator ordered come first, then the kind that the panelist has answered least
+    often. No comparison is shown to a panelist twice. Gold and repeats are stored when they are
+    first shown, so call this inside a transaction.
     """
     triad = triads.choose(ledger, panelist)
     if triad is not None:
@@ -109,9 +109,9 @@ def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
 
 
 def results(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
-    """Right and all answers to gold by panelist, up to the close of a step.
+    """For each panelist, right answers and all answers to gold, up to the close of a step.
 
-    Last answers count; a tie is half right, a skip is no answer. Empty while the step is open.
+    Only last answers count. A tie is half right, a skip is no answer. Empty while a step is open.
     """
     row = ledger.step(step)
     if row is None or row["last_vote"] is None:
@@ -131,10 +131,10 @@ def results(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
 
 
 def make_gold(root_seed: int, source: Comparison) -> Comparison | None:
-    """Make a gold comparison of a stored one: a true batch against a spoiled copy of itself.
+    """Make a gold comparison from a stored one: a batch of answers against a spoiled copy of it.
 
-    The answers of either policy (drawn) stand as plus; in minus they are moved to other prompts,
-    or their words are shuffled. None where the two sides would be equal.
+    The seed draws whose answers are plus. In minus these answers are moved to other prompts, or
+    their words are shuffled. None where the two sides would be equal.
     """
     key = seeds.derive(root_seed, "gold", name=source.id)
     side = ("plus", "minus")[seeds.integer(key, 0, 2)]
@@ -161,7 +161,7 @@ def make_gold(root_seed: int, source: Comparison) -> Comparison | None:
 
 
 def shuffle(text: str, key: bytes) -> str:
-    """Shuffle the words of a text (its letters, where it has few words) in an order by the key.
+    """Shuffle the words of a text, or its letters if it has few words, in the key's order.
 
     >>> shuffle("one two three four five", bytes(16))
     'one three two five four'
@@ -173,7 +173,7 @@ def shuffle(text: str, key: bytes) -> str:
 
 
 def find_tuners(ledger: Ledger) -> set[str]:
-    """Find the panelists who gave an answer (no skip) to a training comparison."""
+    """Find the panelists who answered a training comparison; a skip is no answer."""
     rows = ledger.query(
         "SELECT DISTINCT a.panelist FROM comparisons c JOIN assignments a USING (comparison) "
         "JOIN votes v USING (assignment) WHERE c.kind = 'train' AND v.choice <> 'skip'"
@@ -206,7 +206,7 @@ def _choose_gold(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str
         "AND c.identical = 0 ORDER BY c.step DESC, c.k, c.n LIMIT ?",
         (ledger.run, SOURCES),
     )
-    # All panelists in the same drawn order, so that they mostly answer the same ones.
+    # All panelists get gold in the same drawn order, so that most answer the same comparisons.
     ids = [row["comparison"] for row in sources]
     keys = {each: seeds.derive(root, "gold", name=each).hex() for each in ids}
     for each in sorted(ids, key=lambda each: (each in shown, keys[each])):
@@ -269,6 +269,6 @@ def _store(ledger: Ledger, comparison: Comparison) -> None:
 def _balance_side(
     ledger: Ledger, panelist: str, mine: list[Record], kind: Kind, comparison: str
 ) -> Letter:
-    """The side that plus had less often for this panelist in comparisons of the kind."""
+    """The side on which this panelist saw plus less often, in comparisons of this kind."""
     key = seats.side_key(ledger.root_seed, comparison, panelist)
     return seats.less_used_side((seat["plus_side"] for seat in mine if seat["kind"] == kind), key)

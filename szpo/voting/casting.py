@@ -18,14 +18,14 @@ CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
 
 MOST_ANSWERS: Final = 100
-"""Answers to one comparison by one panelist, revisions included: no person needs more, and every
-one stays in the record."""
+"""The most answers by one panelist to one comparison, revisions included. No person needs more,
+and each of them stays in the record."""
 _CLOSED: Final = {"train": "the round has closed", "final": "this comparison has closed"}
 _IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
 
 
 class VoteConflictError(SzpoError):
-    """A vote is refused; ``code`` says why, ``stored`` is the answer that stands instead."""
+    """A refused vote: ``code`` is the reason, ``stored`` the answer that stands instead."""
 
     exit_code = 2
 
@@ -42,20 +42,20 @@ class VoteRequest:
     assignment: str
     choice: Choice
     idem: str
-    """The client's own key, 16 to 64 of [A-Za-z0-9_.:-]: a retry sends the same one."""
+    """The client's idempotency key, 16 to 64 of [A-Za-z0-9_.:-]; a retry sends the same key."""
     skip_reason: str | None = None
     dwell_ms: int | None = None
     details: Mapping[str, Any] | None = None
     tab: str | None = None
     panelist: str | None = None
-    """Whose seat it must be; None: not checked."""
+    """The panelist whose seat it must be; None skips this check."""
     noted: Mapping[str, Any] = field(default_factory=dict)
-    """What the server adds to the details; a retry need not bring the same."""
+    """Fields that the server adds to the details; they may differ in a retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was stored for an answer; ``replayed`` marks the retry of one stored before."""
+    """The stored answer; ``replayed`` if it was stored before and the request is a retry."""
 
     vote: int
     assignment: str
@@ -67,7 +67,7 @@ class Receipt:
 
 
 def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at_us: int) -> int:
-    """Note that a vote is excluded from counting, or taken back in; returns the amendment's id.
+    """Record that a vote is excluded from counting or reinstated; return the amendment's id.
 
     Raises:
         UsageError: unknown vote or action, or no reason.
@@ -91,13 +91,13 @@ def store(
     at_us: int,
     seat: Sequence[Record] = (),
 ) -> Receipt:
-    """Store an answer within the caller's transaction; `VoteService.cast` says what is refused.
+    """Store an answer within the caller's transaction; refusals are those of `VoteService.cast`.
 
-    ``seat`` is what `read_seat` gave for it in the same transaction, if it was read before.
+    ``seat``: the rows of `read_seat`, if the caller has read them in the same transaction.
     """
     row = _row(request, request.noted)
     found = seat or read_seat(ledger, request.assignment, request.panelist)
-    if not found:  # one text for "no such seat" and "not yours": ids are not to be probed
+    if not found:  # one message for "no such seat" and "not yours", so nobody can probe ids
         raise UsageError("vote: there is no such comparison for this panelist")
     before = [each for each in found if each["vote"] is not None]
     for earlier in before:
@@ -152,7 +152,7 @@ def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
 
 
 def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> list[Record]:
-    """A row for each answer given in a seat, oldest first; one with ``vote`` None without any.
+    """One row for each answer given in a seat, oldest first; with no answer, one of ``vote`` None.
 
     Empty where there is no such seat, or where it is not this ``panelist``'s.
     """
@@ -169,7 +169,7 @@ def read_seat(ledger: Ledger, assignment: str, panelist: str | None = None) -> l
 
 
 def _noted(earlier: Record, request: VoteRequest) -> Record:
-    """What the server noted with an earlier answer, of all that it notes now."""
+    """The fields of ``request.noted``, with the values stored for an earlier answer."""
     if not request.noted:
         return {}
     kept = json.loads(earlier["details"] or "{}")
@@ -177,10 +177,10 @@ def _noted(earlier: Record, request: VoteRequest) -> Record:
 
 
 def _row(request: VoteRequest, noted: Mapping[str, Any]) -> Record:
-    """The columns of `votes` that the request gives, with what the server notes in its details.
+    """The columns of `votes` that a request fills; ``noted`` is added to the details.
 
     Raises:
-        UsageError: a value is not of its form.
+        UsageError: a value has the wrong form.
     """
     if request.choice not in CHOICES:
         raise UsageError(f"vote: choice {request.choice!r} is not one of {', '.join(CHOICES)}")
@@ -215,7 +215,7 @@ def _row(request: VoteRequest, noted: Mapping[str, Any]) -> Record:
 
 
 def receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
-    """The receipt that a row of `votes` gives."""
+    """The receipt for a row of `votes`."""
     return Receipt(
         vote=row["vote"],
         assignment=row["assignment"],

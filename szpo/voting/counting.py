@@ -1,4 +1,4 @@
-"""Which stored votes count: pure reading of the ledger, the same for every caller."""
+"""Decide which stored votes count; this only reads the ledger, and is the same for all callers."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _BY_VOTE: Final = (
     "LEFT JOIN comparisons d ON d.comparison = a.comparison "
     "LEFT JOIN comparisons c ON c.rowid = d.rowid"
 )
-"""From the rows of votes on: an index only says where the others are, and they are read there."""
+"""Joins that begin at rows of votes. An index only locates the other rows, which are then read."""
 _ASTRAY: Final = "(a.assignment IS NOT v.assignment OR c.comparison IS NOT a.comparison)"
 _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 Balance: TypeAlias = Literal["direction", "step"]
-"""Over which comparisons plus stands on A in half of the counted votes."""
+"""The comparisons over which plus is on side A in half of the counted votes."""
 
 
 def planned_sides(
     root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
 ) -> dict[str, tuple[Literal["A", "B"], ...]]:
-    """The sides of plus for each comparison of a step, given its `comparisons_asked`."""
+    """The M planned sides of plus for each of a step's `comparisons_asked`, by comparison id."""
     found = {}
     for head, odd in _odd_sides(root_seed, asked, balance):
         found[head["comparison"]] = _arrange(root_seed, head["step"], head["k"], head["n"], m, odd)
@@ -47,7 +47,7 @@ def planned_sides(
 def quotas(
     root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
 ) -> dict[tuple[str, str], int]:
-    """The number of votes that count per (comparison, side of plus), as in `planned_sides`."""
+    """How many votes may count, by (comparison, side of plus), as planned in `planned_sides`."""
     found = {}
     for head, odd in _odd_sides(root_seed, asked, balance):
         for side in "AB":
@@ -56,16 +56,16 @@ def quotas(
 
 
 def balance_of(ledger: Ledger) -> Balance:
-    """Within what plus is shown equally often left and right: a direction, or a whole step.
+    """The run's `Balance`: sides are balanced within each direction, or over a whole step.
 
-    Where a rule asks about many directions once each, the step is what can be balanced.
+    A rule that asks about many directions once each can be balanced over a step only.
     """
     rule = rule_plugins.find(ledger.spec.get("optimizer", {}).get("rule", ""))
     return "step" if rule is not None and rule.two_points else "direction"
 
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
-    """The comparisons of a step that panelists are asked, by (k, n); identical ones are not.
+    """The comparisons of a step whose batches differ, in order of (k, n); only these are asked.
 
     Raises:
         IntegrityError: an index misses or confuses a comparison.
@@ -92,7 +92,7 @@ def _damaged(ledger: Ledger, what: str) -> IntegrityError:
 
 
 def verdict(choice: Choice, plus_side: str) -> Verdict:
-    """The choice on screen, resolved to the policy's side.
+    """The verdict on the policies that a choice on screen means.
 
     >>> verdict("B", "B"), verdict("A", "B"), verdict("tie", "B")
     ('plus', 'minus', 'tie')
@@ -105,10 +105,10 @@ def verdict(choice: Choice, plus_side: str) -> Verdict:
 
 
 class StepVotes:
-    """The votes of one step as of the last look; a further look reads only what is new.
+    """The votes of one step as of the last call of `look`.
 
-    Pure reading. What stands and what counts are fixed once the step is closed; an open step is
-    looked at again and again (`look`), and each time costs what was appended meanwhile.
+    It writes nothing. Once the step is closed, the votes that stand and count are fixed. For an
+    open step call `look` repeatedly; each call reads only the rows appended since the last.
     """
 
     def __init__(self, ledger: Ledger, step: int):
@@ -119,14 +119,14 @@ class StepVotes:
         self.look()
 
     def look(self) -> StepVotes:
-        """Read on from the last vote and the last amendment seen; returns itself."""
-        with self.ledger.snapshot():  # a step is not closed between its row and its votes
+        """Read the votes and amendments that are new since the last look; return self."""
+        with self.ledger.snapshot():  # so the step cannot close between reading row and votes
             marks, before = self.ledger.changes(), self._marks
             if marks != before:
                 self._marks = None  # until all is read: an interrupt leaves nothing half read
                 if (
                     before is None or before[2] != marks[2]
-                ):  # a rollback here: rows were seen that are gone
+                ):  # a rollback in this process: some rows that were read are gone
                     self._forget()
                 self._read()
                 self._marks = marks
@@ -134,10 +134,10 @@ class StepVotes:
 
     @property
     def standing(self) -> tuple[Vote, ...]:
-        """Each panelist's last answer in time to each training comparison, skips included.
+        """Each panelist's last answer, given in time, to each training comparison, or a skip.
 
-        Up to the step's close: votes beyond `steps.last_vote`, late ones and those excluded by an
-        amendment up to `steps.last_amendment` are left out.
+        Left out are votes beyond `steps.last_vote`, late votes, and votes that an amendment up to
+        `steps.last_amendment` excludes.
         """
         return tuple(vote for number, _, vote in self._latest.values() if number not in self._out)
 
@@ -145,19 +145,19 @@ class StepVotes:
     def counted(self) -> tuple[Vote, ...]:
         """The votes that count: A, B or tie, M for each comparison, balanced over sides.
 
-        For each comparison and each side of plus, the first panelists up to the number planned
-        there (`planned_sides`): plus then stands on A in exactly half of the votes of a complete
-        comparison with even M, whoever skipped, came late or had a spare seat. Panelists are
-        ordered by their first answer, so that a revision never decides what counts. A skip does
-        not reserve a position: nobody can wait with one and displace answers given meanwhile.
+        For each comparison and side of plus, the votes of the first panelists count, up to the
+        number planned (`planned_sides`). So in a complete comparison with even M, plus is on A in
+        exactly half of the votes, whoever skipped, came late or had a spare seat. Panelists are
+        ordered by their first answer, so that a revision never decides which votes count. A skip
+        keeps no place in this order, so nobody can skip early and answer later ahead of others.
         """
         if self._counted is None:
-            self._counted = tuple(vote for _, vote in self._first())
+            self._counted = tuple(vote for _, vote in self._walk_counted())
         return self._counted
 
     @property
     def missing(self) -> int:
-        """How many counted votes the step still needs before its rule (M on each) is met."""
+        """How many counted votes the step still needs until each comparison has M of them."""
         return self._lack
 
     def missing_at(self, comparison: str) -> int:
@@ -166,12 +166,12 @@ class StepVotes:
         return sum(max(0, self._room.get(s, 0) - self._have.get(s, 0)) for s in sides)
 
     def ids(self) -> tuple[set[int], set[int]]:
-        """The rows of `votes` that stand, and those that count."""
+        """The ids of the votes that stand, and of those that count."""
         standing = {number for number, _, _ in self._latest.values()} - self._out
-        return standing, {number for number, _ in self._first()}
+        return standing, {number for number, _ in self._walk_counted()}
 
     def tally(self, K: int, N: int, votes: Iterable[Vote] | None = None) -> Tally:
-        """The counted votes, or these of them, as arrays (K, N)."""
+        """Counts (K, N) of each verdict among the counted votes, or among ``votes`` of them."""
         counts, side = np.zeros((3, K, N)), np.zeros((K, N))
         index = {"plus": 0, "minus": 1, "tie": 2}
         for vote in self.counted if votes is None else votes:
@@ -211,12 +211,12 @@ class StepVotes:
         last = ledger.query(
             "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
             "(SELECT coalesce(max(amendment), 0) FROM amendments) AS amendment"
-        )[0]  # both are numbers of rows, which no index stores
+        )[0]  # both are row ids, so that no index is trusted
         if row["last_vote"] is not None:
             last["vote"] = min(last["vote"], row["last_vote"])
             last["amendment"] = min(last["amendment"], row["last_amendment"])
         if last["vote"] > self._vote:
-            if not self._vote:  # nobody votes on a step before the one before is closed
+            if not self._vote:  # nobody votes on a step before its predecessor is closed
                 before = "SELECT max(last_vote) AS vote FROM steps WHERE run = ? AND step < ?"
                 self._vote = ledger.query(before, (ledger.run, self.step))[0]["vote"] or 0
             for vote in ledger.stream(
@@ -248,7 +248,7 @@ class StepVotes:
         self._counted = None
 
     def _count(self, cast: Cast, by: int) -> None:
-        """Add an answer to its side of plus (``by`` 1) or take it away (−1); update the lack."""
+        """Count an answer on its side of plus (``by`` 1) or remove it (−1); update ``_lack``."""
         side = cast.vote.comparison, cast.plus_side
         room = self._room.get(side, 0)
         if cast.skipped or cast.number in self._out or not room:
@@ -262,8 +262,8 @@ class StepVotes:
         for cast in self._latest.values():
             self._count(cast, 1)
 
-    def _first(self) -> Iterator[tuple[int, Vote]]:
-        """Counted votes with their rows' ids: the first on each side, as many as there is room."""
+    def _walk_counted(self) -> Iterator[tuple[int, Vote]]:
+        """Yield counted votes with their ids: the first on each side, as many as are planned."""
         room = dict(self._room)
         for cast in self._latest.values():  # in order of first answers since a skip
             side = cast.vote.comparison, cast.plus_side
@@ -281,7 +281,7 @@ class Cast(NamedTuple):
 
     @property
     def skipped(self) -> bool:
-        """It is a skip."""
+        """Whether the answer is a skip."""
         return self.vote.choice == "skip"
 
 
@@ -291,10 +291,10 @@ def answers(
     last_vote: int | None = None,
     last_amendment: int | None = None,
 ) -> tuple[Cast, ...]:
-    """The answers that stand to all comparisons of these kinds: each seat's last one in time.
+    """The answers that stand to comparisons of these kinds: the last of each seat, if in time.
 
-    Up to a vote and an amendment, where they are given. Those excluded are left out. A step's own
-    votes, up to its close, are `StepVotes.standing`.
+    Only votes and amendments up to ``last_vote`` and ``last_amendment`` are read. Excluded votes
+    are left out. For the votes of one step up to its close, see `StepVotes.standing`.
     """
     marks = ", ".join("?" * len(kinds))
     latest: dict[str, Cast] = {}
@@ -332,12 +332,12 @@ def tally(ledger: Ledger, step: int, K: int, N: int) -> Tally:
 
 
 def missing(ledger: Ledger, step: int) -> int:
-    """How many counted votes the step still needs before its rule (M on each) is met."""
+    """How many counted votes the step still needs; see `StepVotes.missing`."""
     return StepVotes(ledger, step).missing
 
 
 def excluded_votes(ledger: Ledger, horizon: int | None = None) -> set[int]:
-    """Votes whose last amendment (up to the horizon) excludes them."""
+    """The ids of the votes that their last amendment, up to ``horizon``, excludes."""
     rows = ledger.query(
         "SELECT vote, action, max(amendment) FROM amendments NOT INDEXED WHERE amendment <= ? "
         "GROUP BY vote",
@@ -362,7 +362,7 @@ def _vote(row: Record) -> Vote:
 def _odd_sides(
     root_seed: int, asked: Iterable[Record], balance: Balance
 ) -> Iterator[tuple[Record, str]]:
-    """Each comparison asked, with the side that has one more where M is odd: it alternates."""
+    """Yield each comparison with the side that gets one more where M is odd; sides alternate."""
     ranks: dict[int, int] = {}
     first: dict[int, str] = {}
     for head in asked:

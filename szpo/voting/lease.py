@@ -1,8 +1,8 @@
-"""Who may drive a run: a lease with an epoch.
+"""The lease that lets one controller drive a run, and its epoch.
 
-The lease keeps a second controller away; the epoch is the fence. Each taking of the lease raises
-it, and triggers refuse every write of a step or an update under an older one, so a controller
-that slept through its lease fails cleanly instead of writing twice.
+The lease keeps a second controller away. Taking the lease raises the epoch, and triggers refuse
+every write of a step or an update under an older epoch. So a controller that slept through its
+lease fails cleanly instead of writing twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Lease:
 
 
 def controller(ledger: Ledger) -> Record:
-    """The run's row in `controller`."""
+    """The run's row of the table `controller`."""
     return ledger.query("SELECT * FROM controller WHERE run = ?", (ledger.run,))[0]
 
 
@@ -46,17 +46,17 @@ def is_driven(holder: str | None, expires_us: int | None, now_us: int) -> bool:
 
 
 def holder_name() -> str:
-    """host:process:random:space, so that a dead process of the same space is recognised."""
+    """This process as host:process:random:space, so that `is_gone` can tell when it is dead."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}:{process_space()}"
 
 
 @cache
 def process_space() -> str:
-    """Where process ids mean the same: eight hexadecimal digits, or "" where nobody can tell.
+    """The namespace of process ids as eight hexadecimal digits, or "" where it is unknown.
 
-    Containers may share a host name and have process ids of their own. On Linux the start of the
-    system and the namespace of process ids tell them apart; elsewhere there are no such
-    namespaces, and the host's name is enough.
+    Containers may share a host name and have process ids of their own. On Linux the boot id and
+    the namespace of process ids distinguish them. Other systems have no such namespaces, so the
+    host name is enough.
     """
     if not sys.platform.startswith("linux"):
         return "0" * 8
@@ -78,7 +78,7 @@ def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL
     with ledger.transaction("controller"):
         row = controller(ledger)
         left_us = 0 if row["lease"] is None else row["expires_us"] - ledger.clock()
-        # A lease from a clock that was ahead must not lock the run for longer than one length.
+        # A lease from a clock that was ahead must not lock the run for more than ten lengths.
         if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not is_gone(row["lease"]):
             raise LeaseError(
                 f"{ledger.path.name}: run by {row['lease']} for {left_us / 1e6:.0f} s more; "
@@ -93,10 +93,10 @@ def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL
 
 
 def renew(ledger: Ledger, lease: Lease) -> None:
-    """Push the end of the lease back; nobody else may have taken it meanwhile.
+    """Extend the lease to its full length from now.
 
     Raises:
-        LeaseError: another controller has.
+        LeaseError: another controller has taken the run over.
     """
     with ledger.transaction("controller"):
         check(ledger, lease.epoch)
@@ -108,10 +108,10 @@ def renew(ledger: Ledger, lease: Lease) -> None:
 
 @contextlib.contextmanager
 def renewing(ledger: Ledger, lease: Lease) -> Iterator[None]:
-    """Renew the lease from a thread of its own, three times in its length, while the block runs.
+    """While the block runs, renew the lease from a thread, three times per length of the lease.
 
-    A rollout or a judge may think for longer than any lease; a process that is killed or
-    suspended renews nothing. Once another controller has the run the thread ends, and the fence
+    A rollout or a judge may take longer than any lease. A process that is killed or suspended
+    renews nothing. Once another controller has the run, the thread ends, and the older epoch
     stops the block at its next write.
     """
     ended = threading.Event()
@@ -122,7 +122,7 @@ def renewing(ledger: Ledger, lease: Lease) -> Iterator[None]:
                 renew(ledger, lease)
             except LeaseError:
                 return
-            except SzpoError:  # a busy or full disk: the block meets it itself if it lasts
+            except SzpoError:  # a busy or full disk: if that lasts, the block itself fails on it
                 continue
 
     thread = threading.Thread(target=beat, name="szpo-lease", daemon=True)
@@ -156,8 +156,8 @@ def hold(
 def check(ledger: Ledger, epoch: int) -> None:
     """Raise LeaseError unless the controller of this epoch still has the run.
 
-    The triggers refuse its writes anyway; but if another controller has moved the step meanwhile,
-    another rule would fail first, with a misleading message.
+    Triggers refuse the writes of an older epoch anyway. But if another controller has moved the
+    step meanwhile, another check would fail first, with a misleading message.
     """
     found = controller(ledger)["epoch"]
     if found != epoch:
@@ -177,10 +177,10 @@ def release(ledger: Ledger, lease: Lease) -> None:
 
 
 def is_gone(holder: str) -> bool:
-    """The holder was a process of this host and process space that no longer exists.
+    """Whether the holder was a process of this host and process space that no longer exists.
 
-    False where that is unknown, as for the names without a space that older versions wrote: such
-    a lease expires.
+    False where that is unknown, as for names without a space, which older versions wrote. Such a
+    lease ends only when it expires.
     """
     host, pid, _, space = (holder.split(":") + [""] * 3)[:4]
     here = (socket.gethostname(), process_space())

@@ -13,12 +13,12 @@ PanelistKind = Literal["person", "simulated", "judge"]
 
 
 def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
-    """The id of a simulated panelist or a judge; persons' are random."""
+    """The id of a simulated panelist or a judge, from the seed; ids of persons are random."""
     return seeds.derive(root_seed, "panelist", name=f"{kind}/{pseudonym}")[:8].hex()
 
 
 def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> str:
-    """The id of the panelist of that name, who is enrolled at the first call.
+    """Enroll a panelist at the first call with this pseudonym; return the panelist's id.
 
     Raises:
         UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.

@@ -1,8 +1,8 @@
-"""How people and guards pause a run, let it go on, and set the step at which it ends.
+"""Requests of people and guards to pause a run, to resume it, or to end it at a step.
 
-A pause and a stop are columns of the run's row in `controller`, which whoever holds the lease
-reads between its steps. Each request is also an event, so that it outlives a restart and a
-deadline can leave out the time for which the run was paused.
+A pause and a stop are columns of the run's row in `controller`, which the holder of the lease
+reads between steps. Each request is also an event, so that it outlives a restart, and so that a
+deadline can exclude the time for which the run was paused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from szpo.voting import lease, seats
 
 @dataclass(frozen=True, slots=True)
 class PendingPause:
-    """A pause that comes once step ``after`` is done."""
+    """A requested pause that begins once step ``after`` is done."""
 
     by: str
     reason: str
@@ -24,12 +24,11 @@ class PendingPause:
 
 
 def pause(ledger: Ledger, by: str, reason: str = "", *, now: bool = True) -> None:
-    """Ask whoever drives the run to pause; recorded as an event, so that it outlives a restart.
+    """Request a pause, now or after the current step; an event records it.
 
-    A reason is shown to panelists and in the report; in a hurry none has to be given.
-
-    ``now`` keeps an open step and its votes as they are, and closes nothing until `unpause`.
-    Otherwise the step at hand is still voted on and applied; the next one is not opened.
+    With ``now`` an open step and its votes stay as they are, and nothing closes until `unpause`.
+    Otherwise the current step is still voted on and applied, and the next one is not opened.
+    Panelists and the report show ``reason``, which may be empty.
     """
     with ledger.transaction(by):
         if not now:
@@ -53,7 +52,7 @@ def describe_pause(by: str, reason: str) -> str:
 
 
 def find_pending_pause(ledger: Ledger) -> PendingPause | None:
-    """Return the pause that was requested after a step and has not begun."""
+    """Return the pause that was requested for after a step, if it has not begun; else None."""
     found = ledger.query(
         "SELECT kind, actor, body FROM events WHERE kind IN ('pause', 'pause after', 'unpause') "
         "ORDER BY event DESC LIMIT 1"
@@ -65,7 +64,7 @@ def find_pending_pause(ledger: Ledger) -> PendingPause | None:
 
 
 def pause_if_due(ledger: Ledger, step: int) -> None:
-    """Begin a pause that was requested after a step before ``step``."""
+    """Begin the pending pause if it was to come after a step before ``step``."""
     with ledger.transaction("controller"):
         pending = find_pending_pause(ledger)
         if pending is not None and pending.after < step:
@@ -73,9 +72,9 @@ def pause_if_due(ledger: Ledger, step: int) -> None:
 
 
 def unpause(ledger: Ledger, by: str) -> None:
-    """Let a paused run go on, or withdraw a pause that has not come yet.
+    """Resume a paused run, or withdraw a pending pause.
 
-    Seats that were held when the run was paused are held for as long again as they had left.
+    Seats that were held when the pause began get back the time that they had left.
     """
     with ledger.transaction(by):
         if lease.controller(ledger)["paused_by"] is not None:
@@ -90,7 +89,7 @@ def unpause(ledger: Ledger, by: str) -> None:
 
 
 def list_pauses(ledger: Ledger) -> list[tuple[int, int | None]]:
-    """List when the run was paused, (from, to) in µs since 1970; None ends one that lasts."""
+    """List the run's pauses as (from, to) in µs since 1970; ``to`` is None while one lasts."""
     found: list[tuple[int, int | None]] = []
     for event in ledger.query(
         "SELECT kind, at_us FROM events WHERE kind IN ('pause', 'unpause') ORDER BY event"
@@ -104,7 +103,7 @@ def list_pauses(ledger: Ledger) -> list[tuple[int, int | None]]:
 
 
 def sum_paused_us(ledger: Ledger, since_us: int) -> int:
-    """Return for how many µs since then the run was paused; a deadline does not run meanwhile."""
+    """Return for how many µs since ``since_us`` the run was paused; deadlines exclude them."""
     now = ledger.clock()
     spans = [
         (max(start, since_us), now if end is None else end) for start, end in list_pauses(ledger)
@@ -113,7 +112,7 @@ def sum_paused_us(ledger: Ledger, since_us: int) -> int:
 
 
 def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
-    """Ask the run to end before ``step``; None withdraws the request."""
+    """Request that the run ends before ``step``; None withdraws the request."""
     with ledger.transaction(by):
         ledger.execute("UPDATE controller SET stop_at = ? WHERE run = ?", (step, ledger.run))
         ledger.record_event("stop", by, {"step": step})

@@ -1,8 +1,8 @@
-"""Counts of the seats of the open step, in memory: they decide which comparison is served next.
+"""The open step's seats, counted in memory to decide which comparison is served next.
 
-The rows are the truth. The counts are read from them once per step and then follow what any
-process appends; only the expiry times that another process moves are read again as a whole. Seats
-are advisory: which votes count, and so the balance of sides, never depends on them.
+The ledger's rows are the truth. They are read once per step; later only new rows are, and all
+expiry times if another process has changed some. Seats are advisory: which votes count, and so
+the balance of sides, never depends on them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 FROM events WHERE event > coalesce(:event, (SELECT max(event) FROM events) - 1)
 ORDER BY vote, number
 """
-"""What came after a seat, a vote and an event: seats, then answers, in order. CROSS JOIN keeps the
-order of the tables: new rows first, however large the step is."""
+"""The seats, then the answers, that are newer than the last seat, vote and event read. CROSS JOIN
+fixes the order of the tables, so that new rows come first, however large the step is."""
 
 
 @dataclass(slots=True)
@@ -59,15 +59,15 @@ class Seat:
     choice: str | None = None
 
     def is_held(self, now: int) -> bool:
-        """The seat has not expired.
+        """Whether the seat has not expired at ``now``, µs.
 
-        It counts as expired if its clock was ahead and was set back by more than the seat's term.
+        It also counts as expired if the clock was since set back by more than the seat's term.
         """
         given, ahead = self.expires_us - self.served_us, self.served_us - now
         return self.expires_us > now and not 0 < given < ahead
 
     def until(self, now: int) -> float:
-        """The time at which `is_held` changes next if the clock runs on; ∞ if it does not."""
+        """The next time at which `is_held` changes, µs; ∞ if it does not change again."""
         if self.is_held(now):
             return self.expires_us
         return 2 * self.served_us - self.expires_us if self.expires_us > now else math.inf
@@ -85,7 +85,7 @@ class ComparisonSeats:
     )
     waiting: list[Seat] = field(default_factory=list)
     held: tuple[int, float, dict[seats.Letter, int]] | None = None
-    """Seats held on each side, counted at a time and the same until another one."""
+    """A cache: counted at and valid until (µs), and the number of seats held on each side."""
 
     def recount(self, without: set[int]) -> None:
         """Recount the answers that stand on each side, and the unanswered seats."""
@@ -98,11 +98,11 @@ class ComparisonSeats:
                 self.standing[seat.side] += 1
 
     def lack(self, side: seats.Letter) -> int:
-        """Answers that the side still needs."""
+        """How many answers the side still needs."""
         return max(0, self.planned.count(side) - self.standing[side])
 
     def count_held(self, now: int, but: str | None = None) -> dict[seats.Letter, int]:
-        """Count unanswered seats on each side that have not expired, without those of ``but``."""
+        """Count held, unanswered seats on each side, leaving out those of the panelist ``but``."""
         counts: dict[seats.Letter, int] = {"A": 0, "B": 0}
         for seat in self.waiting:
             if seat.is_held(now) and seat.panelist != but:
@@ -110,10 +110,10 @@ class ComparisonSeats:
         return counts
 
     def in_use(self, now: int) -> int:
-        """Answers that stand and seats that are held.
+        """The number of answers that stand and of seats that are held.
 
-        It is asked of every comparison whenever a seat is given, so what was counted is used again
-        until a seat expires or moves: a thousand panelists' seats are not looked at one by one.
+        It is computed for every comparison whenever a seat is served. So held seats are counted
+        again only once one expires or changes, which saves time with a thousand panelists.
         """
         if self.held is None or not self.held[0] <= now < self.held[1]:
             until = min((seat.until(now) for seat in self.waiting), default=math.inf)
@@ -121,11 +121,11 @@ class ComparisonSeats:
         return sum(self.standing.values()) + sum(self.held[2].values())
 
     def free_side(self, now: int, spare: int, after_us: int = 0) -> seats.Letter | None:
-        """The side that a further seat gets, None if there is no room.
+        """The side of plus that a further seat gets; None if there is no room.
 
-        It is the first planned one that no answer and no held seat uses. A spare seat repeats a
-        side whose planned seats are held but unanswered for ``after_us``, the one with the fewest
-        spares first; surplus answers on one side take nothing from the other.
+        It is the first planned side that no answer and no held seat uses. If there is none, a
+        spare seat repeats a side on which seats have been held unanswered for ``after_us``, first
+        the one with the fewest spares. Surplus answers on one side take no room from the other.
         """
         held = self.count_held(now)
         used = {side: self.standing[side] + held[side] for side in seats.LETTERS}
@@ -144,7 +144,7 @@ class ComparisonSeats:
         return min(slow, key=lambda side: (beyond[side], since[side]), default=None)
 
     def may_hold(self, seat: Seat, now: int, spare: int) -> bool:
-        """A seat may be served again: it is held, or its side still lacks an answer."""
+        """Whether a seat may be served again: it is held, or its side still lacks an answer."""
         if seat.is_held(now):
             return True
         held, lack = self.count_held(now, seat.panelist), self.lack(seat.side)
@@ -163,7 +163,7 @@ class SeatCounts:
         self.by_panelist: dict[str, list[Seat]] = {}
         self._orders: dict[str, list[int]] = {}
         self.stale = False
-        """Another process may have moved expiry times of seats."""
+        """Another process may have changed the expiry times of seats."""
         self._seen: dict[str, Any] = {
             "run": ledger.run, "step": self.step, "seat": None, "vote": None, "event": None,
         }  # fmt: skip
@@ -188,7 +188,7 @@ class SeatCounts:
 
     @property
     def votes_in(self) -> int:
-        """Answers that count so far: no more on a side than are planned there."""
+        """How many answers count so far: on each side at most as many as planned."""
         return sum(
             min(each.planned.count(side), each.standing[side])
             for each in self.comparisons.values()
@@ -197,7 +197,7 @@ class SeatCounts:
 
     @property
     def votes_needed(self) -> int:
-        """Answers that the step needs."""
+        """How many answers the step needs."""
         return self.m * len(self.comparisons)
 
     def refresh_expiry(self, ledger: Ledger) -> None:
@@ -213,13 +213,13 @@ class SeatCounts:
         self.stale = False
 
     def set_expiry(self, assignment: str, expires_us: int) -> None:
-        """Record that the expiry of a seat has changed."""
+        """Change the expiry time of a seat here, after its row was changed."""
         if (seat := self.seats.get(assignment)) is not None:
             seat.expires_us = expires_us
             self.comparisons[seat.comparison].held = None
 
     def catch_up(self, ledger: Ledger) -> None:
-        """Read what was appended since the last look."""
+        """Read the rows appended since the last call."""
         touched: set[str] = set()
         for row in ledger.query(_NEW, self._seen):
             number, event, moved = (row.pop(name) for name in ("number", "event", "moved"))
@@ -247,12 +247,12 @@ class SeatCounts:
 
 @dataclass(frozen=True, slots=True)
 class RunNow:
-    """The rows of a run's steps as of these marks of its file, and the seats of its open step."""
+    """A snapshot of a run when its file had these ``marks``: its steps' rows, and open seats."""
 
     marks: tuple[int, int, int]
     rows: list[Record]
-    """Each has ``paused_by`` and ``pause_reason`` of the run, its last ``budget`` in JSON, and
-    ``stored`` (answers of an unfinished step exist). Before step 0: one row, no step."""
+    """One per step, with the run's ``paused_by``, ``pause_reason`` and last ``budget`` (JSON), and
+    ``stored``: it is unfinished and has answers. Before step 0: one row, no step."""
     seats: SeatCounts | None
     paused: bool
     """Somebody, or a guard, has paused the run."""

@@ -1,7 +1,7 @@
 """Seats at comparisons: their ids and orders, derived from the seed, and their rows.
 
-A seat is a comparison reserved for a panelist (table `assignments`). Which comparison of the open
-step is served next is decided by `szpo.voting.seat_counts`.
+A seat is a comparison reserved for a panelist (table `assignments`). `szpo.voting.seat_counts`
+decides which comparison of the open step is served next.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MOVING_EVENTS: Final = ("unpause", "revoke", "erase")
 """Events that change expiry times: callers of `postpone` and `give_back` record one of them."""
 
 
-# ---- what the seed gives ----
+# ---- derived from the seed ----
 
 
 def seat_id(root_seed: int, head: Mapping[str, Any], panelist: str) -> str:
-    """The id of the seat of a simulated panelist or a judge at a comparison (its row)."""
+    """The id of a simulated panelist's or a judge's seat; ``head`` is the comparison's row."""
     return _seat_key(root_seed, "assignment", head, panelist).hex()
 
 
@@ -37,8 +37,8 @@ def prompt_order(root_seed: int, head: Mapping[str, Any], panelist: str, d: int)
 def panelist_order(root_seed: int, step: int | None, name: str, size: int) -> list[int]:
     """The random order in which a panelist is shown ``size`` comparisons with equally many seats.
 
-    It is random because sides alternate over the comparisons: in a fixed order a panelist could
-    tell after the first one which side is which.
+    Sides alternate over the comparisons. In a fixed order, a panelist who recognises a side once
+    would know it in all further comparisons.
     """
     order = seeds.permutation(seeds.derive(root_seed, "serve", step=step, name=name), size)
     return [int(i) for i in order]
@@ -61,7 +61,7 @@ def less_used_side(used: Iterable[str], key: bytes) -> Letter:
 def postpone(ledger: Ledger, since_us: int) -> None:
     """Extend the seats that were held at ``since_us`` by the time since then.
 
-    Called at the end of a pause, whose event tells readers that expiry times changed.
+    Call it at the end of a pause; readers reload expiry times when they see the pause's event.
     """
     ledger.execute(
         "UPDATE assignments SET expires_us = expires_us + ? "
@@ -73,7 +73,7 @@ def postpone(ledger: Ledger, since_us: int) -> None:
 
 
 def give_back(ledger: Ledger, panelist: str) -> None:
-    """Release every unanswered seat of a panelist, with the event that ends their access."""
+    """Release every unanswered seat of a panelist; callers record the event that ends access."""
     now = ledger.clock()
     ledger.execute(
         "UPDATE assignments SET released_us = ?, expires_us = ? WHERE panelist = ? "
@@ -101,7 +101,7 @@ def find_at(ledger: Ledger, comparison: str, panelist: str) -> str | None:
 def find_unanswered(
     ledger: Ledger, panelist: str, kinds: Sequence[str], now: int
 ) -> Assignment | None:
-    """The seat at a comparison of these kinds that the panelist holds and has not answered."""
+    """The panelist's held, unanswered seat at a comparison of these kinds, or None."""
     found = ledger.query(
         "SELECT a.* FROM assignments a JOIN comparisons c USING (comparison) "
         "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
@@ -126,7 +126,7 @@ def assignment(row: Mapping[str, Any]) -> Assignment:
 
 
 def _seat_key(root_seed: int, purpose: str, head: Mapping[str, Any], panelist: str) -> bytes:
-    if head["step"] is None:  # outside training no (step, k, n) names it
+    if head["step"] is None:  # outside training a comparison has no (step, k, n)
         return seeds.derive(root_seed, purpose, name=f"{head['comparison']}/{panelist}")
     name = f"{head['n']}/{panelist}"
     return seeds.derive(root_seed, purpose, step=head["step"], k=head["k"], name=name)

@@ -1,8 +1,8 @@
-"""Second seats: a stated share of a run's comparisons is answered by one more person.
+"""Second seats: one more person answers a drawn share of a run's comparisons.
 
-They tell how far people agree where a round asks only one about each comparison. A second seat
-stands at a training comparison whose step is applied, so that its answer is counted as late:
-stored, but in no round, update or replay. The event `EVENT` tells it from an ordinary late answer.
+They measure how far people agree where a round asks only one person about each comparison. A
+second seat belongs to a training comparison whose step is applied, so its answer is stored as
+late, and no update or replay counts it. An event (`EVENT`) marks it as no ordinary late answer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from szpo.voting.seats import Letter
 from szpo.voting.service import VoteService
 
 EVENT: Final = "second"
-"""Kind of the event that a second seat was made, with the seat's id."""
+"""Kind of the event that records a new second seat, with the seat's id."""
 STEPS: Final = 20
-"""Of how many of the last applied steps comparisons are shown once more."""
+"""Comparisons of this many steps, the last applied ones, may be shown once more."""
 SEATS: Final = f"(SELECT json_extract(body, '$.seat') FROM events WHERE kind = '{EVENT}')"
 """SQL: the ids of all second seats."""
 
 
 def is_drawn(root_seed: int, share: float, place: tuple[int, int, int]) -> bool:
-    """Whether the comparison at (step, k, n) is of the ``share`` that a second person is shown.
+    """Whether the comparison at (step, k, n) is in the ``share`` that a second person is shown.
 
-    Drawn by the seed, so that nobody chooses: each with that probability, and those of a smaller
-    share are among those of a larger one.
+    The seed draws each comparison with this probability. The comparisons of a smaller share are
+    among those of a larger one.
 
     >>> sum(is_drawn(0, 0.1, (step, 0, n)) for step in range(100) for n in range(10))
     94
@@ -43,9 +43,9 @@ def is_drawn(root_seed: int, share: float, place: tuple[int, int, int]) -> bool:
 def serve(
     service: VoteService, panelist: str, share: float, *, tab: str | None = None
 ) -> Assignment | None:
-    """A comparison that somebody else has answered, for this person too; None if none is left.
+    """Serve this person a comparison that somebody else has answered; None if none is left.
 
-    One that they hold is served again. While the run is paused nothing new is shown.
+    A second seat that they hold is served again. While the run is paused nothing new is shown.
 
     Raises:
         UsageError: nobody of that id is enrolled.
@@ -66,11 +66,11 @@ def serve(
 
 
 def _choose(ledger: Ledger, panelist: str, share: float) -> tuple[str, Letter] | None:
-    """A comparison to show this person too, and the side of plus; None while there is none.
+    """Choose a comparison for this person's second seat, and the side of plus; None without one.
 
-    Of the last `STEPS` applied steps, the newest first: one that is drawn, that was answered in
-    its round, that this person has never had a seat at, and that no second person has judged or
-    holds. Plus stands on the side where it stood less often, so that a person who always takes
+    It is drawn (`is_drawn`) and was answered in its round. This person has never had a seat at
+    it, and no second person has judged or holds it. The newest of the last `STEPS` applied steps
+    come first. Plus is on the side where it was less often, so that a person who always picks
     the same side agrees with nobody.
     """
     heads = ledger.query(
@@ -80,14 +80,14 @@ def _choose(ledger: Ledger, panelist: str, share: float) -> tuple[str, Letter] |
         "ORDER BY c.step DESC, c.k, c.n",
         (ledger.run, STEPS),
     )
-    closed: set[str] | None = None
+    taken: set[str] | None = None
     for head in heads:
         place = head["step"], head["k"], head["n"]
         if not is_drawn(ledger.root_seed, share, place):
             continue
-        closed = _judged_or_held(ledger) if closed is None else closed
+        taken = _judged_or_held(ledger) if taken is None else taken
         chosen = head["comparison"]
-        if chosen in closed or seats.find_at(ledger, chosen, panelist) is not None:
+        if chosen in taken or seats.find_at(ledger, chosen, panelist) is not None:
             continue
         if sides := _answered_sides(ledger, chosen):
             key = seats.side_key(ledger.root_seed, chosen, panelist)
@@ -113,7 +113,7 @@ def find_held(ledger: Ledger, panelist: str, now: int) -> str | None:
 
 
 def answers(ledger: Ledger) -> Mapping[int, tuple[Vote, ...]]:
-    """The answers from second seats by step, skips and excluded ones left out."""
+    """The answers from second seats, by step, without skips and excluded votes."""
     without, found = counting.excluded_votes(ledger), defaultdict[int, list[Vote]](list)
     for step, number, vote in _read(ledger):
         if number not in without and vote.choice != "skip":
@@ -122,12 +122,12 @@ def answers(ledger: Ledger) -> Mapping[int, tuple[Vote, ...]]:
 
 
 def vote_ids(ledger: Ledger) -> frozenset[int]:
-    """The rows of `votes` that came from second seats."""
+    """The ids of the votes that came from second seats."""
     return frozenset(number for _, number, _ in _read(ledger))
 
 
 def _read(ledger: Ledger) -> Iterator[tuple[int, int, Vote]]:
-    """Step, row and content of each answer from a second seat, in order."""
+    """Yield the step, the vote's id and the vote of each answer from a second seat, in order."""
     for row in ledger.query(
         "SELECT v.vote, v.choice, a.comparison, a.panelist, "
         "a.plus_side, c.step, c.k, c.n FROM votes v JOIN assignments a USING (assignment) "
@@ -142,7 +142,7 @@ def _read(ledger: Ledger) -> Iterator[tuple[int, int, Vote]]:
 
 
 def _judged_or_held(ledger: Ledger) -> set[str]:
-    """Comparisons that a second person has judged, or is reading."""
+    """The comparisons that a second person has judged, or holds a seat at."""
     rows = ledger.query(
         "SELECT a.comparison FROM assignments a LEFT JOIN votes v "
         "ON v.assignment = a.assignment AND v.revision = 0 "
@@ -154,7 +154,7 @@ def _judged_or_held(ledger: Ledger) -> set[str]:
 
 
 def _answered_sides(ledger: Ledger, comparison: str) -> list[str]:
-    """The sides on which plus stood for those who answered in time."""
+    """The side of plus for each panelist who answered in time."""
     rows = ledger.query(
         "SELECT DISTINCT a.assignment, a.plus_side FROM assignments a JOIN votes v "
         "USING (assignment) WHERE a.comparison = ? AND v.late = 0 AND v.choice <> 'skip'",

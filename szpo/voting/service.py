@@ -1,7 +1,7 @@
 """The vote service: serves comparisons to panelists and stores their answers as votes.
 
-Plain Python behind every interface: people, simulated panels and judges leave the same rows. That
-a vote counts once is a UNIQUE constraint and an aggregate over rows, never the client's doing.
+Every interface uses it: people, simulated panels and judges leave the same rows. A UNIQUE
+constraint and an aggregate over rows make a vote count once, whatever the client does.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SEAT_TTL_US: Final = 600_000_000
 class VoteService:
     """Serves comparisons to panelists and stores their answers.
 
-    ``spare``: seats beyond those needed that may be held while others have not answered yet;
-    one is made once such a seat is ``spare_after_us`` old, so that its answer is seldom one too
-    many. ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided
-    by rows alone (see `StepVotes`). ``rubric_version`` is stored with every vote. Without
-    ``calibrates`` nobody is shown gold, repeats or A/A.
+    ``spare``: how many seats may be held beyond those needed. One is made once a needed seat has
+    been held unanswered for ``spare_after_us``, so that its answer is seldom one too many.
+    ``seat_ttl_us``: how long an unanswered seat is held. ``rubric_version`` is stored with every
+    vote. Without ``calibrates`` nobody is shown gold, repeats or A/A. The service does not decide
+    which answers count: see `StepVotes`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class VoteService:
     # ---- panelists ----
 
     def enroll(self, kind: PanelistKind, pseudonym: str) -> str:
-        """The id of the panelist of that name, enrolling them at the first call.
+        """Enroll a panelist at the first call with this pseudonym; return the panelist's id.
 
         Ids of simulated panelists and judges derive from the root seed; persons' are random.
 
@@ -74,7 +74,7 @@ class VoteService:
         return panelists.enroll(self.ledger, kind, pseudonym, self.clock())
 
     def panelists(self) -> list[Record]:
-        """Everybody enrolled, in order of enrolment."""
+        """The rows of all panelists, in order of enrolment."""
         return self.ledger.query("SELECT * FROM panelists ORDER BY rowid")
 
     # ---- seats ----
@@ -96,12 +96,12 @@ class VoteService:
                 return self.final(panelist, tab=tab)
 
     def assign(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
-        """A comparison of the open step for this panelist, or None while nothing is left.
+        """Serve a comparison of the open step to this panelist; None while none is left.
 
-        A seat that the panelist holds unanswered is served again (to the tab that asks last).
-        Otherwise, of the comparisons that this panelist has not been shown and that have room,
-        the one with the fewest answered or held seats. None too while the run is paused: seats
-        then stay as they are.
+        A seat that the panelist holds unanswered is served again, to the tab that asks last.
+        Otherwise it is the comparison with the fewest answered or held seats, of those that have
+        room and that this panelist has not been shown. While the run is paused the result is
+        None, and seats stay as they are.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -128,7 +128,7 @@ class VoteService:
     def assign_to(
         self, comparison: str, panelist: str, *, tab: str | None = None
     ) -> Assignment | None:
-        """The seat of this panelist at this comparison, made if there is room; else None.
+        """Serve this comparison to this panelist; None if it is answered or there is no room.
 
         Raises:
             UsageError: no such panelist, or the comparison is not open for votes.
@@ -147,11 +147,11 @@ class VoteService:
             return side and self._serve(at.head, counts.d, side, panelist, tab)
 
     def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
-        """A short comparison for waiting time that is counted in nothing; None if none is left.
+        """Serve a waiting panelist a comparison that no update counts; None if none is left.
 
-        Gold, a repeat with its sides swapped, or A/A: see `szpo.voting.calibration`. One that is
-        being read is served again; one that was given back or expired is not, since a second
-        reading measures something else. While the run is paused nothing new is shown.
+        It is gold, a repeat or A/A: see `szpo.voting.calibration`. A seat that is held is served
+        again. One that was given back or expired is not, since a second reading measures
+        something else. While the run is paused nothing new is shown.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -167,9 +167,9 @@ class VoteService:
             return None if found is None else self.make_seat(*found, panelist, tab)
 
     def practice(self, panelist: str, *, tab: str | None = None) -> Assignment:
-        """The practice comparison, whose better side is known; it may be answered many times.
+        """Serve the practice comparison; it may be answered many times.
 
-        `szpo.types.Comparison.expected` says which side is better.
+        Its better side is known: `szpo.types.Comparison.expected`.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -184,11 +184,11 @@ class VoteService:
             return self.make_seat(comparison, seats.less_used_side((), key), panelist, tab)
 
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
-        """A blind final comparison, None while there is none for this panelist.
+        """Serve a blind final comparison; None while there is none for this panelist.
 
-        The one with the fewest answers that they have not been shown; sides are balanced over an
-        order. Who voted in training waits while somebody who did not is present: see
-        `szpo.voting.finals`.
+        It is the one with the fewest answers that they have not been shown. Sides are balanced
+        over an order. A panelist who voted in training waits while somebody who did not is
+        present: see `szpo.voting.finals`.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -218,11 +218,11 @@ class VoteService:
             self._note_expiry(assignment, now)
 
     def extend(self, assignment: str) -> int | None:
-        """Hold a seat for another full term; until when it is held, else None.
+        """Hold a seat for another full term; return when it expires, µs, or None if not held.
 
-        One that expired, or was given back, is held again only where its comparison still lacks
-        an answer; outside the open step not at all. While the run is paused nothing is extended:
-        at its end every seat gets back the time that it had left.
+        A seat that expired or was given back is held again only where its comparison still lacks
+        an answer, and never outside the open step. A pause extends nothing; at its end every seat
+        gets back the time that it had left.
         """
         with self.ledger.transaction("votes"):
             found, counts, now = self.assignment(assignment), self._fresh_counts(), self.clock()
@@ -246,9 +246,9 @@ class VoteService:
             )
 
     def look(self) -> RunNow:
-        """The run's steps and the seats of the open one, caught up with the file.
+        """The run's steps and the seats of the open one, as they stand in the file now.
 
-        Call it inside a transaction, or in a block of `Ledger.alone`.
+        Call this inside a transaction, or in a block of `Ledger.alone`.
         """
         marks, before = self.ledger.changes(), self._now
         if before is not None and before.marks == marks:
@@ -271,13 +271,13 @@ class VoteService:
     def cast(self, request: VoteRequest) -> Receipt:
         """Store an answer; when this returns, it survives a kill of any process.
 
-        The same key (``request.idem``) again returns the stored answer. A new key from the
-        current tab before the step (or a final comparison's order) closes is a revision; the first
+        A request with a known key (``request.idem``) returns the stored answer. A new key from the
+        current tab is a revision, until the step (or a final comparison's order) closes. A first
         answer after the close is stored as late. Practice never closes. Gold, repeats and A/A
         close with their first answer, because a second thought would not measure the first.
 
         Raises:
-            UsageError: unknown seat or choice, or a key of another form.
+            UsageError: unknown seat or choice, or a malformed key.
             VoteConflictError: key_reused (other answer, same key), stale_tab, closed, or
                 changed_often (a hundred answers to one comparison).
         """
@@ -287,27 +287,27 @@ class VoteService:
         return receipt
 
     def store(self, request: VoteRequest) -> Receipt:
-        """`cast` inside a transaction of the caller's, who acknowledges after its end."""
+        """Store an answer as `cast`, in the caller's transaction; acknowledge after its commit."""
         version, now = self.rubric_version, self.clock()
         return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
     def call_in_one_transaction(self, acts: Sequence[Callable[[], T]]) -> list[T | Exception]:
-        """Call each in one transaction; one failure undoes only that one.
+        """Call all ``acts`` in one transaction; an act that fails undoes only its own writes.
 
-        Returns what each returned or raised. When this returns, the others' rows survive a kill
-        of any process.
+        Returns each act's result or exception. When this returns, the rows of the acts that
+        succeeded survive a kill of any process.
 
         Raises:
-            StorageError: the file cannot be written; nothing of it is stored.
+            StorageError: the file cannot be written; no act's rows are stored.
         """
         results: list[T | Exception] = []
-        alone = len(acts) == 1  # then its part is the whole
+        alone = len(acts) == 1  # then it needs no savepoint
         with nullcontext() if alone else self.ledger.transaction("votes"):
             for act in acts:
                 try:
                     with self.ledger.transaction("votes") if alone else self.ledger.savepoint():
                         result: T | Exception = act()
-                except StorageError:  # it may have ended the transaction: nothing goes on in it
+                except StorageError:  # it may have ended the transaction, so no act may follow
                     raise
                 except Exception as error:
                     result = error
@@ -316,7 +316,9 @@ class VoteService:
         return results
 
     def amend(self, vote: int, action: casting.Action, reason: str, actor: str) -> int:
-        """Exclude a vote from counting, or take it back in; after a close it changes nothing.
+        """Exclude a vote from counting, or reinstate it; return the amendment's id.
+
+        A step that is closed keeps the votes that it counted.
 
         Raises:
             UsageError: unknown vote or action, or no reason.
@@ -347,7 +349,7 @@ class VoteService:
         return counts
 
     def make_seat(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
-        """A new seat at a comparison outside the open step; call it inside a transaction."""
+        """Make a seat at a comparison outside the open step; call this inside a transaction."""
         head = self.ledger.query(
             "SELECT *, (SELECT count(*) FROM answers WHERE comparison = c.comparison) AS d "
             "FROM comparisons c WHERE comparison = ?",
@@ -374,7 +376,7 @@ class VoteService:
         return seats.assignment(row)
 
     def serve_again(self, assignment: str, tab: str | None) -> Assignment:
-        """The seat of that id, held for another full term; call it inside a transaction."""
+        """Hold a seat for another full term and return it; call this inside a transaction."""
         self._hold(assignment, "expires_us = ?, released_us = NULL, tab = ?", tab)
         found = self.assignment(assignment)
         assert found is not None

@@ -1,8 +1,8 @@
-"""The order "not about length": what votes are not to be about, from a step on.
+"""Orders such as "not about length": groups of features that updates do not follow.
 
-An event names a group of features and the step from which it holds, the first one that still takes
-votes. From there the group may explain votes and is not followed (`szpo.optim.named_features`). It
-is read with the inputs of each step, by the run, by replay and by verify alike.
+An event names the group, and the first step for which the order holds: the first that still takes
+votes. From then on the group may explain votes, but updates do not follow it
+(`szpo.optim.named_features`). Run, replay and verify read the orders with each step's inputs.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from szpo.optim.named_features import NamedFeatures, group_heads, groups_of, mem
 
 EVENT: Final = "not about"
 OVER: Final = ("closed", "applied", "void")
-"""States of a step whose votes are not waited for any more."""
+"""States of a step that takes no more votes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """One such order, or its withdrawal."""
+    """An order that sets a group aside, or its withdrawal."""
 
     group: str
-    """The feature that the group is called by."""
+    """The feature that names the group."""
     step: int
-    """The first step that it holds for."""
+    """The first step for which it holds."""
     on: bool
-    """False takes it back."""
+    """False withdraws it."""
     by: str
     event: int
 
     def describe(self, features: NamedFeatures, what: str = "step", first: int = 0) -> str:
-        """What it does, in a sentence; steps may be called otherwise and be numbered from 1."""
+        """The order's effect in a sentence; ``what`` names a step, ``first`` numbers step 0."""
         follow = "not followed" if self.on else "followed again"
         group = ", ".join(groups_of(features)[self.group])
         return f"{group}: {follow} from the update of {what} {self.step + first} on"
 
 
 def not_about_orders(ledger: Ledger) -> tuple[SetAside, ...]:
-    """All orders of a run, in their order."""
+    """All orders of a run, and withdrawals, the earliest first."""
     found = ledger.query("SELECT event, actor, body FROM events WHERE kind = ?", (EVENT,))
     bodies = [(row, json.loads(row["body"])) for row in found]
     return tuple(
@@ -51,13 +51,13 @@ def not_about_orders(ledger: Ledger) -> tuple[SetAside, ...]:
 
 
 def in_force(ledger: Ledger, step: int | None = None) -> dict[str, SetAside]:
-    """The groups that votes are not to be about in a step, by name; by default in the newest."""
+    """The orders in force in a step, by the group's name; by default those in the newest step."""
     last = {o.group: o for o in not_about_orders(ledger) if step is None or o.step <= step}
     return {name: order for name, order in last.items() if order.on}
 
 
 def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
-    """The features that are not followed in a step, in rising order.
+    """The indices of the features that a step does not follow, in rising order.
 
     Raises:
         IntegrityError: an order names no group of the run, or came after the step's update.
@@ -81,11 +81,11 @@ def read(ledger: Ledger, features: NamedFeatures, step: int) -> tuple[int, ...]:
 def order_not_about(
     ledger: Ledger, by: str, features: NamedFeatures | None, name: str, *, on: bool = True
 ) -> SetAside:
-    """Order that votes are not about the group of a feature, or take that back.
+    """Record an order that sets the group of a feature aside, or its withdrawal; return it.
 
     Raises:
-        UsageError: there are no named features or no such one, nothing would be left to follow,
-            or it is so already.
+        UsageError: the run has no named features or none of this name, no group would be left to
+            follow, or the order would change nothing.
     """
     if features is None:
         raise UsageError("not about: the run's coordinates are no named features")

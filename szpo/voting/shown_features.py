@@ -1,7 +1,7 @@
-"""What the shown texts of a step's comparisons differ in, by the named features of the run.
+"""Differences between the shown texts of a step's comparisons, in the run's named features.
 
-Entries of the dictionary are counted with the dictionary here, if it is the recorded one; the
-user's own only where they can be had (`szpo.features.own.again`).
+Entries of the dictionary are counted only if the installed dictionary counts as the recorded one.
+The user's own features are counted only where they can be rebuilt (`szpo.features.own.again`).
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ def entries_of(
     """The features of a run that can be counted here, by name, in the run's order.
 
     Args:
-        features: Those of the run.
-        given: Those of the user's own that the user wrote in this process.
+        features: The run's named features.
+        given: The user's own features that were given in this process.
         rate: Asks the run's judge.
-        rated: What a judge rated, as recorded.
+        rated: Features with recorded ratings of a judge, by name.
     """
     same = dictionary.counts_alike(features.dictionary)
-    mine = {**own.again(features.own, given, rate), **(rated or {})}
-    theirs = {name for name, *_ in features.own}
+    rebuilt = {**own.again(features.own, given, rate), **(rated or {})}
+    users = {name for name, *_ in features.own}
     known = dictionary.BY_NAME if same else {}
-    counted = {**{n: known[n] for n in features.names if n in known and n not in theirs}, **mine}
+    counted = {**{n: known[n] for n in features.names if n in known and n not in users}, **rebuilt}
     return {name: counted[name] for name in features.names if name in counted}
 
 
 def demand(features: NamedFeatures, entries: Collection[str]) -> None:
-    """Refuse to go on with a run some of whose features cannot be counted here.
+    """Refuse to go on unless ``entries`` holds every feature of the run.
 
     Raises:
         UsageError: the dictionary is another one, or features of the user's own are not given.
     """
-    theirs = [name for name, *_ in features.own]
+    users = [name for name, *_ in features.own]
     missing = [name for name in features.names if name not in entries]
-    if any(name not in theirs for name in missing):
+    if any(name not in users for name in missing):
         raise UsageError(
             "the run's named features are of another version of the dictionary; go on with the "
             "szpo that began it"
@@ -64,28 +64,28 @@ def demand(features: NamedFeatures, entries: Collection[str]) -> None:
 
 
 def as_options(names: Collection[str]) -> str:
-    """How a command names features of the user's own once more."""
+    """The command-line options that give these features of the user's own again."""
     return "".join(f" --feature {shlex.quote(name)}" for name in names)
 
 
 def to_give_again(ledger: Ledger) -> list[str]:
-    """The features without which the run does not go on: not what the record or a judge gives."""
+    """The user's own features that must be given again for the run to go on, by name."""
     named = recorded_settings(ledger).features
     if named is None:
         return []
-    counted = _can_be_had(named)
+    counted = _countable(named)
     return [name for name, *_ in named.own if name not in counted]
 
 
 def require_given(ledger: Ledger, given: Sequence[str]) -> None:
-    """Refuse what asks more of a run that could not go on with what the user gave (`demand`)."""
+    """Refuse to go on unless the run's features can be counted with those given (`demand`)."""
     named = recorded_settings(ledger).features
     if named is not None:
-        demand(named, _can_be_had(named, given))
+        demand(named, _countable(named, given))
 
 
-def _can_be_had(features: NamedFeatures, given: Sequence[str] = ()) -> set[str]:
-    """What can be counted with what the user gave; what a judge rates needs no word of theirs."""
+def _countable(features: NamedFeatures, given: Sequence[str] = ()) -> set[str]:
+    """The features that can be counted with those given; a judge's need not be given."""
     judged = {name for name, *_ in features.own if own.is_judged(name)}
     return {*entries_of(features, given), *judged}
 
@@ -93,12 +93,12 @@ def _can_be_had(features: NamedFeatures, given: Sequence[str] = ()) -> set[str]:
 def differences_of(
     features: NamedFeatures, comparisons: Sequence[Comparison], entries: Mapping[str, Entry]
 ) -> Ints:
-    """Mean of plus less mean of minus of each feature, in units of 2⁻¹² of its spread.
+    """The difference of each feature, plus less minus, in units of 2⁻¹² of its spread.
 
     Args:
-        features: Those of the run.
-        comparisons: Of one step, the same number for every direction.
-        entries: What is counted, by name, in the run's order.
+        features: The run's named features.
+        comparisons: Those of one step; every direction has the same number.
+        entries: The features to count, by name, in the run's order.
 
     Returns:
         (K, N, entries), in the order of k and n; exact on any machine.
@@ -125,7 +125,7 @@ def differences_of(
 
 
 def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
-    """What is counted of comparisons: each prompt with an answer once, in their order."""
+    """The distinct pairs of prompt and answer in rows that differ, in order."""
     rows = [r for c in comparisons for r in c.rows if not r.identical]
     pairs = [(row.prompt.text, side.text) for row in rows for side in (row.plus, row.minus)]
     return list(dict.fromkeys(pairs))
@@ -134,7 +134,7 @@ def pairs_of(comparisons: Sequence[Comparison]) -> list[Pair]:
 def ratings_of(
     comparisons: Sequence[Comparison], entries: Mapping[str, Entry]
 ) -> dict[str, tuple[int, ...]]:
-    """What a judge made of each of `pairs_of`, by the feature's name, for the record."""
+    """A judge's ratings of each of `pairs_of`, by the feature's name, for the record."""
     pairs = pairs_of(comparisons)
     return {
         name: tuple(entry.count(read_answer(*pair))[0] for pair in pairs)
@@ -146,7 +146,7 @@ def ratings_of(
 def recorded(
     comparisons: Sequence[Comparison], ratings: Mapping[str, Sequence[int]]
 ) -> dict[str, Entry]:
-    """The features of recorded ratings, which ask no judge; none where the texts are others."""
+    """Features with recorded ratings, which ask no judge; left out where the texts are others."""
     pairs = pairs_of(comparisons)
     return {
         name: own.judged(name, dict(zip(pairs, values, strict=True)))

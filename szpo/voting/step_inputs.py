@@ -1,10 +1,9 @@
-"""What a step takes besides its votes, as it stands in the record.
+"""The recorded inputs of a step besides its votes.
 
-What the fit takes is part of the event "generated", and so of the chain, before anybody votes;
-what was measured of the point that the votes proposed is part of the event "step".
-Replay and verify take these numbers from there, and recompute from them without model or file.
-They cannot prove that the model gave these numbers. What votes are not to be about is an event of
-its own.
+The inputs of the fit are in the event "generated", which joins the hash chain before anybody
+votes. The KL measured at the point that the votes proposed is in the event "step". Replay and
+verify recompute from these numbers, without model or file; they cannot prove that the model gave
+them. Groups of features that are set aside have events of their own (`szpo.voting.set_aside`).
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from szpo.types import Floats
 from szpo.voting import set_aside
 
 DIGITS: Final = 6
-"""Decimals of scores as recorded."""
+"""Decimals of recorded scores."""
 
 
 def note(inputs: StepInputs) -> dict[str, Any]:
-    """What the event "generated" records of a step's inputs; nothing where there are none."""
+    """The inputs of a step as a part of the event "generated"; empty where there are none."""
     scores = inputs.scores
     found = {
         "centre": None if inputs.centre is None else inputs.centre.tolist(),
@@ -45,7 +44,7 @@ def note(inputs: StepInputs) -> dict[str, Any]:
 
 
 def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
-    """The inputs that a step recorded with its answers.
+    """Read the recorded inputs of a step.
 
     Raises:
         IntegrityError: they are missing, or are not numbers of the right shape.
@@ -81,7 +80,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
 
 
 def _body(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
-    """What the last event of a kind says of a step; nothing where there is none."""
+    """The body of the last event of this kind about a step; empty where there is none."""
     events = ledger.query(
         "SELECT body FROM events WHERE kind = ? AND json_extract(body, '$.step') = ? "
         "ORDER BY event DESC LIMIT 1",

@@ -1,7 +1,7 @@
-"""What a step's directions were drawn from, as it stands in the record of the step's plan.
+"""The recorded directions of a step, and the explanations of votes that they were drawn from.
 
-It is the event "asked", committed with the plan: before any answer, and so before any vote on
-them. Whoever plays the step again takes its directions from there; verify draws them anew.
+They are the event "asked", committed with the step's plan: before any answer is generated, and so
+before any vote. Replay takes the directions from there; verify draws them anew.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from szpo.optim.settings import Settings
 from szpo.types import Asked, Explanation, Query
 
 LIMIT: Final = 2**15
-"""Of numbers of 16 bits."""
+"""The bound of signed 16-bit integers."""
 
 
 def note(step: int, asked: Asked) -> dict[str, Any]:
-    """What the event "asked" records."""
+    """The body of the event "asked"."""
     ways = [[way.chance, list(way.regressors), list(way.weights)] for way in asked.ways]
     grids = [list(grid) for grid in asked.grids]
     return {"step": step, "asked_after": asked.after, "ways": ways, "directions": grids}
 
 
 def read(ledger: Ledger, settings: Settings, step: int) -> Asked | None:
-    """What was recorded with the plan of a step; None where the seed alone gives directions.
+    """Read a step's recorded `Asked`; None where the seed alone gives the directions.
 
     Raises:
-        IntegrityError: it is missing, or is not integers of the right number and size.
+        IntegrityError: the event is missing, or its integers are of a wrong number or size.
     """
     if not settings.asks_posterior:
         return None
@@ -49,7 +49,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> Asked | None:
 
 
 def recorded_query(ledger: Ledger, settings: Settings, step: int, mu: float) -> Query:
-    """What the optimizer asked in a planned step, at a radius.
+    """The optimizer's query in a planned step, at the perturbation radius ``mu``.
 
     Raises:
         IntegrityError: the directions on record are missing, or not those of these coordinates.
@@ -58,10 +58,10 @@ def recorded_query(ledger: Ledger, settings: Settings, step: int, mu: float) -> 
 
 
 def _asked(body: dict[str, Any], settings: Settings) -> Asked:
-    """The event's body.
+    """Parse the body of the event "asked".
 
     Raises:
-        KeyError, TypeError, ValueError: it is not one.
+        KeyError, TypeError, ValueError: the body is malformed.
     """
     columns = 0 if settings.features is None else settings.features.columns
     ways = []

@@ -29,8 +29,8 @@ ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 class Closing:
     """Who closes a step and why: the rule, a deadline, an operator, or nothing left to ask.
 
-    ``epoch`` fences a controller; an operator needs none, but a ``reason``. ``quorum`` is the
-    share of the votes of a complete step below which a deadline or an operator closes nothing.
+    A controller gives its ``epoch``, an operator a ``reason`` instead. ``quorum``: the share of a
+    complete step's votes that a deadline or an operator needs to close the step.
     """
 
     by: ClosedBy
@@ -41,7 +41,7 @@ class Closing:
 
 
 def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
-    """Fix what a step will ask and the weights it starts from (``head``: theta_sha256)."""
+    """Record a step's query, and the digest of the weights it starts from (``head``)."""
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         ledger.execute(
@@ -57,7 +57,7 @@ def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, he
 
 
 def begin(ledger: Ledger, epoch: int, step: int) -> None:
-    """Begin generation, from its start again after a crash."""
+    """Begin generating a step's answers; after a crash, begin again."""
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         _move(ledger, epoch, step, "generating")
@@ -67,7 +67,7 @@ def store(
     ledger: Ledger, epoch: int, step: int, asked: Sequence[Comparison], head: str,
     notes: Mapping[str, Any] = MappingProxyType({}), *, then_open: bool,
 ) -> None:  # fmt: skip
-    """Store all answers of a step at once; with lag 0 the same transaction opens it.
+    """Store all answers of a step at once; with ``then_open`` the same transaction opens it.
 
     ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
 
@@ -91,12 +91,12 @@ def store(
         ledger.record_event("generated", "controller", {"step": step, **notes})
         if then_open:
             open_step(ledger, epoch, step)
-        else:  # also fences a batch that waits for its turn
+        else:  # also refuses an older epoch for a batch that waits for its turn
             _move(ledger, epoch, step, "generating")
 
 
 def stored(ledger: Ledger, step: int) -> bool:
-    """The answers of a step are in the ledger."""
+    """Whether the answers of a step are in the ledger."""
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' LIMIT 1"
     return bool(ledger.query(sql, (ledger.run, step)))
 
@@ -107,7 +107,7 @@ def has_opened(ledger: Ledger) -> bool:
 
 
 def open_step(ledger: Ledger, epoch: int, step: int) -> None:
-    """Show the step to evaluators."""
+    """Open the step for votes."""
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         failpoint("cp5")
@@ -119,21 +119,21 @@ def open_step(ledger: Ledger, epoch: int, step: int) -> None:
 
 
 def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
-    """When an open step (its row) is closed with what there is, µs since 1970.
+    """The deadline of an open step, µs since 1970; ``row`` is the step's row.
 
-    Time in which the run was paused does not count; while it is, the deadline moves on.
+    Time for which the run was paused does not count, so the deadline moves during a pause.
     """
     opened: int = row["opened_us"]
     return opened + round(deadline_s * 1e6) + pauses.sum_paused_us(ledger, opened)
 
 
 def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = None) -> bool:
-    """Freeze which votes count; False if the rule is not met yet or it was closed before.
+    """Close a step, which fixes the votes that count; False if it may not close or was closed.
 
-    The rule closes when every comparison that is asked has M counted votes. An operator and a
-    deadline close with what there is, but not below the quorum. Both are checked first without
-    the lock that voters need, and again in the closing transaction, which then reads only what
-    is new. ``votes`` is the step's reader, where the caller has one.
+    The rule closes a step once every comparison that is asked has M counted votes. An operator
+    and a deadline close it with the votes there are, but not below the quorum. Both conditions
+    are checked without the lock that voters need, then again in the closing transaction, which
+    reads only new rows. ``votes`` is the step's reader, where the caller has one.
 
     Raises:
         UsageError: an operator gave no reason.
@@ -182,7 +182,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
 
 def quorate(votes: StepVotes, quorum: float | None) -> bool:
-    """The step has this share of the votes that its rule needs; with None always."""
+    """Whether the step has this share of the votes that its rule needs; always with None."""
     if quorum is None:
         return True
     have = len(votes.counted)
@@ -196,10 +196,10 @@ def apply(
 ) -> None:  # fmt: skip
     """Write a step's updates and move it to "applied": the one commit that changes the run.
 
-    The hashes are those of its votes, of the new θ, and of the point where the run asks if it
-    recommends another one.
-    ``notes`` becomes the event "step": figures for people, of which a replay reads back only
-    ``reach``. The event includes the step's row, which the chain does not cover.
+    ``votes_sha256`` covers the step's votes, ``theta_sha256`` the new θ, and ``centre_sha256`` the
+    centre, where that is not the recommended point. ``notes`` becomes the event "step": figures
+    for people, of which a replay reads only ``reach``. The event includes the step's row, which
+    the hash chain does not cover otherwise.
     """
     step = updates[0].step
     with ledger.transaction("controller"):
@@ -242,14 +242,14 @@ def finite(value: float | None) -> float | None:
 
 
 def of_direction(values: Sequence[float], k: int) -> float | None:
-    """The k-th number, as `finite`; None where there is no such direction."""
+    """The value of direction k, as `finite`; None where there is no such direction."""
     return finite(values[k]) if k < len(values) else None
 
 
 def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
-    """The votes behind a row of `updates`: all of the step's if it is its only one (``whole``).
+    """The number of votes behind a row of `updates`; ``whole``: it is the step's only row.
 
-    Of several vectors the first has all of them and the others none.
+    An only row has all of the step's votes. Of several vectors the first has all, the others none.
     """
     counts = tally.plus + tally.minus + tally.tie
     if update.vector is not None and update.k:

@@ -1,8 +1,8 @@
-"""Triads: three batches of answers to the same prompts, every two compared, to test the link.
+"""Triads: three batches of answers to the same prompts, compared pairwise to test the link.
 
-An operator orders them and `szpo.runs.link_triads` draws the batches. They are comparisons of kind
-"repeat" that repeat nothing, belong to no step and enter no tally. Panelists are shown them while
-they wait. `results` hands the votes to the arithmetic in `szpo.aggregation.link_test`.
+An operator orders them and `szpo.runs.link_triads` draws the batches. Their comparisons have the
+kind "repeat" but repeat nothing; they belong to no step and enter no tally. Waiting panelists are
+shown them. `results` tests the link on the votes (`szpo.aggregation.link_test`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SIDES: Final = ("plus", "minus")
 
 
 def list_comparisons(ledger: Ledger) -> list[str]:
-    """List every comparison of a triad, in order: ab, bc and ac of the first, and so on."""
+    """List the comparisons of all triads: ab, bc and ac of the first, then of the next."""
     return [c for order in orders.results(ledger, "triads") for c in orders.comparisons(order)]
 
 
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
-    """A triad's comparison that the panelist has not been shown, and the side of plus.
+    """Choose a triad's comparison that the panelist has not been shown, and the side of plus.
 
-    None while none is left. Triads of which the panelist has seen the least come first, since
-    their own votes on one triad may depend on each other; then those with the fewest seats.
+    None while none is left. Triads that the panelist has seen least of come first, since one
+    panelist's votes on a triad may depend on each other; then comparisons with the fewest seats.
     """
     triad = {comparison: i // 3 for i, comparison in enumerate(list_comparisons(ledger))}
     if not triad:
@@ -84,7 +84,7 @@ def results(ledger: Ledger) -> LinkCheck | None:
 
 
 def _count_again(ledger: Ledger, votes: Sequence[Vote]) -> tuple[int, int]:
-    """Count the comparisons that a panelist answered twice: with the same side, and all."""
+    """Count the comparisons that a panelist answered twice: those with one verdict, and all."""
     repeated = {
         row["comparison"]: row["repeats"]
         for row in ledger.query(
@@ -103,6 +103,6 @@ def _count_again(ledger: Ledger, votes: Sequence[Vote]) -> tuple[int, int]:
 
 
 def note(ledger: Ledger) -> dict[str, str]:
-    """Write the link's warning into a step's notes: {"link": one line}, {} where the link fits."""
+    """The link's warning for a step's notes, {"link": one line}; {} where the link fits."""
     found = results(ledger)
     return {} if found is None or found.warning is None else {"link": found.warning}

@@ -21,7 +21,7 @@ def read_votes_by_voter(
 ) -> VotesByVoter:
     """Arrange the counted ``votes`` of a closed step by voter, in the order of their ids.
 
-    Under the weighting ``skill`` with the answers to gold up to the step's close.
+    The weighting ``skill`` needs answers to gold, too: they are read up to the step's close.
     """
     gold = calibration.results(ledger, step) if settings.weighting == "skill" else {}
     voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
