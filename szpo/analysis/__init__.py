@@ -1,1 +1,1 @@
-"""What votes say: progress, agreement, voters, features, tastes, and what to ask next."""
+"""Analyses of votes: progress, agreement, voters, features, tastes, and questions to ask next."""

@@ -9,8 +9,8 @@ posterior, with pⱼ = σ(wⱼ·δ) and s = w·δ:
   entropies of s the reduction is ½ log Var s − E ½ log Var(s | answer). Its exact value would be
   `bald`; this estimate uses second moments of particles only, and can be negative.
 
-A batch is chosen greedily: each next question by what it adds to those before, over the joint
-distribution of their answers (BatchBALD, Kirsch et al. 2019).
+A batch is chosen greedily: each next question has the largest gain over the joint distribution
+of the answers to those before it (BatchBALD, Kirsch et al. 2019).
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ RULES: tuple[By, ...] = ("bald", "entropy")
 EXACT = 6
 """All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
 SHORTLIST = 1000
-"""Candidates of the greedy choice: this many questions with the largest gain of their own."""
+"""The greedy choice is among this many questions, those with the largest gain alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Chosen questions in the order of choice.
 
-    ``index`` (M,) into the candidates; ``gain`` (M,) is what each adds to those before it, in
-    nats. ``certain``: no candidate outside the shortlist could have been chosen in their place
-    (known for `bald` only, whose gains can only fall as questions join).
+    ``index`` (M,) into the candidates; ``gain`` (M,): the gain of each, given those before it, in
+    nats. ``certain``: no candidate outside the shortlist could have been chosen instead (known
+    for `bald` only, whose gains can only fall as the batch grows).
     """
 
     index: Ints
@@ -51,29 +51,29 @@ class Batch:
 
 
 def chances(x: Floats, delta: Floats) -> Floats:
-    """P(answer A) by particle and question: x (m, d), δ (n, d) to (n, m)."""
+    """P(answer A) for each question δ (n, d) and each particle x (m, d), as (n, m)."""
     return np.asarray(special.expit(delta @ x.T))
 
 
 def bald(x: Floats, delta: Floats) -> Floats:
-    """I(answer; w) of each question in nats, x (m, d), δ (n, d) to (n,); within [0, log 2]."""
-    one = _alone(x)
+    """I(answer; w) of each question δ (n, d) under particles x (m, d): (n,) nats in [0, log 2]."""
+    one = _no_answers(x)
     return _in_blocks(len(delta), len(x), lambda part: _information(chances(x, delta[part]), one))
 
 
 def entropy_gain(x: Floats, delta: Floats) -> Floats:
-    """Expected reduction of the Gaussian entropy by the answer, in nats, (n,); see the module."""
-    one = _alone(x)
+    """Expected reduction of the entropy of w by each answer, (n,) nats; see the module."""
+    one = _no_answers(x)
 
     def of(part: slice) -> Floats:
         s = delta[part] @ x.T
-        return _narrowing(s, special.expit(s), one)
+        return _entropy_reduction(s, special.expit(s), one)
 
     return _in_blocks(len(delta), len(x), of)
 
 
 def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
-    """The gain of each question asked alone, (n,).
+    """The gain of each question if it is asked alone, (n,) nats.
 
     Raises:
         UsageError: an unknown rule, or particles and questions of different dimensions.
@@ -99,13 +99,13 @@ def select(
     allowed: NDArray[np.bool_] | None = None,
     beyond: float = -np.inf,
 ) -> Batch:
-    """Choose ``count`` questions δ (n, d) to ask together, greedily; fewer where fewer can be.
+    """Greedily choose ``count`` of the questions δ (n, d) to ask together, or all that there are.
 
-    Particles x (m, d). ``key`` draws the joint answers of long batches. ``shortlist``: at least
-    this many questions with the largest gain of their own are compared in the greedy choice.
-    Rows of δ that are 0 carry no information and are never chosen; ``allowed`` (n,) leaves out
-    others. ``beyond`` is the largest gain among questions that the caller left out before (of a
-    stream), for `Batch.certain`.
+    Particles x (m, d). ``key`` draws the joint answers of long batches. ``shortlist``: the choice
+    is among at least this many questions, those with the largest gain alone. Rows of δ that are 0
+    carry no information and are never chosen, nor are those where ``allowed`` (n,) is False.
+    ``beyond``: for `Batch.certain`, the largest gain of any question in a stream that the caller
+    has dropped.
 
     Raises:
         UsageError: ``count`` is not positive, or see `gains`.
@@ -122,12 +122,12 @@ def select(
         beyond = max(beyond, float(alone[order[len(short)]]))
     s = delta[short] @ x.T
     p = special.expit(s)
-    joint = _alone(x)
+    joint = _no_answers(x)
     left = np.ones(len(short), dtype=np.bool_)
     chosen: list[int] = []
     found: list[float] = []
     while len(chosen) < min(count, len(short)):
-        gain = _information(p, joint) if rule == "bald" else _narrowing(s, p, joint)
+        gain = _information(p, joint) if rule == "bald" else _entropy_reduction(s, p, joint)
         best = int(np.argmax(np.where(left, gain, -np.inf)))
         chosen.append(best)
         found.append(float(gain[best]))
@@ -139,16 +139,16 @@ def select(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Joint:
-    """Joint answers to the questions chosen so far, one row for each.
+    """The c possible joint answers to the questions chosen so far.
 
-    Weights of the particles given these answers (c, m), and the answers' probabilities (c,).
+    ``weight`` (c, m): the particles' weights given each; ``odds`` (c,): each one's probability.
     """
 
     weight: Floats
     odds: Floats
 
 
-def _alone(x: Floats) -> _Joint:
+def _no_answers(x: Floats) -> _Joint:
     return _Joint(np.full((1, len(x)), 1 / len(x)), np.ones(1))
 
 
@@ -171,7 +171,7 @@ def _information(p: Floats, joint: _Joint) -> Floats:
     return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))
 
 
-def _narrowing(s: Floats, p: Floats, joint: _Joint) -> Floats:
+def _entropy_reduction(s: Floats, p: Floats, joint: _Joint) -> Floats:
     """E ½ log Var(s | so far) − E ½ log Var(s | so far, answer) for s and p (n, m), (n,)."""
     before = _log_variance(s, np.ones_like(s), joint.weight)[1]
     after = np.zeros_like(before)
@@ -182,7 +182,7 @@ def _narrowing(s: Floats, p: Floats, joint: _Joint) -> Floats:
 
 
 def _log_variance(s: Floats, chance: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    """Probability of an answer (n, c), and log Var(s | it) over weighted particles."""
+    """Probability of an answer (n, c), and log Var(s | answer) over weighted particles."""
     odds = chance @ weight.T
     safe = np.maximum(odds, 1e-300)
     centred = s - s.mean(1, keepdims=True)

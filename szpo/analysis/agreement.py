@@ -1,8 +1,8 @@
-"""How far panelists agree: with each other, with known answers, with themselves, with a side.
+"""Agreement of panelists with each other, with known answers and with themselves; side bias.
 
-All of it reads `szpo.analysis.evidence`; training votes are the counted ones. As the two policies
-of a step become equal, agreement falls to chance by construction, so it says little without gold
-beside it.
+It is computed from `szpo.analysis.evidence`; training votes are the counted ones. Where the two
+policies of a step become equal, agreement falls to chance by construction. So read it beside the
+answers to gold.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.voting import counting, second_seats
 
 MIN_ANSWERS = 30
-"""Answers from which the panel's own share is what an honest member is expected to have."""
+"""With this many answers, the panel's own share is the one expected of an honest panelist."""
 
 
 def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
-    """The agreement of the whole panel.
+    """The measures of agreement of the whole panel, by name.
 
-    ``same``: pairs of votes on one comparison that chose the same side, ties left out; ``across``
-    the same for votes on different comparisons of one direction; ``alpha`` Krippendorff's for
-    nominal data over comparisons with two votes. ``gold`` and ``repeat`` are answers as expected,
-    ``a_side`` is the share of A among training votes for a side. Where both policies are the same,
-    ``aa_side`` is the share of A among votes for a side, and ``aa_ties`` of ties, the truth.
+    ``same``: the share of pairs of votes on one comparison that chose the same side, without ties;
+    ``across``: the same for different comparisons of one direction; ``alpha``: Krippendorff's α
+    over comparisons with two votes or more. ``gold``, ``repeat``: the share of expected answers.
+    ``a_side``: the share of A among training votes for a side; ``aa_side``: the same where both
+    policies are one; ``aa_ties``: the share of ties there, where a tie is the truth.
     """
     totals = evidence.totals
     voters, same = totals.voters.values(), totals.same_policy
@@ -53,8 +53,8 @@ def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
 def alpha(units: Iterable[Counter[str]]) -> Estimate:
     """Krippendorff's α for nominal data, with a jackknife interval over the units.
 
-    Units are counts of their values. One with fewer than two says nothing. None where no values
-    differ at all.
+    A unit holds the counts of its values; one of fewer than two values is left out. α is None
+    where all values are equal.
 
     >>> round(alpha(map(Counter, ("pp", "mm", "pm"))).value, 4)
     0.4444
@@ -96,8 +96,8 @@ def _alpha(disagreeing: float, totals: Counter[str]) -> float | None:
 def panelists(evidence: Evidence) -> list[dict[str, Any]]:
     """One row per panelist, in order of enrolment.
 
-    ``reading_s`` is what reading takes at 238 words a minute, median; ``rest`` the agreement with
-    the majority of the others; ``run_of_side`` the longest run of votes for one side.
+    ``reading_s``: the median time to read a comparison at 238 words a minute. ``rest``: agreement
+    with the majority of the others. ``run_of_side``: the longest run of votes for one side.
     """
     voters, rest = evidence.totals.voters, _agree_with_rest(evidence)
     none = VoterTotals(-1)
@@ -155,7 +155,7 @@ def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
 
 
 def _usual(rows: Sequence[dict[str, Any]]) -> Usual:
-    """The panel's own shares, where enough answers stand behind them."""
+    """The panel's own shares, where they rest on at least `MIN_ANSWERS` answers."""
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
         shares = [row[name] for row in rows]
@@ -200,7 +200,7 @@ def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
 
 
 def second_opinions(ledger: Ledger) -> Share:
-    """How often the answer from a second seat chose the same side as the votes of the round."""
+    """The share of pairs, a second seat's answer and a vote of the round, that chose one side."""
     hits = pairs = 0
     for step, votes in second_seats.answers(ledger).items():
         first: dict[str, Counter[str]] = defaultdict(Counter)
@@ -219,15 +219,15 @@ def _count_pairs(counts: Iterable[int]) -> int:
 
 
 def _share_of_pairs(agreeing: int, pairs: int, disjoint: int) -> Share:
-    """The share of agreeing pairs, with the interval of as many cases as pairs are disjoint."""
+    """The share of agreeing pairs, with the interval of ``disjoint`` independent cases."""
     return share(agreeing / pairs * disjoint, disjoint) if pairs else share(0, 0)
 
 
 def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
     """Each panelist's agreement with the majority of the others.
 
-    Others on the same comparison where comparisons have several votes, else others on the same
-    direction; where they are split, or nobody else chose a side, there is nothing to agree with.
+    The others are those on the same comparison where comparisons have several votes, else those
+    on the same direction. A vote is left out where they are split, or nobody else chose a side.
     """
     several = any(step.m > 1 for step in evidence.steps)
     groups: dict[object, array[int]] = defaultdict(lambda: array("q"))

@@ -1,7 +1,7 @@
-"""Why votes show no taste: equal questions, too few votes, voters who disagree, or no reach.
+"""Why votes show no taste: no differences, too few votes, disagreement, or the coordinates.
 
-How many questions show no difference is told while votes are spent, too (before:
-`szpo.policies.teachable`).
+`Watch` warns of questions without a difference during the run; `szpo.policies.teachable` warns
+before it.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from szpo.ledger.database import Ledger
 from szpo.policies.teachable import CHANGE
 
 MIN_VOTES: Final = 80
-"""Votes below which they are too few to say that they follow nothing that has a name.
+"""With fewer votes nobody can say that they follow no named feature.
 
-Of 60 simulated runs on sixty features, those of a taste half as clear as usual that still look so
-are 35 at 40 votes and 18 at 80, of a usual one 5 and 0, of votes by chance 53 and 54
-(tests/analysis/test_taught.py)."""
+Of 60 simulated runs on sixty features, this many look as if they followed none after 40 and after
+80 votes: 53 and 54 where votes are random, 35 and 18 where the taste is half as clear as usual,
+5 and 0 where it is usual (tests/analysis/test_taught.py)."""
 PAIRS: Final = 40
-"""Pairs of votes on one comparison from which their agreement decides."""
+"""With this many pairs of votes on one comparison, their agreement decides."""
 ALIKE: Final = 0.6
-"""Agreement above which voters agree: half way from chance to a usual panel's 70 %."""
+"""Share of agreeing pairs from which voters agree: half way from chance to the usual 70 %."""
 SURE: Final = 10
-"""Comparisons from which the share of those without a difference is told."""
+"""With this many comparisons, the share of those without a difference is reported."""
 USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
-"""Features that are looked at where nobody names one; for English texts."""
+"""Features that are tested where the run names none; for English texts."""
 
 
 def describe(
     *, votes: int, asked: int, same: int, undecided: bool, alike: Share, foretold: Share,
     clearer: str, hopeful: bool = True,
 ) -> str:  # fmt: skip
-    """The cause in a sentence with what to do; the first that holds.
+    """The first cause that holds, in a sentence with advice.
 
     Args:
-        votes: counted.
-        asked: comparisons, those tied without asking among them.
+        votes: counted votes.
+        asked: comparisons, including those tied without being asked.
         same: those of them without a difference: ties, equal sides, equal for a simulated panel.
-        undecided: more votes like these would probably show something.
-        alike: pairs of votes on one comparison that chose the same side.
-        foretold: votes that named features predict from the others; nothing where they are
-            coordinates.
-        clearer: how the voters would be asked more clearly; empty where they read no words.
-        hopeful: no forecast says that more votes would hardly show a taste.
+        undecided: more votes like these would probably show a taste.
+        alike: share of pairs of votes on one comparison that chose the same side.
+        foretold: share of votes that named features predict from the others; empty where named
+            features are the coordinates.
+        clearer: advice on asking the voters more clearly; empty where they read no words.
+        hopeful: False if a forecast says that more votes would hardly show a taste.
     """
     if equal := _describe_equal(same, asked):
         return equal
@@ -90,16 +90,16 @@ def _describe_equal(same: int, asked: int) -> str:
 
 @dataclass(slots=True)
 class Watch:
-    """Says once, while a run goes on, that half of its questions show no difference.
+    """Warns once, while a run goes on, that half of its questions show no difference.
 
-    It looks whenever their number has doubled, so that a long run is not read at every step.
+    It looks whenever the number of questions has doubled, so as not to read a long run each step.
     """
 
     ledger: Ledger
     _next: int = field(default=SURE)
 
     def look(self) -> str:
-        """What to say now; empty where nothing."""
+        """The warning, if it is due now; else empty."""
         if not self._next:
             return ""
         votes, automatic, ties = _count(self.ledger)
@@ -115,9 +115,10 @@ class Watch:
 def read(
     ledger: Ledger, *, undecided: bool, named: bool, hopeful: bool = True
 ) -> tuple[str, bool]:
-    """Why a run's votes show no taste, and whether more votes may; of equal questions none do.
+    """Why a run's votes show no taste, and whether more votes may show one.
 
-    ``named``: its coordinates are named features. ``hopeful``: as in `describe`.
+    ``named``: the run's coordinates are named features. ``undecided``, ``hopeful``: as in
+    `describe`. If half of the questions show no difference, more votes show nothing.
     """
     cast, automatic, ties = _count(ledger)
     votes, asked = cast + count_earlier(ledger), cast + automatic
@@ -132,7 +133,7 @@ def read(
         same=same,
         undecided=undecided,
         alike=alike,
-        foretold=_foretold(ledger) if look else share(0, 0),
+        foretold=_predicted(ledger) if look else share(0, 0),
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
         hopeful=hopeful,
     )
@@ -140,12 +141,12 @@ def read(
 
 
 def count_earlier(ledger: Ledger) -> int:
-    """Votes of an earlier run that count in full."""
+    """The number of votes of an earlier run that count in full."""
     return int((ledger.spec.get("prior") or {}).get("full", 0))
 
 
 def _ask_more_clearly(config: Mapping[str, Any]) -> str:
-    """People read the question, a language model as judge what counts; others read neither."""
+    """Advice by kind of panel: people read the question, a judge what counts, others neither."""
     kind, judge = config.get("panel", {}).get("kind"), config.get("judge") or {}
     if kind == "people":
         return "ask a clearer question (panel.question)"
@@ -156,7 +157,7 @@ def _ask_more_clearly(config: Mapping[str, Any]) -> str:
 
 
 def _count(ledger: Ledger) -> tuple[int, int, int]:
-    """Votes, ties without asking, and ties among the votes, of all steps."""
+    """Over all steps, the numbers of votes, ties without asking, and ties among the votes."""
     row = ledger.query(
         "SELECT max(json_extract(body, '$.total_votes')) AS votes, "
         "sum(json_extract(body, '$.automatic_ties')) AS same, "
@@ -183,8 +184,8 @@ def _without_difference(ledger: Ledger) -> int:
     return sum(equal[which] for which in cast.which)
 
 
-def _foretold(ledger: Ledger) -> Share:
-    """Votes that the usual features predict from the votes on other comparisons."""
+def _predicted(ledger: Ledger) -> Share:
+    """The share of votes that `USUAL` features predict from the votes on other comparisons."""
     try:
         cast = vote_texts.read(ledger)
         x = features.differences(features.parse(USUAL), cast.comparisons)[cast.which]

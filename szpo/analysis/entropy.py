@@ -1,4 +1,4 @@
-"""Differential entropy of a cloud of particles, in nats, by two estimates that share nothing."""
+"""Differential entropy of a cloud of particles, in nats, by two unrelated estimators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from szpo.types import Floats
 def gaussian(x: Floats) -> float:
     """½ log det(2πe Cov) of x (m, d): exact for a Gaussian, an upper bound for everything else.
 
-    −∞ where the particles lie in a plane.
+    −∞ where the covariance is singular.
 
     Raises:
         UsageError: fewer than two particles, or a number that is not finite.
@@ -36,7 +36,7 @@ def nearest(x: Floats, k: int = 3) -> float:
     """Kozachenko and Leonenko's estimate from distances to the k-th neighbour (1987).
 
     ψ(m) − ψ(k) + log V_d + (d/m) Σ log rᵢ for x (m, d), with V_d the volume of the unit ball.
-    −∞ where k + 1 particles coincide. In many dimensions it lags: see docs/active.md.
+    −∞ where k + 1 particles coincide. Its bias grows with the number of dimensions.
 
     Raises:
         UsageError: fewer than k + 1 particles, or a number that is not finite.

@@ -1,8 +1,8 @@
-"""What a dashboard's numbers rest on: votes, steps and panelists as plain rows of a ledger.
+"""The rows that a dashboard's numbers are computed from: votes, steps and panelists of a ledger.
 
 The same rows are written into an export (`szpo.reports.bundle`) and read back from it, so that
-whoever has the export can compute every number again. Panelists stand by pseudonym. Votes of the
-open round are left out unless they are asked for: an operator should not watch a panel vote.
+whoever has the export can compute every number again. Panelists are named by pseudonym. Votes of
+the open round are left out by default: an operator should not watch a panel vote.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from szpo.voting import pauses, step_plan
 WINDOW: Final = 10
 """Steps over which votes are pooled."""
 HEADING_DIM: Final = 256
-"""Up to this many coordinates a direction has a part along the path; above it is noise."""
+"""The most coordinates for which headings are computed; with more, headings are noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panelist:
-    """Somebody who may vote, by pseudonym."""
+    """A panelist, named by pseudonym."""
 
     name: str
     kind: str
@@ -50,7 +50,7 @@ class Panelist:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What the numbers need of the run itself."""
+    """Facts about the run itself that the numbers need."""
 
     run: str
     name: str
@@ -60,18 +60,18 @@ class RunFacts:
     budget: int | None
     """Votes after which the run ends, by its settings."""
     words_per_vote: float
-    """As planned: prompt words are not known before."""
+    """Planned words of the answers that a vote reads; words of prompts are not known before."""
     bands: Bands
     as_of_us: int
     hidden_us: tuple[int, ...]
-    """When the votes of the open round came that were left out (first answers), µs."""
+    """Times of the first answers in the open round, whose votes are left out, µs since 1970."""
     pauses: tuple[tuple[int, int | None], ...]
     limit_steps: int | None = None
     limit_votes: int | None = None
     hidden_final: int = 0
-    """Answers to a final comparison that is open."""
+    """How many first answers to open final comparisons are left out."""
     finals: tuple[str | None, ...] = ()
-    """The digest of the weights that each final comparison compares."""
+    """For each final comparison, the digest of the tuned weights; None before it is drawn."""
     pay_per_hour: float | None = None
     pay_per_vote: float | None = None
     currency: str = "EUR"
@@ -89,25 +89,25 @@ class Evidence:
 
     @cached_property
     def totals(self) -> VoteTotals:
-        """The votes summed up, when first asked for."""
+        """Totals of the votes, computed at first use."""
         return total_votes(self.votes)
 
 
 def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> Evidence:
-    """The rows of a ledger as they stand; votes are read from it when they are iterated.
+    """Read the rows of a ledger as they stand; votes are read only when they are iterated.
 
     Args:
-        ledger: an open run, which stays open as long as the votes are wanted.
+        ledger: a run's ledger; keep it open as long as the votes are used.
         live: include the votes of the open round and of final comparisons that are open.
         as_of_us: the time that rates refer to, by default the ledger's clock.
     """
     hidden = frozenset() if live else open_comparisons(ledger)
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
-    headings, variety = _headings(ledger), _variety(ledger)
+    headings, distinct = _headings(ledger), _distinct_pairs(ledger)
     return Evidence(
         run=_run(ledger, ledger.clock() if as_of_us is None else as_of_us, hidden),
         steps=tuple(
-            replace(row, headings=headings.get(row.step, ()), distinct=variety.get(row.step))
+            replace(row, headings=headings.get(row.step, ()), distinct=distinct.get(row.step))
             for row in results.read_steps(ledger)
         ),
         votes=VoteRows(ledger, without=hidden),
@@ -174,8 +174,8 @@ def _first_answers(ledger: Ledger, comparisons: Collection[str]) -> list[Record]
 # ---- steps ----
 
 
-def _variety(ledger: Ledger) -> dict[int, float]:
-    """Different word pairs over all word pairs of a step's answers."""
+def _distinct_pairs(ledger: Ledger) -> dict[int, float]:
+    """Distinct-2 of each step's answers: different word pairs over all word pairs."""
     rows = ledger.stream(
         "SELECT c.step, a.plus, a.minus FROM comparisons c JOIN answers a USING (comparison) "
         "WHERE c.kind = 'train' ORDER BY c.step, c.k, c.n, a.i"
@@ -187,10 +187,10 @@ def _variety(ledger: Ledger) -> dict[int, float]:
 
 
 def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
-    """How far each direction points along the last ten steps' path, known before its votes.
+    """The cosine of each direction of a step with the path of the ten steps before, by step.
 
-    Directions and path are fixed before the step's votes, and which side is plus is drawn without
-    regard to both; so whether those votes go along with the path is a fair question.
+    Directions and path are fixed before the step's votes, and the sign of a direction is drawn
+    without regard to the path. So it is a fair question whether the votes follow the path.
     """
     if "space" not in ledger.spec or "rule" not in ledger.spec.get("optimizer", {}):
         return {}

@@ -27,14 +27,14 @@ class FeatureVotes:
     y: Floats
     """(n,) 1 plus, 0 minus, ½ tie."""
     panelists: Sequence[str]
-    """(n,) who voted."""
+    """(n,) the panelist of each vote."""
     comparisons: Sequence[str]
-    """(n,) on what."""
+    """(n,) the comparison of each vote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taste:
-    """What votes say about the weights of p features; a constant feature has weight nan."""
+    """The fitted weights of p features; a feature that never differs has weight nan."""
 
     weights: Floats
     """(p,) logits per standard deviation of the difference between the sides."""
@@ -42,18 +42,18 @@ class Taste:
     high: Floats
     """Ends of the 95 % intervals."""
     scale: Floats
-    """(p,) one such deviation (about 0, sides being arbitrary), in the feature's units."""
+    """(p,) this standard deviation, about 0 since sides are arbitrary, in the feature's units."""
     votes: int
     ties: int
     panelists: int
     clustered: bool
-    """The intervals are taken over panelists, so that they hold for others like them."""
+    """The intervals are clustered by panelist, so that they hold for other such panelists."""
     separable: bool
     """Some weights predict every vote, so that only the ridge keeps them finite."""
     alone: tuple[Share, ...]
-    """Per feature, how often the batch that has more of it won, of the votes for a side."""
+    """Per feature, the share of votes for a side that chose the batch with more of it."""
     held_out: Share
-    """Votes for a side that the other comparisons' votes predict."""
+    """The share of votes for a side that votes on other comparisons predict."""
     heterogeneity_p: float
     """P-value of "the panelists share these weights"; nan for one panelist."""
     nu: float | None = None
@@ -61,14 +61,14 @@ class Taste:
 
 
 def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Share:
-    """Votes for a side predicted by a fit to other comparisons (up to `FOLDS` parts).
+    """The share of votes for a side predicted by fits to other comparisons, at most `FOLDS` parts.
 
     Args:
         x: differences (n, p).
         y: votes (n,).
         groups: (n,) the comparison of each vote, 0 …; all votes of one are left out together.
-        key: names the division.
-        ridge: as in the fit.
+        key: draws the division into parts.
+        ridge: as in `fit_taste`.
     """
     count = int(groups.max()) + 1
     fold = (seeds.permutation(key, count) % FOLDS)[groups]
@@ -90,10 +90,10 @@ def fit_taste(
     """Fit the weights of features to votes.
 
     Args:
-        votes: of all panelists.
-        seed: names the division into parts that are predicted, and the shuffles.
+        votes: those of all panelists.
+        seed: draws the parts of `held_out` and the shuffles of the permutation test.
         ridge: precision of the prior on each standardised weight.
-        ties: half a vote each way, or Davidson's.
+        ties: counted as half a vote each way, or modelled as Davidson's.
 
     Raises:
         RunError: no feature differs in any comparison.
@@ -139,7 +139,7 @@ def _alone(x: Floats, y: Floats) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """One panelist's weights (p,), pulled towards the panel's, with 95 % intervals."""
+    """One panelist's weights (p,), shrunk towards the panel's, with 95 % intervals."""
 
     votes: int
     weights: Floats
@@ -148,10 +148,10 @@ class Own:
 
 
 def fit_panelists(votes: FeatureVotes, panel: Taste) -> dict[str, Own]:
-    """Fit every panelist's weights, by name, given the panel's.
+    """Fit every panelist's weights, by name, shrunk towards the panel's.
 
-    The prior of each weight is the panel's, give or take one logit, so that few votes say little;
-    intervals by Laplace.
+    The prior of each weight has the panel's as its mean and a standard deviation of one logit, so
+    that few votes change little. Intervals are by Laplace's approximation.
     """
     moves = panel.scale > 0
     z = votes.x[:, moves] / panel.scale[moves]

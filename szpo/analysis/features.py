@@ -1,10 +1,10 @@
-r"""Features of an answer by name: what an operator may fit votes to.
+r"""Features of an answer by name, to which an operator may fit votes.
 
-``length``, ``commas``, ``keyword:sea+sun``, ``regex:PATTERN``, ``tokens:smollm2`` …: the entries
-of the dictionary (`szpo.features.dictionary`), what `szpo.features.own` builds, and tokens;
-separated by commas, an argument after a colon, several words of it joined by ``+``; a comma inside
-an argument is written ``\,``. A feature of a batch is the mean over its D rows, so identical rows
-add nothing to a difference.
+Names are separated by commas: ``length, keyword:sea+sun, regex:PATTERN, tokens:smollm2``. They are
+entries of the dictionary (`szpo.features.dictionary`), features that `szpo.features.own` builds,
+and tokens. An argument follows a colon; ``+`` joins its words, and a comma in it is written
+``\,``. A batch's feature is the mean over its D rows, so identical rows add nothing to a
+difference.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Feature:
         """Mean of plus minus mean of minus over all D rows.
 
         Raises:
-            UsageError: it is not a finite number.
+            UsageError: the difference is not a finite number.
         """
         try:
             gaps = [
@@ -92,7 +92,7 @@ WITH_ARGUMENT: Final = {
 
 
 def meanings() -> dict[str, str]:
-    """What every feature counts, by its name; installed packages' last."""
+    """A description of every feature, by name; those of installed packages come last."""
     found = {name: f"{each.unit} ({each.group})" for name, each in BY_NAME.items()}
     found |= WITH_ARGUMENT
     for name, point in plugins.names("szpo.features").items():
@@ -101,11 +101,11 @@ def meanings() -> dict[str, str]:
 
 
 def parse(text: str, *, functions: bool = True) -> tuple[Feature, ...]:
-    """The features that a text names; ``all`` stands for every entry of the dictionary.
+    """Parse the features that a text names; ``all`` stands for every entry of the dictionary.
 
     Args:
-        text: the features.
-        functions: a function of any package may be one; never where a record is what names it.
+        text: the names, separated by commas.
+        functions: allow a function of any package; give False for a text from a record.
 
     Raises:
         UsageError: no such feature, an argument does not fit, or one is named twice.

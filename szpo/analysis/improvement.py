@@ -1,7 +1,7 @@
 """Whether a run helped: the tuned policy against the base on held-out prompts, in one sentence.
 
-People's votes on the closed blind final comparison count before what a simulated panel's reward or
-a voting function prefers; without any of them nobody knows, and the sentence says so.
+People's votes on the closed blind final comparison come first, then the reward of a simulated
+panel or a voting function. Without any of these, the sentence says that it is not known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from szpo.voting import finals
 
 PLACE: Final = "on held-out prompts"
 MANY_EVEN: Final = 0.25
-"""Share of even pairs from which it is told: they hold the share of won ones near a half."""
+"""From this share of ties on it is reported, since ties hold the win rate near one half."""
 FEWEST: Final = 20
 """Blind votes below which no statement on improvement is made, whatever the interval."""
 
@@ -38,8 +38,8 @@ class Point:
     """Applied steps."""
     votes: int
     wins: Share | None
-    """Pairs that the tuned policy won against the base, ties half: of answers to the same prompt
-    by their reward, or of batches by the function that votes."""
+    """Share of pairs that the tuned policy won against the base, a tie as half. Pairs are answers
+    to one prompt, compared by reward, or batches, compared by the voting function."""
     reward: float | None
     """Mean reward of the panel."""
     tokens: float
@@ -49,33 +49,33 @@ class Point:
     texts: tuple[tuple[str, str], ...]
     """Prompts and first answers."""
     batches: bool = False
-    """The pairs are of batches, and a function compared them."""
+    """The pairs are batches that a voting function compared."""
     even: float = 0.0
     """Share of the pairs that are ties."""
 
 
 @dataclass(frozen=True)
 class Improvement:
-    """What is known of the tuned policy against the base."""
+    """How the tuned policy compares with the base."""
 
     share: Share | None
-    """Comparisons that the tuned policy won, with a 95 % interval; None where nobody compared."""
+    """Share of comparisons won by the tuned policy, 95 % interval; None where nobody compared."""
     pairs: str
-    """What was compared, in words."""
+    """The pairs that were compared, in words."""
     votes: int
     """Counted votes on which the run was tuned, at the last measurement."""
     kl: float | None
-    """To the base, nats, of the point that would be exported."""
+    """KL to the base, nats, of the point that would be exported."""
     points: tuple[Point, ...]
-    """From the base (no steps) to the last."""
+    """All measurements, from the base (no steps) to the last."""
     lack: str
     """Why there is no share; "" where there is one."""
     kl_measured: bool = True
-    """On held-out prompts; else it is what the last step noted."""
+    """``kl`` was measured on held-out prompts; else it is the last step's figure."""
 
     @property
     def verdict(self) -> str:
-        """better, worse, unclear, or unknown: by whether the interval holds one half."""
+        """better, worse, unclear, or unknown, by whether the interval contains one half."""
         if self.share is None or not self.share.of:
             return "unknown"
         if self.share.unsure():
@@ -84,7 +84,7 @@ class Improvement:
 
     @property
     def sentence(self) -> str:
-        """Whether the run helped, for people."""
+        """A sentence for people on whether the run helped."""
         if self.share is None or self.share.value is None:
             at = f" ({self.nats})" if self.nats else ""
             return f"not known whether it is better than the base{at}: {self.lack}"
@@ -98,7 +98,7 @@ class Improvement:
 
     @property
     def nats(self) -> str:
-        """The KL, such as "2.4 nats"; empty where nobody knows it."""
+        """The KL, such as "2.4 nats"; empty where it is unknown."""
         about = "" if self.kl_measured else "≈ "
         return "" if self.kl is None else f"{about}{self.kl:.1f} nats"
 
@@ -134,7 +134,7 @@ class Improvement:
         return tuple((p, a, tuned[p]) for p, a in self.points[0].texts if p in tuned)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The values for ``--json``."""
         s = self.share
         return {
             "verdict": self.verdict,
@@ -152,7 +152,7 @@ class Improvement:
 
 
 def read(ledger: Ledger) -> Improvement:
-    """Read what was measured of a run."""
+    """Read a run's measurements and its final comparison, and judge the improvement."""
     events = [event["body"] for event in ledger.events("measured")]
     points = _points(events)
     end = points[-1] if points and points[-1].steps else None
@@ -196,11 +196,11 @@ def read(ledger: Ledger) -> Improvement:
 
 
 Curve: TypeAlias = list[tuple[int, int, float, float | None, float | None]]
-"""Votes counted, answers read for them, the value then, and its interval where it has one."""
+"""Points: votes counted, answers read for them, the value then, and its interval or None."""
 
 
 def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
-    """Figures along a run, by votes and by reading: of applied steps, and of measurements."""
+    """A run's curves by name, over votes and over reading, from its steps and measurements."""
     votes = list(accumulate((step.votes for step in table), initial=0))
     read = list(accumulate((step.answers_read for step in table), initial=0))
     found: dict[str, Curve] = {
@@ -213,7 +213,7 @@ def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
     }
     # A measurement stands after its number of applied steps.
     at = [(point, read[min(point.steps, len(table))]) for point in helped.points]
-    if helped.kl_measured:  # of the adapter; rounds note it where they asked
+    if helped.kl_measured:  # of the exported point; steps note that of the centre
         known = ((p, i) for p, i in at if p.kl is not None or not p.steps)
         found["kl"] = [(p.votes, i, p.kl or 0.0, None, None) for p, i in known]
     found["heldout"] = [
@@ -228,7 +228,7 @@ def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
 
 
 def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
-    """Measurements in their order, each against the base's; a step measured again counts last."""
+    """The measurements in order, each against the base's; of a repeated one the last counts."""
     last = {body["steps"]: body for body in events}
     base = last.get(0, {}).get("rewards")
     return tuple(_point(body, base) for _, body in sorted(last.items()))

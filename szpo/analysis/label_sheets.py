@@ -1,7 +1,7 @@
 """Write questions into files for people to fill in, and read the answers back.
 
-.jsonl and .csv hold a line per question with an empty ``choice``; filled in, the same file is the
-answers. .json holds Label Studio tasks (ranker of two items), and its export the answers.
+.jsonl and .csv hold a line per question with an empty ``choice``, which people fill in. .json
+holds Label Studio tasks (ranker of two items), and its export holds the answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 
 
 def write(questions: Sequence[Question], path: Path) -> None:
-    """Write a round's questions; the file takes its name when it is whole, replacing an older one.
+    """Write a round's questions; an older file is replaced only once the new one is complete.
 
     Raises:
         UsageError: another ending than .jsonl, .csv or .json.

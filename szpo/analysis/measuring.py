@@ -1,8 +1,8 @@
-"""Measure a run's policy on its held-out prompts: before, along the way and after. No votes.
+"""Measure a run's policy on held-out prompts, before, during and after the run, without votes.
 
-Every measurement draws the answers with the same random numbers, and is recorded as an event of
-kind ``measured``; `szpo.analysis.improvement` reads them. A simulated panel's reward scores single
-answers. A function that votes compares batches of them with the base's, as it does in the run.
+Every measurement draws the answers with the same random numbers. It is recorded as an event of
+kind ``measured``, which `szpo.analysis.improvement` reads. A simulated panel's reward scores
+single answers. A voting function compares batches with the base's, as it does in the run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Measured:
     votes: int
     """Counted votes so far."""
     rewards: Sequence[Sequence[float]] | None
-    """(prompts, samples); None where nobody knows a reward."""
+    """(prompts, samples); None where no reward is known."""
     tokens: float
     """Mean answer length."""
     kl: float | None
@@ -54,29 +54,29 @@ class Measured:
     texts: Sequence[tuple[str, str]]
     """Prompts and first answers."""
     wins: Sequence[Sequence[float]] | None = None
-    """(batches, samples): the share of a voting function's vote for the tuned batch."""
+    """(batches, samples): the share of the voting function's vote that the tuned batch gets."""
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured of a run, when, and where to."""
+    """The measurements of a run: policy, prompts, times, judges and ledger."""
 
     ledger: Ledger
     source: Source
-    """The policy, which stands where the run asks."""
+    """The policy, at the run's centre."""
     prompts: tuple[Prompt, ...]
     samples: int
-    """Answers to each prompt at the first and the last measurement; one in between."""
+    """Answers to each prompt at the first and the last measurement; in between there is one."""
     along: frozenset[int]
-    """Numbers of applied steps after which it is measured on the way."""
+    """Numbers of applied steps after which the policy is measured during the run."""
     score: Score | None
-    """The reward of a simulated panel; None where nobody knows one."""
+    """The reward of a simulated panel; None where no reward is known."""
     people: bool
     say: Say
     function: FunctionPanel | None = None
     """The function that votes in the run."""
     rows: int = 1
-    """Prompts of the batches that it compares."""
+    """Prompts in each batch that the function compares."""
 
     @cached_property
     def base(self) -> list[list[Answer]]:
@@ -87,7 +87,7 @@ class Measuring:
 
 
 def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> Measuring | None:
-    """What the settings' ``[evaluation]`` asks for; None where no prompts are held out."""
+    """The measurements that ``[evaluation]`` asks for; None where no prompts are held out."""
     config: Config = parts.config
     e, steps = config.evaluation, config.steps
     asked = tuple(clean_prompt(prompt) for prompt in parts.prompts.heldout[: e.prompts])
@@ -102,19 +102,19 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
 
 
 def before(m: Measuring | None) -> None:
-    """Measure the start, unless it was; people are not to wait: theirs comes with the next."""
+    """Measure the base, unless that was done; for people later, so that they need not wait."""
     if m is not None and not (m.people and _is_language_model(m)):
         _measure_start(m)  # no vote is asked of a policy that cannot answer
 
 
 def after_step(m: Measuring | None, report: StepReport) -> None:
-    """Measure after a step, if it is one of those."""
+    """Measure after a step, if it is one of `Measuring.along`."""
     if m is not None and report.step + 1 in m.along:
         _attempt(m, lambda: _measure(m, report.step + 1, report.total_votes))
 
 
 def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
-    """Measure where a run has ended, once, and offer its people a blind final comparison of it."""
+    """Measure a run at its end, once; if people vote, order a blind final comparison of it."""
     if m is None or outcome.status == "paused" or not outcome.steps:
         return
     if outcome.steps not in _measurements(m):
@@ -124,14 +124,14 @@ def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
 
 
 def _is_compared(ledger: Ledger) -> bool:
-    """A final comparison was ordered, and no step has come since by votes that were added."""
+    """Whether a final comparison was ordered, and no step from added votes has come since."""
     placed = orders.orders(ledger, "final")
     sql = "SELECT DISTINCT kind FROM events WHERE event > ? AND kind IN ('step', ?)"
     return bool(placed) and len(ledger.query(sql, (placed[-1].id, BUDGET))) < 2
 
 
 def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
-    """Measure; what goes wrong with it is reported and ends no run, but an engine that is gone."""
+    """Measure; report an error without ending the run, unless lease, ledger or engine fail."""
     try:
         measure()
     except (LeaseError, StorageError, IntegrityError, ResourceError):
@@ -146,18 +146,18 @@ def _measure_start(m: Measuring) -> None:
     policy: Any = m.source.policy
     if m.ledger.last_applied() is None:
         _record(m, 0, 0, draw_answers(policy, m.prompts, m.samples, seed=_seed(m)))
-    elif _is_language_model(m):  # which also answers from its start
+    elif _is_language_model(m):  # which can still answer as the base
         _record(m, 0, 0, policy.sample(m.prompts, m.samples, seed=_seed(m), base=True))
 
 
 def _measure(m: Measuring, steps: int, votes: int) -> None:
     _measure_start(m)
-    with policy_at(m.ledger, m.source, None) as policy:  # where the run recommends
+    with policy_at(m.ledger, m.source, None) as policy:  # at the recommended point
         _record(m, steps, votes, draw_answers(policy, m.prompts, 1, seed=_seed(m)))
 
 
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
-    """Measure with all answers; of a language model its KL and guards as well."""
+    """Measure with all samples; for a language model also the KL and the guards."""
     _measure_start(m)
     with policy_at(m.ledger, m.source, None) as found:
         policy: Any = found
@@ -192,7 +192,7 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
 
 
 def _measurements(m: Measuring) -> dict[int, Any]:
-    """What was recorded, by the number of applied steps."""
+    """The recorded measurements, by the number of applied steps."""
     return {event["body"]["steps"]: event["body"] for event in m.ledger.events(KIND)}
 
 
@@ -224,17 +224,17 @@ def _record(
         rewards = [[float(score(prompt, answer)) for answer in row] for prompt, row in pairs]
     texts = [(prompt.text, row[0].text) for prompt, row in zip(m.prompts, rows, strict=True)]
     tokens = sum(answer.tokens for answer in every) / len(every)
-    wins = _ask(m, m.function, rows) if steps and m.function is not None else None
+    wins = _compare(m, m.function, rows) if steps and m.function is not None else None
     record(m.ledger, "run", Measured(steps, votes, rewards, tokens, kl, texts, wins))
 
 
-def _ask(
+def _compare(
     m: Measuring, function: FunctionPanel, rows: Sequence[Sequence[Answer]]
 ) -> list[list[float]]:
-    """What the function prefers of batches of the run's size: `Measured.wins`.
+    """The function's votes between tuned and base batches of the run's size: `Measured.wins`.
 
-    Consecutive prompts make a batch. The sides alternate, so a function that prefers one side
-    whatever stands there gives one half.
+    Consecutive prompts make a batch. The sides alternate, so a function that always prefers one
+    side gives one half.
     """
     found = []
     for i, start in enumerate(range(0, len(m.prompts), m.rows)):
@@ -248,8 +248,8 @@ def _ask(
 
 
 def record(ledger: Ledger, by: str, found: Measured) -> None:
-    """Record a measurement, of its texts the first `TEXTS`."""
+    """Record a measurement, with the first `TEXTS` of its texts."""
     body = {**asdict(found), "texts": [list(pair) for pair in found.texts[:TEXTS]]}
     if found.wins is None:
-        del body["wins"]  # as it was before functions were asked
+        del body["wins"]  # as in records from before functions voted
     ledger.record_event(KIND, by, step_report.plain(body))

@@ -1,6 +1,6 @@
-"""What a run promises now and after more votes, and what holds it back, in words.
+"""A run's forecast for more votes, and why the recommended point goes no further, in words.
 
-Written with every step of a run whose rule looks ahead (`szpo.optim.rules.look_ahead`), read here.
+Every step of a run whose rule looks ahead records it (`szpo.optim.rules.look_ahead`).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from szpo.optim.named_features import describe_likelier
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
 
 FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
-"""What people call the figures of predicted guards."""
+"""Names for people of the figures of predicted guards."""
 NEVER: Final = LookAhead((), -math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What the last step of a run looked ahead to."""
+    """The look-ahead of a run's last step, and its prior."""
 
     found: LookAhead
     votes: int
     """Counted votes of the run at that step."""
     prior: Mapping[str, Any] | None = None
-    """The preference pairs that it began with: their file, number, and weight in votes then."""
+    """The preference pairs that the run began with: file, number, and weight in votes then."""
     why: str = ""
-    """Why the votes show no taste, where somebody asked; `szpo.analysis.taught` says it of
-    coordinates that are named features."""
+    """Why the votes show no taste, if that was asked for. Where the coordinates are named
+    features, `szpo.analysis.taught` says why."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What keeps the recommended point from going on, and what to do; empty where nothing."""
+        """Why the recommended point goes no further, with advice; empty where nothing stops it."""
         found, lines = self.found, []
         if self.why:
             lines.append(
@@ -83,7 +83,7 @@ class Outlook:
 
     @property
     def note(self) -> str:
-        """In a few words, for the line of a step; empty where all is as it should be."""
+        """A few words for the line of a step; empty where there is nothing to say."""
         found, words = self.found, []
         if self.votes and not found.shown:
             words.append("no taste shown yet")
@@ -99,7 +99,7 @@ class Outlook:
         return ", ".join(words)
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The values for ``--json``."""
         plain = self.found.to_json()
         factor = plain.pop("factor")
         return {
@@ -119,7 +119,7 @@ def win_rate(ahead: Ahead) -> str:
 
 
 def nats(ahead: Ahead) -> str:
-    """The KL to the base with its interval, in which the mean of skewed draws need not lie.
+    """The KL to the base with its interval, widened to the mean, since draws may be skewed.
 
     >>> nats(Ahead(20, (0.5, 0.5, 0.6), (0.2, 0.1, 0.1), 0.1))
     '0.2 nats [0.1, 0.2]'
@@ -129,16 +129,16 @@ def nats(ahead: Ahead) -> str:
 
 
 def heads(ledger: Ledger) -> tuple[str, str, str, str]:
-    """Heads of `table`: a vote compares answers to several prompts, the result those to one."""
+    """Column heads of `table`; the second says how many prompts a vote compares."""
     rows = ledger.spec.get("config", {}).get("optimizer", {}).get("rows", 1)
     each = f", of {rows} prompts each" if rows > 1 else ""
     return "forecast", f"votes won{each}", "KL to the base", "shows a taste"
 
 
 def table(outlook: Outlook) -> Sequence[tuple[str, str, str, str]]:
-    """What is expected: votes more, win rate, KL, and the probability that a taste shows.
+    """Rows of the forecast: further votes, win rate, KL, and the probability that a taste shows.
 
-    What holds now is no forecast: `szpo.analysis.improvement` has what was measured.
+    The present is no forecast and is left out: see `szpo.analysis.improvement`.
     """
     return [
         (f"{each.votes} more", win_rate(each), nats(each), f"{100 * each.evidence:.0f} %")
@@ -148,15 +148,15 @@ def table(outlook: Outlook) -> Sequence[tuple[str, str, str, str]]:
 
 
 def of_report(extra: Mapping[str, Any], votes: int) -> Outlook | None:
-    """What a step's report says, without the prior's file; None where nobody looked ahead."""
+    """The outlook in a step's report, without the prior; None if the rule does not look ahead."""
     body = extra.get("outlook")
     return None if body is None else Outlook(LookAhead.from_json(body), votes)
 
 
 def read(ledger: Ledger, *, why: bool = False) -> Outlook | None:
-    """The outlook of a run as of its last step; None where its rule looks at no votes ahead.
+    """The outlook of a run as of its last step; None where no look-ahead and no prior is recorded.
 
-    With ``why`` it reads the votes again to say why they show no taste.
+    With ``why`` the votes are read again to explain why they show no taste.
     """
     prior = ledger.spec.get("prior")
     last = ledger.query("SELECT body FROM events WHERE kind = 'step' ORDER BY event DESC LIMIT 1")

@@ -1,12 +1,12 @@
 """The dashboard's numbers: one document of figures, each with its interval, from `evidence`.
 
-Pure: rows in, figures out. The same function makes the operator's page from the ledger and the
-figures of an export from its files, so the two agree or a test fails.
+These are pure functions of rows. One function makes both the operator's page, from the ledger, and
+the figures of an export, from its files; a test checks that the two agree.
 
-The headline is *heading*: a step's direction is drawn at random, and has a side that points along
-the path the run took in the ten steps before. Whether the votes go for that side is a fair
-question, because the path is older than the votes. A plain mean of plus against minus would be
-one half for any run, since which end of a random direction is called plus means nothing.
+The headline is *heading*. A step's direction is drawn at random, and one of its sides points along
+the path of the run's last ten steps. The path is older than the votes, so it is a fair question
+whether they favour that side. The plain share of plus would be one half for any run, since the
+sign of a random direction means nothing.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
 
 
 def _progress(evidence: Evidence) -> dict[str, Any]:
-    """How far the run has done; ``planned`` steps follow its settings and limits."""
+    """How much of the run is done; ``planned`` steps follow from its settings and limits."""
     run, steps, voters = evidence.run, evidence.steps, evidence.totals.voters.values()
     counted = evidence.totals.steps()
     done = {step.step for step in steps if step.state == "applied"}
@@ -77,7 +77,7 @@ def _progress(evidence: Evidence) -> dict[str, Any]:
     ends += [applied + max(0, n - spent) // run.votes_per_step for n in by_votes]
     planned = max(applied, min(ends)) if ends else None
     at_hand = [step for step in steps if step.state not in ("applied", "void")]
-    # Rounds that are still to be answered, less what the open one has already.
+    # Votes of the rounds still to be answered, less those that the open one has already.
     left = None if planned is None else (planned - applied) * run.votes_per_step
     if left is not None and at_hand:
         left = max(0, left - counted[at_hand[0].step] - len(run.hidden_us))
@@ -96,28 +96,28 @@ def _progress(evidence: Evidence) -> dict[str, Any]:
 
 
 def _speed(evidence: Evidence) -> dict[str, Any]:
-    """How fast the panel votes, and what it waits for.
+    """How fast the panel votes, and how long it waits.
 
     ``overall`` counts the hours in which a round was open and the run not paused; ``waiting`` is
     the share of the time, from the first round on and without pauses, in which none was open.
     """
     run, steps = evidence.run, evidence.steps
-    # A first answer is the vote; changing it later is not another one.
+    # Only first answers: a revision is not another vote.
     first = evidence.totals.first_us
-    # Of people; of programs where nobody else voted.
+    # Times of people, or of programs where no person voted.
     people = [p.name for p in evidence.panelists if p.kind == "person"]
     times = evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
-    shut = _spans(run.pauses, run.as_of_us)
+    paused = _spans(run.pauses, run.as_of_us)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
-    open_us = sum(_time_outside(begin, end, shut) for begin, end in rounds)
+    open_us = sum(_time_outside(begin, end, paused) for begin, end in rounds)
     waiting = None
     if rounds:
         busy = any(s.state in ("planned", "generating", "open", "closed") for s in steps)
         end = run.as_of_us if busy else max(end for _, end in rounds)
-        whole = _time_outside(rounds[0][0], end, shut)
+        whole = _time_outside(rounds[0][0], end, paused)
         waiting = max(0.0, 1 - open_us / whole) if whole else None
     links = {
-        "votes": quantile([_time_outside(s.opened_us, s.closed_us, shut) / 1e6 for s in steps
+        "votes": quantile([_time_outside(s.opened_us, s.closed_us, paused) / 1e6 for s in steps
                            if s.opened_us is not None and s.closed_us is not None], 0.5),
         "answers": quantile([s.generation_s for s in steps if s.generation_s is not None], 0.5),
         "update": quantile([(s.applied_us - s.closed_us) / 1e6 for s in steps
@@ -146,16 +146,16 @@ def _spans(pauses: Iterable[tuple[int, int | None]], now: int) -> list[Span]:
     return [(begin, now if end is None else end) for begin, end in pauses]
 
 
-def _time_outside(begin: int, end: int, shut: Iterable[Span]) -> int:
-    """µs from begin to end, less what lies in these spans (pauses)."""
-    return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in shut)
+def _time_outside(begin: int, end: int, paused: Iterable[Span]) -> int:
+    """µs from begin to end, less those in the spans of ``paused``."""
+    return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in paused)
 
 
 def _cost(evidence: Evidence, done: dict[str, Any], pace: dict[str, Any]) -> dict[str, Any]:
-    """Estimate what is left to do, at the pace of the last ten steps.
+    """Estimate the votes, hours and money still needed, at the pace of the last ten steps.
 
-    ``measured``: from measured times, else from the words and 238 words a minute; ``spent`` is by
-    words alone. ``money`` and ``spent`` are nothing where the settings name no pay.
+    ``measured``: times are measured, else derived from words at 238 a minute. ``spent`` is always
+    derived from words. ``money`` and ``spent`` are empty where the settings name no pay.
     """
     run, left = evidence.run, done["votes_left"]
     measured = pace["median"].n >= ENOUGH_TIMED
@@ -171,7 +171,7 @@ def _cost(evidence: Evidence, done: dict[str, Any], pace: dict[str, Any]) -> dic
         steps = (done["planned"] or 0) - done["applied"]
         if steps and per_step.value is not None:
             end = rescale(per_step, lambda s: run.as_of_us + s * steps * 1e6)
-    # As the limit of money counts it: answers that were shown, whether judged or not.
+    # As the money limit counts: answers that were shown, whether judged or skipped.
     spent = _price(run, done["votes"], evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
     return {
         "votes": left, "seconds_per_vote": each, "measured": measured, "person_hours": hours,
@@ -185,22 +185,22 @@ def _price(run: RunFacts, votes: float, hours: float) -> float | None:
 
 def _paces(evidence: Evidence) -> list[float]:
     """Seconds from close to close of the last ten steps, without pauses."""
-    shut = _spans(evidence.run.pauses, evidence.run.as_of_us)
+    paused = _spans(evidence.run.pauses, evidence.run.as_of_us)
     ends = [s.closed_us for s in evidence.steps if s.closed_us is not None]
     opened = [s.opened_us for s in evidence.steps if s.opened_us is not None]
     ends = [*opened[:1], *ends]
     both = list(itertools.pairwise(ends))[-WINDOW:]
-    return [_time_outside(a, b, shut) / 1e6 for a, b in both]
+    return [_time_outside(a, b, paused) / 1e6 for a, b in both]
 
 
 # ---- value ----
 
 
 def _values(evidence: Evidence) -> list[dict[str, Any]]:
-    """What the votes of each step say.
+    """The counts of each step's votes, and the values estimated from them.
 
-    ``raw`` is Δ̂ of plus over minus, logistic, a tie half a vote each; ``heading`` the same of the
-    side along the path of the last ten steps; ``pooled`` is ``heading`` over ten steps.
+    ``raw``: Δ̂ of plus over minus under the logistic link, a tie as half a vote each. ``heading``:
+    the same for the side along the path of the last ten steps. ``pooled``: ``heading`` over ten.
     """
     by_step: dict[int | None, dict[int | None, Counter[str]]] = {}
     for (number, k), counts in evidence.totals.directions().items():
@@ -244,7 +244,7 @@ def _along(
 
 
 def _improving(evidence: Evidence, values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Whether the last ten steps' votes go on along the path, and for a side at all.
+    """Whether the votes of the last ten steps follow the path, and whether they favour a side.
 
     ``better_side`` is the win rate of a direction's better side, from votes on different
     comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is the last blind

@@ -28,7 +28,7 @@ from szpo.metrics import words
 from szpo.types import Answer, Floats, Prompt
 
 CHUNK = 2048
-"""Pairs of one chunk."""
+"""Pairs in one chunk."""
 MATRIX_SUFFIX = ".npy"
 
 
@@ -57,7 +57,7 @@ class Filter:
     shortest: int = 1
     longest: int | None = None
     asked: frozenset[str] = frozenset()
-    """Ids and keys of pairs that were asked."""
+    """Ids and keys of pairs that were asked about."""
 
     def reason(self, pair: Pair) -> str | None:
         """Why a pair is left out, None if it is not."""
@@ -74,7 +74,7 @@ class Filter:
 
 
 Differences: TypeAlias = Callable[[list[Pair]], Floats]
-"""Pairs to δ = φ(A) − φ(B), (pairs, features)."""
+"""A function from pairs to δ = φ(A) − φ(B), (pairs, features)."""
 
 
 @dataclass(slots=True)
@@ -86,10 +86,10 @@ class Seen:
 
 
 def read(path: Path | str) -> Iterator[Pair]:
-    """The pairs of a pool: .csv, .jsonl (also .gz), .json; of a Label Studio task every two items.
+    """Yield a pool's pairs from .csv, .jsonl (also .gz) or .json; of a ranking task all pairs.
 
     Raises:
-        UsageError: the file, or a record of it, is not what is needed; file and line are named.
+        UsageError: the file or a record is malformed; the message names file and line.
     """
     path = Path(path)
     row = 0
@@ -118,7 +118,7 @@ def chunks(
 
 
 def differences_from_features(features: tuple[Feature, ...]) -> Differences:
-    """δ from named features of the texts (`szpo.analysis.features`)."""
+    """Compute δ from named features of the texts (`szpo.analysis.features`)."""
 
     def of(pairs: list[Pair]) -> Floats:
         rows = [
@@ -135,7 +135,7 @@ def differences_from_features(features: tuple[Feature, ...]) -> Differences:
 
 
 def differences_from_columns(names: tuple[str, ...]) -> Differences:
-    """δ from numbers in the file itself."""
+    """Compute δ from numbers in the pool's file itself."""
 
     def of(pairs: list[Pair]) -> Floats:
         rows = [[_value(p, 0, name) - _value(p, 1, name) for name in names] for p in pairs]
@@ -145,10 +145,10 @@ def differences_from_columns(names: tuple[str, ...]) -> Differences:
 
 
 def differences_from_matrix(path: Path) -> tuple[Differences, int]:
-    """δ from a .npy beside the pool, and d: (pairs, d) differences, or (pairs, 2, d) of A and B.
+    """Read δ from a .npy of shape (pairs, d), or (pairs, 2, d) for A and B; return it with d.
 
-    Row i belongs to the file's pair i. The file is memory-mapped, as embeddings may be larger than
-    memory.
+    Row i belongs to pair i of the pool. The file is memory-mapped, since embeddings may be larger
+    than memory.
 
     Raises:
         UsageError: the file cannot be read, has another shape, or too few rows.

@@ -18,7 +18,7 @@ from szpo.errors import UsageError
 from szpo.types import Choice, Floats
 
 BLOCK = 2**21
-"""Numbers in one intermediate array at most; longer sums are made in parts."""
+"""The most numbers in one intermediate array; longer sums are computed in parts."""
 
 
 class Target(Protocol):
@@ -68,14 +68,14 @@ class BradleyTerry:
 
     @classmethod
     def prior(cls, dim: int, tau: float = 1.0) -> BradleyTerry:
-        """No answers yet."""
+        """The posterior before any answer."""
         return cls(np.zeros((0, dim)), np.zeros(0), tau)
 
     @classmethod
     def of(
         cls, delta: ArrayLike, choices: Sequence[Choice], tau: float = 1.0, dim: int | None = None
     ) -> BradleyTerry:
-        """From δ = φ(A) − φ(B) (n, d) and the choices; see `orient`."""
+        """The posterior given δ = φ(A) − φ(B) (n, d) and the choices; see `orient`."""
         rows = np.asarray(delta, dtype=np.float64)
         rows = rows.reshape(len(choices), -1 if rows.size else dim or 1)
         return cls(*orient(rows, choices), tau)
@@ -117,7 +117,7 @@ def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
     A leaves δ, B negates it, a tie is half an answer in either direction, a skip is none.
 
     Raises:
-        UsageError: a choice is unknown, or their number is not that of δ.
+        UsageError: a choice is unknown, or there is not one for each row of δ.
 
     >>> rows, weight = orient(np.array([[1.0], [2.0], [3.0]]), ["A", "B", "tie"])
     >>> rows.ravel().tolist(), weight.tolist()
@@ -140,6 +140,6 @@ def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
 
 
 def blocks(rows: int, columns: int) -> list[slice]:
-    """The rows in parts, each of at most `BLOCK` numbers over these columns."""
+    """Slices of the rows, each of at most `BLOCK` numbers in an array of these columns."""
     size = max(1, BLOCK // max(columns, 1))
     return [slice(start, start + size) for start in range(0, rows, size)]

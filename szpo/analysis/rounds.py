@@ -1,8 +1,8 @@
 """Rounds of questions from a pool: choose, hand out, take answers back, choose again.
 
-Between rounds the state is one JSON file, written whole before the questions are: after an
-interruption the same command is run again. Nothing is asked twice, an answer that is read again
-changes nothing, and questions without an answer are handed out again before new ones.
+Between rounds the state is one JSON file, written before the questions are: after an interruption,
+run the same command again. No question is asked twice, an answer that is read again changes
+nothing, and questions without an answer are handed out again before new ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from szpo.types import Floats, Prompt
 
 VERSION = 1
 SCALED_ON = 10_000
-"""The unit of each feature is taken, once, from the δ of this many pairs."""
+"""The scale of each feature is computed once, from the δ of about this many pairs."""
 PARTICLES, STEPS = 200, 20
 
 
@@ -46,7 +46,7 @@ class SelectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A pair that was handed out: its text, its δ in units of the features, its gain."""
+    """A pair that was handed out: its texts, its δ over `State.scale`, its gain in nats."""
 
     id: str
     key: str
@@ -98,18 +98,18 @@ class Round:
     state: State
     out: tuple[Question, ...]
     fresh: int
-    """Of ``out``, those that were not handed out before."""
+    """How many of ``out`` were not handed out before."""
     new_replies: int
     changed: int
-    """Answers that their giver has changed."""
+    """How many earlier answers were changed by the person who gave them."""
     seen: Seen
     certain: bool
     before: float
     """Gaussian entropy of the prior, nats."""
     now: float
-    """That of the posterior after all answers so far."""
+    """Gaussian entropy of the posterior after all answers so far, nats."""
     gain: float
-    """Information expected of the fresh questions together, nats."""
+    """Expected information of the fresh questions together, nats."""
     weights: tuple[tuple[str, float, float], ...] = field(default=())
     """Name, mean and standard deviation of each weight, in logits per unit of δ."""
 
@@ -162,9 +162,9 @@ def advance(
 
 
 def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, int]:
-    """Add answers to the state; the last one of a person to a question counts.
+    """Add answers to the state; return it, the number of new ones, and that of changed ones.
 
-    Also how many are new, and how many their giver has changed.
+    Of one person's answers to a question, the last counts.
     """
     asked = {q.id for q in state.questions}
     have = {(reply.id, reply.by): reply for reply in state.replies}
@@ -188,9 +188,9 @@ def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, in
 def _choose(
     state: State, path: Path, differences: Differences, count: int, seen: Seen
 ) -> tuple[tuple[Question, ...], bool]:
-    """Choose new questions: the best of one pass over the pool, then greedily among these.
+    """Choose new questions greedily among the best of one pass over the pool.
 
-    Also whether no other question could have been chosen in their place (`Batch.certain`).
+    Returns them, and whether no other question could have been chosen instead (`Batch.certain`).
     """
     plan = state.plan
     number = 1 + max((q.round for q in state.questions), default=-1)
@@ -276,17 +276,17 @@ def _rescale(delta: Floats, state: State) -> Floats:
 
 
 def save(state: State, path: Path) -> None:
-    """Write the state whole: a process that dies leaves the one before."""
+    """Write the state; a process that dies meanwhile leaves the state before in the file."""
     body = {"version": VERSION, **dataclasses.asdict(state)}
     with replace_whole(path) as draft:
         draft.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
 
 
 def load(path: Path) -> State:
-    """A state as `save` wrote it.
+    """Read a state that `save` wrote.
 
     Raises:
-        UsageError: it is not one, or of another version.
+        UsageError: the file holds no state, or one of another version.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))

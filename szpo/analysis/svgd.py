@@ -41,10 +41,10 @@ class Particles:
 
     @property
     def entropy(self) -> float:
-        """−mean log q by the change of variables, nats; it drifts: docs/active.md has by how much.
+        """−mean log q by the change of variables, nats; it drifts down as steps go on.
 
-        Trust it over the first steps, or to rank designs; `szpo.analysis.entropy` has estimates
-        that do not drift.
+        Trust it over the first steps (docs/active.md), or to rank designs. `szpo.analysis.entropy`
+        has estimates that do not drift.
         """
         return -float(self.log_q.mean())
 
@@ -57,10 +57,10 @@ class Sampler:
     sd: Floats
 
     def draw(self, count: int, key: bytes) -> Particles:
-        """``count`` particles by the key, with their log-densities.
+        """Draw ``count`` particles by the key, with their log-densities.
 
         Raises:
-            UsageError: fewer than two.
+            UsageError: ``count`` is below 2.
         """
         if count < 2:
             raise UsageError(f"svgd: {count} particles; give at least 2")
@@ -83,11 +83,11 @@ class Whitened:
         return self.target.dim
 
     def x(self, z: Floats) -> Floats:
-        """Back to the target's coordinates, (m, d)."""
+        """The points z (m, d) in the target's coordinates."""
         return np.asarray(self.centre + z @ self.root.T)
 
     def z(self, x: Floats) -> Floats:
-        """The target's coordinates in z, (m, d)."""
+        """The points x (m, d) in whitened coordinates."""
         return np.asarray(linalg.solve_triangular(self.root, (x - self.centre).T, lower=True).T)
 
     def log_density(self, z: Floats) -> Floats:
@@ -99,7 +99,7 @@ class Whitened:
         return np.asarray(self.target.score(self.x(z)) @ self.root)
 
     def back(self, particles: Particles) -> Particles:
-        """Particles in z as particles in x."""
+        """The particles, given in z, in the target's coordinates."""
         log_q = particles.log_q - np.log(np.diag(self.root)).sum()
         return replace(particles, x=self.x(particles.x), log_q=log_q)
 
@@ -168,7 +168,7 @@ def step(target: Target, particles: Particles, epsilon: float = 0.3) -> Particle
 def run(
     target: Target, particles: Particles, *, steps: int, epsilon: float = 0.3, every: int = 0
 ) -> tuple[Particles, ...]:  # fmt: skip
-    """Run ``steps`` steps.
+    """Move particles by ``steps`` steps of SVGD.
 
     Returns snapshots at the start, after every ``every`` steps (0: none), and at the end.
 
@@ -187,9 +187,9 @@ def spread(
     target: BradleyTerry, *, key: bytes, count: int = 200, steps: int = 60, epsilon: float = 0.3,
     every: int = 0,
 ) -> tuple[Particles, ...]:  # fmt: skip
-    """Particles over a Bradley–Terry posterior: trained start, then SVGD, in posterior units.
+    """Draw particles from a Bradley–Terry posterior: train a sampler, then run SVGD, whitened.
 
-    Snapshots as in `run`, in the weights' own coordinates.
+    Returns snapshots as `run` does, in the coordinates of the weights.
     """
     view = whiten(target)
     start = train(view, key=key, steps=50).draw(count, key)

@@ -1,15 +1,14 @@
 """Cluster panelists by taste: how many tastes a panel has, and who has which.
 
-There are three answers: several tastes; one taste; too few votes to decide. Whether panelists
-differ at all is a permutation test (`szpo.aggregation.bradley_terry.heterogeneity_p`). How many
-tastes there are, and how far panelists agree within and between them, is measured on votes that
-were left out of the fit, since clusters found in votes always seem to agree on those votes.
+The result is one of five verdicts (`Verdict`). A permutation test says whether panelists differ at
+all (`szpo.aggregation.bradley_terry.heterogeneity_p`). How many tastes there are, and how far
+panelists agree within and between them, is measured on votes that were left out of the fit, since
+clusters found in votes always seem to agree on those votes.
 
 The model is a mixture of K tastes, one for each panelist. The reward under taste k is r(x, z = k)
 = xᵀw_k. With K values of z the posterior q(z | votes) is computed, not learned by an encoder, so
 the evidence lower bound is tight and expectation–maximisation raises it (Dempster, Laird and
-Rubin, 1977). Pure arithmetic; the encoder of
-`szpo_simulators.worlds.vpl_model` needs thousands of pairs.
+Rubin, 1977). The encoder of `szpo_simulators.worlds.vpl_model` would need thousands of pairs.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ Verdict: TypeAlias = Literal["several", "sharpness", "unlike", "one", "few"]
 groups; one taste; too few votes to decide."""
 
 MAX_TASTES: Final = 4
-"""Tastes that are looked for."""
+"""The most tastes that are tried."""
 FOLDS: Final = 5
 LEVEL: Final = 0.05
 MIN_POWER: Final = 0.8
-"""Power from which finding nothing says that there is nothing."""
+"""From this power on, a test that finds no difference is evidence of one taste."""
 PANELS: Final = 60
-"""Simulated panels of two opposed halves, to learn how surely they would be seen."""
+"""Number of simulated panels of two opposed halves, by which the power is estimated."""
 AGREEMENT: Final = 0.70
-"""Of two simulated panelists of one taste, as people's and the reference panel's."""
+"""Agreement of two simulated panelists with one taste, as of people and the reference panel."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,26 @@ class Clusters:
     p: float
     """P-value of "the panelists share one taste"."""
     power: float
-    """Share of simulated panels of two opposed halves that would have been found out."""
+    """Share of simulated panels of two opposed halves that the test detects."""
     votes: int
     names: tuple[str, ...]
     """(G,) panelists by pseudonym."""
     gains: tuple[float, ...]
     """For 1, 2, … tastes: left-out log-likelihood per vote above a coin's, nats."""
     errors: tuple[float, ...]
-    """Standard error of each gain less that of one taste, over panelists."""
+    """Standard errors, over panelists, of the differences of the gains from that of one taste."""
     found: Mixture
-    """With one taste unless the verdict is several or sharpness."""
+    """The fitted mixture, of one taste unless the verdict is several or sharpness."""
     within: Share
-    """Pairs of left-out votes on one comparison that chose the same side, same cluster …"""
+    """Share of pairs of left-out votes on one comparison with the same side, within clusters."""
     between: Share
-    """… and different clusters."""
+    """The same for pairs between different clusters."""
     expected: Floats
-    """(K, K) agreement that the fitted tastes would have on the comparisons as asked."""
+    """(K, K) agreement that the fitted tastes would have on the comparisons that were asked."""
 
     @property
     def cosines(self) -> Floats:
-        """(K, K) between the clusters' tastes."""
+        """(K, K) cosines between the clusters' tastes."""
         unit = self.found.weights / np.linalg.norm(self.found.weights, axis=1, keepdims=True)
         return np.asarray(unit @ unit.T)
 
@@ -80,8 +79,8 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     """Look for groups of panelists who share a taste.
 
     Args:
-        votes: of all panelists, with the differences in any units.
-        seed: names every draw.
+        votes: those of all panelists, with the differences in any units.
+        seed: the seed of every draw.
 
     Raises:
         UsageError: one panelist only, or no feature differs.
@@ -126,8 +125,8 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
 def detectable(x: Floats, who: Ints, seed: int) -> float:
     """The power of the test against a panel of two opposed halves, in [0, 1].
 
-    Simulated panels vote on the same comparisons: every other panelist likes a random direction
-    of the features, the rest its opposite, so sharply that two of one taste agree on 70 %.
+    Simulated panels vote on the same comparisons. A random half of the panelists likes a random
+    direction of the features, the rest its opposite. Two of one taste agree on 70 %.
     """
     rng = np.random.Generator(
         np.random.Philox(key=int.from_bytes(seeds.derive(seed, "clusters power"), "little"))
@@ -144,7 +143,7 @@ def detectable(x: Floats, who: Ints, seed: int) -> float:
 
 
 def _sharpness(u: Floats) -> float:
-    """The factor on these values at which two voters agree on `AGREEMENT` of the questions."""
+    """The factor on the logits ``u`` at which two voters agree on `AGREEMENT` of the questions."""
     sizes = np.abs(u[u != 0])
     if not len(sizes):
         return 1.0
@@ -162,7 +161,7 @@ def _sharpness(u: Floats) -> float:
 def _left_out(
     z: Floats, y: Floats, who: Ints, fold: Ints, k: int, seed: int
 ) -> tuple[Floats, list[Ints]]:
-    """Log-likelihood (n,) of left-out votes, and who was in which cluster at each part."""
+    """Log-likelihood (n,) of left-out votes, and each part's clusters of the panelists (G,)."""
     groups, scores, members = int(who.max()) + 1, np.zeros(len(y)), []
     for part in range(FOLDS):
         test = fold == part
@@ -175,7 +174,7 @@ def _left_out(
 
 
 def _error(gaps: Floats, who: Ints) -> float:
-    """Standard error of the mean of these, panelists being the draws."""
+    """Standard error of the mean of ``gaps``, clustered by panelist."""
     groups = int(who.max()) + 1
     sums = np.bincount(who, gaps - gaps.mean(), groups)
     return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(gaps))
@@ -184,7 +183,7 @@ def _error(gaps: Floats, who: Ints) -> float:
 def _agreement(
     y: Floats, who: Ints, comparison: Ints, fold: Ints, members: Sequence[Ints]
 ) -> tuple[Share, Share]:
-    """Pairs of votes for a side on one comparison: within clusters and between them."""
+    """Agreement of pairs of votes for a side on one comparison, within and between clusters."""
     hits, of = [0, 0], [0, 0]
     for number in np.flatnonzero(np.bincount(comparison) > 1):
         rows = np.flatnonzero((comparison == number) & (y != 0.5))
@@ -200,8 +199,8 @@ def _agreement(
 def one_direction(z: Floats, y: Floats, who: Ints, found: Mixture) -> bool:
     """Whether every cluster's taste may be the strongest one's, held less sharply or not at all.
 
-    Each cluster's weights against the nearest multiple, not below 0, of the strongest's, by Wald's
-    test on its members' votes.
+    Wald's test, on the votes of a cluster's members, compares its weights with the nearest
+    multiple, not below 0, of the strongest cluster's.
     """
     first = int(np.argmax(np.linalg.norm(found.weights, axis=1)))
     strongest = found.weights[first]
@@ -235,7 +234,7 @@ ROUNDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """K tastes and who has which."""
+    """A mixture of K tastes, and the probability of each taste for each panelist."""
 
     weights: Floats
     """(K, p), the taste of most panelists first."""
@@ -263,10 +262,10 @@ def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes
     Args:
         x: standardised differences (n, p).
         y: votes (n,): 1 plus, 0 minus, ½ tie.
-        who: (n,) panelist of each vote, 0 … G − 1; one without votes has the prior.
+        who: (n,) panelist of each vote, 0 … G − 1; without votes a panelist has the prior.
         groups: G.
         k: number of tastes.
-        key: names the starts.
+        key: draws the starts.
     """
     n, p = x.shape
     starts = STARTS if k > 1 else 1

@@ -1,7 +1,7 @@
-"""What a run's votes taught, in words and over votes; where they taught nothing, why.
+"""The taste that a run's votes taught, in words and as curves; or why they taught none.
 
-Figures are told once the votes show a taste. Where the coordinates are named features, they are
-each step's look-ahead (`szpo.optim.rules.look_ahead`); otherwise the shown texts tell it
+Probabilities are given once the votes show a taste. Where the coordinates are named features, they
+come from each step's look-ahead (`szpo.optim.rules.look_ahead`), otherwise from the shown texts
 (`szpo.analysis.text_taste`).
 """
 
@@ -20,18 +20,18 @@ from szpo.optim.rules.look_ahead import LookAhead
 from szpo.training import budget
 
 LIKELY: Final = 0.5
-"""Probability from which a claim is told."""
+"""Probability from which a claim is stated."""
 OPEN: Final = 0.2
-"""Where the probability that no feature explains the votes is below this, more may name one.
+"""If the probability that no feature explains the votes is below this, more votes may show one.
 
-Of 60 simulated runs of 120 votes each (tests/analysis/test_cause.py) it is below in two of 57
-whose taste has no name, and in a third of those whose has one that does not show yet."""
+In simulated runs of 120 votes that show no taste (tests/analysis/test_cause.py), it is below in
+two of 57 whose taste is no named feature, and in a third of those whose taste is one."""
 LISTED: Final = 0.1
-"""Probability from which a claim is mentioned where none is likely, and drawn."""
+"""Probability from which a claim is drawn, and is mentioned where no claim is likely."""
 HARDLY: Final = 0.1
-"""Forecast probability of a taste below which nobody is told to continue voting."""
+"""If the forecast probability of a taste is below this, the advice is not to continue voting."""
 DRAWN: Final = 5
-"""Groups in a chart."""
+"""The most groups in a chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,26 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What all votes of a run taught."""
+    """The taste that all votes of a run taught, or why they taught none."""
 
     votes: int
     words: str
-    """What they are about, with figures once a taste is shown; empty where nothing is likely."""
+    """The taste, with probabilities once it is shown; empty where no claim is likely."""
     shown: bool
-    """They show a taste."""
+    """The votes show a taste."""
     why: str = ""
-    """Why they do not; empty where they do."""
+    """Why the votes show no taste; empty where they show one."""
     more_may: bool = True
     """More votes may show one, or more of it."""
     aside: tuple[str, ...] = ()
     """Groups that an order leaves out (``szpo not-about``)."""
     by_texts: bool = False
-    """Read off the texts: the run's coordinates have no names."""
+    """The taste is inferred from the texts, since the run's coordinates have no names."""
     lines: tuple[Line, ...] = field(default=(), repr=False)
     """The leading groups, the likeliest first; empty before a taste is shown."""
 
     def __str__(self) -> str:
-        """In one line.
+        """The lesson in one line.
 
         >>> str(Lesson(31, "fewer commas (97 %)", True))
         '31 votes: fewer commas (97 %)'
@@ -78,7 +78,7 @@ class Lesson:
         return f"{self.votes} votes{besides}: no taste shown{perhaps}; {self.why}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The values for ``--json``."""
         return {**asdict(self), "text": str(self)}
 
 
@@ -95,7 +95,7 @@ def phrase(feature: str, more: bool) -> str:
 
 
 def words(found: LookAhead) -> str:
-    """What the votes are about, with figures only once they show a taste."""
+    """The taste of the votes, with probabilities only once they show one; "" if none is likely."""
     if found.taught is None:
         return ""
     likely = [each for each in found.taught if each.chance >= LIKELY]
@@ -106,14 +106,14 @@ def words(found: LookAhead) -> str:
             "a taste that no named feature explains "
             f"({_percent(found.unnamed + found.chance)} for none)"
         )
-    return _all_told(found.taught)
+    return _describe_claims(found.taught)
 
 
-def _all_told(every: Sequence[Claim]) -> str:
-    """Of a taste that the votes show: what is likely, or what it may be."""
-    if likely := ", ".join(_told(each) for each in every if each.chance >= LIKELY):
+def _describe_claims(every: Sequence[Claim]) -> str:
+    """A shown taste in words: its likely claims, or the leading ones where none is likely."""
+    if likely := ", ".join(_describe_claim(each) for each in every if each.chance >= LIKELY):
         return likely
-    some = " or ".join(_told(each) for each in every[:2] if each.chance >= LISTED)
+    some = " or ".join(_describe_claim(each) for each in every[:2] if each.chance >= LISTED)
     return f"not clear yet: {some}" if some else "a taste, not clear yet which"
 
 
@@ -121,7 +121,7 @@ def _group(claim: Claim) -> str:
     return phrase(claim.group or claim.feature, claim.more)
 
 
-def _told(claim: Claim) -> str:
+def _describe_claim(claim: Claim) -> str:
     """The group with its probability, then its likeliest feature where that is likely in it."""
     very = ""
     if claim.group not in ("", claim.feature) and claim.share >= LIKELY:
@@ -137,9 +137,9 @@ def _percent(share: float) -> str:
 
 
 def read(ledger: Ledger) -> Lesson | None:
-    """What a run's votes taught as of its last step; None where no features are known to it.
+    """The lesson of a run as of its last step, from its named features or else from its texts.
 
-    Of a run whose coordinates have no names: what its texts show, None where they show nothing.
+    None where the coordinates have no names and the texts show no taste.
     """
     steps = ledger.query(
         "SELECT json_extract(body, '$.total_votes') AS votes, json_extract(body, "
@@ -153,7 +153,7 @@ def read(ledger: Ledger) -> Lesson | None:
     known = [(votes, found) for votes, found in known if found.taught is not None]
     if not known:
         found_in = text_taste.read(ledger)
-        return found_in and Lesson(found_in[0], _all_told(found_in[1]), True, by_texts=True)
+        return found_in and Lesson(found_in[0], _describe_claims(found_in[1]), True, by_texts=True)
     votes, last = known[-1][0] + cause.count_earlier(ledger), known[-1][1]
     if last.shown:
         return Lesson(votes, words(last), True, aside=last.aside, lines=_lines(known))
@@ -166,9 +166,9 @@ def read(ledger: Ledger) -> Lesson | None:
 
 
 def more_votes(ledger: Ledger, lesson: Lesson | None) -> str:
-    """How somebody gives the run more votes; "" where nobody can, or where they would not help.
+    """How to give the run more votes, in words; "" where nobody can, or they would not help.
 
-    ``lesson``: as `read` found it.
+    ``lesson``: the result of `read`.
     """
     may = not cause.Watch(ledger).look() if lesson is None else lesson.more_may
     return budget.describe_more(ledger) if may else ""

@@ -1,8 +1,8 @@
-"""What votes are about, read off the texts alone: for runs whose coordinates have no names.
+"""Infer a taste from votes and texts alone, for runs whose coordinates have no names.
 
-Votes are regressed on what the shown texts differ in, in the dictionary's features, under the
-sparse prior of `szpo.optim.sparse_prior`, as a run in coordinates of named features does. What it
-finds holds for the votes; whether the model can be moved that way the texts do not say.
+Votes are regressed on the differences of the shown texts in the dictionary's features, under the
+sparse prior of `szpo.optim.sparse_prior`, as in a run with named features. The result describes
+the votes. It does not say whether the policy can be moved that way.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from szpo.optim.vote_regression import BAYES_FACTOR_NEEDED, Votes
 from szpo.types import FEATURE_GRID, Comparison, Floats
 
 MAX_TEXTS: Final = 2_000
-"""Texts that are read, those of the last comparisons: a few seconds."""
+"""The most texts that are read, from the last comparisons; this takes a few seconds."""
 FEWEST: Final = 5
-"""Comparisons in which a feature differs, at least."""
+"""A feature is used if it differs in at least this many comparisons."""
 COMPONENTS: Final = 8
-"""Mixtures of features, for what no single one or two of them explain."""
+"""Number of mixtures of features, for tastes that one or two features do not explain."""
 
 
 def read(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
-    """How many votes were read, and what they are about, the likeliest first.
+    """The number of votes read, and the claims about their taste, the likeliest first.
 
-    None where they do not show it: the Bayes factor for any of it is below that of a run's gate.
-    By chance it is above in 3 of 255 runs of forty votes.
+    None where the Bayes factor for any taste is below the one that a run needs. With random votes
+    it is above in 3 of 255 runs of forty votes.
     """
     try:
         cast = vote_texts.read(ledger)
@@ -61,7 +61,7 @@ def read(ledger: Ledger) -> tuple[int, tuple[Claim, ...]] | None:
 
 
 def _differences(comparisons: tuple[Comparison, ...]) -> tuple[tuple[str, ...], Floats]:
-    """Features that differ, and plus less minus of each comparison, with a mean square of 1."""
+    """Features that differ, and each comparison's plus less minus, scaled to mean square 1."""
     rows = [row for each in comparisons for row in each.rows]
     entries = dictionary.holding({row.prompt.text for row in rows})
     held = frozenset(each.name for each in entries)

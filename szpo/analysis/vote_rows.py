@@ -1,7 +1,7 @@
 """The stored votes of a run as rows: the one form that reports, exports and tables are made of.
 
-Panelists stand by pseudonym. Rows are read part by part, so a run of a million votes takes no more
-memory than a short one.
+Panelists are named by pseudonym. Rows are read part by part, so that a run of a million votes
+takes little more memory than a short one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VOTES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class VoteRow:
-    """One stored vote; a changed vote is several rows of one seat."""
+    """One stored vote; each revision is a row of its own, with the same seat."""
 
     vote: int
     seat: str
@@ -46,7 +46,7 @@ class VoteRow:
     choice: str
     verdict: str
     expected: str | None
-    """What a comparison with a known answer expects: plus, minus or tie."""
+    """The right verdict, where it is known: plus, minus or tie."""
     repeats: str | None
     """The comparison that this one shows again."""
     standing: bool
@@ -60,7 +60,7 @@ class VoteRow:
     served_us: int
     received_us: int
     words: int
-    """Of the prompts and both answers, in rows that differ."""
+    """Words in the prompts and both answers of rows that differ."""
     words_plus: int
     words_minus: int
     fast: bool
@@ -73,20 +73,20 @@ class VoteRow:
 
     @property
     def seconds(self) -> float:
-        """Time on the page."""
+        """Time on the page, s."""
         return seconds_on_page(self.dwell_ms, self.served_us, self.received_us)
 
 
 def seconds_on_page(dwell_ms: int | None, served_us: int, received_us: int) -> float:
-    """Of an answer: as the page measured it, else from showing to answer."""
+    """Seconds on the page: as the page measured them, else from serving to the answer."""
     return max(0, received_us - served_us) / 1e6 if dwell_ms is None else dwell_ms / 1e3
 
 
 class VoteRows:
     """The votes that a ledger holds now, in order; each iteration reads them again, part by part.
 
-    In memory stand one byte per vote and the numbers of words of each comparison. Votes on the
-    comparisons ``without`` are left out.
+    Memory holds one byte per vote and the word counts of each comparison. Votes on comparisons in
+    ``without`` are left out.
     """
 
     def __init__(self, ledger: Ledger, without: Collection[str] = ()):

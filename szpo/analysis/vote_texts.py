@@ -1,6 +1,6 @@
 """A ledger's training votes with the texts that they judge, for the study of tastes.
 
-Only votes that count, of rounds that are closed: an operator should not watch a panel vote.
+It holds counted votes of closed rounds only: an operator should not watch a panel vote.
 """
 
 from __future__ import annotations

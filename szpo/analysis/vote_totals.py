@@ -1,7 +1,7 @@
-"""Votes summed up in one pass: what the dashboard's numbers need, in a few bytes per vote.
+"""Sum up votes in one pass for the dashboard's numbers, in a few bytes per vote.
 
-Pure. Counts stand per comparison and per panelist. Of single votes only what a median, a
-correlation or the agreement with others needs is held, in typed arrays.
+The functions are pure. Counts are per comparison and per panelist. Of single votes, typed arrays
+hold only the values for medians, for a correlation, and for the agreement with others.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class VoterTotals:
     choices: bytearray = field(default_factory=bytearray)
     """A, B or t (tie) of each training vote."""
     seconds: array[float] = field(default_factory=_floats)
-    """On the page, of each training vote."""
+    """Seconds on the page for each training vote."""
     words: array[int] = field(default_factory=_integers)
-    """Shown with each training vote."""
+    """Words shown with each training vote."""
     standing: int = 0
     """Last answers to training comparisons, skips included."""
     skips: int = 0
     fast: int = 0
-    """Of `standing`: marked as cast sooner than reading takes."""
+    """How many of ``standing`` are marked as cast sooner than reading takes."""
     late: int = 0
     gold: int = 0
     gold_right: int = 0
@@ -78,7 +78,7 @@ class ComparisonTotals:
     counts: Counter[str] = field(default_factory=Counter)
     """By verdict: plus, minus, tie."""
     sided: array[int] = field(default_factory=_integers)
-    """Of each vote for a side: the panelist's number, negated and less one for minus."""
+    """For each vote for a side: the panelist's number i for plus, −1 − i for minus."""
 
 
 @dataclass(slots=True)
@@ -91,11 +91,11 @@ class VoteTotals:
     second: dict[str, Counter[str]] = field(default_factory=dict)
     """Verdicts from second seats by comparison, skips left out; they are counted in no round."""
     first_us: array[int] = field(default_factory=_integers)
-    """When each first answer to a training comparison came."""
+    """When each first answer to a training comparison came, µs since 1970."""
     fast: int = 0
     """Counted votes marked as cast sooner than reading takes."""
     words_judged: int = 0
-    """In the answers of training comparisons that were counted or skipped, once per vote."""
+    """Words in the answers of training comparisons, summed over votes counted or skipped."""
     length_logs: array[float] = field(default_factory=_floats)
     """log(words of plus / words of minus), of each counted vote for a side."""
     length_signs: array[float] = field(default_factory=_floats)
@@ -131,7 +131,7 @@ class VoteTotals:
         return found
 
     def seconds(self, names: Iterable[str]) -> Sequence[float]:
-        """Of the training votes of these panelists."""
+        """Seconds on the page for each training vote of these panelists."""
         found = _floats()
         for name in names:
             if name in self.voters:
@@ -139,7 +139,7 @@ class VoteTotals:
         return found
 
     def words(self) -> Sequence[int]:
-        """Shown with each training vote."""
+        """Words shown with each training vote of all panelists."""
         found = _integers()
         for voter in self.voters.values():
             found += voter.words
@@ -149,8 +149,7 @@ class VoteTotals:
 def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
     """Sum up votes, in the order of the ledger.
 
-    ``votes`` is iterated a second time where comparisons were shown again: for their first
-    answers.
+    If comparisons were shown again, ``votes`` is iterated a second time for the first answers.
     """
     totals = VoteTotals()
     again: list[VoteRow] = []

@@ -34,7 +34,7 @@ class Voter:
     votes: int
     """Counted votes, ties included."""
     in_use: float
-    """By the run's own weighting."""
+    """The voter's weight under the run's own weighting."""
     skill: float
     rationality: float
     beta: float
