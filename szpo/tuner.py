@@ -268,9 +268,9 @@ class Tuner:
             kind = self._parts.config.panel.kind
             raise UsageError(f"Tuner: the votes of this run come from {kind}; use run()")
         if self._service is None:
-            minutes = self._parts.config.panel.lease_minutes
+            seat_us = self._parts.config.panel.seat_us
             self._service = VoteService(
-                self._ledger, seat_ttl_us=round(minutes * 60e6), rubric_version=RUBRIC_VERSION
+                self._ledger, seat_ttl_us=seat_us, rubric_version=RUBRIC_VERSION
             )
         return self._service
 

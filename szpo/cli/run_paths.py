@@ -77,7 +77,9 @@ def run_name(name: str) -> str:
     Raises:
         UsageError: it may not.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+    from szpo.config.run_sections import RUN_NAME
+
+    if not re.fullmatch(RUN_NAME, name):
         raise UsageError(
             f'"{name}" is no name of a run; give 1 to 64 small letters, digits and hyphens'
         )

@@ -20,9 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.cluster.schedule import Bounds, Dispatcher
-from szpo.cluster.trusted_model import CastMember, Judged, TrustedModel, pick_rows, save_member
 from szpo.cluster.vllm_messages import Decoding, Row, RowAnswer, row_seed
 from szpo.cluster.vllm_transport import ChunkReply, Look, ServedChunk, VllmTransport
+from szpo.cluster.vllm_trusted_model import (
+    CastMember,
+    Judged,
+    TrustedModel,
+    pick_rows,
+    save_member,
+)
 from szpo.errors import IntegrityError, RunError, StorageError
 from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site

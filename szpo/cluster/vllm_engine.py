@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from szpo.cluster import trusted_model
+from szpo.cluster import vllm_trusted_model
 from szpo.config.engine import VLLM_ROWS, Engine
 from szpo.errors import EngineError, UsageError
 from szpo.generation.sampling import Sampling
@@ -154,7 +154,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
             f"{loaded.quantization}: leave it out, or use another engine.kind"
         )
     sites = local.subspace.sites
-    rank = trusted_model.require_rank(sites)
+    rank = vllm_trusted_model.require_rank(sites)
 
     from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, Canary, VllmAnswerer
     from szpo.cluster.vllm_messages import Decoding
@@ -164,7 +164,7 @@ def connect(engine: Engine, loaded: Any, local: Any, **options: Any) -> Any:
 
     root = Path(engine.adapters or tempfile.gettempdir()).absolute()
     folder = AdapterFolder(root, engine.server_adapters, sites, loaded.name)
-    trusted = trusted_model.TrustedModel(loaded, local, engine.tolerance)
+    trusted = vllm_trusted_model.TrustedModel(loaded, local, engine.tolerance)
     stop, words = local.adapted.stop_tokens, vocabulary_size(loaded.model)
     replicas = _replicas(engine, _client(), rank=rank, retry=options.get("retry", Retry()))
     decoding = Decoding(Sampling(), tuple(stop), words)

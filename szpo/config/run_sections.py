@@ -14,13 +14,15 @@ from szpo.config.section import Count, Positive, Section
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 """Names that some file systems give to devices."""
 
+RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
+
 
 class Run(Section):
     """Name and folder of the run, its seed, and when it ends."""
 
     name: str | None = Field(
         None,
-        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
+        pattern=RUN_NAME,
         description="Name of the run and of its file; default: made from model, panel and seed.",
     )
     folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
@@ -211,6 +213,11 @@ class Panel(Section):
             except ValueError:
                 raise ValueError(f'"{given}" is no day; write it as 2026-12-31') from None
         return given
+
+    @property
+    def seat_us(self) -> int:
+        """For how long a comparison is reserved for one person, in microseconds."""
+        return round(self.lease_minutes * 60e6)
 
 
 class Guards(Section):

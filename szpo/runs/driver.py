@@ -124,8 +124,7 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
 
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
     """Who answers: a panel inside this process, or whoever opens the ledger."""
-    minutes = parts.config.panel.lease_minutes
-    service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
+    service = VoteService(ledger, seat_ttl_us=parts.config.panel.seat_us)
     if parts.panel is None or not parts.config.panel.inside:
         return LedgerEvaluator(service)
     return parts.panel.evaluator(service)

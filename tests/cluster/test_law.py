@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from szpo.cluster import trusted_model, vllm_engine, worker
+from szpo.cluster import vllm_engine, vllm_trusted_model, worker
 from szpo.config.engine import Engine
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
@@ -159,7 +159,7 @@ def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(model, dtype):
     right = policy.engine.logprobs(prompts, rows, [1] * len(rows), both)
     for chunk in range(chunks):
         own = list(range(chunk, len(rows), chunks))
-        (picked,) = trusted_model.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
+        (picked,) = vllm_trusted_model.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
         taken = [own[i] for i in picked]
-        apart = trusted_model.deviation([wrong[i] for i in taken], [right[i] for i in taken])
-        assert apart > trusted_model.TOLERANCE[dtype]
+        apart = vllm_trusted_model.deviation([wrong[i] for i in taken], [right[i] for i in taken])
+        assert apart > vllm_trusted_model.TOLERANCE[dtype]

@@ -306,7 +306,7 @@ def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, k
 @pytest.mark.slow
 def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, monkeypatch):
     """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
-    monkeypatch.setattr("szpo.cluster.trusted_model.TOKENS", 12)
+    monkeypatch.setattr("szpo.cluster.vllm_trusted_model.TOKENS", 12)
     with served(policy, server.url, chunk_rows=8) as answers:
         policy.sample(PROMPTS[:1], seed=1)
         before, wrong = answers.rescored, []
@@ -324,7 +324,7 @@ def test_whoever_failed_once_has_all_its_rows_rescored(policy, server, wanted, m
 
 def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, wanted, monkeypatch):
     """The shortest answer, which the first look at each member's longest ones leaves out."""
-    monkeypatch.setattr("szpo.cluster.trusted_model.TOKENS", 6)
+    monkeypatch.setattr("szpo.cluster.vllm_trusted_model.TOKENS", 6)
     for each_row in (False, True):
         server.reset()
         with served(policy, server.url, chunk_rows=8, each_row=each_row) as answers:

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from szpo.cluster import trusted_model, vllm_messages
-from szpo.cluster.trusted_model import cast_member, save_member, trusted_factors
+from szpo.cluster import vllm_messages, vllm_trusted_model
 from szpo.cluster.vllm_messages import Decoding, MessageError, Row, read_completion
 from szpo.cluster.vllm_replica import GoneError, Replica, Retry, Server
+from szpo.cluster.vllm_trusted_model import cast_member, save_member, trusted_factors
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
@@ -138,7 +138,7 @@ def test_members_are_one_where_the_cast_makes_them_one():
 
 def test_ranks_are_those_that_a_server_takes():
     def limit(rank: int) -> int:
-        return trusted_model.require_rank([Site("a", 0, 3, 2, rank, 1.0)])
+        return vllm_trusted_model.require_rank([Site("a", 0, 3, 2, rank, 1.0)])
 
     assert [limit(r) for r in (1, 2, 8, 9, 300, 512)] == [1, 8, 8, 16, 320, 512]
     with pytest.raises(UsageError, match=r"adapter\.rank 513 is more than any vLLM server takes"):
@@ -148,18 +148,21 @@ def test_ranks_are_those_that_a_server_takes():
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=40))
 def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows):
     members, lengths = [m for m, _ in rows], [n for _, n in rows]
-    groups = trusted_model.pick_rows(members, lengths)
+    groups = vllm_trusted_model.pick_rows(members, lengths)
     assert [members[group[0]] for group in groups] == list(dict.fromkeys(members))
     for group in groups:
         own = [i for i, m in enumerate(members) if m == members[group[0]]]
         assert set(group) <= set(own) and len(set(group)) == len(group)
         taken = sum(lengths[i] for i in group)
-        assert taken >= trusted_model.TOKENS or len(group) == len(own)
-        assert taken - lengths[group[-1]] < trusted_model.TOKENS  # no row more than needed
+        assert taken >= vllm_trusted_model.TOKENS or len(group) == len(own)
+        assert taken - lengths[group[-1]] < vllm_trusted_model.TOKENS  # no row more than needed
 
 
 def test_a_number_that_is_none_is_no_agreement():
-    assert trusted_model.deviation([np.array([-1.0, np.nan])], [np.array([-1.0, -1.0])]) == np.inf
+    assert (
+        vllm_trusted_model.deviation([np.array([-1.0, np.nan])], [np.array([-1.0, -1.0])])
+        == np.inf
+    )
 
 
 class Played:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo_ui.panel import formatted
+from szpo_ui.panel import markdown
 from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.formatted import ATTRIBUTES, CLASSES, TAGS
+from szpo_ui.panel.markdown import ATTRIBUTES, CLASSES, TAGS
 from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import plain as visible_signs
 from szpo_ui.web.markup import prose, whole
@@ -68,7 +68,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("text", GOLDEN)
 def test_markdown_looks_as_meant(text):
-    assert str(formatted.single(text)) == GOLDEN[text]
+    assert str(markdown.single(text)) == GOLDEN[text]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_markdown_looks_as_meant(text):
     ],
 )
 def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
-    assert formatted.single(text) is None and formatted.pair(text, "Another.") is None
+    assert markdown.single(text) is None and markdown.pair(text, "Another.") is None
 
 
 MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
@@ -92,7 +92,7 @@ WORDS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
 
 @given(st.lists(MARKUP | WORDS | st.sampled_from(PAYLOADS), max_size=30).map("".join))
 def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
-    made = formatted.single(text)
+    made = markdown.single(text)
     if made is None:
         return
     assert_harmless(made)
@@ -121,7 +121,7 @@ def test_the_second_filter_lets_nothing_through_but_its_list(tags):
     html = "".join(
         f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags
     )
-    for tag, attrs in Parsed(formatted.clean(html)).found:
+    for tag, attrs in Parsed(markdown.clean(html)).found:
         assert tag in TAGS
         assert set(attrs) <= ATTRIBUTES[tag] | ({"class"} if tag in CLASSES else set())
         assert set(attrs.get("class", "").split()) <= CLASSES.get(tag, set())
@@ -142,9 +142,9 @@ def test_an_attack_stays_text_plain_formatted_and_searched():
                 f"```\n{text}\n```",
                 f"# {text}",
             ):
-                for html in formatted.pair(marked, "**so**") or ():
+                for html in markdown.pair(marked, "**so**") or ():
                     assert_harmless(html)
-            found = formatted.with_marks([f"**so a** {text}", f"- {text}"], mark_a) or []
+            found = markdown.with_marks([f"**so a** {text}", f"- {text}"], mark_a) or []
             for html in found:
                 assert_harmless(html)
             marked = '<p dir="auto"><strong>so <span class="sz-diff">a</span>'
@@ -152,14 +152,14 @@ def test_an_attack_stays_text_plain_formatted_and_searched():
 
 
 def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
-    assert formatted.pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
-    assert formatted.pair("*a*", LONG) is None  # one cannot be, so neither is
-    one, other = formatted.pair("*a* c", "**b** c"), formatted.pair("**b** c", "*a* c")
+    assert markdown.pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
+    assert markdown.pair("*a*", LONG) is None  # one cannot be, so neither is
+    one, other = markdown.pair("*a* c", "**b** c"), markdown.pair("**b** c", "*a* c")
     assert one == (other[1], other[0])
 
 
 def test_differences_are_marked_in_what_a_reader_sees():
-    left, right = formatted.pair("**It is red** today, `x`.", "**It is blue** today, `x`.")
+    left, right = markdown.pair("**It is red** today, `x`.", "**It is blue** today, `x`.")
     assert re.findall('sz-diff">([^<]*)<', left + right) == ["red", "blue"]
     assert Parsed(left).text.strip() == "It is red today, x."
 
@@ -198,12 +198,12 @@ def test_texts_are_formatted_together_or_not_at_all():
     def plain(visible):
         return [Piece(visible)]
 
-    assert formatted.with_marks(["plain.", "text"], plain) is None
-    assert [str(html) for html in formatted.with_marks(["plain.", "*text*"], plain)] == [
+    assert markdown.with_marks(["plain.", "text"], plain) is None
+    assert [str(html) for html in markdown.with_marks(["plain.", "*text*"], plain)] == [
         '<p dir="auto">plain.</p>\n', '<p dir="auto"><em>text</em></p>\n',
     ]  # fmt: skip
-    too_long = "x" * (formatted.MOST_LETTERS + 1)
-    assert formatted.with_marks(["*text*", too_long], plain) is None
+    too_long = "x" * (markdown.MOST_LETTERS + 1)
+    assert markdown.with_marks(["*text*", too_long], plain) is None
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_what_a_text_costs_grows_with_its_letters_alone(sign):
 
         sys.setprofile(count)
         try:
-            formatted.single.__wrapped__((sign * letters)[:letters])
+            markdown.single.__wrapped__((sign * letters)[:letters])
         finally:
             sys.setprofile(None)
         return made[0]

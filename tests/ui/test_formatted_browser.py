@@ -7,7 +7,7 @@ import pytest
 
 from szpo.training import services
 from szpo.types import Answer, Prompt
-from szpo_ui.panel.formatted import TAGS
+from szpo_ui.panel.markdown import TAGS
 from tests.support.browser import NARROW, misfits, violations, window
 from tests.support.panel_states import agree, open_gate, until, visit
 from tests.support.xss_corpus import HOST, LONG, MARKER, PAYLOADS

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from szpo.ledger import connection
 from szpo_ui import app
-from szpo_ui.panel import formatted
+from szpo_ui.panel import markdown
 from szpo_ui.web.site import of_ledger
 from tests.support.browser import CALL, make, panel_call
 
@@ -60,7 +60,7 @@ def test_a_vote_of_the_page_runs_through_few_functions_files_and_statements(tmp_
             page = first.post(CALL, json=panel_call(first, "do", do="agree")).json()
         seat = re.search('data-seat="([0-9a-f]+)"', page)[1]
         site = of_ledger(stage.ledger)  # nothing is in its memory
-        formatted.pair.cache_clear()
+        markdown.pair.cache_clear()
         again = TestClient(app.create(site, pages=("panelist",)), base_url="http://localhost")
         again.cookies.update(first.cookies)
         ballot = {

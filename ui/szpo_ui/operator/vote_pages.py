@@ -24,7 +24,7 @@ from szpo.ledger.database import Record
 from szpo_ui.operator import vote_filter, word_search
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import HOLDS, VoteIndex
-from szpo_ui.panel import formatted
+from szpo_ui.panel import markdown
 from szpo_ui.web.diff import Piece, compare
 
 SIZE: Final = 20
@@ -279,7 +279,7 @@ def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
     if query:
         answers = _format([a, b], query)
     else:
-        found, html = compare(str(a), str(b)), formatted.pair(str(a), str(b)) or (None, None)
+        found, html = compare(str(a), str(b)), markdown.pair(str(a), str(b)) or (None, None)
         answers = [
             replace(a, pieces=found.a, formatted=html[0]),
             replace(b, pieces=found.b, formatted=html[1]),
@@ -296,14 +296,14 @@ def _format(texts: Sequence[Text], query: str | None) -> list[Text]:
     return [replace(text, formatted=html) for text, html in zip(texts, found, strict=True)]
 
 
-@lru_cache(maxsize=formatted.CACHED)
+@lru_cache(maxsize=markdown.CACHED)
 def _html(written: tuple[str, ...], query: str | None) -> tuple[Markup, ...] | None:
     """Texts as formatted HTML; stored, since an open page is drawn again and again."""
 
     def mark(visible: str) -> Sequence[Piece]:
         return [Piece(visible)] if query is None else word_search.mark(visible, query)
 
-    found = formatted.with_marks(written, mark)
+    found = markdown.with_marks(written, mark)
     return None if found is None else tuple(found)
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import Answer, Assignment, Comparison, Prompt
-from szpo_ui.panel import formatted
+from szpo_ui.panel import markdown
 from szpo_ui.web.ballots import gate_s, is_unfolded, to_read
 from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import whole
@@ -93,7 +93,7 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
 
 def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
     left, right = (whole(each.text, cut=each.end == "length") for each in (a, b))
-    found, html = compare(left, right), formatted.pair(left, right) or (None, None)
+    found, html = compare(left, right), markdown.pair(left, right) or (None, None)
     return Pair(
         row=row,
         prompt=prompt.text,
@@ -106,4 +106,4 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
 
 
 def _turn(role: str, text: str) -> Turn:
-    return Turn(role, text, formatted.single(text) if role == "assistant" else None)
+    return Turn(role, text, markdown.single(text) if role == "assistant" else None)

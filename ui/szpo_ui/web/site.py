@@ -156,7 +156,7 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
     service = VoteService(
         ledger,
         ledger.clock,
-        seat_ttl_us=round(config.panel.lease_minutes * 60e6),
+        seat_ttl_us=config.panel.seat_us,
         spare=config.panel.spare,
         spare_after_us=round(60e6 * config.words_per_vote / WORDS_PER_MINUTE),
         rubric_version=RUBRIC_VERSION,
