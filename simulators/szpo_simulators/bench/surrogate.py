@@ -36,6 +36,7 @@ from szpo.optim.posterior_directions import NOISE
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
+from szpo.policies import feature_basis
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import tastes, text_rewards
@@ -83,8 +84,7 @@ class Recorded:
 
     def _within(self) -> Floats:
         """The rewards less the mean of their prompts."""
-        means = np.bincount(self.prompts, self.reward) / np.bincount(self.prompts)
-        return self.reward - means[self.prompts]
+        return feature_basis.centre(self.reward[:, None], self.prompts)[:, 0]
 
     def gain(self, z: Floats) -> float:
         """Spreads of the reward that a short move along z (≤ d,) gains per |z| = √(2 KL)."""
@@ -390,18 +390,20 @@ def compare_coordinates(
 ) -> dict[str, float | str]:
     """What runs of a taste gain on named features and on the leading scores alone, and say."""
     liked, plan = replace(world, reward=rewards[spec["taste"]]), Plan(0.0, votes=120, noise=NOISE)
-    row, gains = dict[str, float | str](), dict[str, Floats]()
-    for kind in ("features", "scores"):
-        runs = run_all(liked, spec, plan, on_scores=kind == "scores")
+    runs = {
+        "features": run_all(liked, spec, plan),
+        "scores": run_all(liked, spec, plan, on_scores=True),
+    }
+    gains = dict[str, Floats]()
+    for kind, every in runs.items():
         for at in (40, 120):
-            looks = [next(look for look in each if look.votes == at) for each in runs]
+            looks = [look for each in every for look in each if look.votes == at]
             gained = [liked.mean_gain(recommend(plan, look)) for look in looks]
             gains[f"{kind} {at}"] = np.array(gained)
-            row[f"{kind} {at}"] = float(np.mean(gained))
-            if kind == "features":
-                said = [claim for look in looks for claim in said_of(look, liked.named)[:1]]
+    row: dict[str, float | str] = {name: float(each.mean()) for name, each in gains.items()}
     ahead = gains["features 120"] - gains["scores 120"]
     row |= {"ahead": float(ahead.mean()), "±": 1.96 * float(stats.sem(ahead))}
+    said = [claim for each in runs["features"] for claim in said_of(each[-1], liked.named)[:1]]
     named = Counter(("more " if claim.more else "less ") + claim.feature for claim in said)
     words = ", ".join(f"{name} ({count})" for name, count in named.most_common(2))
     return row | {"said": len(said), "mostly": words}
