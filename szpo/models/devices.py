@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -81,11 +82,14 @@ def usual_dtype(device: str) -> Dtype:
 
 
 def cpu_computes_in_bf16() -> bool:
-    """Whether this CPU's products in bf16 are fast: on x86 with AVX-512, on some ARM.
+    """Whether this CPU has instructions for products in bf16: AVX-512-BF16 or AMX, on some ARM.
 
-    Elsewhere torch takes its plain loop for them, several times as slow as fp32.
+    Elsewhere torch goes through fp32 or a plain loop: bf16 takes several times as long as fp32.
     """
-    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    if platform.machine() in ("x86_64", "AMD64"):
+        known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    else:
+        known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return known is not None and bool(known())
 
 

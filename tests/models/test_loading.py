@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import struct
 from pathlib import Path
 from typing import Any
@@ -332,11 +331,25 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(
     assert (chosen.device, chosen.dtype) == (device, dtype)
 
 
-def test_bf16_is_taken_on_x86_with_avx_512_only():
-    """Elsewhere torch multiplies bf16 in a plain loop, several times as slowly as fp32."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability in ("AVX512", "AVX2", "DEFAULT") and platform.machine() in ("x86_64", "AMD64"):
-        assert devices.cpu_computes_in_bf16() == (capability == "AVX512")
+@pytest.mark.parametrize(
+    ("machine", "avx512_bf16", "mkldnn", "fast"),
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", False, True, False),  # AVX-512 alone: torch multiplies by way of fp32
+        ("AMD64", False, False, False),
+        ("aarch64", False, True, True),
+        ("arm64", False, False, False),
+    ],
+)
+def test_bf16_is_taken_on_a_cpu_that_has_instructions_for_it(
+    monkeypatch, machine, avx512_bf16, mkldnn, fast
+):
+    monkeypatch.setattr(devices.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16, raising=False)
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: mkldnn, raising=False
+    )
+    assert devices.cpu_computes_in_bf16() == fast
 
 
 def test_what_is_named_is_taken_as_it_stands(monkeypatch):
