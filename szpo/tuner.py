@@ -287,7 +287,7 @@ class Tuner:
                 each.begin(read_facts(self._ledger))
         try:
             self._outcome = controller.run(
-                *driver.prepare(
+                driver.prepare(
                     self._ledger, self._parts, on_step=self._report, wait=leave, say=_say
                 )
             )

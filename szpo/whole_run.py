@@ -70,7 +70,7 @@ def drive(
             measuring.before(measures)
             with calls.calling(every, facts) as note:
                 outcome = controller.run(
-                    *driver.prepare(
+                    driver.prepare(
                         ledger, parts, on_step=on_step, wait=desk.do_one_turn, held=held, say=say
                     )
                 )

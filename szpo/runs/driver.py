@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -23,32 +23,29 @@ from szpo.optim.rules import look_ahead
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
-from szpo.policies.protocol import Policy, moved
+from szpo.policies.protocol import moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import RunParts
 from szpo.runs.cost_plan import KL_PROMPTS
 from szpo.runs.samples import Source
 from szpo.training import guards, services
-from szpo.training.services import Bounds, Hooks
+from szpo.training.services import Services
 from szpo.training.step_report import StepReport
 from szpo.types import Comparison, Row, Theta
 from szpo.voting import calibration
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 
-Loop: TypeAlias = tuple[Ledger, Policy, Evaluator, services.Prompts, Bounds, Hooks]
-"""What `szpo.training.controller.run` takes, in its order."""
-
 
 def prepare(
     ledger: Ledger,
     parts: RunParts,
     *,
-    on_step: Callable[[StepReport], None] | None = None,
+    on_step: Callable[[StepReport], None] = lambda report: None,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
     held: Lease | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Loop:
+) -> Services:
     """What the loop needs to run until the votes or the steps of the settings are spent.
 
     ``held`` is a lease that the caller keeps. A run for people first gets its sample check, which
@@ -63,45 +60,36 @@ def prepare(
         if config.panel.calibration:
             make(ledger, source)
     minutes = config.panel.deadline_minutes
-    return (
+    return Services(
         ledger,
         parts.policy,
         evaluator(ledger, parts),
         services.prompt_order(parts.prompts.train, parts.settings),
-        Bounds(
-            until_step=config.run.steps,
-            votes_budget=config.run.votes,
-            bands=guards.bands(config.guards),
-            lag=config.run.lag if config.run.lag is not None else int(people),
-            deadline_s=None if minutes is None else minutes * 60,
-            quorum=config.panel.quorum,
-        ),
-        Hooks(
-            on_step=on_step,
-            kl=_quadratic_kl(parts),
-            measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
-            scores=getattr(parts.policy, "score_features", None),
-            entries=parts.entries,
-            moments=_moments(parts),
-            outlook=_outlook(parts),
-            lease=held,
-            wait=wait,
-        ),
+        until_step=config.run.steps,
+        votes_budget=config.run.votes,
+        bands=guards.bands(config.guards),
+        lag=config.run.lag if config.run.lag is not None else int(people),
+        deadline_s=None if minutes is None else minutes * 60,
+        quorum=config.panel.quorum,
+        on_step=on_step,
+        kl=_quadratic_kl(parts),
+        measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
+        entries=parts.entries,
+        moments=_moments(parts),
+        outlook=_outlook,
+        lease=held,
+        wait=wait,
     )
 
 
-def _outlook(parts: RunParts) -> Callable[[State], Mapping[str, Any] | None] | None:
+def _outlook(state: State) -> Mapping[str, Any] | None:
     """What votes promise, for rules that recommend another point than they ask at."""
-    if not rule_of(parts.settings.rule).two_points:
+    if not rule_of(state.settings.rule).two_points:
         return None
-
-    def look(state: State) -> Mapping[str, Any] | None:
-        try:
-            return look_ahead.look_ahead(state.settings, state.carried).to_json()
-        except np.linalg.LinAlgError:  # a forecast that cannot be made ends no run
-            return None
-
-    return look
+    try:
+        return look_ahead.look_ahead(state.settings, state.carried).to_json()
+    except np.linalg.LinAlgError:  # a forecast that cannot be made ends no run
+        return None
 
 
 def _moments(parts: RunParts) -> Callable[[], Moments] | None:

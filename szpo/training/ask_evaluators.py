@@ -33,7 +33,7 @@ def wait(
     clock: Clock,
 ) -> Outcome | None:
     """Wait until the step is closed; an outcome if the run was paused meanwhile."""
-    ledger, epoch = run.ledger, run.lease.epoch
+    ledger, epoch = run.ledger, run.epoch
     while True:
         row = run.row(at.step)
         if row["state"] != "open":
@@ -47,8 +47,8 @@ def wait(
             steps.close(ledger, at.step, Closing("rule", epoch=epoch), votes=votes)
             or _close_if_overdue(run, row, votes, clock)
         ):
-            watch.time("evaluation_s", run.hooks.wait)
-            lease.check(ledger, run.lease.epoch)
+            watch.time("evaluation_s", run.wait)
+            lease.check(ledger, run.epoch)
 
 
 def steady_clock(run: Services) -> Clock:
@@ -57,18 +57,18 @@ def steady_clock(run: Services) -> Clock:
     A deadline is this controller's alone to keep. What passed before it began, and pauses, are
     known by the ledger's clock only.
     """
-    from_us, from_s = run.ledger.clock(), run.hooks.timer()
-    return lambda: from_us + round((run.hooks.timer() - from_s) * 1e6)
+    from_us, from_s = run.ledger.clock(), run.timer()
+    return lambda: from_us + round((run.timer() - from_s) * 1e6)
 
 
 def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
     """Close a step whose deadline has passed, with what there is; False if that must wait."""
-    seconds = run.bounds.deadline_s
+    seconds = run.deadline_s
     if seconds is None or row["opened_us"] is None or (
         clock() < steps.deadline_us(run.ledger, row, seconds)
     ):  # fmt: skip
         return False
-    closing = Closing("deadline", epoch=run.lease.epoch, quorum=run.bounds.quorum)
+    closing = Closing("deadline", epoch=run.epoch, quorum=run.quorum)
     return steps.close(run.ledger, row["step"], closing, votes=votes)
 
 

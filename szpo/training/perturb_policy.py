@@ -24,7 +24,7 @@ def plan(run: Services, at: Position, step: int) -> bool:
 
     False where its answers are already stored.
     """
-    ledger, epoch = run.ledger, run.lease.epoch
+    ledger, epoch = run.ledger, run.epoch
     row = ledger.step(step)
     if row is not None and (
         row["state"] not in ("planned", "generating") or steps.stored(ledger, step)
@@ -67,7 +67,7 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
 
 def record_plan(run: Services, at: Position, query: Query) -> None:
     """Write a step's perturbation into the ledger."""
-    steps.record_plan(run.ledger, run.lease.epoch, run.settings, query, at.head)
+    steps.record_plan(run.ledger, run.epoch, run.settings, query, at.head)
 
 
 def plan_ahead(run: Services, at: Position, step: int) -> Query | None:
@@ -75,6 +75,6 @@ def plan_ahead(run: Services, at: Position, step: int) -> Query | None:
 
     So no kill, and no later run without lag, can plan it from another head or from other votes.
     """
-    if run.bounds.lag and run.ledger.step(step) is None:
+    if run.lag and run.ledger.step(step) is None:
         return optimizer.ask(at.state, step)
     return None

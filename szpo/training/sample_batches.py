@@ -56,7 +56,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     notes = {**figures, **inputs}
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
-        steps.store(ledger, run.lease.epoch, step, comparisons, head, notes, then_open=then_open)
+        steps.store(ledger, run.epoch, step, comparisons, head, notes, then_open=then_open)
         if ahead is not None:
             perturb_policy.record_plan(run, at, ahead)
 
@@ -99,7 +99,7 @@ def open_stored(run: Services, at: Position, step: int) -> None:
     if run.row(step)["state"] == "generating":
         ahead = perturb_policy.plan_ahead(run, at, step + 1)
         with run.ledger.transaction("controller"):
-            steps.open_step(run.ledger, run.lease.epoch, step)
+            steps.open_step(run.ledger, run.epoch, step)
             if ahead is not None:
                 perturb_policy.record_plan(run, at, ahead)
 
@@ -119,34 +119,34 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
     Raises:
         UsageError: the fit wants the scores of texts, and the policy gives none.
     """
-    settings, hooks = run.settings, run.hooks
+    settings = run.settings
     if not rule_of(settings.rule).two_points:
         return StepInputs()
     kl = scores = None
-    if hooks.measured_kl is not None and not settings.measured:
+    if run.measured_kl is not None and not settings.measured:
         estimate = regression.quadratic_kl(settings, at.state.carried.recommended)
         if estimate >= LEAST_KL:
-            kl = float(hooks.measured_kl(at.theta)), estimate
+            kl = float(run.measured_kl(at.theta)), estimate
     if settings.score_share:
         scores = _scores(run, comparisons, "score_share needs", "optimizer.score_share to 0")
     named, features, ratings = settings.features, None, dict[str, tuple[int, ...]]()
     if named is not None:
         who, instead = "coordinates of named features need", "subspace.kind to score or random"
         scores = _scores(run, comparisons, who, instead)[..., : named.components]
-        entries = shown_features.entries_of(named) if hooks.entries is None else hooks.entries
+        entries = shown_features.entries_of(named) if run.entries is None else run.entries
         shown_features.demand(named, entries)
         features = shown_features.differences_of(named, comparisons, entries)
         ratings = shown_features.ratings_of(comparisons, entries)
     moments = None
-    if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
-        moments = hooks.moments()
+    if settings.guarded and at.state.carried.moments is None and run.moments is not None:
+        moments = run.moments()
     centre = flatten(run.policy.theta(), settings.layout)
     return StepInputs(scores, kl, centre, moments, features, ratings)
 
 
 def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
     """Scores (K, N, d) of the shown texts; ``who`` wants them, ``instead`` is what to set."""
-    settings, scores = run.settings, run.hooks.scores
+    settings, scores = run.settings, getattr(run.policy, "score_features", None)
     if scores is None:
         raise UsageError(
             f"{who} the scores of the shown texts, which this policy does not give; set {instead}"

@@ -1,10 +1,11 @@
-"""What a run is driven with: its bounds, the caller's hooks, and the parts that the loop calls."""
+"""What a run is driven with: what the loop calls, its bounds, what the caller supplies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from szpo import seeds
@@ -12,13 +13,14 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.protocol import Evaluator
 from szpo.features.dictionary import Entry
 from szpo.ledger.database import Ledger, Record
+from szpo.ledger.run_spec import recorded_settings
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.training import budget
 from szpo.training.guards import Bands
 from szpo.training.step_report import StepReport
-from szpo.types import Comparison, Floats, Prompt, Theta
+from szpo.types import Prompt, Theta
 from szpo.voting.lease import Lease
 
 if TYPE_CHECKING:
@@ -51,14 +53,24 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
     return of
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How far a run goes, how far it generates ahead, and when it closes a step early or pauses.
+def seconds() -> float:
+    """Seconds since some moment, those in which the machine slept included where it tells."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
-    Raises:
-        UsageError: nothing ends the run, or ``lag`` is neither 0 nor 1.
-    """
 
+@dataclass(frozen=True, eq=False)
+class Services:
+    """Everything that one call of `run` works with; where the run stands is a `Position`."""
+
+    ledger: Ledger
+    """The run, opened for writing."""
+    policy: Policy
+    """At θ₀ or after any step of this run; it is brought to the head."""
+    evaluator: Evaluator
+    """Answers the comparisons of each step."""
+    prompts: Prompts
+    """What each step asks, as `prompt_order` gives it."""
     until_step: int | None = None
     """The run is finished once it has applied this many steps, those of earlier calls included.
 
@@ -73,60 +85,40 @@ class Bounds:
     """Share of its votes below which the deadline does not close a step."""
     bands: Bands = field(default_factory=Bands)
     """A step's figures outside these pause the run."""
-
-    def __post_init__(self) -> None:
-        if self.until_step is None and self.votes_budget is None:
-            raise UsageError("run: give until_step or votes_budget, else it would never end")
-        if self.lag not in (0, 1):
-            raise UsageError(f"run: lag is {self.lag}; it is 0 or 1")
-
-
-def seconds() -> float:
-    """Seconds since some moment, those in which the machine slept included where it tells."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """What the calling process supplies; every field may be left out."""
-
     wait: Callable[[], None] = lambda: time.sleep(0.2)
     """Called between two looks at the ledger while votes are missing."""
-    on_step: Callable[[StepReport], None] | None = None
+    on_step: Callable[[StepReport], None] = lambda report: None
     """Called with the report of every applied step."""
     kl: Callable[[Theta], float] | None = None
     """KL of the policy at θ to its start, nats per completion; an estimate that costs nothing."""
     measured_kl: Callable[[Theta], float] | None = None
     """The same as measured on answers, for a guard, for rules that hold a point within a budget,
     and for reports where the estimate is far out; None where it cannot be measured."""
-    scores: Callable[[Sequence[Comparison]], Floats] | None = None
-    """Mean whitened score of each comparison's texts of plus less that of minus (K, N, d)."""
     entries: Mapping[str, Entry] | None = None
     """What counts the run's named features; None where it has none."""
     moments: Callable[[], Moments] | None = None
     """Moments of the start's answers, from which rules of two points predict guards."""
-    outlook: Callable[[State], Mapping[str, Any] | None] | None = None
+    outlook: Callable[[State], Mapping[str, Any] | None] = lambda state: None
     """What the votes so far promise, for a step's report; None where nobody can tell."""
     timer: Callable[[], float] = seconds
     """Seconds that no setting of the clock moves: for deadlines, and for durations in reports."""
     lease: Lease | None = None
     """A lease that the caller holds; without one the run takes its own and gives it back."""
 
+    @cached_property
+    def settings(self) -> Settings:
+        """The optimizer's, as the ledger has them."""
+        return recorded_settings(self.ledger)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Services:
-    """Everything that one call of `run` works with; where the run stands is a `Position`."""
+    @cached_property
+    def reading(self) -> budget.Reading:
+        """What voters have read of finished steps."""
+        return budget.Reading()
 
-    ledger: Ledger
-    policy: Policy
-    evaluator: Evaluator
-    prompts: Prompts
-    settings: Settings
-    lease: Lease
-    bounds: Bounds
-    hooks: Hooks
-    reading: budget.Reading = field(default_factory=budget.Reading)
+    @property
+    def epoch(self) -> int:
+        """That of the lease under which the ledger is written; 0 before there is one."""
+        return 0 if self.lease is None else self.lease.epoch
 
     def row(self, step: int) -> Record:
         """The ledger's row of a step that must be there.

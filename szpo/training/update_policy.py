@@ -20,7 +20,6 @@ from szpo.optim.rules.all_votes import from_start
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
-from szpo.optim.state import State
 from szpo.training import guards
 from szpo.training.perturb_policy import recorded_query
 from szpo.training.position import Position, check_weights
@@ -40,32 +39,29 @@ class PendingStep:
     """What the optimizer makes of a step's votes, before anything is written or moved."""
 
     tally: Tally
-    state: State
+    after: Position
     """After the step."""
     updates: tuple[Update, ...]
     """As recorded, one per direction or one for all."""
     added: tuple[Update, ...]
     """As added to the centre."""
     info: Info
-    theta: Theta
-    """The recommended point after the step."""
     theta_sha256: str
-    centre: Theta
-    """The point where the run asks, after the step."""
-    head: str
-    """SHA-256 of that point."""
+    """Of the recommended point after the step."""
     reach: KlMeasurement | None = None
     """What was measured of the recommended point."""
 
 
-def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
+def tell(
+    run: Services, at: Position, votes: StepVotes, comparisons: Sequence[Comparison]
+) -> PendingStep:
     """Hand the counted votes of a closed step to the optimizer."""
     ledger, settings, step = run.ledger, run.settings, votes.step
     tally = votes.tally(settings.K, settings.N)
     voters = read_votes_by_voter(ledger, settings, step, votes.counted, tally)
     query = recorded_query(run, step)
     inputs = step_inputs.read(ledger, settings, step)
-    measure = measure_moved(settings, run.hooks.measured_kl)
+    measure = measure_moved(settings, run.measured_kl)
     state, updates, info = optimizer.tell(
         at.state, query, tally, by_voter=voters, inputs=inputs, measure=measure
     )
@@ -83,9 +79,10 @@ def tell(run: Services, at: Position, votes: StepVotes) -> PendingStep:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
         reach = None if reach is at.state.carried.reach else reach  # of an earlier step
-    return PendingStep(
-        tally, state, tuple(updates), added, info, theta, digest, centre, head, reach
-    )
+    spent = at.votes + len(votes.counted)
+    read = at.answers_read + answers_read(votes.standing, comparisons)
+    after = Position(state, theta, centre, head, spent, read)
+    return PendingStep(tally, after, tuple(updates), added, info, digest, reach)
 
 
 def measure_moved(
@@ -113,7 +110,7 @@ def apply(
     Raises:
         IntegrityError: the policy does not stand at the new head afterwards.
     """
-    ledger, bands = run.ledger, run.bounds.bands
+    ledger, bands = run.ledger, run.bands
     figures = asdict(report)
     notes = {**figures, **report.figures, "figures": None}
     if strange := bands.not_finite(figures):  # JSON has no NaN: null is "unknown"
@@ -121,28 +118,25 @@ def apply(
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
         steps.apply(
             ledger,
-            run.lease.epoch,
+            run.epoch,
             new.updates,
             rule=run.settings.rule,
             info=new.info,
             tally=new.tally,
             votes_sha256=report.votes_sha256,
             theta_sha256=new.theta_sha256,
-            centre_sha256=new.head,
+            centre_sha256=new.after.head,
             notes=plain({**notes, "seconds": None, **watch.seconds()}),
         )
         if (broken := bands.broken(figures)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
     # From here on the step is done; what follows is a function of the ledger.
     failpoint("cp11")
-    after = Position(
-        new.state, new.theta, new.centre, new.head, report.total_votes, report.total_answers_read
-    )
     failpoint("cp12")
     for update in new.added:
         run.policy.apply(update)
-    check_weights(ledger, run.policy, after, f"after step {report.step}")
-    return after
+    check_weights(ledger, run.policy, new.after, f"after step {report.step}")
+    return new.after
 
 
 def describe(
@@ -153,11 +147,10 @@ def describe(
     comparisons: Sequence[Comparison],
 ) -> StepReport:
     """The report of a step that is about to be applied; its ``seconds`` come afterwards."""
-    row, counted, standing, info = run.row(votes.step), votes.counted, votes.standing, new.info
-    read = answers_read(standing, comparisons)
-    before, after = (flatten(theta, run.settings.layout) for theta in (at.theta, new.theta))
+    row, counted, info = run.row(votes.step), votes.counted, new.info
+    before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
     figures = _figures(run.ledger, votes.step, comparisons)
-    outlook = None if run.hooks.outlook is None else run.hooks.outlook(new.state)
+    outlook = run.outlook(new.after.state)
     ahead: dict[str, Any] = {} if outlook is None else {"outlook": outlook}
     kl, measured = _kl(run, new)
     if measured:
@@ -169,11 +162,11 @@ def describe(
         win_rate=info.win_rate,
         votes=len(counted),
         ties=sum(vote.verdict == "tie" for vote in counted),
-        skips=sum(vote.verdict == "skip" for vote in standing),
+        skips=sum(vote.verdict == "skip" for vote in votes.standing),
         automatic_ties=sum(c.identical for c in comparisons),
-        answers_read=read,
-        total_votes=at.votes + len(counted),
-        total_answers_read=at.answers_read + read,
+        answers_read=new.after.answers_read - at.answers_read,
+        total_votes=new.after.votes,
+        total_answers_read=new.after.answers_read,
         kl=kl,
         length=figures["length"],
         repetition=figures["repetition"],
@@ -201,16 +194,17 @@ def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     A rule without a budget goes where the quadratic estimate is wrong, so there it is measured;
     with one, the estimate is scaled as at the last point that was.
     """
-    hooks, two_points = run.hooks, rule_of(run.settings.rule).two_points
+    two_points = rule_of(run.settings.rule).two_points
     if new.reach is not None and new.reach.measured is not None:
         return new.reach.measured, True
-    if hooks.kl is None:
+    if run.kl is None:
         return None, False
-    kl = float(hooks.kl(new.theta)) * (new.state.carried.kl_scale if two_points else 1.0)
+    kl = float(run.kl(new.after.theta))
+    kl *= new.after.state.carried.kl_scale if two_points else 1.0
     far = kl >= QUADRATIC_UP_TO and not two_points
-    if hooks.measured_kl is None or not (far or run.bounds.bands.kl is not None):
+    if run.measured_kl is None or not (far or run.bands.kl is not None):
         return kl, False
-    return float(hooks.measured_kl(new.theta)), True
+    return float(run.measured_kl(new.after.theta)), True
 
 
 def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:

@@ -17,8 +17,6 @@ from szpo.evaluators.panel_factory import (
 )
 from szpo.evaluators.remote_panel import OpenComparisons, leave_to_people
 from szpo.ledger.database import Ledger
-from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
 from szpo.types import Comparison
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
@@ -27,8 +25,8 @@ from tests.support.open_round import ROW, open_run
 from tests.support.quadratic import (
     QuadraticPolicy,
     ValueJudge,
+    go,
     new_ledger,
-    prompts_of,
     settings_of,
 )
 
@@ -48,13 +46,8 @@ class Skipping:
 def run(path, judges, until=2, **changes):
     settings = settings_of(**changes)
     ledger = new_ledger(path, settings)
-    controller.run(
-        ledger,
-        QuadraticPolicy(settings),
-        PanelEvaluator(VoteService(ledger), judges),
-        prompts_of(settings),
-        Bounds(until_step=until),
-    )
+    panel = PanelEvaluator(VoteService(ledger), judges)
+    go(settings, ledger, QuadraticPolicy(settings), panel, until_step=until)
     return ledger
 
 
@@ -181,14 +174,8 @@ def test_a_panel_in_process_and_one_at_the_doors_leave_the_same_rows(tmp_path):
             comparisons = ledger.comparisons(open_step)
             panel_evaluator.answer(service, dict.fromkeys(ids, judge), comparisons)
 
-        controller.run(
-            ledger,
-            QuadraticPolicy(settings),
-            inside if name == "in process" else LedgerEvaluator(service),
-            prompts_of(settings),
-            Bounds(until_step=2),
-            Hooks(wait=visit),
-        )
+        evaluator = inside if name == "in process" else LedgerEvaluator(service)
+        go(settings, ledger, QuadraticPolicy(settings), evaluator, until_step=2, wait=visit)
     inside, outside = ledgers.values()
     for table in ("panelists", "comparisons", "answers", "assignments", "votes", "updates"):
         rows = [

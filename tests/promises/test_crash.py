@@ -16,8 +16,6 @@ from szpo.failpoints import POINTS, InjectedError, arm, failpoint, parse
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import votes
-from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
 from szpo.voting import lease
 from tests.support import children
 from tests.support.quadratic import (
@@ -29,7 +27,6 @@ from tests.support.quadratic import (
     history,
     new_ledger,
     panel_of,
-    prompts_of,
     settings_of,
 )
 
@@ -38,14 +35,10 @@ def _forever(path):
     """In a child: say after each step that it is done, and never end."""
     settings = settings_of(N=2, D=1)
     with Ledger.open(path) as ledger:
-        controller.run(
-            ledger,
-            QuadraticPolicy(settings),
-            panel_of(ledger),
-            prompts_of(settings),
-            Bounds(until_step=10**6),
-            Hooks(on_step=lambda report: print(report.step, report.theta_sha256, flush=True)),
-        )
+        go(
+            settings, ledger, QuadraticPolicy(settings), until_step=10**6,
+            on_step=lambda report: print(report.step, report.theta_sha256, flush=True),
+        )  # fmt: skip
 
 
 @pytest.mark.spine

@@ -12,17 +12,15 @@ from hypothesis import strategies as st
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     Clock,
     QuadraticPolicy,
     ValueJudge,
+    go,
     history,
     new_ledger,
     panel_of,
-    prompts_of,
     settings_of,
 )
 
@@ -114,14 +112,10 @@ def live(path, people, lag, kill_at):
 
     ledger = opened(path)
     try:
-        controller.run(
-            ledger,
-            HookedPolicy(act),
-            Hooked(VoteService(ledger), act),
-            prompts_of(SETTINGS),
-            Bounds(until_step=STEPS, lag=lag),
-            Hooks(wait=lambda: act("waiting")),
-        )
+        go(
+            SETTINGS, ledger, HookedPolicy(act), Hooked(VoteService(ledger), act),
+            until_step=STEPS, lag=lag, wait=lambda: act("waiting"),
+        )  # fmt: skip
         return True
     except Killed:
         return False
@@ -159,13 +153,8 @@ def expected(switch=STEPS):
         path.write_bytes(fresh())
         ledger, policy = opened(path), QuadraticPolicy(SETTINGS)
         for until, lag in ((switch, 1), (STEPS, 0)):
-            controller.run(
-                ledger,
-                policy,
-                panel_of(ledger, judge=TextJudge(skips=0.3)),
-                prompts_of(SETTINGS),
-                Bounds(until_step=until, lag=lag),
-            )
+            panel = panel_of(ledger, judge=TextJudge(skips=0.3))
+            go(SETTINGS, ledger, policy, panel, until_step=until, lag=lag)
         found = history(ledger)
         ledger.close()
         return found

@@ -18,8 +18,6 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.replay import replay, verification
 from szpo.reports import votes
-from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
 from szpo.voting import counting, set_aside
 from szpo.voting.service import VoteService
 from tests.support import named_run
@@ -32,8 +30,6 @@ from tests.support.quadratic import (
     go,
     history,
     new_ledger,
-    panel_of,
-    prompts_of,
     settings_of,
     start,
 )
@@ -59,18 +55,12 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
     policy = QuadraticPolicy(settings)
     seen = []
     with new_ledger(tmp_path / "run.db", settings) as ledger:
-        controller.run(
-            ledger,
-            policy,
-            panel_of(ledger),
-            prompts_of(settings),
-            Bounds(until_step=5),
-            Hooks(
-                on_step=lambda report: seen.append(
-                    optim_parameters.digest(policy.theta(), settings.layout)
-                )
+        go(
+            settings, ledger, policy, until_step=5,
+            on_step=lambda report: seen.append(
+                optim_parameters.digest(policy.theta(), settings.layout)
             ),
-        )
+        )  # fmt: skip
         assert [h[2] for h in history(ledger)] == seen
         for until, digest in enumerate(seen, start=1):
             theta = replay.fold(ledger, until)

@@ -18,8 +18,6 @@ from szpo.optim import step_size
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.replay import verification
-from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.counting import StepVotes
@@ -31,9 +29,9 @@ from tests.support.quadratic import (
     LAYOUT,
     Clock,
     QuadraticPolicy,
+    go,
     new_ledger,
     panel_of,
-    prompts_of,
     settings_of,
 )
 from tests.support.tampering import CHANGES, forge, read, refit, rewrite
@@ -41,14 +39,7 @@ from tests.support.tampering import CHANGES, forge, read, refit, rewrite
 
 def drive(ledger, settings, until=3, lag=0, **more):
     policy = QuadraticPolicy(settings, ledger.basis_sha256)
-    return controller.run(
-        ledger,
-        policy,
-        panel_of(ledger),
-        prompts_of(settings),
-        Bounds(until_step=until, lag=lag),
-        Hooks(**more),
-    )
+    return go(settings, ledger, policy, until_step=until, lag=lag, **more)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +123,7 @@ def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other, monke
         ledger.record_event = lambda kind, actor, body: plain(
             kind, actor, {k: v for k, v in body.items() if k != "row"}
         )
-        controller.run(ledger, policy, Closing(), prompts_of(settings), Bounds(until_step=1))
+        go(settings, ledger, policy, Closing(), until_step=1)
         assert ledger.step(0)["closed_by"] == by
         report = verification.verify(ledger)
         assert report.ok, str(report)

@@ -30,17 +30,14 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
 from szpo.reports import bundle
-from szpo.training import controller
-from szpo.training.services import Bounds
 from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 from tests.support.quadratic import (
     QuadraticPolicy,
+    go,
     history,
     new_ledger,
-    panel_of,
-    prompts_of,
     settings_of,
 )
 
@@ -446,13 +443,7 @@ def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("tables") / "run.db"
     settings = settings_of(M=2)
     with new_ledger(path, settings) as ledger:
-        controller.run(
-            ledger,
-            QuadraticPolicy(settings),
-            panel_of(ledger),
-            prompts_of(settings),
-            Bounds(until_step=3),
-        )
+        go(settings, ledger, QuadraticPolicy(settings), until_step=3)
     return path
 
 

@@ -16,13 +16,17 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.reports import charts, html_report
 from szpo.reports.charts import Series, line_chart, ticks
-from szpo.training import controller, results, services
-from szpo.training.services import Bounds
+from szpo.training import results, services
 from szpo.types import Prompt
 from tests.support import yard_run
 from tests.support.outline import Outline
 from tests.support.overview import step
-from tests.support.quadratic import QuadraticPolicy, new_ledger, panel_of, settings_of
+from tests.support.quadratic import (
+    QuadraticPolicy,
+    go,
+    new_ledger,
+    settings_of,
+)
 
 HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
 
@@ -84,7 +88,7 @@ def test_hostile_texts_are_shown_not_run(tmp_path):
     settings = settings_of(N=2, D=1)
     with new_ledger(tmp_path / "x.db", settings) as ledger:
         prompts = services.prompt_order([Prompt.user(HOSTILE)], settings)
-        controller.run(ledger, Hostile(settings), panel_of(ledger), prompts, Bounds(until_step=2))
+        go(settings, ledger, Hostile(settings), prompts=prompts, until_step=2)
         page = html_report.render(ledger)
     tags = Outline(page)
     assert not tags.all("script")

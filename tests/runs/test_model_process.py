@@ -22,9 +22,8 @@ from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.runs import model_process
 from szpo.runs.samples import Source
-from szpo.training import budget, controller, results
+from szpo.training import budget, results
 from szpo.training.budget import Limits
-from szpo.training.services import Bounds, Hooks
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, pauses, steps
 from szpo.voting.service import VoteService
@@ -37,7 +36,6 @@ from tests.support.quadratic import (
     go,
     history,
     panel_of,
-    prompts_of,
     settings_of,
     start,
 )
@@ -62,14 +60,10 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
     with lease.hold(ledger) as held:
         desk = model_process.LeaseHolder(ledger, source_of(policy, settings), held, act, say)
         while True:
-            outcome = controller.run(
-                ledger,
-                policy,
-                LedgerEvaluator(VoteService(ledger)),
-                prompts_of(settings),
-                Bounds(until_step=until, lag=lag),
-                Hooks(lease=held, wait=desk.do_one_turn),
-            )
+            outcome = go(
+                settings, ledger, policy, LedgerEvaluator(VoteService(ledger)),
+                until_step=until, lag=lag, lease=held, wait=desk.do_one_turn,
+            )  # fmt: skip
             desk.stand_by(outcome)
 
 

@@ -286,7 +286,7 @@ def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_car
     with szpo.Tuner.resume(run) as tuner:
         pauses.unpause(tuner._ledger, "test")
         parts = replace(tuner._parts, config=_inside(tuner._parts.config))
-        controller.run(*driver.prepare(tuner._ledger, parts))
+        controller.run(driver.prepare(tuner._ledger, parts))
         gradients = directions(named)[:, : len(named.names)]
         moved = np.concatenate([v.ravel() for v in fold(tuner._ledger).values()]) @ gradients
         assert np.abs(moved).max() > 1e-3 > 1e3 * np.abs(moved[list(own)]).max()

@@ -21,7 +21,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
-from szpo.training.services import Bounds, Hooks, prompt_order
+from szpo.training.services import Services, prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
@@ -175,7 +175,7 @@ def drive(
     policy = TabularPolicy(SEED)
     prompts = prompt_order(PROMPTS, recorded_settings(ledger))
     outcome = controller.run(
-        ledger, policy, evaluator, prompts, Bounds(until_step=until), Hooks(wait=wait)
+        Services(ledger, policy, evaluator, prompts, until_step=until, wait=wait)
     )
     assert outcome.status == "finished"
     return policy
@@ -241,14 +241,11 @@ def test_a_step_closed_meanwhile_is_no_error(tmp_path):
             pass
 
     prompts = prompt_order(PROMPTS, recorded_settings(ledger))
-    controller.run(
-        ledger,
-        TabularPolicy(SEED),
-        Late(),
-        prompts,
-        Bounds(until_step=1, deadline_s=0.001),
-        Hooks(wait=lambda: None),
-    )
+    late = Services(
+        ledger, TabularPolicy(SEED), Late(), prompts, until_step=1, deadline_s=0.001,
+        wait=lambda: None,
+    )  # fmt: skip
+    controller.run(late)
     assert len(asked) == 4
     assert (ledger.step(0) or {})["closed_by"] == "deadline"
     answering = PanelEvaluator(VoteService(ledger), judged.judges)

@@ -33,7 +33,7 @@ from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.training import controller, services
 from szpo.training.guards import Bands
-from szpo.training.services import Bounds, Hooks
+from szpo.training.services import Services
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
 from szpo.voting.casting import VoteRequest
@@ -159,12 +159,10 @@ class Stage:
         )
         try:
             return controller.run(
-                self.ledger, self.policy, evaluator, prompts,
-                Bounds(
-                    until_step=until_step, lag=self.lag, deadline_s=deadline_s,
-                    bands=bands or Bands(),
-                ),
-                Hooks(wait=wait, kl=kl),
+                Services(
+                    self.ledger, self.policy, evaluator, prompts, until_step=until_step,
+                    lag=self.lag, deadline_s=deadline_s, bands=bands or Bands(), wait=wait, kl=kl,
+                )
             )  # fmt: skip
         except _Waits:
             return None

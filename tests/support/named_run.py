@@ -57,6 +57,18 @@ class MarkedPolicy(QuadraticPolicy):
             batches.append(tuple(Answer(text, tokens=2) for text in texts))
         return batches
 
+    def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
+        """What a model's scores would say, from the first coordinates' own marks."""
+
+        def count(text: str) -> list[int]:
+            return [text.count(mark) for mark in MARKS.values()]
+
+        rows = [
+            [np.subtract(count(r.plus.text), count(r.minus.text)) for r in each.rows]
+            for each in sorted(comparisons, key=lambda each: (each.k, each.n))
+        ]
+        return np.asarray(np.mean(rows, axis=1)[:, None, :] / 2)
+
 
 class CommaJudge:
     """Likes fewer commas."""
@@ -77,19 +89,6 @@ def settings_of(**changes: Any) -> Settings:
     return replace(plain, **{"asking_noise": NOISE, **changes})
 
 
-def scores(comparisons: Sequence[Comparison]) -> Floats:
-    """What a model's scores would say, from the first coordinates' own marks."""
-
-    def count(text: str) -> list[int]:
-        return [text.count(mark) for mark in MARKS.values()]
-
-    rows = [
-        [np.subtract(count(r.plus.text), count(r.minus.text)) for r in each.rows]
-        for each in sorted(comparisons, key=lambda each: (each.k, each.n))
-    ]
-    return np.asarray(np.mean(rows, axis=1)[:, None, :] / 2)
-
-
 def start(folder: Path, name: str = "run.db", **changes: Any) -> tuple[Settings, Ledger]:
     settings = settings_of(**changes)
     return settings, new_ledger(folder / name, settings)
@@ -98,5 +97,4 @@ def start(folder: Path, name: str = "run.db", **changes: Any) -> tuple[Settings,
 def drive(settings: Settings, ledger: Ledger, policy: Any = None, **how: Any) -> Outcome:
     """On to step 4, by default, with a policy that stands at the start."""
     own = policy or MarkedPolicy(settings)
-    judges = panel_of(ledger, judge=CommaJudge())
-    return go(settings, ledger, own, judges, **{"scores": scores, **how})
+    return go(settings, ledger, own, panel_of(ledger, judge=CommaJudge()), **how)

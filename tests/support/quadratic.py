@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
 from szpo.training import controller, step_report
-from szpo.training.services import Bounds, Hooks, prompt_order
+from szpo.training.services import Services, prompt_order
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
 from szpo.voting import lease, steps
 from szpo.voting.service import VoteService
@@ -163,18 +162,9 @@ def go(
     settings: Settings, ledger: Ledger, policy: QuadraticPolicy, evaluator: Any = None,
     **arguments: Any,
 ) -> step_report.Outcome:  # fmt: skip
-    """Drive the run, by default for four steps; ``arguments``: those of `Bounds` and `Hooks`."""
-    prompts = arguments.pop("prompts", None) or prompts_of(settings)
-    arguments = {"until_step": 4, **arguments}
-    bounds = {field.name for field in fields(Bounds)} & arguments.keys()
-    return controller.run(
-        ledger,
-        policy,
-        evaluator or panel_of(ledger),
-        prompts,
-        Bounds(**{name: arguments.pop(name) for name in bounds}),
-        Hooks(**arguments),
-    )
+    """Drive the run, by default for four steps; ``arguments``: those of `Services`."""
+    how = {"until_step": 4, "prompts": prompts_of(settings), **arguments}
+    return controller.run(Services(ledger, policy, evaluator or panel_of(ledger), **how))
 
 
 def history(ledger: Ledger) -> list[tuple[int, str, str]]:

@@ -11,8 +11,6 @@ from szpo.ledger.canonical import event_sha256, row_key, row_sha256
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import settings_to_json
-from szpo.training import controller
-from szpo.training.services import Bounds, Hooks
 from szpo.voting import counting
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
@@ -20,8 +18,8 @@ from tests.support.quadratic import (
     Clock,
     QuadraticPolicy,
     ValueJudge,
+    go,
     panel_of,
-    prompts_of,
     settings_of,
 )
 
@@ -51,14 +49,8 @@ def small_run(path, **changes):
         if report.step == 0:
             service.amend(1, "exclude", "a test", "ann")
 
-    controller.run(
-        ledger,
-        QuadraticPolicy(settings),
-        panel,
-        prompts_of(settings),
-        Bounds(until_step=2),
-        Hooks(on_step=amend_then_continue),
-    )
+    policy = QuadraticPolicy(settings)
+    go(settings, ledger, policy, panel, until_step=2, on_step=amend_then_continue)
     return ledger
 
 

@@ -349,7 +349,8 @@ def test_scores_of_the_shown_texts_enter_the_fit(tmp_path):
     with ledger:
         with pytest.raises(UsageError, match=r"score_share needs the scores of the shown texts"):
             drive(settings, ledger, policy, until_step=1)
-        drive(settings, ledger, policy, until_step=2, scores=scores)
+        policy.score_features = scores
+        drive(settings, ledger, policy, until_step=2)
         found = step_inputs.read(ledger, settings, 1)
         assert found.scores.shape == (8, 1, 4)
         given = scores(ledger.comparisons(1)).reshape(8, 1, 4)

@@ -83,7 +83,7 @@ def _measure(
             on_step(report)
 
     with assemble.create_ledger(parts, path) as ledger:
-        outcome = controller.run(*driver.prepare(ledger, parts, on_step=note))
+        outcome = controller.run(driver.prepare(ledger, parts, on_step=note))
         policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")

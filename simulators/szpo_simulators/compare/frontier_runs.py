@@ -70,7 +70,7 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
         report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
 
     with closing(parts), ledger:
-        outcome = controller.run(*driver.prepare(ledger, parts, on_step=note))
+        outcome = controller.run(driver.prepare(ledger, parts, on_step=note))
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
