@@ -317,13 +317,12 @@ class Tuner:
         if not isinstance(prompt, str) or not prompt.strip():
             raise UsageError(f"sample: give a prompt that is a text and not empty, not {prompt!r}")
         asked = run_prompts.own_prompts(self._ledger, [prompt])
-        source = assemble.source(self._ledger, self._parts)
         key = seeds.as_seed(seeds.derive(seed, "sample"))
-        base, tuned = (
-            samples.sample_answers(self._ledger, source, asked, until=until, seed=key)[0][0].text
+        (base, _), (tuned, _) = (
+            samples.sample_answers(self._ledger, self._parts, asked, until=until, seed=key)
             for until in (0, None)
         )
-        return Sample(prompt, base, tuned)
+        return Sample(prompt, base[0].text, tuned[0].text)
 
     def save_adapter(self, folder: str | Path, *, anyway: bool = False) -> Path:
         """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.

@@ -12,8 +12,8 @@ from typing import Final
 from szpo.analysis import measuring
 from szpo.evaluators.hidden_reward import Score
 from szpo.ledger.database import Ledger
-from szpo.runs import assemble, driver, model_process, trackers, web_hook
 from szpo.runs import callbacks as calls
+from szpo.runs import driver, model_process, trackers, web_hook
 from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.training import controller
@@ -49,7 +49,7 @@ def drive(
         LeaseError: another controller holds the run, or took it over.
         SzpoError: what ends a run; see `szpo.training.controller.run`.
     """
-    config, source = parts.config, assemble.source(ledger, parts)
+    config = parts.config
     measures = measuring.prepare(ledger, parts, score, say) if measured else None
     facts = calls.read_facts(ledger)
     every = (*callbacks, *trackers.open_tracker(config.tracking, ledger.path.parent, say))
@@ -58,13 +58,13 @@ def drive(
         for each in every:
             each.after_step(report)
         measuring.after_step(measures, report)
-        model_process.fulfil(ledger, source, say)
+        model_process.fulfil(ledger, parts, say)
 
     def wait() -> None:
         time.sleep(POLL_S)
 
     with web_hook.sending(ledger, config.hook, say) as begin_sending, lease.hold(ledger) as held:
-        desk = model_process.LeaseHolder(ledger, source, held, wait, say)
+        desk = model_process.LeaseHolder(ledger, parts, held, wait, say)
         while True:
             begin_sending()
             measuring.before(measures)
@@ -77,6 +77,6 @@ def drive(
                 note(outcome)
             measuring.after(measures, outcome)
             if not stay:
-                model_process.fulfil(ledger, source, say)
+                model_process.fulfil(ledger, parts, say)
                 return outcome
             desk.stand_by(outcome)

@@ -23,9 +23,8 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import BUDGET
 from szpo.policies import text_guards
 from szpo.policies.protocol import BaseScorer, draw_answers
-from szpo.runs import assemble
 from szpo.runs.assemble import RunParts
-from szpo.runs.samples import Source, policy_at
+from szpo.runs.samples import policy_at
 from szpo.training import held_out, step_report
 from szpo.training.held_out import HeldOut
 from szpo.training.step_report import StepReport
@@ -62,7 +61,7 @@ class Measuring:
     """The measurements of a run: policy, prompts, times, judges and ledger."""
 
     ledger: Ledger
-    source: Source
+    parts: RunParts
     """The policy, at the run's centre."""
     prompts: tuple[Prompt, ...]
     samples: int
@@ -81,7 +80,7 @@ class Measuring:
     @cached_property
     def base(self) -> list[list[Answer]]:
         """The base's answers, ``samples`` to each prompt; drawn once in a process."""
-        with policy_at(self.ledger, self.source, 0) as policy:
+        with policy_at(self.ledger, self.parts, 0) as policy:
             drawn = draw_answers(policy, self.prompts, self.samples, seed=_seed(self))
         return [[clean_answer(answer) for answer in row] for row in drawn]
 
@@ -96,7 +95,7 @@ def prepare(ledger: Ledger, parts: RunParts, score: Score | None, say: Say) -> M
     along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
     function = parts.panel if isinstance(parts.panel, FunctionPanel) else None
     return Measuring(
-        ledger, assemble.source(ledger, parts), asked, e.samples, frozenset(along), score,
+        ledger, parts, asked, e.samples, frozenset(along), score,
         config.panel.kind == "people", say, function, config.optimizer.rows,
     )  # fmt: skip
 
@@ -143,7 +142,7 @@ def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
 def _measure_start(m: Measuring) -> None:
     if 0 in _measurements(m):
         return
-    policy: Any = m.source.policy
+    policy: Any = m.parts.policy
     if m.ledger.last_applied() is None:
         _record(m, 0, 0, draw_answers(policy, m.prompts, m.samples, seed=_seed(m)))
     elif _is_language_model(m):  # which can still answer as the base
@@ -152,14 +151,14 @@ def _measure_start(m: Measuring) -> None:
 
 def _measure(m: Measuring, steps: int, votes: int) -> None:
     _measure_start(m)
-    with policy_at(m.ledger, m.source, None) as policy:  # at the recommended point
+    with policy_at(m.ledger, m.parts, None) as policy:  # at the recommended point
         _record(m, steps, votes, draw_answers(policy, m.prompts, 1, seed=_seed(m)))
 
 
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     """Measure with all samples; for a language model also the KL and the guards."""
     _measure_start(m)
-    with policy_at(m.ledger, m.source, None) as found:
+    with policy_at(m.ledger, m.parts, None) as found:
         policy: Any = found
         drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
         if not _is_language_model(m):
@@ -202,7 +201,7 @@ def _mean(body: Any) -> float | None:
 
 
 def _is_language_model(m: Measuring) -> bool:
-    return isinstance(m.source.policy, BaseScorer) and hasattr(m.source.policy, "sample_tokens")
+    return isinstance(m.parts.policy, BaseScorer) and hasattr(m.parts.policy, "sample_tokens")
 
 
 def _seed(m: Measuring) -> int:

@@ -62,7 +62,7 @@ def probe(
                 lease.hold(ledger),
                 contextlib.closing(assemble.reopen(ledger, say=console.complain)) as parts,
             ):
-                model_process.fulfil(ledger, assemble.source(ledger, parts), console.complain)
+                model_process.fulfil(ledger, parts, console.complain)
                 panel = driver.evaluator(ledger, parts)
                 if isinstance(panel, PanelEvaluator):
                     answers = link_triads.answer(panel)

@@ -42,7 +42,6 @@ from szpo.policies import teachable
 from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
-from szpo.runs.samples import Source
 from szpo.runs.setup_progress import Progress, unseen
 from szpo.types import Answer, Prompt, Update
 from szpo.voting import shown_features
@@ -78,6 +77,8 @@ class RunParts:
     """The preferences that a new run begins with."""
     entries: Mapping[str, Entry] | None = None
     """What counts its named features; None where it has none."""
+    maker: run_engine.PolicyFactory | None = None
+    """Makes the policy once more where another package brings it; None for a language model."""
 
     def close(self) -> None:
         """Let go of whatever holds the model, such as workers; may be called twice."""
@@ -210,7 +211,8 @@ def build(
         say(line)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
-        parts = RunParts(config, config.optimizer_settings(policy.layout, 1.0), policy, prompts)
+        settings = config.optimizer_settings(policy.layout, 1.0)
+        parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
@@ -431,7 +433,8 @@ def reopen(
     prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
     if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.root_seed)
-        return _at_head(ledger, RunParts(config, settings, policy, prompts), until, panel=panel)
+        parts = RunParts(config, settings, policy, prompts, maker=policy_factory)
+        return _at_head(ledger, parts, until, panel=panel)
     from szpo.policies import language_model
 
     config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
@@ -449,7 +452,7 @@ def reopen(
 
 def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool) -> RunParts:
     """Fold the recorded updates into the policy, and build the recorded panel."""
-    policy = _at_start(ledger, parts.policy)
+    policy = at_start(ledger, parts.policy)
     applied, driven = 0, panel and until is None
     for _, updates in replay.read_applied_updates(
         ledger, parts.settings, until, "centre" if driven else "recommended"
@@ -471,20 +474,7 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
     return replace(parts, panel=factory.build(parts.config, start, recorded))
 
 
-def source(ledger: Ledger, parts: RunParts) -> Source:
-    """What orders and A/A comparisons draw their answers from."""
-    maker = run_engine.find_factory(parts.config)
-
-    def fresh() -> Policy:
-        if maker is None:
-            raise UsageError("a language model is moved, never built a second time")
-        return _at_start(ledger, maker(root_seed=parts.settings.root_seed))
-
-    rows, again = parts.config.optimizer.rows, None if maker is None else fresh
-    return Source(parts.policy, parts.prompts, rows, again)
-
-
-def _at_start(ledger: Ledger, policy: Any) -> Policy:
+def at_start(ledger: Ledger, policy: Any) -> Policy:
     """The policy, just built, put at θ₀ of the ledger: elsewhere than its own start in a branch.
 
     Raises:

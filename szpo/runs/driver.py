@@ -27,7 +27,6 @@ from szpo.policies.protocol import moved
 from szpo.runs import assemble, sample_check, samples
 from szpo.runs.assemble import RunParts
 from szpo.runs.cost_plan import KL_PROMPTS
-from szpo.runs.samples import Source
 from szpo.training import guards, services
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport
@@ -55,10 +54,9 @@ def prepare(
     assemble.require_counted(parts)
     people = config.panel.kind == "people"
     if people:
-        source = assemble.source(ledger, parts)
-        sample_check.check_once(ledger, config.panel, source, say)
+        sample_check.check_once(ledger, parts, say)
         if config.panel.calibration:
-            make(ledger, source)
+            make(ledger, parts)
     minutes = config.panel.deadline_minutes
     return Services(
         ledger,
@@ -149,7 +147,7 @@ def measure_kl(parts: RunParts) -> Callable[[Theta], float]:
 COMPARISONS = 4
 
 
-def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
+def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
     """Store ``count`` A/A comparisons of D training prompts each; False if there are some.
 
     Both sides are independent samples of the policy at the head; everything derives from the
@@ -157,21 +155,21 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
     """
     if calibration.has_aa(ledger):
         return False
-    root, pool = ledger.root_seed, source.prompts.train
+    root, pool, D = ledger.root_seed, parts.prompts.train, parts.settings.D
     key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
-    order = seeds.endless_order(len(pool), count * source.rows, lambda lap: key)
+    order = seeds.endless_order(len(pool), count * D, lambda lap: key)
     asked = [pool[i] for i in order]
     plus, minus = (
         samples.sample_answers(
-            ledger, source, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))
+            ledger, parts, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))
         )[0]
         for k in (0, 1)
     )
     rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
-    parts = [tuple(rows[n * source.rows : (n + 1) * source.rows]) for n in range(count)]
+    batches = [tuple(rows[n * D : (n + 1) * D]) for n in range(count)]
     keys = [seeds.derive(root, "aa", name=str(n)) for n in range(count)]
     made = [
         Comparison(key.hex(), -1, 0, n, part, kind="aa")
-        for n, (key, part) in enumerate(zip(keys, parts, strict=True))
+        for n, (key, part) in enumerate(zip(keys, batches, strict=True))
     ]
     return calibration.store_comparisons(ledger, made)

@@ -19,7 +19,7 @@ from szpo.ledger.orders import Order
 from szpo.optim import optimizer
 from szpo.replay import replay
 from szpo.runs import samples
-from szpo.runs.samples import Source
+from szpo.runs.assemble import RunParts
 from szpo.types import Batch, Comparison, Row, Shift
 from szpo.voting import step_plan, triads
 from szpo.voting.casting import VoteRequest
@@ -34,7 +34,7 @@ AT_ONCE: Final = 4
 """Triads of one call to the policy."""
 
 
-def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
+def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     """Draw the batches and store three comparisons a triad with the order's settlement, at once.
 
     Raises:
@@ -43,12 +43,12 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     """
     count, times = order.body.get("triads", TRIADS), order.body.get("radius", RADIUS)
     place = [o.id for o in orders.orders(ledger, "triads")].index(order.id)
-    if not source.prompts.train:
+    if not parts.prompts.train:
         raise UsageError("triads: this run has no training prompts at hand")
     settings, last = run_spec.recorded_settings(ledger), ledger.last_applied()
     state = replay.replay_state(ledger, settings)
-    count_of = count * source.rows
-    asked = samples.in_order(ledger, "triad prompts", place, source.prompts.train, count_of)
+    count_of = count * parts.settings.D
+    asked = samples.in_order(ledger, "triad prompts", place, parts.prompts.train, count_of)
     mu, newest = optimizer.ask(state).mu * times, last or 0
     shifts: list[Shift] = []
     for t in range(count):
@@ -56,11 +56,11 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
         drawn = None if last is None else step_plan.read(ledger, settings, step)
         plus = optimizer.query(settings, step, mu, asked=drawn).shifts[0][0]
         shifts += [plus, Shift(step, 0, 0, 0.0), replace(plus, sign=-1)]
-    parts = [asked[t * source.rows : (t + 1) * source.rows] for t in range(count)]
+    batches_of = [asked[t * parts.settings.D : (t + 1) * parts.settings.D] for t in range(count)]
     batches: list[Batch] = []
-    with samples.policy_at(ledger, source, None) as policy:
+    with samples.policy_at(ledger, parts, None) as policy:
         for first in range(0, count, AT_ONCE):
-            some = parts[first : first + AT_ONCE]
+            some = batches_of[first : first + AT_ONCE]
             seed = seeds.as_seed(seeds.derive(ledger.root_seed, "triads", step=first, k=place))
             batches += policy.rollout(
                 [prompts for prompts in some for _ in range(3)],
@@ -68,7 +68,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
                 seed=seed,
             )
     made = []
-    for t, prompts in enumerate(parts):
+    for t, prompts in enumerate(batches_of):
         three = batches[3 * t : 3 * t + 3]
         for edge, (first, second) in enumerate(EDGES):
             rows = tuple(
@@ -77,7 +77,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
             )
             key = seeds.derive(ledger.root_seed, "triad", step=t, k=place, name=str(edge))
             made.append(Comparison(key.hex(), -1, place, 3 * t + edge, rows, kind="repeat"))
-    orders.settle(ledger, order, {"rows": source.rows, "after": last}, made)
+    orders.settle(ledger, order, {"rows": parts.settings.D, "after": last}, made)
 
 
 def answer(panel: PanelEvaluator) -> int:

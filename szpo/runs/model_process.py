@@ -16,7 +16,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.orders import Order
 from szpo.ledger.run_spec import BUDGET
 from szpo.runs import link_triads, samples
-from szpo.runs.samples import Source
+from szpo.runs.assemble import RunParts
 from szpo.training.step_report import Outcome
 from szpo.voting import lease, steps
 from szpo.voting.counting import StepVotes
@@ -33,7 +33,7 @@ _CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
 """Events after which a run that stood still may go on."""
 
 
-def fulfil(ledger: Ledger, source: Source, say: Say) -> int:
+def fulfil(ledger: Ledger, parts: RunParts, say: Say) -> int:
     """Fulfil the open orders; returns how many.
 
     What cannot be done is settled with its reason, so that it is not tried for ever.
@@ -44,13 +44,13 @@ def fulfil(ledger: Ledger, source: Source, say: Say) -> int:
     waiting = orders.open_orders(ledger)
     for order in waiting:
         say(f"order {order.id} by {order.by}: {order.kind}")
-        _fulfil_one(ledger, source, order, say)
+        _fulfil_one(ledger, parts, order, say)
     return len(waiting)
 
 
-def _fulfil_one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
+def _fulfil_one(ledger: Ledger, parts: RunParts, order: Order, say: Say) -> None:
     try:
-        _FULFIL[order.kind](ledger, order, source)
+        _FULFIL[order.kind](ledger, order, parts)
     except (LeaseError, StorageError, IntegrityError):
         raise
     except SzpoError as error:
@@ -70,12 +70,12 @@ class LeaseHolder:
     """
 
     def __init__(
-        self, ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
+        self, ledger: Ledger, parts: RunParts, held: Lease, wait: Callable[[], None], say: Say
     ):
         """``wait`` is called between two looks at the ledger."""
         self.held: Final = held
-        self._ledger, self._source, self._wait, self._say = ledger, source, wait, say
-        self._watch = DelayWarner(ledger, say)
+        self._ledger, self._parts, self._wait, self._say = ledger, parts, wait, say
+        self._warned: frozenset[str] = frozenset()
         self._seen = _changes(ledger)
         self._reported: Outcome | None = None
 
@@ -86,9 +86,17 @@ class LeaseHolder:
             LeaseError: another controller took the run over.
         """
         lease.check(self._ledger, self.held.epoch)
-        self._watch()
-        fulfil(self._ledger, self._source, self._say)
+        self._warn_of_delays()
+        fulfil(self._ledger, self._parts, self._say)
         self._wait()
+
+    def _warn_of_delays(self) -> None:
+        """Say once, when it begins, why an open step may stay open for longer than expected."""
+        reasons = explain_shortage(self._ledger), explain_delay(self._ledger)
+        found = frozenset(filter(None, reasons))
+        for reason in sorted(found - self._warned):
+            self._say(f"warning: {reason}")
+        self._warned = found
 
     def stand_by(self, outcome: Outcome) -> None:
         """Stay with a run that ended, stopped or paused so, until somebody lets it go on."""
@@ -107,23 +115,6 @@ def _how_to_resume(ledger: Ledger) -> str:
         return ""
     button = "Resume" if steps.has_opened(ledger) else "Start the run"
     return f' until somebody presses "{button}" on the operator\'s page'
-
-
-class DelayWarner:
-    """Warns once, when it begins, why an open step may stay open for longer than people expect."""
-
-    def __init__(self, ledger: Ledger, say: Say):
-        self.ledger: Final = ledger
-        self.say: Final = say
-        self._reported: frozenset[str] = frozenset()
-
-    def __call__(self) -> None:
-        """Look at the open step and warn of what is new; needs a few queries."""
-        reasons = explain_shortage(self.ledger), explain_delay(self.ledger)
-        found = frozenset(filter(None, reasons))
-        for reason in sorted(found - self._reported):
-            self.say(f"warning: {reason}")
-        self._reported = found
 
 
 def explain_shortage(ledger: Ledger) -> str | None:

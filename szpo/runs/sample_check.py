@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from szpo import seeds
-from szpo.config.run_sections import Panel
 from szpo.generation import answer_shares
 from szpo.generation.answer_shares import NAMES, AnswerShares
 from szpo.ledger.database import Ledger
 from szpo.policies import own_prompt
 from szpo.runs import samples
-from szpo.runs.samples import Source
+from szpo.runs.assemble import RunParts
 from szpo.types import Answer
 from szpo.voting import lease, pauses, steps
 
@@ -74,7 +73,7 @@ class SampleCheck:
         return f"people could not judge these answers: {'; '.join(beyond)}"
 
 
-def check_once(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
+def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
     """Draw, show and record the samples of a run for people, once; pause it if they are refused.
 
     Nothing is drawn once its first round has begun. ``panel.poor_samples = "open"`` never pauses.
@@ -83,14 +82,14 @@ def check_once(ledger: Ledger, panel: Panel, source: Source, say: Say) -> None:
         return
     found = read(ledger)
     if found is None:
-        ledger.record_event(DRAWN_EVENT, "run", _draw(ledger, source))
+        ledger.record_event(DRAWN_EVENT, "run", _draw(ledger, parts))
         found = read(ledger)
         assert found is not None, "it was just recorded"
         for line in describe(found):
             say(line)
     if not found.refusal:
         return
-    if panel.poor_samples == "open":
+    if parts.config.panel.poor_samples == "open":
         accept(ledger, "panel.poor_samples")
         say(f"warning: {found.refusal}; panel.poor_samples opens the run anyway")
     elif lease.controller(ledger)["paused_by"] != PAUSED_BY:
@@ -149,13 +148,13 @@ def describe(found: SampleCheck) -> list[str]:
     return [*lines, f"{many} sample answers: {shares}; read all of them on the operator's page"]
 
 
-def _draw(ledger: Ledger, source: Source) -> dict[str, Any]:
+def _draw(ledger: Ledger, parts: RunParts) -> dict[str, Any]:
     """Sample answers and their margins as an event's body."""
     key = seeds.derive(ledger.root_seed, "sample check")
-    pool, seed = source.prompts.train, seeds.as_seed(key)
+    pool, seed = parts.prompts.train, seeds.as_seed(key)
     asked = [pool[i] for i in seeds.endless_order(len(pool), SAMPLES, lambda lap: key)]
-    answers, _ = samples.sample_answers(ledger, source, asked, until=None, seed=seed)
-    margins = own_prompt.margins_in_turn(source.policy, asked, answers, seed)
+    answers, _ = samples.sample_answers(ledger, parts, asked, until=None, seed=seed)
+    margins = own_prompt.margins_in_turn(parts.policy, asked, answers, seed)
     rows = [
         [prompt.text, answer.text, answer.end, margin]
         for prompt, answer, margin in zip(asked, answers, margins, strict=True)

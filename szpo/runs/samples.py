@@ -6,22 +6,21 @@ The weights are recomputed from the ledger's updates, never stored. The base is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from szpo import seeds
-from szpo.data.prompts import PromptSet
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import LeaseError, UsageError
-from szpo.ledger import orders, run_spec
+from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.theta import recommended_digest, starting_theta, theta_digest
 from szpo.optim import parameters
 from szpo.policies.protocol import Policy, draw_answers, moved
 from szpo.replay import replay
+from szpo.runs.assemble import RunParts, at_start
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row
 
@@ -31,22 +30,9 @@ COMPARISONS = 20
 """Comparisons of a final order that names no number."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """What draws answers: the policy of the process that drives the run, and its prompts."""
-
-    policy: Policy
-    """At the run's head, where it asks."""
-    prompts: PromptSet
-    rows: int
-    """D: rows of a comparison."""
-    fresh: Callable[[], Policy] | None = None
-    """Another policy at θ₀; needed where the policy cannot be moved (it has no `move_to`)."""
-
-
 def sample_answers(
     ledger: Ledger,
-    source: Source,
+    parts: RunParts,
     prompts: Sequence[Prompt],
     *,
     until: int | None,
@@ -63,12 +49,12 @@ def sample_answers(
         LeaseError: the head is not where this process left it.
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
-    with policy_at(ledger, source, until, share) as policy:
+    with policy_at(ledger, parts, until, share) as policy:
         drawn = draw_answers(policy, asked, 1, seed=seed)
         return tuple(clean_answer(row[0]) for row in drawn), policy.digest()
 
 
-def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
+def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     """Ask the base, the weights after the step that was named, and the head the same prompts.
 
     The result has "prompts" (texts) and "columns": each a "name" (base, step k or current), the
@@ -77,7 +63,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     Raises:
         UsageError: the step is not applied.
     """
-    asked = (source.prompts.heldout or source.prompts.train)[: order.body.get("prompts", PROMPTS)]
+    asked = (parts.prompts.heldout or parts.prompts.train)[: order.body.get("prompts", PROMPTS)]
     seed = as_seed(seeds.derive(ledger.root_seed, "samples"))
     step, last = order.body.get("step"), ledger.last_applied()
     wanted: list[tuple[str, int | None, int | None]] = [("base", None, 0)]
@@ -86,14 +72,14 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     wanted.append(("current", last, None))
     columns = []
     for name, at, until in wanted:
-        given, digest = sample_answers(ledger, source, asked, until=until, seed=seed)
+        given, digest = sample_answers(ledger, parts, asked, until=until, seed=seed)
         column: dict[str, Any] = {"name": name, "step": at, "theta_sha256": digest}
         columns.append({**column, "answers": [[answer.text, answer.end] for answer in given]})
     body = {"prompts": [clean_prompt(prompt).text for prompt in asked], "columns": columns}
     orders.settle(ledger, order, body)
 
 
-def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
+def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     """Draw a blind final comparison's answers, and store it with the order's settlement at once.
 
     Plus is the tuned policy, or a point on the way to it, and minus the base. The two sides draw
@@ -106,17 +92,17 @@ def fulfil_final(ledger: Ledger, order: Order, source: Source) -> None:
     last = ledger.last_applied()
     if last is None:
         raise UsageError("final comparison: no step is applied yet; the two sides are the same")
-    if not source.prompts.heldout:
+    if not parts.prompts.heldout:
         raise UsageError("final comparison: this run has no held-out prompts; set prompts.heldout")
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
     count = order.body.get("comparisons", COMPARISONS)
-    rows = min(source.rows, len(source.prompts.heldout))
-    asked = in_order(ledger, "final prompts", place, source.prompts.heldout, count * rows)
+    rows = min(parts.settings.D, len(parts.prompts.heldout))
+    asked = in_order(ledger, "final prompts", place, parts.prompts.heldout, count * rows)
     percent = order.body.get("percent", 100)
     sides = []
     for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
         seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
-        sides.append(sample_answers(ledger, source, asked, until=until, seed=seed, share=share))
+        sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed, share=share))
     (tuned, tuned_sha256), (base, base_sha256) = sides
     pairs = [
         Row(prompt, plus, minus) for prompt, plus, minus in zip(asked, tuned, base, strict=True)
@@ -154,7 +140,7 @@ def in_order(
 
 @contextmanager
 def policy_at(
-    ledger: Ledger, source: Source, until: int | None, share: float = 1.0
+    ledger: Ledger, parts: RunParts, until: int | None, share: float = 1.0
 ) -> Iterator[Policy]:
     """Lend the policy at the weights after the steps < ``until``, and move it back afterwards.
 
@@ -165,7 +151,7 @@ def policy_at(
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
-    policy: Any = source.policy
+    policy: Any = parts.policy
     if until is None and policy.digest() != theta_digest(ledger):
         # What it answers would pass for the new weights'.
         raise LeaseError(
@@ -178,12 +164,10 @@ def policy_at(
         there = whole if share == 1 else parameters.between(starting_theta(ledger), whole, share)
         with moved(policy, there):
             yield policy
-    elif source.fresh is not None and share == 1:
+    elif parts.maker is not None and share == 1:
         replay.fold(ledger, until)  # raises where that step is not there
-        other = source.fresh()
-        for _, updates in replay.read_applied_updates(
-            ledger, run_spec.recorded_settings(ledger), until
-        ):
+        other = at_start(ledger, parts.maker(root_seed=parts.settings.root_seed))
+        for _, updates in replay.read_applied_updates(ledger, parts.settings, until):
             for update in updates:
                 other.apply(update)
         yield other

@@ -22,7 +22,6 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import html_report
 from szpo.runs import link_triads, model_process
-from szpo.runs.samples import Source
 from szpo.voting import lease, triads
 from szpo.voting import triads as triad_votes
 from szpo.voting.casting import VoteRequest
@@ -31,11 +30,11 @@ from szpo_ui.operator import page as operator_page
 from tests.support import browser, yard_run
 from tests.support.quadratic import (
     PROMPTS,
-    QuadraticPolicy,
     ValueJudge,
     go,
     history,
     panel_of,
+    parts_of,
     start,
 )
 
@@ -151,7 +150,7 @@ def test_a_clear_misfit_names_the_setting_that_helps():
 def driven(tmp_path):
     chosen, ledger, policy = start(tmp_path)
     go(chosen, ledger, policy, until_step=3)
-    source = Source(policy, PromptSet(PROMPTS, ()), chosen.D, lambda: QuadraticPolicy(chosen))
+    source = parts_of(chosen, policy, PromptSet(PROMPTS, ()))
     yield chosen, ledger, source
     ledger.close()
 
@@ -190,7 +189,7 @@ def test_the_same_order_in_the_same_run_makes_the_same_triads(tmp_path):
     for name in ("one.db", "two.db"):
         chosen, ledger, policy = start(tmp_path, name)
         go(chosen, ledger, policy, until_step=2)
-        source = Source(policy, PromptSet(PROMPTS, ()), chosen.D, None)
+        source = parts_of(chosen, policy, PromptSet(PROMPTS, ()))
         found.append(make_triads(ledger, source, triads=6, radius=3))
         answer_all(ledger, [ValueJudge()] * 3)
         found.append(triad_votes.results(ledger))
@@ -280,7 +279,7 @@ def test_a_comparison_asked_twice_gives_the_panelists_own_scale(tmp_path):
     """A triad answered, and then one training comparison again: 1 of 1 the same."""
     chosen, ledger, policy = start(tmp_path)
     go(chosen, ledger, policy, panel_of(ledger, 1), until_step=3)
-    make_triads(ledger, Source(policy, PromptSet(PROMPTS, ()), chosen.D, None), triads=1)
+    make_triads(ledger, parts_of(chosen, policy, PromptSet(PROMPTS, ())), triads=1)
     service = VoteService(ledger)
     panelist = service.enroll("simulated", "panel-0")
     kinds = []

@@ -16,7 +16,15 @@ from szpo.replay import verification
 from szpo.runs import samples
 from szpo.voting import lease
 from tests.support import children
-from tests.support.quadratic import PROMPTS, Clock, QuadraticPolicy, go, history, panel_of
+from tests.support.quadratic import (
+    PROMPTS,
+    Clock,
+    QuadraticPolicy,
+    go,
+    history,
+    panel_of,
+    parts_of,
+)
 from tests.support.two_step_run import SETTINGS, live, opened, undisturbed
 
 pytestmark = pytest.mark.full
@@ -68,9 +76,9 @@ def test_a_controller_that_slept_answers_no_order_by_old_weights(tmp_path, start
         live(other)
         fulfil = {"final": samples.fulfil_final, "samples": samples.fulfil}[kind]
         prompts = PromptSet(PROMPTS[:20], PROMPTS[20:])
-        source = samples.Source(policy, prompts, 1, lambda: QuadraticPolicy(SETTINGS))
+        parts = parts_of(SETTINGS, policy, prompts)
         with pytest.raises(LeaseError, match="another controller has moved this run on"):
-            fulfil(late, orders.open_orders(late)[0], source)
+            fulfil(late, orders.open_orders(late)[0], parts)
         assert len(orders.open_orders(late)) == 1 and history(late) == expected
         assert not late.query("SELECT 1 FROM comparisons WHERE kind = 'final'")
 

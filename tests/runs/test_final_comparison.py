@@ -18,7 +18,6 @@ from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble, driver, model_process
 from szpo.runs.callbacks import read_facts
-from szpo.runs.samples import Source
 from szpo.training import controller
 from szpo.types import Answer
 from szpo.voting import finals
@@ -26,7 +25,14 @@ from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
 from tests.support import folder_run, yard_run
-from tests.support.quadratic import PROMPTS, QuadraticPolicy, go, history, start
+from tests.support.quadratic import (
+    PROMPTS,
+    QuadraticPolicy,
+    go,
+    history,
+    parts_of,
+    start,
+)
 
 TRAIN, HELDOUT = PROMPTS[:21], PROMPTS[21:]
 
@@ -35,10 +41,7 @@ TRAIN, HELDOUT = PROMPTS[:21], PROMPTS[21:]
 def tuned(tmp_path):
     settings, ledger, policy = start(tmp_path)
     go(settings, ledger, policy, until_step=3)
-    source = Source(
-        policy, PromptSet(TRAIN, HELDOUT), settings.D, lambda: QuadraticPolicy(settings)
-    )
-    yield ledger, source
+    yield ledger, parts_of(settings, policy, PromptSet(TRAIN, HELDOUT))
     ledger.close()
 
 
@@ -125,7 +128,7 @@ def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tune
     settings, again, policy = start(tmp_path, "again.db")
     go(settings, again, policy, until_step=3)
     orders.place_order(again, "samples", "op")  # other orders before it change nothing
-    other = Source(policy, source.prompts, settings.D, source.fresh)
+    other = parts_of(settings, policy, source.prompts)
     assert made(again, other)[1] == first
     again.close()
 
@@ -213,7 +216,7 @@ def test_equal_answers_are_shown_to_nobody(tuned):
     settings = run_spec.recorded_settings(ledger)
     mute = Mute(settings)
     mute.theta_now = source.policy.theta()
-    _, found = made(ledger, Source(mute, source.prompts, 2, lambda: Mute(settings)))
+    _, found = made(ledger, parts_of(settings, mute, source.prompts))
     assert sum(comparison.identical for comparison in found) == 4
     assert VoteService(ledger).final(VoteService(ledger).enroll("person", "ann")) is None
 
@@ -221,14 +224,14 @@ def test_equal_answers_are_shown_to_nobody(tuned):
 def test_what_a_final_lacks_is_named(tuned, tmp_path):
     ledger, source = tuned
     number = orders.place_order(ledger, "final", "op")
-    bare = Source(source.policy, PromptSet(TRAIN, ()), 2, source.fresh)
+    bare = parts_of(source.settings, source.policy, PromptSet(TRAIN, ()))
     model_process.fulfil(ledger, bare, lambda _: None)
     order = orders.get(ledger, number)
     assert "no held-out prompts" in order.error
     with pytest.raises(UsageError, match="has no comparisons"):
         orders.close(ledger, order.id, "op")
     number = orders.place_order(ledger, "samples", "op")
-    model_process.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
+    model_process.fulfil(ledger, replace(source, maker=None), lambda _: None)
     assert "no `move_to`" in orders.get(ledger, number).error
 
 
@@ -255,9 +258,8 @@ def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
     path = folder_run.finished(tmp_path)
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda _: None)
-        source = assemble.source(ledger, parts)
         number = orders.place_order(ledger, "samples", "op", {"prompts": 3, "step": 0})
-        order, found = made(ledger, source, count=2)
+        order, found = made(ledger, parts, count=2)
         columns = [c["answers"] for c in orders.get(ledger, number).result["columns"]]
         policy, asked = parts.language, parts.prompts.heldout[:3]
         seed = seeds.as_seed(seeds.derive(ledger.root_seed, "samples"))
@@ -389,7 +391,6 @@ def test_they_are_stored_all_or_none(tmp_path, count):
     config = config_of(tmp_path, "panel.kind=people")
     parts = assemble.build(config, say=lambda _: None)
     with assemble.create_ledger(parts, assemble.new_path(config)) as ledger:
-        source = assemble.source(ledger, parts)
         plain = ledger.append
 
         def broken(table, row):
@@ -399,8 +400,8 @@ def test_they_are_stored_all_or_none(tmp_path, count):
 
         ledger.append = broken
         with pytest.raises(KeyboardInterrupt):
-            driver.make(ledger, source, count)
+            driver.make(ledger, parts, count)
         ledger.append = plain
         assert aa(ledger) == []
-        assert driver.make(ledger, source, count) and not driver.make(ledger, source, count)
+        assert driver.make(ledger, parts, count) and not driver.make(ledger, parts, count)
         assert len(aa(ledger)) == count

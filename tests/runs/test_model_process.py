@@ -21,7 +21,6 @@ from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.runs import model_process
-from szpo.runs.samples import Source
 from szpo.training import budget, results
 from szpo.training.budget import Limits
 from szpo.types import Answer, Comparison, Prompt, Row
@@ -36,21 +35,17 @@ from tests.support.quadratic import (
     go,
     history,
     panel_of,
+    parts_of,
     settings_of,
     start,
 )
 
 HELDOUT = PROMPTS[20:]
+SHOWN = PromptSet(PROMPTS[:20], HELDOUT)
 
 
 class Leave(BaseException):
     """Ends a process that would stay for ever."""
-
-
-def source_of(policy, settings):
-    return Source(
-        policy, PromptSet(PROMPTS[:20], HELDOUT), settings.D, lambda: QuadraticPolicy(settings)
-    )
 
 
 def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
@@ -58,7 +53,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None):
 
     say = (said if said is not None else []).append
     with lease.hold(ledger) as held:
-        desk = model_process.LeaseHolder(ledger, source_of(policy, settings), held, act, say)
+        desk = model_process.LeaseHolder(ledger, parts_of(settings, policy, SHOWN), held, act, say)
         while True:
             outcome = go(
                 settings, ledger, policy, LedgerEvaluator(VoteService(ledger)),
@@ -198,7 +193,7 @@ def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
     settings, ledger, policy = start(tmp_path)
     orders.place_order(ledger, kind, "op", body)
     said = []
-    source = source_of(policy, settings)
+    source = parts_of(settings, policy, SHOWN)
     assert model_process.fulfil(ledger, source, said.append) == 1
     assert model_process.fulfil(ledger, source, said.append) == 0
     (order,) = orders.results(ledger)
@@ -214,7 +209,7 @@ def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
         raise MemoryError("no room")
 
     plain, policy.rollout = policy.rollout, out_of_memory
-    model_process.fulfil(ledger, source_of(policy, settings), lambda _: None)
+    model_process.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
     assert orders.results(ledger)[0].error == "MemoryError: no room"
     policy.rollout = plain
     with pytest.raises(Leave):
@@ -228,7 +223,7 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
     go(settings, ledger, policy, until_step=1)
     orders.place_order(ledger, "final", "op", {"comparisons": 2})
     with Ledger.open(ledger.path, clock=Clock()) as other:
-        rival = source_of(QuadraticPolicy(settings), settings)
+        rival = parts_of(settings, QuadraticPolicy(settings), SHOWN)
         rival.policy.theta_now = policy.theta_now
         plain = policy.rollout
 
@@ -237,7 +232,7 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
             return plain(*arguments, **options)
 
         policy.rollout = overtaken
-        model_process.fulfil(ledger, source_of(policy, settings), lambda _: None)
+        model_process.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
     assert ledger.query("SELECT count(*) AS n FROM comparisons WHERE kind = 'final'")[0]["n"] == 2
     assert len(list(ledger.events("done"))) == 1
     ledger.close()

@@ -129,7 +129,7 @@ def test_blind_votes_are_asked_about_a_point_on_the_way(run, tmp_path):
     with Ledger.open(copy) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda text: None)
         head = parts.policy.digest()
-        model_process.fulfil(ledger, assemble.source(ledger, parts), lambda text: None)
+        model_process.fulfil(ledger, parts, lambda text: None)
         (order,) = orders.results(ledger, "final")
         theta = replay.point_on_line(ledger, 0.5)
         wanted = parameters.digest(theta, ledger.layout, ledger.basis_sha256)

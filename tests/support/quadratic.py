@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from szpo import seeds
+from szpo.config.schema import Config
+from szpo.data.prompts import PromptSet
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.protocol import Judge
 from szpo.ledger.creation import NewRun
@@ -19,6 +21,7 @@ from szpo.optim import parameters
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
+from szpo.runs.assemble import RunParts
 from szpo.training import controller, step_report
 from szpo.training.services import Services, prompt_order
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Query, Shift, Theta, Update
@@ -165,6 +168,17 @@ def go(
     """Drive the run, by default for four steps; ``arguments``: those of `Services`."""
     how = {"until_step": 4, "prompts": prompts_of(settings), **arguments}
     return controller.run(Services(ledger, policy, evaluator or panel_of(ledger), **how))
+
+
+def parts_of(
+    settings: Settings, policy: QuadraticPolicy, prompts: PromptSet, *, again: bool = True
+) -> RunParts:
+    """What draws answers for orders; ``again``: a further policy of its kind can be made."""
+
+    def maker(root_seed: int) -> QuadraticPolicy:
+        return type(policy)(settings)
+
+    return RunParts(Config(), settings, policy, prompts, maker=maker if again else None)
 
 
 def history(ledger: Ledger) -> list[tuple[int, str, str]]:

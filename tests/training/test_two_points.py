@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -18,7 +19,7 @@ from szpo.optim import parameters
 from szpo.optim.rules.guard_geometry import gather
 from szpo.replay import replay, verification, without_panelist
 from szpo.runs.branch import branch
-from szpo.runs.samples import Source, policy_at
+from szpo.runs.samples import policy_at
 from szpo.training import position, results
 from szpo.voting import counting, step_inputs
 from tests.support import voiding
@@ -32,6 +33,7 @@ from tests.support.quadratic import (
     go,
     history,
     panel_of,
+    parts_of,
     settings_of,
 )
 from tests.support.tampering import forge, rewrite
@@ -115,11 +117,12 @@ def test_resuming_finds_both_points_and_replay_the_same_state(run):
 
 
 def test_what_is_shown_is_the_recommended_point(run):
-    _, ledger, policy = run
-    with policy_at(ledger, Source(policy, PROMPTS, 2), None) as shown:
+    settings, ledger, policy = run
+    parts = parts_of(settings, policy, PromptSet(PROMPTS, ()))
+    with policy_at(ledger, parts, None) as shown:
         assert shown.digest() == recommended_digest(ledger)
     assert policy.digest() == theta_digest(ledger)
-    with policy_at(ledger, Source(policy, PROMPTS, 2), 2) as shown:
+    with policy_at(ledger, parts, 2) as shown:
         assert shown.digest() == recommended_digests(ledger)[2]
     still = QuadraticPolicy(recorded_settings(ledger))  # cannot be moved: another is built
     for _, updates in replay.read_applied_updates(
@@ -127,8 +130,7 @@ def test_what_is_shown_is_the_recommended_point(run):
     ):
         for update in updates:
             still.apply(update)
-    source = Source(still, PROMPTS, 2, lambda: QuadraticPolicy(recorded_settings(ledger)))
-    with policy_at(ledger, source, None) as shown:
+    with policy_at(ledger, parts_of(settings, still, PromptSet(PROMPTS, ())), None) as shown:
         assert shown.digest() == recommended_digest(ledger)
 
 

@@ -145,12 +145,11 @@ def _measure(
     """A row for each checkpoint; those measured before the cell was killed are read back."""
     rows: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
-    source = assemble.source(ledger, parts)
     for votes in spec["at"]:
         file = folder / f"{votes}.json"
         if not file.exists():
             steps, counted, read = steps_of(ledger, votes)
-            with samples.policy_at(ledger, source, steps) as policy:
+            with samples.policy_at(ledger, parts, steps) as policy:
                 moved: Any = policy
                 found = heldout.measure(
                     moved, yardstick.prompts, yardstick.score,
