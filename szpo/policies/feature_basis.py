@@ -26,13 +26,14 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.config.schema import Config
 from szpo.errors import RunError
 from szpo.features import dictionary, differences, own
 from szpo.features.dictionary import Entry
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.probe import Probe
 from szpo.policies.score_basis import scale_by_kl
-from szpo.policies.subspaces import FeatureMap, SetupSettings, Subspace
+from szpo.policies.subspaces import FeatureMap, Subspace
 from szpo.types import Floats, Ints, Prompt
 
 ANSWERS_EACH = 8
@@ -73,27 +74,30 @@ class FeatureCoordinates:
 def feature_subspace(
     probe: Probe,
     whole: Subspace,
-    setup: SetupSettings,
+    config: Config,
     base: Sequence[Sample],
     prompts: Sequence[Prompt],
     text_of: Callable[[Sequence[int]], str],
+    rate: own.Rate | None = None,
 ) -> Subspace:
     """Find the coordinates of the dictionary's features, scaled by measured KL.
 
     Args:
         probe: The starting policy.
         whole: The subspace of all moving weights.
-        setup: Of the set-up; ``dim`` score components come first.
+        config: The settings; ``subspace.dim`` score components come first.
         base: Answers of the starting policy.
         prompts: Those that they answer, by `Sample.group`.
         text_of: What people read of an answer's tokens.
+        rate: Asks the judge of the user's own features, if it takes one.
     """
     began = time.monotonic()
     holding = dictionary.holding([prompt.text for prompt in prompts])
-    entries, described = own.choose(setup.add, setup.drop, holding, setup.rate)
+    entries, described = own.choose(config.features.add, config.features.drop, holding, rate)
     groups = np.array([sample.group for sample in base])
-    step = -(-setup.sampling.max_new_tokens // PARTS)
-    cuts = tuple(range(step, setup.sampling.max_new_tokens, step))
+    longest = config.generation.max_new_tokens
+    step = -(-longest // PARTS)
+    cuts = tuple(range(step, longest, step))
 
     def values_at(cut: int | None, counted: Sequence[Entry]) -> Floats:
         pairs = [(prompts[s.group].text, text_of(s.answer[:cut])) for s in base]
@@ -109,9 +113,9 @@ def feature_subspace(
         begun[part][:, so_far] = values_at(cut, [entries[i] for i in so_far])
     credit = assign_credit(values, begun, groups, DECAY**step)
     scores, halves = _read_scores(probe, base, cuts, credit, groups)
-    found = find_coordinates(scores, values, groups, halves, components=setup.dim)
+    found = find_coordinates(scores, values, groups, halves, components=config.dim)
     seconds = time.monotonic() - began
-    scaled, correction, kl = scale_by_kl(probe, whole, setup, found.basis)
+    scaled, correction, kl = scale_by_kl(probe, whole, config, found.basis)
     # What is stored, shared and shipped is exactly what a run uses.
     basis = {n: v.astype(np.float16).astype(np.float32) for n, v in scaled.basis.items()}
     return replace(
@@ -121,7 +125,7 @@ def feature_subspace(
             tuple(each.name for each in entries),
             tuple(differences.scale(spread) for spread in found.spread),
             (found.map * correction).astype(np.float32),
-            setup.dim,
+            config.dim,
             dictionary.digest(),
             tuple(astuple(each) for each in described),
         ),

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from szpo import seeds
+from szpo.config.schema import Config
 from szpo.errors import RunError
 from szpo.optim import parameters, sample_directions
 from szpo.policies.probe import Probe
 from szpo.policies.requests import AnswerRequest
-from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
+from szpo.policies.subspaces import Subspace, split_basis
 from szpo.types import Floats, Theta
 
 KL_DIRECTIONS = 16
@@ -56,31 +57,31 @@ def kl_ratios(
     return found
 
 
-def random_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subspace:
-    """Draw orthonormal directions of the moving weights, scaled to KL ``setup.kl_radius``."""
-    dim = setup.dim
+def random_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
+    """Draw orthonormal directions of the moving weights, scaled to KL ``optimizer.kl_radius``."""
+    dim = config.dim
     size = sum(v.size for v in whole.start.values())
     key = seeds.derive(probe.root_seed, "setup directions", name="basis")
     draws = sample_directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
     Q, R = np.linalg.qr(draws)
     Q *= np.sign(np.diag(R))
     units = unit_directions(probe.root_seed, KL_DIRECTIONS, dim)
-    radius = math.sqrt(2 * setup.kl_radius)
+    radius = math.sqrt(2 * config.optimizer.kl_radius)
     raw = replace(whole, basis=split_basis(whole.start, Q))
 
     def members(scale: float) -> list[Theta]:
         return [raw.weights({"z": (scale * radius * u).astype(np.float32)}) for u in units]
 
-    scale, report = calibrate(probe, members, setup)
+    scale, report = calibrate(probe, members, config)
     return replace(raw, basis=split_basis(whole.start, Q * scale), report=report)
 
 
-def full_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subspace:
-    """Every moving weight as a coordinate, with the scale of μ that gives ``setup.kl_radius``."""
+def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
+    """Every moving weight as a coordinate, with the scale of μ for the KL of the settings."""
     space = parameters.Space(
         seeds.branch_seed(probe.root_seed, 0, "kl scale"), whole.layout, sample_directions.Law()
     )
-    mu = whole.mu(setup.kl_radius)
+    mu = whole.mu(config.optimizer.kl_radius)
 
     def members(scale: float) -> list[Theta]:
         found: list[Theta] = []
@@ -90,17 +91,17 @@ def full_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subspa
             found.append({name: whole.start[name] + radius * v[name] for name in v})
         return found
 
-    scale, report = calibrate(probe, members, setup)
+    scale, report = calibrate(probe, members, config)
     return replace(whole, scale=scale, report=report)
 
 
 def calibrate(
-    probe: Probe, members: Callable[[float], list[Theta]], setup: SetupSettings
+    probe: Probe, members: Callable[[float], list[Theta]], config: Config
 ) -> tuple[float, dict[str, Any]]:
-    """Find the scale at which the members' mean KL is ``setup.kl_radius`` nats per completion.
+    """Find the scale at which the members' mean KL is ``optimizer.kl_radius`` nats per completion.
 
     Small samples with the same random numbers search it by secants of log KL in log scale (KL
-    grows with the square of small scales); a last pass of ``setup.kl_samples`` other answers
+    grows with the square of small scales); a last pass of ``subspace.kl_samples`` other answers
     corrects what was found by one more such step.
 
     Returns:
@@ -109,14 +110,14 @@ def calibrate(
     Raises:
         RunError: No scale moves the policy, or KL is not finite.
     """
-    target = setup.kl_radius
+    target = config.optimizer.kl_radius
     scale, power = 1.0, 2.0
     passes: list[tuple[float, float]] = []
     for i in range(CALIBRATION_PASSES + 1):
         last = i == CALIBRATION_PASSES or (
             bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.25
         )
-        rows = max(1, setup.kl_samples // KL_DIRECTIONS) if last else 4
+        rows = max(1, config.subspace.kl_samples // KL_DIRECTIONS) if last else 4
         probe.progress("KL scale", i, CALIBRATION_PASSES + 1)
         kl = probe.kl(members(scale), rows, "scale check" if last else "scale").mean(1)
         mean = float(kl.mean())

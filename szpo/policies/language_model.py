@@ -21,7 +21,6 @@ from szpo import cache, plugins, seeds
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
-from szpo.evaluators.panel_factory import find_rate
 from szpo.files import replace_whole
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
@@ -39,7 +38,7 @@ from szpo.policies.hosts import Host, LocalHost, chosen_lora
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.subspace_cache import sampling_of
-from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Theta
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
@@ -121,7 +120,7 @@ def prepare(
     host: Host,
     prompts: Sequence[Prompt],
     say: Say,
-    progress: Progress | None = None,
+    progress: Progress = lambda what, done, of: None,
 ) -> Base:
     """Choose the coordinates of a new run; no vote is asked for and no reward is seen.
 
@@ -162,7 +161,7 @@ def set_up(
     host: Host,
     sites: tuple[Site, ...],
     prompts: Sequence[Prompt],
-    progress: Progress | None = None,
+    progress: Progress = lambda what, done, of: None,
 ) -> Subspace:
     """Choose and scale the coordinates of a run with these settings, whatever is stored.
 
@@ -170,22 +169,8 @@ def set_up(
         UsageError: A setting does not fit the model.
         RunError: Scores or KL are not finite, or the adapter does not move the policy.
     """
-    setup = SetupSettings(
-        kind=config.coordinates,
-        dim=config.dim,
-        train=config.adapter.train,
-        samples=config.samples,
-        redraws=config.subspace.redraws,
-        kl_samples=config.subspace.kl_samples,
-        kl_radius=config.optimizer.kl_radius,
-        sampling=sampling_of(config),
-        add=tuple(config.features.add),
-        drop=tuple(config.features.drop),
-        rate=find_rate(config, host),
-        root_seed=config.subspace.setup_seed,
-    )
     start = _start(config, host.facts, sites, config.subspace.setup_seed)
-    return subspace_setup.choose_subspace(host, sites, prompts, setup, start, progress)
+    return subspace_setup.choose_subspace(host, sites, prompts, config, start, progress)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.config.schema import Config
 from szpo.errors import RunError
 from szpo.models.logprobs import Sample, largest_eigenpairs
 from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
+from szpo.policies.subspaces import Subspace, split_basis
 from szpo.types import Floats
 
 KL_RADII = (0.5, 1.0)
@@ -26,7 +27,7 @@ KL_PASSES = 8
 
 
 def score_subspace(
-    probe: Probe, whole: Subspace, setup: SetupSettings, base: Sequence[Sample]
+    probe: Probe, whole: Subspace, config: Config, base: Sequence[Sample]
 ) -> Subspace:
     """Find the whitened principal directions of the scores of ``base``, scaled by measured KL.
 
@@ -37,18 +38,18 @@ def score_subspace(
     basis, spectrum = components(
         probe.read_scores(
             [s for s, one in zip(base, first, strict=True) if one],
-            setup.redraws,
+            config.subspace.redraws,
             "scores that choose directions",
         ),
         probe.read_scores(
             [s for s, one in zip(base, first, strict=True) if not one],
-            setup.redraws,
+            config.subspace.redraws,
             "scores that whiten them",
         ),
-        setup.dim,
+        config.dim,
     )
     seconds = time.monotonic() - began
-    scaled, correction, kl = scale_by_kl(probe, whole, setup, basis)
+    scaled, correction, kl = scale_by_kl(probe, whole, config, basis)
     return replace(
         scaled,
         report={
@@ -61,11 +62,11 @@ def score_subspace(
 
 
 def scale_by_kl(
-    probe: Probe, whole: Subspace, setup: SetupSettings, basis: Floats
+    probe: Probe, whole: Subspace, config: Config, basis: Floats
 ) -> tuple[Subspace, float, dict[str, Any]]:
     """Scale a whitened basis (D, d) so that measured KL is |z|²/2: the subspace, by what, why."""
     raw = replace(whole, basis=split_basis(whole.start, basis))
-    measured = _measure_ratios(probe, raw, setup.kl_samples)
+    measured = _measure_ratios(probe, raw, config.subspace.kl_samples)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
     correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
     scaled = replace(raw, basis=split_basis(whole.start, basis * correction))

@@ -24,8 +24,6 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo.features.own import Rate
-from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters, sparse_prior
 from szpo.optim.named_features import NamedFeatures
@@ -35,35 +33,6 @@ Kind: TypeAlias = Literal["full", "random", "score", "features"]
 KINDS = get_args(Kind)
 FEATURE_MAP = "features/map"
 """The tensor's name in files and in the ledger."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetupSettings:
-    """Which subspace a run gets, and from how many answers of the starting policy it is found."""
-
-    kind: Kind = "score"
-    dim: int = 8
-    """Coordinates d; under ``features`` the score components before them; ignored by ``full``."""
-    train: Literal["B", "AB"] = "B"
-    """Which factors move. A subspace moves B only."""
-    samples: int = 384
-    """Answers of the start that are read for scores (``score``, ``features``)."""
-    redraws: int = 3
-    """Further samples of the Fisher matrix from each answer: words drawn anew along it."""
-    kl_samples: int = 96
-    """Answers read to measure KL."""
-    kl_radius: float = 1.62
-    """κ, nats; ``random`` and ``full`` are scaled to have this KL at its radius."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """The run's; scores are those of its temperature without top-p and top-k."""
-    add: tuple[str, ...] = ()
-    """The user's own features (``features``), as `szpo.features.own.build` reads them."""
-    drop: tuple[str, ...] = ()
-    """Entries of the dictionary that are left out."""
-    rate: Rate | None = None
-    """Asks the judge of what is added, if it takes one."""
-    root_seed: int = 0
-    """Of the set-up; apart from the run's, so that runs share what was found."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

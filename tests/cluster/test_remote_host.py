@@ -28,11 +28,14 @@ from szpo.policies import subspace_setup
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.requests import ReadRequest, join_readings
-from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from szpo_simulators.compare import instruments
 from tests.support import folder_run, near_workers
-from tests.support.policies import small
+from tests.support.policies import (
+    setup_of,
+    small,
+)
 
 ROWS = 8
 SHORT, BRIEF = Sampling(max_new_tokens=6), Sampling(max_new_tokens=3)
@@ -92,7 +95,7 @@ def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there):
 def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind):
     """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
     sites, _ = here.places(Adapter(), None)
-    setup = SetupSettings(kind, dim=4, samples=24, kl_samples=16, sampling=BRIEF, root_seed=3)
+    setup = setup_of(kind, dim=4, samples=24, kl_samples=16, sampling=BRIEF, root_seed=3)
     one, other = (
         subspace_setup.choose_subspace(host, sites, PROMPTS, setup) for host in (here, there)
     )

@@ -16,10 +16,12 @@ from szpo.policies import feature_basis, subspace_cache
 from szpo.policies.feature_basis import Fisher, find_coordinates
 from szpo.policies.hosts import LocalHost
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import SetupSettings
 from szpo.types import Prompt
 from tests.support import tiny_models
-from tests.support.policies import set_up_subspace
+from tests.support.policies import (
+    set_up_subspace,
+    setup_of,
+)
 
 PROMPTS, EACH, WEIGHTS = 40, 60, 30
 
@@ -168,7 +170,7 @@ ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
 
 @pytest.fixture(scope="module")
 def space():
-    setup = SetupSettings("features", dim=4, samples=384, kl_samples=64, sampling=SHORT)
+    setup = setup_of("features", dim=4, samples=384, kl_samples=64, sampling=SHORT)
     return set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
 
 
@@ -185,7 +187,7 @@ def test_a_models_features_have_names_scales_and_directions(space):
 
 def test_answers_of_one_token_have_one_part():
     one = Sampling(max_new_tokens=1)
-    setup = SetupSettings("features", dim=2, samples=96, kl_samples=64, sampling=one)
+    setup = setup_of("features", dim=2, samples=96, kl_samples=64, sampling=one)
     space = set_up_subspace(tiny_models.loaded("llama"), ASKED, setup)
     assert space.features is not None and space.features.map.any()
 

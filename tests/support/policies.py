@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from peft import LoraConfig
 
+from szpo.config import settings_file
+from szpo.config.schema import Config
 from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
@@ -15,22 +17,39 @@ from szpo.models.lora_sites import lora_config
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspace_setup import choose_subspace
-from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt, Theta
 from tests.support.tiny_models import TARGETS
 
+BASE = Sampling()
 PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32")]
+
+
+def setup_of(
+    kind: str = "score", sampling: Sampling = BASE, train: str = "B",
+    kl_radius: float = 1.62, root_seed: int = 0, **space: Any,
+) -> Config:  # fmt: skip
+    """Settings of a set-up; ``space`` are further ones of its table."""
+    drawn = {"temperature": sampling.temperature, "max_new_tokens": sampling.max_new_tokens}
+    return settings_file.check(
+        {
+            "subspace": {"kind": kind, "setup_seed": root_seed, **space},
+            "adapter": {"train": train},
+            "generation": drawn,
+            "optimizer": {"kl_radius": kl_radius},
+        }
+    )
 
 
 def set_up_subspace(
     loaded: Loaded,
     prompts: Sequence[Prompt],
-    setup: SetupSettings,
+    config: Config,
     lora: LoraConfig | None = None,
     start: Theta | None = None,
 ) -> Subspace:
     sites = find_sites(loaded.model, lora or lora_config(loaded.model))
-    return choose_subspace(LocalHost(loaded), sites, prompts, setup, start)
+    return choose_subspace(LocalHost(loaded), sites, prompts, config, start)
 
 
 def full(
