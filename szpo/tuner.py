@@ -98,29 +98,26 @@ class Tuner:
         from szpo.cache import quiet
 
         check_function(better)
-        place, forget = _find_place(ledger)
-        file = None if prompts is None else _find_prompts(prompts, place)
-        if place.exists():
-            raise StorageError(f"{place} exists; szpo.Tuner.resume(ledger) goes on with it")
-        chosen = dict(settings or {})
-        kind = FUNCTION if better is not None else None if "panel.kind" in chosen else PEOPLE
+        forget: Callable[[], object] | None = None
+        if ledger is None:
+            folder = tempfile.mkdtemp(prefix="szpo-")
+            forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            ledger = Path(folder, "tuner.db")
+        place = find_place(ledger)
         try:
-            config = make_config(
-                model, place, prompts=file, votes=votes, kind=kind, settings=chosen
-            )
-            if better is None:
-                checked = assemble.check(config)
-            else:
-                checked = assemble.check(config, FunctionPanel(better))
+            file = None if prompts is None else _find_prompts(prompts, place)
+            if place.exists():
+                raise StorageError(f"{place} exists; szpo.Tuner.resume(ledger) goes on with it")
+            config = _make_config(model, place, better, file, votes, dict(settings or {}))
+            checked = assemble.check(config, None if better is None else FunctionPanel(better))
             path = assemble.new_path(checked.config)
             with quiet():
                 parts = assemble.build(checked.config, say=_say, checked=checked)
-            self._begin(assemble.create_ledger(parts, path), parts)
+            self._begin(assemble.create_ledger(parts, path), parts, forget)
         except BaseException:
-            forget()
+            if forget is not None:
+                forget()
             raise
-        self._forget = weakref.finalize(self, forget)
-        self._is_kept = ledger is not None
 
     @classmethod
     def resume(
@@ -165,12 +162,13 @@ class Tuner:
             record.close()
             raise
         found._begin(record, parts)
-        found._forget = weakref.finalize(found, _keep)
-        found._is_kept = True
         return found
 
-    def _begin(self, ledger: Ledger, parts: RunParts) -> None:
-        self._ledger, self._parts = ledger, parts
+    def _begin(
+        self, ledger: Ledger, parts: RunParts, forget: Callable[[], object] | None = None
+    ) -> None:
+        """``forget`` removes a temporary ledger."""
+        self._ledger, self._parts, self._forget = ledger, parts, forget
         self._outcome: Outcome | None = None
         self._seats: dict[str, tuple[Assignment, TextPair]] = {}
         self._service: VoteService | None = None
@@ -203,7 +201,7 @@ class Tuner:
             self._ledger, self._parts, every, measured=measure, score=score, say=_say
         )
         found = read_result(self._outcome, self._ledger, bool(self._parts.prompts.heldout))
-        if found.more_votes and not self._is_kept:
+        if found.more_votes and self._forget is not None:
             return replace(found, more_votes=NOT_KEPT)
         return found
 
@@ -221,25 +219,19 @@ class Tuner:
             UsageError: this run's votes come from a function or a panel; use `run`.
         """
         with self._one_at_a_time:
-            return self._ask(voter)
-
-    def _ask(self, voter: str) -> TextPair | None:
-        service = self._votes()
-        if voter in self._seats:
-            return self._seats[voter][1]
-        self._advance()
-        if self.finished:
-            return None
-        seat = service.assign(service.enroll("person", voter))
-        if seat is None:
-            return None
-        row = self._ledger.query(
-            "SELECT step FROM comparisons WHERE comparison = ?", (seat.comparison,)
-        )[0]
-        every = {each.id: each for each in self._ledger.comparisons(row["step"])}
-        pair = make_pair(every[seat.comparison], seat)
-        self._seats[voter] = seat, pair
-        return pair
+            service = self._votes()
+            if voter in self._seats:
+                return self._seats[voter][1]
+            self._advance()
+            if self.finished:
+                return None
+            seat = service.assign(service.enroll("person", voter))
+            comparison = None if seat is None else self._ledger.comparison(seat.comparison)
+            if seat is None or comparison is None:
+                return None
+            pair = make_pair(comparison, seat)
+            self._seats[voter] = seat, pair
+            return pair
 
     def tell(self, vote: Literal["a", "b", "tie", "skip"], voter: str = "me") -> None:
         """Take a voter's answer to the pair of `ask`; the step's last one moves the model.
@@ -248,20 +240,17 @@ class Tuner:
             UsageError: this voter was asked nothing, or the vote is unknown.
         """
         with self._one_at_a_time:
-            self._tell(vote, voter)
-
-    def _tell(self, vote: str, voter: str) -> None:
-        service = self._votes()
-        if voter not in self._seats:
-            raise UsageError(f"tell: {voter} was asked nothing; call ask() first")
-        word = vote.strip().lower() if isinstance(vote, str) else vote
-        if word not in CHOICES:
-            raise UsageError(
-                f'tell: the vote {vote!r} is unknown; give "a", "b", "tie", or "skip"'
-            )
-        seat, _ = self._seats.pop(voter)
-        service.cast(VoteRequest(seat.id, CHOICES[word], secrets.token_hex(16)))
-        self._advance()
+            service = self._votes()
+            if voter not in self._seats:
+                raise UsageError(f"tell: {voter} was asked nothing; call ask() first")
+            word = vote.strip().lower() if isinstance(vote, str) else vote
+            if word not in CHOICES:
+                raise UsageError(
+                    f'tell: the vote {vote!r} is unknown; give "a", "b", "tie", or "skip"'
+                )
+            seat, _ = self._seats.pop(voter)
+            service.cast(VoteRequest(seat.id, CHOICES[word], secrets.token_hex(16)))
+            self._advance()
 
     def _votes(self) -> VoteService:
         if not self._by_hand:
@@ -382,7 +371,8 @@ class Tuner:
             self._tables.close()
         self._parts.close()
         self._ledger.close()
-        self._forget()
+        if self._forget is not None:
+            self._forget()
 
     def __enter__(self) -> Self:
         return self
@@ -401,61 +391,42 @@ class Tuner:
         return self._parts.config.panel.kind == PEOPLE
 
 
-def make_config(
+def _make_config(
     model: str,
     place: Path,
-    *,
+    better: Better | None,
     prompts: Path | None,
     votes: int | None,
-    kind: str | None,
-    settings: Mapping[str, Any],
+    given: dict[str, Any],
 ) -> Config:
-    """The settings of a run whose ledger is the file ``place``.
-
-    Args:
-        model: a model's name as in a settings file.
-        place: NAME.db in the folder of the run.
-        prompts: a prompt file; None: the prompts that ship.
-        votes: the budget; None: as set, or the default.
-        kind: function or people; None: as ``settings`` say.
-        settings: values by dotted name, and ``preset``.
-
-    Raises:
-        UsageError: a setting is unknown, out of range, or given twice.
-    """
-    given = dict(settings)
-    name = given.pop("preset", None)
-    tree: dict[str, Any] = {}
-    if name is not None:
-        settings_file.merge(tree, settings_file.preset(str(name)))
-    own: dict[str, Any] = {
+    """The settings of a run whose ledger is the file ``place``; None leaves as ``given`` says."""
+    preset = given.pop("preset", None)
+    tree = {} if preset is None else settings_file.preset(str(preset))
+    kind = FUNCTION if better is not None else None if "panel.kind" in given else PEOPLE
+    own: dict[str, dict[str, Any]] = {
         "model": {"name": model},
-        "run": {"folder": str(place.parent), "name": place.stem},
+        "run": {"folder": str(place.parent), "name": place.stem, "votes": votes},
+        "prompts": {"path": None if prompts is None else str(prompts)},
+        "panel": {"kind": kind},
     }
-    if prompts is not None:
-        own["prompts"] = {"path": str(prompts)}
-    if votes is not None:
-        own["run"]["votes"] = votes
-    if kind is not None:
-        own["panel"] = {"kind": kind}
+    own = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in own.items()
+    }
     changes: dict[str, Any] = {}
     for key, value in given.items():
-        section, key = settings_file.find_key(str(key), f"settings[{key!r}]")
-        changes.setdefault(section, {})[key] = value
-    for section, values in own.items():
-        for key in values:
-            if key in changes.get(section, {}):
-                raise UsageError(
-                    f"Tuner: settings[{section + '.' + key!r}] is what an argument of Tuner "
-                    "says; leave it out"
-                )
-    settings_file.merge(tree, own)
-    if kind == PEOPLE:
-        settings_file.merge(tree, {"panel": BY_HAND, "run": {"lag": 0}})
-    settings_file.merge(tree, changes)
-    panel = tree.setdefault("panel", {})
-    if kind == FUNCTION and "size" not in panel:
-        panel["size"] = tree.get("optimizer", {}).get("votes", 1)
+        section, name = settings_file.find_key(str(key), f"settings[{key!r}]")
+        if name in own.get(section, {}):
+            raise UsageError(
+                f"Tuner: settings[{section + '.' + name!r}] is what an argument of Tuner says; "
+                "leave it out"
+            )
+        changes.setdefault(section, {})[name] = value
+    by_hand = {"panel": BY_HAND, "run": {"lag": 0}} if kind == PEOPLE else {}
+    for each in (own, by_hand, changes):
+        settings_file.merge(tree, each)
+    if kind == FUNCTION:
+        tree["panel"].setdefault("size", tree.get("optimizer", {}).get("votes", 1))
     return settings_file.check(tree, where="Tuner")
 
 
@@ -469,13 +440,16 @@ def find_place(ledger: str | Path) -> Path:
     return path if path.suffix == ".db" else path.with_name(f"{path.name}.db")
 
 
-def write_prompts(texts: Sequence[str], file: Path) -> None:
-    """Write prompts as a prompt file; of fewer than eight none is held out.
+def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
+    """The file of the prompts, which is written of texts; of fewer than eight none is held out.
 
     Raises:
         UsageError: there is none, or one is no text.
         StorageError: the file exists with other prompts, or cannot be written.
     """
+    if isinstance(prompts, (str, os.PathLike)):
+        return Path(prompts)
+    texts, file = list(prompts), place.with_name(f"{place.stem}-prompts.jsonl")
     bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
     if bad or not texts:
         found = repr(bad[0]) if bad else "an empty list"
@@ -489,25 +463,6 @@ def write_prompts(texts: Sequence[str], file: Path) -> None:
         file.write_text(lines, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{file} cannot be written ({error.strerror or error})") from None
-
-
-def _find_place(ledger: str | Path | None) -> tuple[Path, Callable[[], None]]:
-    """The ledger's file, and what removes it where it is a temporary one."""
-    if ledger is not None:
-        return find_place(ledger), _keep
-    folder = Path(tempfile.mkdtemp(prefix="szpo-"))
-    return folder / "tuner.db", lambda: shutil.rmtree(folder, ignore_errors=True)
-
-
-def _keep() -> None:
-    """A ledger that was asked for stays."""
-
-
-def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
-    if isinstance(prompts, (str, os.PathLike)):
-        return Path(prompts)
-    file = place.with_name(f"{place.stem}-prompts.jsonl")
-    write_prompts(list(prompts), file)
     return file
 
 

@@ -234,7 +234,7 @@ class Optimizer:
         self._state = optimizer.init(settings)
         self._centre = parameters.zeros(settings.layout)
         self._recommended = parameters.zeros(settings.layout)
-        self._past: list[list[list[Any]]] = []
+        self._past: list[Sequence[CastVote]] = []
         self._pending: tuple[Pair, ...] = ()
         self._flipped: tuple[bool, ...] = ()
         self._query: Query | None = None
@@ -320,7 +320,7 @@ class Optimizer:
 
     def _take(self, cast: Sequence[CastVote]) -> None:
         assert self._query is not None  # pairs were asked
-        counts = tally(cast, self._flipped)
+        counts = _tally(cast, self._flipped)
         state, updates, info = optimizer.tell(self._state, self._query, counts)
         settings, two = state.settings, has_two_points(state.settings.rule)
         centre, recommended = self._centre, self._recommended
@@ -330,7 +330,7 @@ class Optimizer:
             centre = parameters.apply_update(settings.space, centre, update)
         self._state, self._info = state, info
         self._centre, self._recommended = centre if two else recommended, recommended
-        self._past.append(_to_lists(cast))
+        self._past.append(cast)
         self._pending, self._told = (), {}
 
     def _take_again(self, past: Sequence[tuple[CastVote, ...]]) -> None:
@@ -346,7 +346,7 @@ class Optimizer:
                 else:
                     self._state, self._recommended = found
                     self._centre = self._recommended
-                    self._past += map(_to_lists, stretch)
+                    self._past += stretch
         self._take_one_by_one(past[-1:])
 
     def _take_one_by_one(self, past: Sequence[tuple[CastVote, ...]]) -> None:
@@ -445,7 +445,7 @@ class Optimizer:
                 "settings": settings_to_json(self._first),
                 "votes": [[list(each) for each in step] for step in self._past],
                 "waiting": [waiting, self._single] if waiting else None,
-                "told": [[i, each.vote, each.weight] for i, each in self._told.items()],
+                "told": [[i, *each] for i, each in self._told.items()],
                 "digest": self._saved_digest(),
             }
 
@@ -570,8 +570,7 @@ VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
 HINT: Final = 'give "a", "b", "tie", a share of votes for a from 0 to 1, or None'
 
 
-@dataclass(frozen=True, slots=True)
-class CastVote:
+class CastVote(NamedTuple):
     """A checked vote: how much of it is for a, for b and tied; ``weight`` scales all three."""
 
     vote: VectorVote
@@ -588,7 +587,7 @@ class CastVote:
         return w * self.vote, w * (1.0 - self.vote), 0.0
 
 
-def check_votes(votes: object, weight: object, pairs: int, single: bool) -> tuple[CastVote, ...]:
+def check_votes(votes: Any, weight: Any, pairs: int, single: bool) -> tuple[CastVote, ...]:
     """The votes of a call of ``tell`` on as many pairs.
 
     Raises:
@@ -596,7 +595,7 @@ def check_votes(votes: object, weight: object, pairs: int, single: bool) -> tupl
             nothing that szpo knows.
     """
     listed = isinstance(votes, Sequence) and not isinstance(votes, str)
-    given = list(votes) if isinstance(votes, Sequence) and listed else [votes]
+    given = list(votes) if listed else [votes]
     if listed and single:
         raise UsageError(f"tell: ask() gave one pair; {HINT}, not a list")
     if not listed and not single:
@@ -604,26 +603,20 @@ def check_votes(votes: object, weight: object, pairs: int, single: bool) -> tupl
     if len(given) != pairs:
         raise UsageError(f"tell: {len(given)} votes for {pairs} pairs; None stands for no answer")
     each = isinstance(weight, Sequence) and not isinstance(weight, str)
-    weights = list(weight) if isinstance(weight, Sequence) and each else [weight] * pairs
+    weights = list(weight) if each else [weight] * pairs
     if len(weights) != pairs:
         raise UsageError(f"tell: {len(weights)} weights for {pairs} pairs; give one for each")
     return tuple(_check(vote, w) for vote, w in zip(given, weights, strict=True))
 
 
-def tally(cast: Sequence[CastVote], flipped: Sequence[bool]) -> Tally:
+def _tally(cast: Sequence[CastVote], flipped: Sequence[bool]) -> Tally:
     """The tally (K, 1) of one vote for each of K directions; ``flipped``: plus was shown as b."""
-    column = (len(cast), 1)
-    plus, minus, tie = np.array(_count(cast, flipped)).T
-    return Tally(
-        plus.reshape(column),
-        minus.reshape(column),
-        tie.reshape(column),
-        np.zeros(column, dtype=np.bool_),
-        cast=_count_answers(cast).reshape(column)
-        if any(each.weight != 1 for each in cast)
-        else None,
-        side=np.array([-1.0 if turned else 1.0 for turned in flipped]).reshape(column),
-    )
+    plus, minus, tie = np.array(_count(cast, flipped)).T[..., None]
+    weighted = any(each.weight != 1 for each in cast)
+    answers = np.array([[float(each.vote is not None)] for each in cast])
+    side = np.array([[-1.0 if turned else 1.0] for turned in flipped])
+    identical = np.zeros(plus.shape, np.bool_)
+    return Tally(plus, minus, tie, identical, cast=answers if weighted else None, side=side)
 
 
 def _count(cast: Sequence[CastVote], flipped: Sequence[bool]) -> list[tuple[float, float, float]]:
@@ -632,28 +625,20 @@ def _count(cast: Sequence[CastVote], flipped: Sequence[bool]) -> list[tuple[floa
     return [(b, a, tie) if turned else (a, b, tie) for (a, b, tie), turned in rows]
 
 
-def _to_lists(cast: Sequence[CastVote]) -> list[list[Any]]:
-    return [[each.vote, each.weight] for each in cast]
+def _is_number(given: object) -> bool:
+    return isinstance(given, (int, float, np.number)) and not isinstance(given, bool)
 
 
-def _count_answers(cast: Sequence[CastVote]) -> Floats:
-    return np.array([float(each.vote is not None) for each in cast])
-
-
-def _check(vote: object, weight: object) -> CastVote:
-    if not isinstance(weight, (int, float, np.number)) or isinstance(weight, bool):
+def _check(vote: Any, weight: Any) -> CastVote:
+    if not _is_number(weight):
         raise UsageError(f"tell: the weight {weight!r} is no number")
     if not (math.isfinite(float(weight)) and float(weight) >= 0):
         raise UsageError(f"tell: the weight is {weight}; it must be 0 or more, and finite")
-    if isinstance(vote, str):
-        word = vote.strip().lower()
-        if word not in ("a", "b", "tie"):
-            raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
-        return CastVote("a" if word == "a" else "b" if word == "b" else "tie", float(weight))
-    if vote is None:
-        return CastVote(None, float(weight))
-    if not isinstance(vote, (int, float, np.number)) or isinstance(vote, bool):
+    word = vote.strip().lower() if isinstance(vote, str) else vote
+    if word is None or (isinstance(word, str) and word in ("a", "b", "tie")):
+        return CastVote(word, float(weight))
+    if not _is_number(word):
         raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
-    if not 0 <= float(vote) <= 1:  # also what is not a number
+    if not 0 <= float(word) <= 1:  # also what is not a number
         raise UsageError(f"tell: the vote is {vote}; a share of votes for a is from 0 to 1")
-    return CastVote(float(vote), float(weight))
+    return CastVote(float(word), float(weight))

@@ -64,21 +64,15 @@ class Callback(Protocol):
 GivenCallback: TypeAlias = Callback | Callable[[StepReport], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class EachStep:
-    """A plain function as a `Callback`."""
+@dataclass(frozen=True)
+class EachStep(Callback):
+    """A plain function as a `Callback`, with nothing to do when the run begins and ends."""
 
     function: Callable[[StepReport], Any]
-
-    def begin(self, run: RunFacts) -> None:
-        """Nothing to do."""
 
     def after_step(self, step: StepReport) -> None:
         """Call the function."""
         self.function(step)
-
-    def end(self, outcome: Outcome | None) -> None:
-        """Nothing to do."""
 
 
 def as_callback(given: GivenCallback) -> Callback:
