@@ -21,10 +21,11 @@ from szpo.optim.rules.registry import has_two_points, rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
+from szpo.replay import replay
 from szpo.replay.findings import Broken, Promise
 from szpo.types import Explanation, Info, Theta, Update
-from szpo.voting import counting, shown_features, step_inputs, step_plan, steps
-from szpo.voting.votes_by_voter import read_votes_by_voter
+from szpo.voting import shown_features, step_inputs, step_plan, steps
+from szpo.voting.counting import StepVotes
 
 TOLERANCE: Final = 1e-9
 """Relative: what another machine's rounding may change in an estimate that is not exact."""
@@ -110,16 +111,11 @@ class Recomputation:
     def check(self, step: Record, rows: Sequence[Record]) -> Promise:
         """Recompute an applied step from its votes and compare each row of its updates."""
         ledger, settings, number = self.ledger, self.settings, step["step"]
-        query = step_plan.recorded_query(ledger, settings, number, step["mu"])
-        tally = counting.tally(ledger, number, settings.K, settings.N)
         inputs = step_inputs.read(ledger, settings, number)
         self._check_inputs(step, inputs)
         self.before = self.state
-        voters = read_votes_by_voter(
-            ledger, settings, number, counting.counted(ledger, number), tally
-        )
-        state, updates, info = optimizer.tell(
-            self.state, query, tally, by_voter=voters, inputs=inputs
+        tally, state, updates, info = replay.tell_step(
+            settings, self.state, StepVotes(ledger, number), step["mu"], inputs=inputs
         )
         self._go_on(state)
         if inputs.reach is not None:

@@ -5,7 +5,7 @@ Needs NumPy and the file: no model, no torch. `verify` re-derives every hash and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from szpo.errors import IntegrityError, UsageError
@@ -14,10 +14,12 @@ from szpo.ledger.run_spec import recorded_settings, require_current, require_wei
 from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters
 from szpo.optim.optimizer import Point
+from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
-from szpo.types import Floats, Theta, Update
-from szpo.voting import counting, step_inputs, step_plan
+from szpo.types import Floats, Info, Tally, Theta, Update, Vote
+from szpo.voting import step_inputs, step_plan
+from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 
@@ -101,14 +103,44 @@ def replay_state(ledger: Ledger, settings: Settings) -> State:
         SupersededError: the run's rule, or an option that it uses, is gone.
     """
     require_current(ledger)
-    return advance(ledger, settings, optimizer.init(settings))
-
-
-def advance(ledger: Ledger, settings: Settings, state: State) -> State:
-    """Advance a state by the finished steps that it has not seen."""
-    for after, _ in retell(ledger, settings, state):
+    state = optimizer.init(settings)
+    for after, _ in retell(ledger, settings):
         state = after
     return state
+
+
+def tell_step(
+    settings: Settings,
+    state: State,
+    votes: StepVotes,
+    mu: float,
+    counted: Sequence[Vote] | None = None,
+    *,
+    inputs: StepInputs | None = None,
+    measure: Callable[[Floats], float] | None = None,
+) -> tuple[Tally, State, tuple[Update, ...], Info]:
+    """Report a step to the optimizer, with its directions and answers as recorded.
+
+    Args:
+        settings: The run's.
+        state: Before the step.
+        votes: Of the step.
+        mu: Its perturbation radius.
+        counted: The votes that count; None: all that do.
+        inputs: What the fit takes besides votes; None: as recorded.
+        measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
+    """
+    ledger, step, cast = votes.ledger, votes.step, votes.counted if counted is None else counted
+    tally = votes.tally(settings.K, settings.N, cast)
+    state, updates, info = optimizer.tell(
+        state,
+        step_plan.recorded_query(ledger, settings, step, mu),
+        tally,
+        by_voter=read_votes_by_voter(ledger, settings, step, cast, tally),
+        inputs=step_inputs.read(ledger, settings, step) if inputs is None else inputs,
+        measure=measure,
+    )
+    return tally, state, tuple(updates), info
 
 
 def fold_votes(
@@ -130,7 +162,7 @@ def fold_votes(
     require_current(ledger)
     settings, theta = recorded_settings(ledger), starting_theta(ledger)
     state = optimizer.init(settings)
-    for after, updates in retell(ledger, settings, state, voters, measure):
+    for after, updates in retell(ledger, settings, voters, measure):
         state = after
         for update in optimizer.added_updates(settings, updates):
             theta = parameters.apply_update(settings.space, theta, update)
@@ -140,17 +172,16 @@ def fold_votes(
 def retell(
     ledger: Ledger,
     settings: Settings,
-    state: State,
     voters: Collection[str] | None = None,
     measure: Callable[[Floats], float] | None = None,
 ) -> Iterator[tuple[State, tuple[Update, ...]]]:
-    """Yield the state after each finished step that it has not seen, and the step's updates.
+    """Yield the optimizer's state after each finished step, and the step's updates.
 
     From the votes of all, or of these panelists alone. What was measured of the run's points says
     nothing of theirs; ``measure`` measures the last one.
     """
-    same, last = True, ledger.last_applied()
-    for row in ledger.steps()[state.step :]:
+    state, same, last = optimizer.init(settings), True, ledger.last_applied()
+    for row in ledger.steps():
         step = row["step"]
         if row["state"] == "void":
             state = replace(state, step=step + 1)
@@ -158,17 +189,13 @@ def retell(
             continue
         if row["state"] != "applied":
             break
-        found = counting.StepVotes(ledger, step)
+        found = StepVotes(ledger, step)
         votes = tuple(v for v in found.counted if voters is None or v.panelist in voters)
         same = same and len(votes) == len(found.counted)
-        counts = found.tally(settings.K, settings.N, votes)
         inputs = step_inputs.read(ledger, settings, step)
-        state, updates, _ = optimizer.tell(
-            state,
-            step_plan.recorded_query(ledger, settings, step, row["mu"]),
-            counts,
-            by_voter=read_votes_by_voter(ledger, settings, step, votes, counts),
+        _, state, updates, _ = tell_step(
+            settings, state, found, row["mu"], votes,
             inputs=inputs if same else replace(inputs, reach=None),
             measure=None if same or step != last else measure,
-        )
+        )  # fmt: skip
         yield state, updates

@@ -18,8 +18,9 @@ from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters, superseded
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
+from szpo.replay import replay
 from szpo.types import Floats, Update, Vote
-from szpo.voting import counting, step_inputs, step_plan
+from szpo.voting import counting
 
 MAX_COORDINATES: Final = 4096
 """Above this many coordinates only votes are counted; up to it, steps are recomputed."""
@@ -116,15 +117,12 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         if row["state"] != "applied":
             break
         step = row["step"]
-        query = step_plan.recorded_query(ledger, settings, step, row["mu"])
-        cast = counting.StepVotes(ledger, step)
-        votes, whole = cast.counted, cast.tally(settings.K, settings.N)
-        rest = cast.tally(settings.K, settings.N, [v for v in votes if v.panelist != panelist])
+        votes = counting.StepVotes(ledger, step)
+        rest = [vote for vote in votes.counted if vote.panelist != panelist]
         try:
-            inputs = step_inputs.read(ledger, settings, step)
-            after, taken, _ = optimizer.tell(state, query, whole, inputs=inputs)
-            if any(vote.panelist == panelist for vote in votes):
-                other = optimizer.tell(state, query, rest, inputs=inputs)[1]
+            _, after, taken, _ = replay.tell_step(settings, state, votes, row["mu"])
+            if len(rest) < len(votes.counted):
+                other = replay.tell_step(settings, state, votes, row["mu"], rest)[2]
                 cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
                 if cosine is not None:
                     found[step] = cosine

@@ -13,7 +13,7 @@ from szpo.optim import optimizer
 from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.types import Query
-from szpo.voting import step_plan, steps
+from szpo.voting import steps
 
 CANARY_STEPS = 3
 """This many steps in a row in which every answer is the same on both sides are an error."""
@@ -38,11 +38,6 @@ def plan(run: Services, at: Position, step: int) -> bool:
         steps.begin(ledger, epoch, step)
     failpoint("cp2")
     return True
-
-
-def recorded_query(run: Services, step: int) -> Query:
-    """What the optimizer asked in a step, from the plan on record."""
-    return step_plan.recorded_query(run.ledger, run.settings, step, run.row(step)["mu"])
 
 
 def check_perturbation(ledger: Ledger, step: int) -> None:

@@ -25,7 +25,7 @@ from szpo.training.position import Position
 from szpo.training.services import Services
 from szpo.training.step_report import Stopwatch, flatten
 from szpo.types import Batch, Comparison, Floats, Prompt, Row
-from szpo.voting import shown_features, step_inputs, steps
+from szpo.voting import shown_features, step_inputs, step_plan, steps
 
 
 def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:
@@ -37,7 +37,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
         IntegrityError: the policy stands at other weights than the step was planned from.
     """
     ledger, settings = run.ledger, run.settings
-    query = perturb_policy.recorded_query(run, step)
+    query = step_plan.recorded_query(ledger, settings, step, run.row(step)["mu"])
     prompts = _prompts(run, step)
     shifts = [shift for pair in query.shifts for shift in pair]
     size = settings.N * settings.D

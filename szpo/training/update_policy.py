@@ -20,15 +20,14 @@ from szpo.optim.rules.all_votes import from_start
 from szpo.optim.rules.measured_kl import KlMeasurement
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
+from szpo.replay import replay
 from szpo.training import guards
-from szpo.training.perturb_policy import recorded_query
 from szpo.training.position import Position, check_weights
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
-from szpo.voting import pauses, step_inputs, steps, triads
+from szpo.voting import pauses, steps, triads
 from szpo.voting.counting import StepVotes
-from szpo.voting.votes_by_voter import read_votes_by_voter
 
 QUADRATIC_UP_TO: Final = 0.5
 """Nats up to which |z|²/2 stands for KL; further out measured KL has been three times as much."""
@@ -56,14 +55,10 @@ def tell(
     run: Services, at: Position, votes: StepVotes, comparisons: Sequence[Comparison]
 ) -> PendingStep:
     """Hand the counted votes of a closed step to the optimizer."""
-    ledger, settings, step = run.ledger, run.settings, votes.step
-    tally = votes.tally(settings.K, settings.N)
-    voters = read_votes_by_voter(ledger, settings, step, votes.counted, tally)
-    query = recorded_query(run, step)
-    inputs = step_inputs.read(ledger, settings, step)
+    ledger, settings = run.ledger, run.settings
     measure = measure_moved(settings, run.measured_kl)
-    state, updates, info = optimizer.tell(
-        at.state, query, tally, by_voter=voters, inputs=inputs, measure=measure
+    tally, state, updates, info = replay.tell_step(
+        settings, at.state, votes, run.row(votes.step)["mu"], measure=measure
     )
     failpoint("cp9")
 
@@ -82,7 +77,7 @@ def tell(
     spent = at.votes + len(votes.counted)
     read = at.answers_read + answers_read(votes.standing, comparisons)
     after = Position(state, theta, centre, head, spent, read)
-    return PendingStep(tally, after, tuple(updates), added, info, digest, reach)
+    return PendingStep(tally, after, updates, added, info, digest, reach)
 
 
 def measure_moved(
