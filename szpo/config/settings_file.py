@@ -94,13 +94,15 @@ def presets() -> dict[str, str]:
     >>> sorted(presets())
     ['bigger', 'demo', 'people', 'published', 'published-sign', 'tiny']
     """
+    return {name: text.splitlines()[0].lstrip("# ") for name, text in _preset_texts().items()}
+
+
+def _preset_texts() -> dict[str, str]:
     folder = resources.files("szpo") / "config" / "presets"
-    texts = {
-        item.name.removesuffix(".toml"): item.read_text(encoding="utf-8")
-        for item in folder.iterdir()
-        if item.name.endswith(".toml")
+    files = sorted(item.name for item in folder.iterdir() if item.name.endswith(".toml"))
+    return {
+        name.removesuffix(".toml"): (folder / name).read_text(encoding="utf-8") for name in files
     }
-    return {name: text.splitlines()[0].lstrip("# ") for name, text in sorted(texts.items())}
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -109,15 +111,12 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         UsageError: No preset has this name.
     """
-    known = presets()
+    known = _preset_texts()
     if name not in known:
         raise UsageError(
             f'no preset "{name}"{_suggest(name, known)}; there are: {", ".join(known)}'
         )
-    text = (resources.files("szpo") / "config" / "presets" / f"{name}.toml").read_text(
-        encoding="utf-8"
-    )
-    return tomllib.loads(text)
+    return tomllib.loads(known[name])
 
 
 def load(

@@ -10,7 +10,6 @@ median margin from 20.0 to 10.4 nats.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -30,14 +29,6 @@ class PromptReader(Protocol):
 
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
         """Log-probability of each whole answer after the prompt at the start, nats (answers,)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """The median margin of some answers, nats, and how many other prompts each was read after."""
-
-    median: float
-    others: int
 
 
 def draw_others(prompts: int, seed: int) -> Ints:
@@ -111,8 +102,8 @@ def measure_margin(
     answers: Sequence[Sequence[Answer]],
     *,
     seed: int,
-) -> Margin | None:
-    """The median margin of some answers; see `answer_margins`.
+) -> float | None:
+    """The median margin of some answers, nats; see `answer_margins`.
 
     Returns:
         None with fewer than `FEWEST_PROMPTS` prompts, or without a text.
@@ -122,7 +113,7 @@ def measure_margin(
     every = np.concatenate(answer_margins(reader, prompts, answers, seed=seed))
     if np.isnan(every).all():
         return None
-    return Margin(float(np.nanmedian(every)), min(OTHERS, len(prompts) - 1))
+    return float(np.nanmedian(every))
 
 
 def margins_in_turn(

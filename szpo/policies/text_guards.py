@@ -84,8 +84,8 @@ def measure(
         logprob=float(np.nanmean(logprob)),
         distinct2=distinct_n([answer.text for answer in flat], 2),
         tokens=float(np.mean([answer.tokens for answer in flat])),
-        margin=None if margin is None else margin.median,
-        others=0 if margin is None else margin.others,
+        margin=margin,
+        others=0 if margin is None else min(OTHERS, len(prompts) - 1),
     )
 
 

@@ -30,7 +30,7 @@ from szpo.runs.cost_plan import KL_PROMPTS
 from szpo.training import guards, services
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport
-from szpo.types import Comparison, Row, Theta
+from szpo.types import Row, Theta
 from szpo.voting import calibration
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
@@ -166,10 +166,4 @@ def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
         for k in (0, 1)
     )
     rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
-    batches = [tuple(rows[n * D : (n + 1) * D]) for n in range(count)]
-    keys = [seeds.derive(root, "aa", name=str(n)) for n in range(count)]
-    made = [
-        Comparison(key.hex(), -1, 0, n, part, kind="aa")
-        for n, (key, part) in enumerate(zip(keys, batches, strict=True))
-    ]
-    return calibration.store_comparisons(ledger, made)
+    return calibration.store_comparisons(ledger, samples.cut(ledger, "aa", rows, D))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from szpo import seeds
 from szpo.data.text_files import clean_answer, clean_prompt
@@ -104,20 +104,8 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
         seed = as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
         sides.append(sample_answers(ledger, parts, asked, until=until, seed=seed, share=share))
     (tuned, tuned_sha256), (base, base_sha256) = sides
-    pairs = [
-        Row(prompt, plus, minus) for prompt, plus, minus in zip(asked, tuned, base, strict=True)
-    ]
-    made = [
-        Comparison(
-            seeds.derive(ledger.root_seed, "final", k=place, name=str(n)).hex(),
-            -1,
-            place,
-            n,
-            tuple(pairs[n * rows : (n + 1) * rows]),
-            kind="final",
-        )
-        for n in range(count)
-    ]
+    pairs = [Row(*each) for each in zip(asked, tuned, base, strict=True)]
+    made = cut(ledger, "final", pairs, rows, place)
     notes = {
         "rows": rows,
         "after": last,
@@ -125,6 +113,20 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
         "base_sha256": base_sha256,
     }
     orders.settle(ledger, order, notes, made)
+
+
+def cut(
+    ledger: Ledger, kind: Literal["final", "aa"], pairs: Sequence[Row], rows: int,
+    place: int | None = None,
+) -> list[Comparison]:  # fmt: skip
+    """Comparisons of so many rows each; ``place`` is that of their order, if there is one."""
+    return [
+        Comparison(
+            seeds.derive(ledger.root_seed, kind, k=place, name=str(n)).hex(),
+            -1, place or 0, n, tuple(pairs[n * rows : (n + 1) * rows]), kind=kind,
+        )
+        for n in range(len(pairs) // rows)
+    ]  # fmt: skip
 
 
 def in_order(

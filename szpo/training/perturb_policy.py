@@ -33,8 +33,7 @@ def plan(run: Services, at: Position, step: int) -> bool:
     failpoint("cp1")
     query = optimizer.ask(at.state, step) if row is None else None
     with ledger.transaction("controller"):
-        if query is not None:
-            record_plan(run, at, query)
+        record_plan(run, at, query)
         steps.begin(ledger, epoch, step)
     failpoint("cp2")
     return True
@@ -60,9 +59,10 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
         )
 
 
-def record_plan(run: Services, at: Position, query: Query) -> None:
-    """Write a step's perturbation into the ledger."""
-    steps.record_plan(run.ledger, run.epoch, run.settings, query, at.head)
+def record_plan(run: Services, at: Position, query: Query | None) -> None:
+    """Write a step's perturbation into the ledger, if it is not there."""
+    if query is not None:
+        steps.record_plan(run.ledger, run.epoch, run.settings, query, at.head)
 
 
 def plan_ahead(run: Services, at: Position, step: int) -> Query | None:

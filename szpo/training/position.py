@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from szpo.errors import IntegrityError, UsageError
-from szpo.ledger.database import Ledger, Record
+from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
 from szpo.optim.rules.registry import rule_of
@@ -57,12 +57,15 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     _catch_up(ledger, settings, policy)
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
+    for row in ledger.steps()[: state.step]:
+        if row["state"] == "void" and row["closed_by"] is not None:  # it has cost its votes
+            votes = StepVotes(ledger, row["step"])
+            total += len(votes.counted)
+            read += answers_read(votes.standing, ledger.comparisons(row["step"]))
     centre = {name: np.array(value) for name, value in policy.theta().items()}
     theta = replay.fold(ledger) if rule_of(settings.rule).two_points else centre
     at = Position(state, theta, centre, theta_digests(ledger)[-1], round(total), read)
     check_weights(ledger, policy, at, "taking the run up")
-    for row in ledger.steps()[: state.step]:
-        at = _add_void(ledger, at, row)
     return at
 
 
@@ -79,15 +82,6 @@ def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> No
             f"{when}: the policy's weights are {found[:12]}, the ledger's {at.head[:12]}; "
             "build the policy again and resume"
         )
-
-
-def _add_void(ledger: Ledger, at: Position, row: Record) -> Position:
-    """A step that was closed and then made void has cost its votes all the same."""
-    if row["state"] != "void" or row["closed_by"] is None:
-        return at
-    votes = StepVotes(ledger, row["step"])
-    read = answers_read(votes.standing, ledger.comparisons(row["step"]))
-    return replace(at, votes=at.votes + len(votes.counted), answers_read=at.answers_read + read)
 
 
 def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:

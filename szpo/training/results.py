@@ -92,6 +92,14 @@ NOT_STORED: Final = (
 """Figures of a step that no table of steps holds: they are counted or noted elsewhere."""
 
 
+OF_PLAN: Final = (
+    "step", "state", "pairing", "mu", "k", "n", "m", "d", "opened_us", "closed_us", "closed_by",
+)  # fmt: skip
+NOTED: Final = (
+    "kl", "length", "length_plus", "length_minus", "norm", "identical", "repetition",
+)  # fmt: skip
+
+
 def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
     """One row per planned step, in order; headings and ``distinct`` are left open."""
     generated, applied = (read_figures(ledger, [kind]) for kind in ("generated", "step"))
@@ -125,20 +133,15 @@ def _row(
     estimates = [u["estimate"] for u in updates if u["estimate"] is not None]
     errors = [u["stderr"] for u in updates if u["stderr"] is not None]
     return StepRow(
-        step=row["step"], state=row["state"], pairing=row["pairing"], mu=row["mu"], k=row["k"],
-        n=row["n"], m=row["m"], d=row["d"], asked=shown[0], identical_comparisons=shown[1],
-        opened_us=row["opened_us"], closed_us=row["closed_us"], closed_by=row["closed_by"],
+        **{name: row[name] for name in OF_PLAN},
+        **{name: _number(figures.get(name)) for name in NOTED},
+        asked=shown[0], identical_comparisons=shown[1],
         applied_us=updates[-1]["applied_us"] if updates else None,
         generation_s=seconds,
         estimate=sum(estimates) / len(estimates) if estimates else None,
         stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
         not_finite=tuple(figures.get("not_finite", ())),
         theta_sha256=updates[0]["theta_sha256"] if updates else None,
-        kl=_number(figures.get("kl")), length=_number(figures.get("length")),
-        length_plus=_number(figures.get("length_plus")),
-        length_minus=_number(figures.get("length_minus")), norm=_number(figures.get("norm")),
-        identical=_number(figures.get("identical")),
-        repetition=_number(figures.get("repetition")),
         turned_by=_number(figures.get("flip_share")), info=figures,
     )  # fmt: skip
 

@@ -57,8 +57,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     ahead = perturb_policy.plan_ahead(run, at, step + 1) if then_open else None
     with ledger.transaction("controller"):
         steps.store(ledger, run.epoch, step, comparisons, head, notes, then_open=then_open)
-        if ahead is not None:
-            perturb_policy.record_plan(run, at, ahead)
+        perturb_policy.record_plan(run, at, ahead)
 
 
 def compare(
@@ -100,8 +99,7 @@ def open_stored(run: Services, at: Position, step: int) -> None:
         ahead = perturb_policy.plan_ahead(run, at, step + 1)
         with run.ledger.transaction("controller"):
             steps.open_step(run.ledger, run.epoch, step)
-            if ahead is not None:
-                perturb_policy.record_plan(run, at, ahead)
+            perturb_policy.record_plan(run, at, ahead)
 
 
 def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:

@@ -5,7 +5,6 @@ The rule makes α ĝ of the votes (`szpo.optim.rules`), `szpo.optim.parameters.a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -26,7 +25,7 @@ from szpo.training.position import Position, check_weights
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Floats, Info, Tally, Theta, Update
-from szpo.voting import pauses, steps, triads
+from szpo.voting import pauses, step_inputs, steps, triads
 from szpo.voting.counting import StepVotes
 
 QUADRATIC_UP_TO: Final = 0.5
@@ -204,16 +203,11 @@ def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
 
 def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:
     """Figures noted when the answers were made, since texts are stored without token counts."""
-    found = ledger.query(
-        "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ? "
-        "ORDER BY event DESC LIMIT 1",
-        (step,),
-    )
-    if not found:
+    noted = step_inputs.body_of(ledger, "generated", step)
+    if not noted:
         return guards.figures(comparisons)
-    body = json.loads(found[0]["body"])
     return {
         name: value
-        for name, value in body.items()
+        for name, value in noted.items()
         if isinstance(value, int | float) and name != "step"
     }

@@ -51,7 +51,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     """
     if not rule_of(settings.rule).two_points:
         return StepInputs()
-    noted = _body(ledger, "generated", step).get("inputs")
+    noted = body_of(ledger, "generated", step).get("inputs")
     if not isinstance(noted, dict):
         raise IntegrityError(f'step {step}: its event "generated" has no inputs of the fit')
     centre = _array(step, noted, "centre", (settings.dim,))
@@ -79,7 +79,7 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     return StepInputs(scores, nats, centre, moments, whole, _ratings(step, noted), aside, reach)
 
 
-def _body(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
+def body_of(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
     """The body of the last event of this kind about a step; empty where there is none."""
     events = ledger.query(
         "SELECT body FROM events WHERE kind = ? AND json_extract(body, '$.step') = ? "
@@ -90,7 +90,7 @@ def _body(ledger: Ledger, kind: str, step: int) -> dict[str, Any]:
 
 
 def _reach(ledger: Ledger, step: int) -> KlMeasurement | None:
-    noted = _body(ledger, "step", step).get("reach")
+    noted = body_of(ledger, "step", step).get("reach")
     try:
         return None if noted is None else KlMeasurement.from_json(noted)
     except (KeyError, TypeError, ValueError):
