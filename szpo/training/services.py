@@ -61,7 +61,11 @@ def seconds() -> float:
 
 @dataclass(frozen=True, eq=False)
 class Services:
-    """Everything that one call of `run` works with; where the run stands is a `Position`."""
+    """Everything that one call of `run` works with; where the run stands is a `Position`.
+
+    Raises:
+        UsageError: nothing ends the run, or ``lag`` is neither 0 nor 1.
+    """
 
     ledger: Ledger
     """The run, opened for writing."""
@@ -104,6 +108,12 @@ class Services:
     """Seconds that no setting of the clock moves: for deadlines, and for durations in reports."""
     lease: Lease | None = None
     """A lease that the caller holds; without one the run takes its own and gives it back."""
+
+    def __post_init__(self) -> None:
+        if self.until_step is None and self.votes_budget is None:
+            raise UsageError("run: give until_step or votes_budget, else it would never end")
+        if self.lag not in (0, 1):
+            raise UsageError(f"run: lag is {self.lag}; it is 0 or 1")
 
     @cached_property
     def settings(self) -> Settings:

@@ -151,6 +151,10 @@ def test_both_sides_of_a_direction_answer_the_same_prompts(tmp_path, pairing):
 
 def test_limits_prompts_and_answers_that_make_no_sense_are_reported(tmp_path):
     settings, ledger, policy = start(tmp_path)
+    with pytest.raises(UsageError, match="never end"):
+        go(settings, ledger, policy, until_step=None)
+    with pytest.raises(UsageError, match="lag is 2"):
+        go(settings, ledger, policy, lag=2)
     with pytest.raises(UsageError, match="layout"):
         go(settings, ledger, QuadraticPolicy(settings_of(WIDE, rule="sign")))
     with pytest.raises(UsageError, match="3 prompts given, K·N·D = 8 are needed"):
