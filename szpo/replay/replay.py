@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
@@ -41,6 +42,28 @@ def read_applied_updates(
         by_step.setdefault(update.step, []).append(update)
     for step, updates in by_step.items():
         yield step, optimizer.added_updates(settings, updates, point)
+
+
+def apply_recorded(
+    ledger: Ledger,
+    settings: Settings,
+    policy: Any,
+    until: int | None = None,
+    point: Point = "recommended",
+    *,
+    done: int = 0,
+) -> int:
+    """Apply to a policy what each step added to a point; it has the first ``done`` already.
+
+    Returns:
+        How many steps are applied then.
+    """
+    applied = 0
+    for _, updates in read_applied_updates(ledger, settings, until, point):
+        applied += 1
+        for update in updates if applied > done else ():
+            policy.apply(update)
+    return applied
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:

@@ -453,13 +453,10 @@ def reopen(
 def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool) -> RunParts:
     """Fold the recorded updates into the policy, and build the recorded panel."""
     policy = at_start(ledger, parts.policy)
-    applied, driven = 0, panel and until is None
-    for _, updates in replay.read_applied_updates(
-        ledger, parts.settings, until, "centre" if driven else "recommended"
-    ):
-        applied += 1
-        for update in updates:
-            policy.apply(update)
+    driven = panel and until is None
+    applied = replay.apply_recorded(
+        ledger, parts.settings, policy, until, "centre" if driven else "recommended"
+    )
     heads = theta_digests(ledger) if driven else recommended_digests(ledger)
     if policy.digest() != heads[applied]:
         raise IntegrityError(

@@ -169,9 +169,7 @@ def policy_at(
     elif parts.maker is not None and share == 1:
         replay.fold(ledger, until)  # raises where that step is not there
         other = at_start(ledger, parts.maker(root_seed=parts.settings.root_seed))
-        for _, updates in replay.read_applied_updates(ledger, parts.settings, until):
-            for update in updates:
-                other.apply(update)
+        replay.apply_recorded(ledger, parts.settings, other, until)
         yield other
     else:
         raise UsageError("this policy cannot be put at other weights; it has no `move_to`")

@@ -54,7 +54,14 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     if policy.layout != settings.layout:
         raise UsageError("run: the policy's layout is not that of the ledger")
     state = replay.replay_state(ledger, settings)
-    _catch_up(ledger, settings, policy)
+    heads, found = theta_digests(ledger), policy.digest()
+    if found not in heads:
+        raise IntegrityError(
+            f"{ledger.path.name}: the policy's weights ({found[:12]}) are not those of this "
+            "run at any step; build it again from the run's settings"
+        )
+    # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
+    replay.apply_recorded(ledger, settings, policy, point="centre", done=heads.index(found))
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
     for row in ledger.steps()[: state.step]:
@@ -64,7 +71,7 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
             read += answers_read(votes.standing, ledger.comparisons(row["step"]))
     centre = {name: np.array(value) for name, value in policy.theta().items()}
     theta = replay.fold(ledger) if rule_of(settings.rule).two_points else centre
-    at = Position(state, theta, centre, theta_digests(ledger)[-1], round(total), read)
+    at = Position(state, theta, centre, heads[-1], round(total), read)
     check_weights(ledger, policy, at, "taking the run up")
     return at
 
@@ -82,19 +89,3 @@ def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> No
             f"{when}: the policy's weights are {found[:12]}, the ledger's {at.head[:12]}; "
             "build the policy again and resume"
         )
-
-
-def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:
-    """Apply to the policy the recorded updates that it lacks."""
-    heads, found = theta_digests(ledger), policy.digest()
-    if found not in heads:
-        raise IntegrityError(
-            f"{ledger.path.name}: the policy's weights ({found[:12]}) are not those of this "
-            "run at any step; build it again from the run's settings"
-        )
-    # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
-    done = heads.index(found)
-    applied = replay.read_applied_updates(ledger, settings, point="centre")
-    for number, (_, updates) in enumerate(applied):
-        for update in updates if number >= done else ():
-            policy.apply(update)
