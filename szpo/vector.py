@@ -634,7 +634,7 @@ def _check(vote: Any, weight: Any) -> CastVote:
         raise UsageError(f"tell: the weight {weight!r} is no number")
     if not (math.isfinite(float(weight)) and float(weight) >= 0):
         raise UsageError(f"tell: the weight is {weight}; it must be 0 or more, and finite")
-    word = vote.strip().lower() if isinstance(vote, str) else vote
+    word: Any = vote.strip().lower() if isinstance(vote, str) else vote
     if word is None or (isinstance(word, str) and word in ("a", "b", "tie")):
         return CastVote(word, float(weight))
     if not _is_number(word):

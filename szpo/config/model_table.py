@@ -89,11 +89,13 @@ def choose(
     return fits[-1] if fits else SHIPPED
 
 
-def name_auto(free_gib: float, *, accelerator: bool, number_bytes: int = 2) -> str:
-    """Name the model that "auto" stands for on this machine.
+def name_auto(name: str, free_gib: float, *, accelerator: bool, number_bytes: int = 2) -> str:
+    """Name the model that "auto" stands for on this machine; any other name is its own.
 
     Nothing is downloaded: it is a model that is in the hub's cache already, else smollm2.
     """
+    if name != AUTO:
+        return name
     most = float("inf") if accelerator else AUTO_BILLIONS
     return choose(
         free_gib,

@@ -64,15 +64,21 @@ class Callback(Protocol):
 GivenCallback: TypeAlias = Callback | Callable[[StepReport], Any]
 
 
-@dataclass(frozen=True)
-class EachStep(Callback):
-    """A plain function as a `Callback`, with nothing to do when the run begins and ends."""
+@dataclass(frozen=True, slots=True)
+class EachStep:
+    """A plain function as a `Callback`."""
 
     function: Callable[[StepReport], Any]
+
+    def begin(self, run: RunFacts) -> None:
+        """Nothing to do."""
 
     def after_step(self, step: StepReport) -> None:
         """Call the function."""
         self.function(step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Nothing to do."""
 
 
 def as_callback(given: GivenCallback) -> Callback:

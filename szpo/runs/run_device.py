@@ -56,6 +56,7 @@ def choose(config: Config) -> Config:
         if config.engine.kind != "local" or config.model.adapter is not None:
             free = 0.0  # the servers' model, or the adapter's, is not known here
         name = model_table.name_auto(
+            name,
             free,
             accelerator=chosen.device != "cpu",
             number_bytes=model_table.NUMBER_BYTES[chosen.dtype],

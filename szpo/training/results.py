@@ -132,9 +132,10 @@ def _row(
 ) -> StepRow:
     estimates = [u["estimate"] for u in updates if u["estimate"] is not None]
     errors = [u["stderr"] for u in updates if u["stderr"] is not None]
+    named: dict[str, Any] = {name: row[name] for name in OF_PLAN}
+    named |= {name: _number(figures.get(name)) for name in NOTED}
     return StepRow(
-        **{name: row[name] for name in OF_PLAN},
-        **{name: _number(figures.get(name)) for name in NOTED},
+        **named,
         asked=shown[0], identical_comparisons=shown[1],
         applied_us=updates[-1]["applied_us"] if updates else None,
         generation_s=seconds,

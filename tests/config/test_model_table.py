@@ -58,7 +58,7 @@ def download(hub: Path, name: str, *files: str) -> None:
 
 def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub):
     def named(free_gib: float, *, accelerator: bool) -> str:
-        return model_table.name_auto(free_gib, accelerator=accelerator)
+        return model_table.name_auto("auto", free_gib, accelerator=accelerator)
 
     assert named(64.0, accelerator=True) == "smollm2", "nothing is downloaded by itself"
     download(hub, SMALLER, "config.json")
@@ -70,6 +70,7 @@ def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub):
     assert named(64.0, accelerator=True) == LARGER
     assert named(64.0, accelerator=False) == SMALLER, "its set-up would take hours"
     assert named(2.0, accelerator=True) == "smollm2", "which needs 2.2 GiB"
+    assert model_table.name_auto(LARGER, 0.1, accelerator=False) == LARGER, "it was named"
 
 
 def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub):
