@@ -18,6 +18,7 @@ from szpo.cache import cache_dir
 from szpo.config.run_sections import HOOK_SECRET
 from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.files import private
 
 TRUST_VARIABLE: Final = "SZPO_TRUST"
 """Environment variable with addresses, separated by spaces."""
@@ -63,11 +64,8 @@ def remember(calls: Iterator[Call]) -> None:
     file = cache_dir() / "addresses.jsonl"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        out = os.open(file, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
-        try:
-            os.write(out, "".join(json.dumps(call) + "\n" for call in new).encode())
-        finally:
-            os.close(out)
+        with open(file, "a", encoding="utf-8", opener=private) as out:
+            out.write("".join(json.dumps(call) + "\n" for call in new))
     except OSError as error:
         logging.getLogger("szpo").warning(
             f"{file} cannot be written ({error.strerror}); name the addresses again at the next "

@@ -139,49 +139,26 @@ def send(settings: Hook, message: Message, say: Say) -> None:
         say(f"warning: the web hook was not delivered: {failure}")
 
 
-class Sender:
-    """Watches a run's record from a thread and sends what is due."""
-
-    def __init__(self, ledger: Ledger, to: Target | str, say: Say):
-        """``to`` may be why there is no address: then every message is given up with that."""
-        self._ledger, self._to, self._say = ledger, to, say
-        self._reader: Final = StatusReader(ledger)
-        self._seen: object = None
-        self._ending: Final = threading.Event()
-        self._thread: Final = threading.Thread(target=self._watch, name="szpo-hook", daemon=True)
-
-    def start(self) -> None:
-        """Begin; calling it again changes nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def close(self) -> None:
-        """Send what is due by now, for `CLOSE_TIMEOUT_S` at most, and end."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join(CLOSE_TIMEOUT_S)
-
-    def _watch(self) -> None:
-        while True:
-            last = self._ending.wait(POLL_S)
-            with suppress(SzpoError):  # such as a full disk: it is tried again at the next look
-                self._send_due()
-            if last:
-                return
-
-    def _send_due(self) -> None:
-        status = self._reader.read()
-        if self._seen == status.version:
+def _watch(
+    ledger: Ledger, reader: StatusReader, to: Target | str, say: Say, ending: threading.Event
+) -> None:
+    """Watch a run's record and send what is due; ``to`` may be why there is no address."""
+    seen: object = None
+    while True:
+        last = ending.wait(POLL_S)
+        with suppress(SzpoError):  # such as a full disk: it is tried again at the next look
+            status = reader.read()
+            for message in hook_events.due(ledger, status) if status.version != seen else ():
+                if isinstance(to, str):
+                    tries, failure = 0, to
+                else:
+                    tries, failure = deliver(to, message, ending.wait)
+                hook_events.settle(ledger, message, tries, failure)
+                if failure:
+                    say(f"warning: the web hook was not delivered ({message.what}): {failure}")
+            seen = status.version
+        if last:
             return
-        for message in hook_events.due(self._ledger, status):
-            if isinstance(self._to, str):
-                tries, failure = 0, self._to
-            else:
-                tries, failure = deliver(self._to, message, self._ending.wait)
-            hook_events.settle(self._ledger, message, tries, failure)
-            if failure:
-                self._say(f"warning: the web hook was not delivered ({message.what}): {failure}")
-        self._seen = status.version
 
 
 @contextmanager
@@ -198,8 +175,19 @@ def sending(ledger: Ledger, settings: Hook, say: Say) -> Iterator[Callable[[], N
     except UsageError as error:
         found = str(error)
         say(f"warning: {error}; the web hook sends nothing")
-    sender = Sender(ledger, found, say)
+    ending = threading.Event()
+    thread = threading.Thread(
+        target=_watch, args=(ledger, StatusReader(ledger), found, say, ending),
+        name="szpo-hook", daemon=True,
+    )  # fmt: skip
+
+    def begin() -> None:
+        if thread.ident is None:
+            thread.start()
+
     try:
-        yield sender.start
+        yield begin
     finally:
-        sender.close()
+        ending.set()
+        if thread.ident is not None:  # else nothing was begun that could send
+            thread.join(CLOSE_TIMEOUT_S)
