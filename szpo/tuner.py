@@ -275,11 +275,8 @@ class Tuner:
             for each in self._tracked:
                 each.begin(read_facts(self._ledger))
         try:
-            self._outcome = controller.run(
-                driver.prepare(
-                    self._ledger, self._parts, on_step=self._report, wait=leave, say=_say
-                )
-            )
+            loop = driver.prepare(self._ledger, self._parts, _say)
+            self._outcome = controller.run(replace(loop, on_step=self._report, wait=leave))
         except _VoteNeededError:
             self._outcome = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from szpo.analysis import measuring
@@ -69,10 +70,9 @@ def drive(
             begin_sending()
             measuring.before(measures)
             with calls.calling(every, facts) as note:
+                loop = driver.prepare(ledger, parts, say)
                 outcome = controller.run(
-                    driver.prepare(
-                        ledger, parts, on_step=on_step, wait=desk.do_one_turn, held=held, say=say
-                    )
+                    replace(loop, on_step=on_step, wait=desk.do_one_turn, lease=held)
                 )
                 note(outcome)
             measuring.after(measures, outcome)

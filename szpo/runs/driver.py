@@ -8,7 +8,6 @@ difference that is none. They are made once and teach nothing.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,26 +28,18 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.cost_plan import KL_PROMPTS
 from szpo.training import guards, services
 from szpo.training.services import Services
-from szpo.training.step_report import StepReport
 from szpo.types import Row, Theta
 from szpo.voting import calibration
-from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 
 
 def prepare(
-    ledger: Ledger,
-    parts: RunParts,
-    *,
-    on_step: Callable[[StepReport], None] = lambda report: None,
-    wait: Callable[[], None] = lambda: time.sleep(0.2),
-    held: Lease | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    ledger: Ledger, parts: RunParts, say: Callable[[str], None] = lambda line: None
 ) -> Services:
     """What the loop needs to run until the votes or the steps of the settings are spent.
 
-    ``held`` is a lease that the caller keeps. A run for people first gets its sample check, which
-    may pause it and reports by ``say``, and its A/A comparisons.
+    A run for people first gets its sample check, which may pause it and reports by ``say``, and
+    its A/A comparisons.
     """
     config = parts.config
     assemble.require_counted(parts)
@@ -69,14 +60,11 @@ def prepare(
         lag=config.run.lag if config.run.lag is not None else int(people),
         deadline_s=None if minutes is None else minutes * 60,
         quorum=config.panel.quorum,
-        on_step=on_step,
         kl=_quadratic_kl(parts),
         measured_kl=measure_kl(parts) if parts.base or config.guards.kl is not None else None,
         entries=parts.entries,
         moments=_moments(parts),
         outlook=_outlook,
-        lease=held,
-        wait=wait,
     )
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -300,7 +301,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
                 while (seat := service.assign(ann)) is not None:
                     service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
-            done = controller.run(driver.prepare(ledger, parts, wait=people))
+            done = controller.run(replace(driver.prepare(ledger, parts), wait=people))
             assert isinstance(done, step_report.Outcome) and done.status == "finished"
             kinds = ledger.query(
                 "SELECT p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "

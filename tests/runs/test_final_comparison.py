@@ -316,7 +316,7 @@ def people_run(folder, *sets, lives=1):
                     panel.submit(ledger.comparisons(row["step"]))
 
         try:
-            controller.run(driver.prepare(ledger, parts, wait=vote))
+            controller.run(replace(driver.prepare(ledger, parts), wait=vote))
         except KeyboardInterrupt:
             ledger.close()
     return ledger

@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def _measure(
             on_step(report)
 
     with assemble.create_ledger(parts, path) as ledger:
-        outcome = controller.run(driver.prepare(ledger, parts, on_step=note))
+        outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
         policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()
     say(f"measuring the tuned model on {len(held)} held-out prompts, {samples} answers to each")

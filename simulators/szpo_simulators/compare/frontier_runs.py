@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dic
         report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
 
     with closing(parts), ledger:
-        outcome = controller.run(driver.prepare(ledger, parts, on_step=note))
+        outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
         if outcome.status == "paused":
             raise RunError(f"{path} paused: {outcome}")
         rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)

@@ -176,7 +176,7 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
         facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": tools.tokens,
                            "bytes": tools.peak()}}  # fmt: skip
         with closing(parts), assemble.create_ledger(parts, Path(folder) / "run.db") as ledger:
-            controller.run(driver.prepare(ledger, parts, on_step=note))
+            controller.run(replace(driver.prepare(ledger, parts), on_step=note))
     return facts
 
 
