@@ -6,7 +6,7 @@ comparison shows two *batches* of D *rows*, a row is one prompt with one answer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -19,6 +19,9 @@ Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
 Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
 Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]
 Pairing: TypeAlias = Literal["antithetic", "forward"]
+
+Say: TypeAlias = Callable[[str], None]
+"""Takes a line for the user."""
 
 FEATURE_GRID: Final = 4096
 """Steps of a feature's recorded number, a difference or a scale, in one spread of it: 2¹²."""

@@ -6,7 +6,7 @@ The command line and the library both drive runs by `drive`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,6 +19,7 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.callbacks import Callback
 from szpo.training import controller
 from szpo.training.step_report import Outcome, StepReport
+from szpo.types import Say
 from szpo.voting import lease
 
 POLL_S: Final = 0.5
@@ -32,7 +33,7 @@ def drive(
     *,
     measured: bool = True,
     score: Score | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
     stay: bool = False,
 ) -> Outcome:
     """Drive a run to its end or pause, and do what goes on beside it.

@@ -39,11 +39,10 @@ from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Prompt, Theta
+from szpo.types import Answer, Prompt, Say, Theta
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
 """Folder of the base's answers that ship: those to which simulated panels are fitted."""
-Say = Callable[[str], None]
 Model: TypeAlias = tuple[str, str, str | None]
 """What a base's answers depend on of it: digest of the weights, dtype, quantization."""
 Answers: TypeAlias = list[list[Answer]]

@@ -107,11 +107,12 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         settings = run_spec.recorded_settings(ledger)
     except IntegrityError:
         return {}
-    weighting = getattr(settings, "weighting", "equal")
     if superseded.find_gone(ledger.spec["optimizer"]):
         return {}
-    if settings.space.dim > MAX_COORDINATES or weighting != "equal" or settings.rule == "sign":
-        return {}  # under sign a step flips or it does not
+    if settings.space.dim > MAX_COORDINATES or settings.weighting != "equal":
+        return {}
+    if settings.rule == "sign":  # under which a step flips or it does not
+        return {}
     state, found = optimizer.init(settings), {}
     for row in ledger.steps():
         if row["state"] != "applied":

@@ -6,7 +6,7 @@ and numbers, so that continuing, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
 from szpo.runs import known_addresses, machine_check, run_device, run_engine, run_prompts, trackers
 from szpo.runs.setup_progress import Progress, unseen
-from szpo.types import Answer, Prompt, Update
+from szpo.types import Answer, Prompt, Say, Update
 from szpo.voting import shown_features
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy
     from szpo.training.warm_start import WarmStart
 
-Say = Callable[[str], None]
 SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
 DRAWN: Final = (

@@ -28,14 +28,12 @@ from szpo.runs.assemble import RunParts
 from szpo.runs.cost_plan import KL_PROMPTS
 from szpo.training import guards, services
 from szpo.training.services import Services
-from szpo.types import Row, Theta
+from szpo.types import Row, Say, Theta
 from szpo.voting import calibration
 from szpo.voting.service import VoteService
 
 
-def prepare(
-    ledger: Ledger, parts: RunParts, say: Callable[[str], None] = lambda line: None
-) -> Services:
+def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
     """What the loop needs to run until the votes or the steps of the settings are spent.
 
     A run for people first gets its sample check, which may pause it and reports by ``say``, and
@@ -82,8 +80,6 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
     """Moments of the start's answers, where they have scores; read once, when first asked for."""
     settings, base = parts.settings, parts.base
     if not settings.guarded or base is None or not base.subspace.basis:
-        return None
-    if parts.config.generation.temperature == 0:
         return None
 
     @functools.cache

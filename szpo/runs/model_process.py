@@ -18,11 +18,10 @@ from szpo.ledger.run_spec import BUDGET
 from szpo.runs import link_triads, samples
 from szpo.runs.assemble import RunParts
 from szpo.training.step_report import Outcome
+from szpo.types import Say
 from szpo.voting import lease, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.lease import Lease
-
-Say = Callable[[str], None]
 
 _FULFIL: Final = {
     "final": samples.fulfil_final,

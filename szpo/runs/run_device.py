@@ -6,13 +6,13 @@ do not: they follow from the recorded updates on any machine (`szpo.replay`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.types import Say
 
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
@@ -65,7 +65,7 @@ def choose(config: Config) -> Config:
 
 
 def restore(
-    config: Config, ledger: Ledger, *, wanted: str | None, driven: bool, say: Callable[[str], None]
+    config: Config, ledger: Ledger, *, wanted: str | None, driven: bool, say: Say
 ) -> Config:
     """The settings with the device on which a recorded run's model computes now.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
@@ -11,11 +11,11 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.runs import run_engine
-from szpo.types import Prompt
+from szpo.types import Prompt, Say
 
 
 def restore(
-    config: Config, ledger: Ledger, *, needed: bool, language: bool, say: Callable[[str], None]
+    config: Config, ledger: Ledger, *, needed: bool, language: bool, say: Say
 ) -> PromptSet:
     """The prompts that the run began with; without them a finished run can still be exported.
 

@@ -8,7 +8,6 @@ the run; the operator may open it all the same, which the record then says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from szpo.ledger.database import Ledger
 from szpo.policies import own_prompt
 from szpo.runs import samples
 from szpo.runs.assemble import RunParts
-from szpo.types import Answer
+from szpo.types import Answer, Say
 from szpo.voting import lease, pauses, steps
 
 SAMPLES: Final = 20
@@ -35,7 +34,6 @@ _SHOWN: Final = 96
 """Characters of a sample that the terminal shows."""
 _IN_TERMINAL: Final = 3
 """Samples that the terminal shows: more would push the operator's link out of sight."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from szpo import seeds
@@ -13,7 +13,7 @@ from szpo.replay import replay
 from szpo.runs import assemble, driver, shrink
 from szpo.training.held_out import HeldOut
 from szpo.training.update_policy import measure_moved
-from szpo.types import Theta
+from szpo.types import Say, Theta
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ def fit_group(
     features: str,
     members: Sequence[str],
     *,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Group:
     """Fit the votes of a cluster, and measure its point as the run measures its own.
 

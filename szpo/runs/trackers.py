@@ -21,9 +21,9 @@ from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.runs.callbacks import Callback, RunFacts
 from szpo.training.step_report import Outcome, StepReport
+from szpo.types import Say
 
 GROUP: Final = "szpo.trackers"
-Say = Callable[[str], None]
 
 
 NAMES: Final[Mapping[str, str]] = {

@@ -30,6 +30,7 @@ from szpo.ledger.database import Ledger, now_us
 from szpo.runs import hook_events
 from szpo.runs.hook_events import Message
 from szpo.training.status import StatusReader
+from szpo.types import Say
 
 WAITS_S: Final = (0.0, 1.0, 5.0)
 """Seconds before each try."""
@@ -39,7 +40,6 @@ POLL_S: Final = 1.0
 """How often the record is looked at."""
 CLOSE_TIMEOUT_S: Final = 8.0
 """How long a run that ends waits for its last message."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
