@@ -2,15 +2,14 @@
 
 import itertools
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
 from szpo.training import budget, position, results, status
 from szpo.training.budget import Limits
-from szpo.training.position import Position
 from szpo.training.status import StatusReader, round_status
 from szpo.types import Vote
 from szpo.voting import pauses, steps
@@ -299,8 +298,6 @@ def test_agreement_by_counts_is_agreement_by_pairs(count, places):
 
 
 def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
-    nothing: Any = None
-    at = Position(nothing, {}, {}, "", votes=5, answers_read=7)
     with open_run(tmp_path, n=4, m=1) as ledger:
         service = VoteService(ledger)
         ann = service.enroll("person", "ann")
@@ -308,10 +305,12 @@ def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
             seat = service.assign(ann)
             service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="bob"))
-        assert position._add_void(ledger, at, ledger.step(0)) is at
+        settings = recorded_settings(ledger)
+        policy = QuadraticPolicy(settings)
+        assert position.resume(ledger, settings, policy).votes == 0
         voiding.void(ledger, 0, "wrong prompts", "bob")
-        found = position._add_void(ledger, at, ledger.step(0))
-    assert (found.votes, found.answers_read) == (5 + 2, 7 + 2 * 4)
+        found = position.resume(ledger, settings, policy)
+    assert (found.step, found.votes, found.answers_read) == (1, 2, 2 * 4)
 
 
 def test_panelists_are_not_told_which_guard_was_left(tmp_path):
