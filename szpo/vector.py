@@ -567,6 +567,7 @@ def _shrinking(dim: int) -> dict[str, Any]:
 
 VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
 """Which point is better; the share of votes for a, in [0, 1]; or None where nobody answered."""
+WORDS: Final[Mapping[str, VectorVote]] = {"a": "a", "b": "b", "tie": "tie"}
 HINT: Final = 'give "a", "b", "tie", a share of votes for a from 0 to 1, or None'
 
 
@@ -634,11 +635,12 @@ def _check(vote: Any, weight: Any) -> CastVote:
         raise UsageError(f"tell: the weight {weight!r} is no number")
     if not (math.isfinite(float(weight)) and float(weight) >= 0):
         raise UsageError(f"tell: the weight is {weight}; it must be 0 or more, and finite")
-    word: Any = vote.strip().lower() if isinstance(vote, str) else vote
-    if word is None or (isinstance(word, str) and word in ("a", "b", "tie")):
-        return CastVote(word, float(weight))
-    if not _is_number(word):
+    if vote is None:
+        return CastVote(None, float(weight))
+    if isinstance(vote, str) and (word := vote.strip().lower()) in WORDS:
+        return CastVote(WORDS[word], float(weight))
+    if not _is_number(vote):
         raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
-    if not 0 <= float(word) <= 1:  # also what is not a number
+    if not 0 <= float(vote) <= 1:  # also what is not a number
         raise UsageError(f"tell: the vote is {vote}; a share of votes for a is from 0 to 1")
-    return CastVote(float(word), float(weight))
+    return CastVote(float(vote), float(weight))
