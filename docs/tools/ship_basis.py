@@ -27,7 +27,7 @@ from szpo.optim.parameters import Space
 from szpo.optim.sample_directions import Law
 from szpo.policies import language_model, lora_policy, subspace_cache
 from szpo.policies.hosts import LocalHost
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.protocol import draw_answers
 from szpo.policies.subspaces import Subspace
@@ -87,8 +87,7 @@ def make(name: str) -> None:
     _clear(file.parent, name)
     subspace_cache.write(made, file)
     _note(file, facts)
-    answering = AnswerSampling(subspace_cache.sampling_of(config))
-    policy = LoraPolicy(loaded, made, root_seed=0, answering=answering)
+    policy = LoraPolicy(loaded, made, root_seed=0, sampling=subspace_cache.sampling_of(config))
     _clear(guard_moments.SHIPPED, name)
     guard_moments.load_or_read(policy, prompts)
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)

@@ -29,7 +29,7 @@ from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
 from szpo.policies.hosts import LocalAnswerer, LocalHost
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import AnswerRequest, Reading, ReadRequest, Tokens
 from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
@@ -74,7 +74,7 @@ class Actor(LoraPolicy):
             loaded,
             Subspace("full", self.sites, {}, both, {}),
             root_seed=seed,
-            answering=AnswerSampling(sampling or Sampling()),
+            sampling=sampling,
             host=BareHost(loaded, engine=engine),
         )
 
@@ -114,7 +114,7 @@ class Actor(LoraPolicy):
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""
         self.require_room(rows)
-        sampling = self.answering.sampling
+        sampling = self.sampling
         width = sampling.max_new_tokens
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
         deltas = self.deltas([self.theta()])

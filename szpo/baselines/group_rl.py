@@ -117,7 +117,7 @@ def train(
     meter = listener.meter
     if not task.prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
-    require_plain(actor.answering.sampling, method)
+    require_plain(actor.sampling, method)
     order = draw_order(len(task.prompts), how.steps * how.prompts, seed)
     differ: list[bool] = []  # of each step: whether some group's rewards do
     rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
@@ -148,7 +148,7 @@ def train(
 
 def _arguments(actor: Actor, how: Recipe) -> dict[str, Any]:
     """Arguments of both trainers' configurations."""
-    sampling = actor.answering.sampling
+    sampling = actor.sampling
     return {
         "learning_rate": how.learning_rate,
         "lr_scheduler_type": "constant",

@@ -163,7 +163,7 @@ def train(
     how, meter = recipe or Recipe(), meter or Meter()
     if not task.prompts:
         raise UsageError("ppo: no prompts to learn on")
-    require_plain(actor.answering.sampling, METHOD)
+    require_plain(actor.sampling, METHOD)
     log = []
     with actor.training() as peft:
         learner = _learner(actor, peft.get_base_model(), how)
@@ -328,7 +328,7 @@ def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tenso
 
     handle = learner.model.get_output_embeddings().register_forward_hook(look)
     try:
-        temperature = learner.actor.answering.sampling.temperature
+        temperature = learner.actor.sampling.temperature
         logits = logprobs.answer_logits(learner.model, batch, temperature)
     finally:
         handle.remove()

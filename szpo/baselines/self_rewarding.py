@@ -119,7 +119,7 @@ def train(
     if not data.prompts:
         raise UsageError(f"{METHOD}: no prompts to answer")
     if data.judge is None:
-        room = actor.answering.sampling.max_new_tokens
+        room = actor.sampling.max_new_tokens
         require_room(context.reader_of(actor.loaded), data.prompts, room, how)
     job = _Job(actor, data, how, seed)
     settings = _describe(job)
@@ -167,7 +167,7 @@ def judge_candidates(
     meter: Meter,
 ) -> Round:
     """Candidates of the actor as it stands, judged by itself or by ``judge``; trains nothing."""
-    plain = actor.answering.sampling
+    plain = actor.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
         prompts, how.candidates, seed=as_seed(seeds.derive(seed, "self-rewarding candidates"))
     )
@@ -305,7 +305,7 @@ def _describe(job: _Job) -> dict[str, Any]:
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
         "sites": [asdict(site) for site in actor.sites],
-        "sampling": asdict(actor.answering.sampling),
+        "sampling": asdict(actor.sampling),
         "M0": actor.digest(),
         "prompts": _sha256([prompt.turns for prompt in data.prompts]),
         "examples": _sha256(examples) if examples else None,

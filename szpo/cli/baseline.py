@@ -235,7 +235,7 @@ def _actor(parts: RunParts) -> Actor:
 
     policy = parts.language
     return Actor.beside(
-        policy.held, policy.subspace, sampling=policy.answering.sampling, engine=policy.engine
+        policy.held, policy.subspace, sampling=policy.sampling, engine=policy.engine
     )
 
 

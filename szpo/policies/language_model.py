@@ -35,7 +35,7 @@ from szpo.optim import sample_directions
 from szpo.optim.settings import Settings
 from szpo.policies import subspace_cache, subspace_setup
 from szpo.policies.hosts import Host, LocalHost, chosen_lora
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Progress
 from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import Subspace
@@ -229,10 +229,8 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         base.subspace,
         root_seed=settings.root_seed,
         law=settings.law,
-        answering=AnswerSampling(
-            sampling_of(config),
-            crn=config.generation.common_random_numbers,
-        ),
+        sampling=sampling_of(config),
+        crn=config.generation.common_random_numbers,
         host=base.host,
     )
 

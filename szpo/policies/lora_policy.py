@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,6 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSampling:
-    """How a policy draws answers: sampling, and common random numbers of both sides."""
-
-    sampling: Sampling = field(default_factory=Sampling)
-    crn: bool = True
-    """Plus and minus of a direction share their uniform numbers, row by row."""
-    chunk_rows: int | None = None
-    """Rows answered at a time, as workers answer them; None: all of a call."""
-
-
 class LoraPolicy:
     """A causal language model in the coordinates of a `szpo.policies.subspaces.Subspace`.
 
@@ -57,15 +45,26 @@ class LoraPolicy:
         *,
         root_seed: int,
         law: Law | None = None,
-        answering: AnswerSampling | None = None,
+        sampling: Sampling | None = None,
+        crn: bool = True,
         host: Host | None = None,
     ):
-        """``host`` holds the model; without one, this process does, and ``loaded`` has it."""
+        """The policy at its start.
+
+        Args:
+            loaded: The base model.
+            subspace: The coordinates.
+            root_seed: Of the directions.
+            law: Of the directions.
+            sampling: How answers are drawn.
+            crn: Plus and minus of a direction share their uniform numbers, row by row.
+            host: Holds the model; without one, this process does, and ``loaded`` has it.
+        """
         self.loaded = loaded
         self.subspace = subspace
-        self.answering = answering or AnswerSampling()
+        self.sampling, self.crn = sampling or Sampling(), crn
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
-        host = host or LocalHost(self.held, chunk_rows=self.answering.chunk_rows)
+        host = host or LocalHost(self.held)
         self.answerer: Answerer = host.at(subspace, self.space, run=True)
         """Who answers and reads for it; tests put another in its place."""
         self._reader = context.reader_of(loaded)
@@ -163,7 +162,7 @@ class LoraPolicy:
         Raises:
             UsageError: one of the rows is too long.
         """
-        context.require_room(self._reader, rows, self.answering.sampling.max_new_tokens)
+        context.require_room(self._reader, rows, self.sampling.max_new_tokens)
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
@@ -187,7 +186,7 @@ class LoraPolicy:
         sizes = [len(part) for part in prompts]
         ids = self.encode_all([prompt for part in prompts for prompt in part])
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
-        keys = [row_key(seed, shift, crn=self.answering.crn) for shift in shifts]
+        keys = [row_key(seed, shift, crn=self.crn) for shift in shifts]
         stream = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         row = iter(ids)
         table = [
@@ -201,7 +200,7 @@ class LoraPolicy:
             tuple(number),
             tuple(stream),
             np.array(table, np.int64).reshape(-1, 4),
-            self.answering.sampling,
+            self.sampling,
             canary=len(first) > 1,
         )
         answers = [self.answer(tokens) for tokens in self.answerer.answer(request)]
@@ -237,14 +236,14 @@ class LoraPolicy:
             tuple(number),
             (seeds.derive(seed, "sample prompts"),),
             np.array(table, np.int64).reshape(-1, 4),
-            self.answering.sampling,
+            self.sampling,
             base=base,
         )
         return self.answerer.answer(request)
 
     def answer(self, tokens: Sequence[int]) -> Answer:
         """Tokens as a text for people; see `szpo.models.loading.answer_of`."""
-        return loading.answer_of(self.loaded, tokens, self.answering.sampling.stop)
+        return loading.answer_of(self.loaded, tokens, self.sampling.stop)
 
     # ---- distance to the start ----
 
@@ -264,7 +263,7 @@ class LoraPolicy:
             rows,
             (self.theta(),),
             (0,) * len(rows),
-            temperature=self.answering.sampling.temperature or 1.0,
+            temperature=self.sampling.temperature or 1.0,
         )
         found = self.answerer.read(request)[VALUES]
         means = found.reshape(len(prompts), samples).mean(axis=1)
@@ -329,7 +328,7 @@ class LoraPolicy:
 
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
         """Scores (texts, d) of prompts with answers at the start; see `whitened_scores` below."""
-        temperature = self.answering.sampling.temperature
+        temperature = self.sampling.temperature
         return whitened_scores(self.answerer, self.subspace, texts, temperature=temperature)
 
     # ---- weights ----

@@ -140,10 +140,11 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
 def _file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, dtype: str | None = None
 ) -> str:
-    loaded, how = policy.loaded, policy.answering
+    loaded = policy.loaded
+    # The None was a number of rows once; with it, files that are stored and ship are found.
     named = [
         1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
-        asdict(how.sampling), how.chunk_rows, [prompt.turns for prompt in prompts], samples,
+        asdict(policy.sampling), None, [prompt.turns for prompt in prompts], samples,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"
 

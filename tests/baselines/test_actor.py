@@ -16,7 +16,7 @@ from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.batched_lora import find_sites
 from szpo.policies.language_model import random_start
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt
 from tests.support.tiny_models import loaded, with_adapter
@@ -97,7 +97,7 @@ def test_beside_a_run_it_starts_where_the_run_starts():
     moving = {site.b: start[site.b] for site in sites}
     zeros = {n: np.zeros((*v.shape, 4), np.float32) for n, v in moving.items()}
     subspace = Subspace("random", sites, fixed, moving, zeros)
-    run = LoraPolicy(base, subspace, root_seed=0, answering=AnswerSampling(SHORT))
+    run = LoraPolicy(base, subspace, root_seed=0, sampling=SHORT)
     beside = Actor.beside(base, subspace, sampling=SHORT)
     assert beside.sites == run.subspace.sites
     assert all(np.array_equal(beside.theta()[name], run.factors()[name]) for name in start)

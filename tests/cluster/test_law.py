@@ -24,7 +24,8 @@ from szpo.config.engine import Engine
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim import parameters
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.hosts import LocalHost
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import AnswerRequest, Tokens, array_to_tokens
 from szpo.types import Floats, Prompt, Shift
 from tests.support.policies import small
@@ -39,8 +40,8 @@ FOUND = 3.29
 def policy_of(model: Path, dtype: Any, chunk_rows: int | None = None) -> LoraPolicy:
     """A policy at half the usual radius from its start."""
     base = loading.load(str(model), dtype=dtype)
-    answering = AnswerSampling(Sampling(max_new_tokens=8), chunk_rows=chunk_rows)
-    policy = LoraPolicy(base, small(base), root_seed=5, answering=answering)
+    host, sampling = LocalHost(base, chunk_rows=chunk_rows), Sampling(max_new_tokens=8)
+    policy = LoraPolicy(base, small(base), root_seed=5, sampling=sampling, host=host)
     radius = float(parameters.round13(policy.subspace.mu(1.62) / 2))
     policy.move_to(parameters.shift(policy.space, policy.start(), Shift(0, 0, 1, radius)))
     return policy
@@ -131,8 +132,8 @@ def test_another_law_is_found(model, local):
         if change == "start":
             policy.move_to(policy.start())
         else:
-            warm = AnswerSampling(Sampling(max_new_tokens=8, temperature=1.1))
-            policy.answering = warm
+            warm = Sampling(max_new_tokens=8, temperature=1.1)
+            policy.sampling = warm
         answers = policy.sample_tokens(PROMPTS, SAMPLES, seed=4)
         assert np.abs(z_values(measures(judge, answers), local)).max() > FOUND
     spread = np.sqrt(2 / 4096)

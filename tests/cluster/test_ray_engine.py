@@ -22,7 +22,8 @@ from szpo.ledger.database import Ledger
 from szpo.models import context, loading
 from szpo.models.loading import Described
 from szpo.plugins import how_to_install
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.hosts import LocalHost
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.types import Prompt, Shift
 from tests.support import folder_run, ray_nodes
 from tests.support.cases import case
@@ -104,9 +105,8 @@ def test_settings_that_do_not_fit_are_refused():
 def policy(model):
     base = loading.load(str(model), dtype="fp32")
     sampling = Sampling(max_new_tokens=10)
-    return LoraPolicy(
-        base, small(base), root_seed=5, answering=AnswerSampling(sampling, chunk_rows=5)
-    )
+    host = LocalHost(base, chunk_rows=5)
+    return LoraPolicy(base, small(base), root_seed=5, sampling=sampling, host=host)
 
 
 def setup_of(policy: LoraPolicy) -> dict[str, Any]:

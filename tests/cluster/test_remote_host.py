@@ -26,7 +26,7 @@ from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import subspace_setup
 from szpo.policies.hosts import LocalHost
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import ReadRequest, join_readings
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
@@ -56,8 +56,7 @@ def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
     """A policy at each host, in coordinates that are chosen here."""
     subspace = small(here.facts)
     return [
-        LoraPolicy(host.facts, subspace, root_seed=5, answering=AnswerSampling(SHORT), host=host)
-        for host in hosts
+        LoraPolicy(host.facts, subspace, root_seed=5, sampling=SHORT, host=host) for host in hosts
     ]
 
 

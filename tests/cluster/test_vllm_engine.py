@@ -25,7 +25,7 @@ from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, Usag
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.optim import parameters, sample_directions
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
 from tests.support import folder_run
@@ -43,8 +43,8 @@ COMPLETIONS, LOAD = "/v1/completions", "/v1/load_lora_adapter"
 @pytest.fixture(scope="module")
 def policy(model):
     base = loading.load(str(model), dtype="fp32")
-    sampling = AnswerSampling(Sampling(max_new_tokens=6))
-    return LoraPolicy(base, small(base), root_seed=5, answering=sampling)
+    sampling = Sampling(max_new_tokens=6)
+    return LoraPolicy(base, small(base), root_seed=5, sampling=sampling)
 
 
 @pytest.fixture(scope="module")

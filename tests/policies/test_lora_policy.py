@@ -22,7 +22,7 @@ from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.policies import own_prompt
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.own_prompt import draw_others, measure_margin
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Floats, Prompt, Shift, Update
@@ -61,7 +61,7 @@ def test_prompts_go_through_the_chat_template_where_there_is_one():
 
 
 def test_answers_end_at_end_tokens_and_stop_texts():
-    policy = policy_of(loaded("llama"), answering=AnswerSampling(Sampling(stop=("w9 ", "w30"))))
+    policy = policy_of(loaded("llama"), sampling=Sampling(stop=("w9 ", "w30")))
     assert policy.answer([7, 8, STOP]) == Answer("w7 w8", "stop", 2)
     assert policy.answer([7, 8]) == Answer("w7 w8", "length", 2)
     assert policy.answer([7, 8, 30, 10]) == Answer("w7 w8", "stop", 4)
@@ -71,11 +71,9 @@ def test_answers_end_at_end_tokens_and_stop_texts():
 
 
 def test_greedy_answers_do_not_depend_on_the_seed():
-    policy = policy_of(
-        loaded("llama"), answering=AnswerSampling(Sampling(temperature=0, max_new_tokens=6))
-    )
+    policy = policy_of(loaded("llama"), sampling=Sampling(temperature=0, max_new_tokens=6))
     assert policy.sample(PROMPTS, 2, seed=1) == policy.sample(PROMPTS, 2, seed=2)
-    warm = policy_of(loaded("llama"), answering=AnswerSampling(Sampling(max_new_tokens=6)))
+    warm = policy_of(loaded("llama"), sampling=Sampling(max_new_tokens=6))
     assert warm.sample(PROMPTS, 2, seed=1) != warm.sample(PROMPTS, 2, seed=2)
 
 
@@ -128,7 +126,7 @@ def test_kl_is_that_of_the_sampled_law(temperature):
     """
     law = Sampling(temperature=temperature, max_new_tokens=1, stop=("w9 ",))
     base = loaded("llama")
-    policy = policy_of(base, full(base, 2, "AB"), answering=AnswerSampling(law))
+    policy = policy_of(base, full(base, 2, "AB"), sampling=law)
     policy.apply(Update(0, 0, coef=0.25))
     ids = torch.tensor([policy.encode(PROMPTS[0])])
     with torch.no_grad():
@@ -172,7 +170,7 @@ def test_a_starting_adapter_is_the_start():
             {},
         ),
         root_seed=1,
-        answering=policy.answering,
+        sampling=policy.sampling,
     )
     assert later.sample(PROMPTS, 2, seed=0) == policy.sample(PROMPTS, 2, seed=0)
     assert later.sample(PROMPTS, 2, seed=0, base=True) == later.sample(PROMPTS, 2, seed=0)
@@ -346,8 +344,8 @@ def test_margins_are_read_at_the_start_wherever_the_policy_stands():
 
 @pytest.mark.full
 def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one():
-    sampling = AnswerSampling(Sampling(max_new_tokens=12))
-    policy = policy_of(loading.load("tiny", dtype="fp32"), answering=sampling)
+    sampling = Sampling(max_new_tokens=12)
+    policy = policy_of(loading.load("tiny", dtype="fp32"), sampling=sampling)
     asked = promptfiles.load_configured(Prompts()).heldout[:10]
     answers = policy.sample(asked, 2, seed=1)
     found = measure_margin(policy, asked, answers, seed=3)
@@ -359,20 +357,20 @@ def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one():
             ids = [policy.encode(asked[i]) for i in (own, *others)]
             first, *rest = (x.sum() for x in policy.engine.logprobs(ids, [row] * 8, [0] * 8, None))
             by_hand.append(first - max(rest))
-    assert found.median == pytest.approx(np.median(by_hand), abs=1e-3)
+    assert found == pytest.approx(np.median(by_hand), abs=1e-3)
 
 
 @pytest.mark.full
 def test_smollm2_tells_its_own_answers_from_swapped_ones():
     """With every answer handed to the next prompt the margin turns round."""
-    sampling = AnswerSampling(Sampling(max_new_tokens=16))
-    policy = policy_of(loading.load("smollm2"), answering=sampling)
+    sampling = Sampling(max_new_tokens=16)
+    policy = policy_of(loading.load("smollm2"), sampling=sampling)
     asked = promptfiles.load_configured(Prompts()).heldout[:4]
     answers = policy.sample(asked, 1, seed=1)
     found = measure_margin(policy, asked, answers, seed=3)
     swapped = measure_margin(policy, asked, [*answers[1:], answers[0]], seed=3)
     assert found is not None and swapped is not None
-    assert swapped.median < 0 < found.median
+    assert swapped < 0 < found
 
 
 def test_a_prompt_and_its_answer_fit_into_what_a_model_reads():

@@ -18,7 +18,7 @@ from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.optim.sample_directions import Law
 from szpo.policies import text_guards
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import Policy, check_policy
 from szpo.policies.subspaces import Subspace
 from szpo.policies.text_guards import TextFigures, guards, topic_gap
@@ -105,7 +105,7 @@ def test_common_random_numbers_make_equal_policies_say_the_same():
     tiny = [Shift(0, 0, 1, 2.0**-20), Shift(0, 0, -1, 2.0**-20)]
     plus, minus = policy_of(base).rollout([PROMPTS * 4] * 2, tiny, seed=3)
     assert plus == minus
-    apart = policy_of(base, answering=AnswerSampling(Sampling(max_new_tokens=10), crn=False))
+    apart = policy_of(base, sampling=Sampling(max_new_tokens=10), crn=False)
     plus, minus = apart.rollout([PROMPTS * 4] * 2, tiny, seed=3)
     assert plus != minus
 

@@ -9,7 +9,7 @@ import pytest
 
 from szpo import seeds
 from szpo.generation.sampling import Sampling, row_key
-from szpo.policies.lora_policy import AnswerSampling
+from szpo.policies.hosts import LocalHost
 from szpo.policies.requests import AnswerRequest, array_to_tokens, tokens_to_array
 from szpo.types import Prompt, Shift
 from tests.support.policies import policy_of
@@ -81,9 +81,9 @@ def test_a_message_is_json_and_arrays_and_comes_back_as_it_was_tokens_as_one():
 @pytest.mark.full
 def test_chunks_answer_what_one_call_answers():
     base = loaded("llama")
-    answering = AnswerSampling(Sampling(max_new_tokens=10))
-    whole = policy_of(base, answering=answering)
-    parts = policy_of(base, answering=AnswerSampling(answering.sampling, chunk_rows=5))
+    sampling = Sampling(max_new_tokens=10)
+    whole = policy_of(base, sampling=sampling)
+    parts = policy_of(base, host=LocalHost(base, chunk_rows=5))
     shifts = list(SHIFTS)
     asked = [PROMPTS[:6], PROMPTS[:6], PROMPTS[6:], PROMPTS[6:]]
     assert parts.rollout(asked, shifts, seed=4) == whole.rollout(asked, shifts, seed=4)

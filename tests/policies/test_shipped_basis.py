@@ -22,7 +22,7 @@ from szpo.optim.rules import guard_geometry
 from szpo.optim.sample_directions import Law
 from szpo.policies import kl_calibration, language_model, subspace_cache
 from szpo.policies.hosts import LocalHost
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import Subspace
 from szpo.runs import assemble
@@ -124,8 +124,8 @@ def test_a_reading_of_the_start_ships_as_well(loaded, tmp_path, monkeypatch):
     shipped = find(loaded, settings_file.load(sets=["subspace.kind=score"]))
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(guard_moments, "read_start", lambda *_, **__: pytest.fail("it ships"))
-    answering = AnswerSampling(subspace_cache.sampling_of(Config()))
-    policy = LoraPolicy(loaded, shipped, root_seed=9, answering=answering)
+    sampling = subspace_cache.sampling_of(Config())
+    policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
     found = guard_moments.load_or_read(policy, PROMPTS)
     assert len(found.prompts) >= 250 and found.scores.shape[1] == shipped.dim
     # Whitened: scores of the start's answers have about unit variance along each coordinate.
@@ -151,8 +151,8 @@ def test_the_base_s_answers_for_panels_and_for_the_demo_ship_as_well(
         demo, base, asked, lambda: pytest.fail("they ship")
     )
     assert [len(row) for row in drawn] == [each] * len(asked)
-    answering = AnswerSampling(subspace_cache.sampling_of(demo))
-    policy = LoraPolicy(loaded, shipped, root_seed=9, answering=answering)
+    sampling = subspace_cache.sampling_of(demo)
+    policy = LoraPolicy(loaded, shipped, root_seed=9, sampling=sampling)
     held = load_shipped().heldout[: demo.evaluation.prompts]
     level = base_level.load_or_read(policy, held, demo.evaluation.samples)
     assert [len(row) for row in level.answers] == [base_level.SAMPLES] * len(held)

@@ -23,7 +23,7 @@ from szpo.models.loading import Loaded
 from szpo.optim import parameters, sample_directions
 from szpo.policies import kl_calibration, score_basis, subspaces
 from szpo.policies.hosts import LocalHost
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Comparison, Prompt, Row, Update
@@ -358,7 +358,7 @@ def make(kind: Any = "score", sampling: Sampling = SHORT_ANSWERS) -> LoraPolicy:
     loaded = tiny_models.loaded("llama")
     setup = setup_of(kind, dim=3, samples=96, kl_samples=16, sampling=SHORT_ANSWERS)
     space = set_up_subspace(loaded, READ, setup)
-    return LoraPolicy(loaded, space, root_seed=1, answering=AnswerSampling(sampling))
+    return LoraPolicy(loaded, space, root_seed=1, sampling=sampling)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import lora_config
 from szpo.policies.hosts import LocalHost
-from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspace_setup import choose_subspace
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt, Theta
@@ -82,7 +82,7 @@ def small(base: Loaded, dim: int = 4) -> Subspace:
 
 
 def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:
-    options.setdefault("answering", AnswerSampling(Sampling(max_new_tokens=10)))
+    options.setdefault("sampling", Sampling(max_new_tokens=10))
     return LoraPolicy(base, subspace or small(base), root_seed=5, **options)
 
 

@@ -86,10 +86,11 @@ def file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], compared: int, dtype: str | None = None
 ) -> str:
     """The name of the file of a base: a digest of all that it depends on."""
-    loaded, how = policy.loaded, policy.answering
+    loaded = policy.loaded
+    # The None was a number of rows once; with it, files that are stored and ship are found.
     named = [
-        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, asdict(how.sampling),
-        how.chunk_rows, [prompt.turns for prompt in prompts], SAMPLES, compared,
+        1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, asdict(policy.sampling),
+        None, [prompt.turns for prompt in prompts], SAMPLES, compared,
     ]  # fmt: skip
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.json"
 
