@@ -13,7 +13,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
 from szpo.training.controller import run
-from szpo.training.services import Bounds, prompt_order
+from szpo.training.services import Services, prompt_order
 from szpo.types import Prompt, Shift
 from szpo.voting.service import VoteService
 
@@ -36,7 +36,7 @@ def main(path):
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
         order = prompt_order(prompts, settings)
         before = words(policy)
-        outcome = run(ledger, policy, panel, order, Bounds(votes_budget=96))
+        outcome = run(Services(ledger, policy, panel, order, votes_budget=96))
     return before, words(policy), outcome.votes
 
 
