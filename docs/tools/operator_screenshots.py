@@ -112,9 +112,7 @@ def main() -> None:
             (played(Path(folder) / "support-tone-07.db"), ("operate", "operate-dark")),
             (first, ("operate-before",)),
         ):
-            serving = serve(app.create(stage.site))
-            stage.url = next(serving)
-            with lease.hold(stage.ledger):
+            with serve(app.create(stage.site)) as stage.url, lease.hold(stage.ledger):
                 for name in names:
                     scheme = "dark" if name.endswith("dark") else "light"
                     size = {"width": 1280, "height": 900}
@@ -128,7 +126,6 @@ def main() -> None:
                         page.goto("/operate/votes?panelist=P-01&sort=split")
                         picture(page, name.replace("operate", "votes"), ready=".vb-item")
                     made.close()
-            next(serving, None)
             stage.ledger.close()
         browser.close()
 

@@ -19,7 +19,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "ui")]
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from szpo_ui import app
 from tests.support import browser, panel_states
 
 SCREENS = ROOT / "docs" / "screens"
@@ -41,12 +40,13 @@ def picture(page: Any, name: str) -> None:
 def main(wanted: set[str]) -> None:
     """Walk once; take each state, and some of them in other colours and sizes."""
     SCREENS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        stage = browser.make(
-            Path(folder) / "run.db", text=panel_states.text, sets=panel_states.SETS
-        )
-        serving = browser.serve(app.create(stage.site, pages=("panelist",)))
-        stage.url = next(serving)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+        browser.served_run(
+            Path(folder) / "run.db", ("panelist",), text=panel_states.text, sets=panel_states.SETS
+        ) as stage,
+    ):
         chromium = playwright.chromium.launch(
             executable_path=str(browser.CHROMIUM), args=list(browser.FLAGS)
         )
@@ -69,8 +69,6 @@ def main(wanted: set[str]) -> None:
                 picture(page, f"{name}-phone")
                 page.set_viewport_size(WIDE)
         chromium.close()
-        next(serving, None)
-        stage.ledger.close()
 
 
 if __name__ == "__main__":

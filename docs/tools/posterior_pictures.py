@@ -42,9 +42,10 @@ def picture(page: Any, name: str) -> None:
 
 def main() -> None:
     """Answer a few suggested pairs for weights (1.5, 1), then look."""
-    serving = browser.serve(mounts.application(posterior_page.example))
-    address = next(serving)
-    with sync_playwright() as playwright:
+    with (
+        browser.serve(mounts.application(posterior_page.example)) as address,
+        sync_playwright() as playwright,
+    ):
         chromium = playwright.chromium.launch(
             executable_path=str(browser.CHROMIUM), args=list(browser.FLAGS)
         )
@@ -64,7 +65,6 @@ def main() -> None:
                 saving.value.save_as(SCREENS / "posterior.gif")
             page.close()
         chromium.close()
-    next(serving, None)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A run with fixed texts, the web server over it, and a browser: fixtures for tests of pages.
 
-A test module takes them by ``pytest_plugins = ["tests.support.browser"]``: ``stage`` (run, server,
-clock),
-``chromium`` (one browser), ``panelist`` and ``operator`` (they make logged-in browser contexts).
+A test module takes them by ``pytest_plugins = ["tests.support.browser"]``: ``staged`` (makes runs
+without a server), ``stage`` (run, server, clock), ``chromium`` (one browser), ``panelist`` and
+``operator`` (they make logged-in browser contexts).
 `violations` asks axe about a page, offline. (PYTEST_DONT_REWRITE: modules import
 names of it before pytest does.)
 """
@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
@@ -179,6 +180,10 @@ class Stage:
         session, _ = credentials.login(self.ledger, invitation.name, invitation.code)
         return {login.cookie_name(self.site.secure): session}
 
+    def client(self, role: Role, name: str) -> httpx.Client:
+        """An HTTP client with a fresh session of that name, which leaves redirects alone."""
+        return httpx.Client(base_url=self.url, cookies=self.cookie(role, name), timeout=30)
+
 
 def make(
     path: Path,
@@ -254,22 +259,50 @@ def page_call(client: Any, place: str, name: str, data: object) -> dict[str, Any
     return {"component_id": number, "fn_name": name, "data": data, "session_hash": "x"}
 
 
-def serve(application: Any) -> Iterator[str]:
-    """Serve an application on a free port from a thread; yields its address."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+@contextmanager
+def serve(application: Any, port: int = 0, *, proxied: bool = False) -> Iterator[str]:
+    """Serve an application on that port, or a free one, from a thread; yields its address."""
+    listener = socket.create_server(("127.0.0.1", port))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(configure(application))
+    server = uvicorn.Server(configure(application, proxied=proxied))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:
         if not thread.is_alive():
             pytest.fail("the web server did not start")
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(timeout=10)
-    listener.close()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        listener.close()
+
+
+@contextmanager
+def served_run(path: Path, pages: Sequence[Role] | None = None, **options: Any) -> Iterator[Stage]:
+    """A run that `make` makes, under a server with these pages or with all."""
+    from szpo_ui import app  # Gradio: seconds, for the tests that serve its pages alone
+
+    made = make(path, **options)
+    application = app.create(made.site, pages=tuple(app.PAGES) if pages is None else pages)
+    with made.ledger, serve(application) as made.url:
+        yield made
+
+
+@pytest.fixture
+def staged(tmp_path):
+    """staged("NAME", begun=True, …) → a run that `make` makes, its first round open if begun."""
+    with ExitStack() as ends:
+
+        def new(name: str = "run", *, begun: bool = True, **options: Any) -> Stage:
+            made = make(tmp_path / f"{name}.db", **options)
+            ends.callback(made.ledger.close)
+            if begun:
+                made.advance()
+            return made
+
+        yield new
 
 
 @pytest.fixture
@@ -277,15 +310,9 @@ def stage(tmp_path, request):
     """A run under a server; ``@pytest.mark.parametrize("stage", [{…}], indirect=True)`` hands
     keywords on to `make`. A module with ``PAGES = ()`` gets the login and the API alone, in a
     tenth of the time."""
-    from szpo_ui import app  # Gradio: seconds, for the tests that serve its pages alone
-
-    made = make(tmp_path / "run.db", **getattr(request, "param", {}))
-    pages = getattr(request.module, "PAGES", tuple(app.PAGES))
-    serving = serve(app.create(made.site, pages=pages))
-    made.url = next(serving)
-    yield made
-    next(serving, None)
-    made.ledger.close()
+    pages = getattr(request.module, "PAGES", None)
+    with served_run(tmp_path / "run.db", pages, **getattr(request, "param", {})) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ class Outline(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.found, self.text = [], [], ""
-        self.feed(text)
+        self.feed(str(text))  # of `Markup`, which would escape what it is joined to
         self.close()
         assert not self.open, self.open
 

@@ -9,53 +9,43 @@ from fastapi import FastAPI
 
 import szpo_ui
 from szpo.errors import UsageError
-from tests.support.browser import make, serve
+from tests.support.browser import serve
 from tests.support.panel_states import until, visit, vote
 
 pytest_plugins = ["tests.support.browser"]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vote_in_blocks.py"
 
 
-@pytest.fixture
-def stage(tmp_path):
-    made = make(tmp_path / "mine.db")
-    made.advance()
-    yield made
-    made.ledger.close()
-
-
 @pytest.mark.parametrize(
     "sets", [(), ("prolific.study=66f0a1b2c3", "prolific.completion_code=C1")]
 )
-def test_a_run_with_invited_people_is_refused_in_one_line(tmp_path, sets):
-    stage = make(tmp_path / "mine.db", sets=sets)
+def test_a_run_with_invited_people_is_refused_in_one_line(staged, tmp_path, sets):
+    stage = staged("mine", begun=False, sets=sets)
     if not sets:
         stage.invitation("panelist", "P-01")
     with pytest.raises(UsageError, match=r"mine has invited people.* szpo serve mine;") as error:
         szpo_ui.Comparison("mine", folder=tmp_path)
     assert "\n" not in str(error.value)
-    stage.ledger.close()
 
 
 def test_nobody_logs_in_and_votes_are_those_of_one_local_evaluator(
-    stage, tmp_path, chromium, monkeypatch
+    staged, tmp_path, chromium, monkeypatch
 ):
     """The page of the example, as Gradio serves it without szpo's server around it."""
+    stage = staged("mine")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").symlink_to(tmp_path)
     spec = importlib.util.spec_from_file_location("vote_in_blocks", EXAMPLE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    serving = serve(gr.mount_gradio_app(FastAPI(), example.page("mine"), "/own"))
-    stage.url = next(serving)
-    page = visit(chromium.new_context(), stage, "/own/")
-    page.click("[data-do=agree]")
-    until(page, "vote", name="me")
-    vote(page)
-    until(page, "vote", number="2")
-    page.wait_for_function("document.querySelector('#votes input').value === '1'")
+    with serve(gr.mount_gradio_app(FastAPI(), example.page("mine"), "/own")) as stage.url:
+        page = visit(chromium.new_context(), stage, "/own/")
+        page.click("[data-do=agree]")
+        until(page, "vote", name="me")
+        vote(page)
+        until(page, "vote", number="2")
+        page.wait_for_function("document.querySelector('#votes input').value === '1'")
+        page.context.close()
     (panelist,) = stage.site.service.panelists()
     assert (panelist["kind"], panelist["pseudonym"]) == ("person", "me")
     assert [row["choice"] for row in stage.ledger.votes()] == ["B"]
-    page.context.close()
-    next(serving, None)

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, strategies
@@ -235,13 +236,9 @@ def test_the_list_tells_what_became_of_everybody(ledger):
     credentials.redeem(ledger, made["d"].token)
     credentials.revoke(ledger, "d", "op")
     states = {each.name: each.state for each in credentials.list_people(ledger)}
-    assert states == {
-        "a": "invited",
-        "b": "active",
-        "c": "revoked",
-        "d": "revoked",
-        "e": "invited",
-    }
+    assert [states[name] for name in "abcde"] == [
+        "invited", "active", "revoked", "revoked", "invited",
+    ]  # fmt: skip
     ledger.clock.now += 25 * HOUR
     states = {each.name: each.state for each in credentials.list_people(ledger)}
     assert states["a"] == states["b"] == "expired" and states["c"] == "revoked"
@@ -296,6 +293,10 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
 
     go(settings, ledger, policy, LedgerEvaluator(service), wait=vote, until_step=1)
     assert credentials.list_people(ledger)[0].contact == "Ann Smithfield"
+    credentials.revoke(ledger, "P-01", "op")
+    reported = str([*ledger.events(), *votes.export_votes(ledger)])
+    assert "P-01" in reported
+    assert "Smithfield" not in reported and "example.org" not in reported
     ledger.query("PRAGMA secure_delete = OFF")  # some builds of SQLite begin with it on
     credentials.erase(ledger, "P-01", "op")
     assert credentials.list_people(ledger) == []
@@ -316,28 +317,19 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
 
 def test_a_link_is_redeemed_once_however_many_try(ledger):
     made = credentials.invite(ledger, "panelist")
-    reported, barrier = [], threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
-    def attempt():
+    def attempt(_):
         barrier.wait()
         try:
-            reported.append(credentials.redeem(ledger, made.token)[1].name)
+            return credentials.redeem(ledger, made.token)[1].name
         except AccessError as error:
-            reported.append(error.code)
+            return error.code
 
-    threads = [threading.Thread(target=attempt) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(reported) == ["P-01", *["used"] * 7]
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(attempt, range(8))) == ["P-01", *["used"] * 7]
 
 
-def test_no_contact_reaches_an_event_or_an_export_and_nobody_unknown_is_erased(ledger):
+def test_nobody_unknown_is_erased(ledger):
     with pytest.raises(UsageError, match="nobody was invited as 'P-01'"):
         credentials.erase(ledger, "P-01", "op")
-    credentials.invite(ledger, "panelist", contact=Contact("Ann Smithfield", "x@example.org"))
-    credentials.revoke(ledger, "P-01", "op")
-    reported = " ".join(str(event) for event in ledger.events())
-    assert "Smithfield" not in reported and "example.org" not in reported
-    assert "Smithfield" not in str(list(votes.export_votes(ledger)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,11 @@ from szpo_ui.web import credentials
 from tests.support.browser import (
     CALL,
     OPERATE,
-    MovableClock,
     Stage,
     awaited,
-    make,
     page_call,
     panel_call,
-    serve,
+    served_run,
 )  # fmt: skip
 from tests.support.waiting import until
 
@@ -65,15 +63,9 @@ def stage(tmp_path, monkeypatch):
     """Both pages over connections that are watched; what happens before serving is forgotten."""
     watched = partial(PLAIN, factory=Watched)
     monkeypatch.setattr(connection.sqlite3, "connect", watched)
-    made = make(tmp_path / "run.db", clock=MovableClock())
-    application = app.create(made.site)
-    serving = serve(application)
-    made.url = next(serving)
-    made.advance()
-    made.application = application  # type: ignore[attr-defined]
-    yield made
-    next(serving, None)
-    made.ledger.close()
+    with served_run(tmp_path / "run.db") as made:
+        made.advance()
+        yield made
 
 
 def routes(found: Any, before: str = "") -> Iterator[tuple[str, str]]:
@@ -98,9 +90,9 @@ def bodies(stage: Stage) -> dict[str, Any]:
     person = stage.invitation("panelist", "P-01").panelist or ""
     seat = stage.site.service.assign(person, tab="t1")
     assert seat is not None
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-01")) as client:
+    with stage.client("panelist", "P-01") as client:
         call = panel_call(client, "do", do="look")
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+    with stage.client("operator", "Olga") as client:
         run = page_call(client, "/operate", "do", {"do": "look"})
     code = {"name": "P-01", "code": stage.invitation("panelist", "P-01").code}
     return {
@@ -137,99 +129,97 @@ def people(stage):
     return found
 
 
-def waiting_for_the_lock() -> bool:
-    """A writer of the server has asked for the lock that somebody else holds."""
-    return (False, "BEGIN IMMEDIATE") in NOTED
+async def ask(
+    client: httpx.AsyncClient, session: dict[str, str], method: str, path: str, body: Any = None
+) -> int:
+    """The status of an answer; of a stream of events, before it ends."""
+    cookies = "; ".join(f"{name}={value}" for name, value in session.items())
+    asked = client.build_request(method, path, headers={"Cookie": cookies}, json=body)
+    answer = await client.send(asked, stream=True)
+    if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+        await answer.aread()
+    await answer.aclose()
+    return answer.status_code
+
+
+def statuses_while_locked(
+    stage: Stage,
+    session: dict[str, str],
+    requests: list[tuple[dict[str, str], str, str, Any]],
+    meanwhile: Callable[[httpx.AsyncClient], Awaitable[None]],
+) -> list[int]:
+    """What requests are answered that arrive while somebody else holds the file.
+
+    A writer of the server, who takes a comparison for ``session``, waits for the file too. It
+    is released after ``meanwhile``, which asks by a client of its own.
+    """
+    lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
+    lock.execute("BEGIN IMMEDIATE")
+    NOTED.clear()
+
+    async def walk() -> list[int]:
+        few, limits = asyncio.Semaphore(150), httpx.Limits(max_connections=None)
+
+        async def one_of_few(*request: Any) -> int:
+            async with few:
+                return await ask(client, *request)
+
+        async with (
+            httpx.AsyncClient(base_url=stage.url, timeout=120, limits=limits) as client,
+            httpx.AsyncClient(base_url=stage.url, timeout=30) as beside,
+        ):
+            seat = client, session, "POST", "/api/assignment", {"tab": "t1"}
+            waiting = [asyncio.create_task(ask(*seat))]
+            await asyncio.to_thread(until, lambda: (False, "BEGIN IMMEDIATE") in NOTED)
+            waiting += [asyncio.create_task(one_of_few(*request)) for request in requests]
+            try:
+                await meanwhile(beside)
+                assert not waiting[0].done(), "the lock was given up before the server answered"
+            finally:
+                lock.execute("ROLLBACK")
+                answers = await asyncio.gather(*waiting)
+            return answers
+
+    found: list[int] = awaited(walk())
+    lock.close()
+    return found
 
 
 @pytest.mark.full
 def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(stage, people):
     """One session's polls took all threads while a commit waited, and with them the login."""
-    with httpx.Client(base_url=stage.url, cookies=people["panelist"]) as page:
+    session = people["panelist"]
+    with httpx.Client(base_url=stage.url, cookies=session) as page:
         glance = panel_call(page, "glance")
-    lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
-    lock.execute("BEGIN IMMEDIATE")
-    NOTED.clear()
 
     def polls_under_way() -> bool:
         return sum("secret_sha256 = ?" in statement for _, statement in NOTED) >= 2 * POLLS
 
-    async def crowd() -> None:
-        headers = {"Cookie": "; ".join(f"{k}={v}" for k, v in people["panelist"].items())}
-        limits = httpx.Limits(max_connections=None)
-        async with (
-            httpx.AsyncClient(base_url=stage.url, timeout=120, limits=limits) as client,
-            httpx.AsyncClient(base_url=stage.url, timeout=30) as beside,
-        ):
-            body = {"tab": "t1"}
-            first = client.post("/api/assignment", json=body, headers=headers)
-            waiting = [asyncio.create_task(first)]
-            await asyncio.to_thread(until, waiting_for_the_lock)
-            for _ in range(POLLS):
-                status = client.get("/api/status", headers=headers)
-                poll = client.post(CALL, json=glance, headers=headers)
-                waiting += [asyncio.create_task(status), asyncio.create_task(poll)]
-            try:
-                await asyncio.to_thread(until, polls_under_way)
-                for path in ("/login", "/static/login.css", "/panel/"):
-                    who = headers if path == "/panel/" else None
-                    assert (await beside.get(path, headers=who)).status_code == 200
-                assert not waiting[0].done(), "the lock was given up before the pages came"
-            finally:
-                lock.execute("ROLLBACK")
-                answers = await asyncio.gather(*waiting)
-        assert {answer.status_code for answer in answers} == {200}
+    async def pages(beside: httpx.AsyncClient) -> None:
+        await asyncio.to_thread(until, polls_under_way)
+        for path, who in (("/login", {}), ("/static/login.css", {}), ("/panel/", session)):
+            assert await ask(beside, who, "GET", path) == 200
 
-    awaited(crowd())
-    lock.close()
+    polls = [(session, "GET", "/api/status", None), (session, "POST", CALL, glance)] * POLLS
+    assert set(statuses_while_locked(stage, session, polls, pages)) == {200}
 
 
 @pytest.mark.full
 def test_no_request_runs_sql_on_the_event_loop(stage, people):
-    known, every = bodies(stage), sorted(set(routes(stage.application.routes)))  # type: ignore[attr-defined]
+    known, every = bodies(stage), sorted(set(routes(app.create(stage.site).routes)))
     assert len(every) > 60 and ("POST", "/api/votes") in every
-    lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
-    lock.execute("BEGIN IMMEDIATE")
-    NOTED.clear()
+    requests = []
+    for who in people:
+        for method, path in every if who in WALKERS else [("GET", "/api/status")]:
+            leaves = path == "/logout" and who != "nobody"
+            body = known.get(path, {}) if method in ("POST", "PUT", "DELETE") else None
+            requests.append((people[f"leaving {who}" if leaves else who], method, path, body))
 
-    few = asyncio.Semaphore(150)
+    async def health(beside: httpx.AsyncClient) -> None:
+        for _ in range(3):
+            assert (await beside.get("/healthz")).json() == {"ok": True}
 
-    async def ask(client: httpx.AsyncClient, who: str, method: str, path: str) -> int:
-        body = {"json": known.get(path, {})} if method in ("POST", "PUT", "DELETE") else {}
-        session = people[f"leaving {who}" if path == "/logout" and who != "nobody" else who]
-        cookies = "; ".join(f"{name}={value}" for name, value in session.items())
-        asked = client.build_request(method, path, headers={"Cookie": cookies}, **body)
-        async with few:
-            answer = await client.send(asked, stream=True)
-            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                await answer.aread()
-            await answer.aclose()
-            return answer.status_code
-
-    async def walk() -> list[int]:
-        limits = httpx.Limits(max_connections=None)
-        async with (
-            httpx.AsyncClient(base_url=stage.url, timeout=120, limits=limits) as client,
-            httpx.AsyncClient(base_url=stage.url, timeout=120) as beside,
-        ):
-            first = asyncio.create_task(ask(client, "another", "POST", "/api/assignment"))
-            await asyncio.to_thread(until, waiting_for_the_lock)
-            asked = [
-                asyncio.create_task(ask(client, who, method, path))
-                for who in people
-                for method, path in (every if who in WALKERS else [("GET", "/api/status")])
-            ]
-            try:
-                for _ in range(3):
-                    assert (await beside.get("/healthz")).json() == {"ok": True}
-                assert not first.done(), "the lock was given up before the server answered"
-            finally:
-                lock.execute("ROLLBACK")
-                answers = await asyncio.gather(first, *asked)
-            return answers
-
-    answers = awaited(walk())
-    lock.close()
+    answers = statuses_while_locked(stage, people["another"], requests, health)
     assert {200, 204, 303, 401, 403, 404} <= set(answers)
     assert len(NOTED) > 100
     assert [statement for on_loop, statement in NOTED if on_loop] == []

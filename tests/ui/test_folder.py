@@ -6,8 +6,8 @@ import itertools
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,20 @@ def row_of(folder: Path, name: str) -> dict[str, Any]:
     return next(row for row in FolderReader(folder).rows() if row["name"] == name)
 
 
-def door_of(folder: Path) -> access.FolderDoor:
+def home_of(folder: Path, controllers: Controllers | None = None) -> page.Home:
     ledger = access.open_ledger(folder)
-    return access.FolderDoor(ledger, ledger.clock)
+    door = access.FolderDoor(ledger, ledger.clock)
+    return page.Home(folder, door, FolderReader(folder), controllers)
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[tuple[str, Ledger]]:
+    """The address of a folder under a server, and the folder's own ledger."""
+    with access.open_ledger(folder) as ledger:
+        door = access.FolderDoor(ledger, ledger.clock)
+        made = application.create(folder, door, Controllers(folder, print), **options)
+        with serve(made) as url:
+            yield url, ledger
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +125,13 @@ def test_a_guard_that_fails_stands_beside_the_verdict_and_at_the_end_of_a_run(fo
         fine, bad = Guard("fluency", 0.1, "≤ 1", True), Guard("distinct-2", 0.8, "≥ 0.9", False)
         held_out.record(ledger, "test", held_out.HeldOut((), (fine, bad)))
     assert row_of(folder, "yard")["guards"] == "1 of 2 fail: distinct-2"
-    home = page.Home(folder, door_of(folder), FolderReader(folder), None)
-    assert "! guards: 1 of 2 fail: distinct-2" in page.render_rows(home)
+    assert "! guards: 1 of 2 fail: distinct-2" in page.render_rows(home_of(folder))
     assert call(["run", "--resume", str(path)]) == 0
     assert "guards on held-out prompts: 1 of 2 fail: distinct-2" in capsys.readouterr().out
 
 
-def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path):
-    stage = make(tmp_path / "run.db")
-    stage.advance()
+def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(staged, tmp_path):
+    stage = staged()
     reader = FolderReader(tmp_path, stage.clock)
     lease.acquire(stage.ledger, "elsewhere:1:0:00000000", ttl_us=60_000_000)
     (row,) = reader.rows()
@@ -130,7 +139,6 @@ def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path)
     stage.clock.forward(61)
     (row,) = reader.rows()
     assert (row["state"], row["driven"], reader.reads) == ("stopped", False, 1)
-    stage.ledger.close()
 
 
 # ---- side by side ----
@@ -220,24 +228,16 @@ class Served:
         return client, second.token
 
 
-def redeemed(url: str, ledger: Ledger) -> httpx.Client:
-    client = httpx.Client(base_url=url, timeout=30)
-    token = credentials.invite(ledger, "operator", "Olga").token
-    assert client.post("/redeem", json={"token": token}).json()["go"] == "/"
-    return client
-
-
 @pytest.fixture
 def served(folder):
-    ledger = access.open_ledger(folder)
-    door = access.FolderDoor(ledger, ledger.clock)
-    serving = serve(application.create(folder, door, Controllers(folder, print), roles=()))
-    url = next(serving)
-    operator = redeemed(url, ledger)
-    with httpx.Client(base_url=url, timeout=30) as nobody, closing(operator):
+    with (
+        serving(folder, roles=()) as (url, ledger),
+        httpx.Client(base_url=url, timeout=30) as operator,
+        httpx.Client(base_url=url, timeout=30) as nobody,
+    ):
+        token = credentials.invite(ledger, "operator", "Olga").token
+        assert operator.post("/redeem", json={"token": token}).json()["go"] == "/"
         yield Served(folder, url, ledger, operator, nobody)
-    next(serving, None)
-    ledger.close()
 
 
 def test_without_a_login_nothing_of_the_folder_is_shown(served):
@@ -400,28 +400,23 @@ def test_a_started_process_is_stopped_in_order(controllers):
         made.stop("people")
 
 
-def test_a_finished_run_gets_more_votes_and_its_process(folder, controllers):
-    home = page.Home(folder, door_of(folder), FolderReader(folder), controllers())
-    (view,) = [each for each in page.views(home) if each["row"]["name"] == "yard"]
-    assert ("more", "40 more votes") in view["actions"]
-    said = page._act(home, "Olga", page.Action(do="more", run="yard"))
-    assert said == "yard: The run ends after 64 votes now. Its model is being loaded."
-    assert home.controllers.is_alive("yard")
-    with Ledger.open(folder / "yard.db", readonly=True) as ledger:
-        (event,) = ledger.events("budget")
-    assert (event["actor"], event["body"]) == ("Olga", {"votes": 64, "steps": None})
-
-
-def test_samples_of_a_finished_run_are_written_by_its_process(folder, controllers):
-    home = page.Home(folder, door_of(folder), FolderReader(folder), controllers())
+def test_a_finished_run_gets_more_votes_and_samples_from_its_process(folder, controllers):
+    home = home_of(folder, controllers())
     (view,) = [each for each in page.views(home) if each["row"]["name"] == "yard"]
     assert [do for do, _ in view["actions"]] == ["more", "samples"], (
         "a model alone does nothing here"
     )
+    assert ("more", "40 more votes") in view["actions"]
+    said = page._act(home, "Olga", page.Action(do="more", run="yard"))
+    assert said == "yard: The run ends after 64 votes now. Its model is being loaded."
+    assert home.controllers.is_alive("yard")
+    home.controllers.stop("yard")
     assert page._act(home, "Olga", page.Action(do="samples", run="yard")).startswith("yard: ")
     assert home.controllers.is_alive("yard")
     with Ledger.open(folder / "yard.db", readonly=True) as ledger:
+        (event,) = ledger.events("budget")
         (order,) = orders.orders(ledger, "samples")
+    assert (event["actor"], event["body"]) == ("Olga", {"votes": 64, "steps": None})
     assert order.by == "Olga"
 
 
@@ -581,12 +576,6 @@ class Home:
     url: str
     page: Any
 
-    def invited(self, run: str) -> str:
-        """A panelist's link, as ``szpo invite`` prints it."""
-        with Ledger.open(self.folder / f"{run}.db") as ledger:
-            token = credentials.invite(ledger, "panelist").token
-        return link(f"{self.url}/r/{run}", token)
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, chromium):
@@ -599,19 +588,14 @@ def home(tmp_path_factory, chromium):
     play(people, 1)
     people.ledger.close()
     (folder / "<img src=x onerror=pwn=1>.db").write_text("no ledger", encoding="utf-8")
-    ledger = access.open_ledger(folder)
-    door = access.FolderDoor(ledger, ledger.clock)
-    serving = serve(application.create(folder, door, Controllers(folder, print)))
-    url = next(serving)
-    context = chromium.new_context(base_url=url)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    page.goto(link(url, credentials.invite(ledger, "operator", "Olga").token))
-    page.wait_for_selector("#rows")
-    yield Home(folder, url, page)
-    context.close()
-    next(serving, None)
-    ledger.close()
+    with serving(folder) as (url, ledger):
+        context = chromium.new_context(base_url=url)
+        context.set_default_timeout(60_000)
+        page = context.new_page()
+        page.goto(link(url, credentials.invite(ledger, "operator", "Olga").token))
+        page.wait_for_selector("#rows")
+        yield Home(folder, url, page)
+        context.close()
 
 
 def test_the_home_page_follows_its_runs_and_leads_to_each(home):
@@ -772,7 +756,9 @@ def test_a_panelist_votes_below_the_runs_name(home, chromium):
     page = context.new_page()
     foreign: list[str] = []
     page.on("request", lambda request: foreign.append(request.url))
-    page.goto(home.invited("people"))
+    with Ledger.open(home.folder / "people.db") as ledger:
+        token = credentials.invite(ledger, "panelist").token
+    page.goto(link(f"{home.url}/r/people", token))  # as ``szpo invite`` prints it
     page.wait_for_selector("#szpo-root[data-state=welcome]")
     assert page.url == f"{home.url}/r/people/panel/"
     assert page.evaluate("window.pwn") is None

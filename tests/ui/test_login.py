@@ -40,16 +40,6 @@ def test_a_name_and_code_open_the_own_page_with_a_strict_cookie(
     assert client.get("/api/status").status_code == 200
 
 
-@pytest.mark.parametrize("stage", [{"secure": True}], indirect=True)
-def test_behind_tls_the_cookie_is_bound_to_the_host(stage: Stage, client: httpx.Client) -> None:
-    invited = stage.invitation("operator", "Olga")
-    answer = client.post("/login", json={"name": "Olga", "code": invited.code})
-    cookie = answer.headers["set-cookie"]
-    assert cookie.startswith("__Host-szpo=")
-    assert {"HttpOnly", "SameSite=strict", "Path=/", "Secure"} <= set(cookie.split("; "))
-    assert answer.headers["strict-transport-security"].startswith("max-age=")
-
-
 WRONG = "0000-0000-0000-0000"
 
 

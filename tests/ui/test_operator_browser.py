@@ -12,7 +12,6 @@ from szpo.ledger import orders
 from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.runs import sample_check
 from szpo.voting import pauses, set_aside
-from szpo_ui import app
 from szpo_ui.operator import controls
 from szpo_ui.operator import page as operator_page
 from tests.support.browser import (
@@ -21,10 +20,9 @@ from tests.support.browser import (
     ZOOMED,
     cast,
     context,
-    make,
     misfits,
     play,
-    serve,
+    served_run,
     violations,
     window,
 )
@@ -49,15 +47,11 @@ def page(stage, operator):
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory, chromium):
     """Two rounds are applied, the third is open, and nobody changes that; a context of Olga's."""
-    made = make(tmp_path_factory.mktemp("seen") / "run.db")
-    serving = serve(app.create(made.site))
-    made.url = next(serving)
-    play(made, 2)
-    olga = context(chromium, made, "operator", "Olga")
-    yield made, olga
-    olga.close()
-    next(serving, None)
-    made.ledger.close()
+    with served_run(tmp_path_factory.mktemp("seen") / "run.db") as made:
+        play(made, 2)
+        olga = context(chromium, made, "operator", "Olga")
+        yield made, olga
+        olga.close()
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ KINDS = ("gaussian", "neighbours", "likelihood", "mean", "pair")
 
 @pytest.fixture(scope="module")
 def address():
-    yield from browser.serve(mounts.application(posterior_page.example))
+    with browser.serve(mounts.application(posterior_page.example)) as found:
+        yield found
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical
 from szpo.reports import bundle
 from szpo.voting.casting import VoteRequest
-from szpo_ui import app
 from szpo_ui import prolific as participants
 from szpo_ui.prolific import Arrival, ArrivalError
 from szpo_ui.web import credentials
-from tests.support.browser import MovableClock, Stage, make, serve, violations
+from tests.support.browser import Stage, served_run, violations
 from tests.support.http_server import Reply, serving
 
 pytest_plugins = ["tests.support.browser"]
@@ -35,11 +34,8 @@ def coming(pid: str, study: str = STUDY) -> Arrival:
 
 
 @pytest.fixture
-def stage(tmp_path):
-    made = make(tmp_path / "run.db", sets=SETS, clock=MovableClock())
-    made.advance()
-    yield made
-    made.ledger.close()
+def stage(staged):
+    return staged(sets=SETS)
 
 
 def arrive(stage: Stage, pid: str, study: str = STUDY) -> credentials.Identity:
@@ -116,13 +112,11 @@ def test_identifiers_stand_beside_the_credentials_alone_and_can_be_erased(stage)
     assert PID.encode() not in ledger.path.with_name("run.db-wal").read_bytes()
 
 
-def test_a_pseudonym_is_keyed_by_the_run(stage, tmp_path):
+def test_a_pseudonym_is_keyed_by_the_run(stage, staged):
     mine = participants.pseudonym(stage.ledger, PID)
     assert mine == participants.pseudonym(stage.ledger, PID) and PID not in mine
     assert mine != participants.pseudonym(stage.ledger, OTHER)
-    other = make(tmp_path / "other.db", sets=SETS)
-    assert mine != participants.pseudonym(other.ledger, PID)
-    other.ledger.close()
+    assert mine != participants.pseudonym(staged("other", sets=SETS).ledger, PID)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +163,17 @@ def prolific():
         yield found
 
 
-def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
-    tmp_path, prolific, chromium
-):
+@pytest.fixture
+def study(tmp_path, prolific):
+    """The run of a study, under a server that the stand-in knows."""
     back = f"prolific.return_url={prolific.url}/submissions/complete"
-    stage = make(tmp_path / "run.db", sets=[*SETS, back])
-    stage.advance()
-    serving = serve(app.create(stage.site))
-    prolific.study = stage.url = next(serving)
+    with served_run(tmp_path / "run.db", sets=[*SETS, back]) as made:
+        made.advance()
+        prolific.study = made.url
+        yield made
+
+
+def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(study, prolific, chromium):
     context = chromium.new_context()
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -194,32 +191,30 @@ def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
     assert "400" not in page.inner_text("#szpo-root")
     page.goto(f"{prolific.url}/take/{PID}")  # closed by mistake, and opened again
     page.locator('#szpo-root[data-state="vote"]').wait_for()
-    with httpx.Client(base_url=stage.url, follow_redirects=False) as early:
-        early.cookies.update({c["name"]: c["value"] for c in context.cookies(stage.url)})
+    with httpx.Client(base_url=study.url, follow_redirects=False) as early:
+        early.cookies.update({c["name"]: c["value"] for c in context.cookies(study.url)})
         answer = early.get("/panel-api/finish")
         assert answer.headers["location"] == "/panel/", "no code before the votes are in"
-    (who,) = stage.ledger.query("SELECT panelist FROM panelists")
-    seat = stage.site.service.assign(who["panelist"])
-    assert seat is not None
-    stage.site.service.cast(VoteRequest(seat.id, "A", idem=seat.id, dwell_ms=20_000))
+    (who,) = study.ledger.query("SELECT panelist FROM panelists")
+    vote(study, who["panelist"])
     page.reload()
     page.get_by_role("heading", name="You have finished").wait_for()
     assert violations(page) == []
     page.get_by_role("link", name="Finish and go back to Prolific").click()
     page.get_by_role("heading", name="Submission received").wait_for()
     assert prolific.back == ["CDONE123"]
-    (finished,) = stage.ledger.events(participants.FINISHED)
+    (finished,) = study.ledger.events(participants.FINISHED)
     assert finished["body"] == {"panelist": who["panelist"], "votes": 1}
     context.close()
 
     page = chromium.new_page()
     page.set_viewport_size({"width": 320, "height": 568})
-    page.goto(f"{stage.url}/join")
+    page.goto(f"{study.url}/join")
     page.get_by_role("heading", name="Open the study from Prolific").wait_for()
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == 320
     page.close()
-    with httpx.Client(base_url=stage.url) as other:
+    with httpx.Client(base_url=study.url) as other:
         given = {"participant": OTHER, "study": STUDY}
         assert other.post("/join", json=given).json() == {"go": "/panel/"}
         answer = other.get("/panel-api/decline")
@@ -227,11 +222,9 @@ def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
         assert other.get("/api/status").status_code == 403, "their access has ended"
         again = other.post("/join", json=given)
         assert (again.status_code, again.json()["error"]) == (403, "ended")
-    with httpx.Client(base_url=stage.url) as client:
+    with httpx.Client(base_url=study.url) as client:
         for body in ({"participant": "<b>", "study": STUDY}, {"participant": PID}, {}):
             assert client.post("/join", json=body).status_code == 422
         foreign = {"Origin": "https://evil.example"}
         given = {"participant": PID, "study": STUDY}
         assert client.post("/join", json=given, headers=foreign).status_code == 403
-    next(serving, None)
-    stage.ledger.close()

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import socket
-import ssl
-import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,23 +14,20 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 import pytest
-import uvicorn
 from gradio.state_holder import SessionState
 from starlette.datastructures import Headers
 
 from szpo_ui import app
 from szpo_ui.web import credentials, login, security
 from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.server import configure
 from tests.support.browser import (
     CALL,
     OPERATE,
-    MovableClock,
     Stage,
     awaited,
-    make,
     panel_call,
     serve,
+    served_run,
 )  # fmt: skip
 
 pytest_plugins = ["tests.support.browser"]
@@ -47,26 +39,20 @@ PANEL = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One stage with both pages for the whole module: nothing here changes the run."""
-    made = make(tmp_path_factory.mktemp("run") / "run.db", clock=MovableClock())
-    serving = serve(app.create(made.site))
-    made.url = next(serving)
-    made.advance()
-    yield made
-    next(serving, None)
-    made.ledger.close()
+    with served_run(tmp_path_factory.mktemp("run") / "run.db") as made:
+        made.advance()
+        yield made
 
 
 @pytest.fixture
 def panelist(whole: Stage) -> Iterator[httpx.Client]:
-    cookies = whole.cookie("panelist", "P-01")
-    with httpx.Client(base_url=whole.url, cookies=cookies, timeout=30) as client:
+    with whole.client("panelist", "P-01") as client:
         yield client
 
 
 @pytest.fixture
 def operator(whole: Stage) -> Iterator[httpx.Client]:
-    cookies = whole.cookie("operator", "Olga")
-    with httpx.Client(base_url=whole.url, cookies=cookies, timeout=30) as client:
+    with whole.client("operator", "Olga") as client:
         yield client
 
 
@@ -191,10 +177,10 @@ def knock(
 
 @pytest.mark.parametrize("role", ["panelist", "operator"])
 def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
-    role: Role, tmp_path: Path
+    role: Role, staged: Callable[..., Stage]
 ) -> None:
     """The session was good when the request began; it ends with the last byte of the body."""
-    stage = make(tmp_path / "run.db", clock=MovableClock())
+    stage = staged()
     cookies = stage.cookie(role, "Ada")
     path = {"panelist": "/api/votes", "operator": OPERATE}[role]
     reached: list[Any] = []
@@ -211,15 +197,14 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
     assert knock(door, cookies, path) == [] and len(reached) == 1
     assert knock(door, cookies, path, receive=revoked) == [403] and len(reached) == 1
     sessions.close()
-    stage.ledger.close()
 
 
 def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    staged: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(security, "READS_PER_SECOND", 1e-9)
     monkeypatch.setattr(security, "READS_AT_ONCE", 3)
-    stage = make(tmp_path / "run.db", clock=MovableClock())
+    stage = staged()
     sessions = login.Sessions(stage.site)
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -232,7 +217,6 @@ def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(
         found += knock(door, cookies, "/panel/gradio_api/app_id", method)
     assert found == [404, 404, 404, 429, 404, 404]
     sessions.close()
-    stage.ledger.close()
 
 
 def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: httpx.Client) -> None:
@@ -292,40 +276,17 @@ def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
     assert panelist.get("/api/status").status_code == 200
 
 
-def test_a_call_reaches_gradio_in_the_one_session_of_all_calls() -> None:
-    """Gradio would keep what each of 10,000 sessions sent last, 60 kB at a time."""
-    seen: list[Any] = []
-
-    async def inner(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(json.loads((await receive())["body"]))
-
-    async def receive() -> Any:
-        sent = {"component_id": 99, "fn_name": "do", "data": "é", "session_hash": "s1", "x": 1}
-        return {"type": "http.request", "body": json.dumps(sent).encode(), "more_body": False}
-
-    async def send(message: Any) -> None:
-        raise AssertionError(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/gradio_api/component_server",
-        "headers": [],
-    }
-    awaited(security.NeededRoutesOnly(inner, {"do": 3})(scope, receive, send))
-    assert seen == [{"component_id": 3, "fn_name": "do", "data": "é", "session_hash": "all"}]
-
-
 def test_gradio_makes_one_session_for_all_calls(
     panelist: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One for each call took a fifth of what a vote takes in the event loop."""
+    """One for each call took a fifth of what a vote takes in the event loop, and Gradio would keep
+    what each of 10,000 sessions sent last, 60 kB at a time."""
     made: list[Any] = []
     plain = SessionState.__init__
     monkeypatch.setattr(
         SessionState, "__init__", lambda self, blocks: (made.append(self), plain(self, blocks))[1]
     )
-    call = panel_call(panelist, "do", do="look")
+    call = {**panel_call(panelist, "do", do="look"), "component_id": 99}  # as before a restart
     for name in ("s1", "s2", None):
         assert panelist.post(CALL, json={**call, "session_hash": name}).status_code == 200
     assert len(made) <= 1
@@ -423,69 +384,37 @@ def test_no_page_has_an_event_of_gradio(panelist: httpx.Client, operator: httpx.
         assert config.get("connect_heartbeat") in (None, False)
 
 
-# ---- a TLS proxy in front ----
-
-
-@contextmanager
-def behind_tls(folder: Path, stage: Stage) -> Iterator[tuple[str, Path]]:
-    """The stage served behind a proxy that ends TLS and hands every byte on; its address and
-    certificate."""
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key,
-         "-out", cert, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    secured = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    secured.load_cert_chain(cert, key)
-    inner, outer = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
-    url = f"https://localhost:{outer.getsockname()[1]}"
-    served = app.create(stage.site, admission=security.Admission(url=url), pages=())
-    server = uvicorn.Server(configure(served, proxied=True))
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError), closing(writer):
-            while data := await reader.read(65_536):
-                writer.write(data)
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(*inner.getsockname())
-        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
-
-    async def both() -> None:
-        async with await asyncio.start_server(connect, sock=outer, ssl=secured):
-            await server.serve(sockets=[inner])
-
-    thread = threading.Thread(target=lambda: asyncio.run(both()), daemon=True)
-    thread.start()
-    yield url, cert
-    server.should_exit = True
-    thread.join()
-
-
-def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(tmp_path: Path) -> None:
-    stage = make(tmp_path / "run.db", clock=MovableClock(), secure=True)
-    stage.advance()
-    with behind_tls(tmp_path, stage) as (url, cert):
-        invited = stage.invitation("panelist", "P-01")
-        trust = ssl.create_default_context(cafile=str(cert))
-        with httpx.Client(base_url=url, verify=trust, timeout=30) as client:
-            own = {"Origin": url}
-            sent = {"name": "P-01", "code": invited.code}
-            for origin in (url.replace("https", "http"), "https://localhost"):
-                refused = client.post("/login", json=sent, headers={"Origin": origin})
-                assert (refused.status_code, refused.json()["error"]) == (403, "origin")
-            entered = client.post("/login", json=sent, headers=own)
-            assert entered.status_code == 200
-            assert entered.headers["set-cookie"].startswith("__Host-szpo=")
-            assert entered.headers["strict-transport-security"].startswith("max-age=")
-            seat = client.post("/api/assignment", json={"tab": "t"}, headers=own).json()
-            vote = {"assignment": seat["assignment"], "choice": "A", "tab": "t",
-                    "idem": "behind-the-proxy-1"}  # fmt: skip
-            for _ in range(2):
-                assert client.post("/api/votes", json=vote, headers=own).status_code == 200
+def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(
+    staged: Callable[..., Stage],
+) -> None:
+    """The proxy ends TLS and hands every byte on, so a client without TLS sends the same."""
+    stage, url = staged(secure=True), "https://panel.example"
+    invited = stage.invitation("panelist", "P-01")
+    site = app.create(
+        stage.site, ("panel.example",), admission=security.Admission(url=url), pages=()
+    )
+    with (
+        serve(site, proxied=True) as address,
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        client.headers["Host"] = "panel.example"
+        sent = {"name": "P-01", "code": invited.code}
+        for origin in (url.replace("https", "http"), "https://localhost"):
+            refused = client.post("/login", json=sent, headers={"Origin": origin})
+            assert (refused.status_code, refused.json()["error"]) == (403, "origin")
+        client.headers["Origin"] = url
+        entered = client.post("/login", json=sent)
+        assert entered.status_code == 200
+        cookie = entered.headers["set-cookie"]
+        assert cookie.startswith("__Host-szpo=")
+        assert {"HttpOnly", "SameSite=strict", "Path=/", "Secure"} <= set(cookie.split("; "))
+        assert entered.headers["strict-transport-security"].startswith("max-age=")
+        client.headers["Cookie"] = cookie.partition(";")[0]  # a browser would send it by TLS alone
+        seat = client.post("/api/assignment", json={"tab": "t"}).json()["assignment"]
+        vote = {"assignment": seat, "choice": "A", "tab": "t", "idem": "behind-the-proxy-1"}
+        for _ in range(2):
+            assert client.post("/api/votes", json=vote).status_code == 200
     assert len(stage.ledger.votes()) == 1
-    stage.ledger.close()
 
 
 def test_a_web_socket_is_closed_before_anything_is_asked() -> None:
