@@ -21,7 +21,7 @@ from szpo.optim import parameters
 from szpo.voting import counting, lease, pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
-from tests.support.browser import CHROMIUM, FLAGS, MovableClock, Stage, context, make, serve
+from tests.support.browser import CHROMIUM, FLAGS, Stage, context, make, serve
 
 SETS = (
     "optimizer.comparisons=5", "optimizer.votes=2", "guards.kl=15", "guards.max_length=14",
@@ -31,9 +31,9 @@ SETS = (
 
 def played(path: Path, rounds: int = 14) -> Stage:
     """A run in the middle of things."""
-    stage, coin = make(path, sets=SETS, clock=MovableClock()), random.Random(4)
+    stage, coin = make(path, sets=SETS), random.Random(4)
     service, space = stage.site.service, run_spec.recorded_settings(stage.ledger).space
-    people = [stage.invitation("panelist", f"P-0{i}").panelist or "" for i in range(1, 6)]
+    people = [stage.panelist(f"P-0{i}") for i in range(1, 6)]
     stage.advance()
     for number in range(rounds):
         likes = parameters.direction_vector(space, number, 0)[0] > 0

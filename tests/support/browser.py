@@ -29,26 +29,24 @@ from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim import parameters
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.sample_directions import DIRECTION_VERSION
-from szpo.training import controller, services
-from szpo.training.guards import Bands
-from szpo.training.services import Services
+from szpo.optim.settings import Settings
+from szpo.training import services
 from szpo.training.step_report import Outcome
-from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
+from szpo.types import Answer, Batch, Prompt, Shift
 from szpo.voting.casting import VoteRequest
 from szpo_ui.web import credentials, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure
 from szpo_ui.web.site import Site, of_ledger
+from tests.support.quadratic import LAYOUT, QuadraticPolicy, go
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-LAYOUT = (("z", (4,)),)
 PLUS, MINUS = "amber", "cobalt"
 """Words that only answers of θ + μv, and of θ − μv, hold, unless a test gives other texts."""
 
@@ -68,13 +66,11 @@ def plain_text(step: int, i: int, side: str) -> str:
     return f"Answer {i} of round {step + 1} is {word}. It has a second sentence."
 
 
-class FixedTexts:
+class FixedTexts(QuadraticPolicy):
     """A policy whose weights move as voted and whose answers are what a test says."""
 
-    def __init__(self, root_seed: int, text: Text):
-        self.layout, self.dim, self.basis_sha256 = LAYOUT, 4, None
-        self.space = defaults(root_seed, LAYOUT, rule="known").space
-        self.theta_now: Theta = parameters.zeros(LAYOUT)
+    def __init__(self, settings: Settings, text: Text):
+        super().__init__(settings)
         self.text = text
 
     def rollout(
@@ -88,15 +84,6 @@ class FixedTexts:
     def _answer(self, shift: Shift, i: int) -> Answer:
         made = self.text(shift.step, i, "plus" if shift.sign == 1 else "minus")
         return made if isinstance(made, Answer) else Answer(made, tokens=len(made.split()))
-
-    def apply(self, update: Update) -> None:
-        self.theta_now = parameters.apply_update(self.space, self.theta_now, update)
-
-    def digest(self) -> str:
-        return parameters.digest(self.theta_now, self.layout, None)
-
-    def theta(self) -> Theta:
-        return self.theta_now
 
 
 class MovableClock:
@@ -138,32 +125,23 @@ class Stage:
     lag: int = 0
     _people: dict[tuple[str, str], credentials.Invitation] = field(default_factory=dict)
 
-    def advance(
-        self,
-        until_step: int = 1000,
-        deadline_s: float | None = None,
-        kl: Callable[[Theta], float] | None = None,
-        bands: Bands | None = None,
-    ) -> Outcome | None:
+    def advance(self, until_step: int = 1000, **watched: Any) -> Outcome | None:
         """Drive the real controller until it would wait for people (None) or the run ends.
 
         The first call opens round 1; a call after the votes closes, applies and opens the next.
-        ``kl`` and ``bands`` are what it watches.
+        ``watched``: its deadline, its bands and what measures its KL, if it has them.
         """
 
         def wait() -> None:
             raise _Waits
 
-        evaluator = LedgerEvaluator(self.site.service)
-        prompts = services.prompt_order(
-            [Prompt.user(f"Question {i}?") for i in range(64)], recorded_settings(self.ledger)
-        )
+        settings = recorded_settings(self.ledger)
+        asked = [Prompt.user(f"Question {i}?") for i in range(64)]
         try:
-            return controller.run(
-                Services(
-                    self.ledger, self.policy, evaluator, prompts, until_step=until_step,
-                    lag=self.lag, deadline_s=deadline_s, bands=bands or Bands(), wait=wait, kl=kl,
-                )
+            return go(
+                settings, self.ledger, self.policy, LedgerEvaluator(self.site.service),
+                prompts=services.prompt_order(asked, settings), until_step=until_step,
+                lag=self.lag, wait=wait, **watched,
             )  # fmt: skip
         except _Waits:
             return None
@@ -173,6 +151,10 @@ class Stage:
         if (role, name) not in self._people:
             self._people[role, name] = credentials.invite(self.ledger, role, name)
         return self._people[role, name]
+
+    def panelist(self, name: str) -> str:
+        """The id of the panelist who is invited by that name."""
+        return self.invitation("panelist", name).panelist or ""
 
     def cookie(self, role: Role, name: str) -> dict[str, str]:
         """A fresh session of that name as a cookie, for an HTTP client."""
@@ -222,12 +204,13 @@ def make(
         NewRun(spec, root_seed=seed, layout=LAYOUT, direction_version=DIRECTION_VERSION),
         clock=clock,
     )
-    return Stage(ledger, of_ledger(ledger, secure=secure), FixedTexts(seed, text), clock, lag=lag)
+    policy = FixedTexts(settings, text)
+    return Stage(ledger, of_ledger(ledger, secure=secure), policy, clock, lag=lag)
 
 
 def cast(stage: Stage, name: str) -> None:
     """One vote for plus in the open round."""
-    person = stage.invitation("panelist", name).panelist or ""
+    person = stage.panelist(name)
     seat = stage.site.service.assign(person)
     assert seat is not None
     stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000))
@@ -260,9 +243,12 @@ def page_call(client: Any, place: str, name: str, data: object) -> dict[str, Any
 
 
 @contextmanager
-def serve(application: Any, port: int = 0, *, proxied: bool = False) -> Iterator[str]:
-    """Serve an application on that port, or a free one, from a thread; yields its address."""
-    listener = socket.create_server(("127.0.0.1", port))
+def serve(
+    application: Any, at: socket.socket | int = 0, *, proxied: bool = False
+) -> Iterator[str]:
+    """Serve an application from a thread ``at`` a listener, or a port (0: a free one); yields its
+    address."""
+    listener = socket.create_server(("127.0.0.1", at)) if isinstance(at, int) else at.dup()
     port = listener.getsockname()[1]
     server = uvicorn.Server(configure(application, proxied=proxied))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

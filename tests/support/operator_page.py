@@ -1,15 +1,22 @@
-"""The operator's page as text, and a look ahead for it to show."""
+"""The operator's page as text, and what it is to show; ``named`` is a fixture.
+
+(PYTEST_DONT_REWRITE: modules import names of it before pytest does.)
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from szpo.analysis import measuring
+from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.optim.named_features import Claim
+from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
 from tests.support.browser import Stage
 
@@ -31,6 +38,16 @@ def measure(stage: Stage, *points: tuple[int, float]) -> None:
         rewards = [[reward + 0.01 * i] for i in range(3)]
         found = measuring.Measured(steps, 4 * steps, rewards, 9.0, None, texts)
         measuring.record(stage.ledger, "run", found)
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs whose coordinates are three features in two groups; before the pages are built."""
+    from szpo_ui.operator import controls, page  # Gradio: seconds, for other tests
+
+    own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
+    for module in (controls, page):
+        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
 
 
 def text(html: str) -> str:
@@ -57,6 +74,18 @@ def record(ledger: Ledger, votes: int, found: LookAhead, **counts: int) -> None:
     """The record of a step that looked ahead, as of so many votes."""
     body = {"step": 1, "total_votes": votes, "ties": 0, "automatic_ties": 0, **counts}
     ledger.record_event("step", "controller", {**body, "extra": {"outlook": found.to_json()}})
+
+
+def answer_samples(
+    stage: Stage, order: int, prompts: Sequence[str], answers: Sequence[str], end: str = "stop"
+) -> None:
+    """What the base model answers to an order of samples, one answer each."""
+    column = {"name": "base", "step": None, "theta_sha256": "0"}
+    body = {
+        "prompts": list(prompts),
+        "columns": [{**column, "answers": [[answer, end] for answer in answers]}],
+    }
+    assert orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
 
 
 def look_ahead(stage: Stage, **fields: Any) -> None:

@@ -187,6 +187,12 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     """Go through every state with the panelist P-01; colleagues vote without a browser."""
     ann = context("P-01")
     page = visit(ann, stage)
+
+    def next_round() -> None:
+        with prompts():
+            stage.advance()
+        page.clock.fast_forward(4_000)
+
     yield "welcome", page
     page.click("[data-do=agree-practice]")
     until(page, "practice")
@@ -198,9 +204,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     until(page, "idle")
     yield "idle", page
 
-    with prompts():
-        stage.advance()
-    page.clock.fast_forward(4_000)
+    next_round()
     until(page, "vote", step="0")
     yield "vote", page
     for key, name in (("i", "guideline"), ("?", "help"), ("s", "cannot-judge")):
@@ -248,9 +252,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     until(page, "waiting")
 
     others_vote(stage, "ben", "cas")
-    with prompts():
-        stage.advance()
-    page.clock.fast_forward(4_000)
+    next_round()
     until(page, "vote", step="1")
     second = visit(ann, stage)
     until(second, "other-tab")
@@ -270,9 +272,7 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     until(page, "vote", step="1")
     stage.clock.forward(601)
     others_vote(stage, "ben", "cas")
-    with prompts():
-        stage.advance()
-    page.clock.fast_forward(4_000)
+    next_round()
     until(page, "closed")
     yield "closed", page
     page.click("[data-do=go]")

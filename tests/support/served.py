@@ -1,4 +1,4 @@
-"""``szpo serve`` as a process of its own."""
+"""``szpo serve`` as a process of its own, and commands that are refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from szpo.cli.app import call
+
 ROOT = Path(__file__).parents[2]
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    """The one line that a command of the web process is refused with, by this exit code."""
+    capsys.readouterr()
+    assert call(words) == code
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("error: ")
+    return message.removeprefix("error: ").strip()
+
+
+def words(sets: Iterable[str]) -> list[str]:
+    """Settings as the command line takes them."""
+    return [word for each in sets for word in ("--set", each)]
 
 
 class Served:
@@ -47,9 +64,9 @@ class Served:
         self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)
         self._drain.start()
 
-    def end(self) -> int:
-        """Ctrl-C, as a person would."""
-        self.child.send_signal(signal.SIGINT)
+    def end(self, by: signal.Signals = signal.SIGINT) -> int:
+        """Its exit code after a signal: Ctrl-C, as a person would."""
+        self.child.send_signal(by)
         return self.child.wait(60)
 
     def close(self) -> None:

@@ -189,7 +189,7 @@ def test_a_comparison_that_somebody_else_got_is_not_taken_back(stage, client):
     stage.clock.forward(660)
     for name in ("P-02", "P-03", "P-04"):  # two votes and a spare one
         stage.clock.forward(60)  # a spare one is made when the others have had time
-        person = stage.invitation("panelist", name).panelist or ""
+        person = stage.panelist(name)
         assert stage.site.service.assign_to(
             stage.ledger.query("SELECT comparison FROM assignments WHERE assignment = ?",
                                (shown["assignment"],))[0]["comparison"], person
@@ -242,7 +242,7 @@ def at_once(writer: Writer, asked: list[Any]) -> list[Any]:
 
 def test_an_act_that_breaks_fails_alone(staged):
     quiet = staged()
-    people = [quiet.invitation("panelist", f"P-{i}").panelist or "" for i in range(3)]
+    people = [quiet.panelist(f"P-{i}") for i in range(3)]
     service, writer = quiet.site.service, Writer(quiet.site.service)
 
     def broken() -> None:
@@ -267,7 +267,7 @@ def test_an_act_that_breaks_fails_alone(staged):
 
 def test_a_commit_that_fails_acknowledges_nothing(staged, monkeypatch):
     quiet = staged()
-    who = quiet.invitation("panelist", "P-1").panelist
+    who = quiet.panelist("P-1")
     service, writer = quiet.site.service, Writer(quiet.site.service)
     ballot = casting.VoteRequest(service.assign(who).id, "A", "k" * 16, panelist=who)
     act, together = partial(service.store, ballot), service.call_in_one_transaction

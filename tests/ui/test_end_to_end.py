@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from szpo.replay import verification
 from szpo.reports import bundle
 from szpo.runs import sample_check
 from tests.support.panel_states import answered
-from tests.support.served import Served
+from tests.support.served import Served, words
 from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.browser"]
@@ -38,25 +38,6 @@ TINY = (
 )  # fmt: skip
 BLIND = 7
 """Blind pairs that each panelist judges at the end; a statement on improvement takes 20 in all."""
-
-
-def words(sets: Iterable[str]) -> list[str]:
-    """Settings as the command line takes them."""
-    return [word for each in sets for word in ("--set", each)]
-
-
-@pytest.fixture
-def serve():
-    """serve("FOLDER", …) starts ``szpo serve FOLDER …``."""
-    made: list[Served] = []
-
-    def start(*line: str) -> Served:
-        made.append(Served(*line))
-        return made[-1]
-
-    yield start
-    for each in made:
-        each.close()
 
 
 def come(browser: Any, link: str) -> Any:
@@ -193,8 +174,8 @@ def final_seat(page: Any, prefix: str) -> str:
 
 
 def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
-    serve, chromium, tmp_path,
-    capsys):  # fmt: skip
+    chromium, tmp_path, capsys, request
+):
     """Two simulated runs and one with people, which is begun, started, voted on, paused, resumed
     and compared from one address; the report's first sentence says whether it helped."""
     rounds, folder = 3, tmp_path / "runs"
@@ -203,7 +184,8 @@ def test_a_folder_of_three_runs_from_its_home_page_to_the_report(
               "evaluation.prompts=2", f"run.steps={rounds}")  # fmt: skip
     settings = str(folder / "people.toml")
     assert call(["init", settings, "--preset", "people", *words(people)]) == 0
-    served = serve(str(folder))
+    served = Served(str(folder))
+    request.addfinalizer(served.close)
     for name, seed in (("first", 0), ("second", 1)):
         own = (*TINY, f"run.name={name}", f"run.seed={seed}", "run.votes=16",
                "optimizer.rows=2", "evaluation.prompts=8")  # fmt: skip

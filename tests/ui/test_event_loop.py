@@ -1,4 +1,5 @@
-"""No SQL on the event loop: every route, for everybody, while somebody else holds the file."""
+"""Every route, for everybody, while somebody else holds the file: no SQL on the event loop, and
+nobody gets through who may not."""
 
 from __future__ import annotations
 
@@ -34,6 +35,12 @@ NOTED: list[tuple[bool, str]] = []
 
 POLLS = 60
 """Polls of each kind at once; Starlette has 40 threads."""
+OPEN = ("/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico")
+"""What needs no session."""
+NEEDED = {"", "config", "theme.css", "favicon.ico", "manifest.json"} | {
+    f"gradio_api/{name}" for name in ("app_id", "component_server", "startup-events", "theme.css")
+}
+"""Routes of Gradio that a page needs, besides its files."""
 WALKERS = ("nobody", "panelist", "operator")
 """Who asks for every route; the others have a session that is refused."""
 
@@ -87,7 +94,7 @@ def routes(found: Any, before: str = "") -> Iterator[tuple[str, str]]:
 
 def bodies(stage: Stage) -> dict[str, Any]:
     """Requests that get past their checks, for what takes one."""
-    person = stage.invitation("panelist", "P-01").panelist or ""
+    person = stage.panelist("P-01")
     seat = stage.site.service.assign(person, tab="t1")
     assert seat is not None
     with stage.client("panelist", "P-01") as client:
@@ -204,22 +211,39 @@ def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(st
     assert set(statuses_while_locked(stage, session, polls, pages)) == {200}
 
 
+def may(who: str, path: str) -> bool:
+    """Whether a request of somebody for a path is theirs to make."""
+    if path in OPEN or path.startswith("/static/"):
+        return True
+    panel, operates = path.startswith(("/panel", "/api/")), path.startswith("/operate")
+    return {"nobody": False, "panelist": not operates, "operator": not panel}[who]
+
+
 @pytest.mark.full
-def test_no_request_runs_sql_on_the_event_loop(stage, people):
+def test_no_request_runs_sql_on_the_event_loop_or_gets_through_without_leave(stage, people):
     known, every = bodies(stage), sorted(set(routes(app.create(stage.site).routes)))
     assert len(every) > 60 and ("POST", "/api/votes") in every
+    asked = [(who, *route) for who in WALKERS for route in every]
+    asked += [(who, "GET", "/api/status") for who in people if who not in WALKERS]
     requests = []
-    for who in people:
-        for method, path in every if who in WALKERS else [("GET", "/api/status")]:
-            leaves = path == "/logout" and who != "nobody"
-            body = known.get(path, {}) if method in ("POST", "PUT", "DELETE") else None
-            requests.append((people[f"leaving {who}" if leaves else who], method, path, body))
+    for who, method, path in asked:
+        leaves = path == "/logout" and who != "nobody"
+        body = known.get(path, {}) if method in ("POST", "PUT", "DELETE") else None
+        requests.append((people[f"leaving {who}" if leaves else who], method, path, body))
 
     async def health(beside: httpx.AsyncClient) -> None:
         for _ in range(3):
             assert (await beside.get("/healthz")).json() == {"ok": True}
 
-    answers = statuses_while_locked(stage, people["another"], requests, health)
+    _, *answers = statuses_while_locked(stage, people["another"], requests, health)
     assert {200, 204, 303, 401, 403, 404} <= set(answers)
     assert len(NOTED) > 100
     assert [statement for on_loop, statement in NOTED if on_loop] == []
+    reached = set()
+    for (who, method, path), status in zip(asked, answers, strict=True):
+        if who == "panelist" and path.startswith("/panel/") and status != 404:
+            reached.add(path.removeprefix("/panel/").rstrip("/"))
+        if who in WALKERS and not may(who, path):  # a page leads elsewhere, the rest is refused
+            led = status == 303 and method in ("GET", "HEAD")
+            assert led or status == 401, (who, method, path, status)
+    assert reached == NEEDED, "what Gradio offers beyond its page is not there"

@@ -34,6 +34,7 @@ from szpo_ui.web import address, credentials, login
 from szpo_ui.web.address import link
 from tests.support import yard_run
 from tests.support.browser import NARROW, SCHEMES, cast, make, misfits, play, serve, violations
+from tests.support.served import refused
 from tests.support.waiting import until
 
 
@@ -515,27 +516,23 @@ def test_a_new_run_is_checked_before_a_process_begins(folder, controllers):
 
 # ---- the command ----
 
-
-def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
-    assert call(["serve", *words, "--port", "0"]) == code
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and message.startswith("error: ")
-    return message.removeprefix("error: ").strip()
+SERVE = ("serve", "--port", "0")
 
 
 def test_folders_that_cannot_be_served_are_one_line(tmp_path, capsys):
     (tmp_path / "letters.txt").write_text("dear", encoding="utf-8")
-    assert "holds neither a run (*.db) nor a settings file" in refused(capsys, 2, str(tmp_path))
+    message = refused(capsys, 2, *SERVE, str(tmp_path))
+    assert "holds neither a run (*.db) nor a settings file" in message
     assert not (tmp_path / access.FILE).exists()
-    assert "no run" in refused(capsys, 2, str(tmp_path / "missing"))
+    assert "no run" in refused(capsys, 2, *SERVE, str(tmp_path / "missing"))
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "from its home page" in refused(capsys, 2, str(empty), "--preset", "people")
+    assert "from its home page" in refused(capsys, 2, *SERVE, str(empty), "--preset", "people")
     with address.announce_folder(empty, "http://127.0.0.1:7860"):
-        message = refused(capsys, 3, str(empty))
+        message = refused(capsys, 3, *SERVE, str(empty))
         assert message.startswith(f"{empty} is served at http://127.0.0.1:7860 already")
     (empty / address.FOLDER_FILE).mkdir()  # stands for a folder without leave to write
-    assert refused(capsys, 4, str(empty)) == f"{empty} cannot be written (Is a directory)"
+    assert refused(capsys, 4, *SERVE, str(empty)) == f"{empty} cannot be written (Is a directory)"
 
 
 def test_a_run_comes_before_a_folder_of_its_name(tmp_path, monkeypatch):
@@ -559,8 +556,8 @@ def test_invitations_lead_to_the_run_below_the_folders_address(folder, capsys):
         assert call(["invite", str(folder), "--revoke", "Ann"]) == 0
         assert "Ann: 2 credentials revoked" in capsys.readouterr().out
     assert address.read_address(run) is None
-    assert call(["invite", str(folder)]) == 2
-    assert "add --role operator, or name one of its runs" in capsys.readouterr().err
+    message = refused(capsys, 2, "invite", str(folder))
+    assert "add --role operator, or name one of its runs" in message
 
 
 pytest_plugins = ["tests.support.browser"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from szpo_ui.web import credentials
 from szpo_ui.web.address import announce, read_address
 from tests.support import children
 from tests.support.browser import make
+from tests.support.served import refused
+
+CONTACT = ("--name", "P-01", "--contact", "Ada Example")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    stage = make(tmp_path / "run.db")
-    stage.ledger.close()
-    return tmp_path / "run.db"
+    with make(tmp_path / "run.db").ledger as ledger:
+        return ledger.path
 
 
 def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path: Path) -> None:
@@ -41,15 +44,23 @@ def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def invite(run: Path, *words: str) -> int:
-    return call(["invite", str(run), *words])
+Told = Callable[..., str]
 
 
-def test_the_printed_link_and_code_let_their_people_in(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert invite(run, "--count", "2", "--url", "https://panel.example/") == 0
-    message = capsys.readouterr().out
+@pytest.fixture
+def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+    """told("--list", …) → what ``szpo invite`` of the run prints, where it succeeds."""
+
+    def told(*words: str) -> str:
+        capsys.readouterr()
+        assert call(["invite", str(run), *words]) == 0
+        return capsys.readouterr().out
+
+    return told
+
+
+def test_the_printed_link_and_code_let_their_people_in(run: Path, told: Told) -> None:
+    message = told("--count", "2", "--url", "https://panel.example/")
     links = re.findall(r"https://panel\.example/login#t=(\S+)", message)
     codes = re.findall(r"code: (\S+)", message)
     assert len(links) == len(codes) == 2
@@ -59,9 +70,8 @@ def test_the_printed_link_and_code_let_their_people_in(
     assert (first.name, first.role, second.name) == ("P-01", "panelist", "P-02")
 
 
-def test_json_names_everything_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert invite(run, "--role", "operator", "--name", "Olga", "--days", "2", "--json") == 0
-    (made,) = json.loads(capsys.readouterr().out)
+def test_json_names_everything_once(run: Path, told: Told) -> None:
+    (made,) = json.loads(told("--role", "operator", "--name", "Olga", "--days", "2", "--json"))
     assert (made["name"], made["role"]) == ("Olga", "operator")
     with Ledger.open(run) as ledger:
         left = made["expires_us"] - ledger.clock()
@@ -69,20 +79,17 @@ def test_json_names_everything_once(run: Path, capsys: pytest.CaptureFixture[str
         assert credentials.login(ledger, "Olga", made["code"])[1].role == "operator"
 
 
-def test_list_revoke_and_erase(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    invite(run, "--name", "P-01", "--contact", "Ada Example", "--json")
-    code = json.loads(capsys.readouterr().out)[0]["code"]
-    assert invite(run, "--list", "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
+def test_list_revoke_and_erase(run: Path, told: Told) -> None:
+    code = json.loads(told(*CONTACT, "--json"))[0]["code"]
+    (row,) = json.loads(told("--list", "--json"))
     assert (row["name"], row["state"], row["contact"]) == ("P-01", "invited", "Ada Example")
-    assert invite(run, "--revoke", "P-01") == 0
-    assert "2 credentials revoked" in capsys.readouterr().out
+    assert "2 credentials revoked" in told("--revoke", "P-01")
     with Ledger.open(run) as ledger, pytest.raises(credentials.AccessError, match="revoked"):
         credentials.login(ledger, "P-01", code)
-    assert invite(run, "--erase", "P-01") == 0
-    capsys.readouterr()
-    assert invite(run, "--list") == 0
-    assert capsys.readouterr().out.strip() == "nobody is invited yet"
+    left = files.new_draft(run.with_name("copy.db"))
+    left.write_bytes(run.read_bytes())
+    assert f"remove {left}, left by a program" in told("--erase", "P-01"), "which was killed"
+    assert told("--list").strip() == "nobody is invited yet"
     assert b"Ada Example" not in run.read_bytes()
     with Ledger.open(run) as ledger:
         assert ledger.query("SELECT pseudonym FROM panelists")[0]["pseudonym"] == "P-01"
@@ -118,49 +125,36 @@ def holding(run: Path, name: bytes) -> list[str]:
 
 
 def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    invite(run, "--name", "P-01", "--contact", "Ada Example")
+    told(*CONTACT)
     with Ledger.open(run) as other:  # as the web process has it: the log outlives each command
         other.record_event("note", "test", {})
         (reported, telling), (wanted, wanting) = children.pipe(), children.pipe()
         child = children.start(read, run, telling, wanted)
         reported.recv()
-        capsys.readouterr()
-        assert invite(run, "--erase", "P-01", "--wait", "0") == 4
-        complaint = capsys.readouterr().err
-        assert complaint.count("\n") == 1 and "ask for the same again" in complaint
+        complaint = refused(capsys, 4, "invite", str(run), "--erase", "P-01", "--wait", "0")
+        assert "ask for the same again" in complaint
         assert f"process {child.pid} (" in complaint  # the reader, and nobody else
         assert complaint.count("process ") == 1
         assert holding(run, b"Ada Example")
         wanting.send(None)
         child.join()
-        assert invite(run, "--erase", "P-01") == 0
-        assert "copies made before still hold the name" in capsys.readouterr().out
+        assert "copies made before still hold the name" in told("--erase", "P-01")
         assert holding(run, b"Ada Example") == []
         assert len(list(other.events("erase"))) == 1
-    assert invite(run, "--erase", "P-01") == 0  # and again is no error
+    told("--erase", "P-01")  # and again is no error
     assert holding(run, b"Ada Example") == []
 
 
-def test_an_erasure_names_the_copies_that_killed_programs_left(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    invite(run, "--name", "P-01", "--contact", "Ada Example")
-    left = files.new_draft(run.with_name("copy.db"))
-    left.write_bytes(run.read_bytes())
-    assert invite(run, "--erase", "P-01") == 0
-    assert f"remove {left}, left by a program" in capsys.readouterr().out
-
-
-def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:
-    invite(run, "--name", "P-01", "--contact", "Ada Example")
+def test_an_erasure_waits_for_a_reader_that_ends(run: Path, told: Told) -> None:
+    told(*CONTACT)
     with Ledger.open(run) as other:
         other.record_event("note", "test", {})
         reported, telling = children.pipe()
         child = children.start(read_until_it_is_erased, run, telling)
         reported.recv()
-        assert invite(run, "--erase", "P-01", "--wait", "60") == 0
+        told("--erase", "P-01", "--wait", "60")
         assert holding(run, b"Ada Example") == []
         child.join()
         assert child.exitcode == 0
@@ -180,15 +174,13 @@ def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:
 def test_what_cannot_be_done_is_one_line(
     run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    assert invite(run, *words) == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint and complaint.count("\n") == 1
+    assert message in refused(capsys, 2, "invite", str(run), *words)
 
 
 def test_without_a_server_it_says_so_and_which_address_it_took(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert invite(run) == 0
+    assert call(["invite", str(run)]) == 0
     message = capsys.readouterr()
     assert "http://127.0.0.1:7860/login#t=" in message.out
     (warned,) = message.err.splitlines()

@@ -19,10 +19,10 @@ from szpo_ui.prolific import Standing
 from szpo_ui.web import ballots
 from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import in_language
-from tests.support.browser import make
 from tests.support.cases import case
 from tests.support.outline import ASKED, Outline, html, screen, shown, status
 
+pytest_plugins = ["tests.support.browser"]
 TRANSLATED = [code for code in texts.LANGUAGES if code != "en"]
 TABLES = (
     "choices", "reasons", "signs", "times", "shortcuts", "page", "notices", "live", "entrance",
@@ -124,19 +124,18 @@ def test_the_browsers_first_known_language_is_taken_by_its_weight():
             assert texts.choose_language("", header).code == code
 
 
-def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_path):
-    stage = make(tmp_path / "run.db")
+def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(staged):
+    stage = staged(begun=False)
     panelist = stage.site.service.enroll("person", "P-01")
     action = actions.Action(do="agree", tab="tab-0001", lang="de")
     actions.act(stage.site, panelist, "P-01", action)
     (event,) = stage.ledger.events("consent")
     wording = texts.LANGUAGES["de"].page["consent"]
-    body = json.loads(event["body"]) if isinstance(event["body"], str) else event["body"]
-    assert body == {"panelist": panelist, "language": "de", "text": sha256(canonical(wording))}
-    stage.ledger.close()
+    told = {"language": "de", "text": sha256(canonical(wording))}
+    assert event["body"] == {"panelist": panelist, **told}
 
 
-def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path):
+def test_practice_is_read_in_ones_language_and_the_record_says_in_which(staged):
     english = calibration.practice_comparison()
     assert in_language(english, texts.ENGLISH) is english
     for row, each in zip(english.rows, texts.ENGLISH.practice, strict=True):
@@ -146,7 +145,7 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
     asked = dataclasses.replace(english, kind="train")
     assert in_language(asked, texts.LANGUAGES["zh"]) is asked, "what a model wrote stays"
 
-    stage = make(tmp_path / "run.db")
+    stage = staged(begun=False)
     panelist = stage.site.service.enroll("person", "P-01")
     stage.ledger.record_event("consent", panelist, {"panelist": panelist})
     for code in ("es", "en"):
@@ -165,12 +164,15 @@ def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path
         details = json.loads(vote["details"])
         assert details.get("language") == (None if code == "en" else code)
         assert details["words"] == screen.paper().words
-    stage.ledger.close()
 
 
-def test_every_state_is_well_formed_with_one_heading_and_no_second_main():
+SECRETS = ("plus", "minus", "secret-comparison", "secret-panelist", "seed")
+
+
+def test_every_state_is_well_formed_with_one_heading_and_names_nothing_behind_a_letter():
     for state in get_args(State):
         with case(state):
+            assert not [secret for secret in SECRETS if secret in html(state)]
             made = Outline(html(state))
             assert len(made.all("h1")) == 1 and not made.all("main") and not made.all("script")
             ids = [attrs["id"] for _, attrs in made.found if "id" in attrs]
@@ -185,14 +187,6 @@ def test_every_state_is_well_formed_with_one_heading_and_no_second_main():
                 assert not {"src", "href"} & set(attrs) or attrs.get("href") in links
                 labelled = attrs.get("aria-labelledby")
                 assert labelled is None or labelled in ids
-
-
-def test_no_state_names_what_is_behind_a_letter():
-    for state in get_args(State):
-        with case(state):
-            made = html(state)
-            for secret in ("plus", "minus", "secret-comparison", "secret-panelist", "seed"):
-                assert secret not in made
 
 
 def test_sides_swap_and_nothing_else_does():

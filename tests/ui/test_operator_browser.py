@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from szpo.ledger import orders
-from szpo.optim.named_features import Claim, NamedFeatures
+from szpo.optim.named_features import Claim
 from szpo.runs import sample_check
 from szpo.voting import pauses, set_aside
-from szpo_ui.operator import controls
-from szpo_ui.operator import page as operator_page
 from tests.support.browser import (
     NARROW,
     SCHEMES,
@@ -26,22 +23,27 @@ from tests.support.browser import (
     violations,
     window,
 )
-from tests.support.operator_page import look_ahead, measure, teach
+from tests.support.operator_page import answer_samples, look_ahead, measure, teach
 
-pytest_plugins = ["tests.support.browser"]
+pytest_plugins = ["tests.support.browser", "tests.support.operator_page"]
 
 READY = "#op-root[data-version]"
 SIZES = NARROW, ZOOMED, (1280, 800, 1)
+
+
+def look(olga: Any) -> Any:
+    """A page of the run in a context of Olga's."""
+    shown = olga.new_page()
+    shown.goto("/operate/")
+    shown.wait_for_selector(READY)
+    return shown
 
 
 @pytest.fixture
 def page(stage, operator):
     """Two rounds are applied, the third is open; Olga looks at it."""
     play(stage, 2)
-    shown = operator().new_page()
-    shown.goto("/operate/")
-    shown.wait_for_selector(READY)
-    return shown
+    return look(operator())
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,7 @@ def seen(tmp_path_factory, chromium):
 @pytest.fixture
 def still(seen):
     """The page of that run, to look at."""
-    shown = seen[1].new_page()
-    shown.goto("/operate/")
-    shown.wait_for_selector(READY)
+    shown = look(seen[1])
     yield shown
     shown.close()
 
@@ -100,10 +100,7 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, opera
     assert in_both_colours(page) == []
     play(stage, 2)
     order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})
-    column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [["yes", "length"]]}
-    orders.settle(
-        stage.ledger, orders.get(stage.ledger, order), {"prompts": ["well?"], "columns": [column]}
-    )
+    answer_samples(stage, order, ["well?"], ["yes"], "length")
     pauses.pause(stage.ledger, "Olga", "lunch")
     look_ahead(stage, broken=("tokens", "margin"))
     page.reload()
@@ -197,9 +194,7 @@ def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
 
 def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(stage, page, panelist):
     cast(stage, "Ada")
-    stage.site.ledger.record_event(
-        "consent", stage.invitation("panelist", "P-01").panelist or "", {"text": ""}
-    )
+    stage.site.ledger.record_event("consent", stage.panelist("P-01"), {"text": ""})
     other = panelist("P-01").new_page()
     other.goto("/panel/")
     other.wait_for_selector("#szpo-root[data-state=vote]")
@@ -262,22 +257,12 @@ def test_focus_shows_at_every_stop_of_the_tab_key(still):
 # ---- what votes taught ----
 
 
-@pytest.fixture
-def named(monkeypatch):
-    """Runs whose coordinates are three features in two groups; before the pages are built."""
-    own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
-    for module in (controls, operator_page):
-        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
-
-
 def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operator):
     play(stage, 1)
     early = (Claim("i", True, 0.3, 1.0, "i"), Claim("comma", False, 0.6, 0.7, "commas"))
     teach(stage.ledger, 8, early, factor=1.0)
     teach(stage.ledger, 16, [Claim("comma", False, 0.97, 0.73, "commas"), early[0]])
-    page = operator().new_page()
-    page.goto("/operate/")
-    page.wait_for_selector(READY)
+    page = look(operator())
     taught = "16 votes: fewer commas (97 %), most likely more answers without a comma (71 %)."
     page.get_by_text(taught, exact=True).wait_for()
     assert page.locator(".op-gain polyline").count() == 2

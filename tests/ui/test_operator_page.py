@@ -7,12 +7,9 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
 from szpo.errors import StorageError, UsageError
@@ -20,22 +17,23 @@ from szpo.intervals import Estimate
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
-from szpo.optim.named_features import Claim, NamedFeatures
 from szpo.replay import replay
 from szpo.reports import bundle, charts
 from szpo.training import budget
-from szpo.types import Answer
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
-from tests.support.browser import OPERATE, MovableClock, Stage, cast, make, page_call, play
+from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
-from tests.support.operator_page import measure, teach, text
+from tests.support.operator_page import answer_samples, measure, text
 from tests.support.overview import answered_final
 
-pytest_plugins = ["tests.support.browser"]
+pytest_plugins = ["tests.support.browser", "tests.support.operator_page"]
+
+
+NewStage = Callable[..., Stage]
 
 
 def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
@@ -47,26 +45,20 @@ def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Stage:
-    """A stage without a server, before its first round."""
-    return make(tmp_path / "run.db", clock=MovableClock())
-
-
-@pytest.fixture
-def voted(held: Stage) -> Stage:
+def voted(staged: NewStage) -> Stage:
     """Two rounds applied, the third open with one vote of four; Ada and Bob are invited."""
-    play(held, 2)
-    cast(held, "Ada")
-    return held
+    made = staged()
+    play(made, 2)
+    cast(made, "Ada")
+    return made
 
 
 @pytest.fixture
-def spent(tmp_path: Path) -> Iterator[Stage]:
+def spent(staged: NewStage) -> Stage:
     """The same, with its votes spent."""
-    stage = make(tmp_path / "spent.db", sets=["run.votes=4"], clock=MovableClock())
-    play(stage, 1, until_step=1)
-    yield stage
-    stage.ledger.close()
+    made = staged("spent", sets=["run.votes=4"])
+    play(made, 1, until_step=1)
+    return made
 
 
 # ---- what stays hidden while people vote ----
@@ -84,13 +76,17 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     assert "The open final comparison has 6 votes; a verdict takes 20" in text(told)
     assert "op-h-improving" in rest
     assert state.read_state(voted.site)["page"]["improving"]["final"] is None
+    assert len(state.read_state(voted.site)["page"]["values"]) == 2
     do(voted, "live", on=True)
     shown = state.read_state(voted.site)
-    assert shown["page"]["improving"]["final"] is not None
+    assert len(shown["page"]["values"]) == 3, "the open round's votes with them"
+    assert "Votes of the open round are shown" in operator_page.page(voted.site)
     assert shown["page"]["improving"]["final"]["tuned"].of == 4
-    assert "turned the view of open votes on" in [line.text for line in shown["log"]]
     do(voted, "live", on=False)
-    assert state.read_state(voted.site)["page"]["improving"]["final"] is None
+    again = state.read_state(voted.site)
+    assert again["page"]["improving"]["final"] is None and len(again["page"]["values"]) == 2
+    reported = [line.text for line in again["log"] if line.who == "Olga"]
+    assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
     file = io.BytesIO()
     bundle.write(voted.ledger, file)
     with zipfile.ZipFile(file) as packed:
@@ -108,19 +104,9 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 # ---- what more votes would buy ----
 
 
-def test_what_votes_taught_stands_on_the_page_with_its_chart(voted: Stage) -> None:
-    assert "What the votes taught" not in operator_page.page(voted.site)
-    teach(voted.ledger, 16, [Claim("commas", False, 0.97, 1.0, "commas")])
-    page = operator_page.page(voted.site)
-    assert "16 votes: fewer commas (97 %)." in text(page)
-    assert 'class="legend"' in page and 'aria-label="What the votes taught"' in page
-
-
 def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted: Stage) -> None:
     order = orders.place_order(voted.ledger, "samples", "Olga", {"prompts": 1})
-    column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [["yes", "stop"]]}
-    body = {"prompts": ["well?"], "columns": [column]}
-    orders.settle(voted.ledger, orders.get(voted.ledger, order), body)
+    answer_samples(voted, order, ["well?"], ["yes"])
     measure(voted, (0, 0.1), (2, 0.9))
     page = operator_page.page(voted.site)
     assert page.count("Before and after") == 1
@@ -134,9 +120,7 @@ def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted: St
     assert "Plus over minus" in page
 
 
-def test_votes_for_going_on_are_drawn_as_shares_over_votes_until_a_gain_is_measured(
-    voted: Stage,
-) -> None:
+def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted: Stage) -> None:
     (first, second) = state.read_state(voted.site)["page"]["values"]
     assert charts.draw_path([first, second]) == "", "no picture of one point"
     certain = Estimate(math.log(3), 0.0, math.log(9), 8)
@@ -145,28 +129,18 @@ def test_votes_for_going_on_are_drawn_as_shares_over_votes_until_a_gain_is_measu
     # After 8 and 16 votes three in four, between one half and nine in ten.
     assert 'class="s0 line" points="56.0,67.0 624.0,67.0"' in drawn
     assert "56.0,36.4 624.0,36.4 624.0,118.0 56.0,118.0" in drawn and ">100 %</text>" in drawn
-    measure(voted, (0, 0.1), (2, 0.9))
-    assert 'aria-label="Gain over votes"' in operator_page.page(voted.site)
-    assert 'aria-label="Votes for going on' not in operator_page.page(voted.site)
 
 
-def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(
-    voted: Stage, monkeypatch: pytest.MonkeyPatch
+def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(
+    voted: Stage, request: pytest.FixtureRequest
 ) -> None:
     with pytest.raises(UsageError, match="no named features"):
         do(voted, "not-about", name="length", on=True)
     assert "op-not-about" not in operator_page.dialogs(voted.site)
-    own = NamedFeatures(("comma", "commas", "i"), (0, 0, 1), (1, 1, 1), ((1,), (2,), (1,)), 0, "")
-    for module in (controls, operator_page):
-        monkeypatch.setattr(module, "recorded_settings", lambda _: SimpleNamespace(features=own))
-    teach(voted.ledger, 16, [Claim("commas", False, 0.97, 1.0, "commas")])
-    assert '<option value="commas">comma, commas' in operator_page.dialogs(voted.site)
+    request.getfixturevalue("named")
     told = do(voted, "not-about", name="comma", on=True).text
     assert told == "comma, commas: not followed from the update of round 3 on."
-    page = operator_page.page(voted.site)
-    assert "By order not about commas." in text(page) and 'data-name="commas"' in page
     assert "followed again" in do(voted, "not-about", name="commas").text
-    assert "By order" not in operator_page.page(voted.site)
     lines = [line.text for line in state.read_state(voted.site)["log"]]
     assert "ordered from round 3 on: votes are not about commas" in lines
 
@@ -175,32 +149,17 @@ def test_an_operator_orders_what_votes_are_not_about_and_takes_it_back(
 
 
 @pytest.mark.full
-def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+def test_a_call_pauses_for_an_operator_alone_and_the_report_is_a_file(stage: Stage) -> None:
+    with stage.client("operator", "Olga") as client:
         pause = page_call(client, "/operate", "do", {"do": "pause", "reason": "mine"})
-    requests: list[Callable[[httpx.Client], httpx.Response]] = [
-        lambda c: c.get("/operate/config"),
-        lambda c: c.get("/operate-api/status"),
-        lambda c: c.get("/operate-api/export.zip"),
-        lambda c: c.get("/operate-api/report.html"),
-        lambda c: c.post(OPERATE, json=pause),
-        lambda c: c.post("/operate/gradio_api/queue/join", json=pause),
-        lambda c: c.post("/operate/gradio_api/run/predict", json=pause),
-    ]
-    for cookies in (stage.cookie("panelist", "Ada"), {}):
-        with httpx.Client(base_url=stage.url, cookies=cookies) as client:
-            for request in requests:
-                assert request(client).status_code == 401
-            page = client.get("/operate/")
-            assert page.status_code == 303
-            assert page.headers["location"] in ("/panel/", "/login?next=/operate/")
+    with stage.client("panelist", "Ada") as client:
+        assert client.post(OPERATE, json=pause).status_code == 401
+        assert client.get("/operate/").headers["location"] == "/panel/"
     assert lease.controller(stage.ledger)["paused_by"] is None
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
-        assert requests[0](client).status_code == 200
-        assert requests[4](client).status_code == 200
-        report = requests[3](client)
-        assert requests[6](client).status_code == 404
-        assert client.get("/panel/config").status_code == 401
+    with stage.client("operator", "Olga") as client:
+        assert client.post(OPERATE, json=pause).status_code == 200
+        assert client.post("/operate/gradio_api/run/predict", json=pause).status_code == 404
+        report = client.get("/operate-api/report.html")
     assert report.headers["content-disposition"] == 'attachment; filename="run-report.html"'
     assert f"<h1>{stage.ledger.path.stem}</h1>" in report.text
     assert lease.controller(stage.ledger)["paused_by"] == "Olga"
@@ -208,7 +167,7 @@ def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
 
 @pytest.mark.full
 def test_the_version_moves_with_the_record_only(stage: Stage) -> None:
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+    with stage.client("operator", "Olga") as client:
         first = client.get("/operate-api/status")
         same = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
         assert same.status_code == 304
@@ -226,7 +185,7 @@ NOT_OURS = (
 
 @pytest.mark.full
 def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
-    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+    with stage.client("operator", "Olga") as client:
         before = stage.ledger.query("SELECT count(*) AS n FROM events")
         for body in NOT_OURS:
             reply = client.post(OPERATE, json=page_call(client, "/operate", "do", body))
@@ -253,37 +212,16 @@ def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
     assert [p["votes"] for p in after["panelists"]] == [p["votes"] for p in before["panelists"]]
 
 
-def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
-    do(voted, "live", on=True)
-    assert len(state.read_state(voted.site)["page"]["values"]) == 3
-    assert "Votes of the open round are shown" in operator_page.page(voted.site)
-    do(voted, "live", on=False)
-    assert len(state.read_state(voted.site)["page"]["values"]) == 2
-    reported = [line.text for line in state.read_state(voted.site)["log"] if line.who == "Olga"]
-    assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
-
-
 PACK = (
     "<img src=x onerror=window.pwn=1>", "<script>window.pwn=1</script>", "${window.pwn=1}",
     "{{constructor}}", "</textarea><b>", "‮reversed", "\x00",
 )  # fmt: skip
 
 
-def test_texts_of_models_are_text(tmp_path: Path) -> None:
-    stage = make(
-        tmp_path / "run.db", clock=MovableClock(),
-        text=lambda step, i, side: Answer(f"{PACK[i % len(PACK)]} {side}", tokens=3),
-    )  # fmt: skip
-    stage.advance()
+def test_texts_of_models_are_text(staged: NewStage) -> None:
+    stage = staged(text=lambda step, i, side: f"{PACK[i % len(PACK)]} {side}")
     order = orders.place_order(stage.ledger, "samples", "<b>Olga</b>", {"prompts": 2})
-    column = {
-        "name": "base",
-        "step": None,
-        "theta_sha256": "0",
-        "answers": [[t, "stop"] for t in PACK],
-    }
-    body = {"prompts": list(PACK), "columns": [column]}
-    assert orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
+    answer_samples(stage, order, PACK, PACK)
     pauses.pause(stage.ledger, "<i>Olga</i>", PACK[0])
     shown = operator_page.page(stage.site)
     for harmful in ("<img", "<script", "<b>", "<i>", "</textarea>", "‮", "\x00"):
@@ -295,15 +233,13 @@ def test_texts_of_models_are_text(tmp_path: Path) -> None:
 # ---- what its controls do ----
 
 
-def test_start_refuses_what_panelists_could_not_judge(tmp_path: Path) -> None:
-    stage = make(tmp_path / "a.db", sets=["panel.guideline="], clock=MovableClock())
+def test_start_refuses_what_panelists_could_not_judge(staged: NewStage) -> None:
+    stage = staged("a", begun=False, sets=["panel.guideline="])
     pauses.pause(stage.ledger, "serve", "waiting for the operator")
     with pytest.raises(UsageError, match="guideline is empty"):
         do(stage, "start")
-    long = make(
-        tmp_path / "b.db", sets=["generation.max_new_tokens=1000", "optimizer.rows=3"],
-        clock=MovableClock(),
-    )  # fmt: skip
+    sets = ["generation.max_new_tokens=1000", "optimizer.rows=3"]
+    long = staged("b", begun=False, sets=sets)
     pauses.pause(long.ledger, "serve", "waiting for the operator")
     minutes = 2 * 3 * 1000 * 0.75 / 238
     assert controls.reading_minutes(long.site) == pytest.approx(minutes)
@@ -361,9 +297,9 @@ def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
         do(voted, "branch", step=0, name="run-b", typed="run")
 
 
-def test_money_is_reported_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
+def test_money_is_reported_before_the_start_and_can_be_limited(staged: NewStage) -> None:
     paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
-    stage = make(tmp_path / "run.db", clock=MovableClock(), sets=paid)
+    stage = staged(begun=False, sets=paid)
     planned = state.read_state(stage.site)["before"]
     assert planned is not None
     assert planned["money"] == pytest.approx(planned["votes"] * 0.2 + planned["person_hours"] * 15)
@@ -415,7 +351,7 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
 
 def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
     ledger, service = voted.ledger, voted.site.service
-    bob = voted.invitation("panelist", "Bob").panelist or ""
+    bob = voted.panelist("Bob")
     session = voted.cookie("panelist", "Bob").popitem()[1]
     seat = service.assign(bob)
     assert seat is not None

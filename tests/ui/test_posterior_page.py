@@ -146,15 +146,6 @@ def test_operator_sees_the_votes_of_the_run(stage, operator):
 
 
 @pytest.mark.full
-def test_nobody_else_sees_it(stage):
-    with httpx.Client(base_url=stage.url) as anybody:
-        assert anybody.get("/operate-visualize-api/start").status_code == 401
-        assert anybody.get("/operate-visualize/").headers["location"].startswith("/login")
-        anybody.cookies.update(stage.cookie("panelist", "P-01"))
-        assert anybody.get("/operate-visualize-api/start").status_code == 401
-
-
-@pytest.mark.full
 def test_command_writes_pictures_and_names_what_it_cannot_write(tmp_path, capsys):
     out = tmp_path / "posterior.svg"
     assert call(["visualize", "--svg", str(out)]) == 0

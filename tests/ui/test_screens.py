@@ -1,6 +1,7 @@
 """Which screen a panelist is on: from the ledger and the service alone, no browser."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -17,19 +18,25 @@ from szpo_ui.panel.last_round import LastRound
 from szpo_ui.web.ballots import At, Ballot, poll
 from szpo_ui.web.language import ENGLISH
 from szpo_ui.web.site import Presence
-from tests.support.browser import StillClock, make
+from tests.support.browser import StillClock
 from tests.support.operator_page import teach
 from tests.support.panel_states import final_comparison
 
+pytest_plugins = ["tests.support.browser"]
 TAB, OTHER = "tab-0001", "tab-0002"
+OTHER_SIDE = {"A": "B", "B": "A"}
 KEY = "key-of-one-decision-{}".format
 
 
 @pytest.fixture
-def stage(tmp_path):
-    made = make(tmp_path / "run.db")
-    yield made
-    made.ledger.close()
+def stage(staged):
+    """A run without a server, its first round open."""
+    return staged()
+
+
+@pytest.fixture
+def ann(stage):
+    return Person(stage, "ann")
 
 
 class Person:
@@ -68,21 +75,27 @@ class Person:
         return poll(self.site, self.id, At(tab=self.tab, seat=self.at.seat))[0]
 
 
-def answer_all(*people):
-    """Everybody votes until nobody has anything left."""
+def answer_all(*people, liked=None, **ballot):
+    """Everybody votes until nobody has anything left: for A, or for the policy that is liked."""
     for number in range(20):
         for person in people:
-            if person.at.state == "vote" and not person.at.revises:
-                person.vote("A", key=f"{person.name}-{number}")
-            else:
-                person.do("look")
+            at = person.do("look")
+            if at.state == "vote" and not at.revises:
+                side = "A"
+                if liked is not None:
+                    seat = own_seats.seat_row(person.site, person.id, at.seat)
+                    side = seat["plus_side"] if liked == "plus" else OTHER_SIDE[seat["plus_side"]]
+                person.vote(side, key=f"{person.name}-{at.step}-{number}", **ballot)
+
+
+def html_of(at, stage):
+    return " ".join(render.page(at, render.rubric(stage.site.config.panel, ENGLISH)).split())
 
 
 # ---- coming in ----
 
 
 def test_consent_comes_first_and_is_an_event_of_the_record(stage):
-    stage.advance()
     ann = Person(stage, "ann", agreed=False)
     assert ann.at.state == "welcome" and ann.at.paper is None
     assert ann.do("look").state == "welcome"
@@ -93,7 +106,6 @@ def test_consent_comes_first_and_is_an_event_of_the_record(stage):
 
 
 def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
-    stage.advance()
     ann = Person(stage, "ann", agreed=False)
     at = ann.do("agree-practice")
     assert at.state == "practice"
@@ -108,9 +120,7 @@ def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
 # ---- a round ----
 
 
-def test_a_reload_keeps_seat_order_sides_and_lease(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_a_reload_keeps_seat_order_sides_and_lease(stage, ann):
     before = ann.at
     stage.clock.forward(200)
     after = ann.do("open", seat=None)
@@ -118,46 +128,38 @@ def test_a_reload_keeps_seat_order_sides_and_lease(stage):
     assert 0 < after.lease_s < before.lease_s - 199
 
 
-def test_a_vote_is_stored_once_whatever_is_sent_again(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_a_vote_is_stored_once_whatever_is_sent_again(stage, ann):
     seat = ann.at.seat
     for _ in range(3):
         ann.at = dataclasses.replace(ann.at, seat=seat)
         ann.vote("B", notes={"0": "B", "99": "A"})
     votes = stage.ledger.votes()
     assert [(vote["choice"], vote["revision"]) for vote in votes] == [("B", 0)]
-    remaining = screens.json.loads(votes[0]["details"])
+    remaining = json.loads(votes[0]["details"])
     assert remaining["notes"] == {"0": "B"}  # of rows that were shown, and no others
     assert {"fast", "seen", "rows", "words"} <= set(remaining)
 
 
 def test_a_vote_and_the_next_seat_share_a_commit(stage):
-    stage.advance()
     ann, before = Person(stage, "ann"), len(list(stage.ledger.events()))
     assert ann.vote("A").number == 2
     assert len(list(stage.ledger.events())) == before + 1
 
 
-def test_a_fast_vote_is_flagged_and_stored(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_a_fast_vote_is_flagged_and_stored(stage, ann):
     gate = ann.at.paper().gate_s
     stage.clock.forward(60)
     ann.vote("A", dwell_ms=int(1000 * gate) - 1)
     ann.vote("A", key=1, dwell_ms=int(1000 * gate) + 1)  # served this moment, whatever it says
     ann.do("revise", seat=ann.at.answered[0].seat)
     ann.vote("A", key=2, dwell_ms=int(1000 * gate) + 1)
-    flags = [screens.json.loads(vote["details"])["fast"] for vote in stage.ledger.votes()]
+    flags = [json.loads(vote["details"])["fast"] for vote in stage.ledger.votes()]
     assert flags == [True, True, False]
 
 
 @pytest.fixture
-def moved(tmp_path):
-    made = make(tmp_path / "run.db", clock=StillClock())
-    made.advance()
-    yield made
-    made.ledger.close()
+def moved(staged):
+    return staged(clock=StillClock())
 
 
 DAY = 86_400
@@ -168,7 +170,7 @@ def test_a_clock_that_was_set_back_makes_no_vote_fast(moved):
     moved.clock.forward(300 - DAY)  # five minutes of reading, and a day back
     ann.vote("A", dwell_ms=240_000)
     (vote,) = moved.ledger.votes()
-    assert screens.json.loads(vote["details"])["fast"] is False
+    assert json.loads(vote["details"])["fast"] is False
 
 
 @pytest.mark.parametrize("moves", [(300 - DAY, DAY), (300, -DAY), (1, DAY), (DAY, 1 - DAY)])
@@ -185,9 +187,7 @@ def test_a_retry_is_known_though_the_clock_moved_in_between(moved, moves):
     assert verification.verify(moved.ledger).ok
 
 
-def test_what_was_refused_is_reported_as_it_is(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_what_was_refused_is_reported_as_it_is(stage, ann):
     seat = ann.at.seat
     ann.vote("A")
     at = ann.do("vote", seat=seat, choice="B", idem=KEY(0))  # the same key, another answer
@@ -209,9 +209,8 @@ def test_a_second_answer_to_a_calibration_is_not_reported_to_be_late(stage):
     assert at.notice == "once"
 
 
-def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage):
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage, ann):
+    ben = Person(stage, "ben")
     ann.vote("B", notes={"1": "B"})
     answer_all(ann)
     first = ann.at.answered[0].seat
@@ -231,7 +230,6 @@ def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage):
 
 
 def test_a_round_that_closes_under_a_reader_stays_until_they_go_on(stage):
-    stage.advance()
     cas = Person(stage, "cas")
     reading = cas.at
     stage.clock.forward(601)  # the seat has run out, but they still read
@@ -248,24 +246,20 @@ def test_a_round_that_closes_under_a_reader_stays_until_they_go_on(stage):
     assert stage.ledger.votes(0)[-1]["late"] == 1
 
 
-def test_whoever_skips_goes_on_and_their_seat_is_free(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_whoever_skips_goes_on_and_their_seat_is_free(stage, ann):
     seat = ann.at.seat
     at = ann.vote("skip", skip_reason="content", report=True)
     assert at.seat != seat and at.notice == "skipped"
     vote = stage.ledger.votes()[0]
     assert (vote["choice"], vote["skip_reason"]) == ("skip", "content")
-    assert screens.json.loads(vote["details"])["report"] is True
-    assert screens.json.loads(vote["details"])["fast"] is False
+    assert json.loads(vote["details"])["report"] is True
+    assert json.loads(vote["details"])["fast"] is False
 
 
 # ---- away, elsewhere, paused, over ----
 
 
-def test_a_break_gives_the_seat_back(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_a_break_gives_the_seat_back(stage, ann):
     seat = ann.at.seat
     assert ann.do("break").state == "break"
     assert ann.do("look").state == "break"
@@ -274,9 +268,8 @@ def test_a_break_gives_the_seat_back(stage):
     assert ann.do("back").state == "vote"
 
 
-def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage):
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage, ann):
+    ben = Person(stage, "ben")
     ben.do("break", seat=ann.at.seat)
     assert own_seats.seat_row(stage.site, ann.id, ann.at.seat)["released_us"] is None
     assert own_seats.seat_row(stage.site, ben.id, ann.at.seat) is None
@@ -285,9 +278,7 @@ def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage):
     assert not stage.ledger.votes()
 
 
-def test_one_tab_is_active_and_moves_on_request(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_one_tab_is_active_and_moves_on_request(stage, ann):
     shown, lease_before = ann.at.paper(), ann.at.lease_s
     ann.tab = OTHER
     assert ann.do("open", seat=None).state == "other-tab"
@@ -301,9 +292,7 @@ def test_one_tab_is_active_and_moves_on_request(stage):
     assert not stage.ledger.votes()
 
 
-def test_a_tab_that_is_gone_keeps_nobody_out(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_a_tab_that_is_gone_keeps_nobody_out(stage, ann):
     stage.site.tabs.forget(ann.id, TAB)
     ann.tab = OTHER
     assert ann.do("open", seat=None).state == "vote"
@@ -323,7 +312,8 @@ def test_presence_ends_with_a_word_or_with_silence():
     assert not tabs.is_alive("ann", TAB)
 
 
-def test_pause_shows_the_reason_and_keeps_the_round(stage):
+def test_pause_shows_the_reason_and_keeps_the_round(staged):
+    stage = staged(begun=False)
     ann = Person(stage, "ann")
     pauses.pause(stage.ledger, "operator", "the first round waits for its start")
     assert ann.do("look").state == "idle", "nothing has begun that could be paused"
@@ -338,21 +328,18 @@ def test_pause_shows_the_reason_and_keeps_the_round(stage):
     assert ann.do("look").seat == seat
 
 
-def test_a_guards_figures_are_not_reported_to_those_who_vote(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_a_guards_figures_are_not_reported_to_those_who_vote(stage, ann):
     pauses.pause(stage.ledger, "guard length", "after step 0: length is 41, outside 8 … 30")
     paused = ann.do("look")
     assert paused.state == "paused"
     assert (paused.status.paused_by, paused.status.pause_reason) == ("guard", None)
-    html = render.page(paused, render.Rubric("?", "", ""))
+    html = html_of(paused, stage)
     assert "outside" not in html
     assert "length" in round_status(stage.ledger).pause_reason  # the operator is told
 
 
-def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage, ann):
+    ben = Person(stage, "ben")
     answer_all(ann, ben)
     stage.advance()  # gold is made of finished rounds
     answer_all(ann)
@@ -367,17 +354,14 @@ def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):
     assert (on.state, on.step) == ("vote", 2)
 
 
-def test_there_may_be_nothing_to_calibrate_with(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_there_may_be_nothing_to_calibrate_with(stage, ann):
     answer_all(ann)
     at = ann.do("calibrate")
     assert at.state == "waiting" and at.notice == "none_left"
 
 
-def test_counts_do_not_move_a_reader_but_a_pause_does(stage):
-    stage.advance()
-    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+def test_counts_do_not_move_a_reader_but_a_pause_does(stage, ann):
+    ben = Person(stage, "ben")
     before = ann.glance()
     ben.vote("A")
     after = ann.glance()
@@ -390,17 +374,15 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage):
 # ---- what the algorithm needs of the screen ----
 
 
-def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
+def test_rows_that_are_equal_are_grouped_and_cost_no_reading(staged):
     def text(step, i, side):
         return "the same" if i % 3 == 0 else f"{side} {i} words"
 
-    stage = make(tmp_path / "same.db", text=text)
-    stage.advance()
+    stage = staged(text=text)
     ann = Person(stage, "ann")
     shown = ann.at.paper()
     assert len(shown.same) == 1 and len(shown.pairs) == 2
     assert shown.words == 2 * (2 + 3 + 3)  # "Question 7?", and three words a side
-    stage.ledger.close()
 
 
 # ---- the functions that the page calls besides ----
@@ -409,12 +391,11 @@ def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
 @pytest.fixture
 def panel(stage):
     """The component as P-01 has it."""
-    person = stage.invitation("panelist", "P-01").panelist
+    person = stage.panelist("P-01")
     return component.component(stage.site, lambda _: (person, "P-01"))
 
 
 def test_the_poller_hears_of_votes_and_of_nothing_secret(stage, panel):
-    stage.advance()
     first = panel.glance({"tab": TAB}, None)
     known = {field.name for field in dataclasses.fields(RoundStatus)}
     assert set(first) == {*known, "key", "lease_s"}
@@ -425,7 +406,6 @@ def test_the_poller_hears_of_votes_and_of_nothing_secret(stage, panel):
 
 
 def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
-    stage.advance()
     ann = Person(stage, "P-01", TAB)
     ben = Person(stage, "ben")
     stage.clock.forward(500)
@@ -436,22 +416,19 @@ def test_only_the_holder_and_their_tab_keep_a_seat(stage, panel):
     assert 590 < panel.glance({"seat": ann.at.seat, "tab": TAB}, None)["lease_s"] <= 600
 
 
-def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(tmp_path):
-    stage = make(tmp_path / "run.db", sets=["panel.spare=1", "optimizer.votes=1"])
-    stage.advance()
+def test_what_others_have_only_just_been_given_is_not_asked_of_one_more(staged):
+    stage = staged(sets=["panel.spare=1", "optimizer.votes=1"])
     waiting = [Person(stage, f"p{i}") for i in range(stage.site.config.votes_per_step)]
     assert {each.at.state for each in waiting} == {"vote"}
     cas = Person(stage, "cas")
     assert cas.at.state == "waiting"
     stage.clock.forward(60 * stage.site.config.words_per_vote / WORDS_PER_MINUTE)
     assert cas.do("look").state == "vote"  # whoever has had the time to read it may have left
-    stage.ledger.close()
 
 
-def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new_round(tmp_path):
+def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new_round(staged):
     sets = ["panel.second_share=1", "panel.spare=0", "optimizer.votes=1"]
-    stage = make(tmp_path / "run.db", sets=sets)
-    stage.advance()
+    stage = staged(sets=sets)
     ann = Person(stage, "ann")
     answer_all(ann)
     stage.advance()
@@ -462,7 +439,7 @@ def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new
     ben = Person(stage, "ben", tab=OTHER)
     at = ben.at
     assert (at.state, at.second, at.revises) == ("vote", True, False)
-    shown = render.page(at, render.Rubric("?", "", ""))
+    shown = html_of(at, stage)
     assert "Round 2" not in shown and "votes in" not in shown
     assert "Somebody has judged this one before." in shown
     assert ben.do("open").seat == at.seat  # a reload keeps it
@@ -473,18 +450,16 @@ def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new
     stage.advance()  # a third round opens while ben reads
     reading = ben.do("look")
     assert reading.seat == ben.at.seat and reading.second and reading.fresh
-    assert "Round 3 is ready." in render.page(reading, render.Rubric("?", "", ""))
+    assert "Round 3 is ready." in html_of(reading, stage)
     left = ben.do("leave")
     assert left.state == "vote" and not left.second and left.step == 2
     assert verification.verify(stage.ledger).ok
-    stage.ledger.close()
 
 
 def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_recorded(
-    tmp_path, monkeypatch
+    staged, monkeypatch
 ):
-    stage = make(tmp_path / "run.db", sets=["panel.tell_taught=true", "run.votes=4"])
-    stage.advance()
+    stage = staged(sets=["panel.tell_taught=true", "run.votes=4"])
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
     teach(stage.ledger, 4, [Claim("commas", False, 0.97, 1.0, "commas")])
     ann.do("taught")  # during the run nothing is told
@@ -492,7 +467,7 @@ def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_reco
     answer_all(ann, ben)
     stage.advance(until_step=1)
     assert ann.do("look").state == "finished" and ann.at.lesson == ""
-    rendered = render.page(ann.at, render.rubric(stage.site.config.panel, ENGLISH))
+    rendered = html_of(ann.at, stage)
     assert 'data-do="taught"' in rendered and "commas" not in rendered
     with monkeypatch.context() as patched:  # who has a blind comparison left stays blind
         patched.setattr(screens, "_count_finals", lambda site, panelist: 3)
@@ -500,19 +475,15 @@ def test_who_voted_learns_on_request_at_the_end_what_votes_taught_and_it_is_reco
     assert not list(stage.ledger.events(screens.TAUGHT))
     ann.do("taught")
     assert ann.do("taught").lesson == "4 votes: fewer commas (97 %)"
-    assert "fewer commas (97 %)" in render.page(
-        ann.at, render.rubric(stage.site.config.panel, ENGLISH)
-    )
+    assert "fewer commas (97 %)" in html_of(ann.at, stage)
     assert [event["actor"] for event in stage.ledger.events(screens.TAUGHT)] == [ann.id]
     assert ben.do("look").lesson == ""
-    stage.ledger.close()
 
 
 def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for(
-    tmp_path, monkeypatch
+    staged, monkeypatch
 ):
-    stage = make(tmp_path / "run.db", sets=["run.votes=4"])
-    stage.advance()
+    stage = staged(sets=["run.votes=4"])
     ann = Person(stage, "ann")
     answer_all(ann, Person(stage, "ben"))
     stage.advance(until_step=1)
@@ -531,66 +502,43 @@ def test_who_finishes_reads_of_final_comparisons_what_is_done_left_or_waited_for
     (order,) = orders.orders(stage.ledger, "final")
     orders.close(stage.ledger, order.id, "olga")
     assert "The run is complete" in html_of(ann.do("look"), stage)
-    stage.ledger.close()
 
 
 # ---- what rounds did ----
 
 
-def vote_round(stage, people, liked):
-    """Everybody votes for one of the two policies until nobody has anything left."""
-    for turn in range(10):
-        for person in people:
-            if person.do("look").state == "vote":
-                (row,) = stage.ledger.query(
-                    "SELECT plus_side FROM assignments WHERE assignment = ?", (person.at.seat,)
-                )
-                side = row["plus_side"] if liked == "plus" else "BA"["AB".index(row["plus_side"])]
-                key = f"{person.name}-{person.at.step}-{turn}"
-                person.vote(side, key=key, dwell_ms=120_000)
-
-
-def html_of(at, stage):
-    return " ".join(render.page(at, render.rubric(stage.site.config.panel, ENGLISH)).split())
-
-
 @pytest.mark.parametrize("liked", ["plus", "minus"])
-def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(tmp_path, liked):
-    stage = make(tmp_path / "run.db", sets=["panel.spare=0"])
-    stage.advance()
+def test_who_waits_reads_what_a_round_did_but_not_which_side_it_preferred(staged, liked):
+    stage = staged(sets=["panel.spare=0"])
     ann, *_ = people = [Person(stage, name) for name in ("ann", "ben", "cas")]
-    vote_round(stage, people, liked)
+    answer_all(*people, liked=liked)
     assert ann.do("look").state == "waiting" and ann.at.news is None
     stage.advance()
-    vote_round(stage, people[:2], liked)
+    answer_all(*people[:2], liked=liked)
     assert ann.do("look").news == LastRound(0, 4, 3, same=2, pairs=2, moved="first")
     assert (
         "Votes in round 1: 4, from 3 people; of 2 pairs of votes on the same texts, 2 agreed; "
         "the model took its first step." in html_of(ann.at, stage)
     )
     stage.advance()
-    vote_round(stage, people[:2], liked)
+    answer_all(*people[:2], liked=liked)
     news = ann.do("look").news  # of two people each would learn how the other voted
     assert (news.step, news.people, news.pairs) == (1, 2, 0) and news.moved in ("further", "less")
     assert "agreed" not in html_of(ann.at, stage)
-    stage.ledger.close()
 
 
-def test_the_operator_may_keep_what_rounds_did_to_themselves(tmp_path):
-    stage = make(tmp_path / "run.db", sets=["panel.tell_rounds=false"])
-    stage.advance()
+def test_the_operator_may_keep_what_rounds_did_to_themselves(staged):
+    stage = staged(sets=["panel.tell_rounds=false"])
     ann, _ = people = [Person(stage, name) for name in ("ann", "ben")]
-    vote_round(stage, people, "plus")
+    answer_all(*people, liked="plus")
     stage.advance()
-    vote_round(stage, people, "plus")
+    answer_all(*people, liked="plus")
     assert ann.do("look").state == "waiting" and ann.at.news is None
     assert "Votes in round" not in html_of(ann.at, stage)
-    stage.ledger.close()
 
 
-def test_people_read_their_own_share_and_time(tmp_path):
-    stage = make(tmp_path / "run.db", sets=["run.votes=4"])
-    stage.advance()
+def test_people_read_their_own_share_and_time(staged):
+    stage = staged(sets=["run.votes=4"])
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
     ann.vote(
         "skip", skip_reason="content"
@@ -601,17 +549,15 @@ def test_people_read_their_own_share_and_time(tmp_path):
     assert "1 by you · 1 of" in html_of(ann.at, stage)
     assert "You gave 1 of the 1 votes; reading took you under a minute." in html_of(ann.at, stage)
     stage.clock.forward(400)  # ben's second comparison is shown only after it
-    vote_round(stage, [ben, Person(stage, "cas")], "plus")
+    answer_all(ben, Person(stage, "cas"), dwell_ms=120_000)
     assert ben.do("look").progress.spent_s == pytest.approx(120, abs=5)
     stage.advance(until_step=1)
     assert ben.do("look").state == "finished"
     assert "You gave 2 of the 4 votes; reading took you about 2 minutes." in html_of(ben.at, stage)
-    stage.ledger.close()
 
 
-def test_who_comes_later_reads_the_median_time_that_people_took(tmp_path):
-    stage = make(tmp_path / "run.db", sets=["run.votes=40", "optimizer.comparisons=6"])
-    stage.advance()
+def test_who_comes_later_reads_the_median_time_that_people_took(staged):
+    stage = staged(sets=["run.votes=40", "optimizer.comparisons=6"])
     people = [Person(stage, "ann"), Person(stage, "ben")]
     for number in range(screens.ENOUGH_TIMES):
         late = Person(stage, f"late-{number}", agreed=False).at
@@ -622,12 +568,9 @@ def test_who_comes_later_reads_the_median_time_that_people_took(tmp_path):
     late = Person(stage, "late", agreed=False).at
     assert (late.facts.measured, late.facts.vote_s) == (True, 30)
     assert "about 30 seconds for each, as people took so far" in html_of(late, stage)
-    stage.ledger.close()
 
 
-def test_comparisons_of_a_round_follow_one_another_then_comes_waiting(stage):
-    stage.advance()
-    ann = Person(stage, "ann")
+def test_comparisons_of_a_round_follow_one_another_then_comes_waiting(stage, ann):
     first = ann.at
     assert (first.state, first.step, first.number) == ("vote", 0, 1)
     second = ann.vote("A")

@@ -8,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from szpo.cli.app import call
 from szpo.errors import UsageError
@@ -27,30 +27,21 @@ from szpo_ui import app, crowd, panel_load, serve
 from szpo_ui.web import address, credentials
 from szpo_ui.web.address import SiteAddress
 from szpo_ui.web.child_process import Keeper
-from szpo_ui.web.server import configure
 from tests.support import yard_run
-from tests.support.browser import make, violations
-from tests.support.served import Served
+from tests.support.browser import serve as serve_application
+from tests.support.browser import violations
+from tests.support.served import Served, refused, words
 from tests.support.waiting import until
 
 pytest_plugins = ["tests.support.browser"]
 
 
 @pytest.fixture
-def run(tmp_path):
-    stage = make(tmp_path / "run.db")
-    stage.ledger.close()
-    return tmp_path / "run.db"
+def run(staged):
+    return staged(begun=False).ledger.path
 
 
 # ---- refusals ----
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert call(["serve", *words]) == 2
-    message = capsys.readouterr().err
-    assert message.count("\n") == 1 and message.startswith("error: ")
-    return message.removeprefix("error: ").strip()
 
 
 def test_a_port_in_use_names_a_free_one(run, capsys):
@@ -58,14 +49,14 @@ def test_a_port_in_use_names_a_free_one(run, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        message = refused(capsys, str(run), "--port", str(port))
+        message = refused(capsys, 2, "serve", str(run), "--port", str(port))
     found = re.fullmatch(rf"port {port} is in use; try --port (\d+)", message)
     assert found is not None and int(found[1]) != port
 
 
 @pytest.mark.parametrize("port", ["80", "70000", "-1"])
 def test_a_port_out_of_range_is_named(run, capsys, port):
-    message = refused(capsys, str(run), f"--port={port}")
+    message = refused(capsys, 2, "serve", str(run), f"--port={port}")
     assert message == f"port {port} cannot be used; give one from 1024 to 65535"
 
 
@@ -80,10 +71,12 @@ def test_a_network_address_needs_the_word_insecure():
 
 def test_a_missing_run_and_contradictions_are_named(tmp_path, capsys):
     folder = ("--folder", str(tmp_path), "--port", "0")
-    assert "no runs in" in refused(capsys, *folder)
-    assert "keeps its settings" in refused(capsys, "x", "--preset", "people", *folder)
-    assert "makes its own run" in refused(capsys, "x", "--demo", *folder)
-    assert "without a path" in refused(capsys, "x", "--url", "https://a.example/b", *folder)
+    assert "no runs in" in refused(capsys, 2, "serve", *folder)
+    assert "keeps its settings" in refused(capsys, 2, "serve", "x", "--preset", "people", *folder)
+    assert "makes its own run" in refused(capsys, 2, "serve", "x", "--demo", *folder)
+    assert "without a path" in refused(
+        capsys, 2, "serve", "x", "--url", "https://a.example/b", *folder
+    )
 
 
 # ---- where ----
@@ -106,25 +99,21 @@ def test_links_and_hosts_follow_the_public_address():
 
 
 class Children:
-    """Stands for subprocess.Popen: children that end with the given codes at once."""
+    """Stands for subprocess.Popen: children that end with these codes, or cannot be begun."""
 
-    def __init__(self, codes: Sequence[int], lived: Sequence[float] | None = None):
-        self.codes, self.lived = list(codes), list(lived or [0.0] * len(codes))
-        self.now = 0.0
+    def __init__(self, *ends: int | OSError, lived: Sequence[float] = ()):
+        self.ends, self.lived, self.now = list(ends), list(lived), 0.0
 
     def begin(self, command: Sequence[str]) -> Any:
-        code, lived = self.codes.pop(0), self.lived.pop(0)
-        children = self
+        end = self.ends.pop(0)
+        if isinstance(end, OSError):
+            raise end
 
-        class Child:
-            def wait(self) -> int:
-                children.now += lived
-                return code
+        def wait() -> int:
+            self.now += self.lived.pop(0) if self.lived else 0.0
+            return end
 
-            def poll(self) -> int:
-                return code
-
-        return Child()
+        return SimpleNamespace(wait=wait, poll=lambda: end)
 
 
 def keep(children: Children) -> tuple[list[tuple[int, float]], Keeper]:
@@ -141,21 +130,13 @@ def keep(children: Children) -> tuple[list[tuple[int, float]], Keeper]:
 
 
 def test_a_child_that_dies_is_started_again_with_longer_waits_soon_where_it_had_lived():
-    ends, keeper = keep(Children([1] * 8 + [0]))
+    ends, keeper = keep(Children(*[1] * 8, 0))
     assert [wait for _, wait in ends] == [1, 2, 4, 8, 16, 32, 60, 60, 0]
     assert keeper.starts == 9
-    ends, _ = keep(Children([1, 1, 3, 0], [0, 0, 100, 0]))
+    ends, _ = keep(Children(1, 1, 3, 0, lived=[0, 0, 100, 0]))
     assert ends == [(1, 1), (1, 2), (3, 1), (0, 0)]
-    children, refusals = Children([9, 0]), [OSError("no memory"), OSError("no memory")]
-    begin = children.begin
-
-    def short_of_memory(command: Sequence[str]) -> Any:
-        if len(children.codes) == 1 and refusals:
-            raise refusals.pop()
-        return begin(command)
-
-    children.begin = short_of_memory  # type: ignore[method-assign]
-    ends, keeper = keep(children)
+    short = OSError("no memory")
+    ends, keeper = keep(Children(9, short, short, 0))
     assert ends == [(9, 1), (1, 2), (1, 4), (0, 0)] and keeper.starts == 4
 
 
@@ -198,8 +179,8 @@ def test_the_controllers_end_is_on_record(run):
 @pytest.mark.full
 def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
     """On SIGTERM; the next test ends another by SIGINT."""
-    served = Served(str(run), "--no-controller", python=("-X", "importtime"))
-    try:
+    line = (str(run), "--no-controller")
+    with closing(Served(*line, python=("-X", "importtime"))) as served:
         loaded = set(re.findall(r"\|\s+([\w.]+)$", served.message, re.M))
         assert "gradio" in loaded
         assert not {"torch", "transformers", "peft"} & loaded, "the web process loads no model"
@@ -211,96 +192,82 @@ def test_it_serves_without_torch_and_ends_on_a_signal(run, capsys):
         assert call(["invite", str(run)]) == 0
         invited = capsys.readouterr()
         assert f"link (once): {served.url}/login#t=" in invited.out and invited.err == ""
-        served.child.send_signal(signal.SIGTERM)
-        assert served.child.wait(30) == 143
+        assert served.end(signal.SIGTERM) == 143
         assert call(["invite", str(run)]) == 0
         assert "no szpo serve of run is running" in capsys.readouterr().err
-    finally:
-        served.close()
 
 
 @pytest.mark.full
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path):
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
             "run.seed=0", "run.votes=8", "optimizer.directions=2")  # fmt: skip
-    words = [word for text in sets for word in ("--set", text)]
-    served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
-    assert (served.early["setup"], served.early["run"]) == (True, "yard")
-    ledger = Ledger.open(tmp_path / "runs" / "yard.db")
-    try:
+    line = "--preset", "people", *words(sets), "--folder", str(tmp_path / "runs"), "--at-once"
+    with (
+        closing(Served(*line)) as served,
+        Ledger.open(tmp_path / "runs" / "yard.db") as ledger,
+        httpx.Client(base_url=served.url, timeout=30) as client,
+    ):
+        assert (served.early["setup"], served.early["run"]) == (True, "yard")
         invited = credentials.invite(ledger, "panelist")
-        with httpx.Client(base_url=served.url, timeout=30) as client:
-            answer = client.post("/api/session", json={"name": "P-01", "code": invited.code})
-            client.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+        answer = client.post("/api/session", json={"name": "P-01", "code": invited.code})
+        client.headers["Authorization"] = f"Bearer {answer.json()['token']}"
 
-            def applied(steps: int) -> None:
-                def vote() -> bool:
-                    shown = client.post("/api/assignment", json={"tab": "t"})
-                    if shown.status_code == 200:
-                        seat = shown.json()["assignment"]
-                        body = {"assignment": seat, "choice": "A", "idem": seat, "tab": "t"}
-                        assert client.post("/api/votes", json=body).status_code == 200
-                    return (ledger.last_applied() or 0) + 1 >= steps
+        def applied(steps: int) -> bool:
+            shown = client.post("/api/assignment", json={"tab": "t"})
+            if shown.status_code == 200:
+                seat = shown.json()["assignment"]
+                body = {"assignment": seat, "choice": "A", "idem": seat, "tab": "t"}
+                assert client.post("/api/votes", json=body).status_code == 200
+            return (ledger.last_applied() or 0) + 1 >= steps
 
-                until(vote)
-
-            until(lambda: client.get("/api/status").json()["state"] == "open")
-            applied(2)
-            killed = int(lease.controller(ledger)["lease"].split(":")[1])
-            assert killed != served.child.pid
-            os.kill(killed, signal.SIGKILL)
-            until(lambda: list(ledger.events("controller ended")))
-            assert client.get("/api/status").status_code == 200, "the web goes on"
-            applied(4)
-            again = int(lease.controller(ledger)["lease"].split(":")[1])
-            assert again != killed
-        served.child.send_signal(signal.SIGINT)
-        assert served.child.wait(60) == 130
+        until(lambda: client.get("/api/status").json()["state"] == "open")
+        until(lambda: applied(2))
+        killed = int(lease.controller(ledger)["lease"].split(":")[1])
+        assert killed != served.child.pid
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: list(ledger.events("controller ended")))
+        assert client.get("/api/status").status_code == 200, "the web goes on"
+        until(lambda: applied(4))
+        again = int(lease.controller(ledger)["lease"].split(":")[1])
+        assert again != killed
+        assert served.end() == 130
         with pytest.raises(ProcessLookupError):
             os.kill(again, 0)
         assert lease.controller(ledger)["lease"] is None, "the controller gave the run back"
         assert verification.verify(ledger).ok
-    finally:
-        ledger.close()
-        served.close()
 
 
 @pytest.mark.full
 def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path):
-    sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}",
-            "run.seed=0")  # fmt: skip
-    words = [word for text in sets for word in ("--set", text)]
-    served = Served(
-        "--demo", "--no-browser", "--pace", "0.1", *words, "--folder", str(tmp_path / "runs")
-    )
-    ledger = Ledger.open(tmp_path / "runs" / "serve-demo-1.db")
-    try:
+    sets = *yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.seed=0"
+    line = "--demo", "--no-browser", "--pace", "0.1", *words(sets)
+    with (
+        closing(Served(*line, "--folder", str(tmp_path / "runs"))) as served,
+        Ledger.open(tmp_path / "runs" / "serve-demo-1.db") as ledger,
+        httpx.Client(base_url=served.url, timeout=30) as client,
+    ):
         found = re.search(r"as a panelist: http://\S+/login#t=(\S+)", served.message)
         assert found is not None
-        with httpx.Client(base_url=served.url, timeout=30) as client:
-            assert client.post("/redeem", json={"token": found[1]}).json()["go"] == "/panel/"
+        assert client.post("/redeem", json={"token": found[1]}).json()["go"] == "/panel/"
 
-            def status() -> dict[str, Any]:
-                reported: dict[str, Any] = client.get("/api/status").json()
-                return reported
+        def status() -> tuple[int, int]:
+            reported = client.get("/api/status").json()
+            return reported["step"], reported["votes_in"]
 
-            for step in range(2):
-                # The colleagues answer three of the four and leave the last to the person.
-                until(lambda step=step: (status()["step"], status()["votes_in"]) == (step, 3))
-                shown = client.post("/api/assignment", json={"tab": "t"}).json()
-                body = {"assignment": shown["assignment"], "choice": "A", "tab": "t"}
-                answer = client.post("/api/votes", json={**body, "idem": shown["assignment"]})
-                assert answer.json()["counted"] is True
-            until(lambda: ledger.last_applied() == 1)
+        for step in range(2):
+            # The colleagues answer three of the four and leave the last to the person.
+            until(lambda step=step: status() == (step, 3))
+            shown = client.post("/api/assignment", json={"tab": "t"}).json()
+            body = {"assignment": shown["assignment"], "choice": "A", "tab": "t"}
+            answer = client.post("/api/votes", json={**body, "idem": shown["assignment"]})
+            assert answer.json()["counted"] is True
+        until(lambda: ledger.last_applied() == 1)
         by = ledger.query(
             "SELECT p.kind, count(*) AS n FROM votes JOIN assignments USING (assignment) "
             "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
             "WHERE c.step < 2 GROUP BY 1"
         )
         assert {row["kind"]: row["n"] for row in by} == {"person": 2, "simulated": 6}
-    finally:
-        ledger.close()
-        served.close()
 
 
 @pytest.mark.full
@@ -356,16 +323,14 @@ def test_a_set_up_is_known_while_it_lasts_and_no_longer(tmp_path):
 
 
 @pytest.mark.parametrize("words", [("mine",), ()])
-def test_a_command_for_a_run_that_is_being_set_up_says_so(tmp_path, capsys, words):
-    make(tmp_path / "older.db").ledger.close()  # nobody is to be invited into this one instead
+def test_a_command_for_a_run_that_is_being_set_up_says_so(staged, tmp_path, capsys, words):
+    staged("older", begun=False)  # nobody is to be invited into this one instead
     with setup_progress.writing(tmp_path / "mine.db") as report:
         report("scores", 3, 4)
-        assert call(["invite", *words, "--folder", str(tmp_path)]) == 2
-        message = capsys.readouterr().err
+        message = refused(capsys, 2, "invite", *words, "--folder", str(tmp_path))
         assert message.startswith(
-            "error: run mine is being set up (scores, 75 %); try again when that is done"
+            "run mine is being set up (scores, 75 %); try again when that is done"
         )
-        assert message.count("\n") == 1
         assert call(["invite", "older", "--folder", str(tmp_path), "--list"]) == 0
 
 
@@ -398,9 +363,9 @@ def test_the_first_page_says_how_far_it_is_to_those_who_asked_by_the_sites_name(
 
 
 def test_a_panelist_who_comes_early_gets_to_the_welcome_page_without_a_click(
-    listener, tmp_path, chromium
+    listener, staged, tmp_path, chromium
 ):
-    stage, address = make(tmp_path / "run.db"), place(listener)
+    stage, address = staged(begun=False), place(listener)
     token = stage.invitation("panelist", "Ada").token
     early, late = chromium.new_page(), chromium.new_page()
     with (
@@ -423,13 +388,8 @@ def test_a_panelist_who_comes_early_gets_to_the_welcome_page_without_a_click(
         late.set_viewport_size({"width": 320, "height": 568})
         assert late.evaluate("document.documentElement.scrollWidth") == 320
         assert violations(late) == [] and violations(early) == []
-    server = uvicorn.Server(configure(app.create(stage.site)))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener.dup()]})
-    thread.start()
-    early.get_by_role("heading", name="Welcome to the panel").wait_for()
-    late.wait_for_url("**/login")
-    for each in (early, late):
-        each.close()
-    server.should_exit = True
-    thread.join()
-    stage.ledger.close()
+    with serve_application(app.create(stage.site), listener):
+        early.get_by_role("heading", name="Welcome to the panel").wait_for()
+        late.wait_for_url("**/login")
+        for each in (early, late):
+            each.close()
