@@ -34,8 +34,8 @@ from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.optim.settings import Settings
 from szpo.training import services
 from szpo.training.step_report import Outcome
-from szpo.types import Answer, Batch, Prompt, Shift
-from szpo.voting.casting import VoteRequest
+from szpo.types import Answer, Assignment, Batch, Prompt, Shift
+from szpo.voting.casting import Receipt, VoteRequest
 from szpo_ui.web import credentials, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure
@@ -208,12 +208,17 @@ def make(
     return Stage(ledger, of_ledger(ledger, secure=secure), policy, clock, lag=lag)
 
 
-def cast(stage: Stage, name: str) -> None:
-    """One vote for plus in the open round."""
-    person = stage.panelist(name)
-    seat = stage.site.service.assign(person)
+def cast(
+    stage: Stage, name: str, answer: str = "plus", *, seat: Assignment | None = None, **more: Any
+) -> Receipt:
+    """Somebody's answer in the policies' words ("plus", "minus", "tie", "skip"): to that seat, or
+    to the next one of the open round."""
+    seat = seat or stage.site.service.assign(stage.panelist(name))
     assert seat is not None
-    stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000))
+    other = {"A": "B", "B": "A"}[seat.plus_side]
+    choice: Any = {"plus": seat.plus_side, "minus": other}.get(answer, answer)
+    idem = f"{seat.id}-{answer}"
+    return stage.site.service.cast(VoteRequest(seat.id, choice, idem, dwell_ms=20_000, **more))
 
 
 def play(stage: Stage, rounds: int, until_step: int = 1000) -> None:
@@ -443,3 +448,12 @@ def violations(
         for v in found
         if v["impact"] in include
     ]
+
+
+def in_both_colours(page: Any, *include: str, within: str | None = None) -> list[tuple[str, str]]:
+    """What `violations` finds on a page, or a part of it, in the light and in the dark."""
+    found, impacts = [], include or ("serious", "critical")
+    for scheme, rules in SCHEMES:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        found += [(scheme, each) for each in violations(page, impacts, within, rules=rules)]
+    return found

@@ -170,17 +170,21 @@ def others_vote(stage: Stage, *names: str) -> None:
             service.cast(VoteRequest(seat.id, "tie", idem=f"others-{seat.id}"[:40], tab="none"))
 
 
-def final_comparison(stage: Stage) -> None:
-    """An operator's order of blind final comparisons, fulfilled with fixed texts."""
-    order = orders.place_order(stage.ledger, "final", "olga", {"comparisons": 1})
+def final_comparison(stage: Stage, count: int = 1) -> int:
+    """An operator's order of blind final comparisons, fulfilled with fixed texts; its number."""
+    order = orders.place_order(stage.ledger, "final", "olga", {"comparisons": count})
     rows = tuple(
         Row(Prompt.user(p), Answer(a), Answer(b))
         for p, a, b in zip(PROMPTS[:3], ONE, OTHER, strict=False)
     )
+    made = [Comparison(f"f{n:031}", -1, 0, n, rows, kind="final") for n in range(count)]
+    body = {"comparisons": [each.id for each in made], "rows": 3, "after": 2,
+            "tuned_sha256": "0", "base_sha256": "1"}  # fmt: skip
     with stage.ledger.transaction("controller"):
-        stage.ledger.append_comparison(Comparison("f" * 32, -1, 0, 0, rows, kind="final"))
-        found = orders.get(stage.ledger, order)
-        orders.settle(stage.ledger, found, {"comparisons": ["f" * 32], "rows": 3})
+        for comparison in made:
+            stage.ledger.append_comparison(comparison)
+        orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
+    return order
 
 
 def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]:

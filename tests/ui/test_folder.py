@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -33,7 +34,16 @@ from szpo_ui.folder.rows import FolderReader
 from szpo_ui.web import address, credentials, login
 from szpo_ui.web.address import link
 from tests.support import yard_run
-from tests.support.browser import NARROW, SCHEMES, cast, make, misfits, play, serve, violations
+from tests.support.browser import (
+    NARROW,
+    cast,
+    in_both_colours,
+    make,
+    misfits,
+    play,
+    serve,
+    violations,
+)
 from tests.support.served import refused
 from tests.support.waiting import until
 
@@ -565,18 +575,10 @@ pytest_plugins = ["tests.support.browser"]
 HOSTILE = '<img src=x onerror="window.pwn=1">'
 
 
-@dataclass
-class Home:
-    """A served folder, and its operator's page in a browser."""
-
-    folder: Path
-    url: str
-    page: Any
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, chromium):
-    """Two measured runs, one that people vote on, a damaged one with a hostile name."""
+    """Two measured runs, one that people vote on, a damaged one with a hostile name: the folder,
+    its address under a server, and its operator's page in a browser."""
     made = yard_run.make(tmp_path_factory.mktemp("yard"), "evaluation.along=1", "run.votes=40")
     folder = tmp_path_factory.mktemp("folder")
     for name in ("first", "second"):
@@ -591,7 +593,7 @@ def home(tmp_path_factory, chromium):
         page = context.new_page()
         page.goto(link(url, credentials.invite(ledger, "operator", "Olga").token))
         page.wait_for_selector("#rows")
-        yield Home(folder, url, page)
+        yield SimpleNamespace(folder=folder, url=url, page=page)
         context.close()
 
 
@@ -727,9 +729,7 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(home):
         if place.startswith("/compare"):
             page.wait_for_selector("body[data-drawn]")
         assert misfits(page, *NARROW, root="main", bar=".top") == [], place
-        for scheme, rules in SCHEMES:
-            page.emulate_media(color_scheme=scheme)
-            assert violations(page, rules=rules) == [], (place, scheme)
+        assert in_both_colours(page) == [], place
     page.goto("/")
     for opener in ("#new", "tr[data-run=first] [data-noted]"):
         page.click(opener)
@@ -741,9 +741,7 @@ def test_axe_finds_nothing_and_320_pixels_are_enough(home):
     page.evaluate("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert misfits(page, *NARROW, root="main", bar="nav") == []
     page.set_viewport_size({"width": 360, "height": 740})  # where tables scroll
-    for scheme, rules in SCHEMES:
-        page.emulate_media(color_scheme=scheme)
-        assert violations(page, rules=rules) == [], scheme
+    assert in_both_colours(page) == []
     page.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ CONTACT = ("--name", "P-01", "--contact", "Ada Example")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     with make(tmp_path / "run.db").ledger as ledger:
         return ledger.path
 
 
-def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path: Path) -> None:
+def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path):
     """Two servers overlap, as in a restart: while one lives its address is known."""
     path = tmp_path / "run.db"
     with ExitStack() as first:
@@ -44,11 +43,8 @@ def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-Told = Callable[..., str]
-
-
 @pytest.fixture
-def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Told:
+def told(run, capsys):
     """told("--list", …) → what ``szpo invite`` of the run prints, where it succeeds."""
 
     def told(*words: str) -> str:
@@ -59,7 +55,7 @@ def told(run: Path, capsys: pytest.CaptureFixture[str]) -> Told:
     return told
 
 
-def test_the_printed_link_and_code_let_their_people_in(run: Path, told: Told) -> None:
+def test_the_printed_link_and_code_let_their_people_in(run, told):
     message = told("--count", "2", "--url", "https://panel.example/")
     links = re.findall(r"https://panel\.example/login#t=(\S+)", message)
     codes = re.findall(r"code: (\S+)", message)
@@ -70,7 +66,7 @@ def test_the_printed_link_and_code_let_their_people_in(run: Path, told: Told) ->
     assert (first.name, first.role, second.name) == ("P-01", "panelist", "P-02")
 
 
-def test_json_names_everything_once(run: Path, told: Told) -> None:
+def test_json_names_everything_once(run, told):
     (made,) = json.loads(told("--role", "operator", "--name", "Olga", "--days", "2", "--json"))
     assert (made["name"], made["role"]) == ("Olga", "operator")
     with Ledger.open(run) as ledger:
@@ -79,7 +75,7 @@ def test_json_names_everything_once(run: Path, told: Told) -> None:
         assert credentials.login(ledger, "Olga", made["code"])[1].role == "operator"
 
 
-def test_list_revoke_and_erase(run: Path, told: Told) -> None:
+def test_list_revoke_and_erase(run, told):
     code = json.loads(told(*CONTACT, "--json"))[0]["code"]
     (row,) = json.loads(told("--list", "--json"))
     assert (row["name"], row["state"], row["contact"]) == ("P-01", "invited", "Ada Example")
@@ -124,9 +120,7 @@ def holding(run: Path, name: bytes) -> list[str]:
     return [file.name for file in sorted(run.parent.iterdir()) if name in file.read_bytes()]
 
 
-def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(
-    run: Path, told: Told, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(run, told, capsys):
     told(*CONTACT)
     with Ledger.open(run) as other:  # as the web process has it: the log outlives each command
         other.record_event("note", "test", {})
@@ -147,7 +141,7 @@ def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(
     assert holding(run, b"Ada Example") == []
 
 
-def test_an_erasure_waits_for_a_reader_that_ends(run: Path, told: Told) -> None:
+def test_an_erasure_waits_for_a_reader_that_ends(run, told):
     told(*CONTACT)
     with Ledger.open(run) as other:
         other.record_event("note", "test", {})
@@ -171,15 +165,11 @@ def test_an_erasure_waits_for_a_reader_that_ends(run: Path, told: Told) -> None:
         (("--erase", "nobody"), "nobody was invited as 'nobody'"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
-) -> None:
+def test_what_cannot_be_done_is_one_line(run, capsys, words, message):
     assert message in refused(capsys, 2, "invite", str(run), *words)
 
 
-def test_without_a_server_it_says_so_and_which_address_it_took(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_server_it_says_so_and_which_address_it_took(run, capsys):
     assert call(["invite", str(run)]) == 0
     message = capsys.readouterr()
     assert "http://127.0.0.1:7860/login#t=" in message.out

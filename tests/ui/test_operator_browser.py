@@ -13,14 +13,13 @@ from szpo.runs import sample_check
 from szpo.voting import pauses, set_aside
 from tests.support.browser import (
     NARROW,
-    SCHEMES,
     ZOOMED,
     cast,
     context,
+    in_both_colours,
     misfits,
     play,
     served_run,
-    violations,
     window,
 )
 from tests.support.operator_page import answer_samples, look_ahead, measure, teach
@@ -62,15 +61,6 @@ def still(seen):
     shown = look(seen[1])
     yield shown
     shown.close()
-
-
-def in_both_colours(page: Any, within: str | None = None) -> list[tuple[str, str]]:
-    """What axe finds on a page, or within a part of it, in the light and in the dark."""
-    found = []
-    for scheme, rules in SCHEMES:
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        found += [(scheme, each) for each in violations(page, within=within, rules=rules)]
-    return found
 
 
 def press(page: Any, name: str) -> Any:
@@ -116,7 +106,7 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(stage, opera
     assert in_both_colours(page) == []
     for dialog in page.locator("dialog").all():
         dialog.evaluate("node => node.showModal()")
-        assert in_both_colours(page, "dialog[open]") == [], dialog.get_attribute("id")
+        assert in_both_colours(page, within="dialog[open]") == [], dialog.get_attribute("id")
         dialog.evaluate("node => node.close()")
 
 
@@ -176,7 +166,7 @@ def test_the_first_screen_has_one_sentence_and_one_whole_picture(stage, operator
     teach(stage.ledger, 8, [Claim("i", True, 0.6, 1.0, "i")])
     teach(stage.ledger, 12, [Claim("i", True, 0.9, 1.0, "i")])
     assert pictures() == ["Gain over votes"]
-    assert in_both_colours(page, ".op-column") == []
+    assert in_both_colours(page, within=".op-column") == []
 
 
 def test_the_page_follows_the_record_and_keeps_what_is_open(stage, page):
@@ -273,7 +263,7 @@ def test_what_votes_taught_is_read_and_left_out_by_a_button(named, stage, operat
         size[0]: [] for size in SIZES
     }
     dialog = press(page, "Not about…")
-    assert in_both_colours(page, "dialog[open]") == []
+    assert in_both_colours(page, within="dialog[open]") == []
     dialog.get_by_label("Not about").select_option("commas")
     dialog.get_by_role("button", name="Leave it out").click()
     page.get_by_text("By order not about commas.").wait_for()

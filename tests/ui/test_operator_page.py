@@ -7,7 +7,6 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,12 +27,9 @@ from szpo_ui.web import credentials
 from tests.support.browser import OPERATE, Stage, cast, page_call, play
 from tests.support.cases import case
 from tests.support.operator_page import answer_samples, measure, text
-from tests.support.overview import answered_final
+from tests.support.panel_states import final_comparison
 
 pytest_plugins = ["tests.support.browser", "tests.support.operator_page"]
-
-
-NewStage = Callable[..., Stage]
 
 
 def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
@@ -45,7 +41,7 @@ def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
 
 
 @pytest.fixture
-def voted(staged: NewStage) -> Stage:
+def voted(staged):
     """Two rounds applied, the third open with one vote of four; Ada and Bob are invited."""
     made = staged()
     play(made, 2)
@@ -54,7 +50,7 @@ def voted(staged: NewStage) -> Stage:
 
 
 @pytest.fixture
-def spent(staged: NewStage) -> Stage:
+def spent(staged):
     """The same, with its votes spent."""
     made = staged("spent", sets=["run.votes=4"])
     play(made, 1, until_step=1)
@@ -65,10 +61,11 @@ def spent(staged: NewStage) -> Stage:
 
 
 @pytest.mark.full
-def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_log(
-    voted: Stage,
-) -> None:
-    order = answered_final(voted)
+def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_log(voted):
+    order = final_comparison(voted, 3)
+    answers = ("plus", "plus", "minus", "tie", "skip", "plus")
+    for name, answer in zip(("P-01", "P-02", "P-03") * 2, answers, strict=True):
+        cast(voted, name, answer, seat=voted.site.service.final(voted.panelist(name)))
     hidden = operator_page.page(voted.site)
     assert "not measured" in hidden
     told, _, rest = hidden.partition("Close it and read the verdict")
@@ -104,7 +101,7 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
 # ---- what more votes would buy ----
 
 
-def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted: Stage) -> None:
+def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted):
     order = orders.place_order(voted.ledger, "samples", "Olga", {"prompts": 1})
     answer_samples(voted, order, ["well?"], ["yes"])
     measure(voted, (0, 0.1), (2, 0.9))
@@ -120,7 +117,7 @@ def test_each_text_stands_once_and_the_machines_words_in_details_alone(voted: St
     assert "Plus over minus" in page
 
 
-def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted: Stage) -> None:
+def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted):
     (first, second) = state.read_state(voted.site)["page"]["values"]
     assert charts.draw_path([first, second]) == "", "no picture of one point"
     certain = Estimate(math.log(3), 0.0, math.log(9), 8)
@@ -131,9 +128,7 @@ def test_votes_for_going_on_are_drawn_as_shares_over_votes(voted: Stage) -> None
     assert "56.0,36.4 624.0,36.4 624.0,118.0 56.0,118.0" in drawn and ">100 %</text>" in drawn
 
 
-def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(
-    voted: Stage, request: pytest.FixtureRequest
-) -> None:
+def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(voted, request):
     with pytest.raises(UsageError, match="no named features"):
         do(voted, "not-about", name="length", on=True)
     assert "op-not-about" not in operator_page.dialogs(voted.site)
@@ -149,7 +144,7 @@ def test_an_operator_orders_what_votes_are_not_about_in_a_run_of_named_features(
 
 
 @pytest.mark.full
-def test_a_call_pauses_for_an_operator_alone_and_the_report_is_a_file(stage: Stage) -> None:
+def test_a_call_pauses_for_an_operator_alone_and_the_report_is_a_file(stage):
     with stage.client("operator", "Olga") as client:
         pause = page_call(client, "/operate", "do", {"do": "pause", "reason": "mine"})
     with stage.client("panelist", "Ada") as client:
@@ -166,7 +161,7 @@ def test_a_call_pauses_for_an_operator_alone_and_the_report_is_a_file(stage: Sta
 
 
 @pytest.mark.full
-def test_the_version_moves_with_the_record_only(stage: Stage) -> None:
+def test_the_version_moves_with_the_record_only(stage):
     with stage.client("operator", "Olga") as client:
         first = client.get("/operate-api/status")
         same = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
@@ -184,7 +179,7 @@ NOT_OURS = (
 
 
 @pytest.mark.full
-def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
+def test_what_is_not_the_pages_is_refused_in_a_sentence(stage):
     with stage.client("operator", "Olga") as client:
         before = stage.ledger.query("SELECT count(*) AS n FROM events")
         for body in NOT_OURS:
@@ -200,7 +195,7 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
 # ---- what it shows ----
 
 
-def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
+def test_open_votes_are_counted_but_not_shown(voted):
     before = state.read_state(voted.site)["page"]
     cast(voted, "Bob")
     shown = operator_page.page(voted.site)
@@ -218,7 +213,7 @@ PACK = (
 )  # fmt: skip
 
 
-def test_texts_of_models_are_text(staged: NewStage) -> None:
+def test_texts_of_models_are_text(staged):
     stage = staged(text=lambda step, i, side: f"{PACK[i % len(PACK)]} {side}")
     order = orders.place_order(stage.ledger, "samples", "<b>Olga</b>", {"prompts": 2})
     answer_samples(stage, order, PACK, PACK)
@@ -233,7 +228,7 @@ def test_texts_of_models_are_text(staged: NewStage) -> None:
 # ---- what its controls do ----
 
 
-def test_start_refuses_what_panelists_could_not_judge(staged: NewStage) -> None:
+def test_start_refuses_what_panelists_could_not_judge(staged):
     stage = staged("a", begun=False, sets=["panel.guideline="])
     pauses.pause(stage.ledger, "serve", "waiting for the operator")
     with pytest.raises(UsageError, match="guideline is empty"):
@@ -249,7 +244,7 @@ def test_start_refuses_what_panelists_could_not_judge(staged: NewStage) -> None:
     assert lease.controller(long.ledger)["paused_by"] is None
 
 
-def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted: Stage) -> None:
+def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted):
     do(voted, "pause", reason="lunch")
     assert state.read_state(voted.site)["status"].state == "paused"
     assert voted.ledger.step(2)["state"] == "open"  # type: ignore[index]
@@ -264,7 +259,7 @@ def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted: Stage) -> None:
     assert any(line.text == "paused the run" for line in state.read_state(voted.site)["log"])
 
 
-def test_a_round_is_closed_with_a_quorum_and_a_reason(voted: Stage) -> None:
+def test_a_round_is_closed_with_a_quorum_and_a_reason(voted):
     with pytest.raises(UsageError, match=r"1 of 4 votes; its quorum is 50"):
         do(voted, "close", reason="late")
     cast(voted, "Bob")
@@ -279,7 +274,7 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted: Stage) -> None:
         do(voted, "close", reason="again")
 
 
-def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
+def test_rolling_back_branches_and_deletes_nothing(voted):
     ledger = voted.ledger
     before = len(ledger.votes()), theta_digest(ledger), ledger.step(2)
     with pytest.raises(UsageError, match="type the name"):
@@ -297,7 +292,7 @@ def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
         do(voted, "branch", step=0, name="run-b", typed="run")
 
 
-def test_money_is_reported_before_the_start_and_can_be_limited(staged: NewStage) -> None:
+def test_money_is_reported_before_the_start_and_can_be_limited(staged):
     paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
     stage = staged(begun=False, sets=paid)
     planned = state.read_state(stage.site)["before"]
@@ -312,7 +307,7 @@ def test_money_is_reported_before_the_start_and_can_be_limited(staged: NewStage)
     assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
 
 
-def test_votes_are_added_and_the_round_counts_to_the_new_end(voted: Stage) -> None:
+def test_votes_are_added_and_the_round_counts_to_the_new_end(voted):
     before = state.read_state(voted.site)
     assert before["page"]["progress"]["planned"] is not None
     reply = do(voted, "more", votes=40)
@@ -331,7 +326,7 @@ def test_votes_are_added_and_the_round_counts_to_the_new_end(voted: Stage) -> No
     assert "Votes to add" in operator_page.dialogs(voted.site)
 
 
-def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
+def test_limits_are_set_and_withdrawn(voted):
     do(voted, "limits", votes=12, hours=1.5, until="2030-01-31T17:30")
     found = budget.read_limits(voted.ledger)
     assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
@@ -349,7 +344,7 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     assert budget.read_limits(voted.ledger).at_us == 0
 
 
-def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
+def test_excluding_somebody_touches_rounds_to_come_only(voted):
     ledger, service = voted.ledger, voted.site.service
     bob = voted.panelist("Bob")
     session = voted.cookie("panelist", "Bob").popitem()[1]
@@ -372,7 +367,7 @@ def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
     assert controls.list_excluded(ledger) == set()
 
 
-def test_invitations_work_and_are_shown_once(voted: Stage) -> None:
+def test_invitations_work_and_are_shown_once(voted):
     made = do(voted, "invite", count=2).invitations
     assert len({i.name for i in made}) == 2
     html = operator_page.render_reply(
@@ -385,7 +380,7 @@ def test_invitations_work_and_are_shown_once(voted: Stage) -> None:
         do(voted, "invite", name="Cy", count=2)
 
 
-def test_erasing_wants_the_name_typed(voted: Stage) -> None:
+def test_erasing_wants_the_name_typed(voted):
     with pytest.raises(UsageError, match="type Bob"):
         do(voted, "erase", name="Bob", typed="Ada")
     do(voted, "erase", name="Bob", typed="Bob")
@@ -400,8 +395,8 @@ HELD_UP = (
 
 
 def test_an_erasure_that_a_reader_holds_up_says_so_and_is_finished_by_pressing_again(
-    voted: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    voted, monkeypatch
+):
     monkeypatch.setattr(credentials, "ERASE_WAIT_S", 0.0)
     credentials.invite(voted.ledger, "panelist", "Bob", contact="Robert Longname")
     path = voted.ledger.path
@@ -416,7 +411,7 @@ def test_an_erasure_that_a_reader_holds_up_says_so_and_is_finished_by_pressing_a
     assert not [f for f in path.parent.iterdir() if b"Longname" in f.read_bytes()]
 
 
-def test_orders_wait_and_say_so(voted: Stage) -> None:
+def test_orders_wait_and_say_so(voted):
     do(voted, "final", comparisons=20)
     do(voted, "samples", prompts=3, step=0)
     assert [(o.kind, dict(o.body)) for o in orders.open_orders(voted.ledger)] == [
@@ -430,9 +425,7 @@ def test_orders_wait_and_say_so(voted: Stage) -> None:
     assert "there are no held-out prompts" in text(page) and 'data-open="op-final"' in page
 
 
-def test_a_final_comparison_that_the_run_will_order_itself_is_told(
-    voted: Stage, spent: Stage
-) -> None:
+def test_a_final_comparison_that_the_run_will_order_itself_is_told(voted, spent):
     told = "The run orders a blind final comparison by itself when its votes are spent."
     page = text(operator_page.page(voted.site))
     assert told in page and "Order one before…" in page
@@ -441,8 +434,8 @@ def test_a_final_comparison_that_the_run_will_order_itself_is_told(
 
 
 def test_what_speaks_against_an_adapter_is_read_where_it_can_be_exported(
-    voted: Stage, spent: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    voted, spent, monkeypatch
+):
     monkeypatch.setattr(state, "find_doubt", lambda ledger: "of the guards length fails")
     assert "leaves the adapter out" not in operator_page.page(voted.site)
     page = operator_page.page(spent.site)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -136,18 +136,10 @@ def test_settings_that_cannot_work_are_refused(sets, message):
 # ---- from end to end ----
 
 
-@dataclass
-class StandIn:
-    """Plays Prolific: leads participants to the study, and takes them back with their codes."""
-
-    url: str = ""
-    study: str = ""
-    back: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
 def prolific():
-    found = StandIn()
+    """Plays Prolific: leads participants to the study, and takes them back with their codes."""
+    found = SimpleNamespace(url="", study="", back=[])
 
     def answer(request):
         path = urlsplit(request.path)

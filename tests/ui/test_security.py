@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +16,9 @@ from starlette.datastructures import Headers
 
 from szpo_ui import app
 from szpo_ui.web import credentials, login, security
-from szpo_ui.web.credential_rows import Role
 from tests.support.browser import (
     CALL,
     OPERATE,
-    Stage,
     awaited,
     panel_call,
     serve,
@@ -35,7 +32,7 @@ PANEL = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def whole(tmp_path_factory):
     """One stage with both pages for the whole module: nothing here changes the run."""
     with served_run(tmp_path_factory.mktemp("run") / "run.db") as made:
         made.advance()
@@ -43,18 +40,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def panelist(whole: Stage) -> Iterator[httpx.Client]:
+def panelist(whole):
     with whole.client("panelist", "P-01") as client:
         yield client
 
 
 @pytest.fixture
-def operator(whole: Stage) -> Iterator[httpx.Client]:
+def operator(whole):
     with whole.client("operator", "Olga") as client:
         yield client
 
 
-def test_no_path_leads_out_of_a_folder_and_no_api_is_described(panelist: httpx.Client) -> None:
+def test_no_path_leads_out_of_a_folder_and_no_api_is_described(panelist):
     for path in (
         "/panel/static/../../app.py", "/panel/assets/..%2f..%2fapp.py", "/static/../app.py",
         "/static/%2e%2e/app.py", "/panel/docs", "/docs", "/redoc", "/openapi.json",
@@ -73,9 +70,7 @@ def test_no_path_leads_out_of_a_folder_and_no_api_is_described(panelist: httpx.C
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_another_sites_page_changes_nothing(
-    whole: Stage, panelist: httpx.Client, headers: dict[str, str]
-) -> None:
+def test_another_sites_page_changes_nothing(whole, panelist, headers):
     before = len(whole.ledger.query("SELECT 1 FROM assignments"))
     for path in (
         "/api/assignment",
@@ -92,9 +87,7 @@ def test_another_sites_page_changes_nothing(
     )
 
 
-def test_the_own_origin_passes_and_a_foreign_host_name_is_not_answered(
-    whole: Stage, panelist: httpx.Client
-) -> None:
+def test_the_own_origin_passes_and_a_foreign_host_name_is_not_answered(whole, panelist):
     headers = {"Origin": whole.url, "Sec-Fetch-Site": "same-origin"}
     assert panelist.post("/api/assignment", json={"tab": "t"}, headers=headers).status_code == 200
     assert panelist.get("/api/status", headers={"Host": "evil.example"}).status_code == 400
@@ -121,9 +114,7 @@ def knock(
 
 
 @pytest.mark.parametrize("role", ["panelist", "operator"])
-def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
-    role: Role, staged: Callable[..., Stage]
-) -> None:
+def test_who_is_revoked_while_a_body_uploads_is_not_let_through(role, staged):
     """The session was good when the request began; it ends with the last byte of the body."""
     stage = staged()
     cookies = stage.cookie(role, "Ada")
@@ -144,9 +135,7 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
     sessions.close()
 
 
-def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(
-    staged: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(staged, monkeypatch):
     monkeypatch.setattr(security, "READS_PER_SECOND", 1e-9)
     monkeypatch.setattr(security, "READS_AT_ONCE", 3)
     stage = staged()
@@ -164,7 +153,7 @@ def test_reads_have_a_limit_of_their_own_also_those_that_find_nothing(
     sessions.close()
 
 
-def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: httpx.Client) -> None:
+def test_every_answer_carries_the_headers(panelist, operator):
     for client, path in (
         (panelist, "/panel/"), (operator, "/operate/"), (panelist, "/api/status"),
         (panelist, "/login"), (panelist, "/nothing"), (panelist, "/static/login.css"),
@@ -183,9 +172,7 @@ def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: http
     assert panelist.get("/panel/").headers["cache-control"] == "no-store"
 
 
-def test_a_failure_shows_a_number_and_no_trace(
-    whole: Stage, panelist: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_shows_a_number_and_no_trace(whole, panelist, monkeypatch):
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("secret detail")
 
@@ -208,8 +195,8 @@ def test_a_failure_shows_a_number_and_no_trace(
     ],
 )
 def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
-    panelist: httpx.Client, operator: httpx.Client, capfd: pytest.CaptureFixture[str], call: str
-) -> None:
+    panelist, operator, capfd, call
+):
     capfd.readouterr()
     for client, path in ((operator, OPERATE), (panelist, CALL)):
         answer = client.post(path, content=call, headers=PANEL)
@@ -221,9 +208,7 @@ def test_a_call_that_the_page_does_not_have_is_refused_without_a_traceback(
     assert panelist.get("/api/status").status_code == 200
 
 
-def test_gradio_makes_one_session_for_all_calls(
-    panelist: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradio_makes_one_session_for_all_calls(panelist, monkeypatch):
     """One for each call took a fifth of what a vote takes in the event loop, and Gradio would keep
     what each of 10,000 sessions sent last, 60 kB at a time."""
     made: list[Any] = []
@@ -253,9 +238,7 @@ ODD = (
 
 
 @pytest.mark.slow
-def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(
-    whole: Stage, panelist: httpx.Client, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(whole, panelist, caplog):
     """A sixtieth of the hour of 72,000 requests that may grow them by 64 MB and 5 MB."""
     call, process = panel_call(panelist, "do"), psutil.Process()
     for i in range(1_600):
@@ -274,7 +257,7 @@ def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(
     assert len(caplog.text) < 5e6 / 45
 
 
-def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) -> None:
+def test_the_pages_config_names_no_secret(panelist, whole):
     config = panelist.get("/panel/config").text
     page = panelist.get("/panel/").text
     for text in (config, page):
@@ -282,7 +265,7 @@ def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) 
         assert not re.search(r"\bminus\b|plus_side|root_seed|theta|kl_radius", text)
 
 
-def test_behind_a_proxy_the_public_address_is_the_own_one() -> None:
+def test_behind_a_proxy_the_public_address_is_the_own_one():
     url = "https://panel.example"
     for origin, host, own in (
         (url, "127.0.0.1:7860", True),  # a proxy that does not pass the name on
@@ -304,7 +287,7 @@ def sources(*kinds: str) -> list[Path]:
     return [path for path in sorted(UI.rglob("*")) if path.suffix in kinds]
 
 
-def test_sources_keep_the_rules_that_gradio_makes_easy_to_break_and_ask_no_other_host() -> None:
+def test_sources_keep_the_rules_that_gradio_makes_easy_to_break_and_ask_no_other_host():
     for path in sources(".py"):
         if "bench" in path.parts:
             continue
@@ -322,16 +305,14 @@ def test_sources_keep_the_rules_that_gradio_makes_easy_to_break_and_ask_no_other
         )
 
 
-def test_no_page_has_an_event_of_gradio(panelist: httpx.Client, operator: httpx.Client) -> None:
+def test_no_page_has_an_event_of_gradio(panelist, operator):
     for client, place in ((panelist, "/panel"), (operator, "/operate")):
         config = client.get(f"{place}/config").json()
         assert not config["dependencies"]
         assert config.get("connect_heartbeat") in (None, False)
 
 
-def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(
-    staged: Callable[..., Stage],
-) -> None:
+def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(staged):
     """The proxy ends TLS and hands every byte on, so a client without TLS sends the same."""
     stage, url = staged(secure=True), "https://panel.example"
     invited = stage.invitation("panelist", "P-01")
@@ -362,7 +343,7 @@ def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(
     assert len(stage.ledger.votes()) == 1
 
 
-def test_a_web_socket_is_closed_before_anything_is_asked() -> None:
+def test_a_web_socket_is_closed_before_anything_is_asked():
     nobody: Any = None
     door: Any = SimpleNamespace(clock=lambda: 0)
     sent: list[Any] = []
@@ -378,7 +359,7 @@ def test_a_web_socket_is_closed_before_anything_is_asked() -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_heads_have_limits() -> None:
+def test_heads_have_limits():
     def status(path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]) -> int | None:
         scope = {"path": "/", "raw_path": path, "query_string": query, "headers": headers}
         found = security._too_long(scope)
@@ -391,8 +372,8 @@ def test_heads_have_limits() -> None:
 
 
 def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended_is_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
 
     def status(receive: Any, **headers: str) -> Any:
@@ -415,7 +396,7 @@ def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended
     assert [status(each) for each in (gone, endless, asyncio.Event().wait)] == [400, 413, 408]
 
 
-def test_votes_wait_in_no_thread() -> None:
+def test_votes_wait_in_no_thread():
     waits = security._may_wait_in_a_thread
     assert not any(waits(path, changes=True) for path in ("/api/votes", "/api/assignment"))
     assert waits("/operate-api/pause", changes=True) and waits("/api/status", changes=False)
