@@ -474,25 +474,17 @@ def test_the_need_of_a_model_is_read_from_its_files(tmp_path):
     assert need("model.name=nobody/has-this") is None
 
 
-def test_a_process_that_fails_says_why_beside_its_run(folder, controllers):
-    made = controllers(FAILING)
-    made.start("yard")
-    note = until(lambda: made.notes().get("yard"))
-    assert note == "ended with code 2: no such model"
-    made.begin("fresh", preset="people")
-    note = until(lambda: "not set up" in (found := made.notes().get("fresh", "")) and found)
-    assert note == "not set up: no such model"
-    assert not made.is_alive("fresh") and not (folder / "fresh.db").exists()
-
-
-def test_a_set_up_that_fails_sends_the_hook_word_unless_it_was_stopped(
+def test_a_process_that_fails_says_why_beside_its_run_and_a_set_up_to_the_hook(
     folder, controllers, monkeypatch
 ):
     """`tests/runs/test_web_hook.py` sends such messages to a real server."""
     sent: list[hook_events.Message] = []
     monkeypatch.setattr(web_hook, "send", lambda settings, message, say: sent.append(message))
     made, loading = controllers(FAILING), controllers()
-    loading.begin("stopped", preset="people")
+    made.start("yard")
+    note = until(lambda: made.notes().get("yard"))
+    assert note == "ended with code 2: no such model"
+    loading.begin("stopped", preset="people")  # of which the hook gets no word
     until(lambda: loading.notes()["stopped"].startswith("loading"))
     loading.stop("stopped")
     made.begin("fresh", preset="people")
@@ -500,6 +492,9 @@ def test_a_set_up_that_fails_sends_the_hook_word_unless_it_was_stopped(
     assert [(each.run, each.what, each.facts) for each in sent] == [
         ("fresh", "setup_failed", {"exit_code": 2})
     ]
+    note = until(lambda: "not set up" in (found := made.notes().get("fresh", "")) and found)
+    assert note == "not set up: no such model"
+    assert not made.is_alive("fresh") and not (folder / "fresh.db").exists()
 
 
 def test_a_new_run_is_checked_before_a_process_begins(folder, controllers):

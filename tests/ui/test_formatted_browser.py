@@ -7,7 +7,6 @@ import pytest
 
 from szpo.training import services
 from szpo.types import Answer, Prompt
-from szpo_ui.panel.markdown import TAGS
 from tests.support.browser import NARROW, misfits, violations, window
 from tests.support.panel_states import agree, open_gate, until, visit
 from tests.support.xss_corpus import HOST, LONG, MARKER, PAYLOADS
@@ -136,13 +135,6 @@ def test_as_answers_they_are_shown_literally_and_nothing_runs_or_leaves(stage, p
     assert page.locator(".sz-formatted:visible").count() == 0
     assert page.evaluate(f"window.{MARKER}") is None and not dialogs
     assert page.locator(".sz-pair [style], .sz-pair [href], .sz-pair [src]").count() == 0
-    inside = page.evaluate(
-        "[...new Set([...document.querySelectorAll('.sz-pair *')].map(n => n.tagName))].sort()"
-    )
-    assert set(inside) <= {
-        "ARTICLE", "BUTTON", "DIV", "FIELDSET", "H2", "INPUT", "KBD", "LABEL", "LEGEND", "P",
-        "SPAN", *(tag.upper() for tag in TAGS),
-    }  # fmt: skip
     assert page.locator(".sz-text a, .sz-text img, .sz-text script").count() == 0
     assert all(url.startswith((stage.url, "data:", "blob:")) for url in asked), HOST
     # Bidirectional overrides stay inside their own line, and no text widens the page.
