@@ -375,7 +375,7 @@ def test_heads_have_limits():
 def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended_is_none(
     monkeypatch,
 ):
-    monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(security, "BODY_SECONDS", 0.05)
 
     def status(receive: Any, **headers: str) -> Any:
         refused: Any = asyncio.run(security._body(Headers(headers), receive))
