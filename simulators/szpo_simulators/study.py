@@ -44,8 +44,8 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, TABLE_WIDTH))
 
 
-TUNING, REPORTED, CONFIRMED = 0, 1000, 5000
-"""First seeds for choosing settings, for what is reported, and for claims confirmed once."""
+TUNING, REPORTED = 0, 1000
+"""First seeds for choosing settings, and for what is reported."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's colours, distinct for all readers."""
@@ -86,11 +86,6 @@ def seed_range(count: int, first: int = REPORTED) -> list[int]:
     [1000, 1001, 1002]
     """
     return list(range(first, first + count))
-
-
-def make_generator(key: bytes) -> np.random.Generator:
-    """The random numbers of a derived key (`szpo.seeds.derive`): a stream for each named draw."""
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
 def hash_spec(spec: Spec) -> str:
@@ -138,6 +133,14 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     """
     mean, low, high = student(values)
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
+
+
+def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Rows of each ``label``, in order of their first appearance."""
+    return [
+        (label, [row for row in rows if row["label"] == label])
+        for label in dict.fromkeys(row["label"] for row in rows)
+    ]
 
 
 def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from szpo.baselines.advantages import gae, returns_to_go
-from szpo_simulators.worlds import dpo, ppo, reinforce, rlhf, tables
+from szpo_simulators.worlds import dpo, ppo, rlhf, tables, true_reward
 
 MOVES, CELLS = 3, 4
 D = MOVES * CELLS
@@ -85,7 +85,7 @@ def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
         taken = np.take_along_axis(logs[:, None, :], index.reshape(2, 1, -1), axis=-1)
         return (taken.reshape(index.shape) * advantage).sum((1, 2)) / 9
 
-    found = reinforce.gradient(theta, index, advantage, moves=MOVES)
+    found = true_reward.gradient(theta, index, advantage, moves=MOVES)
     assert found == pytest.approx(differences(value, theta), abs=1e-7)
 
 

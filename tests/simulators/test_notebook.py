@@ -11,7 +11,6 @@ from szpo_simulators.worlds.notebook import (
     CLIP,
     FORMS,
     Learner,
-    Mistakes,
     ppo,
     reinforce,
     returns,
@@ -32,9 +31,9 @@ def test_normalised_returns_by_hand():
 def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce():
     """At the old policy every ratio is 1: the gradient is that of mean(A · log π)."""
     learner = Learner(1)
-    seen = learner.episode()
-    advantages = returns(seen.length)
-    logs = learner.logprob(seen.states, seen.actions)
+    states, actions = learner.episode()
+    advantages = returns(len(actions))
+    logs = learner.logprob(states, actions)
     ratio = torch.exp(logs - logs.detach())
     weights = list(learner.net.parameters())
 
@@ -58,7 +57,7 @@ def test_the_same_seed_gives_the_same_lengths_and_others_do_not():
     assert lengths(reinforce(4), 12) != first
     # The first episode is played before any update: all forms begin the same.
     assert {lengths(ppo(3, form), 1)[0] for form in FORMS.values()} == {first[0]}
-    assert lengths(ppo(3, Mistakes(True, True)), 12) != lengths(ppo(3), 12)
+    assert lengths(ppo(3, FORMS["as written"]), 12) != lengths(ppo(3), 12)
 
 
 @pytest.mark.full

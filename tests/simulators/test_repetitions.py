@@ -14,12 +14,11 @@ from szpo.types import Tally
 from szpo_simulators.bench import contest
 from szpo_simulators.worlds import (
     dpo,
-    es,
     oracle,
     ppo,
-    reinforce,
     repetitions,
     rlhf,
+    true_reward,
     walks,
 )
 from szpo_simulators.worlds.cartpole import CartPole, Network
@@ -98,15 +97,13 @@ def test_every_move_has_one_place_and_rewards_add_up_to_the_feature_times_the_we
 def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
     """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
     world = Courier()
-    how = rlhf.Recipe("cells", practice=ppo.Recipe(batches=40))
-    final = rlhf.train(world, [1, 2], 1500, how, panel=LinkPanel(beta=1.15)).final
+    final = rlhf.train(world, [1, 2], 1500, ppo.Recipe(40), panel=LinkPanel(beta=1.15)).final
     assert (final < 0.5).all()
 
 
 def test_same_seeds_give_the_same_curve_in_any_company():
-    how = dpo.Recipe(rounds=3)
-    both = dpo.train(SMALL, [4, 9], 12, how, rows=2, panel=LinkPanel())
-    alone = dpo.train(SMALL, [9], 12, how, rows=2, panel=LinkPanel())
+    both = dpo.train(SMALL, [4, 9], 12, rounds=3, rows=2, panel=LinkPanel())
+    alone = dpo.train(SMALL, [9], 12, rounds=3, rows=2, panel=LinkPanel())
     assert both.values[1] == pytest.approx(alone.values[0], abs=1e-12)
     assert both.votes == (4, 8, 12) and both.answers == (16, 32, 48)
 
@@ -114,12 +111,10 @@ def test_same_seeds_give_the_same_curve_in_any_company():
 @pytest.mark.parametrize(
     "train",
     [
-        lambda s: dpo.train(SMALL, s, 400, dpo.Recipe(rounds=20), panel=LinkPanel(beta=3)),
-        lambda s: rlhf.train(
-            SMALL, s, 400, rlhf.Recipe(practice=ppo.Recipe(20)), panel=LinkPanel()
-        ),
-        lambda s: trace_walks(SMALL, reinforce.iterate(SMALL, s, reinforce.Recipe()), [60], 32),
-        lambda s: trace_walks(SMALL, es.iterate(SMALL, s, es.Recipe()), [60], 32),
+        lambda s: dpo.train(SMALL, s, 400, rounds=20, panel=LinkPanel(beta=3)),
+        lambda s: rlhf.train(SMALL, s, 400, ppo.Recipe(20), panel=LinkPanel()),
+        lambda s: trace_walks(SMALL, true_reward.reinforce(SMALL, s), [60], 32),
+        lambda s: trace_walks(SMALL, true_reward.evolve(SMALL, s), [60], 32),
     ],
     ids=["online DPO", "reward model and PPO", "REINFORCE", "evolution strategies"],
 )
@@ -136,9 +131,9 @@ def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_wors
 
 
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():
-    question = walks.Question("cells", 1, LinkPanel())
-    answers = walks.ask(SMALL, np.zeros((2, 16)), [1, 2], 0, 8000, question)
-    w = rlhf.fit_reward(answers.x, answers.won, 1e-6)
+    theta = np.zeros((2, 16))
+    x, won = walks.ask(SMALL, theta, [1, 2], 0, 8000, kind="cells", rows=1, panel=LinkPanel())
+    w = rlhf.fit_reward(x, won, 1e-6)
     # Every walk has as many moves, so rewards are known up to a constant.
     centred = w - w.mean(1, keepdims=True)
     truth = SMALL.cell_rewards - SMALL.cell_rewards.mean()

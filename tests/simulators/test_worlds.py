@@ -229,7 +229,9 @@ def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_trac
     hacked = trail[-1]
     assert (PROXY.value(hacked) > 2.5 * start[1]).all()
     assert (TRUTH.value(hacked) < 0.5 * start[0]).all()
-    honest = ppo.take(track.train_ppo(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], how), 20)
+    *_, honest = itertools.islice(
+        track.train_ppo(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], how), 21
+    )
     assert (TRUTH.value(honest) > 0.95 * TRUTH.optimum()).all()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from szpo_simulators.study import (
     COLOURS,
     MARKS,
     Study,
+    bench,
+    by_label,
     draw_curve,
     format_interval,
     interval,
@@ -41,19 +42,10 @@ WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
 """SZPO's settings on each net, and its grid of step sizes; one vote per step."""
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-cartpole"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """CartPole: a notebook's REINFORCE and PPO with mistakes and repair, and SZPO beside them.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("cartpole", folder, quick, figures)
+@bench("cartpole")
+def main(study: Study) -> dict[str, Any]:
+    """CartPole: a notebook's REINFORCE and PPO with mistakes and repair, and SZPO beside them."""
+    quick = study.quick
     episodes, each = (60, 2) if quick else (EPISODES, 5)
     specs = [
         {"label": label, "episodes": episodes, "seed": seed}
@@ -63,7 +55,7 @@ def main(
     written = study.cells("the notebook", specs, run_notebook)
     study.table(
         f"the notebook's settings, {episodes} episodes, {each} seeds from {seed_range(each)[0]}",
-        [_summarise(label, of, episodes) for label, of in _by_label(written)],
+        [_summarise(label, of) for label, of in by_label(written)],
         {
             "method": "label",
             "first episode of 500 moves, by seed": "first",
@@ -179,23 +171,12 @@ def _score(curves: Floats) -> dict[str, Any]:
     }
 
 
-def _by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    return [
-        (label, [row for row in rows if row["label"] == label])
-        for label in dict.fromkeys(row["label"] for row in rows)
-    ]
-
-
-def _first_full_episode(row: Mapping[str, Any]) -> int | None:
-    """The first episode (from 1) of 500 moves."""
-    lengths = row["lengths"]
-    return lengths.index(HORIZON) + 1 if HORIZON in lengths else None
-
-
-def _summarise(label: str, of: Sequence[Mapping[str, Any]], episodes: int) -> dict[str, Any]:
-    firsts = ", ".join(str(_first_full_episode(row) or "never") for row in of)
-    last = [float(np.mean(row["lengths"][-20:])) for row in of]
-    return {"label": label, "first": firsts, **interval(last)}
+def _summarise(label: str, of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first episode (from 1) of 500 moves of each seed, and what the last 20 come to."""
+    runs = [row["lengths"] for row in of]
+    firsts = [str(run.index(HORIZON) + 1) if HORIZON in run else "never" for run in runs]
+    last = [float(np.mean(run[-20:])) for run in runs]
+    return {"label": label, "first": ", ".join(firsts), **interval(last)}
 
 
 def _format_step(row: Mapping[str, Any]) -> str:
@@ -238,7 +219,7 @@ def _draw(
             here.legend(fontsize=8, loc="upper left")
     with study.figure("cartpole-notebook", height=3.6) as here:
         wide = 20
-        for label, of in _by_label(written):
+        for label, of in by_label(written):
             table = np.array([row["lengths"] for row in of], dtype=np.float64)
             smooth = np.apply_along_axis(np.convolve, 1, table, np.ones(wide) / wide, "valid")
             line = [interval(at) for at in smooth.T.tolist()]

@@ -21,7 +21,7 @@ import numpy as np
 from szpo.optim.sample_directions import Law
 from szpo.types import Floats
 from szpo_simulators.study import interval
-from szpo_simulators.worlds import dpo, es, ppo, reinforce, repetitions, rlhf, walks
+from szpo_simulators.worlds import dpo, ppo, repetitions, rlhf, true_reward, walks
 from szpo_simulators.worlds.curves import Curve, trace_walks
 from szpo_simulators.worlds.gridworld import COURIER, DENSE, GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
@@ -37,11 +37,6 @@ MARKS: Final = 20
 """Points of a curve."""
 
 Settings = dict[str, Any]
-
-
-def format_settings(settings: Settings) -> str:
-    """Chosen settings in a table's cell."""
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -77,25 +72,22 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
     if method == "szpo":
         return _szpo(world, root_seeds, budget, D, panel, rest)
     if method == "dpo":
-        return dpo.train(world, root_seeds, budget, dpo.Recipe(**rest), rows=D, panel=panel)
+        return dpo.train(world, root_seeds, budget, rows=D, panel=panel, **rest)
     if method == "rm-ppo":
         ours = {k: rest.pop(k) for k in ("kind", "rounds", "ridge") if k in rest}
-        how = rlhf.Recipe(**ours, practice=ppo.Recipe(**rest))
-        return rlhf.train(world, root_seeds, budget, how, rows=D, panel=panel)
+        practice = ppo.Recipe(**rest)
+        return rlhf.train(world, root_seeds, budget, practice, rows=D, panel=panel, **ours)
     if method == "rm-plan":
         return _train_and_plan(world, root_seeds, budget, D, panel, **rest)
     # References on the true reward, which read ``budget`` walks.
+    each = rest["walkers" if method == "es" else "walks"]
     if method == "ppo":
-        practice = ppo.Recipe(**rest)
         theta = np.tile(world.theta0, (len(root_seeds), 1))
         reward = partial(walks.true_rewards, world)
-        thetas, each = ppo.improve(world, theta, reward, root_seeds, practice), practice.walks
-    elif method == "reinforce":
-        how_r = reinforce.Recipe(**rest)
-        thetas, each = reinforce.iterate(world, root_seeds, how_r), how_r.walks
+        thetas = ppo.improve(world, theta, reward, root_seeds, ppo.Recipe(**rest))
     else:
-        how_es = es.Recipe(**rest)
-        thetas, each = es.iterate(world, root_seeds, how_es), how_es.walkers
+        train = {"reinforce": true_reward.reinforce, "es": true_reward.evolve}[method]
+        thetas = train(world, root_seeds, **rest)
     return trace_walks(world, thetas, space_marks(budget // each), each)
 
 
@@ -124,9 +116,8 @@ def _train_and_plan(
     ridge: float,
 ) -> Curve:  # fmt: skip
     theta = np.tile(world.theta0, (len(root_seeds), 1))
-    question = walks.Question("cells", D, panel)
-    answers = walks.ask(world, theta, root_seeds, 0, budget, question)
-    w = rlhf.fit_reward(answers.x, answers.won, ridge)
+    x, won = walks.ask(world, theta, root_seeds, 0, budget, kind="cells", rows=D, panel=panel)
+    w = rlhf.fit_reward(x, won, ridge)
     return Curve(value(world, w)[:, None], (budget,), (2 * D * budget,))
 
 

@@ -42,6 +42,16 @@ DASHES: Final = ("-", "--", ":")
 """Of the ways to ask, in the file's order."""
 
 
+COLUMNS: Final[Mapping[str, Any]] = {
+    "method": "name",
+    "asked": "way",
+    "votes": lambda row: row["votes"][-1],
+    "walks read": lambda row: row["answers"][-1],
+    "value": format_interval,
+    "chosen": lambda row: ", ".join(f"{name} {value}" for name, value in row["chosen"].items()),
+}
+
+
 def run_contest(study: Study, frozen: Path) -> list[dict[str, Any]]:
     """Run the methods of a frozen file on its seeds, and show them."""
     used, tuned = read_frozen(frozen)
@@ -91,10 +101,7 @@ def _show_contest(study: Study, rows: Sequence[Mapping[str, Any]], used: Sequenc
     """Table, differences, CSV and figure of the contest."""
     study.table(
         f"courier: value 1.86 at the start; 95 % intervals over seeds {used[0]} to {used[-1]}",
-        rows,
-        {"method": "name", "asked": "way", "votes": lambda row: row["votes"][-1],
-         "walks read": lambda row: row["answers"][-1], "value": format_interval,
-         "chosen": lambda row: contest.format_settings(row["chosen"])},
+        rows, COLUMNS,
     )  # fmt: skip
     study.csv("gridworld-claim", rows)
     differences = compare_with_rivals(rows)
@@ -243,12 +250,7 @@ def _run_dense(study: Study) -> list[dict[str, Any]]:
     tuned = study.tune("dense grid", rows, contest.work, grids, trials=trials, repetitions=count)
     found = [{**row, **named} for row, named in zip(tuned, names, strict=True)]
     title = "dense grid: value 2.85 at the start, 7.55 at best"
-    study.table(
-        f"{title}; 95 % intervals over {count} seeds", found,
-        {"method": "name", "asked": "way", "votes": lambda row: row["votes"][-1],
-         "walks read": lambda row: row["answers"][-1], "value": format_interval,
-         "chosen": lambda row: contest.format_settings(row["chosen"])},
-    )  # fmt: skip
+    study.table(f"{title}; 95 % intervals over {count} seeds", found, COLUMNS)
     study.csv("dense", found)
     return found
 

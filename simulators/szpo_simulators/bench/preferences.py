@@ -29,7 +29,8 @@ from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive
 from szpo.types import Floats, Ints
-from szpo_simulators.study import Spec, Study, interval, make_generator
+from szpo_simulators.panels.heldout import make_generator
+from szpo_simulators.study import Spec, Study, interval
 
 FITS: Final = ("sparse", "ridge", "components", "length")
 VOTES: Final = (15, 30, 60, 120, 240)

@@ -40,7 +40,8 @@ from szpo.policies import feature_basis
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.panels import tastes, text_rewards
-from szpo_simulators.study import Spec, Study, bench, make_generator
+from szpo_simulators.panels.heldout import make_generator
+from szpo_simulators.study import Spec, Study, bench
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 
 from szpo.types import Floats, Ints
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.study import Study, bench, draw_curve, format_interval, interval
+from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
 from szpo_simulators.worlds import oracle, ppo, rlhf
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.oracle import LinkPanel
@@ -84,13 +84,11 @@ def main(study: Study) -> dict[str, Any]:
         ]
         heads = {head: head for head in lines[0]}
         study.table(f"{seen} by votes, exact, {repetitions} seeds", lines, heads)
-    steps = dict.fromkeys(
-        (row["label"], _format_step(row), row["edge"]) for row in (*direct, *modelled)
-    )
+    chosen = {(row["label"], _format_step(row), row["edge"]): row for row in (*direct, *modelled)}
     study.table(
         "chosen on seeds of their own, each by the reward that it can see",
-        [dict(zip(("method", "step", "edge of the grid"), one, strict=True)) for one in steps],
-        {head: head for head in ("method", "step", "edge of the grid")},
+        list(chosen.values()),
+        {"method": "label", "step": _format_step, "edge of the grid": "edge"},
     )
     flat = [
         {
@@ -143,14 +141,6 @@ def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
         "ends": value_intervals(trail[-1]),
         "practice": [value_intervals(at) for at in trail],
     }
-
-
-def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Rows of each method, in order of their first appearance."""
-    return [
-        (label, [row for row in rows if row["label"] == label])
-        for label in dict.fromkeys(row["label"] for row in rows)
-    ]
 
 
 def _format_step(row: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from szpo_simulators.compare.frontier_plan import (
     Target,
     cell,
 )
-from szpo_simulators.study import make_generator
+from szpo_simulators.panels.heldout import make_generator
 
 DRAWS: Final = 10_000
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -76,6 +76,11 @@ def measure(
     )
 
 
+def make_generator(key: bytes) -> np.random.Generator:
+    """The random numbers of a derived key (`szpo.seeds.derive`): a stream for each named draw."""
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
 def gain(
     before: Measurement, after: Measurement, *, seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float, float]:
@@ -91,10 +96,8 @@ def gain(
         (mean, lower, upper).
     """
     diff = after.rewards.mean(1) - before.rewards.mean(1)
-    key = int.from_bytes(derive(seed, "bootstrap"), "little")
-    index = np.random.Generator(np.random.Philox(key=key)).integers(
-        len(diff), size=(draws, len(diff))
-    )
+    random = make_generator(derive(seed, "bootstrap"))
+    index = random.integers(len(diff), size=(draws, len(diff)))
     low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
     return float(diff.mean()), float(low), float(high)
 

@@ -6,7 +6,7 @@ exact values and count the budget, so that no method does its own accounting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from szpo.types import Floats
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.walks import Answers, Question, ask
+from szpo_simulators.worlds.oracle import LinkPanel
+from szpo_simulators.worlds.walks import Kind, ask
 from szpo_simulators.worlds.world import World
 
 
@@ -40,8 +41,11 @@ def train_in_rounds(
     root_seeds: Sequence[int],
     pairs: int,
     rounds: int,
-    question: Question,
-    improve: Callable[[int, Floats, Answers], Floats],
+    improve: Callable[[int, Floats, Floats, Floats], Floats],
+    *,
+    kind: Kind,
+    rows: int,
+    panel: LinkPanel,
 ) -> Curve:
     """Spend one vote on each of n pairs of batches in rounds; values after every round.
 
@@ -50,32 +54,19 @@ def train_in_rounds(
         root_seeds: One for each repetition.
         pairs: Votes in all.
         rounds: 1: all pairs by the starting policy. More: by the current policy.
-        question: What the panel is asked.
-        improve: From (round, θ (S, d), the round's answers) to the next θ.
+        improve: From (round, θ (S, d), the round's x and won as `ask` has them) to the next θ.
+        kind: The features that a learner sees of a walk.
+        rows: D, the walks of a batch.
+        panel: Who votes.
     """
     counts = split_budget(pairs, rounds)
-
-    def thetas() -> Iterator[Floats]:
-        theta = np.tile(world.theta0, (len(root_seeds), 1))
-        for step, count in enumerate(counts):
-            theta = improve(step, theta, ask(world, theta, root_seeds, step, count, question))
-            yield theta
-
-    return trace_votes(world, thetas(), counts, question.rows)
-
-
-def trace_votes(world: World, thetas: Iterable[Floats], counts: Sequence[int], rows: int) -> Curve:
-    """The curve of a method that learns from votes on pairs of batches.
-
-    Args:
-        world: Where the values are exact.
-        thetas: θ (S, d) after each round.
-        counts: Votes of each round.
-        rows: D, the walks of a batch.
-    """
-    values = np.stack([world.value(theta) for theta in thetas], axis=1)
+    theta, values = np.tile(world.theta0, (len(root_seeds), 1)), []
+    for step, count in enumerate(counts):
+        x, won = ask(world, theta, root_seeds, step, count, kind=kind, rows=rows, panel=panel)
+        theta = improve(step, theta, x, won)
+        values.append(world.value(theta))
     votes = tuple(accumulate(counts))
-    return Curve(values, votes, tuple(2 * rows * n for n in votes))
+    return Curve(np.stack(values, axis=1), votes, tuple(2 * rows * n for n in votes))
 
 
 def trace_walks(world: World, thetas: Iterable[Floats], marks: Sequence[int], walks: int) -> Curve:

@@ -9,7 +9,6 @@ transitions the return also depends on luck, which no ratio of policies can expr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from szpo_simulators.worlds.curves import Curve, train_in_rounds
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.tables import Adam, log_policy, to_logits
-from szpo_simulators.worlds.walks import MOVES, Answers, Question
+from szpo_simulators.worlds.walks import MOVES
 
 
 def margin(theta: Floats, reference: Floats, x: Floats, moves: int) -> Floats:
@@ -56,39 +55,40 @@ def gradient(
     return to_logits(towards, theta, moves)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of DPO in a world."""
-
-    rounds: int = 1
-    """1: offline, all pairs by the starting policy. More: online, by the current policy."""
-    beta: float = 0.1
-    rate: float = 0.03
-    """Adam's learning rate."""
-    epochs: int = 8
-    """Gradient steps on each round's pairs; the reference is the policy that made them."""
-
-
 def train(
     world: GridWorld,
     root_seeds: Sequence[int],
     pairs: int,
-    how: Recipe,
     *,
-    rows: int = 1,
     panel: LinkPanel,
+    rows: int = 1,
+    rounds: int = 1,
+    beta: float = 0.1,
+    rate: float = 0.03,
+    epochs: int = 8,
 ) -> Curve:
-    """Train on one vote on each of n pairs of batches of D walks; values after every round."""
-    adam = Adam.empty((len(root_seeds), world.dim))
+    """Train on one vote on each of n pairs of batches of D walks; values after every round.
 
-    def improve(step: int, theta: Floats, answers: Answers) -> Floats:
-        nonlocal adam
+    Args:
+        world: Where the policies walk.
+        root_seeds: One for each repetition.
+        pairs: Votes in all.
+        panel: Who votes.
+        rows: D, the walks of a batch.
+        rounds: 1: offline, all pairs by the starting policy. More: online, by the current policy.
+        beta: β.
+        rate: Adam's learning rate.
+        epochs: Gradient steps on each round's pairs; the reference is the policy that made them.
+    """
+    adam = Adam((len(root_seeds), world.dim))
+
+    def improve(step: int, theta: Floats, x: Floats, won: Floats) -> Floats:
         reference = theta
-        for _ in range(how.epochs):
-            slope = gradient(theta, reference, answers.x, answers.won, beta=how.beta, moves=MOVES)
-            adam, move = adam.step(-slope, how.rate)
-            theta = theta + move
+        for _ in range(epochs):
+            slope = gradient(theta, reference, x, won, beta=beta, moves=MOVES)
+            theta = theta + adam.step(-slope, rate)
         return theta
 
-    question = Question("moves", rows, panel)
-    return train_in_rounds(world, root_seeds, pairs, how.rounds, question, improve)
+    return train_in_rounds(
+        world, root_seeds, pairs, rounds, improve, kind="moves", rows=rows, panel=panel
+    )

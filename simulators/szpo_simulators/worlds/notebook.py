@@ -13,8 +13,7 @@ arithmetic is the notebook's. Both also train any `Network`, to compare methods 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 
 import gymnasium
 import numpy as np
@@ -23,39 +22,19 @@ from torch import Tensor, nn
 
 from szpo.seeds import derive, integer
 from szpo.types import Floats
+from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
 
 GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Mistakes:
-    """Which of the two wrong lines of the notebook's PPO stay in."""
-
-    resampled: bool = False
-    crossed: bool = False
-
-
-FORMS: Mapping[str, Mistakes] = {
-    "as written": Mistakes(resampled=True, crossed=True),
-    "only resampled": Mistakes(resampled=True),
-    "only crossed": Mistakes(crossed=True),
-    "repaired": Mistakes(),
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "as written": ("resampled", "crossed"),
+    "only resampled": ("resampled",),
+    "only crossed": ("crossed",),
+    "repaired": (),
 }
 """PPO by what is left of its two mistakes."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Episode:
-    """One episode of T moves: inputs of the net (T, 4) and chosen actions (T,)."""
-
-    states: Tensor
-    actions: Tensor
-
-    @property
-    def length(self) -> int:
-        """Moves, which is the return."""
-        return len(self.actions)
 
 
 class Learner:
@@ -71,9 +50,7 @@ class Learner:
             reach = 0.0 if not hidden else 0.5 if len(parameter) == hidden else hidden**-0.5
             nn.init.uniform_(parameter, -reach, reach, generator=self.torch)
         self.adam = torch.optim.Adam(self.net.parameters(), lr=rate)
-        self.chance = np.random.Generator(
-            np.random.Philox(key=int.from_bytes(derive(seed, "moves"), "little"))
-        )
+        self.chance = make_generator(derive(seed, "moves"))
         self.world = gymnasium.make("CartPole-v1")
         self.world.reset(seed=integer(derive(seed, "starts"), 0, 2**31))
 
@@ -85,8 +62,8 @@ class Learner:
         parts = [np.ravel(p.T) for p in inner]
         return np.concatenate([*parts, outward[1] - outward[0], [last[1] - last[0]]])
 
-    def episode(self) -> Episode:
-        """Play one episode with the current net."""
+    def episode(self) -> tuple[Tensor, Tensor]:
+        """An episode of the current net: inputs (T, 4) and chosen actions (T,) of T moves."""
         theta = self.theta()[None]
         seen, _ = self.world.reset()
         states, actions, over = [], [], False
@@ -98,7 +75,7 @@ class Learner:
             seen, _, fallen, cut, _ = self.world.step(action)
             over = fallen or cut
         entered = np.array(states) / (SCALE if self.policy.scaled else 1.0)
-        return Episode(torch.from_numpy(entered.astype(np.float32)), torch.tensor(actions))
+        return torch.from_numpy(entered.astype(np.float32)), torch.tensor(actions)
 
     def logprob(self, states: Tensor, actions: Tensor) -> Tensor:
         """Log-probabilities log π(action | state), (T,)."""
@@ -141,28 +118,28 @@ def reinforce(
     """REINFORCE (Williams 1992), without end: each episode's length, and the learner after it."""
     learner = Learner(seed, rate, policy)
     while True:
-        seen = learner.episode()
-        learner.descend(-(learner.logprob(seen.states, seen.actions) * returns(seen.length)).sum())
-        yield seen.length, learner
+        states, actions = learner.episode()
+        learner.descend(-(learner.logprob(states, actions) * returns(len(actions))).sum())
+        yield len(actions), learner
 
 
 def ppo(
     seed: int,
-    mistakes: Mistakes = FORMS["repaired"],
+    mistakes: Collection[str] = FORMS["repaired"],
     rate: float = RATE,
     policy: Network = NOTEBOOK,
 ) -> Iterator[tuple[int, Learner]]:
     """PPO-clip (Schulman et al. 2017) as `reinforce`, with the notebook's mistakes or without."""
     learner = Learner(seed, rate, policy)
     while True:
-        seen = learner.episode()
-        advantages = returns(seen.length)
-        old = learner.logprob(seen.states, seen.actions).detach()
+        states, actions = learner.episode()
+        advantages = returns(len(actions))
+        old = learner.logprob(states, actions).detach()
         for _ in range(EPOCHS):
-            taken = learner.resample(seen.states) if mistakes.resampled else seen.actions
-            ratio = torch.exp(learner.logprob(seen.states, taken) - old)
-            if mistakes.crossed:
+            taken = learner.resample(states) if "resampled" in mistakes else actions
+            ratio = torch.exp(learner.logprob(states, taken) - old)
+            if "crossed" in mistakes:
                 ratio = ratio[:, None]
             clipped = torch.clamp(ratio, 1 - CLIP, 1 + CLIP)
             learner.descend(-torch.min(ratio * advantages, clipped * advantages).mean())
-        yield seen.length, learner
+        yield len(actions), learner

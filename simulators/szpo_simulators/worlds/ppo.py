@@ -90,7 +90,7 @@ def iterate(theta: Floats, sample: Sampler, how: Recipe, *, moves: int) -> Itera
 
     Advantages are GAE's, with `estimate_values` as critic, standardised over the batch.
     """
-    adam = Adam.empty(theta.shape)
+    adam = Adam(theta.shape)
     for batch in itertools.count():
         yield theta
         taken, rewards = sample(theta, batch)
@@ -102,13 +102,7 @@ def iterate(theta: Floats, sample: Sampler, how: Recipe, *, moves: int) -> Itera
         old = theta
         for _ in range(how.epochs):
             slope = gradient(theta, old, up, down, clip=how.clip, moves=moves)
-            adam, move = adam.step(slope, how.rate)
-            theta = theta + move
-
-
-def take(thetas: Iterator[Floats], batches: int) -> Floats:
-    """θ (S, d) of `iterate` after n batches."""
-    return next(itertools.islice(thetas, batches, None))
+            theta = theta + adam.step(slope, how.rate)
 
 
 def improve(

@@ -8,7 +8,7 @@ current policy, and fit the reward anew each time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -18,19 +18,7 @@ from szpo_simulators.worlds import ppo
 from szpo_simulators.worlds.curves import Curve, train_in_rounds
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.walks import Answers, Kind, Question, Walks, feature_indices
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of a reward model and PPO."""
-
-    kind: Kind = "cells"
-    rounds: int = 1
-    """1: all pairs by the starting policy. More: by the current policy."""
-    ridge: float = 0.01
-    """Of the reward model's fit."""
-    practice: ppo.Recipe = field(default_factory=ppo.Recipe)
+from szpo_simulators.worlds.walks import Kind, Walks, feature_indices
 
 
 def fit_reward(x: Floats, won: Floats, ridge: float) -> Floats:
@@ -64,18 +52,33 @@ def train(
     world: GridWorld,
     root_seeds: Sequence[int],
     pairs: int,
-    how: Recipe,
+    practice: ppo.Recipe,
     *,
-    rows: int = 1,
     panel: LinkPanel,
+    rows: int = 1,
+    kind: Kind = "cells",
+    rounds: int = 1,
+    ridge: float = 0.01,
 ) -> Curve:
-    """Train on one vote on each of n pairs of batches of D walks; values after every round."""
+    """Train on one vote on each of n pairs of batches of D walks; values after every round.
 
-    def improve(step: int, theta: Floats, answers: Answers) -> Floats:
-        w = fit_reward(answers.x, answers.won, how.ridge)
-        reward, done = reward_of(how.kind, world, w), step * how.practice.batches
-        thetas = ppo.improve(world, theta, reward, root_seeds, how.practice, first=done)
-        return ppo.take(thetas, how.practice.batches)
+    Args:
+        world: Where the policies walk.
+        root_seeds: One for each repetition.
+        pairs: Votes in all.
+        practice: How PPO improves the policy on a learned reward.
+        panel: Who votes.
+        rows: D, the walks of a batch.
+        kind: The features of the reward model.
+        rounds: 1: all pairs by the starting policy. More: by the current policy.
+        ridge: Of the reward model's fit.
+    """
 
-    question = Question(how.kind, rows, panel)
-    return train_in_rounds(world, root_seeds, pairs, how.rounds, question, improve)
+    def improve(step: int, theta: Floats, x: Floats, won: Floats) -> Floats:
+        reward, done = reward_of(kind, world, fit_reward(x, won, ridge)), step * practice.batches
+        thetas = ppo.improve(world, theta, reward, root_seeds, practice, first=done)
+        return next(islice(thetas, practice.batches, None))
+
+    return train_in_rounds(
+        world, root_seeds, pairs, rounds, improve, kind=kind, rows=rows, panel=panel
+    )

@@ -8,8 +8,6 @@ need.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,24 +52,18 @@ def sum_by_index(index: NDArray[np.integer], size: int, weights: Floats | None =
     return np.asarray(found, dtype=np.float64)
 
 
-@dataclass(frozen=True, eq=False)
 class Adam:
-    """Ascent by Adam (Kingma and Ba 2015): moments of the gradients (S, d) seen so far."""
+    """Ascent by Adam (Kingma and Ba 2015): moments of the gradients seen so far."""
 
-    first: Floats
-    second: Floats
-    seen: int = 0
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.first = self.second = np.zeros(shape)
+        self.seen = 0
 
-    @classmethod
-    def empty(cls, shape: tuple[int, ...]) -> Adam:
-        """The state before any gradient."""
-        return cls(np.zeros(shape), np.zeros(shape))
-
-    def step(self, gradient: Floats, rate: float) -> tuple[Adam, Floats]:
-        """The state after a gradient (S, d), and the move (S, d) to add to θ."""
-        n = self.seen + 1
-        first = 0.9 * self.first + 0.1 * gradient
-        second = 0.999 * self.second + 0.001 * gradient**2
+    def step(self, gradient: Floats, rate: float) -> Floats:
+        """The move (S, d) to add to θ after a gradient (S, d)."""
+        self.seen += 1
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
         # rate · m̂ / (√v̂ + ε), Kingma and Ba 2015, algorithm 1
-        move = rate * (first / (1 - 0.9**n)) / (np.sqrt(second / (1 - 0.999**n)) + 1e-8)
-        return Adam(first, second, n), move
+        mean, square = self.first / (1 - 0.9**self.seen), self.second / (1 - 0.999**self.seen)
+        return np.asarray(rate * mean / (np.sqrt(square) + 1e-8))

@@ -13,6 +13,7 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.intervals import Share, share
 from szpo.types import Floats, Ints
+from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.worlds.vpl_data import Pairs, contexts
 from szpo_simulators.worlds.vpl_model import Context, Kind, Model, Shape, divergence, draw
 
@@ -110,12 +111,11 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
     Raises:
         UsageError: a user has a single pair, where the kind needs a context.
     """
-    made = torch.Generator().manual_seed(_number(seed, "vpl model"))
-    noise = torch.Generator().manual_seed(_number(seed, "vpl noise"))
-    rng = np.random.Generator(np.random.Philox(key=_number(seed, "vpl batches", 16)))
+    noise = _torch_generator(seed, "vpl noise")
+    rng = make_generator(seeds.derive(seed, "vpl batches"))
     shape = Shape(train.chosen.shape[1], recipe.hidden, recipe.latent)
     model = Model(recipe.kind, shape)
-    _start(model, made)
+    _start(model, _torch_generator(seed, "vpl model"))
     one, other = _tensor(train.chosen), _tensor(train.rejected)
     model.standardise(torch.cat([one, other]))
     adam = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
@@ -222,18 +222,6 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
     return Latent(active, found[0].shape[1], kl, *right)
 
 
-def means(fitted: Fitted, known: Pairs, users: int) -> Floats:
-    """Posterior means (users, latent), each given all pairs of the user."""
-    found = []
-    with torch.no_grad():
-        for user in range(users):
-            rows = np.flatnonzero(known.user == user)[None]
-            context = _context(rows, _tensor(known.chosen), _tensor(known.rejected))
-            posterior = fitted.model.posterior(context)
-            found.append(posterior[0][0].double().numpy())
-    return np.array(found)
-
-
 def _draw_context(
     train: Pairs, rows: Ints, recipe: Recipe, rng: np.random.Generator, one: Tensor, other: Tensor
 ) -> Context:
@@ -262,5 +250,6 @@ def _tensor(values: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-def _number(seed: int, purpose: str, size: int = 7) -> int:
-    return int.from_bytes(seeds.derive(seed, purpose)[:size], "little")
+def _torch_generator(seed: int, purpose: str) -> torch.Generator:
+    number = int.from_bytes(seeds.derive(seed, purpose)[:7], "little")
+    return torch.Generator().manual_seed(number)

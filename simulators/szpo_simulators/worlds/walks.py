@@ -92,46 +92,30 @@ def feature_indices(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, in
     return states, world.sets * cells
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """Comparisons that a panel answered: differences of features (S, n, F), who won (S, n)."""
-
-    x: Floats
-    won: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a panel is asked and what a learner sees of it."""
-
-    kind: Kind
-    """The features of a walk."""
-    rows: int
-    """D, the walks of a batch."""
-    panel: LinkPanel
-
-
 def ask(
     world: GridWorld,
     theta: Reals,
     root_seeds: Sequence[int],
     step: int,
     pairs: int,
-    question: Question,
-) -> Answers:
+    *,
+    kind: Kind,
+    rows: int,
+    panel: LinkPanel,
+) -> tuple[Floats, Floats]:
     """One vote on each of n pairs of batches of D walks, all by the policies θ (S, d).
 
     Features are means over a batch, as its return is. Walks and votes come from each
     repetition's root seed and the step.
+
+    Returns:
+        Features of plus less those of minus (S, n, F), and who won (S, n): 1 for plus.
     """
-    rows = question.rows
     made = walk(world, theta, draws(world, root_seeds, step, 0, 2 * pairs * rows, "pairs"))
-    index, size = feature_indices(question.kind, world, made)
+    index, size = feature_indices(kind, world, made)
     lead = (len(root_seeds), 2, pairs, rows)
     features = sum_by_index(index, size).reshape(*lead, size).mean(3)
     worth = made.returns.reshape(lead).mean(3)
     numbers = coins(root_seeds, step, (pairs, 1))[0]
-    return Answers(
-        features[:, 0] - features[:, 1],
-        votes(question.panel.chance(worth[:, 0] - worth[:, 1]), numbers),
-    )
+    won = votes(panel.chance(worth[:, 0] - worth[:, 1]), numbers)
+    return features[:, 0] - features[:, 1], won
