@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,12 +29,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from scipy.stats import t
 
 from szpo.errors import RunError
 from szpo.files import replace_whole
 from szpo.locks import try_lock
 from szpo.runs.machine_check import load_average, matrix_seconds
-from szpo_simulators.panels.heldout import student
 
 TABLE_WIDTH = 140
 
@@ -131,8 +132,10 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     >>> interval([1.0, 2.0, 3.0])["mean"]
     2.0
     """
-    mean, low, high = student(values)
-    return {"mean": mean, "low": low, "high": high, "n": len(values)}
+    x = np.asarray(values, float)
+    n, mean = len(x), float(x.mean())
+    half = float(t.ppf(0.975, n - 1) * x.std(ddof=1) / np.sqrt(n)) if n > 1 else math.nan
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
 def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
@@ -153,11 +156,25 @@ def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
     return f"{row['mean']:.{digits}f} ± {half:.{digits}f}"
 
 
+def number(name: str, form: str, scale: float = 1.0) -> Callable[[Mapping[str, Any]], str]:
+    """A column of `Study.table`: a field over ``scale`` in a format, a dash where it is missing.
+
+    >>> number("kl", ".1f")({"kl": 2}), number("kl", ".1f")({})
+    ('2.0', '–')
+    """
+    return lambda row: "–" if row.get(name) is None else format(row[name] / scale, form)
+
+
+def measure_machine() -> dict[str, float]:
+    """Load, and the time of a fixed matrix product, to be stored beside timings."""
+    return {"load": load_average(), "matrix_seconds": matrix_seconds()}
+
+
 def describe_machine() -> str:
     """Cores, load and the time of a fixed matrix product, to be printed beside timings."""
-    load = load_average()
-    product = f"1024 × 1024 fp32 matrix product in {1000 * matrix_seconds():.0f} ms"
-    return f"{os.cpu_count() or 1} cores, load {load:.1f}, {product}"
+    now = measure_machine()
+    product = f"1024 × 1024 fp32 matrix product in {1000 * now['matrix_seconds']:.0f} ms"
+    return f"{os.cpu_count() or 1} cores, load {now['load']:.1f}, {product}"
 
 
 @dataclass(frozen=True)
@@ -169,11 +186,6 @@ class Study:
     quick: bool = False
     figures: Path | None = None
     console: Console = field(default_factory=make_console)
-
-    @property
-    def command(self) -> str:
-        """The command line that reproduces it."""
-        return f"szpo bench {self.name}{' --quick' if self.quick else ''}"
 
     def cells(
         self, label: str, specs: Sequence[Spec], work: Work, *, version: int = 1
@@ -239,15 +251,21 @@ class Study:
         ]
 
     def table(
-        self, title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]
+        self,
+        title: str,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Mapping[str, Any],
+        part: str | None = None,
     ) -> None:
-        """Print rows; the columns are those of `format_cells`."""
+        """Print rows, columns as in `format_cells`; with ``part`` write them as CSV as well."""
         view = Table(title=escape(title))
         for head in columns:
             view.add_column(escape(head), justify="right", overflow="fold")
         for row in rows:
             view.add_row(*map(escape, format_cells(row, columns)))
         self.console.print(view)
+        if part is not None:
+            self.csv(part, rows)
 
     def csv(self, part: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows as ``part``.csv, without the lists of the cells; returns the path."""
@@ -288,8 +306,14 @@ class Study:
                 self.figures.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(svg, self.figures / svg.name)
 
-    def end(self) -> None:
-        """Print where the tables and figures are and on what machine they were made."""
+    def end(self, part: str = "", body: Mapping[str, Any] | None = None) -> None:
+        """Print where the tables and figures are and on what machine they were made.
+
+        A ``body`` of plain JSON values goes to ``part``.json beside them.
+        """
+        if body is not None:
+            text = json.dumps(body, indent=1)
+            (self.folder / f"{part}.json").write_text(text, encoding="utf-8")
         self.console.print(f"tables and figures: {escape(str(self.folder))}; {describe_machine()}")
 
 
@@ -339,14 +363,6 @@ def draw_course(
     else:
         style.pop("linestyle")
         draw_points(axes, x, [row], label, fmt=style.pop("marker"), **style)
-
-
-def put_legend_below(axes: Axes, columns: int = 2) -> None:
-    """The legend under the axes, where it hides no data."""
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,
-        columnspacing=1.2, handlelength=2.2,
-    )  # fmt: skip
 
 
 def _edge(grid: Sequence[Spec], chosen: Spec) -> str:

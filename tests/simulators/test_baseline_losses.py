@@ -1,7 +1,5 @@
 """Losses and gradients of the baselines in worlds: golden numbers and finite differences."""
 
-import math
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -35,34 +33,41 @@ def differences(function, at, h=1e-6):
     return found
 
 
-def test_dpo_loss_of_one_pair_by_hand_and_its_gradient(draw):
-    """One cell, π = (.8, .2), π_ref uniform, plus took move 0, minus move 1: m = ln 4."""
-    theta = np.log([[0.8, 0.2]])
-    x = np.array([[[1.0, -1.0]]])
-    found = dpo.loss(theta, np.zeros((1, 2)), x, np.ones((1, 1)), beta=2.0, moves=2)
-    assert found == pytest.approx([-math.log(16 / 17)])  # σ(2 ln 4) = 16/17
+def test_dpo_pulls_along_the_gradient_of_its_loss(draw):
+    """−log σ(m) where plus won, −log σ(−m) where minus did."""
     x, won, theta = pairs(draw)
     reference = draw.normal(size=theta.shape)
+
+    def loss(t):
+        ratio = tables.log_policy(t, MOVES) - tables.log_policy(reference, MOVES)
+        m = 0.4 * np.einsum("snd,sd->sn", x, ratio)
+        return (won * np.logaddexp(0, -m) + (1 - won) * np.logaddexp(0, m)).mean(-1)
+
     slope = dpo.gradient(theta, reference, x, won, beta=0.4, moves=MOVES)
-    numeric = differences(lambda t: dpo.loss(t, reference, x, won, beta=0.4, moves=MOVES), theta)
-    assert slope == pytest.approx(numeric, abs=1e-7)
+    assert slope == pytest.approx(differences(loss, theta), abs=1e-7)
+    # One cell, π = (.8, .2), π_ref uniform, plus took move 0, minus move 1: m = ln 4, and
+    # 2 (σ(2 ln 4) − 1) = −2/17 of slope on each log-probability, less the mean under π.
+    theta, x = np.log([[0.8, 0.2]]), np.array([[[1.0, -1.0]]])
+    one = dpo.gradient(theta, np.zeros((1, 2)), x, np.ones((1, 1)), beta=2.0, moves=2)
+    assert one == pytest.approx(np.array([[-2 / 17, 2 / 17]]))
 
 
-def test_clipped_objective_in_a_table_is_that_over_steps_and_so_is_its_gradient(draw):
+def test_the_clipped_gradient_in_a_table_is_that_of_the_objective_over_steps(draw):
     _, _, old = pairs(draw)
     theta = old + draw.normal(size=old.shape) / 3
     index = draw.integers(0, D, (2, 5, 7))
     advantage = draw.normal(size=index.shape)
+
+    def objective(t):
+        log_ratio = tables.log_policy(t, MOVES) - tables.log_policy(old, MOVES)
+        taken = np.take_along_axis(log_ratio, index.reshape(2, -1), -1).reshape(index.shape)
+        ratio = np.exp(taken)
+        clipped = np.clip(ratio, 0.8, 1.2) * advantage
+        return np.minimum(ratio * advantage, clipped).sum((1, 2)) / 5
+
     up, down = ppo.sum_advantages(index, advantage, D)
-    found = ppo.objective(theta, old, up, down, clip=0.2, moves=MOVES)
-    for run in range(2):
-        now, then = (tables.log_policy(t[run], MOVES)[index[run]] for t in (theta, old))
-        ratio, a = np.exp(now - then), advantage[run]
-        terms = np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a)
-        assert found[run] == pytest.approx(terms.sum() / 5)
     slope = ppo.gradient(theta, old, up, down, clip=0.2, moves=MOVES)
-    numeric = differences(lambda t: ppo.objective(t, old, up, down, clip=0.2, moves=MOVES), theta)
-    assert slope == pytest.approx(numeric, abs=1e-7)
+    assert slope == pytest.approx(differences(objective, theta), abs=1e-7)
 
 
 def test_a_clipped_move_pulls_no_further():
@@ -71,7 +76,6 @@ def test_a_clipped_move_pulls_no_further():
     theta = np.log([[0.75, 0.25]])
     none = np.zeros((1, 2))
     good, bad = np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]])
-    assert ppo.objective(theta, old, good, none, clip=0.2, moves=2) == pytest.approx([1.2])
     assert not ppo.gradient(theta, old, good, none, clip=0.2, moves=2).any()
     assert ppo.gradient(theta, old, none, bad, clip=0.2, moves=2)[0, 0] < 0
 

@@ -168,7 +168,7 @@ def test_the_better_answer_of_a_task_is_certain():
 
 
 def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
-    found = bench.ask(judge(check), tasks(16)).figures()
+    found = bench.figures(bench.ask(judge(check), tasks(16)))
     assert found["plus"][0] == found["consistency"][0] == 1.0
     assert found["first place"][0] == 0.5
     assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
@@ -198,7 +198,7 @@ def test_a_liking_for_own_texts_shows_on_pairs_that_are_equally_good():
     # Neither keeps most forms; where both fail, or both keep one, they are equals by the truth.
     assert len(both) == 8
     vain = judge(lambda text: "Verdict: " + ("A" if places(text, "So it was")[0] else "B"))
-    assert bench.ask(vain, both).figures()["plus"][0] == 1.0
+    assert bench.figures(bench.ask(vain, both))["plus"][0] == 1.0
     echo = Scripted(lambda text: Reply("So it was."))
     assert bench.own_and_other(own, echo, tasks(8)) == ()
 

@@ -18,7 +18,6 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.flaws import members, read
 from szpo_simulators.panels.panel import SimulatedPanel, build, from_spec
 from szpo_simulators.panels.raters import Rater, law
@@ -216,28 +215,6 @@ def test_noise_on_values_makes_the_votes_of_its_link(noise, expected):
     assert law(rater, 0.8)[0] == pytest.approx(expected, abs=5e-6)
     by_hand = ndtr(0.8 / sqrt(2)) if noise == "gaussian" else 1 / (1 + exp(-0.8))
     assert law(rater, 0.8)[0] == pytest.approx(by_hand, abs=1e-12)
-
-
-def skewed() -> np.ndarray:
-    u = uniform(derive(3, "rewards"), 64 * 9).reshape(64, 9)
-    return np.tanh(u[:, :1] - 0.5 + 1.5 * (u[:, 1:] ** 3 - 0.2))
-
-
-def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_other():
-    """Mean max(p, 1 − p) = .70 by `labels70`; by `bt70`, two raters alike, it is more."""
-    two = panels.calibrate(skewed(), 8, 0)
-    one = panels.calibrate(skewed(), 8, 0, measure="labels")
-    assert (two.fitted, two.reached) == ("agreement", None)
-    assert one.reached == pytest.approx(0.70, abs=0.005)
-    assert one.beta < 0.7 * two.beta and one.agreement == pytest.approx(0.59, abs=0.02)
-    gaps = panels.batch_gaps(skewed(), 8, derive(5, "questions"))
-    assert panels.labels(Rater(beta=two.beta), gaps[gaps != 0]) == pytest.approx(0.80, abs=0.02)
-    assert "labels 0.698" in str(one) and panels.Calibration(**one.spec) == one
-
-
-def test_a_target_out_of_reach_is_refused():
-    with pytest.raises(UsageError, match="no beta brings wins to 99%"):
-        panels.calibrate(skewed(), 8, 0, 0.99, measure="wins", rater=Rater(lapse=0.5, tie=1.0))
 
 
 @given(st.floats(-800, 800), st.floats(1e-6, 30), st.floats(0, 1))

@@ -13,9 +13,9 @@ from szpo.training import results as of_ledger
 from szpo_simulators.compare import frontier as command
 from szpo_simulators.compare import frontier_cell as cell_process
 from szpo_simulators.compare import frontier_plan as plan
-from szpo_simulators.compare import frontier_runs as vote_runs
 from szpo_simulators.compare import frontier_summary as summary
 from szpo_simulators.compare.cell_store import CellStore
+from szpo_simulators.panels import heldout
 from szpo_simulators.study import Study, write_record
 
 
@@ -126,19 +126,19 @@ def test_a_cell_is_measured_where_its_ledger_recommends(quick, ran):
 def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkeypatch):
     """The ledger is whole and one of two rows is there: nothing is voted on or measured again."""
     one = plan.cell(quick, quick.groups[0], 0)
-    path = vote_runs.ledger_path(ran.folder, one.name)
+    path = cell_process.ledger_path(ran.folder, one.name)
     with Ledger.open(path, readonly=True) as ledger:
         head = of_ledger.read(ledger).head
     first = ran.read(one)["rows"]
     (ran.folder / "rows" / one.name / "16.json").unlink()
     measured = []
-    measure = vote_runs.heldout.measure
+    measure = heldout.measure
 
     def counting(*some, **more):
         measured.append(1)
         return measure(*some, **more)
 
-    monkeypatch.setattr(vote_runs.heldout, "measure", counting)
+    monkeypatch.setattr(heldout, "measure", counting)
     again = cell_process.run_cell(one.spec, ran.folder, one.name, lambda share: None)
     assert again["resumed"] is True and len(measured) == 1
     figures = ("votes", "gain", "kl", "logprob", "margin", "by_prompt")
@@ -177,10 +177,10 @@ def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick
     group = quick.groups[0]  # two seeds; at 16 votes: gain 0, KL 4 and 5, three guards on one
     half = [row(0, 0.5, 0.1, 1.0), row(1, 0.5, 0.1, 1.0)]
     short = {group.label: [*half, row(0, 1.0, 0.2, 3.0)]}
-    assert {v.met for v in summary.judge_targets(quick, short)} == {None}
+    assert {v[""] for v in summary.judge_targets(quick, short)} == {"open"}
     ok, failed = (True,) * 4, (True, False, True, True)
     whole = {group.label: [*half, row(0, 1.0, 0.2, 3.0, ok), row(1, 1.0, -0.1, 5.5, failed)]}
-    found = {v.what: (v.word, v.found) for v in summary.judge_targets(quick, whole)}
+    found = {v["what"]: (v[""], v["found"]) for v in summary.judge_targets(quick, whole)}
     assert found == {
         "mean gain": ("met", "+0.050 (2 seeds)"),
         "mean KL": ("missed", "4.25 (2 seeds)"),

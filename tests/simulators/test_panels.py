@@ -54,13 +54,25 @@ def test_two_raters_agree_on_seventy_percent(D):
     assert measured == pytest.approx(0.70, abs=0.01)
 
 
-def test_a_rater_of_labels70_agrees_with_the_truth_on_seventy_percent():
-    rewards = base_rewards()
+def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_other():
+    """Mean max(p, 1 − p) = .70 by `labels70`; by `bt70`, two raters alike, it is more."""
+    two = calibrate(base_rewards(), 8, 0)
     measure, target = panel.TARGETS["labels70"]
-    fitted = calibrate(rewards, 8, seed=0, target=target, measure=measure)
-    gaps = batch_gaps(rewards, 8, derive(1, "fresh questions"), 40_000)
-    right = 1 / (1 + np.exp(-fitted.beta * np.abs(gaps[gaps != 0])))
+    one = calibrate(base_rewards(), 8, 0, target, measure=measure)
+    assert (two.fitted, two.reached) == ("agreement", None)
+    assert one.reached == pytest.approx(0.70, abs=0.005)
+    assert one.beta < 0.7 * two.beta and one.agreement == pytest.approx(0.59, abs=0.02)
+    gaps = batch_gaps(base_rewards(), 8, derive(1, "fresh questions"), 40_000)
+    gaps = gaps[gaps != 0]
+    right = 1 / (1 + np.exp(-one.beta * np.abs(gaps)))
     assert right.mean() == pytest.approx(0.70, abs=0.01)
+    assert panel.labels(Rater(beta=two.beta), gaps) == pytest.approx(0.78, abs=0.01)
+    assert "labels 0.698" in str(one) and panel.Calibration(**one.spec) == one
+
+
+def test_a_target_out_of_reach_is_refused():
+    with pytest.raises(UsageError, match="no beta brings wins to 99%"):
+        calibrate(base_rewards(), 8, 0, 0.99, measure="wins", rater=Rater(lapse=0.5, tie=1.0))
 
 
 def test_beta_in_the_normal_case_by_hand():
@@ -290,7 +302,7 @@ COMMITTED = mtbench.load_committed()
 
 def test_the_panel_itself_votes_with_these_statistics():
     """Members of the preset answer items of the committed design, drawn one by one."""
-    theta = mtbench.constants().theta
+    theta = COMMITTED["constants"]["preset"]["theta"]
     counts = []
     for pair, votes in COMMITTED["design"]["all"].items():
         first, second = pair.split("/")

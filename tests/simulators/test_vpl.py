@@ -27,9 +27,7 @@ from szpo_simulators.worlds.vpl_data import (
 )
 from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, margins, scores, weight
 from szpo_simulators.worlds.vpl_model import (
-    Context,
     Encoder,
-    Shape,
     beats,
     divergence,
 )
@@ -51,16 +49,16 @@ def test_divergences_and_comparisons_of_atoms_by_hand():
 
 def test_the_encoder_reads_a_set_within_its_bounds():
     torch.manual_seed(1)
-    encoder = Encoder(Shape(3, hidden=8, latent=2))
+    encoder = Encoder(3, hidden=8, latent=2)
     one, other = 50 * torch.randn(1, 4, 3), 50 * torch.randn(1, 4, 3)
     there = torch.tensor([[True, True, True, False]])
-    mean, log_variance = encoder(Context(one, other, there))
+    mean, log_variance = encoder(one, other, there)
     assert mean.abs().max() <= 1 and log_variance.abs().max() <= 1
     order = torch.tensor([2, 0, 1, 3])
-    again, _ = encoder(Context(one[:, order], other[:, order], there))
+    again, _ = encoder(one[:, order], other[:, order], there)
     assert torch.allclose(mean, again, atol=1e-5)
     one[:, 3] = 99.0  # what is not there is not read
-    assert torch.equal(encoder(Context(one, other, there))[0], mean)
+    assert torch.equal(encoder(one, other, there)[0], mean)
 
 
 def test_annealing_stays_between_its_baseline_and_beta():

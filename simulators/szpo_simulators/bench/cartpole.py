@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from szpo.types import Floats
-from szpo_simulators.panels import panel
 from szpo_simulators.study import (
     COLOURS,
     MARKS,
@@ -22,11 +20,10 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
-from szpo_simulators.worlds import notebook
+from szpo_simulators.worlds import notebook, oracle
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
 from szpo_simulators.worlds.oracle import LinkPanel
-from szpo_simulators.worlds.world import draws
 
 EPISODES = 300
 """Of the notebook's own runs."""
@@ -63,7 +60,7 @@ def main(study: Study) -> dict[str, Any]:
         },
     )
     marks = AFTER[:5] if quick else AFTER
-    beta = {rows: calibrate_panel(rows) for rows in (1, 4)}
+    beta = {rows: oracle.calibrate(CartPole(), rows) for rows in (1, 4)}
     study.console.print(
         "; ".join(f"panel bt70 on batches of D = {D}: {one}" for D, one in beta.items())
     )
@@ -113,14 +110,6 @@ def main(study: Study) -> dict[str, Any]:
     _draw(study, rows, written, episodes)
     study.end()
     return {"rows": flat}
-
-
-@lru_cache
-def calibrate_panel(rows: int) -> panel.Calibration:
-    """β of ``bt70`` for mean lengths of ``rows`` episodes of the untrained, random policy."""
-    world = CartPole()
-    lengths = world.returns(world.theta0[None], draws(world, [0], 0, 0, 20_000, "calibration"))
-    return panel.calibrate(lengths.reshape(200, 100), rows, 0)
 
 
 def run_notebook(spec: Mapping[str, Any]) -> dict[str, Any]:

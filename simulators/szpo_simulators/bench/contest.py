@@ -86,7 +86,7 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
         reward = partial(walks.true_rewards, world)
         thetas = ppo.improve(world, theta, reward, root_seeds, ppo.Recipe(**rest))
     else:
-        train = {"reinforce": true_reward.reinforce, "es": true_reward.evolve}[method]
+        train: Any = true_reward.evolve if method == "es" else true_reward.reinforce
         thetas = train(world, root_seeds, **rest)
     return trace_walks(world, thetas, space_marks(budget // each), each)
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import Any, Final
 
 from szpo.analysis import measuring, taught
 from szpo.config import settings_file
@@ -24,10 +22,10 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, driver, machine_check
+from szpo.runs import assemble, driver
 from szpo.training import controller, held_out, step_report
 from szpo_simulators.panels import asked, base_level, heldout, text_rewards
-from szpo_simulators.study import Spec, Study, hash_spec, interval
+from szpo_simulators.study import Spec, Study, hash_spec, interval, measure_machine, number
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)
@@ -102,6 +100,8 @@ def _measure(
             measuring.record(ledger, "szpo demo", part)
         held_out.record(ledger, "szpo demo", found)
         lesson = taught.read(ledger)
+    levels = {name: interval(at.rewards.mean(1).tolist())
+              for name, at in (("before", before), ("after", after))}  # fmt: skip
     near = asked.find_nearest(held, before.texts, before.rewards)
     return {
         "seed": config.run.root_seed,
@@ -111,8 +111,7 @@ def _measure(
         "outcome": asdict(outcome),
         "before": float(before.rewards.mean()),
         "after": float(after.rewards.mean()),
-        "before_interval": level_interval(before),
-        "after_interval": level_interval(after),
+        **{f"{name}_interval": [level["low"], level["high"]] for name, level in levels.items()},
         "gain": mean,
         "interval": [low, high],
         "guards": [asdict(guard) for guard in guards],
@@ -135,10 +134,7 @@ def _measure(
             "after": done - tuned,
             "all": done - began,
         },
-        "machine": {
-            "load": machine_check.load_average(),
-            "matrix_seconds": machine_check.matrix_seconds(),
-        },
+        "machine": measure_machine(),
     }
 
 
@@ -173,11 +169,6 @@ def make_evaluation_rows(
     ]
 
 
-def level_interval(found: heldout.Measurement) -> list[float]:
-    """95 % interval of a mean reward, over prompts (Student)."""
-    return list(heldout.student(found.rewards.mean(1).tolist())[1:])
-
-
 def run_seed(study: Study, spec: Spec) -> dict[str, Any]:
     """Run one seed by its whole configuration; its ledger is in the study's folder."""
     path = study.folder / "ledgers" / f"{hash_spec(spec)}.db"
@@ -207,7 +198,7 @@ def main(
             config = settings_file.load(preset_name=preset, sets=[*own, *sets])
             specs.append({"reward": name, "config": config.model_dump(mode="json")})
         rows = study.cells(name, specs, partial(run_seed, study))
-        study.console.print(make_table(name, rows))
+        study.table(f"held-out {name}, before and after", rows, COLUMNS)
         gained = interval([row["gain"] for row in rows])
         mean, low, high = gained["mean"], gained["low"], gained["high"]
         over = f", 95 % over seeds [{low:+.3f}, {high:+.3f}]" if len(rows) > 1 else ", one seed"
@@ -222,21 +213,27 @@ def main(
     return results
 
 
-def make_table(reward: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """One line per seed: gain, interval, guards, cost."""
-    view = Table(title=f"held-out {reward}, before and after")
-    for head in ("seed", "before", "after", "gain", "95 % over prompts", "Δ log p/token",
-                 "distinct-2", "length", "topic", "KL", "votes", "read", "minutes"):  # fmt: skip
-        view.add_column(head, justify="right")
-    for row in rows:
-        found = {
-            g["name"]: f"{g['value']:+.2f}" + ("" if g["ok"] else " !") for g in row["guards"]
-        }
-        marks = [found.get(name, "–") for name in text_guards.NAMES]
-        view.add_row(
-            str(row["seed"]), f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['gain']:+.3f}",
-            f"[{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]".replace("[", r"\["), *marks,
-            f"{row['kl'][0]:.1f}", str(row["votes"]), str(row["answers_read"]),
-            f"{row['seconds']['all'] / 60:.1f}",
-        )  # fmt: skip
-    return view
+def _guard(name: str) -> Callable[[Mapping[str, Any]], str]:
+    def mark(row: Mapping[str, Any]) -> str:
+        for guard in row["guards"]:
+            if guard["name"] == name:
+                return f"{guard['value']:+.2f}{'' if guard['ok'] else ' !'}"
+        return "–"
+
+    return mark
+
+
+COLUMNS: Final[Mapping[str, Any]] = {
+    "seed": "seed",
+    "before": number("before", ".3f"),
+    "after": number("after", ".3f"),
+    "gain": number("gain", "+.3f"),
+    "95 % over prompts": lambda row: "[{:+.3f}, {:+.3f}]".format(*row["interval"]),
+    **dict(zip(("Δ log p/token", "distinct-2", "length", "topic"),
+               map(_guard, text_guards.NAMES), strict=True)),
+    "KL": lambda row: f"{row['kl'][0]:.1f}",
+    "votes": "votes",
+    "read": "answers_read",
+    "minutes": lambda row: f"{row['seconds']['all'] / 60:.1f}",
+}  # fmt: skip
+"""Of the table, one line per seed: gain, interval, guards, cost."""

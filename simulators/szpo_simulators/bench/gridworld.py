@@ -58,13 +58,20 @@ def run_contest(study: Study, frozen: Path) -> list[dict[str, Any]]:
     if study.quick:
         used = used[:6]
     specs = [{**row["fixed"], **row["chosen"], "seeds": used} for row in tuned]
-    rows = [
-        {**row, **interval(row["values"]),
-         **{name: one[name] for name in ("name", "way", "chosen")}}
-        for row, one in zip(study.cells("the claim", specs, contest.work), tuned, strict=True)
-    ]  # fmt: skip
+    names = [{name: one[name] for name in ("name", "way", "chosen")} for one in tuned]
+    rows = _run_cells(study, "the claim", specs, names)
     _show_contest(study, rows, used)
     return rows
+
+
+def _run_cells(
+    study: Study, label: str, specs: Sequence[Mapping[str, Any]], names: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The cells' results with the interval over their seeds, and what each is called."""
+    found = study.cells(label, specs, contest.work)
+    return [
+        {**row, **interval(row["values"]), **one} for row, one in zip(found, names, strict=True)
+    ]
 
 
 def read_frozen(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
@@ -101,16 +108,15 @@ def _show_contest(study: Study, rows: Sequence[Mapping[str, Any]], used: Sequenc
     """Table, differences, CSV and figure of the contest."""
     study.table(
         f"courier: value 1.86 at the start; 95 % intervals over seeds {used[0]} to {used[-1]}",
-        rows, COLUMNS,
+        rows, COLUMNS, "gridworld-claim",
     )  # fmt: skip
-    study.csv("gridworld-claim", rows)
     differences = compare_with_rivals(rows)
     study.table(
         f"{OURS} less each rival", differences,
         {"asked": "way", "rival": "rival", "difference": format_interval,
          "": lambda row: "above" if row["low"] > 0 else "BELOW" if row["high"] < 0 else "open"},
+        "gridworld-claim-differences",
     )  # fmt: skip
-    study.csv("gridworld-claim-differences", differences)
     _draw_contest(study, rows)
 
 
@@ -250,8 +256,7 @@ def _run_dense(study: Study) -> list[dict[str, Any]]:
     tuned = study.tune("dense grid", rows, contest.work, grids, trials=trials, repetitions=count)
     found = [{**row, **named} for row, named in zip(tuned, names, strict=True)]
     title = "dense grid: value 2.85 at the start, 7.55 at best"
-    study.table(f"{title}; 95 % intervals over {count} seeds", found, COLUMNS)
-    study.csv("dense", found)
+    study.table(f"{title}; 95 % intervals over {count} seeds", found, COLUMNS, "dense")
     return found
 
 
@@ -262,17 +267,12 @@ def _run_published(study: Study) -> list[dict[str, Any]]:
          "plain": True, "pairing": "forward", "N": 8, "M": 5, **own, "seeds": seed_range(10)}
         for own in PUBLISHED.values()
     ]  # fmt: skip
-    found = [
-        {**row, **interval(row["values"]), "name": name}
-        for name, row in zip(
-            PUBLISHED, study.cells("as published", specs, contest.work), strict=True
-        )
-    ]
+    found = _run_cells(study, "as published", specs, [{"name": name} for name in PUBLISHED])
     study.table(
         "dense grid, as published: value 2.85 at the start, 7.55 at best; 10 seeds", found,
         {"rule": "name", "votes": lambda row: row["votes"][-1], "value": format_interval},
+        "published",
     )  # fmt: skip
-    study.csv("published", found)
     return found
 
 
@@ -284,13 +284,11 @@ def _run_models(study: Study) -> list[dict[str, Any]]:
         for beta in (1.0, 5.0)
         for votes in (MODELS[:3] if study.quick else MODELS)
     ]  # fmt: skip
-    found = study.cells("reward model and planner", specs, contest.work)
-    rows = [{**row, **interval(row["values"])} for row in found]
+    rows = _run_cells(study, "reward model and planner", specs, [{}] * len(specs))
     study.table(
         "a well-specified reward model + planning (C10)", rows,
-        {"votes": "budget", "panel's β": "sharpness", "value": format_interval},
+        {"votes": "budget", "panel's β": "sharpness", "value": format_interval}, "models",
     )  # fmt: skip
-    study.csv("models", rows)
     return rows
 
 

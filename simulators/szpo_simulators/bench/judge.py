@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +21,10 @@ from szpo.judges.local_model import Local
 from szpo.judges.prompting import Labels
 from szpo.models import loading, tiny
 from szpo.policies.hosts import LocalHost
-from szpo.types import Answer, Choice, Comparison, Prompt, Row
+from szpo.types import Answer, Comparison, Prompt, Row
 from szpo_simulators.bench.stub_endpoint import StubEndpoint
 from szpo_simulators.panels.verifiers import verifier
-from szpo_simulators.study import Spec, Study, describe_machine
+from szpo_simulators.study import Spec, Study, describe_machine, format_cells
 
 Change = Callable[[str], str]
 FORMS: Final[tuple[tuple[str, str, Change, Change], ...]] = (
@@ -82,45 +82,30 @@ def pad(comparison: Comparison) -> Comparison:
     return replace(comparison, id=f"{comparison.id}-padded", rows=rows)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Opinions on comparisons; in each, plus stood on side A."""
-
-    opinions: tuple[Opinion, ...]
-
-    @property
-    def orders(self) -> list[tuple[Choice, Choice]]:
-        """The answers in both orders, A for plus; a judge without orders counts twice."""
-        found: list[tuple[Choice, Choice]] = []
-        for each in self.opinions:
-            if each.choice != "skip":
-                pairs = each.details.get("orders") or [(each.choice, each.choice)]
-                found += [(pair[0], pair[1]) for pair in pairs]
-        return found
-
-    @property
-    def firsts(self) -> list[bool]:
-        """For every single reply that names a side: whether it prefers the answer shown first."""
-        flat = [(a == "A", a) for a, _ in self.orders] + [(b == "B", b) for _, b in self.orders]
-        return [first for first, choice in flat if choice != "tie"]
-
-    def figures(self) -> dict[str, Any]:
-        """Shares as [value, low, high, of], 95 % (Wilson); None where there is no answer."""
-        choices = [each.choice for each in self.opinions]
-        details = [each.details for each in self.opinions]
-        decided = [choice == "A" for choice in choices if choice in ("A", "B")]
-        same = [a == b != "tie" for a, b in self.orders]
-        odds = [each["p"] > 0.5 for each in details if "p" in each and each["p"] != 0.5]
-        return {
-            "consistency": share_of(same),
-            "first place": share_of(self.firsts),
-            "plus": share_of(decided),
-            "liking cancelled": share_of(odds),
-            "ties": share_of([choice == "tie" for choice in choices]),
-            "unreadable": share_of([choice == "skip" for choice in choices]),
-            "errors": sorted({str(d["error"]) for d in details if "error" in d}),
-            "tokens": [sum(d.get("tokens", (0, 0))[i] for d in details) for i in (0, 1)],
-        }
+def figures(opinions: Sequence[Opinion]) -> dict[str, Any]:
+    """Shares as [value, low, high, of], 95 % (Wilson); None where there is no answer."""
+    choices = [each.choice for each in opinions]
+    details = [each.details for each in opinions]
+    # Answers in both orders, A for plus; a judge without orders counts twice.
+    orders = [
+        (pair[0], pair[1])
+        for each in opinions
+        if each.choice != "skip"
+        for pair in each.details.get("orders") or [(each.choice, each.choice)]
+    ]
+    firsts = [a == "A" for a, _ in orders if a != "tie"]
+    firsts += [b == "B" for _, b in orders if b != "tie"]
+    odds = [each["p"] > 0.5 for each in details if "p" in each and each["p"] != 0.5]
+    return {
+        "consistency": share_of([a == b != "tie" for a, b in orders]),
+        "first place": share_of(firsts),
+        "plus": share_of([choice == "A" for choice in choices if choice in ("A", "B")]),
+        "liking cancelled": share_of(odds),
+        "ties": share_of([choice == "tie" for choice in choices]),
+        "unreadable": share_of([choice == "skip" for choice in choices]),
+        "errors": sorted({str(d["error"]) for d in details if "error" in d}),
+        "tokens": [sum(d.get("tokens", (0, 0))[i] for d in details) for i in (0, 1)],
+    }
 
 
 def share_of(hits: Sequence[bool]) -> list[float] | None:
@@ -131,15 +116,14 @@ def share_of(hits: Sequence[bool]) -> list[float] | None:
     return [sum(hits) / len(hits), found.low, found.high, len(hits)]
 
 
-def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> Answers:
+def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> list[Opinion]:
     """Every comparison put to the judge once, plus on side A."""
-    keys = [seeds.derive(0, "bench", name=each.id) for each in comparisons]
-    return Answers(
-        tuple(
-            judge.opinion(each, panelist="p", plus_side="A", key=key)
-            for each, key in zip(comparisons, keys, strict=True)
+    return [
+        judge.opinion(
+            each, panelist="p", plus_side="A", key=seeds.derive(0, "bench", name=each.id)
         )
-    )
+        for each in comparisons
+    ]
 
 
 def rename(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -150,7 +134,7 @@ def rename(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str,
         after = ask(replace(judge, labels=labels), comparisons)
         same = [
             one == other
-            for a, b in zip(before.opinions, after.opinions, strict=True)
+            for a, b in zip(before, after, strict=True)
             if "skip" not in (a.choice, b.choice)
             for pair, again in zip(a.details["orders"], b.details["orders"], strict=True)
             for one, other in zip(pair, again, strict=True)
@@ -235,7 +219,8 @@ def main(
     ]
     study.table("on pairs whose better answer is certain", found, COLUMNS)
     study.table("habits", found, HABITS)
-    study.csv("judges", [_flatten(row) for row in found])
+    every = {**COLUMNS, **HABITS}
+    study.csv("judges", [dict(zip(every, format_cells(r, every), strict=True)) for r in found])
     study.console.print(describe_machine())
     return {"judges": found}
 
@@ -257,20 +242,20 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     match spec["part"]:
         case "truth":
-            found = ask(judge, truth).figures()
+            found = figures(ask(judge, truth))
         case "names" if (
             habits and isinstance(judge, LanguageJudge) and judge.settings.ask != "grades"
         ):
             found = rename(judge, habits)
         case "length":
-            found = ask(judge, [pad(each) for each in habits]).figures()
+            found = figures(ask(judge, [pad(each) for each in habits]))
         case "own" if (
             habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, SPEAKERS)
         ) and spec["stub"] is None:
             own = replace(judge.backend, temperature=1.0, max_tokens=OWN_TOKENS)
             theirs = Local(*_model(spec["other"]).beside(spec["other"]), 1.0, OWN_TOKENS)
             both = own_and_other(own, theirs, habits)
-            found = ask(judge, both).figures() if both else {}
+            found = figures(ask(judge, both)) if both else {}
     return {**found, "seconds": time.monotonic() - began}
 
 
@@ -318,11 +303,3 @@ HABITS: dict[str, Any] = {
     "own, of decided": lambda r: format_share(r["own"].get("plus")),
     "what failed": lambda r: "; ".join(r["truth"]["errors"]) or "–",
 }
-
-
-def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables' cells as plain texts."""
-    every = {**COLUMNS, **HABITS}
-    return {
-        head: row[read] if isinstance(read, str) else read(row) for head, read in every.items()
-    }

@@ -29,6 +29,8 @@ from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.vote_regression import Votes
 from szpo.seeds import derive
 from szpo.types import Floats, Ints
+from szpo_simulators.bench import default_model
+from szpo_simulators.panels.asked import feature_values
 from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.study import Spec, Study, interval
 
@@ -105,42 +107,23 @@ def main(
     )
     study.table(
         "nats a left-out vote above a coin's, mean over splits with its 95 % interval",
-        rows, {head: head for head in rows[0]},
+        rows, {head: head for head in rows[0]}, "preferences",
     )  # fmt: skip
-    study.csv("preferences", rows)
     study.end()
     return rows
 
 
 def read_features(study: Study, pairs: Sequence[Pair], *, model: bool) -> Judged:
     """The votes' features under the default model's groups, in units of the file's own spread."""
-    from szpo.config.settings_file import load
-    from szpo.data import prompts as promptfiles
-    from szpo.policies import language_model
-
-    config = load(preset_name="demo", sets=["model.device=cpu"])
-    train = promptfiles.load_configured(config.prompts).train
-    host = language_model.load_host(config, adapter=False)
-    base = language_model.prepare(config, host, train, study.console.print)
-    facts = base.subspace.features
-    if facts is None:
-        raise UsageError("the default model's coordinates have no named features")
-    named = facts.named()
+    policy, named, _ = default_model.prepare(["model.device=cpu"], study.console.print)
     entries = [dictionary.BY_NAME[name] for name in named.names]
-    values = [
-        np.array([a / b for a, b in dictionary.ratios(pair.prompt.text, answer.text, entries)])
-        for pair in pairs
-        for answer in (pair.chosen, pair.rejected)
-    ]
+    texts = [(p.prompt.text, one.text) for p in pairs for one in (p.chosen, p.rejected)]
     number = {answers: i for i, answers in enumerate(dict.fromkeys(map(_answers, pairs)))}
-    components = None
-    if model:
-        settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale, named)
-        policy = language_model.make_policy(config, base, settings)
-        components = _by_file(study, policy, pairs, named.components)
     return Judged(
-        named=_in_spreads(np.array(values)),
-        components=None if components is None else _in_spreads(components),
+        named=_in_spreads(feature_values(entries, texts)),
+        components=_in_spreads(_by_file(study, policy, pairs, named.components))
+        if model
+        else None,
         groups=np.array([*named.groups, *[-1] * (named.components if model else 0)]),
         length=named.names.index(LENGTH),
         item=np.array([number[_answers(pair)] for pair in pairs]),

@@ -23,9 +23,6 @@ import numpy as np
 from rich.progress import track
 from scipy import special, stats
 
-from szpo.config.settings_file import load
-from szpo.data import prompts as promptfiles
-from szpo.errors import RunError
 from szpo.features import dictionary
 from szpo.files import replace_whole
 from szpo.intervals import wilson
@@ -39,7 +36,9 @@ from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.policies import feature_basis
 from szpo.seeds import derive
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
+from szpo_simulators.bench import default_model
 from szpo_simulators.panels import tastes, text_rewards
+from szpo_simulators.panels.asked import feature_values
 from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.study import Spec, Study, bench
 
@@ -246,46 +245,22 @@ LOOKS: Final = (16, 32, 40)
 GATE: Final = math.log(Plan(0.0).gate)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """Recorded answers of the start, N in order of their prompts."""
-
-    prompts: tuple[Prompt, ...]
-    of: Ints
-    """(N,): the prompt of each answer."""
-    texts: tuple[str, ...]
-    scores: Floats
-    """(N, d): along the coordinates."""
-    named: NamedFeatures
-
-    def features(self) -> Floats:
-        """Of each answer (N, k), in units of the features' spreads."""
-        entries = [dictionary.BY_NAME[name] for name in self.named.names]
-        pairs = zip(self.of.tolist(), self.texts, strict=True)
-        every = [dictionary.ratios(self.prompts[i].text, text, entries) for i, text in pairs]
-        values = np.array([[top / bottom for top, bottom in row] for row in every])
-        return np.asarray(values * FEATURE_GRID / np.array(self.named.scales))
-
-    def reward(self, spec: str) -> Floats:
-        """Of each answer (N,)."""
-        asked = [self.prompts[i] for i in self.of]
-        return text_rewards.scores(text_rewards.parse(spec), asked, list(map(Answer, self.texts)))
-
-
 @bench("surrogate")
 def main(study: Study) -> dict[str, list[dict[str, Any]]]:
     """Count runs of votes that show a taste, on recorded answers of the default model."""
     few = 20 if study.quick else 1
-    found = draw_answers(study)
-    liked = np.zeros(len(found.of))
-    world = Recorded(found.of, found.features(), found.scores, found.named, liked)
+    world, prompts, answers = draw_answers(study)
+
+    def reward(spec: str) -> Floats:
+        return text_rewards.scores(text_rewards.parse(spec), prompts, answers)
+
     tables: dict[str, list[dict[str, Any]]] = {}
     specs: list[Spec] = [
         {"taste": taste, "asked": asked, "seeds": RUNS // few}
         for asked in ASKED
         for taste in TASTES
     ]
-    rewards = {name: found.reward(spec) for name, spec in TASTES.items()}
+    rewards = {name: reward(spec) for name, spec in TASTES.items()}
     tables["tastes"] = study.cells("tastes", specs, partial(count_shown, world, rewards))
     specs = [
         {"taste": taste, "pairs": pairs, "seeds": RUNS // few}
@@ -297,7 +272,7 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
         {"class": kind, "taste": name, "seeds": COMPARED // few}
         for name, (kind, _) in [*tastes.TASTES.items()][:: 5 if study.quick else 1]  # one a class
     ]
-    rewards = {spec["taste"]: found.reward(f"taste:{spec['taste']}") for spec in specs}
+    rewards = {spec["taste"]: reward(f"taste:{spec['taste']}") for spec in specs}
     tables["classes"] = study.cells("classes", specs, partial(compare_coordinates, world, rewards))
     specs = [{"chance": True, "seeds": CHANCE // few}]
     tables["chance"] = study.cells("chance votes", specs, partial(count_chance, world))
@@ -305,31 +280,23 @@ def main(study: Study) -> dict[str, list[dict[str, Any]]]:
     said = study.cells("calibration", specs, partial(collect_said, world))
     tables["calibration"] = tabulate_said(said)
     for part, rows in tables.items():
-        study.table(part, rows, {head: head for head in rows[0]})
-        study.csv(part, rows)
+        study.table(part, rows, {head: head for head in rows[0]}, part)
     study.end()
     return tables
 
 
-def draw_answers(study: Study) -> Answers:
-    """The answers of the start that the study's folder has, or `EACH` to each prompt drawn now."""
-    from szpo.policies import language_model
+def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
+    """The answers of the start that the study's folder has, or `EACH` to each prompt drawn now.
 
-    config = load(preset_name="demo", sets=["model.device=cpu", "model.dtype=fp32"])
-    train = promptfiles.load_configured(config.prompts).train
+    Returns:
+        The world of the answers, in which nothing is liked yet; the prompt of each, and each.
+    """
+    sets = ["model.device=cpu", "model.dtype=fp32"]
+    policy, named, train = default_model.prepare(sets, study.console.print)
     order = make_generator(derive(SEED, "surrogate prompts")).permutation(len(train))
     prompts = tuple(train[i] for i in order[: 8 if study.quick else PROMPTS])
-    base = language_model.prepare(
-        config, language_model.load_host(config, adapter=False), train, study.console.print
-    )
-    subspace = base.subspace
-    if subspace.features is None:
-        raise RunError("surrogate: the demo's coordinates have no named features")
-    named = subspace.features.named()
     file = study.folder / f"answers-{len(prompts)}.npz"
     if not file.exists():
-        settings = config.optimizer_settings(subspace.layout, subspace.scale, named)
-        policy = language_model.make_policy(config, base, settings)
         texts, scores = [], []
         for first in track(range(0, len(prompts), AT_ONCE), "answers", console=study.console):
             part = prompts[first : first + AT_ONCE]
@@ -341,8 +308,16 @@ def draw_answers(study: Study) -> Answers:
         with replace_whole(file) as draft, draft.open("wb") as opened:
             np.savez(opened, texts=np.array(texts), scores=np.concatenate(scores))
     with np.load(file, allow_pickle=False) as stored:
-        of = np.repeat(np.arange(len(prompts)), EACH)
-        return Answers(prompts, of, tuple(stored["texts"].tolist()), stored["scores"], named)
+        answers, scores_of = [Answer(text) for text in stored["texts"].tolist()], stored["scores"]
+    asked_of = [prompt for prompt in prompts for _ in range(EACH)]
+    entries = [dictionary.BY_NAME[name] for name in named.names]
+    values = feature_values(
+        entries, ((p.text, a.text) for p, a in zip(asked_of, answers, strict=True))
+    )
+    features = values * FEATURE_GRID / np.array(named.scales)
+    of = np.repeat(np.arange(len(prompts)), EACH)
+    world = Recorded(of, features, scores_of, named, np.zeros(len(of)))
+    return world, asked_of, answers
 
 
 def count_shown(

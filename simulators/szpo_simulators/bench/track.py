@@ -8,14 +8,12 @@ improves the driver on the reward that they give to each move.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from szpo.types import Floats, Ints
-from szpo_simulators.panels import panel as panels
 from szpo_simulators.study import Study, bench, by_label, draw_curve, format_interval, interval
 from szpo_simulators.worlds import oracle, ppo, rlhf
 from szpo_simulators.worlds import repetitions as batched
@@ -40,7 +38,8 @@ MODEL, LIMITED, SZPO, COUNTING = (
 def main(study: Study) -> dict[str, Any]:
     """A proxy that can be hacked: reward models with full and limited eyes, and SZPO."""
     budgets = BUDGETS[1:4] if study.quick else BUDGETS
-    beta: dict[str, panels.Calibration] = {w.seen: calibrate_panel(w) for w in (TRUTH, PROXY)}
+    # By single drives of the untrained driver, and by each panel's feature.
+    beta = {str(world.seen): oracle.calibrate(world, 1) for world in (TRUTH, PROXY)}
     trials, repetitions = (4, 20) if study.quick else (20, 100)
     first, end = (2, 3) if study.quick else (0, 4)
     alphas = [{"alpha": x} for x in ALPHAS[first:end]]
@@ -101,13 +100,6 @@ def main(study: Study) -> dict[str, Any]:
     _draw(study, rows, modelled, bounds)
     study.end()
     return {"rows": flat, "bounds": bounds}
-
-
-@lru_cache
-def calibrate_panel(track: Track) -> panels.Calibration:
-    """β of ``bt70`` for single drives of the untrained driver, by this panel's feature."""
-    drives = track.returns(track.theta0[None], draws(track, [0], 0, 0, 20_000, "calibration"))
-    return panels.calibrate(drives.reshape(200, 100), 1, 0)
 
 
 def value_intervals(theta: Reals) -> dict[str, dict[str, float]]:

@@ -2,7 +2,8 @@
 
 The spec comes as JSON on stdin, the share that is done goes to stdout, and the record is written
 whole or not at all. A method that cannot go on (it diverged, or had nothing to learn from) is a
-result and is recorded; a mistake in the spec is an error and leaves no record.
+result and is recorded; a mistake in the spec is an error and leaves no record. The cells of a
+frontier are in `frontier_cell`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from szpo.errors import RunError, SzpoError
-from szpo.runs import machine_check
-from szpo_simulators.study import read_record, write_record
+from szpo.errors import SzpoError
+from szpo_simulators.study import measure_machine, read_record, write_record
 
 VERSION = 1
 """Raise it when what a cell does or counts changes: older records are then not used."""
@@ -40,21 +40,23 @@ def run_cell(
     """
     began = time.monotonic(), time.process_time()
     from szpo_simulators.compare import instruments, methods, shared_setup
-    from szpo_simulators.compare.checkpoints import Checkpoints
+    from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, measurement_from_json
+    from szpo_simulators.panels import text_rewards
 
     if base is None:
         return {**shared_setup.measure_base(spec), **spent_since(*began)}
     tools = instruments.Instruments()
     loaded_bytes = instruments.resident()
-    yardstick = shared_setup.make_yardstick(spec, base)
+    yardstick = Yardstick(
+        shared_setup.load_prompts(spec).heldout[: spec["prompts"]],
+        spec["samples"],
+        shared_setup.MEASURING,
+        text_rewards.parse(spec["reward"]).score,
+        measurement_from_json(base),
+    )
     checkpoints = Checkpoints(yardstick, tools, spec["points"], report=report)
     checkpoints.record_start()
-    stopped = None
-    with tools.counting():
-        try:
-            more = methods.RUNNERS[spec["method"]](spec, checkpoints)
-        except RunError as error:
-            stopped, more = str(error), {}
+    stopped, more = methods.run(spec, checkpoints)
     return {
         "course": checkpoints.rows,
         "stopped": stopped,
@@ -77,41 +79,32 @@ def spent_since(wall: float, cpu: float) -> dict[str, Any]:
         "elapsed": time.monotonic() - wall,
         "cpu_seconds": time.process_time() - cpu,
         "commit": commit,
-        "machine": {
-            "load": machine_check.load_average(),
-            "matrix_seconds": machine_check.matrix_seconds(),
-        },
+        "machine": measure_machine(),
     }
 
 
-def answer(
-    arguments: Sequence[str], run: Callable[[dict[str, Any], Path, Callable[[float], None]], Any]
-) -> int:
-    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code.
-
-    ``run`` gets the spec, the record's path, and what takes the share that is done.
-    """
+def main(arguments: Sequence[str]) -> int:
+    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code."""
     spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
+
+    def report(share: float) -> None:
+        print(f"{share:.4f}", flush=True)
+
     try:
-        found = run(spec, path, lambda share: print(f"{share:.4f}", flush=True))
+        if "settings_hash" in spec:  # a frontier's
+            from szpo_simulators.compare import frontier_cell
+
+            found = frontier_cell.run_cell(spec, path.parents[1], path.stem, report)
+        elif "base" in spec:
+            base = read_record(path.with_name(f"{spec['base']}.json"))["found"]["measurement"]
+            found = run_cell(spec, base, report)
+        else:
+            found = run_cell(spec)
     except SzpoError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     write_record(path, spec, found)
     return 0
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a cell of a comparison; see `answer`."""
-
-    def run(spec: dict[str, Any], path: Path, report: Callable[[float], None]) -> Any:
-        base = None
-        if "base" in spec:
-            file = path.with_name(f"{spec['base']}.json")
-            base = read_record(file)["found"]["measurement"]
-        return run_cell(spec, base, report)
-
-    return answer(arguments, run)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import contextlib
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -90,14 +89,16 @@ class CellStore:
         for path in (record, log):
             path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _open_text(json.dumps(dict(cell.spec))) as spec,
             log.open("w") as errors,
             subprocess.Popen(
-                [*self.command, str(record)], stdin=spec, stdout=subprocess.PIPE,
+                [*self.command, str(record)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=errors, text=True, pass_fds=[lock.fileno()],
             ) as child,
         ):  # fmt: skip
             try:
+                if child.stdin is not None:
+                    with contextlib.suppress(BrokenPipeError), child.stdin:
+                        child.stdin.write(json.dumps(dict(cell.spec)))
                 for line in child.stdout or ():
                     with contextlib.suppress(ValueError):
                         report(float(line))
@@ -110,15 +111,6 @@ class CellStore:
             return None
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         return f"{lines[-1] if lines else f'ended with code {code}'} (all of it: {log})"
-
-
-@contextlib.contextmanager
-def _open_text(content: str) -> Iterator[Any]:
-    """A temporary file with this content, read from its beginning."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        file.write(content)
-        file.seek(0)
-        yield file
 
 
 def run_cells(

@@ -31,6 +31,14 @@ class Yardstick:
     base: heldout.Measurement
     """Of the model before any vote."""
 
+    def measure(
+        self, policy: heldout.Measurable, score: Callable[[Prompt, Answer], float] | None = None
+    ) -> heldout.Measurement:
+        """The measurement of a policy, by the yardstick's score or another."""
+        return heldout.measure(
+            policy, self.prompts, score or self.score, samples=self.samples, seed=self.seed
+        )
+
 
 @dataclass
 class Checkpoints:
@@ -81,7 +89,8 @@ class Checkpoints:
         total = self._add_machine_cost(cost)
         with self.instruments.aside():
             if self.is_due(share):
-                self._measure(policy, share, total, figures or {})
+                self.rows.append(self._measure(policy, share, total, figures))
+                self.measured += 1
             self.report(share)
 
     def _add_machine_cost(self, cost: Mapping[str, float]) -> dict[str, float]:
@@ -94,24 +103,20 @@ class Checkpoints:
         policy: heldout.Measurable,
         share: float,
         cost: Mapping[str, float],
-        figures: Mapping[str, float],
-    ) -> None:
-        yardstick = self.yardstick
+        figures: Mapping[str, float] | None,
+    ) -> dict[str, Any]:
         seen: list[tuple[Prompt, Answer]] = []
 
         def score(prompt: Prompt, answer: Answer) -> float:
             seen.append((prompt, answer))
-            return yardstick.score(prompt, answer)
+            return self.yardstick.score(prompt, answer)
 
-        found = heldout.measure(
-            policy, yardstick.prompts, score, samples=yardstick.samples, seed=yardstick.seed
-        )
-        row = make_row(yardstick, found, share, cost, figures)
+        found = self.yardstick.measure(policy, score)
+        row = make_row(self.yardstick, found, share, cost, figures)
         if self.proxy is not None:
             values = self.proxy([p for p, _ in seen], [a for _, a in seen])
             row["proxy"] = float(np.mean(values))
-        self.rows.append(row)
-        self.measured += 1
+        return row
 
 
 NO_COST: Mapping[str, float] = {

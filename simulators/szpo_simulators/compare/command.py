@@ -122,7 +122,7 @@ def compare(
 def _split(texts: Sequence[str]) -> tuple[str, ...]:
     """The names in texts that hold one or several, separated by commas; each once.
 
-    >>> _split(["szpo,dpo", "ppo"])
+    >>> _split(["szpo,dpo", "ppo,dpo"])
     ('szpo', 'dpo', 'ppo')
     """
     parts = [part.strip() for text in texts for part in text.split(",")]
@@ -204,8 +204,8 @@ def run_trials(
          "gains": lambda row: " ".join(f"{gain:+.3f}" for gain in row["gains"]),
          "mean": lambda row: f"{row['mean']:+.3f}",
          "": lambda row: " ".join(word for word in ("best", "chosen") if row[word])},
+        f"trials-{preset.name}",
     )  # fmt: skip
-    study.csv(f"trials-{preset.name}", rows)
     return {"preset": preset.name, "trials": rows}, failures
 
 
@@ -405,15 +405,13 @@ def order_cells(
     setup: Mapping[str, Any],
 ) -> list[Cell]:
     """All cells, most informative first: three seeds of batch votes, of pair votes, the rest."""
-    few, rest = seeds[:3], seeds[3:]
-    batches = [one for one in methods if one[1] == "batch"]
-    pairs = [one for one in methods if one[1] == "pair"]
-    rounds = [(batches, few), (pairs, few), (batches, rest), (pairs, rest)]
     return [
         make_cell(preset, method, ask, seed, setup)
-        for selected, some in rounds
+        for some in (seeds[:3], seeds[3:])
+        for asking in ("batch", "pair")
         for seed in some
-        for method, ask in selected
+        for method, ask in methods
+        if ask == asking
     ]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +22,17 @@ from szpo_simulators.compare import frontier_plan as plans
 from szpo_simulators.compare import frontier_summary as summary
 from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.frontier_plan import BEST_OF, Frontier
-from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, put_legend_below
+from szpo_simulators.study import (
+    COLOURS,
+    MARKS,
+    Study,
+    describe_machine,
+    number,
+)
 
 FROZEN: Final = Path("experiments/frozen/frontier.toml")
 """The plan of the documents; a checkout has it, an installed package does not."""
 QUICK: Final = Path(__file__).with_name("frontier_quick.toml")
-CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.frontier_cell")
 
 
 def main(
@@ -60,7 +64,7 @@ def main(
         raise UsageError(f"frontier: --jobs {jobs}; give 1 or more")
     frozen = plans.read(QUICK if quick else plan)
     study = Study("frontier", folder, quick, figures)
-    store = CellStore(folder, CHILD)
+    store = CellStore(folder)
     wanted = plans.cells(frozen, only, plans.read_seeds(seeds) if seeds else ())
     wanted = [one for one in wanted if one.spec["method"] not in plans.GONE_RULES]
     failures = [] if show else cell_store.run_cells(study.console, store, wanted, jobs)
@@ -95,34 +99,24 @@ def show_finished(study: Study, plan: Frontier, store: CellStore) -> dict[str, A
         study.console.print(f"nothing is finished in {study.folder}", markup=False)
         return {"lines": []}
     study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
-    verdicts = [
-        {"group": v.group, "what": v.what, "asked": v.asked, "found": v.found, "": v.word}
-        for v in summary.judge_targets(plan, rows)
-    ]
+    verdicts = summary.judge_targets(plan, rows)
     if verdicts:
         study.table("what was asked", verdicts, {name: name for name in verdicts[0]})
     apart = summary.judge_comparisons(plan, rows)
     if apart:
         study.table("paired by seed", apart, PAIRED)
-    missing = [line for line in _name_missing(plan, rows) if line]
+    missing = [
+        f"unfinished: {group.label} has {done} of {len(group.seeds)} seeds"
+        for group in plan.groups
+        if (done := len({row["seed"] for row in rows[group.label]})) < len(group.seeds)
+    ]
     for line in missing:
         study.console.print(line, markup=False)
     _draw(study, plan, lines)
     tables = {"lines": lines, "targets": verdicts, "comparisons": apart, "unfinished": missing}
     body: dict[str, Any] = plain({**tables, "machine": describe_machine()})
-    text = json.dumps(body, indent=1)
-    (study.folder / "frontier.json").write_text(text, encoding="utf-8")
-    study.end()
+    study.end("frontier", body)
     return body
-
-
-def _name_missing(plan: Frontier, rows: summary.Rows) -> list[str]:
-    found = []
-    for group in plan.groups:
-        done = len({row["seed"] for row in rows[group.label]})
-        if done < len(group.seeds):
-            found.append(f"unfinished: {group.label} has {done} of {len(group.seeds)} seeds")
-    return found
 
 
 def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
@@ -133,14 +127,6 @@ def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
     return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
-def _number(name: str, form: str) -> Any:
-    return lambda row: "–" if row.get(name) is None else format(row[name], form)
-
-
-def _count(name: str) -> Any:
-    return lambda row: f"{row[name]}" if name in row else "–"
-
-
 def _seeds(row: Mapping[str, Any]) -> str:
     return f"{row['seeds']}/{row['of']}"
 
@@ -149,17 +135,17 @@ TABLE: Final[Mapping[str, Any]] = {
     "group": "group",
     "votes": "checkpoint",
     "seeds": _seeds,
-    "read": _number("answers_read", ".0f"),
+    "read": number("answers_read", ".0f"),
     "gain": _interval,
-    "few": _number("few", "+.3f"),
-    "lowest": _number("lowest", "+.3f"),
-    "unseen": _number("unseen", "+.3f"),
-    "KL": _number("kl", ".2f"),
-    "most": _number("kl_most", ".2f"),
-    "3 g.": _count("first_three"),
-    "4 g.": _count("all_four"),
-    "topic": _number("topic", ".2f"),
-    "cpu s": _number("cpu_seconds", ".0f"),
+    "few": number("few", "+.3f"),
+    "lowest": number("lowest", "+.3f"),
+    "unseen": number("unseen", "+.3f"),
+    "KL": number("kl", ".2f"),
+    "most": number("kl_most", ".2f"),
+    "3 g.": number("first_three", ".0f"),
+    "4 g.": number("all_four", ".0f"),
+    "topic": number("topic", ".2f"),
+    "cpu s": number("cpu_seconds", ".0f"),
 }
 PAIRED: Final[Mapping[str, Any]] = {
     "ours": "ours",
@@ -212,7 +198,10 @@ def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> N
             ylabel="gain in held-out sentiment",
         )
         axes[1].set(xlabel="answers read")
-        put_legend_below(axes[0])
+        axes[0].legend(  # under the axes, where it hides no data
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=8,
+            columnspacing=1.2, handlelength=2.2,
+        )  # fmt: skip
 
 
 def _root(x: Floats) -> Floats:

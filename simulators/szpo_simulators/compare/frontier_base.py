@@ -6,14 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo.types import Answer, Floats, Prompt
 from szpo_simulators.compare import shared_setup
 from szpo_simulators.compare.checkpoints import (
@@ -21,26 +20,14 @@ from szpo_simulators.compare.checkpoints import (
     measurement_from_json,
     measurement_to_json,
 )
-from szpo_simulators.compare.shared_setup import load_config
-from szpo_simulators.panels import heldout, text_rewards
-from szpo_simulators.panels import panel as panels
+from szpo_simulators.compare.shared_setup import MEASURING, load_config
+from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import claim, hash_spec, read_record, write_record
 
-SEED: Final = 0
-"""Of the held-out random numbers, the same for every cell, so that policies are paired."""
 MANY_AT_ONCE: Final = 10
 """Answers to each prompt in a call, where there are many."""
 WAIT: Final = 1.0
 """Seconds between looks at what another process is making."""
-
-
-@dataclass(frozen=True)
-class Base:
-    """The start as a cell is compared with it."""
-
-    yardstick: Yardstick
-    beta: Mapping[str, float]
-    """Of the panel, for batches of D rows and for single pairs."""
 
 
 @contextmanager
@@ -54,22 +41,25 @@ def alone(lock: Path) -> Iterator[None]:
         time.sleep(WAIT)
 
 
-def load(spec: Mapping[str, Any], folder: Path) -> Base:
-    """The base of a cell, from the folder or measured now.
+def load(spec: Mapping[str, Any], folder: Path) -> tuple[Yardstick, dict[str, float]]:
+    """The base of a cell, from the folder or measured now, and β by way of asking.
 
     Its texts serve every taste: rewards read texts, so they are scored anew for each.
     """
-    body = _load_texts(spec, folder)
-    prompts = shared_setup.load_prompts(spec)
-    asked = prompts.heldout[slice(*spec["heldout"])]
-    reward = text_rewards.parse(spec["reward"])
+    path = _path_of_texts(spec, folder)
+    make_once(path, folder, lambda: write_record(path, _key(spec), _measure(spec)))
+    body = read_record(path)["found"]
+    asked, reward = heldout_prompts(spec), text_rewards.parse(spec["reward"])
     found = measurement_from_json(body["measurement"])
-    rewards = _score(reward, asked, found.texts)
-    values = _score(reward, prompts.train[:SHARPNESS_PROMPTS], body["calibration"])
-    rows = {"batch": spec["D"], "pair": 1}
-    beta = {name: panels.calibrate(values, many, 0).beta for name, many in rows.items()}
-    measured = replace(found, rewards=rewards)
-    return Base(Yardstick(asked, spec["answers"], SEED, reward.score, measured), beta)
+    measured = replace(found, rewards=_score(reward, asked, found.texts))
+    fitted = shared_setup.fit_panels(spec, reward, _as_answers(body["calibration"]))
+    beta = {name: one.beta for name, one in fitted.items()}
+    return Yardstick(asked, spec["answers"], MEASURING, reward.score, measured), beta
+
+
+def heldout_prompts(spec: Mapping[str, Any]) -> tuple[Prompt, ...]:
+    """The held-out prompts that measure a cell."""
+    return shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
 
 
 def make_once(path: Path, folder: Path, make: Callable[[], None]) -> None:
@@ -87,8 +77,7 @@ def draw_many(spec: Mapping[str, Any], folder: Path, count: int) -> None:
     path = _path_of_many(spec, folder, count)
 
     def make() -> None:
-        asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
-        policy = shared_setup.load_configured_actor(load_config(spec))
+        asked, policy = heldout_prompts(spec), shared_setup.load_actor(spec)
         calls = math.ceil(count / MANY_AT_ONCE)
         parts = [policy.sample(asked, MANY_AT_ONCE, seed=1 + i) for i in range(calls)]
         texts = [
@@ -111,7 +100,7 @@ def offset(spec: Mapping[str, Any], folder: Path, count: int) -> Floats | None:
     many, few = _path_of_many(spec, folder, count), _path_of_texts(spec, folder)
     if not count or not many.exists() or not few.exists():
         return None
-    asked = shared_setup.load_prompts(spec).heldout[slice(*spec["heldout"])]
+    asked = heldout_prompts(spec)
     return _mean_rewards(few, asked, spec["reward"]) - _mean_rewards(many, asked, spec["reward"])
 
 
@@ -127,14 +116,11 @@ def _path_of_many(spec: Mapping[str, Any], folder: Path, count: int) -> Path:
 
 
 def _score(reward: Any, prompts: Any, texts: Any) -> Any:
-    return text_rewards.matrix(reward, prompts, [[Answer(text) for text in row] for row in texts])
+    return text_rewards.matrix(reward, prompts, _as_answers(texts))
 
 
-def _load_texts(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    path = _path_of_texts(spec, folder)
-    make_once(path, folder, lambda: write_record(path, _key(spec), _measure(spec)))
-    body: dict[str, Any] = read_record(path)["found"]
-    return body
+def _as_answers(texts: Any) -> list[list[Answer]]:
+    return [[Answer(text) for text in row] for row in texts]
 
 
 def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,17 +138,8 @@ def _path_of_texts(spec: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _measure(spec: Mapping[str, Any]) -> dict[str, Any]:
-    policy = shared_setup.load_configured_actor(load_config(spec))
-    prompts = shared_setup.load_prompts(spec)
-    drawn = policy.sample(prompts.train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
-
-    def score_none(prompt: Prompt, answer: Answer) -> float:
-        return 0.0
-
-    asked = prompts.heldout[slice(*spec["heldout"])]
-    found = heldout.measure(
-        policy, asked, score_none, samples=spec["answers"], seed=SEED, moved=False
-    )
+    asked = heldout_prompts(spec)
+    drawn, found = shared_setup.draw_base(spec, asked, spec["answers"], lambda *_: 0.0)
     return {
         "measurement": measurement_to_json(found),
         "calibration": [[answer.text for answer in row] for row in drawn],

@@ -1,39 +1,57 @@
-"""Run one cell of a frontier in a process of its own, its spec on stdin.
+"""Cells of a frontier: runs of szpo, gradient methods on single pairs, the best of n answers.
 
-Here are the cells that are no run of szpo: gradient methods on single pairs, and the best of n
-answers.
+A run's ledger is driven to its end, and measured at checkpoints. One that was killed goes on where
+its ledger ends. What is measured is read back from the ledger: the point that the run recommended
+after a number of votes.
+
+A run may begin with preference pairs: answers of the base, chosen by simulated people. Their taste
+need not be the run's. The people are as sure of single answers as the panel `bt70` is.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import sys
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from scipy import special
 
-from szpo.errors import RunError, UsageError
+from szpo.data import preference_files
+from szpo.data.pairs import Pair
+from szpo.errors import RunError, SzpoError, UsageError
+from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
+from szpo.policies import subspace_cache
 from szpo.replay import replay
-from szpo.runs import assemble
+from szpo.runs import assemble, driver, samples
+from szpo.runs.assemble import RunParts
+from szpo.seeds import derive, uniform
+from szpo.training import controller, results
+from szpo.training.step_report import StepReport
 from szpo.types import Floats
 from szpo_simulators.compare import frontier_base as base
 from szpo_simulators.compare import frontier_plan as plan
-from szpo_simulators.compare import frontier_runs as vote_runs
-from szpo_simulators.compare import methods
-from szpo_simulators.compare.cell_process import answer, spent_since
-from szpo_simulators.compare.checkpoints import Checkpoints
+from szpo_simulators.compare import methods, shared_setup
+from szpo_simulators.compare.cell_process import spent_since
+from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, make_row
 from szpo_simulators.compare.instruments import Instruments
+from szpo_simulators.compare.shared_setup import MEASURING, load_config
 from szpo_simulators.panels import text_rewards
+from szpo_simulators.study import hash_spec
+
+DRIVING: Final = 0.8
+"""Share of a cell's time that its votes take; the rest is measuring."""
+Report = Callable[[float], None]
 
 
-def run_cell(
-    spec: Mapping[str, Any], folder: Path, name: str, report: Callable[[float], None]
-) -> dict[str, Any]:
+def run_cell(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
     """Run a cell and return its record: rows, seconds, machine and commit, as plain JSON values.
 
     Raises:
@@ -41,7 +59,7 @@ def run_cell(
     """
     began = time.monotonic(), time.process_time()
     if spec["method"] in plan.RULES:
-        found = vote_runs.run(spec, folder, name, report)
+        found = run_votes(spec, folder, name, report)
     elif spec["method"] == plan.BEST_OF:
         found = run_best_of(spec, folder, report)
     else:
@@ -49,18 +67,148 @@ def run_cell(
     return {**found, **spent_since(*began)}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a cell of a frontier; see `szpo_simulators.compare.cell_process.answer`."""
-    return answer(
-        arguments, lambda spec, path, report: run_cell(spec, path.parents[1], path.stem, report)
-    )
+def ledger_path(folder: Path, name: str) -> Path:
+    """Where the ledger of a cell is."""
+    return folder / "ledgers" / f"{name}.db"
 
 
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+def run_votes(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
+    """Drive the run, measure it, and return its rows with what it was made of.
+
+    Raises:
+        RunError: the run paused before its votes were counted.
+    """
+    began = time.process_time()
+    yardstick, _ = base.load(spec, folder)
+    path = ledger_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokens = load_config(spec).generation.max_new_tokens
+    lock = folder / "locks" / f"setup-{tokens}-{spec['setup']}.lock"
+    with base.alone(lock), _shared_setup_file(spec, folder / "setups"):
+        # Makes the set-up, or finds it in the cache.
+        ledger, parts, resumed = _open(spec, path, folder)
+    set_up = time.process_time() - began
+    spent: dict[int, float] = {}
+
+    def note(step: StepReport) -> None:
+        spent[step.step + 1] = time.process_time() - began - set_up
+        report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
+
+    with closing(parts), ledger:
+        outcome = controller.run(replace(driver.prepare(ledger, parts), on_step=note))
+        if outcome.status == "paused":
+            raise RunError(f"{path} paused: {outcome}")
+        rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
+        facts = results.read(ledger).table
+        stood = [f.kl for f in facts if f.kl is not None]
+    for row in rows:
+        row["cpu_seconds"] = None if resumed else spent.get(row["steps"])
+        row["seconds"] = None
+    language = {} if parts.base is None else dict(parts.base.subspace.report)
+    return {
+        "rows": rows, "resumed": resumed, "furthest": max(stood, default=None),
+        "setup": {"cpu_seconds": set_up, **{k: language.get(k) for k in ("origin", "seconds")}},
+    }  # fmt: skip
 
 
-Report = Callable[[float], None]
+@contextmanager
+def _shared_setup_file(spec: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """Take a cell's set-up from the folder, or keep it there: another machine makes another."""
+    key = subspace_cache.key_here(load_config(spec), shared_setup.load_prompts(spec).train)
+    if key is None:
+        yield
+        return
+    cached = subspace_cache.cached_path(key)
+    stored = folder / cached.name
+    _copy_new(stored, cached)
+    yield
+    _copy_new(cached, stored)
+
+
+def _copy_new(there: Path, here: Path) -> None:
+    if there.exists() and not here.exists():
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(here) as draft:
+            shutil.copyfile(there, draft)
+
+
+def _open(spec: Mapping[str, Any], path: Path, folder: Path) -> tuple[Ledger, RunParts, bool]:
+    """The run where it was left, or a new one; a file that is no ledger is begun again."""
+    if path.exists():
+        try:
+            ledger: Ledger | None = Ledger.open(path)
+        except SzpoError:  # killed while it was made
+            ledger = None
+        if ledger is not None:
+            return ledger, assemble.reopen(ledger, say=lambda line: None), True
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    sets = list(spec["sets"])
+    if "pairs" in spec:
+        sets.append(f"optimizer.prior={make(spec, folder)}")
+    parts = assemble.build(load_config({**spec, "sets": sets}), say=lambda line: None)
+    return assemble.create_ledger(parts, path), parts, False
+
+
+def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
+    """(steps, votes, answers read) at the last whole step of at most this number of votes."""
+    steps = counted = read = 0
+    for fact in results.read(ledger).table:
+        if fact.state != "applied" or counted + fact.votes > votes:
+            break
+        steps, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read
+    return steps, counted, read
+
+
+def _measure(
+    spec: Mapping[str, Any], ledger: Ledger, parts: RunParts, yardstick: Yardstick, folder: Path
+) -> list[dict[str, Any]]:
+    """A row for each checkpoint; those measured before the cell was killed are read back."""
+    rows: list[dict[str, Any]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for votes in spec["at"]:
+        file = folder / f"{votes}.json"
+        if not file.exists():
+            steps, counted, read = steps_of(ledger, votes)
+            with samples.policy_at(ledger, parts, steps) as policy:
+                moved: Any = policy
+                found = yardstick.measure(moved)
+            cost = {"votes": counted, "answers_read": read}
+            row = {**make_row(yardstick, found, votes / spec["votes"], cost), "steps": steps}
+            with replace_whole(file) as draft:
+                draft.write_text(json.dumps(row), encoding="utf-8")
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+    return rows
+
+
+def make(spec: Mapping[str, Any], folder: Path) -> Path:
+    """The file of a cell's pairs, in TRL's format; one that is there is not made again.
+
+    ``spec["pairs"]`` has their ``count`` and the ``reward`` by which people chose. Pairs follow
+    from the cell's seed, spread over the prompts to train on. Equal texts are no pair.
+    """
+    own = {name: spec[name] for name in ("run", "sets", "seed", "pairs")}
+    path = folder / "pairs" / f"{hash_spec(own)[:16]}.jsonl"
+    base.make_once(path, folder, lambda: _draw(spec, folder, path))
+    return path
+
+
+def _draw(spec: Mapping[str, Any], folder: Path, path: Path) -> None:
+    count, taste = spec["pairs"]["count"], spec["pairs"]["reward"]
+    _, beta = base.load({**spec, "reward": taste}, folder)
+    prompts = shared_setup.load_prompts(spec).train
+    each = math.ceil(count / len(prompts))
+    few = prompts[: math.ceil(count / each)]
+    drawn = shared_setup.load_actor(spec).sample(few, 2 * each, seed=spec["seed"])
+    values = text_rewards.matrix(text_rewards.parse(taste), few, drawn).reshape(-1, 2)
+    first = special.expit(beta["pair"] * (values[:, 0] - values[:, 1]))
+    wins = uniform(derive(spec["seed"], "pairs to begin with"), len(first)) < first
+    pairs = [
+        Pair(few[i // each], *(both if won else both[::-1]))
+        for i, won in enumerate(wins.tolist())
+        if (both := drawn[i // each][2 * (i % each) : 2 * (i % each) + 2])[0].text != both[1].text
+    ]
+    preference_files.write(path, pairs[:count])
 
 
 def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[str, Any]:
@@ -69,15 +217,9 @@ def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[
     DPO asks once and goes through its pairs once, so at a share of its training it has learned
     from that share of them, and is charged for no more.
     """
-    start = base.load(spec, folder)
-    tools = Instruments()
-    checkpoints = Checkpoints(start.yardstick, tools, spec["points"], report=report)
-    stopped = None
-    with tools.counting():
-        try:
-            methods.RUNNERS[spec["method"]]({**spec, "beta": dict(start.beta)}, checkpoints)
-        except RunError as error:
-            stopped = str(error)
+    yardstick, beta = base.load(spec, folder)
+    checkpoints = Checkpoints(yardstick, Instruments(), spec["points"], report=report)
+    stopped, _ = methods.run({**spec, "beta": beta}, checkpoints)
     rows = [row for row in checkpoints.rows if row["share"] > 0]
     if spec["method"] == "dpo":
         for row in rows:
@@ -94,17 +236,17 @@ def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[s
     Raises:
         UsageError: the run that gives the direction is not there.
     """
-    path = vote_runs.ledger_path(folder, spec["of"])
+    path = ledger_path(folder, spec["of"])
     if not path.exists():
         raise UsageError(f"frontier: best-of-n needs the run {path}; let its cell end first")
-    yardstick = base.load(spec, folder).yardstick
+    yardstick, _ = base.load(spec, folder)
     size = spec["settings"]["pool"]
     with (
         Ledger.open(path, readonly=True) as ledger,
         closing(assemble.reopen(ledger, panel=False, say=lambda line: None)) as parts,
     ):
         policy = parts.language
-        tokens = policy.sample_tokens(yardstick.prompts, size, seed=base.SEED, base=True)
+        tokens = policy.sample_tokens(yardstick.prompts, size, seed=MEASURING, base=True)
         report(0.2)
         answers = [policy.answer(row) for row in tokens]
         asked = [policy.encode(prompt) for prompt in yardstick.prompts]
@@ -112,7 +254,7 @@ def run_best_of(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[s
         report(0.9)
         directions = {}
         for votes in spec["at"]:
-            steps, counted, read = vote_runs.steps_of(ledger, votes)
+            steps, counted, read = steps_of(ledger, votes)
             theta = replay.fold(ledger, steps)
             directions[votes] = (counted, read, np.concatenate([*map(np.ravel, theta.values())]))
     grouped = [answers[i : i + size] for i in range(0, len(answers), size)]

@@ -160,11 +160,9 @@ def read(path: Path) -> Frontier:
     labels = [group.label for group in groups]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UsageError(f"frontier: {path}: two groups are called {twice[0]}")
-    for label in [name for c in comparisons for name in (c.ours, c.theirs)]:
+    compared = [name for c in comparisons for name in (c.ours, c.theirs)]
+    for label in (*compared, *(group.of for group in groups if group.of is not None)):
         plan.group(label)
-    for group in groups:
-        if group.of is not None:
-            plan.group(group.of)
     return plan
 
 
@@ -248,8 +246,8 @@ def cell(plan: Frontier, group: Group, seed: int) -> Cell:
     if group.pairs:
         spec["pairs"] = dict(group.pairs)
     if group.of is not None:
-        source = plan.group(group.of)
-        spec |= {"of": cell(plan, source, seed).name, "settings": dict(group.settings)}
+        source = cell(plan, plan.group(group.of), seed)
+        spec |= {"of": source.name, "settings": dict(group.settings)}
     own = {key: value for key, value in spec.items() if key not in ("seed", "setup", "of")}
     own["sets"] = [one for one in own["sets"] if not one.startswith("subspace.setup_seed")]
     spec["settings_hash"] = hash_spec(own)[:10]

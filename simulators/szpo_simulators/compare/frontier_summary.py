@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from szpo_simulators.compare.frontier_plan import (
     Target,
     cell,
 )
+from szpo_simulators.compare.summary import find_where
 from szpo_simulators.panels.heldout import make_generator
 
 DRAWS: Final = 10_000
@@ -176,70 +176,47 @@ def format_verdict(met: bool | None) -> str:
     return "open" if met is None else "met" if met else "missed"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One promise of a plan, and whether what is finished meets it."""
-
-    group: str
-    what: str
-    asked: str
-    found: str
-    met: bool | None
-    """None while cells are missing."""
-
-    @property
-    def word(self) -> str:
-        """For people."""
-        return format_verdict(self.met)
-
-
-def judge_targets(plan: Frontier, rows: Rows) -> list[Verdict]:
-    """Every target of the plan, on the seeds that are finished."""
+def judge_targets(plan: Frontier, rows: Rows) -> list[dict[str, str]]:
+    """Every target of the plan on the seeds that are finished, as a table; last is the verdict."""
     return [
-        verdict
+        {
+            "group": f"{group.label} at {target.votes}", "what": what, "asked": asked,
+            "found": f"{value} ({len(found)} seeds)",
+            "": format_verdict(met if len(found) == len(group.seeds) else None),
+        }
         for group in plan.groups
         for target in group.targets
         if (found := checkpoint(rows[group.label], group, target.votes))
-        for verdict in _judge(group, target, found)
-    ]
+        for what, asked, value, met in _judge(target, found, len(group.seeds))
+    ]  # fmt: skip
 
 
-def _judge(group: Group, target: Target, found: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-    done = len(found) == len(group.seeds)
-    at = f"{group.label} at {target.votes}"
+def _judge(
+    target: Target, found: Sequence[Mapping[str, Any]], of: int
+) -> Iterator[tuple[str, str, str, bool]]:
+    """Of each figure with a bound: its name, the bound, what is found, whether it holds."""
     gains, kls = [row["gain"] for row in found], [row["kl"] for row in found]
-
-    def verdict(what: str, asked: str, value: str, met: bool) -> Verdict:
-        return Verdict(at, what, asked, f"{value} ({len(found)} seeds)", met if done else None)
-
-    made = []
     if target.gain is not None:
         mean = float(np.mean(gains))
         aim = "" if target.aim is None else f", aim {target.aim:+.2f}"
-        asked = f"at least {target.gain:+.2f}{aim}"
-        made.append(verdict("mean gain", asked, f"{mean:+.3f}", mean >= target.gain))
+        yield "mean gain", f"at least {target.gain:+.2f}{aim}", f"{mean:+.3f}", mean >= target.gain
     if target.kl is not None:
         mean = float(np.mean(kls))
-        made.append(verdict("mean KL", f"at most {target.kl:g}", f"{mean:.2f}", mean <= target.kl))
+        yield "mean KL", f"at most {target.kl:g}", f"{mean:.2f}", mean <= target.kl
     if target.kl_each is not None:
         most = max(kls)
-        asked = f"at most {target.kl_each:g}"
-        made.append(verdict("largest KL", asked, f"{most:.2f}", most <= target.kl_each))
+        yield "largest KL", f"at most {target.kl_each:g}", f"{most:.2f}", most <= target.kl_each
     if target.lowest is not None:
         low = min(gains)
-        asked = f"at least {target.lowest:g}"
-        made.append(verdict("lowest gain", asked, f"{low:+.3f}", low >= target.lowest))
+        yield "lowest gain", f"at least {target.lowest:g}", f"{low:+.3f}", low >= target.lowest
     if target.guards is not None:
         first, least = target.guards
         held = sum(guards_held(row, first) for row in found)
-        asked = f"on {least} of {len(group.seeds)}"
-        made.append(verdict(f"first {first} guards hold", asked, str(held), held >= least))
+        yield f"first {first} guards hold", f"on {least} of {of}", str(held), held >= least
     if target.furthest is not None:
-        nats, most_seeds = target.furthest
+        nats, seeds = target.furthest
         off = sum((row["furthest"] or 0.0) > nats for row in found)
-        asked = f"on at most {most_seeds} of {len(group.seeds)}"
-        made.append(verdict(f"ever beyond {nats:g} nats", asked, str(off), off <= most_seeds))
-    return made
+        yield f"ever beyond {nats:g} nats", f"on at most {seeds} of {of}", str(off), off <= seeds
 
 
 def judge_comparisons(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:
@@ -300,10 +277,5 @@ def gain_at_kl(rows: Sequence[Mapping[str, Any]], kl: float) -> float | None:
     >>> gain_at_kl(rows, 1.0), gain_at_kl(rows, 3.0), gain_at_kl(rows, 5.0)
     (0.1, 0.25, None)
     """
-    before, gained = 0.0, 0.0
-    for row in sorted(rows, key=lambda row: row["share"]):
-        if row["kl"] >= kl:
-            share = (kl - before) / (row["kl"] - before)
-            return float(gained + share * (row["gain"] - gained))
-        before, gained = row["kl"], row["gain"]
-    return None
+    course = sorted(rows, key=lambda row: row["share"])
+    return find_where([{"kl": 0.0, "gain": 0.0}, *course], "kl", kl, "gain")

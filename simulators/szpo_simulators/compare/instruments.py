@@ -32,7 +32,6 @@ class Instruments:
         self._began = self._now()
         self._apart = (0.0, 0.0)
         self._peak = 0
-        self._process_peak = 0
         self._on = True
         self.exact = _reset_peak()
         """Whether the system can reset the peak, so that `peak` is of this object's time alone."""
@@ -52,12 +51,7 @@ class Instruments:
 
         Where the system cannot reset the peak, that of the whole process.
         """
-        return self.process_peak() if not self.exact else max(self._peak, peak_resident())
-
-    def process_peak(self) -> int:
-        """Largest resident memory of the process so far, measuring included, in bytes."""
-        self._process_peak = max(self._process_peak, peak_resident(), memory.peak_bytes())
-        return self._process_peak
+        return max(peak_resident(), self._peak if self.exact else memory.peak_bytes())
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -69,7 +63,6 @@ class Instruments:
             yield
         finally:
             self._on = True
-            self.process_peak()
             if self.exact:
                 _reset_peak()
             now = self._now()

@@ -17,6 +17,7 @@ from szpo.baselines.costs import Meter, Moment, OnStep
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
 from szpo.data.pairs import Pair, Preferences
+from szpo.errors import RunError
 from szpo.runs import assemble, driver
 from szpo.seeds import as_seed
 from szpo.training import controller
@@ -158,26 +159,37 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     tree["optimizer"]["rows"] = D
     tree["optimizer"]["comparisons"] *= spec["D"] // D
     config = settings_file.check(tree, where="compare")
-    steps = votes // config.votes_per_step
+    steps, tools = votes // config.votes_per_step, checkpoints.instruments
 
     def note(report: StepReport) -> None:
         cost = {
             "votes": report.total_votes,
             "answers_read": report.total_answers_read,
-            "tokens": checkpoints.instruments.tokens,
+            "tokens": tools.tokens,
         }
         figures = {"win_rate": report.win_rate, "norm": report.norm}
         checkpoints.record(parts.language, (report.step + 1) / steps, cost, figures)
 
     with tempfile.TemporaryDirectory() as folder:
         parts = assemble.build(config, say=lambda line: None)
-        setup = checkpoints.instruments.seconds()
-        tools = checkpoints.instruments
-        facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": tools.tokens,
+        wall, cpu = tools.seconds()
+        facts = {"setup": {"seconds": wall, "cpu": cpu, "tokens": tools.tokens,
                            "bytes": tools.peak()}}  # fmt: skip
         with closing(parts), assemble.create_ledger(parts, Path(folder) / "run.db") as ledger:
             controller.run(replace(driver.prepare(ledger, parts), on_step=note))
     return facts
+
+
+def run(spec: Spec, checkpoints: Checkpoints) -> tuple[str | None, dict[str, Any]]:
+    """Run a cell's method: why it could not go on, or None, and what it adds to the record.
+
+    That a method diverged, or had nothing to learn from, is a result.
+    """
+    with checkpoints.instruments.counting():
+        try:
+            return None, RUNNERS[spec["method"]](spec, checkpoints)
+        except RunError as error:
+            return str(error), {}
 
 
 RUNNERS: Final[dict[str, Runner]] = {

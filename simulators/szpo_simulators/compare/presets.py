@@ -234,7 +234,6 @@ def select_methods(
         UsageError: a method or a way of asking is unknown, or nothing is left.
     """
     available = {name: METHODS[name] for name in preset.methods}
-    methods, asks = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(asks))
     for name in methods:
         if name not in available:
             names = ", ".join(available)

@@ -6,9 +6,9 @@ model before any vote. The specs of all other cells contain its result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeAlias
 
 from szpo import seeds
 from szpo.baselines.actor import Actor
@@ -20,9 +20,12 @@ from szpo.errors import UsageError
 from szpo.optim.superseded import GONE_RULES
 from szpo.policies import language_model
 from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
+from szpo.types import Answer, Prompt
 from szpo_simulators.compare import checkpoints
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
+
+Score: TypeAlias = Callable[[Prompt, Answer], float]
 
 
 def load_config(spec: Mapping[str, Any]) -> Config:
@@ -45,12 +48,8 @@ MEASURING = 0
 
 
 def load_actor(spec: Mapping[str, Any]) -> Actor:
-    """The model of a cell, ready for a gradient method."""
-    return load_configured_actor(load_config(spec))
-
-
-def load_configured_actor(config: Config) -> Actor:
-    """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
+    """A cell's model for a gradient method, with a LoRA of its own on the sites SZPO moves."""
+    config = load_config(spec)
     model = language_model.load_plain(config, say=lambda text: None)
     return Actor(
         model.loaded, model.sites, model.start, sampling=model.sampling, seed=config.run.root_seed
@@ -65,58 +64,53 @@ def load_prompts(spec: Mapping[str, Any]) -> PromptSet:
     return found
 
 
+def draw_base(
+    spec: Mapping[str, Any], asked: Sequence[Prompt], samples: int, score: Score
+) -> tuple[list[list[Answer]], heldout.Measurement]:
+    """Answers of the base that panels are fitted to, and its measurement on prompts held out."""
+    policy, train = load_actor(spec), load_prompts(spec).train
+    drawn = policy.sample(train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
+    found = heldout.measure(policy, asked, score, samples=samples, seed=MEASURING, moved=False)
+    return drawn, found
+
+
+def fit_panels(
+    spec: Mapping[str, Any], reward: text_rewards.Reward, drawn: Sequence[Sequence[Answer]]
+) -> dict[str, panels.Calibration]:
+    """β of the panel for batches of D rows and for single pairs, by the answers of `draw_base`."""
+    values = text_rewards.matrix(reward, load_prompts(spec).train[:SHARPNESS_PROMPTS], drawn)
+    return {name: panels.calibrate(values, rows, 0)
+            for name, rows in (("batch", spec["D"]), ("pair", 1))}  # fmt: skip
+
+
 def measure_base(spec: Mapping[str, Any]) -> dict[str, Any]:
     """β of the panel at D rows and at one, and the held-out measurement before any vote."""
-    policy, prompts = load_actor(spec), load_prompts(spec)
-    reward = text_rewards.parse(spec["reward"])
-    drawn = policy.sample(prompts.train[:SHARPNESS_PROMPTS], SHARPNESS_SAMPLES, seed=0)
-    values = text_rewards.matrix(reward, prompts.train[:SHARPNESS_PROMPTS], drawn)
-    fitted = {name: panels.calibrate(values, rows, 0)
-              for name, rows in (("batch", spec["D"]), ("pair", 1))}  # fmt: skip
-    found = heldout.measure(
-        policy, prompts.heldout[: spec["prompts"]], reward.score, samples=spec["samples"],
-        seed=MEASURING, moved=False,
-    )  # fmt: skip
+    reward, asked = text_rewards.parse(spec["reward"]), load_prompts(spec).heldout
+    drawn, found = draw_base(spec, asked[: spec["prompts"]], spec["samples"], reward.score)
     return {
-        "panel": {name: asdict(one) for name, one in fitted.items()},
+        "panel": {name: asdict(one) for name, one in fit_panels(spec, reward, drawn).items()},
         "measurement": checkpoints.measurement_to_json(found),
     }
-
-
-def make_yardstick(spec: Mapping[str, Any], base: Mapping[str, Any]) -> checkpoints.Yardstick:
-    """How the cell is measured, and the measurement of the cell ``base`` to compare with."""
-    return checkpoints.Yardstick(
-        load_prompts(spec).heldout[: spec["prompts"]],
-        spec["samples"],
-        MEASURING,
-        text_rewards.parse(spec["reward"]).score,
-        checkpoints.measurement_from_json(base),
-    )
 
 
 def build_ask(spec: Mapping[str, Any]) -> JudgesAsk:
     """The simulated panel, fitted to batches of D rows and to single pairs."""
     size = load_config(spec).panel.size
 
-    def fit(name: str, rows: int) -> panels.SimulatedPanel:
-        beta = spec["beta"][name]
-        return panels.build(spec["panel"], reward=spec["reward"], size=size, rows=rows, beta=beta)
-
-    return combine_panels(fit("batch", spec["D"]), fit("pair", 1))
-
-
-def combine_panels(
-    of_batches: panels.SimulatedPanel, of_pairs: panels.SimulatedPanel
-) -> JudgesAsk:
-    """Ask one panel about batches and the other about single pairs.
-
-    Members answer in turn and see plus on either side equally often, as in a run of szpo.
-    """
+    of_batches, of_pairs = (
+        panels.build(
+            spec["panel"], reward=spec["reward"], size=size, rows=rows, beta=spec["beta"][name]
+        )
+        for name, rows in (("batch", spec["D"]), ("pair", 1))
+    )
     return JudgesAsk(of_batches.judges, of_pairs.judges, alternate_sides)
 
 
 def alternate_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
-    """The side of plus and a key of its own for each question, sides in turn for each member."""
+    """The side of plus and a key of its own for each question, sides in turn for each member.
+
+    So members answer in turn and see plus on either side equally often, as in a run of szpo.
+    """
     found: list[tuple[bytes, Letter]] = []
     for n in range(questions):
         lap = n // judges

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from szpo_simulators.study import (
     describe_machine,
     draw_curve,
     format_interval,
+    number,
 )
 
 MORE: Final = (*COLOURS, "#666666", "#882255")
@@ -44,7 +44,7 @@ def show_results(study: Study, preset: Preset, records: Records) -> dict[str, An
         f"{preset.D} rows; pair: {preset.D} pair votes for each",
         rows, GAINED,
     )  # fmt: skip
-    study.table("what it took", rows, SPENT)
+    study.table("what it took", rows, SPENT, f"compare-{preset.name}")
     for row in rows:
         for one in row["stopped"]:
             study.console.print(
@@ -55,21 +55,14 @@ def show_results(study: Study, preset: Preset, records: Records) -> dict[str, An
     if apart:
         study.table(
             "final gain of each other less that of szpo (batch), paired by seed", apart,
-            {"method": "method", "ask": "ask", "seeds": "n", "difference": _format_signed,
+            {"method": "method", "ask": "ask", "seeds": "n", "difference": number("mean", "+.3f"),
              "95 %": lambda row: f"[{row['low']:+.3f}, {row['high']:+.3f}]"},
         )  # fmt: skip
-    study.csv(f"compare-{preset.name}", rows)
     draw_figures(study, preset, records)
     tables = {"rows": rows, "differences": apart}
     body: dict[str, Any] = plain({"preset": preset.name, **tables, "machine": describe_machine()})
-    path = study.folder / f"compare-{preset.name}.json"
-    path.write_text(json.dumps(body, indent=1), encoding="utf-8")
-    study.end()
+    study.end(f"compare-{preset.name}", body)
     return body
-
-
-def _format_signed(row: Mapping[str, Any]) -> str:
-    return f"{row['mean']:+.3f}"
 
 
 def _format_gain(row: Mapping[str, Any]) -> str:
@@ -92,10 +85,6 @@ def _format_target(by: str) -> Any:
     return text
 
 
-def _format_number(name: str, form: str, scale: float = 1.0) -> Any:
-    return lambda row: "–" if name not in row else format(row[name] / scale, form)
-
-
 def _format_over_optimisation(row: Mapping[str, Any]) -> str:
     found = row.get("optimised")
     if not found or "true" not in found:
@@ -109,25 +98,25 @@ GAINED: Final[Mapping[str, Any]] = {
     **NAMES,
     "seeds": lambda row: len(row["seeds"]),
     "gain": _format_gain,
-    "wins": _format_number("win_rate", ".0%"),
-    "KL": _format_number("kl", ".1f"),
+    "wins": number("win_rate", ".0%"),
+    "KL": number("kl", ".1f"),
     "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
     f"votes to +{summary.TARGET:g}": _format_target("votes"),
-    "labels": _format_number("agreement", ".0%"),
+    "labels": number("agreement", ".0%"),
     "true / learned after its best": _format_over_optimisation,
 }
 SPENT: Final[Mapping[str, Any]] = {
     **NAMES,
-    "votes": _format_number("votes", ".0f"),
-    "read": _format_number("answers_read", ".0f"),
+    "votes": number("votes", ".0f"),
+    "read": number("answers_read", ".0f"),
     f"read to +{summary.TARGET:g}": _format_target("answers_read"),
-    "tokens, k": _format_number("tokens", ".0f", 1000),
-    "cpu s": _format_number("cpu_seconds", ".0f"),
-    "s": _format_number("seconds", ".0f"),
-    "peak MiB": _format_number("peak_bytes", ".0f", MIB),
-    "added": _format_number("added_bytes", ".0f", MIB),
-    "length": _format_number("length", ".1f"),
-    "margin": _format_number("margin", ".1f"),
+    "tokens, k": number("tokens", ".0f", 1000),
+    "cpu s": number("cpu_seconds", ".0f"),
+    "s": number("seconds", ".0f"),
+    "peak MiB": number("peak_bytes", ".0f", MIB),
+    "added": number("added_bytes", ".0f", MIB),
+    "length": number("length", ".1f"),
+    "margin": number("margin", ".1f"),
 }
 
 
@@ -161,9 +150,12 @@ def draw_figures(study: Study, preset: Preset, records: Records) -> None:
         _draw_legend(axes[0], preset, drawn)
 
 
-def _style(preset: Preset, method: str) -> dict[str, Any]:
-    index = preset.methods.index(method)
-    return {"color": MORE[index % len(MORE)], "marker": SHAPES[index % len(SHAPES)]}
+def _style(preset: Preset, key: summary.MethodKey) -> dict[str, Any]:
+    method, ask = key
+    i = preset.methods.index(method)
+    return {
+        "color": MORE[i % len(MORE)], "marker": SHAPES[i % len(SHAPES)], "linestyle": DASHES[ask]
+    }  # fmt: skip
 
 
 def _draw_line(
@@ -172,7 +164,7 @@ def _draw_line(
     """The mean run with its interval, or with each seed's end as a point where seeds are few."""
     scale = MIB if by == "peak_bytes" else 1.0
     found = summary.mean_curve(cells, by)
-    style = _style(preset, key[0])
+    style = _style(preset, key)
     runs = [cell["course"] for cell in cells if not cell["stopped"]]
     points = [(x / scale, row) for x, row in zip(found["x"], found["rows"], strict=True)
               if x > 0 or by == "kl"]  # fmt: skip
@@ -181,11 +173,11 @@ def _draw_line(
         xs, rows = xs[-1:], rows[-1:]
     if len(runs) <= POINTS:
         ends = [run[-1] for run in runs]
-        axes.plot([end[by] / scale for end in ends], [end["gain"] for end in ends], ls="",
-                  ms=4, alpha=0.55, **style)  # fmt: skip
-        axes.plot(xs, [row["mean"] for row in rows], linestyle=DASHES[key[1]], **style)
+        x, gains = [end[by] / scale for end in ends], [end["gain"] for end in ends]
+        axes.plot(x, gains, ms=4, alpha=0.55, **{**style, "linestyle": ""})
+        axes.plot(xs, [row["mean"] for row in rows], **style)
     else:
-        draw_curve(axes, xs, rows, "", linestyle=DASHES[key[1]], markevery=[-1], **style)
+        draw_curve(axes, xs, rows, "", markevery=[-1], **style)
 
 
 def _draw_learned(
@@ -204,13 +196,12 @@ def _draw_learned(
     if not runs or min(map(len, runs)) < 2 or not summary.follows_one(cells):
         return
     found = summary.mean_curve([{"course": run, "stopped": None} for run in runs], "share", value)
-    style = {**_style(preset, key[0]), "linestyle": DASHES[key[1]], "markevery": [-1]}
-    draw_curve(axes, found["x"], found["rows"], "", **style)
+    draw_curve(axes, found["x"], found["rows"], "", markevery=[-1], **_style(preset, key))
 
 
 def _draw_legend(axes: Any, preset: Preset, drawn: Records) -> None:
     methods = [name for name in preset.methods if any(key[0] == name for key in drawn)]
-    handles = [Line2D([], [], label=METHODS[name].title, **_style(preset, name))
+    handles = [Line2D([], [], label=METHODS[name].title, **_style(preset, (name, "batch")))
                for name in methods]  # fmt: skip
     ask_titles = {"batch": "batch votes", "pair": f"{preset.D} pair votes for each"}
     handles += [

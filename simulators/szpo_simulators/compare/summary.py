@@ -10,7 +10,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo_simulators.compare.presets import LADDER
-from szpo_simulators.panels.heldout import student
 from szpo_simulators.study import interval
 
 TARGET: Final = 0.15
@@ -66,8 +65,10 @@ def _summarise_method(
         row["margin"] = float(np.mean(measured))
     row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
     for by in VOTING_COSTS:
-        found = [None if cell["stopped"] else cost_to_reach(rows_by_cost(cell, by), TARGET, by)
-                 for cell in cells]  # fmt: skip
+        found = [
+            None if cell["stopped"] else find_where(rows_by_cost(cell, by), "gain", TARGET, by)
+            for cell in cells
+        ]
         row[f"{by}_to_target"] = found
         row[f"median_{by}_to_target"] = median_reached(found)
     runs = [cell["course"] for cell in ended]
@@ -86,23 +87,24 @@ def median_reached(found: Sequence[float | None]) -> float | None:
     return None if value == float("inf") else value
 
 
-def cost_to_reach(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float | None:
-    """The cost at which a run first reaches a gain; None where it does not.
+def find_where(
+    rows: Sequence[Mapping[str, Any]], name: str, level: float, wanted: str
+) -> float | None:
+    """A figure of a run where another first reaches a level; None where it never does.
 
-    ``by`` names the cost: votes, answers_read or another. The gain is interpolated linearly
-    between two checkpoints.
+    Both are interpolated linearly between two checkpoints.
 
     >>> rows = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
-    >>> cost_to_reach(rows, 0.2, "votes"), cost_to_reach(rows, 0.5, "votes")
+    >>> find_where(rows, "gain", 0.2, "votes"), find_where(rows, "gain", 0.5, "votes")
     (60.0, None)
     """
     for i, row in enumerate(rows):
-        if row["gain"] >= gain:
+        if row[name] >= level:
             if i == 0:
-                return float(row[by])
+                return float(row[wanted])
             before = rows[i - 1]
-            share = (gain - before["gain"]) / (row["gain"] - before["gain"])
-            return float(before[by] + share * (row[by] - before[by]))
+            share = (level - before[name]) / (row[name] - before[name])
+            return float(before[wanted] + share * (row[wanted] - before[wanted]))
     return None
 
 
@@ -147,15 +149,14 @@ def find_over_optimisation(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[
     best = int(true.mean(0).argmax())
     if best == true.shape[1] - 1:
         return {"at": trained[0][best]["share"], "seen": False}
-    falls = student((true[:, -1] - true[:, best]).tolist())
-    rises = student((learned[:, -1] - learned[:, best]).tolist())
+    falls, rises = (interval((of[:, -1] - of[:, best]).tolist()) for of in (true, learned))
     return {
         "at": trained[0][best]["share"],
         "best": float(true.mean(0)[best]),
         "end": float(true.mean(0)[-1]),
-        "true": list(falls),
-        "learned": list(rises),
-        "seen": bool(falls[2] < 0 < rises[1]),
+        "true": [falls[name] for name in ("mean", "low", "high")],
+        "learned": [rises[name] for name in ("mean", "low", "high")],
+        "seen": bool(falls["high"] < 0 < rises["low"]),
     }
 
 

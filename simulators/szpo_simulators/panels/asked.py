@@ -5,7 +5,7 @@ A figure of a run says more where no entry is its taste: whoever quotes one says
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,6 +57,14 @@ class Nearest:
         )
 
 
+def feature_values(
+    entries: Sequence[dictionary.Entry], pairs: Iterable[tuple[str, str]]
+) -> Floats:
+    """Values (N, k) of entries of the dictionary for pairs of a prompt and an answer."""
+    every = (dictionary.ratios(prompt, answer, entries) for prompt, answer in pairs)
+    return np.array([[top / bottom for top, bottom in row] for row in every])
+
+
 def find_nearest(
     prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], rewards: Floats
 ) -> Nearest | None:
@@ -68,13 +76,9 @@ def find_nearest(
         rewards: Of the answers (prompts, samples).
     """
     entries = dictionary.holding([prompt.text for prompt in prompts])
-    values = np.array(
-        [
-            [[top / bottom for top, bottom in dictionary.ratios(prompt.text, text, entries)]
-             for text in row]
-            for prompt, row in zip(prompts, texts, strict=True)
-        ]
-    )  # fmt: skip
+    rows = zip(prompts, texts, strict=True)
+    values = feature_values(entries, ((prompt.text, text) for prompt, row in rows for text in row))
+    values = values.reshape(*rewards.shape, len(entries))
     own = rewards - rewards.mean(1, keepdims=True)
     within = values - values.mean(1, keepdims=True)
     sizes = np.sqrt((own**2).sum() * (within**2).sum((0, 1)))

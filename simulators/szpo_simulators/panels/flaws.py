@@ -68,7 +68,7 @@ CERTAIN: Final = 50.0
 
 def _people(part: str) -> Flaws:
     """The flaws of people, as fitted to their votes."""
-    found = mtbench.constants(part).rater
+    found = mtbench.rater(part)
     return Flaws(
         tie=found.tie, lapse=found.lapse, item=found.item_spread, itemtie=found.tie_spread
     )

@@ -100,14 +100,3 @@ def gain(
     index = random.integers(len(diff), size=(draws, len(diff)))
     low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
     return float(diff.mean()), float(low), float(high)
-
-
-def student(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds with its 95 % Student interval: (mean, lower, upper)."""
-    from scipy.stats import t
-
-    x = np.asarray(values, float)
-    if len(x) < 2:
-        return float(x.mean()), float("nan"), float("nan")
-    half = float(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half

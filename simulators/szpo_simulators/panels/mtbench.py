@@ -14,8 +14,6 @@ made it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from math import exp
@@ -28,30 +26,6 @@ from szpo_simulators.panels.raters import Rater, law
 
 NODES: Final = (25, 15)
 """Gauss–Hermite nodes in z₁ and z₂."""
-
-
-@dataclass(frozen=True)
-class Constants:
-    """What is fitted: strengths θ by chatbot (their mean is 0) and the law of a judge."""
-
-    theta: Mapping[str, float]
-    log_tie: float
-    """η: log of Davidson's ν on the middle item."""
-    lapse: float
-    item_spread: float
-    """s, logits."""
-    tie_spread: float
-    """t."""
-
-    @property
-    def rater(self) -> Rater:
-        """The law of a judge whose differences come in logits."""
-        return Rater(
-            tie=exp(self.log_tie),
-            lapse=self.lapse,
-            item_spread=self.item_spread,
-            tie_spread=self.tie_spread,
-        )
 
 
 @cache
@@ -86,6 +60,12 @@ def load_committed() -> dict[str, Any]:
     return found
 
 
-def constants(part: str = "preset") -> Constants:
-    """The committed constants: of the ``preset``, of the ``training`` half, of ``close`` pairs."""
-    return Constants(**load_committed()["constants"][part])
+def rater(part: str = "preset") -> Rater:
+    """The law of a judge whose differences come in logits, as fitted to a part of the votes.
+
+    Parts are the ``preset``, the ``training`` half and ``close`` pairs; of each are committed the
+    strengths θ by chatbot (their mean is 0), η, lapses, and the spreads s and t of the items.
+    """
+    found = load_committed()["constants"][part]
+    same = {name: found[name] for name in ("lapse", "item_spread", "tie_spread")}
+    return Rater(tie=exp(found["log_tie"]), **same)

@@ -20,16 +20,10 @@ from szpo_simulators.worlds.tables import Adam, log_policy, to_logits
 from szpo_simulators.worlds.walks import MOVES
 
 
-def margin(theta: Floats, reference: Floats, x: Floats, moves: int) -> Floats:
-    """Margins m (S, n) of pairs with differences of counts x (S, n, d); logits are (S, d)."""
-    ratio = log_policy(theta, moves) - log_policy(reference, moves)
-    return np.asarray((x @ ratio[..., None])[..., 0])
-
-
-def loss(
+def gradient(
     theta: Floats, reference: Floats, x: Floats, won: Floats, *, beta: float, moves: int
 ) -> Floats:
-    """Mean over pairs, (S,): ln 2 at θ = θ_ref.
+    """Gradient of the mean loss over pairs with respect to the logits, (S, d).
 
     Args:
         theta: logits (S, d).
@@ -39,17 +33,8 @@ def loss(
         beta: strength of the tie to the reference, above 0.
         moves: per cell.
     """
-    m = beta * margin(theta, reference, x, moves)
-    # −log σ(m) where plus won, −log σ(−m) = m − log σ(m) where minus won.
-    found: Floats = (np.logaddexp(0, -m) + (1 - won) * m).mean(axis=-1)
-    return found
-
-
-def gradient(
-    theta: Floats, reference: Floats, x: Floats, won: Floats, *, beta: float, moves: int
-) -> Floats:
-    """Gradient of `loss` with respect to the logits, (S, d)."""
-    m = beta * margin(theta, reference, x, moves)
+    ratio = log_policy(theta, moves) - log_policy(reference, moves)
+    m = beta * (x @ ratio[..., None])[..., 0]
     pull = beta * (1 / (1 + np.exp(-m)) - won) / x.shape[-2]  # ∂loss/∂margin = β(σ(m) − y)/n
     towards = (np.swapaxes(x, -1, -2) @ pull[..., None])[..., 0]
     return to_logits(towards, theta, moves)

@@ -13,10 +13,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
-from szpo_simulators.worlds.world import Reals, Uniforms, softmax
+from szpo_simulators.worlds.world import Reals, Uniforms
 
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -98,7 +99,8 @@ class GridWorld:
 
     def action_probabilities(self, theta: Reals) -> Floats:
         """π(action | cell) of the policies θ (S, d): (S, cells, 4)."""
-        return softmax(np.asarray(theta, dtype=np.float64).reshape(-1, self.cells, 4))
+        logits = np.asarray(theta, dtype=np.float64).reshape(-1, self.cells, 4)
+        return np.asarray(softmax(logits, axis=-1))
 
     def executed_probabilities(self, theta: Reals) -> Floats:
         """Probability of each executed move, slip included: (S, cells, 4)."""

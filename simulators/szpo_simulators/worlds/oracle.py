@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike
 from szpo import seeds
 from szpo.aggregation.links import link
 from szpo.types import Floats
-from szpo_simulators.worlds.world import Reals, Uniforms, uniforms
+from szpo_simulators.panels import panel
+from szpo_simulators.worlds.world import Reals, Uniforms, World, draws, uniforms
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class LinkPanel:
     def chance(self, gap: ArrayLike) -> Floats:
         """P(plus) for differences of mean returns, plus over minus, any shape."""
         return link(self.link).prob(self.beta * np.asarray(gap, dtype=np.float64))
+
+
+@lru_cache
+def calibrate(world: World, rows: int) -> panel.Calibration:
+    """β of ``bt70`` for mean returns of ``rows`` walks of a world's untrained policy."""
+    returns = world.returns(world.theta0[None], draws(world, [0], 0, 0, 20_000, "calibration"))
+    return panel.calibrate(returns.reshape(200, 100), rows, 0)
 
 
 def votes(chance: Reals, coins: Uniforms) -> Floats:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from szpo.baselines.advantages import gae, returns_to_go
 from szpo.types import Floats, Ints
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.tables import Adam, log_policy, sum_by_index, to_logits
+from szpo_simulators.worlds.tables import Adam, log_policy, sum_by_index, sum_by_move, to_logits
 from szpo_simulators.worlds.walks import MOVES, Walks, walk
 from szpo_simulators.worlds.world import draws
 
@@ -32,28 +32,18 @@ def sum_advantages(
         advantages: (S, n, H).
         d: cells · moves.
     """
-    lead, n = index.shape[:-2], index.shape[-2]
-    flat, given = index.reshape(*lead, -1), advantages.reshape(*lead, -1)
-    up = sum_by_index(flat, d, np.maximum(given, 0)) / n
-    down = sum_by_index(flat, d, np.minimum(given, 0)) / n
+    signed = np.maximum(advantages, 0), np.minimum(advantages, 0)
+    up, down = (sum_by_move(index, d, each) for each in signed)
     return up, down
-
-
-def objective(
-    theta: Floats, old: Floats, up: Floats, down: Floats, *, clip: float, moves: int
-) -> Floats:
-    """Σ min(ρA, clip(ρ, 1 − ε, 1 + ε)A) per trajectory, (S,), with ρ = π_θ/π_old."""
-    ratio = np.exp(log_policy(theta, moves) - log_policy(old, moves))
-    found: Floats = (np.minimum(ratio, 1 + clip) * up + np.maximum(ratio, 1 - clip) * down).sum(
-        axis=-1
-    )
-    return found
 
 
 def gradient(
     theta: Floats, old: Floats, up: Floats, down: Floats, *, clip: float, moves: int
 ) -> Floats:
-    """Gradient of `objective` with respect to the logits, (S, d): 0 for clipped moves."""
+    """Gradient with respect to the logits, (S, d): 0 for clipped moves.
+
+    Of Σ min(ρA, clip(ρ, 1 − ε, 1 + ε)A) per trajectory, with ρ = π_θ/π_old.
+    """
     ratio = np.exp(log_policy(theta, moves) - log_policy(old, moves))
     slope = ratio * (up * (ratio < 1 + clip) + down * (ratio > 1 - clip))
     return to_logits(slope, theta, moves)

@@ -22,7 +22,7 @@ from szpo.optim import optimizer, parameters, sample_directions
 from szpo.optim.checked_settings import defaults
 from szpo.optim.parameters import Space, round_coef
 from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.rule import Move, Perturbations
+from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.weighted_votes import WeightedVotes, weigh
 from szpo.types import Floats, Tally
@@ -138,25 +138,23 @@ class Block:
 
     def advance(self, step: int) -> None:
         """One step of all repetitions."""
-        at = self.perturb(step)
-        votes = self._vote(step, self._gaps(at))
-        self.apply(self.rule.move(self.settings, self.carried, at, votes, None), at)
-
-    def perturb(self, step: int) -> Perturbations:
-        """The perturbations of all repetitions at a step."""
         query = optimizer.ask(dataclasses.replace(self.state, step=step))
         grid, factor = self._directions(step)
         radius = round_coef(query.mu * factor)
-        return Perturbations(step, query.mu, query.alpha, radius, lambda: (grid, factor))
-
-    def apply(self, move: Move, at: Perturbations) -> None:
-        """Move θ as a run's policies do, in fp32, direction by direction."""
+        at = Perturbations(step, query.mu, query.alpha, radius, lambda: (grid, factor))
+        shifts = [self._scale(radius[:, k], grid[:, k]) for k in range(self.settings.K)]
+        gaps = [self._gap(step, k, shift) for k, shift in enumerate(shifts)]
+        votes = self._vote(step, np.stack(gaps, axis=1))
+        move = self.rule.move(self.settings, self.carried, at, votes, None)
         self.carried = move.carried
-        if move.coef is not None:
-            grid, factor = at.directions()
+        if move.coef is not None:  # as a run's policies move: direction by direction
             for k, coef in enumerate(round_coef(move.coef * factor).T):
-                added = coef.astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
-                self.theta = self.theta + added
+                self.theta = self.theta + self._scale(coef, grid[:, k])
+
+    @staticmethod
+    def _scale(coef: Floats, grid: Floats) -> NDArray[np.float32]:
+        """Coefficients (S,) times directions (S, d), in fp32 as a run's policies have it."""
+        return coef.astype(np.float32)[:, None] * grid.astype(np.float32)
 
     def draw(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
         """The uniform numbers (S, rows, width) of a direction's walks at a step."""
@@ -167,13 +165,6 @@ class Block:
             )
         now: Uniforms = self.draws[k, side][step % ahead]
         return now
-
-    def sides(self, at: Perturbations, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The plus and minus policies (S, d) of a direction; minus is θ under forward."""
-        grid, _ = at.directions()
-        shift = at.radius[:, k].astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
-        antithetic = self.settings.pairing == "antithetic"
-        return self.theta + shift, self.theta - shift if antithetic else self.theta
 
     def _vote(self, step: int, gap: Floats) -> WeightedVotes:
         """The step's votes on differences of mean returns (S, K, N)."""
@@ -199,17 +190,14 @@ class Block:
         ]
         return v, np.reshape(factors, squares.shape)
 
-    def _gaps(self, at: Perturbations) -> Floats:
-        """Differences of mean returns (S, K, N), plus less minus."""
-        return np.stack([self._gap(at, k) for k in range(self.settings.K)], axis=1)
-
-    def _gap(self, at: Perturbations, k: int) -> Floats:
+    def _gap(self, step: int, k: int, shift: NDArray[np.float32]) -> Floats:
+        """Differences of mean returns (S, N) of a direction, plus less minus."""
         world, settings, runs = self.world, self.settings, len(self.root_seeds)
         rows = settings.N * settings.D
-        above, below = self.sides(at, k)
-        u = self.draw(at.step, k, rows, None if self.crn else "plus")
-        up = world.returns(above, u)
-        down = world.returns(below, u if self.crn else self.draw(at.step, k, rows, "minus"))
+        below = self.theta - shift if settings.pairing == "antithetic" else self.theta
+        u = self.draw(step, k, rows, None if self.crn else "plus")
+        up = world.returns(self.theta + shift, u)
+        down = world.returns(below, u if self.crn else self.draw(step, k, rows, "minus"))
         both = np.stack([up, down]).reshape(2, runs, settings.N, settings.D).mean(-1)
         return np.asarray(both[0] - both[1])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from szpo.types import Floats
 
@@ -20,10 +21,8 @@ def log_policy(theta: Floats, moves: int) -> Floats:
     >>> np.exp(log_policy(np.array([[0.0, np.log(3.0)]]), 2)).round(2).tolist()
     [[0.25, 0.75]]
     """
-    z = theta.reshape(*theta.shape[:-1], -1, moves)
-    z = z - z.max(axis=-1, keepdims=True)
-    logs: Floats = (z - np.log(np.exp(z).sum(axis=-1, keepdims=True))).reshape(theta.shape)
-    return logs
+    logs = log_softmax(theta.reshape(*theta.shape[:-1], -1, moves), axis=-1)
+    return np.asarray(logs.reshape(theta.shape))
 
 
 def to_logits(gradient: Floats, theta: Floats, moves: int) -> Floats:
@@ -50,6 +49,12 @@ def sum_by_index(index: NDArray[np.integer], size: int, weights: Floats | None =
     given = None if weights is None else weights.ravel()
     found = np.bincount(flat.ravel(), given, rows * size).reshape(*lead, size)
     return np.asarray(found, dtype=np.float64)
+
+
+def sum_by_move(index: NDArray[np.integer], d: int, weights: Floats) -> Floats:
+    """Sums (S, d) of weights by (cell, move), per trajectory; both are (S, n, H)."""
+    *lead, n, _ = index.shape
+    return np.asarray(sum_by_index(index.reshape(*lead, -1), d, weights) / n)
 
 
 class Adam:

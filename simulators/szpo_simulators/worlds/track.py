@@ -14,10 +14,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from szpo.errors import UsageError
 from szpo.types import Floats
-from szpo_simulators.worlds.world import Reals, Uniforms, softmax
+from szpo_simulators.worlds.world import Reals, Uniforms
 
 MOVES = ("forward", "back", "wait")
 _STEPS = np.array([1, -1, 0])
@@ -108,7 +109,8 @@ class Track:
 
     def action_probabilities(self, theta: Reals) -> Floats:
         """π(move | cell) of the policies θ (S, d): (S, cells, 3)."""
-        return softmax(np.asarray(theta, dtype=np.float64).reshape(len(theta), self.cells, 3))
+        logits = np.asarray(theta, dtype=np.float64).reshape(len(theta), self.cells, 3)
+        return np.asarray(softmax(logits, axis=-1))
 
     def value(self, theta: Reals) -> Floats:
         """Exact expected return (S,)."""

@@ -18,7 +18,7 @@ from szpo import seeds
 from szpo.baselines.advantages import returns_to_go
 from szpo.types import Floats
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.tables import Adam, sum_by_index, to_logits
+from szpo_simulators.worlds.tables import Adam, sum_by_move, to_logits
 from szpo_simulators.worlds.walks import MOVES, true_rewards, walk
 from szpo_simulators.worlds.world import World, draws, uniforms
 
@@ -34,9 +34,7 @@ def gradient(
         advantages: A_t (S, n, H), constants.
         moves: per cell.
     """
-    lead, n = index.shape[:-2], index.shape[-2]
-    pulled = sum_by_index(index.reshape(*lead, -1), theta.shape[-1], advantages.reshape(*lead, -1))
-    return to_logits(pulled / n, theta, moves)
+    return to_logits(sum_by_move(index, theta.shape[-1], advantages), theta, moves)
 
 
 def reinforce(

@@ -80,24 +80,19 @@ def hash_words(text: str, width: int = WIDTH) -> tuple[float, ...]:
     return tuple((row / size if size else row).tolist())
 
 
-def pairs(
-    votes: Sequence[UserVote], users: Sequence[str] | None = None, width: int = WIDTH
-) -> Pairs:
-    """Preference pairs as features; users are numbered in the order given, or sorted.
+def pairs(votes: Sequence[UserVote]) -> Pairs:
+    """Preference pairs as features; users are numbered in the order of their names.
 
     Raises:
         UsageError: there is no pair, or some have embeddings of their own and others have not.
     """
     if not votes:
         raise UsageError("no judged pairs; give at least one")
-    order = {name: i for i, name in enumerate(users or sorted({one.user for one in votes}))}
+    order = {name: i for i, name in enumerate(sorted({one.user for one in votes}))}
     own = {one.embedding is not None for one in votes}
     if len(own) > 1:
         raise UsageError("some pairs bring embeddings and some do not; give them for all or none")
-    both = [
-        one.embedding or (hash_words(one.chosen, width), hash_words(one.rejected, width))
-        for one in votes
-    ]
+    both = [one.embedding or (hash_words(one.chosen), hash_words(one.rejected)) for one in votes]
     return Pairs(
         np.array([one for one, _ in both]),
         np.array([other for _, other in both]),

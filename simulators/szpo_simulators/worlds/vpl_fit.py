@@ -15,7 +15,7 @@ from szpo.intervals import Share, share
 from szpo.types import Floats, Ints
 from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.worlds.vpl_data import Pairs, contexts
-from szpo_simulators.worlds.vpl_model import Context, Kind, Model, Shape, divergence, draw
+from szpo_simulators.worlds.vpl_model import Kind, Model, divergence, draw
 
 ACTIVE = 0.01
 """Variance over contexts of a unit's mean above which it is active (Burda et al., 2016)."""
@@ -113,8 +113,7 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
     """
     noise = _torch_generator(seed, "vpl noise")
     rng = make_generator(seeds.derive(seed, "vpl batches"))
-    shape = Shape(train.chosen.shape[1], recipe.hidden, recipe.latent)
-    model = Model(recipe.kind, shape)
+    model = Model(recipe.kind, train.chosen.shape[1], recipe.hidden, recipe.latent)
     _start(model, _torch_generator(seed, "vpl model"))
     one, other = _tensor(train.chosen), _tensor(train.rejected)
     model.standardise(torch.cat([one, other]))
@@ -129,7 +128,11 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
             for rows in np.array_split(order, per_epoch):
                 z, kl = None, torch.zeros(())
                 if recipe.kind == "vae":
-                    found = model.posterior(_draw_context(train, rows, recipe, rng, one, other))
+                    few, many = recipe.context
+                    size = rng.integers(few, many + 1, len(rows))
+                    u = rng.random((len(rows), many))
+                    known = contexts(train, train.user[rows], size, u, rows)
+                    found = model.posterior(*_context(known, one, other))
                     z = draw(*found, torch.randn(found[0].shape, generator=noise))
                     kl = divergence(*found).sum(-1).mean()
                 index = torch.from_numpy(rows)
@@ -180,7 +183,8 @@ def margins(
                 users = there[(place + 1 + (u[:, -1] * (len(there) - 1)).astype(int)) % len(there)]
                 skip = None
             rows = contexts(known, users, np.full(len(pairs), size), u[:, :-1], skip)
-            found = model.posterior(_context(rows, _tensor(known.chosen), _tensor(known.rejected)))
+            context = _context(rows, _tensor(known.chosen), _tensor(known.rejected))
+            found = model.posterior(*context)
             z = found[0]
         out = model.margin(_tensor(pairs.chosen), _tensor(pairs.rejected), z)
     return out.double().numpy()
@@ -212,7 +216,7 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
     rows = contexts(pairs, some.user, np.full(len(some), size), u.reshape(-1, size))
     with torch.no_grad():
         context = _context(rows, _tensor(pairs.chosen), _tensor(pairs.rejected))
-        found = fitted.model.posterior(context)
+        found = fitted.model.posterior(*context)
         kl = float(divergence(*found).sum(-1).mean())
         active = int((found[0].var(0) > ACTIVE).sum())
     right = [
@@ -222,18 +226,10 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
     return Latent(active, found[0].shape[1], kl, *right)
 
 
-def _draw_context(
-    train: Pairs, rows: Ints, recipe: Recipe, rng: np.random.Generator, one: Tensor, other: Tensor
-) -> Context:
-    few, many = recipe.context
-    size = rng.integers(few, many + 1, len(rows))
-    found = contexts(train, train.user[rows], size, rng.random((len(rows), many)), rows)
-    return _context(found, one, other)
-
-
-def _context(rows: Ints, one: Tensor, other: Tensor) -> Context:
+def _context(rows: Ints, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Contexts by rows of `contexts`, as `Model.posterior` reads them."""
     index = torch.from_numpy(np.maximum(rows, 0))
-    return Context(one[index], other[index], torch.from_numpy(rows >= 0))
+    return one[index], other[index], torch.from_numpy(rows >= 0)
 
 
 def _start(model: Model, made: torch.Generator) -> None:

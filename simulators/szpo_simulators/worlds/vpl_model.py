@@ -10,7 +10,6 @@ distribution over atoms in [0, 1]. The last two are those of distributional pref
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -20,46 +19,30 @@ from torch.nn import functional
 Kind: TypeAlias = Literal["vae", "base", "mean_and_variance", "categorical"]
 KINDS: tuple[Kind, ...] = ("vae", "base", "mean_and_variance", "categorical")
 
+ATOMS = 10
 SLOPE = 0.2
 SPREAD = 0.1
 """Weight of the negative entropy that keeps ``categorical`` from using few atoms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of a model."""
-
-    inputs: int
-    hidden: int = 64
-    latent: int = 8
-    atoms: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The contexts of b users: up to n pairs each, and a mask of those that exist."""
-
-    preferred: Tensor
-    """(b, n, e)"""
-    other: Tensor
-    mask: Tensor
-    """(b, n) bool"""
-
-
 class Encoder(nn.Module):
     """A context to the mean and logarithm of the variance (b, latent), both in [−1, 1]."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, inputs: int, hidden: int = 64, latent: int = 8):
         super().__init__()
-        h = shape.hidden
-        self.pair = mlp(2 * shape.inputs, h, h)
-        self.query, self.key, self.value = (nn.Linear(h, h) for _ in range(3))
-        self.mean, self.log_variance = (nn.Linear(h, shape.latent) for _ in range(2))
+        self.pair = mlp(2 * inputs, hidden, hidden)
+        self.query, self.key, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
+        self.mean, self.log_variance = (nn.Linear(hidden, latent) for _ in range(2))
 
-    def forward(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Single-head self-attention over the pairs, then their mean."""
-        pairs = self.pair(torch.cat([context.preferred, context.other], dim=-1))
-        there = context.mask
+    def forward(self, preferred: Tensor, other: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+        """Single-head self-attention over the pairs, then their mean.
+
+        Args:
+            preferred: of b users up to n pairs each, (b, n, e).
+            other: of the same pairs.
+            there: (b, n) which of them exist.
+        """
+        pairs = self.pair(torch.cat([preferred, other], dim=-1))
         scores = self.query(pairs) @ self.key(pairs).transpose(-1, -2) / math.sqrt(pairs.shape[-1])
         scores = scores.masked_fill(~there[:, None, :], -torch.inf)
         seen = scores.softmax(-1) @ self.value(pairs)
@@ -71,17 +54,16 @@ class Encoder(nn.Module):
 class Model(nn.Module):
     """Any of the four kinds; `margin` ranks two texts, `loss` is what is minimised."""
 
-    def __init__(self, kind: Kind, shape: Shape):
+    def __init__(self, kind: Kind, inputs: int, hidden: int = 64, latent: int = 8):
         super().__init__()
-        self.kind, self.shape = kind, shape
-        latent = shape.latent if kind == "vae" else 0
-        outputs = {"mean_and_variance": 2, "categorical": shape.atoms}.get(kind, 1)
-        self.encoder = Encoder(shape) if kind == "vae" else None
-        self.decoder = mlp(shape.inputs + latent, shape.hidden, outputs)
+        self.kind = kind
+        outputs = {"mean_and_variance": 2, "categorical": ATOMS}.get(kind, 1)
+        self.encoder = Encoder(inputs, hidden, latent) if kind == "vae" else None
+        self.decoder = mlp(inputs + (latent if kind == "vae" else 0), hidden, outputs)
         self.centre: Tensor
         self.scale: Tensor
-        self.register_buffer("centre", torch.zeros(shape.inputs))
-        self.register_buffer("scale", torch.ones(shape.inputs))
+        self.register_buffer("centre", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
 
     def standardise(self, texts: Tensor) -> None:
         """Standardise features from now on by the mean and deviation of these (n, e)."""
@@ -89,12 +71,12 @@ class Model(nn.Module):
         deviation = texts.std(0)
         self.scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
-    def posterior(self, context: Context) -> tuple[Tensor, Tensor]:
+    def posterior(self, preferred: Tensor, other: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (b, latent) of the users' latents; for ``vae`` only."""
         if self.encoder is None:
             raise ValueError(f"{self.kind} has no encoder")
-        read = Context(self._read(context.preferred), self._read(context.other), context.mask)
-        found: tuple[Tensor, Tensor] = self.encoder(read)
+        read = self._read(preferred), self._read(other)
+        found: tuple[Tensor, Tensor] = self.encoder(*read, there)
         return found
 
     def _read(self, x: Tensor) -> Tensor:

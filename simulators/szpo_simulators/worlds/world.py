@@ -8,7 +8,7 @@ numbers).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ Uniforms: TypeAlias = NDArray[np.float32]
 """Multiples of 2⁻²⁴ in [0, 1)."""
 
 
-@runtime_checkable
 class World(Protocol):
     """A world with a policy of d parameters in it."""
 
@@ -46,12 +45,6 @@ class World(Protocol):
 
     def value(self, theta: Reals) -> Floats:
         """Expected return (S,) of the policies θ (S, d): exact, or as the world says."""
-
-
-def softmax(logits: Reals) -> Floats:
-    """Chances along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def uniforms(key: bytes, n: int, start: int = 0) -> Uniforms:

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
@@ -21,7 +22,7 @@ from szpo.optim.sample_directions import Law
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Batch, Floats, Ints, Prompt, Theta
 from szpo_simulators.panels.text_features import Scored, bare
-from szpo_simulators.worlds.world import Reals, WorldPolicy, softmax
+from szpo_simulators.worlds.world import Reals, WorldPolicy
 
 MOVES = ("up", "right", "down", "left")
 _STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -120,7 +121,7 @@ class Yard:
 
     def divergence(self, logits: Floats, base: Floats) -> float:
         """Exact KL(π ‖ π_base) of whole walks in nats, mean over starting cells."""
-        chosen, other = softmax(logits), softmax(base)
+        chosen, other = softmax(logits, axis=1), softmax(base, axis=1)
         local = (chosen * (np.log(chosen) - np.log(other))).sum(axis=1)
         share = np.zeros(self.cells)
         share[self.starts] = 1 / len(self.starts)
@@ -147,7 +148,7 @@ class Yard:
             The move that was chosen, the one that the wind made of it, the cell after it, and
             who was still walking; all (S, n).
         """
-        edges = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
+        edges = np.cumsum(softmax(logits.astype(np.float64), axis=-1), axis=-1)
         run = np.arange(len(logits))[:, None]
         walking = np.ones(cells.shape, dtype=bool)
         for t in range(self.horizon):
@@ -161,7 +162,7 @@ class Yard:
 
     def _chances(self, logits: Floats) -> Floats:
         """Probability (cells, 4) of each executed move, wind included."""
-        chosen = softmax(logits)
+        chosen: Floats = softmax(logits, axis=1)
         aside = np.roll(chosen, 1, axis=1) + np.roll(chosen, -1, axis=1)
         return (1 - self.wind) * chosen + self.wind / 2 * aside
 

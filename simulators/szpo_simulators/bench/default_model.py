@@ -1,0 +1,41 @@
+"""The default model with its coordinates of named features, for benches that read its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from szpo.config.settings_file import load
+from szpo.data import prompts as promptfiles
+from szpo.errors import UsageError
+from szpo.optim.named_features import NamedFeatures
+from szpo.types import Prompt
+
+if TYPE_CHECKING:
+    from szpo.policies.lora_policy import LoraPolicy
+
+
+def prepare(
+    sets: Sequence[str], say: Callable[[str], None]
+) -> tuple[LoraPolicy, NamedFeatures, tuple[Prompt, ...]]:
+    """The policy at its start, the features in its coordinates, and the training prompts.
+
+    Args:
+        sets: Changes to the settings of the demo.
+        say: Called with a line on what is made.
+
+    Raises:
+        UsageError: Settings chose other coordinates.
+    """
+    from szpo.policies import language_model
+
+    config = load(preset_name="demo", sets=sets)
+    train = promptfiles.load_configured(config.prompts).train
+    host = language_model.load_host(config, adapter=False)
+    base = language_model.prepare(config, host, train, say)
+    subspace = base.subspace
+    if subspace.features is None:
+        raise UsageError("the default model's coordinates have no named features")
+    named = subspace.features.named()
+    settings = config.optimizer_settings(subspace.layout, subspace.scale, named)
+    return language_model.make_policy(config, base, settings), named, train
