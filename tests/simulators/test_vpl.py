@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from math import log
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +18,6 @@ from szpo_simulators.worlds.vpl_data import (
     Pairs,
     contexts,
     hash_words,
-    load,
-    mark_controversial,
-    pairs,
 )
 from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, margins, scores, weight
 from szpo_simulators.worlds.vpl_model import (
@@ -133,9 +127,9 @@ def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two):
 
 def test_the_same_seed_gives_the_same_model(two):
     few, recipe = two[0].take(np.arange(200)), dataclasses.replace(SMALL, epochs=1)
-    one, again, other = (fit(few, recipe, seed) for seed in (1, 1, 2))
-    assert margins(one, few, few).tolist() == margins(again, few, few).tolist()
-    assert one.losses == again.losses != other.losses
+    fitted = [fit(few, recipe, seed) for seed in (1, 1, 2)]
+    one, again, other = (margins(each, few, few).tolist() for each in fitted)
+    assert one == again != other
 
 
 def test_sets_are_what_their_ceilings_need():
@@ -146,12 +140,9 @@ def test_sets_are_what_their_ceilings_need():
     disagree = gap[:, 0] - sign * gap[:, 1] < 0  # the other user would choose the other
     assert (disagree == points.controversial).all()
     for made in (vpl.pets(2000, 3), vpl.two_attributes(2000, 3)):
-        votes = list(made)
-        share = np.mean([one.controversial for one in votes])
-        assert share == pytest.approx(0.5, abs=0.04)
-        users = {one.user for one in votes}
-        assert len(users) == 2
-        assert np.mean([one.user == min(users) for one in votes]) == pytest.approx(0.5, abs=0.04)
+        assert made.controversial.mean() == pytest.approx(0.5, abs=0.04)
+        assert set(made.user.tolist()) == {0, 1}
+        assert made.user.mean() == pytest.approx(0.5, abs=0.04)
     assert abs(points.controversial.mean() - 0.5) < 0.03
 
 
@@ -163,47 +154,3 @@ def test_hashed_words_are_the_same_on_every_machine():
     assert np.dot(hash_words("a warm sea"), hash_words("a cold sea")) > np.dot(
         hash_words("a warm sea"), hash_words("quite another thing")
     )
-
-
-LINES = [
-    {"data_subset": "8", "prompt": "p", "chosen": "x", "rejected": "y", "controversial": True},
-    {"data_subset": "4", "prompt": "p", "chosen": "y", "rejected": "x", "controversial": True},
-    {"data_subset": "2", "prompt": "p", "chosen": "x", "rejected": "y", "controversial": True},
-    {"data_subset": "8", "prompt": "q", "chosen": "x", "rejected": "y", "controversial": False},
-    {"data_subset": "4", "prompt": "q", "chosen": "x", "rejected": "y", "controversial": False},
-    {"data_subset": "1", "prompt": "r", "chosen": "x", "rejected": "y", "controversial": False},
-]
-
-
-def write(path: Path, lines: list[Any]) -> Path:
-    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n", encoding="utf-8")
-    return path
-
-
-def test_a_local_file(tmp_path):
-    votes = load(write(tmp_path / "uf.jsonl", LINES))
-    made = pairs(votes)
-    assert made.user.tolist() == [3, 2, 1, 3, 2, 0] and made.controversial.sum() == 3
-    assert mark_controversial(votes) == votes
-    bare = [{k: v for k, v in line.items() if k != "controversial"} for line in LINES]
-    assert load(write(tmp_path / "bare.jsonl", bare)) == votes
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ([LINES[0], {"chosen": "x", "rejected": "y"}], "line 2: no 'user'"),
-        ([{"user": "a", "chosen": 3, "rejected": "y"}], "line 1: 3 is neither a text nor"),
-        ([{"user": "a", "chosen": [], "rejected": "y"}], "line 1: "),
-        (["text"], "line 1: "),
-        ([{**LINES[0], "embeddings": {"embedding_chosen": [1]}}], "no 'embedding_rejected'"),
-        (
-            [{**LINES[0], "embeddings": {"embedding_chosen": [1], "embedding_rejected": [1, 2]}}],
-            "embeddings of different lengths",
-        ),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path, lines, words):
-    with pytest.raises(UsageError) as error:
-        load(write(tmp_path / "bad.jsonl", lines))
-    assert "bad.jsonl" in str(error.value) and words in str(error.value)

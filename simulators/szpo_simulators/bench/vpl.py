@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -18,8 +18,7 @@ from szpo_simulators.study import (
     interval,
     seed_range,
 )
-from szpo_simulators.worlds import vpl_data as data
-from szpo_simulators.worlds.vpl_data import Pairs, UserVote
+from szpo_simulators.worlds.vpl_data import Pairs, hash_votes
 from szpo_simulators.worlds.vpl_fit import Recipe, fit, latent, scores
 from szpo_simulators.worlds.vpl_model import KINDS
 
@@ -72,7 +71,7 @@ def two_users(n: int, seed: int, part: str = "train") -> Pairs:
     return Pairs(chosen, rejected, user, np.abs(gap[:, 1]) > np.abs(gap[:, 0]))
 
 
-def pets(n: int, seed: int, part: str = "train") -> list[UserVote]:
+def pets(n: int, seed: int, part: str = "train") -> Pairs:
     """Sentences about pets: all like birds most and rabbits least, users differ on the rest.
 
     Half of the pairs set a dog against a cat. Test sentences are none of the training ones.
@@ -90,8 +89,8 @@ def pets(n: int, seed: int, part: str = "train") -> list[UserVote]:
             kinds = list(others[pick(5)])
         kinds.sort(key=RANKS[user].index)
         chosen, rejected = (_pet(kind, pick, part) for kind in kinds)
-        votes.append(UserVote(user, chosen, rejected, controversial, "Tell me about a pet."))
-    return votes
+        votes.append((user, chosen, rejected, controversial))
+    return hash_votes(votes)
 
 
 def _pet(kind: str, pick: Callable[[int], int], part: str) -> str:
@@ -101,7 +100,7 @@ def _pet(kind: str, pick: Callable[[int], int], part: str) -> str:
     return f"{opening} a {PETS[kind][pick(3)]} {ending}."
 
 
-def two_attributes(n: int, seed: int, part: str = "train") -> list[UserVote]:
+def two_attributes(n: int, seed: int, part: str = "train") -> Pairs:
     """Notes on a place, of four grades of warmth and with none to three facts.
 
     One user wants warmth, the other facts. Both differ in every pair, so both users have a
@@ -116,8 +115,8 @@ def two_attributes(n: int, seed: int, part: str = "train") -> list[UserVote]:
         wanted = grades[user == "full"]
         chosen, rejected = (one, other) if wanted[0] > wanted[1] else (other, one)
         controversial = (grades[0][0] > grades[0][1]) != (grades[1][0] > grades[1][1])
-        votes.append(UserVote(user, chosen, rejected, controversial, f"What is {topic} like?"))
-    return votes
+        votes.append((user, chosen, rejected, controversial))
+    return hash_votes(votes)
 
 
 def _note(topic: str, warmth: int, facts: int, pick: Callable[[int], int]) -> str:
@@ -133,13 +132,12 @@ def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], in
     return lambda below: int(next(u) * below)
 
 
-SETS: Final[dict[str, Callable[[int, int, str], Sequence[UserVote]]]] = {
+SETS: Final[dict[str, Callable[[int, int, str], Pairs]]] = {
+    "two-users": two_users,
     "pets": pets,
     "two-attributes": two_attributes,
 }
-"""The sets of texts by name: n, seed and "train" or "test"."""
-
-
+"""The sets by name: n, seed and "train" or "test"."""
 SIZES: Final = {"two-users": (4000, 10), "pets": (2000, 8), "two-attributes": (2000, 12)}
 """Training pairs and epochs."""
 TESTED: Final = 4000
@@ -150,7 +148,8 @@ COLLAPSED: Final = 10.0
 
 def work(spec: Spec) -> dict[str, Any]:
     """Accuracy on new pairs of one model trained on one set, and how it uses its latent."""
-    train, test = make_pairs(spec["set"], spec["n"], spec["seed"])
+    make = SETS[spec["set"]]
+    train, test = make(spec["n"], spec["seed"], "train"), make(TESTED, spec["seed"], "test")
     recipe = Recipe(kind=spec["model"], epochs=spec["epochs"], beta=spec["beta"])
     fitted = fit(train, recipe, spec["seed"])
     whole = scores(fitted, test)
@@ -171,14 +170,6 @@ def work(spec: Spec) -> dict[str, Any]:
             },
         }  # fmt: skip
     return found
-
-
-def make_pairs(name: str, n: int, seed: int) -> tuple[data.Pairs, data.Pairs]:
-    """A set's training pairs, and `TESTED` new ones."""
-    if name == "two-users":
-        return two_users(n, seed), two_users(TESTED, seed, "test")
-    made = SETS[name]
-    return data.pairs(made(n, seed, "train")), data.pairs(made(TESTED, seed, "test"))
 
 
 @bench("vpl")

@@ -51,8 +51,6 @@ class Fitted:
     model: Model
     recipe: Recipe
     seed: int
-    losses: tuple[float, ...]
-    """Mean loss of each epoch, nats, the KL term with its weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +117,12 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
     model.standardise(torch.cat([one, other]))
     adam = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     per_epoch = math.ceil(len(train) / recipe.batch)
-    steps, losses, step = recipe.epochs * per_epoch, [], 0
+    steps, step, loss = recipe.epochs * per_epoch, 0, torch.zeros(())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small gain nothing from threads
     try:
         for _ in range(recipe.epochs):
-            order, total = rng.permutation(len(train)), 0.0
-            for rows in np.array_split(order, per_epoch):
+            for rows in np.array_split(rng.permutation(len(train)), per_epoch):
                 z, kl = None, torch.zeros(())
                 if recipe.kind == "vae":
                     few, many = recipe.context
@@ -143,13 +140,12 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
                 adam.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
-                step, total = step + 1, total + loss.item() * len(rows)
-            losses.append(total / len(train))
+                step += 1
     finally:
         torch.set_num_threads(threads)
-    if not math.isfinite(losses[-1]):
+    if not loss.isfinite():
         raise UsageError("the loss is not finite; are all embeddings, and is the rate small?")
-    return Fitted(model, recipe, seed, tuple(losses))
+    return Fitted(model, recipe, seed)
 
 
 def margins(
@@ -190,9 +186,9 @@ def margins(
     return out.double().numpy()
 
 
-def scores(fitted: Fitted, pairs: Pairs, known: Pairs | None = None, *, size: int = 8) -> Scores:
+def scores(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Scores:
     """Accuracy on pairs, given ``size`` other pairs of the same user; equal margins count half."""
-    found = margins(fitted, pairs, pairs if known is None else known, size=size)
+    found = margins(fitted, pairs, pairs, size=size)
     right = np.where(found == 0, 0.5, found > 0)
     chosen = pairs.controversial
     return Scores(
