@@ -97,8 +97,8 @@ def test_every_move_has_one_place_and_rewards_add_up_to_the_feature_times_the_we
 def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
     """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
     world = Courier()
-    final = rlhf.train(world, [1, 2], 1500, ppo.Recipe(40), panel=LinkPanel(beta=1.15)).final
-    assert (final < 0.5).all()
+    curve = rlhf.train(world, [1, 2], 1500, ppo.Recipe(40), panel=LinkPanel(beta=1.15))
+    assert (curve.values[:, -1] < 0.5).all()
 
 
 def test_same_seeds_give_the_same_curve_in_any_company():
@@ -120,8 +120,7 @@ def test_same_seeds_give_the_same_curve_in_any_company():
 )
 def test_each_climbs_most_of_the_way_on_a_small_grid(train):
     start, best = SMALL.value(np.zeros((1, 16)))[0], SMALL.optimum()
-    final = train(range(6)).final
-    assert final.mean() > start + 0.75 * (best - start)
+    assert train(range(6)).values[:, -1].mean() > start + 0.75 * (best - start)
 
 
 def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_worst():

@@ -157,15 +157,15 @@ def require_modules(methods: Iterable[Method]) -> None:
 
 def list_trials(
     preset: Preset, methods: Sequence[tuple[Method, Asking]], setup: Mapping[str, Any]
-) -> list[tuple[Method, int, Cell]]:
-    """(method, trial, cell): each trial on each tuning seed, of methods that have several."""
+) -> list[tuple[Method, int, list[Cell]]]:
+    """(method, trial, its cell on each tuning seed), of methods that have several trials."""
     several = {m.name: m for m, _ in methods if len(preset.trials_of(m)) > 1}
     return [
-        (method, i, make_cell(preset, method, "batch", seed, setup, settings))
+        (method, i, [make_cell(preset, method, "batch", seed, setup, settings)
+                     for seed in preset.tuning])
         for method in several.values()
         for i, settings in enumerate(preset.trials_of(method))
-        for seed in preset.tuning
-    ]
+    ]  # fmt: skip
 
 
 def run_trials(
@@ -178,25 +178,22 @@ def run_trials(
 ) -> tuple[dict[str, Any], list[str]]:
     """Run the trials and print them; the best mean final gain wins, a stopped run counts as 0."""
     trials = list_trials(preset, methods, setup)
-    wanted = [one for _, _, one in trials]
+    wanted = [one for _, _, cells in trials for one in cells]
     failures = [] if collect else cell_store.run_cells(study.console, store, wanted)
-    gains: dict[tuple[str, int], list[float]] = {}
-    for method, i, one in trials:
-        record = store.read(one)
-        if record is not None:
-            last = record["course"][-1]["gain"]
-            gains.setdefault((method.name, i), []).append(0.0 if record["stopped"] else last)
-    by_name = {method.name: method for method, _, _ in trials}
-    rows = []
-    for (name, i), each in gains.items():
-        scores = {j: np.mean(gains[name, j]) for n, j in gains if n == name}
-        settings = preset.trials_of(by_name[name])[i]
-        rows.append(
-            {"method": name, "trial": i, "settings": json.dumps(settings),
-             "gains": each, "mean": float(np.mean(each)),
-             "best": i == max(scores, key=lambda j: scores[j]),
-             "chosen": settings == preset.reported_settings(by_name[name])}
-        )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for method, i, cells in trials:
+        records = [record for one in cells if (record := store.read(one)) is not None]
+        gains = [0.0 if one["stopped"] else one["course"][-1]["gain"] for one in records]
+        settings = preset.trials_of(method)[i]
+        if gains:
+            rows.append(
+                {"method": method.name, "trial": i, "settings": json.dumps(settings),
+                 "gains": gains, "mean": float(np.mean(gains)), "best": False,
+                 "chosen": settings == preset.reported_settings(method)}
+            )  # fmt: skip
+    for name in dict.fromkeys(row["method"] for row in rows):
+        best = max((row for row in rows if row["method"] == name), key=lambda row: row["mean"])
+        best["best"] = True
     study.table(
         f"{preset.name}: trials on seeds {', '.join(map(str, preset.tuning))}, batch votes",
         rows,

@@ -37,9 +37,9 @@ class Target:
     """Largest KL of any seed, nats."""
     lowest: float | None = None
     """Least gain of any seed."""
-    guards: tuple[int, int] | None = None
+    guards: Sequence[int] | None = None
     """(n, seeds): the first n guards hold on at least this number of seeds."""
-    furthest: tuple[float, int] | None = None
+    furthest: Sequence[float] | None = None
     """(nats, seeds): at most this number of seeds ever stand further from the start."""
 
 
@@ -54,15 +54,15 @@ class Group:
     seeds: tuple[int, ...]
     votes: int
     """Batch votes; a rival is asked about D pairs for each."""
-    at: tuple[int, ...] = ()
+    at: Sequence[int] = ()
     """Votes at which a run of szpo is measured."""
     reward: str = "sentiment"
     panel: str = "bt70"
     setups: int | None = None
     """Set-ups that the seeds share, where not the plan's; 0: all have the one that ships."""
-    heldout: tuple[int, int] | None = None
+    heldout: Sequence[int] | None = None
     """The held-out prompts that measure, where not the plan's: trials have others."""
-    sets: tuple[str, ...] = ()
+    sets: Sequence[str] = ()
     pairs: Mapping[str, Any] = field(default_factory=dict)
     """``count`` and ``reward`` of preference pairs that a run begins with; none where empty."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Group:
     """The group whose runs give best-of-n its fitted directions."""
     seconds: float = 0.0
     """Expected processor seconds of a cell."""
-    targets: tuple[Target, ...] = ()
+    targets: Sequence[Target] = ()
 
     @property
     def label(self) -> str:
@@ -108,10 +108,10 @@ class Frontier:
 
     run: str
     """Preset of the runs."""
-    sets: tuple[str, ...]
+    sets: Sequence[str]
     rules: Mapping[str, Sequence[str]]
     """Settings of each rule."""
-    heldout: tuple[int, int]
+    heldout: Sequence[int]
     """The part of the held-out prompts that measures: from, to."""
     unseen: int
     """Prompts from this one on were not looked at while settings were chosen."""
@@ -152,8 +152,6 @@ def read(path: Path) -> Frontier:
             for entry in body.pop("comparison", ())
             for entry in _pairs(entry, groups)
         )
-        for name in ("heldout", "sets"):
-            body[name] = tuple(body[name])
         plan = Frontier(**body, groups=groups, comparisons=comparisons)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"frontier: {path}: {error}") from None
@@ -191,13 +189,8 @@ def _pairs(entry: Mapping[str, Any], groups: Sequence[Group]) -> list[dict[str, 
 
 
 def _group(entry: Mapping[str, Any]) -> Group:
-    given: list[dict[str, Any]] = [
-        {key: tuple(v) if isinstance(v, list) else v for key, v in one.items()}
-        for one in entry.get("targets", ())
-    ]
-    targets = tuple(Target(**one) for one in given)
-    listed = {name: tuple(entry[name]) for name in ("at", "sets", "heldout") if name in entry}
-    found = Group(**{**entry, **listed, "targets": targets, "seeds": read_seeds(entry["seeds"])})
+    targets = [Target(**one) for one in entry.get("targets", ())]
+    found = Group(**{**entry, "targets": targets, "seeds": read_seeds(entry["seeds"])})
     if found.method not in (*RULES, *RIVALS, BEST_OF):
         raise ValueError(f"{found.label}: {found.method} is no method of this bench")
     if found.method in RULES and not found.at:

@@ -115,11 +115,11 @@ def guards_held(row: Mapping[str, Any], n: int = 4) -> bool:
     return len(found) == n and all(found)
 
 
-def checkpoints_of(group: Group) -> tuple[int, ...]:
+def checkpoints_of(group: Group) -> Sequence[int]:
     """Batch votes at which a group is measured."""
     if group.at:
         return group.at
-    return tuple(round(group.votes * (i + 1) / group.points) for i in range(group.points))
+    return [round(group.votes * (i + 1) / group.points) for i in range(group.points)]
 
 
 def summarise(plan: Frontier, rows: Rows) -> list[dict[str, Any]]:

@@ -30,11 +30,6 @@ class Curve:
     votes: tuple[int, ...]
     answers: tuple[int, ...]
 
-    @property
-    def final(self) -> Floats:
-        """Value (S,) at the end."""
-        return np.asarray(self.values[:, -1])
-
 
 def train_in_rounds(
     world: GridWorld,
