@@ -147,11 +147,13 @@ def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[
 
 
 def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
-    """A row's mean ± half the width of its interval, as text.
+    """A row's mean ± half the width of its interval, as text; of one seed the mean alone.
 
     >>> format_interval({"mean": 7.1264, "low": 7.08, "high": 7.17})
     '7.13 ± 0.04'
     """
+    if row.get("n") == 1:
+        return f"{row['mean']:.{digits}f}"
     half = (row["high"] - row["low"]) / 2
     return f"{row['mean']:.{digits}f} ± {half:.{digits}f}"
 

@@ -35,7 +35,7 @@ def ran(quick, tmp_path_factory):
         found = cell_process.run_cell(one.spec, folder, one.name, shares.append)
         assert shares == sorted(shares) and 0 < shares[-1] <= 1
         store.record_path(one).parent.mkdir(exist_ok=True)
-        write_record(store.record_path(one), one.spec, found)
+        write_record(store.record_path(one), one.spec, {**found, "commit": None})
     return store
 
 

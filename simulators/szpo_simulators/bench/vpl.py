@@ -177,28 +177,20 @@ def main(study: Study) -> dict[str, Any]:
     """Three sets with two users each: a latent per user, three models without, and a collapse."""
     repetitions = seed_range(1 if study.quick else 5)
     chosen = {"two-users": SIZES["two-users"]} if study.quick else SIZES
-
-    def cell(name: str, model: str, seed: int, beta: float) -> dict[str, Any]:
-        n, epochs = chosen[name]
-        return {"set": name, "model": model, "n": n, "epochs": epochs, "beta": beta, "seed": seed}
-
-    specs = [
-        cell(name, model, seed, Recipe().beta)
-        for name in chosen
-        for model in KINDS
-        for seed in repetitions
+    kinds: list[tuple[str, str, float]] = [
+        *((name, model, Recipe().beta) for name in chosen for model in KINDS),
+        ("two-users", "vae", COLLAPSED),
     ]
-    specs += [cell("two-users", "vae", seed, COLLAPSED) for seed in repetitions]
+    specs = [
+        {"set": name, "model": model, "n": chosen[name][0], "epochs": chosen[name][1],
+         "beta": beta, "seed": seed}
+        for name, model, beta in kinds for seed in repetitions
+    ]  # fmt: skip
     found = study.cells("fits", specs, work)
-    rows = [_row(found, name, model, Recipe().beta) for name in chosen for model in KINDS]
-    rows.append(_row(found, "two-users", "vae", COLLAPSED))
-    spread = len(repetitions) > 1
+    rows = [_row(found, *kind) for kind in kinds]
 
     def column(name: str) -> Any:
-        def text(row: dict[str, Any]) -> str:
-            return format_interval(row[name], 3) if spread else f"{row[name]['mean']:.3f}"
-
-        return text
+        return lambda row: format_interval(row[name], 3)
 
     study.table(
         f"right of {TESTED} new pairs, {len(repetitions)} seeds; without users at most .75, .50",

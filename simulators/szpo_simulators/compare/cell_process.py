@@ -94,7 +94,9 @@ def main(arguments: Sequence[str]) -> int:
         if "settings_hash" in spec:  # a frontier's
             from szpo_simulators.compare import frontier_cell
 
+            began = time.monotonic(), time.process_time()
             found = frontier_cell.run_cell(spec, path.parents[1], path.stem, report)
+            found |= spent_since(*began)
         elif "base" in spec:
             base = read_record(path.with_name(f"{spec['base']}.json"))["found"]["measurement"]
             found = run_cell(spec, base, report)

@@ -39,7 +39,6 @@ from szpo.types import Floats
 from szpo_simulators.compare import frontier_base as base
 from szpo_simulators.compare import frontier_plan as plan
 from szpo_simulators.compare import methods, shared_setup
-from szpo_simulators.compare.cell_process import spent_since
 from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, make_row
 from szpo_simulators.compare.instruments import Instruments
 from szpo_simulators.compare.shared_setup import MEASURING, load_config
@@ -52,19 +51,16 @@ Report = Callable[[float], None]
 
 
 def run_cell(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
-    """Run a cell and return its record: rows, seconds, machine and commit, as plain JSON values.
+    """Run a cell and return its rows and what else it found, as plain JSON values.
 
     Raises:
         SzpoError: the cell cannot be run, or cannot be run yet.
     """
-    began = time.monotonic(), time.process_time()
     if spec["method"] in plan.RULES:
-        found = run_votes(spec, folder, name, report)
-    elif spec["method"] == plan.BEST_OF:
-        found = run_best_of(spec, folder, report)
-    else:
-        found = run_gradient(spec, folder, report)
-    return {**found, **spent_since(*began)}
+        return run_votes(spec, folder, name, report)
+    if spec["method"] == plan.BEST_OF:
+        return run_best_of(spec, folder, report)
+    return run_gradient(spec, folder, report)
 
 
 def ledger_path(folder: Path, name: str) -> Path:

@@ -68,9 +68,8 @@ def show_results(study: Study, preset: Preset, records: Records) -> dict[str, An
 def _format_gain(row: Mapping[str, Any]) -> str:
     if "mean" not in row:
         return "stopped"
-    around = format_interval(row, 3) if row["n"] > 1 else f"{row['mean']:.3f}"
     lost = f", {len(row['stopped'])} stopped" if row["stopped"] else ""
-    return f"{around}{lost}"
+    return f"{format_interval(row, 3)}{lost}"
 
 
 def _format_target(by: str) -> Any:
