@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
-from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -24,7 +23,7 @@ from szpo_ui.operator import posterior_page, votes_page
 from szpo_ui.operator import visualize as mounts
 from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount
+from szpo_ui.web.mounting import bare, call_in_loop, mount
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.security import AccessControl, Admission
 from szpo_ui.web.site import HOME_PATHS, POSTERIOR, Site
@@ -63,14 +62,9 @@ def create(
             await asyncio.to_thread(site.writer.close)
             await asyncio.to_thread(sessions.close)
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_exception_handler(HTTPException, answer_http_error)
-    app.add_exception_handler(SzpoError, answer_own_error)
-    app.add_exception_handler(Exception, answer_failure)
-    app.router.routes.extend(api.routes(site))  # first, since they get most requests
-    app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
-    app.add_api_route("/healthz", healthz)
-    app.add_api_route("/favicon.ico", icon)
+    app = without_pages(lifespan=lifespan)
+    app.add_exception_handler(SzpoError, lambda _, error: api.answer_error(error))
+    app.router.routes[:0] = api.routes(site)  # first, since they get most requests
     app.include_router(login.router(site, sessions))
     app.include_router(prolific.router(site))
     call_in_loop(partial(_mount_all, app, site, pages))
@@ -78,6 +72,15 @@ def create(
     app.add_middleware(AccessControl, site=site, sessions=sessions, admission=admission)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
+
+
+def without_pages(**more: Any) -> FastAPI:
+    """What a run's application and a folder's have in common: files and answers to errors."""
+    made = bare(**more)
+    made.add_exception_handler(HTTPException, answer_http_error)
+    made.add_exception_handler(Exception, answer_failure)
+    made.add_api_route("/healthz", healthz)
+    return made
 
 
 def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
@@ -106,11 +109,6 @@ _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: 
 def answer_http_error(_: Request, error: Any) -> JSONResponse:
     """A refusal of a handler as JSON."""
     return refuse(error.status_code, _CODES.get(error.status_code, "refused"), str(error.detail))
-
-
-def answer_own_error(_: Request, error: Any) -> JSONResponse:
-    """An error of szpo as JSON."""
-    return api.answer_error(error)
 
 
 def answer_failure(request: Request, error: Exception) -> JSONResponse:

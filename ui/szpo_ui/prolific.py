@@ -15,7 +15,7 @@ from typing import Final, Literal
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
@@ -28,7 +28,7 @@ from szpo_ui.web import credential_rows, credentials, login
 from szpo_ui.web.credentials import Contact, Identity
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import Buckets, network
-from szpo_ui.web.requests import read, refuse
+from szpo_ui.web.requests import Body, read, refuse
 from szpo_ui.web.site import Site
 
 BY: Final = "prolific"
@@ -229,10 +229,8 @@ ARRIVALS_PER_SECOND, ARRIVALS_AT_ONCE = 1.0, 60
 STATUS: Final = {"other_study": 403, "time_over": 410, "full": 409, "ended": 403}
 
 
-class Join(BaseModel):
+class Join(Body):
     """What the page of the open link sends: the identifiers of its own address."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     participant: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     study: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -255,8 +253,6 @@ def router(site: Site) -> APIRouter:
         if wait := arrivals.take(network(request.client.host if request.client else "")):
             return refuse(429, "too_many", "too many people come at once", retry_after=wait)
         given = await read(Join, request)
-        if isinstance(given, Response):
-            return given
         try:
             secret = await run_in_threadpool(_arrive, given)
         except ArrivalError as error:

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException
-from fastapi.staticfiles import StaticFiles
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -31,7 +29,6 @@ from szpo_ui.folder.rows import FolderReader
 from szpo_ui.web import credentials, login
 from szpo_ui.web.address import SiteAddress, announce_folder, link
 from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.mounting import STATIC, icon
 from szpo_ui.web.security import AccessControl, Admission
 from szpo_ui.web.server import answer
 
@@ -56,15 +53,10 @@ def create(
         roles: whose Gradio pages runs have.
     """
     sessions = login.Sessions(door)
-    home = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    home.add_exception_handler(HTTPException, app.answer_http_error)
+    home = app.without_pages()
     served = page.Home(folder, door, FolderReader(folder, door.clock), controllers)
     home.add_exception_handler(SzpoError, lambda _, error: page.answer_error(served, error))
-    home.add_exception_handler(Exception, app.answer_failure)
-    home.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
-    home.add_api_route("/healthz", app.healthz)
-    home.add_api_route("/favicon.ico", icon)
-    home.include_router(page.router(served))
+    home.include_router(page.router(served))  # its "/" comes before that of the login
     home.include_router(login.router(door, sessions))
     home.add_middleware(AccessControl, site=door, sessions=sessions, admission=Admission(url))
     admission = Admission(url, operators=sessions)

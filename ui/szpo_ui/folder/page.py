@@ -32,7 +32,7 @@ from szpo_ui.operator.page import moment, number
 from szpo_ui.web import login
 from szpo_ui.web.address import run_prefix
 from szpo_ui.web.markup import environment
-from szpo_ui.web.requests import Body, read, refuse
+from szpo_ui.web.requests import Body, if_changed, read, refuse
 from szpo_ui.web.site import open_site
 
 Do = Literal["start", "pause", "resume", "stop", "more", "samples"]
@@ -92,25 +92,17 @@ def router(home: Home) -> APIRouter:
     @made.get("/home-api/rows")
     def rows(request: Request) -> Response:
         html = render_rows(home)
-        etag = f'"{sha256(html)[:16]}"'
-        headers = {"ETag": etag, "Cache-Control": "no-store"}
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
-        return JSONResponse({"html": html}, headers=headers)
+        return if_changed(request, sha256(html)[:16], {"html": html})
 
     @made.post("/home-api/act")
     async def act(request: Request) -> Response:
         given = await read(Action, request)
-        if isinstance(given, Response):
-            return given
         who = login.identity(home.door, request, "operator").name
         return JSONResponse({"text": await run_in_threadpool(_act, home, who, given)})
 
     @made.post("/home-api/label")
     async def label(request: Request) -> Response:
         given = await read(Label, request)
-        if isinstance(given, Response):
-            return given
         who = login.identity(home.door, request, "operator").name
         _path(home, given.run)
         body = {"run": given.run, "tag": given.tag.strip(), "note": given.note.strip()}
@@ -120,8 +112,6 @@ def router(home: Home) -> APIRouter:
     @made.post("/home-api/begin")
     async def begin(request: Request) -> Response:
         given = await read(NewRun, request)
-        if isinstance(given, Response):
-            return given
         if home.controllers is None:
             raise UsageError("new runs are begun from a terminal: this server starts no model")
         name = run_paths.run_name(given.name.strip())

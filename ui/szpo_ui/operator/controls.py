@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
@@ -27,6 +27,7 @@ from szpo.voting import pauses, set_aside, steps
 from szpo.voting.counting import StepVotes
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import Invitation
+from szpo_ui.web.requests import Body
 from szpo_ui.web.site import Site
 
 MOST_MINUTES: Final = 10.0
@@ -45,10 +46,8 @@ Text = Annotated[str, Field(max_length=500)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Command(BaseModel):
+class Command(Body):
     """A request from the operator's page."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     do: Do
     reason: Text = ""

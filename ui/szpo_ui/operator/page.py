@@ -8,7 +8,6 @@ not lost when figures change.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import re
@@ -46,6 +45,7 @@ from szpo_ui.panel.screens import Screen
 from szpo_ui.web import language as texts
 from szpo_ui.web import login
 from szpo_ui.web.markup import environment, style, whole
+from szpo_ui.web.requests import first_fault, if_changed
 from szpo_ui.web.site import Site
 
 LOG: Final = logging.getLogger("szpo.operate")
@@ -83,9 +83,8 @@ def blocks(site: Site) -> gr.Blocks:
         try:
             done = controls.act(site, who.name, Command.model_validate(data))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
-            why = f"{field}: {first['msg'].lower()}"
+            field, fault = first_fault(error)
+            why = f"{field}: {fault.lower()}"
         except SzpoError as error:
             why = str(error)
         except Exception:
@@ -117,12 +116,7 @@ def router(site: Site) -> APIRouter:
     def status(request: Request) -> Response:
         login.identity(site, request, "operator")
         found = version(site)
-        headers = {"ETag": f'"{found}"', "Cache-Control": "no-store"}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(
-            json.dumps({"version": found}), media_type="application/json", headers=headers
-        )
+        return if_changed(request, found, {"version": found})
 
     @made.get("/export.zip")
     def export(request: Request, anyway: bool = False) -> Response:

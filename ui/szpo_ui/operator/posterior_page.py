@@ -96,8 +96,6 @@ def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], A
     async def draw(request: Request, form: Literal["scene", "svg", "gif"]) -> Response:
         allow(request)
         asked = await read(SceneRequest, request)
-        if isinstance(asked, Response):
-            return asked
         return await asyncio.to_thread(lambda: _draw(form, asked.deltas, start()))
 
     return made

@@ -15,7 +15,6 @@ import gradio as gr
 import numpy as np
 import typer
 from fastapi import APIRouter, FastAPI
-from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from szpo.analysis import features, vote_texts
@@ -104,9 +103,7 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
 
 def application(start: Callable[[], Start]) -> FastAPI:
     """The page alone, at /visualize/, for browsers of this machine."""
-    made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    made.mount("/static", StaticFiles(directory=str(mounting.STATIC)))
-    made.add_api_route("/favicon.ico", mounting.icon)
+    made = mounting.bare()
     made.include_router(posterior_page.router("/visualize-api", start, lambda request: None))
     mounting.call_in_loop(
         lambda: mounting.mount(

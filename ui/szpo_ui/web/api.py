@@ -22,7 +22,7 @@ from szpo.voting.service import SeatKind
 from szpo_ui.web import ballots, login
 from szpo_ui.web.ballots import At, Ballot
 from szpo_ui.web.rate import Buckets
-from szpo_ui.web.requests import Body, Seat, Tab, read, refuse
+from szpo_ui.web.requests import Body, Seat, Tab, if_changed, read, refuse
 from szpo_ui.web.site import Site
 
 VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
@@ -60,16 +60,11 @@ def routes(site: Site) -> list[Route]:
             except ValidationError:
                 return refuse(422, "invalid", "tab or seat has another form")
         found, tag = ballots.poll(site, str(who.panelist), at)
-        headers = {"ETag": f'"{tag}"'}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return JSONResponse(found, headers=headers)
+        return if_changed(request, tag, found)
 
     async def assignment(request: Request) -> Response:
         who = login.identity(site, request, "panelist")
         asked = await read(AssignmentRequest, request)
-        if isinstance(asked, Response):
-            return asked
         found = await site.writer.do(partial(choose, asked, str(who.panelist)))
         if found is None:
             return Response(status_code=204)
@@ -81,19 +76,12 @@ def routes(site: Site) -> list[Route]:
         if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
         given = await read(Ballot, request)
-        if isinstance(given, Response):
-            return given
-        try:
-            found = await site.writer.do(partial(ballots.cast, site, str(who.panelist), given))
-        except SzpoError as error:
-            return answer_error(error)
+        found = await site.writer.do(partial(ballots.cast, site, str(who.panelist), given))
         return answer_error(found.refusal) if found.receipt is None else _accept(found.receipt)
 
     async def release(request: Request) -> Response:
         who = login.identity(site, request, "panelist")
         given = await read(SeatRequest, request)
-        if isinstance(given, Response):
-            return given
         seat = await run_in_threadpool(site.service.assignment, given.assignment)
         if seat is None or seat.panelist != who.panelist:
             return _no_such()
@@ -103,8 +91,6 @@ def routes(site: Site) -> list[Route]:
     async def extend(request: Request) -> Response:
         who = login.identity(site, request, "panelist")
         given = await read(SeatRequest, request)
-        if isinstance(given, Response):
-            return given
         hold = partial(ballots.extend, site, str(who.panelist), given.assignment)
         if await site.writer.do(hold) is None:
             return refuse(409, "given_away", "somebody else may have this comparison now")

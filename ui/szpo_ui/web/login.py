@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -31,7 +31,7 @@ from szpo_ui.web.credentials import AccessError, Fault, Identity
 from szpo_ui.web.language import Language, choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
-from szpo_ui.web.requests import read, refuse
+from szpo_ui.web.requests import Body, read, refuse
 from szpo_ui.web.site import Door
 
 T = TypeVar("T")
@@ -144,19 +144,15 @@ def identity(site: Door, request: Any, role: Role | None = None) -> Identity:
     return found
 
 
-class Login(BaseModel):
+class Login(Body):
     """What the login form sends."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=64)
     code: str = Field(min_length=1, max_length=128)
 
 
-class Redeem(BaseModel):
+class Redeem(Body):
     """What the page sends for an invitation's link."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     token: str = Field(min_length=1, max_length=128)
 
@@ -177,23 +173,15 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
 
     @routes.post("/login")
     async def login(request: Request) -> Response:
-        given = await read(Login, request)
-        if isinstance(given, Response):
-            return given
-        return await _by_code(given, request)
+        return await _by_code(request)
 
     @routes.post("/api/session")
     async def begin(request: Request) -> Response:
-        given = await read(Login, request)
-        if isinstance(given, Response):
-            return given
-        return await _by_code(given, request, cookie=False)
+        return await _by_code(request, cookie=False)
 
     @routes.post("/redeem")
     async def redeem(request: Request) -> Response:
         given = await read(Redeem, request)
-        if isinstance(given, Response):
-            return given
         check = partial(credentials.check_link, token=given.token)
         if isinstance(refusal := await _check_secret(check), Response):
             if found := await _their_own(given.token, request):
@@ -207,7 +195,8 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         used = await sessions.ask(partial(_name_behind_used, token=token))
         return found if isinstance(found, Identity) and found.name == used else None
 
-    async def _by_code(given: Login, request: Request, *, cookie: bool = True) -> Response:
+    async def _by_code(request: Request, *, cookie: bool = True) -> Response:
+        given = await read(Login, request)
         key = f"{given.name.strip().casefold()} {_network(request)}"
         if left := locks.take(key):
             return refuse(

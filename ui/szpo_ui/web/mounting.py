@@ -1,21 +1,34 @@
-"""Mount a Gradio page on the application with everything that leaks switched off."""
+"""Make an application, and mount Gradio pages on it with everything that leaks switched off."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 from importlib import resources
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 
+from szpo_ui.web.requests import RefusedError
 from szpo_ui.web.security import NeededRoutesOnly
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 """Local ones: nothing is fetched from elsewhere."""
 STATIC = resources.files("szpo_ui") / "static"
+
+
+def bare(**more: Any) -> FastAPI:
+    """An application with the static files and the icon, and answers for what `read` refuses."""
+    made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **more)
+    made.add_exception_handler(RefusedError, _answer_refused)
+    made.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
+    made.add_api_route("/favicon.ico", _icon)
+    return made
 
 
 def mount(
@@ -74,6 +87,10 @@ def call_in_loop(act: Callable[[], None]) -> None:
         act()
 
 
-def icon() -> Response:
-    """Redirect to the site's icon."""
+def _icon() -> Response:
     return RedirectResponse("/static/icon.svg", 308)
+
+
+def _answer_refused(_: Request, error: Any) -> Response:
+    answer: Response = error.answer
+    return answer

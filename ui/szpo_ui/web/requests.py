@@ -1,4 +1,4 @@
-"""Read JSON requests strictly; make error responses of one form."""
+"""Read JSON requests strictly; make responses of one form for errors and for pollers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 M = TypeVar("M", bound=BaseModel)
 Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -19,6 +19,14 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class RefusedError(Exception):
+    """Ends a handler with an error response."""
+
+    def __init__(self, answer: JSONResponse):
+        super().__init__(answer)
+        self.answer = answer
+
+
 def refuse(
     status: int, code: str, message: str, *, retry_after: float | None = None, **more: object
 ) -> JSONResponse:
@@ -29,18 +37,35 @@ def refuse(
     return JSONResponse({"error": code, "message": message, **more}, status, headers)
 
 
-async def read(model: type[M], request: Request) -> M | JSONResponse:
-    """The body as a model, or the refusal that names the first wrong field: 415 or 422.
+async def read(model: type[M], request: Request) -> M:
+    """The body as a model.
 
     HTML forms are refused by their type, since pages of other sites can send them.
+
+    Raises:
+        RefusedError: 415 for another type, 422 with the name of the first wrong field.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if kind != "application/json":
-        return refuse(415, "content_type", "send the body as application/json")
+        raise RefusedError(refuse(415, "content_type", "send the body as application/json"))
     try:
         return model.model_validate_json(await request.body())
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = first["msg"][0].lower() + first["msg"][1:]
-        return refuse(422, "invalid", f"{where}: {text}" if where else text, field=where or None)
+        where, text = first_fault(error)
+        text = text[0].lower() + text[1:]
+        shown = f"{where}: {text}" if where else text
+        raise RefusedError(refuse(422, "invalid", shown, field=where or None)) from None
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """The first wrong field, "" for the whole, and what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return ".".join(str(part) for part in first["loc"]), first["msg"]
+
+
+def if_changed(request: Request, tag: str, found: object) -> Response:
+    """What a poller asks for as JSON; 304 without a body if it has what is tagged so."""
+    headers = {"ETag": f'"{tag}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(found, headers=headers)
