@@ -2,16 +2,16 @@
 
 from html.parser import HTMLParser
 
+from szpo.config.run_sections import Panel
 from szpo.training.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import render, screens
 from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.last_round import LastRound
-from szpo_ui.panel.screens import Closed, Feedback, Progress, Screen
+from szpo_ui.panel.screens import Progress, Screen
 from szpo_ui.prolific import Standing
 from szpo_ui.web import language as texts
 
-ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
+ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 
@@ -47,14 +47,16 @@ def screen(state, **changes):
     if state in screens.READING:
         given |= {"sheet": shown(), "seat": "seat-1", "lease_s": 600.0}
     if state == "closed":
-        given["closed"] = Closed(0, 8, 8)
+        given["closed"] = {"at_us": 0, "votes_in": 8, "needed": 8}
     if state == "feedback":
-        given["feedback"] = Feedback("A", "B")
+        given["feedback"] = {"choice": "A", "expected": "B"}
     if state == "complete":
         given["study"] = Standing(votes=3, needed=3, over=False)
     if state in ("waiting", "finished"):
         given["progress"] = Progress(40, 240, given=8, spent_s=360.0)
-        given["news"] = LastRound(12, 8, 3, 3, 4, "further")
+        given["news"] = {
+            "step": 12, "votes": 8, "people": 3, "same": 3, "pairs": 4, "moved": "further",
+        }  # fmt: skip
     given |= changes
     if (sheet := given.pop("sheet", None)) is not None:
         given["paper"] = lambda: sheet

@@ -239,7 +239,7 @@ def preview(site: Site, found: dict[str, Any]) -> str:
         state="vote", name="P-00", status=found["status"], key="", seat="preview",
         paper=lambda: before["sheet"], step=0,
     )  # fmt: skip
-    body = render.page(screen, render.rubric(panel, texts.ENGLISH), view=panel.view)
+    body = render.page(screen, render.rubric(panel, texts.ENGLISH))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
         f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"

@@ -11,12 +11,13 @@ from pydantic import Field
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo.voting import second_seats
+from szpo.voting.casting import VoteConflictError
 from szpo.voting.service import SeatKind
 from szpo_ui import prolific as participants
 from szpo_ui.panel import own_seats, screens
-from szpo_ui.panel.screens import Feedback, Mode, PageState, Screen
-from szpo_ui.web import language as texts
+from szpo_ui.panel.screens import Mode, PageState, Screen
 from szpo_ui.web.ballots import At, Ballot, cast
+from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.site import Site
 
 Do = Literal[
@@ -35,31 +36,34 @@ class Action(At):
     ballot: Ballot | None = None
 
 
-def act(site: Site, panelist: str, name: str, action: Action) -> Screen:
+def act(
+    site: Site, panelist: str, name: str, action: Action, language: Language = ENGLISH
+) -> Screen:
     """Carry out an action, then return the next screen.
 
     Raises:
         UsageError: a seat that is not this panelist's, or a ballot without one.
     """
-    page = PageState(action.tab, action.seat, action.mode, lang=action.lang)
+    next_page = PageState(action.tab, language)
+    page = dataclasses.replace(next_page, seat=action.seat, mode=action.mode)
     notice: str | None = None
     match action.do:
         case "vote":
-            return _vote(site, panelist, name, action)
+            return _vote(site, panelist, name, action, next_page)
         case "agree" | "agree-practice":
-            _agree(site, panelist, action.lang)
+            _agree(site, panelist, language)
         case "taught":
             screens.show_taught(site, panelist)
         case "break":
             _release(site, panelist, action.seat)
-            page = dataclasses.replace(page, mode="break", seat=None)
+            page = dataclasses.replace(next_page, mode="break")
         case "leave":
             _release(site, panelist, action.seat)
-            page = dataclasses.replace(page, leave=True, mode="")
+            page = next_page
         case "back" | "go":
-            page = dataclasses.replace(page, leave=True, mode="")
+            page = next_page
         case "keep":
-            page, notice = dataclasses.replace(page, leave=True, mode=""), "kept"
+            page, notice = next_page, "kept"
         case "revise":
             page = dataclasses.replace(page, mode="revise")
             _take(site, panelist, action)
@@ -85,32 +89,29 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
 """Actions that ask for a comparison outside training."""
 
 
-def _vote(site: Site, panelist: str, name: str, action: Action) -> Screen:
+def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState) -> Screen:
     """Store a vote and find the next screen, in one transaction."""
     ballot = action.ballot
     if ballot is None:
         raise UsageError("vote: there is no ballot")
     with site.ledger.transaction("votes"):
-        found = cast(site, panelist, ballot, texts.choose_language(action.lang, None))
-        kind, refusal = found.seat["kind"], found.refusal
-        if refusal is not None and refusal.code == "stale_tab":
+        seat, stored = cast(site, panelist, ballot, page.language)
+        if isinstance(stored, VoteConflictError) and stored.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
-        page = PageState(action.tab, lang=action.lang)
-        screen = screens.look(site, panelist, name, page)
+        screen, kind = screens.look(site, panelist, name, page), seat["kind"]
         notice = None if kind == "train" else "thanks"
         if ballot.choice == "skip":
             notice = "skipped"
-        if refusal is not None:
-            notice = _REFUSALS.get(refusal.code) or _CLOSED.get(kind, "once")
+        if isinstance(stored, VoteConflictError):
+            notice = _REFUSALS.get(stored.code) or _CLOSED.get(kind, "once")
         elif kind == "practice":
-            feedback = Feedback(ballot.choice, screens.expected_choice(found.seat))
+            feedback = {"choice": ballot.choice, "expected": screens.expected_choice(seat)}
             return dataclasses.replace(
                 screen, state="feedback", feedback=feedback, paper=None, seat=None
             )
         elif (
             kind == "train"
-            and found.receipt is not None
-            and found.receipt.late
+            and stored.late
             and not second_seats.is_second(site.ledger, ballot.assignment)
         ):
             notice = "late"
@@ -122,10 +123,9 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 """Notices for an answer that is refused, by its code and by the kind that has closed."""
 
 
-def _agree(site: Site, panelist: str, code: str) -> None:
+def _agree(site: Site, panelist: str, language: Language) -> None:
     """Record that a panelist agreed, with the wording that stood on their screen."""
     if not screens.consented(site, panelist):
-        language = texts.choose_language(code, None)
         chosen, status = site.config.prolific, site.status.read()
         wording = language.consent(site.config.panel.second_share > 0)
         if participants.standing(site.ledger, panelist, chosen, status) is not None:

@@ -98,15 +98,13 @@ def component(site: Site, who: Who) -> gr.HTML:
         try:
             action = Action.model_validate(data)
             language = texts.choose_language(action.lang, header)
-            action = action.model_copy(update={"lang": language.code})
             site.tabs.note(panelist, action.tab)
-            step = partial(act, site, panelist, name, action)
+            step = partial(act, site, panelist, name, action, language)
             # Votes of all people share commits; what else is done waits for nobody's but its own.
             screen = await (
                 site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
             )
-            draw = partial(render.page, view=site.config.panel.view)
-            return await run_in_threadpool(draw, screen, asked[language.code], language)
+            return await run_in_threadpool(render.page, screen, asked[language.code], language)
         except Exception as error:
             return render.failure(_log_error(error), language)
 

@@ -6,12 +6,10 @@ before; never which side or what feature they preferred, which would tell people
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final
 
 from szpo.ledger.database import Ledger
 
-Moved = Literal["first", "still", "further", "less"]
 PEOPLE: Final = 3
 """Persons from which agreement is told: of two, each would learn how the other voted."""
 _ROUND: Final = """
@@ -37,35 +35,18 @@ FROM ended ORDER BY event DESC
 """
 
 
-@dataclass(frozen=True, slots=True)
-class LastRound:
-    """The votes of the last round that was applied."""
+def read(ledger: Ledger) -> dict[str, Any] | None:
+    """The last round whose votes moved the model, or would have; None before one.
 
-    step: int
-    votes: int
-    """Counted."""
-    people: int
-    same: int
-    """Pairs of votes on one comparison that chose the same side."""
-    pairs: int
-    """All such pairs, ties left out; 0 where fewer than `PEOPLE` voted."""
-    moved: Moved
-    """The model's step beside that of the round before."""
-
-
-def read(ledger: Ledger) -> LastRound | None:
-    """The last round whose votes moved the model, or would have; None before one."""
+    ``votes`` counted, by ``people``. ``pairs`` are those of votes on one comparison, ties left
+    out, of which ``same`` chose one side; 0 where fewer than `PEOPLE` voted. ``moved`` is the
+    model's step beside that of the round before: first, still, further or less.
+    """
     rows = ledger.query(_ROUND, (ledger.run,))
     if not rows or not rows[0]["votes"]:
         return None
     last, moved = rows[0], [row["moved"] or 0.0 for row in rows]
-    how: Moved = "first" if len(moved) == 1 else "further" if moved[0] > moved[1] else "less"
-    told = last["people"] >= PEOPLE
-    return LastRound(
-        last["step"],
-        last["votes"],
-        last["people"],
-        last["same"] if told and last["pairs"] else 0,
-        last["pairs"] if told and last["pairs"] else 0,
-        how if moved[0] else "still",
-    )
+    how = "first" if len(moved) == 1 else "further" if moved[0] > moved[1] else "less"
+    told = last["people"] >= PEOPLE and last["pairs"]
+    agreed = {} if told else {"same": 0, "pairs": 0}
+    return {**last, **agreed, "moved": how if moved[0] else "still"}

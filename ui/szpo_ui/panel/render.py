@@ -6,10 +6,9 @@ markup is escaped by the templates themselves. A name that a template does not k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, partial
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -20,48 +19,32 @@ from szpo_ui.web import language as texts
 from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.markup import environment
 
-View = Literal["formatted", "plain"]
 MOST_DOTS: Final = 12
 """Votes up to this number are drawn as one dot each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rubric:
-    """What people are asked: the question, one line beside it, and the whole guideline."""
-
-    question: str
-    guideline: str
-    guideline_full: str
+DEFAULTS: Final = {
+    "question": "question", "guideline": "guideline_default",
+    "guideline_full": "guideline_full_default",
+}  # fmt: skip
+"""The sentence of the page that stands for a setting where the operator wrote none."""
 
 
-def rubric(settings: Panel, language: Language) -> Rubric:
-    """The rubric of a run; where the operator wrote none, the default one in the language."""
-
-    def read(name: str, code: str) -> str:
-        given: str = getattr(settings, name)
-        own = given != Panel.model_fields[name].default
-        return given if own else str(language.page[code])
-
-    return Rubric(
-        question=read("question", "question"),
-        guideline=read("guideline", "guideline_default"),
-        guideline_full=read("guideline_full", "guideline_full_default"),
-    )
+def rubric(panel: Panel, language: Language) -> Panel:
+    """The settings with the question and the guidelines that stand on the page in a language."""
+    default = Panel()
+    shown = {
+        name: language.page[code]
+        for name, code in DEFAULTS.items()
+        if getattr(panel, name) == getattr(default, name)
+    }
+    return panel.model_copy(update=shown)
 
 
-def page(
-    screen: Screen,
-    asked: Rubric,
-    language: Language = ENGLISH,
-    *,
-    view: View = "formatted",
-) -> str:
-    """The whole screen as one HTML text.
-
-    ``view`` is how texts with Markdown are shown until the panelist chooses.
-    """
+def page(screen: Screen, asked: Panel, language: Language = ENGLISH) -> str:
+    """The whole screen as one HTML text; ``asked`` is the panel's `rubric`."""
     template = _environment(language.code).get_template("panel/page.html")
-    return template.render(s=screen, rubric=asked, view=view)
+    return template.render(s=screen, rubric=asked, view=asked.view)
 
 
 def skeleton() -> str:

@@ -29,10 +29,9 @@ from szpo.voting.seats import assignment
 from szpo_ui import prolific as participants
 from szpo_ui.panel import last_round, own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
-from szpo_ui.panel.last_round import LastRound
 from szpo_ui.prolific import Standing
 from szpo_ui.web.ballots import in_language, is_elsewhere, key, lease_s
-from szpo_ui.web.language import choose_language
+from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.site import Site
 
 State = Literal[
@@ -54,42 +53,12 @@ EXTRA: Final[Mapping[str, State]] = {
 
 @dataclass(frozen=True, slots=True)
 class PageState:
-    """The state that a page reports: its tab, the seat it shows, the panelist's current mode."""
+    """The state of a page: its tab, the seat it goes on to show, the panelist's current mode."""
 
     tab: str
+    language: Language = ENGLISH
     seat: str | None = None
     mode: Mode = ""
-    leave: bool = False
-    """Leave the seat that is shown and go on to the next screen."""
-    lang: str = ""
-    """The code of the page's language."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer of this round, listed for its panelist."""
-
-    seat: str
-    number: int
-    choice: Choice
-    at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The end of a round whose comparison the panelist was still reading."""
-
-    at_us: int
-    votes_in: int
-    needed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Feedback:
-    """The answer given in practice, and the expected one."""
-
-    choice: Choice
-    expected: Choice
 
 
 @dataclass(frozen=True)
@@ -116,18 +85,22 @@ class Screen:
     revises: bool = False
     second: bool = False
     """The seat is a second one, of no round (`szpo.voting.second_seats`)."""
-    answered: tuple[Answered, ...] = ()
+    answered: tuple[dict[str, Any], ...] = ()
+    """Answers of this round, listed for their panelist: seat, number, choice and when."""
     may_change: bool = False
     lease_s: float | None = None
-    closed: Closed | None = None
+    closed: dict[str, int] | None = None
+    """The end of a round whose comparison the panelist was still reading: when, with how many of
+    how many votes."""
     fresh: bool = False
     """The open round is one that this panelist has not voted in yet; for a second seat, one that
     was opened while they read."""
-    feedback: Feedback | None = None
+    feedback: dict[str, Choice] | None = None
+    """The choice made in practice, and the one expected."""
     progress: Progress | None = None
     """On screens of voting and at the end: how far this panelist and the run are."""
-    news: LastRound | None = None
-    """While waiting: what the votes of the last round did."""
+    news: dict[str, Any] | None = None
+    """While waiting: what the votes of the last round did; see `last_round.read`."""
     facts: Facts | None = None
     """On the welcome screen: what is asked, by whom, for what."""
     calibration: bool = False
@@ -162,7 +135,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         return viewer.make_screen("other-tab")
     if page.mode == "break":
         return viewer.make_screen("break", mode="break")
-    shown = own_seats.seat_row(site, panelist, page.seat) if page.seat and not page.leave else None
+    shown = own_seats.seat_row(site, panelist, page.seat) if page.seat else None
     if page.mode == "practice" and shown is not None and shown["kind"] == "practice":
         return viewer.make_reading_screen("practice", {**shown, "choice": None}, mode="practice")
     if held is not None and held["kind"] != "train":
@@ -300,11 +273,10 @@ class _Viewer:
             fresh = fresh and (status.opened_us or 0) > row["served_us"]
         answered = row.get("choice")
         notes = json.loads(row.get("details") or "{}").get("notes")
-        language = choose_language(self.page.lang, None)
         return self.make_screen(
             state,
             seat=seat.id,
-            paper=partial(sheet, in_language(comparison, language), seat),
+            paper=partial(sheet, in_language(comparison, self.page.language), seat),
             step=row["step"] if row["kind"] == "train" else status.step,
             number=1 + (before.index(seat.id) if seat.id in before else len(before)),
             chosen=answered,
@@ -339,7 +311,12 @@ class _Viewer:
             progress=self.progress(),
             news=last_round.read(self.site.ledger) if self.site.config.panel.tell_rounds else None,
             answered=tuple(
-                Answered(row["assignment"], i, row["choice"], row["received_us"])
+                {
+                    "seat": row["assignment"],
+                    "number": i,
+                    "choice": row["choice"],
+                    "at_us": row["received_us"],
+                }
                 for i, row in enumerate(given, 1)
             ),
         )
@@ -363,11 +340,12 @@ def _lesson(site: Site, panelist: str) -> str | None:
     return str(lesson) if site.ledger.query(asked, (TAUGHT, panelist)) else ""
 
 
-def _closing(site: Site, step: int) -> Closed:
+def _closing(site: Site, step: int) -> dict[str, int]:
     row = site.ledger.step(step) or {}
     votes = StepVotes(site.ledger, step)
     have = len(votes.counted)
-    return Closed(row.get("closed_us") or site.clock(), have, have + votes.missing)
+    at_us = row.get("closed_us") or site.clock()
+    return {"at_us": at_us, "votes_in": have, "needed": have + votes.missing}
 
 
 def _count_finals(site: Site, panelist: str) -> int:

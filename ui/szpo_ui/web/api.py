@@ -76,8 +76,9 @@ def routes(site: Site) -> list[Route]:
         if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
         given = await read(Ballot, request)
-        found = await site.writer.do(partial(ballots.cast, site, str(who.panelist), given))
-        return answer_error(found.refusal) if found.receipt is None else _accept(found.receipt)
+        cast = partial(ballots.cast, site, str(who.panelist), given)
+        _, stored = await site.writer.do(cast)
+        return _accept(stored) if isinstance(stored, Receipt) else answer_error(stored)
 
     async def release(request: Request) -> Response:
         who = login.identity(site, request, "panelist")

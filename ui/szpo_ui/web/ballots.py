@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -55,19 +55,13 @@ class At(Body):
     seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
 
 
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """What came of a ballot: the row of its seat, and the answer stored or why none is."""
-
-    seat: Record
-    receipt: Receipt | None
-    refusal: VoteConflictError | None = None
-
-
-def cast(site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH) -> Cast:
+def cast(
+    site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH
+) -> tuple[Record, Receipt | VoteConflictError]:
     """Store an answer within the writer's transaction, whoever sent it.
 
-    The server adds how much there was to read, and whether the answer came too fast for that.
+    Returns the row of its seat, and the answer stored or why none is. The server adds how much
+    there was to read, and whether the answer came too fast for that.
 
     Raises:
         UsageError: there is no such seat, or it is somebody else's.
@@ -101,10 +95,11 @@ def cast(site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH
     )  # fmt: skip
     try:
         version, now = site.service.rubric_version, site.clock()
-        receipt = casting.store(site.ledger, request, rubric_version=version, at_us=now, seat=rows)
+        return seat, casting.store(
+            site.ledger, request, rubric_version=version, at_us=now, seat=rows
+        )
     except VoteConflictError as refusal:
-        return Cast(seat, None, refusal)
-    return Cast(seat, receipt)
+        return seat, refusal
 
 
 def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int | None:
