@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 
 from szpo_ui import app
 from szpo_ui.web import credentials, login, security
+from szpo_ui.web.requests import RefusedError
 from tests.support.browser import (
     CALL,
     OPERATE,
@@ -360,26 +361,32 @@ def test_a_web_socket_is_closed_before_anything_is_asked():
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_heads_have_limits():
-    def status(path: bytes, query: bytes, headers: list[tuple[bytes, bytes]]) -> int | None:
-        scope = {"path": "/", "raw_path": path, "query_string": query, "headers": headers}
-        found = security._too_long(scope)
-        return None if found is None else found.status_code
+def status(
+    method: str, receive: Any = None, path: bytes = b"/", query: bytes = b"", **headers: str
+) -> int | None:
+    """How a request is refused by its form; None where it is taken in."""
+    sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        "path": "/", "raw_path": path, "query_string": query, "headers": sent, "method": method,
+    }  # fmt: skip
+    try:
+        asyncio.run(security._take_in(scope, receive))
+    except RefusedError as refused:
+        return refused.answer.status_code
+    return None
 
+
+def test_heads_have_limits() -> None:
     at, most = security.PATH_LIMIT, security.HEAD_LIMIT
-    assert status(b"/" * (at - 5), b"q" * 5, [(b"a", b"b" * (most - 1))]) is None
-    assert status(b"/" * (at - 5), b"q" * 6, []) == 414
-    assert status(b"/", b"", [(b"a", b"b" * (most - 2)), (b"c", b"d")]) == 431
+    assert status("GET", None, b"/" * (at - 5), b"q" * 5, a="b" * (most - 1)) is None
+    assert status("GET", None, b"/" * (at - 5), b"q" * 6) == 414
+    assert status("GET", a="b" * (most - 2), c="d") == 431
 
 
 def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended_is_none(
     monkeypatch,
 ):
     monkeypatch.setattr(security, "BODY_SECONDS", 0.05)
-
-    def status(receive: Any, **headers: str) -> Any:
-        refused: Any = asyncio.run(security._body(Headers(headers), receive))
-        return refused.status_code
 
     async def unread() -> Any:
         raise AssertionError("it was read")
@@ -396,8 +403,8 @@ def test_a_body_is_refused_by_its_length_or_its_pace_and_a_connection_that_ended
         await asyncio.sleep(10)
 
     for length in (str(security.BODY_LIMIT + 1), "-1", "many"):
-        assert status(unread, **{"content-length": length}) == 413
-    assert [status(each) for each in (gone, endless, silent)] == [400, 413, 408]
+        assert status("POST", unread, content_length=length) == 413
+    assert [status("POST", each) for each in (gone, endless, silent)] == [400, 413, 408]
 
 
 def test_votes_wait_in_no_thread():

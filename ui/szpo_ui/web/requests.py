@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
@@ -19,14 +19,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class RefusedError(Exception):
-    """Ends a handler with an error response."""
-
-    def __init__(self, answer: JSONResponse):
-        super().__init__(answer)
-        self.answer = answer
-
-
 def refuse(
     status: int, code: str, message: str, *, retry_after: float | None = None, **more: object
 ) -> JSONResponse:
@@ -35,6 +27,14 @@ def refuse(
     if retry_after is not None:
         headers = {"Retry-After": str(max(1, int(-(-retry_after // 1))))}
     return JSONResponse({"error": code, "message": message, **more}, status, headers)
+
+
+class RefusedError(Exception):
+    """Ends a request with what `refuse` makes of the same arguments, its ``answer``."""
+
+    def __init__(self, status: int, code: str, message: str, **more: Any):
+        super().__init__(message)
+        self.answer: Final = refuse(status, code, message, **more)
 
 
 async def read(model: type[M], request: Request) -> M:
@@ -47,14 +47,14 @@ async def read(model: type[M], request: Request) -> M:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if kind != "application/json":
-        raise RefusedError(refuse(415, "content_type", "send the body as application/json"))
+        raise RefusedError(415, "content_type", "send the body as application/json")
     try:
         return model.model_validate_json(await request.body())
     except ValidationError as error:
         where, text = first_fault(error)
         text = text[0].lower() + text[1:]
         shown = f"{where}: {text}" if where else text
-        raise RefusedError(refuse(422, "invalid", shown, field=where or None)) from None
+        raise RefusedError(422, "invalid", shown, field=where or None) from None
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:

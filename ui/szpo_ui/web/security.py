@@ -22,7 +22,7 @@ from szpo_ui.web import login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Fault
 from szpo_ui.web.rate import Buckets
-from szpo_ui.web.requests import refuse
+from szpo_ui.web.requests import RefusedError, refuse
 from szpo_ui.web.site import VOTES, Door
 
 HEAD_LIMIT = 16_384
@@ -100,32 +100,22 @@ class AccessControl:
             return
         path = get_route_path(scope)
         send = _with_headers(path, send, secure=self.site.secure)
-        if (too_long := _too_long(scope)) is not None:
-            await too_long(scope, receive, send)
-            return
-        changes, headers = scope["method"] not in ("GET", "HEAD", "OPTIONS"), Headers(scope=scope)
-        body: bytes | Response = b""
-        if changes and not own_origin(headers, url=self.admission.url, secure=self.site.secure):
-            body = _foreign()
-        elif changes:  # before the session is looked up: it may end while the body arrives
-            body = await _body(headers, receive)
-        if isinstance(body, Response):
-            refusal: Response | None = body
-        else:
-            refusal = await self._find_refusal(scope, path, headers, changes=changes)
-            receive = _replay_body(body, receive) if changes else receive
-        if refusal is None and _may_wait_in_a_thread(path, changes=changes):
+        try:  # a session is looked up after the body has come: it may end while that arrives
+            receive = await _take_in(scope, receive, self.admission.url, secure=self.site.secure)
+            refusal = await self._find_refusal(scope, path)
+        except RefusedError as error:
+            refusal = error.answer
+        if refusal is None and _may_wait_in_a_thread(path, changes=_changes(scope)):
             async with self.admission.threads:
                 await self.app(scope, receive, send)
         else:
             await (refusal or self.app)(scope, receive, send)
 
-    async def _find_refusal(
-        self, scope: Scope, path: str, headers: Headers, *, changes: bool
-    ) -> Response | None:
+    async def _find_refusal(self, scope: Scope, path: str) -> Response | None:
         """Why a request is not let in; None leaves the identity behind it in its scope."""
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
+        headers = Headers(scope=scope)
         role, found = role_of(path), await self.sessions.of(headers)
         operators = self.admission.operators
         if operators is not None and (isinstance(found, str) or role not in (None, found.role)):
@@ -138,7 +128,7 @@ class AccessControl:
                 return RedirectResponse(login.home_of(self.site, found.role), 303)
             return refuse(401, "role", "this page is not yours")
         scope[login.SCOPE] = found
-        if wait := (self.posts if changes else self.reads).take(found.name):
+        if wait := (self.posts if _changes(scope) else self.reads).take(found.name):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
 
@@ -168,20 +158,13 @@ class SameSiteOnly:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        send, headers = _with_headers(scope["path"], send), Headers(scope=scope)
-        if (too_long := _too_long(scope)) is not None:
-            await too_long(scope, receive, send)
-            return
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-            if not own_origin(headers):
-                await _foreign()(scope, receive, send)
-                return
-            body = await _body(headers, receive)
-            if isinstance(body, Response):
-                await body(scope, receive, send)
-                return
-            receive = _replay_body(body, receive)
-        await self.app(scope, receive, send)
+        send = _with_headers(scope["path"], send)
+        try:
+            receive = await _take_in(scope, receive)
+        except RefusedError as error:
+            await error.answer(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
@@ -191,8 +174,9 @@ def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
     return changes or path == "/api/status" or "-api/" in path
 
 
-def _foreign() -> Response:
-    return refuse(403, "origin", "this request comes from another site")
+def _changes(scope: Scope) -> bool:
+    """A request that may change something."""
+    return scope["method"] not in ("GET", "HEAD", "OPTIONS")
 
 
 def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
@@ -300,38 +284,44 @@ def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool
     )
 
 
-def _too_long(scope: Scope) -> Response | None:
-    """The refusal of a path or of headers beyond their limits; None within them.
+async def _take_in(
+    scope: Scope, receive: Receive, url: str = "", *, secure: bool = False
+) -> Receive:
+    """Read the whole body of a request that changes something, to be received from memory.
 
     The server bounds a head only while it arrives in parts; here one that came whole.
+
+    Raises:
+        RefusedError: another site sent it, a part of it is too long, or it never ends.
     """
-    path = scope.get("raw_path") or scope["path"].encode()
+    path, headers = scope.get("raw_path") or scope["path"].encode(), Headers(scope=scope)
     if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
-        return refuse(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
+        raise RefusedError(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_LIMIT:
-        return refuse(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
-    return None
-
-
-async def _body(headers: Headers, receive: Receive) -> bytes | Response:
-    """The whole body, or the refusal of one that is too long or never ends."""
+        raise RefusedError(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
+    if not _changes(scope):
+        return receive
+    if not own_origin(headers, url=url, secure=secure):
+        raise RefusedError(403, "origin", "this request comes from another site")
+    too_large = f"a request has at most {BODY_LIMIT:,} bytes"
     length = headers.get("content-length", "0")
     if not length.isdigit() or int(length) > BODY_LIMIT:
-        return refuse(413, "too_large", f"a request has at most {BODY_LIMIT:,} bytes")
-    parts: list[bytes] = []
+        raise RefusedError(413, "too_large", too_large)
+    body, more = b"", True
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while True:
+            while more:
                 message = await receive()
                 if message["type"] != "http.request":
-                    return refuse(400, "gone", "the connection ended")
-                parts.append(message.get("body", b""))
-                if sum(map(len, parts)) > BODY_LIMIT:
-                    return refuse(413, "too_large", f"a request has at most {BODY_LIMIT:,} bytes")
-                if not message.get("more_body", False):
-                    return b"".join(parts)
+                    raise RefusedError(400, "gone", "the connection ended")
+                body += message.get("body", b"")
+                if len(body) > BODY_LIMIT:
+                    raise RefusedError(413, "too_large", too_large)
+                more = message.get("more_body", False)
     except TimeoutError:
-        return refuse(408, "slow", f"the request took more than {BODY_SECONDS:.0f} s to arrive")
+        slow = f"the request took more than {BODY_SECONDS:.0f} s to arrive"
+        raise RefusedError(408, "slow", slow) from None
+    return _replay_body(body, receive)
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
