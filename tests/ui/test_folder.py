@@ -53,8 +53,7 @@ def row_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def home_of(folder: Path, controllers: Controllers | None = None) -> page.Home:
-    ledger = access.open_ledger(folder)
-    door = access.FolderDoor(ledger, ledger.clock)
+    door = access.door(access.open_ledger(folder))
     return page.Home(folder, door, FolderReader(folder), controllers)
 
 
@@ -62,8 +61,9 @@ def home_of(folder: Path, controllers: Controllers | None = None) -> page.Home:
 def serving(folder: Path, **options: Any) -> Iterator[tuple[str, Ledger]]:
     """The address of a folder under a server, and the folder's own ledger."""
     with access.open_ledger(folder) as ledger:
-        door = access.FolderDoor(ledger, ledger.clock)
-        made = application.create(folder, door, Controllers(folder, print), **options)
+        made = application.create(
+            folder, access.door(ledger), Controllers(folder, print), **options
+        )
         with serve(made) as url:
             yield url, ledger
 

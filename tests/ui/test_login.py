@@ -111,7 +111,7 @@ def test_right_logins_and_their_sessions_have_a_bound(stage):
 
 def test_addresses_of_one_network_are_one_to_the_lock():
     def seen(host: str) -> str:
-        return login._network(Request({"type": "http", "client": (host, 1), "headers": []}))
+        return login.network_of(Request({"type": "http", "client": (host, 1), "headers": []}))
 
     assert seen("2001:db8::1") == seen("2001:db8::ffff:1") != seen("2001:db8:0:1::1")
     assert seen("10.0.0.1") != seen("10.0.0.2")

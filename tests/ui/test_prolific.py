@@ -16,7 +16,7 @@ from szpo.ledger.canonical import canonical
 from szpo.reports import bundle
 from szpo.voting.casting import VoteRequest
 from szpo_ui import prolific as participants
-from szpo_ui.prolific import Arrival, ArrivalError
+from szpo_ui.prolific import Arrival
 from szpo_ui.web import credentials
 from tests.support.browser import Stage, served_run, violations
 from tests.support.http_server import Reply, serving
@@ -30,7 +30,7 @@ SETS = (
 
 
 def coming(pid: str, study: str = STUDY) -> Arrival:
-    return Arrival(pid, study, "sub1")
+    return Arrival(participant=pid, study=study, submission="sub1")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def arrive(stage: Stage, pid: str, study: str = STUDY) -> credentials.Identity:
 
 
 def refusal(stage: Stage, pid: str, study: str = STUDY) -> str:
-    with pytest.raises(ArrivalError) as found:
+    with pytest.raises(credentials.AccessError) as found:
         arrive(stage, pid, study)
     return found.value.code
 

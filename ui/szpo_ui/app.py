@@ -23,6 +23,7 @@ from szpo_ui.operator import posterior_page, votes_page
 from szpo_ui.operator import visualize as mounts
 from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.credentials import AccessError
 from szpo_ui.web.mounting import bare, call_in_loop, mount
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.security import AccessControl, Admission
@@ -78,6 +79,7 @@ def without_pages(**more: Any) -> FastAPI:
     """What a run's application and a folder's have in common: files and answers to errors."""
     made = bare(**more)
     made.add_exception_handler(HTTPException, answer_http_error)
+    made.add_exception_handler(AccessError, login.answer_refusal)
     made.add_exception_handler(Exception, answer_failure)
     made.add_api_route("/healthz", healthz)
     return made

@@ -121,7 +121,7 @@ def _serve(path: Path, page: Role | Literal["folder"]) -> None:
     made: Any
     if page == "folder":
         ledger = access.open_ledger(path.parent)
-        made = application.create(path.parent, access.FolderDoor(ledger, ledger.clock), None)
+        made = application.create(path.parent, access.door(ledger), None)
     else:
         made = app.create(open_site(path), pages=(page,))
     with listening("127.0.0.1", 0, insecure=False) as listener:

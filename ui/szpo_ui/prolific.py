@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request
@@ -20,14 +22,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from szpo.config.run_sections import Prolific
-from szpo.errors import SzpoError
 from szpo.ledger.database import Ledger
 from szpo.training.status import RoundStatus
 from szpo.voting import seats
 from szpo_ui.web import credential_rows, credentials, login
-from szpo_ui.web.credentials import Contact, Identity
+from szpo_ui.web.credential_rows import Identity
+from szpo_ui.web.credentials import AccessError, Contact
 from szpo_ui.web.markup import entrance
-from szpo_ui.web.rate import Buckets, network
+from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import Body, read, refuse
 from szpo_ui.web.site import Site
 
@@ -40,26 +42,13 @@ PSEUDONYM_LETTERS: Final = 12
 GRACE_US: Final = 24 * 3600 * 1_000_000
 """For so long after their time somebody who has finished still gets the code."""
 
-Refused = Literal["other_study", "time_over", "full", "ended"]
 
+class Arrival(Body):
+    """What Prolific adds to the address of a study, as the page of the open link sends it."""
 
-class ArrivalError(SzpoError):
-    """Somebody who came by the open link is not let in; ``code`` says why."""
-
-    exit_code = 2
-
-    def __init__(self, code: Refused, message: str):
-        super().__init__(message)
-        self.code: Final = code
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """What Prolific adds to the address of a study."""
-
-    participant: str
-    study: str
-    submission: str
+    participant: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    study: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    submission: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
     """Prolific calls it the session."""
 
 
@@ -84,26 +73,25 @@ def arrive(
     """Let a participant in, or in again at the same place; returns the session's secret, and who.
 
     Raises:
-        ArrivalError: another study, no place left, their time is over, or their access was ended.
+        AccessError: another study, no place left, their time is over, or their access was ended.
     """
     if arrival.study != chosen.study:
-        raise ArrivalError("other_study", "this link belongs to another study")
+        raise AccessError("other_study", "this link belongs to another study")
     with ledger.transaction("access"):
         name = pseudonym(ledger, arrival.participant)
-        now, first = ledger.clock(), _arrived_us(ledger, name)
         if any(row["revoked_us"] is not None for row in credential_rows.all_of(ledger, name)):
-            raise ArrivalError("ended", "your part in this study has ended")
-        if first is None:
-            if len(_places(ledger, chosen, now)) >= chosen.places:
-                raise ArrivalError("full", "all places of this study are taken")
-            until = now + round(chosen.minutes * 60e6)
-        else:
-            until = first + round(chosen.minutes * 60e6)
-            if _finished(ledger, name, chosen, status):
-                until = max(until, now) + GRACE_US
-            elif until <= now:
-                _give_back(ledger, name)
-                raise ArrivalError("time_over", "the time for this study is over")
+            raise AccessError("ended", "your part in this study has ended")
+        now, span, came = ledger.clock(), round(chosen.minutes * 60e6), _arrivals(ledger)
+        known = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
+        panelist = known[0]["panelist"] if known else ""
+        until = came.get(panelist, now) + span
+        if panelist not in came:
+            if _places(ledger, chosen, came, now) >= chosen.places:
+                raise AccessError("full", "all places of this study are taken")
+        elif _standing(ledger, panelist, chosen, status).finished:
+            until = max(until, now) + GRACE_US
+        elif until <= now:
+            raise AccessError("time_over", "the time for this study is over")
         contact = Contact(
             f"Prolific {arrival.participant}",
             note=json.dumps({"study": arrival.study, "submission": arrival.submission}),
@@ -122,9 +110,9 @@ def standing(
     ledger: Ledger, panelist: str, chosen: Prolific, status: RoundStatus
 ) -> Standing | None:
     """How far a participant is; None for a panelist who did not come by the open link."""
-    if chosen.study is None or not _is_participant(ledger, panelist):
+    if chosen.study is None or panelist not in _arrivals(ledger):
         return None
-    return Standing(_votes(ledger, panelist), chosen.votes, status.state == "finished")
+    return _standing(ledger, panelist, chosen, status)
 
 
 def record_finish(ledger: Ledger, panelist: str, found: Standing) -> None:
@@ -141,16 +129,15 @@ def record_finish(ledger: Ledger, panelist: str, found: Standing) -> None:
 
 def release_late(ledger: Ledger, chosen: Prolific) -> None:
     """Give back the comparisons of participants whose time is over."""
-    now = ledger.clock()
+    now, span = ledger.clock(), round(chosen.minutes * 60e6)
+    late = {panelist for panelist, at_us in _arrivals(ledger).items() if at_us + span <= now}
     for row in ledger.query(
-        "SELECT DISTINCT p.pseudonym FROM assignments a JOIN panelists p USING (panelist) "
-        "LEFT JOIN votes v USING (assignment) "
+        "SELECT DISTINCT a.panelist FROM assignments a LEFT JOIN votes v USING (assignment) "
         "WHERE v.vote IS NULL AND a.expires_us > ? AND a.released_us IS NULL",
         (now,),
     ):
-        first = _arrived_us(ledger, row["pseudonym"])
-        if first is not None and first + round(chosen.minutes * 60e6) <= now:
-            _give_back(ledger, row["pseudonym"])
+        if row["panelist"] in late:
+            seats.give_back(ledger, row["panelist"])
 
 
 # ---- internals ----
@@ -159,32 +146,25 @@ def release_late(ledger: Ledger, chosen: Prolific) -> None:
 def _key(ledger: Ledger) -> bytes:
     """The key of this run's pseudonyms, made at the first arrival."""
     rows = credential_rows.under(ledger, "key:prolific")
-    if not rows:
-        who = credential_rows.Holder("operator", "prolific", None)
-        credential_rows.add_key(ledger, who, ledger.clock())
+    if not rows:  # the hash of a secret that is forgotten: it opens nothing
+        who, now = Identity("operator", "prolific", None), ledger.clock()
+        credential_rows.add(ledger, "key", who, secrets.token_urlsafe(32), now, now)
         rows = credential_rows.under(ledger, "key:prolific")
     return bytes.fromhex(rows[0]["secret_sha256"])
 
 
-def _arrived_us(ledger: Ledger, name: str) -> int | None:
+def _arrivals(ledger: Ledger) -> dict[str, int]:
+    """When each participant came first, µs since 1970, by panelist."""
     found = ledger.query(
-        "SELECT min(e.at_us) AS at_us FROM panelists p JOIN events e ON e.kind = 'invite' "
-        "AND json_extract(e.body, '$.panelist') = p.panelist "
-        "AND json_extract(e.body, '$.by') = ? WHERE p.pseudonym = ?",
-        (BY, name),
+        "SELECT json_extract(body, '$.panelist') AS panelist, min(at_us) AS at_us FROM events "
+        "WHERE kind = 'invite' AND json_extract(body, '$.by') = ? GROUP BY 1",
+        (BY,),
     )
-    at_us: int | None = found[0]["at_us"]
-    return at_us
+    return {row["panelist"]: row["at_us"] for row in found}
 
 
-def _is_participant(ledger: Ledger, panelist: str) -> bool:
-    return bool(
-        ledger.query(
-            "SELECT 1 FROM events WHERE kind = 'invite' AND json_extract(body, '$.panelist') = ? "
-            "AND json_extract(body, '$.by') = ? LIMIT 1",
-            (panelist, BY),
-        )
-    )
+def _standing(ledger: Ledger, panelist: str, chosen: Prolific, status: RoundStatus) -> Standing:
+    return Standing(_votes(ledger, panelist), chosen.votes, status.state == "finished")
 
 
 def _votes(ledger: Ledger, panelist: str) -> int:
@@ -197,44 +177,17 @@ def _votes(ledger: Ledger, panelist: str) -> int:
     return int(ledger.query(sql, (panelist,))[0]["n"])
 
 
-def _finished(ledger: Ledger, name: str, chosen: Prolific, status: RoundStatus) -> bool:
-    found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
-    if not found:
-        return False
-    there = standing(ledger, found[0]["panelist"], chosen, status)
-    return there is not None and there.finished
-
-
-def _places(ledger: Ledger, chosen: Prolific, now: int) -> list[str]:
-    """The panelists who have a place: their time is not over, or they have given their votes."""
+def _places(ledger: Ledger, chosen: Prolific, came: Mapping[str, int], now: int) -> int:
+    """Places that are taken: their time is not over, or they have given their votes."""
     since = now - round(chosen.minutes * 60e6)
-    return [
-        row["panelist"]
-        for row in ledger.query(
-            "SELECT json_extract(body, '$.panelist') AS panelist, min(at_us) AS at_us FROM events "
-            "WHERE kind = 'invite' AND json_extract(body, '$.by') = ? GROUP BY 1",
-            (BY,),
-        )
-        if row["at_us"] > since or _votes(ledger, row["panelist"]) >= chosen.votes
-    ]
-
-
-def _give_back(ledger: Ledger, name: str) -> None:
-    for row in ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,)):
-        seats.give_back(ledger, row["panelist"])
+    return sum(
+        at_us > since or _votes(ledger, panelist) >= chosen.votes
+        for panelist, at_us in came.items()
+    )
 
 
 ARRIVALS_PER_SECOND, ARRIVALS_AT_ONCE = 1.0, 60
 """Rate limit of the open link for one network: a university may come by one address."""
-STATUS: Final = {"other_study": 403, "time_over": 410, "full": 409, "ended": 403}
-
-
-class Join(Body):
-    """What the page of the open link sends: the identifiers of its own address."""
-
-    participant: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    study: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    submission: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
 
 
 def router(site: Site) -> APIRouter:
@@ -250,20 +203,15 @@ def router(site: Site) -> APIRouter:
 
     @made.post("/join")
     async def join(request: Request) -> Response:
-        if wait := arrivals.take(network(request.client.host if request.client else "")):
+        if wait := arrivals.take(login.network_of(request)):
             return refuse(429, "too_many", "too many people come at once", retry_after=wait)
-        given = await read(Join, request)
-        try:
-            secret = await run_in_threadpool(_arrive, given)
-        except ArrivalError as error:
-            return refuse(STATUS[error.code], error.code, str(error))
+        secret = await run_in_threadpool(_arrive, await read(Arrival, request))
         answer = JSONResponse({"go": login.home_of(site, "panelist")})
         login.set_session(answer, site, secret)
         return answer
 
-    def _arrive(given: Join) -> str:
+    def _arrive(arrival: Arrival) -> str:
         release_late(site.ledger, chosen)
-        arrival = Arrival(given.participant, given.study, given.submission)
         return arrive(site.ledger, chosen, arrival, site.status.read())[0]
 
     @made.get("/panel-api/finish")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +11,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.site import Door
 
 FILE: Final = ".szpo-operators"
 """Name of that ledger: no ``.db``, so that no command takes it for a run."""
@@ -20,16 +19,10 @@ COMPARE: Final = "/compare"
 """The path of the page of runs side by side."""
 
 
-@dataclass(frozen=True)
-class FolderDoor:
-    """What login and access control need to know of a folder; see `szpo_ui.web.site.Door`."""
-
-    ledger: Ledger
-    clock: Clock
-    secure: bool = False
-    prefix: str = ""
-    homes: Mapping[Role, str] = field(default_factory=lambda: {"operator": "", "panelist": ""})
-    pages: frozenset[str] = frozenset({COMPARE})
+def door(ledger: Ledger, *, secure: bool = False) -> Door:
+    """The login of a folder over the ledger of its operators."""
+    homes: dict[Role, str] = {"operator": "", "panelist": ""}
+    return Door(ledger=ledger, secure=secure, homes=homes, pages=frozenset({COMPARE}))
 
 
 def open_ledger(folder: Path, clock: Clock = now_us) -> Ledger:

@@ -22,7 +22,6 @@ from starlette.routing import Mount
 from szpo.errors import SzpoError
 from szpo_ui import app
 from szpo_ui.folder import access, page
-from szpo_ui.folder.access import FolderDoor
 from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.mounts import MountedRuns
 from szpo_ui.folder.rows import FolderReader
@@ -31,11 +30,12 @@ from szpo_ui.web.address import SiteAddress, announce_folder, link
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.security import AccessControl, Admission
 from szpo_ui.web.server import answer
+from szpo_ui.web.site import Door
 
 
 def create(
     folder: Path,
-    door: FolderDoor,
+    door: Door,
     controllers: Controllers | None,
     hosts: Sequence[str] = app.LOCAL,
     *,
@@ -114,7 +114,7 @@ def serve_folder(
         controllers = Controllers(folder, _say, features=features) if models else None
         if controllers is not None:
             stack.callback(controllers.close)
-        door = access.FolderDoor(ledger, ledger.clock, address.secure)
+        door = access.door(ledger, secure=address.secure)
         made = application.create(
             folder, door, controllers, address.names, url=address.url if proxied else ""
         )

@@ -22,7 +22,7 @@ from szpo.ledger.canonical import sha256
 from szpo.training import budget
 from szpo.voting import steps
 from szpo_ui.folder import side_by_side
-from szpo_ui.folder.access import COMPARE, FolderDoor
+from szpo_ui.folder.access import COMPARE
 from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.mounts import TROUBLE
 from szpo_ui.folder.rows import NOTHING, UNREADABLE, FolderReader
@@ -33,7 +33,7 @@ from szpo_ui.web import login
 from szpo_ui.web.address import run_prefix
 from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import Body, if_changed, read, refuse
-from szpo_ui.web.site import open_site
+from szpo_ui.web.site import Door, open_site
 
 Do = Literal["start", "pause", "resume", "stop", "more", "samples"]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -45,7 +45,7 @@ class Home:
     """A folder as its page serves it."""
 
     folder: Path
-    door: FolderDoor
+    door: Door
     reader: FolderReader
     controllers: Controllers | None
     """None where models run elsewhere (``--no-controller``)."""

@@ -112,11 +112,6 @@ def list_excluded(ledger: Ledger) -> set[str]:
     return {name for name, kind in last.items() if kind == EXCLUDE}
 
 
-def limits(site: Site) -> Limits:
-    """The limits in force."""
-    return budget.read_limits(site.ledger)
-
-
 # ---- the run ----
 
 
@@ -286,7 +281,6 @@ def _invite(site: Site, by: str, command: Command) -> Reply:
 
 
 def _revoke(site: Site, by: str, command: Command) -> Reply:
-    _release(site, command.name)
     ended = credentials.revoke(site.ledger, command.name, by)
     return Reply(f"{command.name} is out: {ended} links, codes and sessions ended.")
 
@@ -294,7 +288,6 @@ def _revoke(site: Site, by: str, command: Command) -> Reply:
 def _erase(site: Site, by: str, command: Command) -> Reply:
     if command.typed.strip() != command.name:
         raise UsageError(f"erase: type {command.name} to confirm")
-    _release(site, command.name)
     try:
         credentials.erase(site.ledger, command.name, by, wait_s=credentials.ERASE_WAIT_S)
     except StorageError as error:  # an operator is no longer on this page to be chosen again
@@ -320,21 +313,15 @@ def _exclude(site: Site, by: str, command: Command) -> Reply:
         raise UsageError(f"exclude: nobody is called {command.name}")
     body = {"panelist": found[0]["panelist"], "reason": command.reason.strip()}
     with site.ledger.transaction(by):
-        _release(site, command.name)
+        for seat in site.ledger.query(  # so that nobody waits for them
+            "SELECT a.assignment FROM assignments a LEFT JOIN votes v USING (assignment) "
+            "WHERE a.panelist = ? AND v.vote IS NULL AND a.expires_us > ?",
+            (body["panelist"], site.clock()),
+        ):
+            site.service.release(seat["assignment"])
         credentials.revoke(site.ledger, command.name, by)
         site.ledger.record_event(EXCLUDE, by, body)
     return Reply(f"{command.name} takes no part from now on. Past rounds stay as they are.")
-
-
-def _release(site: Site, name: str) -> None:
-    """Release the unanswered seats of a panelist, so that nobody waits for them."""
-    for seat in site.ledger.query(
-        "SELECT a.assignment FROM assignments a JOIN panelists p USING (panelist) "
-        "LEFT JOIN votes v USING (assignment) "
-        "WHERE p.pseudonym = ? AND v.vote IS NULL AND a.expires_us > ?",
-        (name, site.clock()),
-    ):
-        site.service.release(seat["assignment"])
 
 
 _ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {

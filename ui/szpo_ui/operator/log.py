@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
@@ -24,8 +22,7 @@ HIDDEN_EVENTS: Final = (
 """Kinds of events that the log leaves out: other lines report them, or they are private."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """One line of the log."""
 
     at_us: int
@@ -33,18 +30,13 @@ class Line:
     text: str
 
 
-_Entry = tuple[int, str, Callable[[], str]]
-"""Time, name, and a function that makes the sentence; it is called for the newest only."""
-
-
 def read(ledger: Ledger) -> tuple[Line, ...]:
     """The newest lines of the log, the last event first."""
-    entries = [*_events(ledger), *_votes(ledger), *_rounds(ledger)]
-    entries.sort(key=lambda entry: -entry[0])
-    return tuple(Line(at_us, who, describe()) for at_us, who, describe in entries[:EVENTS])
+    lines = [*_events(ledger), *_votes(ledger), *_rounds(ledger)]
+    return tuple(sorted(lines, key=lambda line: -line.at_us)[:EVENTS])
 
 
-def _events(ledger: Ledger) -> Iterator[_Entry]:
+def _events(ledger: Ledger) -> Iterator[Line]:
     marks = ", ".join("?" * len(HIDDEN_EVENTS))
     names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
     for e in ledger.query(
@@ -52,10 +44,10 @@ def _events(ledger: Ledger) -> Iterator[_Entry]:
         (*HIDDEN_EVENTS, EVENTS),
     ):
         who = str(names.get(e["actor"], e["actor"]))
-        yield e["at_us"], who, partial(_describe_event, e["kind"], e["body"], names)
+        yield Line(e["at_us"], who, _describe_event(e["kind"], e["body"], names))
 
 
-def _votes(ledger: Ledger) -> Iterator[_Entry]:
+def _votes(ledger: Ledger) -> Iterator[Line]:
     """One entry per vote: who voted and when, never the answer."""
     for row in ledger.query(
         "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
@@ -64,7 +56,7 @@ def _votes(ledger: Ledger) -> Iterator[_Entry]:
         "JOIN comparisons c USING (comparison) ORDER BY v.vote DESC LIMIT ?",
         (EVENTS,),
     ):
-        yield row["received_us"], row["pseudonym"], partial(_describe_vote, row)
+        yield Line(row["received_us"], row["pseudonym"], _describe_vote(row))
 
 
 def _describe_vote(row: Mapping[str, Any]) -> str:
@@ -88,23 +80,19 @@ _CLOSED: Final = {
 }  # fmt: skip
 
 
-def _rounds(ledger: Ledger) -> Iterator[_Entry]:
+def _rounds(ledger: Ledger) -> Iterator[Line]:
     for row in ledger.steps()[-EVENTS:]:
         if row["opened_us"] is not None:
-            yield row["opened_us"], "run", partial("round {} opened".format, row["step"] + 1)
+            yield Line(row["opened_us"], "run", f"round {row['step'] + 1} opened")
         if row["closed_us"] is not None and row["closed_by"] != "operator":
-            how = _CLOSED[row["closed_by"]]
-            yield (
-                row["closed_us"],
-                "run",
-                partial("round {} closed: {}".format, row["step"] + 1, how),
-            )
+            text = f"round {row['step'] + 1} closed: {_CLOSED[row['closed_by']]}"
+            yield Line(row["closed_us"], "run", text)
     for row in ledger.query(
         "SELECT step, max(applied_us) AS at_us FROM updates GROUP BY step ORDER BY step DESC "
         "LIMIT ?",
         (EVENTS,),
     ):
-        yield row["at_us"], "run", partial("update of round {} applied".format, row["step"] + 1)
+        yield Line(row["at_us"], "run", f"update of round {row['step'] + 1} applied")
 
 
 def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:

@@ -79,7 +79,7 @@ def read_state(site: Site) -> dict[str, Any]:
         "people": people,
         "waiting": [each for each in listed.values() if each.role == "operator"],
         "log": log.read(ledger),
-        "limits": controls.limits(site),
+        "limits": budget.read_limits(ledger),
         "pending": pauses.find_pending_pause(ledger),
         "live": live,
         "quorum": quorum,
@@ -112,15 +112,17 @@ def _figures(site: Site, live: bool) -> dict[str, Any]:
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> dict[str, Any]:
+    found = site.figures.get(key)
+    if found is None:
         rows = evidence.read(ledger, live=live)
-        return {
+        found = {
             "page": overview.overview(rows), "facts": rows.run, "cast": count(ledger),
             "helped": improvement.read(ledger), "lesson": taught.read(ledger),
             "doubt": find_doubt(ledger), "ahead": outlook.read(ledger, why=True),
         }  # fmt: skip
-
-    return site.figures.get(key, read)
+        site.figures.clear()
+        site.figures[key] = found
+    return found
 
 
 def _last_event(ledger: Ledger) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -25,7 +25,8 @@ from szpo_ui.operator import vote_filter, word_search
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import HOLDS, VoteIndex
 from szpo_ui.panel import markdown
-from szpo_ui.web.diff import Piece, compare
+from szpo_ui.panel.comparison_view import Text, compare_texts
+from szpo_ui.web.diff import Piece
 
 SIZE: Final = 20
 """Comparisons on a page."""
@@ -45,22 +46,6 @@ _NAMES: Final = {
 }
 """What plus and minus are, of the kinds where people know them by a name."""
 UNNAMED: Final = ("first text", "second text")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text in pieces, marked ones apart; ``cut`` is its end at the limit of tokens."""
-
-    pieces: tuple[Piece, ...]
-    cut: bool
-    longer: int
-    """Characters left out."""
-    formatted: Markup | None = None
-    """The same as HTML where there is Markdown in it; None where it is shown as written."""
-
-    def __str__(self) -> str:
-        """The text as the model wrote it, as far as it is shown."""
-        return "".join(piece.text for piece in self.pieces)
 
 
 def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
@@ -276,14 +261,7 @@ def _is_own(role: str) -> bool:
 def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
     """Both answers of a row are formatted, or neither."""
     a, b = row["answers"]
-    if query:
-        answers = _format([a, b], query)
-    else:
-        found, html = compare(str(a), str(b)), markdown.pair(str(a), str(b)) or (None, None)
-        answers = [
-            replace(a, pieces=found.a, formatted=html[0]),
-            replace(b, pieces=found.b, formatted=html[1]),
-        ]
+    answers = _format([a, b], query) if query else compare_texts(a, b)
     earlier = [
         (role, _format([text], query)[0] if _is_own(role) else text)
         for role, text in row["earlier"]

@@ -7,7 +7,7 @@ seat in the ledger.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -20,13 +20,19 @@ from szpo_ui.web.markup import whole
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One answer: its text in pieces, and whether it was cut at the limit of tokens."""
+class Text:
+    """A text in pieces, marked ones apart; ``cut`` is its end at the limit of tokens."""
 
     pieces: tuple[Piece, ...]
     cut: bool
+    longer: int = 0
+    """Characters left out."""
     formatted: Markup | None = None
-    """The text as formatted HTML; None where both sides of the pair are shown as they are."""
+    """The same as HTML where there is Markdown in it; None where it is shown as written."""
+
+    def __str__(self) -> str:
+        """The text as the model wrote it, as far as it is shown."""
+        return "".join(piece.text for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,8 @@ class Pair:
     prompt: str
     earlier: tuple[Turn, ...]
     """The turns before the one that was answered."""
-    a: Side
-    b: Side
+    a: Text
+    b: Text
     same: bool
     unfolded: bool
     """The earlier turns are a short conversation, which a reader of the answers needs."""
@@ -92,17 +98,29 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
 
 
 def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
-    left, right = (whole(each.text, cut=each.end == "length") for each in (a, b))
-    found, html = compare(left, right), markdown.pair(left, right) or (None, None)
+    left, right = compare_texts(*map(_text, (a, b)))
     return Pair(
         row=row,
         prompt=prompt.text,
         earlier=tuple(_turn(role, text) for role, text in prompt.turns[:-1]),
-        a=Side(found.a, a.end == "length", html[0]),
-        b=Side(found.b, b.end == "length", html[1]),
+        a=left,
+        b=right,
         same=a.text == b.text,
         unfolded=is_unfolded(prompt),
     )
+
+
+def _text(answer: Answer) -> Text:
+    cut = answer.end == "length"
+    return Text((Piece(whole(answer.text, cut=cut)),), cut)
+
+
+def compare_texts(a: Text, b: Text) -> list[Text]:
+    """Both answers to a prompt with what differs marked, and both formatted or neither."""
+    written = str(a), str(b)
+    formatted = markdown.pair(*written) or (None, None)
+    sides = zip((a, b), compare(*written), formatted, strict=True)
+    return [replace(text, pieces=found, formatted=html) for text, found, html in sides]
 
 
 def _turn(role: str, text: str) -> Turn:

@@ -95,8 +95,8 @@ def pair(a: str, b: str) -> tuple[Markup, Markup] | None:
     if parsed is None:
         return None
     left, right = parsed
-    found = compare(left.visible, right.visible)
-    return _render(left, found.a), _render(right, found.b)
+    marked_left, marked_right = compare(left.visible, right.visible)
+    return _render(left, marked_left), _render(right, marked_right)
 
 
 @lru_cache(maxsize=CACHED)

@@ -28,7 +28,7 @@ _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class Identity:
     """Whose credential it is: a panelist by pseudonym and id, or an operator by name."""
 
     role: Role
@@ -101,19 +101,15 @@ def end(ledger: Ledger, prefix: str) -> None:
     )
 
 
-def add(ledger: Ledger, kind: str, who: Holder, secret: str, now_us: int, expires_us: int) -> str:
-    """Store the hash of a secret; returns the credential's id."""
+def add(
+    ledger: Ledger, kind: str, who: Identity, secret: str, now_us: int, expires_us: int
+) -> None:
+    """Store the hash of a secret."""
     credential = f"{kind}:{who.name}:{secrets.token_hex(8)}"
     ledger.execute(
         "INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, NULL)",
         (credential, who.panelist, who.role, sha256(secret), now_us, expires_us),
     )
-    return credential
-
-
-def add_key(ledger: Ledger, who: Holder, now_us: int) -> None:
-    """Store a random key that opens nothing: the row's hash is it, its secret is forgotten."""
-    add(ledger, "key", who, secrets.token_urlsafe(32), now_us, now_us)
 
 
 def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:

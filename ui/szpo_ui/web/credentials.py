@@ -19,9 +19,11 @@ from szpo.ledger.holders import left_drafts
 from szpo.voting import seats
 from szpo.voting.service import VoteService
 from szpo_ui.web import credential_rows
-from szpo_ui.web.credential_rows import Invited, Role
+from szpo_ui.web.credential_rows import Identity, Invited, Role
 
-Reason = Literal["unknown", "expired", "revoked", "used"]
+Reason = Literal[
+    "unknown", "expired", "revoked", "used", "other_study", "time_over", "full", "ended"
+]
 Fault = Literal["login", "expired", "revoked"]
 """Why a session opens nothing: unknown or ended by its person, run out, or taken away."""
 
@@ -46,16 +48,6 @@ class AccessError(SzpoError):
     def __init__(self, code: Reason, message: str):
         super().__init__(message)
         self.code: Final = code
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who is asking: a panelist by pseudonym and id, or an operator by name."""
-
-    role: Role
-    name: str
-    panelist: str | None
-    credential: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +110,12 @@ def invite(
         expires = now + round(days * 86_400e6)
         for kind in ("link", "code"):
             credential_rows.end(ledger, f"{kind}:{name}")
-        who = credential_rows.Holder(role, name, panelist)
+        who = Identity(role, name, panelist)
         for kind, secret in (("link", token), ("code", credential_rows.plain_code(code))):
             credential_rows.add(ledger, kind, who, secret, now, expires)
         if contact is not None and panelist is not None:
-            given = Contact(contact) if isinstance(contact, str) else contact
-            ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
-            ledger.execute(
-                "INSERT INTO contacts VALUES (?, ?, ?, ?)", (panelist, *asdict(given).values())
+            _set_contact(
+                ledger, panelist, Contact(contact) if isinstance(contact, str) else contact
             )
         ledger.record_event("invite", "access", {"role": role, "panelist": panelist})
     return Invitation(role, name, panelist, token, code, expires)
@@ -148,11 +138,9 @@ def admit(
             ledger.record_event("invite", "access", body)
         for row in rights:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
-        who, now = credential_rows.Holder("panelist", name, panelist), ledger.clock()
+        who, now = Identity("panelist", name, panelist), ledger.clock()
         credential_rows.add(ledger, "used", who, secrets.token_urlsafe(32), now, until_us)
-        ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
-        person = panelist, *asdict(contact).values()
-        ledger.execute("INSERT INTO contacts VALUES (?, ?, ?, ?)", person)
+        _set_contact(ledger, panelist, contact)
         return _begin(ledger, credential_rows.under(ledger, f"used:{name}")[0])
 
 
@@ -163,7 +151,7 @@ def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
         AccessError: unknown, used, revoked or expired.
     """
     with ledger.transaction("access"):
-        row = _link(ledger, token)
+        row = find_link(ledger, token)
         ledger.execute(
             "UPDATE credentials SET credential = 'used' || substr(credential, 5) "
             "WHERE credential = ?",
@@ -182,25 +170,29 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
         AccessError: unknown (without naming which of the two), revoked or expired.
     """
     with ledger.transaction("access"):
-        return _begin(ledger, _code(ledger, name, code))
+        return _begin(ledger, find_code(ledger, name, code))
 
 
-def check_link(ledger: Ledger, token: str) -> str:
-    """Whose link it is; nothing is written.
+def find_link(ledger: Ledger, token: str) -> Record:
+    """The row of a link that `redeem` takes; nothing is written.
 
     Raises:
         AccessError: what `redeem` raises.
     """
-    return credential_rows.name_of(_link(ledger, token))
+    return _check(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
 
 
-def check_code(ledger: Ledger, name: str, code: str) -> str:
-    """The name as it was given out, of a name and its code; nothing is written.
+def find_code(ledger: Ledger, name: str, code: str) -> Record:
+    """The row of a code that `login` takes; nothing is written.
 
     Raises:
         AccessError: what `login` raises.
     """
-    return credential_rows.name_of(_code(ledger, name, code))
+    row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
+    known = "" if row is None else credential_rows.name_of(row)
+    if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
+        row = None
+    return _check(ledger, row, "this name and code")
 
 
 def identify(ledger: Ledger, session: str) -> Identity | None:
@@ -233,7 +225,7 @@ def find_session(ledger: Ledger, session: str) -> Identity | Fault:
                 "WHERE credential = ? AND revoked_us IS NULL",
                 (now, expires, row["credential"]),
             )
-    return Identity(row["role"], name, row["panelist"], row["credential"])
+    return Identity(row["role"], name, row["panelist"])
 
 
 def logout(ledger: Ledger, session: str) -> None:
@@ -343,16 +335,10 @@ def _forget(ledger: Ledger) -> None:
     ledger.query("PRAGMA secure_delete = ON")
 
 
-def _link(ledger: Ledger, token: str) -> Record:
-    return _check(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
-
-
-def _code(ledger: Ledger, name: str, code: str) -> Record:
-    row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
-    known = "" if row is None else credential_rows.name_of(row)
-    if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
-        row = None
-    return _check(ledger, row, "this name and code")
+def _set_contact(ledger: Ledger, panelist: str, contact: Contact) -> None:
+    ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
+    person = panelist, *asdict(contact).values()
+    ledger.execute("INSERT INTO contacts VALUES (?, ?, ?, ?)", person)
 
 
 def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
@@ -376,9 +362,9 @@ def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
         if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
     expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
-    who = credential_rows.Holder(row["role"], name, row["panelist"])
-    credential = credential_rows.add(ledger, "session", who, secret, now, expires)
-    return secret, Identity(who.role, name, who.panelist, credential)
+    who = Identity(row["role"], name, row["panelist"])
+    credential_rows.add(ledger, "session", who, secret, now, expires)
+    return secret, who
 
 
 def _next_name(ledger: Ledger, role: Role) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
 SIMILAR: Final = 0.5
 """Least similarity at which differences are marked."""
@@ -36,36 +36,25 @@ class Piece:
     differs: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
-    """Both texts in pieces, and their similarity: 0 to 1, None where they were not compared."""
-
-    similarity: float | None
-    a: tuple[Piece, ...]
-    b: tuple[Piece, ...]
-
-    @property
-    def marked(self) -> bool:
-        """Differences are marked."""
-        return any(piece.differs for piece in (*self.a, *self.b))
+Pieces: TypeAlias = tuple[Piece, ...]
 
 
-def compare(a: str, b: str) -> Diff:
+def compare(a: str, b: str) -> tuple[Pieces, Pieces]:
     """The two texts with the words that differ marked; joined, the pieces are the texts.
 
     Similarity is 2·matches over words of both, white space left out.
 
-    >>> compare("The sky is blue.", "The sea is blue.").b
+    >>> compare("The sky is blue.", "The sea is blue.")[1]
     (Piece(text='The ', differs=False), Piece(text='sea', differs=True), Piece(text=' is blue.', differs=False))
     """  # noqa: E501
     if max(len(a), len(b)) > MOST_LETTERS:
-        return Diff(None, _whole(a), _whole(b))
+        return _whole(a), _whole(b)
     return _compare_words(a, b)
 
 
 @lru_cache(maxsize=CACHED)
-def _compare_words(a: str, b: str) -> Diff:
-    plain = Diff(None, _whole(a), _whole(b))
+def _compare_words(a: str, b: str) -> tuple[Pieces, Pieces]:
+    plain = _whole(a), _whole(b)
     left, right = _words(a), _words(b)
     if max(len(left), len(right)) > MOST_WORDS:
         return plain
@@ -74,18 +63,16 @@ def _compare_words(a: str, b: str) -> Diff:
     if sum(count * there[text] for text, count in here.items()) > MOST_MATCHES:
         return plain
     matcher = SequenceMatcher(None, *texts, autojunk=False)
-    if matcher.quick_ratio() < SIMILAR:  # an upper bound, found fast
-        return Diff(round(matcher.quick_ratio(), 3), plain.a, plain.b)
-    similarity = round(matcher.ratio(), 3)
-    if similarity < SIMILAR:
-        return Diff(similarity, plain.a, plain.b)
+    # An upper bound, found fast, comes first.
+    if matcher.quick_ratio() < SIMILAR or round(matcher.ratio(), 3) < SIMILAR:
+        return plain
     blocks = matcher.get_matching_blocks()
     same_a = {block.a + i for block in blocks for i in range(block.size)}
     same_b = {block.b + i for block in blocks for i in range(block.size)}
-    return Diff(similarity, _pieces(left, same_a), _pieces(right, same_b))
+    return _pieces(left, same_a), _pieces(right, same_b)
 
 
-def _whole(text: str) -> tuple[Piece, ...]:
+def _whole(text: str) -> Pieces:
     return (Piece(text),) if text else ()
 
 
@@ -105,7 +92,7 @@ def _words(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _pieces(found: list[tuple[str, str]], same: set[int]) -> tuple[Piece, ...]:
+def _pieces(found: list[tuple[str, str]], same: set[int]) -> Pieces:
     pieces: list[Piece] = []
     gap = ""
     for i, (word, space) in enumerate(found):

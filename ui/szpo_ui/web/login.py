@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -26,8 +26,8 @@ from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credential_rows, credentials
-from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.credentials import AccessError, Fault, Identity
+from szpo_ui.web.credential_rows import Identity, Role
+from szpo_ui.web.credentials import AccessError, Fault, Reason
 from szpo_ui.web.language import Language, choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
@@ -182,11 +182,12 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
     @routes.post("/redeem")
     async def redeem(request: Request) -> Response:
         given = await read(Redeem, request)
-        check = partial(credentials.check_link, token=given.token)
-        if isinstance(refusal := await _check_secret(check), Response):
+        try:  # read first: a wrong secret takes no lock and no thread
+            await sessions.ask(partial(credentials.find_link, token=given.token))
+        except AccessError:
             if found := await _their_own(given.token, request):
                 return JSONResponse({"go": home_of(site, found.role), "name": found.name})
-            return refusal
+            raise
         return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
 
     async def _their_own(token: str, request: Request) -> Identity | None:
@@ -197,7 +198,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
 
     async def _by_code(request: Request, *, cookie: bool = True) -> Response:
         given = await read(Login, request)
-        key = f"{given.name.strip().casefold()} {_network(request)}"
+        key = f"{given.name.strip().casefold()} {network_of(request)}"
         if left := locks.take(key):
             return refuse(
                 429,
@@ -205,32 +206,18 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
                 f"too many wrong codes; try again in {left:.0f} seconds",
                 retry_after=left,
             )
-        check = partial(credentials.check_code, name=given.name, code=given.code)
-        if isinstance(name := await _check_secret(check), Response):
-            return name
+        find = partial(credentials.find_code, name=given.name, code=given.code)
+        name = credential_rows.name_of(await sessions.ask(find))
         locks.right(key)
         if wait := logins.take(name):
             return refuse(429, "too_many", "too many logins; slow down", retry_after=wait)
         ask = partial(credentials.login, site.ledger, given.name, given.code)
         return await _let_in(ask, request, cookie=cookie)
 
-    async def _check_secret(look: Callable[[Ledger], str]) -> str | Response:
-        """The name behind a secret, or the refusal; a wrong secret takes no lock and no thread."""
-        try:
-            return await sessions.ask(look)
-        except AccessError as error:
-            return answer_refusal(error)
-
-    def answer_refusal(error: AccessError) -> Response:
-        return refuse(403 if error.code == "revoked" else 401, error.code, str(error))
-
     async def _let_in(
         ask: Callable[[], tuple[str, Identity]], request: Request, *, cookie: bool = True
     ) -> Response:
-        try:
-            secret, found = await run_in_threadpool(ask)
-        except AccessError as error:  # used or revoked meanwhile
-            return answer_refusal(error)
+        secret, found = await run_in_threadpool(ask)
         if not cookie:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(request.headers, sessions.cookie):  # a fresh session, never a second one
@@ -250,6 +237,17 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         return answer
 
     return routes
+
+
+STATUS: Final[Mapping[Reason, int]] = {
+    "revoked": 403, "other_study": 403, "ended": 403, "full": 409, "time_over": 410,
+}  # fmt: skip
+"""HTTP's for refused access; 401 where nothing else is said."""
+
+
+def answer_refusal(_: Request, error: Any) -> Response:
+    """Why somebody is not let in, as JSON."""
+    return refuse(STATUS.get(error.code, 401), error.code, str(error))
 
 
 def preferred_language(request: Request) -> Language:
@@ -278,6 +276,6 @@ def set_session(answer: Response, site: Door, secret: str) -> None:
     )  # fmt: skip
 
 
-def _network(request: Request) -> str:
+def network_of(request: Request) -> str:
     """The network that a request comes from; in memory for the lock only, never stored."""
     return network(request.client.host if request.client else "")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
@@ -32,35 +32,26 @@ TAB_S: Final = 90.0
 TEXTS: Final = 256
 """Comparisons whose texts are cached."""
 
-T = TypeVar("T")
 
-
-class Door(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Door:
     """What login and access control need to know: of a run's site, or of a folder of runs."""
 
-    @property
-    def ledger(self) -> Ledger:
-        """Holds the credentials."""
+    ledger: Ledger
+    """Holds the credentials."""
+    secure: bool = False
+    """Browsers come over TLS: cookies carry Secure and ``__Host-``."""
+    prefix: str = ""
+    """The path below which it is mounted, such as "/r/my-run"; "" at the root."""
+    homes: Mapping[Role, str] = field(default_factory=lambda: HOME_PATHS)
+    """Where each role goes after its login, below the prefix, without a slash at the end."""
+    pages: frozenset[str] = frozenset({POSTERIOR, VOTES})
+    """Further paths that lead to the login where there is no session."""
 
     @property
     def clock(self) -> Clock:
         """Microseconds since 1970."""
-
-    @property
-    def secure(self) -> bool:
-        """Browsers come over TLS."""
-
-    @property
-    def prefix(self) -> str:
-        """The path below which it is mounted, such as "/r/my-run"; "" at the root."""
-
-    @property
-    def homes(self) -> Mapping[Role, str]:
-        """Where each role goes after its login, below the prefix, without a slash at the end."""
-
-    @property
-    def pages(self) -> frozenset[str]:
-        """Further paths that lead to the login where there is no session."""
+        return self.ledger.clock
 
 
 class Presence:
@@ -86,45 +77,20 @@ class Presence:
         return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
 
 
-class Latest:
-    """One computed value, with the key that it was computed for."""
+@dataclass(frozen=True, kw_only=True)
+class Site(Door):
+    """One run as the web process serves it, with the state between requests."""
 
-    def __init__(self) -> None:
-        self._made: tuple[object, Any] | None = None
-
-    def get(self, key: object, make: Callable[[], T]) -> T:
-        """The value if it was made for an equal key, else a new one."""
-        made = self._made
-        if made is None or made[0] != key:
-            made = self._made = (key, make())
-        value: T = made[1]
-        return value
-
-
-@dataclass(frozen=True)
-class Site:
-    """One run as the web process serves it, with the state between requests.
-
-    ``secure`` says that browsers reach the site over TLS: cookies carry Secure and ``__Host-``.
-    """
-
-    ledger: Ledger
     service: VoteService
     config: Config
-    clock: Clock
     status: StatusReader
     writer: Writer
     comparison: Callable[[str], Comparison | None]
     """A comparison by its id, the last `TEXTS` from memory: they never change."""
-    secure: bool = False
     tabs: Presence = field(default_factory=Presence)
     """The tabs of panelists."""
-    figures: Latest = field(default_factory=Latest)
-    """The operator's figures, which take a good part of a second."""
-    prefix: str = ""
-    """The path below which the run is mounted where one address serves several; see `Door`."""
-    homes: Mapping[Role, str] = field(default_factory=lambda: HOME_PATHS)
-    pages: frozenset[str] = frozenset({POSTERIOR, VOTES})
+    figures: dict[object, dict[str, Any]] = field(default_factory=dict)
+    """The operator's figures, which take a good part of a second, by what they depend on."""
 
 
 def open_site(
@@ -162,9 +128,13 @@ def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,
     )
-    status = StatusReader(ledger, service.look)
-    texts = lru_cache(maxsize=TEXTS)(ledger.comparison)
     return Site(
-        ledger, service, config, ledger.clock, status, Writer(service), texts, secure,
+        ledger=ledger,
+        secure=secure,
         prefix=prefix,
-    )  # fmt: skip
+        service=service,
+        config=config,
+        status=StatusReader(ledger, service.look),
+        writer=Writer(service),
+        comparison=lru_cache(maxsize=TEXTS)(ledger.comparison),
+    )
