@@ -79,8 +79,8 @@ def test_the_web_process_and_the_benchmarks_load_without_posix(tmp_path):
     shown = without(
         "from importlib import import_module\n"
         f"for name in {modules!r}: import_module(name)\n"
-        "from szpo_ui.web.server import _raise_file_limit\n"
-        "print(_raise_file_limit(4096))",
+        "from szpo_ui.web.server import raise_file_limit\n"
+        "print(raise_file_limit(4096))",
         tmp_path,
     )
     assert shown.strip() == "4096"

@@ -26,7 +26,7 @@ from szpo.voting import lease
 from szpo_ui import app, crowd, panel_load, serve
 from szpo_ui.web import address, credentials
 from szpo_ui.web.address import SiteAddress
-from szpo_ui.web.child_process import Keeper
+from szpo_ui.web.child_process import Keeper, record_end
 from tests.support import yard_run
 from tests.support.browser import serve as serve_application
 from tests.support.browser import violations
@@ -167,8 +167,8 @@ def test_a_child_follows_a_parent_that_is_killed():
 
 
 def test_the_controllers_end_is_on_record(run):
+    record_end(run, 3, 4.0)
     with Ledger.open(run) as ledger:
-        serve.make_end_recorder(ledger)(3, 4.0)
         (event,) = ledger.events("controller ended")
         assert (event["actor"], event["body"]) == ("serve", {"code": 3, "again_in_s": 4.0})
 

@@ -373,7 +373,7 @@ def test_a_page_says_that_the_index_is_not_whole_until_votes_and_words_are_read(
         assert read(index)["is_whole"] and read(index)["votes"] == 12
         amber = read(index, q="amber")
         assert not amber["is_whole"] and amber["total"] == 0
-        assert vote_export.find_numbers(vote_filter.parse([("q", "amber")]), index) is None
+        assert vote_pages.numbers(index, vote_filter.parse([("q", "amber")])) is None
         amber = read(read_on(index), q="amber")
         assert amber["is_whole"] and amber["total"] > 3
 

@@ -97,7 +97,7 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
         if role == "operator":
             blocks, routes = mounts.of_site(site)
             app.include_router(routes)
-            mount(app, blocks, POSTERIOR, head=posterior_page.head(), blocked=[run])
+            mount(app, blocks, POSTERIOR, head=posterior_page.page_head(), blocked=[run])
 
 
 async def healthz() -> dict[str, bool]:

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -38,6 +37,7 @@ from szpo_ui.crowd import ROWS, Measured, at_the_page, by_the_api, watching
 from szpo_ui.web import credentials
 from szpo_ui.web.address import run_prefix
 from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.server import answer, raise_file_limit
 
 COMPARISONS: Final = 64
 TARGETS: Final = {
@@ -89,25 +89,30 @@ def _text(i: int) -> Answer:
 
 
 @contextmanager
+def _beside(command: Sequence[str], problem: str, **more: Any) -> Iterator[tuple[str, int]]:
+    """A process that has printed its first line; yields the line and the process's id."""
+    child = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, **more)
+    assert child.stdout is not None
+    try:
+        line = child.stdout.readline()
+        if not line:
+            raise RunError(problem)
+        yield line.decode(), child.pid
+    finally:
+        child.terminate()
+        child.wait()
+        child.stdout.close()
+
+
+@contextmanager
 def server(path: Path, page: Role | Literal["folder"] = "panelist") -> Iterator[tuple[int, int]]:
     """The web process over a run, with the page of a role; yields its port and its process id.
 
     With "folder" it serves the folder of the run, with all pages, as ``szpo serve FOLDER`` does.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-m", "szpo_ui.panel_load", str(path), page],
-        stdout=subprocess.PIPE,
-    )
-    assert child.stdout is not None
-    try:
-        line = child.stdout.readline()
-        if not line:
-            raise RunError("bench: the web process did not start")
-        yield int(line), child.pid
-    finally:
-        child.terminate()
-        child.wait()
-        child.stdout.close()
+    command = ["-m", "szpo_ui.panel_load", str(path), page]
+    with _beside(command, "bench: the web process did not start") as (port, pid):
+        yield int(port), pid
 
 
 def _serve(path: Path, page: Role | Literal["folder"]) -> None:
@@ -115,7 +120,6 @@ def _serve(path: Path, page: Role | Literal["folder"]) -> None:
     from szpo_ui import app
     from szpo_ui.folder import access, application
     from szpo_ui.web.address import listening
-    from szpo_ui.web.server import answer
     from szpo_ui.web.site import open_site
 
     made: Any
@@ -138,17 +142,6 @@ def _operator_of(folder: Path) -> str:
         return credentials.login(ledger, made.name, made.code)[0]
 
 
-def _raise_file_limit() -> None:
-    """Raise the limit of open files as far as the system allows: each connection is one."""
-    try:
-        import resource
-    except ImportError:  # Windows, which has no such limit
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
-
-
 def rss_mb(pid: int) -> float:
     """Peak resident memory of a process, MB; 0 where the system does not report it."""
     with contextlib.suppress(OSError):
@@ -158,11 +151,11 @@ def rss_mb(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, seconds; 0 where the system does not report it."""
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+    """Processor time that a process has used, seconds."""
+    import psutil
+
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 # ---- results ----
@@ -221,20 +214,12 @@ def generating(model: str) -> Iterator[None]:
     With ``multiply`` in place of a model it repeats a matrix product.
     """
     code = _GENERATE.format(model=model, threads=os.cpu_count() or 1)
-    child = subprocess.Popen(
-        [sys.executable, "-c", _MULTIPLY if model == "multiply" else code],
-        stdout=subprocess.PIPE,
-        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
-    )
-    assert child.stdout is not None
-    try:
-        if not child.stdout.readline():
-            raise RunError(f"panel-load: {model} could not be started beside the server")
+    command = ["-c", _MULTIPLY if model == "multiply" else code]
+    every_core = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    with _beside(
+        command, f"panel-load: {model} could not be started beside the server", env=every_core
+    ):
         yield
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
 
 
 # ---- the benchmark ----
@@ -267,14 +252,16 @@ def main(
     Raises:
         RunError: a vote was lost or stored twice, or (strict) a target was missed.
     """
-    _raise_file_limit()
+    raise_file_limit(65_536)  # each connection is an open file
     results: dict[str, dict[str, float]] = {}
     load = machine_check.load_average()
     product = machine_check.matrix_seconds()
-    crowd = Crowd(voters, bursts, panelists, think, seconds, model, watched)
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
-            results[part] = _part(part, Path(folder), crowd)
+            results[part] = _part(
+                part, Path(folder), panelists if part == "api" else voters, bursts=bursts,
+                think=think, seconds=seconds, model=model, watched=watched,
+            )  # fmt: skip
     missed = _print(results, load=load, product=product)
     bad = [p for p, f in results.items() if f["lost"] or f["doubled"] or not f["votes"]]
     if bad or (missed and strict):
@@ -282,42 +269,29 @@ def main(
     return {"parts": results, "load": load, "matrix_seconds": product, "missed": missed}
 
 
-@dataclass(frozen=True, slots=True)
-class Crowd:
-    """How many vote, how fast and for how long; see `main`."""
-
-    voters: int
-    bursts: int
-    panelists: int
-    think: float
-    seconds: float
-    model: str
-    watched: bool
-
-
-def _part(part: str, folder: Path, crowd: Crowd) -> dict[str, float]:
-    people = crowd.panelists if part == "api" else crowd.voters
-    votes = crowd.bursts + 1 if part == "gradio" else int(crowd.seconds / crowd.think) + 2
+def _part(
+    part: str, folder: Path, people: int, *, bursts: int, think: float, seconds: float,
+    model: str, watched: bool,
+) -> dict[str, float]:  # fmt: skip
+    votes = bursts + 1 if part == "gradio" else int(seconds / think) + 2
     path = folder / part / f"{part}.db"
     path.parent.mkdir()
     sessions = make_run(path, people, people * votes)
-    prefix = run_prefix(part) if crowd.watched else ""
-    operator = _operator_of(path.parent) if crowd.watched else ""
+    prefix = run_prefix(part) if watched else ""
+    operator = _operator_of(path.parent) if watched else ""
 
     async def ask(port: int) -> Measured:
         async with contextlib.AsyncExitStack() as stack:
-            if crowd.watched:
+            if watched:
                 await stack.enter_async_context(watching(port, operator, prefix))
             if part == "gradio":
-                return await at_the_page(port, sessions, crowd.bursts, prefix)
-            return await by_the_api(
-                port, sessions, seconds=crowd.seconds, think=crowd.think, prefix=prefix
-            )
+                return await at_the_page(port, sessions, bursts, prefix)
+            return await by_the_api(port, sessions, seconds=seconds, think=think, prefix=prefix)
 
     with contextlib.ExitStack() as stack:
-        port, pid = stack.enter_context(server(path, "folder" if crowd.watched else "panelist"))
+        port, pid = stack.enter_context(server(path, "folder" if watched else "panelist"))
         if part == "beside":
-            stack.enter_context(generating(crowd.model))
+            stack.enter_context(generating(model))
         before = cpu_seconds(pid)
         # A loop in a thread of its own: the caller may be inside one.
         with ThreadPoolExecutor(1) as thread:

@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,14 +35,17 @@ from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.runs import setup_progress
 from szpo_ui.headers import COMMON, OWN_POLICY
 from szpo_ui.web.address import (
+    OPERATOR,
+    OPERATOR_DAYS,
     SiteAddress,
     announce,
     is_folder,
     link,
     listening,
+    say,
     site_address,
 )
-from szpo_ui.web.child_process import Keeper, start
+from szpo_ui.web.child_process import SZPO, Keeper, controller, record_end, start
 from szpo_ui.web.language import choose_language
 from szpo_ui.web.markup import entrance
 from szpo_ui.web.server import configure
@@ -52,10 +56,6 @@ if TYPE_CHECKING:
     from szpo.ledger.database import Ledger
 
 
-OPERATOR = "operator"
-"""Name behind the link of a start; each start revokes the earlier link, not its sessions."""
-OPERATOR_DAYS = 30.0
-"""How long the link printed at a start works, and its sessions."""
 DEMO_SETS = ("run.votes=80", "model.name=smollm2", "optimizer.directions=4")
 """What ``--demo`` changes of the preset people: the model that ships, shorter rounds."""
 COLLEAGUES = 4
@@ -174,12 +174,12 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as first_seconds:
         page = first_seconds.enter_context(answering(listener, address))
         if sys.stderr.isatty():  # elsewhere a refusal stays the only line
-            _say(f"starting; how far it is: {address.url}")
+            say(f"starting; how far it is: {address.url}")
         chosen, path, config = _find_target(chosen)
         page.run, child = path, None
         if config is not None:
             child = _begin(chosen, path)
-            _say(f"how far it is: {address.url}")
+            say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo.runs import run_engine, sample_check
         from szpo_ui import app
@@ -200,7 +200,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
             run_engine.read_settings(site.ledger)
         if chosen.accept_samples:
             sample_check.accept(site.ledger, "szpo serve --accept-samples")
-        keepers = _keepers(chosen, path, child, site.ledger)
+        keepers = _keepers(chosen, path, child)
         for keeper in keepers:
             stack.callback(keeper.close)
         application = app.create(
@@ -253,10 +253,10 @@ def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
     words += ["--preset", chosen.preset] if chosen.preset else []
     for each in [*chosen.sets, f"run.folder={path.parent}"]:
         words += ["--set", each]
-    _say(f"setting up {path.stem}")
+    say(f"setting up {path.stem}")
     held = [] if chosen.at_once or chosen.demo else ["--hold"]
     accepted = ["--accept-samples"] if chosen.accept_samples else []
-    return start([*_szpo(), "run", *words, "--stay", *held, *accepted])
+    return start([*SZPO, "run", *words, "--stay", *held, *accepted])
 
 
 def _wait_for(
@@ -268,43 +268,27 @@ def _wait_for(
             if hook is not None:
                 from szpo.runs import web_hook
 
-                web_hook.send_setup_failure(path, hook, child.returncode, _say)
+                web_hook.send_setup_failure(path, hook, child.returncode, say)
             failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError
             raise failure(f"the run could not be set up (exit code {child.returncode}); see above")
         time.sleep(pause)
 
 
 def _keepers(
-    chosen: ServeOptions, path: Path, child: subprocess.Popen[Any] | None, ledger: Ledger
+    chosen: ServeOptions, path: Path, child: subprocess.Popen[Any] | None
 ) -> list[Keeper]:
     keepers = []
     if not chosen.no_controller:
-        words = [*_szpo(), "run", "--resume", str(path), "--stay"]
-        words += [word for each in chosen.features for word in ("--feature", each)]
-        keepers.append(
-            Keeper("controller", words, say=_say, on_end=make_end_recorder(ledger), first=child)
-        )
+        words = controller(path, chosen.features)
+        on_end = partial(record_end, path)
+        keepers.append(Keeper("controller", words, say=say, on_end=on_end, first=child))
     if chosen.demo:
         words = [
-            *_szpo(), "simulate", str(path), "--panel", "bt70", "--reward", "sentiment",
+            *SZPO, "simulate", str(path), "--panel", "bt70", "--reward", "sentiment",
             "--beta", "10", "--size", str(COLLEAGUES), "--pace", str(chosen.pace), "--leave", "1",
         ]  # fmt: skip
-        keepers.append(Keeper("colleagues", words, say=_say))
+        keepers.append(Keeper("colleagues", words, say=say))
     return keepers
-
-
-def make_end_recorder(ledger: Ledger) -> Callable[[int, float], None]:
-    """Make the callback that records the controller's end for the operator's page."""
-
-    def on_end(code: int, wait: float) -> None:
-        with contextlib.suppress(SzpoError):  # a full disk: the terminal has the line
-            ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": wait})
-
-    return on_end
-
-
-def _szpo() -> list[str]:
-    return [sys.executable, "-m", "szpo"]
 
 
 def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> None:
@@ -312,15 +296,15 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
     from szpo_ui.web import credentials
 
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
-    _say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
+    say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
     if not chosen.demo:
-        _say(f"next: {_describe_first_thing(ledger)}")
-        _say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
-    _say(f"operator's link (once): {link(address.url, made.token)}")
+        say(f"next: {_describe_first_thing(ledger)}")
+        say(f"then, in another terminal: szpo invite {ledger.path} --count 3")
+    say(f"operator's link (once): {link(address.url, made.token)}")
     if chosen.demo:
         person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
         mine = link(address.url, person.token)
-        _say(f"your link as a panelist: {mine}")
+        say(f"your link as a panelist: {mine}")
         if not chosen.no_browser:
             webbrowser.open(mine)
 
@@ -334,10 +318,6 @@ def _describe_first_thing(ledger: Ledger) -> str:
     if steps.has_opened(ledger):
         return 'the run is paused; open the operator\'s link and press "Resume"'
     return 'open the operator\'s link, read the sample answers, and press "Start the run"'
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 FILES: Final = {

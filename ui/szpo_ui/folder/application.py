@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,7 +25,14 @@ from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.mounts import MountedRuns
 from szpo_ui.folder.rows import FolderReader
 from szpo_ui.web import credentials, login
-from szpo_ui.web.address import SiteAddress, announce_folder, link
+from szpo_ui.web.address import (
+    OPERATOR,
+    OPERATOR_DAYS,
+    SiteAddress,
+    announce_folder,
+    link,
+    say,
+)
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.security import AccessControl, Admission
 from szpo_ui.web.server import answer
@@ -80,11 +86,6 @@ def create(
     )
 
 
-OPERATOR = "operator"
-OPERATOR_DAYS = 30.0
-"""How long the link printed at a start works, and its sessions."""
-
-
 def serve_folder(
     folder: Path,
     listener: socket.socket,
@@ -111,7 +112,7 @@ def serve_folder(
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo_ui.folder import application
 
-        controllers = Controllers(folder, _say, features=features) if models else None
+        controllers = Controllers(folder, say, features=features) if models else None
         if controllers is not None:
             stack.callback(controllers.close)
         door = access.door(ledger, secure=address.secure)
@@ -120,19 +121,15 @@ def serve_folder(
         )
         invited = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
         runs = sum(1 for _ in folder.glob("*.db"))
-        _say(
+        say(
             f"{runs or 'no'} run{'' if runs == 1 else 's'} in {folder.name} at {address.url}; "
             "press Ctrl-C to end it"
         )
         if models:
-            _say("next: open the operator's link; its page begins runs and starts their models")
+            say("next: open the operator's link; its page begins runs and starts their models")
         else:
-            _say("next: open the operator's link; models run elsewhere (--no-controller)")
-        _say(f"then, in another terminal: szpo invite RUN --folder {given} --count 3")
-        _say(f"operator's link (once): {link(address.url, invited.token)}")
+            say("next: open the operator's link; models run elsewhere (--no-controller)")
+        say(f"then, in another terminal: szpo invite RUN --folder {given} --count 3")
+        say(f"operator's link (once): {link(address.url, invited.token)}")
         answer(made, listener, proxied=proxied)
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -25,12 +24,12 @@ from szpo import cache, memory
 from szpo.config import model_table, settings_file
 from szpo.config.run_sections import Hook
 from szpo.config.schema import Config
-from szpo.errors import LeaseError, ResourceError, SzpoError, UsageError
+from szpo.errors import LeaseError, ResourceError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.runs import assemble, run_engine, web_hook
 from szpo.voting import lease, shown_features
-from szpo_ui.web.child_process import Keeper, start
+from szpo_ui.web.child_process import SZPO, Keeper, controller, record_end, start
 
 Say = Callable[[str], None]
 LINES: Final = 5
@@ -71,7 +70,7 @@ class Controllers:
         self,
         folder: Path,
         say: Say,
-        command: Sequence[str] = (sys.executable, "-m", "szpo"),
+        command: Sequence[str] = SZPO,
         *,
         features: Sequence[str] = (),
     ):
@@ -207,14 +206,9 @@ class Controllers:
         def on_end(code: int, wait: float) -> None:
             last = made.last_line("no word")
             made.trouble = f"ended with code {code}: {last}" if code else ""
-            with contextlib.suppress(SzpoError), Ledger.open(path) as ledger:
-                ledger.record_event(
-                    "controller ended", "serve", {"code": code, "again_in_s": wait}
-                )
+            record_end(path, code, wait)
 
-        command = [*self._command, "run", "--resume", str(path), "--stay"]
-        for each in dict.fromkeys((*self._features, *made.features)):
-            command += ["--feature", each]
+        command = controller(path, (*self._features, *made.features), self._command)
         return Keeper(
             f"process of {path.stem}", command, say=self._say, on_end=on_end, first=first,
             begin=self._relay_output(path.stem, made),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -295,11 +294,6 @@ def render_message(text: str) -> str:
     return _environment().get_template("folder/message.html").render(text=text)
 
 
-def ago(at_us: int | None) -> Any:
-    """A time as the page shows it; a dash for none."""
-    return "–" if at_us is None else moment(at_us)
-
-
 def hours(value: float) -> str:
     """Hours of reading.
 
@@ -309,11 +303,6 @@ def hours(value: float) -> str:
     return f"{60 * value:.0f} min" if value < 1 else f"{value:.1f} h"
 
 
-def day(at_us: int) -> str:
-    """A date in coordinated universal time."""
-    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d")
-
-
 MARKS: Final = ("solid", "dashed", "dotted", "dash-dot", "long dashes", "short dots")
 """Names of the lines' patterns, for those who do not see colours."""
 
@@ -321,5 +310,5 @@ MARKS: Final = ("solid", "dashed", "dotted", "dash-dot", "long dashes", "short d
 @cache
 def _environment() -> Environment:
     return environment(
-        filters={"num": number, "ago": ago, "hours": hours, "day": day}, names={"marks": MARKS}
+        filters={"num": number, "moment": moment, "hours": hours}, names={"marks": MARKS}
     )

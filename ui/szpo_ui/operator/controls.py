@@ -145,15 +145,13 @@ def _open_or_refuse(site: Site, by: str, command: Command) -> None:
 
 def reading_minutes(site: Site) -> float:
     """Minutes to read one comparison: measured on the answers so far, else as planned."""
-    from szpo.training.budget import WORDS_PER_MINUTE
-
     found = site.ledger.query(
         "SELECT avg(n) AS words FROM (SELECT sum(length(plus) - length(replace(plus, ' ', '')) "
         "+ length(minus) - length(replace(minus, ' ', '')) + 2) AS n FROM comparisons c "
         "JOIN answers a USING (comparison) WHERE c.kind = 'train' AND plus <> minus "
         "GROUP BY c.comparison)"
     )[0]["words"]
-    return float(found or site.config.words_per_vote) / WORDS_PER_MINUTE
+    return float(found or site.config.words_per_vote) / budget.WORDS_PER_MINUTE
 
 
 def _pause(site: Site, by: str, command: Command) -> Reply:

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from importlib import resources
 from typing import IO, Any, Final
 
 import gradio as gr
@@ -44,7 +43,7 @@ from szpo_ui.panel import render
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web import language as texts
 from szpo_ui.web import login
-from szpo_ui.web.markup import environment, style, whole
+from szpo_ui.web.markup import environment, head, static, style, whole
 from szpo_ui.web.requests import first_fault, if_changed
 from szpo_ui.web.site import Site
 
@@ -101,8 +100,8 @@ def blocks(site: Site) -> gr.Blocks:
     made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
     with made:
         gr.HTML(
-            _WAIT, elem_id="op-screen", apply_default_css=False, head=head(),
-            js_on_load=script(), server_functions=[do],
+            _WAIT, elem_id="op-screen", apply_default_css=False, head=head("operate"),
+            js_on_load=static("operate.js"), server_functions=[do],
         )  # fmt: skip
         gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
     return made
@@ -155,19 +154,6 @@ def download(site: Site, suffix: str, media_type: str, file: IO[bytes]) -> Respo
         "Content-Length": str(size),
     }
     return StreamingResponse(parts(), media_type=media_type, headers=headers)
-
-
-def head() -> str:
-    """Style of the page, inline."""
-    return (
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{style('operate')}</style>\n"
-    )
-
-
-def script() -> str:
-    """The page's script, which its screen starts."""
-    return (resources.files("szpo_ui") / "static" / "operate.js").read_text(encoding="utf-8")
 
 
 # ---- HTML ----
@@ -298,9 +284,9 @@ def span(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02}"
 
 
-def moment(at_us: float) -> Markup:
-    """Date and time; the script puts them into the reader's own zone."""
-    return _time(at_us, "%d %b, %H:%M UTC", "moment")
+def moment(at_us: float | None) -> Markup:
+    """Date and time, a dash for none; the script puts them into the reader's own zone."""
+    return Markup("–") if at_us is None else _time(at_us, "%d %b, %H:%M UTC", "moment")
 
 
 def clock(at_us: float) -> Markup:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, Literal
 
 import gradio as gr
@@ -30,7 +29,7 @@ from szpo_ui.operator.posterior_scene import (
     scene,
     scenes,
 )
-from szpo_ui.web.markup import environment, style
+from szpo_ui.web.markup import environment, head, static
 from szpo_ui.web.requests import read
 
 PATH: Final = "/visualize"
@@ -101,13 +100,9 @@ def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], A
     return made
 
 
-def head() -> str:
+def page_head() -> str:
     """Style and script of the page, inline."""
-    script = (resources.files("szpo_ui") / "static" / "visualize.js").read_text(encoding="utf-8")
-    return (
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{style('visualize')}</style>\n<script>{script}</script>\n"
-    )
+    return f"{head('visualize')}<script>{static('visualize.js')}</script>\n"
 
 
 def _draw(form: str, deltas: list[tuple[float, float]], begun: Start) -> Response:
@@ -133,10 +128,7 @@ def as_json(shown: Scene, begun: Start) -> dict[str, Any]:
         "cells": CELLS,
         "log_density": np.round(shown.log_density.ravel(), 3).tolist(),
         "frames": np.round(shown.frames, 3).tolist(),
-        "rounds": [
-            {"gaussian": r.gaussian, "neighbours": r.neighbours, "svgd": r.svgd}
-            for r in shown.rounds
-        ],
+        "rounds": [asdict(each) for each in shown.rounds],
         "mean": shown.mean.tolist(),
         "more": (shown.frames[-1] > 0).mean(0).tolist(),
         "log_likelihood": shown.log_likelihood,

@@ -110,7 +110,7 @@ def application(start: Callable[[], Start]) -> FastAPI:
             made,
             posterior_page.blocks("/visualize-api/"),
             posterior_page.PATH,
-            head=posterior_page.head(),
+            head=posterior_page.page_head(),
         )
     )
     made.add_middleware(security.SameSiteOnly)

@@ -63,7 +63,7 @@ def write(ask: Ask, chosen: Filter, form: str) -> IO[bytes]:
 
 def _read(ask: Ask, chosen: Filter) -> Iterator[dict[str, Any]]:
     until = time.monotonic() + PATIENCE_S
-    while (found := ask(partial(find_numbers, chosen))) is None:
+    while (found := ask(partial(vote_pages.numbers, chosen=chosen))) is None:
         if time.monotonic() > until:
             raise StorageError("the record is still being read; try again in a minute")
         time.sleep(0.1)
@@ -72,12 +72,6 @@ def _read(ask: Ask, chosen: Filter) -> Iterator[dict[str, Any]]:
         for each in ask(partial(vote_pages.whole, some=some, chosen=chosen)):
             if not each["open"]:
                 yield each
-
-
-def find_numbers(chosen: Filter, index: VoteIndex) -> list[int] | None:
-    """What the filter finds, by numbers; None until the index is whole."""
-    whole = index.is_whole(words=chosen.q is not None)
-    return vote_pages.numbers(index, chosen) if whole else None
 
 
 def _lines(found: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -90,8 +90,10 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
     }
 
 
-def numbers(index: VoteIndex, chosen: Filter) -> list[int]:
-    """The numbers of all comparisons that a filter finds, oldest first."""
+def numbers(index: VoteIndex, chosen: Filter) -> list[int] | None:
+    """The numbers of all comparisons that a filter finds, oldest first; None while it reads."""
+    if not index.is_whole(words=chosen.q is not None):
+        return None
     if chosen.q is not None:
         index.search(chosen.q)
     where, values = vote_filter.of_comparisons(chosen)

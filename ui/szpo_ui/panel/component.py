@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +27,7 @@ from szpo_ui.panel.actions import Action, act
 from szpo_ui.web import credentials, login
 from szpo_ui.web import language as texts
 from szpo_ui.web.ballots import At, extend, lease_s, poll
-from szpo_ui.web.markup import style
+from szpo_ui.web.markup import head, static
 from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.panel")
@@ -128,7 +127,7 @@ def component(site: Site, who: Who) -> gr.HTML:
         render.skeleton(),
         elem_id="szpo-screen",
         apply_default_css=False,
-        head=head(),
+        head=head("panel", "formatted", viewport=", viewport-fit=cover"),
         js_on_load=script(),
         server_functions=[do, glance, hold, gone],
     )
@@ -153,15 +152,6 @@ def _log_error(error: Exception) -> str:
     return number
 
 
-def head() -> str:
-    """Style of the component, inline, so that nothing is fetched."""
-    return (
-        '<meta name="viewport" content="width=device-width, initial-scale=1, '
-        'viewport-fit=cover">\n'
-        f"<style>{style('panel', 'formatted')}</style>\n"
-    )
-
-
 def sentences() -> dict[str, dict[str, Any]]:
     """What the script says, by the code of the language."""
     shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
@@ -183,7 +173,6 @@ def script() -> str:
     It never writes texts of models as HTML: it hands what Python drew to the component's template,
     and reads and sets attributes and plain text.
     """
-    folder = resources.files("szpo_ui") / "static" / "panel"
-    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    parts = [static(f"panel/{name}.js") for name in SCRIPTS]
     spoken = f"const TEXTS = {json.dumps(sentences(), ensure_ascii=False)};"
     return "\n".join(['"use strict";', spoken, *parts])

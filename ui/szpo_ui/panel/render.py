@@ -6,6 +6,7 @@ markup is escaped by the templates themselves. A name that a template does not k
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, Final
@@ -70,8 +71,9 @@ def say(language: Language, code: str, **what: object) -> Markup:
 
 def time_tag(at_us: int) -> Markup:
     """A time of day; the script puts it into the reader's own zone."""
-    iso = texts.clock_time(at_us)
-    return Markup('<time datetime="{}">{} UTC</time>').format(iso, iso[11:16])
+    when = datetime.fromtimestamp(at_us // 1_000_000, UTC)
+    form = f'<time datetime="{when:%Y-%m-%dT%H:%M:%SZ}">{when:%H:%M} UTC</time>'
+    return Markup(form)
 
 
 @cache

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote, urlsplit
 
 from szpo.errors import LeaseError, StorageError, UsageError
 from szpo.locks import try_lock
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPERATOR = "operator"
+"""Name behind the link of a start; each start revokes the earlier link, not its sessions."""
+OPERATOR_DAYS = 30.0
+"""How long the link printed at a start works, and its sessions."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,11 @@ def site_address(
     return SiteAddress(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
 
 
+def say(text: str) -> None:
+    """Print a line to the terminal of a server."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def link(url: str, token: str) -> str:
     """An invitation's link: the token stands behind #, which browsers do not send.
 
@@ -143,9 +154,7 @@ def announce(run: Path, url: str) -> Iterator[None]:
                 file = stack.enter_context(place.open("a+", encoding="utf-8"))
                 if not try_lock(file.fileno()):  # another server has it
                     continue
-                file.truncate(0)
-                file.write(url)
-                file.flush()
+                _write(file, url)
             except OSError:  # the disk is full
                 continue
             stack.callback(place.unlink, missing_ok=True)
@@ -173,14 +182,18 @@ def announce_folder(folder: Path, url: str) -> Iterator[None]:
                 f"{folder} is served at {file.read(ADDRESS_LIMIT) or 'another address'} already; "
                 "open that page, or end that server first"
             )
-        file.truncate(0)
-        file.write(url)
-        file.flush()
+        _write(file, url)
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
                 place.unlink()
+
+
+def _write(file: IO[str], url: str) -> None:
+    file.truncate(0)
+    file.write(url)
+    file.flush()
 
 
 def run_prefix(name: str) -> str:

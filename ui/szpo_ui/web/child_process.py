@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
+
+from szpo.errors import SzpoError
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before a restart: doubled after each quick end."""
@@ -17,6 +21,22 @@ GRACE = 15.0
 """Seconds that a child has to end its transaction and exit."""
 
 Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
+SZPO: Final = (sys.executable, "-m", "szpo")
+"""The beginning of szpo's own commands."""
+
+
+def controller(run: Path, features: Iterable[str], szpo: Sequence[str] = SZPO) -> list[str]:
+    """The command that drives a run, with features of the user's own that it may count."""
+    own = [word for each in dict.fromkeys(features) for word in ("--feature", each)]
+    return [*szpo, "run", "--resume", str(run), "--stay", *own]
+
+
+def record_end(run: Path, code: int, again_s: float) -> None:
+    """Record a controller's end for the operator's page; on a full disk the terminal has it."""
+    from szpo.ledger.database import Ledger  # a second, which the first page need not wait for
+
+    with contextlib.suppress(SzpoError), Ledger.open(run) as ledger:
+        ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": again_s})
 
 
 def start(command: Sequence[str], output: int | None = None) -> subprocess.Popen[Any]:

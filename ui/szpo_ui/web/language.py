@@ -9,7 +9,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
@@ -134,12 +133,3 @@ def _weight(quality: str) -> float:
     except ValueError:
         return 0.0
     return weight if 0 <= weight <= 1 else 0.0
-
-
-def clock_time(at_us: int) -> str:
-    """A time of day for the page: ISO in UTC; the script shows it in the reader's own zone.
-
-    >>> clock_time(0)
-    '1970-01-01T00:00:00Z'
-    """
-    return datetime.fromtimestamp(at_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -20,6 +20,8 @@ from szpo.visible_text import HIDDEN
 from szpo_ui.web.diff import Piece
 from szpo_ui.web.language import LANGUAGES
 
+STATIC = resources.files("szpo_ui") / "static"
+
 
 def environment(
     filters: Mapping[str, Callable[..., Any]], names: Mapping[str, Any]
@@ -59,11 +61,21 @@ def entrance(name: str, code: str = "en", *, translated: bool = True) -> str:
     )
 
 
+def static(name: str) -> str:
+    """The text of a static file."""
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
 def style(*pages: str) -> str:
     """The style of a page, such as ``panel``, ``operate``: what all share, then these files."""
-    folder = resources.files("szpo_ui") / "static"
-    return "\n".join(
-        (folder / f"{name}.css").read_text(encoding="utf-8") for name in ("common", *pages)
+    return "\n".join(static(f"{name}.css") for name in ("common", *pages))
+
+
+def head(*pages: str, viewport: str = "") -> str:
+    """What stands in the head of a page of Gradio's: its style inline, so nothing is fetched."""
+    return (
+        f'<meta name="viewport" content="width=device-width, initial-scale=1{viewport}">\n'
+        f"<style>{style(*pages)}</style>\n"
     )
 
 

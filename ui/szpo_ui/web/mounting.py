@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any
 
 import gradio as gr
@@ -14,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 
+from szpo_ui.web.markup import STATIC
 from szpo_ui.web.requests import RefusedError
 from szpo_ui.web.security import NeededRoutesOnly
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 """Local ones: nothing is fetched from elsewhere."""
-STATIC = resources.files("szpo_ui") / "static"
 
 
 def bare(**more: Any) -> FastAPI:

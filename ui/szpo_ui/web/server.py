@@ -202,7 +202,7 @@ def answer(
     with _signals_wait():
         gc.collect()
         gc.freeze()
-    most = min(bounds.connections, _raise_file_limit(bounds.connections))
+    most = min(bounds.connections, raise_file_limit(bounds.connections))
     bounds = replace(bounds, connections=most, share=1.0 if proxied else bounds.share)
     uvicorn.Server(configure(application, bounds, proxied=proxied)).run(sockets=[listener])
 
@@ -225,7 +225,7 @@ def _signals_wait() -> Iterator[None]:
         signal.raise_signal(arrival)
 
 
-def _raise_file_limit(connections: int) -> int:
+def raise_file_limit(connections: int) -> int:
     """Raise the limit of open files as far as is needed and allowed; how many connections fit."""
     if resource is None:
         return connections
