@@ -244,7 +244,7 @@ def test_a_hostile_panelist_leaves_memory_and_log_as_they_are(whole, panelist, c
     """A sixtieth of the hour of 72,000 requests that may grow them by 64 MB and 5 MB."""
     call, process = panel_call(panelist, "do"), psutil.Process()
     for i in range(1_600):
-        whole.site.clock.forward(1)  # never too many at once
+        whole.clock.forward(1)  # never too many at once
         if i == 400:  # what is made once was made
             before = process.memory_info().rss
         if i % 2:

@@ -195,7 +195,7 @@ def router(site: Site) -> APIRouter:
     made, chosen = APIRouter(), site.config.prolific
     if chosen.study is None:
         return made
-    arrivals = Buckets(site.clock, rate=ARRIVALS_PER_SECOND, burst=ARRIVALS_AT_ONCE)
+    arrivals = Buckets(site.ledger.clock, rate=ARRIVALS_PER_SECOND, burst=ARRIVALS_AT_ONCE)
 
     @made.get("/join")
     def page(request: Request) -> Response:

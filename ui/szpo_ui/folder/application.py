@@ -60,7 +60,7 @@ def create(
     """
     sessions = login.Sessions(door)
     home = app.without_pages()
-    served = page.Home(folder, door, FolderReader(folder, door.clock), controllers)
+    served = page.Home(folder, door, FolderReader(folder, door.ledger.clock), controllers)
     home.add_exception_handler(SzpoError, lambda _, error: page.answer_error(served, error))
     home.include_router(page.router(served))  # its "/" comes before that of the login
     home.include_router(login.router(door, sessions))

@@ -314,7 +314,7 @@ def _exclude(site: Site, by: str, command: Command) -> Reply:
         for seat in site.ledger.query(  # so that nobody waits for them
             "SELECT a.assignment FROM assignments a LEFT JOIN votes v USING (assignment) "
             "WHERE a.panelist = ? AND v.vote IS NULL AND a.expires_us > ?",
-            (body["panelist"], site.clock()),
+            (body["panelist"], site.ledger.clock()),
         ):
             site.service.release(seat["assignment"])
         credentials.revoke(site.ledger, command.name, by)

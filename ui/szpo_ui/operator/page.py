@@ -123,7 +123,7 @@ def router(site: Site) -> APIRouter:
         file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
         try:
             live = controls.is_live(site.ledger)
-            bundle.write(site.ledger, file, live=live, as_of_us=site.clock(), anyway=anyway)
+            bundle.write(site.ledger, file, live=live, as_of_us=site.ledger.clock(), anyway=anyway)
         except BaseException:
             file.close()
             raise

@@ -51,7 +51,7 @@ def read_state(site: Site) -> dict[str, Any]:
     open round; ``blind``: the run will order a final comparison by itself at its end.
     """
     ledger, config = site.ledger, site.config
-    live, now, status = controls.is_live(ledger), site.clock(), site.status.read()
+    live, now, status = controls.is_live(ledger), site.ledger.clock(), site.status.read()
     figures = _figures(site, live)
     cast, second, _ = count(ledger, figures["cast"])
     placed, quorum = orders.orders(ledger), controls.quorum(site)

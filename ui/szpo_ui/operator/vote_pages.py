@@ -263,7 +263,11 @@ def _is_own(role: str) -> bool:
 def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
     """Both answers of a row are formatted, or neither."""
     a, b = row["answers"]
-    answers = _format([a, b], query) if query else compare_texts(a, b)
+    if query:
+        answers = _format([a, b], query)
+    else:
+        compared = zip((a, b), compare_texts(str(a), str(b)), strict=True)
+        answers = [replace(text, pieces=some, formatted=html) for text, (some, html) in compared]
     earlier = [
         (role, _format([text], query)[0] if _is_own(role) else text)
         for role, text in row["earlier"]

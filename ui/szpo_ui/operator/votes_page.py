@@ -56,7 +56,7 @@ class Reader:
 
     def _look(self, look: Callable[[VoteIndex], _T], words: bool) -> _T:
         if self._index is None:
-            self._index = VoteIndex(self._site.ledger.path, self._site.clock)
+            self._index = VoteIndex(self._site.ledger.path, self._site.ledger.clock)
         more = self._catch_up(self._index, CATCH_UP_S, words=words)
         if more and not self._going_on:  # one is enough, however many pages are open
             self._going_on = True

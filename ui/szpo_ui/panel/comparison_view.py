@@ -7,7 +7,8 @@ seat in the ledger.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -15,7 +16,7 @@ from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import Answer, Assignment, Comparison, Prompt
 from szpo_ui.panel import markdown
 from szpo_ui.web.ballots import gate_s, is_unfolded, to_read
-from szpo_ui.web.diff import Piece, compare
+from szpo_ui.web.diff import Pieces, compare
 from szpo_ui.web.markup import whole
 
 
@@ -23,7 +24,7 @@ from szpo_ui.web.markup import whole
 class Text:
     """A text in pieces, marked ones apart; ``cut`` is its end at the limit of tokens."""
 
-    pieces: tuple[Piece, ...]
+    pieces: Pieces
     cut: bool
     longer: int = 0
     """Characters left out."""
@@ -98,7 +99,11 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
 
 
 def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
-    left, right = compare_texts(*map(_text, (a, b)))
+    written = [whole(each.text, cut=each.end == "length") for each in (a, b)]
+    left, right = (
+        Text(pieces, each.end == "length", formatted=html)
+        for each, (pieces, html) in zip((a, b), compare_texts(*written), strict=True)
+    )
     return Pair(
         row=row,
         prompt=prompt.text,
@@ -110,17 +115,9 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
     )
 
 
-def _text(answer: Answer) -> Text:
-    cut = answer.end == "length"
-    return Text((Piece(whole(answer.text, cut=cut)),), cut)
-
-
-def compare_texts(a: Text, b: Text) -> list[Text]:
-    """Both answers to a prompt with what differs marked, and both formatted or neither."""
-    written = str(a), str(b)
-    formatted = markdown.pair(*written) or (None, None)
-    sides = zip((a, b), compare(*written), formatted, strict=True)
-    return [replace(text, pieces=found, formatted=html) for text, found, html in sides]
+def compare_texts(a: str, b: str) -> Iterator[tuple[Pieces, Markup | None]]:
+    """Of both answers to a prompt the pieces, and HTML where both are shown formatted."""
+    return zip(compare(a, b), markdown.pair(a, b) or (None, None), strict=True)
 
 
 def _turn(role: str, text: str) -> Turn:

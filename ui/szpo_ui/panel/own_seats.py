@@ -46,7 +46,7 @@ def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
 
 def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | None:
     """The unanswered seat that is held: one outside training first, a second one last."""
-    now = site.clock()
+    now = site.ledger.clock()
     held = (
         row
         for row in seats
@@ -59,6 +59,6 @@ def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | No
 
 def find_second(site: Site, panelist: str) -> Record | None:
     """The second seat that the panelist holds, as a kind of its own."""
-    seat = second_seats.find_held(site.ledger, panelist, site.clock())
+    seat = second_seats.find_held(site.ledger, panelist, site.ledger.clock())
     row = None if seat is None else seat_row(site, panelist, seat)
     return None if row is None else {**row, "kind": "second"}

@@ -344,7 +344,7 @@ def _closing(site: Site, step: int) -> dict[str, int]:
     row = site.ledger.step(step) or {}
     votes = StepVotes(site.ledger, step)
     have = len(votes.counted)
-    at_us = row.get("closed_us") or site.clock()
+    at_us = row.get("closed_us") or site.ledger.clock()
     return {"at_us": at_us, "votes_in": have, "needed": have + votes.missing}
 
 
@@ -353,7 +353,7 @@ def _count_finals(site: Site, panelist: str) -> int:
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
     if not site.ledger.query(sql, (site.ledger.run,)):
         return 0
-    return finals.count_left(site.ledger, panelist, site.clock())
+    return finals.count_left(site.ledger, panelist, site.ledger.clock())
 
 
 @dataclass(frozen=True, slots=True)

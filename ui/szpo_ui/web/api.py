@@ -44,7 +44,7 @@ class SeatRequest(Body):
 
 def routes(site: Site) -> list[Route]:
     """The routes under /api/: plain Starlette, since nothing here needs FastAPI's validation."""
-    votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
+    votes = Buckets(site.ledger.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
     def choose(asked: AssignmentRequest, panelist: str) -> tuple[Assignment, Comparison] | None:
         seat = site.service.ask(asked.of, panelist, tab=asked.tab)

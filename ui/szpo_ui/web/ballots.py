@@ -76,7 +76,7 @@ def cast(
     differ, words = [i for i, row in enumerate(read.rows) if not row.identical], to_read(read)
     # The client's reading time is not trusted: at most the time since the texts were served
     # counts. Where that is negative the clock was set back, and the bound is unknown.
-    had_ms = (site.clock() - seat["served_us"]) / 1000
+    had_ms = (site.ledger.clock() - seat["served_us"]) / 1000
     read_ms: float | None = ballot.dwell_ms
     if had_ms >= 0:
         read_ms = had_ms if read_ms is None else min(read_ms, had_ms)
@@ -94,7 +94,7 @@ def cast(
         details or None, ballot.tab, panelist, noted,
     )  # fmt: skip
     try:
-        version, now = site.service.rubric_version, site.clock()
+        version, now = site.service.rubric_version, site.ledger.clock()
         return seat, casting.store(
             site.ledger, request, rubric_version=version, at_us=now, seat=rows
         )
@@ -155,7 +155,7 @@ def is_elsewhere(site: Site, seat: Record, tab: str) -> bool:
 
 def lease_s(site: Site, expires_us: int) -> float:
     """Seconds for which a seat is still held, at least 0."""
-    return round(max(0, expires_us - site.clock()) / 1e6, 1)
+    return round(max(0, expires_us - site.ledger.clock()) / 1e6, 1)
 
 
 def gate_s(words: int) -> float:

@@ -72,7 +72,7 @@ class Sessions:
     def __init__(self, site: Door):
         self.site: Final = site
         self.cookie: Final = cookie_name(site.secure, site.prefix)
-        self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.clock)
+        self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.ledger.clock)
         self._looks: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-sessions")
         self._notes: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-uses")
         self._used: OrderedDict[str, tuple[int, Future[None]]] = OrderedDict()
@@ -91,7 +91,7 @@ class Sessions:
         token = _token(headers, self.cookie)
         if not token:
             return "login"
-        key, now = sha256(token), self.site.clock()
+        key, now = sha256(token), self.site.ledger.clock()
         found = await self.ask(partial(credentials.find_session, session=token))
         noted = self._used.get(key)
         if found == "expired" and noted is not None and not noted[1].done():
@@ -160,8 +160,8 @@ class Redeem(Body):
 def router(site: Door, sessions: Sessions) -> APIRouter:
     """GET /, GET and POST /login, POST /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
-    locks = Locks(site.clock)
-    logins = Buckets(site.clock, rate=LOGINS_PER_SECOND, burst=LOGINS_AT_ONCE)
+    locks = Locks(site.ledger.clock)
+    logins = Buckets(site.ledger.clock, rate=LOGINS_PER_SECOND, burst=LOGINS_AT_ONCE)
 
     @routes.get("/")
     def home(request: Request) -> Response:

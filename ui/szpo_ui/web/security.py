@@ -33,6 +33,8 @@ BODY_LIMIT = 65_536
 """Largest request body, bytes."""
 BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
+READS = ("GET", "HEAD", "OPTIONS")
+"""Methods of requests that change nothing."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Rate limit of one person's requests that change something."""
 READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
@@ -87,8 +89,8 @@ class AccessControl:
         self.admission = admission or Admission()
         self.site = site
         self.sessions = sessions
-        self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
-        self.reads = Buckets(site.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
+        self.posts = Buckets(site.ledger.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
+        self.reads = Buckets(site.ledger.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer refusals here; hand everything else on, with headers added to the answer."""
@@ -105,7 +107,7 @@ class AccessControl:
             refusal = await self._find_refusal(scope, path)
         except RefusedError as error:
             refusal = error.answer
-        if refusal is None and _may_wait_in_a_thread(path, changes=_changes(scope)):
+        if refusal is None and _may_wait_in_a_thread(path, changes=scope["method"] not in READS):
             async with self.admission.threads:
                 await self.app(scope, receive, send)
         else:
@@ -128,7 +130,7 @@ class AccessControl:
                 return RedirectResponse(login.home_of(self.site, found.role), 303)
             return refuse(401, "role", "this page is not yours")
         scope[login.SCOPE] = found
-        if wait := (self.posts if _changes(scope) else self.reads).take(found.name):
+        if wait := (self.reads if scope["method"] in READS else self.posts).take(found.name):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
 
@@ -172,11 +174,6 @@ def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
     if path in ("/api/votes", "/api/assignment"):
         return False
     return changes or path == "/api/status" or "-api/" in path
-
-
-def _changes(scope: Scope) -> bool:
-    """A request that may change something."""
-    return scope["method"] not in ("GET", "HEAD", "OPTIONS")
 
 
 def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
@@ -299,7 +296,7 @@ async def _take_in(
         raise RefusedError(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
     if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_LIMIT:
         raise RefusedError(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
-    if not _changes(scope):
+    if scope["method"] in READS:
         return receive
     if not own_origin(headers, url=url, secure=secure):
         raise RefusedError(403, "origin", "this request comes from another site")

@@ -48,11 +48,6 @@ class Door:
     pages: frozenset[str] = frozenset({POSTERIOR, VOTES})
     """Further paths that lead to the login where there is no session."""
 
-    @property
-    def clock(self) -> Clock:
-        """Microseconds since 1970."""
-        return self.ledger.clock
-
 
 class Presence:
     """Which tabs have sent a request lately; in memory, since a restart may forget it."""
