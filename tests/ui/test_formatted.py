@@ -172,7 +172,7 @@ def test_a_short_conversation_is_unfolded_and_counted_and_only_the_model_is_form
     talk = (("system", "*Be* brief."), ("user", "*Who?*"), ("assistant", "*Me.*"))
     made = shown("So.", "Or so.", earlier=talk)
     turns = made.pairs[0].earlier
-    assert [turn.formatted is None for turn in turns] == [True, True, False]
+    assert [turn.formatted is None for _, turn in turns] == [True, True, False]
     assert made.pairs[0].unfolded and made.words == 2 + 1 + 1 + 1 + 1 + 2 and made.formatted
     long = shown("So.", "Or so.", earlier=(*talk, ("user", "word " * 150)))
     assert not long.pairs[0].unfolded and long.words == 1 + 1 + 2

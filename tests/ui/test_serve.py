@@ -290,7 +290,7 @@ def test_a_lost_vote_is_noticed(tmp_path):
 
 def place(listener: socket.socket) -> SiteAddress:
     port = listener.getsockname()[1]
-    return SiteAddress("127.0.0.1", port, f"http://127.0.0.1:{port}", ("127.0.0.1",))
+    return SiteAddress(f"http://127.0.0.1:{port}", ("127.0.0.1",))
 
 
 def test_a_set_up_is_known_while_it_lasts_and_no_longer(tmp_path):

@@ -112,13 +112,10 @@ async def at_the_page(
         config = (await people[0].ask("GET", "/panel/config")).json
         number = next(each["id"] for each in config["components"] if "server_fns" in each["props"])
 
-        async def call(wire: Wire, name: str, data: dict[str, Any]) -> Reply:
-            body = {"component_id": number, "fn_name": name, "session_hash": "x"}
-            path = "/panel/gradio_api/component_server"
-            return await wire.ask("POST", path, {**body, "data": {"tab": TAB, **data}})
-
         async def do(wire: Wire, **action: Any) -> Reply:
-            return await call(wire, "do", action)
+            call = {"component_id": number, "fn_name": "do", "session_hash": "x"}
+            path = "/panel/gradio_api/component_server"
+            return await wire.ask("POST", path, {**call, "data": {"tab": TAB, **action}})
 
         async def poll(wire: Wire, first: float) -> None:
             await asyncio.sleep(first * POLL_SECONDS)

@@ -96,7 +96,9 @@ class Controllers:
         """
         path = self._folder / f"{name}.db"
         with Ledger.open(path, readonly=True) as ledger:
-            row, config = lease.controller(ledger), _config(ledger)
+            row, config = lease.controller(ledger), recorded_config(ledger)
+            if config is None:
+                raise UsageError(f"{path.name} was not made by szpo run; drive it from Python")
             run_engine.read_settings(ledger)
             driven = lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
         with self._lock:
@@ -130,7 +132,9 @@ class Controllers:
         if (preset is None) == (file is None):
             raise UsageError("a new run begins from a preset or from a settings file: choose one")
         sets = [f"run.name={name}", f"run.folder={self._folder}"]
-        source = None if file is None else self._settings_file(file)
+        source = None if file is None else self._folder / file
+        if source and (source.parent != self._folder or source.suffix != ".toml"):
+            raise UsageError(f"{file} is no settings file of this folder")
         config = settings_file.load(source, preset_name=preset, sets=sets)
         with self._lock:
             if self.is_alive(name):
@@ -186,18 +190,22 @@ class Controllers:
 
     # ---- internals ----
 
-    def _settings_file(self, name: str) -> Path:
-        path = self._folder / name
-        if path.parent != self._folder or path.suffix != ".toml":
-            raise UsageError(f"{name} is no settings file of this folder")
-        return path
-
     def _refuse_unless_it_fits(self, name: str, config: Config) -> int | None:
-        """The bytes that the run's process will take; checked where another one runs already."""
+        """The bytes that the run's process will take; checked where another one runs already.
+
+        Raises:
+            ResourceError: it does not fit beside the others; the line has both figures.
+        """
         need = estimate(config)
         others = [each for each in self._driven.values() if _is_alive(each)]
-        if others:
-            refuse_unless_it_fits(name, need, sum(map(_outstanding, others)))
+        set_aside = sum(map(_outstanding, others))
+        free = memory.available_bytes() - set_aside
+        if others and need is not None and need > free:
+            aside = f", {_gib(set_aside)} set aside for runs that are starting"
+            raise ResourceError(
+                f"{name} needs about {_gib(need)} of memory, and {_gib(max(0, free))} are free"
+                f"{aside if set_aside else ''}; stop another run's model first"
+            )
         return need
 
     def _keeper(
@@ -286,13 +294,6 @@ def _end(driven: _ControlledRun) -> None:
         driven.child.wait()
 
 
-def _config(ledger: Ledger) -> Config:
-    config = recorded_config(ledger)
-    if config is None:
-        raise UsageError(f"{ledger.path.name} was not made by szpo run; drive it from Python")
-    return config
-
-
 GIB: Final = 2**30
 PROCESS: Final = 700 * 2**20
 """Python with torch and transformers, without a model, bytes."""
@@ -342,27 +343,6 @@ def _parameters(name: str) -> int | None:
         described = {}
     stored = str(described.get("dtype") or described.get("torch_dtype") or "float32")
     return size // STORED.get(stored, 4) or None
-
-
-def refuse_unless_it_fits(name: str, need: int | None, set_aside: int) -> None:
-    """Refuse to start one more model where its process would not fit beside the others.
-
-    Args:
-        name: the run's.
-        need: bytes, by `estimate`; None is not refused.
-        set_aside: bytes that processes already started will still take.
-
-    Raises:
-        ResourceError: it does not fit; the line has both figures.
-    """
-    free = memory.available_bytes() - set_aside
-    if need is None or need <= free:
-        return
-    aside = f", {_gib(set_aside)} set aside for runs that are starting" if set_aside else ""
-    raise ResourceError(
-        f"{name} needs about {_gib(need)} of memory, and {_gib(max(0, free))} are free{aside}; "
-        "stop another run's model first"
-    )
 
 
 def _gib(size: float) -> str:

@@ -16,7 +16,7 @@ from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.types import Answer, Assignment, Comparison, Prompt
 from szpo_ui.panel import markdown
 from szpo_ui.web.ballots import gate_s, is_unfolded, to_read
-from szpo_ui.web.diff import Pieces, compare
+from szpo_ui.web.diff import Piece, Pieces, compare
 from szpo_ui.web.markup import whole
 
 
@@ -37,23 +37,13 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A turn of the conversation before the one that was answered."""
-
-    role: str
-    text: str
-    formatted: Markup | None = None
-    """As HTML, where the model wrote it and there is something to format."""
-
-
-@dataclass(frozen=True, slots=True)
 class Pair:
     """A prompt and its two answers; ``row`` is its place in the comparison, before shuffling."""
 
     row: int
     prompt: str
-    earlier: tuple[Turn, ...]
-    """The turns before the one that was answered."""
+    earlier: tuple[tuple[str, Text], ...]
+    """The turns before the one that was answered, by role; what the model wrote is formatted."""
     a: Text
     b: Text
     same: bool
@@ -91,9 +81,9 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
         minutes=0 if words < WORDS_PER_MINUTE else math.ceil(words / WORDS_PER_MINUTE),
         gate_s=gate_s(words),
         formatted=any(
-            html is not None
+            text.formatted is not None
             for pair in pairs
-            for html in (pair.a.formatted, pair.b.formatted, *(t.formatted for t in pair.earlier))
+            for text in (pair.a, pair.b, *(text for _, text in pair.earlier))
         ),
     )
 
@@ -120,5 +110,6 @@ def compare_texts(a: str, b: str) -> Iterator[tuple[Pieces, Markup | None]]:
     return zip(compare(a, b), markdown.pair(a, b) or (None, None), strict=True)
 
 
-def _turn(role: str, text: str) -> Turn:
-    return Turn(role, text, markdown.single(text) if role == "assistant" else None)
+def _turn(role: str, text: str) -> tuple[str, Text]:
+    html = markdown.single(text) if role == "assistant" else None
+    return role, Text((Piece(text),), cut=False, formatted=html)

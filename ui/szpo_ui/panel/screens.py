@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from szpo.analysis import taught
 from szpo.config.run_sections import Panel
 from szpo.ledger import orders
-from szpo.ledger.database import Record
+from szpo.ledger.database import Ledger, Record
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
@@ -27,7 +27,7 @@ from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.seats import assignment
 from szpo_ui import prolific as participants
-from szpo_ui.panel import last_round, own_seats
+from szpo_ui.panel import own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.prolific import Standing
 from szpo_ui.web.ballots import in_language, is_elsewhere, key, lease_s
@@ -100,7 +100,7 @@ class Screen:
     progress: Progress | None = None
     """On screens of voting and at the end: how far this panelist and the run are."""
     news: dict[str, Any] | None = None
-    """While waiting: what the votes of the last round did; see `last_round.read`."""
+    """While waiting: what the votes of the last round did; see `read_last_round`."""
     facts: Facts | None = None
     """On the welcome screen: what is asked, by whom, for what."""
     calibration: bool = False
@@ -309,7 +309,7 @@ class _Viewer:
             finals_left=_count_finals(self.site, self.panelist),
             step=self.status.step,
             progress=self.progress(),
-            news=last_round.read(self.site.ledger) if self.site.config.panel.tell_rounds else None,
+            news=read_last_round(self.site.ledger) if self.site.config.panel.tell_rounds else None,
             answered=tuple(
                 {
                     "seat": row["assignment"],
@@ -432,3 +432,47 @@ def read_facts(site: Site, progress: Progress) -> Facts:
         measured=measured,
         panel=site.config.panel,
     )
+
+
+PEOPLE: Final = 3
+"""Persons from which agreement is told: of two, each would learn how the other voted."""
+_ROUND: Final = """
+WITH ended AS (
+  SELECT event, json_extract(body, '$.step') AS step, json_extract(body, '$.votes') AS votes,
+    json_extract(body, '$.moved') AS moved
+  FROM events WHERE kind = 'step' ORDER BY event DESC LIMIT 2
+), cast_votes AS (
+  SELECT c.comparison, a.panelist, v.choice, v.choice = a.plus_side AS plus
+  FROM comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison
+  CROSS JOIN votes v ON v.assignment = a.assignment AND v.revision =
+    (SELECT max(revision) FROM votes WHERE assignment = a.assignment)
+  WHERE c.run = ? AND c.kind = 'train' AND v.late = 0 AND v.choice <> 'skip'
+    AND c.step = (SELECT step FROM ended ORDER BY event DESC LIMIT 1)
+), sides AS (
+  SELECT sum(plus) AS p, sum(NOT plus) AS m FROM cast_votes WHERE choice <> 'tie'
+  GROUP BY comparison
+)
+SELECT step, votes, moved, (SELECT count(DISTINCT panelist) FROM cast_votes) AS people,
+  (SELECT sum(p * (p - 1) + m * (m - 1)) / 2 FROM sides) AS same,
+  (SELECT sum((p + m) * (p + m - 1)) / 2 FROM sides) AS pairs
+FROM ended ORDER BY event DESC
+"""
+
+
+def read_last_round(ledger: Ledger) -> dict[str, Any] | None:
+    """The last round whose votes moved the model, or would have; None before one.
+
+    As those who go on voting may know it: never which side or what feature was preferred, which
+    would tell people how to vote next.
+    ``votes`` counted, by ``people``. ``pairs`` are those of votes on one comparison, ties left
+    out, of which ``same`` chose one side; 0 where fewer than `PEOPLE` voted. ``moved`` is the
+    model's step beside that of the round before: first, still, further or less.
+    """
+    rows = ledger.query(_ROUND, (ledger.run,))
+    if not rows or not rows[0]["votes"]:
+        return None
+    last, moved = rows[0], [row["moved"] or 0.0 for row in rows]
+    how = "first" if len(moved) == 1 else "further" if moved[0] > moved[1] else "less"
+    told = last["people"] >= PEOPLE and last["pairs"]
+    agreed = {} if told else {"same": 0, "pairs": 0}
+    return {**last, **agreed, "moved": how if moved[0] else "still"}

@@ -26,8 +26,6 @@ OPERATOR_DAYS = 30.0
 class SiteAddress:
     """Where the site is reached."""
 
-    host: str
-    port: int
     url: str
     """What links begin with."""
     names: tuple[str, ...]
@@ -92,18 +90,18 @@ def site_address(
     Raises:
         UsageError: the URL is not http(s)://host[:port].
     """
-    port = int(listener.getsockname()[1])
     shown = f"[{host}]" if ":" in host else host
     answered = {*LOOPBACK, host, *names}
     if url is None:
         if host in ("0.0.0.0", "::"):
             answered |= _own_names()
             shown = socket.gethostname()
-        return SiteAddress(host, port, f"http://{shown}:{port}", tuple(sorted(answered)))
+        port = listener.getsockname()[1]
+        return SiteAddress(f"http://{shown}:{port}", tuple(sorted(answered)))
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise UsageError(f"--url {url}: give https://host, without a path")
-    return SiteAddress(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
+    return SiteAddress(url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
 
 
 def say(text: str) -> None:

@@ -288,7 +288,8 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
         if rows:
             _delete(ledger, rows, by)
         begun = bool(rows) or _erased(ledger, name)
-    if begun or _operator_erased(ledger):  # which one is not on record
+    operators = (each["body"]["role"] == "operator" for each in ledger.events("erase"))
+    if begun or any(operators):  # which one is not on record
         ledger.empty_log(wait_s)
     if not begun:
         raise UsageError(f"erase: nobody was invited as {name!r}, or all of it is gone already")
@@ -324,10 +325,6 @@ def _erased(ledger: Ledger, name: str) -> bool:
             (name,),
         )
     )
-
-
-def _operator_erased(ledger: Ledger) -> bool:
-    return any(event["body"]["role"] == "operator" for event in ledger.events("erase"))
 
 
 def _forget(ledger: Ledger) -> None:

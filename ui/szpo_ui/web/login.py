@@ -193,7 +193,8 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
     async def _their_own(token: str, request: Request) -> Identity | None:
         """The session of somebody who opens their own used link again, in the same browser."""
         found = await sessions.of(request.headers)
-        used = await sessions.ask(partial(_name_behind_used, token=token))
+        row = await sessions.ask(partial(credential_rows.find, secret=token, kinds=("used",)))
+        used = None if row is None else credential_rows.name_of(row)
         return found if isinstance(found, Identity) and found.name == used else None
 
     async def _by_code(request: Request, *, cookie: bool = True) -> Response:
@@ -253,12 +254,6 @@ def answer_refusal(_: Request, error: Any) -> Response:
 def preferred_language(request: Request) -> Language:
     """The language of a page for somebody of whom only the browser's preference is known."""
     return choose_language("", request.headers.get("accept-language"))
-
-
-def _name_behind_used(ledger: Ledger, token: str) -> str | None:
-    """The name of a link that was used before."""
-    row = credential_rows.find(ledger, token, ("used",))
-    return None if row is None else credential_rows.name_of(row)
 
 
 def _token(headers: Headers, cookie: str) -> str | None:
