@@ -13,11 +13,10 @@ from PIL import Image
 
 from szpo.analysis.posterior import BradleyTerry
 from szpo.cli.app import call
-from szpo.errors import UsageError
 from szpo_ui.operator import posterior_page
 from szpo_ui.operator import posterior_pictures as pictures
 from szpo_ui.operator import visualize as mounts
-from szpo_ui.operator.posterior_scene import CELLS, EXTENT, PARTICLES, scene
+from szpo_ui.operator.posterior_scene import CELLS, PARTICLES, scene
 from tests.support import browser
 from tests.support.browser import play
 
@@ -198,20 +197,6 @@ def test_particles_move_from_the_prior_to_the_posterior_a_round_for_each_answer(
         assert values == sorted(values, reverse=True)
     # A longer list begins with the rounds of the shorter one: the same particles, the same seed.
     assert scene(ANSWERS[:2]).rounds == shown.rounds[:3]
-
-
-@pytest.mark.parametrize(
-    ("deltas", "message"),
-    [
-        ([(1.0, 2.0, 3.0)], "3 features; two are drawn"),
-        ([(EXTENT + 1, 0.0)], "within ±4"),
-        ([(float("nan"), 0.0)], "within ±4"),
-        ([(1.0, 1.0)] * 201, "at most 200"),
-    ],
-)
-def test_what_cannot_be_drawn_is_reported(deltas, message):
-    with pytest.raises(UsageError, match=message):
-        scene(deltas)
 
 
 @pytest.mark.full

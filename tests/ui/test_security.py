@@ -347,7 +347,7 @@ def test_behind_a_tls_proxy_people_log_in_and_vote_and_plain_pages_do_not(staged
 
 def test_a_web_socket_is_closed_before_anything_is_asked():
     nobody: Any = None
-    door: Any = SimpleNamespace(clock=lambda: 0)
+    door: Any = SimpleNamespace(ledger=SimpleNamespace(clock=lambda: 0))
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

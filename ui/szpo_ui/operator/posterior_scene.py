@@ -15,7 +15,6 @@ import numpy as np
 
 from szpo.analysis import acquisition, entropy, svgd
 from szpo.analysis.posterior import BradleyTerry
-from szpo.errors import UsageError
 from szpo.seeds import derive
 from szpo.types import Floats
 
@@ -79,17 +78,8 @@ def scene(
         candidates: (c, 2) differences of the pairs that may be asked next.
         tau: standard deviation of the prior of each weight.
         seed: of the particles; the same in every round, so that pictures differ by answers only.
-
-    Raises:
-        UsageError: not two features, out of range, too many, or not finite.
     """
-    rows = np.asarray(deltas, dtype=np.float64).reshape(len(deltas), -1 if len(deltas) else 2)
-    if rows.shape[1] != 2:
-        raise UsageError(f"picture: differences have {rows.shape[1]} features; two are drawn")
-    if len(rows) > MAX_ANSWERS:
-        raise UsageError(f"picture: {len(rows)} answers; at most {MAX_ANSWERS} can be drawn")
-    if not (np.isfinite(rows).all() and (np.abs(rows) <= EXTENT).all()):
-        raise UsageError(f"picture: differences must lie within ±{EXTENT:g}")
+    rows = np.asarray(deltas, dtype=np.float64).reshape(-1, 2)
     answers: _Answers = tuple((float(x), float(y)) for x, y in rows)
     shown = _trace_particles(answers, tau, seed)
     posterior = _posterior(rows, tau)

@@ -40,8 +40,6 @@ _KEYS: Final = {
 _LEAST: Final = {"voted": "voted_us > 0", "split": "split >= 0"}
 _CURSOR: Final = r"^\d{1,18}\.\d{1,18}$"
 _MARKS: Final = ("note", "reported", "fast")
-_OF_VOTES: Final = ("panelist", "answer", "state", *_MARKS)
-"""Fields of the filter of votes."""
 EVERY: Final = "1"
 """The condition that every comparison meets."""
 _NOT_COUNTED: Final = "state NOT IN ('counted', 'open')"
@@ -122,15 +120,6 @@ def of_votes(chosen: Filter) -> tuple[str, list[Any]]:
         values.append(chosen.state)
     terms += [f"{name} = 1" for name in _MARKS if getattr(chosen, name)]
     return " AND ".join(terms), values
-
-
-def without_votes(chosen: Filter) -> Filter:
-    """The same filter but for its conditions on votes.
-
-    >>> without_votes(Filter(round=3, panelist="P-01", fast="1")).query()
-    'round=3'
-    """
-    return chosen.model_copy(update=dict.fromkeys(_OF_VOTES))
 
 
 def of_comparisons(chosen: Filter) -> tuple[str, list[Any]]:

@@ -66,6 +66,14 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
         f"SELECT count(*) AS n, coalesce(sum(votes), 0) AS votes FROM temp.shown WHERE {where}",
         values,
     )
+    meets, parameters = vote_filter.of_votes(chosen)
+    if meets:  # only the votes that meet the filter are counted
+        (some,) = index.ledger.query(
+            f"SELECT count(*) AS votes FROM temp.given WHERE {meets} "
+            f"AND number IN (SELECT number FROM temp.shown WHERE {where})",
+            (*parameters, *values),
+        )
+        total |= some
     ends = [f"{row['key']}.{row['number']}" for row in (found[0], found[-1])] if found else []
     # One comparison alone is shown whole, and so is its Markdown.
     most, room = (SEVERAL, MOST_LETTERS) if chosen.comparison is None else (ALONE, ALONE[-1])
@@ -73,7 +81,7 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
     return {
         "comparisons": comparisons,
         "total": total["n"],
-        "votes": _count_votes(index, chosen) or total["votes"],
+        "votes": total["votes"],
         "newer": chosen.query(before=ends[0]) if ends and before else None,
         "older": chosen.query(after=ends[1]) if ends and after else None,
         "is_whole": index.is_whole(words=chosen.q is not None),
@@ -104,19 +112,6 @@ def numbers(index: VoteIndex, chosen: Filter) -> list[int] | None:
 def whole(index: VoteIndex, some: Sequence[int], chosen: Filter) -> list[dict[str, Any]]:
     """These comparisons with all of their texts, as written, and votes, for an export."""
     return list(_comparisons(index, some, chosen, (2**31, 2**31, 2**31), -1))
-
-
-def _count_votes(index: VoteIndex, chosen: Filter) -> int:
-    """Votes that meet the filter of votes, on the comparisons found; 0 where there is none."""
-    votes, parameters = vote_filter.of_votes(chosen)
-    if not votes:
-        return 0
-    sql = f"SELECT count(*) AS n FROM temp.given WHERE {votes}"
-    # A comparison with such a vote meets the filter of votes, so the rest of the filter is asked.
-    where, values = vote_filter.of_comparisons(vote_filter.without_votes(chosen))
-    if values or where != vote_filter.EVERY:
-        sql += f" AND number IN (SELECT number FROM temp.shown WHERE {where})"
-    return int(index.ledger.query(sql, (*parameters, *values))[0]["n"])
 
 
 # ---- single comparisons ----

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 SIMILAR: Final = 0.5
@@ -54,11 +57,13 @@ def compare(a: str, b: str) -> tuple[Pieces, Pieces]:
 
 @lru_cache(maxsize=CACHED)
 def _compare_words(a: str, b: str) -> tuple[Pieces, Pieces]:
+    tokens = _WORDS.findall(a), _WORDS.findall(b)
+    # Of space between words nothing is compared; a text that begins with some has a word more.
+    left, right = ([i for i, t in enumerate(some) if i == 0 or not t.isspace()] for some in tokens)
     plain = _whole(a), _whole(b)
-    left, right = _words(a), _words(b)
     if max(len(left), len(right)) > MOST_WORDS:
         return plain
-    texts = [text for text, _ in left], [text for text, _ in right]
+    texts = [tokens[0][i].strip() for i in left], [tokens[1][i].strip() for i in right]
     here, there = Counter(texts[0]), Counter(texts[1])
     if sum(count * there[text] for text, count in here.items()) > MOST_MATCHES:
         return plain
@@ -67,49 +72,20 @@ def _compare_words(a: str, b: str) -> tuple[Pieces, Pieces]:
     if matcher.quick_ratio() < SIMILAR or round(matcher.ratio(), 3) < SIMILAR:
         return plain
     blocks = matcher.get_matching_blocks()
-    same_a = {block.a + i for block in blocks for i in range(block.size)}
-    same_b = {block.b + i for block in blocks for i in range(block.size)}
-    return _pieces(left, same_a), _pieces(right, same_b)
+    same_a = {left[block.a + i] for block in blocks for i in range(block.size)}
+    same_b = {right[block.b + i] for block in blocks for i in range(block.size)}
+    return _pieces(tokens[0], set(left) - same_a), _pieces(tokens[1], set(right) - same_b)
 
 
 def _whole(text: str) -> Pieces:
     return (Piece(text),) if text else ()
 
 
-def _words(text: str) -> list[tuple[str, str]]:
-    """Each word with the white space after it; leading space belongs to the first."""
-    found: list[tuple[str, str]] = []
-    lead = ""
-    for token in _WORDS.findall(text):
-        if not token.isspace():
-            found.append((token, ""))
-        elif found:
-            found[-1] = found[-1][0], token
-        else:
-            lead = token
-    if lead:
-        found.insert(0, ("", lead))
-    return found
-
-
-def _pieces(found: list[tuple[str, str]], same: set[int]) -> Pieces:
-    pieces: list[Piece] = []
-    gap = ""
-    for i, (word, space) in enumerate(found):
-        differs = i not in same and bool(word)
-        if pieces and pieces[-1].differs == differs:
-            pieces[-1] = Piece(pieces[-1].text + gap + word, differs)
-        elif pieces and pieces[-1].differs:
-            pieces.append(Piece(gap + word, differs))
-        elif pieces:  # space before a mark stays outside of it
-            pieces[-1] = Piece(pieces[-1].text + gap)
-            pieces.append(Piece(word, differs))
-        else:
-            pieces.append(Piece(word, differs))
-        gap = space
-    if gap:
-        if pieces[-1].differs:
-            pieces.append(Piece(gap))
-        else:
-            pieces[-1] = Piece(pieces[-1].text + gap)
-    return tuple(piece for piece in pieces if piece.text)
+def _pieces(tokens: Sequence[str], differ: set[int]) -> Pieces:
+    """The tokens in stretches; space is marked between two words that both differ."""
+    marked = [
+        {i - 1, i + 1} <= differ if token.isspace() else i in differ
+        for i, token in enumerate(tokens)
+    ]
+    runs = groupby(zip(tokens, marked, strict=True), key=itemgetter(1))
+    return tuple(Piece("".join(token for token, _ in run), differs) for differs, run in runs)
