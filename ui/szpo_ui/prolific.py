@@ -217,7 +217,7 @@ def router(site: Site) -> APIRouter:
     @made.get("/panel-api/finish")
     def finish(request: Request) -> Response:
         """Back to Prolific with the completion code, for who has given the votes."""
-        who = login.identity(site, request, "panelist")
+        who = login.identity(request, "panelist")
         found = standing(site.ledger, str(who.panelist), chosen, site.status.read())
         if found is None or not found.finished:
             return RedirectResponse(login.home_of(site, "panelist"), 303)
@@ -227,7 +227,7 @@ def router(site: Site) -> APIRouter:
     @made.get("/panel-api/decline")
     def decline(request: Request) -> Response:
         """Back to Prolific without taking part, for who has not agreed; their access ends."""
-        who = login.identity(site, request, "panelist")
+        who = login.identity(request, "panelist")
         panelist = str(who.panelist)
         agreed = site.ledger.query(
             "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ? LIMIT 1", (panelist,)

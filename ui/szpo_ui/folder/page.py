@@ -96,13 +96,13 @@ def router(home: Home) -> APIRouter:
     @made.post("/home-api/act")
     async def act(request: Request) -> Response:
         given = await read(Action, request)
-        who = login.identity(home.door, request, "operator").name
+        who = login.identity(request, "operator").name
         return JSONResponse({"text": await run_in_threadpool(_act, home, who, given)})
 
     @made.post("/home-api/label")
     async def label(request: Request) -> Response:
         given = await read(Label, request)
-        who = login.identity(home.door, request, "operator").name
+        who = login.identity(request, "operator").name
         _path(home, given.run)
         body = {"run": given.run, "tag": given.tag.strip(), "note": given.note.strip()}
         await run_in_threadpool(home.door.ledger.record_event, LABEL, who, body)

@@ -77,7 +77,7 @@ def blocks(site: Site) -> gr.Blocks:
     """Build the page: its screen, whose script calls Python, and the dialogs."""
 
     def do(data: Any, request: gr.Request) -> dict[str, str]:
-        who = login.identity(site, request, "operator")
+        who = login.identity(request, "operator")
         why, done = "", None
         try:
             done = controls.act(site, who.name, Command.model_validate(data))
@@ -113,13 +113,13 @@ def router(site: Site) -> APIRouter:
 
     @made.get("/status")
     def status(request: Request) -> Response:
-        login.identity(site, request, "operator")
+        login.identity(request, "operator")
         found = version(site)
         return if_changed(request, found, {"version": found})
 
     @made.get("/export.zip")
     def export(request: Request, anyway: bool = False) -> Response:
-        login.identity(site, request, "operator")
+        login.identity(request, "operator")
         file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
         try:
             live = controls.is_live(site.ledger)
@@ -131,7 +131,7 @@ def router(site: Site) -> APIRouter:
 
     @made.get("/report.html")
     def report(request: Request) -> Response:
-        login.identity(site, request, "operator")
+        login.identity(request, "operator")
         written = html_report.render(site.ledger, open_round=controls.is_live(site.ledger))
         return download(site, "-report.html", "text/html", io.BytesIO(written.encode()))
 

@@ -7,7 +7,7 @@ and the texts of the pair to ask next, and stores nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,9 +94,7 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
         return read_start(tuple(closed.values()))
 
     api = f"{POSTERIOR}-api"
-    routes = posterior_page.router(
-        api, start, lambda asked: login.identity(site, asked, "operator")
-    )
+    routes = posterior_page.router(api, start, partial(login.identity, role="operator"))
     back = login.home_of(site, "operator")
     return posterior_page.blocks(f"{site.prefix}{api}/", back=back), routes
 

@@ -92,7 +92,7 @@ def router(site: Site) -> APIRouter:
 
     @made.get(VOTES)
     async def page(request: Request) -> Response:
-        login.identity(site, request, "operator")
+        login.identity(request, "operator")
         given = request.query_params.multi_items()
         try:
             chosen = vote_filter.parse(given)
@@ -106,7 +106,7 @@ def router(site: Site) -> APIRouter:
 
     @made.get("/operate-api/votes.{form}")
     def table(form: str, request: Request) -> Response:
-        login.identity(site, request, "operator")
+        login.identity(request, "operator")
         if form not in vote_export.FORMS:
             return refuse(404, "not_found", "votes are downloaded as .csv or .jsonl")
         try:

@@ -72,7 +72,7 @@ def blocks(site: Site) -> gr.Blocks:
     """The panelist's page of szpo's server, where a login says who votes."""
 
     def who(request: Any) -> tuple[str, str]:
-        found = login.identity(site, request, "panelist")
+        found = login.identity(request, "panelist")
         if found.panelist is None:
             raise HTTPException(403, "this page is not yours")
         return found.panelist, found.name

@@ -52,7 +52,7 @@ def routes(site: Site) -> list[Route]:
         return None if seat is None or comparison is None else (seat, comparison)
 
     def status(request: Request) -> Response:
-        who, asked = login.identity(site, request, "panelist"), request.query_params
+        who, asked = login.identity(request, "panelist"), request.query_params
         at = None
         if "tab" in asked:
             try:
@@ -63,7 +63,7 @@ def routes(site: Site) -> list[Route]:
         return if_changed(request, tag, found)
 
     async def assignment(request: Request) -> Response:
-        who = login.identity(site, request, "panelist")
+        who = login.identity(request, "panelist")
         asked = await read(AssignmentRequest, request)
         found = await site.writer.do(partial(choose, asked, str(who.panelist)))
         if found is None:
@@ -72,7 +72,7 @@ def routes(site: Site) -> list[Route]:
         return JSONResponse(_describe(site, asked, comparison, seat))
 
     async def vote(request: Request) -> Response:
-        who = login.identity(site, request, "panelist")
+        who = login.identity(request, "panelist")
         if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
         given = await read(Ballot, request)
@@ -81,7 +81,7 @@ def routes(site: Site) -> list[Route]:
         return _accept(stored) if isinstance(stored, Receipt) else answer_error(stored)
 
     async def release(request: Request) -> Response:
-        who = login.identity(site, request, "panelist")
+        who = login.identity(request, "panelist")
         given = await read(SeatRequest, request)
         seat = await run_in_threadpool(site.service.assignment, given.assignment)
         if seat is None or seat.panelist != who.panelist:
@@ -90,7 +90,7 @@ def routes(site: Site) -> list[Route]:
         return Response(status_code=204)
 
     async def extend(request: Request) -> Response:
-        who = login.identity(site, request, "panelist")
+        who = login.identity(request, "panelist")
         given = await read(SeatRequest, request)
         hold = partial(ballots.extend, site, str(who.panelist), given.assignment)
         if await site.writer.do(hold) is None:

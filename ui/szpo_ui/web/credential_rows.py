@@ -132,9 +132,8 @@ def ends_us(ledger: Ledger, name: str) -> int:
     """When the last invitation of a name ends that was not revoked; used links are part of it."""
     ends = [
         row["expires_us"]
-        for each in ("link", "used", "code")
-        for row in under(ledger, f"{each}:{name}")
-        if row["revoked_us"] is None
+        for row in all_of(ledger, name)
+        if kind(row) != "session" and row["revoked_us"] is None
     ]
     return max(ends, default=0)
 

@@ -117,26 +117,16 @@ class Sessions:
         self._reader.close()
 
 
-def session(site: Door, headers: Headers) -> Identity | None:
-    """The identity behind a request's session, from the ledger; None without a valid one."""
-    token = _token(headers, cookie_name(site.secure, site.prefix))
-    return credentials.identify(site.ledger, token) if token else None
+def identity(request: Any, role: Role | None = None) -> Identity:
+    """The identity that `AccessControl` found behind a request; handlers ask again whose it is.
 
-
-def identity(site: Door, request: Any, role: Role | None = None) -> Identity:
-    """The identity behind a request; handlers check it again after `AccessControl`.
-
-    What `AccessControl` found for this request holds; without it the ledger is read.
     None, as Gradio hands to direct calls, is nobody. ``identity.panelist`` is the id by which the
     vote service knows a panelist.
 
     Raises:
         HTTPException: 401 without a session, or with one of another role.
     """
-    found: Identity | None = None
-    if request is not None:
-        scope = getattr(request, "scope", None) or {}
-        found = scope.get(SCOPE) or session(site, Headers(dict(request.headers.items())))
+    found: Identity | None = None if request is None else request.scope.get(SCOPE)
     if found is None:
         raise HTTPException(401, "please log in")
     if role is not None and found.role != role:
@@ -165,7 +155,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
 
     @routes.get("/")
     def home(request: Request) -> Response:
-        return RedirectResponse(home_of(site, identity(site, request).role), 303)
+        return RedirectResponse(home_of(site, identity(request).role), 303)
 
     @routes.get("/login")
     def page(request: Request) -> Response:

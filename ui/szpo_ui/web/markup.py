@@ -90,16 +90,7 @@ def prose(text: str | Iterable[Piece]) -> Markup:
     if not isinstance(text, str):
         mark = Markup('<span class="sz-diff">{}</span>').format
         return Markup("").join(mark(prose(p.text)) if p.differs else prose(p.text) for p in text)
-    text, parts, at = plain(text), [], 0
-    for match in HIDDEN.finditer(text):
-        code = ord(match[0])
-        parts.append(escape(text[at : match.start()]))
-        parts.append(
-            Markup('<span class="sz-sign" title="U+{:04X}">{}</span>').format(code, _sign(code))
-        )
-        at = match.end()
-    parts.append(escape(text[at:]))
-    return Markup("").join(parts)
+    return Markup(HIDDEN.sub(_sign, escape(plain(text))))
 
 
 def whole(text: str, *, cut: bool) -> str:
@@ -121,7 +112,7 @@ def plain(text: str) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def _sign(code: int) -> str:
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"⟨{code:04X}⟩"
+def _sign(hidden: re.Match[str]) -> str:
+    code = ord(hidden[0])
+    picture = chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else f"⟨{code:04X}⟩"
+    return f'<span class="sz-sign" title="U+{code:04X}">{picture}</span>'
