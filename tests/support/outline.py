@@ -63,10 +63,10 @@ def screen(state, **changes):
     return Screen(**given)
 
 
-def html(state, language=texts.ENGLISH, **changes):
+def html(state, language=texts.ENGLISH, asked=ASKED, **changes):
     if state == "error":
         return render.failure("0badcafe", language)
-    return render.page(screen(state, **changes), ASKED, language)
+    return render.page(screen(state, **changes), asked, language)
 
 
 class Outline(HTMLParser):

@@ -212,14 +212,11 @@ def test_what_an_operator_wrote_is_text_too():
     assert "&lt;u&gt;now&lt;/u&gt;" in paused
 
 
-def facts(**changes):
-    return Facts(Progress(40, 240), people=6, vote_s=95.0, panel=Panel(**changes))
-
-
 def test_the_welcome_page_says_what_decides_whether_people_stay():
     made = html(
         "welcome",
-        facts=facts(
+        facts=Facts(Progress(40, 240), people=6, vote_s=95.0),
+        asked=Panel(
             operator_name="Lab <L>", contact="lab@example.org", pay="12 EUR an hour",
             ends="2026-12-31",
             privacy_url="https://example.org/privacy?a=1&b=2", consent="My own <b>terms</b>.",

@@ -66,10 +66,10 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
         f"SELECT count(*) AS n, coalesce(sum(votes), 0) AS votes FROM temp.shown WHERE {where}",
         values,
     )
-    meets, parameters = vote_filter.of_votes(chosen)
-    if meets:  # only the votes that meet the filter are counted
+    votes, parameters = vote_filter.of_votes(chosen)
+    if votes:  # only the votes that meet the filter are counted
         (some,) = index.ledger.query(
-            f"SELECT count(*) AS votes FROM temp.given WHERE {meets} "
+            f"SELECT count(*) AS votes FROM temp.given WHERE {votes} "
             f"AND number IN (SELECT number FROM temp.shown WHERE {where})",
             (*parameters, *values),
         )

@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any, Final, Literal
 
 from szpo.analysis import taught
-from szpo.config.run_sections import Panel
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger, Record
 from szpo.training.budget import WORDS_PER_MINUTE
@@ -116,7 +115,6 @@ class Screen:
     notice: str | None = None
     """The code of a line above the screen (`szpo_ui.web.language.Language.notices`)."""
     mode: Mode = ""
-    error: str | None = None
     study: Standing | None = None
     """How far a participant of a Prolific study is."""
     base: str = ""
@@ -226,8 +224,6 @@ class _Viewer:
     @cached_property
     def study(self) -> Standing | None:
         chosen = self.site.config.prolific
-        if chosen.study is None:
-            return None
         return participants.standing(self.site.ledger, self.panelist, chosen, self.status)
 
     def answers(self, step: int | None) -> list[Record]:
@@ -307,7 +303,6 @@ class _Viewer:
             may_change=here,
             calibration=self.site.config.panel.calibration,
             finals_left=_count_finals(self.site, self.panelist),
-            step=self.status.step,
             progress=self.progress(),
             news=read_last_round(self.site.ledger) if self.site.config.panel.tell_rounds else None,
             answered=tuple(
@@ -381,15 +376,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What somebody wants to know before agreeing; None where the settings give nothing."""
+    """What somebody wants to know before agreeing, beside what the operator wrote for them."""
 
     progress: Progress
     people: int
     """Persons invited so far, this one included."""
     vote_s: float
     """Seconds that a comparison takes: what people took, or the longest by the settings."""
-    panel: Panel
-    """What the operator wrote for them, in the run's settings."""
     measured: bool = False
     """`vote_s` is what people took."""
 
@@ -430,7 +423,6 @@ def read_facts(site: Site, progress: Progress) -> Facts:
         people=int(people[0]["n"]),
         vote_s=median(times) if measured else longest,
         measured=measured,
-        panel=site.config.panel,
     )
 
 
