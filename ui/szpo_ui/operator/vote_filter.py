@@ -122,8 +122,8 @@ def of_votes(chosen: Filter) -> tuple[str, list[Any]]:
     return " AND ".join(terms), values
 
 
-def of_comparisons(chosen: Filter) -> tuple[str, list[Any]]:
-    """The condition on a row of ``shown``, that on its votes included, and its parameters.
+def of_comparisons(chosen: Filter, *, votes: bool = True) -> tuple[str, list[Any]]:
+    """The condition on a row of ``shown``, with that on its ``votes``, and its parameters.
 
     Words are looked up in the table ``matched``, which `VoteIndex.search` fills first.
     """
@@ -144,9 +144,9 @@ def of_comparisons(chosen: Filter) -> tuple[str, list[Any]]:
         add("number IN (SELECT number FROM temp.asked WHERE prompt = ?)", chosen.prompt)
     if chosen.q is not None:
         add("number IN (SELECT number FROM temp.matched)")
-    votes, parameters = of_votes(chosen)
-    if votes:
-        add(f"number IN (SELECT number FROM temp.given WHERE {votes})", *parameters)
+    given, parameters = of_votes(chosen)
+    if votes and given:
+        add(f"number IN (SELECT number FROM temp.given WHERE {given})", *parameters)
     if chosen.sort in _LEAST:
         add(_LEAST[chosen.sort])
     return " AND ".join(terms), values

@@ -67,7 +67,8 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
         values,
     )
     votes, parameters = vote_filter.of_votes(chosen)
-    if votes:  # only the votes that meet the filter are counted
+    if votes:  # only these are counted; a comparison that has one meets this part of the filter
+        where, values = vote_filter.of_comparisons(chosen, votes=False)
         (some,) = index.ledger.query(
             f"SELECT count(*) AS votes FROM temp.given WHERE {votes} "
             f"AND number IN (SELECT number FROM temp.shown WHERE {where})",
