@@ -55,7 +55,6 @@ class Pair:
 class Sheet:
     """What a comparison shows: pairs that differ, pairs that do not, and the words to read."""
 
-    seat: str
     pairs: tuple[Pair, ...]
     same: tuple[Pair, ...]
     words: int
@@ -74,7 +73,6 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
     pairs = [_pair(i, row.prompt, *seat.sides(row)) for i, row in rows]
     words = to_read(comparison)
     return Sheet(
-        seat=seat.id,
         pairs=tuple(pair for pair in pairs if not pair.same),
         same=tuple(pair for pair in pairs if pair.same),
         words=words,
