@@ -40,7 +40,7 @@ def stage(staged):
 
 def arrive(stage: Stage, pid: str, study: str = STUDY) -> credentials.Identity:
     chosen, status = stage.site.config.prolific, stage.site.status.read()
-    participants.release_late(stage.ledger, chosen)
+    participants.release_late(stage.site.service, chosen)
     return participants.arrive(stage.ledger, chosen, coming(pid, study), status)[1]
 
 
@@ -79,6 +79,20 @@ def test_who_comes_again_has_the_same_place_and_others_wait_for_a_free_one(stage
     assert arrive(stage, PID).panelist == first.panelist, "the code can be fetched later"
     credentials.revoke(stage.ledger, third.name, "Olga")
     assert refusal(stage, "third") == "ended"
+
+
+def test_what_somebody_held_when_their_time_ended_is_given_to_the_next_one(tmp_path):
+    alone = ("optimizer.directions=1", "optimizer.comparisons=1", "optimizer.votes=1",
+             "panel.spare=0")  # fmt: skip
+    stage = make(tmp_path / "run.db", sets=[*SETS, *alone], clock=MovableClock())
+    stage.advance()
+    first = arrive(stage, PID)
+    stage.clock.forward(25 * 60)
+    held = stage.site.service.assign(str(first.panelist))
+    stage.clock.forward(6 * 60)
+    seat = stage.site.service.assign(str(arrive(stage, OTHER).panelist))
+    assert held is not None and seat is not None and seat.comparison == held.comparison
+    stage.ledger.close()
 
 
 def test_a_session_ends_with_the_time_of_the_study(stage):

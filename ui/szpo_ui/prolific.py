@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from szpo.config.run_sections import Prolific
 from szpo.ledger.database import Ledger
 from szpo.training.status import RoundStatus
-from szpo.voting import seats
+from szpo.voting.service import VoteService
 from szpo_ui.web import credential_rows, credentials, login
 from szpo_ui.web.credential_rows import Identity
 from szpo_ui.web.credentials import AccessError, Contact
@@ -127,17 +127,18 @@ def record_finish(ledger: Ledger, panelist: str, found: Standing) -> None:
             ledger.record_event(FINISHED, "access", body)
 
 
-def release_late(ledger: Ledger, chosen: Prolific) -> None:
+def release_late(service: VoteService, chosen: Prolific) -> None:
     """Give back the comparisons of participants whose time is over."""
+    ledger = service.ledger
     now, span = ledger.clock(), round(chosen.minutes * 60e6)
     late = {panelist for panelist, at_us in _arrivals(ledger).items() if at_us + span <= now}
     for row in ledger.query(
-        "SELECT DISTINCT a.panelist FROM assignments a LEFT JOIN votes v USING (assignment) "
+        "SELECT a.assignment, a.panelist FROM assignments a LEFT JOIN votes v USING (assignment) "
         "WHERE v.vote IS NULL AND a.expires_us > ? AND a.released_us IS NULL",
         (now,),
     ):
         if row["panelist"] in late:
-            seats.give_back(ledger, row["panelist"])
+            service.release(row["assignment"])
 
 
 # ---- internals ----
@@ -211,7 +212,7 @@ def router(site: Site) -> APIRouter:
         return answer
 
     def _arrive(arrival: Arrival) -> str:
-        release_late(site.ledger, chosen)
+        release_late(site.service, chosen)
         return arrive(site.ledger, chosen, arrival, site.status.read())[0]
 
     @made.get("/panel-api/finish")
