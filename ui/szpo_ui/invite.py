@@ -75,10 +75,17 @@ def invite(
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
     if run is not None and is_folder(run, folder):
-        path = operators_file(Path(run), kind, only_looks=listing or bool(revoke or erase))
+        if kind == "panelist" and not (listing or revoke or erase):
+            raise UsageError(
+                f"{Path(run)} is a folder of runs, which only operators log in to; add "
+                "--role operator, or name one of its runs"
+            )
+        access.check_folder(Path(run))
+        opened = access.open_ledger(Path(run))
     else:
-        path = run_paths.find(run, folder)
-    with Ledger.open(path) as ledger:
+        opened = Ledger.open(run_paths.find(run, folder))
+    path = opened.path
+    with opened as ledger:
         if listing:
             _list(ledger, as_json=as_json)
             return 0
@@ -124,23 +131,6 @@ def invite(
     console.say("Neither can be shown again: only their hashes are kept.")
     console.say("next: send each person their link, which lets them in by itself.")
     return 0
-
-
-def operators_file(folder: Path, role: Role, *, only_looks: bool) -> Path:
-    """The file with the credentials of a folder's operators, made if need be.
-
-    Raises:
-        UsageError: a panelist is to be invited, or the folder holds nothing of szpo.
-        StorageError: it cannot be written.
-    """
-    if role == "panelist" and not only_looks:
-        raise UsageError(
-            f"{folder} is a folder of runs, which only operators log in to; add --role operator, "
-            "or name one of its runs"
-        )
-    access.check_folder(folder)
-    access.open_ledger(folder).close()
-    return folder / access.FILE
 
 
 def _list(ledger: Ledger, *, as_json: bool) -> None:

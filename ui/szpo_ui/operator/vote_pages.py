@@ -143,8 +143,8 @@ def _comparisons(
         rows = []
         for answer in _first(answers, chosen, most_rows):
             row = _row(answer, order, votes, chosen, most_letters)
-            written = [*row["answers"], *(text for role, text in row["earlier"] if _is_own(role))]
-            room -= sum(len(str(text)) for text in written)
+            own = (text for role, text in row["earlier"] if role == "assistant")
+            room -= sum(len(str(text)) for text in (*row["answers"], *own))
             rows.append(_format_row(row, chosen.q) if room >= 0 else row)
         (of,) = index.ledger.query(
             "SELECT count(*) AS n, "
@@ -251,11 +251,6 @@ def _row(
 # ---- marks and Markdown ----
 
 
-def _is_own(role: str) -> bool:
-    """A model wrote it."""
-    return role == "assistant"
-
-
 def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
     """Both answers of a row are formatted, or neither."""
     a, b = row["answers"]
@@ -265,7 +260,7 @@ def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
         compared = zip((a, b), compare_texts(str(a), str(b)), strict=True)
         answers = [replace(text, pieces=some, formatted=html) for text, (some, html) in compared]
     earlier = [
-        (role, _format([text], query)[0] if _is_own(role) else text)
+        (role, _format([text], query)[0] if role == "assistant" else text)
         for role, text in row["earlier"]
     ]
     return {**row, "answers": answers, "earlier": earlier}

@@ -125,7 +125,7 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 def _agree(site: Site, panelist: str, language: Language) -> None:
     """Record that a panelist agreed, with the wording that stood on their screen."""
-    if not screens.consented(site, panelist):
+    if not own_seats.read(site, panelist, None)[0]["agreed"]:
         chosen, status = site.config.prolific, site.status.read()
         wording = language.consent(site.config.panel.second_share > 0)
         if participants.standing(site.ledger, panelist, chosen, status) is not None:

@@ -194,11 +194,6 @@ def take_over(site: Site, panelist: str, tab: str) -> None:
         site.service.take(held["assignment"], tab)
 
 
-def consented(site: Site, panelist: str) -> bool:
-    """Whether the ledger has an event with which the panelist agreed to take part."""
-    return bool(own_seats.read(site, panelist, None)[0]["agreed"])
-
-
 def expected_choice(row: Record) -> Choice:
     """The expected answer of a practice comparison, as a letter on this seat's screen."""
     want = row["expected"]

@@ -108,10 +108,9 @@ def invite(
         panelist = VoteService(ledger).enroll("person", name) if role == "panelist" else None
         now = ledger.clock()
         expires = now + round(days * 86_400e6)
-        for kind in ("link", "code"):
-            credential_rows.end(ledger, f"{kind}:{name}")
         who = Identity(role, name, panelist)
         for kind, secret in (("link", token), ("code", credential_rows.plain_code(code))):
+            credential_rows.end(ledger, f"{kind}:{name}")
             credential_rows.add(ledger, kind, who, secret, now, expires)
         if contact is not None and panelist is not None:
             _set_contact(
