@@ -188,8 +188,8 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
         from szpo_ui.web.site import open_site
 
         try:
-            if child is not None:
-                _wait_for(path, child, None if config is None else config.hook)
+            if child is not None and config is not None:
+                _wait_for(path, child, config.hook)
             site = open_site(path, secure=address.secure)
         except BaseException:
             if child is not None:
@@ -259,19 +259,16 @@ def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
     return start([*SZPO, "run", *words, "--stay", *held, *accepted])
 
 
-def _wait_for(
-    path: Path, child: subprocess.Popen[Any], hook: Hook | None = None, pause: float = 0.2
-) -> None:
-    """Wait until the child has written the run's file; a ``hook`` is sent word if it fails."""
+def _wait_for(path: Path, child: subprocess.Popen[Any], hook: Hook) -> None:
+    """Wait until the child has written the run's file; the ``hook`` is sent word if it fails."""
     while not path.exists():
         if child.poll() is not None:
-            if hook is not None:
-                from szpo.runs import web_hook
+            from szpo.runs import web_hook
 
-                web_hook.send_setup_failure(path, hook, child.returncode, say)
+            web_hook.send_setup_failure(path, hook, child.returncode, say)
             failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError
             raise failure(f"the run could not be set up (exit code {child.returncode}); see above")
-        time.sleep(pause)
+        time.sleep(0.2)
 
 
 def _keepers(
