@@ -15,7 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -44,11 +45,11 @@ LOOK_S: Final = 0.1
 class _ControlledRun:
     """A run with a process of this server."""
 
-    keeper: Keeper | None
-    """None until a new run's file is there."""
-    child: subprocess.Popen[Any] | None
     need: int | None
-    lines: deque[str]
+    keeper: Keeper | None = None
+    """None until a new run's file is there."""
+    child: subprocess.Popen[Any] | None = None
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES))
     reader: threading.Thread | None = None
     """Takes in what the process prints."""
     features: tuple[str, ...] = ()
@@ -105,7 +106,7 @@ class Controllers:
             if self.is_alive(name) or driven:
                 raise LeaseError(f"{name} has a process already")
             need = self._refuse_unless_it_fits(name, config)
-            made = _ControlledRun(None, None, need, deque(maxlen=LINES))
+            made = _ControlledRun(need)
             made.keeper = self._keeper(path, made, None)
             self._driven[name] = made
             made.keeper.run()
@@ -144,8 +145,7 @@ class Controllers:
             words = [str(source)] if source else ["--preset", str(preset)]
             for each in sets:
                 words += ["--set", each]
-            made = _ControlledRun(None, None, need, deque(maxlen=LINES))
-            made.features = tuple(config.features.add)
+            made = _ControlledRun(need, features=tuple(config.features.add))
             self._driven[name] = made
         command = [*self._command, "run", *words, "--stay", "--hold"]
         follow = partial(self._follow, path, made, command, config.hook)
@@ -167,11 +167,8 @@ class Controllers:
         """End all processes, at the same time."""
         with self._lock:
             every, self._driven = list(self._driven.values()), {}
-        threads = [threading.Thread(target=_end, args=(each,)) for each in every]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(max(1, len(every))) as threads:
+            list(threads.map(_end, every))
 
     def is_alive(self, name: str) -> bool:
         """A process of the run was started here and has not ended for good."""

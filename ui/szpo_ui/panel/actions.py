@@ -54,16 +54,11 @@ def act(
             _agree(site, panelist, language)
         case "taught":
             screens.show_taught(site, panelist)
-        case "break":
+        case "break" | "leave":
             _release(site, panelist, action.seat)
-            page = dataclasses.replace(next_page, mode="break")
-        case "leave":
-            _release(site, panelist, action.seat)
-            page = next_page
-        case "back" | "go":
-            page = next_page
-        case "keep":
-            page, notice = next_page, "kept"
+            page = dataclasses.replace(next_page, mode="break" if action.do == "break" else "")
+        case "back" | "go" | "keep":
+            page, notice = next_page, "kept" if action.do == "keep" else None
         case "revise":
             page = dataclasses.replace(page, mode="revise")
             _take(site, panelist, action)
