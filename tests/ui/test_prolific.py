@@ -81,18 +81,16 @@ def test_who_comes_again_has_the_same_place_and_others_wait_for_a_free_one(stage
     assert refusal(stage, "third") == "ended"
 
 
-def test_what_somebody_held_when_their_time_ended_is_given_to_the_next_one(tmp_path):
+def test_what_somebody_held_when_their_time_ended_is_given_to_the_next_one(staged):
     alone = ("optimizer.directions=1", "optimizer.comparisons=1", "optimizer.votes=1",
              "panel.spare=0")  # fmt: skip
-    stage = make(tmp_path / "run.db", sets=[*SETS, *alone], clock=MovableClock())
-    stage.advance()
+    stage = staged(sets=[*SETS, *alone])
     first = arrive(stage, PID)
     stage.clock.forward(25 * 60)
     held = stage.site.service.assign(str(first.panelist))
     stage.clock.forward(6 * 60)
     seat = stage.site.service.assign(str(arrive(stage, OTHER).panelist))
     assert held is not None and seat is not None and seat.comparison == held.comparison
-    stage.ledger.close()
 
 
 def test_a_session_ends_with_the_time_of_the_study(stage):
