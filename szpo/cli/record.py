@@ -21,7 +21,7 @@ from szpo.replay import backup as copies
 from szpo.replay import verification
 from szpo.replay.replay import fold
 from szpo.reports import hub
-from szpo.reports.model_card import Names, base_id, find_unknown
+from szpo.reports.model_card import UNNAMED, Names, Weights, base_id, find_unknown
 from szpo.reports.votes import People, write_dataset, write_votes
 
 if TYPE_CHECKING:
@@ -225,12 +225,12 @@ def export(
                 group = None if cluster is None else _fit_group(ledger, cluster, chosen or USUAL)
                 suffix = "" if cluster is None else f"-{cluster}"
                 place = out if push else out or path.with_name(f"{path.stem}-adapter{suffix}")
+                weights = Weights(step, group=group)
                 documents.append(
                     _hand_over_adapter(
-                        ledger, place, names, step=step, group=group, push=push, public=public,
-                        anyway=anyway,
+                        ledger, place, weights, names, push=push, public=public, anyway=anyway
                     )
-                )  # fmt: skip
+                )
             if dataset or push_votes:
                 people = People(pseudonyms, notes)
                 documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
@@ -255,10 +255,9 @@ def _hand_over_votes(
 def _hand_over_adapter(
     ledger: Ledger,
     out: Path | None,
+    weights: Weights,
     names: Names,
     *,
-    step: int | None,
-    group: Group | None,
     push: str | None,
     public: bool,
     anyway: bool,
@@ -266,11 +265,9 @@ def _hand_over_adapter(
     """Write the adapter, and push it where it has a name on the hub."""
     with _target(out) as target:
         found: dict[str, Any] = {
-            "tokenizer": write_adapter(
-                ledger, target, step=step, names=names, group=group, anyway=anyway
-            )
+            "tokenizer": write_adapter(ledger, target, weights, names, anyway=anyway)
         }
-        if not anyway and (unknown := find_unknown(ledger, step=step, group=group)):
+        if not anyway and (unknown := find_unknown(ledger, weights)):
             console.warn(unknown)
         message = (
             f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r}), as its "
@@ -281,7 +278,7 @@ def _hand_over_adapter(
         if push is not None:
             found["url"] = hub.push(target, push, kind="model", public=public)
             message = f"pushed the adapter to {found['url']}"
-        if group is not None:
+        if (group := weights.group) is not None:
             found |= {"votes": group.votes, "panelists": group.members, "kl": group.kl}
             message += (
                 f"; fitted to {group.votes} votes of {', '.join(group.members)}, KL "
@@ -313,19 +310,15 @@ def _target(path: Path | None) -> Iterator[Path]:
 def write_adapter(
     ledger: Ledger,
     target: Path,
+    weights: Weights,
+    names: Names = UNNAMED,
     *,
-    step: int | None = None,
-    share: float = 1.0,
-    names: Names | None = None,
-    group: Group | None = None,
     anyway: bool = False,
 ) -> bool:
     """Write the adapter folder; returns whether it has a tokenizer, warns where it has none."""
     from szpo.reports import adapter
 
-    tokenizer = adapter.write_folder(
-        ledger, target, step=step, share=share, names=names, group=group, anyway=anyway
-    )
+    tokenizer = adapter.write_folder(ledger, target, weights, names, anyway=anyway)
     if not tokenizer:
         console.warn(
             f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "

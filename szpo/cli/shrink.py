@@ -17,6 +17,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta
 from szpo.policies import text_guards
 from szpo.replay.replay import check_share
+from szpo.reports.model_card import Weights
 from szpo.runs import branch
 from szpo.runs.shrink import SAMPLES, SHARES, Point, largest_that_holds, measure_points
 
@@ -60,7 +61,7 @@ def shrink(
     document: dict[str, Any] = {"share": to}
     if out is not None:
         with run_paths.look(path) as ledger:
-            record.write_adapter(ledger, run_paths.fresh(out), share=to)
+            record.write_adapter(ledger, run_paths.fresh(out), Weights(share=to))
         document["adapter"] = str(out)
     if name is not None:
         target = path.with_name(f"{run_paths.run_name(name)}.db")

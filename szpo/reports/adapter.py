@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,12 +19,7 @@ from szpo.models import tokenizer_files
 from szpo.models.lora_sites import Site
 from szpo.models.peft_format import SERVER_RANKS, peft_files
 from szpo.optim import parameters
-from szpo.replay import replay
-from szpo.reports.model_card import Names, find_doubt, model_card
-from szpo.types import Theta
-
-if TYPE_CHECKING:
-    from szpo.runs.taste_group import Group
+from szpo.reports.model_card import LAST, UNNAMED, Names, Weights, find_doubt, model_card
 
 FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 OFF: Final = {
@@ -40,19 +35,12 @@ _OUTSIDE: Final = ("lm_head", "embed_tokens", "wte")
 
 
 def adapter_files(
-    ledger: Ledger,
-    until: int | None = None,
-    *,
-    share: float = 1.0,
-    base: str | None = None,
-    theta: Theta | None = None,
+    ledger: Ledger, weights: Weights = LAST, *, base: str | None = None
 ) -> dict[str, bytes] | None:
-    """The adapter's files after the steps < ``until`` (all by default), folded from the record.
+    """The adapter's files at these weights, folded from the record.
 
-    With a ``share`` below 1 they are that share of the way from the run's start, with ``theta``
-    they are at that point. ``base`` is the
-    base model's name in the files; None: that of the run's settings. None where the run's policy
-    is no language model, so that there is no adapter.
+    ``base`` is the base model's name in the files; None: that of the run's settings. None where
+    the run's policy is no language model, so that there is no adapter.
 
     Raises:
         UsageError: the run has applied fewer steps.
@@ -66,8 +54,7 @@ def adapter_files(
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)
-    theta = replay.point_on_line(ledger, share, until) if theta is None else theta
-    basis = parts["basis"]
+    theta, basis = weights.theta(ledger), parts["basis"]
     moved = parameters.materialise(parts["start"], basis, theta["z"]) if basis else theta
     return peft_files(
         {**parts["fixed"], **parts["start"], **moved},
@@ -80,11 +67,9 @@ def adapter_files(
 def write_folder(
     ledger: Ledger,
     target: Path,
+    weights: Weights = LAST,
+    names: Names = UNNAMED,
     *,
-    step: int | None = None,
-    share: float = 1.0,
-    names: Names | None = None,
-    group: Group | None = None,
     anyway: bool = False,
 ) -> bool:
     """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
@@ -97,36 +82,29 @@ def write_folder(
         RunError: something speaks against these weights, and nobody wants them ``anyway``.
         StorageError: the folder exists, or cannot be written.
     """
-    base, theta = names.base if names else None, group.theta if group else None
-    adapter = adapter_files(ledger, step, share=share, base=base, theta=theta)
+    adapter = adapter_files(ledger, weights, base=names.base)
     if adapter is None:
         raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
     if not anyway:
-        require_sound(ledger, step=step, share=share, group=group)
+        require_sound(ledger, weights)
     with write_whole(target) as draft:
         draft.mkdir()
         tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
         for file, content in {**tokenizer, **adapter}.items():
             (draft / file).write_bytes(content)
         failpoint("cp13")
-        card = model_card(ledger, step=step, share=share, names=names, group=group)
+        card = model_card(ledger, weights, names)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return bool(tokenizer)
 
 
-def require_sound(
-    ledger: Ledger,
-    *,
-    step: int | None = None,
-    share: float = 1.0,
-    group: Group | None = None,
-) -> None:
+def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
     """Raise where something speaks against handing these weights on.
 
     Raises:
         RunError: a guard fails at them, or nobody can tell them from the base.
     """
-    if against := find_doubt(ledger, step=step, share=share, group=group):
+    if against := find_doubt(ledger, weights):
         raise RunError(
             f"{ledger.path.stem}: {against}; nothing was written (--anyway, in Python "
             "anyway=True, does it all the same, and its card says so)"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from szpo import __version__
 from szpo.analysis import improvement, outlook
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import recommended_digests
+from szpo.ledger.theta import recommended_digest, recommended_digests
 from szpo.models.peft_format import HUB_NAMES
 from szpo.models.tokenizer_files import hub_name
 from szpo.optim import parameters
@@ -22,6 +22,7 @@ from szpo.reports.html_report import when
 from szpo.training import held_out, results
 from szpo.training.held_out import HeldOut
 from szpo.training.results import Run, StepRow
+from szpo.types import Theta
 from szpo.visible_text import visible
 from szpo.voting import set_aside
 
@@ -45,51 +46,76 @@ class Names:
     """The hub's name of the dataset with the run's votes."""
 
 
-def base_id(ledger: Ledger, names: Names | None = None) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Which weights of a run are handed on: its last ones, where nothing is named."""
+
+    step: int | None = None
+    """Steps folded; None: all that were applied."""
+    share: float = 1.0
+    """Of the way from the run's start to the weights after these steps."""
+    group: Group | None = None
+    """Whose votes alone they were fitted to, after the last step."""
+
+    def theta(self, ledger: Ledger) -> Theta:
+        """The coordinates, folded from the record.
+
+        Raises:
+            UsageError: the run has applied fewer steps.
+            IntegrityError: they are not those that the ledger recorded.
+        """
+        if self.group is not None:
+            return self.group.theta
+        return replay.point_on_line(ledger, self.share, self.step)
+
+    def digest(self, ledger: Ledger) -> str:
+        """Their theta_sha256, as recorded where they are those after a step."""
+        if self.group is None and self.share == 1:
+            ends = recommended_digests(ledger)
+            return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
+        return parameters.digest(self.theta(ledger), ledger.layout, ledger.basis_sha256)
+
+    def measured(self, ledger: Ledger) -> HeldOut | None:
+        """What was measured of them on held-out prompts."""
+        if self.group is not None:
+            return self.group.measured
+        found, digest = held_out.read(ledger), self.digest(ledger)
+        return found if found is not None and found.theta_sha256 == digest else None
+
+
+LAST: Final = Weights()
+UNNAMED: Final = Names()
+
+
+def base_id(ledger: Ledger, names: Names = UNNAMED) -> str | None:
     """The hub's name of a run's base model; None for a folder or a model made by szpo."""
-    given = None if names is None else names.base
     base = ledger.spec["base"]["name"]
-    known = given or HUB_NAMES.get(base) or hub_name(base)
+    known = names.base or HUB_NAMES.get(base) or hub_name(base)
     if known is not None:
         return known
     is_id = _HUB_ID.fullmatch(base) and not base.startswith(".") and not Path(base).exists()
     return base if is_id else None
 
 
-def model_card(
-    ledger: Ledger,
-    *,
-    step: int | None = None,
-    share: float = 1.0,
-    names: Names | None = None,
-    group: Group | None = None,
-) -> str:
+def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) -> str:
     """The README of an exported adapter: data, votes, guards, result, how to load and verify it.
 
     It rests on the record alone: the same ledger gives the same text.
-
-    Args:
-        ledger: The run.
-        step: Steps folded into the adapter; None: all that were applied.
-        share: Of the way from the run's start to the weights after these steps.
-        names: What only the person who publishes it knows.
-        group: Whose votes alone it was fitted to, after the last step.
     """
-    total = results.read(ledger)
+    total, step, share, group = results.read(ledger), weights.step, weights.share, weights.group
     folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
     config = ledger.spec.get("config", {})
     known = base_id(ledger, names)
     # A published card does not say where a folder is on the machine of who made it.
-    base = (names.base if names and names.base else None) or visible(total.model)
-    digest = _digest(ledger, step, share, group)
+    base = names.base or visible(total.model)
     shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n" if share < 1 else ""
     if group is not None:
         shrunk = (
             f"| fitted to | the {group.votes} votes of {', '.join(map(visible, group.members))}: "
             f"cluster {group.number} by {visible(group.features)}; no vote was added |\n"
         )
-    guards = describe_guards(ledger, digest, group)
-    against = find_doubt(ledger, step=step, share=share, group=group)
+    guards = _guards(weights.measured(ledger))
+    against = find_doubt(ledger, weights)
     doubt = f"\n> **Exported anyway:** {against}.\n" if against else ""
     whole = group is None and share == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
@@ -101,7 +127,7 @@ def model_card(
             "unpacked; on the\noriginal half-precision weights the adapter was not measured.\n"
         )
     return f"""---
-{_front(total, known, names or Names(), metric)}
+{_front(total, known, names, metric)}
 ---
 
 # {visible(total.name)}
@@ -117,15 +143,15 @@ fitted, and no gradient of the judgement was taken.
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
 {shrunk}{_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
-| coordinates, SHA-256 | `{digest}` |
+| coordinates, SHA-256 | `{weights.digest(ledger)}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 
 ## Data and votes
 
-{_data(ledger, folded, total, names or Names(), group)}
+{_data(ledger, folded, total, names, group)}
 {result}{guards}{_loading(total.model, known)}
-{_verifying(total, step, share, group)}
+{_verifying(total, weights)}
 ## Limits
 
 It was moved towards what this panel preferred, on its prompts, at {
@@ -134,21 +160,15 @@ It was moved towards what this panel preferred, on its prompts, at {
         beyond
     } was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
-{_licence(names or Names())}"""
+{_licence(names)}"""
 
 
-def find_doubt(
-    ledger: Ledger,
-    *,
-    step: int | None = None,
-    share: float = 1.0,
-    group: Group | None = None,
-) -> str:
+def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
     """What speaks against handing weights on, in words; "" where nothing is known against them.
 
-    They are those of `model_card`: a guard fails at them, or nobody can tell them from the base.
+    A guard fails at them, or nobody can tell them from the base.
     """
-    ends, digest = recommended_digests(ledger), _digest(ledger, step, share, group)
+    ends, digest = recommended_digests(ledger), weights.digest(ledger)
     if digest == ends[0]:
         return "its weights are those that the run began with"
     against = []
@@ -159,40 +179,24 @@ def find_doubt(
             against.append(helped.sentence)
         elif helped.verdict == "unknown" and ahead is not None and not ahead.found.shown:
             against.append("its votes show no taste yet, so it is all but the base")
-    if (measured := _measured(ledger, digest, group)) and measured.failure:
+    if (measured := weights.measured(ledger)) and measured.failure:
         against.append(f"of the guards on held-out prompts {measured.failure}")
     return "; ".join(against)
 
 
-def find_unknown(ledger: Ledger, *, step: int | None = None, group: Group | None = None) -> str:
+def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
     """What nobody measured of weights that are handed on, in words; "" where all of it was."""
-    ends, digest = recommended_digests(ledger), _digest(ledger, step, 1.0, group)
-    helped, found, unknown = improvement.read(ledger), _measured(ledger, digest, group), []
-    if group is None and digest == ends[-1]:
+    helped, found, unknown = improvement.read(ledger), weights.measured(ledger), []
+    step, whole = weights.step, weights.group is None
+    if whole and weights.digest(ledger) == recommended_digest(ledger):
         unknown += [helped.sentence] if helped.lack else []
-    elif group is None and not any(point.steps == step and point.wins for point in helped.points):
+    elif whole and not any(point.steps == step and point.wins for point in helped.points):
         unknown.append(f"not known whether it was better than the base after step {step}")
     if found is None or not found.guards:
         unknown.append("its guards on held-out prompts were not measured")
     elif found.gap:
         unknown.append(f"no topic guard: {found.gap}")
     return "; ".join(unknown)
-
-
-def _digest(ledger: Ledger, step: int | None, share: float, group: Group | None) -> str:
-    if group is None and share == 1:
-        ends = recommended_digests(ledger)
-        return ends[-1 if step is None else min(step, len(ends) - 1)]
-    theta = replay.point_on_line(ledger, share, step) if group is None else group.theta
-    return parameters.digest(theta, ledger.layout, ledger.basis_sha256)
-
-
-def _measured(ledger: Ledger, digest: str, group: Group | None) -> HeldOut | None:
-    """What was measured of these weights on held-out prompts."""
-    if group is not None:
-        return group.measured
-    found = held_out.read(ledger)
-    return found if found is not None and found.theta_sha256 == digest else None
 
 
 def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any] | None) -> str:
@@ -299,9 +303,8 @@ def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None
     return text, metric
 
 
-def describe_guards(ledger: Ledger, digest: str, group: Group | None = None) -> str:
-    """The guards as a section of the card; nothing where these weights were not measured."""
-    found = _measured(ledger, digest, group)
+def _guards(found: HeldOut | None) -> str:
+    """The guards as a section of the card; nothing where the weights were not measured."""
     if found is None or not found.guards:
         return ""
     rows = [
@@ -339,9 +342,9 @@ Without PEFT's class, `model.load_adapter("path/to/this/folder")` of transformer
 {served}"""
 
 
-def _verifying(total: Run, step: int | None, share: float, group: Group | None) -> str:
+def _verifying(total: Run, weights: Weights) -> str:
     """How to verify that the votes give these weights, as a section."""
-    if group is not None:
+    if (group := weights.group) is not None:
         return f"""## Verify it
 
 With the run's ledger (`RUN.db`) anybody can fit these weights again:
@@ -354,8 +357,10 @@ szpo export RUN.db --cluster {group.number} --features {shlex.quote(group.featur
 The first checks every hash, and that the ledger goes on from the one behind this card. The second
 fits the votes and writes the digest above into its card.
 """
-    until = "" if step is None else f" --until {step}"
-    last = "the digest above" if share == 1 else "the end of the line on which these weights lie"
+    until = "" if weights.step is None else f" --until {weights.step}"
+    last = "the digest above"
+    if weights.share < 1:
+        last = "the end of the line on which these weights lie"
     return f"""## Verify it
 
 With the run's ledger (`RUN.db`) anybody can recompute these weights from the votes:

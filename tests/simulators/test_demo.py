@@ -14,7 +14,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.policies import text_guards
 from szpo.reports import html_report
-from szpo.reports.model_card import model_card
+from szpo.reports.model_card import Weights, model_card
 from szpo_simulators import demo
 from szpo_simulators.bench import demo as bench
 from tests.support import folder_run
@@ -67,7 +67,7 @@ def test_show_and_model_card_have_the_guards(demo_run, capsys):
     assert call(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     with Ledger.open(path, readonly=True) as ledger:
-        card, first = model_card(ledger), model_card(ledger, step=0)
+        card, first = model_card(ledger), model_card(ledger, Weights(step=0))
     assert "nothing but the above was measured here" in card
     for guard in found["guards"]:
         assert f"{guard['name']}: {guard['value']:+.2f} ({guard['limit']})" in shown

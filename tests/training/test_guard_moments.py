@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from szpo.errors import UsageError
+from szpo.ledger.theta import recommended_digest
 from szpo.optim.rules.guard_geometry import Moments, predict
 from szpo.policies import own_prompt
 from szpo.policies.text_guards import TOPIC, Guard
-from szpo.reports import html_report, model_card
+from szpo.reports import html_report
+from szpo.reports.model_card import Weights
 from szpo.training import guard_moments, held_out
 from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
 from szpo.training.guards import Bands
@@ -112,14 +115,16 @@ ROW = {"name": "mean sentiment", "before": "0.181", "after": "0.528", "change": 
 
 def test_a_measurement_is_read_back_and_shown(tmp_path):
     topic = Guard(TOPIC, 0.52, "at least 0.75", False)
-    found = HeldOut((ROW,), (Guard("length", 1.0, "0.80 to 1.20", True), topic), None, "ab" * 32)
     with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
+        guards = (Guard("length", 1.0, "0.80 to 1.20", True), topic)
+        found = HeldOut((ROW,), guards, None, recommended_digest(ledger))
         assert held_out.read(ledger) is None
         held_out.record(ledger, "szpo demo", found)
         assert held_out.read(ledger) == found
         page = html_report.render(ledger)
-        assert TOPIC in model_card.describe_guards(ledger, "ab" * 32)
-        assert model_card.describe_guards(ledger, "cd" * 32) == "", "they are of other weights"
+        assert Weights().measured(ledger) == found
+        held_out.record(ledger, "szpo demo", replace(found, theta_sha256="cd" * 32))
+        assert Weights().measured(ledger) is None, "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page
     assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
