@@ -3,11 +3,12 @@
 A question is δ = φ(A) − φ(B); the answer is A with probability σ(w·δ). Over particles wⱼ of the
 posterior, with pⱼ = σ(wⱼ·δ) and s = w·δ:
 
-* `bald`: I(answer; w) = H(mean p) − mean H(p), in nats (Houlsby et al. 2011).
-* `entropy_gain`: the expected reduction of the entropy of w. As the answer depends on w through s
+* ``bald``: I(answer; w) = H(mean p) − mean H(p), in nats (Houlsby et al. 2011), within
+  [0, log 2].
+* ``entropy``: the expected reduction of the entropy of w. As the answer depends on w through s
   alone, H(w | answer) = H(s | answer) + H(w | s), and the last term does not change; with Gaussian
   entropies of s the reduction is ½ log Var s − E ½ log Var(s | answer). Its exact value would be
-  `bald`; this estimate uses second moments of particles only, and can be negative.
+  that of ``bald``; this estimate uses second moments of particles only, and can be negative.
 
 A batch is chosen greedily: each next question has the largest gain over the joint distribution
 of the answers to those before it (BatchBALD, Kirsch et al. 2019).
@@ -15,12 +16,10 @@ of the answers to those before it (BatchBALD, Kirsch et al. 2019).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from szpo import seeds
@@ -33,7 +32,7 @@ RULES: tuple[By, ...] = ("bald", "entropy")
 EXACT = 6
 """All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
 SHORTLIST = 1000
-"""The greedy choice is among this many questions, those with the largest gain alone."""
+"""The greedy choice is among at least this many questions, those with the largest gain alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +41,7 @@ class Batch:
 
     ``index`` (M,) into the candidates; ``gain`` (M,): the gain of each, given those before it, in
     nats. ``certain``: no candidate outside the shortlist could have been chosen instead (known
-    for `bald` only, whose gains can only fall as the batch grows).
+    for ``bald`` only, whose gains can only fall as the batch grows).
     """
 
     index: Ints
@@ -50,30 +49,8 @@ class Batch:
     certain: bool
 
 
-def chances(x: Floats, delta: Floats) -> Floats:
-    """P(answer A) for each question δ (n, d) and each particle x (m, d), as (n, m)."""
-    return np.asarray(special.expit(delta @ x.T))
-
-
-def bald(x: Floats, delta: Floats) -> Floats:
-    """I(answer; w) of each question δ (n, d) under particles x (m, d): (n,) nats in [0, log 2]."""
-    one = _no_answers(x)
-    return _in_blocks(len(delta), len(x), lambda part: _information(chances(x, delta[part]), one))
-
-
-def entropy_gain(x: Floats, delta: Floats) -> Floats:
-    """Expected reduction of the entropy of w by each answer, (n,) nats; see the module."""
-    one = _no_answers(x)
-
-    def of(part: slice) -> Floats:
-        s = delta[part] @ x.T
-        return _entropy_reduction(s, special.expit(s), one)
-
-    return _in_blocks(len(delta), len(x), of)
-
-
 def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
-    """The gain of each question if it is asked alone, (n,) nats.
+    """The gain of each question δ (n, d) if it is asked alone, (n,) nats; particles x (m, d).
 
     Raises:
         UsageError: an unknown rule, or particles and questions of different dimensions.
@@ -85,7 +62,9 @@ def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
             f"selection: particles of shape {x.shape} and questions of shape {delta.shape} "
             "do not fit; (m, d) and (n, d) are needed"
         )
-    return (bald if rule == "bald" else entropy_gain)(x, delta)
+    none = _no_answers(x)
+    parts = [_gain(delta[part] @ x.T, none, rule) for part in blocks(len(delta), len(x))]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def select(
@@ -95,17 +74,13 @@ def select(
     *,
     key: bytes,
     rule: By = "bald",
-    shortlist: int = SHORTLIST,
-    allowed: NDArray[np.bool_] | None = None,
     beyond: float = -np.inf,
 ) -> Batch:
     """Greedily choose ``count`` of the questions δ (n, d) to ask together, or all that there are.
 
-    Particles x (m, d). ``key`` draws the joint answers of long batches. ``shortlist``: the choice
-    is among at least this many questions, those with the largest gain alone. Rows of δ that are 0
-    carry no information and are never chosen, nor are those where ``allowed`` (n,) is False.
-    ``beyond``: for `Batch.certain`, the largest gain of any question in a stream that the caller
-    has dropped.
+    Particles x (m, d). ``key`` draws the joint answers of long batches. Rows of δ that are 0 carry
+    no information and are never chosen. ``beyond``: for `Batch.certain`, the largest gain of any
+    question in a stream that the caller has dropped.
 
     Raises:
         UsageError: ``count`` is not positive, or see `gains`.
@@ -114,25 +89,22 @@ def select(
         raise UsageError(f"selection: {count} questions; ask for at least 1")
     alone = gains(x, delta, rule)
     usable = delta.any(1)
-    if allowed is not None:
-        usable = usable & allowed
     order = np.argsort(np.where(usable, -alone, np.inf), kind="stable")[: usable.sum()]
-    short = order[: max(shortlist, 4 * count)]
+    short = order[: max(SHORTLIST, 4 * count)]
     if len(short) < len(order):
         beyond = max(beyond, float(alone[order[len(short)]]))
     s = delta[short] @ x.T
-    p = special.expit(s)
     joint = _no_answers(x)
     left = np.ones(len(short), dtype=np.bool_)
     chosen: list[int] = []
     found: list[float] = []
     while len(chosen) < min(count, len(short)):
-        gain = _information(p, joint) if rule == "bald" else _entropy_reduction(s, p, joint)
+        gain = _gain(s, joint, rule)
         best = int(np.argmax(np.where(left, gain, -np.inf)))
         chosen.append(best)
         found.append(float(gain[best]))
         left[best] = False
-        joint = _join_answer(joint, p[best], len(chosen), key)
+        joint = _join_answer(joint, special.expit(s[best]), len(chosen), key)
     certain = rule == "bald" and all(gain >= beyond for gain in found)
     return Batch(short[np.array(chosen, dtype=np.int64)], np.array(found), certain)
 
@@ -165,14 +137,13 @@ def _join_answer(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
     return _Joint(weight / np.where(total > 0, total, 1.0), odds)
 
 
-def _information(p: Floats, joint: _Joint) -> Floats:
-    """H(answer | answers so far) − mean H(answer | w), for p (n, m), (n,)."""
-    after = np.clip(p @ joint.weight.T, 0.0, 1.0)
-    return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))
-
-
-def _entropy_reduction(s: Floats, p: Floats, joint: _Joint) -> Floats:
-    """E ½ log Var(s | so far) − E ½ log Var(s | so far, answer) for s and p (n, m), (n,)."""
+def _gain(s: Floats, joint: _Joint, rule: By) -> Floats:
+    """The gain of questions after the answers so far, for s (n, m), (n,)."""
+    p = special.expit(s)
+    if rule == "bald":  # H(answer | so far) − mean H(answer | w)
+        after = np.clip(p @ joint.weight.T, 0.0, 1.0)
+        return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))
+    # E ½ log Var(s | so far) − E ½ log Var(s | so far, answer)
     before = _log_variance(s, np.ones_like(s), joint.weight)[1]
     after = np.zeros_like(before)
     for chance in (p, 1 - p):
@@ -194,8 +165,3 @@ def _log_variance(s: Floats, chance: Floats, weight: Floats) -> tuple[Floats, Fl
 
 def _binary(p: Floats) -> Floats:
     return np.asarray(special.entr(p) + special.entr(1 - p))
-
-
-def _in_blocks(rows: int, columns: int, of: Callable[[slice], Floats]) -> Floats:
-    parts = [of(part) for part in blocks(rows, columns)]
-    return np.concatenate(parts) if parts else np.zeros(0)

@@ -195,7 +195,7 @@ def _choose(
     plan = state.plan
     number = 1 + max((q.round for q in state.questions), default=-1)
     key = seeds.derive(plan.seed, "select", step=number)
-    cloud = svgd.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS)[-1].x
+    cloud = svgd.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS).x
     most = max(acquisition.SHORTLIST, 4 * count)
     asked = frozenset(name for q in state.questions for name in (q.id, q.key))
     keep = Filter(plan.shortest, plan.longest, asked)

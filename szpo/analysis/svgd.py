@@ -12,7 +12,7 @@ that one ε serves every posterior.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg
@@ -24,20 +24,16 @@ from szpo.types import Floats
 MEDIAN_OF = 256
 """The bandwidth is a median over pairs of at most this many particles: its cost is quadratic."""
 _LOG_2PI = math.log(2 * math.pi)
+DRAWS, RATE = 32, 0.05
+"""Pairs of draws, and step size, by which the sampler is trained."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Particles:
-    """The particles after ``steps`` steps.
-
-    Shapes: x (m, d); log_q (m,), the log-density of each under the transported law.
-    ``moved`` is the root mean square of φ in the last step (in `spread`: in posterior units).
-    """
+    """Particles x (m, d), and log_q (m,), the log-density of each under the transported law."""
 
     x: Floats
     log_q: Floats
-    steps: int = 0
-    moved: float = math.inf
 
     @property
     def entropy(self) -> float:
@@ -101,7 +97,7 @@ class Whitened:
     def back(self, particles: Particles) -> Particles:
         """The particles, given in z, in the target's coordinates."""
         log_q = particles.log_q - np.log(np.diag(self.root)).sum()
-        return replace(particles, x=self.x(particles.x), log_q=log_q)
+        return Particles(self.x(particles.x), log_q)
 
 
 def whiten(target: BradleyTerry) -> Whitened:
@@ -111,24 +107,18 @@ def whiten(target: BradleyTerry) -> Whitened:
     return Whitened(target, mode, root)
 
 
-def train(
-    target: Target, *, key: bytes, steps: int = 200, draws: int = 32, rate: float = 0.05,
-    start: Sampler | None = None,
-) -> Sampler:  # fmt: skip
+def train(target: Target, *, key: bytes, steps: int, start: Sampler | None = None) -> Sampler:
     """The initial sampler with the largest ELBO, E_q[log p] + Σ log σ₀, by Adam on (m₀, log σ₀).
 
-    Reparameterised: ∂m₀ = E s(x), ∂log σ₀ = E s(x)·σ₀ξ + 1, over ``draws`` fixed pairs ±ξ (so the
+    Reparameterised: ∂m₀ = E s(x), ∂log σ₀ = E s(x)·σ₀ξ + 1, over `DRAWS` fixed pairs ±ξ (so the
     same key gives the same sampler). Adam is algorithm 1 of Kingma & Ba (2015). ``start``: where
     to begin, N(0, I) by default.
 
     Raises:
-        UsageError: steps or draws are not positive.
         RunError: the target's score is not finite.
     """
-    if steps < 1 or draws < 1:
-        raise UsageError(f"svgd: {steps} steps of {draws} draws; both must be at least 1")
     d = target.dim
-    half = normals(key, (draws, d))
+    half = normals(key, (DRAWS, d))
     xi = np.concatenate([half, -half]) / np.sqrt((half * half).mean(0))
     here = np.zeros(2 * d)
     if start is not None:
@@ -142,7 +132,7 @@ def train(
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         size = np.sqrt(second / (1 - 0.999 ** (number + 1))) + 1e-8
-        here = here + rate * (1 - number / steps) * first / (1 - 0.9 ** (number + 1)) / size
+        here = here + RATE * (1 - number / steps) * first / (1 - 0.9 ** (number + 1)) / size
     return Sampler(here[:d], np.exp(here[d:]))
 
 
@@ -161,8 +151,7 @@ def step(target: Target, particles: Particles, epsilon: float = 0.3) -> Particle
     phi, trace = _field(particles.x, target.score(particles.x))
     x = particles.x + epsilon * phi
     _finite(x, "a particle")
-    moved = math.sqrt(float((phi * phi).mean()))
-    return Particles(x, particles.log_q - epsilon * trace, particles.steps + 1, moved)
+    return Particles(x, particles.log_q - epsilon * trace)
 
 
 def run(
@@ -183,17 +172,11 @@ def run(
     return tuple(snapshots)
 
 
-def spread(
-    target: BradleyTerry, *, key: bytes, count: int = 200, steps: int = 60, epsilon: float = 0.3,
-    every: int = 0,
-) -> tuple[Particles, ...]:  # fmt: skip
-    """Draw particles from a Bradley–Terry posterior: train a sampler, then run SVGD, whitened.
-
-    Returns snapshots as `run` does, in the coordinates of the weights.
-    """
+def spread(target: BradleyTerry, *, key: bytes, count: int, steps: int) -> Particles:
+    """Draw particles from a Bradley–Terry posterior: train a sampler, then run SVGD, whitened."""
     view = whiten(target)
     start = train(view, key=key, steps=50).draw(count, key)
-    return tuple(map(view.back, run(view, start, steps=steps, epsilon=epsilon, every=every)))
+    return view.back(run(view, start, steps=steps)[-1])
 
 
 def bandwidth(x: Floats) -> float:

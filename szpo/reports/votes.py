@@ -15,7 +15,7 @@ from sqlite_utils import Database
 
 from szpo import __version__
 from szpo.analysis.evidence import open_comparisons
-from szpo.analysis.vote_rows import VoteRow, VoteRows
+from szpo.analysis.vote_rows import VoteRows
 from szpo.data import spreadsheets
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
@@ -185,16 +185,14 @@ def _rows(ledger: Ledger, people: People) -> Iterator[Record]:
     for vote in VoteRows(ledger, without=open_comparisons(ledger)):
         row: Record = {"run": ledger.run}
         row |= {name: getattr(vote, name) for name in TYPES if name != "run"}
+        if people.pseudonyms:
+            row["panelist"] = vote.panelist
+        if people.notes:
+            notes = sorted(vote.notes.items())
+            row["notes"] = [{"row": int(i), "side": side} for i, side in notes]
         texts = texts_of(vote.comparison)
         named = [[{"role": r, "content": c} for r, c in turns] for turns in texts["prompts"]]
-        yield row | _of_people(vote, people) | texts | {"prompts": named}
-
-
-def _of_people(vote: VoteRow, people: People) -> Record:
-    row: Record = {"panelist": vote.panelist} if people.pseudonyms else {}
-    if people.notes:
-        row["notes"] = [{"row": int(i), "side": side} for i, side in sorted(vote.notes.items())]
-    return row
+        yield row | texts | {"prompts": named}
 
 
 def _features(people: People) -> list[dict[str, Any]]:
