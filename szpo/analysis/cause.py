@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from szpo.analysis import agreement, evidence, features, vote_texts
-from szpo.analysis.feature_weights import FeatureVotes, fit_taste
+from szpo.analysis.feature_weights import fit_taste, read_votes
 from szpo.errors import SzpoError
 from szpo.evaluators import hidden_reward
 from szpo.intervals import Share, share
@@ -187,9 +187,7 @@ def _without_difference(ledger: Ledger) -> int:
 def _predicted(ledger: Ledger) -> Share:
     """The share of votes that `USUAL` features predict from the votes on other comparisons."""
     try:
-        cast = vote_texts.read(ledger)
-        x = features.differences(features.parse(USUAL), cast.comparisons)[cast.which]
-        votes = FeatureVotes(x, cast.y, cast.panelist, cast.ids)
+        votes = read_votes(ledger, features.parse(USUAL))
         return fit_taste(votes, seed=ledger.root_seed).held_out
     except SzpoError:  # no votes, or no feature differs
         return share(0, 0)

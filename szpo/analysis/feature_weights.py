@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from szpo import seeds
 from szpo.aggregation.bradley_terry import RIDGE, Ties, halves, heterogeneity_p, newton, separable
+from szpo.analysis import vote_texts
+from szpo.analysis.features import Feature, differences
 from szpo.errors import RunError
 from szpo.intervals import Share, Z, share
+from szpo.ledger.database import Ledger
 from szpo.types import Floats, Ints
 
 FOLDS = 10
@@ -58,6 +61,17 @@ class Taste:
     """P-value of "the panelists share these weights"; nan for one panelist."""
     nu: float | None = None
     """Davidson's ν."""
+
+
+def read_votes(ledger: Ledger, features: Sequence[Feature]) -> FeatureVotes:
+    """The counted votes of a run's closed rounds, by the differences in these features.
+
+    Raises:
+        UsageError: there are none.
+    """
+    cast = vote_texts.read(ledger)
+    x = differences(features, cast.comparisons)[cast.which]
+    return FeatureVotes(x, cast.y, cast.panelist, [cast.comparisons[i].id for i in cast.which])
 
 
 def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Share:

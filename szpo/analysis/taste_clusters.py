@@ -14,7 +14,7 @@ Rubin, 1977). The encoder of `szpo_simulators.worlds.vpl_model` would need thous
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -113,13 +113,19 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
         k = 0
     found = fit_mixture(z, y, panelist, len(names), k + 1, seeds.derive(seed, "clusters", k=k))
     within, between = _agreement(y, panelist, comparison, fold, left[k][1])
-    chances = 1 / (1 + np.exp(-z @ found.weights.T))
+    chances = special.expit(z @ found.weights.T)
     expected = (chances.T @ chances + (1 - chances).T @ (1 - chances)) / len(y)
-    made = Clusters(
-        "one", p, power, len(y), tuple(str(name) for name in names), tuple(gains), tuple(errors),
-        found, within, between, expected,
+    verdict: Verdict
+    if p >= LEVEL:
+        verdict = "one" if power >= MIN_POWER else "few"
+    elif len(found.shares) == 1:
+        verdict = "unlike"
+    else:
+        verdict = "sharpness" if one_direction(z, y, panelist, found) else "several"
+    return Clusters(
+        verdict, p, power, len(y), tuple(map(str, names)), tuple(gains), tuple(errors), found,
+        within, between, expected,
     )  # fmt: skip
-    return replace(made, verdict=_verdict(made, one_direction(z, y, panelist, found)))
 
 
 def detectable(x: Floats, who: Ints, seed: int) -> float:
@@ -128,9 +134,8 @@ def detectable(x: Floats, who: Ints, seed: int) -> float:
     Simulated panels vote on the same comparisons. A random half of the panelists likes a random
     direction of the features, the rest its opposite. Two of one taste agree on 70 %.
     """
-    rng = np.random.Generator(
-        np.random.Philox(key=int.from_bytes(seeds.derive(seed, "clusters power"), "little"))
-    )
+    number = int.from_bytes(seeds.derive(seed, "clusters power"), "little")
+    rng = np.random.Generator(np.random.Philox(key=number))
     seen = 0
     for i in range(PANELS):
         u = x @ rng.normal(size=x.shape[1])
@@ -216,14 +221,6 @@ def one_direction(z: Floats, y: Floats, who: Ints, found: Mixture) -> bool:
         if rest @ fit.information @ rest > stats.chi2.ppf(1 - LEVEL, freedom):
             return False
     return True
-
-
-def _verdict(made: Clusters, parallel: bool) -> Verdict:
-    if made.p >= LEVEL:
-        return "one" if made.power >= MIN_POWER else "few"
-    if len(made.found.shares) == 1:
-        return "unlike"
-    return "sharpness" if parallel else "several"
 
 
 RIDGE = 1.0

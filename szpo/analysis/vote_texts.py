@@ -29,11 +29,6 @@ class Judged:
     panelist: tuple[str, ...]
     """(n,) pseudonyms."""
 
-    @property
-    def ids(self) -> list[str]:
-        """(n,) the comparison of each vote, by id."""
-        return [self.comparisons[i].id for i in self.which]
-
 
 def read(ledger: Ledger) -> Judged:
     """The counted votes of every closed round, in order of step, direction and comparison.

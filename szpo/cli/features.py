@@ -10,9 +10,8 @@ import typer
 
 from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
-from szpo.analysis import vote_texts
 from szpo.analysis.cause import USUAL
-from szpo.analysis.feature_weights import FeatureVotes, Own, Taste, fit_panelists, fit_taste
+from szpo.analysis.feature_weights import Own, Taste, fit_panelists, fit_taste, read_votes
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
@@ -47,20 +46,23 @@ def features(
         raise UsageError(f"--ridge {ridge} is no precision; give a number above 0")
     asked = named.parse(chosen)
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        votes, seed = vote_texts.read(ledger), ledger.root_seed
-    x = named.differences(asked, votes.comparisons)[votes.which]
+        votes, seed = read_votes(ledger, asked), ledger.root_seed
     names = [feature.name for feature in asked]
-    if not x.any():
+    if not votes.x.any():
         raise RunError(
             f"{', '.join(names)}: the same on both sides of every comparison; name features in "
             "which answers differ"
         )
-    judged = FeatureVotes(x, votes.y, votes.panelist, votes.ids)
-    found = fit_taste(judged, seed=seed, ridge=ridge, ties=cast(Ties, ties))
-    panelists = fit_panelists(judged, found) if each else {}
+    found = fit_taste(votes, seed=seed, ridge=ridge, ties=cast(Ties, ties))
+    panelists = fit_panelists(votes, found) if each else {}
     if as_json:
         document = {
-            "features": _rows(names, found),
+            "features": [
+                {**row, "deviation": float(scale), "more_won": _share(alone)}
+                for row, scale, alone in zip(
+                    _weights(names, found), found.scale, found.alone, strict=True
+                )
+            ],
             **{key: getattr(found, key) for key in ("votes", "ties", "panelists", "separable")},
             "intervals_over": "panelists" if found.clustered else "votes",
             "held_out": _share(found.held_out),
@@ -80,7 +82,7 @@ def features(
         console.table(
             ("panelist", "votes", *names),
             [
-                (who, one.votes, *(_format_weight(*ends) for ends in _ends(one)))
+                (who, one.votes, *map(_format_weight, one.weights, one.low, one.high))
                 for who, one in panelists.items()
             ],
         )
@@ -103,7 +105,7 @@ def clusters(
         console.emit(
             {
                 "verdict": found.verdict,
-                "says": SAYS[found.verdict].format(**_figures(found)),
+                "says": _describe(found),
                 "p": found.p,
                 "power": found.power,
                 "votes": found.votes,
@@ -118,7 +120,7 @@ def clusters(
             }
         )
         return
-    console.say(SAYS[found.verdict].format(**_figures(found)))
+    console.say(_describe(found))
     console.say()
     console.table(
         ("cluster", "panelists", *names),
@@ -154,11 +156,10 @@ def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
     """
     from szpo.analysis import taste_clusters as study
 
-    asked, votes = named.parse(chosen), vote_texts.read(ledger)
-    x = named.differences(asked, votes.comparisons)[votes.which]
-    judged = FeatureVotes(x, votes.y, votes.panelist, votes.ids)
-    names = [f.name for i, f in enumerate(asked) if x[:, i].any()]
-    return study.find_clusters(judged, seed=ledger.root_seed), names
+    asked = named.parse(chosen)
+    votes = read_votes(ledger, asked)
+    names = [feature.name for feature, x in zip(asked, votes.x.T, strict=True) if x.any()]
+    return study.find_clusters(votes, seed=ledger.root_seed), names
 
 
 def members_of(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
@@ -169,8 +170,9 @@ def members_of(ledger: Ledger, chosen: str, cluster: int) -> list[str]:
     """
     found, names = find_tastes(ledger, chosen)
     if found.verdict != "several":
-        says = SAYS[found.verdict].format(**_figures(found))
-        raise UsageError(f"--cluster {cluster}: the votes do not show several tastes ({says})")
+        raise UsageError(
+            f"--cluster {cluster}: the votes do not show several tastes ({_describe(found)})"
+        )
     groups = _groups(found, names)
     if cluster > len(groups):
         raise UsageError(f"--cluster {cluster}: there are {len(groups)}; see szpo clusters")
@@ -192,14 +194,10 @@ SAYS: Final = {
 """What a verdict means."""
 
 
-def _figures(found: Clusters) -> dict[str, float]:
+def _describe(found: Clusters) -> str:
     k = len(found.found.shares)
-    return {
-        "groups": k,
-        "p": found.p,
-        "power": found.power,
-        "more": found.gains[k - 1] - found.gains[0],
-    }
+    more = found.gains[k - 1] - found.gains[0]
+    return SAYS[found.verdict].format(groups=k, p=found.p, power=found.power, more=more)
 
 
 def _groups(found: Clusters, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -266,24 +264,12 @@ def _show(names: Sequence[str], found: Taste) -> None:
         )
 
 
-def _rows(names: Sequence[str], found: Taste) -> list[dict[str, Any]]:
-    return [
-        {**row, "deviation": float(found.scale[i]), "more_won": _share(found.alone[i])}
-        for i, row in enumerate(_weights(names, found))
-    ]
-
-
 def _weights(names: Sequence[str], found: Taste | Own) -> list[dict[str, Any]]:
     return [
-        {"feature": name, "weight": weight, "low": low, "high": high}
-        for name, (weight, low, high) in zip(names, _ends(found), strict=True)
-    ]
-
-
-def _ends(found: Taste | Own) -> list[tuple[float, float, float]]:
-    return [
-        (float(weight), float(low), float(high))
-        for weight, low, high in zip(found.weights, found.low, found.high, strict=True)
+        {"feature": name, "weight": float(weight), "low": float(low), "high": float(high)}
+        for name, weight, low, high in zip(
+            names, found.weights, found.low, found.high, strict=True
+        )
     ]
 
 
