@@ -203,13 +203,11 @@ def second_opinions(ledger: Ledger) -> Share:
     """The share of pairs, a second seat's answer and a vote of the round, that chose one side."""
     hits = pairs = 0
     for step, votes in second_seats.answers(ledger).items():
-        first: dict[str, Counter[str]] = defaultdict(Counter)
-        for vote in counting.counted(ledger, step):
-            first[vote.comparison][vote.verdict] += 1
+        first = Counter((v.comparison, v.verdict) for v in counting.counted(ledger, step))
         for vote in votes:
             if vote.verdict in SIDES:
-                hits += first[vote.comparison][vote.verdict]
-                pairs += sum(first[vote.comparison][side] for side in SIDES)
+                hits += first[vote.comparison, vote.verdict]
+                pairs += first[vote.comparison, "plus"] + first[vote.comparison, "minus"]
     return share(hits, pairs)
 
 

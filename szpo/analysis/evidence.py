@@ -21,7 +21,7 @@ from szpo.analysis.vote_totals import VoteTotals, total_votes
 from szpo.config.run_sections import Panel
 from szpo.config.schema import Config
 from szpo.ledger import canonical, orders, run_spec
-from szpo.ledger.database import Ledger, Record
+from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
 from szpo.optim.rules.rule import perturbations
@@ -136,7 +136,12 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
     optimizer = ledger.spec.get("optimizer", {})
     k, n, m = (int(optimizer.get(key, 1)) for key in ("K", "N", "M"))
     limits = budget.read_limits(ledger)
-    first = _first_answers(ledger, hidden)
+    first = ledger.query(  # of each seat, in order
+        "SELECT c.kind, v.received_us FROM comparisons c JOIN assignments a USING (comparison) "
+        "JOIN votes v USING (assignment) WHERE v.revision = 0 AND c.comparison IN "
+        "(SELECT value FROM json_each(?)) ORDER BY v.vote",
+        (canonical.canonical(sorted(hidden)),),
+    )
     return RunFacts(
         run=ledger.run,
         name=(None if config is None else config.run.name) or ledger.path.stem,
@@ -158,16 +163,6 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
         pay_per_hour=panel.pay_per_hour,
         pay_per_vote=panel.pay_per_vote,
         currency=panel.currency,
-    )
-
-
-def _first_answers(ledger: Ledger, comparisons: Collection[str]) -> list[Record]:
-    """Kind and time of each seat's first answer to these comparisons, in order."""
-    return ledger.query(
-        "SELECT c.kind, v.received_us FROM comparisons c JOIN assignments a USING (comparison) "
-        "JOIN votes v USING (assignment) WHERE v.revision = 0 AND c.comparison IN "
-        "(SELECT value FROM json_each(?)) ORDER BY v.vote",
-        (canonical.canonical(sorted(comparisons)),),
     )
 
 

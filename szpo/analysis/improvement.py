@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final, TypeAlias
 
@@ -153,13 +154,16 @@ class Improvement:
 
 def read(ledger: Ledger) -> Improvement:
     """Read a run's measurements and its final comparison, and judge the improvement."""
-    events = [event["body"] for event in ledger.events("measured")]
-    points = _points(events)
+    # Of a repeated measurement the last counts; each is compared with the base's.
+    bodies = {event["body"]["steps"]: event["body"] for event in ledger.events("measured")}
+    base = bodies.get(0, {}).get("rewards")
+    points = tuple(_point(body, base) for _, body in sorted(bodies.items()))
     end = points[-1] if points and points[-1].steps else None
     measured = end is not None and end.kl is not None
     kl = end.kl if end is not None else None
     if not measured:
         kl = results.kl_after(ledger, None if end is None else end.steps)
+    found = partial(Improvement, kl=kl, points=points, kl_measured=measured)
     votes = end.votes if end is not None else 0
     placed, earlier = orders.orders(ledger, "final"), ""
     if any(order.closed_us is not None for order in placed):
@@ -173,9 +177,8 @@ def read(ledger: Ledger) -> Improvement:
             tuned = counted[1].everybody.decided
             judged = f"{tuned.of:.0f} blind pairs"
             if tuned.of >= FEWEST:
-                return Improvement(tuned, judged, trained, kl, points, "", measured)
-            lack = f"{judged} were judged; it takes {FEWEST}"
-            return Improvement(None, "", trained, kl, points, lack, measured)
+                return found(tuned, judged, trained, lack="")
+            return found(None, "", trained, lack=f"{judged} were judged; it takes {FEWEST}")
     if end is not None and end.wins is not None:
         several = "es" if end.batches else "s"
         count = f"{end.wins.of} {'batch' if end.batches else 'prompt'}"
@@ -183,7 +186,7 @@ def read(ledger: Ledger) -> Improvement:
         what = f"pairs on {count}{several if end.wins.of > 1 else ''} by {by}"
         if end.even >= MANY_EVEN:
             what += f" ({100 * end.even:.0f} % are even)"
-        return Improvement(end.wins, what, votes, kl, points, "", measured)
+        return found(end.wins, what, votes, lack="")
     if any(order.closed_us is None and order.error is None for order in placed):
         lack = "the blind final comparison is open; its result appears once it is closed"
     elif earlier:
@@ -192,7 +195,7 @@ def read(ledger: Ledger) -> Improvement:
         lack = "it was not measured on held-out prompts after a step"
     else:
         lack = "nobody has compared them yet; order a final comparison"
-    return Improvement(None, "", votes, kl, points, lack, measured)
+    return found(None, "", votes, lack=lack)
 
 
 Curve: TypeAlias = list[tuple[int, int, float, float | None, float | None]]
@@ -225,13 +228,6 @@ def curves(table: Sequence[StepRow], helped: Improvement) -> dict[str, Curve]:
         (point.votes, i, point.reward, None, None) for point, i in at if point.reward is not None
     ]
     return found
-
-
-def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
-    """The measurements in order, each against the base's; of a repeated one the last counts."""
-    last = {body["steps"]: body for body in events}
-    base = last.get(0, {}).get("rewards")
-    return tuple(_point(body, base) for _, body in sorted(last.items()))
 
 
 def _point(body: Mapping[str, Any], base: Any) -> Point:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from szpo.aggregation import win_rates
@@ -48,13 +48,23 @@ def overview(evidence: Evidence) -> dict[str, Any]:
 
     ``values`` and ``health`` have an entry per step, ``panelists`` one per panelist. Times are µs
     since 1970 or seconds, ``speed`` is in votes an hour, ``cost`` in votes, hours and money.
+
+    ``improving``: whether the votes of the last ten steps follow the path (``heading``), and
+    whether they favour a side: ``better_side`` is the win rate of a direction's better side, from
+    votes on different comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is
+    the last blind comparison of the tuned policy with the base.
     """
-    values = _values(evidence)
+    values, (hits, of) = _values(evidence)
     progress, speed = _progress(evidence), _speed(evidence)
     return {
         "as_of_us": evidence.run.as_of_us,
         "progress": progress,
-        "improving": _improving(evidence, values),
+        "improving": {
+            "heading": share(hits, of),
+            "value": log_odds(hits, of),
+            "better_side": _better_side(evidence, {value["step"] for value in values[-WINDOW:]}),
+            "final": _final(evidence),
+        },
         "speed": speed,
         "cost": _cost(evidence, progress, speed),
         "values": values,
@@ -196,17 +206,17 @@ def _paces(evidence: Evidence) -> list[float]:
 # ---- value ----
 
 
-def _values(evidence: Evidence) -> list[dict[str, Any]]:
+def _values(evidence: Evidence) -> tuple[list[dict[str, Any]], tuple[float, int]]:
     """The counts of each step's votes, and the values estimated from them.
 
     ``raw``: Δ̂ of plus over minus under the logistic link, a tie as half a vote each. ``heading``:
     the same for the side along the path of the last ten steps. ``pooled``: ``heading`` over ten.
+    With them the votes along the path in the last ten steps, and of how many.
     """
-    by_step: dict[int | None, dict[int | None, Counter[str]]] = {}
-    for (number, k), counts in evidence.totals.directions().items():
-        by_step.setdefault(number, {})[k] = counts
+    by_step = evidence.totals.directions()
     found = []
     along: list[tuple[float, int]] = []
+    pooled = 0.0, 0
     for step in evidence.steps:
         if step.step not in by_step:
             continue
@@ -215,7 +225,7 @@ def _values(evidence: Evidence) -> list[dict[str, Any]]:
         votes, plus, minus, ties = whole.total(), whole["plus"], whole["minus"], whole["tie"]
         hits, of = _along(directions, step.headings)
         along.append((hits, of))
-        recent = along[-WINDOW:]
+        pooled = sum(h for h, _ in along[-WINDOW:]), sum(n for _, n in along[-WINDOW:])
         found.append({
             "step": step.step,
             "votes": votes,
@@ -225,9 +235,9 @@ def _values(evidence: Evidence) -> list[dict[str, Any]]:
             "raw": log_odds(plus + ties / 2, votes),
             "heading": log_odds(hits, of),
             "unanimous": votes in (plus, minus),
-            "pooled": log_odds(sum(h for h, _ in recent), sum(n for _, n in recent)),
+            "pooled": log_odds(*pooled),
         })  # fmt: skip
-    return found
+    return found, pooled
 
 
 def _along(
@@ -243,30 +253,9 @@ def _along(
     return hits, of
 
 
-def _improving(evidence: Evidence, values: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Whether the votes of the last ten steps follow the path, and whether they favour a side.
-
-    ``better_side`` is the win rate of a direction's better side, from votes on different
-    comparisons; ½ says that panelists cannot tell the sides apart. ``final`` is the last blind
-    comparison of the tuned policy with the base.
-    """
-    recent = {value["step"] for value in values[-WINDOW:]}
-    headings = {step.step: step.headings for step in evidence.steps}
-    hits, of = 0.0, 0
-    for (step, k), counts in evidence.totals.directions().items():
-        if step is not None and step in recent:
-            own, votes = _along({k: counts}, headings[step])
-            hits, of = hits + own, of + votes
-    return {
-        "heading": share(hits, of),
-        "value": log_odds(hits, of),
-        "better_side": _better_side(agreement.across(evidence.totals, recent)),
-        "final": _final(evidence),
-    }
-
-
-def _better_side(a: Share) -> Share:
+def _better_side(evidence: Evidence, steps: Collection[int]) -> Share:
     """From the agreement a of votes on different comparisons: p = ½(1 + √(2a − 1))."""
+    a = agreement.across(evidence.totals, steps)
     if not a.of:
         return share(0, 0)
     value, low, high = (win_rates.better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))

@@ -74,7 +74,6 @@ class VoterTotals:
 class ComparisonTotals:
     """The counted votes of one training comparison."""
 
-    comparison: str
     counts: Counter[str] = field(default_factory=Counter)
     """By verdict: plus, minus, tie."""
     sided: array[int] = field(default_factory=_integers)
@@ -114,11 +113,11 @@ class VoteTotals:
             found[step] += part.counts.total()
         return found
 
-    def directions(self) -> dict[Direction, Counter[str]]:
-        """Counted verdicts by direction."""
-        found: dict[Direction, Counter[str]] = defaultdict(Counter)
-        for (direction, _), part in self.comparisons.items():
-            found[direction].update(part.counts)
+    def directions(self) -> dict[int | None, dict[int | None, Counter[str]]]:
+        """Counted verdicts by step and direction k."""
+        found: dict[int | None, dict[int | None, Counter[str]]] = {}
+        for ((step, k), _), part in self.comparisons.items():
+            found.setdefault(step, defaultdict(Counter))[k].update(part.counts)
         return found
 
     def groups(self) -> dict[str, Counter[str]]:
@@ -126,8 +125,8 @@ class VoteTotals:
         found: dict[str, Counter[str]] = defaultdict(Counter)
         for comparison, counts in self.second.items():
             found[comparison].update(counts)
-        for part in self.comparisons.values():
-            found[part.comparison].update(part.counts)
+        for (_, comparison), part in self.comparisons.items():
+            found[comparison].update(part.counts)
         return found
 
     def seconds(self, names: Iterable[str]) -> Sequence[float]:
@@ -183,7 +182,7 @@ def _answered(vote: VoteRow) -> bool:
 def _add_counted(totals: VoteTotals, vote: VoteRow) -> None:
     place = (vote.step, vote.k), vote.comparison
     if place not in totals.comparisons:
-        totals.comparisons[place] = ComparisonTotals(vote.comparison)
+        totals.comparisons[place] = ComparisonTotals()
     part = totals.comparisons[place]
     part.counts[vote.verdict] += 1
     totals.fast += vote.fast

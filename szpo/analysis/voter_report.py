@@ -41,6 +41,12 @@ class Voter:
     beta_interval: tuple[float, float]
     z: float
 
+    @property
+    def steepness(self) -> str:
+        """β with its interval, in words."""
+        low, high = self.beta_interval
+        return f"{self.beta:.2f} [{low:.1f}, {high:.1f}]"
+
 
 def read_history(ledger: Ledger) -> History:
     """Every voter's verdicts in the applied steps, as the weightings read them."""
@@ -105,7 +111,7 @@ def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
             f"{row.in_use:.2f}",
             f"{row.skill:.2f}",
             f"{row.rationality:.2f}",
-            f"{row.beta:.2f} [{row.beta_interval[0]:.1f}, {row.beta_interval[1]:.1f}]",
+            row.steepness,
             f"{row.z:+.1f}",
         ]
         for row in rows

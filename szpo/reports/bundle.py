@@ -71,16 +71,10 @@ def write(
         anyway: include the adapter also where something speaks against handing it on.
     """
     with Ledger.open(ledger.path, readonly=True, clock=ledger.clock) as own, own.snapshot():
-        return _write(own, file, live, as_of_us, anyway)
-
-
-def _write(
-    ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None, anyway: bool
-) -> dict[str, Any]:
-    at = last_event_us(ledger) if as_of_us is None else as_of_us
-    found = evidence.read(ledger, live=live, as_of_us=at)
-    page = overview.overview(found)
-    sealed_zip.write(file, _files(ledger, found, page, live, anyway))
+        at = last_event_us(own) if as_of_us is None else as_of_us
+        found = evidence.read(own, live=live, as_of_us=at)
+        page = overview.overview(found)
+        sealed_zip.write(file, _files(own, found, page, live, anyway))
     return page
 
 

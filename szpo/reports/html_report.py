@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -30,7 +30,6 @@ from szpo.reports import charts
 from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import budget, held_out, results
 from szpo.training.results import Run, StepRow
-from szpo.types import Comparison
 from szpo.visible_text import visible
 from szpo.voting import counting, triads
 
@@ -44,6 +43,9 @@ NOTES = {
     "identical": "rows in which both sides gave the same answer",
 }
 
+SAMPLES = 6
+"""The most samples on the page."""
+
 
 def render(
     ledger: Ledger,
@@ -51,7 +53,6 @@ def render(
     score: Score | None = None,
     score_name: str = "reward",
     verification: Report | None = None,
-    shown: int = 6,
     open_round: bool = True,
 ) -> str:
     """The page as text.
@@ -61,7 +62,6 @@ def render(
         score: the hidden reward of a simulated panel, drawn as one more curve.
         score_name: what to call it.
         verification: what the verifier found; None says that it did not run.
-        shown: the most samples on the page, spread over the run.
         open_round: show what has been voted in a round that is still open.
     """
     total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
@@ -94,7 +94,7 @@ def render(
         ahead_heads=outlook.heads(ledger),
         ahead_rows=[] if ahead is None else outlook.table(ahead),
         figures=list(_figures(ledger, facts, helped, score, score_name)),
-        samples=list(_samples(ledger, facts, shown)),
+        samples=list(_samples(ledger, facts)),
         panelists=list(_panelists(ledger, live=open_round)),
         second=agreement.second_opinions(ledger),
         facts=facts,
@@ -234,11 +234,11 @@ def _figure(
     return {"title": title, "note": note, "svg": Markup(svg)}  # line_chart escapes every text
 
 
-def _separation(voted: Sequence[StepRow], window: int = 10) -> Series:
+def _separation(voted: Sequence[StepRow]) -> Series:
     """Win rate of the better side, over the last ten steps with votes."""
     xs, ys = [], []
     for i in range(len(voted)):
-        found = results.separation(voted[max(0, i + 1 - window) : i + 1])
+        found = results.separation(voted[max(0, i - 9) : i + 1])
         if found is not None:
             xs.append(voted[i].step)
             ys.append(found)
@@ -266,38 +266,30 @@ def _rewards(
     return Series("reward", xs, means, low, high)
 
 
-def _samples(ledger: Ledger, facts: Sequence[StepRow], shown: int) -> Iterator[dict[str, Any]]:
+def _samples(ledger: Ledger, facts: Sequence[StepRow]) -> Iterator[dict[str, Any]]:
+    """What was shown in up to `SAMPLES` steps, spread over the run."""
     answered = [f for f in facts if f.votes]
-    if not answered or shown < 1:
+    if not answered:
         return
+    names = {"plus": "the first", "minus": "the second", "tie": "neither"}
     last = len(answered) - 1
-    for i in sorted({round(j * last / max(shown - 1, 1)) for j in range(shown)}):
+    for i in sorted({round(j * last / (SAMPLES - 1)) for j in range(SAMPLES)}):
         step = answered[i].step
-        tallies: dict[str, Counter[str]] = defaultdict(Counter)
-        for vote in counting.counted(ledger, step):
-            tallies[vote.comparison][vote.verdict] += 1
-        comparison = next(c for c in ledger.comparisons(step) if c.id in tallies)
+        votes = counting.counted(ledger, step)
+        voted = {vote.comparison for vote in votes}
+        comparison = next(c for c in ledger.comparisons(step) if c.id in voted)
         row = next((row for row in comparison.rows if not row.identical), comparison.rows[0])
-        tally = tallies[comparison.id]
+        tally = Counter(vote.verdict for vote in votes if vote.comparison == comparison.id)
+        plus, minus = tally["plus"], tally["minus"]
+        parts = [f"{n} for {names[side]}" for side, n in tally.items()]
         yield {
             "step": step,
             "prompt": visible(row.prompt.text),
             "plus": visible(row.plus.text),
             "minus": visible(row.minus.text),
-            "won": _winner(tally),
-            "votes": _describe_votes(comparison, tally),
+            "won": None if plus == minus else "plus" if plus > minus else "minus",
+            "votes": f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}",
         }
-
-
-def _winner(tally: Mapping[str, int]) -> str | None:
-    plus, minus = tally.get("plus", 0), tally.get("minus", 0)
-    return None if plus == minus else ("plus" if plus > minus else "minus")
-
-
-def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
-    names = {"plus": "the first", "minus": "the second", "tie": "neither"}
-    parts = [f"{n} for {names[side]}" for side, n in tally.items()]
-    return f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}"
 
 
 def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
@@ -305,6 +297,7 @@ def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
     known = "rule" in ledger.spec.get("optimizer", {})
     weighed = {each.name: each for each in voter_report.voters(ledger)} if known else {}
     for row in agreement.panelists(evidence.read(ledger, live=live)):
+        voter = weighed.get(row["name"])
         yield {
             "name": visible(row["name"]),
             "kind": row["kind"],
@@ -314,20 +307,13 @@ def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
             "skips": f"{row['skips'].hits:.0f}",
             "late": str(row["late"]),
             "agreement": _percent(row["rest"]),
-            **_weight(weighed.get(row["name"])),
+            "weight": f"{voter.in_use:.2f}" if voter else "–",
+            "beta": voter.steepness if voter else "–",
         }
 
 
 def _percent(share: Share) -> str:
     return "–" if share.value is None else f"{share.value:.0%}"
-
-
-def _weight(voter: voter_report.Voter | None) -> dict[str, str]:
-    """The weight of their next vote, and β, the slope of their votes, with its interval."""
-    if voter is None:
-        return {"weight": "–", "beta": "–"}
-    low, high = voter.beta_interval
-    return {"weight": f"{voter.in_use:.2f}", "beta": f"{voter.beta:.2f} [{low:.1f}, {high:.1f}]"}
 
 
 def _flatten_spec(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:

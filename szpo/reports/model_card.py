@@ -120,6 +120,13 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
     whole = group is None and share == 1 and len(folded) == total.steps
     result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
     beyond = "nothing but the above" if guards or result else "nothing else"
+    parent, licence = "", ""
+    if ledger.row["parent"] is not None:
+        began = f"run `{ledger.row['parent']}` after step {ledger.row['parent_step']}"
+        parent = f"| begun with | {began} |\n"
+    if names.licence is not None:
+        licence = f"\nThe adapter's licence is {names.licence}. That of the base model holds "
+        licence += "beside it.\n"
     packed = ""
     if total.model == "smollm2":
         packed = (
@@ -142,7 +149,7 @@ fitted, and no gradient of the judgement was taken.
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
-{shrunk}{_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
+{shrunk}{parent}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
 | coordinates, SHA-256 | `{weights.digest(ledger)}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
@@ -160,7 +167,7 @@ It was moved towards what this panel preferred, on its prompts, at {
         beyond
     } was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
-{_licence(names)}"""
+{licence}"""
 
 
 def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
@@ -373,18 +380,3 @@ szpo replay RUN.db{until}
 The first checks every hash and every update, and that the ledger goes on from the one behind this
 card. The second folds the updates and prints {last}.
 """
-
-
-def _licence(names: Names) -> str:
-    if names.licence is None:
-        return ""
-    return f"\nThe adapter's licence is {names.licence}. That of the base model holds beside it.\n"
-
-
-def _parent(ledger: Ledger) -> str:
-    """Where a branch began, as a line of the card's table; nothing for other runs."""
-    if ledger.row["parent"] is None:
-        return ""
-    return (
-        f"| begun with | run `{ledger.row['parent']}` after step {ledger.row['parent_step']} |\n"
-    )

@@ -58,22 +58,11 @@ def _add(packed: zipfile.ZipFile, member: Member) -> str:
     entry.create_system, entry.external_attr = 3, 0o600 << 16
     entry.file_size = member.most  # decides the form of the header; the true size follows
     found = hashlib.sha256()
-    with packed.open(entry, "w") as target:
-        for part in _collect(member.parts):
+    with packed.open(entry, "w") as target, io.BufferedWriter(target, CHUNK) as collected:
+        for part in member.parts:
             found.update(part)
-            target.write(part)
+            collected.write(part)
     return found.hexdigest()
-
-
-def _collect(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of about `CHUNK`."""
-    held = bytearray()
-    for part in parts:
-        held += part
-        if len(held) >= CHUNK:
-            yield bytes(held)
-            held.clear()
-    yield bytes(held)
 
 
 # ---- reading ----

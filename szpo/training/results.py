@@ -8,7 +8,7 @@ have their own numbers.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -90,19 +90,18 @@ NOT_STORED: Final = (
     "agreeing", "turned_by",
 )  # fmt: skip
 """Figures of a step that no table of steps holds: they are counted or noted elsewhere."""
-
-
 OF_PLAN: Final = (
     "step", "state", "pairing", "mu", "k", "n", "m", "d", "opened_us", "closed_us", "closed_by",
 )  # fmt: skip
 NOTED: Final = (
     "kl", "length", "length_plus", "length_minus", "norm", "identical", "repetition",
 )  # fmt: skip
+"""Fields of a row that stand under the same name in the table of steps, and in its events."""
 
 
 def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
     """One row per planned step, in order; headings and ``distinct`` are left open."""
-    generated, applied = (read_figures(ledger, [kind]) for kind in ("generated", "step"))
+    generated, applied = (_figures(ledger, kind) for kind in ("generated", "step"))
     updates: dict[int, list[Record]] = defaultdict(list)
     for update in ledger.update_rows():
         updates[update["step"]].append(update)
@@ -116,46 +115,35 @@ def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
     rows = []
     for row in ledger.steps():
         step = row["step"]
-        # An applied step notes a time of the same name, with what the step waited.
-        seconds = _number(generated[step].get("generation_s"))
-        figures = generated[step] | applied[step]
-        rows.append(_row(row, shown.get(step, (0, 0)), figures, seconds, updates[step]))
+        asked, same = shown.get(step, (0, 0))
+        figures, own = generated[step] | applied[step], updates[step]
+        numbers: dict[str, Any] = {name: _number(figures.get(name)) for name in NOTED}
+        estimates = [u["estimate"] for u in own if u["estimate"] is not None]
+        errors = [u["stderr"] for u in own if u["stderr"] is not None]
+        rows.append(
+            StepRow(
+                **{name: row[name] for name in OF_PLAN}, asked=asked, identical_comparisons=same,
+                applied_us=own[-1]["applied_us"] if own else None,
+                # An applied step notes a time of the same name, with what the step waited.
+                generation_s=_number(generated[step].get("generation_s")),
+                estimate=sum(estimates) / len(estimates) if estimates else None,
+                stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
+                not_finite=tuple(figures.get("not_finite", ())),
+                theta_sha256=own[0]["theta_sha256"] if own else None,
+                turned_by=_number(figures.get("flip_share")), info=figures, **numbers,
+            )
+        )  # fmt: skip
     return tuple(rows)
 
 
-def _row(
-    row: Record,
-    shown: tuple[int, int],
-    figures: Mapping[str, Any],
-    seconds: float | None,
-    updates: Sequence[Record],
-) -> StepRow:
-    estimates = [u["estimate"] for u in updates if u["estimate"] is not None]
-    errors = [u["stderr"] for u in updates if u["stderr"] is not None]
-    named: dict[str, Any] = {name: row[name] for name in OF_PLAN}
-    named |= {name: _number(figures.get(name)) for name in NOTED}
-    return StepRow(
-        **named,
-        asked=shown[0], identical_comparisons=shown[1],
-        applied_us=updates[-1]["applied_us"] if updates else None,
-        generation_s=seconds,
-        estimate=sum(estimates) / len(estimates) if estimates else None,
-        stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
-        not_finite=tuple(figures.get("not_finite", ())),
-        theta_sha256=updates[0]["theta_sha256"] if updates else None,
-        turned_by=_number(figures.get("flip_share")), info=figures,
-    )  # fmt: skip
-
-
-def read_figures(ledger: Ledger, kinds: Iterable[str]) -> defaultdict[int, dict[str, Any]]:
-    """What events of these kinds note of each step; later kinds complete earlier ones."""
+def _figures(ledger: Ledger, kind: str) -> defaultdict[int, dict[str, Any]]:
+    """What events of this kind note of each step."""
     found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    for kind in kinds:
-        for event in ledger.events(kind):
-            body = event["body"]
-            if isinstance(body.get("step"), int):
-                noted = {name: value for name, value in body.items() if value is not None}
-                found[body["step"]] |= noted
+    for event in ledger.events(kind):
+        body = event["body"]
+        if isinstance(body.get("step"), int):
+            noted = {name: value for name, value in body.items() if value is not None}
+            found[body["step"]] |= noted
     return found
 
 
