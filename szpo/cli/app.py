@@ -18,7 +18,6 @@ import typer
 
 from szpo import __version__
 from szpo.cli import commands, console
-from szpo.errors import SzpoError
 
 INTERRUPTED, TERMINATED = 130, 143
 TWICE_S = 5.0
@@ -112,6 +111,3 @@ class _Interrupts:
 
 def _raise_terminated(_signal: int, _frame: object) -> NoReturn:
     raise console.Terminated
-
-
-__all__ = ["SzpoError", "app", "call", "main"]

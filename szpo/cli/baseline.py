@@ -383,6 +383,7 @@ def baseline(
 ) -> None:
     """Train by a gradient method on the same votes; save a PEFT adapter (docs/baselines.md)."""
     from szpo.baselines import registry
+    from szpo.training.step_report import plain
 
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
     args = Arguments(
@@ -414,7 +415,7 @@ def baseline(
         "model": stand.actor.loaded.name, "base_sha256": stand.actor.loaded.sha256,
         "last": dict(done.log[-1]) if done.log else {}, "folder": str(target),
     }  # fmt: skip
-    whole = console.finite({**document, "log": [dict(x) for x in done.log]})
+    whole = plain({**document, "log": done.log})
     text = json.dumps(whole, indent=1, default=str)
     (target / "baseline.json").write_text(text + "\n", encoding="utf-8")
     if done.remark:

@@ -34,20 +34,14 @@ class Entry:
     help: str
 
 
-def _group(name: str, *lines: tuple[str, str, str]) -> dict[str, Entry]:
-    return {command: Entry(name, module, text) for command, module, text in lines}
-
-
-COMMANDS: Final[dict[str, Entry]] = {
-    **_group(
-        "Begin",
+GROUPS: Final = {
+    "Begin": (
         ("demo", "", "Tune SmolLM2-135M from simulated votes; measure before and after."),
         ("init", "run", "Write a settings file that explains every key."),
         ("fetch", "machine", "Prepare a model before the first run."),
         ("doctor", "machine", "Check this machine, and a run if one is named."),
     ),
-    **_group(
-        "Run",
+    "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
         ("branch", "run", "Begin a new run from another run's weights after a step."),
         ("not-about", "run", "Leave a feature out of account that votes are not to be about."),
@@ -56,8 +50,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         ("simulate", "", "Answer a run's open comparisons with a simulated panel."),
         ("judge", "judge", "Answer a run's open comparisons with a language model."),
     ),
-    **_group(
-        "Look",
+    "Look": (
         ("runs", "inspect", "List the runs of a folder, newest first."),
         ("show", "inspect", "Show a run's totals and its last steps."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
@@ -70,8 +63,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         ("probe", "voters", "Test whether the logistic link fits the panel."),
         ("visualize", "", "Show the posterior over two weights on a page."),
     ),
-    **_group(
-        "Record",
+    "Record": (
         ("verify", "record", "Check every hash, the votes behind each update, the weights."),
         ("replay", "record", "Rebuild the weights from the recorded updates."),
         ("backup", "record", "Copy a live run; the copy is verified."),
@@ -79,8 +71,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         ("export", "record", "Write the adapter (PEFT), the votes, or all as a zip."),
         ("merge", "record", "Write the base model with the adapter merged in."),
     ),
-    **_group(
-        "Data and gradient methods",
+    "Data and gradient methods": (
         ("pairs", "data", "Read a run's votes or a preference file; write TRL's pairs."),
         ("rank", "data", "Write Label Studio tasks for ranking several answers."),
         ("select", "data", "Choose the pairs of a pool whose answers teach most."),
@@ -89,6 +80,11 @@ COMMANDS: Final[dict[str, Entry]] = {
         ("scorer", "judge", "Train a small pair scorer from votes or pairs."),
         ("bench", "machine", "Run a benchmark that is installed, or list them."),
     ),
+}
+COMMANDS: Final = {
+    name: Entry(group, module, text)
+    for group, lines in GROUPS.items()
+    for name, module, text in lines
 }
 """Every command of this project; other packages' commands are found by their entry points."""
 

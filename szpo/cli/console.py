@@ -59,7 +59,9 @@ def warn(text: str) -> None:
 
 def emit(document: Any) -> None:
     """Print a JSON document on stdout; numbers that are not finite become null."""
-    text = json.dumps(finite(document), ensure_ascii=False, indent=2)
+    from szpo.training.step_report import plain
+
+    text = json.dumps(plain(document), ensure_ascii=False, indent=2)
     typer.echo(re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
@@ -150,20 +152,3 @@ def _cell(value: object) -> str:
 
 def _numeric(text: str) -> bool:
     return text == "–" or text.replace(",", "").lstrip("+-−").replace(".", "", 1).isdigit()
-
-
-def finite(value: Any) -> Any:
-    """A value that JSON can hold: one-element arrays as plain numbers, what is not finite as None.
-
-    >>> finite({"clip": float("inf"), "of": (1.5, float("nan"))})
-    {'clip': None, 'of': [1.5, None]}
-    """
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, Mapping):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if hasattr(value, "item") and not hasattr(value, "__len__"):
-        return finite(value.item())
-    return value

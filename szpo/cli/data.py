@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from szpo.analysis.pool import Differences
     from szpo.analysis.rounds import Round, SelectionSettings
 
-FIXED = ("rule", "tau", "seed", "min_words", "max_words")
-"""Options that belong to a selection from its first round on."""
 FIRST = typer.Option(None, "--first", min=1, help="Read only this many records of a file.")
 SKIP_BAD = typer.Option(
     False, "--skip-bad", help="Leave out records that cannot be used, and name them."
@@ -58,16 +56,16 @@ def pairs(
         if not found.pairs:
             raise UsageError(f"{source}: no pair in it, only {found.ties} ties; nothing written")
         preference_files.write(out, found.pairs)
-    if as_json:
-        counts = {what: found.records, "pairs": len(found.pairs), "ties": found.ties}
-        console.emit({**counts, "bad": list(found.bad), "file": None if out is None else str(out)})
-        return
-    name_bad(found)
+    if not as_json:
+        name_bad(found)
     left_out = f", {len(found.bad)} left out" if found.bad else ""
     wrote = "" if out is None else f"; wrote {out}"
-    console.say(
-        f"{found.records} {what}: {len(found.pairs)} pairs, {found.ties} ties{left_out}{wrote}"
-    )
+    console.answer(
+        as_json,
+        {what: found.records, "pairs": len(found.pairs), "ties": found.ties, "bad": found.bad,
+         "file": out and str(out)},
+        f"{found.records} {what}: {len(found.pairs)} pairs, {found.ties} ties{left_out}{wrote}",
+    )  # fmt: skip
 
 
 def name_bad(found: Preferences) -> None:
@@ -147,11 +145,14 @@ def select(
     that wait for an answer are handed out again before new ones.
     """
     from szpo.analysis import label_sheets, rounds
+    from szpo.analysis.posterior import BradleyTerry
 
     if rule not in (None, "bald", "entropy"):
         raise UsageError(f"--rule {rule} is neither bald nor entropy")
-    given = {"features": features, "rule": rule, "tau": tau, "seed": seed,
-             "min_words": min_words, "max_words": max_words}  # fmt: skip
+    # These belong to a selection from its first round on.
+    fixed = {"features": features, "rule": rule, "tau": tau, "seed": seed,
+             "shortest": min_words, "longest": max_words}  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in fixed.items() if value is not None}
     state_path = state or pool.with_name(pool.name + ".select.json")
     if state_path.exists():
         begun = rounds.load(state_path)
@@ -165,7 +166,11 @@ def select(
             "give --features, such as length,politeness (szpo features --list lists the names)"
         )
     else:
-        begun = rounds.State(_make_plan(features, pool, given))
+        _, names = _features(features, pool)
+        plan = rounds.SelectionSettings(names=names, **given)
+        BradleyTerry.prior(1, plan.tau)  # refuses what is no standard deviation
+        seeds.derive(plan.seed, "select")  # refuses what is no seed
+        begun = rounds.State(plan)
     differences, _ = _features(begun.plan.features, pool)
     done = rounds.advance(
         begun, pool, differences, count=count,
@@ -180,37 +185,13 @@ def select(
         _say(done, state_path, out)
 
 
-def _make_plan(features: str, pool: Path, given: Mapping[str, Any]) -> SelectionSettings:
-    from szpo.analysis.posterior import BradleyTerry
-    from szpo.analysis.rounds import SelectionSettings
-
-    _, names = _features(features, pool)
-    tau = 1.0 if given["tau"] is None else given["tau"]
-    BradleyTerry.prior(1, tau)  # refuses what is no standard deviation
-    seeds.derive(given["seed"] or 0, "select")  # refuses what is no seed
-    return SelectionSettings(
-        features=features,
-        names=names,
-        rule=given["rule"] or "bald",
-        tau=tau,
-        seed=given["seed"] or 0,
-        shortest=1 if given["min_words"] is None else given["min_words"],
-        longest=given["max_words"],
-    )
-
-
-def _check_options(options: Mapping[str, Any], plan: SelectionSettings, state_path: Path) -> None:
-    have = {
-        "features": plan.features, "rule": plan.rule, "tau": plan.tau, "seed": plan.seed,
-        "min_words": plan.shortest, "max_words": plan.longest,
-    }  # fmt: skip
-    for name in ("features", *FIXED):
-        given = options[name]
-        if given is not None and given != have[name]:
-            option = "--" + name.replace("_", "-")
+def _check_options(given: Mapping[str, Any], plan: SelectionSettings, state_path: Path) -> None:
+    options = {"shortest": "min-words", "longest": "max-words"}
+    for name, value in given.items():
+        if value != (begun := getattr(plan, name)):
             raise UsageError(
-                f"{option} {given}: {state_path} was begun with {have[name]}; leave it out, or "
-                "begin again with another --state"
+                f"--{options.get(name, name)} {value}: {state_path} was begun with {begun}; leave "
+                "it out, or begin again with another --state"
             )
 
 

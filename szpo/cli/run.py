@@ -425,7 +425,12 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             f"waiting for votes from another process, such as: szpo simulate {ledger.path}"
         )
     live = console.errors.is_terminal and not as_json
-    with _bar(live) as bar:
+    bars = Progress(
+        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), console=console.errors, disable=not live, transient=True,
+    )  # fmt: skip
+    with bars as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
         def show(report: step_report.StepReport) -> None:
@@ -472,20 +477,6 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             more = taught.more_votes(ledger, lesson)
             _next(ledger, language=parts.base is not None, more=more)
     return 1 if outcome.status == "paused" else 0
-
-
-def _bar(live: bool) -> Progress:
-    return Progress(
-        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console.errors,
-        disable=not live,
-        transient=True,
-    )
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:

@@ -59,32 +59,29 @@ def shrink(
         raise UsageError("--to measures nothing; say what to do there: --out, --name or --ask")
     last = _last_step(path)
     document: dict[str, Any] = {"share": to}
+    lines = []
     if out is not None:
         with run_paths.look(path) as ledger:
             record.write_adapter(ledger, run_paths.fresh(out), Weights(share=to))
         document["adapter"] = str(out)
+        lines.append(f"wrote {out}, the adapter at {to:g} of the way")
     if name is not None:
         target = path.with_name(f"{run_paths.run_name(name)}.db")
         branch.branch(path, last, target, by="szpo shrink", share=to).close()
         document["branch"] = str(target)
+        lines += [
+            f"wrote {target}, which begins at {to:g} of the way",
+            f"  szpo run --resume {target}  # continues from there",
+        ]
     if ask is not None:
         with Ledger.open(path) as ledger:
             body = {"comparisons": ask, "percent": _as_percent(to)}
             document["order"] = orders.place_order(ledger, "final", "szpo shrink", body)
-    if as_json:
-        console.emit(document)
-        return
-    for key, value in document.items():
-        if key == "adapter":
-            console.say(f"wrote {value}, the adapter at {to:g} of the way")
-        if key == "branch":
-            console.say(f"wrote {value}, which begins at {to:g} of the way")
-            console.say(f"  szpo run --resume {value}  # continues from there")
-        if key == "order":
-            console.say(
-                f"order {value}: {ask} blind comparisons of the base with {to:g} of the way; the "
-                f"process that drives the run writes them: szpo run --resume {path} --stay"
-            )
+        lines.append(
+            f"order {document['order']}: {ask} blind comparisons of the base with {to:g} of the "
+            f"way; the process that drives the run writes them: szpo run --resume {path} --stay"
+        )
+    console.answer(as_json, document, *lines)
 
 
 def _as_percent(share: float) -> int:
