@@ -7,11 +7,11 @@ colours and line widths come from the page's style.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from szpo.analysis.improvement import Improvement
 from szpo.analysis.taught import Lesson
@@ -24,18 +24,14 @@ FEWEST: Final = 3
 """Points from which a small curve is drawn: two of them make any noise a line."""
 
 
-class _Scale(NamedTuple):
+_Scale: TypeAlias = Callable[[float], float]
+"""A value as a coordinate."""
+
+
+def _scale(low: float, high: float, first: float, last: float) -> _Scale:
     """Values between ``low`` and ``high`` as coordinates; what lies beyond is at the edge."""
-
-    low: float
-    high: float
-    first: float
-    last: float
-
-    def __call__(self, value: float) -> float:
-        inside = min(max(value, self.low), self.high)
-        span = (self.high - self.low) or 1.0
-        return self.first + (inside - self.low) / span * (self.last - self.first)
+    span = (high - low) or 1.0
+    return lambda value: first + (min(max(value, low), high) - low) / span * (last - first)
 
 
 class _Box(NamedTuple):
@@ -51,10 +47,10 @@ class _Box(NamedTuple):
     """From the plot down to the labels of x."""
 
     def at_x(self, low: float, high: float) -> _Scale:
-        return _Scale(low, high, self.left, self.width - self.right)
+        return _scale(low, high, self.left, self.width - self.right)
 
     def at_y(self, low: float, high: float) -> _Scale:
-        return _Scale(low, high, self.height - self.bottom, self.top)
+        return _scale(low, high, self.height - self.bottom, self.top)
 
     def level(self, kind: str, at_y: _Scale, y: float) -> str:
         """A line across the plot."""
@@ -96,36 +92,28 @@ class Series:
     dots: bool = False
     """Draw points instead of a joined line."""
 
+    @classmethod
+    def of(cls, name: str, rows: Iterable[Sequence[float]], *, dots: bool = False) -> Series:
+        """From rows of x, value, low and high."""
+        x, y, low, high = list(zip(*rows, strict=True)) or [()] * 4
+        return cls(name, x, y, low, high, dots)
+
 
 def estimate_series(steps: Iterable[tuple[int, float | None, float | None]]) -> Series:
     """The value difference Δ̂ over steps with its 95 % interval, units of the link.
 
     ``steps`` are (step, Δ̂, standard error); those without a Δ̂ are left out.
     """
-    rows = [(step, value, error or 0.0) for step, value, error in steps if value is not None]
-    return Series(
-        "Δ̂",
-        [step for step, _, _ in rows],
-        [value for _, value, _ in rows],
-        [value - Z * error for _, value, error in rows],
-        [value + Z * error for _, value, error in rows],
-        dots=True,
-    )
+    rows = [(step, value, Z * (error or 0.0)) for step, value, error in steps if value is not None]
+    return Series.of("Δ̂", [(x, y, y - half, y + half) for x, y, half in rows], dots=True)
 
 
 def gain_series(helped: Improvement) -> Series | None:
     """The share of held-out pairs won over votes, with intervals; None where none was measured."""
-    gained = [(p.votes, p.wins) for p in helped.points if p.wins is not None]
-    if not gained:
-        return None
+    known = [(p.votes, p.wins) for p in helped.points if p.wins is not None]
+    gained = [(votes, wins.value or 0.0, wins.low, wins.high) for votes, wins in known]
     # Before any vote the tuned policy is the base, which wins half of the pairs against itself.
-    return Series(
-        "held out",
-        [0, *(votes for votes, _ in gained)],
-        [0.5, *(wins.value or 0.0 for _, wins in gained)],
-        [0.5, *(wins.low for _, wins in gained)],
-        [0.5, *(wins.high for _, wins in gained)],
-    )
+    return Series.of("held out", [(0, 0.5, 0.5, 0.5), *gained]) if gained else None
 
 
 def draw_gain(helped: Improvement) -> str:
@@ -141,13 +129,14 @@ def draw_path(steps: Sequence[dict[str, Any]]) -> str:
     log p / (1 − p).
     """
     counted = accumulate(step["votes"] for step in steps)
-    known = [(votes, *ends) for votes, step in zip(counted, steps, strict=True)
-             if (ends := _ends(step["pooled"]))]  # fmt: skip
+    known = [
+        (votes, *(1 / (1 + math.exp(-x)) for x in ends))
+        for votes, step in zip(counted, steps, strict=True)
+        if (ends := _ends(step["pooled"]))
+    ]
     if len(known) < 2:
         return ""
-    votes, *odds = zip(*known, strict=True)
-    value, low, high = ([1 / (1 + math.exp(-x)) for x in each] for each in odds)
-    series = Series("votes for going on", votes, value, low, high)
+    series = Series.of("votes for going on", known)
     return _draw_shares("Votes for going on, over votes", [series], "share of votes")
 
 
@@ -316,7 +305,6 @@ def _colours(values: Sequence[str]) -> str:
 
 def _draw_series(s: Series, i: int, at_x: _Scale, at_y: _Scale) -> list[str]:
     points = [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
-    placed = _place(points, at_x, at_y)
     parts = []
     if s.low is not None and s.high is not None:
         edges = [e for e in zip(s.x, s.low, s.high, strict=True) if math.isfinite(e[1] + e[2])]
@@ -329,10 +317,11 @@ def _draw_series(s: Series, i: int, at_x: _Scale, at_y: _Scale) -> list[str]:
         else:
             parts.append(_area(f"s{i} band", edges, at_x, at_y))
     if not s.dots:
-        return [*parts, f'<polyline class="s{i} line" points="{" ".join(placed)}"/>']
+        line = " ".join(_place(points, at_x, at_y))
+        return [*parts, f'<polyline class="s{i} line" points="{line}"/>']
     return parts + [
-        f'<circle class="s{i} dot" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>'
-        for p in placed
+        f'<circle class="s{i} dot" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3"/>'
+        for x, y in points
     ]
 
 
@@ -363,14 +352,15 @@ def draw_values(steps: Sequence[dict[str, Any]], title: str) -> str:
     marks = ticks(-reach, reach, 6)
     box, at_y = _VALUES, _VALUES.at_y(marks[0], marks[-1])
     first, last = steps[0]["step"], max(steps[-1]["step"], steps[0]["step"] + 9)
-    at_x = box.at_x(first - 0.5, last + 0.5)
+    left, right = first - 0.5, last + 0.5
+    at_x = box.at_x(left, right)
     parts = [box.open("op-chart", title)]
     for mark in marks:
         said = f"{mark:+g}".replace("-", "−") if mark else "0"
         kind = "grid" if mark else "zero"
         parts += [box.level(kind, at_y, mark), box.y_label(at_y, mark, said)]
     for mark in ticks(first, last, 10):
-        if mark % 1 == 0 and at_x.low <= mark <= at_x.high:
+        if mark % 1 == 0 and left <= mark <= right:
             parts.append(box.x_label(at_x, mark, f"{mark + 1:g}"))
     pooled = [(s["step"], *ends) for s in steps if (ends := _ends(s["pooled"]))]
     if pooled:

@@ -22,7 +22,7 @@ from szpo.analysis import agreement, evidence, improvement, outlook, taught, vot
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.evaluators.hidden_reward import Score
-from szpo.intervals import Share
+from szpo.intervals import Share, mean
 from szpo.ledger.database import Ledger
 from szpo.policies import teachable
 from szpo.replay.findings import Report
@@ -249,21 +249,16 @@ def _rewards(
     ledger: Ledger, facts: Sequence[StepRow], score: Score, *, by_votes: bool = False
 ) -> Series:
     """Mean reward per step; the interval is over prompts, each prompt's two answers together."""
-    xs, means, halves, spent = [], [], [], 0
+    points, spent = [], 0
     for f in facts:
         spent += f.votes
         rows = [row for c in ledger.comparisons(f.step) for row in c.rows]
-        if not rows:
-            continue
         values = [(score(row.prompt, row.plus) + score(row.prompt, row.minus)) / 2 for row in rows]
-        mean = sum(values) / len(values)
-        spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
-        xs.append(spent if by_votes else f.step)
-        means.append(mean)
-        halves.append(1.96 * (spread / len(values)) ** 0.5)
-    low = [m - h for m, h in zip(means, halves, strict=True)]
-    high = [m + h for m, h in zip(means, halves, strict=True)]
-    return Series("reward", xs, means, low, high)
+        found = mean(values)
+        if (y := found.value) is not None:
+            ends = (y if end is None else end for end in (found.low, found.high))
+            points.append((spent if by_votes else f.step, y, *ends))
+    return Series.of("reward", points)
 
 
 def _samples(ledger: Ledger, facts: Sequence[StepRow]) -> Iterator[dict[str, Any]]:
