@@ -237,7 +237,7 @@ def _point(body: Mapping[str, Any], base: Any) -> Point:
         votes=body["votes"],
         wins=None if outcomes is None else metrics.win_rate(outcomes),
         even=0.0 if outcomes is None else float(np.mean(outcomes == 0.5)),
-        reward=_mean(body["rewards"]),
+        reward=mean_reward(body["rewards"]),
         tokens=body["tokens"],
         kl=body["kl"],
         texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
@@ -255,7 +255,8 @@ def _outcomes(body: Mapping[str, Any], base: Any) -> Floats | None:
     return metrics.versus(tuned, base)
 
 
-def _mean(rewards: Any) -> float | None:
+def mean_reward(rewards: Sequence[Sequence[float]] | None) -> float | None:
+    """The mean over all answers; None where no reward is known."""
     if rewards is None:
         return None
     values = [float(value) for row in rewards for value in row]

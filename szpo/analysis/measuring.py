@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from szpo import seeds
+from szpo.analysis.improvement import mean_reward
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import IntegrityError, LeaseError, ResourceError, StorageError, SzpoError
@@ -174,8 +175,9 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
         )
         digest = policy.digest()
     done = _measurements(m)
+    first, last = (mean_reward(done[i]["rewards"]) for i in (0, steps))
     values = [
-        ("mean reward of the panel", _mean(done[0]), _mean(done[steps])),
+        ("mean reward of the panel", first, last),
         (text_guards.FLUENCY, was.logprob, now.logprob),
         ("distinct-2", was.distinct2, now.distinct2),
         ("tokens per answer", was.tokens, now.tokens),
@@ -193,11 +195,6 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
 def _measurements(m: Measuring) -> dict[int, Any]:
     """The recorded measurements, by the number of applied steps."""
     return {event["body"]["steps"]: event["body"] for event in m.ledger.events(KIND)}
-
-
-def _mean(body: Any) -> float | None:
-    values = [float(value) for row in body["rewards"] or () for value in row]
-    return sum(values) / len(values) if values else None
 
 
 def _is_language_model(m: Measuring) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from szpo.aggregation import win_rates
@@ -117,17 +117,16 @@ def _speed(evidence: Evidence) -> dict[str, Any]:
     # Times of people, or of programs where no person voted.
     people = [p.name for p in evidence.panelists if p.kind == "person"]
     times = evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
-    paused = _spans(run.pauses, run.as_of_us)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
-    open_us = sum(_time_outside(begin, end, paused) for begin, end in rounds)
+    open_us = sum(_running(run, begin, end) for begin, end in rounds)
     waiting = None
     if rounds:
         busy = any(s.state in ("planned", "generating", "open", "closed") for s in steps)
         end = run.as_of_us if busy else max(end for _, end in rounds)
-        whole = _time_outside(rounds[0][0], end, paused)
+        whole = _running(run, rounds[0][0], end)
         waiting = max(0.0, 1 - open_us / whole) if whole else None
     links = {
-        "votes": quantile([_time_outside(s.opened_us, s.closed_us, paused) / 1e6 for s in steps
+        "votes": quantile([_running(run, s.opened_us, s.closed_us) / 1e6 for s in steps
                            if s.opened_us is not None and s.closed_us is not None], 0.5),
         "answers": quantile([s.generation_s for s in steps if s.generation_s is not None], 0.5),
         "update": quantile([(s.applied_us - s.closed_us) / 1e6 for s in steps
@@ -149,15 +148,9 @@ def _speed(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-Span = tuple[int, int]
-
-
-def _spans(pauses: Iterable[tuple[int, int | None]], now: int) -> list[Span]:
-    return [(begin, now if end is None else end) for begin, end in pauses]
-
-
-def _time_outside(begin: int, end: int, paused: Iterable[Span]) -> int:
-    """µs from begin to end, less those in the spans of ``paused``."""
+def _running(run: RunFacts, begin: int, end: int) -> int:
+    """µs from begin to end, less those in which the run was paused."""
+    paused = ((a, run.as_of_us if b is None else b) for a, b in run.pauses)
     return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in paused)
 
 
@@ -195,12 +188,11 @@ def _price(run: RunFacts, votes: float, hours: float) -> float | None:
 
 def _paces(evidence: Evidence) -> list[float]:
     """Seconds from close to close of the last ten steps, without pauses."""
-    paused = _spans(evidence.run.pauses, evidence.run.as_of_us)
     ends = [s.closed_us for s in evidence.steps if s.closed_us is not None]
     opened = [s.opened_us for s in evidence.steps if s.opened_us is not None]
     ends = [*opened[:1], *ends]
     both = list(itertools.pairwise(ends))[-WINDOW:]
-    return [_time_outside(a, b, paused) / 1e6 for a, b in both]
+    return [_running(evidence.run, a, b) / 1e6 for a, b in both]
 
 
 # ---- value ----
