@@ -53,15 +53,10 @@ def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
     """The gain of each question δ (n, d) if it is asked alone, (n,) nats; particles x (m, d).
 
     Raises:
-        UsageError: an unknown rule, or particles and questions of different dimensions.
+        UsageError: an unknown rule.
     """
     if rule not in RULES:
         raise UsageError(f"selection: rule {rule!r} is unknown; choose {' or '.join(RULES)}")
-    if x.ndim != 2 or delta.ndim != 2 or x.shape[1] != delta.shape[1] or not len(x):
-        raise UsageError(
-            f"selection: particles of shape {x.shape} and questions of shape {delta.shape} "
-            "do not fit; (m, d) and (n, d) are needed"
-        )
     none = _no_answers(x)
     parts = [_gain(delta[part] @ x.T, none, rule) for part in blocks(len(delta), len(x))]
     return np.concatenate(parts) if parts else np.zeros(0)
@@ -81,12 +76,7 @@ def select(
     Particles x (m, d). ``key`` draws the joint answers of long batches. Rows of δ that are 0 carry
     no information and are never chosen. ``beyond``: for `Batch.certain`, the largest gain of any
     question in a stream that the caller has dropped.
-
-    Raises:
-        UsageError: ``count`` is not positive, or see `gains`.
     """
-    if count < 1:
-        raise UsageError(f"selection: {count} questions; ask for at least 1")
     alone = gains(x, delta, rule)
     usable = delta.any(1)
     order = np.argsort(np.where(usable, -alone, np.inf), kind="stable")[: usable.sum()]

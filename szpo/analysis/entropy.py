@@ -6,7 +6,6 @@ import numpy as np
 from scipy import special
 from scipy.spatial import cKDTree
 
-from szpo.errors import UsageError
 from szpo.types import Floats
 
 
@@ -14,11 +13,7 @@ def gaussian(x: Floats) -> float:
     """½ log det(2πe Cov) of x (m, d): exact for a Gaussian, an upper bound for everything else.
 
     −∞ where the covariance is singular.
-
-    Raises:
-        UsageError: fewer than two particles, or a number that is not finite.
     """
-    _check(x, 2)
     return gaussian_of(np.cov(x.T).reshape(x.shape[1], x.shape[1]))
 
 
@@ -37,11 +32,7 @@ def nearest(x: Floats, k: int = 3) -> float:
 
     ψ(m) − ψ(k) + log V_d + (d/m) Σ log rᵢ for x (m, d), with V_d the volume of the unit ball.
     −∞ where k + 1 particles coincide. Its bias grows with the number of dimensions.
-
-    Raises:
-        UsageError: fewer than k + 1 particles, or a number that is not finite.
     """
-    _check(x, k + 1)
     m, d = x.shape
     distance = cKDTree(x).query(x, k=k + 1)[0][:, k]
     if not distance.all():
@@ -49,12 +40,3 @@ def nearest(x: Floats, k: int = 3) -> float:
     ball = 0.5 * d * np.log(np.pi) - special.gammaln(0.5 * d + 1)
     digamma = special.digamma(m) - special.digamma(k)
     return float(digamma + ball + d * np.log(distance).mean())
-
-
-def _check(x: Floats, least: int) -> None:
-    if x.ndim != 2 or len(x) < least or x.shape[1] < 1:
-        raise UsageError(
-            f"entropy: particles of shape {x.shape}; at least ({least}, 1) are needed"
-        )
-    if not np.isfinite(x).all():
-        raise UsageError("entropy: a particle is not finite")

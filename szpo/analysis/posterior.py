@@ -43,7 +43,7 @@ class BradleyTerry:
     each weight, in logits per unit of feature.
 
     Raises:
-        UsageError: shapes do not fit, a number is not finite, a weight or τ is not positive.
+        UsageError: a number is not finite, or τ is not positive.
     """
 
     delta: Floats
@@ -51,20 +51,11 @@ class BradleyTerry:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.delta.ndim != 2 or self.weight.shape != self.delta.shape[:1]:
-            raise UsageError(
-                f"posterior: δ of shape {self.delta.shape} and weights of shape "
-                f"{self.weight.shape}; (n, d) and (n,) are needed"
-            )
-        if self.delta.shape[1] < 1:
-            raise UsageError("posterior: there is no feature; give at least one")
         if not (self.tau > 0 and np.isfinite(self.tau)):
             raise UsageError(f"posterior: tau is {self.tau}; it must be a positive number")
         bad = np.flatnonzero(~np.isfinite(self.delta).all(1))
         if len(bad):
             raise UsageError(f"posterior: δ of answer {bad[0]} is not finite")
-        if not (np.isfinite(self.weight).all() and (self.weight > 0).all()):
-            raise UsageError("posterior: weights of answers must be positive numbers")
 
     @classmethod
     def prior(cls, dim: int, tau: float = 1.0) -> BradleyTerry:
@@ -117,14 +108,12 @@ def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
     A leaves δ, B negates it, a tie is half an answer in either direction, a skip is none.
 
     Raises:
-        UsageError: a choice is unknown, or there is not one for each row of δ.
+        UsageError: a choice is unknown.
 
     >>> rows, weight = orient(np.array([[1.0], [2.0], [3.0]]), ["A", "B", "tie"])
     >>> rows.ravel().tolist(), weight.tolist()
     ([1.0, -2.0, 3.0, -3.0], [1.0, 1.0, 0.5, 0.5])
     """
-    if len(delta) != len(choices):
-        raise UsageError(f"answers: {len(choices)} of them for {len(delta)} pairs")
     signs: dict[str, tuple[tuple[float, float], ...]] = {
         "A": ((1.0, 1.0),), "B": ((-1.0, 1.0),), "tie": ((1.0, 0.5), (-1.0, 0.5)), "skip": (),
     }  # fmt: skip

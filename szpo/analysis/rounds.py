@@ -253,8 +253,6 @@ def _scale(path: Path, differences: Differences, plan: SelectionSettings) -> tup
     total, rows = np.zeros(len(plan.names)), 0
     for part in pool.chunks(pool.read(path), Filter(plan.shortest, plan.longest), Seen()):
         delta = differences(part)
-        if delta.shape[1] != len(plan.names):
-            raise UsageError(f"features: {delta.shape[1]} numbers for {len(plan.names)} names")
         total += (delta * delta).sum(0)
         rows += len(delta)
         if rows >= SCALED_ON:

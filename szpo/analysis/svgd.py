@@ -18,7 +18,7 @@ import numpy as np
 from scipy import linalg
 
 from szpo.analysis.posterior import BradleyTerry, Target, blocks
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError
 from szpo.types import Floats
 
 MEDIAN_OF = 256
@@ -53,13 +53,7 @@ class Sampler:
     sd: Floats
 
     def draw(self, count: int, key: bytes) -> Particles:
-        """Draw ``count`` particles by the key, with their log-densities.
-
-        Raises:
-            UsageError: ``count`` is below 2.
-        """
-        if count < 2:
-            raise UsageError(f"svgd: {count} particles; give at least 2")
+        """Draw ``count`` particles by the key, with their log-densities."""
         xi = normals(key, (count, len(self.mean)))
         log_q = -0.5 * (xi * xi).sum(1) - np.log(self.sd).sum() - 0.5 * xi.shape[1] * _LOG_2PI
         return Particles(self.mean + self.sd * xi, log_q)
@@ -143,11 +137,8 @@ def step(target: Target, particles: Particles, epsilon: float = 0.3) -> Particle
     ``epsilon`` in (0, 2], where a unit Gaussian stays stable.
 
     Raises:
-        UsageError: ε is out of range.
         RunError: particles run away, or the target's score is not finite.
     """
-    if not 0 < epsilon <= 2:
-        raise UsageError(f"svgd: epsilon is {epsilon}; it must be within (0, 2]")
     phi, trace = _field(particles.x, target.score(particles.x))
     x = particles.x + epsilon * phi
     _finite(x, "a particle")
@@ -162,7 +153,7 @@ def run(
     Returns snapshots at the start, after every ``every`` steps (0: none), and at the end.
 
     Raises:
-        UsageError, RunError: see `step`.
+        RunError: see `step`.
     """
     snapshots = [particles]
     for number in range(1, steps + 1):
