@@ -22,14 +22,11 @@ BLOCK = 2**21
 
 
 class Target(Protocol):
-    """A density from which particles can be drawn."""
+    """A density p from which particles can be drawn."""
 
     @property
     def dim(self) -> int:
         """The number of coordinates d."""
-
-    def log_density(self, w: Floats) -> Floats:
-        """Log p up to a constant, (m, d) to (m,)."""
 
     def score(self, w: Floats) -> Floats:
         """∇ log p, (m, d) to (m, d)."""

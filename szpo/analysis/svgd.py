@@ -80,10 +80,6 @@ class Whitened:
         """The points x (m, d) in whitened coordinates."""
         return np.asarray(linalg.solve_triangular(self.root, (x - self.centre).T, lower=True).T)
 
-    def log_density(self, z: Floats) -> Floats:
-        """The target's log-density at x(z), up to a constant, (m,)."""
-        return self.target.log_density(self.x(z))
-
     def score(self, z: Floats) -> Floats:
         """∇_z log p = Rᵀ ∇_x log p, (m, d)."""
         return np.asarray(self.target.score(self.x(z)) @ self.root)

@@ -142,9 +142,7 @@ def clusters(
     if not found.within.of + found.between.of:
         console.say("(no comparison was answered by two; by the fitted tastes:)")
     inside = found.expected.diagonal().mean()
-    across = (found.expected.sum() - found.expected.trace()) / max(
-        len(groups) ** 2 - len(groups), 1
-    )
+    across = (found.expected.sum() - found.expected.trace()) / (len(groups) ** 2 - len(groups))
     console.say(f"by the fitted tastes: {inside:.0%} within, {across:.0%} between")
 
 

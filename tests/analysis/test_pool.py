@@ -415,9 +415,6 @@ class Gaussian:
     def __init__(self, dim: int):
         self.dim = dim
 
-    def log_density(self, w: Floats) -> Floats:
-        return np.asarray(-0.5 * (w * w).sum(1))
-
     def score(self, w: Floats) -> Floats:
         return -w
 
