@@ -73,17 +73,12 @@ def answer(as_json: bool, document: Any, *lines: str) -> None:
         say("\n".join(lines))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table: numbers on the right, None as a dash; lines break between words only.
 
     A table of a person's runs is there to be copied from: a name in it is never cut or broken.
     """
-    made = Table(
-        title=Text(visible(title)) if title else None,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    made = Table(box=None, pad_edge=False)
     content = [[_cell(value) for value in row] for row in rows]
     for i, column in enumerate(columns):
         right = bool(content) and all(_numeric(row[i]) for row in content)

@@ -81,9 +81,9 @@ def _texts(ledger: Ledger, comparison: str) -> Record:
     }
 
 
-def write_jsonl(ledger: Ledger, file: IO[str], *, texts: bool = True) -> int:
-    """Write every vote as a line of JSON; returns how many."""
-    return _write_lines(file, export_votes(ledger, texts=texts))
+def write_jsonl(ledger: Ledger, file: IO[str]) -> int:
+    """Write every vote with its texts as a line of JSON; returns how many."""
+    return _write_lines(file, export_votes(ledger, texts=True))
 
 
 def _write_lines(file: IO[str], rows: Iterator[Record]) -> int:
