@@ -78,12 +78,9 @@ def describe(
     )
 
 
-def _are_equal(same: int, asked: int) -> bool:
-    return asked >= SURE and 2 * same >= asked
-
-
 def _describe_equal(same: int, asked: int) -> str:
-    if not _are_equal(same, asked):
+    """That half of the questions show no difference; empty where that is not known."""
+    if asked < SURE or 2 * same < asked:
         return ""
     return f"{same} of {asked} questions show no difference: {CHANGE}"
 
@@ -137,7 +134,7 @@ def read(
         clearer=_ask_more_clearly(ledger.spec.get("config", {})),
         hopeful=hopeful,
     )
-    return words, not _are_equal(same, asked)
+    return words, not _describe_equal(same, asked)
 
 
 def count_earlier(ledger: Ledger) -> int:

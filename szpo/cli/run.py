@@ -42,7 +42,6 @@ from szpo.training import budget, held_out, results, status, step_report
 from szpo.voting import lease, pauses, set_aside, shown_features
 
 if TYPE_CHECKING:
-    from szpo.policies.subspaces import Subspace
     from szpo.runs.assemble import CheckedConfig
 
 WARN_AT: Final = 0.7
@@ -141,6 +140,7 @@ def run(
     if accept_samples:
         sets = [*sets, "panel.poor_samples=open"]
     config = settings_file.load(file, preset_name=preset, sets=sets)
+    from szpo.policies import subspace_cache
     from szpo.runs import assemble
 
     checked = assemble.check(config)
@@ -153,7 +153,7 @@ def run(
         return 0
     config = checked.config
     here = checked.policy_factory is None and config.engine.is_local
-    stored = here and _look_up(checked) is not None
+    stored = here and subspace_cache.look_up(config, checked.prompts.train) is not None
     costs = cost_plan.estimate(
         config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
     )
@@ -236,7 +236,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
             seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
         from szpo.policies import subspace_cache
 
-        found = _look_up(checked)
+        found = subspace_cache.look_up(config, checked.prompts.train)
         setup = subspace_cache.describe_plan(config, found)
         if found is not None and found.features is not None:
             can = teachable.read(found.features.names, found.report)
@@ -270,13 +270,6 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
     if prior:
         lines["prior"] = prior
     console.pairs(lines, to=console.errors)
-
-
-def _look_up(checked: CheckedConfig) -> Subspace | None:
-    """The coordinates of a run where the cache or the package has them."""
-    from szpo.policies import subspace_cache
-
-    return subspace_cache.look_up(checked.config, checked.prompts.train)
 
 
 def _read_changes(sets: list[str]) -> dict[str, Any]:
