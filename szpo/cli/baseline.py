@@ -25,7 +25,7 @@ from szpo.errors import UsageError
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
     from szpo.baselines.asking import Score
-    from szpo.baselines.costs import Meter, Moment, OnStep
+    from szpo.baselines.costs import Cost, Meter, Moment, OnStep
     from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
     from szpo.data.pairs import Preferences
@@ -434,15 +434,18 @@ def baseline(
             f"{read / judged:.0%} of its {judged:.0f} judgements had a score; they are as good "
             "as the model is as a judge (a small one only shows that the software runs)"
         )
-    cost = done.cost
-    console.say(
+    console.say(_describe_cost(done.cost))
+    console.say(f"wrote {target}")
+    if method != "reward-model":
+        console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
+
+
+def _describe_cost(cost: Cost) -> str:
+    return (
         f"cost: {cost.votes:,} votes, {cost.answers_read:,} answers read, "
         f"{cost.tokens_generated:,} tokens generated, {cost.seconds:.1f} s, "
         f"peak {cost.peak_bytes / 2**30:.2f} GiB"
     )
-    console.say(f"wrote {target}")
-    if method != "reward-model":
-        console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
 
 
 def _setting(text: str) -> tuple[str, str]:
