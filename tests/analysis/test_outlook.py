@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,16 +69,15 @@ def test_the_last_step_says_what_was_looked_ahead_to(tmp_path):
 
 
 def test_a_forecast_that_cannot_be_made_ends_no_run(monkeypatch):
-    parts = SimpleNamespace(settings=settings_of(rule="regression", N=1))
-    look, state = driver._outlook(parts), optimizer.init(parts.settings)
-    assert look(state)["ahead"] == ()
+    state = optimizer.init(settings_of(rule="regression", N=1))
+    assert driver._outlook(state)["ahead"] == ()
 
     def fail(*_):
         raise np.linalg.LinAlgError("singular")
 
     monkeypatch.setattr(driver.look_ahead, "look_ahead", fail)
-    assert look(state) is None
-    assert driver._outlook(SimpleNamespace(settings=settings_of())) is None  # known
+    assert driver._outlook(state) is None
+    assert driver._outlook(optimizer.init(settings_of())) is None  # known
 
 
 def test_a_line_of_a_step_says_what_its_votes_taught():
