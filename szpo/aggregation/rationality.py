@@ -81,14 +81,6 @@ class _Votes:
         return cls(own, asked, ((asked.sum(-3) > 1).any((-2, -1)) * 1.0)[..., None])
 
 
-@dataclass(frozen=True, slots=True)
-class _Scales:
-    """E Δ² and E u² (..., 1)."""
-
-    delta2: Floats
-    noise2: Floats
-
-
 def rationality(
     history: History, prior: Prior | None = None, view: View | None = None
 ) -> Rationality:
@@ -101,7 +93,7 @@ def rationality(
     votes = _Votes.of(history)
     lead = votes.own.shape[:-3]
     beta = start(history)
-    scales = _Scales(np.full((*lead, 1), prior.scale**2), votes.shared * prior.scale**2)
+    delta2, noise2 = np.full((*lead, 1), prior.scale**2), votes.shared * prior.scale**2
     spread = np.full((*lead, 1), prior.spread)
     bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
@@ -111,7 +103,7 @@ def rationality(
     if fixed is not None:
         beta = np.ones_like(beta)
     for _ in range(prior.passes):
-        seen = _rest(votes, beta, bound, scales) if fixed is None else fixed
+        seen = _rest(votes, beta, bound, delta2, noise2) if fixed is None else fixed
         square = seen.mean**2 + seen.variance
         bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])  # ξ² = β² E x²
         z = _z(votes, seen)
@@ -125,8 +117,8 @@ def rationality(
         bar = np.abs(beta).mean(-1, keepdims=True)
         bar = np.where(bar > 0, bar, 1.0)
         beta, low, high = beta / bar, low / bar, high / bar  # the mean of |β| is 1
-        scales = _update_scales(
-            votes, beta, bound, _Scales(scales.delta2 * bar**2, scales.noise2 * bar**2), prior
+        delta2, noise2 = _update_scales(
+            votes, beta, bound, delta2 * bar**2, noise2 * bar**2, prior
         )
     return Rationality(normalise(beta), beta, low, high, z)
 
@@ -167,12 +159,15 @@ def _messages(votes: _Votes, beta: Floats, bound: Floats) -> tuple[Floats, Float
     return 2 * bound * b * b * votes.asked, votes.own * b / 2  # 2λβ², oβ/2
 
 
-def _rest(votes: _Votes, beta: Floats, bound: Floats, scales: _Scales) -> View:
-    """Posterior of x without the voter's own votes, by the rest of comparison and direction."""
+def _rest(votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats) -> View:
+    """Posterior of x without the voter's own votes, by the rest of comparison and direction.
+
+    ``delta2`` and ``noise2`` (..., 1) are E Δ² and E u².
+    """
     precise, pull = _messages(votes, beta, bound)
     precise = np.maximum(precise.sum(-3, keepdims=True) - precise, 0.0)
     pull = pull.sum(-3, keepdims=True) - pull
-    noise, prior = scales.noise2[..., None, None], 1 / scales.delta2[..., None, None]
+    noise, prior = noise2[..., None, None], 1 / delta2[..., None, None]
     damp = 1 / (1 + precise * noise)
     far, drawn = precise * damp, pull * damp
     through = prior + far.sum(-1, keepdims=True) - far  # Δ without this comparison
@@ -183,13 +178,13 @@ def _rest(votes: _Votes, beta: Floats, bound: Floats, scales: _Scales) -> View:
 
 
 def _update_scales(
-    votes: _Votes, beta: Floats, bound: Floats, scales: _Scales, prior: Prior
-) -> _Scales:
+    votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats, prior: Prior
+) -> tuple[Floats, Floats]:
     """E Δ² and E u² given all votes, each shrunk to the prior by its pseudo-count."""
     precise, pull = (part.sum(-3) for part in _messages(votes, beta, bound))  # (..., R, N)
-    noise = scales.noise2[..., None]
+    noise = noise2[..., None]
     damp = 1 / (1 + precise * noise)
-    through = 1 / scales.delta2 + (precise * damp).sum(-1)
+    through = 1 / delta2 + (precise * damp).sum(-1)
     middle = (pull * damp).sum(-1) / through
     voted = votes.asked.any((-3, -1)) * 1.0
     total = (voted * (middle**2 + 1 / through)).sum(-1, keepdims=True)
@@ -201,7 +196,7 @@ def _update_scales(
     voted = votes.asked.any(-3) * 1.0
     total = (voted * second).sum((-2, -1))[..., None]
     size = voted.sum((-2, -1))[..., None]
-    return _Scales(found, votes.shared * (total + worth * prior.scale**2) / (size + worth))
+    return found, votes.shared * (total + worth * prior.scale**2) / (size + worth)
 
 
 def _betas(

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo.types import Floats, Ints, Tally
 
+Number = TypeVar("Number", np.int8, np.float64)
 PLUS, MINUS, TIE = 1, -1, 2
 """A voter's verdict on a comparison; 0 is no vote."""
 
@@ -126,27 +127,17 @@ def add_voters(history: History, voters: Sequence[str]) -> History:
     both = tuple(sorted({*history.voters, *voters}))
     if both == history.voters:
         return history
-    old = _columns(history.voters, both)
-    lead = history.verdicts.shape[:-3]
-    verdicts = np.zeros((*lead, len(both), *history.verdicts.shape[-2:]), dtype=np.int8)
-    verdicts[..., old, :, :] = history.verdicts
-    gold = np.zeros((*lead, len(both), 2))
-    gold[..., old, :] = history.gold
-    return History(both, history.steps, verdicts, gold)
+    verdicts = _widen(history.verdicts, -3, history.voters, both)
+    return History(both, history.steps, verdicts, _widen(history.gold, -2, history.voters, both))
 
 
 def align(by_voter: VotesByVoter, voters: Sequence[str]) -> VotesByVoter:
     """The votes with a column for each of ``voters``, who include their own."""
     if tuple(voters) == by_voter.voters:
         return by_voter
-    new = _columns(by_voter.voters, voters)
-    shape = by_voter.verdicts.shape
-    verdicts = np.zeros((*shape[:-3], len(voters), *shape[-2:]), dtype=np.int8)
-    verdicts[..., new, :, :] = by_voter.verdicts
-    gold = None
-    if by_voter.gold is not None:
-        gold = np.zeros((*shape[:-3], len(voters), 2))
-        gold[..., new, :] = by_voter.gold
+    verdicts, gold = _widen(by_voter.verdicts, -3, by_voter.voters, voters), by_voter.gold
+    if gold is not None:
+        gold = _widen(gold, -2, by_voter.voters, voters)
     return VotesByVoter(tuple(voters), verdicts, by_voter.identical, gold)
 
 
@@ -296,6 +287,14 @@ def _gold_shortfall(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, 
     return short * clear, np.where(short < 0, asked * clear**2, 0.0)
 
 
-def _columns(some: Sequence[str], every: Sequence[str]) -> Ints:
+def _widen(
+    values: NDArray[Number], axis: int, some: Sequence[str], every: Sequence[str]
+) -> NDArray[Number]:
+    """Values of ``some`` voters along an axis, with 0 for those of ``every`` who are not there."""
     column = {voter: i for i, voter in enumerate(every)}
-    return np.array([column[voter] for voter in some], dtype=np.int64)
+    shape = list(values.shape)
+    shape[axis] = len(every)
+    found = np.zeros(shape, values.dtype)
+    places = np.array([column[voter] for voter in some], dtype=np.int64)
+    np.moveaxis(found, axis, 0)[places] = np.moveaxis(values, axis, 0)
+    return found
