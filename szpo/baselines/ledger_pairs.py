@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from szpo.baselines.asking import pair_of
 from szpo.baselines.costs import Meter
+from szpo.data import preferred
 from szpo.data.pairs import Pair, Preferences
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Verdict, Vote
-from szpo.voting.counting import counted
 
 
 def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
@@ -27,23 +27,13 @@ def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
     pairs: list[Pair] = []
     ties = comparisons = 0
     meter = meter or Meter()
-    for row in ledger.query(
-        "SELECT step FROM steps WHERE run = ? AND state IN ('closed', 'applied') ORDER BY step",
-        (ledger.run,),
-    ):
-        votes: dict[str, list[Vote]] = defaultdict(list)
-        for vote in counted(ledger, row["step"]):
-            votes[vote.comparison].append(vote)
-        notes = _notes(ledger, row["step"])
-        for comparison in ledger.comparisons(row["step"]):
-            own_votes = votes.get(comparison.id, [])
-            if not own_votes:
-                continue
-            meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(own_votes))
-            found = _make_pairs(comparison, own_votes, notes)
-            pairs += found
-            ties += not found
-            comparisons += 1
+    notes = _notes(ledger)
+    for comparison, votes in preferred.voted(ledger):
+        meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(votes))
+        found = _make_pairs(comparison, votes, notes)
+        pairs += found
+        ties += not found
+        comparisons += 1
     return Preferences(tuple(pairs), ties, comparisons)
 
 
@@ -51,7 +41,7 @@ def _make_pairs(
     comparison: Comparison, votes: list[Vote], notes: Mapping[tuple[str, str, int], dict[int, int]]
 ) -> list[Pair]:
     """The pairs of one comparison."""
-    lead = sum(_VALUE[vote.verdict] for vote in votes)
+    lead = preferred.lead(votes)
     own: dict[int, list[int]] = defaultdict(list)
     for vote in votes:
         for i, value in notes.get((vote.comparison, vote.panelist, vote.revision), {}).items():
@@ -66,20 +56,17 @@ def _make_pairs(
     return found
 
 
-_VALUE: dict[Verdict, int] = {"plus": 1, "minus": -1, "tie": 0, "skip": 0}
-
-
 def _verdict(lead: int) -> Verdict:
     return "plus" if lead > 0 else "minus" if lead < 0 else "tie"
 
 
-def _notes(ledger: Ledger, step: int) -> dict[tuple[str, str, int], dict[int, int]]:
+def _notes(ledger: Ledger) -> dict[tuple[str, str, int], dict[int, int]]:
     """Notes by comparison, panelist and revision: row → 1 for plus, −1 for minus, 0 for a tie.
 
     A note holds the letter as it stood on that panelist's screen; what is no note is passed over.
     """
     found: dict[tuple[str, str, int], dict[int, int]] = {}
-    for vote in ledger.votes(step):
+    for vote in ledger.votes():
         details = json.loads(vote["details"]) if vote["details"] else {}
         given = details.get("notes") if isinstance(details, dict) else None
         if not isinstance(given, dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,14 +17,13 @@ from typing import Final
 from szpo.data import preference_files
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.types import Comparison, Row
+from szpo.types import Comparison, Row, Vote
 from szpo.voting import counting
 
 MAX_COMPARISONS: Final = 1000
 """Comparisons that are taken of a file, evenly over it; more say little that these do not."""
 LEDGER: Final = ".db"
 LEDGER_KIND: Final = "ledger"
-_VALUE: Final = {"plus": 1, "minus": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,28 @@ def read(path: Path) -> Preferred:
 def _read_ledger(ledger: Ledger) -> list[tuple[Row, ...]]:
     """The batches of each closed comparison, the one that most counted votes preferred as plus."""
     found: list[tuple[Row, ...]] = []
+    for comparison, votes in voted(ledger):
+        ahead = lead(votes)
+        if ahead > 0:
+            found.append(comparison.rows)
+        elif ahead < 0:
+            found.append(tuple(Row(r.prompt, r.minus, r.plus) for r in comparison.rows))
+    return found
+
+
+def voted(ledger: Ledger) -> Iterator[tuple[Comparison, list[Vote]]]:
+    """Yield the comparisons of the closed steps that have counted votes, each with its votes."""
     for step in ledger.steps():
         if step["state"] not in ("closed", "applied"):
             continue
-        lead: dict[str, int] = defaultdict(int)
+        votes: dict[str, list[Vote]] = defaultdict(list)
         for vote in counting.counted(ledger, step["step"]):
-            lead[vote.comparison] += _VALUE.get(vote.verdict, 0)
+            votes[vote.comparison].append(vote)
         for comparison in ledger.comparisons(step["step"]):
-            if lead[comparison.id] > 0:
-                found.append(comparison.rows)
-            elif lead[comparison.id] < 0:
-                found.append(tuple(Row(r.prompt, r.minus, r.plus) for r in comparison.rows))
-    return found
+            if comparison.id in votes:
+                yield comparison, votes[comparison.id]
+
+
+def lead(votes: Sequence[Vote]) -> int:
+    """Count the votes for plus, less those for minus."""
+    return sum({"plus": 1, "minus": -1}.get(vote.verdict, 0) for vote in votes)

@@ -12,7 +12,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.resources import files
@@ -128,18 +128,22 @@ def load(
         raise UsageError(f"the held-out share must be at least 0 and below 1 (got {heldout})")
     path = Path(path)
     _check_file(path)
-    names = KEYS if column is None else (column,)
+    names: Sequence[str] = KEYS if column is None else (column,)
+    values: Iterable[tuple[str, Any]]
     match path.suffix.lower():
         case ".csv":
-            records = list(_csv(path, names, separator))
+            names = [name.strip().lower() for name in names if name != "messages"]
+            values = _csv(path, names, separator)
         case ".jsonl":
-            records = list(_jsonl(path, names))
+            values = _jsonl(path)
         case ".json":
-            records = list(_json(path, names))
+            values = _json(path)
         case _:
             if column is not None:
                 raise UsageError(f"{path} has no columns; leave prompts.column out")
-            records = list(_txt(path))
+            values = ((f"{path}:{number}", line) for number, line in _lines(path))
+    read = (_record(value, where, names) for where, value in values)
+    records = [record for record in read if record is not None]
     if not records:
         raise UsageError(f"no prompts in {path}; write at least one, for example one per line")
     train, held, warnings = _split(records, heldout)
@@ -191,13 +195,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         yield from text_files.read_lines(file, path, LINE_LIMIT)
 
 
-def _txt(path: Path) -> Iterator[_Record]:
-    for number, line in _lines(path):
-        if line.strip():
-            yield _Record(Prompt.user(line.strip()), None, f"{path}:{number}")
-
-
-def _jsonl(path: Path, names: Sequence[str]) -> Iterator[_Record]:
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     bad: list[str] = []
     for number, line in _lines(path):
         if not line.strip():
@@ -206,13 +204,13 @@ def _jsonl(path: Path, names: Sequence[str]) -> Iterator[_Record]:
         if isinstance(value, text_files.Unreadable):
             bad.append(f"{path}:{number}: not valid JSON ({value.reason})")
         elif not bad:
-            yield from _records(value, f"{path}:{number}", names)
+            yield f"{path}:{number}", value
     if bad:
         others = f"; {len(bad) - 1} more such lines" if len(bad) > 1 else ""
         raise UsageError(f"{bad[0]}{others}")
 
 
-def _json(path: Path, names: Sequence[str]) -> Iterator[_Record]:
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
     text = text_files.decode(path.read_bytes(), str(path))
     if not text.strip():
         return
@@ -223,13 +221,15 @@ def _json(path: Path, names: Sequence[str]) -> Iterator[_Record]:
     listed = value if isinstance(value, list) else []
     is_chat = listed and all(isinstance(item, dict) and "role" in item for item in listed)
     if isinstance(value, list) and not is_chat:  # a list of prompts, not one conversation
-        for index, item in enumerate(value):
-            yield from _records(item, f"{path}: entry {index + 1}", names)
+        for number, item in enumerate(value, start=1):
+            yield f"{path}: entry {number}", item
     else:
-        yield from _records(value, str(path), names)
+        yield str(path), value
 
 
-def _csv(path: Path, names: Sequence[str], separator: str | None) -> Iterator[_Record]:
+def _csv(
+    path: Path, wanted: Collection[str], separator: str | None
+) -> Iterator[tuple[str, dict[str, str]]]:
     position = 0
 
     def lines() -> Iterator[str]:
@@ -238,7 +238,6 @@ def _csv(path: Path, names: Sequence[str], separator: str | None) -> Iterator[_R
             position = number
             yield line
 
-    wanted = [name.strip().lower() for name in names if name != "messages"]
     first = next(_lines(path), (0, ""))[1]
     mark = separator or _find_separator(first, wanted)
     rows = csv.reader(lines(), strict=True, delimiter=mark)
@@ -260,7 +259,7 @@ def _csv(path: Path, names: Sequence[str], separator: str | None) -> Iterator[_R
                     f"put texts with {_NAMES[mark]} in double quotes"
                 )
             value = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
-            yield from _records(value, f"{path}:{position}", wanted)
+            yield f"{path}:{position}", value
     except csv.Error as error:
         raise UsageError(f"{path}:{position}: not valid CSV ({error})") from error
 
@@ -279,8 +278,8 @@ def _find_separator(header: str, wanted: Collection[str]) -> str:
     return max(SEPARATORS, key=header.count)
 
 
-def _records(value: Any, where: str, names: Sequence[str]) -> Iterator[_Record]:
-    """Read the record of one JSON value; an empty string gives none, other mistakes are errors."""
+def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
+    """Read the record of one value; an empty string gives none, other mistakes are errors."""
     split: Split | None = None
     system: str | None = None
     if isinstance(value, dict):
@@ -296,7 +295,7 @@ def _records(value: Any, where: str, names: Sequence[str]) -> Iterator[_Record]:
         value = value[found[0]]
     if isinstance(value, str):
         if not value.strip():
-            return
+            return None
         turns: tuple[tuple[str, str], ...] = (("user", value.strip()),)
     elif isinstance(value, list):
         turns = conversation(value, where)
@@ -309,7 +308,7 @@ def _records(value: Any, where: str, names: Sequence[str]) -> Iterator[_Record]:
             raise UsageError(f"{where}: holds a NUL character; remove it")
         if len(text) > LINE_LIMIT:
             raise UsageError(f"{where}: a text of {len(text):,} characters; limit {LINE_LIMIT:,}")
-    yield _Record(Prompt(turns), split, where)
+    return _Record(Prompt(turns), split, where)
 
 
 def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
