@@ -43,20 +43,19 @@ _NO_KEY = "none"
 class Endpoint:
     """Asks a server; waits, tries again at growing distances, and gives up with a reason."""
 
-    name: str
-    url: str
+    settings: Judge
     client: OpenAI = field(repr=False)
     key: str = field(repr=False)
-    key_env: str
-    temperature: float = 0.0
-    max_tokens: int = 256
-    timeout_s: float = 60.0
-    attempts: int = 4
     reserved: Sequence[str] = RESERVED
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.settings.model
 
     def write(self, questions: Sequence[Question]) -> list[Reply]:
         """See `Backend.write`."""
-        return self._each(questions, self._text, max_tokens=self.max_tokens)
+        return self._each(questions, self._text, max_tokens=self.settings.max_tokens)
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
         """See `Backend.weigh`: from the likeliest first tokens that the server reports."""
@@ -83,19 +82,20 @@ class Endpoint:
         import openai
 
         messages: Any = [{"role": r, "content": t} for r, t in question.prompt.turns]
-        if self.temperature:
+        if self.settings.temperature:
             more["seed"] = seeds.integer(question.key, 0, 2**31)
         try:
             found = self.client.chat.completions.create(
-                model=self.name, messages=messages, temperature=self.temperature, **more
+                model=self.name, messages=messages, temperature=self.settings.temperature, **more
             )
         except openai.APITimeoutError:
-            return self._gave_up(f"no answer within {self.timeout_s:g} s")
+            return self._gave_up(f"no answer within {self.settings.timeout_s:g} s")
         except openai.APIStatusError as error:
             if (why := FINAL_STATUS.get(error.status_code)) is not None:
                 raise JudgeError(
-                    f"judge {self.name}: {self.url} {why} (HTTP {error.status_code}); check "
-                    f"judge.model, judge.base_url and ${self.key_env}"
+                    f"judge {self.name}: {self.settings.base_url} {why} "
+                    f"(HTTP {error.status_code}); check judge.model, judge.base_url and "
+                    f"${self.settings.key_env}"
                 ) from None
             if error.status_code in (400, 422):  # only the server knows what it did not like
                 message = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
@@ -123,7 +123,8 @@ class Endpoint:
 
     def _gave_up(self, why: str) -> Reply:
         """A final failure; the client has retried by itself where that could help."""
-        tries = f", tried {self.attempts} times" if self.attempts > 1 else ""
+        attempts = self.settings.attempts
+        tries = f", tried {attempts} times" if attempts > 1 else ""
         return Reply(failure=f"{why}{tries}", final=True)
 
     @staticmethod
@@ -168,10 +169,7 @@ def connect(settings: Judge) -> Endpoint:
         organization="",
         project="",
     )
-    return Endpoint(
-        settings.model, url, client, key or _NO_KEY, settings.key_env, settings.temperature,
-        settings.max_tokens, settings.timeout_s, settings.attempts,
-    )  # fmt: skip
+    return Endpoint(settings, client, key or _NO_KEY)
 
 
 def _bounded_client(timeout_s: float) -> Any:

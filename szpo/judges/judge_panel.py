@@ -66,9 +66,8 @@ class Ratings:
         def rate(shown: Sequence[Pair]) -> list[int]:
             found = judge.rate([(Prompt.user(prompt), text) for prompt, text in shown])
             if ask == "soft":
-                odds = [0.0 if each.logit is None else each.logit for each in found]
-                return [round(FINE * probability(each)) for each in odds]
-            return [MIDDLE if each.grade is None else each.grade for each in found]
+                return [round(FINE * probability(each.value or 0.0)) for each in found]
+            return [MIDDLE if each.value is None else each.value for each in found]
 
         size = 1 if remote else AT_ONCE
         parts = [pairs[at : at + size] for at in range(0, len(pairs), size)]
@@ -148,11 +147,8 @@ class Maker:
         Raises:
             UsageError: It cannot be built.
         """
-        settings = config.judge
-        if settings.kind == "endpoint":
-            return Ratings(endpoint.connect(settings), settings)
-        backend, sha256 = _local(config, host, LABELS)
-        return Ratings(backend, settings, sha256)
+        backend, sha256 = _backend(config, host, LABELS)
+        return Ratings(backend, config.judge, sha256 or "")
 
     def check_ratings(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Refuse a judge that cannot rate answers to these prompts; see `check`.
@@ -226,19 +222,19 @@ def _judge(
             Path(settings.model), settings, lambda name: _beside(config, name, host)
         )
         return found, found.sha256
-    backend, sha256 = (
-        (endpoint.connect(settings), None) if settings.kind == "endpoint" else _local(config, host)
-    )
-    return (
-        LanguageJudge(backend, settings, config.panel.guideline, principles, references),
-        sha256,
-    )
+    backend, sha256 = _backend(config, host)
+    made = LanguageJudge(backend, settings, config.panel.guideline, principles, references)
+    return made, sha256
 
 
-def _local(config: Config, host: Host | None, labels: Labels = LETTERS) -> tuple[Backend, str]:
+def _backend(
+    config: Config, host: Host | None, labels: Labels = LETTERS
+) -> tuple[Backend, str | None]:
+    settings = config.judge
+    if settings.kind == "endpoint":
+        return endpoint.connect(settings), None
     from szpo.judges.local_model import Local
 
-    settings = config.judge
     facts, answerer = _beside(config, settings.model, host)
     found = Local(facts, answerer, settings.temperature, settings.max_tokens)
     if settings.ask == "soft":

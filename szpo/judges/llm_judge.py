@@ -44,19 +44,11 @@ class Opinionated(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ParsedReply:
-    """A parsed reply: a preference, a grade or odds; all None where it cannot be read."""
+    """A reply and what was read in it."""
 
     reply: Reply
-    preferred: Preferred | None = None
-    grade: int | None = None
-    logit: float | None = None
-    """log p(first)/p(second) of the two names."""
-
-    @property
-    def value(self) -> Preferred | int | float | None:
-        """What was read."""
-        found = (self.preferred, self.grade, self.logit)
-        return next((each for each in found if each is not None), None)
+    value: Any = None
+    """A preference, a grade, or log p(first)/p(second) of the two names; None: unreadable."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,6 @@ class LanguageJudge:
         rows = [row for row in comparison.rows if not row.identical]
         parts = [rows] if self.settings.batches == "whole" else [[row] for row in rows]
         read = self._ask(parts, criterion, plus_side, key)
-        found = [_part(self.settings.ask, *read[i : i + 2]) for i in range(0, len(read), 2)]
         details: dict[str, Any] = {
             "judge": self.backend.name,
             "ask": self.settings.ask,
@@ -110,6 +101,7 @@ class LanguageJudge:
         failed = next((r.reply for r in read if r.value is None), None)
         if failed is not None:
             return self._resolve_failure(failed, details)
+        found = [_part(self.settings.ask, *read[i : i + 2]) for i in range(0, len(read), 2)]
         details["orders"] = [side for side, _ in found]
         logits = [logit for _, logit in found if logit is not None]
         if not logits:
@@ -195,12 +187,12 @@ class LanguageJudge:
                 return ParsedReply(
                     replace(reply, odds=None, failure="a log-probability is not finite")
                 )
-            return ParsedReply(reply, logit=reply.odds[0] - reply.odds[1])
+            return ParsedReply(reply, reply.odds[0] - reply.odds[1])
         if not reply.ended:  # the last line may be half of one
             return ParsedReply(reply)
         if self.settings.ask == "grades":
-            return ParsedReply(reply, grade=prompting.read_grade(reply.text))
-        return ParsedReply(reply, preferred=prompting.read_verdict(reply.text, self.labels))
+            return ParsedReply(reply, prompting.read_grade(reply.text))
+        return ParsedReply(reply, prompting.read_verdict(reply.text, self.labels))
 
     def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
         wrong = reply.failure or UNREADABLE
@@ -257,14 +249,14 @@ def _part(ask: str, one: ParsedReply, other: ParsedReply) -> tuple[Sides, float 
     A bias b for the first position adds to both: l₁ = Δ + b, l₂ = −Δ + b, so (l₁ − l₂)/2 = Δ.
     """
     if ask == "grades":
-        side = _by_sign((one.grade or 0) - (other.grade or 0))
+        side = _by_sign(one.value - other.value)
         return (side, side), None
     if ask == "soft":
-        a, b = one.logit or 0.0, other.logit or 0.0
+        a, b = one.value, other.value
         return (_by_sign(a), _by_sign(-b)), (a - b) / 2
-    first: dict[Preferred | None, Choice] = {"first": "A", "second": "B"}
-    second: dict[Preferred | None, Choice] = {"first": "B", "second": "A"}
-    return (first.get(one.preferred, "tie"), second.get(other.preferred, "tie")), None
+    first: dict[Preferred, Choice] = {"first": "A", "second": "B", "tie": "tie"}
+    second: dict[Preferred, Choice] = {"first": "B", "second": "A", "tie": "tie"}
+    return (first[one.value], second[other.value]), None
 
 
 def _by_sign(value: float) -> Choice:
