@@ -62,11 +62,8 @@ class _Actor:
         """Answer a chunk."""
         if self._worker is None:  # it died and came back while nobody had asked it anything
             return {"error": NOT_LOADED, "text": ""}
-        try:
-            found: Message = self._worker.answer(message)
-            return found
-        except Exception as error:
-            return {"error": type(error).__name__, "text": str(error)}
+        found: Message = self._worker.answer(message)
+        return found
 
 
 def demand(engine: Engine) -> None:
@@ -265,7 +262,10 @@ class RayTransport:
         self._seats[worker].load_at = time.monotonic() + RESTART_S
 
     def change(self, setup: Message) -> None:
-        """See `Transport.change`; a worker takes its calls in order, so no answer precedes it."""
+        """Have every worker hold another setup before it becomes ready again.
+
+        A worker takes its calls in order, so no answer precedes it.
+        """
         self._setup, self._setup_id = self._ray.put(setup), coordinates_id(setup)
         for worker, seat in self._seats.items():
             if math.isinf(seat.load_at):

@@ -6,14 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo.cluster import ray_engine, worker
 from szpo.cluster.ray_engine import RayTransport
-from szpo.cluster.schedule import Bounds, Dispatcher, Transport
+from szpo.cluster.schedule import Bounds, Dispatcher
 from szpo.config.engine import RAY_ROWS, Engine
 from szpo.errors import UsageError
 from szpo.policies.requests import (
@@ -33,16 +33,6 @@ OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
 
 Check: TypeAlias = Callable[[dict[str, Any]], str | None]
 """Takes what a worker holds; says what is wrong with it, or None."""
-
-
-class Workers(Transport[Message, Message], Protocol):
-    """A transport whose workers hold what a setup says."""
-
-    def change(self, setup: Message) -> None:
-        """Have every worker hold another setup before it becomes ready again."""
-
-    def close(self) -> None:
-        """End the workers."""
 
 
 SCORED = 16
@@ -107,7 +97,7 @@ class RemoteHost:
         self,
         engine: Engine,
         facts: Any,
-        connect: Callable[[Message, Check], Workers],
+        connect: Callable[[Message, Check], RayTransport],
         *,
         bounds: Bounds | None = None,
     ):

@@ -11,7 +11,6 @@ import ipaddress
 import os
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -194,11 +193,11 @@ def _client() -> Any:
 
 
 def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
-    from szpo.cluster.vllm_replica import Replica, Server
+    from szpo.cluster.vllm_replica import Replica
 
     key = os.environ.get(engine.key_env, "")
     return [
-        Replica(Server(url.rstrip("/"), client, key, engine.key_env, **more))
+        Replica(url.rstrip("/"), client, key, engine.key_env, **more)
         for url in engine.replicas or []
     ]
 
@@ -233,34 +232,29 @@ def measure_chunk(
 async def _measure(
     engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
 ) -> tuple[float, str]:
+    from szpo.cluster.vllm_messages import Row
     from szpo.cluster.vllm_replica import GoneError
 
     async with _client() as client:
         replicas = _replicas(engine, client)
         try:
             shown = [await replica.look() for replica in replicas]
+            asked = []
             for replica, seen in zip(replicas, shown, strict=True):
                 if not seen.models:
-                    raise EngineError(f"{replica.server.url} serves no model")
-            names = [seen.models[0] for seen in shown]
+                    raise EngineError(f"{replica.url} serves no model")
+                asked.append((replica, seen.models[0]))
             seconds = 0.0
             for first in (0, rows):  # seeds, and so answers, of its own each time
                 began = time.monotonic()
                 await asyncio.gather(
                     *(
-                        _answer(replica, name, prompt, decoding, range(first, first + rows))
-                        for replica, name in zip(replicas, names, strict=True)
+                        replica.complete(Row(name, prompt, each), decoding)
+                        for replica, name in asked
+                        for each in range(first, first + rows)
                     )
                 )
                 seconds = time.monotonic() - began
         except GoneError as error:
             raise EngineError(str(error)) from None
     return seconds, ", ".join(sorted({seen.version for seen in shown}))
-
-
-async def _answer(
-    replica: Any, name: str, prompt: tuple[int, ...], decoding: Any, seeds: Sequence[int]
-) -> None:
-    from szpo.cluster.vllm_messages import Row
-
-    await asyncio.gather(*(replica.complete(Row(name, prompt, each), decoding) for each in seeds))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,20 +51,6 @@ class Retry:
         return min(max(self.first_s * 2.0 ** (failures - 1), asked), self.longest_s)
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where a server is and what it is asked with."""
-
-    url: str
-    """Without a slash at its end, and without ``/v1``."""
-    client: httpx.AsyncClient = field(repr=False)
-    key: str = field(default="", repr=False)
-    key_env: str = ""
-    rank: int = 1
-    """The ``--max-lora-rank`` that it needs at least."""
-    retry: Retry = field(default_factory=Retry)
-
-
 @dataclass(frozen=True, slots=True)
 class Shown:
     """What a server says of itself."""
@@ -74,13 +61,20 @@ class Shown:
     caches_prefixes: bool
 
 
+@dataclass
 class Replica:
-    """A server, with the adapters that it was given and has not lost."""
+    """Where a server is, what it is asked with, and its adapters."""
 
-    def __init__(self, server: Server):
-        self.server = server
-        self.registered: set[str] = set()
-        """Names of adapters that the server holds, as far as is known."""
+    url: str
+    """Without a slash at its end, and without ``/v1``."""
+    client: httpx.AsyncClient = field(repr=False)
+    key: str = field(default="", repr=False)
+    key_env: str = ""
+    rank: int = 1
+    """The ``--max-lora-rank`` that it needs at least."""
+    retry: Retry = field(default_factory=Retry)
+    registered: set[str] = field(default_factory=set)
+    """Names of adapters that it was given and has not lost, as far as is known."""
 
     async def look(self) -> Shown:
         """Ask the server what it is.
@@ -96,7 +90,7 @@ class Replica:
         try:
             names, adapters = vllm_messages.served_names(models)
         except MessageError as error:
-            raise UsageError(f"{self.server.url} is no vLLM server: {error}") from None
+            raise UsageError(f"{self.url} is no vLLM server: {error}") from None
         caches = vllm_messages.caches_prefixes(metrics.get("text", ""))
         return Shown(str(version.get("version")), tuple(names), tuple(adapters), caches)
 
@@ -122,44 +116,44 @@ class Replica:
             GoneError: no whole answer after all tries, or the server has lost the adapter.
             UsageError: it refuses the request or the key.
         """
+
+        def read(reply: httpx.Response) -> RowAnswer:
+            return vllm_messages.read_completion(_read(reply), row, decoding)
+
         request = vllm_messages.completion_request(row, decoding)
-        failures, why = 0, ""
-        while failures < self.server.retry.tries:
-            if failures:
-                await self.server.retry.sleep(self.server.retry.pause_s(failures))
-            reply = await self._ask("POST", "/v1/completions", request)
-            try:
-                return vllm_messages.read_completion(reply, row, decoding)
-            except MessageError as error:
-                failures, why = failures + 1, str(error)
-        raise GoneError(f"{self.server.url}: {why}, {failures} times")
+        found: RowAnswer = await self._ask("POST", "/v1/completions", request, read=read)
+        return found
 
     async def _ask(
-        self, method: str, path: str, body: Any = None, *, optional: bool = False
-    ) -> dict[str, Any]:
-        """One exchange, with its retries; text that is no JSON comes as ``{"text": …}``.
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        optional: bool = False,
+        read: Callable[[httpx.Response], Any] | None = None,
+    ) -> Any:
+        """One exchange, with its retries; what ``read`` cannot read is asked for again.
 
         ``optional``: a server that does not know the path, or the adapter, gives ``{}``.
         """
-        server, failures, why = self.server, 0, ""
-        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        failures, why = 0, ""
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         headers["Accept-Encoding"] = "identity"
-        while failures < server.retry.tries:
+        while failures < self.retry.tries:
             wanted = None
             try:
-                reply = await _exchange(
-                    server.client, method, f"{server.url}{path}", body, headers
-                )
+                reply = await _exchange(self.client, method, f"{self.url}{path}", body, headers)
             except httpx.HTTPError as error:
                 why = type(error).__name__
             except OverflowError:
                 why = f"a reply of more than {REPLY_BYTES:,} bytes at {path}"
             else:
                 if reply.status_code == 200:
-                    found = _read(reply)
-                    if found is not None:
-                        return found
-                    why = "half a reply"
+                    try:
+                        return (read or _read)(reply)
+                    except MessageError as error:
+                        why = str(error)
                 elif optional and reply.status_code in (400, 404, 405):
                     return {}
                 elif failures and "already been loaded" in reply.text:
@@ -170,28 +164,27 @@ class Replica:
                     wanted = reply.headers.get("Retry-After")
                     why = f"HTTP {reply.status_code} at {path}"
             failures += 1
-            if failures < server.retry.tries:
-                await server.retry.sleep(server.retry.pause_s(failures, wanted))
-        raise GoneError(f"{server.url}: {why}, {failures} times")
+            if failures < self.retry.tries:
+                await self.retry.sleep(self.retry.pause_s(failures, wanted))
+        raise GoneError(f"{self.url}: {why}, {failures} times")
 
     def _refusal(self, reply: httpx.Response, path: str, body: Any) -> Exception:
         """What a status code means that no retry mends."""
-        server, code = self.server, reply.status_code
+        code, message = reply.status_code, ""
         if code in (401, 403):
-            return UsageError(
-                f"{server.url} refuses the key (HTTP {code}); check ${server.key_env}"
-            )
-        message = vllm_messages.error_text(_read(reply))
-        if len(server.key) >= MIN_SECRET_LENGTH:
-            message = message.replace(server.key, "[key]")
-        known = f"{server.url} refuses {path} (HTTP {code}: {message or 'no reason'})"
+            return UsageError(f"{self.url} refuses the key (HTTP {code}); check ${self.key_env}")
+        with suppress(MessageError):
+            message = vllm_messages.error_text(_read(reply))
+        if len(self.key) >= MIN_SECRET_LENGTH:
+            message = message.replace(self.key, "[key]")
+        known = f"{self.url} refuses {path} (HTTP {code}: {message or 'no reason'})"
         if code == 404 and path == "/v1/completions" and body["model"] in self.registered:
             self.registered.clear()
-            return GoneError(f"{server.url} has lost its adapters")
+            return GoneError(f"{self.url} has lost its adapters")
         if path != "/v1/load_lora_adapter":
             return UsageError(known)
         if "rank" in message:
-            return UsageError(f"{known}; start it with --max-lora-rank {server.rank} or more")
+            return UsageError(f"{known}; start it with --max-lora-rank {self.rank} or more")
         if "No adapter" in message:
             return UsageError(f"{known}; let it read engine.adapters, at engine.server_adapters")
         return UsageError(
@@ -220,12 +213,16 @@ async def _exchange(
     return httpx.Response(reply.status_code, headers=reply.headers, content=b"".join(parts))
 
 
-def _read(reply: httpx.Response) -> dict[str, Any] | None:
-    """A reply's JSON object, or its text; None for JSON that ends in the middle."""
+def _read(reply: httpx.Response) -> dict[str, Any]:
+    """A reply's JSON object; text that is no JSON comes as ``{"text": …}``.
+
+    Raises:
+        MessageError: its JSON ends in the middle, or is no object.
+    """
     if "json" not in reply.headers.get("Content-Type", ""):
         return {"text": reply.text}
-    try:
+    with suppress(ValueError, RecursionError):
         found = json.loads(reply.content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            return found
+    raise MessageError("half a reply")

@@ -47,11 +47,9 @@ class ChunkReply:
 
 @dataclass(frozen=True)
 class Look:
-    """What a server showed before it is asked for rows: its answers to a canary chunk."""
+    """What a server showed before it is asked for rows, with its answers to a canary chunk."""
 
-    worker: str
     shown: Shown
-    chunk: ServedChunk
     reply: ChunkReply
 
 
@@ -94,14 +92,14 @@ class VllmTransport:
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=_turn, args=(self._loop,), name="szpo-vllm", daemon=True)
         thread.start()
-        clients = {replica.server.client for replica in replicas}
+        clients = {replica.client for replica in replicas}
         self.close = weakref.finalize(self, _end, self._loop, thread, clients)
         for worker in self._seats:
             self._admit(worker, 0.0)
 
     def address(self, worker: str) -> str:
         """Where a server is."""
-        return self._seats[worker].replica.server.url
+        return self._seats[worker].replica.url
 
     def send(self, worker: str, chunk: str, request: ServedChunk) -> None:
         """See `szpo.cluster.schedule.Transport.send`."""
@@ -141,8 +139,9 @@ class VllmTransport:
             self._admit(item.worker, self._return_s)
         if not isinstance(item, Look):
             return item
-        where = self.address(item.worker)
-        self._versions.setdefault(item.worker, item.shown.version)
+        worker = item.reply.worker
+        where = self.address(worker)
+        self._versions.setdefault(worker, item.shown.version)
         for other, theirs in self._versions.items():
             if theirs != item.shown.version:
                 raise IntegrityError(
@@ -152,7 +151,7 @@ class VllmTransport:
         wrong = self._check(item)
         if wrong is not None:
             raise IntegrityError(f"{where} is not the run's: {wrong}")
-        return Ready(item.worker)
+        return Ready(worker)
 
     # ---- on the event loop ----
 
@@ -168,7 +167,7 @@ class VllmTransport:
     async def _show(self, worker: str, wait_s: float) -> None:
         """Have a server show itself, as often as it takes until it is there."""
         seat = self._seats[worker]
-        retry = seat.replica.server.retry
+        retry = seat.replica.retry
         while True:
             if wait_s:
                 await retry.sleep(wait_s)
@@ -184,7 +183,7 @@ class VllmTransport:
                     reply = await self._rows(worker, chunk)
                     for name in adapters:
                         await seat.replica.unregister(name)
-                self._news.put(Look(worker, shown, chunk, reply))
+                self._news.put(Look(shown, reply))
                 return
             except GoneError:
                 wait_s = min(2 * max(wait_s, self._return_s), retry.longest_s)

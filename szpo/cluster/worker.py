@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo.errors import IntegrityError, SzpoError
+from szpo.errors import IntegrityError
 from szpo.policies.requests import Message
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
@@ -142,10 +142,10 @@ class Worker:
         return found
 
     def answer(self, message: Message) -> Message:
-        """Answer a chunk, or say which error the request itself caused."""
+        """Answer a chunk, or say which error there was."""
         try:
             return self._answer(message)
-        except SzpoError as error:
+        except Exception as error:
             return {"error": type(error).__name__, "text": str(error)}
 
     def _answer(self, message: Message) -> Message:

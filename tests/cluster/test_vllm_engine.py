@@ -18,7 +18,7 @@ from szpo.cli.app import call
 from szpo.cluster import vllm_engine, vllm_replica
 from szpo.cluster.schedule import Bounds
 from szpo.cluster.vllm_answers import VllmAnswerer
-from szpo.cluster.vllm_replica import Retry, Server
+from szpo.cluster.vllm_replica import Replica, Retry
 from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
@@ -113,8 +113,8 @@ def test_the_doctor_measures_a_step_on_servers(server, model, monkeypatch):
     found = re.match(r"4 rows in 2 chunks of 2, about (\S+) s \((\S+) s a chunk", step.text)
     assert found is not None, step.text
     assert float(found[1]) == pytest.approx(2 * float(found[2]), abs=0.07)
-    quick = partial(Server, retry=Retry(sleep=no_pause))
-    monkeypatch.setattr(vllm_replica, "Server", quick)
+    quick = partial(Replica, retry=Retry(sleep=no_pause))
+    monkeypatch.setattr(vllm_replica, "Replica", quick)
     server.faults.reply = lambda path, body, n: "500" if path == COMPLETIONS else None
     (check,) = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
     assert (check.status, check.text) == (

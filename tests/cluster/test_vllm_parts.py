@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from szpo.cluster import vllm_messages, vllm_trusted_model
 from szpo.cluster.vllm_messages import Decoding, MessageError, Row, read_completion
-from szpo.cluster.vllm_replica import GoneError, Replica, Retry, Server
+from szpo.cluster.vllm_replica import GoneError, Replica, Retry
 from szpo.cluster.vllm_trusted_model import cast_member, save_member, trusted_factors
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
@@ -172,7 +172,7 @@ class Played:
         self.answers, self.slept, self.heard = list(answers), [], []
         client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
         retry = Retry(sleep=self.sleep)
-        self.replica = Replica(Server("http://x", client, key, "X_KEY", 8, retry))
+        self.replica = Replica("http://x", client, key, "X_KEY", 8, retry)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -251,7 +251,7 @@ def test_what_no_retry_mends_is_refused_at_once_without_the_key():
         assert words in str(caught.value) and key not in str(caught.value)
         assert played.heard[0].headers["Authorization"] == f"Bearer {key}"
         assert not played.slept
-    assert key not in repr(played.replica.server)
+    assert key not in repr(played.replica)
 
 
 def test_an_adapter_that_the_server_had_and_lacks_means_a_restart():
