@@ -8,7 +8,6 @@ from pathlib import Path
 
 from szpo import seeds
 from szpo.errors import RunError
-from szpo.evaluators.panel_evaluator import SIDES
 from szpo.evaluators.protocol import Evaluator, Judge
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
@@ -17,6 +16,7 @@ from szpo.optim import sample_directions
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, steps
+from szpo.voting.seats import LETTERS
 from szpo.voting.service import VoteService
 
 
@@ -27,7 +27,7 @@ def check_judge(judge: Judge) -> None:
         RunError: names the broken clause.
     """
     for comparison in _examples(0):
-        for side in SIDES:
+        for side in LETTERS:
             keys = [seeds.derive(n, "check") for n in (1, 1, 2)]
             given = [
                 judge.judge(comparison, panelist="p", plus_side=side, key=key) for key in keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from szpo import seeds
 from szpo.config.schema import Config
@@ -14,6 +14,7 @@ from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.protocol import NobodyLeftError
 from szpo.types import Answer, Choice, Comparison, Prompt
 from szpo.voting import steps
+from szpo.voting.seats import Letter
 from szpo.voting.service import VoteService
 
 FUNCTION: Final = "function"
@@ -41,12 +42,7 @@ class FunctionJudge:
     better: Better
 
     def judge(
-        self,
-        comparison: Comparison,
-        *,
-        panelist: str,
-        plus_side: Literal["A", "B"],
-        key: bytes,
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Choice:
         """The function's answer, with plus on the drawn side.
 
@@ -172,7 +168,7 @@ class FunctionPanel:
         tuned: Sequence[Answer],
         base: Sequence[Answer],
         *,
-        side: Literal["A", "B"],
+        side: Letter,
     ) -> float:
         """The share of the function's vote for the tuned batch, which stands on ``side``.
 

@@ -7,7 +7,7 @@ Both leave the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, TypeVar
 
 from szpo import seeds
 from szpo.errors import UsageError
@@ -18,7 +18,8 @@ from szpo.voting.casting import VoteRequest
 from szpo.voting.panelists import PanelistKind
 from szpo.voting.service import VoteService
 
-SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
+Asked = TypeVar("Asked")
+"""Whoever is asked: a `Judge`, or one that gives reasons."""
 
 
 class LedgerEvaluator:
@@ -46,16 +47,14 @@ class PanelEvaluator:
         service: VoteService,
         judges: Sequence[Judge],
         *,
-        kind: PanelistKind = "simulated",
         name: str = "panel",
     ):
         if not judges:
             raise UsageError("panel: no judges; give at least one")
         self.service: Final = service
         self.judges: Final = tuple(judges)
-        self.kind: Final[PanelistKind] = kind
         self.name: Final = name
-        self._ids: tuple[str, ...] = ()
+        self._panel: dict[str, Judge] = {}
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Seat, ask and record the whole panel's answers to these comparisons.
@@ -64,16 +63,19 @@ class PanelEvaluator:
             UsageError: M is larger than the panel.
             RunError: after skips, too few panelists are left for a comparison to reach M.
         """
-        if not self._ids:
-            with self.service.ledger.transaction("votes"):
-                self._ids = tuple(
-                    self.service.enroll(self.kind, f"{self.name}-{i}")
-                    for i in range(len(self.judges))
-                )
-        answer(self.service, dict(zip(self._ids, self.judges, strict=True)), comparisons)
+        self._panel = self._panel or enroll(self.service, "simulated", self.name, self.judges)
+        answer(self.service, self._panel, comparisons)
 
     def poll(self, step: int) -> None:
         """Nothing to do: `submit` has stored every answer."""
+
+
+def enroll(
+    service: VoteService, kind: PanelistKind, name: str, judges: Sequence[Asked]
+) -> dict[str, Asked]:
+    """Enroll a panel as ``name``-0, ``name``-1, …; returns its members by their ids."""
+    with service.ledger.transaction("votes"):
+        return {service.enroll(kind, f"{name}-{i}"): judge for i, judge in enumerate(judges)}
 
 
 def answer(
@@ -155,7 +157,8 @@ def open_seats(
         raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
     seats = []
     with ledger.transaction("votes"):
-        if not _is_open(ledger, row["step"]):
+        now = ledger.step(row["step"])
+        if now is None or now["state"] != "open":
             return []
         have = {c.id: 0 for c in asked}
         for vote in service.counted(row["step"]):
@@ -177,11 +180,6 @@ def open_seats(
             "panel, or close the step by hand"
         )
     return seats
-
-
-def _is_open(ledger: Ledger, step: int) -> bool:
-    row = ledger.step(step)
-    return row is not None and row["state"] == "open"
 
 
 def seat_order(root_seed: int, step: int, first: int, ids: Sequence[str]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from szpo.errors import RunError
 from szpo.types import Choice, Comparison
+from szpo.voting.seats import Letter
 
 
 class NobodyLeftError(RunError):
@@ -38,12 +39,7 @@ class Judge(Protocol):
     """One in-process panelist. The key is the only randomness it may use."""
 
     def judge(
-        self,
-        comparison: Comparison,
-        *,
-        panelist: str,
-        plus_side: Literal["A", "B"],
-        key: bytes,
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Choice:
         """Which batch is better, as letters on screen; rows with equal texts are not shown."""
 

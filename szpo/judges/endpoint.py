@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -109,16 +109,13 @@ class Endpoint:
             reply = read(found.choices[0])
         except (IndexError, KeyError, TypeError, ValueError, AttributeError):
             reply = Reply(failure="the reply holds no choice that can be read")
+        if len(self.key) >= MIN_SECRET_LENGTH:
+            reply = replace(reply, text=reply.text.replace(self.key, "[key]"))
         spent = getattr(found, "usage", None)
-        has_secret = len(self.key) >= MIN_SECRET_LENGTH
-        return Reply(
-            reply.text.replace(self.key, "[key]") if has_secret else reply.text,
-            reply.odds,
-            reply.ended,
-            reply.failure,
-            reply.final,
-            _count(getattr(spent, "prompt_tokens", 0)),
-            _count(getattr(spent, "completion_tokens", 0)),
+        return replace(
+            reply,
+            tokens_in=_count(getattr(spent, "prompt_tokens", 0)),
+            tokens_out=_count(getattr(spent, "completion_tokens", 0)),
         )
 
     def _gave_up(self, why: str) -> Reply:

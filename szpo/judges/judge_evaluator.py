@@ -55,10 +55,13 @@ class JudgeEvaluator:
             RunError: a judge stopped the run, or all of them skipped a whole step. Answers that
                 came before stand.
         """
-        self._enroll()
+        service = self.service
+        self._panel = self._panel or panel_evaluator.enroll(
+            service, "judge", self.name, self.judges
+        )
         try:
             while seats := panel_evaluator.open_seats(
-                self.service, list(self._panel), comparisons, complete=self.complete
+                service, list(self._panel), comparisons, complete=self.complete
             ):
                 self._round(seats)
         except NobodyLeftError:
@@ -66,12 +69,6 @@ class JudgeEvaluator:
 
     def poll(self, step: int) -> None:
         """Nothing to do: `submit` has stored every answer."""
-
-    def _enroll(self) -> None:
-        if not self._panel:
-            with self.service.ledger.transaction("votes"):
-                for i, judge in enumerate(self.judges):
-                    self._panel[self.service.enroll("judge", f"{self.name}-{i}")] = judge
 
     def _round(self, seats: Sequence[Seat]) -> None:
         """Ask for every seat; the first error is raised once all that was asked is stored."""

@@ -13,8 +13,8 @@ from szpo.judges import prompting
 from szpo.judges.backends import Backend, JudgeError, Question, Reply
 from szpo.judges.prompting import Labels, Preferred
 from szpo.types import Choice, Comparison, Prompt, Row
+from szpo.voting.seats import Letter
 
-Letter: TypeAlias = Literal["A", "B"]
 Maker: TypeAlias = Callable[[bool], Prompt]
 """Writes a question; True where the last reply to it could not be read."""
 
@@ -66,11 +66,9 @@ class LanguageJudge:
     references: Mapping[str, str] = field(default_factory=dict)
     labels: Labels = prompting.LETTERS
 
-    def judge(
-        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
-    ) -> Choice:
+    def judge(self, comparison: Comparison, **seat: Any) -> Choice:
         """See `szpo.evaluators.protocol.Judge`."""
-        return self.opinion(comparison, panelist=panelist, plus_side=plus_side, key=key).choice
+        return self.opinion(comparison, **seat).choice
 
     def opinion(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
@@ -104,15 +102,14 @@ class LanguageJudge:
         found = [_part(self.settings.ask, *read[i : i + 2]) for i in range(0, len(read), 2)]
         details["orders"] = [side for side, _ in found]
         logits = [logit for _, logit in found if logit is not None]
-        if not logits:
-            return Opinion(majority([combine_orders(pair) for pair, _ in found]), details)
-        mean = math.fsum(logits) / len(logits)
-        details["p"] = p = probability(mean)  # of A on screen; a bias for a position cancels
-        if self.settings.draw:
-            drawn: Letter = "A" if seeds.uniform(_derive_key(key, "draw"), 1)[0] < p else "B"
-            return Opinion(drawn, details)
-        if self.settings.conflict == "debias":
-            return Opinion("tie" if mean == 0 else "A" if mean > 0 else "B", details)
+        if logits:
+            mean = math.fsum(logits) / len(logits)
+            details["p"] = p = probability(mean)  # of A on screen; a bias for a position cancels
+            if self.settings.draw:
+                drawn = seeds.uniform(_derive_key(key, "draw"), 1)[0] < p
+                return Opinion("A" if drawn else "B", details)
+            if self.settings.conflict == "debias":
+                return Opinion(by_sign(mean), details)
         return Opinion(majority([combine_orders(pair) for pair, _ in found]), details)
 
     def _ask(
@@ -229,7 +226,7 @@ def majority(choices: Sequence[Choice]) -> Choice:
     ('A', 'tie')
     """
     lead = sum({"A": 1, "B": -1}.get(choice, 0) for choice in choices)
-    return "tie" if lead == 0 else "A" if lead > 0 else "B"
+    return by_sign(lead)
 
 
 def probability(logit: float) -> float:
@@ -249,17 +246,18 @@ def _part(ask: str, one: ParsedReply, other: ParsedReply) -> tuple[Sides, float 
     A bias b for the first position adds to both: l₁ = Δ + b, l₂ = −Δ + b, so (l₁ − l₂)/2 = Δ.
     """
     if ask == "grades":
-        side = _by_sign(one.value - other.value)
+        side = by_sign(one.value - other.value)
         return (side, side), None
     if ask == "soft":
         a, b = one.value, other.value
-        return (_by_sign(a), _by_sign(-b)), (a - b) / 2
+        return (by_sign(a), by_sign(-b)), (a - b) / 2
     first: dict[Preferred, Choice] = {"first": "A", "second": "B", "tie": "tie"}
     second: dict[Preferred, Choice] = {"first": "B", "second": "A", "tie": "tie"}
     return (first[one.value], second[other.value]), None
 
 
-def _by_sign(value: float) -> Choice:
+def by_sign(value: float) -> Choice:
+    """A where the value is above 0, B where it is below."""
     return "tie" if value == 0 else "A" if value > 0 else "B"
 
 

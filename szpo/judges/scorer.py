@@ -14,12 +14,13 @@ from szpo.config.judge import Judge
 from szpo.errors import IntegrityError
 from szpo.intervals import share
 from szpo.judges import pair_scorer
-from szpo.judges.llm_judge import Letter, Opinion, probability
+from szpo.judges.llm_judge import Opinion, by_sign, probability
 from szpo.judges.pair_scorer import LabelledPair
 from szpo.models import weight_files
 from szpo.models.loading import Loaded, ModelFacts
 from szpo.policies.hosts import Answerer, LocalHost
 from szpo.types import Choice, Comparison
+from szpo.voting.seats import Letter
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,9 @@ class ScorerJudge:
     sha256: str
     """Of the head's file."""
 
-    def judge(
-        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
-    ) -> Choice:
+    def judge(self, comparison: Comparison, **seat: Any) -> Choice:
         """See `szpo.evaluators.protocol.Judge`."""
-        return self.opinion(comparison, panelist=panelist, plus_side=plus_side, key=key).choice
+        return self.opinion(comparison, **seat).choice
 
     def opinion(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
@@ -55,7 +54,7 @@ class ScorerJudge:
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
         if self.settings.draw:
             return Opinion("A" if seeds.uniform(key, 1)[0] < p else "B", details)
-        return Opinion("tie" if s == 0 else "A" if s > 0 else "B", details)
+        return Opinion(by_sign(s), details)
 
 
 def load(

@@ -85,7 +85,7 @@ def answer(panel: PanelEvaluator) -> int:
     service, given = panel.service, 0
     ledger = service.ledger
     for i, judge in enumerate(panel.judges):
-        panelist = service.enroll(panel.kind, f"{panel.name}-{i}")
+        panelist = service.enroll("simulated", f"{panel.name}-{i}")
         while triads.choose(ledger, panelist) is not None:
             seat = service.calibration(panelist)
             comparison = None if seat is None else ledger.comparison(seat.comparison)
