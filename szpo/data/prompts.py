@@ -152,10 +152,9 @@ def load(
     places: dict[Prompt, str] = {}
     for record in records:
         places.setdefault(_clean(record.prompt), record.where)
-    cleaned = [_clean(prompt) for prompt in (*train, *held)]
     return PromptSet(
-        tuple(cleaned[: len(train)]),
-        tuple(cleaned[len(train) :]),
+        tuple(map(_clean, train)),
+        tuple(map(_clean, held)),
         (*_oddities((*train, *held)), *warnings),
         places,
     )
