@@ -114,7 +114,9 @@ class RemoteHost:
             IntegrityError: two workers differ.
             ResourceError: no worker comes up.
         """
-        self._engine, self._facts, self._judge = engine, facts, ""
+        self._engine, self.facts = engine, facts
+        self.chunk_rows = engine.rows or RAY_ROWS
+        self._judge: str | None = None
         self._coordinates: Coordinates | None = None
         self._expected = worker.expect(facts, None)
         self.transport = connect(self._setup(), self._check)
@@ -128,12 +130,7 @@ class RemoteHost:
             self.close()
             raise
         shown = {"sha256": self._expected["base_sha256"], "hardware": self._expected["hardware"]}
-        self._facts = replace(facts, **shown)
-
-    @property
-    def facts(self) -> Any:
-        """See `Host.facts`."""
-        return self._facts
+        self.facts = replace(facts, **shown)
 
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Host.places`."""
@@ -151,21 +148,16 @@ class RemoteHost:
 
     def beside(self, name: str) -> tuple[Any, RemoteAnswerer]:
         """See `Host.beside`."""
-        if (self._facts.name, self._facts.quantization) == (name, None):
-            return self._facts, self._answers({"model": "base"})
+        if (self.facts.name, self.facts.quantization) == (name, None):
+            return self.facts, self._answers({"model": "base"})
         from szpo.models import context
 
-        known = context.describe(name, dtype=self._facts.dtype, device=str(self._facts.device))
+        known = context.describe(name, dtype=self.facts.dtype, device=str(self.facts.device))
         self._judge = name
         self._change()
         self.dispatcher.wait_for_workers(self._engine.workers)
         judge = replace(known, sha256=self._expected["judge_sha256"])
         return judge, self._answers({"model": "judge"})
-
-    @property
-    def chunk_rows(self) -> int:
-        """See `Host.chunk_rows`."""
-        return self._engine.rows or RAY_ROWS
 
     def close(self) -> None:
         """See `Host.close`: ends the workers, and leaves a cluster that was joined."""
@@ -174,21 +166,17 @@ class RemoteHost:
     def _answers(self, label: Mapping[str, str]) -> RemoteAnswerer:
         from szpo.models import loading
 
-        stop = loading.stop_tokens(self._facts)
+        stop = loading.stop_tokens(self.facts)
         return RemoteAnswerer(self.dispatcher, self.chunk_rows, label, stop)
 
     def _setup(self) -> Message:
         return worker.setup_message(
-            self._facts,
-            self._coordinates,
-            threads=self._engine.cpus,
-            device=self._facts.device.type,
-            judge=self._judge or None,
+            self.facts, self._coordinates, threads=self._engine.cpus, judge=self._judge
         )
 
     def _change(self) -> str:
         """Have every worker hold the coordinates and the judge of now; returns their name."""
-        self._expected = worker.expect(self._facts, self._coordinates)
+        self._expected = worker.expect(self.facts, self._coordinates)
         setup = self._setup()
         self.dispatcher.forget_ready()
         self.transport.change(setup)

@@ -35,7 +35,7 @@ def set_threads(threads: int) -> None:
 
 
 def setup_message(
-    facts: Any, coordinates: Any = None, *, threads: int, device: str, judge: str | None = None
+    facts: Any, coordinates: Any = None, *, threads: int, judge: str | None = None
 ) -> Message:
     """Everything from which `Worker` builds what a run computes with, but the models' weights.
 
@@ -43,14 +43,13 @@ def setup_message(
         facts: The base model (`szpo.models.loading.ModelFacts`).
         coordinates: Has the run's ``subspace`` and ``space``; None: there are none yet.
         threads: Of each worker.
-        device: Kind of device of each worker.
         judge: A second model that judges, by name.
     """
     head: dict[str, Any] = {
         "model": _own_place(facts.name, facts.folder),
         "dtype": facts.dtype,
         "quantization": facts.quantization,
-        "device": device,
+        "device": facts.device.type,
         "threads": threads,
         "judge": judge if judge is None else _own_place(judge, Path(judge).expanduser()),
     }

@@ -51,7 +51,7 @@ class ByWorker:
     """What a worker of another process answers, in chunks."""
 
     def __init__(self, policy: LoraPolicy, rows: int):
-        setup = worker.setup_message(policy.loaded, policy.local, threads=1, device="cpu")
+        setup = worker.setup_message(policy.loaded, policy.local, threads=1)
         self.worker, self.rows = worker.Worker(setup), rows
         self.read, self.read_scores = policy.local.read, policy.local.read_scores
 

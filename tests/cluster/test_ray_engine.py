@@ -110,7 +110,7 @@ def policy(model):
 
 
 def setup_of(policy: LoraPolicy) -> dict[str, Any]:
-    return worker.setup_message(policy.loaded, policy.local, threads=1, device="cpu")
+    return worker.setup_message(policy.loaded, policy.local, threads=1)
 
 
 def described_of(policy: LoraPolicy) -> Described:
