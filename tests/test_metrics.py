@@ -10,11 +10,11 @@ import torch
 from peft import LoraConfig
 
 from szpo import metrics
-from szpo.baselines.actor import Actor
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.types import Floats, Ints, Prompt
+from tests.support.baseline_actors import fresh
 
 
 @pytest.mark.full
@@ -22,7 +22,7 @@ def test_the_kl_of_the_tiny_model_is_that_of_all_its_answers():
     """Answers of two words: the chain rule over every first word against sampled answers."""
     base = loading.load("tiny", dtype="fp32")
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
-    moved = Actor.fresh(base, config, sampling=Sampling(max_new_tokens=2), seed=1)
+    moved = fresh(base, config, sampling=Sampling(max_new_tokens=2), seed=1)
     rng = np.random.default_rng(4)
     moved.move_to(
         {n: np.float32(v + rng.normal(scale=0.7, size=v.shape)) for n, v in moved.theta().items()}

@@ -23,11 +23,9 @@ from szpo.errors import UsageError
 from szpo.generation.engine import Engine
 from szpo.generation.sampling import Sampling
 from szpo.models import adapter_files, peft_format
-from szpo.models.batched_lora import find_sites
 from szpo.models.four_bit import allow_gradients
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
-from szpo.policies import language_model
 from szpo.policies.hosts import LocalAnswerer, LocalHost
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import AnswerRequest, Reading, ReadRequest, Tokens
@@ -91,25 +89,6 @@ class Actor(LoraPolicy):
         """The actor of the same sites, rank and start as a run in this subspace; A moves too."""
         start = {**subspace.fixed, **subspace.start}
         return cls(loaded, subspace.sites, start, sampling=sampling, seed=seed, engine=engine)
-
-    @classmethod
-    def fresh(
-        cls,
-        loaded: Loaded,
-        config: Any,
-        *,
-        sampling: Sampling | None = None,
-        seed: int = 0,
-        engine: Engine | None = None,
-    ) -> Actor:
-        """An actor on the sites of a ``peft.LoraConfig``, with A drawn from the seed and B zero.
-
-        Raises:
-            UsageError: the config does not fit the model, or is more than plain LoRA.
-        """
-        sites = find_sites(loaded.model, config)
-        start = language_model.random_start(sites, seed)
-        return cls(loaded, sites, start, sampling=sampling, seed=seed, engine=engine)
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""

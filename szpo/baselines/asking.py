@@ -1,10 +1,10 @@
-"""What gradient methods learn from: scored tasks, judges as an `Ask`, rounds of comparisons."""
+"""What gradient methods learn from: scores, judges as an `Ask`, rounds of comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from szpo import seeds
 from szpo.baselines.costs import Meter
@@ -14,6 +14,7 @@ from szpo.evaluators.protocol import Judge
 from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row, Verdict
 from szpo.voting.counting import verdict
+from szpo.voting.seats import Letter
 
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
@@ -28,14 +29,6 @@ Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float
 """One number per answer: a learned reward, or a verifier (1 right, 0 wrong)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Prompts to answer and the score of an answer: what reinforcement learning works on."""
-
-    prompts: Sequence[Prompt]
-    score: Score
-
-
 def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int = 1) -> Pair | None:
     """The pair that a verdict makes of a row; None for a tie, a skip or equal texts.
 
@@ -48,7 +41,6 @@ def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int =
     return Pair(row.prompt, chosen, rejected, source, votes)
 
 
-Letter: TypeAlias = Literal["A", "B"]
 Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
 """(key, questions, judges) → for each question the key of its draws and the side of the first."""
 

@@ -1,7 +1,7 @@
 """What the gradient methods share: costs and their meter, and the result of a training.
 
-A method is one file with ``train(actor, source, recipe, *, seed, on_step) -> Trained``. It learns
-from pairs (`Pair`), from an annotator who can be asked (`Ask`) or from a score (`Score`). Its
+A method is one file with ``train(actor, source, recipe, **shared) -> Trained``. It learns from
+pairs (`Pair`), from an annotator who can be asked (`Ask`) or from a score (`Score`). Its
 recipe is a frozen dataclass. Nothing here needs a tensor library.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Required, TypeAlias, TypedDict
 
 from szpo import memory
 from szpo.types import Answer
@@ -95,6 +95,17 @@ class Moment:
 
 OnStep: TypeAlias = Callable[[Moment], None]
 """Called after each step; the actor may be sampled and measured inside it (on no clock)."""
+
+
+class Shared(TypedDict, total=False):
+    """The arguments that all methods share."""
+
+    seed: Required[int]
+    """Names every draw: the same twice gives the same weights."""
+    on_step: OnStep
+    """Called after each optimizer step."""
+    meter: Meter
+    """What was spent before; a new one where there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, Unpack
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from torch import Tensor
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor, Peft
 from szpo.baselines.asking import Ask, Survey, ask_round
-from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
+from szpo.baselines.costs import OnStep, Shared, Trained, ignore_step
 from szpo.baselines.recipes import Count, Dropout, Positive, recipe
 from szpo.baselines.validation import catch_divergence, require_pairs
 from szpo.data.pairs import Pair, Preferences
@@ -80,13 +80,7 @@ class Rounds:
 
 
 def train(
-    actor: Actor,
-    data: Preferences,
-    recipe: Recipe | None = None,
-    *,
-    seed: int,
-    on_step: OnStep = ignore_step,
-    meter: Meter | None = None,
+    actor: Actor, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
 ) -> Trained:
     """DPO on these pairs; the actor then stands at the trained weights.
 
@@ -94,17 +88,15 @@ def train(
         actor: Trained in place.
         data: Pairs to learn from; where there is none, its ties say why.
         recipe: Settings; the defaults where None.
-        seed: Names the order of the pairs.
-        on_step: Called after each optimizer step.
-        meter: What was spent before; a new one where None.
+        shared: See `szpo.baselines.costs.Shared`.
 
     Raises:
         RunError: there is no pair, none fits into ``max_length``, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
     require_pairs(data, METHOD)
-    listener = trainer.Listener.begin(METHOD, meter, on_step)
-    learned = _fit(actor, data.pairs, recipe or Recipe(), seed, listener)
+    listener = trainer.Listener.begin(METHOD, shared)
+    learned = _fit(actor, data.pairs, recipe or Recipe(), shared["seed"], listener)
     return listener.finish(learned, len(data.pairs), data.ties)
 
 
@@ -131,7 +123,7 @@ def iterative(
     if not prompts:
         raise UsageError("iterative-dpo: no prompts; give those to answer")
     survey = Survey(prompts, ask, plan.questions, plan.rows, seed)
-    listener = trainer.Listener.begin("iterative-dpo", None, ignore_step)
+    listener = trainer.Listener.begin("iterative-dpo", {"seed": seed})
     meter = listener.meter
     pairs: list[Pair] = []
     ties = found = learned = 0

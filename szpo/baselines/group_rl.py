@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, Unpack
 
 from szpo import seeds
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Task, draw_order
-from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
+from szpo.baselines.asking import Score, draw_order
+from szpo.baselines.costs import Shared, Trained
 from szpo.baselines.recipes import Count, Group, Positive, Weight, recipe
 from szpo.baselines.validation import catch_divergence, describe_drift, require_plain
 from szpo.errors import RunError, UsageError
@@ -88,46 +88,42 @@ class Rloo(Recipe):
 
 def train(
     actor: Actor,
-    task: Task,
+    prompts: Sequence[Prompt],
+    score: Score,
     how: Grpo | Rloo,
-    *,
-    seed: int,
-    on_step: OnStep = ignore_step,
-    meter: Meter | None = None,
+    **shared: Unpack[Shared],
 ) -> Trained:
-    """GRPO or RLOO on this task, by the recipe; the actor then stands at the trained weights.
+    """GRPO or RLOO on these prompts, by the recipe; the actor then stands at the trained weights.
 
     Args:
         actor: Trained in place.
-        task: Prompts to answer in a seeded order, and the reward of an answer: a
-            `szpo.baselines.reward_model.RewardModel`, or a verifier.
+        prompts: To answer, in a seeded order.
+        score: The reward of an answer: a `szpo.baselines.reward_model.RewardModel`, or a verifier.
         how: Settings.
-        seed: Names the order of the prompts and every answer.
-        on_step: Called after each optimizer step.
-        meter: What was spent before; a new one where None.
+        shared: See `szpo.baselines.costs.Shared`.
 
     Raises:
         RunError: training diverged, or a reward is not finite.
         UsageError: the extra is not installed, or there are no prompts.
     """
     method = "grpo" if isinstance(how, Grpo) else "rloo"
-    listener = trainer.Listener.begin(method, meter, on_step)
+    listener, seed = trainer.Listener.begin(method, shared), shared["seed"]
     import trl
 
     meter = listener.meter
-    if not task.prompts:
+    if not prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
     require_plain(actor.sampling, method)
-    order = draw_order(len(task.prompts), how.steps * how.prompts, seed)
+    order = draw_order(len(prompts), how.steps * how.prompts, seed)
     differ: list[bool] = []  # of each step: whether some group's rewards do
-    rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
+    rows = [{"prompt": _turns(actor, prompts[i]), "at": i} for i in order]
 
     def reward(
         completion_ids: Sequence[Sequence[int]], at: Sequence[int], **_: Any
     ) -> list[float]:
         answers = [actor.answer(ids) for ids in completion_ids]
         meter.charge_tokens(answers)
-        values = [float(v) for v in task.score([task.prompts[i] for i in at], answers)]
+        values = [float(v) for v in score([prompts[i] for i in at], answers)]
         group = how.samples
         differ.append(any(values[i] != values[i - i % group] for i in range(len(values))))
         if not all(map(isfinite, values)):

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from szpo import seeds
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardise, token_rewards
-from szpo.baselines.asking import Score, Task, draw_order
-from szpo.baselines.costs import Meter, Moment, OnStep, Trained, ignore_step
+from szpo.baselines.asking import Score, draw_order
+from szpo.baselines.costs import Meter, Shared, Trained, ignore_step
 from szpo.baselines.recipes import Count, Positive, Share, Weight, recipe
+from szpo.baselines.reward_model import compute_rewards
 from szpo.baselines.validation import (
     NOISE_NATS,
     catch_divergence,
@@ -89,10 +90,7 @@ class Critic(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Values (n,) of hidden states (n, width), which are standardised before."""
-        plain = nn.functional.layer_norm(hidden.float(), hidden.shape[-1:])
-        # Over √width, so that one rate of Adam suits hidden states of any width.
-        value: Tensor = plain @ self.weight / math.sqrt(hidden.shape[-1]) + self.bias
-        return value
+        return compute_rewards(hidden, self.weight) + self.bias
 
 
 @dataclass(frozen=True)
@@ -138,30 +136,28 @@ class Rollout:
 
 def train(
     actor: Actor,
-    task: Task,
+    prompts: Sequence[Prompt],
+    score: Score,
     recipe: Recipe | None = None,
-    *,
-    seed: int,
-    on_step: OnStep = ignore_step,
-    meter: Meter | None = None,
+    **shared: Unpack[Shared],
 ) -> Trained:
     """Train the actor towards answers that score well; it has the trained weights afterwards.
 
     Args:
         actor: the policy; must sample plainly, as its log-probabilities are read.
-        task: prompts, taken in seeded permutations, and r_φ, called once a step.
+        prompts: taken in seeded permutations.
+        score: r_φ, called once a step.
         recipe: settings; the defaults where None.
-        seed: root of all draws; the same twice gives the same weights.
-        on_step: called after each step.
-        meter: of a method that spent something before, such as votes on a reward model.
+        shared: see `szpo.baselines.costs.Shared`.
 
     Raises:
         UsageError: no prompts, a score that does not fit, or the actor samples with top-p, top-k
             or temperature 0.
         RunError: the run diverged.
     """
-    how, meter = recipe or Recipe(), meter or Meter()
-    if not task.prompts:
+    how, seed = recipe or Recipe(), shared["seed"]
+    meter, on_step = shared.get("meter") or Meter(), shared.get("on_step", ignore_step)
+    if not prompts:
         raise UsageError("ppo: no prompts to learn on")
     require_plain(actor.sampling, METHOD)
     log = []
@@ -169,11 +165,11 @@ def train(
         learner = _learner(actor, peft.get_base_model(), how)
         for step in range(how.steps):
             with meter:
-                prompts = draw_prompts(task.prompts, how.prompts, seed, step)
-                answers, tokens = _answers(learner, prompts, seed, step)
+                asked = draw_prompts(prompts, how.prompts, seed, step)
+                answers, tokens = _answers(learner, asked, seed, step)
                 meter.charge_tokens(answers)
-                each = [prompt for prompt in prompts for _ in range(how.samples)]
-                reward = _score(task.score, each, answers)
+                each = [prompt for prompt in asked for _ in range(how.samples)]
+                reward = _score(score, each, answers)
                 parts = _parts(learner, each, tokens, seed, step)
                 rollouts, figures = _rollouts(learner, parts, reward)
                 figures["tokens"] = float(np.mean([answer.tokens for answer in answers]))
@@ -181,7 +177,7 @@ def train(
                 _require_near(figures, how, step + 1)
                 figures |= _improve(learner, rollouts, step + 1)
             log.append(figures)
-            on_step(Moment(step + 1, how.steps, meter.cost(), figures))
+            meter.report(on_step, step + 1, how.steps, figures)
     return Trained(meter.cost(), tuple(log))
 
 

@@ -6,7 +6,7 @@ whatever their source. `szpo baseline` is a thin shell around `run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from szpo.baselines import (
     trainer,
 )
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Ask, Score, Task
+from szpo.baselines.asking import Ask, Score
 from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.validation import join_remarks
 from szpo.data.pairs import Preferences
@@ -98,70 +98,52 @@ def run(
         UsageError: no such method or setting, or an input of the method is missing.
         RunError: there is nothing to learn from, or training diverged.
     """
-    how = recipe(method, settings)
-    require_extra(method, scored=inputs.score is not None)
-    if method == "iterative-dpo":
-        return _iterate(inputs, how, settings, seed=seed, on_step=on_step)
-    if method == "self-rewarding":
-        data = self_rewarding.TrainingData(inputs.prompts, inputs.examples)
-        trained = self_rewarding.train(
-            inputs.actor, data, how, folder=folder, seed=seed, on_step=on_step
-        )
-        return Outcome(trained, how)
-    meter = Meter()
-    if method == "sft":
-        trained = sft.train(
-            inputs.actor, inputs.examples, how, seed=seed, on_step=on_step, meter=meter
-        )
-        return Outcome(trained, how)
-    if method in OFFLINE:
-        votes = _votes(method, inputs, meter)
-        trained = OFFLINE[method].train(
-            inputs.actor, votes, how, seed=seed, on_step=on_step, meter=meter
-        )
-        return Outcome(trained, how)
-    if method == "reward-model":
-        votes = _votes(method, inputs, meter)
-        rewards, trained = reward_model.train(
-            inputs.actor.loaded, votes, how, seed=seed, on_step=on_step, meter=meter
-        )
-        return Outcome(trained, how, rewards)
+    how, actor = recipe(method, settings), inputs.actor
+    shared: dict[str, Any] = {"seed": seed, "on_step": on_step}
     learned: reward_model.RewardModel | None = None
-    fitted, score = None, inputs.score
-    if score is None:
+    if method == "iterative-dpo":
+        if inputs.ask is None:
+            raise UsageError(
+                "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is no "
+                "people"
+            )
+        if "rows" not in settings and inputs.rows is not None:
+            how = replace(how, rows=None if inputs.rows == 1 else inputs.rows)
+        trained = dpo.iterative(actor, inputs.prompts, inputs.ask, how, **shared)
+    elif method == "self-rewarding":
+        data = self_rewarding.TrainingData(inputs.prompts, inputs.examples)
+        trained = self_rewarding.train(actor, data, how, folder=folder, **shared)
+    elif method == "sft":
+        trained = sft.train(actor, inputs.examples, how, **shared)
+    elif method in SCORED:
+        trained, learned = _maximise(method, inputs, how, shared)
+    else:
+        shared["meter"] = meter = Meter()
         votes = _votes(method, inputs, meter)
-        learned, fitted = reward_model.train(inputs.actor.loaded, votes, seed=seed, meter=meter)
-        with meter:
-            score = reward_model.scale_reward(learned, votes.pairs)
-    train = ppo.train if method == "ppo" else group_rl.train
-    trained = train(
-        inputs.actor, Task(inputs.prompts, score), how, seed=seed, on_step=on_step, meter=meter
-    )
-    if fitted is not None:
-        remark = join_remarks(fitted.remark, trained.remark)
-        trained = replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark)
+        if method == "reward-model":
+            learned, trained = reward_model.train(actor.loaded, votes, how, **shared)
+        else:
+            trained = OFFLINE[method].train(actor, votes, how, **shared)
     return Outcome(trained, how, learned)
 
 
-def _iterate(
-    inputs: Inputs,
-    how: dpo.Rounds,
-    settings: Mapping[str, Any],
-    *,
-    seed: int,
-    on_step: OnStep,
-) -> Outcome:
-    """Iterative DPO; its questions have the rows D that the panel was fitted to."""
-    if inputs.ask is None:
-        raise UsageError(
-            "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is no people"
-        )
-    if "rows" not in settings and inputs.rows is not None:
-        how = replace(how, rows=None if inputs.rows == 1 else inputs.rows)
-    trained = dpo.iterative(
-        inputs.actor, inputs.prompts, inputs.ask, how, seed=seed, on_step=on_step
+def _maximise(
+    method: str, inputs: Inputs, how: Any, shared: Mapping[str, Any]
+) -> tuple[Trained, reward_model.RewardModel | None]:
+    """Train towards the inputs' score, or towards a reward that is learned from the votes."""
+    train = ppo.train if method == "ppo" else group_rl.train
+    if inputs.score is not None:
+        return train(inputs.actor, inputs.prompts, inputs.score, how, **shared), None
+    meter = Meter()
+    votes = _votes(method, inputs, meter)
+    learned, fitted = reward_model.train(
+        inputs.actor.loaded, votes, seed=shared["seed"], meter=meter
     )
-    return Outcome(trained, how)
+    with meter:
+        score = reward_model.scale_reward(learned, votes.pairs)
+    trained = train(inputs.actor, inputs.prompts, score, how, **shared, meter=meter)
+    remark = join_remarks(fitted.remark, trained.remark)
+    return replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark), learned
 
 
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:
@@ -176,13 +158,21 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     if method not in NAMES:
         raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
     default, inner = RECIPES[method], INNER.get(method)
-    if inner is None:
-        return _replace_fields(default, method, settings)
     own = _plain_fields(default)
-    outer = {k: v for k, v in settings.items() if k in own}
-    rest = {k: v for k, v in settings.items() if k not in own}
-    made = _replace_fields(getattr(default, inner), method, rest, also=own)
-    return replace(_replace_fields(default, method, outer), **{inner: made})
+    nested = {} if inner is None else {inner: getattr(default, inner)}
+    known = {*own, *(name for each in nested.values() for name in _plain_fields(each))}
+    given: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise UsageError(
+                f"{method} has no setting {name!r}; it has: {', '.join(sorted(known))}"
+            )
+        given[name] = None if value in ("none", "None", "null") else value
+    outer = {name: value for name, value in given.items() if name in own}
+    rest = {name: value for name, value in given.items() if name not in own}
+    return replace(
+        default, **outer, **{name: replace(each, **rest) for name, each in nested.items()}
+    )
 
 
 def require_extra(method: str, *, scored: bool) -> None:
@@ -195,26 +185,9 @@ def require_extra(method: str, *, scored: bool) -> None:
         trainer.require_trl(method)
 
 
-def _replace_fields(
-    default: Any, method: str, settings: Mapping[str, Any], also: Sequence[str] = ()
-) -> Any:
-    """A recipe with fields given as text or as values."""
-    own = _plain_fields(default)
-    for name in settings:
-        if name not in own:
-            known = ", ".join(sorted({*own, *also}))
-            raise UsageError(f"{method} has no setting {name!r}; it has: {known}")
-    return replace(default, **{name: _plain(value) for name, value in settings.items()})
-
-
 def _plain_fields(recipe: Any) -> list[str]:
     """The names of a recipe's fields, without those that hold another recipe."""
     return [f.name for f in fields(recipe) if not is_dataclass(getattr(recipe, f.name))]
-
-
-def _plain(value: Any) -> Any:
-    """A value from a command line: none, or text that pydantic reads by the field's type."""
-    return None if value in ("none", "None", "null") else value
 
 
 def _votes(method: str, inputs: Inputs, meter: Meter) -> Preferences:

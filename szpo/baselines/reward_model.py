@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.asking import Score
-from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
+from szpo.baselines.costs import Shared, Trained
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
 from szpo.baselines.validation import drop_too_long, require_pairs
 from szpo.data.pairs import Pair, Preferences
@@ -148,13 +148,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
 
 
 def train(
-    loaded: Loaded,
-    data: Preferences,
-    recipe: Recipe | None = None,
-    *,
-    seed: int,
-    on_step: OnStep = ignore_step,
-    meter: Meter | None = None,
+    loaded: Loaded, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
 ) -> tuple[RewardModel, Trained]:
     """A reward model fitted to these pairs.
 
@@ -162,16 +156,14 @@ def train(
         loaded: The base model, which is left as it is.
         data: Pairs to learn from; where there is none, its ties say why.
         recipe: Settings; the defaults where None.
-        seed: Names the LoRA's start and the order of the pairs.
-        on_step: Called after each optimizer step.
-        meter: What was spent before; a new one where None.
+        shared: See `szpo.baselines.costs.Shared`.
 
     Raises:
         RunError: there is no pair, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
     require_pairs(data, METHOD)
-    listener = trainer.Listener.begin(METHOD, meter, on_step)
+    listener, seed = trainer.Listener.begin(METHOD, shared), shared["seed"]
     from datasets import Dataset
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer

@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -79,16 +80,6 @@ class TrainingData:
     """Who gives the points; None: the current model."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One training: its actor and every input of the result."""
-
-    actor: Actor
-    data: TrainingData
-    recipe: Recipe
-    seed: int
-
-
 def train(
     actor: Actor,
     data: TrainingData,
@@ -121,15 +112,14 @@ def train(
     if data.judge is None:
         room = actor.sampling.max_new_tokens
         require_room(context.reader_of(actor.loaded), data.prompts, room, how)
-    job = _Job(actor, data, how, seed)
-    settings = _describe(job)
+    settings = _describe(actor, data, how, seed)
     meter, log = Meter(), []
     for stage in range(how.models + 1):
         model = folder / f"M{stage}"
         if model.is_dir():
             record = _load(actor, model, settings)
         else:
-            record = _make(job, stage, model, settings)
+            record = _make(actor, data, how, stage, model, settings)
         meter.tokens_generated += record["tokens_generated"]
         meter.seconds += record["seconds"]
         log.append({"model": float(stage), **record["figures"]})
@@ -177,26 +167,18 @@ def judge_candidates(
         for prompt, row in zip(prompts, answers, strict=True)
         for answer in row
     ]
-    ask = judge or _itself(actor, how)
-    judgements = ask(requests, how.judgements, as_seed(seeds.derive(seed, "self-rewarding judge")))
+    speaker = _speaker(actor, how, how.judge_tokens)
+    ask: Judge = judge or (lambda asked, each, own: speaker.sample(asked, each, seed=own))
+    key = seeds.derive(seed, "self-rewarding judge")
+    judgements = ask(requests, how.judgements, as_seed(key))
     meter.charge_tokens([answer for row in judgements for answer in row])
-    texts = [tuple(answer.text for answer in row) for row in judgements]
-    cuts = [slice(i * how.candidates, (i + 1) * how.candidates) for i in range(len(prompts))]
+    texts = (tuple(answer.text for answer in row) for row in judgements)
     return Round(
         tuple(
-            Judged(prompt, tuple(row), tuple(texts[cut]))
-            for prompt, row, cut in zip(prompts, answers, cuts, strict=True)
+            Judged(prompt, tuple(row), tuple(islice(texts, how.candidates)))
+            for prompt, row in zip(prompts, answers, strict=True)
         )
     )
-
-
-def _itself(actor: Actor, how: Recipe) -> Judge:
-    speaker = _speaker(actor, how, how.judge_tokens)
-
-    def ask(requests: Sequence[Prompt], samples: int, seed: int) -> list[list[Answer]]:
-        return speaker.sample(requests, samples, seed=seed)
-
-    return ask
 
 
 def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
@@ -209,10 +191,17 @@ def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
 # --- one model ---
 
 
-def _make(job: _Job, stage: int, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _make(
+    actor: Actor,
+    data: TrainingData,
+    how: Recipe,
+    stage: int,
+    folder: Path,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
     """Make a model from the one before, and its folder; returns the record."""
-    actor, data, how = job.actor, job.data, job.recipe
-    own = as_seed(seeds.derive(job.seed, "self-rewarding", step=stage))
+    seed = settings["seed"]
+    own = as_seed(seeds.derive(seed, "self-rewarding", step=stage))
     meter, figures, found = Meter(), dict[str, float](), None
     if stage == 1 and data.examples:
         fitted = sft.train(actor, data.examples, how.fit, seed=own, meter=meter)
@@ -220,7 +209,7 @@ def _make(job: _Job, stage: int, folder: Path, settings: dict[str, Any]) -> dict
     elif stage > 1:
         with meter:
             first = (stage - 2) * how.prompts
-            order = asking.draw_order(len(data.prompts), how.prompts, job.seed, first=first)
+            order = asking.draw_order(len(data.prompts), how.prompts, seed, first=first)
             prompts = [data.prompts[i] for i in order]
             found = judge_candidates(actor, prompts, how, seed=own, judge=data.judge, meter=meter)
         _require_pairs(found, stage)
@@ -298,9 +287,8 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
     return record
 
 
-def _describe(job: _Job) -> dict[str, Any]:
+def _describe(actor: Actor, data: TrainingData, how: Recipe, seed: int) -> dict[str, Any]:
     """What all models of a folder share, as plain JSON; the number of models may grow."""
-    actor, data = job.actor, job.data
     examples = [[prompt.turns, answer.text, answer.end] for prompt, answer in data.examples]
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
@@ -310,8 +298,8 @@ def _describe(job: _Job) -> dict[str, Any]:
         "prompts": _sha256([prompt.turns for prompt in data.prompts]),
         "examples": _sha256(examples) if examples else None,
         "judge": "the model itself" if data.judge is None else "given",
-        "recipe": {k: v for k, v in asdict(job.recipe).items() if k != "models"},
-        "seed": job.seed,
+        "recipe": {k: v for k, v in asdict(how).items() if k != "models"},
+        "seed": seed,
     }
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain
@@ -389,11 +377,10 @@ def extremes(points: Sequence[float | None]) -> tuple[int, int] | None:
     >>> extremes([3.0, 3.0, None]) is None
     True
     """
-    known = [(value, -place) for place, value in enumerate(points) if value is not None]
-    if not known or max(known)[0] == min(known)[0]:
+    known = {place: value for place, value in enumerate(points) if value is not None}
+    if len(set(known.values())) < 2:
         return None
-    lowest = min(value for value, _ in known)
-    return -max(known)[1], next(-place for value, place in known if value == lowest)
+    return max(known, key=known.__getitem__), min(known, key=known.__getitem__)
 
 
 @dataclass(frozen=True)

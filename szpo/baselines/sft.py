@@ -6,10 +6,11 @@ loss = −mean log π(y|x) over the answers' tokens; prompts are not learned
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
+from szpo.baselines.costs import Shared, Trained
 from szpo.baselines.recipes import Dropout, Positive, recipe
 from szpo.baselines.validation import drop_too_long
 from szpo.errors import RunError
@@ -32,10 +33,7 @@ def train(
     actor: Actor,
     examples: Sequence[tuple[Prompt, Answer]],
     recipe: Recipe | None = None,
-    *,
-    seed: int,
-    on_step: OnStep = ignore_step,
-    meter: Meter | None = None,
+    **shared: Unpack[Shared],
 ) -> Trained:
     """Fit the actor to prompts with their answers; it then stands at the trained weights.
 
@@ -45,7 +43,7 @@ def train(
     """
     if not examples:
         raise RunError(f"{METHOD}: no example to learn from")
-    listener, how = trainer.Listener.begin(METHOD, meter, on_step), recipe or Recipe()
+    listener, how = trainer.Listener.begin(METHOD, shared), recipe or Recipe()
     from trl import SFTConfig, SFTTrainer
 
     limit = trainer.limit_length(actor.loaded, how.max_length)
@@ -64,6 +62,7 @@ def train(
         "dataset_kwargs": {"skip_prepare_dataset": True},
     }
     trainer.train(
-        (SFTTrainer, SFTConfig), actor, rows, arguments, listener, seed=seed, dropout=how.dropout
-    )
+        (SFTTrainer, SFTConfig), actor, rows, arguments, listener,
+        seed=shared["seed"], dropout=how.dropout,
+    )  # fmt: skip
     return listener.finish(len(rows), len(examples))

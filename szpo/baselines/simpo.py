@@ -7,11 +7,11 @@ The reward is the mean log-probability per token; no reference policy, and a mar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
+from szpo.baselines.costs import Shared, Trained
 from szpo.baselines.recipes import Positive, Weight, recipe
 from szpo.baselines.validation import require_pairs
 from szpo.data.pairs import Preferences
@@ -30,17 +30,11 @@ class Recipe(trainer.Recipe):
 
 
 def train(
-    actor: Actor,
-    data: Preferences,
-    recipe: Recipe | None = None,
-    *,
-    seed: int,
-    on_step: OnStep = ignore_step,
-    meter: Meter | None = None,
+    actor: Actor, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
 ) -> Trained:
     """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
     require_pairs(data, METHOD)
-    listener, how = trainer.Listener.begin(METHOD, meter, on_step), recipe or Recipe()
+    listener, how = trainer.Listener.begin(METHOD, shared), recipe or Recipe()
     limit = trainer.limit_length(actor.loaded, how.max_length)
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
@@ -62,7 +56,7 @@ def train(
         "max_length": limit,
         "remove_unused_columns": False,
     }
-    trainer.train((PairTrainer, CPOConfig), actor, rows, arguments, listener, seed=seed)
+    trainer.train((PairTrainer, CPOConfig), actor, rows, arguments, listener, seed=shared["seed"])
     return listener.finish(len(rows), len(data.pairs), data.ties)
 
 

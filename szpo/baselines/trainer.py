@@ -24,7 +24,7 @@ from transformers.training_args import OptimizerNames
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained
+from szpo.baselines.costs import Meter, OnStep, Shared, Trained, ignore_step
 from szpo.baselines.recipes import Count, Epochs, Positive
 from szpo.baselines.validation import (
     describe_left_out,
@@ -185,14 +185,15 @@ class Listener(TrainerCallback):
     log: list[Mapping[str, float]] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, method: str, meter: Meter | None, on_step: OnStep) -> Listener:
-        """That of a training which begins now, with a new meter where None.
+    def begin(cls, method: str, shared: Shared) -> Listener:
+        """That of a training which begins now.
 
         Raises:
             UsageError: trl or datasets is not installed.
         """
         require_trl(method)
-        return cls(method, meter or Meter(), on_step)
+        on_step = shared.get("on_step", ignore_step)
+        return cls(method, shared.get("meter") or Meter(), on_step)
 
     def finish(self, used: int, of: int, ties: int = 0) -> Trained:
         """The result of the training, which had room for ``used`` of so many pairs or examples."""

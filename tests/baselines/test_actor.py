@@ -7,32 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
 
 from szpo.baselines import actor as actors
 from szpo.baselines.actor import Actor
 from szpo.errors import UsageError
-from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.batched_lora import find_sites
 from szpo.policies.language_model import random_start
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt
+from tests.support.baseline_actors import SHORT, lora, tiny_actor
 from tests.support.tiny_models import loaded, with_adapter
 
 PROMPTS = [Prompt.user("w7 w8"), Prompt.user("w9")]
-SHORT = Sampling(max_new_tokens=6)
-
-
-def lora(*targets: str, **more: Any) -> LoraConfig:
-    return LoraConfig(r=2, lora_alpha=4, target_modules=list(targets), **more)
-
-
-def actor(*targets: str, base: Any = None) -> Actor:
-    base = base or loaded("llama")
-    config = lora(*(targets or ("q_proj", "down_proj")))
-    return Actor.fresh(base, config, sampling=SHORT, seed=1)
 
 
 def push(peft: Any, size: float = 0.3) -> None:
@@ -45,7 +33,7 @@ def push(peft: Any, size: float = 0.3) -> None:
 
 
 def test_what_peft_computes_is_what_the_actor_answers_with():
-    trained = actor()
+    trained = tiny_actor()
     ids = torch.tensor([[3, 7, 8, 4, 9, 11]])
     with trained.training() as peft, torch.no_grad():
         push(peft)
@@ -64,7 +52,7 @@ def test_the_base_model_comes_out_as_it_went_in():
     base = loaded("llama")
     names = {name: value.clone() for name, value in base.model.state_dict().items()}
     types = [type(module) for module in base.model.modules()]
-    trained = actor(base=base)
+    trained = tiny_actor(base=base)
     with trained.training() as peft:
         push(peft)
     assert [type(module) for module in base.model.modules()] == types
@@ -75,7 +63,7 @@ def test_the_base_model_comes_out_as_it_went_in():
 
 
 def test_a_second_training_goes_on_from_the_first_and_an_error_keeps_the_first():
-    trained = actor()
+    trained = tiny_actor()
     with trained.training() as peft:
         push(peft)
     first = trained.digest()
@@ -105,7 +93,7 @@ def test_beside_a_run_it_starts_where_the_run_starts():
 
 
 def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path):
-    trained = actor()
+    trained = tiny_actor()
     with trained.training() as peft:
         push(peft)
     trained.save_adapter(tmp_path)
@@ -122,7 +110,7 @@ def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path):
 
 
 def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_them():
-    trained = actor(base=loaded("llama", dtype=torch.bfloat16))
+    trained = tiny_actor(base=loaded("llama", dtype=torch.bfloat16))
     with trained.training() as peft:
         push(peft)
         expected = trained.theta()

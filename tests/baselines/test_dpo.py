@@ -16,9 +16,8 @@ from peft import get_peft_model
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from szpo.baselines import asking, dpo, group_rl, notebook_dpo, sft, simpo
+from szpo.baselines import asking, dpo, notebook_dpo, simpo
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Task
 from szpo.baselines.costs import Moment
 from szpo.data.pairs import Pair, Preferences
 from szpo.errors import RunError
@@ -30,9 +29,11 @@ from tests.support.baseline_actors import (
     DIARY,
     PROMPTS,
     SHORT,
+    TRAIN,
     cheerful,
     diary_actor,
     diary_pairs,
+    fresh,
     mean_mood,
     move,
     pairs,
@@ -230,7 +231,7 @@ def four_bit(tmp_path_factory):
 
 
 def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit):
-    actor = Actor.fresh(four_bit, notebook_dpo.lora(r=4, lora_alpha=8), sampling=SHORT, seed=1)
+    actor = fresh(four_bit, notebook_dpo.lora(r=4, lora_alpha=8), sampling=SHORT, seed=1)
     actor.sample(
         PROMPTS[:1], seed=0
     )  # packs the weights on some CPUs, see szpo/models/four_bit.py
@@ -255,25 +256,7 @@ def test_adapters_stay_fp32_on_a_4_bit_base(four_bit, method, monkeypatch):
         assert actor._peft is not None
         seen.update(p.dtype for p in actor._peft.parameters() if p.requires_grad)
 
-    match method:
-        case "dpo":
-            dpo.train(actor, Preferences(pairs()[:4]),
-                      dpo.Recipe(steps=2, batch=4, learning_rate=small),
-                      seed=0, on_step=look)  # fmt: skip
-        case "simpo":
-            simpo.train(actor, Preferences(pairs()[:4]),
-                        simpo.Recipe(steps=2, batch=4, learning_rate=small),
-                        seed=0, on_step=look)  # fmt: skip
-        case "sft":
-            examples = [(pair.prompt, pair.chosen) for pair in pairs()[:4]]
-            sft.train(actor, examples, sft.Recipe(steps=2, batch=4, learning_rate=small),
-                      seed=0, on_step=look)  # fmt: skip
-        case _:
-            kind: Any = group_rl.Grpo if method == "grpo" else group_rl.Rloo
-            prompts = [pair.prompt for pair in pairs()[:2]]
-            task = Task(prompts, lambda p, a: [float(i % 2) for i in range(len(a))])
-            how = kind(steps=2, prompts=2, samples=2, learning_rate=small)
-            group_rl.train(actor, task, how, seed=0, on_step=look)
+    TRAIN[method](actor, small, 2, on_step=look)
     assert seen == {torch.float32}
     most = max(float(np.abs(v - start[n]).max()) for n, v in actor.theta().items())
     assert 0 < most < 5 * small

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from szpo.baselines import group_rl
-from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Task
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.types import Answer, Prompt
@@ -18,13 +16,11 @@ from tests.support.baseline_actors import (
     DIARY,
     PROMPTS,
     diary_actor,
-    lora,
     mean_mood,
     mood,
     move,
     tiny_actor,
 )
-from tests.support.tiny_models import loaded
 
 METHODS: dict[str, Any] = {"grpo": group_rl.Grpo, "rloo": group_rl.Rloo}
 
@@ -52,7 +48,7 @@ def advantages(
 
     monkeypatch.setattr(group_rl, "_sampling_class", watch)
     recipe = METHODS[method](steps=1, prompts=1, samples=len(rewards), **settings)
-    group_rl.train(tiny_actor(), Task(PROMPTS[:1], lambda p, a: rewards), recipe, seed=0)
+    group_rl.train(tiny_actor(), PROMPTS[:1], lambda p, a: rewards, recipe, seed=0)
     return [float(x) for x in seen[0]]
 
 
@@ -75,7 +71,7 @@ def test_it_learns_a_verifiers_taste(method):
     recipe = METHODS[method](steps=7, prompts=8, samples=8, learning_rate=1e-2)
     actor = diary_actor()
     before = mean_mood(actor)
-    done = group_rl.train(actor, Task(DIARY, cheerful), recipe, seed=3)
+    done = group_rl.train(actor, DIARY, cheerful, recipe, seed=3)
     assert mean_mood(actor) > before + 0.2
     assert len(done.log) == 7
     assert done.cost.votes == done.cost.answers_read == 0
@@ -87,18 +83,16 @@ def test_it_learns_a_verifiers_taste(method):
 def test_kl_is_to_the_start_also_where_training_goes_on(method):
     actor = move(tiny_actor(), 0.2)
     recipe = METHODS[method](steps=1, prompts=2, samples=2)
-    done = group_rl.train(actor, Task(PROMPTS, lambda p, a: [1.0, 0.0] * 2), recipe, seed=0)
+    done = group_rl.train(actor, PROMPTS, lambda p, a: [1.0, 0.0] * 2, recipe, seed=0)
     assert abs(done.log[0]["kl"]) > 1e-3
 
 
 @pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0}])
 @pytest.mark.parametrize("method", METHODS)
 def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(method, sampling):
-    actor = Actor.fresh(
-        loaded("llama"), lora("q_proj"), sampling=Sampling(max_new_tokens=6, **sampling)
-    )
+    actor = tiny_actor("q_proj", sampling=Sampling(max_new_tokens=6, **sampling))
     with pytest.raises(UsageError, match=f"{method}: .* set top_p 1, top_k 0 and a temperature"):
-        group_rl.train(actor, Task(PROMPTS, cheerful), METHODS[method](steps=1), seed=0)
+        group_rl.train(actor, PROMPTS, cheerful, METHODS[method](steps=1), seed=0)
 
 
 def test_bad_rewards_and_no_prompts_are_one_line():
@@ -106,7 +100,7 @@ def test_bad_rewards_and_no_prompts_are_one_line():
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError, match="grpo: a reward is not finite"):
-        group_rl.train(actor, Task(PROMPTS, lambda p, a: [float("nan")] * 2), recipe, seed=0)
+        group_rl.train(actor, PROMPTS, lambda p, a: [float("nan")] * 2, recipe, seed=0)
     with pytest.raises(UsageError, match="grpo: no prompts"):
-        group_rl.train(actor, Task([], cheerful), recipe, seed=0)
+        group_rl.train(actor, [], cheerful, recipe, seed=0)
     assert actor.digest() == before

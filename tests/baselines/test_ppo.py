@@ -16,7 +16,6 @@ from peft import LoraConfig
 from szpo.baselines import ppo
 from szpo.baselines.actor import Actor
 from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
-from szpo.baselines.asking import Task
 from szpo.baselines.costs import Moment
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
@@ -25,7 +24,7 @@ from szpo.models import loading
 from szpo.models import tiny as tiny_model
 from szpo.models.logprobs import Sample, batches
 from szpo.types import Answer, Prompt
-from tests.support.tiny_models import loaded
+from tests.support.baseline_actors import fresh, tiny_actor
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 17)]
 SHORT = ppo.Recipe(steps=2, prompts=6, epochs=2, rate=1e-2)
@@ -35,18 +34,12 @@ def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
     return [float(len(answer.text.split())) for answer in answers]
 
 
-def actor(sampling: Sampling | None = None, seed: int = 1) -> Actor:
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
-    sampling = sampling or Sampling(max_new_tokens=6)
-    return Actor.fresh(loaded("llama"), config, sampling=sampling, seed=seed)
-
-
-def move(seed: int = 1) -> Actor:
+def move() -> Actor:
     """An actor whose starting adapter does something."""
-    made = actor(seed=seed)
+    made = tiny_actor()
     draw = np.random.default_rng(3)
     start = {name: draw.normal(size=v.shape, scale=0.2) for name, v in made.start().items()}
-    return Actor(made.loaded, made.sites, start, sampling=Sampling(max_new_tokens=6), seed=seed)
+    return Actor(made.loaded, made.sites, start, sampling=made.sampling, seed=1)
 
 
 @pytest.fixture
@@ -54,11 +47,11 @@ def tiny():
     """The trained model, with a LoRA of rank 1 that does nothing yet."""
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
     base = loading.load("tiny", dtype="fp32")
-    return Actor.fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=1)
+    return fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=1)
 
 
 def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature():
-    warm = actor(Sampling(max_new_tokens=6, temperature=0.7))
+    warm = tiny_actor(sampling=Sampling(max_new_tokens=6, temperature=0.7))
     rows = [(9, 30, 41), (12,), (8, 200, 77, 55, 2)]
     asked = [warm.encode(prompt) for prompt in PROMPTS[:3]]
     samples = [Sample(ids, row) for ids, row in zip(asked, rows, strict=True)]
@@ -77,7 +70,7 @@ def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature():
 
 def test_each_token_learns_from_its_own_answer():
     """With β = 0, γ = λ = 1 a token's return is its answer's score, wherever it was padded to."""
-    drawn = actor()
+    drawn = tiny_actor()
     how = replace(SHORT, beta=0.0, lam=1.0, minibatches=3)
     tokens = [(9,), (30, 41, 2), (7, 8), (5, 6, 7, 8, 2), (3,), (11, 12)]
     reward = np.array([1.0, -2.0, 3.0, 0.5, 7.0, -1.0])
@@ -103,7 +96,7 @@ def test_each_token_learns_from_its_own_answer():
 def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty():
     moments: list[Moment] = []
     how = replace(SHORT, minibatches=1, epochs=3, steps=3)
-    ppo.train(move(), Task(PROMPTS, length), how, seed=4, on_step=moments.append)
+    ppo.train(move(), PROMPTS, length, how, seed=4, on_step=moments.append)
     for moment in moments:
         assert moment.figures["first_ratio_gap"] == 0.0
         assert moment.figures["ratio_gap"] > 1e-4  # the later epochs, whose policy has moved
@@ -131,7 +124,7 @@ def test_prompts_come_in_permutations():
 def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(score, rate, words, tiny):
     before = tiny.digest()
     with pytest.raises(RunError) as caught:
-        ppo.train(tiny, Task(PROMPTS, score), replace(SHORT, rate=rate), seed=2)
+        ppo.train(tiny, PROMPTS, score, replace(SHORT, rate=rate), seed=2)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert tiny.digest() == before
@@ -141,11 +134,11 @@ def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(score, r
 def test_what_cannot_be_trained_is_refused():
     for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
         with pytest.raises(UsageError, match="set top_p 1, top_k 0 and a temperature above 0"):
-            ppo.train(actor(sampling), Task(PROMPTS, length), SHORT, seed=0)
+            ppo.train(tiny_actor(sampling=sampling), PROMPTS, length, SHORT, seed=0)
     with pytest.raises(UsageError, match="no prompts"):
-        ppo.train(actor(), Task([], length), SHORT, seed=0)
+        ppo.train(tiny_actor(), [], length, SHORT, seed=0)
     with pytest.raises(UsageError, match="gave 1 numbers for 6 answers"):
-        ppo.train(actor(), Task(PROMPTS, lambda p, a: [1.0]), SHORT, seed=0)
+        ppo.train(tiny_actor(), PROMPTS, lambda p, a: [1.0], SHORT, seed=0)
 
 
 def test_a_verifier_is_learned_from_on_the_tiny_model(tiny):
@@ -166,7 +159,7 @@ def test_a_verifier_is_learned_from_on_the_tiny_model(tiny):
         rows = tiny.sample(heldout, 2, seed=9, base=start)
         return float(np.mean([cheerful([], row) for row in rows]))
 
-    ppo.train(tiny, Task(asked, cheerful), ppo.Recipe(steps=12, rate=1e-2, epochs=3), seed=3)
+    ppo.train(tiny, asked, cheerful, ppo.Recipe(steps=12, rate=1e-2, epochs=3), seed=3)
     before, after = rate(True), rate(False)
     assert 0.25 < before < 0.6
     # 160 answers: .2 is five standard errors of a difference of paired shares.

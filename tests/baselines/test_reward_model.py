@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +11,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from szpo.baselines import dpo, group_rl, ppo, reward_model, simpo, validation
-from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Task
+from szpo.baselines import group_rl, reward_model, validation
 from szpo.baselines.reward_model import Recipe
 from szpo.data.pairs import Preferences
 from szpo.errors import RunError, UsageError
-from szpo.types import Answer, Prompt, Row, Verdict
+from szpo.types import Answer
 from tests.support.baseline_actors import (
     DIARY,
     LIKED,
     PROMPTS,
+    TRAIN,
     diary_actor,
+    length,
     pairs,
     tiny_actor,
 )
@@ -119,75 +118,22 @@ def test_a_bf16_base_has_an_fp32_reward_model():
     assert 0 < np.abs(model.head).max() == pytest.approx(1e-6, rel=0.05)
 
 
-def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
-    return [float(len(answer.text)) for answer in answers]
-
-
-def lengthy(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
-    return [
-        "plus" if len(row.plus.text) > len(row.minus.text) else "minus" for (row,) in questions
-    ]
-
-
-def train_by_group(kind: Any) -> Callable[[Actor, float, int], Any]:
-    def train(actor: Actor, rate: float, steps: int) -> Any:
-        how = kind(steps=steps, prompts=4, samples=4, learning_rate=rate)
-        return group_rl.train(actor, Task(PROMPTS, length), how, seed=0)
-
-    return train
-
-
-def of_pairs(method: Any) -> Callable[[Actor, float, int], Any]:
-    def train(actor: Actor, rate: float, steps: int) -> Any:
-        return method.train(
-            actor, Preferences(pairs()), method.Recipe(steps=steps, learning_rate=rate), seed=0
-        )
-
-    return train
-
-
-def in_rounds(actor: Actor, rate: float, steps: int) -> Any:
-    plan = dpo.Rounds(steps, 4, recipe=dpo.Recipe(steps=1, learning_rate=rate))
-    return dpo.iterative(actor, PROMPTS, lengthy, plan, seed=0)
-
-
-def train_ppo(actor: Actor, rate: float, steps: int) -> Any:
-    how = ppo.Recipe(steps=steps, prompts=4, samples=4, epochs=1, minibatches=1, rate=rate)
-    return ppo.train(actor, Task(PROMPTS, length), how, seed=0)
-
-
-def train_reward_model(actor: Actor, rate: float, steps: int) -> Any:
-    how = reward_model.Recipe(steps=steps, learning_rate=rate)
-    return reward_model.train(actor.loaded, Preferences(pairs()), how, seed=0)
-
-
-METHODS: dict[str, Callable[[Actor, float, int], Any]] = {
-    "dpo": of_pairs(dpo),
-    "simpo": of_pairs(simpo),
-    "iterative-dpo": in_rounds,
-    "grpo": train_by_group(group_rl.Grpo),
-    "rloo": train_by_group(group_rl.Rloo),
-    "ppo": train_ppo,
-    "reward-model": train_reward_model,
-}
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "reward-model"])
+@pytest.mark.parametrize("method", [name for name in TRAIN if name != "reward-model"])
 def test_the_same_seed_gives_the_same_weights_which_have_moved(method):
     first, again = tiny_actor(), tiny_actor()
     before = first.digest()
     for actor in (first, again):
-        METHODS[method](actor, 1e-2, 2)
+        TRAIN[method](actor, 1e-2, 2)
     assert first.digest() == again.digest() != before
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAIN)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_rate_without_measure_is_one_line_even_after_the_last_step(method, steps):
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError) as caught:
-        METHODS[method](actor, math.inf, steps)
+        TRAIN[method](actor, math.inf, steps)
     message = str(caught.value)
     assert message.startswith(f"{method}: ") and "\n" not in message
     assert "training diverged; lower the learning rate" in message
@@ -205,7 +151,7 @@ def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth():
 def test_a_policy_far_from_its_start_is_remarked_on(kind):
     def after(rate: float) -> Any:
         how = kind(steps=5, prompts=4, samples=4, learning_rate=rate)
-        return group_rl.train(diary_actor(), Task(DIARY, length), how, seed=1)
+        return group_rl.train(diary_actor(), DIARY, length, how, seed=1)
 
     trained = after(1.0)
     assert trained.log[-1]["kl"] > validation.NOISE_NATS

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig
 
 from szpo.baselines import dpo, self_rewarding, sft
 from szpo.baselines.actor import Actor
@@ -23,8 +22,8 @@ from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.loading import read_adapter
 from szpo.types import Answer, Prompt
+from tests.support.baseline_actors import tiny_actor
 from tests.support.cases import case
-from tests.support.tiny_models import loaded
 
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 13)]
 SMALL = self_rewarding.Recipe(
@@ -33,8 +32,7 @@ SMALL = self_rewarding.Recipe(
 
 
 def actor() -> Actor:
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
-    return Actor.fresh(loaded("llama"), config, sampling=Sampling(max_new_tokens=5), seed=1)
+    return tiny_actor("q_proj", "down_proj", sampling=Sampling(max_new_tokens=5))
 
 
 class Scripted:

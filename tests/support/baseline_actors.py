@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from peft import LoraConfig
 
+from szpo.baselines import dpo, group_rl, ppo, reward_model, sft, simpo
 from szpo.baselines.actor import Actor
-from szpo.data.pairs import Pair
+from szpo.data.pairs import Pair, Preferences
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
+from szpo.models.batched_lora import find_sites
 from szpo.models.tiny import ASKS, MOODS, TOPICS
+from szpo.policies.language_model import random_start
 from szpo.types import Answer, Prompt, Row, Verdict
 from tests.support.tiny_models import loaded
 
@@ -23,13 +27,19 @@ DIARY = [Prompt.user(ask.format(topic=topic)) for topic in TOPICS for ask in ASK
 WORDS = {side: {w for group in groups.values() for w in group} for side, groups in MOODS.items()}
 
 
+def fresh(base: Any, config: LoraConfig, *, sampling: Sampling, seed: int = 1) -> Actor:
+    """An actor on the sites of this LoRA, with A drawn from the seed and B zero."""
+    sites = find_sites(base.model, config)
+    return Actor(base, sites, random_start(sites, seed), sampling=sampling, seed=seed)
+
+
 def lora(*targets: str, rank: int = 2, **more: Any) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), **more)
 
 
-def tiny_actor(*targets: str, base: Any = None, rank: int = 2, seed: int = 1) -> Actor:
-    config = lora(*(targets or ("q_proj", "v_proj", "down_proj")), rank=rank)
-    return Actor.fresh(base or loaded("llama"), config, sampling=SHORT, seed=seed)
+def tiny_actor(*targets: str, base: Any = None, sampling: Sampling = SHORT) -> Actor:
+    config = lora(*(targets or ("q_proj", "v_proj", "down_proj")))
+    return fresh(base or loaded("llama"), config, sampling=sampling)
 
 
 def move(actor: Actor, size: float = 0.05) -> Actor:
@@ -47,7 +57,7 @@ def diary_actor(seed: int = 1) -> Actor:
     """An actor on the diary model that the project trains, whose answers have a mood."""
     base = loading.load("tiny", dtype="fp32")
     config = lora("q_proj", "v_proj", "down_proj", rank=4)
-    return Actor.fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=seed)
+    return fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=seed)
 
 
 def mood(answer: Answer) -> int:
@@ -91,3 +101,47 @@ def pairs() -> list[Pair]:
         )
         for i, prompt in enumerate(PROMPTS)
     ]
+
+
+def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+    """A score: the longer the better."""
+    return [float(len(answer.text)) for answer in answers]
+
+
+def lengthy(questions: Sequence[tuple[Row, ...]], single: bool, key: bytes) -> list[Verdict]:
+    """Prefers the longer of two answers."""
+    return [verdict(len(row.plus.text) - len(row.minus.text)) for (row,) in questions]
+
+
+def _train(method: str, actor: Actor, rate: float, steps: int, **shared: Any) -> Any:
+    """Train an actor at this rate by a method's name."""
+    shared = {"seed": 0, **shared}
+    match method:
+        case "dpo" | "simpo":
+            module: Any = dpo if method == "dpo" else simpo
+            how = module.Recipe(steps=steps, learning_rate=rate)
+            return module.train(actor, Preferences(pairs()), how, **shared)
+        case "iterative-dpo":
+            plan = dpo.Rounds(steps, 4, recipe=dpo.Recipe(steps=1, learning_rate=rate))
+            return dpo.iterative(actor, PROMPTS, lengthy, plan, **shared)
+        case "sft":
+            examples = [(pair.prompt, pair.chosen) for pair in pairs()]
+            return sft.train(
+                actor, examples, sft.Recipe(steps=steps, learning_rate=rate), **shared
+            )
+        case "ppo":
+            one = {"prompts": 4, "samples": 4, "epochs": 1, "minibatches": 1}
+            how = ppo.Recipe(steps=steps, rate=rate, **one)
+            return ppo.train(actor, PROMPTS, length, how, **shared)
+        case "reward-model":
+            how = reward_model.Recipe(steps=steps, learning_rate=rate)
+            return reward_model.train(actor.loaded, Preferences(pairs()), how, **shared)
+        case _:
+            kind: Any = group_rl.Grpo if method == "grpo" else group_rl.Rloo
+            how = kind(steps=steps, prompts=4, samples=4, learning_rate=rate)
+            return group_rl.train(actor, PROMPTS, length, how, **shared)
+
+
+NAMES = ("dpo", "simpo", "iterative-dpo", "sft", "grpo", "rloo", "ppo", "reward-model")
+TRAIN = {name: partial(_train, name) for name in NAMES}
+"""(actor, rate, steps) → training by the method of that name."""

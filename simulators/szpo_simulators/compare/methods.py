@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from szpo import seeds
 from szpo.baselines import dpo, group_rl, ppo, registry, reward_model, simpo
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import Survey, Task, ask_round
+from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
 from szpo.baselines.reward_model import SCALE_PAIRS, scale_reward
 from szpo.config import settings_file
@@ -132,7 +132,7 @@ def make_with_reward_model(train: Callable[..., Any], name: str) -> Callable[...
                 score = scale_reward(learned, recent)
             checkpoints.proxy = score
             train(
-                actor, Task(survey.prompts, score), how, seed=own_seed,
+                actor, survey.prompts, score, how, seed=own_seed,
                 meter=meter, on_step=record_steps(checkpoints, actor, i / rounds, 1 / rounds),
             )  # fmt: skip
         return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}

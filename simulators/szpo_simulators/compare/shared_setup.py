@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from szpo import seeds
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import JudgesAsk, Letter
+from szpo.baselines.asking import JudgesAsk
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet, load_configured
@@ -21,6 +21,7 @@ from szpo.optim.superseded import GONE_RULES
 from szpo.policies import language_model
 from szpo.runs.assemble import SHARPNESS_PROMPTS, SHARPNESS_SAMPLES
 from szpo.types import Answer, Prompt
+from szpo.voting.seats import Letter
 from szpo_simulators.compare import checkpoints
 from szpo_simulators.panels import heldout, text_rewards
 from szpo_simulators.panels import panel as panels
