@@ -1,5 +1,8 @@
-"""People who vote on a small open round."""
+"""People who vote on a small open round, and seats at comparisons of no round."""
 
+import json
+
+from szpo.ledger import canonical
 from szpo.types import Answer, Comparison, Prompt, Row
 from tests.support.quadratic import open_step, settings_of
 
@@ -17,3 +20,23 @@ def ask(ledger, n=4, m=2, identical=()):
 
 def people(service, count):
     return [service.enroll("person", f"person {i}") for i in range(count)]
+
+
+def seat_and_vote(ledger, comparison, panelist, choices="", plus_side="A"):
+    """A seat at a comparison and answers to it, written as they stand: id, last vote's number."""
+    seat, number = f"{comparison.id}-{panelist}", None
+    with ledger.transaction("votes"):
+        ledger.append("assignments", {
+            "assignment": seat, "comparison": comparison.id, "panelist": panelist,
+            "plus_side": plus_side, "prompt_order": json.dumps([*range(len(comparison.rows))]),
+            "served_us": 0, "expires_us": 0,
+        })  # fmt: skip
+        for revision, choice in enumerate(choices):
+            vote = {
+                "assignment": seat, "revision": revision, "choice": choice, "late": 0,
+                "idem": f"key-{revision}-0123456789",
+                "payload_sha256": canonical.payload_sha256(seat, choice, None, None, None),
+                "received_us": 1,
+            }  # fmt: skip
+            number = ledger.append("votes", vote)["vote"]
+    return seat, number

@@ -18,8 +18,8 @@ from szpo.optim.named_features import NamedFeatures
 from szpo.optim.posterior_directions import NOISE
 from szpo.optim.settings import Settings
 from szpo.training.step_report import Outcome
-from szpo.types import FEATURE_GRID, Answer, Batch, Choice, Comparison, Floats, Prompt, Shift
-from tests.support.quadratic import QuadraticPolicy, go, new_ledger, panel_of
+from szpo.types import FEATURE_GRID, Answer, Batch, Comparison, Floats, Prompt, Shift
+from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, panel_of
 
 MARKS = {"commas": ",", "exclamations": "!", "questions": "?", "colons": ":", "you": " you"}
 """Features, and what a text has more of where its coordinate is larger."""
@@ -70,15 +70,12 @@ class MarkedPolicy(QuadraticPolicy):
         return np.asarray(np.mean(rows, axis=1)[:, None, :] / 2)
 
 
-class CommaJudge:
+class CommaJudge(ValueJudge):
     """Likes fewer commas."""
 
-    def judge(
-        self, comparison: Comparison, *, panelist: str, plus_side: str, key: bytes
-    ) -> Choice:
-        gap = float(sum(r.plus.text.count(",") - r.minus.text.count(",") for r in comparison.rows))
-        plus = float(seeds.uniform(key, 1)[0]) < 1 / (1 + np.exp(gap / len(comparison.rows)))
-        return "A" if plus == (plus_side == "A") else "B"
+    def gap(self, comparison: Comparison) -> float:
+        more = sum(r.plus.text.count(",") - r.minus.text.count(",") for r in comparison.rows)
+        return -more / len(comparison.rows)
 
 
 def settings_of(**changes: Any) -> Settings:

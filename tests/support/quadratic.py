@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from szpo import seeds
 from szpo.config.schema import Config
@@ -80,14 +81,18 @@ class ValueJudge:
     def __init__(self, beta: float = 5.0, skips: float = 0.0):
         self.beta, self.skips = beta, skips
 
-    def judge(
-        self, comparison: Comparison, *, panelist: str, plus_side: str, key: bytes
-    ) -> Choice:
+    def gap(self, comparison: Comparison) -> float:
+        """By how many logits plus is preferred."""
         values = [
             np.mean([float(getattr(row, side).text.split()[1]) for row in comparison.rows])
             for side in ("plus", "minus")
         ]
-        chance = 1 / (1 + np.exp(-self.beta * (values[0] - values[1])))
+        return self.beta * float(values[0] - values[1])
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: str, key: bytes
+    ) -> Choice:
+        chance = special.expit(self.gap(comparison))
         wins, skips = seeds.uniform(key, 2)
         if skips < self.skips:
             return "skip"
@@ -114,18 +119,17 @@ def settings_of(layout: Any = LAYOUT, root_seed: int = 11, **changes: Any) -> Se
     return defaults(root_seed, layout, **{"rule": "known", "N": 4, "D": 2, **changes})
 
 
-def new_ledger(path: Path, settings: Settings, clock: Callable[[], int] | None = None) -> Ledger:
-    return Ledger.create(
-        path,
-        NewRun(
-            {"szpo": "test", "optimizer": settings_to_json(settings)},
-            root_seed=settings.root_seed,
-            layout=settings.layout,
-            direction_version=settings.law.version,
-            run="run-1",
-        ),
-        clock=clock or Clock(),
-    )
+def new_ledger(
+    path: Path, settings: Settings, clock: Callable[[], int] | None = None, *,
+    spec: dict[str, Any] | None = None, **changes: Any,
+) -> Ledger:  # fmt: skip
+    """The file of a run before its first step; what else is in its spec, and of a `NewRun`."""
+    whole = {"szpo": "test", **(spec or {}), "optimizer": settings_to_json(settings)}
+    made = {
+        "root_seed": settings.root_seed, "layout": settings.layout,
+        "direction_version": settings.law.version, "run": "run-1", **changes,
+    }  # fmt: skip
+    return Ledger.create(path, NewRun(whole, **made), clock=clock or Clock())
 
 
 def open_step(

@@ -1,11 +1,7 @@
 """A run whose status is read."""
 
 from szpo.config import schema
-from szpo.ledger.creation import NewRun
-from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.sample_directions import DIRECTION_VERSION
-from tests.support.quadratic import Clock, settings_of
+from tests.support.quadratic import new_ledger, settings_of
 
 
 def new_run(path, *, steps=3, votes=None, **panel):
@@ -18,16 +14,4 @@ def new_run(path, *, steps=3, votes=None, **panel):
             "panel": {"kind": "people", **panel},
         }
     )
-    spec = {"config": chosen.model_dump(mode="json"), "optimizer": settings_to_json(plan)}
-    ledger = Ledger.create(
-        path,
-        NewRun(
-            spec,
-            root_seed=plan.root_seed,
-            layout=plan.layout,
-            direction_version=DIRECTION_VERSION,
-            run="run-1",
-        ),
-        clock=Clock(),
-    )
-    return plan, ledger
+    return plan, new_ledger(path, plan, spec={"config": chosen.model_dump(mode="json")})

@@ -26,6 +26,12 @@ def tally(plus: Any, minus: Any = None, tie: Any = None, identical: Any = None) 
     return Tally(plus, minus, tie, same)
 
 
+def one_vote(plus: Any) -> Tally:
+    """One vote a direction, for plus where ``plus`` is true."""
+    up = np.asarray(plus, dtype=float)[:, None]
+    return tally(up, 1 - up)
+
+
 def random_tally(
     rng: np.random.Generator, settings: Settings, lead: tuple[int, ...] = ()
 ) -> Tally:

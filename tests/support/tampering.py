@@ -8,17 +8,16 @@ import numpy as np
 
 from szpo.ledger import canonical, witness
 from szpo.ledger.canonical import event_sha256, row_key, row_sha256
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.optim.checked_settings import settings_to_json
+from szpo.replay import verification
 from szpo.voting import counting
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     LAYOUT,
-    Clock,
     QuadraticPolicy,
     ValueJudge,
     go,
+    new_ledger,
     panel_of,
     settings_of,
 )
@@ -30,18 +29,7 @@ def small_run(path, **changes):
     """A run of two steps with a row in every append-only table."""
     settings = settings_of(**{"N": 2, "M": 2, **changes})
     start = {"theta0/z": np.zeros(4, np.float32)} if settings.layout == LAYOUT else {}
-    ledger = Ledger.create(
-        path,
-        NewRun(
-            {"optimizer": settings_to_json(settings)},
-            root_seed=settings.root_seed,
-            layout=settings.layout,
-            direction_version=1,
-            tensors=start,
-            run="run-1",
-        ),
-        clock=Clock(),
-    )
+    ledger = new_ledger(path, settings, tensors=start)
     service = VoteService(ledger)
     panel = panel_of(ledger, judge=ValueJudge(skips=0.4))
 
@@ -93,6 +81,23 @@ def other(value, kind):
         return value + " "
     last = "1" if value[-1:] != "1" else "2"
     return value[:-1] + last
+
+
+def change_event(path, kind, step, change):
+    """Change the body of a step's event of this kind in a closed file; the event's number."""
+    rows = read(path, f"SELECT event, body FROM events WHERE kind = '{kind}'")
+    bodies = {row["event"]: json.loads(row["body"]) for row in rows}
+    (number,) = (event for event, body in bodies.items() if body["step"] == step)
+    change(bodies[number])
+    body = canonical.canonical(bodies[number])
+    forge(path, "UPDATE events SET body = ? WHERE event = ?", (body, number))
+    return number
+
+
+def failure_of(path, deep=True):
+    """What verification finds first in a closed file; None where all is well."""
+    with Ledger.open(path) as ledger:
+        return verification.verify(ledger, deep=deep).failure
 
 
 def _chain_updates(path):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from szpo import seeds
-from szpo.aggregation.links import link
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Shift
+from szpo.types import Answer, Batch, Comparison, Prompt, Shift
 from szpo.voting.service import VoteService
-from tests.support.quadratic import QuadraticPolicy, go, start
+from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, start
 
 GOOD, BAD = ("lovely", "warm", "bright", "happy"), ("dull", "cold", "awful", "sad")
 MORE = ("We went by train.", "It took all day.", "My aunt came along.", "There was soup.")
@@ -51,22 +50,19 @@ class Notes(QuadraticPolicy):
         ]
 
 
-class Taster:
+class Taster(ValueJudge):
     """Likes mood and extent with these weights, by Bradley and Terry's law; 0, 0 guesses."""
 
     def __init__(self, likes_mood: float, likes_extent: float):
+        super().__init__()
         self.likes = likes_mood, likes_extent
 
-    def judge(
-        self, comparison: Comparison, *, panelist: str, plus_side: Literal["A", "B"], key: bytes
-    ) -> Choice:
+    def gap(self, comparison: Comparison) -> float:
         gap = 0.0
         for row in comparison.rows:
             for weight, trait in zip(self.likes, (mood, extent), strict=True):
                 gap += weight * (trait(row.plus) - trait(row.minus)) / len(comparison.rows)
-        chance = float(link("logistic").prob(gap))
-        plus = float(seeds.uniform(key, 1)[0]) < chance
-        return "A" if plus == (plus_side == "A") else "B"
+        return gap
 
 
 def voted(

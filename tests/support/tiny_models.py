@@ -8,6 +8,8 @@ import torch
 from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -71,6 +73,18 @@ def build(name: str, dtype: torch.dtype = torch.float32, hidden: int = 32) -> An
             if parameter.dim() > 1:
                 parameter.mul_(6.0 if name != "gpt2" else 4.0)
     return model.to(dtype).eval().requires_grad_(False)
+
+
+def quantised(folder: Any, kind: str, name: str = "llama") -> Any:
+    """A tiny model in four bits; what it is read from is written to the folder."""
+    build(name, hidden=64).save_pretrained(folder)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
+    )
+    with quiet():
+        return AutoModelForCausalLM.from_pretrained(
+            folder, quantization_config=settings, dtype=torch.float32, device_map="cpu"
+        ).eval()
 
 
 def tokenizer(chat: bool = True) -> Any:
