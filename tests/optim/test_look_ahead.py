@@ -15,6 +15,7 @@ from szpo.optim.rules.look_ahead import LookAhead
 from szpo.optim.rules.rule import StepInputs
 from szpo.types import Tally
 from tests.support.regression_walk import GRADIENT, features, settings_of, walk
+from tests.support.tallies import one_vote
 
 
 def moments(slope=0.5):
@@ -84,9 +85,7 @@ def test_a_taste_that_turns_is_reported_from_64_votes_on():
         for _ in range(7):
             query = optimizer.ask(after)
             chance = special.expit((1 - 2 * turned) * features(settings, query.step) @ GRADIENT)
-            plus = (rng.random(8) < chance)[:, None] * 1.0
-            tally = Tally(plus, 1 - plus, 0 * plus, plus < 0)
-            after = optimizer.tell(after, query, tally)[0]
+            after = optimizer.tell(after, query, one_vote(rng.random(8) < chance))[0]
         found = look_ahead.look_ahead(settings, after.carried)
         assert found.turned == turned == (found.drift > vote_forecast.DRIFT_NATS)
 

@@ -1,24 +1,33 @@
-"""Votes regressed on named features: what is found, in which direction, and what is refused."""
+"""Votes regressed on named features: what is found and refused, and where is asked along."""
 
-from __future__ import annotations
-
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import special
 
-from szpo.aggregation.weighting import MINUS, PLUS, VotesByVoter
+from szpo.config import settings_file
 from szpo.errors import UsageError
-from szpo.optim import named_features, optimizer
-from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim import named_features, optimizer, parameters
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.named_features import NamedFeatures
+from szpo.optim.posterior_directions import (
+    CHANCE_UNITS,
+    LARGEST_WEIGHT,
+    NOISE,
+    UNRECORDED_TEMPERATURE,
+    draw_direction,
+    explanations_of,
+)
 from szpo.optim.rules import all_votes, look_ahead
 from szpo.optim.rules.rule import StepInputs, perturbations
 from szpo.optim.settings import Settings, SettingsError
+from szpo.optim.sparse_regression import Kept, SparseFit
 from szpo.optim.state import State
-from szpo.types import FEATURE_GRID, Floats, Query, Tally
+from szpo.types import FEATURE_GRID, Asked, Explanation, Floats, Query, Shift
+from tests.support.tallies import one_vote
+from tests.support.weighted_votes import in_turns
 
 DIM, COUNT, COMPONENTS, ROWS = 24, 16, 4, 8
 LAYOUT = (("z", (DIM,)),)
@@ -49,7 +58,6 @@ def settings_of(features: NamedFeatures | None = None, **more: object) -> Settin
 def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[StepInputs, Floats]:
     """What a step's texts show: the moves of both sides, and the luck of eight texts a side."""
     named = settings.features
-    assert named is not None
     moves = perturbations(settings, query, None).displacements(settings.distance)
     gradients = named_features.directions(named)[:, :COUNT]
     luck = rng.standard_normal((settings.K, DIM)) * np.sqrt(2 / ROWS)
@@ -63,12 +71,6 @@ def texts(settings: Settings, query: Query, rng: np.random.Generator) -> tuple[S
     return inputs, shown
 
 
-def tally_of(plus: NDArray[np.bool_]) -> Tally:
-    """One vote a direction, for plus or for minus."""
-    up = plus[:, None].astype(float)
-    return Tally(up, 1 - up, 0 * up, up < 0)
-
-
 def walk(
     settings: Settings, steps: int, seed: int, strength: float = 3.0, aside=lambda step: ()
 ) -> State:
@@ -79,8 +81,7 @@ def walk(
         inputs, shown = texts(settings, query, rng)
         inputs = replace(inputs, aside=aside(step))
         plus = rng.random(settings.K) < special.expit(-strength * shown[:, WANTED])
-        tally = tally_of(plus)
-        state, _, _ = optimizer.tell(state, query, tally, inputs=inputs)
+        state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
     return state
 
 
@@ -88,9 +89,8 @@ def cosine(a: Floats, b: Floats) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient() -> None:
+def test_forty_votes_find_the_feature_and_go_along_its_natural_gradient():
     settings = settings_of()
-    assert settings.features is not None
     way = -named_features.directions(settings.features)[:, WANTED]
     found = []
     for seed in range(3):
@@ -111,12 +111,12 @@ def _plain(flat: Settings, settings: Settings, seed: int) -> Floats:
         query = optimizer.ask(state)
         inputs, shown = texts(settings, query, rng)
         plus = rng.random(flat.K) < special.expit(-3.0 * shown[:, WANTED])
-        tally = tally_of(plus)
-        state, _, _ = optimizer.tell(state, query, tally, inputs=StepInputs(centre=inputs.centre))
+        seen = StepInputs(centre=inputs.centre)
+        state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=seen)
     return np.asarray(state.carried.recommended)
 
 
-def test_votes_by_chance_keep_the_recommendation_at_the_start() -> None:
+def test_votes_by_chance_keep_the_recommendation_at_the_start():
     settings = settings_of()
     nats = []
     for seed in range(5):
@@ -125,10 +125,9 @@ def test_votes_by_chance_keep_the_recommendation_at_the_start() -> None:
     assert np.median(nats) < 0.15  # .14 nats while nothing is shown
 
 
-def test_the_posterior_in_coordinates_predicts_what_the_weights_predict() -> None:
+def test_the_posterior_in_coordinates_predicts_what_the_weights_predict():
     settings = settings_of()
     state = walk(settings, 5, 1)
-    assert settings.features is not None
     whole = all_votes.fit_named(settings, state.carried.votes)
     found, _ = all_votes.fit_votes(settings, state.carried)
     A = named_features.directions(settings.features)
@@ -138,40 +137,26 @@ def test_the_posterior_in_coordinates_predicts_what_the_weights_predict() -> Non
     assert found.log_factor == whole.log_factor and found.signal == whole.signal
 
 
-def test_same_votes_same_bits_and_settings_survive_json() -> None:
-    settings = settings_of()
-    again = settings_from_json(settings_to_json(settings))
-    assert again == settings
-    first, second = walk(settings, 3, 2), walk(again, 3, 2)
-    assert first.carried.recommended.tobytes() == second.carried.recommended.tobytes()
-
-
-def test_a_hostile_voter_weighs_less_than_one_who_votes_as_the_others() -> None:
+def test_a_hostile_voter_weighs_less_than_one_who_votes_as_the_others():
     settings = settings_of(weighting="skill")
     state, rng = optimizer.init(settings), np.random.default_rng(4)
-    names = tuple("abcd")
     for step in range(12):
         query = optimizer.ask(state)
         inputs, shown = texts(settings, query, rng)
         likes = rng.random(settings.K) < special.expit(-4.0 * shown[:, WANTED])
-        voter = (np.arange(settings.K) + step) % len(names)
-        plus = np.where(voter == 3, ~likes, likes)
-        verdicts = np.zeros((len(names), settings.K, 1), dtype=np.int8)
-        verdicts[voter, np.arange(settings.K), 0] = np.where(plus, PLUS, MINUS)
-        by_voter = VotesByVoter(names, verdicts, np.zeros((settings.K, 1), bool))
-        tally = by_voter.tally(np.ones(len(names)))
-        state, _, _ = optimizer.tell(state, query, tally, by_voter=by_voter, inputs=inputs)
-    assert state.history is not None
+        voter = (np.arange(settings.K) + step) % 4
+        cast = in_turns(voter, likes ^ (voter == 3), 4)
+        state, _, _ = optimizer.tell(state, query, cast.tally(), by_voter=cast, inputs=inputs)
     weights = all_votes.learn_weights(settings, state.carried, state.history)
     assert weights[3] < 0.2 * weights[:3].min()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_what_does_not_fit_is_refused():
     settings = settings_of()
     state = optimizer.init(settings)
     with pytest.raises(UsageError, match="features of its texts"):
         optimizer.tell(
-            state, optimizer.ask(state), tally_of(np.ones(8, bool)), inputs=StepInputs()
+            state, optimizer.ask(state), one_vote(np.ones(8, bool)), inputs=StepInputs()
         )
     own = table()
     for wrong in (
@@ -179,12 +164,12 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: replace(own, scales=(0, *own.scales[1:])),
         lambda: replace(own, map=(own.map[0][1:], *own.map[1:])),
         lambda: replace(own, components=DIM + 1),
-        lambda: replace(own, names=(3, *own.names[1:])),  # type: ignore[arg-type]
-        lambda: replace(own, own=((1, 2, 3, 4, 5),)),  # type: ignore[arg-type]
+        lambda: replace(own, names=(3, *own.names[1:])),
+        lambda: replace(own, own=((1, 2, 3, 4, 5),)),
         lambda: replace(own, groups=(*own.groups[:-1], 500)),
         lambda: replace(own, groups=(*own.groups[:-1], -1)),
         lambda: replace(own, scales=(10**400, *own.scales[1:])),
-        lambda: replace(own, map=((0.5, *own.map[0][1:]), *own.map[1:])),  # type: ignore[arg-type]
+        lambda: replace(own, map=((0.5, *own.map[0][1:]), *own.map[1:])),
     ):
         with pytest.raises(UsageError, match="features"):
             wrong()
@@ -192,11 +177,14 @@ def test_what_does_not_fit_is_refused() -> None:
         defaults(3, (("z", (4,)),), rule="regression", features=own)
     with pytest.raises(SettingsError, match="score_share"):
         settings_of(score_share=0.5)
+    for wrong in (0.0, 1.5, float("nan")):
+        with pytest.raises(SettingsError, match="share above 0, at most 1"):
+            settings_of(asking_noise=wrong)
     with pytest.raises(SettingsError, match="belongs to the rule regression"):
         defaults(3, LAYOUT, rule="known", features=own)
 
 
-def test_a_forecast_holds_the_true_win_rate_and_counts_on_evidence_only_where_it_comes() -> None:
+def test_a_forecast_holds_the_true_win_rate_and_counts_on_evidence_only_where_it_comes():
     """Voters like less of a feature, 2 logits a spread; what a point changes is linear here.
 
     Of 40 such walks and others (strengths 0, .5 and 1) the interval held the truth in 97 %, and of
@@ -204,7 +192,6 @@ def test_a_forecast_holds_the_true_win_rate_and_counts_on_evidence_only_where_it
     in 16 of 105.
     """
     settings = settings_of()
-    assert settings.features is not None
     moved = -named_features.directions(settings.features)[:, WANTED]
     late = []
     for seed in range(4):
@@ -225,7 +212,7 @@ def test_a_forecast_holds_the_true_win_rate_and_counts_on_evidence_only_where_it
     assert np.mean([each[1].evidence for each in ahead]) < 0.2
 
 
-def test_a_group_is_called_by_the_feature_that_its_direction_moves_most() -> None:
+def test_a_group_is_called_by_the_feature_that_its_direction_moves_most():
     own = table()
     rows = (own.map[0], tuple(2 * v for v in own.map[0]), *own.map[2:])
     near = replace(own, groups=(0, 0, *range(1, COUNT - 1)), map=rows)
@@ -241,7 +228,7 @@ def test_a_group_is_called_by_the_feature_that_its_direction_moves_most() -> Non
 # ---- what votes are not to be about ----
 
 
-def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change() -> None:
+def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change():
     settings = settings_of()
     gradients = named_features.directions(settings.features)[:, :COUNT]
     plain = walk(settings, 6, 0).carried
@@ -260,7 +247,7 @@ def test_what_is_left_out_explains_votes_is_not_followed_and_does_not_change() -
     assert seen.aside == (f"f{WANTED}",) and not seen.shown
 
 
-def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about() -> None:
+def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about():
     settings, other = settings_of(), 9
     state, rng = optimizer.init(settings), np.random.default_rng(7)
     for _ in range(12):
@@ -269,7 +256,7 @@ def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about() ->
         likes = special.expit(-3.0 * shown[:, WANTED] + 3.0 * shown[:, other])
         plus = rng.random(settings.K) < likes
         inputs = replace(inputs, aside=(WANTED,))
-        state, _, _ = optimizer.tell(state, query, tally_of(plus), inputs=inputs)
+        state, _, _ = optimizer.tell(state, query, one_vote(plus), inputs=inputs)
     seen = look_ahead.look_ahead(settings, state.carried)
     assert seen.shown and seen.taught is not None
     assert (seen.taught[0].feature, seen.taught[0].more) == (f"f{other}", True)
@@ -278,7 +265,7 @@ def test_evidence_besides_what_is_left_out_is_for_what_else_votes_are_about() ->
     assert moved[other] > 0.3 and abs(moved[WANTED]) < 1e-6
 
 
-def test_an_order_taken_back_leaves_no_trace_but_the_gate() -> None:
+def test_an_order_taken_back_leaves_no_trace_but_the_gate():
     settings = settings_of()
     plain = walk(settings, 6, 0).carried
     back = walk(settings, 6, 0, aside=lambda step: (WANTED,) if step == 2 else ()).carried
@@ -288,7 +275,7 @@ def test_an_order_taken_back_leaves_no_trace_but_the_gate() -> None:
     assert back.aside == () and back.log_factor <= plain.log_factor
 
 
-def test_chance_votes_pass_the_gate_as_seldom_besides_a_feature_that_is_left_out() -> None:
+def test_chance_votes_pass_the_gate_as_seldom_besides_a_feature_that_is_left_out():
     # Votes are about one feature alone, which is left out: a Bayes factor of 9 for more than that
     # is passed with probability 1/9 at most (Ville); of 16 runs, 6 or more have 4 in 1000.
     settings = settings_of()
@@ -296,7 +283,7 @@ def test_chance_votes_pass_the_gate_as_seldom_besides_a_feature_that_is_left_out
     assert sum(run.carried.log_factor >= np.log(9) for run in runs) <= 5
 
 
-def test_the_users_own_features_are_together_as_likely_as_all_others() -> None:
+def test_the_users_own_features_are_together_as_likely_as_all_others():
     own = replace(table(), own=(("f0", "keyword", "", "", "a"), ("f1", "regex", "", "", "b")))
     assert NamedFeatures.from_json(settings_to_json(settings_of(own))["features"]) == own
     chances = named_features.prior_of(own, ROWS).features()[:COUNT]
@@ -306,7 +293,7 @@ def test_the_users_own_features_are_together_as_likely_as_all_others() -> None:
         replace(own, own=(("f0",),))
 
 
-def test_pairs_from_elsewhere_make_likelier_what_they_are_about_whichever_way() -> None:
+def test_pairs_from_elsewhere_make_likelier_what_they_are_about_whichever_way():
     named, rng = table(), np.random.default_rng(3)
     x = rng.standard_normal((100, COUNT + COMPONENTS))
     x *= np.where(rng.random(100) < special.expit(2 * x[:, WANTED]), 1, -1)[:, None]
@@ -342,3 +329,158 @@ def test_a_step_is_fitted_once_for_its_move_and_its_words(monkeypatch):
     state = walk(settings, 1, seed=0)
     look_ahead.look_ahead(settings, state.carried)
     assert len(calls) == 1
+
+
+# ---- directions drawn from what votes may be about ----
+
+AXES = NamedFeatures(
+    ("f0", "f1"),
+    (0, 1),
+    (FEATURE_GRID, FEATURE_GRID),
+    ((FEATURE_GRID, 0, 0, 0), (0, FEATURE_GRID, 0, 0)),
+    1,
+    "0" * 64,
+)
+SPACE = defaults(3, (("z", (4,)),), rule="regression").space
+
+
+def fit_of(*kept: tuple[tuple[int, ...], float, list[float]]) -> SparseFit:
+    """A posterior of three regressors: two features and a component."""
+    none, matrix = np.zeros(3), np.eye(3)
+    ways = tuple(Kept(support, 0.0, chance, np.array(w)) for support, chance, w in kept)
+    return SparseFit(none, matrix, 0.9, 1.0, none, none, 0.1, ways)
+
+
+def test_the_draw_of_a_seed_is_these_numbers():
+    # The seed turns the way (4, -3, 0, 0)/5 round. √.75 of that and √.25 of the seed's own unit
+    # vector, here (-343, 72, 370, 54)/512.05, at length 2·256, end in (-424.37, 243.63, 149.09,
+    # 21.76).
+    own = parameters.direction_vector(SPACE, 1, 2) * 256
+    assert own.tolist() == [-343, 72, 370, 54]
+    way = Explanation(CHANCE_UNITS, (0, 1), (8, -6))
+    assert draw_direction(SPACE, AXES, [way], 0.25, 1, 2) == (-424, 244, 149, 22)
+
+
+def test_a_direction_has_its_share_of_noise_and_the_laws_length():
+    settings = settings_of()
+    named, space = settings.features, settings.space
+    way = Explanation(CHANCE_UNITS, (WANTED,), (LARGEST_WEIGHT,))
+    along = named_features.directions(named)[:, WANTED]
+    for noise in (0.1, NOISE, 1.0):
+        cosines = []
+        for k in range(DIM):
+            v = np.array(draw_direction(space, named, [way], noise, 0, k)) / 256
+            own = parameters.direction_vector(space, 0, k)
+            assert np.linalg.norm(v) == pytest.approx(np.sqrt(DIM), abs=0.02)
+            rest = v - own * (v @ own) / (own @ own)
+            cosines.append(abs(cosine(v, along)))
+            if noise == 1.0:
+                assert np.linalg.norm(rest) < 0.02
+        # A frame's own directions have a squared cosine of 1/d on average with any other.
+        wanted = 1 - noise + noise / DIM
+        assert np.mean(np.square(cosines)) == pytest.approx(wanted, abs=0.06)
+
+
+def test_both_ways_round_are_drawn_alike_and_each_way_as_often_as_it_says():
+    ways = [
+        Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
+        Explanation(CHANCE_UNITS // 4, (2,), (LARGEST_WEIGHT,)),
+    ]
+    seen = Counter[tuple[int, bool]]()
+    for step in range(600):
+        v = draw_direction(SPACE, AXES, ways, 0.01, step, 0)
+        axis = int(np.argmax(np.abs(v)))
+        seen[axis, v[axis] > 0] += 1
+    assert {axis for axis, _ in seen} == {0}  # the component is the first coordinate as well
+    assert seen[0, True] == pytest.approx(300, abs=50)  # four standard errors
+    other = [
+        Explanation(3 * CHANCE_UNITS // 4, (0,), (LARGEST_WEIGHT,)),
+        Explanation(CHANCE_UNITS // 4, (1,), (LARGEST_WEIGHT,)),
+    ]
+    axes = Counter(
+        int(np.argmax(np.abs(draw_direction(SPACE, AXES, other, 0.01, step, 0))))
+        for step in range(600)
+    )
+    assert axes[0] == pytest.approx(450, abs=45) and axes[0] + axes[1] == 600
+
+
+def test_the_temperature_is_of_features_not_of_explanations():
+    # Feature 0 has .64 in two explanations, feature 1 has .04 in one of these, the block .16.
+    found = fit_of(
+        ((), 0.2, []), ((0,), 0.6, [2.0]), ((0, 1), 0.04, [2.0, -1.0]), ((2,), 0.16, [0.5])
+    )
+    plain = {way.regressors: way.chance / CHANCE_UNITS for way in explanations_of(found, AXES)}
+    whole = 0.64 + 0.04 + 0.16  # P of the features
+    assert plain[0,] == pytest.approx(0.6 / whole, abs=1e-4)
+    assert plain[0, 1] == pytest.approx((0.04 + 0.04) / whole, abs=1e-4)  # of either feature
+    chances = {
+        way.regressors: way.chance / CHANCE_UNITS
+        for way in explanations_of(found, AXES, (), UNRECORDED_TEMPERATURE)
+    }
+    whole = 0.8 + 0.2 + 0.4  # √P
+    assert chances[0,] == pytest.approx(0.6 / 0.8 / whole, abs=1e-4)
+    assert chances[0, 1] == pytest.approx((0.04 / 0.8 + 0.04 / 0.2) / whole, abs=1e-4)
+    assert chances[2,] == pytest.approx(0.4 / whole, abs=1e-4)
+    assert {way.weights for way in explanations_of(found, AXES)} == {
+        (LARGEST_WEIGHT,), (LARGEST_WEIGHT, -round(LARGEST_WEIGHT / 2)),
+    }  # fmt: skip
+
+
+def test_what_votes_are_not_to_be_about_is_not_asked_along():
+    found = fit_of(((0,), 0.6, [2.0]), ((0, 1), 0.3, [2.0, -1.0]), ((2,), 0.1, [0.5]))
+    ways = {way.regressors: way for way in explanations_of(found, AXES, aside=[0])}
+    assert set(ways) == {(0, 1), (2,)} and ways[0, 1].weights == (0, -LARGEST_WEIGHT)
+    assert ways[0, 1].chance / ways[2,].chance == pytest.approx(3, rel=1e-3)
+
+
+def test_votes_that_say_nothing_leave_the_directions_of_the_seed():
+    assert explanations_of(fit_of(((), 0.4, []), ((0,), 0.6, [1e-12])), AXES) == ()
+    settings = replace(settings_of(), asking_noise=NOISE)
+    query = optimizer.ask(optimizer.init(settings))
+    assert query.asked == Asked(0, (), ())
+    assert query.shifts == optimizer.ask(optimizer.init(settings_of())).shifts
+    assert optimizer.ask(optimizer.init(replace(settings, asking_noise=1.0))).asked is None
+
+
+def test_later_steps_ask_along_what_is_liked_and_lag_knows_one_step_less():
+    settings = replace(settings_of(), asking_noise=NOISE)
+    state, again = walk(settings, 4, 1), walk(settings, 4, 1)
+    query = optimizer.ask(state)
+    assert query == optimizer.ask(again)
+    assert query.asked is not None and query.asked.after == 4
+    way = named_features.directions(settings.features)[:, WANTED]
+    v = np.array(query.asked.grids)
+    plain = np.array([parameters.direction_vector(settings.space, 4, k) for k in range(8)])
+    asked, chance = (np.mean([cosine(one, way) ** 2 for one in each]) for each in (v, plain))
+    assert asked > 4 * chance
+    ahead = optimizer.ask(state, 5)
+    assert ahead.asked is not None and ahead.asked.after == 4
+    assert ahead.asked.ways == query.asked.ways and ahead.asked.grids != query.asked.grids
+
+
+def test_a_shift_goes_along_its_own_grid_with_the_radius_of_the_law():
+    grid = (300, -100, 0, 25)
+    asked = Asked(1, (Explanation(1, (0,), (LARGEST_WEIGHT,)),), (grid,) * 8)
+    settings = defaults(3, (("z", (4,)),), rule="regression", features=AXES, asking_noise=NOISE)
+    query = optimizer.query(settings, 1, 0.5, asked=asked)
+    theta = parameters.zeros(settings.layout)
+    for plus, minus in query.shifts:
+        z = parameters.shift(settings.space, theta, plus)["z"]
+        assert np.linalg.norm(z) == pytest.approx(0.5 * 2, rel=2e-4)  # μ√d
+        np.testing.assert_array_equal(z, -parameters.shift(settings.space, theta, minus)["z"])
+        assert cosine(z.astype(float), np.array(grid, float)) == pytest.approx(1)
+    for wrong in ((1, 2), (2**15, 0, 0, 0)):
+        with pytest.raises(UsageError, match="4 integers of 16 bits"):
+            parameters.shift(settings.space, theta, Shift(1, 0, 1, 0.5, wrong))
+
+
+def test_the_setting_is_the_runs_own_and_for_named_features_alone():
+    layout = (("z", (4,)),)
+    for sets, wanted in (([], NOISE), (["optimizer.asking_noise=1"], 1.0)):
+        config = settings_file.load(sets=["subspace.kind=features", *sets])
+        assert config.optimizer_settings(layout, 1.0, AXES).asking_noise == wanted
+        assert config.optimizer_settings(layout, 1.0).asking_noise is None
+        config.require_used()
+    config = settings_file.load(sets=["subspace.kind=score", "optimizer.asking_noise=0.5"])
+    with pytest.raises(UsageError, match="asking_noise is for coordinates of named features"):
+        config.require_used()

@@ -65,11 +65,6 @@ def test_round13_keeps_thirteen_bits_halves_to_even(x):
     assert float(c.round13(float(found))) == found
 
 
-def test_round13_is_elementwise():
-    x = np.array([[0.1, -3.7], [1e-9, 4096.5]])
-    assert c.round13(x).tolist() == [[float(c.round13(v)) for v in row] for row in x]
-
-
 @given(st.floats(1e-6, 1e6), st.integers(0, 1000))
 def test_coefficient_times_direction_is_exact_in_fp32(coef, step):
     rounded = float(c.round13(coef))
@@ -113,21 +108,15 @@ def test_both_sides_are_written_from_theta():
         assert same[name] is not theta[name]
 
 
-def cycles(count):
-    """Perturb both ways and come back, ``count`` times; θ's digest before and after."""
+def test_200_perturb_restore_cycles_leave_the_hash():
     space, theta = Space(8, LAYOUT, Law(normalise=True)), random_theta()
     before = c.digest(theta, LAYOUT)
-    for step in range(count):
+    for step in range(200):
         for sign in (1, -1):
             side = c.shift(space, theta, Shift(step, 0, sign, 0.25))
             assert c.digest(side, LAYOUT) != before
         theta = c.shift(space, theta, Shift(step, 0, 0, 0.25))
-    return before, c.digest(theta, LAYOUT)
-
-
-def test_200_perturb_restore_cycles_leave_the_hash():
-    before, after = cycles(200)
-    assert after == before
+    assert c.digest(theta, LAYOUT) == before
 
 
 def test_materialise_adds_column_after_column_and_refuses_what_does_not_fit():
@@ -213,14 +202,16 @@ def test_what_does_not_fit_or_overflows_is_refused_before_it_is_applied():
 # ---- the law orthonormal ----
 
 
-def test_orthonormal_directions_of_a_step_are_orthogonal_and_their_features_rounded():
-    space = Space(7, (("z", (8,)),), Law("orthonormal"))
-    v = np.stack([c.factor(space, 3, k) * c.direction_vector(space, 3, k) for k in range(8)])
+@pytest.mark.parametrize("dim", [8, 64])
+def test_orthonormal_directions_of_a_step_are_orthogonal_and_their_features_rounded(dim):
+    space = Space(7, (("z", (dim,)),), Law("orthonormal"))
+    v = np.stack([c.factor(space, 3, k) * c.direction_vector(space, 3, k) for k in range(dim)])
     gram = v @ v.T
-    # The factor makes each length √8; the grid leaves about √(8/6)/256 between two of them.
-    assert np.diag(gram) == pytest.approx(np.full(8, 8.0), rel=1e-12)
-    assert abs(gram - np.diag(np.diag(gram))).max() < 6 * np.sqrt(8 / 6) / 256
-    plain = Space(7, (("z", (8,)),), Law(normalise=True))
+    # The factor makes each length √d. Each entry is off by ½/256 at most, by √(1/12)/256 on
+    # average: a product of two rows by about √(2d/12)/256.
+    assert np.diag(gram) == pytest.approx(np.full(dim, float(dim)), rel=1e-12)
+    assert abs(gram - np.diag(np.diag(gram))).max() < 6 * np.sqrt(dim / 6) / 256
+    plain = Space(7, (("z", (dim,)),), Law(normalise=True))
     first = c.factor(plain, 3, 0) * c.direction_vector(plain, 3, 0)
     assert v[0] == pytest.approx(first, abs=0.02)  # the first is the Gaussian one, rescaled
 
@@ -327,13 +318,10 @@ def test_doubles_give_the_integers_of_fifty_digits(rows):
     assert (sample_directions.orthonormal(drawn) == exact).all()
 
 
-def test_doubles_serve_nearly_every_frame_and_are_within_the_error_they_claim():
+def test_doubles_serve_nearly_every_frame():
     for count, dim in ((8, 8), (8, 64), (16, 100)):
         done = [sample_directions._in_doubles(draw(count, dim, seed)) for seed in range(40)]
         assert sum(one is not None for one in done) >= 39
-        for seed in range(3):
-            exact = sample_directions._in_decimals(draw(count, dim, seed))
-            assert done[seed] is None or (done[seed] == exact).all()
 
 
 def test_what_doubles_cannot_decide_is_left_to_fifty_digits():
@@ -352,17 +340,6 @@ def test_what_doubles_cannot_decide_is_left_to_fifty_digits():
     # √3 · 256 = 443.4; the zero row becomes e₀, the third row e₂.
     assert sample_directions.orthonormal(drawn).tolist() == [[443, 0, 0], [0, 443, 0], [0, 0, 443]]
     assert sample_directions.orthonormal(np.zeros((1, 1), dtype=np.int16)).tolist() == [[256]]
-
-
-@pytest.mark.parametrize(("count", "dim"), [(8, 8), (8, 64), (64, 64), (3, 256)])
-def test_rows_are_orthogonal_within_the_rounding_of_the_grid(count, dim):
-    v = sample_directions.orthonormal(draw(count, dim, 5)).astype(np.float64)
-    gram = v @ v.T / sample_directions.PER_UNIT**2
-    # Each entry is off by ½/256 at most, by √(1/12)/256 on average: a product of two rows, each of
-    # length √d, by about √(2d/12)/256.
-    off = np.abs(gram - np.diag(np.diag(gram)))
-    assert off.max() < 6 * np.sqrt(dim / 6) / 256
-    assert np.diag(gram) == pytest.approx(np.full(count, dim), abs=6 * np.sqrt(dim / 3) / 256)
 
 
 GOLDEN_FRAME = [[-93, 327, -61, -378], [-359, -277, 159, -177], [-343, 238, -29, 295]]

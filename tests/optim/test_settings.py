@@ -96,10 +96,27 @@ def test_bad_settings_say_what_is_wrong():
         ({"speed": 3}, "speed unknown to the optimizer$"),
         ({"kl_radiuss": 1}, 'did you mean "kl_radius"'),
         ({"tie_nu": -1.0}, "tie_nu is -1.0"),
+        ({"ties": "davidson"}, "half a vote"),
+        ({"prior_mean": (0.0,) * 3}, "prior_mean and prior_precision together"),
+        ({"kl_budget": ((60.0, 3.0), (60.0, 4.0))}, "rising votes"),
+        ({"kl_budget": ((60.0, 0.0),)}, "positive nats"),
+        ({"rule": "known", "kl_budget": ((1.0, 1.0),)}, "belongs to the rule regression"),
+        ({"unproven_kl": 0.0}, "unproven_kl"),
+        ({"centre_step": 0.0}, "centre_step is 0"),
+        ({"score_share": 1.5}, "within"),
+        ({"prior_widths": ()}, "at least one"),
+        ({"prior_variances": "steep"}, "choose blocks, falling, flat"),
+        ({"start": (0.0,)}, "start must be 3"),
+        ({"asking_noise": 0.5}, "only in coordinates of named features"),
+        ({"weighting": "loud"}, "choose equal, skill, rationality$"),
     ]
     for changes, words in cases:
-        with case(changes, words), pytest.raises(UsageError, match=words):
-            defaults(1, SMALL, **changes)
+        with case(changes, words):
+            with pytest.raises(UsageError, match=words) as caught:
+                defaults(1, SMALL, **changes)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="one tensor of at most 256"):
+        defaults(1, (("z", (300,)),), rule="regression")
 
 
 def test_recorded_settings_that_cannot_be_read_or_do_not_fit_are_refused():

@@ -11,25 +11,13 @@ from szpo.errors import UsageError
 from szpo.optim import vote_forecast, vote_regression
 from szpo.optim.vote_forecast import RunPosition, drift, gain, outlook, win_rates
 from szpo.optim.vote_regression import Prior, Votes, direction, fit, warm_start
-
-RADIUS = 1.8
-
-
-def votes_of(seed, w, count, lead=(), centre=None, turn=None):
-    """Orthonormal frames asked ± RADIUS, one vote each; from row ``turn`` on the taste is −w."""
-    rng, w = np.random.default_rng(seed), np.asarray(w)
-    dim = len(w)
-    normal = rng.normal(size=(*lead, -(-count // dim), dim, dim))
-    x = 2 * RADIUS * np.linalg.qr(normal)[0].reshape(*lead, -1, dim)[..., :count, :]
-    sign = np.where(np.arange(count) < (count if turn is None else turn), 1.0, -1.0)
-    up = (rng.random((*lead, count)) < special.expit(sign * (x @ w))) * 1.0
-    side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0) * np.ones((*lead, 1))
-    bend = -(x * (np.zeros(dim) if centre is None else centre)).sum(-1)
-    return Votes(x, up, 1 - up, np.arange(count) // 8, side, bend)
+from tests.support.frames import RADIUS, votes_of
 
 
 def both(votes, prior):
-    return fit(dataclasses.replace(votes, curvature_term=None), prior), fit(votes, prior)
+    """Fits without and with a curvature, of which votes around the start say nothing."""
+    bent = dataclasses.replace(votes, curvature_term=0 * votes.up)
+    return fit(votes, prior), fit(bent, prior)
 
 
 W = np.array([0.8, 0.0, 0.0, 0.3])
@@ -104,7 +92,7 @@ def test_outlooks_hold_what_comes():
         fits = both(early, prior)
         point = 2.3 * direction(fits[0])
         found = outlook(fits, RunPosition(0 * point, point, float(fits[0].log_factor)), 80, 2.3)
-        later = fit(dataclasses.replace(late, curvature_term=None), prior)
+        later = fit(late, prior)
         factor = np.maximum(later.log_factor, fits[0].log_factor)
         inside.append(found.gain.low <= w @ (2.3 * direction(later, factor)) <= found.gain.high)
     assert 0.85 <= np.mean(inside) <= 1.0
@@ -113,8 +101,8 @@ def test_outlooks_hold_what_comes():
 def test_win_rates_are_those_of_the_posterior():
     """For certain w they are σ(xᵀw); for none they are one half."""
     votes = votes_of(2, W, 4000)
-    found = fit(dataclasses.replace(votes, curvature_term=None), Prior.flat(4))
-    here = dataclasses.replace(votes_of(3, W, 8), curvature_term=None, plus_on_a=np.zeros(8))
+    found = fit(votes, Prior.flat(4))
+    here = dataclasses.replace(votes_of(3, W, 8), plus_on_a=np.zeros(8))
     np.testing.assert_allclose(win_rates(found, here), special.expit(here.x @ W), atol=0.05)
     nothing = fit(Votes.empty(4), Prior.flat(4))
     np.testing.assert_allclose(win_rates(nothing, dataclasses.replace(here, plus_on_a=None)), 0.5)
@@ -133,9 +121,9 @@ def test_drift_of_one_step_by_hand():
 
     With three, the first step weighs ``forget`` in the prediction of the third.
     """
-    votes = dataclasses.replace(votes_of(7, W, 16), curvature_term=None)
+    votes = votes_of(7, W, 16)
     assert drift(votes, Prior.flat(4), last=8) == pytest.approx(0.0, abs=1e-12)
-    votes = dataclasses.replace(votes_of(7, W, 24), curvature_term=None)
+    votes = votes_of(7, W, 24)
     past = vote_forecast._rows(votes, votes.steps < 2)
     here = vote_forecast._rows(votes, votes.steps == 2)
     score = []
@@ -161,9 +149,7 @@ def test_pairs_of_a_like_taste_save_votes_and_of_another_are_overruled():
     like, other = (warm_start(pairs(1, s * w, 300), limit, Prior.flat(8)) for s in (1, -1))
 
     def cosine(prior, count):
-        found = fit(
-            dataclasses.replace(votes_of(8, w, count, lead=(40,)), curvature_term=None), prior
-        )
+        found = fit(votes_of(8, w, count, lead=(40,)), prior)
         return float((found.w[:, 0] / np.linalg.norm(found.w, axis=1)).mean())
 
     assert cosine(like, 8) > cosine(Prior.flat(8), 8) + 0.2
@@ -174,7 +160,7 @@ def test_pairs_of_a_like_taste_save_votes_and_of_another_are_overruled():
 def test_a_warm_start_weighs_at_most_twenty_votes_on_average():
     """Mean precision that pairs add over the levels, in units of a vote's x xᵀ/4."""
     prior = warm_start(pairs(1, W, 4000), np.full(4, 3.5), Prior.flat(4))
-    votes = dataclasses.replace(votes_of(8, W, 8), plus_on_a=None, curvature_term=None)
+    votes = dataclasses.replace(votes_of(8, W, 8), plus_on_a=None)
     flat_precision = fit(votes, Prior.flat(4)).precisions
     warm = fit(votes, prior).precisions.reshape(3, 4, 4, 4)
     added = np.trace(warm - flat_precision[:, None], axis1=-2, axis2=-1)

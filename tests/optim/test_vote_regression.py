@@ -14,21 +14,7 @@ from szpo.errors import UsageError
 from szpo.optim import vote_regression
 from szpo.optim.vote_forecast import gain
 from szpo.optim.vote_regression import Prior, Votes, direction, fit
-
-RADIUS = 1.8
-
-
-def rows(seed, dim, count, w=None, lead=()):
-    """Orthonormal frames asked ± RADIUS, one vote each of people with gradient w."""
-    rng = np.random.default_rng(seed)
-    w = np.zeros(dim) if w is None else np.asarray(w)
-    frames = -(-count // dim)
-    normal = rng.normal(size=(*lead, frames, dim, dim))
-    frame = np.linalg.qr(normal)[0].reshape(*lead, frames * dim, dim)[..., :count, :]
-    x = 2 * RADIUS * frame
-    up = (rng.random((*lead, count)) < special.expit(x @ w)) * 1.0
-    side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0) * np.ones((*lead, 1))
-    return Votes(x, up, 1 - up, np.arange(count) // 8, side)
+from tests.support.frames import RADIUS, votes_of
 
 
 def one_width(dim, width):
@@ -63,7 +49,7 @@ def test_one_vote_in_one_dimension():
 @pytest.mark.parametrize("dim", [1, 2])
 def test_mean_spread_and_evidence_agree_with_quadrature(dim, width):
     """24 votes against sums over a fine grid of w: errors of a tenth of a standard deviation."""
-    votes = dataclasses.replace(rows(3, dim, 24, [0.3] * dim), plus_on_a=None)
+    votes = dataclasses.replace(votes_of(3, [0.3] * dim, 24), plus_on_a=None)
     found = fit(votes, one_width(dim, width))
     tau = math.sqrt(width) / (2 * RADIUS)
     axis = np.linspace(-6 * tau, 6 * tau, 301)
@@ -81,7 +67,7 @@ def test_mean_spread_and_evidence_agree_with_quadrature(dim, width):
 
 
 def test_the_mode_is_the_penalized_maximum_likelihood_estimate():
-    votes = rows(1, 6, 40, [0.5, 0, 0, 0.2, 0, 0])
+    votes = votes_of(1, [0.5, 0, 0, 0.2, 0, 0], 40)
     found = fit(votes, one_width(6, 0.8))
     precision = (2 * RADIUS) ** 2 / 0.8  # 1/τ² with τ²|x|² = .8
 
@@ -127,7 +113,7 @@ def test_halved_steps_converge_where_whole_ones_diverge():
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 30))
 def test_order_of_rows_cannot_matter(seed, count):
-    votes = rows(seed, 3, count, [0.4, 0, 0])
+    votes = votes_of(seed, [0.4, 0, 0], count)
     order = np.random.default_rng(seed).permutation(count)
     other = Votes(
         votes.x[order], votes.up[order], votes.down[order], votes.steps, votes.plus_on_a[order]
@@ -140,7 +126,7 @@ def test_order_of_rows_cannot_matter(seed, count):
 @given(seed=st.integers(0, 1000))
 def test_which_policy_is_plus_cannot_matter(seed):
     """x, side and votes all turned round: the same evidence."""
-    votes = rows(seed, 3, 20, [0.4, 0, 0])
+    votes = votes_of(seed, [0.4, 0, 0], 20)
     turned = Votes(-votes.x, votes.down, votes.up, votes.steps, -votes.plus_on_a)
     one, two = fit(votes, Prior.falling(3)), fit(turned, Prior.falling(3))
     np.testing.assert_allclose(one.w, two.w, atol=1e-9)
@@ -153,7 +139,7 @@ def test_which_policy_is_plus_cannot_matter(seed):
 
 @given(seed=st.integers(0, 1000))
 def test_a_flat_prior_knows_no_axes(seed):
-    votes = rows(seed, 4, 24, [0.4, 0, 0, 0])
+    votes = votes_of(seed, [0.4, 0, 0, 0], 24)
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0]
     one = fit(votes, Prior.flat(4))
     two = fit(dataclasses.replace(votes, x=votes.x @ turn), Prior.flat(4))
@@ -162,7 +148,7 @@ def test_a_flat_prior_knows_no_axes(seed):
 
 
 def test_leading_axes_are_single_fits():
-    votes = rows(5, 4, 20, [0.5, 0, 0, 0], lead=(2, 3))
+    votes = votes_of(5, [0.5, 0, 0, 0], 20, lead=(2, 3))
     whole = fit(votes, Prior.falling(4))
     for index in np.ndindex(2, 3):
         single = Votes(
@@ -196,8 +182,8 @@ def test_widths_are_learned_and_no_votes_leave_the_prior():
     assert not direction(found).any()
     assert found.signal == pytest.approx(Prior.flat(3).signal)
     # Strong gradients find the wide prior, weak ones the narrow.
-    strong = fit(rows(1, 8, 120, [0.9] * 8), Prior.flat(8))
-    weak = fit(rows(1, 8, 120, [0.03] * 8), Prior.flat(8))
+    strong = fit(votes_of(1, [0.9] * 8, 120), Prior.flat(8))
+    weak = fit(votes_of(1, [0.03] * 8, 120), Prior.flat(8))
     assert strong.weights.argmax() == 0  # the widest comes first
     assert weak.weights.argmax() == 2
     assert strong.signal > 0.999 > weak.signal
@@ -205,19 +191,9 @@ def test_widths_are_learned_and_no_votes_leave_the_prior():
     assert np.linalg.norm(direction(weak)) < 0.2
 
 
-def test_the_side_is_not_taken_for_taste():
-    """All prefer A, and plus stood on A: without the side's term the votes look like a signal."""
-    votes = rows(2, 2, 40)
-    votes = dataclasses.replace(votes, x=np.abs(votes.x), up=np.ones(40), down=np.zeros(40))
-    on_a = dataclasses.replace(votes, plus_on_a=np.ones(40))
-    assert fit(dataclasses.replace(votes, plus_on_a=None), Prior.flat(2)).signal > 0.99
-    found = fit(on_a, dataclasses.replace(Prior.flat(2), side_deviation=2.0))
-    assert found.side_coefficient > 0.5
-
-
 def test_curvature_is_seen_from_two_centres():
     """Asked at the start and at c, people whose reward is wᵀz − a|z|²/2 show w and a."""
-    votes = rows(4, 4, 4000, [0.5, 0, 0, 0])
+    votes = votes_of(4, [0.5, 0, 0, 0], 4000)
     centre = np.where(np.arange(4000)[:, None] % 2 == 0, 0.0, 1.0) * np.array([2.0, 0, 0, 0])
     bend = -(votes.x * centre).sum(-1)
     rng = np.random.default_rng(0)
@@ -233,7 +209,7 @@ def test_curvature_is_seen_from_two_centres():
 
 def test_coin_flips_move_next_to_nothing():
     """200 runs of 64 coin flips: next to none goes .2 of 4 nats, where most would by certainty."""
-    found = fit(rows(0, 8, 64, lead=(200,)), Prior.flat(8))
+    found = fit(votes_of(0, np.zeros(8), 64, lead=(200,)), Prior.flat(8))
     kl = 4 * (direction(found) ** 2).sum(-1)
     assert (kl > 0.2).mean() < 0.05
     seen = np.full(200, math.log(vote_regression.BAYES_FACTOR_NEEDED))
@@ -241,7 +217,7 @@ def test_coin_flips_move_next_to_nothing():
 
 
 def test_a_factor_once_passed_is_passed():
-    found = fit(rows(0, 8, 64), Prior.flat(8))
+    found = fit(votes_of(0, np.zeros(8), 64), Prior.flat(8))
     assert found.log_factor < math.log(vote_regression.BAYES_FACTOR_NEEDED)
     closed = direction(found)
     opened = direction(found, np.log(vote_regression.BAYES_FACTOR_NEEDED))
@@ -256,19 +232,19 @@ def test_blocks_find_where_the_taste_lies():
     """A taste in the first 8 of 16 coordinates, and one in the last 8: each by its own row."""
     prior = Prior.blocks(16)
     assert prior.variances.shape == (2, 16)
-    front = fit(rows(3, 16, 240, [0.4] * 8 + [0.0] * 8), prior)
-    back = fit(rows(3, 16, 240, [0.0] * 8 + [0.4] * 8), prior)
+    front = fit(votes_of(3, [0.4] * 8 + [0.0] * 8, 240), prior)
+    back = fit(votes_of(3, [0.0] * 8 + [0.4] * 8, 240), prior)
     share = front.weights.reshape(3, 2).sum(0)
     assert share[0] > 0.9
     assert back.weights.reshape(3, 2).sum(0)[1] > 0.9
-    flat = fit(rows(3, 16, 240, [0.4] * 8 + [0.0] * 8), Prior.flat(16))
+    flat = fit(votes_of(3, [0.4] * 8 + [0.0] * 8, 240), Prior.flat(16))
     assert front.log_factor > flat.log_factor + 1
     assert (front.w[8:] ** 2).sum() < 0.3 * (flat.w[8:] ** 2).sum()
 
 
 def test_the_bayes_factor_is_a_fair_bet():
     """Under no signal E[factor] = 1 at any time: the mean over 400 runs of 24 flips is near it."""
-    factor = np.exp(fit(rows(9, 2, 24, lead=(400,)), Prior.flat(2)).log_factor)
+    factor = np.exp(fit(votes_of(9, np.zeros(2), 24, lead=(400,)), Prior.flat(2)).log_factor)
     assert factor.mean() == pytest.approx(1.0, abs=4 * factor.std() / 20 + 0.05)
     assert (factor > 20).mean() < 0.05
 
@@ -279,7 +255,7 @@ def test_a_fit_costs_few_passes_over_the_votes(monkeypatch):
     Newton from 0 takes some seven; every further width starts where the last one ended and needs
     but the Hessian at its own mode, or one more. Hopeless ones need none.
     """
-    votes = rows(7, 16, 4000, np.linspace(-0.3, 0.3, 16))
+    votes = votes_of(7, np.linspace(-0.3, 0.3, 16), 4000)
     passes = []
     whole = laplace._information
 
@@ -294,13 +270,13 @@ def test_a_fit_costs_few_passes_over_the_votes(monkeypatch):
 
 def test_neither_where_newton_starts_nor_what_is_not_fitted_matters(monkeypatch):
     """A width fitted after a wider one is that width fitted alone."""
-    votes = rows(8, 8, 60, [0.6] * 8)
+    votes = votes_of(8, [0.6] * 8, 60)
     together = fit(votes, Prior.flat(8))
     for c, width in enumerate(sorted(Prior.flat(8).widths, reverse=True)):
         alone = fit(votes, one_width(8, width / 8))
         np.testing.assert_allclose(together.modes[c], alone.modes[0], atol=1e-9)
         np.testing.assert_allclose(together.covariances[c], alone.covariances[0], atol=1e-9)
-    votes = rows(7, 16, 4000, np.linspace(-0.3, 0.3, 16))
+    votes = votes_of(7, np.linspace(-0.3, 0.3, 16), 4000)
     quick = fit(votes, Prior.blocks(16))
     monkeypatch.setattr(vote_regression, "_HOPELESS", math.inf)
     whole = fit(votes, Prior.blocks(16))
@@ -310,7 +286,7 @@ def test_neither_where_newton_starts_nor_what_is_not_fitted_matters(monkeypatch)
 
 
 def test_wrong_input_raises_one_line():
-    votes = rows(0, 3, 8)
+    votes = votes_of(0, np.zeros(3), 8)
     with pytest.raises(UsageError, match="4 variances, 3 axes"):
         fit(votes, Prior.flat(4))
     with pytest.raises(UsageError, match="counts at least 0"):
