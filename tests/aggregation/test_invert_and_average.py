@@ -1,7 +1,5 @@
 """Votes to value differences: the bias is known exactly, the standard errors are honest."""
 
-from __future__ import annotations
-
 import math
 from decimal import Decimal, localcontext
 from itertools import pairwise
@@ -22,6 +20,7 @@ from szpo.errors import RunError, UsageError
 from szpo.optim.rules import sign
 from szpo.types import Floats, Ints, Tally
 from tests.support.cases import case
+from tests.support.tallies import tally
 
 LOGISTIC = LINKS["logistic"]
 # Bias and root mean square error of haldane at difference x under Bradley–Terry, by exact
@@ -35,10 +34,6 @@ BIAS_TABLE = {
 
 def counts(*rows):
     return np.array(rows, dtype=float)
-
-
-def no(array):
-    return np.zeros(array.shape, dtype=bool)
 
 
 def test_bias_table():
@@ -115,36 +110,27 @@ def test_davidson_inverts_its_own_model(x, nu):
 
 
 def test_estimates_are_averaged_after_inversion_and_ties_are_half_a_vote_each():
-    plus, minus = counts([3, 0]), counts([0, 1])
-    found = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
+    found = e.estimate(tally([[3, 0]], [[0, 1]]))
     assert found.delta[0] == (math.log(7) - math.log(3)) / 2
-    plus, tie = counts([1, 2]), counts([2, 0])
-    minus = counts([0, 1])
-    found = e.estimate(Tally(plus, minus, tie, no(plus)))
+    found = e.estimate(tally([[1, 2]], [[0, 1]], [[2, 0]]))
     assert found.delta[0] == (math.log(2.5 / 1.5) + math.log(2.5 / 1.5)) / 2
 
 
 def test_identical_comparisons_count_as_zero_unread_and_unanswered_ones_not_at_all():
-    plus = counts([1, 0, 1])
-    minus = counts([0, 0, 0])
-    identical = np.array([[False, True, False]])
-    found = e.estimate(Tally(plus, minus, 0 * plus, identical))
+    one_is_identical = tally([[1, 0, 1]], identical=[[False, True, False]])
+    found = e.estimate(one_is_identical)
     assert found.delta[0] == 2 * math.log(3) / 3
     assert found.counted.tolist() == [3]
-    unanswered = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
+    unanswered = e.estimate(tally([[1, 0, 1]]))
     assert unanswered.delta[0] == math.log(3)
     assert unanswered.counted.tolist() == [2]
-    assert sign.majority(Tally(plus, minus, 0 * (plus), identical)).tolist() == [1.0]
-    plus, identical = counts([9, 1]), np.array([[True, False]])
-    assert sign.majority(Tally(0 * plus, plus, 0 * (0 * plus), identical)).tolist() == [-1.0]
-    assert e.estimate(Tally(plus, 0 * plus, 0 * plus, identical)).delta.tolist() == [
-        math.log(3) / 2
-    ]
-    none = counts([0, 0])
-    assert e.estimate(Tally(none, none, none, no(none))).stderr.tolist() == [np.inf]
-    assert e.estimate(Tally(none, none, none, ~no(none))).stderr.tolist() == [0.0]
-    found = e.estimate(Tally(counts([1]), counts([0]), counts([0]), np.array([[False]])))
-    assert found.stderr[0] > 0.8
+    assert sign.majority(one_is_identical).tolist() == [1.0]
+    first = [[True, False]]
+    assert sign.majority(tally([[0, 0]], [[9, 1]], identical=first)).tolist() == [-1.0]
+    assert e.estimate(tally([[9, 1]], identical=first)).delta.tolist() == [math.log(3) / 2]
+    assert e.estimate(tally([[0, 0]])).stderr.tolist() == [np.inf]
+    assert e.estimate(tally([[0, 0]], identical=[[True, True]])).stderr.tolist() == [0.0]
+    assert e.estimate(tally([[1]])).stderr[0] > 0.8
 
 
 def test_leading_axes_are_repetitions():
@@ -168,8 +154,7 @@ def test_standard_error_is_the_spread_of_the_estimate():
                 rng = np.random.default_rng(votes)
                 x = 0.6 + noise * rng.normal(size=(4000, 8))
                 plus = rng.binomial(votes, LOGISTIC.prob(x)).astype(float)
-                tally = Tally(plus, votes - plus, 0 * plus, no(plus))
-                found = e.estimate(tally, e.inversion(smoothing))
+                found = e.estimate(tally(plus, votes - plus), e.inversion(smoothing))
                 ratio = np.sqrt((found.stderr**2).mean()) / found.delta.std()
                 assert 0.9 < ratio < 1.3
 
@@ -231,7 +216,7 @@ def test_derivatives_are_those_of_the_likelihood(ties):
     y[::4] = 0.5
     fit = bt.newton(x, y, ties=ties)
 
-    def loss(w: Floats) -> float:
+    def loss(w):
         u = x @ w[:2]
         nu = np.exp(w[2]) if ties == "davidson" else 0.0
         z = np.exp(u / 2) + np.exp(-u / 2) + nu
