@@ -1,7 +1,5 @@
 """Drawing words: the distribution, common random numbers, and the corners of the inverse CDF."""
 
-from __future__ import annotations
-
 import math
 import random
 
@@ -87,7 +85,7 @@ def test_sides_share_their_numbers_and_directions_do_not():
 )
 def test_settings_without_meaning_are_refused(options, words):
     with pytest.raises(UsageError, match=words):
-        Sampling(**options)  # type: ignore[arg-type]
+        Sampling(**options)
 
 
 GOOD = (

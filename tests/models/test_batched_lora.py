@@ -1,7 +1,5 @@
 """Per-row deltas against separately loaded adapters, and per-row gradients against single rows."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -9,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from szpo.cache import quiet
 from szpo.errors import UsageError
 from szpo.models import adapter_files
 from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
-from tests.support.tiny_models import ARCHITECTURES, TARGETS, WORDS, build, with_adapter
+from tests.support.tiny_models import ARCHITECTURES, TARGETS, WORDS, build, quantised, with_adapter
 
 MEMBERS = 3
 
@@ -70,21 +66,7 @@ def test_rows_equal_separately_loaded_adapters(name, rank, trains_a, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize(("kind", "rank", "trains_a"), [("nf4", 8, False), ("fp4", 1, True)])
 def test_rows_equal_separately_loaded_adapters_on_four_bits(kind, rank, trains_a, tmp_path):
-    build("llama", hidden=64).save_pretrained(tmp_path / "base")
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
-    )
-
-    def quantised() -> Any:
-        with quiet():
-            return AutoModelForCausalLM.from_pretrained(
-                tmp_path / "base",
-                quantization_config=settings,
-                dtype=torch.float32,
-                device_map="cpu",
-            ).eval()
-
-    model = quantised()
+    model = quantised(tmp_path / "base", kind)
     sites = find_sites(model, config("llama", rank))
     assert sites[0].inputs == 64
     members, deltas = factors(sites, rank, trains_a)
@@ -97,7 +79,7 @@ def test_rows_equal_separately_loaded_adapters_on_four_bits(kind, rank, trains_a
     for member, values in enumerate(members):
         folder = tmp_path / str(member)
         adapter_files.save_adapter(folder, values, sites, base="llama")
-        alone = with_adapter(quantised(), folder)
+        alone = with_adapter(quantised(tmp_path / "base", kind), folder)
         with torch.inference_mode():
             expected = alone(ids).logits[member]
         # The 4-bit product may itself round to bf16 (and then by batch, so all rows go along).
@@ -136,7 +118,7 @@ def test_one_backward_gives_every_row_its_own_gradient():
     _, deltas = factors(sites, 2, False)
     ids = torch.arange(4 * 5).reshape(4, 5)
 
-    def gradients(rows: torch.Tensor) -> list[torch.Tensor]:
+    def gradients(rows):
         n = len(rows)
         B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
         with attach_deltas(model, sites, Deltas(deltas.A, B), torch.arange(n)[:, None]):

@@ -1,7 +1,5 @@
 """Base models from disk: what is loaded, how it is recognised again, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path
@@ -26,27 +24,23 @@ from szpo.models.four_bit import allow_gradients
 from szpo.models.logprobs import Sample
 from szpo.policies.language_model import random_start
 from szpo.types import Prompt
-from tests.support import tiny_models
+from tests.support import folder_run, tiny_models
 from tests.support.scoring import score_vectors
 from tests.support.tiny_models import build, tokenizer
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    with cache.quiet():
-        tiny_models.build("llama").save_pretrained(folder)
-        tiny_models.tokenizer().save_pretrained(folder)
-    return folder
+@pytest.fixture
+def saved(tmp_path):
+    return folder_run.model(tmp_path)
 
 
 @pytest.fixture
-def copy(saved, tmp_path):
-    folder = tmp_path / "copy"
-    folder.mkdir()
-    for file in saved.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+def wide(tmp_path):
+    """One that four bits take."""
+    with cache.quiet():
+        build("llama", hidden=64).save_pretrained(tmp_path)
+        tokenizer().save_pretrained(tmp_path)
+    return str(tmp_path)
 
 
 def refusal(name: Any, **options: Any) -> str:
@@ -73,13 +67,9 @@ def test_the_digest_sees_every_bit_and_no_sharding(saved, tmp_path):
     for part, chosen in (("a", names[::2]), ("b", names[1::2])):
         save_file({n: tensors[n] for n in chosen}, tmp_path / f"{part}.safetensors")
     assert weight_files.digest(weight_files.safetensors_in(tmp_path)) == whole
-
-    last = tensors[names[-1]].view(torch.int32)
-    last.view(-1)[0] ^= 1
-    other = tmp_path / "other"
-    other.mkdir()
-    save_file(tensors, other / "model.safetensors")
-    assert weight_files.digest(weight_files.safetensors_in(other)) != whole
+    tensors[names[-1]].view(torch.int32).view(-1)[0] ^= 1
+    save_file(tensors, saved / "model.safetensors")
+    assert weight_files.digest(weight_files.safetensors_in(saved)) != whole
 
 
 def test_weights_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
@@ -103,12 +93,9 @@ def test_a_tensor_in_two_files_is_refused(tmp_path):
         weight_files.digest(weight_files.safetensors_in(tmp_path))
 
 
-def test_four_bit_weights_compute_about_the_same(tmp_path):
-    with cache.quiet():
-        tiny_models.build("llama", hidden=64).save_pretrained(tmp_path)
-        tiny_models.tokenizer().save_pretrained(tmp_path)
-    full = loading.load(str(tmp_path), dtype="fp32")
-    packed = loading.load(str(tmp_path), dtype="fp32", quantization="nf4")
+def test_four_bit_weights_compute_about_the_same(wide):
+    full = loading.load(wide, dtype="fp32")
+    packed = loading.load(wide, dtype="fp32", quantization="nf4")
     assert packed.quantization == "nf4" and packed.sha256 == full.sha256
     ids = torch.tensor([[5, 9, 20, 31]])
     with torch.inference_mode():
@@ -132,7 +119,7 @@ def test_what_is_no_model_is_one_line(tmp_path):
 def test_the_hub_out_of_reach_is_one_line(monkeypatch):
     import huggingface_hub
 
-    def fail(*_: Any, **__: Any) -> str:
+    def fail(*_, **__):
         raise OSError("no network\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
@@ -145,22 +132,6 @@ def test_pickle_files_are_refused_and_never_read(tmp_path, suffix):
     (tmp_path / f"model{suffix}").write_bytes(b"anything")
     message = refusal(tmp_path)
     assert "pickle files are refused" in message and "save_pretrained" in message
-
-
-def cut(data: bytes) -> bytes:
-    return data[:-7]
-
-
-def huge_header(data: bytes) -> bytes:
-    return struct.pack("<Q", 2**63) + data[8:]
-
-
-def short(data: bytes) -> bytes:
-    return data[:5]
-
-
-def no_json(data: bytes) -> bytes:
-    return data[:8] + b"@" + data[9:]
 
 
 def overlapping(data: bytes) -> bytes:
@@ -176,33 +147,36 @@ def overlapping(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (cut, "header says [0-9]+ bytes, file has [0-9]+"),
-        (huge_header, "header says 9223372036854775808 bytes of header, file has"),
-        (short, "the file has 5 bytes"),
-        (no_json, "its header is not JSON"),
+        (lambda data: data[:-7], "header says [0-9]+ bytes, file has [0-9]+"),
+        (
+            lambda data: struct.pack("<Q", 2**63) + data[8:],
+            "header says 9223372036854775808 bytes of header, file has",
+        ),
+        (lambda data: data[:5], "the file has 5 bytes"),
+        (lambda data: data[:8] + b"@" + data[9:], "its header is not JSON"),
         (overlapping, "says bytes [0-9]+ to [0-9]+, expected to start at"),
     ],
 )
-def test_corrupt_safetensors_name_the_numbers(copy, damage, words):
-    path = copy / "model.safetensors"
+def test_corrupt_safetensors_name_the_numbers(saved, damage, words):
+    path = saved / "model.safetensors"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UsageError, match=f"corrupt safetensors: .*{words}"):
-        loading.load(str(copy))
+        loading.load(str(saved))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_that_are_not_finite_name_tensor_and_count(copy, dtype):
-    tensors = {n: t.to(dtype) for n, t in load_file(copy / "model.safetensors").items()}
+def test_weights_that_are_not_finite_name_tensor_and_count(saved, dtype):
+    tensors = {n: t.to(dtype) for n, t in load_file(saved / "model.safetensors").items()}
     tensors["model.norm.weight"][3:5] = float("nan")
     tensors["model.norm.weight"][6] = float("inf")
-    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    message = refusal(copy)
+    save_file(tensors, saved / "model.safetensors", {"format": "pt"})
+    message = refusal(saved)
     assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
 
 
-def test_what_transformers_cannot_load_is_one_line(copy):
-    (copy / "config.json").write_text('{"model_type": "no-such-model"}')
-    assert "transformers cannot load it" in refusal(copy)
+def test_what_transformers_cannot_load_is_one_line(saved):
+    (saved / "config.json").write_text('{"model_type": "no-such-model"}')
+    assert "transformers cannot load it" in refusal(saved)
 
 
 def test_another_base_model_shows_both_digests():
@@ -252,7 +226,7 @@ def test_without_the_package_one_line_says_what_to_do(monkeypatch, tmp_path):
 
 
 def test_a_half_written_cache_is_never_seen(tmp_path):
-    def fail(folder: Path) -> None:
+    def fail(folder):
         (folder / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
@@ -264,10 +238,10 @@ def test_a_half_written_cache_is_never_seen(tmp_path):
 def test_two_writers_of_one_cache_folder_agree(tmp_path):
     target = tmp_path / "model"
 
-    def plain(folder: Path) -> None:
+    def plain(folder):
         (folder / "config.json").write_text("{}")
 
-    def write(folder: Path) -> None:
+    def write(folder):
         plain(folder)
         cache.publish(target, plain)  # another process was faster
 
@@ -292,9 +266,15 @@ def test_smollm2_answers():
 
 def test_prompts_go_through_the_chat_template_or_are_paragraphs():
     words = tiny_models.tokenizer()
-    ids = loading.encode(words, Prompt((("system", "w7"), ("user", "w8 w9"))))
-    assert words.decode(list(ids)).split() == ["<system>", "w7", "<user>", "w8", "w9",
-                                               "<assistant>"]  # fmt: skip
+    for turns, wanted in (
+        ((("system", "w7"), ("user", "w8 w9")), "<system> w7 <user> w8 w9 <assistant>"),
+        (
+            (("user", "w7"), ("assistant", "w9"), ("user", "w8")),
+            "<user> w7 <assistant> w9 <user> w8 <assistant>",
+        ),
+    ):
+        ids = loading.encode(words, Prompt(turns))
+        assert words.convert_ids_to_tokens(ids) == wanted.split()
     words = tiny_models.tokenizer(chat=False)
     assert loading.encode(words, Prompt((("user", "w8"), ("user", "w9")))) == (8, 9)
     assert loading.encode(words, Prompt.user("")) == (words.bos_token_id,)
@@ -365,17 +345,14 @@ IDS = torch.tensor([[3, 7, 8, 4, 9, 11]])
 
 
 @pytest.fixture
-def model(tmp_path):
-    build("llama", hidden=64).save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    return loading.load(str(tmp_path), dtype="bf16", quantization="nf4").model
+def model(wide):
+    return loading.load(wide, dtype="bf16", quantization="nf4").model
 
 
 def gradient(model: Any) -> torch.Tensor:
     """Of a sum of logits with respect to the embedded tokens."""
     embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
     model(inputs_embeds=embedded).logits.float().square().sum().backward()
-    assert embedded.grad is not None
     return embedded.grad
 
 
@@ -450,7 +427,7 @@ def test_training_twice_gives_the_same_model_and_the_cache_is_used(tmp_path, mon
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == torch.get_num_threads()
 
-    def never(recipe: tiny.Recipe, target: Path) -> float:
+    def never(recipe, target):
         raise AssertionError("trained although cached")
 
     monkeypatch.setattr(tiny, "train", never)

@@ -1,7 +1,5 @@
 """Natural gradients of features: what they move, what they cost, and on whom they are judged."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -176,7 +174,6 @@ def space():
 
 def test_a_models_features_have_names_scales_and_directions(space):
     features = space.features
-    assert features is not None
     assert features.names == tuple(e.name for e in dictionary.holding(p.text for p in ASKED))
     assert features.map.shape == (space.dim, len(features.names))
     assert 4 < space.dim <= 4 + sum(scale > 0 for scale in features.scales)
@@ -194,7 +191,6 @@ def test_answers_of_one_token_have_one_part():
 
 def test_a_step_along_a_feature_changes_it_and_costs_what_it_should(space):
     loaded, features = tiny_models.loaded("llama"), space.features
-    assert features is not None
     place = features.names.index("variety")
     way = features.map[:, place] / np.linalg.norm(features.map[:, place])
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)

@@ -1,7 +1,5 @@
 """What a LoRA policy asks, says, measures and writes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from szpo.policies.own_prompt import draw_others, measure_margin
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from tests.support.policies import PROMPTS, full, policy_of, small
-from tests.support.tiny_models import ARCHITECTURES, STOP, build, loaded, tokenizer, with_adapter
+from tests.support.tiny_models import ARCHITECTURES, STOP, build, loaded, with_adapter
 
 
 def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
@@ -38,23 +36,6 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
 
 
 # ---- prompts ----
-
-
-def test_prompts_go_through_the_chat_template_where_there_is_one():
-    policy = policy_of(loaded("llama"))
-    words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(Prompt.user("w7 w8")))
-    assert words == ["<user>", "w7", "w8", "<assistant>"]
-    talk = Prompt((("user", "w7"), ("assistant", "w9"), ("user", "w8")))
-    words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(talk))
-    assert words == ["<user>", "w7", "<assistant>", "w9", "<user>", "w8", "<assistant>"]
-    reported = policy.encode(Prompt.user("w7", system="w60"))
-    words = policy.loaded.tokenizer.convert_ids_to_tokens(reported)
-    assert words == ["<system>", "w60", "<user>", "w7", "<assistant>"]
-    base = loaded("llama")
-    plain = Loaded(base.model, tokenizer(chat=False), "llama", Path(), "0" * 64, "fp32")
-    policy = policy_of(plain)
-    assert policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(PROMPTS[1])) == ["w20"]
-    assert len(policy.rollout([PROMPTS], [Shift(0, 0, 1, 1.0)], seed=0)[0]) == 3
 
 
 # ---- answers ----
@@ -100,22 +81,6 @@ def test_kl_is_zero_at_the_start_and_quadratic_nearby():
         policy.move_to({"z": np.full(4, size, np.float32)})
         values.append(policy.kl(PROMPTS, seed=0, samples=8)[0])
     assert values[1] / values[0] == pytest.approx(4, rel=0.1)
-
-
-@pytest.mark.full
-def test_kl_agrees_with_the_log_ratio_of_sampled_answers():
-    policy = moved()
-    policy.apply(Update(1, 0, coef=-0.125))
-    exact, stderr = policy.kl(PROMPTS * 20, seed=0, samples=4)
-    rows = policy.sample_tokens(PROMPTS * 20, 4, seed=1)
-    ids = [policy.encode(p) for p in PROMPTS * 20 for _ in range(4)]
-    at = policy.engine.logprobs(ids, rows, [0] * len(rows), policy.deltas([policy.theta()]))
-    start = policy.engine.logprobs(ids, rows, [0] * len(rows), None)
-    ratios = np.array([(a - b).sum() for a, b in zip(at, start, strict=True)])
-    spread = float(ratios.std() / np.sqrt(len(ratios)))
-    assert exact > 0.5
-    assert abs(exact - ratios.mean()) < 3 * np.hypot(spread, stderr)
-    assert stderr < spread  # summing over the vocabulary is what makes it the better estimate
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -178,20 +143,6 @@ def test_a_starting_adapter_is_the_start():
 
 
 # ---- files ----
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_saved_adapter_gives_the_same_logits_in_peft(name, tmp_path):
-    policy = moved(name)
-    policy.save_adapter(tmp_path)
-    ids = torch.arange(12)[None]
-    with torch.inference_mode():
-        expected = with_adapter(build(name), tmp_path)(ids).logits
-        with attach_deltas(
-            policy.loaded.model, policy.subspace.sites, policy.deltas([policy.theta()])
-        ):
-            mine = policy.loaded.model(ids).logits
-    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_saving_twice_writes_the_same_bytes(tmp_path):
@@ -340,24 +291,6 @@ def test_margins_are_read_at_the_start_wherever_the_policy_stands():
     )[0].sum()
     assert started.total_logprob_base(prompt, answers) == pytest.approx([wanted], abs=1e-4)
     assert abs(wanted - bare[0]) > 1e-3
-
-
-@pytest.mark.full
-def test_the_margin_of_a_model_is_that_of_whole_rows_one_by_one():
-    sampling = Sampling(max_new_tokens=12)
-    policy = policy_of(loading.load("tiny", dtype="fp32"), sampling=sampling)
-    asked = promptfiles.load_configured(Prompts()).heldout[:10]
-    answers = policy.sample(asked, 2, seed=1)
-    found = measure_margin(policy, asked, answers, seed=3)
-    assert found is not None
-    by_hand = []
-    for own, others in enumerate(draw_others(10, 3).tolist()):
-        for answer in answers[own]:
-            row = loading.answer_tokens(policy.loaded, answer)
-            ids = [policy.encode(asked[i]) for i in (own, *others)]
-            first, *rest = (x.sum() for x in policy.engine.logprobs(ids, [row] * 8, [0] * 8, None))
-            by_hand.append(first - max(rest))
-    assert found == pytest.approx(np.median(by_hand), abs=1e-3)
 
 
 @pytest.mark.full

@@ -1,22 +1,15 @@
 """The Policy contract on LoRA policies of several architectures, and on broken policies."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from szpo.cache import quiet
 from szpo.errors import RunError
 from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
-from szpo.optim.sample_directions import Law
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.protocol import Policy, check_policy
@@ -25,7 +18,7 @@ from szpo.policies.text_guards import TextFigures, guards, topic_gap
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
 from tests.support.cases import case
 from tests.support.policies import PROMPTS, full, policy_of, small
-from tests.support.tiny_models import ARCHITECTURES, build, loaded, tokenizer
+from tests.support.tiny_models import ARCHITECTURES, loaded, quantised, tokenizer
 
 
 @pytest.mark.spine
@@ -55,14 +48,7 @@ def test_subspace_policies_keep_the_contract(name):
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
 def test_four_bit_policies_keep_the_contract(name, kind, tmp_path):
-    build(name, hidden=64).save_pretrained(tmp_path)
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
-    )
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            tmp_path, quantization_config=settings, dtype=torch.float32, device_map="cpu"
-        ).eval()
+    model = quantised(tmp_path, kind, name)
     base = Loaded(model, tokenizer(), name, tmp_path, "0" * 64, "fp32", "nf4")
     policy = policy_of(base, full(base, 2))
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
@@ -74,12 +60,12 @@ def test_all_directions_go_through_one_generation_call():
     calls = []
     inner = policy.engine.generate
 
-    def counting(prompts: Any, members: Any, *rest: Any, **options: Any) -> Any:
+    def counting(prompts, members, *rest, **options):
         calls.append(list(members))
         return inner(prompts, members, *rest, **options)
 
-    policy.engine.generate = counting  # type: ignore[method-assign]
-    shifts = [Shift(2, k, sign, 1.0) for k in range(3) for sign in (1, -1)]  # type: ignore[arg-type]
+    policy.engine.generate = counting
+    shifts = [Shift(2, k, sign, 1.0) for k in range(3) for sign in (1, -1)]
     together = policy.rollout([PROMPTS] * 6, shifts, seed=1)
     assert calls == [[0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3]
     alone = [policy.rollout([PROMPTS] * 2, shifts[i : i + 2], seed=1) for i in (0, 2, 4)]
@@ -92,7 +78,7 @@ def test_members_are_theta_plus_and_minus_the_direction():
     policy.apply(Update(0, 0, coef=0.5))
     theta = policy.theta()
     for sign in (1, -1):
-        shift = Shift(3, 1, sign, 0.75)  # type: ignore[arg-type]
+        shift = Shift(3, 1, sign, 0.75)
         asked = policy.rollout([PROMPTS], [shift], seed=4)
         other.move_to(parameters.shift(policy.space, theta, shift))
         # Shift 0 of the same k shares the numbers, so the answers must be the same.
@@ -123,22 +109,6 @@ def test_a_perturbation_that_does_not_reach_the_model_stops_the_run():
     policy.rollout([PROMPTS] * 2, [Shift(0, 0, 0, 0.0)] * 2, seed=0)
 
 
-@pytest.mark.spine
-def test_the_updates_of_a_run_change_theta_as_the_coordinates_say():
-    base = loaded("llama")
-    subspace = small(base)
-    policy = policy_of(base, subspace, law=Law.for_dim(4))
-    theta = policy.start()
-    for step in range(50):
-        policy.rollout(
-            [PROMPTS[:1]] * 2, [Shift(step, 0, 1, 1.0), Shift(step, 0, -1, 1.0)], seed=0
-        )
-        update = Update(step, 0, vector=(0.1, 0.0, -0.2, 0.05))
-        policy.apply(update)
-        theta = parameters.apply_update(policy.space, theta, update)
-        assert policy.digest() == parameters.digest(theta, policy.layout, subspace.basis_sha256)
-
-
 class Broken:
     """A LoRA policy with one clause of the contract broken."""
 
@@ -161,7 +131,7 @@ class Broken:
         if self.how == "short" and batches:
             batches[0] = batches[0][1:]
         if self.how == "endless" and batches:
-            odd = Answer("w7", "never")  # type: ignore[arg-type]
+            odd = Answer("w7", "never")
             batches[0] = (odd, *batches[0][1:])
         return batches
 

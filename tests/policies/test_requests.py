@@ -1,7 +1,5 @@
 """Requests for rows: the plan of chunks, messages, and slices of random numbers."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

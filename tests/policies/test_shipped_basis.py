@@ -1,7 +1,5 @@
 """The basis that ships: which runs get it, and that it is what a set-up of them makes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -79,7 +77,7 @@ def test_the_default_run_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypat
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))  # an empty cache but for the model
     for folder in here.glob("smollm2-*"):
         (tmp_path / folder.name).symlink_to(folder)
-    lines: list[str] = []
+    lines = []
     for sets in ([], ["run.seed=3"], ["subspace.samples=1024"]):  # more answers are no harm
         config = settings_file.load(preset_name="demo", sets=["model.device=cpu", *sets])
         base = language_model.prepare(config, LocalHost(loaded), PROMPTS, lines.append)
@@ -94,28 +92,6 @@ def test_the_default_run_and_the_demo_need_no_set_up(loaded, tmp_path, monkeypat
     assert len(shared) == 5
     assert all(line.endswith("basis shared, it ships with szpo") for line in shared)
     assert not (tmp_path / "setups").exists()
-
-
-@pytest.mark.parametrize(
-    "sets",
-    [["subspace.setup_seed=1"], ["subspace.dim=16"], ["subspace.samples=8192"],
-     ["generation.temperature=0.8"], ["adapter.layers=[17]"], ["model.quantization=nf4"]],
-)  # fmt: skip
-def test_other_settings_do_not_get_it(loaded, tmp_path, monkeypatch, sets):
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    assert find(loaded, settings_file.load(preset_name="demo", sets=sets)) is None
-
-
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_it_serves_the_model_in_any_numbers(loaded, dtype):
-    found = find(loaded, Config(), dtype=dtype)
-    assert found is not None and found.report["origin"] == "shipped"
-
-
-def test_another_model_or_other_prompts_do_not_get_it(loaded, tmp_path, monkeypatch):
-    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    assert find(replace(loaded, sha256="0" * 64), Config()) is None
-    assert find(loaded, Config(), PROMPTS[1:]) is None
 
 
 @pytest.mark.full

@@ -21,7 +21,7 @@ SITES = tuple(Site(f"layers.{i}.down_proj", i, 3, 2, 1, 2.0) for i in (10, 9))
 
 
 @pytest.fixture
-def space() -> Subspace:
+def space():
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     return Subspace(

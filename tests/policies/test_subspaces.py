@@ -1,7 +1,5 @@
 """Choosing coordinates: what each kind promises, what is named by the seed, what is refused."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from szpo import seeds
-from szpo.data import prompts
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading, logprobs, lora_sites
@@ -101,7 +97,7 @@ def test_score_directions_move_more_than_random_ones_of_the_same_length(model):
     """What is being chosen: weights to which the model's own probabilities are sensitive."""
     score, chance = setup(model), setup(model, "random")
 
-    def length(space: Subspace) -> float:
+    def length(space):
         return math.sqrt(sum(float((v**2).sum()) for v in space.basis.values()) / 4)
 
     assert length(score) < 0.7 * length(chance)
@@ -251,7 +247,7 @@ def test_redraws_sharpen_the_basis_and_cost_no_answer(model):
     """Against the components of ten times as many answers, as the share of their span found."""
     truth = setup(model, samples=1024, root_seed=9)
 
-    def span(space: Subspace) -> Any:
+    def span(space):
         whole = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()])
         return np.linalg.qr(whole.astype(np.float64))[0]
 
@@ -335,29 +331,9 @@ def test_an_adapter_that_moves_nothing_is_an_error(model):
         setup(model, lora=config, start=dead)
 
 
-@pytest.mark.slow
-def test_the_tiny_diary_model_keeps_the_promise():
-    """On a trained model, with the samples and redraws of its preset."""
-    loaded = loading.load("tiny", dtype="fp32")
-    asked = prompts.load_shipped().train
-    space = set_up_subspace(loaded, asked, setup_of(dim=8, samples=384, redraws=0, root_seed=1))
-    ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
-    probe = probe_of(loaded, space, ids, Sampling(), seeds.branch_seed(1, 0, "test"))
-    units = kl_calibration.unit_directions(7, 16, 8, "test")
-    found = kl_calibration.kl_ratios(probe, replace(space), units, (0.5, 1.0), 12, "test")
-    for ratios in found.values():
-        error = ratios.std(ddof=1) / math.sqrt(ratios.size)
-        assert abs(ratios.mean() - 1) < 0.2 + 3 * error
-
-
-READ = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(12)]
-SHORT_ANSWERS = Sampling(max_new_tokens=5)
-
-
-def make(kind: Any = "score", sampling: Sampling = SHORT_ANSWERS) -> LoraPolicy:
+def make(kind: Any = "score", sampling: Sampling = SHORT) -> LoraPolicy:
     loaded = tiny_models.loaded("llama")
-    setup = setup_of(kind, dim=3, samples=96, kl_samples=16, sampling=SHORT_ANSWERS)
-    space = set_up_subspace(loaded, READ, setup)
+    space = setup(loaded, kind, dim=3, samples=96, kl_samples=16)
     return LoraPolicy(loaded, space, root_seed=1, sampling=sampling)
 
 
@@ -371,11 +347,11 @@ def answer(*words: int, end: Any = "length") -> Answer:
 
 
 ROWS = [
-    (Row(READ[0], answer(40, 41), answer(60, end="stop")),
-     Row(READ[1], answer(90, 91, 92), answer(17, 18))),
-    (Row(READ[2], answer(33), answer(33)), Row(READ[0], answer(60, end="stop"), answer(70))),
-    (Row(READ[3], answer(12, 13), Answer("", "length", 0)), Row(READ[4], answer(8), answer(9))),
-    (Row(READ[5], answer(200), answer(201)), Row(READ[1], answer(17, 18), answer(99))),
+    (Row(ASKED[0], answer(40, 41), answer(60, end="stop")),
+     Row(ASKED[1], answer(90, 91, 92), answer(17, 18))),
+    (Row(ASKED[2], answer(33), answer(33)), Row(ASKED[0], answer(60, end="stop"), answer(70))),
+    (Row(ASKED[3], answer(12, 13), Answer("", "length", 0)), Row(ASKED[4], answer(8), answer(9))),
+    (Row(ASKED[5], answer(200), answer(201)), Row(ASKED[1], answer(17, 18), answer(99))),
 ]  # fmt: skip
 STEP = [Comparison(f"c{i}", 0, i // 2, i % 2, rows) for i, rows in enumerate(ROWS)]
 
@@ -424,24 +400,6 @@ def test_features_depend_neither_on_order_nor_position_and_change_sign_with_the_
     policy.apply(Update(0, 0, vector=(0.5, -1.0, 0.25)))
     np.testing.assert_array_equal(policy.score_features(STEP), found)
     policy.move_to(policy.start())
-
-
-@pytest.mark.full
-def test_the_scores_of_the_policys_own_answers_have_unit_covariance(policy):
-    """What "whitened" promises, over 512 answers that the set-up did not see."""
-    drawn = policy.sample(READ, 43, seed=5)
-    pairs = [
-        Comparison(str(i), 0, 0, i, (Row(prompt, plus, minus),))
-        for i, (prompt, plus, minus) in enumerate(
-            (prompt, a, b)
-            for prompt, answers in zip(READ, drawn, strict=True)
-            for a, b in zip(answers[::2], answers[1::2], strict=False)
-        )
-    ]
-    found = policy.score_features(pairs)[0]
-    # The difference of two independent scores has twice their covariance.
-    F = found.T @ found / (2 * len(found))
-    assert 0.6 < np.trace(F) / 3 < 1.6
 
 
 @pytest.mark.full

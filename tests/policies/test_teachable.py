@@ -1,7 +1,5 @@
 """What a model can be taught: from a set-up's report, in words, before a vote."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ REPORT = {
 NAMES = ("i", "commas", "questions", "keyword:sea")
 
 
-def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach() -> None:
+def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach():
     found = teachable.read(NAMES, REPORT)
     # KL(½ ‖ .03) = ½ ln(.5/.03) + ½ ln(.5/.97) = 1.4067 − .3314 nats
     assert [each.nats for each in found[:3]] == pytest.approx([2.1506, 5.3765, 21.506], rel=1e-4)
@@ -24,7 +22,7 @@ def test_what_it_costs_is_the_least_kl_of_the_share_over_the_reach() -> None:
     assert found[2].alike(8) == pytest.approx(0.95**8)
 
 
-def test_what_can_be_taught_is_said_in_words_with_its_ruler() -> None:
+def test_what_can_be_taught_is_said_in_words_with_its_ruler():
     said = teachable.describe(teachable.read(NAMES[::-1], _reversed()), rows=8)
     assert said == {
         "taught easily": 'says "I" more (from 3 % of answers to half: 2.2 to 3 nats)',
@@ -50,7 +48,7 @@ def _reversed() -> dict[str, list[float]]:
     return {name: values[::-1] for name, values in REPORT.items()}
 
 
-def test_pairs_of_answers_to_one_prompt_are_alike_as_often_as_counted() -> None:
+def test_pairs_of_answers_to_one_prompt_are_alike_as_often_as_counted():
     values = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0], [1.0, 7.0], [1.0, 7.0]])
     found = feature_basis.alike(values, np.array([0, 0, 0, 1, 1]))
     np.testing.assert_allclose(found, [2 / 4, 1 / 4])
