@@ -44,7 +44,6 @@ def test_the_same_seed_is_the_same_run(tmp_path, rule, lag):
     settings, ledger, policy = start(tmp_path, "c.db", rule=rule, root_seed=12)
     go(settings, ledger, policy, lag=lag)
     assert found[0] == found[1] != history(ledger)
-    ledger.close()
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -222,26 +221,16 @@ def test_a_deadline_closes_with_what_there_is(tmp_path):
 
 def test_an_operator_may_close_a_step(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    acts = [
-        lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann")),
-    ]
     panel = panel_of(ledger)
 
     def act():
-        if acts:
-            acts.pop(0)()
+        if ledger.step(0)["state"] == "open":
+            steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
         else:
             panel.submit(ledger.comparisons(1))
 
-    outcome = go(
-        settings,
-        ledger,
-        policy,
-        LedgerEvaluator(VoteService(ledger)),
-        until_step=2,
-        wait=act,
-    )
-    assert outcome.steps == 2
+    evaluator = LedgerEvaluator(VoteService(ledger))
+    assert go(settings, ledger, policy, evaluator, until_step=2, wait=act).steps == 2
     report = verification.verify(ledger)
     assert report.ok, str(report)
     assert [check.promise for check in report.steps] == ["exact", "exact"]

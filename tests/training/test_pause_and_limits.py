@@ -77,7 +77,6 @@ def test_pause_now_keeps_the_open_step_and_its_votes(tmp_path, lag, unbroken):
     if lag:
         assert history(ledger) == unbroken
     assert verification.verify(ledger).ok
-    ledger.close()
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -94,7 +93,6 @@ def test_pause_after_a_step_applies_it_and_opens_no_other(tmp_path, lag, unbroke
     assert go(settings, ledger, policy, lag=lag).steps == 4
     if lag:
         assert history(ledger) == unbroken
-    ledger.close()
 
 
 def test_a_pause_after_the_step_outlives_a_kill_and_can_be_withdrawn(tmp_path):
@@ -114,28 +112,34 @@ def test_a_pause_after_the_step_outlives_a_kill_and_can_be_withdrawn(tmp_path):
     assert pauses.find_pending_pause(ledger) is None
     pauses.pause(ledger, "ann", "after all", now=False)
     assert go(settings, ledger, policy).steps == 1
-    ledger.close()
 
 
-def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
+def test_while_a_run_is_paused_nobody_is_seated_and_neither_seats_nor_the_deadline_run(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    service = VoteService(ledger)
-    hour = 3_600_000_000
-    held = []
+    service, hour, held = VoteService(ledger), 3_600_000_000, []
+    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
 
     def pause():
-        held.append(service.assign(service.enroll("person", "ann")))
+        held.append(service.assign(ann, tab="one"))
         pauses.pause(ledger, "op", "lunch")
 
     people = Slow(ledger, pause)
     go(settings, ledger, policy, people.evaluator, wait=people.wait, deadline_s=1800)
-    left = held[0].expires_us - ledger.clock()
+    (seat,) = held
+    left = seat.expires_us - ledger.clock()
+    assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
+    assert OpenComparisons(ledger).lacking() == []
     ledger.clock.now += 5 * hour
+    service.extend(seat.id)  # a client that knows of no pause
+    assert service.assignment(seat.id) == seat  # as it was, for the tab that reads it
     pauses.unpause(ledger, "op")
-    again = service.assignment(held[0].id)
+    again = service.assignment(seat.id)
     assert abs(again.expires_us - ledger.clock() - left) < 1_000_000
-    ben = service.enroll("person", "ben")
-    assert service.assign_to(held[0].comparison, ben) is None  # it is still ann's
+    assert service.assign_to(seat.comparison, ben) is None  # it is still ann's
+    pauses.pause(ledger, "op", "lunch")
+    service.cast(VoteRequest(seat.id, "A", idem="0123456789abcdef", tab="one"))  # it is kept
+    pauses.unpause(ledger, "op")
+    assert service.assign(ben, tab="two") is not None and OpenComparisons(ledger).lacking()
     waits = []
 
     def ten_minutes():
@@ -147,7 +151,6 @@ def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
         deadline_s=1800, timer=ledger.clock.seconds,
     )  # fmt: skip
     assert len(waits) == 3 and ledger.step(0)["closed_by"] == "deadline"
-    ledger.close()
 
 
 @pytest.mark.parametrize("days", [8, -8])
@@ -166,7 +169,6 @@ def test_a_clock_that_is_set_moves_no_deadline(tmp_path, days):
         deadline_s=7 * 86_400, timer=lambda: passed[0] * 86_400.0,
     )  # fmt: skip
     assert passed == [7] and ledger.step(0)["closed_by"] == "deadline"
-    ledger.close()
 
 
 def test_a_deadline_waits_for_the_quorum(tmp_path):
@@ -198,7 +200,6 @@ def test_a_deadline_waits_for_the_quorum(tmp_path):
     )  # fmt: skip
     assert votes_when == [0, 1, 2, 3] and ledger.step(0)["closed_by"] == "deadline"
     assert verification.verify(ledger).ok
-    ledger.close()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,6 @@ def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits
     budget.set_limits(ledger, "ann", Limits())
     assert go(settings, ledger, policy).status == "finished"
     assert verification.verify(ledger).ok
-    ledger.close()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,6 @@ def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, m
     page = overview.overview(evidence.read(ledger))["cost"]
     assert page["spent"] == pytest.approx(budget.money_spent(ledger, outcome.votes))
     budget.set_limits(ledger, "ann", Limits())
-    ledger.close()
 
 
 def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
@@ -253,7 +252,6 @@ def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
     outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=1)
     assert (outcome.status, outcome.steps, outcome.votes) == ("stopped", 1, 4)
     assert states(ledger) == ["applied", "generating"]
-    ledger.close()
 
 
 def test_limits_that_are_no_limits_or_have_no_price_are_refused(tmp_path):
@@ -265,34 +263,6 @@ def test_limits_that_are_no_limits_or_have_no_price_are_refused(tmp_path):
         budget.set_limits(ledger, "ann", Limits(money=3))
     assert budget.read_limits(ledger) == Limits()
     assert budget.money_spent(ledger, 4) is None
-    ledger.close()
-
-
-def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    service = VoteService(ledger)
-    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-    held = []
-
-    def pause():
-        held.append(service.assign(ann, tab="one"))
-        pauses.pause(ledger, "op", "lunch")
-
-    people = Slow(ledger, pause)
-    go(settings, ledger, policy, people.evaluator, wait=people.wait)
-    assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
-    assert OpenComparisons(ledger).lacking() == []
-    ledger.clock.now += 5 * 3_600_000_000
-    service.extend(held[0].id)  # a client that knows of no pause
-    assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
-    service.cast(
-        VoteRequest(held[0].id, "A", idem="0123456789abcdef", tab="one")
-    )  # what was read is kept
-    pauses.unpause(ledger, "op")
-    left = service.assignment(held[0].id).expires_us - ledger.clock()
-    assert 0 < left <= service.seat_ttl_us  # not five hours more
-    assert service.assign(ben, tab="two") is not None and OpenComparisons(ledger).lacking()
-    ledger.close()
 
 
 def test_guards_of_the_settings_are_bands_with_both_ends():

@@ -1,7 +1,5 @@
 """Preferences from elsewhere as a run's prior, on a tiny model."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -72,7 +70,6 @@ def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(policy):
     settings = defaults(1, policy.layout, rule="regression")
     for sign in (1.0, -1.0):
         found, made = warm_start.make(settings, policy, preferences(policy, sign), tuple(PROMPTS))
-        assert found.prior_mean is not None
         mean = np.array(found.prior_mean)
         assert sign * mean[0] > 0.9 * np.linalg.norm(mean)
         # Before any vote the fit is the prior, which weighs as much as twenty votes at most.
@@ -216,7 +213,6 @@ def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
 
     go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=wait)
     assert seen == [0, False, 1]
-    ledger.close()
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
@@ -273,4 +269,3 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
     go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=wait)
     assert "skip" in script and ledger.step(0)["state"] == "applied"
     assert verification.verify(ledger).ok
-    ledger.close()
