@@ -19,8 +19,7 @@ from szpo.optim import parameters as optim_parameters
 from szpo.types import Query
 from szpo.voting import lease, steps
 from tests.support.quadratic import LAYOUT, new_ledger, settings_of
-
-APPEND_ONLY = [*canonical.CHAINED, "events"]
+from tests.support.tampering import APPEND_ONLY, small_run
 
 
 @pytest.fixture
@@ -68,15 +67,11 @@ def test_what_was_created_is_read_back(tmp_path):
 def test_the_file_is_private_and_synced_in_full(tmp_path, monkeypatch, syncing):
     monkeypatch.setattr(connection, "_PRAGMAS", syncing)
     with new_ledger(tmp_path / "run.db", settings_of()) as run:
-        check_file(run)
-
-
-def check_file(run):
-    assert run.path.stat().st_mode & 0o777 == 0o600
-    assert run.query("PRAGMA synchronous")[0]["synchronous"] == 2
-    assert run.query("PRAGMA journal_mode")[0]["journal_mode"] == "wal"
-    assert run.query("PRAGMA foreign_keys")[0]["foreign_keys"] == 1
-    assert run.query("PRAGMA recursive_triggers")[0]["recursive_triggers"] == 1
+        assert run.path.stat().st_mode & 0o777 == 0o600
+        assert run.query("PRAGMA synchronous")[0]["synchronous"] == 2
+        assert run.query("PRAGMA journal_mode")[0]["journal_mode"] == "wal"
+        assert run.query("PRAGMA foreign_keys")[0]["foreign_keys"] == 1
+        assert run.query("PRAGMA recursive_triggers")[0]["recursive_triggers"] == 1
 
 
 def test_tables_are_strict_and_a_row_belongs_to_one_that_exists(run):
@@ -157,8 +152,6 @@ def test_a_forked_process_must_open_its_own(run):
 
 @pytest.mark.parametrize("table", APPEND_ONLY)
 def test_append_only_tables_refuse_update_delete_and_replace(tmp_path, table):
-    from tests.support.tampering import small_run
-
     with small_run(tmp_path / "full.db") as run:
         if not run.query(f"SELECT 1 FROM {table} LIMIT 1"):
             pytest.fail(f"the small run has no row in {table}")

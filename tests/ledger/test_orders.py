@@ -2,13 +2,9 @@ import pytest
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger import canonical, orders
-from szpo.ledger.creation import NewRun
-from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.sample_directions import DIRECTION_VERSION
-from szpo.replay import verification
-from tests.support.quadratic import LAYOUT, go, settings_of, start
+from tests.support.quadratic import LAYOUT, new_ledger, settings_of, start
 
 
 @pytest.fixture
@@ -53,14 +49,6 @@ def test_comparisons_of_an_order_are_closed_once_and_by_name(ledger):
     assert orders.of_comparison(ledger, "c1").closed_us is not None
 
 
-def test_orders_leave_the_record_whole(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    orders.place_order(ledger, "samples", "op")
-    go(settings, ledger, policy, until_step=1)
-    assert verification.verify(ledger).ok
-    ledger.close()
-
-
 @pytest.mark.parametrize(
     ("kind", "body", "says"),
     [
@@ -81,15 +69,8 @@ def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, b
 
 
 def read_back(path, **changes):
-    settings = settings_of()
-    made = {
-        "root_seed": settings.root_seed,
-        "layout": LAYOUT,
-        "direction_version": DIRECTION_VERSION,
-        **changes,
-    }
-    with Ledger.create(path, NewRun({"optimizer": settings_to_json(settings)}, **made)) as ledger:
-        return recorded_settings(ledger) == settings
+    with new_ledger(path, settings_of(), **changes) as ledger:
+        return recorded_settings(ledger) == settings_of()
 
 
 def test_a_run_of_another_direction_table_seed_or_layout_is_refused(tmp_path):

@@ -26,7 +26,6 @@ from tests.support.named_run import MarkedPolicy
 from tests.support.quadratic import (
     LAYOUT,
     WIDE,
-    QuadraticPolicy,
     go,
     history,
     new_ledger,
@@ -51,20 +50,13 @@ LEDGERS = Path(__file__).parents[1] / "ledgers"
     ],
 )
 def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
-    settings = settings_of(layout, **changes)
-    policy = QuadraticPolicy(settings)
+    settings, ledger, policy = start(tmp_path, layout=layout, **changes)
     seen = []
-    with new_ledger(tmp_path / "run.db", settings) as ledger:
-        go(
-            settings, ledger, policy, until_step=5,
-            on_step=lambda report: seen.append(
-                optim_parameters.digest(policy.theta(), settings.layout)
-            ),
-        )  # fmt: skip
+    with ledger:
+        go(settings, ledger, policy, until_step=5, on_step=lambda _: seen.append(policy.digest()))
         assert [h[2] for h in history(ledger)] == seen
         for until, digest in enumerate(seen, start=1):
-            theta = replay.fold(ledger, until)
-            assert optim_parameters.digest(theta, settings.layout) == digest
+            assert digest_of(ledger, replay.fold(ledger, until)) == digest
         report = verification.verify(ledger)
         assert report.ok, str(report)
         assert {c.promise for c in report.steps} == {"exact"}
@@ -151,11 +143,7 @@ def test_replay_is_the_same_at_any_number_of_threads(threads):
         "PYTHONHASHSEED": str(threads),
         "TZ": "Asia/Tokyo",
     }
-    subprocess.run([sys.executable, "-c", code, str(recorded_run())], check=True, env=env)
-
-
-def recorded_run():
-    return LEDGERS / "v1.db"
+    subprocess.run([sys.executable, "-c", code, str(LEDGERS / "v1.db")], check=True, env=env)
 
 
 @pytest.mark.parametrize("path", sorted(LEDGERS.glob("*.db")), ids=lambda path: path.name)

@@ -5,8 +5,6 @@
 choice of comparisons.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -54,15 +52,9 @@ def test_verify_says_in_one_line_who_recomputes_the_updates(kept, capsys, name, 
     assert f"szpo {FROM}" in line and "not recomputed" in said
 
 
-@pytest.mark.parametrize("name", ["options", "choice"])
-def test_vectors_of_momentum_and_adam_are_added_up(kept, name):
+@pytest.mark.parametrize("name", ["bayes", "options", "choice"])
+def test_the_weights_are_still_added_up_and_compared(kept, name):
     with Ledger.open(kept / f"{name}.db") as ledger:
-        digest = parameters.digest(replay.fold(ledger), ledger.layout, ledger.basis_sha256)
-        assert digest == theta_digest(ledger)
-
-
-def test_the_weights_are_still_added_up_and_compared(kept):
-    with Ledger.open(kept / "bayes.db") as ledger:
         theta = replay.fold(ledger)
         digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         assert digest == theta_digest(ledger)

@@ -2,8 +2,8 @@
 
 import contextlib
 import itertools
-import json
 import sqlite3
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,12 +11,9 @@ import pytest
 from szpo.cli.app import call
 from szpo.errors import IntegrityError, SzpoError
 from szpo.ledger import canonical
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
 from szpo.optim import step_size
-from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.replay import verification
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
@@ -26,20 +23,19 @@ from szpo.voting.steps import Closing
 from tests.support import voiding
 from tests.support.cases import case
 from tests.support.quadratic import (
-    LAYOUT,
-    Clock,
     QuadraticPolicy,
     go,
     new_ledger,
     panel_of,
     settings_of,
+    start,
 )
-from tests.support.tampering import CHANGES, forge, read, refit, rewrite
+from tests.support.tampering import CHANGES, change_event, failure_of, forge, refit, rewrite
 
 
-def drive(ledger, settings, until=3, lag=0, **more):
+def drive(ledger, settings, until=3, **how):
     policy = QuadraticPolicy(settings, ledger.basis_sha256)
-    return go(settings, ledger, policy, until_step=until, lag=lag, **more)
+    return go(settings, ledger, policy, until_step=until, **how)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +63,6 @@ def copy_run(original, tmp_path):
     path = tmp_path / "run.db"
     path.write_bytes(original)
     return path
-
-
-def failure_of(path, deep=True):
-    with Ledger.open(path) as ledger:
-        report = verification.verify(ledger, deep=deep)
-    return report.failure
 
 
 @pytest.mark.spine
@@ -195,24 +185,6 @@ def test_n_votes_is_counted_again(tmp_path, rule):
 # ---- the header ----
 
 
-def run_with_basis(path, digest, tensors):
-    settings = settings_of(N=2, rule="sign")
-    ledger = Ledger.create(
-        path,
-        NewRun(
-            {"optimizer": settings_to_json(settings)},
-            root_seed=settings.root_seed,
-            layout=LAYOUT,
-            direction_version=DIRECTION_VERSION,
-            basis_sha256=digest,
-            tensors=tensors,
-        ),
-        clock=Clock(),
-    )
-    drive(ledger, settings, until=1)
-    return ledger
-
-
 @pytest.mark.parametrize("case", ["right", "wrong", "missing", "unnamed"])
 def test_the_basis_is_hashed_again(tmp_path, case):
     basis = {"layer.a": np.arange(12, dtype=np.float32).reshape(3, 4)}
@@ -224,7 +196,10 @@ def test_the_basis_is_hashed_again(tmp_path, case):
         stored = {}
     elif case == "unnamed":
         digest = None
-    with run_with_basis(tmp_path / "run.db", digest, stored) as ledger:
+    settings = settings_of(N=2, rule="sign")
+    given = {"basis_sha256": digest, "tensors": stored}
+    with new_ledger(tmp_path / "run.db", settings, **given) as ledger:
+        drive(ledger, settings, until=1)
         report = verification.verify(ledger, deep=False)
     assert report.ok == (case == "right")
     if case != "right":
@@ -239,8 +214,10 @@ def test_the_basis_is_hashed_again(tmp_path, case):
 def test_a_tensor_that_does_not_fit_its_bytes_is_found(tmp_path, change, words):
     path = tmp_path / "run.db"
     basis = {"layer.a": np.ones((3, 4), np.float32)}
+    settings, digest = settings_of(N=2, rule="sign"), optim_parameters.basis_sha256(basis)
     stored = {"basis/layer.a": basis["layer.a"]}
-    run_with_basis(path, optim_parameters.basis_sha256(basis), stored).close()
+    with new_ledger(path, settings, basis_sha256=digest, tensors=stored) as ledger:
+        drive(ledger, settings, until=1)
     forge(path, f"UPDATE tensors SET {change}")
     rewrite(path)
     failure = failure_of(path)
@@ -295,19 +272,11 @@ def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(original, tmp_path
     assert failure is not None and failure.table == table, str(failure)
 
 
-def change_event(path, **changes):
-    """Change the body of the first applied step's event; returns the step."""
-    event = read(path, "SELECT event, body FROM events WHERE kind = 'step'")[0]
-    body = {**json.loads(event["body"]), **changes}
-    forge(path, "UPDATE events SET body = ? WHERE event = ?",
-          (canonical.canonical(body), event["event"]))  # fmt: skip
-    return body["step"]
-
-
 @pytest.mark.parametrize("name", ["votes", "votes_sha256", "theta_sha256"])
 def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
     path = copy_run(original, tmp_path)
-    change_event(path, **{name: 3 if name == "votes" else "f" * 64})
+    wrong = 3 if name == "votes" else "f" * 64
+    change_event(path, "step", 0, lambda body: body.update({name: wrong}))
     rewrite(path)
     failure = failure_of(path)
     assert failure.table == "events" and name in failure.problem
@@ -319,8 +288,8 @@ def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
 )
 def test_an_update_is_checked_though_its_event_agrees(original, tmp_path, name, words):
     path = copy_run(original, tmp_path)
-    step = change_event(path, **{name: "f" * 64})
-    forge(path, f"UPDATE updates SET {name} = ? WHERE step = ?", ("f" * 64, step))
+    change_event(path, "step", 0, lambda body: body.update({name: "f" * 64}))
+    forge(path, f"UPDATE updates SET {name} = ? WHERE step = 0", ("f" * 64,))
     rewrite(path)
     failure = failure_of(path)
     assert failure.table == "updates" and words in failure.problem
@@ -465,3 +434,28 @@ def test_what_szpo_did_not_make_is_named_but_for_a_plain_index(original, tmp_pat
     else:
         assert (failure.table, failure.row) == ("sqlite_master", "x")
         assert "added" in failure.problem
+
+
+# ---- memory: what it needs does not grow with the rows of a run ----
+
+
+def peak(tmp_path, steps):
+    """The most bytes that Python held while it verified a run of this many steps."""
+    settings, ledger, policy = start(tmp_path, f"{steps}.db", rule="sign", N=60, D=1, M=2)
+    go(settings, ledger, policy, panel_of(ledger), until_step=steps)
+    ledger.close()
+    with Ledger.open(tmp_path / f"{steps}.db", readonly=True) as opened:
+        assert verification.verify(opened).ok
+        tracemalloc.start()
+        try:
+            report = verification.verify(opened)
+            return tracemalloc.get_traced_memory()[1], report.rows
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.full
+def test_a_longer_run_takes_little_more_memory_to_verify(tmp_path):
+    (few, rows), (many, more) = peak(tmp_path, 4), peak(tmp_path, 24)
+    assert more > 5 * rows
+    assert (many - few) / (more - rows) < 100  # bytes a row; a hash as text alone takes more
