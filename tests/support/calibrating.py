@@ -2,7 +2,6 @@
 
 from szpo.optim import optimizer
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from tests.support.quadratic import open_step, settings_of
 
@@ -25,14 +24,11 @@ def rows(n, d=6, equal=False):
     )
 
 
-def ask(ledger, step, n=8, m=2, equal=()):
-    """Open a step with n comparisons of six rows."""
-    row = lease.controller(ledger)
-    epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
+def ask(ledger, n=8, m=2, equal=()):
+    """Open step 0 with n comparisons of six rows."""
     plan = settings_of(N=n, M=m, D=6)
-    mu = optimizer.ask(optimizer.init(plan)).mu
-    asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, equal=i in equal)) for i in range(n)]
-    open_step(ledger, plan, asked, mu=mu, epoch=epoch)
+    asked = [Comparison(f"s0-{i}", 0, 0, i, rows(i, equal=i in equal)) for i in range(n)]
+    open_step(ledger, plan, asked, mu=optimizer.ask(optimizer.init(plan)).mu)
 
 
 def vote_all(service, panelist, choice="A"):

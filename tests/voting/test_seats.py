@@ -10,18 +10,15 @@ from hypothesis import strategies as st
 
 from szpo.analysis import agreement, evidence
 from szpo.errors import UsageError
-from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import html_report
 from szpo.training import results
-from szpo.voting import counting, pauses, seats, second_seats, steps
-from szpo.voting import service as vote_service
+from szpo.voting import counting, pauses, seats, second_seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.seat_counts import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
 from tests.support.asking import KEY, ask, people
 from tests.support.quadratic import (
-    Clock,
     QuadraticPolicy,
     go,
     history,
@@ -51,23 +48,6 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
     assert len(set(shown)) == 16  # one answer each before anything has two
     starts = {seats.panelist_order(ledger.root_seed, 0, f"p{i}", 16)[0] for i in range(100)}
     assert len(starts) > 12
-
-
-def test_a_late_answer_is_in_no_count_of_seats(ledger, service):
-    ask(ledger, n=1, m=1)
-    ann, ben = people(service, 2)
-    seat = service.assign(ann)
-    ledger.clock.now += vote_service.SEAT_TTL_US + 1
-    service.cast(VoteRequest(service.assign(ben).id, "A", idem=KEY(1)))
-    with Ledger.open(ledger.path, clock=Clock()) as second:
-        there = VoteService(second)
-        with second.alone:
-            assert there.look().seats.votes_in == 1
-        assert steps.close(ledger, 0, steps.Closing("rule"))
-        assert there.cast(VoteRequest(seat.id, "A", idem=KEY(2))).late
-        assert there.look().seats is None
-        late = ledger.query("SELECT late FROM votes ORDER BY vote")
-        assert [row["late"] for row in late] == [0, 1]
 
 
 @pytest.mark.parametrize("spare", [0, 1])
@@ -288,15 +268,3 @@ def test_the_share_is_drawn_and_those_of_a_smaller_share_are_among_those_of_a_la
     assert 70 <= len(few) <= 130 and 440 <= len(many) <= 560  # ± 3 and 3.8 standard deviations
     assert not any(second_seats.is_drawn(3, 0.0, p) for p in places)
     assert all(second_seats.is_drawn(3, 1.0, p) for p in places)
-
-
-def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
-    assert service.look().seats is None
-    epoch = ask(ledger, n=4, m=1)
-    (ann,) = people(service, 1)
-    with ledger.alone:
-        assert service.look().seats.votes_needed == 4
-    while (seat := service.assign(ann)) is not None:
-        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-    assert steps.close(ledger, 0, steps.Closing("rule", epoch=epoch))
-    assert service.look().seats is None and service.assign(ann) is None

@@ -88,8 +88,11 @@ def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
     lost = service.assign(ann)
     assert service.assign(ben) is None
     ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    again = service.assign(ann)  # nobody has it yet
+    assert (again.id, again.plus_side) == (lost.id, lost.plus_side)
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
     taken = service.assign(ben)
-    assert taken.plus_side == lost.plus_side
+    assert taken.plus_side == lost.plus_side and service.assign(ann) is None
     # Work that was done is stored: the expired seat may still answer, but M are counted.
     service.cast(VoteRequest(taken.id, "A", idem=KEY(1)))
     late_but_open = service.cast(VoteRequest(lost.id, "B", idem=KEY(2)))
@@ -211,10 +214,12 @@ def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, se
     ledger.clock.now += vote_service.SEAT_TTL_US + 1
     other = service.assign(ben)
     service.cast(VoteRequest(other.id, "A", idem=KEY(1)))
+    assert service.look().seats.votes_in == 1
     assert steps.close(ledger, 0, steps.Closing("rule"))
     before = service.counted(0)
     receipt = service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever"))
-    assert receipt.late and service.counted(0) == before
+    assert receipt.late and service.counted(0) == before and service.look().seats is None
+    assert [vote["late"] for vote in ledger.votes()] == [0, 1]
     assert service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever")).replayed
     with pytest.raises(VoteConflictError) as caught:
         service.cast(VoteRequest(other.id, "B", idem=KEY(3)))

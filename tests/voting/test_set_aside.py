@@ -1,7 +1,5 @@
 """What votes are not to be about: from which step, what is refused, and what cannot be."""
 
-from __future__ import annotations
-
 import pytest
 
 from szpo.errors import IntegrityError, UsageError
@@ -19,8 +17,8 @@ def note(ledger: Ledger, group: str, step: int, on: bool = True) -> None:
 
 
 def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back(
-    ledger: Ledger,
-) -> None:
+    ledger,
+):
     note(ledger, "commas", 2)
     note(ledger, "i", 3)
     note(ledger, "commas", 5, on=False)
@@ -29,7 +27,7 @@ def test_an_order_holds_from_its_step_for_the_whole_group_until_it_is_taken_back
     assert set_aside.in_force(ledger).keys() == {"i"}
 
 
-def test_a_group_is_named_by_any_of_its_features_and_once(ledger: Ledger) -> None:
+def test_a_group_is_named_by_any_of_its_features_and_once(ledger):
     order = set_aside.order_not_about(ledger, "Olga", OWN, "comma")
     assert (order.group, order.step, order.on, order.by) == ("commas", 0, True, "Olga")
     assert order.describe(OWN) == "comma, commas: not followed from the update of step 0 on"
@@ -48,7 +46,7 @@ def test_a_group_is_named_by_any_of_its_features_and_once(ledger: Ledger) -> Non
     assert len(set_aside.not_about_orders(ledger)) == 2
 
 
-def test_an_order_for_a_step_that_was_over_is_none(ledger: Ledger) -> None:
+def test_an_order_for_a_step_that_was_over_is_none(ledger):
     note(ledger, "i", 0)
     ledger.record_event("step", "controller", {"step": 0})
     assert set_aside.read(ledger, OWN, 0) == (2,)
@@ -57,7 +55,7 @@ def test_an_order_for_a_step_that_was_over_is_none(ledger: Ledger) -> None:
         set_aside.read(ledger, OWN, 0)
 
 
-def test_a_group_that_the_run_does_not_have_is_a_damaged_record(ledger: Ledger) -> None:
+def test_a_group_that_the_run_does_not_have_is_a_damaged_record(ledger):
     note(ledger, "adjectives", 0)
     with pytest.raises(IntegrityError, match="no feature that this run's coordinates move"):
         set_aside.read(ledger, OWN, 0)

@@ -22,7 +22,7 @@ from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
 from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
-from tests.support.asking import KEY
+from tests.support.asking import KEY, people
 from tests.support.calibrating import ask, rows, vote_all
 from tests.support.open_round import open_run
 from tests.support.quadratic import ValueJudge, settings_of
@@ -113,9 +113,13 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
-@pytest.mark.parametrize(("k", "n", "m"), [(1, 4, 2), (2, 8, 1), (1, 6, 3), (3, 2, 5), (1, 5, 4)])
-def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, spare):
-    with open_run(tmp_path, k=k, n=n, m=m) as ledger:
+@pytest.mark.parametrize(
+    ("k", "n", "m", "identical"),
+    [(1, 4, 2, ()), (2, 8, 1, ()), (1, 6, 3, ()), (3, 2, 5, ()), (1, 5, 4, ()),
+     (1, 6, 1, ((0, 1), (0, 4)))],
+)  # fmt: skip
+def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, identical, spare):
+    with open_run(tmp_path, k=k, n=n, m=m, identical=identical) as ledger:
         service = VoteService(ledger, spare=spare)
         ids = [service.enroll("person", f"p{i}") for i in range(m + 2)]
         for turn in range(500):
@@ -125,17 +129,7 @@ def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, spare):
         assert steps.close(ledger, 0, steps.Closing("rule"))
         check_balance(ledger, m)
         total = sum(counted_sides(ledger).values(), Counter())
-        assert total["A"] == total["B"] == k * n * m / 2
-
-
-def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
-    with open_run(tmp_path, n=6, m=1, identical={(0, 1), (0, 4)}) as ledger:
-        service = VoteService(ledger)
-        ann = service.enroll("person", "ann")
-        while (seat := service.assign(ann)) is not None:
-            service.cast(VoteRequest(seat.id, "B", idem=KEY(seat.id)[:60]))
-        total = sum(counted_sides(ledger).values(), Counter())
-        assert total == {"A": 2, "B": 2}
+        assert total["A"] == total["B"] == (k * n - len(identical)) * m / 2
 
 
 @pytest.mark.full
@@ -215,21 +209,6 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         check_balance(ledger, 2)
 
 
-def test_a_seat_that_ran_out_is_served_again_only_where_its_side_is_wanted(tmp_path):
-    with open_run(tmp_path, n=1, m=1) as ledger:
-        service = VoteService(ledger)
-        ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-        lost = service.assign(ann)
-        ledger.clock.now += vote_service.SEAT_TTL_US + 1
-        again = service.assign(ann)
-        assert (again.id, again.plus_side) == (lost.id, lost.plus_side)
-        ledger.clock.now += vote_service.SEAT_TTL_US + 1
-        taken = service.assign(ben)
-        assert service.assign(ann) is None
-        service.release(taken.id)
-        assert service.assign(ann).id == lost.id
-
-
 def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
     with open_run(tmp_path, n=2, m=1) as ledger:
         service = VoteService(ledger)
@@ -250,13 +229,9 @@ def service(ledger):
     return VoteService(ledger, rubric_version=1)
 
 
-def people(service, count=2):
-    return [service.enroll("person", f"person {i}") for i in range(count)]
-
-
 def close_step(ledger, service, ids, **shape):
     """A step on which everybody has voted, closed."""
-    ask(ledger, 0, **shape)
+    ask(ledger, **shape)
     for panelist in ids:
         vote_all(service, panelist)
     assert steps.close(ledger, 0, steps.Closing("rule"))
@@ -284,7 +259,7 @@ def add_aa(ledger, count):
 def test_there_is_nothing_to_calibrate_with_before_a_step_is_closed(ledger, service):
     (ann,) = people(service, 1)
     assert service.calibration(ann) is None
-    ask(ledger, 0, m=1)
+    ask(ledger, m=1)
     vote_all(service, ann)
     assert service.calibration(ann) is None
     with pytest.raises(UsageError, match="not enrolled"):
@@ -292,7 +267,7 @@ def test_there_is_nothing_to_calibrate_with_before_a_step_is_closed(ledger, serv
 
 
 def test_gold_is_a_true_batch_beside_the_same_texts_spoiled(ledger, service):
-    ids = people(service)
+    ids = people(service, 2)
     close_step(ledger, service, ids)
     ways = set()
     seat = service.calibration(ids[0])
@@ -364,7 +339,7 @@ def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, se
 
 def test_a_skipped_comparison_is_not_repeated(ledger, service):
     ids = people(service, 3)
-    ask(ledger, 0)
+    ask(ledger)
     vote_all(service, ids[0], "skip")
     for panelist in ids[1:]:
         vote_all(service, panelist)
@@ -373,7 +348,7 @@ def test_a_skipped_comparison_is_not_repeated(ledger, service):
 
 
 def test_the_kind_answered_least_comes_next_and_nothing_twice(ledger, service):
-    ids = people(service)
+    ids = people(service, 2)
     close_step(ledger, service, ids)
     add_aa(ledger, 3)
     kinds = answer_all(service, ids[0])
@@ -385,7 +360,7 @@ def test_the_kind_answered_least_comes_next_and_nothing_twice(ledger, service):
 
 def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, service):
     ann, ben, cem = people(service, 3)
-    ask(ledger, 0, m=1)
+    ask(ledger, m=1)
     for i in range(8):
         seat = service.assign_to(f"s0-{i}", ann if i < 3 else ben)
         service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
@@ -402,7 +377,7 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
 
 
 def test_sides_of_gold_and_aa_are_balanced_for_each_panelist(ledger, service):
-    ids = people(service)
+    ids = people(service, 2)
     close_step(ledger, service, ids)
     add_aa(ledger, 4)
     answer_all(service, ids[0])
@@ -419,7 +394,7 @@ def test_sides_of_gold_and_aa_are_balanced_for_each_panelist(ledger, service):
 
 
 def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, service):
-    ids = people(service)
+    ids = people(service, 2)
     close_step(ledger, service, ids)
     first = service.calibration(ids[0], tab="one")
     again = service.calibration(ids[0], tab="two")
@@ -440,7 +415,7 @@ def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, 
 
 
 def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
-    ids = people(service)
+    ids = people(service, 2)
     close_step(ledger, service, ids)
     off = VoteService(ledger, calibrates=False)
     assert off.calibration(ids[0]) is None
@@ -453,7 +428,7 @@ def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
 
 
 def test_a_calibration_answer_is_final_at_once(service, ledger):
-    ids = people(service)
+    ids = people(service, 2)
     close_step(ledger, service, ids)
     seat = service.calibration(ids[0], tab="t")
     with pytest.raises(VoteConflictError, match="another tab"):
@@ -467,37 +442,26 @@ def test_a_calibration_answer_is_final_at_once(service, ledger):
 
 
 def test_nothing_outside_training_is_ever_counted(ledger, service):
-    ids = people(service)
+    # Ids of a simulated panelist's seats derive from the seed.
+    ids = [*people(service, 1), service.enroll("simulated", "robot")]
     close_step(ledger, service, ids, equal={7})
     add_aa(ledger, 2)
-    tally = counting.tally(ledger, 0, 1, 8)
-    before = (
-        service.counted(0), counting.StepVotes(ledger, 0).standing, counting.missing(ledger, 0),
-        tally.plus.tolist(), tally.minus.tolist(), tally.tie.tolist(), tally.identical.tolist(),
-    )  # fmt: skip
+
+    def count():
+        tally = counting.tally(ledger, 0, 1, 8)
+        each = (tally.plus, tally.minus, tally.tie, tally.identical)
+        votes = counting.StepVotes(ledger, 0)
+        return votes.counted, votes.standing, votes.missing, [x.tolist() for x in each]
+
+    before = count()
     for panelist in ids:
         assert len(set(answer_all(service, panelist, "B"))) == 3
         service.cast(VoteRequest(service.practice(panelist).id, "B", idem=KEY(panelist)))
-    tally = counting.tally(ledger, 0, 1, 8)
-    after = (
-        service.counted(0), counting.StepVotes(ledger, 0).standing, counting.missing(ledger, 0),
-        tally.plus.tolist(), tally.minus.tolist(), tally.tie.tolist(), tally.identical.tolist(),
-    )  # fmt: skip
-    assert before == after
+    assert count() == before
     rows = list(votes.export_votes(ledger, texts=True))
     others = [row for row in rows if row["kind"] != "train"]
     assert len(others) > 20 and not any(row["counted"] for row in others)
     assert {row["rubric_version"] for row in ledger.votes()} == {1}
-
-
-def test_a_ledger_with_every_kind_verifies(ledger, service):
-    simulated = service.enroll("simulated", "robot")
-    ids = [*people(service, 1), simulated]
-    close_step(ledger, service, ids)
-    add_aa(ledger, 2)
-    for panelist in ids:  # ids of seats derive from the seed for simulated panelists
-        service.cast(VoteRequest(service.practice(panelist).id, "A", idem=KEY(panelist)))
-        answer_all(service, panelist)
     report = verification.verify(ledger)
     assert report.ok, str(report)
 
@@ -506,7 +470,7 @@ def test_a_ledger_with_every_kind_verifies(ledger, service):
 
 
 def test_practice_is_one_comparison_that_may_be_answered_again_and_again(ledger, service):
-    ids = people(service)
+    ids = people(service, 2)
     seat = service.practice(ids[0], tab="t")
     shown = ledger.comparison(seat.comparison)
     assert shown == calibration.practice_comparison() and shown.expected == "plus"

@@ -6,67 +6,46 @@ from hypothesis import HealthCheck, given, settings, strategies
 from szpo.aggregation import win_rates
 from szpo.ledger import orders
 from szpo.replay import verification
-from szpo.types import Answer, Comparison, Prompt, Row, Vote
+from szpo.types import Comparison, Vote
 from szpo.voting import counting, finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.finals import PRESENT_US
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
-from tests.support.asking import KEY
+from tests.support.asking import KEY, seat_and_vote
 from tests.support.calibrating import ask, rows, vote_all
-from tests.support.quadratic import new_ledger, settings_of, start
+from tests.support.quadratic import new_ledger, settings_of
 
 PLAN = settings_of(N=8, M=2, D=6)
 
 
 @pytest.mark.parametrize("kind", ["practice", "final"])
-def test_the_last_answer_in_time_that_is_not_excluded_stands(tmp_path, kind):
-    _, ledger, _ = start(tmp_path)
-    service = VoteService(ledger)
-    rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
+def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service, kind):
+    shown = Comparison("c", -1, 0, 0, rows(0, d=1), kind=kind)
     with ledger.transaction("test"):
-        ledger.append_comparison(Comparison("c", -1, 0, 0, rows, kind=kind))
-        for name in ("ann", "ben", "cay"):
-            who = service.enroll("person", name)
-            ledger.append(
-                "assignments",
-                {
-                    "assignment": f"seat-{name}", "comparison": "c", "panelist": who,
-                    "plus_side": "B", "prompt_order": "[0]", "served_us": 1, "expires_us": 2,
-                },
-            )  # fmt: skip
+        ledger.append_comparison(shown)
+    ids = [service.enroll("person", name) for name in ("ann", "ben", "cay")]
+    ann, ben, cay = (seat_and_vote(ledger, shown, who, plus_side="B")[0] for who in ids)
     cast = []
-    for name, choice in [
-        ("ann", "A"),
-        ("ben", "skip"),
-        ("cay", "tie"),
-        ("ben", "B"),
-        ("ann", "tie"),
-    ]:
-        idem = f"{len(cast)}-of-the-seats-{name}"
-        cast.append(service.cast(VoteRequest(f"seat-{name}", choice, idem=idem)).vote)
+    for seat, choice in ((ann, "A"), (ben, "skip"), (cay, "tie"), (ben, "B"), (ann, "tie")):
+        cast.append(service.cast(VoteRequest(seat, choice, idem=KEY(len(cast)))).vote)
 
     def standing_verdicts(**until):
         return {each.number: each.vote.verdict for each in counting.answers(ledger, kind, **until)}
 
     assert standing_verdicts() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
-    assert standing_verdicts(last_vote=cast[2]) == {
-        cast[0]: "minus",
-        cast[1]: "skip",
-        cast[2]: "tie",
-    }
+    early = standing_verdicts(last_vote=cast[2])
+    assert early == {cast[0]: "minus", cast[1]: "skip", cast[2]: "tie"}
     first = service.amend(cast[4], "exclude", "a test", "op")
     assert standing_verdicts() == {
         cast[2]: "tie",
         cast[3]: "plus",
-    }  # the answer before it stays replaced
+    }  # the one before stays replaced
     service.amend(cast[4], "reinstate", "a test", "op")
-    assert cast[4] in standing_verdicts() and cast[4] not in standing_verdicts(
-        last_amendment=first
-    )
+    assert cast[4] in standing_verdicts()
+    assert cast[4] not in standing_verdicts(last_amendment=first)
     assert counting.answers(ledger, "gold", "repeat") == ()
-    ledger.close()
 
 
 def place_final(ledger, count=4, equal=()):
@@ -93,7 +72,7 @@ def answer_all(service, panelist, choice="A"):
 def tuner(service):
     """A panelist who voted in training, on a step that is closed."""
     ann = service.enroll("person", "ann")
-    ask(service.ledger, 0, m=1)
+    ask(service.ledger, m=1)
     vote_all(service, ann)
     assert steps.close(service.ledger, 0, steps.Closing("rule"))
     return ann
@@ -103,9 +82,11 @@ def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, se
     ids = [service.enroll("person", f"p{i}") for i in range(3)]
     assert service.final(ids[0]) is None
     number = place_final(ledger, 6, equal={2})
+    assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [5] * 3
     first = {service.final(panelist).comparison for panelist in ids}
     assert len(first) == 3
     shown = {panelist: [s.comparison for s in answer_all(service, panelist)] for panelist in ids}
+    assert [finals.count_left(ledger, panelist, ledger.clock()) for panelist in ids] == [0] * 3
     want = sorted(f"f{number}-{n}" for n in (0, 1, 3, 4, 5))  # nobody reads two equal batches
     assert all(sorted(seen) == want for seen in shown.values())
 
@@ -194,7 +175,7 @@ def test_an_open_page_that_begins_nothing_does_not_keep_everybody_waiting(ledger
 
 def test_a_skip_in_training_tunes_nothing(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-    ask(ledger, 0, m=1)
+    ask(ledger, m=1)
     vote_all(service, ann, "skip")
     vote_all(service, ben)
     place_final(ledger, 1)
