@@ -59,7 +59,6 @@ def test_a_branch_starts_with_the_parents_weights_bit_for_bit(tmp_path, layout, 
     assert event["body"] == {"after": 1, "run": child.run, "name": "two"}
     assert event["actor"] == "op" and verification.verify(ledger).ok
     assert go(settings, ledger, policy, until_step=6).steps == 6  # the parent goes on
-    ledger.close()
 
 
 def test_a_branch_of_a_branch_and_of_the_last_step(tmp_path):
@@ -74,7 +73,6 @@ def test_a_branch_of_a_branch_and_of_the_last_step(tmp_path):
             assert theta_digests(grandchild)[0] == policy.digest() == theta_digest(child)
             assert np.array_equal(starting_theta(grandchild)["z"], policy.theta()["z"])
             assert verification.verify(grandchild).ok
-    ledger.close()
 
 
 def test_people_vote_while_the_branch_is_written(tmp_path, monkeypatch):
@@ -91,7 +89,6 @@ def test_people_vote_while_the_branch_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Ledger, "create", slow)
     branch.branch(ledger.path, 0, tmp_path / "two.db", by="op").close()
     assert wrote == [tmp_path / "two.db"] and len(list(ledger.events("branch"))) == 1
-    ledger.close()
 
 
 def test_a_branch_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypatch):
@@ -105,7 +102,6 @@ def test_a_branch_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypat
     with pytest.raises(StorageError, match="full"):
         branch.branch(ledger.path, 0, tmp_path / "two.db", by="op")
     assert not (tmp_path / "two.db").exists()
-    ledger.close()
 
 
 def test_a_step_that_is_not_applied_is_one_clear_line(tmp_path):
@@ -125,7 +121,6 @@ def test_a_step_that_is_not_applied_is_one_clear_line(tmp_path):
     with pytest.raises(StorageError, match="exists"):
         branch.branch(ledger.path, 1, new, by="op")
     assert not list(ledger.events("branch")) and new.read_text() == "mine"
-    ledger.close()
 
 
 def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_path):
@@ -143,7 +138,6 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
         branch.branch(ledger.path, 1, tmp_path / "two.db", by="op")
     with branch.branch(ledger.path, 2, tmp_path / "two.db", by="op") as child:
         assert theta_digests(child)[0] == theta_digest(ledger)
-    ledger.close()
 
 
 @pytest.mark.spine
@@ -220,7 +214,6 @@ def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):
         assert theta_digests(child) == [theta_digests(ledger)[2]]
         go(own, child, placed(own, child), until_step=2)
         assert verification.verify(child).ok
-    ledger.close()
 
 
 def test_a_rule_that_does_not_fit_leaves_no_file(tmp_path):
@@ -230,4 +223,3 @@ def test_a_rule_that_does_not_fit_leaves_no_file(tmp_path):
         with pytest.raises(UsageError, match=words):
             branch.branch(ledger.path, 0, tmp_path / "two.db", by="op", rule=rule)
     assert not (tmp_path / "two.db").exists() and not list(ledger.events("branch"))
-    ledger.close()

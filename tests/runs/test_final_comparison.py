@@ -12,22 +12,19 @@ from szpo.config import settings_file
 from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.ledger import canonical, orders, run_spec
+from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble, driver, model_process
 from szpo.runs.callbacks import read_facts
 from szpo.training import controller
-from szpo.types import Answer
 from szpo.voting import finals
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import build
-from tests.support import folder_run, yard_run
+from tests.support import asking, folder_run, yard_run
 from tests.support.quadratic import (
     PROMPTS,
-    QuadraticPolicy,
     go,
     history,
     parts_of,
@@ -59,24 +56,9 @@ def count_votes(ledger):
 
 
 def seat_and_vote(ledger, comparison, name, choices, plus_side="A"):
-    """A person's seat at a comparison of no step, and their answers to it, the last one last."""
+    """A person's answers to a comparison of no step; the number of the last vote."""
     panelist = VoteService(ledger).enroll("person", name)
-    seat = f"{comparison.id}-{name}"
-    with ledger.transaction("votes"):
-        row = {
-            "assignment": seat, "comparison": comparison.id, "panelist": panelist,
-            "plus_side": plus_side, "prompt_order": "[0,1]", "served_us": 0, "expires_us": 0,
-        }  # fmt: skip
-        ledger.append("assignments", row)
-        for revision, choice in enumerate(choices):
-            vote = {
-                "assignment": seat, "revision": revision, "choice": choice, "late": 0,
-                "idem": f"key-{revision}-0123456789",
-                "payload_sha256": canonical.payload_sha256(seat, choice, None, None, None),
-                "received_us": 1,
-            }  # fmt: skip
-            number = ledger.append("votes", vote)["vote"]
-    return number
+    return asking.seat_and_vote(ledger, comparison, panelist, choices, plus_side)[1]
 
 
 def test_plus_is_tuned_minus_is_base_and_prompts_taught_nothing(tuned):
@@ -130,7 +112,6 @@ def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tune
     orders.place_order(again, "samples", "op")  # other orders before it change nothing
     other = parts_of(settings, policy, source.prompts)
     assert made(again, other)[1] == first
-    again.close()
 
 
 def test_a_final_comparison_says_nothing_of_weights_that_moved_since(tuned):
@@ -206,21 +187,6 @@ def test_panelists_who_tuned_stand_apart(tuned):
     assert result.everybody.decided == intervals.share(1, 2)
 
 
-def test_equal_answers_are_shown_to_nobody(tuned):
-    ledger, source = tuned
-
-    class Mute(QuadraticPolicy):
-        def rollout(self, prompts, shifts, *, seed):
-            return [tuple(Answer("same") for _ in asked) for asked in prompts]
-
-    settings = run_spec.recorded_settings(ledger)
-    mute = Mute(settings)
-    mute.theta_now = source.policy.theta()
-    _, found = made(ledger, parts_of(settings, mute, source.prompts))
-    assert sum(comparison.identical for comparison in found) == 4
-    assert VoteService(ledger).final(VoteService(ledger).enroll("person", "ann")) is None
-
-
 def test_what_a_final_lacks_is_named(tuned, tmp_path):
     ledger, source = tuned
     number = orders.place_order(ledger, "final", "op")
@@ -270,25 +236,6 @@ def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
         assert policy.digest() == theta_digest(ledger)
         assert order.error is None and all(len(c.rows) == 2 for c in found)
         assert verification.verify(ledger).ok
-
-
-def test_people_are_served_it_like_any_other_comparison(tuned):
-    ledger, source = tuned
-    order, found = made(ledger, source, count=3)
-    service = VoteService(ledger)
-    ann = service.enroll("person", "ann")
-    plus, left = [], [finals.count_left(ledger, ann, ledger.clock())]
-    while (seat := service.final(ann)) is not None:
-        assert seat.comparison in orders.comparisons(order)
-        plus.append(seat.plus_side)
-        service.cast(VoteRequest(seat.id, "A", idem=f"key-{seat.id}"))
-        left.append(finals.count_left(ledger, ann, ledger.clock()))
-    assert len(plus) == len(found) == 3 and left == [3, 2, 1, 0]
-    result = count_votes(ledger)
-    assert result.everybody == Preference(tuned=plus.count("A"), base=plus.count("B"))
-    orders.close(ledger, order.id, "op")
-    assert service.final(service.enroll("person", "ben")) is None
-    assert verification.verify(ledger).ok
 
 
 def config_of(folder, *sets):
@@ -367,7 +314,7 @@ def test_who_knows_settings_and_prompts_cannot_work_out_sides(tmp_path):
     with people_run(tmp_path / "again", f"run.seed={seed}") as again:
         assert sides(again) == expected
     with Ledger.open(yard_run.finished(tmp_path)) as simulated:
-        assert simulated.root_seed == 0
+        assert simulated.root_seed == 0 and aa(simulated) == []
 
 
 @pytest.mark.full
@@ -378,12 +325,6 @@ def test_they_change_nothing_of_the_run(tmp_path, monkeypatch):
         patch.setattr(driver, "make", lambda *_: False)
         with people_run(tmp_path / "without", "run.seed=0") as ledger:
             assert aa(ledger) == [] and history(ledger) == expected
-
-
-@pytest.mark.full
-def test_a_panel_inside_the_process_gets_none(tmp_path):
-    with Ledger.open(yard_run.finished(tmp_path)) as ledger:
-        assert aa(ledger) == []
 
 
 @pytest.mark.parametrize("count", [1, 7])

@@ -11,12 +11,10 @@ import pytest
 from szpo import files
 from szpo.cli.app import call
 from szpo.ledger import checkpoint
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
-from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo.runs import file_check, machine_check
 from szpo.voting import lease
-from tests.support.quadratic import LAYOUT, new_ledger, settings_of
+from tests.support.quadratic import new_ledger, settings_of
 from tests.support.tampering import forge
 
 
@@ -135,12 +133,7 @@ def test_a_record_from_the_future_is_named(path):
 )
 def test_other_libraries_than_the_runs_are_named(tmp_path, recorded, words):
     path = tmp_path / "run.db"
-    Ledger.create(
-        path,
-        NewRun(
-            {"versions": recorded}, root_seed=1, layout=LAYOUT, direction_version=DIRECTION_VERSION
-        ),
-    ).close()
+    new_ledger(path, settings_of(), spec={"versions": recorded}).close()
     check = found(path)["versions"]
     assert words in check.text and check.status == ("ok" if "as recorded" in words else "warn")
 

@@ -1,7 +1,5 @@
 """The process that stays with a run: it goes on when it may, and fulfils orders exactly once."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -104,7 +102,6 @@ def test_it_stands_by_while_paused_and_goes_on_when_it_may(tmp_path):
     assert lease.controller(ledger)["lease"] is None  # given back on the way out
     with Ledger.open(tmp_path / "whole.db") as whole:
         assert history(ledger) == history(whole)
-    ledger.close()
 
 
 def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
@@ -123,7 +120,6 @@ def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
     with pytest.raises(Leave):
         life(ledger, policy, settings, act, said=said)
     assert [line.split(":")[0] for line in said[1:]] == ["stopped", "finished"]
-    ledger.close()
 
 
 def test_it_goes_on_when_votes_are_added_before_and_after_its_end(tmp_path):
@@ -142,7 +138,6 @@ def test_it_goes_on_when_votes_are_added_before_and_after_its_end(tmp_path):
         "finished: 2 steps are applied; standing by",
         "finished: 3 steps are applied; standing by",
     ]
-    ledger.close()
 
 
 def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
@@ -168,7 +163,6 @@ def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
     assert [c["step"] for c in first.result["columns"]] == [None, None]
     assert len(orders.comparisons(second)) == 3 and second.result["after"] == 1
     assert policy.digest() == theta_digest(ledger) and verification.verify(ledger).ok
-    ledger.close()
 
 
 @pytest.mark.full
@@ -198,7 +192,6 @@ def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
     assert model_process.fulfil(ledger, source, said.append) == 0
     (order,) = orders.results(ledger)
     assert says in order.error and says in said[-1]
-    ledger.close()
 
 
 def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
@@ -215,7 +208,6 @@ def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
     with pytest.raises(Leave):
         life(ledger, policy, settings, leave_when_done(ledger))
     assert ledger.last_applied() == 1
-    ledger.close()
 
 
 def test_two_processes_fulfil_an_order_once(tmp_path):
@@ -235,7 +227,6 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
         model_process.fulfil(ledger, parts_of(settings, policy, SHOWN), lambda _: None)
     assert ledger.query("SELECT count(*) AS n FROM comparisons WHERE kind = 'final'")[0]["n"] == 2
     assert len(list(ledger.events("done"))) == 1
-    ledger.close()
 
 
 def test_a_process_that_was_overtaken_leaves(tmp_path):
@@ -248,7 +239,6 @@ def test_a_process_that_was_overtaken_leaves(tmp_path):
 
     with pytest.raises(LeaseError):
         life(ledger, policy, settings, steal)
-    ledger.close()
 
 
 def test_a_panel_too_small_is_reported_once_and_never_hangs(tmp_path):
@@ -267,7 +257,6 @@ def test_a_panel_too_small_is_reported_once_and_never_hangs(tmp_path):
         life(ledger, policy, settings, act, said=said)
     assert len(said) == 1
     assert "warning: step 0: 4 of 4 comparisons cannot get their 3 votes from the 0" in said[0]
-    ledger.close()
 
 
 def test_who_was_erased_is_not_waited_for(tmp_path):
@@ -288,7 +277,6 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     assert "2 votes from the 1 panelists" in model_process.explain_shortage(ledger)
     credentials.invite(ledger, "panelist", "ben")  # is back
     assert model_process.explain_shortage(ledger) is None
-    ledger.close()
 
 
 @contextmanager
@@ -305,7 +293,6 @@ def staying(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def until(child: subprocess.Popen[str], text: str) -> str:
     """Read what it says up to the line that holds the text."""
-    assert child.stderr is not None
     for line in child.stderr:
         if text in line:
             return line.strip()

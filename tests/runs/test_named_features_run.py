@@ -1,7 +1,5 @@
 """A run in coordinates of named features, from the command line to the verified file."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -37,7 +35,7 @@ from szpo.training import budget, controller
 from szpo.voting import pauses, set_aside, shown_features, step_inputs
 from szpo_ui.folder.controllers import Controllers
 from tests.support import folder_run
-from tests.support.tampering import forge, rewrite
+from tests.support.tampering import change_event, failure_of, forge, rewrite
 
 pytestmark = pytest.mark.full
 
@@ -50,13 +48,13 @@ def arguments(folder: Path, model: Path, *sets: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("named")
     assert call(arguments(folder, folder_run.model(folder))) == 0
     return folder / "runs" / "folder.db"
 
 
-def test_eight_votes_and_eight_more_are_sixteen(finished: Path, tmp_path: Path) -> None:
+def test_eight_votes_and_eight_more_are_sixteen(finished, tmp_path):
     assert call(arguments(tmp_path, folder_run.model(tmp_path), "run.votes=8")) == 0
     path = tmp_path / "runs" / "folder.db"
     assert call(["run", "--resume", str(path), "--votes", "+8"]) == 0
@@ -69,8 +67,8 @@ def test_eight_votes_and_eight_more_are_sixteen(finished: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["features", "score"])
 def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
+    tmp_path, capsys, kind
+):
     model, runs = folder_run.model(tmp_path), tmp_path / "runs"
     sets = (f"subspace.kind={kind}", "run.votes=8")
     assert call(arguments(tmp_path, model, *sets)) == 0
@@ -93,23 +91,9 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
         assert found is not None and "8 votes of folder.db" in found.prior_line
         lesson = taught.read(ledger)
         assert kind == "score" or (lesson is not None and lesson.votes == 16)
-    path = runs / "branch.db"
-    assert (
-        call(
-            [
-                "branch",
-                str(runs / "later.db"),
-                "--step",
-                "0",
-                "--name",
-                "branch",
-                "--folder",
-                str(runs),
-            ]
-        )
-        == 0
-    )
-    with Ledger.open(path) as ledger:  # votes are in the weights that it begins with
+    words = ["branch", str(runs / "later.db"), "--step", "0", "--name", "branch"]
+    assert call([*words, "--folder", str(runs)]) == 0
+    with Ledger.open(runs / "branch.db") as ledger:  # votes are in the weights that it begins with
         assert recorded_settings(ledger).earlier_votes is None and "prior" not in ledger.spec
     other = arguments(tmp_path, model, *later, "run.name=warm", "generation.max_new_tokens=9")
     for planned in (["--plan"], []):
@@ -119,9 +103,7 @@ def test_a_new_run_on_the_same_coordinates_has_an_earlier_runs_votes_in_full(
         assert "folder.db differs in the length or the temperature of answers" in said
 
 
-def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(tmp_path, capsys):
     lines = [
         {"prompt": "w20 w21", "chosen": "w1 w2", "rejected": "w1 w2 w3 w4 w5 w6"},
         {"prompt": "w22 w23", "chosen": "w4 w5 w6", "rejected": "w7 w8 w9 w10 w11 w12 w13"},
@@ -151,7 +133,7 @@ def test_pairs_from_elsewhere_are_recorded_as_what_a_vote_on_them_would_be(
     assert "prior_chances is not what the recorded features give" in "".join(capsys.readouterr())
 
 
-def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished: Path) -> None:
+def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finished):
     with Ledger.open(finished) as ledger:
         settings = recorded_settings(ledger)
         named = settings.features
@@ -171,9 +153,7 @@ def test_each_step_records_what_its_texts_differ_in_and_all_is_recomputed(finish
         assert {each.feature for each in found.found.taught} <= set(named.names)
 
 
-def test_the_library_and_the_command_say_what_the_votes_taught(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_library_and_the_command_say_what_the_votes_taught(finished, capsys):
     with szpo.Tuner.resume(finished) as tuner:
         lesson = tuner.taught()
     assert lesson is not None and str(lesson).startswith("16 votes: ")
@@ -186,9 +166,7 @@ def test_the_library_and_the_command_say_what_the_votes_taught(
     assert json.loads(capsys.readouterr().out)["taught"]["text"] == str(lesson)
 
 
-def test_what_can_be_taught_is_told_before_and_after(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_can_be_taught_is_told_before_and_after(finished, capsys):
     folder = finished.parent.parent
     assert call([*arguments(folder, folder / "llama"), "--plan"]) == 0
     assert "taught not at all" in capsys.readouterr().err
@@ -199,31 +177,20 @@ def test_what_can_be_taught_is_told_before_and_after(
     assert "What this model can be taught" in page and "not at all: " in page
 
 
-def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished: Path) -> None:
-    whole = finished.read_bytes()
-    with Ledger.open(finished) as ledger:
-        events = [e for e in ledger.events("generated") if e["body"]]
-    body = events[1]["body"]
-    row = body["inputs"]["features"][0][0]
-    row[next(i for i, value in enumerate(row) if value)] += 1
-    number = events[1]["event"]
-    try:
-        forge(finished, "UPDATE events SET body = ? WHERE event = ?", (json.dumps(body), number))
-        with Ledger.open(finished, readonly=True) as ledger:
-            failure = verification.verify(ledger).failure
-        assert failure is not None and failure.row == str(number)  # by the chain
-        rewrite(finished)
-        with Ledger.open(finished, readonly=True) as ledger:
-            failure = verification.verify(ledger).failure
-        assert failure is not None and failure.problem == "features are not those of its texts"
-    finally:
-        finished.write_bytes(whole)
+def test_changed_features_are_found_even_where_every_hash_was_made_anew(finished, tmp_path):
+    def change(body):
+        row = body["inputs"]["features"][0][0]
+        row[next(i for i, value in enumerate(row) if value)] += 1
+
+    path = shutil.copy(finished, tmp_path / "folder.db")
+    number = change_event(path, "generated", 1, change)
+    assert failure_of(path).row == str(number)  # by the chain
+    rewrite(path)
+    assert failure_of(path).problem == "features are not those of its texts"
 
 
 @pytest.mark.parametrize("damage", ["a name twice", "no scales", "no site", "the map"])
-def test_damaged_coordinates_are_refused_in_a_line(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_damaged_coordinates_are_refused_in_a_line(finished, tmp_path, capsys, damage):
     """A ValueError of the map of features ended the command."""
     path = tmp_path / "folder.db"
     shutil.copy(finished, path)
@@ -248,9 +215,7 @@ def test_damaged_coordinates_are_refused_in_a_line(
     assert "error: folder.db: the coordinates on record are damaged (" in said
 
 
-def test_a_dictionary_of_another_version_is_not_asked(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dictionary_of_another_version_is_not_asked(finished, monkeypatch, capsys):
     monkeypatch.setattr(dictionary, "digest", lambda: "0" * 64)
     with Ledger.open(finished, readonly=True) as ledger:
         assert verification.verify(ledger).ok  # from the recorded numbers
@@ -264,14 +229,13 @@ def test_a_dictionary_of_another_version_is_not_asked(
 
 
 def test_an_order_holds_from_the_next_update_in_replay_too_and_stands_on_the_card(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, capsys
+):
     model = folder_run.model(tmp_path)
     assert call([*arguments(tmp_path, model, "panel.inside=false"), "--hold"]) == 1
     run = str(tmp_path / "runs" / "folder.db")
     with Ledger.open(run) as ledger:
         named = recorded_settings(ledger).features
-        assert named is not None
         name = named.names[0]
     assert call(["not-about", run, "nothing-such"]) == 2
     assert "is no feature that this run's coordinates move" in capsys.readouterr().err
@@ -308,8 +272,8 @@ OWN = ("keyword:w20+w22", "regex:w[0-9]2", "tests.support.own_feature:starts")
 
 
 def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     model = folder_run.model(tmp_path)
     sets = (f"features.add={json.dumps(OWN)}", 'features.drop=["group:length", "numbers"]')
     assert call(arguments(tmp_path, model, *sets, "run.votes=8")) == 0
@@ -329,7 +293,7 @@ def test_the_users_own_features_are_recorded_as_data_and_never_run_from_the_reco
         recorded = {each.name for each in choose(OWN)[0]} - {*OWN[1:]}
         assert set(shown_features.entries_of(named)) == recorded & set(named.names)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_):
         raise AssertionError("the record was run")
 
     with monkeypatch.context() as patched:
@@ -368,7 +332,7 @@ def _line(capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_features_that_cannot_be_had_are_refused_before_a_model_is_loaded(
-    tmp_path: Path, sets: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, sets, words, capsys
+):
     assert call([*folder_run.arguments(tmp_path, *sets, model_folder=tmp_path), "--plan"]) == 2
     assert words in _line(capsys)

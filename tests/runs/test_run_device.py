@@ -1,7 +1,5 @@
 """A run keeps its device; going on elsewhere is refused in a line, or chosen and recorded."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -42,7 +40,7 @@ def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys):
     assert "resume it there, or name one of these with --device" in message
     assert len(message.strip().splitlines()) == 1
     with Ledger.open(path, readonly=True) as ledger:  # to look at it any device will do
-        reported: list[str] = []
+        reported = []
         parts = assemble.reopen(ledger, panel=False, say=reported.append)
         assert parts.base is not None and "which is not here; its model is" in reported[0]
 

@@ -1,7 +1,5 @@
 """Points between a run's start and its end: measured, exported, branched at, asked about."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -48,7 +46,7 @@ def test_the_ends_of_the_line_are_exact_and_its_points_lie_on_it():
 
 
 def test_the_largest_point_is_chosen_at_which_every_guard_holds():
-    def point(share: float, ok: bool) -> Point:
+    def point(share, ok):
         return Point(share, 1.0, 0.1, TextFigures(-1, 1, 1), (Guard(TOPIC, 1, "", ok),))
 
     points = [point(0.25, True), point(0.5, True), point(0.7, False), point(1.0, False)]
@@ -118,7 +116,6 @@ def test_a_branch_at_a_share_begins_there_and_verifies(tmp_path):
     (event,) = ledger.events("branch")
     assert event["body"]["share"] == 0.25
     assert verification.verify(ledger).ok and np.array_equal(replay.fold(ledger)["z"], before["z"])
-    ledger.close()
 
 
 def test_blind_votes_are_asked_about_a_point_on_the_way(run, tmp_path):

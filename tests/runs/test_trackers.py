@@ -1,7 +1,5 @@
 """Trackers write with the real libraries, and what they write is read back from the disk."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import struct
@@ -9,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,7 +15,7 @@ from szpo.config import settings_file
 from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.runs import trackers
-from szpo.runs.callbacks import Callback, EachStep, RunFacts, as_callback, read_facts
+from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts
 from szpo.runs.trackers import read_scalars
 from szpo.training.step_report import Outcome, StepReport
 
@@ -66,7 +63,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     follow("tensorboard", tmp_path)
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    found: dict[tuple[str, int], float] = {}
+    found = {}
     for file in (tmp_path / "tracking" / "mine").glob("events*"):
         for event in EventFileLoader(str(file)).Load():
             for value in event.summary.value:
@@ -113,7 +110,7 @@ def test_wandb_writes_offline_runs(tmp_path):
     wandb.teardown()  # its service writes to the end before it exits; finish does not wait for it
     from wandb.proto import wandb_internal_pb2
 
-    found: dict[str, list[float]] = {}
+    found = {}
     files = sorted((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
     assert files and all(FACTS.id in file.name for file in files)
     for file in files:
@@ -132,16 +129,16 @@ def test_wandb_writes_offline_runs(tmp_path):
 
 def test_a_tracker_that_fails_ends_no_run():
     class Broken:
-        def begin(self, run: RunFacts) -> None:
+        def begin(self, run):
             pass
 
-        def after_step(self, step: StepReport) -> None:
+        def after_step(self, step):
             raise OSError("no network\nand more")
 
-        def end(self, outcome: Outcome | None) -> None:
+        def end(self, outcome):
             raise AssertionError("it is called no more")
 
-    lines: list[str] = []
+    lines = []
     tracker = trackers.NeverFatal(Broken(), "mine", lines.append)
     tracker.begin(FACTS)
     tracker.after_step(STEP)
@@ -153,9 +150,9 @@ def test_a_tracker_that_fails_ends_no_run():
 
 
 def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
-    seen: list[int] = []
+    seen = []
 
-    def own(settings: Tracking, place: Path) -> Callback:
+    def own(settings, place):
         assert (settings.project, place) == ("mine", tmp_path / "tracking")
         return EachStep(lambda step: seen.append(step.step))
 
@@ -191,7 +188,7 @@ def test_settings_with_texts_contacts_or_addresses_are_not_sent():
             f'generation.stop=["{SECRET}"]',
         ]
     )  # fmt: skip
-    ledger: Any = SimpleNamespace(
+    ledger = SimpleNamespace(
         spec={"config": config.model_dump(mode="json")}, run="1", path=Path("x/mine.db")
     )
     facts = read_facts(ledger)
@@ -202,8 +199,8 @@ def test_settings_with_texts_contacts_or_addresses_are_not_sent():
 
 
 def test_a_function_is_a_callback_and_nothing_else_is():
-    seen: list[StepReport] = []
+    seen = []
     as_callback(seen.append).after_step(STEP)
     assert seen == [STEP]
     with pytest.raises(TypeError, match="list has no begin, after_step and end"):
-        as_callback([])  # type: ignore[arg-type]
+        as_callback([])

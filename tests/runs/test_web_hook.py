@@ -1,7 +1,5 @@
 """The web hook against a real HTTP server: once each, signed, tried again, never in the way."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json
@@ -148,7 +146,7 @@ def test_a_silent_receiver_holds_nobody_up_and_is_one_line_on_the_page(
 ):
     monkeypatch.setattr(web_hook, "TIMEOUT_S", 0.4)
     receiver.plan = [None] * 3
-    said: list[str] = []
+    said = []
     stage.advance()
     with watched(stage, said) as begin:
         begin()
@@ -180,7 +178,6 @@ def test_an_address_that_is_a_secret_comes_from_the_environment_alone(
     to = web_hook.target(stage.site.config.hook)
     assert to is not None and to.url == receiver.url and receiver.url not in repr(to)
     assert receiver.url not in stage.ledger.row["spec"]
-    stage.ledger.close()
 
 
 NO_ADDRESS = ["ftp://host/x", "file:///etc/passwd", "//host", "http://", "http://user:word@host/",
