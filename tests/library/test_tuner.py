@@ -1,7 +1,5 @@
 """`szpo.Tuner`: the way of `szpo run`, driven from Python, by a function or by hand."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -51,10 +49,10 @@ def model(tmp_path_factory):
 def tuned(model, tmp_path_factory):
     place = tmp_path_factory.mktemp("runs") / "mine"
     with szpo.Tuner(model, PROMPTS, shorter, votes=8, ledger=place, settings=SMALL) as tuner:
-        tuner.calls = Calls()  # type: ignore[attr-defined]
-        steps: list[int] = []
-        tuner.steps = steps  # type: ignore[attr-defined]
-        tuner.run([tuner.calls, lambda step: steps.append(step.step)])  # type: ignore[attr-defined]
+        tuner.calls = Calls()
+        steps = []
+        tuner.steps = steps
+        tuner.run([tuner.calls, lambda step: steps.append(step.step)])
         yield tuner
 
 
@@ -93,8 +91,8 @@ def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(tuned, capsy
 
 
 def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
-    facts, *steps, outcome = tuned.calls.seen  # type: ignore[attr-defined]
-    assert steps == tuned.steps == [0, 1, 2, 3]  # type: ignore[attr-defined]
+    facts, *steps, outcome = tuned.calls.seen
+    assert steps == tuned.steps == [0, 1, 2, 3]
     assert [each.step for each in tuned.reports] == steps
     assert outcome == tuned.outcome
     assert (facts.name, facts.settings["optimizer.rows"]) == ("mine", 2)
@@ -108,7 +106,7 @@ def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned):
 def test_the_same_votes_by_the_command_line_give_the_same_digests(
     tuned, model, tmp_path, monkeypatch
 ):
-    def short(**settings: Any) -> Any:
+    def short(**settings):
         return SimpleNamespace(judges=(FunctionJudge(shorter),), spec={"panel": "short"})
 
     entry = SimpleNamespace(name="short", load=lambda: short)
@@ -175,7 +173,7 @@ def test_a_finished_run_gets_more_votes_and_is_the_longer_run(tuned, model, tmp_
 def test_a_function_may_abstain_from_some_pairs_and_not_from_all(model, tmp_path):
     asked = []
 
-    def some(prompts: list[str], a: list[str], b: list[str]) -> str | None:
+    def some(prompts, a, b):
         asked.append(a)
         return None if len(asked) % 3 == 0 else shorter(prompts, a, b)
 
@@ -197,7 +195,7 @@ def test_a_function_may_abstain_from_some_pairs_and_not_from_all(model, tmp_path
 
 @pytest.mark.full
 def test_two_people_vote_at_once(model):
-    def vote(tuner: szpo.Tuner, voter: str) -> int:
+    def vote(tuner, voter):
         told = 0
         while not tuner.finished:
             if tuner.ask(voter) is not None:
@@ -230,7 +228,7 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
         assert set(first.prompts) <= set(PROMPTS[:4])
         assert f"> {first.prompts[0]}\nA: {first.a[0]}\nB: {first.b[0]}" in str(first)
         with pytest.raises(UsageError, match="the vote 'left' is unknown"):
-            tuner.tell("left")  # type: ignore[arg-type]
+            tuner.tell("left")
         assert tuner.ask() == first
         tuner.tell("b")
         with pytest.raises(UsageError, match="use ask and tell"):
@@ -238,7 +236,7 @@ def test_ask_and_tell_by_hand_and_going_on_in_another_process(model, tmp_path):
     with szpo.Tuner.resume(place) as tuner:
         asked = 0
         while (pair := tuner.ask(voter="ann" if asked % 2 else "me")) is not None:
-            tuner.tell(next(words), voter="ann" if asked % 2 else "me")  # type: ignore[arg-type]
+            tuner.tell(next(words), voter="ann" if asked % 2 else "me")
             asked += 1
             assert pair.rows
         assert tuner.finished and asked == 4  # a skipped one is answered by the other voter
@@ -262,9 +260,9 @@ def test_a_temporary_ledger_goes_with_the_tuner(model):
 @pytest.mark.full
 def test_the_function_judges_held_out_batches_against_the_base(model, tmp_path):
     """The shares on record are its verdicts on the texts on record: one answer to each prompt."""
-    asked: list[int] = []
+    asked = []
 
-    def better(prompts: list[str], a: list[str], b: list[str]) -> str:
+    def better(prompts, a, b):
         asked.append(len(prompts))
         return shorter(prompts, a, b)
 
@@ -300,7 +298,7 @@ def test_the_function_judges_held_out_batches_against_the_base(model, tmp_path):
 
 
 def test_sides_and_equal_batches_of_a_measurement():
-    def ask(panel: FunctionPanel, side: Any, *texts: str) -> float:
+    def ask(panel, side, *texts):
         tuned, base = ([Answer(text)] for text in texts)
         return panel.compare([Prompt.user("One?")], tuned, base, side=side)
 
@@ -327,7 +325,7 @@ def test_a_simulated_panel_measures_by_its_reward(model, tmp_path):
 
 
 def test_an_answer_that_is_no_vote_is_refused(model):
-    answers: Any = lambda p, a, b: "left"  # noqa: E731
+    answers = lambda p, a, b: "left"  # noqa: E731
     with (
         szpo.Tuner(model, PROMPTS, answers, votes=2, settings=SMALL) as tuner,
         pytest.raises(UsageError, match="the function returned 'left'; return \"a\""),
@@ -371,7 +369,7 @@ def test_a_ledger_that_exists_is_not_overwritten(tuned, model):
     with pytest.raises(StorageError, match=r"mine.db exists; szpo.Tuner.resume\(ledger\) goes on"):
         szpo.Tuner(model, PROMPTS, shorter, ledger=tuned.path, settings=SMALL)
     with pytest.raises(UsageError, match="better: 3 is no function"):
-        szpo.Tuner.resume(tuned.path, 3)  # type: ignore[arg-type]
+        szpo.Tuner.resume(tuned.path, 3)
     with pytest.raises(StorageError, match="exists with other prompts"):
         szpo.Tuner(model, PROMPTS[:3], shorter, ledger=tuned.path, settings=SMALL)
     assert tuned.path.stat().st_size == before

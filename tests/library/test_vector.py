@@ -1,7 +1,5 @@
 """`szpo.Optimizer`: what it finds, that it repeats to the bit, and what it refuses."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -9,7 +7,6 @@ import os
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,11 +32,11 @@ def nearer(pair: szpo.Pair, target: Any = TARGET) -> str:
 
 def tune(opt: szpo.Optimizer, votes: int, target: Any = TARGET) -> szpo.Optimizer:
     for _ in range(votes):
-        opt.tell(nearer(opt.ask(), target))  # type: ignore[arg-type]
+        opt.tell(nearer(opt.ask(), target))
     return opt
 
 
-def test_a_vector_of_two_is_tuned_in_sixty_votes() -> None:
+def test_a_vector_of_two_is_tuned_in_sixty_votes():
     opt = tune(szpo.Optimizer(dim=2), 60)
     assert np.linalg.norm(opt.best - TARGET) < 0.15 * np.linalg.norm(TARGET)
 
@@ -58,7 +55,7 @@ def errors_after(votes: int, wrong: float, **options: Any) -> list[float]:
 
 
 @pytest.mark.full
-def test_the_default_does_not_circle_and_bears_wrong_votes() -> None:
+def test_the_default_does_not_circle_and_bears_wrong_votes():
     assert np.median(errors_after(60, 0.0)) <= 0.1
     circles = {"kl_step": 0.06, "alpha_decay": 0.5, "decay_horizon": 30.0}  # the former default
     usual, before = errors_after(60, 0.2), errors_after(60, 0.2, **circles)
@@ -67,7 +64,7 @@ def test_the_default_does_not_circle_and_bears_wrong_votes() -> None:
 
 
 @pytest.mark.parametrize("rule", ["known", "sign", "regression"])
-def test_every_rule_moves_towards_what_is_preferred(rule: str) -> None:
+def test_every_rule_moves_towards_what_is_preferred(rule):
     opt = tune(szpo.Optimizer(dim=2, rule=rule), 15)
     with warned(rule):
         assert np.linalg.norm(opt.best - TARGET) < np.linalg.norm(TARGET)
@@ -80,7 +77,7 @@ def warned(rule: str) -> contextlib.AbstractContextManager[object]:
     return pytest.warns(UserWarning, match="goes on past an optimum.*rule='known'")
 
 
-def test_the_point_is_what_the_optimizers_own_functions_give() -> None:
+def test_the_point_is_what_the_optimizers_own_functions_give():
     """The holder adds nothing: the same votes by `szpo.optim` alone lead to the same bits."""
     opt, state = szpo.Optimizer(dim=3, seed=5), None
     state = optimizer.init(opt._first)
@@ -101,7 +98,7 @@ def test_the_point_is_what_the_optimizers_own_functions_give() -> None:
     assert opt.best.tolist() == theta["z"].astype(float).tolist()
 
 
-def test_sides_are_drawn_and_ties_move_nothing() -> None:
+def test_sides_are_drawn_and_ties_move_nothing():
     opt = szpo.Optimizer(dim=2)
     plus_is_a = []
     for _ in range(40):
@@ -117,7 +114,7 @@ def test_sides_are_drawn_and_ties_move_nothing() -> None:
     assert (opt.votes, opt.steps) == (40.0, 40)
 
 
-def test_pairs_stay_until_they_are_answered_and_single_ones_come_again() -> None:
+def test_pairs_stay_until_they_are_answered_and_single_ones_come_again():
     opt = szpo.Optimizer(dim=2)
     first, again = opt.ask(3), opt.ask(3)
     assert all(np.array_equal(x.a, y.a) for x, y in zip(first, again, strict=True))
@@ -129,8 +126,8 @@ def test_pairs_stay_until_they_are_answered_and_single_ones_come_again() -> None
     assert opt.votes == 2.0  # nobody answered one of them
 
 
-def test_pairs_are_told_in_any_order_and_by_two_raters_at_once() -> None:
-    votes: list[Any] = ["a", None, 0.25, "b", "tie"]
+def test_pairs_are_told_in_any_order_and_by_two_raters_at_once():
+    votes = ["a", None, 0.25, "b", "tie"]
     whole = szpo.Optimizer(dim=3, seed=2)
     whole.ask(5)
     whole.tell(votes, weight=[1, 1, 4, 1, 2])
@@ -155,7 +152,7 @@ def test_pairs_are_told_in_any_order_and_by_two_raters_at_once() -> None:
 
 
 @pytest.mark.parametrize("weight", [5000.0, 1e8, 1e300])
-def test_the_weight_of_a_vote_takes_no_memory(weight: float) -> None:
+def test_the_weight_of_a_vote_takes_no_memory(weight):
     opt = szpo.Optimizer(dim=2)
     opt.ask()
     tracemalloc.start()
@@ -168,7 +165,7 @@ def test_the_weight_of_a_vote_takes_no_memory(weight: float) -> None:
     assert opt.info.stderr[0] == pytest.approx(math.sqrt(1 / (0.1875 * weight)), rel=1e-3)
 
 
-def test_a_weight_counts_as_that_many_votes() -> None:
+def test_a_weight_counts_as_that_many_votes():
     points = []
     for vote, weight in ((0.75, 4.0), (0.75, 1.0), (0.5, 1.0)):
         opt = szpo.Optimizer(dim=2)
@@ -181,37 +178,37 @@ def test_a_weight_counts_as_that_many_votes() -> None:
     assert points[2] == 0.0
 
 
-def test_whole_numbers_of_numpy_are_taken() -> None:
-    opt = szpo.Optimizer(dim=np.int64(3), seed=np.uint8(5))  # type: ignore[arg-type]
-    assert [p.a.tolist() for p in opt.ask(np.int32(2))] == [  # type: ignore[call-overload]
+def test_whole_numbers_of_numpy_are_taken():
+    opt = szpo.Optimizer(dim=np.int64(3), seed=np.uint8(5))
+    assert [p.a.tolist() for p in opt.ask(np.int32(2))] == [
         p.a.tolist() for p in szpo.Optimizer(dim=3, seed=5).ask(2)
     ]
     opt.tell(["a", "b"])
     json.dumps(opt.to_dict())
 
 
-def test_bounds_hold_and_an_optimum_on_the_edge_is_found() -> None:
+def test_bounds_hold_and_an_optimum_on_the_edge_is_found():
     opt = szpo.Optimizer(bounds=[(0, 4), (10, 20)], seed=2)
     assert opt.best.tolist() == [2.0, 15.0]
     for _ in range(60):
         pair = opt.ask()
         for x in pair:
             assert 0 <= x[0] <= 4 and 10 <= x[1] <= 20
-        opt.tell(nearer(pair, [4, 11]))  # type: ignore[arg-type]
+        opt.tell(nearer(pair, [4, 11]))
     assert abs(opt.best - [4, 11]).max() < 1
 
 
 @pytest.mark.parametrize("target", [0.2, 0.5, 0.8])
-def test_an_optimum_near_a_bound_is_not_taken_for_the_bound(target: float) -> None:
+def test_an_optimum_near_a_bound_is_not_taken_for_the_bound(target):
     for seed in range(3):
         opt = szpo.Optimizer(dim=1, bounds=(0, 1), seed=seed)
         for _ in range(60):
-            opt.tell(nearer(opt.ask(), [target]))  # type: ignore[arg-type]
+            opt.tell(nearer(opt.ask(), [target]))
         assert abs(opt.best - target).max() < 0.05
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2))
-def test_mirroring_keeps_points_inside_and_what_is_inside_unchanged(z: list[float]) -> None:
+def test_mirroring_keeps_points_inside_and_what_is_inside_unchanged(z):
     space = make_space(None, None, 1.0, [(-3, 1), (0, 5)])
     x = space.to_vector(z)
     assert (x >= [-3, 0]).all() and (x <= [1, 5]).all()
@@ -229,11 +226,11 @@ SAVED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("how", SAVED, ids=str)
-def test_a_saved_state_goes_on_at_the_same_bits(how: dict[str, Any], tmp_path: Path) -> None:
+def test_a_saved_state_goes_on_at_the_same_bits(how, tmp_path):
     opt = szpo.Optimizer(**how)
     for i in range(6):
         opt.ask(1 + i % 2)
-        votes: list[Any] = [["a", "tie", 0.3, None][i % 4], "b"]
+        votes = [["a", "tie", 0.3, None][i % 4], "b"]
         opt.tell(votes[: 1 + i % 2], weight=[1.0, 0.1 * i][: 1 + i % 2])
     waiting = opt.ask()
     opt.save(tmp_path / "state.json")
@@ -253,11 +250,11 @@ def test_votes_reported_at_once_give_the_bits_of_one_by_one(how, monkeypatch):
     for i in range(40):
         count = 1 + i // 7 % 3
         opt.ask(count)
-        cast: list[Any] = [["a", "b", "tie", 0.3, None][(i + j) % 5] for j in range(count)]
+        cast = [["a", "b", "tie", 0.3, None][(i + j) % 5] for j in range(count)]
         opt.tell(cast, weight=[[1.0, 0.7, 0.0, 2e4][(i + 2 * j) % 4] for j in range(count)])
     one, told = optimizer.tell, []
 
-    def tell(state: Any, query: Any, counts: Tally) -> Any:
+    def tell(state, query, counts):
         told.append(state.step)
         return one(state, query, counts)
 
@@ -282,17 +279,17 @@ def test_loading_draws_each_direction_once_and_makes_no_pair(monkeypatch):
     assert len(drawn) == 30
 
 
-def test_a_vote_costs_the_same_after_twenty_and_after_two_thousand() -> None:
+def test_a_vote_costs_the_same_after_twenty_and_after_two_thousand():
     opt, told = szpo.Optimizer(dim=3), 0
 
-    def cost(votes: int) -> tuple[int, int]:
+    def cost(votes):
         """Calls, of Python and of C, and bytes taken at most, of the vote after so many."""
         nonlocal told
         for _ in range(told, votes):
             opt.ask()
             opt.tell("a")
         opt.ask()
-        calls: list[str] = []
+        calls = []
         tracemalloc.start()
         sys.setprofile(lambda frame, event, arg: calls.append(event))
         try:
@@ -309,7 +306,7 @@ def test_a_vote_costs_the_same_after_twenty_and_after_two_thousand() -> None:
     assert many[1] < 1.5 * few[1]
 
 
-def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path):
     saved = tune(szpo.Optimizer(dim=2), 5).to_dict()
     saved["votes"][2][0][0] = "tie"
     with pytest.raises(IntegrityError, match="another point than was saved"):
@@ -347,7 +344,7 @@ def test_what_is_no_saved_state_or_was_changed_is_refused(tmp_path: Path) -> Non
         szpo.Optimizer.from_dict(many)
 
 
-def test_bad_arguments_are_refused_in_one_line() -> None:
+def test_bad_arguments_are_refused_in_one_line():
     cases = [
         ({}, "number of coordinates is missing"),
         ({"dim": 0}, "dim is 0"),
@@ -386,7 +383,7 @@ def test_bad_arguments_are_refused_in_one_line() -> None:
         ("a", "x", "is no number"),
     ],
 )
-def test_a_bad_vote_changes_nothing(vote: Any, weight: Any, words: str) -> None:
+def test_a_bad_vote_changes_nothing(vote, weight, words):
     opt = szpo.Optimizer(dim=2)
     with pytest.raises(UsageError, match=r"call ask\(\) first"):
         opt.tell("a")
@@ -398,7 +395,7 @@ def test_a_bad_vote_changes_nothing(vote: Any, weight: Any, words: str) -> None:
         opt.ask(0)
 
 
-def test_one_answer_of_several_threads_is_counted() -> None:
+def test_one_answer_of_several_threads_is_counted():
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
