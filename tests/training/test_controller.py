@@ -175,24 +175,6 @@ def test_the_vote_budget_is_never_passed(tmp_path):
     assert go(settings, ledger, policy, until_step=None, votes_budget=32).votes == 32
 
 
-def test_an_evaluator_that_answers_in_part_is_waited_for(tmp_path):
-    settings, ledger, policy = start(tmp_path, M=2)
-    service = VoteService(ledger)
-    waits = []
-
-    def one_vote():
-        waits.append(1)
-        for name in ("ann", "ben"):
-            seat = service.assign(service.enroll("person", name))
-            if seat is not None:
-                service.cast(VoteRequest(seat.id, "A", idem=seat.id))
-                return
-
-    go(settings, ledger, policy, LedgerEvaluator(service), until_step=2, wait=one_vote)
-    assert len(waits) == 2 * settings.N * 2
-    assert [row["closed_by"] for row in ledger.steps()] == ["rule", "rule"]
-
-
 def test_a_deadline_closes_with_what_there_is(tmp_path):
     settings, ledger, policy = start(tmp_path)
     service = VoteService(ledger)
@@ -217,23 +199,6 @@ def test_a_deadline_closes_with_what_there_is(tmp_path):
     (report,) = reports
     assert (report.closed_by, report.votes, report.ties) == ("deadline", 1, 1)
     assert verification.verify(ledger).ok
-
-
-def test_an_operator_may_close_a_step(tmp_path):
-    settings, ledger, policy = start(tmp_path)
-    panel = panel_of(ledger)
-
-    def act():
-        if ledger.step(0)["state"] == "open":
-            steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
-        else:
-            panel.submit(ledger.comparisons(1))
-
-    evaluator = LedgerEvaluator(VoteService(ledger))
-    assert go(settings, ledger, policy, evaluator, until_step=2, wait=act).steps == 2
-    report = verification.verify(ledger)
-    assert report.ok, str(report)
-    assert [check.promise for check in report.steps] == ["exact", "exact"]
 
 
 def test_a_step_of_identical_comparisons_closes_by_itself_and_costs_no_vote(tmp_path):
@@ -293,50 +258,6 @@ def test_a_second_controller_is_refused_and_a_free_run_is_given_back(tmp_path):
     lease.release(ledger, held)
     go(settings, ledger, policy)
     assert lease.controller(ledger)["lease"] is None
-
-
-@pytest.mark.parametrize("moment", ["rollout", "judge", "apply"])
-def test_a_superseded_controller_writes_nothing_more(tmp_path, moment):
-    settings, ledger, policy = start(tmp_path)
-    go(settings, ledger, policy, until_step=1)
-    with Ledger.open(ledger.path, clock=Clock(Clock().now + 10**12)) as second:
-
-        def steal():
-            if not taken:
-                taken.append(lease.acquire(second, "thief:1:x"))
-
-        taken = []
-
-        class Judge(ValueJudge):
-            def judge(self, *arguments, **options):
-                if moment == "judge":
-                    steal()
-                return super().judge(*arguments, **options)
-
-        plain = policy.rollout
-
-        def rollout(*arguments, **options):
-            if moment == "rollout":
-                steal()
-            return plain(*arguments, **options)
-
-        policy.rollout = rollout
-        with pytest.raises(LeaseError) as caught:
-            go(
-                settings,
-                ledger,
-                policy,
-                panel_of(ledger, judge=Judge()),
-                kl=lambda theta: steal() or 0.0,
-            )
-        assert caught.value.exit_code == 3
-        assert ledger.last_applied() == 0
-        lease.release(second, taken[0])
-        fresh = QuadraticPolicy(settings)
-        assert go(settings, second, fresh).steps == 4
-        unbroken = start(tmp_path, "whole.db")
-        go(*unbroken)
-        assert history(second) == history(unbroken[1])
 
 
 def test_an_estimate_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):
