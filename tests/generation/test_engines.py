@@ -104,24 +104,6 @@ def test_generate_engine_and_flat_engine_agree():
     )
 
 
-@pytest.mark.full
-def test_generate_engine_says_the_same_however_few_rows_go_through_together():
-    model, sites, deltas = adapted("llama")
-    prompts, members = questions(count=3, repeats=1, members=3)
-    draws = np.random.default_rng(3).random((len(prompts), 8))
-    made = [
-        GenerateEngine(AdaptedModel(model, sites, (STOP,)), max_rows=rows).generate(
-            prompts, members, deltas, Sampling(max_new_tokens=8), draws, canary=True
-        )
-        for rows in (1, 2, 32)
-    ]
-    assert made[0] == made[1] == made[2]
-    nothing = GenerateEngine(AdaptedModel(model, sites)).generate(
-        [], [], deltas, Sampling(), np.zeros((0, 24))
-    )
-    assert nothing.tokens == ()
-
-
 @pytest.mark.parametrize(
     ("broken", "clause"),
     [("order", "order"), ("deaf", "two different members"), ("blind", "canary")],

@@ -165,10 +165,6 @@ def test_a_plan_says_what_votes_buy_before_any_is_cast():
         assert each.kl[2] <= 0.9 * budget + 1e-6
         assert each.win_rate[1] < each.win_rate[0] < each.win_rate[2]
     assert found[0].evidence < found[2].evidence
-    wide = look_ahead.foresee(settings_of(scale=3.0), [40, 80, 240])
-    for one, other in zip(found, wide, strict=True):
-        assert one.win_rate == pytest.approx(other.win_rate, abs=1e-6)
-        assert one.kl == pytest.approx(other.kl, rel=1e-6)
 
 
 @pytest.mark.full

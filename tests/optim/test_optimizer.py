@@ -18,14 +18,13 @@ from szpo.optim.checked_settings import defaults, settings_from_json, settings_t
 from szpo.optim.parameters import Space, round13
 from szpo.optim.sample_directions import Law
 from szpo.optim.settings import Settings
-from szpo.types import Query, Shift, Tally, Update
+from szpo.types import Query, Shift, Update
 from tests.support.cases import case
 from tests.support.optimizer_state import state_to_json
 from tests.support.tallies import (
     SMALL,
     WIDE,
     coefficients,
-    default_alpha,
     random_tally,
     tally,
     told,
@@ -158,24 +157,6 @@ def test_the_report_counts_votes_and_wins():
     votes = tally([[2, 0, 9]], [[0, 1, 9]], [[1, 0, 0]], [[False, False, True]])
     _, _, info = one_step("known", "antithetic", votes, M=3)
     assert (info.votes, info.win_rate) == (4.0, 2.5 / 4)
-
-
-@pytest.mark.parametrize("rule", ["known", "sign"])
-def test_one_repetition_of_the_arrays_is_the_ordinary_loop(rule):
-    rng = np.random.default_rng(0)
-    seeds = range(20)
-    all_settings = [defaults(seed, WIDE, rule=rule, K=2, N=3, M=2) for seed in seeds]
-    many = random_tally(rng, all_settings[0], (len(all_settings),))
-    alpha = default_alpha(all_settings[0])
-    mu = step_size.base_mu(all_settings[0])
-    found = coefficients(all_settings[0], many, mu=mu, alpha=alpha)
-    for i, settings in enumerate(all_settings):
-        one = Tally(many.plus[i], many.minus[i], many.tie[i], many.identical[i])
-        _, updates, info = told(settings, one)
-        for k, update in enumerate(updates):
-            factor = parameters.factor(settings.space, 0, k)
-            assert update.coef == float(round13(found.coef[i, k] * factor))
-        assert info.delta == tuple(found.delta[i])
 
 
 def test_radius_and_step_size_may_differ_between_repetitions():

@@ -136,15 +136,6 @@ def pages_of(path, name):
     return size, root[0]
 
 
-def test_a_sound_file_is_recovered_whole(run, tmp_path):
-    found = backup.recover(run, tmp_path / "new.db")
-    assert found.report.ok and not found.lost
-    with Ledger.open(run) as old, Ledger.open(tmp_path / "new.db") as new:
-        assert history(old) == history(new)
-        assert verification.verify(new).head == verification.verify(old).head
-        new.record_event("note", "test", {})
-
-
 def test_a_damaged_index_loses_nothing(run, tmp_path, capsys):
     content = bytearray(run.read_bytes())
     size, root = pages_of(run, "events_by_kind")

@@ -9,6 +9,7 @@ import pytest
 
 from szpo.analysis import evidence, overview
 from szpo.ledger.database import Ledger
+from szpo.replay import verification
 from szpo.reports import bundle, html_report, votes
 from tests.support import many_votes
 
@@ -42,6 +43,7 @@ READS: dict[str, Callable[[Ledger], object]] = {
     "page": html_report.render,
     "overview": lambda ledger: overview.overview(evidence.read(ledger)),
     "zip": lambda ledger: bundle.write(ledger, Sink()),
+    "verify": verification.verify,
 }
 
 
@@ -74,7 +76,8 @@ def peak_of(path: Path, read: Callable[[Ledger], object]) -> int:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "what", ["csv", "jsonl", "page", "overview", pytest.param("zip", marks=pytest.mark.slow)]
+    "what",
+    ["csv", "jsonl", "page", "overview", "verify", pytest.param("zip", marks=pytest.mark.slow)],
 )
 def test_memory_hardly_grows_with_the_votes(runs, what):
     assert growth(runs, READS[what]) < MOST

@@ -22,7 +22,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import PRIOR_FEATURES
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import stored_tensors, theta_digests
+from szpo.ledger.theta import stored_tensors
 from szpo.optim.named_features import directions, members
 from szpo.optim.rules import regression
 from szpo.optim.rules.all_votes import fit_votes
@@ -52,17 +52,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("named")
     assert call(arguments(folder, folder_run.model(folder))) == 0
     return folder / "runs" / "folder.db"
-
-
-def test_eight_votes_and_eight_more_are_sixteen(finished, tmp_path):
-    assert call(arguments(tmp_path, folder_run.model(tmp_path), "run.votes=8")) == 0
-    path = tmp_path / "runs" / "folder.db"
-    assert call(["run", "--resume", str(path), "--votes", "+8"]) == 0
-    with Ledger.open(path) as added, Ledger.open(finished) as whole:
-        assert theta_digests(added) == theta_digests(whole)
-        digests = "SELECT step, k, votes_sha256 FROM updates ORDER BY step, k"
-        assert added.query(digests) == whole.query(digests)
-        assert verification.verify(added).failure is None
 
 
 @pytest.mark.parametrize("kind", ["features", "score"])

@@ -12,7 +12,6 @@ from szpo.analysis import outlook
 from szpo.cli import run as run_command
 from szpo.cli.app import call
 from szpo.config import settings_file
-from szpo.data import preferred
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -152,12 +151,6 @@ def test_a_prior_is_recorded_with_its_hash_and_data_and_forged_ones_are_found(tu
         assert words in str(report) and report.ok == (not words)
 
 
-def test_a_ledger_can_be_a_prior(tuned):
-    found = preferred.read(tuned)
-    assert found.kind == "ledger" and 0 < found.of <= 24
-    assert all(len(comparison.rows) == 2 for comparison in found.comparisons)
-
-
 def test_a_regression_measures_kl_where_it_recommends(tuned):
     with Ledger.open(tuned) as ledger:
         settings = recorded_settings(ledger)
@@ -210,18 +203,3 @@ def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp
 def theta_of_centre(path):
     with Ledger.open(path) as ledger:
         return theta_digest(ledger)
-
-
-@pytest.mark.full
-def test_a_regression_goes_on_after_its_end_and_in_a_branch(tuned, tmp_path, capsys):
-    copy = tmp_path / "copy.db"
-    with Ledger.open(tuned) as ledger:
-        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    copy.write_bytes(tuned.read_bytes())
-    assert call(["branch", str(copy), "--step", "1", "--name", "child"]) == 0
-    assert call(["run", "--resume", str(tmp_path / "child.db")]) == 0
-    with Ledger.open(tmp_path / "child.db") as child:
-        report = verification.verify(child)
-        assert report.ok, str(report)
-        assert [step.votes for step in report.steps] == [8, 8, 8]
-        assert recorded_settings(child).start is not None

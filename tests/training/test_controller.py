@@ -31,21 +31,6 @@ from tests.support.quadratic import (
 # ---- the same run ----
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("rule", ["known", "sign"])
-@pytest.mark.parametrize("lag", [0, 1])
-def test_the_same_seed_is_the_same_run(tmp_path, rule, lag):
-    found = []
-    for name in ("a.db", "b.db"):
-        settings, ledger, policy = start(tmp_path, name, rule=rule)
-        go(settings, ledger, policy, lag=lag)
-        found.append(history(ledger))
-        ledger.close()
-    settings, ledger, policy = start(tmp_path, "c.db", rule=rule, root_seed=12)
-    go(settings, ledger, policy, lag=lag)
-    assert found[0] == found[1] != history(ledger)
-
-
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_run_in_pieces_is_the_run_in_one(tmp_path, lag):
     settings, ledger, policy = start(tmp_path, "whole.db")

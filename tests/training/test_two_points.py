@@ -15,7 +15,7 @@ from szpo.ledger.theta import (
 )
 from szpo.optim import parameters
 from szpo.optim.rules.guard_geometry import gather
-from szpo.replay import replay, verification, without_panelist
+from szpo.replay import replay, verification
 from szpo.runs.branch import branch
 from szpo.runs.samples import policy_at
 from szpo.training import position, results
@@ -361,12 +361,3 @@ def test_inputs_of_the_wrong_shape_are_refused(run):
         step_inputs.read(ledger, other, 3)
     with pytest.raises(IntegrityError, match=r"step 9.*has no inputs"):
         step_inputs.read(ledger, settings, 9)
-
-
-def test_leaving_out_a_panelist_is_previewed_by_the_recommended_point(run):
-    _, ledger, _ = run
-    name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
-    found = without_panelist.preview(ledger, name)
-    assert found.of == 40
-    cosines = [effect.cosine for effect in found.effects if effect.cosine is not None]
-    assert cosines and all(-1 <= value <= 1 for value in cosines)
