@@ -30,14 +30,6 @@ def test_an_order_is_open_until_it_is_settled_once(ledger):
     assert orders.results(ledger, "final") == []
 
 
-def test_a_settlement_falls_with_the_transaction_around_it(ledger):
-    order = orders.get(ledger, orders.place_order(ledger, "final", "op"))
-    with pytest.raises(ZeroDivisionError), ledger.transaction():
-        orders.settle(ledger, order, {"comparisons": ["c"]})
-        raise ZeroDivisionError
-    assert orders.open_orders(ledger) == [order]
-
-
 def test_comparisons_of_an_order_are_closed_once_and_by_name(ledger):
     number = orders.place_order(ledger, "final", "op")
     with pytest.raises(UsageError, match=f"order {number} has no comparisons"):

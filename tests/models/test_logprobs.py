@@ -24,17 +24,6 @@ from tests.support.scoring import SAMPLES, by_rows, deltas, parts, score_vectors
 from tests.support.tiny_models import STOP
 
 
-def test_kl_of_the_reference_with_itself_is_zero():
-    model, sites, start = parts("gpt2")
-    rng = np.random.default_rng(3)
-    b = {s.b: rng.normal(size=start[s.b].shape).astype(np.float32) for s in sites}
-    same = deltas(sites, start, b)
-    found = logprobs.kl_of_members(
-        AdaptedModel(model, sites), same, SAMPLES, [0] * 4, reference=same
-    )
-    np.testing.assert_allclose(found, 0, atol=1e-5)
-
-
 def kl_by_definition(
     model: Any, sites: tuple[Site, ...], members: Deltas, samples: list[Sample], owner: list[int]
 ) -> np.ndarray:
