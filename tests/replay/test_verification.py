@@ -59,17 +59,19 @@ def original(tmp_path_factory):
     return path.read_bytes()
 
 
-def copy_run(original, tmp_path):
-    path = tmp_path / "run.db"
-    path.write_bytes(original)
-    return path
+@pytest.fixture
+def path(original, tmp_path):
+    """A copy of that run."""
+    copy = tmp_path / "run.db"
+    copy.write_bytes(original)
+    return copy
 
 
 @pytest.mark.spine
-def test_one_changed_value_in_any_column_of_steps_is_found(original, tmp_path):
+def test_one_changed_value_in_any_column_of_steps_is_found(original, path):
     for (column, value), step in itertools.product(CHANGES.items(), (0, 1, 2)):
         with case(column, step):
-            path = copy_run(original, tmp_path)
+            path.write_bytes(original)
             assert forge(path, f"UPDATE steps SET {column} = {value} WHERE step = {step}") == 1
             failure = failure_of(path)
             assert failure is not None and failure.table in ("steps", "votes"), str(failure)
@@ -78,8 +80,7 @@ def test_one_changed_value_in_any_column_of_steps_is_found(original, tmp_path):
 @pytest.mark.parametrize(
     ("step", "state"), [(0, "void"), (0, "closed"), (1, "applied"), (1, "closed"), (2, "open")]
 )
-def test_a_changed_state_is_found(original, tmp_path, step, state):
-    path = copy_run(original, tmp_path)
+def test_a_changed_state_is_found(path, step, state):
     assert forge(path, f"UPDATE steps SET state = '{state}' WHERE step = {step}") == 1
     failure = failure_of(path)
     assert (failure.table, failure.row) == ("steps", str(step))
@@ -227,9 +228,8 @@ def test_a_tensor_that_does_not_fit_its_bytes_is_found(tmp_path, change, words):
 # ---- the chain ----
 
 
-def test_a_row_recorded_a_second_time_is_found(original, tmp_path):
+def test_a_row_recorded_a_second_time_is_found(path):
     """A later event of sound form must not bless a changed row."""
-    path = copy_run(original, tmp_path)
     forge(path, "UPDATE votes SET choice = 'tie' WHERE vote = 1")
     with Ledger.open(path) as ledger:
         row = ledger.query("SELECT * FROM votes WHERE vote = 1")[0]
@@ -264,8 +264,7 @@ def test_a_row_recorded_a_second_time_is_found(original, tmp_path):
         ("UPDATE runs SET layout_sha256 = spec_sha256", "runs"),
     ],
 )  # fmt: skip
-def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(original, tmp_path, sql, table):
-    path = copy_run(original, tmp_path)
+def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(path, sql, table):
     assert forge(path, sql)
     rewrite(path)
     failure = failure_of(path)
@@ -273,8 +272,7 @@ def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(original, tmp_path
 
 
 @pytest.mark.parametrize("name", ["votes", "votes_sha256", "theta_sha256"])
-def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
-    path = copy_run(original, tmp_path)
+def test_the_event_of_a_step_names_what_its_rows_have(path, name):
     wrong = 3 if name == "votes" else "f" * 64
     change_event(path, "step", 0, lambda body: body.update({name: wrong}))
     rewrite(path)
@@ -286,8 +284,7 @@ def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
     ("name", "words"),
     [("votes_sha256", "counted votes"), ("theta_sha256", "not what the updates add up to")],
 )
-def test_an_update_is_checked_though_its_event_agrees(original, tmp_path, name, words):
-    path = copy_run(original, tmp_path)
+def test_an_update_is_checked_though_its_event_agrees(path, name, words):
     change_event(path, "step", 0, lambda body: body.update({name: "f" * 64}))
     forge(path, f"UPDATE updates SET {name} = ? WHERE step = 0", ("f" * 64,))
     rewrite(path)
@@ -296,8 +293,7 @@ def test_an_update_is_checked_though_its_event_agrees(original, tmp_path, name, 
 
 
 @pytest.mark.parametrize("column", ["prev_sha256", "row_sha256"])
-def test_updates_are_a_chain_of_their_own(original, tmp_path, column):
-    path = copy_run(original, tmp_path)
+def test_updates_are_a_chain_of_their_own(path, column):
     forge(path, f"UPDATE updates SET {column} = ? WHERE step = 2", ("f" * 64,))
     rewrite(path, chained=False)
     failure = failure_of(path)
@@ -307,9 +303,8 @@ def test_updates_are_a_chain_of_their_own(original, tmp_path, column):
 @pytest.mark.parametrize(
     "command", ["verify", "export --votes votes.jsonl", "export --zip run.zip", "report", "show"]
 )
-def test_what_is_written_meanwhile_is_no_fault(original, tmp_path, monkeypatch, capsys, command):
+def test_what_is_written_meanwhile_is_no_fault(path, tmp_path, monkeypatch, capsys, command):
     """At each look of a reader at the file somebody new comes, practises and votes."""
-    path = copy_run(original, tmp_path)
     monkeypatch.chdir(tmp_path)
     plain, looks = Ledger.query, itertools.count()
     with Ledger.open(path) as writer:
@@ -423,8 +418,7 @@ ADDED = {
 
 
 @pytest.mark.parametrize("kind", ADDED)
-def test_what_szpo_did_not_make_is_named_but_for_a_plain_index(original, tmp_path, kind):
-    path = copy_run(original, tmp_path)
+def test_what_szpo_did_not_make_is_named_but_for_a_plain_index(path, kind):
     with sqlite3.connect(path) as other:
         other.execute(ADDED[kind])
     other.close()

@@ -31,6 +31,11 @@ def run(tmp_path):
         yield plan, ledger
 
 
+@pytest.fixture
+def ledger(run):
+    return run[1]
+
+
 def facts(ledger):
     found = round_status(ledger)
     return found.state, found.step, found.votes_in, found.votes_needed, found.generated
@@ -112,14 +117,12 @@ def test_a_run_is_finished_when_its_votes_are_spent(tmp_path):
         assert facts(ledger)[:2] == ("finished", 1)
 
 
-def test_a_closed_round_is_closed_until_it_is_applied(tmp_path):
-    _, ledger = new_run(tmp_path / "run.db")
-    with ledger:
-        ask(ledger, n=4, m=1)
-        assert steps.close(ledger, 0, steps.Closing("operator", reason="enough"))
-        assert facts(ledger) == ("closed", 0, 0, 0, False)
-        voiding.void(ledger, 0, "enough", "op")
-        assert facts(ledger) == ("generating", 1, 0, 0, False)
+def test_a_closed_round_is_closed_until_it_is_applied(ledger):
+    ask(ledger, n=4, m=1)
+    assert steps.close(ledger, 0, steps.Closing("operator", reason="enough"))
+    assert facts(ledger) == ("closed", 0, 0, 0, False)
+    voiding.void(ledger, 0, "enough", "op")
+    assert facts(ledger) == ("generating", 1, 0, 0, False)
 
 
 def test_pause_limit_and_deadline(tmp_path):
@@ -146,13 +149,11 @@ def test_pause_limit_and_deadline(tmp_path):
         assert "before step 0" in found.pause_reason
 
 
-def test_a_limit_by_date_is_seen_when_its_time_comes(tmp_path):
-    _, ledger = new_run(tmp_path / "run.db")
-    with ledger:
-        budget.set_limits(ledger, "op", Limits(at_us=ledger.clock() + MINUTE))
-        assert round_status(ledger).state == "none"
-        ledger.clock.now += 2 * MINUTE
-        assert round_status(ledger).state == "paused"
+def test_a_limit_by_date_is_seen_when_its_time_comes(ledger):
+    budget.set_limits(ledger, "op", Limits(at_us=ledger.clock() + MINUTE))
+    assert round_status(ledger).state == "none"
+    ledger.clock.now += 2 * MINUTE
+    assert round_status(ledger).state == "paused"
 
 
 def test_the_usual_wait_is_the_median_of_the_last_five(run):
@@ -173,31 +174,26 @@ def test_the_usual_wait_is_the_median_of_the_last_five(run):
     assert 8 < round_status(ledger).usual_wait_s < 8.5
 
 
-def test_the_version_changes_with_what_is_seen_and_with_nothing_else(tmp_path):
-    _, ledger = new_run(tmp_path / "run.db")
-    with ledger:
-        status = StatusReader(ledger)
-        ask(ledger, n=4, m=1)
-        service = VoteService(ledger)
-        (ann,) = people(service, 1)
-        before = status.read().version
-        seat = service.assign(ann)
-        service.extend(seat.id)
-        assert status.read().version == before
-        service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
-        after = status.read().version
-        assert after != before
-        service.cast(
-            VoteRequest(seat.id, "B", idem=KEY(2))
-        )  # a change of mind is nobody's business
-        assert status.read().version == after
-        service.cast(VoteRequest(seat.id, "skip", idem=KEY(3)))
-        assert status.read().version == before
+def test_the_version_changes_with_what_is_seen_and_with_nothing_else(ledger):
+    status = StatusReader(ledger)
+    ask(ledger, n=4, m=1)
+    service = VoteService(ledger)
+    (ann,) = people(service, 1)
+    before = status.read().version
+    seat = service.assign(ann)
+    service.extend(seat.id)
+    assert status.read().version == before
+    service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
+    after = status.read().version
+    assert after != before
+    service.cast(VoteRequest(seat.id, "B", idem=KEY(2)))  # a change of mind is nobody's business
+    assert status.read().version == after
+    service.cast(VoteRequest(seat.id, "skip", idem=KEY(3)))
+    assert status.read().version == before
 
 
-def test_it_sees_what_other_processes_write(tmp_path):
-    _, ledger = new_run(tmp_path / "run.db")
-    with ledger, Ledger.open(ledger.path, readonly=True, clock=Clock()) as second:
+def test_it_sees_what_other_processes_write(ledger):
+    with Ledger.open(ledger.path, readonly=True, clock=Clock()) as second:
         ours, theirs = StatusReader(ledger), StatusReader(second)
         assert theirs.read().state == "none"
         ask(ledger, n=4, m=1)
@@ -312,8 +308,7 @@ def test_a_step_that_became_void_after_its_close_has_cost_its_votes(tmp_path):
     assert (found.step, found.votes, found.answers_read) == (1, 2, 2 * 4)
 
 
-def test_panelists_are_not_told_which_guard_was_left(tmp_path):
-    _, ledger = new_run(tmp_path / "run.db")
+def test_panelists_are_not_told_which_guard_was_left(ledger):
     read = replace(round_status(ledger), pause_reason="kl is 3, outside 0 … 2")
     shown = status.redact_for_panelists(replace(read, paused_by="guard kl"))
     assert (shown.paused_by, shown.pause_reason) == ("guard", None)
