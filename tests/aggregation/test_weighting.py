@@ -512,20 +512,6 @@ def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot():
 # ---- rationality ----
 
 
-def test_the_start_is_the_leading_eigenvector_of_agreement():
-    """Of the mean products of two voters' votes, diagonal left out, by an eigenvalue routine."""
-    verdicts = draw_history(np.array([2.0, 1.5, 1.0, 0.5, -1.0]), 300, seed=7).verdicts[0]
-    votes = verdicts[..., 0].astype(float)
-    agree = votes @ votes.T / votes.shape[1]
-    np.fill_diagonal(agree, 0)
-    leading = np.linalg.eigh(agree)[1][:, -1]
-    leading = np.clip(leading / np.abs(leading).mean() * np.sign(leading[0]), 0, 3)
-    assert rationality.start(past_of_skill(verdicts), votes=0.0) == pytest.approx(
-        leading, abs=1e-3
-    )
-    assert leading[4] == 0  # the hostile one begins in silence
-
-
 def test_a_sharp_voter_is_distinguished_from_a_dull_one_and_the_interval_covers():
     beta = np.repeat([[2.0, 1.0, 1.0, 1.0, 0.5, 0.5]], 60, axis=0)
     found = rationality.rationality(draw_history(beta, 150, seed=8))
