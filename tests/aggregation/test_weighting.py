@@ -191,9 +191,6 @@ def test_a_weighting_needs_voters_and_without_them_there_is_no_share():
         weighted_votes.learn_weights("equal", History.empty(2))
 
 
-# ---- settings ----
-
-
 @pytest.mark.parametrize("kind", registry.LEARNED)
 def test_weights_rest_on_earlier_steps_alone(kind):
     settings = defaults(1, (("z", (4,)),), rule="known", N=4, weighting=kind)

@@ -35,9 +35,6 @@ def moved(name: str = "llama", rank: int = 2) -> LoraPolicy:
     return policy
 
 
-# ---- prompts ----
-
-
 # ---- answers ----
 
 

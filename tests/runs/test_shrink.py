@@ -20,8 +20,6 @@ from szpo.runs.shrink import Point
 from tests.support import folder_run, yard_run
 from tests.support.quadratic import go, start
 
-Capture = pytest.CaptureFixture[str]
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
