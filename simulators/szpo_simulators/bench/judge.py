@@ -252,7 +252,12 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
         case "own" if (
             habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, SPEAKERS)
         ) and spec["stub"] is None:
-            own = replace(judge.backend, temperature=1.0, max_tokens=OWN_TOKENS)
+            drawn: dict[str, Any] = {"temperature": 1.0, "max_tokens": OWN_TOKENS}
+            own = (
+                replace(judge.backend, **drawn)
+                if isinstance(judge.backend, Local)
+                else replace(judge.backend, settings=judge.settings.model_copy(update=drawn))
+            )
             theirs = Local(*_model(spec["other"]).beside(spec["other"]), 1.0, OWN_TOKENS)
             both = own_and_other(own, theirs, habits)
             found = figures(ask(judge, both)) if both else {}
