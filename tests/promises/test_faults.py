@@ -1,4 +1,4 @@
-"""What goes wrong around a run: kills, full disks, files that are locked, clocks that jump."""
+"""What goes wrong around a run: kills, full disks, locked files, jumping clocks, a lost lease."""
 
 import itertools
 import os
@@ -11,22 +11,96 @@ from pathlib import Path
 
 import pytest
 
-from szpo.errors import StorageError
-from szpo.ledger.database import Ledger
+from szpo.data.prompts import PromptSet
+from szpo.errors import LeaseError, StorageError
+from szpo.failpoints import arm
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger, now_us
 from szpo.replay import verification
+from szpo.runs import samples
+from szpo.voting import lease
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from tests.support import children
 from tests.support.crashing import wrap
-from tests.support.quadratic import Clock, history, new_ledger
-from tests.support.two_step_run import SETTINGS, live, opened, take_up, undisturbed
+from tests.support.quadratic import (
+    PROMPTS,
+    Clock,
+    QuadraticPolicy,
+    go,
+    history,
+    new_ledger,
+    panel_of,
+    parts_of,
+    settings_of,
+)
 
 ROOT = Path(__file__).parents[2]
+SETTINGS = settings_of(N=1, D=1, M=2)
+
+
+def live(ledger, until=2):
+    """One life of the run's process, to its end."""
+    return go(SETTINGS, ledger, QuadraticPolicy(SETTINGS), panel_of(ledger), until_step=until)
+
+
+def opened(path, clock=now_us):
+    """Without fsync: a process's death loses nothing that was written, and this is much faster."""
+    ledger = Ledger.open(path, clock=clock)
+    ledger.execute("PRAGMA synchronous=OFF")
+    return ledger
+
+
+def take_up(path, expected):
+    """Go on, later than any lease: one that could not be given back has run out."""
+    with opened(path, Clock(now_us() + 10**9)) as ledger:
+        live(ledger)
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        assert history(ledger) == expected
+        remaining = [(v["assignment"], v["revision"]) for v in ledger.votes()]
+        assert len(set(remaining)) == len(remaining)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    return undisturbed(tmp_path_factory.mktemp("start"))
+    """A file before its first step, and the history of the run that nothing disturbs."""
+    path = tmp_path_factory.mktemp("start") / "run.db"
+    new_ledger(path, SETTINGS).close()
+    content = path.read_bytes()
+    with opened(path) as ledger:
+        live(ledger)
+        return content, history(ledger)
+
+
+@pytest.fixture
+def path(start, tmp_path):
+    """A file before its first step."""
+    made = tmp_path / "run.db"
+    made.write_bytes(start[0])
+    return made
+
+
+@pytest.fixture
+def expected(start):
+    return start[1]
+
+
+def harmed(path, expected, harm, *arguments):
+    """Harm a run in a child, where a number says how far on; this process takes it up.
+
+    Yields how it ended, as many times as it did not come to its end.
+    """
+    content = path.read_bytes()
+    for number in itertools.count():
+        for rest in path.parent.iterdir():
+            rest.unlink()
+        path.write_bytes(content)
+        ended = children.run(harm, path, number, *arguments)
+        take_up(path, expected)
+        if ended == 0:
+            return
+        yield ended
 
 
 # ---- the first write fails, the second, … ----
@@ -48,9 +122,9 @@ class Fault:
         raise StorageError(f"{words[self.action]}; nothing was stored")
 
 
-def attempt(path, action, at):
-    """One life with a fault at the at-th write. Exits 0 if it came to its end instead, else 4."""
-    ledger = wrap(opened(path), Fault(action, at))
+def attempt(path, number, action, stride):
+    """One life with a fault at a write. Exits 0 if it came to its end instead."""
+    ledger = wrap(opened(path), Fault(action, 1 + stride * number))
     try:
         live(ledger)
     except StorageError as error:
@@ -59,62 +133,27 @@ def attempt(path, action, at):
         ledger.close()
 
 
-def kill_at_writes(folder, start, stride):
-    """Every ``stride``-th write in turn; after each a fresh process goes on: the same run."""
-    content, expected = start
-    path = folder / "run.db"
-    for at in itertools.count(1, stride):
-        for rest in folder.iterdir():
-            rest.unlink()
-        path.write_bytes(content)
-        ended = children.run(attempt, path, "kill", at)
-        assert children.run(take_up, path, expected) == 0, f"killed at write {at}"
-        if ended == 0:
-            break
-        assert ended == children.KILLED
-    assert at > 60  # the enumeration did reach every phase
-
-
-def test_a_process_killed_at_a_write_is_taken_up_by_another(tmp_path, start):
-    kill_at_writes(tmp_path, start, 5)
-
-
-@pytest.mark.slow
-def test_a_process_killed_at_any_write_is_taken_up_by_another(tmp_path, start):
-    kill_at_writes(tmp_path, start, 1)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("action", ["full", "broken"])
-def test_any_one_write_may_be_refused(tmp_path, start, action, stride):
-    """Every ``stride``-th write in turn; the run ends with code 4, and goes on as the same run."""
-    content, expected = start
-    path = tmp_path / "run.db"
-    for at in itertools.count(1, stride):
-        for rest in tmp_path.iterdir():
-            rest.unlink()
-        path.write_bytes(content)
-        try:
-            attempt(path, action, at)
-        except SystemExit as ended:
-            assert ended.code == 4
-        else:
-            break
-        take_up(path, expected)
-    assert at > 60
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("action", "code"), [("kill", children.KILLED), ("full", 4), ("broken", 4)]
+)
+def test_any_one_write_may_be_the_last_or_be_refused(path, expected, action, code, stride):
+    """Every ``stride``-th write in turn; after each another process goes on as the same run."""
+    ends = list(harmed(path, expected, attempt, action, stride))
+    assert set(ends) == {code}
+    assert stride * len(ends) > 60  # the enumeration did reach every phase
 
 
 # ---- a disk that is really full ----
 
 
-def limited(path, room):
-    """One life in which no file may grow by more than ``room`` bytes beyond what is there."""
+def limited(path, number):
+    """One life in which no file may grow by more than a room that grows with the number."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with opened(path) as ledger:
         size = max(file.stat().st_size for file in path.parent.iterdir())
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 7 * 4096 * number, hard))
         try:
             live(ledger)
         except StorageError as error:
@@ -125,20 +164,9 @@ def limited(path, room):
             sys.exit(error.exit_code)
 
 
-def test_a_file_that_may_not_grow_harms_nothing(tmp_path, start):
-    content, expected = start
-    path, refused = tmp_path / "run.db", 0
-    for room in itertools.count(0, 7 * 4096):
-        for rest in tmp_path.iterdir():
-            rest.unlink()
-        path.write_bytes(content)
-        ended = children.run(limited, path, room)
-        assert children.run(take_up, path, expected) == 0, f"room of {room} bytes"
-        if ended == 0:
-            break
-        assert ended == 4
-        refused += 1
-    assert refused >= 3
+def test_a_file_that_may_not_grow_harms_nothing(path, expected):
+    ends = list(harmed(path, expected, limited))
+    assert set(ends) == {4} and len(ends) >= 3
 
 
 TMPFS = """
@@ -195,9 +223,7 @@ def test_a_small_file_system_that_is_full(tmp_path):
 # ---- files that cannot be written, locks, clocks ----
 
 
-def test_a_read_only_file_is_read_and_refuses_writes_in_words(tmp_path, start):
-    path = tmp_path / "run.db"
-    path.write_bytes(start[0])
+def test_a_read_only_file_is_read_and_refuses_writes_in_words(path):
     with Ledger.open(path, readonly=True) as ledger:
         assert verification.verify(ledger).ok
         with pytest.raises(StorageError, match="readonly database; nothing was stored"):
@@ -206,14 +232,12 @@ def test_a_read_only_file_is_read_and_refuses_writes_in_words(tmp_path, start):
             live(ledger)
 
 
-def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, start, monkeypatch):
+def test_a_run_on_a_medium_that_cannot_be_written_is_read(path, monkeypatch):
     """SQLite would make files beside it even to read; a mounted copy has no room for them."""
-    path = tmp_path / "run.db"
-    path.write_bytes(start[0])
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
     with Ledger.open(path, readonly=True) as ledger:
         assert verification.verify(ledger).ok
-        assert [p.name for p in tmp_path.iterdir()] == ["run.db"]
+        assert [p.name for p in path.parent.iterdir()] == ["run.db"]
         with pytest.raises(StorageError, match="nothing was stored"):
             VoteService(ledger).enroll("person", "ann")
     # With a log beside it there is more than the file holds: that is read as well.
@@ -223,10 +247,7 @@ def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, start, monke
             assert len(list(ledger.events("note"))) == 1
 
 
-def test_a_locked_file_ends_the_run_and_it_goes_on_later(tmp_path, start):
-    content, expected = start
-    path = tmp_path / "run.db"
-    path.write_bytes(content)
+def test_a_locked_file_ends_the_run_and_it_goes_on_later(path, expected):
     with opened(path) as ledger:
         live(ledger, until=1)
         ledger.execute("PRAGMA busy_timeout=1")
@@ -242,10 +263,8 @@ def test_a_locked_file_ends_the_run_and_it_goes_on_later(tmp_path, start):
 
 
 @pytest.mark.parametrize("word", ["BEGIN", "INSERT", "COMMIT"])
-def test_an_interrupt_at_any_statement_leaves_no_lock_behind(tmp_path, start, word):
+def test_an_interrupt_at_any_statement_leaves_no_lock_behind(path, word):
     """In a notebook the process lives on, and the panel's wants to write."""
-    path = tmp_path / "run.db"
-    path.write_bytes(start[0])
     with opened(path) as ledger, opened(path) as other:
         other.execute("PRAGMA busy_timeout=0")
         plain = ledger.execute
@@ -268,9 +287,9 @@ def test_an_interrupt_at_any_statement_leaves_no_lock_behind(tmp_path, start, wo
 
 @pytest.mark.full
 @pytest.mark.parametrize("jump", [-86_400_000_000, 86_400_000_000])
-def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
+def test_a_clock_that_jumps_a_day_changes_no_count(path, expected, jump):
     """At every look at the clock in turn."""
-    content, expected = start
+    content = path.read_bytes()
 
     class Jumping(Clock):
         def __init__(self, at):
@@ -285,7 +304,7 @@ def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
 
     counts, others = None, []
     for at in range(1, 60, 2):
-        path = tmp_path / f"run-{at}.db"
+        path = path.with_name(f"run-{at}.db")
         path.write_bytes(content)
         with Ledger.open(path, clock=Jumping(at)) as ledger:
             live(ledger)
@@ -299,3 +318,84 @@ def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
             assert len(ledger.votes()) == sum(counts) + (at in others)
             assert verification.verify(ledger).ok
     assert len(others) == 2  # once in each step
+
+
+# ---- a controller that slept through its lease: it wakes up to a run that is another's ----
+
+
+def asleep(path, name):
+    """In a child: suspend itself at a named place; exit with the code of what it meets."""
+    with arm(f"{name}:stop@1"), opened(path) as ledger:
+        try:
+            live(ledger)
+        except LeaseError as error:
+            sys.exit(error.exit_code)
+
+
+@pytest.mark.parametrize("name", ["cp1", "cp2", "cp3", "cp8", "cp9", "cp11", "cp12"])
+def test_a_controller_that_slept_through_its_lease_writes_nothing(path, expected, name):
+    """SIGSTOP beyond the lease, another takes over and ends the run, SIGCONT: exit 3."""
+    child = suspended(path, name)
+    with Ledger.open(path, clock=Clock(lease_end(path) + 1)) as ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        live(ledger)
+        assert history(ledger) == expected
+        before = [event["row_sha256"] for event in ledger.events()]
+        os.kill(child.pid, signal.SIGCONT)
+        child.join()
+        assert child.exitcode == 3
+        assert [event["row_sha256"] for event in ledger.events()] == before
+        assert history(ledger) == expected and verification.verify(ledger).ok
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["final", "samples"])
+def test_a_controller_that_slept_answers_no_order_by_old_weights(path, expected, kind):
+    """It was at an order when another took over and moved the weights on: they are not its own."""
+    with opened(path) as late, opened(path, Clock(now_us() + 10**12)) as other:
+        policy = QuadraticPolicy(SETTINGS)
+        go(SETTINGS, late, policy, panel_of(late), until_step=1)
+        orders.place_order(late, kind, "ann")
+        live(other)
+        fulfil = {"final": samples.fulfil_final, "samples": samples.fulfil}[kind]
+        prompts = PromptSet(PROMPTS[:20], PROMPTS[20:])
+        parts = parts_of(SETTINGS, policy, prompts)
+        with pytest.raises(LeaseError, match="another controller has moved this run on"):
+            fulfil(late, orders.open_orders(late)[0], parts)
+        assert len(orders.open_orders(late)) == 1 and history(late) == expected
+        assert not late.query("SELECT 1 FROM comparisons WHERE kind = 'final'")
+
+
+@pytest.mark.parametrize("name", ["cp4", "cp5", "cp7", "cp10"])
+def test_a_controller_asleep_within_a_write_locks_the_file_until_it_is_killed(
+    path, expected, name
+):
+    """SQLite's write lock is the process's; nobody can take it over, and nothing is half done."""
+    child = suspended(path, name)
+    with Ledger.open(path, clock=Clock(lease_end(path) + 1)) as ledger:
+        ledger.execute("PRAGMA busy_timeout=1")
+        with pytest.raises(StorageError, match="locked by another program"):
+            live(ledger)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        live(ledger)
+        assert history(ledger) == expected and verification.verify(ledger).ok
+
+
+def suspended(path, name):
+    """A controller's process that has stopped itself at a named place, as the kernel says.
+
+    The forking server is its parent, not we.
+    """
+    child = children.start(asleep, path, name)
+    while True:
+        state = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "T":
+            return child
+        assert state not in "XZ", "it ended instead of stopping"
+        os.sched_yield()
+
+
+def lease_end(path):
+    with Ledger.open(path) as ledger:
+        return lease.controller(ledger)["expires_us"]
