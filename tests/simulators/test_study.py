@@ -18,10 +18,8 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
-from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.replay import verification
-from szpo.training import controller
-from szpo.training.services import Services, prompt_order
+from szpo.training.services import prompt_order
 from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
@@ -37,6 +35,7 @@ from szpo_simulators.study import (
     seed_range,
 )
 from szpo_simulators.worlds.yard import TabularPolicy
+from tests.support.quadratic import go, new_ledger, settings_of
 
 
 class Work:
@@ -152,31 +151,14 @@ def panel(name: str = "bt70", size: int = 5) -> SimulatedPanel:
 
 
 def create(path: Path, panel: SimulatedPanel, **changes: Any) -> Ledger:
-    layout = TabularPolicy(0).layout
-    settings = defaults(SEED, layout, **{"rule": "known", "N": 4, "D": 4, "mu": 0.4, **changes})
-    spec = {"optimizer": settings_to_json(settings), "panel": panel.spec}
-    ticks = iter(range(1_000_000, 10**9, 1_000))
-    return Ledger.create(
-        path,
-        NewRun(
-            spec,
-            root_seed=SEED,
-            layout=layout,
-            direction_version=settings.law.version,
-            run="yard",
-        ),
-        clock=lambda: next(ticks),
-    )
+    settings = settings_of(TabularPolicy(0).layout, SEED, **{"D": 4, "mu": 0.4, **changes})
+    return new_ledger(path, settings, spec={"panel": panel.spec})
 
 
-def drive(
-    ledger: Ledger, evaluator: Evaluator, until: int, wait: Callable[[], None] = lambda: None
-) -> TabularPolicy:
-    policy = TabularPolicy(SEED)
-    prompts = prompt_order(PROMPTS, recorded_settings(ledger))
-    outcome = controller.run(
-        Services(ledger, policy, evaluator, prompts, until_step=until, wait=wait)
-    )
+def drive(ledger: Ledger, evaluator: Evaluator, until: int, **how: Any) -> TabularPolicy:
+    policy, settings = TabularPolicy(SEED), recorded_settings(ledger)
+    how = {"wait": lambda: None, "prompts": prompt_order(PROMPTS, settings), **how}
+    outcome = go(settings, ledger, policy, evaluator, until_step=until, **how)
     assert outcome.status == "finished"
     return policy
 
@@ -240,12 +222,7 @@ def test_a_step_closed_meanwhile_is_no_error(tmp_path):
         def poll(self, step: int) -> None:
             pass
 
-    prompts = prompt_order(PROMPTS, recorded_settings(ledger))
-    late = Services(
-        ledger, TabularPolicy(SEED), Late(), prompts, until_step=1, deadline_s=0.001,
-        wait=lambda: None,
-    )  # fmt: skip
-    controller.run(late)
+    drive(ledger, Late(), 1, deadline_s=0.001)
     assert len(asked) == 4
     assert (ledger.step(0) or {})["closed_by"] == "deadline"
     answering = PanelEvaluator(VoteService(ledger), judged.judges)

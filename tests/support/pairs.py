@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import defaults
 from szpo.types import Answer, Choice, Comparison, Prompt, Row
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from tests.support.quadratic import open_step
+from tests.support import quadratic
 
 ROWS = (
     Row(Prompt.user("How was the sea?"), Answer("Warm."), Answer("Cold.", "length", 2)),
@@ -26,11 +25,10 @@ ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
 @contextmanager
 def new_ledger(path: Path) -> Iterator[Ledger]:
     """One open step of two comparisons, two votes each."""
-    layout = (("z", (2,)),)
-    settings = defaults(7, layout, K=1, N=2, D=3, M=2)
-    with Ledger.create(path, NewRun({}, root_seed=7, layout=layout, direction_version=1)) as made:
+    settings = defaults(7, (("z", (2,)),), K=1, N=2, D=3, M=2)
+    with quadratic.new_ledger(path, settings) as made:
         made.execute("UPDATE controller SET epoch = 1")
-        open_step(made, settings, ASKED, mu=1.0, epoch=1)
+        quadratic.open_step(made, settings, ASKED, mu=1.0, epoch=1)
         yield made
 
 
