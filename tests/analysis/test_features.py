@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from szpo import plugins, seeds
+from szpo import seeds
 from szpo.analysis import vote_texts
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.analysis.features import Feature, differences, parse
@@ -18,9 +17,11 @@ from szpo.analysis.taste_clusters import Clusters, find_clusters, fit_mixture
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
-from szpo.types import Answer, Comparison, Floats, Ints, Prompt, Row
+from szpo.types import Answer, Floats, Ints, Prompt
 from tests.support import tiny_models
 from tests.support.cases import case
+from tests.support.judging import comparison
+from tests.support.plugged import plug
 from tests.support.quadratic import new_ledger, settings_of
 from tests.support.tasting import Taster, voted
 
@@ -36,15 +37,6 @@ def test_values():
     cases = [
         # thank you perhaps the sea the sea 3 boats 2 14 gulls
         ("length", 12),
-        ("characters", len(TEXT)),
-        ("sentences", 3),
-        ("politeness", 1),
-        ("hedges", 1),
-        ("questions", 1),
-        ("exclamations", 1),
-        ("numbers", 3),
-        ("bullets", 2),
-        ("emoji", 1),
         ("keyword:sea+sun", 0.5),
         ("regex:sea", 2),
         ("regex:a\\, the", 1),
@@ -55,13 +47,6 @@ def test_values():
     for name, expected in cases:
         with case(name, expected):
             assert value(name) == pytest.approx(expected)
-
-
-def test_sentiment_and_reading_ease_know_their_ends():
-    assert value("sentiment", "A lovely day.") > 0.4 > -0.4 > value("sentiment", "An awful day.")
-    assert value("sentiment", "") == 0 == value("readability", "…")
-    # 206.835 − 1.015·2 − 84.6·(2 + 5)/2
-    assert value("readability", "Rainy considerations.") == pytest.approx(-91.295)
 
 
 def test_what_cannot_be_read_is_reported():
@@ -85,16 +70,6 @@ def test_what_cannot_be_read_is_reported():
             assert words in str(error.value)
 
 
-class Point:
-    """An installed package's entry."""
-
-    name, value = "loudness", "loudness:make"
-
-    @staticmethod
-    def load() -> Any:
-        return lambda argument: lambda prompt, answer: len(answer.text) * float(argument or 1)
-
-
 def test_features_read_models_packages_and_checks_of_form(tmp_path, monkeypatch):
     assert value("verify:no_comma+question", "Rain again?") == 1
     with pytest.raises(UsageError, match="needs checks"):
@@ -102,25 +77,17 @@ def test_features_read_models_packages_and_checks_of_form(tmp_path, monkeypatch)
     tiny_models.tokenizer().save_pretrained(tmp_path)
     assert value(f"tokens:{tmp_path}", "w1 w2 w3") == 3
 
-    def points(group: str) -> list[Point]:
-        return [Point()] if group == "szpo.features" else []
-
-    monkeypatch.setattr(plugins, "entry_points", points)
+    plug(monkeypatch, features=("loudness", lambda times: lambda _, a: len(a.text) * float(times)))
     assert value("loudness:2", "abc") == 6
     with pytest.raises(UsageError, match='"loudness"'):
         parse("loudnes")
 
 
-def batch(*pairs: tuple[str, str]) -> Comparison:
-    rows = tuple(Row(Prompt.user("?"), Answer(plus), Answer(minus)) for plus, minus in pairs)
-    return Comparison("c", 0, 0, 0, rows)
-
-
 def test_a_batch_differs_by_the_mean_over_all_rows():
     # (2 − 1 + 0 + 0 − 3)/4 words: identical rows count among the four and add nothing.
-    shown = batch(("a b", "a"), ("c", "c"), ("d e", "d e"), ("", "f g h"))
+    shown = comparison(("a b", "a"), ("c", "c"), ("d e", "d e"), ("", "f g h"))
     assert differences(parse("length,questions"), [shown]).tolist() == [[-0.5, 0.0]]
-    swapped = batch(("a", "a b"), ("c", "c"), ("d e", "d e"), ("f g h", ""))
+    swapped = comparison(("a", "a b"), ("c", "c"), ("d e", "d e"), ("f g h", ""))
     assert differences(parse("length"), [swapped]).tolist() == [[0.5]]
     assert differences(parse("length"), []).shape == (0, 1)
 
@@ -128,8 +95,8 @@ def test_a_batch_differs_by_the_mean_over_all_rows():
 @pytest.mark.parametrize("given", [float("nan"), float("inf"), None, "seven"])
 def test_a_feature_that_is_no_number_is_named(given):
     odd = Feature("odd", lambda prompt, answer: given if answer.text == "a" else 0.0)
-    with pytest.raises(UsageError, match=r"feature odd: .* in comparison c"):
-        odd.difference(batch(("a", "b")))
+    with pytest.raises(UsageError, match=r"feature odd: .* in comparison c0"):
+        odd.difference(comparison(("a", "b")))
 
 
 @pytest.fixture(scope="module")

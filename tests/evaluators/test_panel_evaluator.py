@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from szpo import plugins, seeds
+from szpo import seeds
 from szpo.config import settings_file
 from szpo.errors import RunError, UsageError
 from szpo.evaluators import panel_evaluator
@@ -22,13 +22,8 @@ from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.open_round import ROW, open_run
-from tests.support.quadratic import (
-    QuadraticPolicy,
-    ValueJudge,
-    go,
-    new_ledger,
-    settings_of,
-)
+from tests.support.plugged import plug
+from tests.support.quadratic import QuadraticPolicy, ValueJudge, go, new_ledger, settings_of
 
 
 class Keyed:
@@ -38,9 +33,7 @@ class Keyed:
         return "AB"[seeds.integer(key, 0, 2)]
 
 
-class Skipping:
-    def judge(self, comparison, *, panelist, plus_side, key):
-        return "skip"
+SKIPPING = ValueJudge(skips=1.0)
 
 
 def run(path, judges, until=2, **changes):
@@ -74,6 +67,12 @@ class Base:
     def poll(self, step):
         self.panel.poll(step)
 
+    def turn_round(self, votes):
+        for row in votes:
+            other = "A" if row["choice"] == "B" else "B"
+            request = VoteRequest(row["assignment"], other, idem=f"turned-{row['vote']:012}")
+            self.service.cast(request)
+
 
 class Silent(Base):
     def submit(self, comparisons):
@@ -84,20 +83,13 @@ class Restless(Base):
     """Each look turns one more vote round."""
 
     def poll(self, step):
-        for row in self.service.ledger.votes()[-1:]:
-            other = "A" if row["choice"] == "B" else "B"
-            request = VoteRequest(row["assignment"], other, idem=f"turned-{row['vote']:012}")
-            self.service.cast(request)
+        self.turn_round(self.service.ledger.votes()[-1:])
 
 
 class Changing(Base):
     def submit(self, comparisons):
         self.panel.submit(comparisons)
-        for row in self.service.ledger.votes():
-            other = "A" if row["choice"] == "B" else "B"
-            self.service.cast(
-                VoteRequest(row["assignment"], other, idem=f"changed-{row['vote']:012}")
-            )
+        self.turn_round(self.service.ledger.votes())
 
 
 @pytest.mark.parametrize(
@@ -141,7 +133,7 @@ def test_work_is_even_over_the_panel_and_sides_over_the_screen(tmp_path, m):
 
 
 def test_a_skip_goes_to_the_next_in_line(tmp_path):
-    with run(tmp_path / "a.db", [Skipping(), Keyed(), Skipping()], N=4, M=1) as ledger:
+    with run(tmp_path / "a.db", [SKIPPING, Keyed(), SKIPPING], N=4, M=1) as ledger:
         rows = ledger.votes()
         assert len(counting.counted(ledger, 0)) == 4
     answered = {row["panelist"] for row in rows if row["choice"] != "skip"}
@@ -153,7 +145,7 @@ def test_a_panel_that_cannot_reach_m_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="M = 8 needs 8 panelists; 5 are in the panel"):
         run(tmp_path / "a.db", [Keyed()] * 5, M=8)
     with pytest.raises(RunError, match="everybody has been asked; enlarge the panel, or close"):
-        run(tmp_path / "b.db", [Skipping()] * 2)
+        run(tmp_path / "b.db", [SKIPPING] * 2)
     with pytest.raises(UsageError, match="no judges"):
         PanelEvaluator(None, [])
 
@@ -207,11 +199,7 @@ def brief(*, size=5, **settings):
 def register(monkeypatch):
     """Registers one object under the name "brief"."""
 
-    def register(found):
-        entry = SimpleNamespace(name="brief", load=lambda: found, value="brief")
-        monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
-
-    return register
+    return lambda found: plug(monkeypatch, evaluators=("brief", found))
 
 
 def config_of(*sets):

@@ -186,16 +186,13 @@ def test_word_lists_stay_out_where_prompts_are_not_english():
 
 def test_the_digest_covers_all_that_the_values_come_from():
     room = Path(dictionary.__file__).parent
-    imported = re.findall(r"^from szpo\.features\.(\w+) import", _sources(room), re.M)
+    sources = "\n".join((room / n).read_text("utf-8") for n in ROOM if n.endswith(".py"))
+    imported = re.findall(r"^from szpo\.features\.(\w+) import", sources, re.M)
     assert {f"{name}.py" for name in (*imported, "dictionary")} | {"golden.json"} == set(ROOM)
     found = hashlib.sha256("\n".join(BY_NAME).encode())
     for name in ROOM:
         found.update((room / name).read_bytes())
     assert digest() == found.hexdigest()
-
-
-def _sources(room: Path) -> str:
-    return "\n".join((room / name).read_text("utf-8") for name in ROOM if name.endswith(".py"))
 
 
 def test_the_page_shows_the_entries():

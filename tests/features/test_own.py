@@ -9,19 +9,18 @@ import time
 from dataclasses import asdict, astuple, replace
 from fractions import Fraction
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from szpo import plugins
 from szpo.analysis import taught
 from szpo.errors import UsageError
 from szpo.features import own
 from szpo.features.dictionary import BY_NAME, ENTRIES, GROUPS, ratios, read_answer
 from szpo.features.own import Description, again, build, can_recompute, choose
 from szpo.features.patterns import LONGEST_MATCH, READS, compile_pattern
+from tests.support.plugged import plug
 
 PART = st.sampled_from(
     ["a", "b", " ", ".", r"\w", r"\d", r"\s", "[ab]", "[^a]", "(?:a|bc)", r"\b", "^", "$", "(a b)"]
@@ -188,14 +187,7 @@ def test_a_record_imports_and_compiles_nothing(package):
 
 
 def test_plug_ins_are_features_as_well(monkeypatch):
-    class Point:
-        name, value, dist = "loudness", "loudness:make", None
-
-        @staticmethod
-        def load() -> Any:
-            return lambda argument: lambda prompt, answer: len(answer.text) * float(argument or 1)
-
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
+    plug(monkeypatch, features=("loudness", lambda t: lambda _, a: len(a.text) * float(t or 1)))
     assert value("loudness:2", "abc") == 6
     assert build("loudness")[1].kind == "plug-in"
 

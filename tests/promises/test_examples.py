@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from szpo import plugins
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.evaluators.checks import check_judge
@@ -21,6 +18,7 @@ from szpo.policies.protocol import check_policy
 from szpo.runs import assemble
 from szpo.types import Answer, Prompt
 from szpo_simulators.panels.panel import SimulatedPanel, bt70
+from tests.support.plugged import plug
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -51,15 +49,10 @@ def test_together_they_come_to_the_point(tmp_path):
 
 @pytest.mark.usefixtures("importable")
 def test_installed_under_a_name_szpo_run_finds_them(tmp_path, monkeypatch):
-    found = {
-        "szpo.evaluators": EntryPoint("brief", "own_evaluator:panel", "szpo.evaluators"),
-        "szpo.policies": EntryPoint("hesitant", "own_policy:Hesitant", "szpo.policies"),
-    }
+    from own_evaluator import panel
+    from own_policy import Hesitant
 
-    def entry_points(group: str) -> list[EntryPoint]:
-        return [e for g, e in found.items() if g == group]
-
-    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    plug(monkeypatch, evaluators=("brief", panel), policies=("hesitant", Hesitant))
     sets = ["model.name=hesitant", "panel.kind=brief", "optimizer.mu=0.5", "run.votes=40",
             "optimizer.rows=2", "run.name=both"]  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
@@ -81,16 +74,7 @@ def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(tmp_path, m
                 for asked in prompts
             ]
 
-    found = {"szpo.policies": ("various", Various), "szpo.evaluators": ("bt70", bt70)}
-
-    def entry_points(group: str) -> list[Any]:
-        return [
-            SimpleNamespace(name=name, load=lambda kind=kind: kind)
-            for g, (name, kind) in found.items()
-            if g == group
-        ]
-
-    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    plug(monkeypatch, policies=("various", Various), evaluators=("bt70", bt70))
     config = settings_file.load(
         sets=["model.name=various", "optimizer.mu=0.5", "reward=length:3", "run.votes=8"]
     )

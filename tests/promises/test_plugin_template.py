@@ -8,7 +8,6 @@ import sys
 import zipfile
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from szpo.optim.settings import SettingsError
 from szpo.testing import check_judge
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run
+from tests.support.plugged import plug
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "examples" / "plugin"
@@ -115,12 +115,8 @@ def test_names_that_nothing_brings_are_refused_as_before():
 
 
 def test_what_is_no_rule_is_refused(monkeypatch):
-    def bring(found: Any) -> None:
-        entry = SimpleNamespace(name="odd", load=lambda: found)
-        monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
-
     for found in ("no rule", KNOWN):
-        bring(found)
+        plug(monkeypatch, rules=("odd", found))
         with pytest.raises(SzpoError, match=r'"odd" is no szpo.optim.rules.rule.Rule'):
             rule_plugins.find("odd")
     other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
@@ -140,26 +136,19 @@ def section(group: str) -> dict[str, Any]:
 @pytest.mark.full
 def test_feature_command_and_benchmark_of_the_page_work(tmp_path, monkeypatch, capsys):
     path = yard_run.finished(tmp_path)
-    brought = {
-        "szpo.features": ("starts", section("szpo.features")["starts"]),
-        "szpo.commands": ("count", section("szpo.commands")["command"]),
-        "szpo.benches": ("mine", section("szpo.benches")["main"]),
-    }
-
-    def entries(group: str) -> list[Any]:
-        name, found = brought.get(group, ("", None))
-        own = SimpleNamespace(name=name, value="mine:it", load=lambda: found)
-        return [own] if name else []
-
-    monkeypatch.setattr(plugins, "entry_points", entries)
+    count = section("szpo.commands")["command"]
+    plug(
+        monkeypatch,
+        features=("starts", section("szpo.features")["starts"]),
+        commands=("count", count),
+        benches=("mine", section("szpo.benches")["main"]),
+    )
     (feature,) = features.parse("starts:so")
     prompt, *answers = Prompt.user("Well?"), Answer("so it is"), Answer("it is so")
     assert [feature.score(prompt, answer) for answer in answers] == [1.0, 0.0]
     capsys.readouterr()
     assert call(["bench", "mine", "--quick", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"seeds": 2.0}
-    assert typer_main.get_command(brought["szpo.commands"][1]).main(
-        [str(path)], standalone_mode=False
-    ) in (0, None)
+    assert typer_main.get_command(count).main([str(path)], standalone_mode=False) in (0, None)
     counted = [int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert sum(counted) == 24

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from szpo import plugins
 from szpo.errors import RunError, UsageError
 from szpo.evaluators.hidden_reward import find_reward
 from szpo.features import own
@@ -28,6 +27,8 @@ from szpo_simulators.panels.text_rewards import (
 )
 from szpo_simulators.panels.verifiers import COUNTED, PLAIN, WORDED, verifier
 from tests.support.cases import case
+from tests.support.judging import comparison
+from tests.support.plugged import plug
 
 PROMPT = Prompt.user("Describe a rainy Monday.")
 
@@ -70,8 +71,8 @@ def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec):
     answer = Answer("The sea, the sea!", "length", tokens=7)
     row = Row(PROMPT, answer, Answer("Calm.", tokens=2))
     (stored,) = answer_rows("c", [row])
-    comparison, again = (Comparison("c", 0, 0, 0, (r,)) for r in (row, row_of(stored)))
-    assert difference(parse(spec), comparison) == difference(parse(spec), again) != 0
+    first, again = (Comparison("c", 0, 0, 0, (r,)) for r in (row, row_of(stored)))
+    assert difference(parse(spec), first) == difference(parse(spec), again) != 0
 
 
 def test_a_wrong_reward_says_what_is_right():
@@ -131,12 +132,6 @@ def test_each_verifier_passes_one_text_and_fails_another_and_the_empty_one():
     assert [name for name in GOOD_BAD if verifier(name)("")] == []
 
 
-def comparison(*rows: tuple[str, str]) -> Comparison:
-    return Comparison(
-        "c", 0, 0, 0, tuple(Row(PROMPT, Answer(plus), Answer(minus)) for plus, minus in rows)
-    )
-
-
 def test_a_batch_is_worth_the_mean_over_all_rows_identical_ones_included():
     reward = parse("keyword:sea")
     assert difference(reward, comparison(("sea", "land"), ("sea", "sea"))) == 0.5
@@ -183,14 +178,7 @@ def test_installed_packages_may_add_rewards(monkeypatch):
         def score(self, prompt: Prompt, answer: Answer) -> float:
             return float(answer.text.count(self.mark))
 
-    class Point:
-        name = "shout"
-        load = staticmethod(lambda: Shout)
-
-    def points(group: str) -> list[Point]:
-        return [Point()] if group == "szpo.rewards" else []
-
-    monkeypatch.setattr(plugins, "entry_points", points)
+    plug(monkeypatch, rewards=("shout", Shout))
     assert value("0.5*shout:?+1*shout", "What?? No!") == 2.0
 
 

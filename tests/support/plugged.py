@@ -1,0 +1,21 @@
+"""Entry points of packages that are not installed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from szpo import plugins
+
+
+def plug(patch: pytest.MonkeyPatch, **brought: tuple[str, Any]) -> None:
+    """In place of all that is installed: by the group's last word, a name and what it loads."""
+
+    def entries(group: str) -> list[Any]:
+        name, found = brought.get(group.removeprefix("szpo."), ("", None))
+        entry = SimpleNamespace(name=name, value=f"{name}:it", dist=None, load=lambda: found)
+        return [entry] if name else []
+
+    patch.setattr(plugins, "entry_points", entries)
