@@ -8,8 +8,6 @@ import hashlib
 import io
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -177,35 +175,6 @@ def test_all_forms_of_the_preference_format_mean_the_same(record):
     assert trl.read_pairs(full, "here").pairs == (wanted,)
 
 
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ({"prompt": "a", "chosen": "b"}, "needs rejected (found: prompt, chosen)"),
-        ({"chosen": "b", "rejected": "c"}, "no prompt; give one"),
-        ({"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt is empty"),
-        ({"prompt": 1, "chosen": "b", "rejected": "c"}, "prompt is text or a list of messages"),
-        ({"prompt": "a", "chosen": [], "rejected": "c"}, "must come from the assistant"),
-        (
-            {"prompt": "a", "rejected": "c", "chosen": [["user", "z"], ["assistant", "b"]]},
-            "chosen: the messages before the answer are not the record's prompt",
-        ),
-        (
-            {"chosen": [["user", "y"], ["assistant", "b"]],
-             "rejected": [["user", "z"], ["assistant", "b"]]},
-            "do not share the prompt",
-        ),
-        (
-            {"prompt": "a", "chosen": "b", "rejected": "c", "source": "batch", "votes": 0},
-            "votes must be a whole number of at least 1 (got 0)",
-        ),
-    ],
-)  # fmt: skip
-def test_trl_refusals(record, words):
-    with pytest.raises(UsageError, match=r"^v:7: ") as caught:
-        trl.read_pairs(record, "v:7")
-    assert words in str(caught.value)
-
-
 # ---- UltraFeedback ----
 
 
@@ -224,22 +193,6 @@ def test_rated_completions_become_all_pairs_that_differ():
     assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
     assert found.ties == 1
     assert {pair.source for pair in found.pairs} == {"ranking"}
-
-
-@pytest.mark.parametrize(
-    ("completions", "words"),
-    [
-        ([{"response": "a", "score": 1}], "completions must be a list of at least two"),
-        ([{"response": "a", "score": 1}, {"response": "b"}], "completion 2 has no rating"),
-        ([{"response": "a", "score": "nan"}, {"response": "b"}], "completion 1 has no rating"),
-        ([{"score": 1}, {"response": "b"}], "completion 1 needs its text"),
-        ([3, 4], "completion 1 needs its text"),
-    ],
-)
-def test_ultrafeedback_refusals(completions, words):
-    with pytest.raises(UsageError) as caught:
-        ultrafeedback.read_pairs({"prompt": "Which?", "completions": completions}, "v:1")
-    assert f"v:1: {words}" in str(caught.value)
 
 
 # ---- Label Studio ----
@@ -277,22 +230,44 @@ def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
     assert texts(preference_files.read(path, "label-studio")) == [("x", "y"), ("y", "x")]
 
 
-@pytest.mark.parametrize(
-    ("order", "words"),
-    [
+TWO = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+RATED = {"response": "a", "score": 1}
+REFUSED = [
+    *((trl, record, words) for record, words in [
+        ({"prompt": "a", "chosen": "b"}, "needs rejected (found: prompt, chosen)"),
+        ({"chosen": "b", "rejected": "c"}, "no prompt; give one"),
+        ({"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt is empty"),
+        ({"prompt": 1, "chosen": "b", "rejected": "c"}, "prompt is text or a list of messages"),
+        ({"prompt": "a", "chosen": [], "rejected": "c"}, "must come from the assistant"),
+        ({"prompt": "a", "rejected": "c", "chosen": [["user", "z"], ["assistant", "b"]]},
+         "chosen: the messages before the answer are not the record's prompt"),
+        ({"chosen": [["user", "y"], ["assistant", "b"]],
+          "rejected": [["user", "z"], ["assistant", "b"]]}, "do not share the prompt"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "source": "batch", "votes": 0},
+         "votes must be a whole number of at least 1 (got 0)"),
+    ]),
+    *((ultrafeedback, {"prompt": "Which?", "completions": given}, words) for given, words in [
+        ([RATED], "completions must be a list of at least two"),
+        ([RATED, {"response": "b"}], "completion 2 has no rating"),
+        ([{"response": "a", "score": "nan"}, {"response": "b"}], "completion 1 has no rating"),
+        ([{"score": 1}, {"response": "b"}], "completion 1 needs its text"),
+        ([3, 4], "completion 1 needs its text"),
+    ]),
+    *((label_studio, export_of(TWO, order), f"annotation 1: {words}") for order, words in [
         (["0"], "ranks ['0'], but the items are ['0', '1']"),
         (["0", "0"], "ranks ['0', '0']"),
         ({"good": ["0"], "bad": ["1"]}, "sorted into 2 buckets"),
         ("0", "a ranking is a list of ids"),
-    ],
-)
-def test_a_ranking_that_does_not_fit_its_items_is_refused(order, words):
-    task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
-    with pytest.raises(UsageError) as caught:
-        label_studio.read_pairs(export_of(task, order), "e.json: record 3")
-    assert f"e.json: record 3: annotation 1: {words}" in str(caught.value)
-    with pytest.raises(UsageError, match="export the project as JSON"):
-        label_studio.read_pairs(task, "e.json: record 3")
+    ]),
+    (label_studio, TWO, "export the project as JSON"),
+]  # fmt: skip
+
+
+def test_records_that_hold_no_preference_are_refused_with_their_place():
+    for kind, record, words in REFUSED:
+        with case(kind, record), pytest.raises(UsageError, match=r"^v:7: ") as caught:
+            kind.read_pairs(record, "v:7")
+        assert words in str(caught.value), record
 
 
 def test_a_task_needs_different_answers():
@@ -372,18 +347,13 @@ ULTRA = {
 }  # fmt: skip
 
 
-def write(path: Path, *records: Any) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize(
     ("record", "kind"), [(HH, "hh"), (TRL, "trl"), (ULTRA, "ultrafeedback")], ids=str
 )
 def test_the_format_of_a_preference_file_is_found(tmp_path, record, kind):
-    path = write(tmp_path / "pairs.jsonl", record)
+    path = file(tmp_path, [record])
     found = preferred.read(path)
-    assert (found.file, found.kind, found.of) == ("pairs.jsonl", kind, 1)
+    assert (found.file, found.kind, found.of) == ("votes.jsonl", kind, 1)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     (comparison,) = found.comparisons
     (row,) = comparison.rows
@@ -413,7 +383,7 @@ def test_a_ledger_gives_whole_batches_with_the_preferred_one_as_plus(tmp_path):
 
 def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr(preferred, "MAX_COMPARISONS", 4)
-    path = write(tmp_path / "p.jsonl", *({**TRL, "chosen": f"Hi {i}."} for i in range(10)))
+    path = file(tmp_path, [{**TRL, "chosen": f"Hi {i}."} for i in range(10)])
     found = preferred.read(path)
     assert found.of == 10
     assert [c.rows[0].plus.text for c in found.comparisons] == ["Hi 0.", "Hi 2.", "Hi 5.", "Hi 7."]
@@ -423,12 +393,8 @@ def test_of_many_preferences_some_are_taken_evenly(tmp_path, monkeypatch):
     ("name", "content", "words"),
     [
         ("gone.jsonl", None, "is no file"),
-        ("p.txt", "a,b\n", "preferences are read from"),
-        ("p.csv", "a,b\n", "holds no records"),
         ("p.csv", "a,b\n1,2\n", "its format is none of hh"),
         ("p.jsonl", '{"a": 1}\n', r"p\.jsonl:1: .* none of hh, trl, ultrafeedback, label-studio"),
-        ("p.jsonl", "{\n", "not valid JSON"),
-        ("p.jsonl", "", "holds no records"),
         ("p.jsonl", json.dumps(TRL) + '\n{"a": 1}\n', r"p\.jsonl:2"),
         ("p.jsonl", json.dumps({**TRL, "rejected": "Hi."}) + "\n", "has no preference"),
     ],
