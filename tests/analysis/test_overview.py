@@ -33,7 +33,7 @@ from szpo.training.step_report import Outcome
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from tests.support import yard_run
-from tests.support.browser import MovableClock, make
+from tests.support.browser import cast, make, play
 from tests.support.cases import case
 from tests.support.overview import S, ballot, page, step
 from tests.support.quadratic import new_ledger, settings_of
@@ -308,14 +308,12 @@ def test_what_the_guard_calls_broken_the_page_does_too():
 
 def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
     """JSON has no NaN, so the record says of such a figure that it was not finite."""
-    stage = make(tmp_path / "run.db", sets=["guards.kl=15"], clock=MovableClock())
+    stage = make(tmp_path / "run.db", sets=["guards.kl=15"])
     bands = guards.bands(stage.site.config.guards)
-    people = [stage.site.service.enroll("person", name) for name in ("P-01", "P-02")]
     stage.advance(kl=lambda theta: 1.0, bands=bands)
     for kl in (1.0, math.nan):
-        for person in people:
-            while (seat := stage.site.service.assign(person)) is not None:
-                stage.site.service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+        for name in ("Ada", "Ada", "Bob", "Bob"):
+            cast(stage, name)
         outcome = stage.advance(kl=lambda theta, kl=kl: kl, bands=bands)
     assert outcome is not None and outcome.status == "paused"
     assert "guard kl" in outcome.reason and "kl is nan" in outcome.reason
@@ -339,19 +337,9 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path):
 @pytest.fixture
 def voted(tmp_path):
     """Three steps voted for plus by two people, the fourth open with one vote."""
-    stage = make(tmp_path / "run.db", clock=MovableClock())
-    people = [stage.site.service.enroll("person", name) for name in ("P-01", "P-02")]
-    stage.advance()
-    for _ in range(3):
-        for person in people:
-            while (seat := stage.site.service.assign(person)) is not None:
-                stage.site.service.cast(
-                    VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=30_000)
-                )
-        stage.advance()
-    seat = stage.site.service.assign(people[0])
-    assert seat is not None
-    stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id))
+    stage = make(tmp_path / "run.db")
+    play(stage, 3)
+    cast(stage, "Ada")
     return stage
 
 
@@ -385,7 +373,7 @@ def test_the_evidence_of_a_ledger_is_that_of_its_record(voted):
     assert end is not None
     assert 600 * S <= end - begin < 601 * S
     service = voted.site.service
-    person = service.enroll("person", "P-02")
+    person = service.enroll("person", "Bob")
     seat = service.assign(person)
     assert seat is not None
     other = "B" if seat.plus_side == "A" else "A"

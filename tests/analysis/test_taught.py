@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import special
 
-from szpo.analysis import cause, taught
+from szpo.analysis import cause, taught, text_taste, vote_texts
 from szpo.analysis.taught import Lesson
 from szpo.intervals import share
 from szpo.ledger.database import Ledger
 from szpo.optim.named_features import Claim
 from szpo.optim.rules.look_ahead import Ahead, LookAhead
-from szpo.optim.sparse_prior import SparsePrior
-from szpo.optim.sparse_regression import fit_sparse
-from szpo.optim.vote_regression import Votes
 from szpo.policies import teachable
 from szpo.reports import html_report
 from tests.support.operator_page import record, teach
 from tests.support.quadratic import new_ledger, settings_of
+from tests.support.tasting import Taster, voted
 
 COMMAS = Claim("comma", False, 0.97, 0.73, "commas")
 I = Claim("i", True, 0.3, 1.0, "i")
@@ -139,35 +137,42 @@ def test_a_run_without_evidence_says_which_it_is(
     assert read(ledger).why.startswith("90 of 170 questions show no difference")
 
 
-# ---- how many votes are too few ----
-
-FEATURES, COMPONENTS, ROWS = 60, 8, 8
+# ---- read off the texts of a run whose coordinates have no names ----
 
 
-def looks_unexplained(seed: int, votes: int, strength: float) -> bool:
-    """Whether simulated votes look as if no named feature explained them.
-
-    ``strength``: what one standard deviation of their one feature is worth, logits; 0: nothing.
-    """
-    groups = np.array([*range(FEATURES), *[-1] * COMPONENTS])
-    prior = SparsePrior(groups, np.full(len(groups), np.sqrt(2 / ROWS)))
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((votes, len(groups)))
-    up = (rng.random(votes) < special.expit(strength * x[:, 3])).astype(float)
-    shown = Votes(x * np.sqrt(2 / ROWS) * 1.4, up, 1 - up, np.arange(votes) // 8)
-    found = fit_sparse(shown, prior)
-    return found.dense + 1 - found.signal >= taught.LIKELY
+@pytest.mark.parametrize(("likes", "words"), [(8, "longer"), (-8, "shorter")])
+def test_a_taste_is_named_in_its_sense(tmp_path: Path, likes: float, words: str) -> None:
+    with Ledger.open(voted(tmp_path, [Taster(0, likes)], 12)) as ledger:
+        found = read(ledger)
+    assert found.shown
+    assert str(found).startswith(f"48 votes, by their texts: {words} (")
 
 
-@pytest.mark.full
-def test_from_80_votes_on_a_run_that_looks_unexplained_seldom_has_a_named_taste() -> None:
-    seen = {
-        (strength, votes): sum(looks_unexplained(seed, votes, strength) for seed in range(60))
-        for strength in (0, 1, 2)
-        for votes in (40, cause.MIN_VOTES)
-    }
-    # What `MIN_VOTES` says of them, give or take two runs that stand at the limit.
-    told = {(0, 40): 53, (0, 80): 54, (1, 40): 35, (1, 80): 18, (2, 40): 5, (2, 80): 0}
-    assert {key: abs(seen[key] - count) <= 2 for key, count in told.items()} == dict.fromkeys(
-        told, True
-    )
+def test_votes_by_chance_are_about_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a Bayes factor of 9 at most one of nine looks says something (Ville's inequality)."""
+    with Ledger.open(voted(tmp_path, [Taster(0, 0)], 12)) as ledger:
+        cast = vote_texts.read(ledger)
+        said = 0
+        for seed in range(45):
+            y = np.random.default_rng(seed).integers(0, 2, len(cast.y)).astype(np.float64)
+            monkeypatch.setattr(vote_texts, "read", lambda _, y=y: replace(cast, y=y))
+            said += text_taste.read(ledger) is not None
+    assert said <= 5
+
+
+def test_of_many_texts_the_last_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = voted(tmp_path, [Taster(0, 8)], 12)
+    monkeypatch.setattr(text_taste, "MAX_TEXTS", 4 * 37 + 3)  # two rows of two sides each
+    with Ledger.open(path) as ledger:
+        assert read(ledger).votes == 37
+
+
+def test_a_comparison_of_more_texts_is_read_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = voted(tmp_path, [Taster(0, 8)], 2)
+    monkeypatch.setattr(text_taste, "MAX_TEXTS", 1)
+    with Ledger.open(path) as ledger:
+        assert taught.read(ledger) is None  # no feature differs in five comparisons
