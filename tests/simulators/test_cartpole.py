@@ -14,7 +14,7 @@ from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt, Shift, Update
 from szpo_simulators.panels.text_rewards import parse
 from szpo_simulators.worlds.balancing import CartPolePolicy, begin, count_moves, prompts
-from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, play, start, step
+from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network, play, start
 from szpo_simulators.worlds.world import draws, uniforms
 
 KEEN = np.array([0.0, 0.5, 8.0, 10.0, 0.0])
@@ -35,25 +35,6 @@ def by_gymnasium(state: Floats, u: Floats, theta: Floats, net: Network) -> list[
         found.append(np.array(world.unwrapped.state))
         over = fallen or cut
     return found
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_step_is_gymnasiums_step_number_for_number(seed):
-    both = gymnasium.make_vec("CartPole-v1", 64, vectorization_mode="vector_entry_point")
-    seen, _ = both.reset(seed=seed)
-    state = np.array(both.unwrapped.state.T)
-    ended = np.zeros(64, dtype=bool)
-    for t in range(60):
-        right = np.random.default_rng(1000 * seed + t).random(64) < 0.5
-        state, fallen = step(state, right)
-        seen, _, terminated, _, _ = both.step(right.astype(np.int64))
-        live = ~ended
-        assert np.array_equal(seen[live], state[live].astype(np.float32))
-        assert np.array_equal(terminated[live], fallen[live])
-        ended |= fallen
-        if ended.all():
-            break
-    assert ended.sum() > 50
 
 
 @pytest.mark.parametrize("theta", [np.zeros(5), KEEN, -KEEN], ids=["even", "keen", "contrary"])
