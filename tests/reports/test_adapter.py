@@ -25,6 +25,7 @@ from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.models import tokenizer_files
+from szpo.policies.lora_policy import LoraPolicy
 from szpo.replay import verification
 from szpo.reports.adapter import adapter_files
 from szpo.reports.votes import write_dataset
@@ -44,6 +45,20 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return folder_run.make(tmp_path_factory.mktemp("folder"))
+
+
+@pytest.fixture(scope="module")
+def adapter(run, tmp_path_factory):
+    """The adapter that the run exports."""
+    out = tmp_path_factory.mktemp("exported") / "adapter"
+    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
+    return out
+
+
+def language(run: Path, until: int | None = None) -> LoraPolicy:
+    """The run's policy at its end, or after some steps."""
+    with Ledger.open(run, readonly=True) as ledger:
+        return assemble.reopen(ledger, until=until, panel=False, say=lambda text: None).language
 
 
 def logits(model: object, ids: list[int]) -> torch.Tensor:
@@ -68,24 +83,20 @@ def test_reopened_policy_stands_at_the_head(run):
 
 
 @pytest.mark.full
-def test_exported_adapter_gives_the_policys_logits(run, tmp_path):
-    out = tmp_path / "adapter"
-    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
+def test_exported_adapter_gives_the_policys_logits(run, adapter):
     ids = [20, 21, 22, 30]
     before = logits(base(run), ids)
-    adapted = logits(PeftModel.from_pretrained(base(run), str(out)), ids)
+    adapted = logits(PeftModel.from_pretrained(base(run), str(adapter)), ids)
     assert float((adapted - before).abs().max()) > 1e-3  # the votes did move it
-    with Ledger.open(run, readonly=True) as ledger:
-        policy = assemble.reopen(ledger, panel=False, say=lambda text: None).language
+    policy = language(run)
     # One greedy token and its log-probabilities under the policy's own engine.
     (row,) = policy.engine.logprobs([ids[:-1]], [ids[-1:]], [0], policy.deltas([policy.theta()]))
     wanted = torch.log_softmax(adapted[-2], -1)[ids[-1]]
     assert float(row[0]) == pytest.approx(float(wanted), abs=1e-5)
 
 
-def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(run, tmp_path):
-    out, packed = tmp_path / "adapter", tmp_path / "run.zip"
-    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
+def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(run, adapter, tmp_path):
+    packed = tmp_path / "run.zip"
     # As the web process does it: an interpreter that never loads a tensor library.
     code = (
         "import sys; from pathlib import Path; from szpo.reports import bundle; "
@@ -102,7 +113,7 @@ def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(run, tmp_path)
     # The zip depends on the record alone: a tokenizer would have to come from this machine.
     assert inside == {
         f"lora/{path.name}": path.read_bytes()
-        for path in out.iterdir()
+        for path in adapter.iterdir()
         if path.name not in tokenizer_files.NAMES
     }
     assert len(inside) == 3 and "lora/ " in reported and "no lora/" not in reported
@@ -161,9 +172,8 @@ def test_what_fails_a_guard_or_is_all_but_the_base_leaves_the_run_only_anyway(
     assert "anyway" not in (tmp_path / "earlier" / "README.md").read_text(encoding="utf-8")
 
 
-def test_merged_model_needs_no_adapter(run, tmp_path):
-    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
-    assert call(["export", str(run), "--anyway", "--out", str(adapter)]) == 0
+def test_merged_model_needs_no_adapter(run, adapter, tmp_path):
+    merged = tmp_path / "merged"
     assert call(["merge", str(run), "--anyway", "--out", str(merged)]) == 0
     with quiet():
         whole = AutoModelForCausalLM.from_pretrained(merged).eval()
@@ -214,24 +224,19 @@ def test_sample_pairs_base_and_tuned(run, capsys):
     found = json.loads(capsys.readouterr().out)
     assert [entry["prompt"] for entry in found] == ["w20 w21", "w30"]
     assert all(len(entry[side]) == 2 for entry in found for side in ("base", "tuned"))
-    with Ledger.open(run, readonly=True) as ledger:
-        policy = assemble.reopen(ledger, panel=False, say=lambda text: None).language
-    again = policy.sample([Prompt.user("w20 w21"), Prompt.user("w30")], 2, seed=0, base=True)
+    again = language(run).sample(
+        [Prompt.user("w20 w21"), Prompt.user("w30")], 2, seed=0, base=True
+    )
     assert [entry["base"] for entry in found] == [[a.text for a in row] for row in again]
 
 
 @pytest.mark.full
-def test_starting_adapter_is_where_a_run_begins(run, tmp_path):
-    out = tmp_path / "adapter"
-    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
+def test_starting_adapter_is_where_a_run_begins(run, adapter, tmp_path):
     model_folder = run.parent.parent / "llama"
     second = folder_run.make(
-        tmp_path, f"model.adapter={out}", "run.votes=4", model_folder=model_folder
+        tmp_path, f"model.adapter={adapter}", "run.votes=4", model_folder=model_folder
     )
-    with Ledger.open(run, readonly=True) as ledger:
-        ended = assemble.reopen(ledger, panel=False, say=lambda text: None).language
-    with Ledger.open(second, readonly=True) as ledger:
-        begun = assemble.reopen(ledger, until=0, panel=False, say=lambda text: None).language
+    ended, begun = language(run), language(second, until=0)
     asked = [Prompt.user("w20 w21"), Prompt.user("w40")]
     assert begun.sample(asked, 2, seed=3) == ended.sample(asked, 2, seed=3)
 
@@ -340,15 +345,14 @@ def test_a_base_that_nobody_else_has_is_not_pushed(run, served, capsys):
     assert served.requests == []
 
 
-def test_transformers_loads_the_adapter_without_pefts_class(run, tmp_path):
-    out, ids = tmp_path / "adapter", torch.tensor([[20, 21, 22]])
-    assert call(["export", str(run), "--anyway", "--out", str(out)]) == 0
+def test_transformers_loads_the_adapter_without_pefts_class(run, adapter):
+    ids = torch.tensor([[20, 21, 22]])
     with quiet(), torch.no_grad():
         first = base(run)
         plain = first(ids).logits
-        wanted = PeftModel.from_pretrained(first, str(out))(ids).logits
+        wanted = PeftModel.from_pretrained(first, str(adapter))(ids).logits
         second = base(run)
-        second.load_adapter(str(out))
+        second.load_adapter(str(adapter))
         found = second(ids).logits
     assert torch.equal(found, wanted) and not torch.equal(found, plain)
 

@@ -45,15 +45,20 @@ def files(content):
         return {name: packed.read(name) for name in packed.namelist() if name != "SHA256SUMS"}
 
 
-def pack(files: Files, sums: bytes | None = None) -> io.BytesIO:
-    """A zip of these files with their right hashes, or with other ``sums``."""
+def sums_of(files: Files) -> bytes:
     lines = (f"{hashlib.sha256(body).hexdigest()}  {name}\n" for name, body in files.items())
-    right = "".join(lines).encode()
+    return "".join(lines).encode()
+
+
+def pack(
+    files: Files, sums: bytes | None = None, packing: int = zipfile.ZIP_DEFLATED
+) -> io.BytesIO:
+    """A zip of these files with their right hashes, or with other ``sums``."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(out, "w", packing) as packed:
         for name, body in files.items():
             packed.writestr(name, body)
-        packed.writestr("SHA256SUMS", right if sums is None else sums)
+        packed.writestr("SHA256SUMS", sums_of(files) if sums is None else sums)
     return out
 
 
@@ -65,7 +70,65 @@ def take_or_refuse(file: io.BytesIO) -> None:
         assert "\n" not in str(error) and len(str(error)) < 500
 
 
+# ---- files that their hashes do not name ----
+
+
+def without(files: Files, name: str) -> Files:
+    return {other: body for other, body in files.items() if other != name}
+
+
+def test_a_zip_must_hold_just_what_its_sums_name(files):
+    sums = sums_of(files)
+    forged = {**files, "votes.jsonl": files["votes.jsonl"].replace(b'"plus"', b'"minus"', 1)}
+    for changed, hashes, words in (
+        (forged, sums, "votes"),
+        (forged, sums_of(without(files, "votes.jsonl")), "votes.jsonl. .* no line"),
+        ({**files, "note.txt": b"?"}, sums, "note.txt. .* no line"),
+        (without(files, "report.html"), sums, "report.html. .* not in"),
+        (without(files, "pairs.jsonl"), None, "lacks pairs.jsonl"),
+        (files, sums * 2, "twice"),
+        (files, b"hello\n" + sums, "line 1 of"),
+    ):
+        with case(words):
+            with pytest.raises(IntegrityError, match=words) as caught:
+                bundle.recompute(pack(changed, hashes))
+            assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
+
+
+def test_a_file_that_stands_twice_is_refused(files):
+    file = pack(files)
+    with zipfile.ZipFile(file, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
+        packed.writestr("votes.jsonl", b"")
+    with pytest.raises(IntegrityError, match=r"'votes\.jsonl' twice"):
+        bundle.recompute(file)
+
+
 # ---- changed bytes ----
+
+
+def test_a_size_in_the_zip_that_is_not_true_is_found(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        size = packed.getinfo("votes.jsonl").file_size
+    lying = content.replace(size.to_bytes(4, "little"), (size - 100).to_bytes(4, "little"))
+    assert lying != content
+    with pytest.raises((IntegrityError, StorageError)):
+        bundle.recompute(io.BytesIO(lying))
+
+
+def test_a_locked_or_oddly_packed_zip_is_one_line(content, files):
+    locked = bytearray(content)
+    for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        start = -1
+        while (start := content.find(mark, start + 1)) >= 0:
+            locked[start + place] |= 1
+    with pytest.raises(StorageError, match="encrypted"):
+        bundle.recompute(io.BytesIO(bytes(locked)))
+    with pytest.raises(StorageError, match="packed in another way"):
+        bundle.recompute(pack(files, packing=zipfile.ZIP_LZMA))
+    start = content.find(b"votes.jsonl") + 200
+    broken = content[:start] + bytes(50) + content[start + 50 :]
+    with pytest.raises((StorageError, IntegrityError)):
+        bundle.recompute(io.BytesIO(broken))
 
 
 @pytest.mark.full
@@ -190,6 +253,22 @@ def peak(file: io.BytesIO, words: str) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.full
+def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(content, files):
+    bomb = pack({**files, "votes.jsonl": files["votes.jsonl"] + b" " * 300_000_000 + b"\n"})
+    assert len(bomb.getvalue()) < 2_000_000
+    assert peak(bomb, r"at most 268,435,456.*limit=") < 5_000_000
+    kept = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
+    held, file = sum(len(files[name]) for name in kept), io.BytesIO(content)
+    assert sum(map(len, files.values())) < 16 * held
+    assert bundle.recompute(file, limit=held) == bundle.recompute(file)
+    with pytest.raises(ResourceError, match="the files that the numbers rest on"):
+        bundle.recompute(file, limit=held - 1)
+    padded = files["pairs.jsonl"] + b" " * 20 * sum(map(len, files.values()))
+    with pytest.raises(ResourceError, match="all its files"):
+        bundle.recompute(pack({**files, "pairs.jsonl": padded}), limit=held)
 
 
 def test_a_vote_of_many_little_lists_is_refused_before_it_is_parsed(files):

@@ -21,12 +21,7 @@ from szpo.types import Prompt
 from tests.support import yard_run
 from tests.support.outline import Outline
 from tests.support.overview import step
-from tests.support.quadratic import (
-    QuadraticPolicy,
-    go,
-    new_ledger,
-    settings_of,
-)
+from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
 
 HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
 
