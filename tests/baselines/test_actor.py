@@ -16,11 +16,9 @@ from szpo.models.batched_lora import find_sites
 from szpo.policies.language_model import random_start
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
-from szpo.types import Prompt
-from tests.support.baseline_actors import SHORT, lora, tiny_actor
+from szpo.types import Answer
+from tests.support.baseline_actors import PROMPTS, SHORT, lora, tiny_actor
 from tests.support.tiny_models import loaded, with_adapter
-
-PROMPTS = [Prompt.user("w7 w8"), Prompt.user("w9")]
 
 
 def push(peft: Any, size: float = 0.3) -> None:
@@ -38,14 +36,14 @@ def test_what_peft_computes_is_what_the_actor_answers_with():
     with trained.training() as peft, torch.no_grad():
         push(peft)
         expected = peft(ids).logits.log_softmax(-1)[0]
-        during = trained.sample(PROMPTS, 2, seed=5)
+        during = trained.sample(PROMPTS[:2], 2, seed=5)
         assert torch.equal(peft(ids).logits.log_softmax(-1)[0], expected)  # wrapped as before
     deltas = trained.deltas([trained.theta()])
     (found,) = trained.engine.logprobs([[3]], [[7, 8, 4, 9, 11]], [0], deltas)
     steps = [float(expected[i, ids[0, i + 1]]) for i in range(5)]
     assert found == pytest.approx(steps, abs=1e-5)
-    assert trained.sample(PROMPTS, 2, seed=5) == during
-    assert during != trained.sample(PROMPTS, 2, seed=5, base=True)
+    assert trained.sample(PROMPTS[:2], 2, seed=5) == during
+    assert during != trained.sample(PROMPTS[:2], 2, seed=5, base=True)
 
 
 def test_the_base_model_comes_out_as_it_went_in():
@@ -89,7 +87,7 @@ def test_beside_a_run_it_starts_where_the_run_starts():
     beside = Actor.beside(base, subspace, sampling=SHORT)
     assert beside.sites == run.subspace.sites
     assert all(np.array_equal(beside.theta()[name], run.factors()[name]) for name in start)
-    assert beside.sample(PROMPTS, 2, seed=9) == run.sample(PROMPTS, 2, seed=9)
+    assert beside.sample(PROMPTS[:2], 2, seed=9) == run.sample(PROMPTS[:2], 2, seed=9)
 
 
 def test_the_saved_adapter_is_read_by_peft_and_by_szpo(tmp_path):
@@ -124,8 +122,6 @@ def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_the
 
 
 def test_an_answer_that_ended_itself_has_its_end_token():
-    from szpo.types import Answer
-
     base = loaded("llama")
     assert loading.answer_tokens(base, Answer("w7 w8", "stop", 2)) == [7, 8, 2]
     assert loading.answer_tokens(base, Answer("w7 w8", "length", 2)) == [7, 8]

@@ -19,7 +19,6 @@ from szpo.baselines.costs import Meter, Moment
 from szpo.baselines.self_rewarding import TrainingData
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.generation.sampling import Sampling
 from szpo.models.loading import read_adapter
 from szpo.types import Answer, Prompt
 from tests.support.baseline_actors import tiny_actor
@@ -29,10 +28,6 @@ PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 13)]
 SMALL = self_rewarding.Recipe(
     prompts=4, judge_tokens=5, dpo=dpo.Recipe(learning_rate=1e-2, steps=2, reference="now")
 )
-
-
-def actor() -> Actor:
-    return tiny_actor("q_proj", "down_proj", sampling=Sampling(max_new_tokens=5))
 
 
 class Scripted:
@@ -112,7 +107,7 @@ def test_best_and_worst_are_so_and_ties_give_none(given_points):
 def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
     moments: list[Moment] = []
     judge = Scripted()
-    first = actor()
+    first = tiny_actor()
     start = first.digest()
     found = self_rewarding.train(
         first,
@@ -151,7 +146,7 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
         assert pair.source == "judge"
 
     shutil.rmtree(tmp_path / "M3")
-    again, second = Scripted(), actor()
+    again, second = Scripted(), tiny_actor()
     resumed = self_rewarding.train(
         second, TrainingData(PROMPTS, judge=again), SMALL, folder=tmp_path, seed=3
     )
@@ -163,7 +158,7 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path):
 
 def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path):
     one = replace(SMALL, models=1)
-    self_rewarding.train(actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
+    self_rewarding.train(tiny_actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
     for change, name in (
         ({"seed": 4}, "seed"),
         ({"data": TrainingData(PROMPTS[1:])}, "prompts"),
@@ -171,16 +166,16 @@ def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path):
     ):
         given = {"data": TrainingData(PROMPTS), "recipe": one, "seed": 3} | change
         with pytest.raises(UsageError, match=rf"M0 was made with other settings \({name}\)"):
-            self_rewarding.train(actor(), folder=tmp_path, **given)  # type: ignore[arg-type]
+            self_rewarding.train(tiny_actor(), folder=tmp_path, **given)  # type: ignore[arg-type]
     (tmp_path / "M1" / "record.json").unlink()
     with pytest.raises(StorageError, match="M1 is no finished model"):
-        self_rewarding.train(actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
+        self_rewarding.train(tiny_actor(), TrainingData(PROMPTS), one, folder=tmp_path, seed=3)
 
 
 def test_a_judge_that_cannot_judge_is_refused(tmp_path):
     """The random model as its own judge never says a score."""
     with pytest.raises(RunError) as caught:
-        self_rewarding.train(actor(), TrainingData(PROMPTS), SMALL, folder=tmp_path, seed=3)
+        self_rewarding.train(tiny_actor(), TrainingData(PROMPTS), SMALL, folder=tmp_path, seed=3)
     assert "no pair for M2: 0% of 36 judgements had a score" in str(caught.value)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1"]
 
@@ -189,7 +184,11 @@ def test_a_judge_that_cannot_judge_is_refused(tmp_path):
 
     with pytest.raises(RunError, match=r"100% of 36 judgements .* all 4 prompts were ties"):
         self_rewarding.train(
-            actor(), TrainingData(PROMPTS, judge=even), SMALL, folder=tmp_path / "even", seed=3
+            tiny_actor(),
+            TrainingData(PROMPTS, judge=even),
+            SMALL,
+            folder=tmp_path / "even",
+            seed=3,
         )
 
 
@@ -197,7 +196,7 @@ def test_examples_make_the_first_model(tmp_path):
     examples = [(prompt, Answer("w20 w21", tokens=2)) for prompt in PROMPTS]
     asked, answers = [prompt for prompt, _ in examples], [answer for _, answer in examples]
     how = replace(SMALL, models=1, fit=sft.Recipe(learning_rate=3e-2, steps=6, batch=6))
-    fitted = actor()
+    fitted = tiny_actor()
 
     def likely() -> float:
         at = Actor(fitted.loaded, fitted.sites, fitted.theta())
@@ -210,13 +209,13 @@ def test_examples_make_the_first_model(tmp_path):
     assert likely() > before + 1.0
     assert done.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
-    once = actor()
+    once = tiny_actor()
     found = sft.train(once, examples, sft.Recipe(steps=1, batch=6), seed=1, meter=Meter())
     assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
 
 
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(UsageError, match="no prompts"):
-        self_rewarding.train(actor(), TrainingData([]), SMALL, folder=Path("nowhere"), seed=0)
+        self_rewarding.train(tiny_actor(), TrainingData([]), SMALL, folder=Path("nowhere"), seed=0)
     with pytest.raises(RunError, match="no example"):
-        sft.train(actor(), [], seed=0)
+        sft.train(tiny_actor(), [], seed=0)
