@@ -24,14 +24,14 @@ from szpo.models.loading import Described
 from szpo.plugins import how_to_install
 from szpo.policies.hosts import LocalHost
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.types import Prompt, Shift
+from szpo.types import Shift
 from tests.support import folder_run, ray_nodes
 from tests.support.cases import case
+from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import small
 from tests.support.ray_nodes import needs_ray
 
 quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
-PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 ASKED = [PROMPTS[:6], PROMPTS[:6], PROMPTS[6:], PROMPTS[6:]]
 SHIFTS = [Shift(2, k, sign, 0.75) for k in (0, 1) for sign in (1, -1)]
 

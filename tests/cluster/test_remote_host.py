@@ -32,14 +32,11 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from szpo_simulators.compare import instruments
 from tests.support import folder_run, near_workers
-from tests.support.policies import (
-    setup_of,
-    small,
-)
+from tests.support.policies import SHORT_PROMPTS as PROMPTS
+from tests.support.policies import setup_of, small
 
 ROWS = 8
 SHORT, BRIEF = Sampling(max_new_tokens=6), Sampling(max_new_tokens=3)
-PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 
 
 @pytest.fixture(scope="module")

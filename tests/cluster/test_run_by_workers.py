@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,17 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
     class DoneError(Exception):
         pass
 
-    def finished(*given: Any, **named: Any) -> None:
-        raise DoneError
+    numbers = itertools.count()
+
+    def changes(ledger: Ledger) -> int:
+        with Ledger.open(ledger.path, readonly=True) as own:
+            if len(list(own.update_rows())) == 4 and lease.controller(own)["paused_by"] is None:
+                raise DoneError
+        return next(numbers)
 
     monkeypatch.setattr(near_workers.NearWorkers, "send", send)
     monkeypatch.setattr("szpo.cli.run.time.sleep", sleep)
-    monkeypatch.setattr("szpo.runs.model_process._changes", _once(finished))
+    monkeypatch.setattr("szpo.runs.model_process._changes", changes)
     assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
     assert seen == [("engine", run_engine.AWAY)] * 3
     assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 2
@@ -193,20 +199,6 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
         assert len(list(ledger.update_rows())) == 4  # two rows a step
         assert verification.verify(ledger).ok
     assert all(host.transport.closed for host in hosts)  # type: ignore[attr-defined]
-
-
-def _once(then: Any) -> Any:
-    """Gives one number before the run and another after it, and then ends the standing by."""
-    calls = [0]
-
-    def changes(ledger: Any) -> int:
-        calls[0] += 1
-        with Ledger.open(ledger.path, readonly=True) as own:
-            if len(list(own.update_rows())) == 4 and lease.controller(own)["paused_by"] is None:
-                then()
-        return calls[0]
-
-    return changes
 
 
 def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, capsys):

@@ -27,15 +27,17 @@ from szpo.models import loading
 from szpo.optim import parameters, sample_directions
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.runs import run_engine
-from szpo.types import Batch, Prompt, Shift
+from szpo.types import Batch, Shift
 from tests.support import folder_run
-from tests.support.policies import small
+from tests.support.policies import SHORT_PROMPTS, full, small
 from tests.support.vllm_server import Faults, VllmServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, in the server's threads
 KEY = "sk-test-0123456789abcdef"
-PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 28, 2)]
+PROMPTS = SHORT_PROMPTS[:4]
 SHIFTS = [Shift(2, 0, sign, 0.75) for sign in (1, -1)]
+slow = partial(pytest.param, marks=pytest.mark.slow)
 BOUNDS = Bounds(patience_s=60.0, load_s=60.0)
 COMPLETIONS, LOAD = "/v1/completions", "/v1/load_lora_adapter"
 
@@ -161,8 +163,8 @@ def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
         base = policy.sample(PROMPTS[:1], 2, seed=1, base=True)
         assert len({answer.text for answer in base[0]}) == 2
         assert answers.rescored >= 4 and not answers.refused
-        assert wait(lambda: not server.adapters)  # what is not needed is unloaded
-        assert wait(lambda: not list(tmp_path.glob("*/*")))
+        until(lambda: not server.adapters)  # what is not needed is unloaded
+        until(lambda: not list(tmp_path.glob("*/*")))
     assert not list(tmp_path.iterdir())
     assert len(server.names) == len(set(server.names)) == 2 + 2 + 2 + 1
     assert not server.changed_in_flight
@@ -183,16 +185,6 @@ def test_a_direction_on_record_is_asked_as_the_seeds_own(
 
     with served(policy, server.url):
         assert policy.rollout([PROMPTS] * 2, [recorded(s) for s in SHIFTS], seed=4) == wanted
-
-
-def wait(until: Any) -> bool:
-    """Whether something comes true within ten seconds."""
-    import time
-
-    end = time.monotonic() + 10
-    while not until() and time.monotonic() < end:
-        time.sleep(0.01)
-    return bool(until())
 
 
 def test_what_passes_changes_no_answer(policy, server, wanted):
@@ -288,7 +280,7 @@ def test_another_adapters_answers_are_noticed_and_asked_again(policy, server, wa
     assert "answers with other adapters than it was asked for (4 of 4 rows of a chunk)" in line
 
 
-@pytest.mark.parametrize("kind", [pytest.param("writer", marks=pytest.mark.slow), "stale"])
+@pytest.mark.parametrize("kind", [slow("writer"), "stale"])
 def test_a_server_that_goes_on_with_another_adapter_is_refused(policy, server, kind):
     """One slot for all names after the canary, or the base model in place of every adapter."""
     with served(policy, server.url) as answers:
@@ -353,32 +345,12 @@ def test_where_people_vote_one_stale_row_of_many_is_noticed(policy, server, want
 @pytest.mark.parametrize(
     ("options", "faults", "error", "words"),
     [
-        pytest.param(
-            {"prefix_caching": True},
-            {},
-            IntegrityError,
-            "--no-enable-prefix-caching",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"dtype": torch.bfloat16},
-            {},
-            IntegrityError,
-            "another model or dtype",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            {"other": True}, {}, IntegrityError, "another model or dtype", marks=pytest.mark.slow
-        ),
+        slow({"prefix_caching": True}, {}, IntegrityError, "--no-enable-prefix-caching"),
+        slow({"dtype": torch.bfloat16}, {}, IntegrityError, "another model or dtype"),
+        slow({"other": True}, {}, IntegrityError, "another model or dtype"),
         ({"key": "another"}, {}, UsageError, r"refuses the key \(HTTP 401\); check \$VLLM_API_K"),
         ({}, {"seeds": "random"}, IntegrityError, "ignores seeds: . of 8 rows had another"),
-        pytest.param(
-            {},
-            {"seeds": "one"},
-            IntegrityError,
-            "ignores seeds: 8 of them gave one answer",
-            marks=pytest.mark.slow,
-        ),
+        slow({}, {"seeds": "one"}, IntegrityError, "ignores seeds: 8 of them gave one answer"),
         ({}, {"writer": "base"}, IntegrityError, "adapters that are not applied"),
     ],
 )
@@ -402,8 +374,6 @@ def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
 
 
 def test_a_rank_that_the_server_does_not_take_is_refused(model):
-    from tests.support.policies import full
-
     base = loading.load(str(model), dtype="fp32")
     wide = LoraPolicy(base, full(base, rank=2, layers=[2]), root_seed=5)
     one = VllmServer(model, max_lora_rank=1)
@@ -431,7 +401,7 @@ def test_replicas_of_two_versions_are_refused(policy, server, model):
 def test_several_replicas_share_the_chunks_and_one_takes_over(policy, server, model, wanted):
     other = VllmServer(model)
     with served(policy, server.url, other.url, chunk_rows=2):
-        assert wait(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
+        until(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
         assert rollout(policy) == wanted
         other.close()
         assert rollout(policy) == wanted

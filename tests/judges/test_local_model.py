@@ -45,15 +45,6 @@ def local(loaded, **options):
     return Local(*LocalHost(loaded).beside(loaded.name), **options)
 
 
-def lettered(path):
-    """A small random Llama whose word list holds A and B."""
-    folder = folder_run.model(path)
-    file = folder / "tokenizer.json"
-    text = file.read_text(encoding="utf-8").replace('"w318"', '"A"').replace('"w319"', '"B"')
-    file.write_text(text, encoding="utf-8")
-    return folder
-
-
 def asked(*texts):
     return [Question(Prompt.user(text), KEY) for text in texts]
 
@@ -116,7 +107,7 @@ def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny):
 @pytest.mark.full
 def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path):
     """With the run's own model as judge it is loaded once; another model is refused afterwards."""
-    folder = lettered(tmp_path)
+    folder = folder_run.model(tmp_path, words="AB")
     sets = ["panel.kind=judge", f"judge.model={folder}", "judge.ask=soft", "judge.conflict=debias"]
     path = folder_run.make(tmp_path, *sets, model_folder=folder)
     with Ledger.open(path) as ledger:

@@ -119,10 +119,7 @@ def test_a_run_records_what_the_judge_said_and_needs_it_for_nothing_but_new_answ
 
 @pytest.mark.full
 def test_a_local_judge_rates_and_a_scorer_does_not(tmp_path, capsys):
-    model = folder_run.model(tmp_path)
-    file = model / "tokenizer.json"
-    text = file.read_text(encoding="utf-8").replace('"w318"', '"yes"').replace('"w319"', '"no"')
-    file.write_text(text, encoding="utf-8")
+    model = folder_run.model(tmp_path, words=("yes", "no"))
     sets = [f"judge.model={model}", "judge.ask=soft"]
     assert call(arguments(tmp_path, model, *sets, "judge.kind=scorer")) == 2
     assert "a scorer rates no single answer" in said(capsys)

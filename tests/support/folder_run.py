@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from szpo.cli.app import call
-from tests.support import tiny_models
-
-ONCE = TemporaryDirectory(prefix="szpo-tests-")
-"""What is made once a worker, and handed out as copies."""
+from tests.support import tiny_models, yard_run
+from tests.support.yard_run import ONCE
 
 
 @cache
@@ -25,9 +23,19 @@ def _saved(name: str, positions: int | None) -> Path:
     return target
 
 
-def model(folder: Path, name: str = "llama", positions: int | None = None) -> Path:
-    """A folder as the hub would give it, of a model that reads so many tokens."""
-    return Path(shutil.copytree(_saved(name, positions), folder / name))
+def model(
+    folder: Path, name: str = "llama", positions: int | None = None, words: Sequence[str] = ()
+) -> Path:
+    """A folder as the hub would give it, of a model that reads so many tokens.
+
+    ``words``: two that its tokenizer knows in place of the last ones.
+    """
+    made = Path(shutil.copytree(_saved(name, positions), folder / name))
+    text = (made / "tokenizer.json").read_text(encoding="utf-8")
+    for number, word in enumerate(words, 318):
+        text = text.replace(f'"w{number}"', f'"{word}"')
+    (made / "tokenizer.json").write_text(text, encoding="utf-8")
+    return made
 
 
 def prompts(folder: Path) -> Path:
@@ -46,8 +54,7 @@ def arguments(folder: Path, *sets: str, model_folder: Path) -> list[str]:
         "subspace.kl_samples=32", "run.name=folder", "evaluation.prompts=1",
         "evaluation.samples=1", "evaluation.along=0", *sets,
     ]  # fmt: skip
-    line = ["run", "--folder", str(folder / "runs")]
-    return [*line, *(word for text in every for word in ("--set", text))]
+    return yard_run.line(folder, every)
 
 
 def make(folder: Path, *sets: str, model_folder: Path | None = None) -> Path:
@@ -64,5 +71,4 @@ def _finished() -> Path:
 
 def finished(folder: Path) -> Path:
     """A copy of the worker's one finished run; prompts and model stay where they were."""
-    shutil.copytree(_finished().parent, folder / "runs")
-    return folder / "runs" / "folder.db"
+    return yard_run.copied(_finished(), folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +32,21 @@ def prompts(folder: Path) -> Path:
     return path
 
 
+def line(folder: Path, sets: Sequence[str]) -> list[str]:
+    """``szpo run …`` with its file in ``folder``/runs."""
+    return ["run", "--folder", str(folder / "runs"), *(w for s in sets for w in ("--set", s))]
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A copy of a run's file, in ``folder``/runs."""
+    shutil.copytree(run.parent, folder / "runs")
+    return folder / "runs" / run.name
+
+
 def arguments(folder: Path, *sets: str) -> list[str]:
     """``szpo run …`` for the yard, with its file in ``folder``/runs."""
     every = [*SETS, f"prompts.path={prompts(folder)}", "run.votes=24", *sets]
-    line = ["run", "--folder", str(folder / "runs")]
-    return [*line, *(word for text in every for word in ("--set", text))]
+    return line(folder, every)
 
 
 def make(folder: Path, *sets: str) -> Path:
@@ -51,5 +62,4 @@ def _finished() -> Path:
 
 def finished(folder: Path) -> Path:
     """A copy of the worker's one finished run; its prompts stay where they were."""
-    shutil.copytree(_finished().parent, folder / "runs")
-    return folder / "runs" / "yard.db"
+    return copied(_finished(), folder)
