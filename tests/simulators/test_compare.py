@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -25,7 +24,7 @@ from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import results as of_ledger
-from szpo.types import Answer, Floats, Prompt, Row
+from szpo.types import Answer, Prompt, Row
 from szpo_simulators.compare import (
     cell_store,
     checkpoints,
@@ -143,45 +142,47 @@ def test_all_methods_share_one_setup(name):
     assert not set(preset.tuning) & set(preset.seeds)
 
 
-def measured(rewards: Floats) -> Measurement:
+def measured(rewards):
     texts = (("a", "b"),) * len(rewards)
-    return Measurement(-2.0, 0.9, 5.0, rewards=rewards, texts=texts, kl=0.1, kl_stderr=0.01)
+    return Measurement(-2.0, 0.8, 20.0, rewards=rewards, texts=texts, kl=0.0, kl_stderr=0.0)
 
 
-class Policy:
-    """Its answers are the text that it was given."""
+class Parrot:
+    """Answers with the prompt and the sample's number; reads a text at one nat per word."""
 
-    def __init__(self, text):
-        self.text = text
+    def __init__(self, word=""):
+        self.word, self.read = word, 0
 
     def sample(self, prompts, samples, *, seed):
-        return [[Answer(self.text, tokens=3)] * samples for _ in prompts]
+        if self.word:
+            return [[Answer(self.word, tokens=3)] * samples for _ in prompts]
+        return [[Answer(f"{p.text} {i}", "stop", i) for i in range(samples)] for p in prompts]
 
     def logprob_base(self, prompts, answers):
-        return np.full(len(answers), -2.0)
+        self.read += len(answers)
+        return np.array([-float(len(a.text.split())) for a in answers[:-1]] + [np.nan])
 
     def kl(self, prompts, *, seed):
-        return 0.5, 0.1
+        return 1.5, 0.25
 
 
 def test_points_lie_at_even_shares_and_the_start_costs_nothing():
-    yardstick = checkpoints.Yardstick(
-        PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measured(np.full((4, 2), 0.1))
-    )
+    start = measured(np.full((4, 2), 0.1))
+    yardstick = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, start)
     course = checkpoints.Checkpoints(
         yardstick, instruments.Instruments(), 2, proxy=lambda p, answers: [7.0] * len(answers)
     )
     course.record_start()
     course.record_start({"votes": 8, "answers_read": 64, "tokens": 9})
     for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
-        course.record(Policy(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
+        course.record(Parrot(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
     assert [row["share"] for row in course.rows] == [0.0, 0.0, 0.5, 1.0]
     assert [row["votes"] for row in course.rows] == [0, 8, 8, 8]
     # Rewards .1 at the start, .4 and .8 then: every answer beats every one of the base's.
     assert [row["win_rate"] for row in course.rows] == [0.5, 0.5, 1.0, 1.0]
     assert [row["gain"] for row in course.rows] == pytest.approx([0, 0, 0.3, 0.7])
     assert [row["proxy"] for row in course.rows] == [None, None, 7.0, 7.0]
-    assert course.rows[-1]["kl"] == 0.5 and len(course.rows[-1]["guards"]) == 3
+    assert course.rows[-1]["kl"] == 1.5 and len(course.rows[-1]["guards"]) == 3
 
 
 def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
@@ -563,23 +564,6 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
 
 def tie(questions, single, key):
     return ["tie"] * len(questions)
-
-
-class Parrot:
-    """Answers with the sample's number; reads every text at one nat per word."""
-
-    def __init__(self) -> None:
-        self.read = 0
-
-    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
-        return [[Answer(f"{p.text} {i}", "stop", i) for i in range(samples)] for p in prompts]
-
-    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        self.read += len(answers)
-        return np.array([-float(len(a.text.split())) for a in answers[:-1]] + [np.nan])
-
-    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
-        return 1.5, 0.25
 
 
 def test_measure_scores_every_answer_and_skips_empty_ones_in_fluency():
