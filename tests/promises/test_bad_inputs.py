@@ -27,6 +27,7 @@ from szpo.replay import verification
 from szpo.runs import assemble
 from tests.support import folder_run, yard_run
 from tests.support.cases import case
+from tests.support.tampering import forge
 
 ROOT = Path(__file__).parents[2]
 
@@ -244,26 +245,11 @@ def text(path: Path) -> None:
 
 def other_tables(path: Path) -> None:
     path.unlink()
-    execute(path, "CREATE TABLE notes (text)")
+    forge(path, "CREATE TABLE notes (text)")
 
 
-def execute(path: Path, *statements: str) -> None:
-    with sqlite3.connect(path) as conn:
-        for sql in statements:
-            conn.execute(sql)
-
-
-def forged(trigger: str, sql: str) -> Callable[[Path], None]:
-    """A change that a trigger forbids, with the trigger put back."""
-
-    def change(path: Path) -> None:
-        with sqlite3.connect(path) as conn:
-            asked = "SELECT sql FROM sqlite_master WHERE name = ?"
-            (made,) = conn.execute(asked, (trigger,)).fetchone()
-            for each in (f"DROP TRIGGER {trigger}", sql, made):
-                conn.execute(each)
-
-    return change
+def forged(sql: str) -> Callable[[Path], object]:
+    return lambda path: forge(path, sql)
 
 
 def leased(path: Path) -> None:
@@ -279,17 +265,16 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (other_tables, ["show"], 4, "is not a szpo ledger (application_id 0)"),
     (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
      ["verify"], 5, "damaged"),
-    (lambda path: execute(path, "PRAGMA user_version = 2"),
+    (forged("PRAGMA user_version = 2"),
      ["show"], 2, ": schema 2; this szpo reads up to 1: upgrade"),
-    (forged("votes_no_update",
-            "UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5"),
+    (forged("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5"),
      ["verify"], 5, "does not verify: votes row 5: "),
-    (forged("updates_no_delete", "DELETE FROM updates WHERE step = 1"),
+    (forged("DELETE FROM updates WHERE step = 1"),
      ["verify"], 5, "does not verify: "),
-    *((forged("runs_no_update", f"UPDATE runs SET spec = '{spec}'"), [command],
+    *((forged(f"UPDATE runs SET spec = '{spec}'"), [command],
        5, "not JSON of a run")
       for spec in ("[" * 5000 + "]" * 5000, "[[1]]") for command in ("show", "verify")),
-    (forged("events_no_update", f"UPDATE events SET body = '{'[' * 5000 + ']' * 5000}'"),
+    (forged(f"UPDATE events SET body = '{'[' * 5000 + ']' * 5000}'"),
      ["show"], 5, "nested too deep"),
     (leased, ["run", "--resume"], 3, "run by another-host:1:x"),
 ]  # fmt: skip

@@ -96,6 +96,10 @@ def live(path, seed, until=3):
             votes.write_votes(ledger, out)
 
 
+def answers(ledger):
+    return sorted((v["assignment"], v["revision"], v["choice"]) for v in ledger.votes())
+
+
 def killed_life(path, seed, text):
     with arm(text):
         live(path, seed)
@@ -108,8 +112,8 @@ def take_up(path, seed, expected):
         report = verification.verify(ledger)
         assert report.ok, str(report)
         assert history(ledger) == expected[0]
-        remaining = [(v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()]
-        assert sorted(remaining) == expected[1] and len(set(remaining)) == len(remaining)
+        remaining = answers(ledger)
+        assert remaining == expected[1] and len(set(remaining)) == len(remaining)
         assert Counter(row["state"] for row in ledger.steps())["applied"] == 3
     lines = path.with_suffix(".jsonl").read_text().splitlines()
     assert len(lines) == len(remaining)
@@ -136,11 +140,8 @@ def undisturbed(tmp_path_factory):
             finally:
                 failpoints._armed.clear()
             with Ledger.open(path) as ledger:
-                remaining = sorted(
-                    (v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()
-                )
                 counts = {name: armed.hits for name, armed in hits.items()}
-                known[seed] = counts, (history(ledger), remaining), start
+                known[seed] = counts, (history(ledger), answers(ledger)), start
         return known[seed]
 
     return find

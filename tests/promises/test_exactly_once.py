@@ -2,14 +2,12 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
 from szpo import seeds
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import children, voting
 
@@ -33,8 +31,10 @@ def check(path, begin, kills):
             assert report.ok, str(report)
 
 
-def kill_and_go_on(path, kills):
+@pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_no_vote_is_lost_or_doubled_by_kills(tmp_path, kills):
     """Kill the process that takes votes again and again; its clients retry what was not acked."""
+    path = tmp_path / "run.db"
     # Enough that nobody answers one a hundred times, which is refused.
     seats = voting.ballot(path, 300 + 3 * kills, sync=False)
     begin = [0] * voting.DOORS
@@ -67,20 +67,14 @@ def kill_and_go_on(path, kills):
     assert sum(begin) >= kills
 
 
-def test_no_vote_is_lost_or_doubled_by_kills(tmp_path):
-    kill_and_go_on(tmp_path / "run.db", 100)
-
-
-@pytest.mark.slow
-def test_no_vote_is_lost_or_doubled_by_a_thousand_kills(tmp_path):
-    kill_and_go_on(tmp_path / "run.db", 1000)
-
-
-def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> None:
+@pytest.mark.full
+@pytest.mark.parametrize("posts", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
     """Clients whose acknowledgements get lost send the same answer again until one arrives.
 
     Every other round their answers share a commit, as those of a busy web process do.
     """
+    path, dropped = tmp_path / "run.db", 0.1
     seats = voting.ballot(path, max(1000, posts // 20), sync=False)
     arrives = seeds.uniform(seeds.derive(6, "acknowledgements"), posts) >= dropped
     begin, unheard = [0] * CLIENTS, {}
@@ -96,7 +90,7 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
             receipts = (
                 voting.cast_many(service, sent)
                 if together
-                else [service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem)) for b in sent]
+                else [service.cast(one) for one in sent]
             )
             for client, receipt in enumerate(receipts):
                 before = unheard.pop(client, None)
@@ -119,13 +113,3 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
             "HAVING count(*) <> max(revision) + 1)"
         )[0]["n"] == 0  # fmt: skip
         assert ledger.query("SELECT count(*) AS n FROM votes")[0]["n"] == len(found)
-
-
-@pytest.mark.full
-def test_posts_with_lost_acknowledgements_count_once(tmp_path):
-    retry_until_acknowledged(tmp_path / "run.db", 10_000)
-
-
-@pytest.mark.slow
-def test_a_million_posts_with_lost_acknowledgements_count_once(tmp_path):
-    retry_until_acknowledged(tmp_path / "run.db", 1_000_000)

@@ -16,6 +16,7 @@ from szpo.types import Prompt
 from szpo.voting import counting, lease, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from tests.support.crashing import Crash
 from tests.support.quadratic import (
     Clock,
     QuadraticPolicy,
@@ -27,29 +28,24 @@ from tests.support.quadratic import (
 )
 
 
-class Killed(BaseException):
-    """The process is gone."""
+class Closing(ValueJudge):
+    """Thinks about its second answer until somebody has closed the step; may skip every time."""
 
-
-class Acting(ValueJudge):
-    """Does something once, while it thinks about the chosen answer."""
-
-    def __init__(self, act, at=2):
-        super().__init__()
-        self.act, self.left = act, at
+    def __init__(self, ledger, skips=0.0):
+        super().__init__(skips=skips)
+        self.ledger, self.left = ledger, 2
 
     def judge(self, *arguments, **options):
         self.left -= 1
         if self.left == 0:
-            self.act()
+            closing = steps.Closing("operator", reason="enough", actor="ann")
+            steps.close(self.ledger, 0, closing)
         return super().judge(*arguments, **options)
 
 
 def test_a_step_closed_while_judges_think_is_no_error(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    judge = Acting(
-        lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
-    )
+    judge = Closing(ledger)
     outcome = go(settings, ledger, policy, panel_of(ledger, judge=judge))
     assert outcome.steps == 4
     assert [row["closed_by"] for row in ledger.steps()] == ["operator", "rule", "rule", "rule"]
@@ -59,15 +55,7 @@ def test_a_step_closed_while_judges_think_is_no_error(tmp_path):
 
 def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
     settings, ledger, policy = start(tmp_path)
-
-    class Skipping(Acting):
-        def judge(self, *arguments, **options):
-            super().judge(*arguments, **options)
-            return "skip"
-
-    judge = Skipping(
-        lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
-    )
+    judge = Closing(ledger, skips=1.0)
     go(settings, ledger, policy, panel_of(ledger, judge=judge), until_step=1)
     assert len(ledger.votes(0)) == settings.N  # one round, none after the close
     panel_of(ledger).submit(ledger.comparisons(0))
@@ -92,10 +80,10 @@ def test_a_guards_pause_survives_a_kill_right_after_the_step(tmp_path):
     settings, ledger, policy = start(tmp_path)
 
     def kill(update):
-        raise Killed
+        raise Crash
 
     policy.apply = kill
-    with pytest.raises(Killed):
+    with pytest.raises(Crash):
         go(settings, ledger, policy, bands=Bands(norm=(0, 1e-9)))
     assert ledger.last_applied() == 0
     outcome = go(settings, ledger, QuadraticPolicy(settings), bands=Bands(norm=(0, 1e-9)))

@@ -85,11 +85,3 @@ def test_the_oldest_libraries_verify_the_stored_ledgers(python, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
         expected = json.loads(path.with_suffix(".json").read_text())["history"]
         assert told(python, "read", tmp_path)["runs"][path.stem] == expected
-
-
-@pytest.mark.full
-def test_two_recordings_of_the_witness_are_the_same(tmp_path):
-    first = witness.record(tmp_path / "one")
-    assert witness.record(tmp_path / "two") == first == witness.read(tmp_path / "one")
-    assert {len(steps) for steps in first.values()} == {witness.STEPS}
-    assert len({steps[-1][2] for steps in first.values()}) == len(first)

@@ -45,22 +45,17 @@ def test_examples_of_the_reference_run(page, code):
     assert printed.getvalue().strip() or "check_" in code
 
 
-def run_script(script: Path, folder: Path) -> str:
-    path = os.pathsep.join(map(str, (ROOT, ROOT / "ui", ROOT / "simulators")))
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=folder, env={**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": path},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert len(list(folder.glob("*.svg"))) == 1
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_gallery_scripts_run(script, tmp_path):
-    assert run_script(script, tmp_path)
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "ui", ROOT / "simulators")))
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, env={**os.environ, "MPLBACKEND": "svg", "PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+    assert len(list(tmp_path.glob("*.svg"))) == 1
 
 
 def run_cells(notebook: Path) -> dict[str, Any]:

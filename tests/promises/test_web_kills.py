@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
-from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from szpo import seeds
@@ -23,15 +14,11 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo_ui.web import credentials
 from tests.support.browser import make
+from tests.support.served import Served
 
-ROOT = Path(__file__).parents[2]
 PEOPLE = 4
 PAUSE = threading.Event()
-"""Never set: between two looks at another process."""
-
-
-class Gone(Exception):  # noqa: N818
-    """The server is not there: it was killed, or is not up yet."""
+"""Never set: between two looks at what was acknowledged."""
 
 
 class Voter:
@@ -44,19 +31,9 @@ class Voter:
         self.sent = 0
 
     def post(self, url: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        request = urllib.request.Request(
-            url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                text = answer.read()
-                return answer.status, json.loads(text) if text else None
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
-        except (OSError, ValueError, HTTPException) as error:
-            raise Gone from error
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        answer = httpx.post(url + path, json=body, headers=headers, timeout=30)
+        return answer.status_code, answer.json() if answer.content else None
 
     def vote(self, url: str, times: int) -> None:
         """Answer so often, or until the server is gone; what was not acknowledged stays open."""
@@ -83,24 +60,8 @@ class Voter:
                 assert answer["choice"] == self.open["choice"]
                 self.acked[self.open["idem"]] = answer["choice"]
                 self.open = None
-        except Gone:
+        except (httpx.TransportError, ValueError):
             return
-
-
-def started(path: Path, port: int) -> subprocess.Popen[bytes]:
-    """``szpo serve`` without a controller, once it answers."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "szpo", "serve", str(path), "--no-controller", "--port", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    while True:
-        assert child.poll() is None, "szpo serve ended by itself"
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30):
-                return child
-        except OSError:
-            PAUSE.wait(0.05)
 
 
 @pytest.mark.slow
@@ -114,23 +75,20 @@ def test_no_vote_is_lost_or_doubled_when_the_web_process_is_killed(tmp_path):
     codes = [credentials.invite(stage.ledger, "panelist", f"P-{i:02}").code for i in range(PEOPLE)]
     stage.ledger.close()
     people = [Voter(i, code) for i, code in enumerate(codes)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
     draws = seeds.uniform(seeds.derive(8, "web"), kills)
     for kill in range(kills):
-        child = started(path, port)
+        served = Served(str(path), "--no-controller")
         before = sum(len(person.acked) for person in people)
         with ThreadPoolExecutor(PEOPLE) as pool:
-            voting = [pool.submit(person.vote, url, 10) for person in people]
+            voting = [pool.submit(person.vote, served.url, 10) for person in people]
             wanted = before + 1 + int(20 * draws[kill])
             while sum(len(p.acked) for p in people) < wanted and not all(f.done() for f in voting):
                 PAUSE.wait(0.005)
-            os.kill(child.pid, signal.SIGKILL)
+            served.child.kill()
             for each in voting:
                 each.result()
-        child.wait()
+        served.child.wait()
+        served.close()
         with Ledger.open(path) as ledger:
             rows = {row["idem"]: row for row in ledger.query("SELECT * FROM votes")}
             assert len(rows) == ledger.query("SELECT count(*) AS n FROM votes")[0]["n"]
