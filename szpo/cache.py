@@ -75,6 +75,14 @@ def read_either(shipped: Path, stored: Path, read: Callable[[Path], T], what: st
     return read_stored(stored, read) if found is None else found
 
 
+def keep(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole, for another time; a cache that cannot be written is no error."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replace_whole(path) as draft:
+            write(draft)
+
+
 def hub_copy(name: str) -> Path | None:
     """The folder of a model of the hub (owner/name) whose weights were all downloaded before."""
     from huggingface_hub import constants

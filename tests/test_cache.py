@@ -23,3 +23,15 @@ def test_the_cache_is_where_the_environment_says(own, shared, place, monkeypatch
         if value is not None:
             monkeypatch.setenv(name, value)
     assert cache.cache_dir() == Path(place).expanduser()
+
+
+def test_what_is_kept_is_whole_and_a_cache_that_cannot_be_written_keeps_nothing(tmp_path):
+    def broken(draft: Path) -> None:
+        draft.write_text("half")
+        raise OSError("no space left")
+
+    cache.keep(tmp_path / "new" / "kept", lambda draft: draft.write_text("whole"))
+    cache.keep(tmp_path / "new" / "kept", broken)
+    cache.keep(tmp_path / "new" / "kept" / "below a file", lambda draft: draft.write_text("x"))
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["kept"]
+    assert (tmp_path / "new" / "kept").read_text() == "whole"

@@ -21,7 +21,6 @@ from szpo import cache, plugins, seeds
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
-from szpo.files import replace_whole
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
@@ -267,9 +266,8 @@ def load_or_draw_answers(
     model = (loaded.sha256, loaded.dtype, loaded.quantization)
     found = find_answers(config, model, prompts)
     if found is None:
-        found, path = draw(), _stored_answers(config, model, prompts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_answers(found, path)
+        found = draw()
+        cache.keep(_stored_answers(config, model, prompts), partial(write_answers, found))
     return found
 
 
@@ -293,10 +291,9 @@ def answers_name(config: Config, model: Model, prompts: Sequence[Prompt]) -> str
 
 
 def write_answers(found: Sequence[Sequence[Answer]], path: Path) -> None:
-    """Write answers as JSON, whole or not at all."""
+    """Write answers as JSON."""
     rows = [[(a.text, a.end, a.tokens) for a in row] for row in found]
-    with replace_whole(path) as draft:
-        draft.write_text(json.dumps(rows), encoding="utf-8")
+    path.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def read_answers(path: Path) -> Answers:

@@ -6,7 +6,6 @@ such answers: beyond it a score of a warm start's pairs is clipped.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -18,7 +17,6 @@ from typing import Final
 import numpy as np
 
 from szpo import cache
-from szpo.files import replace_whole
 from szpo.optim.rules import guard_geometry
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.policies import own_prompt
@@ -116,8 +114,7 @@ def read_start(
 def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
     """Read the start's answers, or take a reading that ships, or an earlier run's of this start.
 
-    A starting adapter's are not stored: its weights would have to be part of the key. A cache
-    that cannot be written is no error.
+    A starting adapter's are not stored: its weights would have to be part of the key.
     """
     asked = list(dict.fromkeys(prompts))[:PROMPTS]
     each = 0 if policy.subspace.features is not None else 6
@@ -130,10 +127,12 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
     if found is not None:
         return found
     made = read_start(policy, asked, samples, seed=0)
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_whole(path) as draft, draft.open("wb") as file:
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:
             np.savez(file, scores=made.scores, figures=made.figures, prompts=made.prompts)
+
+    cache.keep(path, write)
     return made
 
 

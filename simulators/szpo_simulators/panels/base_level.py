@@ -11,13 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from szpo import cache
-from szpo.files import replace_whole
 from szpo.policies import text_guards
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspace_cache import SHIPPED_DTYPE
@@ -65,13 +65,11 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt], compared: int) -
     if policy.loaded.adapter is not None:
         return read(policy, prompts, compared)
     shipped = SHIPPED / file_name(policy, prompts, compared, dtype=SHIPPED_DTYPE)
-    found = cache.read_shipped(shipped, from_file, "the reading of the base is")
     path = cache.cache_dir() / "base" / file_name(policy, prompts, compared)
-    found = cache.read_stored(path, from_file) if found is None else found
+    found = cache.read_either(shipped, path, from_file, "the reading of the base is")
     if found is None:
         found = read(policy, prompts, compared)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_file(found, path)
+        cache.keep(path, partial(to_file, found))
     return found
 
 
@@ -96,11 +94,10 @@ def file_name(
 
 
 def to_file(found: BaseLevel, path: Path) -> None:
-    """Write it as JSON, whole or not at all."""
+    """Write it as JSON."""
     answers = [[(a.text, a.end, a.tokens) for a in row] for row in found.answers]
     body = {"answers": answers, "figures": asdict(found.figures)}
-    with replace_whole(path) as draft:
-        draft.write_text(json.dumps(body), encoding="utf-8")
+    path.write_text(json.dumps(body), encoding="utf-8")
 
 
 def from_file(path: Path) -> BaseLevel:
