@@ -54,7 +54,7 @@ test: $(STAMP)  ## the first gate, minutes: no browser, no other processes, no t
 	$(PYTEST) -n 2 -m quick
 
 test-full: $(STAMP) browser  ## the rest of what continuous integration runs
-	$(PYTEST) -n auto -m full $(EVERY)
+	$(PYTEST) -n auto -m "full and not slow" $(EVERY)
 
 test-all: $(STAMP) $(DOCS) browser check  ## everything, the slow tests included
 	$(PYTEST) -n auto -m "not gpu" --hypothesis-profile many --timeout 7200 $(EVERY)

@@ -67,8 +67,13 @@ def test_no_vote_is_lost_or_doubled_by_kills(tmp_path, kills):
     assert sum(begin) >= kills
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("posts", [10_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "posts",
+    [
+        pytest.param(10_000, marks=pytest.mark.full),
+        pytest.param(1_000_000, marks=pytest.mark.slow),
+    ],
+)
 def test_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
     """Clients whose acknowledgements get lost send the same answer again until one arrives.
 
