@@ -291,12 +291,15 @@ def load(path: Path) -> State:
         if body.get("version") != VERSION:
             raise UsageError(f"{path}: version {body.get('version')}; this szpo reads {VERSION}")
         plan = body["plan"]
-        return State(
+        found = State(
             plan=SelectionSettings(**{**plan, "names": tuple(plan["names"])}),
             scale=tuple(body["scale"]),
             questions=tuple(_question(q) for q in body["questions"]),
             replies=tuple(Reply(**reply) for reply in body["replies"]),
         )
+        if any(len(each.delta) != len(found.plan.names) for each in found.questions):
+            raise ValueError("a question has not one number for each feature")
+        return found
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is no state of a selection ({error})") from error
 

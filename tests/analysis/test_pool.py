@@ -483,10 +483,14 @@ def test_half_a_character_of_a_pool_is_written_as_a_question_mark(tmp_path):
     assert (pair.id, pair.prompt.text, pair.a, pair.b) == ("?", "a?", "b ?", "\U0001f600")
 
 
-def test_a_state_of_brackets_is_none(tmp_path):
+def test_a_state_of_brackets_or_of_other_features_is_none(tmp_path):
     path = tmp_path / "state.json"
     path.write_text("[" * 100_000)
     with pytest.raises(UsageError, match="is no state of a selection"):
+        rounds.load(path)
+    asked = rounds.Question("q", "q", 0, (("user", "p"),), "a", "b", (1.0,), 0.1)
+    rounds.save(State(SelectionSettings("columns:x,y", ("x", "y")), questions=(asked,)), path)
+    with pytest.raises(UsageError, match="has not one number for each feature"):
         rounds.load(path)
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support import witness
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic")
+NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
 """What replaying a run takes of szpo's dependencies."""
 FIRST = {"numpy": "2.1.0", "scipy": "1.14.1"}
 """The first ones that are built for Python 3.13."""
