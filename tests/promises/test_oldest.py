@@ -15,8 +15,6 @@ import pytest
 from tests.support import witness
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
-"""What replaying a run takes of szpo's dependencies."""
 FIRST = {"numpy": "2.1.0", "scipy": "1.14.1"}
 """The first ones that are built for Python 3.13."""
 
@@ -25,10 +23,10 @@ def oldest():
     """The lowest versions that pyproject.toml allows, as pip's requirements."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     allowed = tomllib.loads(text)["project"]["dependencies"]
-    found = dict(match.groups() for match in map(re.compile(r"([\w-]+)>=([\d.]+)").match, allowed))
+    found = dict(re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(allowed), re.MULTILINE))
     if sys.version_info >= (3, 13):
         found |= FIRST
-    return {name: found[name] for name in NEEDED}
+    return {name: found[name] for name in witness.NEEDED}
 
 
 def same(version, wanted):

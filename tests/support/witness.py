@@ -33,6 +33,10 @@ from tests.support.quadratic import (
     settings_of,
 )
 
+NEEDED = ("numpy", "scipy", "sqlite-utils", "pydantic", "lazy-loader")
+"""What replaying a run takes of szpo's dependencies."""
+
+
 EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
     "sign": (LAYOUT, {"rule": "sign", "M": 3}),
     "known": (LAYOUT, {"rule": "known", "M": 2}),
@@ -82,5 +86,5 @@ def read(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     what = {"record": record, "read": read}[sys.argv[1]]
-    versions = {name: version(name) for name in ("numpy", "scipy", "sqlite-utils", "pydantic")}
+    versions = {name: version(name) for name in NEEDED}
     print(json.dumps({"versions": versions, "runs": what(Path(sys.argv[2]))}))
