@@ -58,7 +58,8 @@ def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
     if rule not in RULES:
         raise UsageError(f"selection: rule {rule!r} is unknown; choose {' or '.join(RULES)}")
     none = _no_answers(x)
-    parts = [_gain(delta[part] @ x.T, none, rule) for part in blocks(len(delta), len(x))]
+    logits = (delta[part] @ x.T for part in blocks(len(delta), len(x)))
+    parts = [_gain(s, special.expit(s), none, rule) for s in logits]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -84,17 +85,18 @@ def select(
     if len(short) < len(order):
         beyond = max(beyond, float(alone[order[len(short)]]))
     s = delta[short] @ x.T
+    p = special.expit(s)
     joint = _no_answers(x)
     left = np.ones(len(short), dtype=np.bool_)
     chosen: list[int] = []
     found: list[float] = []
     while len(chosen) < min(count, len(short)):
-        gain = _gain(s, joint, rule)
+        gain = _gain(s, p, joint, rule)
         best = int(np.argmax(np.where(left, gain, -np.inf)))
         chosen.append(best)
         found.append(float(gain[best]))
         left[best] = False
-        joint = _join_answer(joint, special.expit(s[best]), len(chosen), key)
+        joint = _join_answer(joint, p[best], len(chosen), key)
     certain = rule == "bald" and all(gain >= beyond for gain in found)
     return Batch(short[np.array(chosen, dtype=np.int64)], np.array(found), certain)
 
@@ -127,9 +129,8 @@ def _join_answer(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
     return _Joint(weight / np.where(total > 0, total, 1.0), odds)
 
 
-def _gain(s: Floats, joint: _Joint, rule: By) -> Floats:
-    """The gain of questions after the answers so far, for s (n, m), (n,)."""
-    p = special.expit(s)
+def _gain(s: Floats, p: Floats, joint: _Joint, rule: By) -> Floats:
+    """The gain of questions after the answers so far, for s and p = σ(s) (n, m), (n,)."""
     if rule == "bald":  # H(answer | so far) − mean H(answer | w)
         after = np.clip(p @ joint.weight.T, 0.0, 1.0)
         return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.replay import replay
 from szpo.types import Floats, Update, Vote
-from szpo.voting import counting
+from szpo.voting import counting, step_inputs
 
 MAX_COORDINATES: Final = 4096
 """Above this many coordinates only votes are counted; up to it, steps are recomputed."""
@@ -121,9 +122,13 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         votes = counting.StepVotes(ledger, step)
         rest = [vote for vote in votes.counted if vote.panelist != panelist]
         try:
-            _, after, taken, _ = replay.tell_step(settings, state, votes, row["mu"])
+            tell = partial(
+                replay.tell_step, settings, state, votes, row["mu"],
+                inputs=step_inputs.read(ledger, settings, step),
+            )  # fmt: skip
+            _, after, taken, _ = tell()
             if len(rest) < len(votes.counted):
-                other = replay.tell_step(settings, state, votes, row["mu"], rest)[2]
+                _, _, other, _ = tell(rest)
                 cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
                 if cosine is not None:
                     found[step] = cosine

@@ -75,11 +75,11 @@ class Weights:
             return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
         return parameters.digest(self.theta(ledger), ledger.layout, ledger.basis_sha256)
 
-    def measured(self, ledger: Ledger) -> HeldOut | None:
-        """What was measured of them on held-out prompts."""
+    def measured(self, ledger: Ledger, digest: str) -> HeldOut | None:
+        """What was measured of them, whose digest this is, on held-out prompts."""
         if self.group is not None:
             return self.group.measured
-        found, digest = held_out.read(ledger), self.digest(ledger)
+        found = held_out.read(ledger)
         return found if found is not None and found.theta_sha256 == digest else None
 
 
@@ -114,7 +114,8 @@ def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) 
             f"| fitted to | the {group.votes} votes of {', '.join(map(visible, group.members))}: "
             f"cluster {group.number} by {visible(group.features)}; no vote was added |\n"
         )
-    guards = _guards(weights.measured(ledger))
+    digest = weights.digest(ledger)
+    guards = _guards(weights.measured(ledger, digest))
     against = find_doubt(ledger, weights)
     doubt = f"\n> **Exported anyway:** {against}.\n" if against else ""
     whole = group is None and share == 1 and len(folded) == total.steps
@@ -150,7 +151,7 @@ fitted, and no gradient of the judgement was taken.
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
 {shrunk}{parent}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
-| coordinates, SHA-256 | `{weights.digest(ledger)}` |
+| coordinates, SHA-256 | `{digest}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 
@@ -186,16 +187,16 @@ def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
             against.append(helped.sentence)
         elif helped.verdict == "unknown" and ahead is not None and not ahead.found.shown:
             against.append("its votes show no taste yet, so it is all but the base")
-    if (measured := weights.measured(ledger)) and measured.failure:
+    if (measured := weights.measured(ledger, digest)) and measured.failure:
         against.append(f"of the guards on held-out prompts {measured.failure}")
     return "; ".join(against)
 
 
 def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
     """What nobody measured of weights that are handed on, in words; "" where all of it was."""
-    helped, found, unknown = improvement.read(ledger), weights.measured(ledger), []
-    step, whole = weights.step, weights.group is None
-    if whole and weights.digest(ledger) == recommended_digest(ledger):
+    helped, digest, unknown = improvement.read(ledger), weights.digest(ledger), []
+    found, step, whole = weights.measured(ledger, digest), weights.step, weights.group is None
+    if whole and digest == recommended_digest(ledger):
         unknown += [helped.sentence] if helped.lack else []
     elif whole and not any(point.steps == step and point.wins for point in helped.points):
         unknown.append(f"not known whether it was better than the base after step {step}")

@@ -12,7 +12,7 @@ from typing import Final
 from szpo import seeds
 from szpo.data.text_files import clean_answer
 from szpo.errors import UsageError
-from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.panel_evaluator import PanelEvaluator, enroll
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
@@ -84,8 +84,7 @@ def answer(panel: PanelEvaluator) -> int:
     """Let a panel in this process answer every triad; returns how many answers it gave."""
     service, given = panel.service, 0
     ledger = service.ledger
-    for i, judge in enumerate(panel.judges):
-        panelist = service.enroll("simulated", f"{panel.name}-{i}")
+    for panelist, judge in enroll(service, "simulated", panel.name, panel.judges).items():
         while triads.choose(ledger, panelist) is not None:
             seat = service.calibration(panelist)
             comparison = None if seat is None else ledger.comparison(seat.comparison)

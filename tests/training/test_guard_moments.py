@@ -13,7 +13,7 @@ from szpo.optim.rules.guard_geometry import Moments, predict
 from szpo.policies import own_prompt
 from szpo.policies.text_guards import TOPIC, Guard
 from szpo.reports import html_report
-from szpo.reports.model_card import Weights
+from szpo.reports.model_card import LAST
 from szpo.training import guard_moments, held_out
 from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
 from szpo.training.guards import Bands
@@ -103,9 +103,9 @@ def test_a_measurement_is_read_back_and_shown(tmp_path):
         held_out.record(ledger, "szpo demo", found)
         assert held_out.read(ledger) == found
         page = html_report.render(ledger)
-        assert Weights().measured(ledger) == found
+        assert LAST.measured(ledger, LAST.digest(ledger)) == found
         held_out.record(ledger, "szpo demo", replace(found, theta_sha256="cd" * 32))
-        assert Weights().measured(ledger) is None, "they are of other weights"
+        assert LAST.measured(ledger, LAST.digest(ledger)) is None, "they are of other weights"
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
     assert f">Guards: 1 of 2 fail: {TOPIC}</h2>" in page
     assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
