@@ -6,9 +6,10 @@ import contextlib
 import re
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -42,7 +43,7 @@ from szpo.training import budget, held_out, results, status, step_report
 from szpo.voting import lease, pauses, set_aside, shown_features
 
 if TYPE_CHECKING:
-    from szpo.runs.assemble import CheckedConfig
+    from szpo.runs.assemble import CheckedConfig, RunParts
 
 WARN_AT: Final = 0.7
 """Share of the nats that a run may drift at which it warns."""
@@ -121,7 +122,11 @@ def run(
         if accept_samples:
             with Ledger.open(path) as ledger:
                 sample_check.accept(ledger, "szpo run --accept-samples")
-        return _resume(path, changes, as_json=as_json, stay=stay, device=device, features=features)
+        with Ledger.open(path) as ledger:
+            return _drive(
+                ledger, None, as_json=as_json, stay=stay, changes=changes, device=device,
+                features=features,
+            )  # fmt: skip
     if device is not None:
         raise UsageError("--device goes with --resume; for a new run set model.device")
     if votes is not None:
@@ -158,7 +163,10 @@ def run(
         config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
     )
     console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
-    return _start(checked, new, as_json=as_json, stay=stay, hold=hold)
+    ledger, parts = _create(checked, new, as_json=as_json, hold=hold)
+    with ledger:
+        own = config.features.add
+        return _drive(ledger, parts, as_json=as_json, stay=stay, features=own)
 
 
 def branch(
@@ -296,29 +304,26 @@ def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
     console.complain(f"{text[1:]} votes added: the run ends after {config.describe_end()}")
 
 
-def _start(checked: CheckedConfig, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
+def _create(
+    checked: CheckedConfig, path: Path, *, as_json: bool, hold: bool
+) -> tuple[Ledger, RunParts]:
+    """Set a new run up and write its ledger; the caller closes both."""
     from szpo.runs import assemble
 
-    with contextlib.ExitStack() as stack:
-        with _show_setup(path, as_json=as_json) as progress:
-            parts = assemble.build(
-                checked.config, say=console.complain, checked=checked, progress=progress
-            )
+    with _show_setup(path, as_json=as_json) as progress:
+        parts = assemble.build(
+            checked.config, say=console.complain, checked=checked, progress=progress
+        )
+        with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(parts))
             ledger = stack.enter_context(assemble.create_ledger(parts, path))
-        reads = parts.settings.guarded and parts.base is not None
-        more = "; the first step reads base answers for the guards as well" if reads else ""
-        console.complain(f"run {path.stem} in {path}{more}")
-        if hold:
-            pauses.pause(ledger, "operator", "the first round waits for its start")
-        try:
-            return drive(ledger, parts, as_json=as_json, stay=stay)
-        except EngineError as error:
-            if not stay:
-                raise
-            console.complain(f"{error}; waiting for it")
-    own = checked.config.features.add
-    return _resume(path, {}, as_json=as_json, stay=stay, device=None, features=own)
+            if hold:
+                pauses.pause(ledger, "operator", "the first round waits for its start")
+            stack.pop_all()
+    reads = parts.settings.guarded and parts.base is not None
+    more = "; the first step reads base answers for the guards as well" if reads else ""
+    console.complain(f"run {path.stem} in {path}{more}")
+    return ledger, parts
 
 
 @contextlib.contextmanager
@@ -350,79 +355,105 @@ def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progres
         yield report
 
 
-def _resume(
-    path: Path,
-    changes: dict[str, Any],
+def _drive(
+    ledger: Ledger,
+    parts: RunParts | None,
     *,
-    as_json: bool,
-    stay: bool,
-    device: str | None,
-    features: Sequence[str],
+    as_json: bool = False,
+    stay: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    device: str | None = None,
+    features: Sequence[str] = (),
 ) -> int:
-    """Continue a run; with ``stay`` wait for an engine that is away, else raise its error."""
-    from szpo.runs import assemble, run_device, run_engine
-
-    reported = None
-    with Ledger.open(path) as ledger:
-        while True:
-            try:
-                parts = assemble.reopen(
-                    ledger, say=console.complain, device=device, engine=changes, features=features
-                )
-                with contextlib.closing(parts):
-                    assemble.require_counted(parts)  # before a pause is ended
-                    if parts.base is not None:
-                        run_engine.record_move(ledger, parts.config)
-                        if device is not None:
-                            run_device.record_move(ledger, parts.base.loaded)
-                    run_engine.note_back(ledger)
-                    held = lease.controller(ledger)
-                    # With ``stay`` a paused run waits for its operator; restarting is no order.
-                    if held["paused_by"] is not None and not stay:
-                        by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
-                        console.complain(f"was paused by {by}")
-                        pauses.unpause(ledger, "szpo run --resume")
-                    return drive(ledger, parts, as_json=as_json, stay=stay)
-            except (EngineError, UsageError) as error:
-                if not stay or "config" not in ledger.spec:
-                    raise
-                config = run_engine.read_settings(ledger, changes)
-                if not isinstance(error, EngineError) and not run_engine.is_away(config):
-                    raise
-                if str(error) != reported:
-                    reported = str(error)
-                    console.complain(f"{error}; waiting for it")
-            run_engine.note_away(ledger)
-            run_engine.leave(config)
-            time.sleep(run_engine.RETRY_S)
-
-
-def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = False) -> int:
     """Run the controller with a progress display; returns the exit code.
 
-    With ``stay`` it returns only by an exception: a signal, or what ends a run.
+    Without ``parts``, which are closed here, the run is driven as it was recorded, with
+    ``changes`` of its engine. With ``stay`` it waits for an engine that is away, and returns only
+    by an exception: a signal, or what ends a run.
     """
     from szpo import whole_run
+    from szpo.runs import assemble, run_engine
 
     # Who stays does so for the pages.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
-    config: Config = parts.config
-    score = hidden_reward.find_reward(ledger)
+    score, reported = hidden_reward.find_reward(ledger), None
+    while True:
+        begun = parts is None
+        try:
+            parts = parts or assemble.reopen(
+                ledger, say=console.complain, device=device, engine=changes, features=features
+            )
+            with contextlib.closing(parts):
+                if begun:
+                    _record_return(ledger, parts, device=device, stay=stay)
+                _say_who_votes(ledger, parts, stay=stay)
+                with _show_steps(ledger, parts.config, score, as_json=as_json) as show:
+                    outcome = whole_run.drive(
+                        ledger, parts, (EachStep(show),), score=score, say=console.complain,
+                        stay=stay,
+                    )  # fmt: skip
+                break
+        except (EngineError, UsageError) as error:
+            if not stay or "config" not in ledger.spec:
+                raise
+            config = run_engine.read_settings(ledger, changes)
+            if not isinstance(error, EngineError) and not run_engine.is_away(config):
+                raise
+            if str(error) != reported:
+                reported = str(error)
+                console.complain(f"{error}; waiting for it")
+        parts = None
+        run_engine.note_away(ledger)
+        run_engine.leave(config)
+        time.sleep(run_engine.RETRY_S)
+    _conclude(ledger, parts, outcome, as_json=as_json)
+    return 1 if outcome.status == "paused" else 0
+
+
+def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay: bool) -> None:
+    """Record that a run is driven again, and end its pause unless its operator does."""
+    from szpo.runs import assemble, run_device, run_engine
+
+    assemble.require_counted(parts)  # before a pause is ended
+    if parts.base is not None:
+        run_engine.record_move(ledger, parts.config)
+        if device is not None:
+            run_device.record_move(ledger, parts.base.loaded)
+    run_engine.note_back(ledger)
+    held = lease.controller(ledger)
+    # With ``stay`` a paused run waits for its operator; restarting is no order.
+    if held["paused_by"] is not None and not stay:
+        by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
+        console.complain(f"was paused by {by}")
+        pauses.unpause(ledger, "szpo run --resume")
+
+
+def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
+    """Say how votes come in, where no panel of this process gives them."""
     if parts.panel is None:
         if not stay:  # szpo serve starts it so, and has its pages
             console.complain(
                 f"people vote in this run through its pages: szpo serve {ledger.path}"
             )
-    elif not config.panel.inside:
+    elif not parts.config.panel.inside:
         console.complain(
             f"waiting for votes from another process, such as: szpo simulate {ledger.path}"
         )
+
+
+@contextlib.contextmanager
+def _show_steps(
+    ledger: Ledger, config: Config, score: Score | None, *, as_json: bool
+) -> Iterator[Callable[[step_report.StepReport], None]]:
+    """Show each finished step: as a bar on a terminal, else as a line."""
     live = console.errors.is_terminal and not as_json
     bars = Progress(
         TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(bar_width=24),
         TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), console=console.errors, disable=not live, transient=True,
     )  # fmt: skip
+    warned: list[str] = []
+    watch = cause.Watch(ledger)
     with bars as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
@@ -437,39 +468,41 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
                 warned.append(text)
                 console.complain(text)
 
-        warned: list[str] = []
-        watch = cause.Watch(ledger)
-        outcome = whole_run.drive(
-            ledger, parts, (EachStep(show),), score=score, say=console.complain, stay=stay
-        )
+        yield show
+
+
+def _conclude(
+    ledger: Ledger, parts: RunParts, outcome: step_report.Outcome, *, as_json: bool
+) -> None:
+    """Say how the run ended, what the votes taught, and what to do next."""
     helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
     lesson = taught.read(ledger)
     if as_json:
         found = inspect.outlook_of(ahead, lesson)
         result = {**asdict(outcome), "improvement": helped.as_dict(), **found}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
-    else:
-        skips = results.read(ledger, open_round=False).skips
-        said = f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
-        console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes{said}")
-        if outcome.status == "paused":
-            way = "szpo run --resume", "continues from there"
-            if config.panel.kind == "people":
-                way = "szpo serve", "its operator's page starts and resumes the run"
-            console.say(f"  {way[0]} {ledger.path}  # {way[1]}")
-        if outcome.steps:
-            console.say(helped.sentence)
-            if (measured := held_out.read(ledger)) is not None and measured.guards:
-                console.say(f"guards on held-out prompts: {measured.verdict}")
-            if lesson is not None:
-                console.say(str(lesson))
-            if ahead is not None:
-                for text in (ahead.prior_line, *ahead.remarks):
-                    if text:
-                        console.say(text)
-            more = taught.more_votes(ledger, lesson)
-            _next(ledger, language=parts.base is not None, more=more)
-    return 1 if outcome.status == "paused" else 0
+        return
+    skips = results.read(ledger, open_round=False).skips
+    said = f", {skips} time{'s' * (skips != 1)} somebody could not judge" if skips else ""
+    console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes{said}")
+    if outcome.status == "paused":
+        way = "szpo run --resume", "continues from there"
+        if parts.config.panel.kind == "people":
+            way = "szpo serve", "its operator's page starts and resumes the run"
+        console.say(f"  {way[0]} {ledger.path}  # {way[1]}")
+    if not outcome.steps:
+        return
+    console.say(helped.sentence)
+    if (measured := held_out.read(ledger)) is not None and measured.guards:
+        console.say(f"guards on held-out prompts: {measured.verdict}")
+    if lesson is not None:
+        console.say(str(lesson))
+    if ahead is not None:
+        for text in (ahead.prior_line, *ahead.remarks):
+            if text:
+                console.say(text)
+    more = taught.more_votes(ledger, lesson)
+    _next(ledger, language=parts.base is not None, more=more)
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:

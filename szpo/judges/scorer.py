@@ -36,9 +36,11 @@ class ScorerJudge:
     sha256: str
     """Of the head's file."""
 
-    def judge(self, comparison: Comparison, **seat: Any) -> Choice:
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Choice:
         """See `szpo.evaluators.protocol.Judge`."""
-        return self.opinion(comparison, **seat).choice
+        return self.opinion(comparison, panelist=panelist, plus_side=plus_side, key=key).choice
 
     def opinion(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes

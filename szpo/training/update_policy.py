@@ -126,9 +126,9 @@ def apply(
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
     # From here on the step is done; what follows is a function of the ledger.
     failpoint("cp11")
-    failpoint("cp12")
     for update in new.added:
         run.policy.apply(update)
+    failpoint("cp12")
     check_weights(ledger, run.policy, new.after, f"after step {report.step}")
     return new.after
 

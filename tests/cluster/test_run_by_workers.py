@@ -193,7 +193,7 @@ def test_who_stays_waits_for_an_engine_that_is_away(tmp_path, model, hosts, monk
     monkeypatch.setattr("szpo.runs.model_process._changes", changes)
     assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
     assert seen == [("engine", run_engine.AWAY)] * 3
-    assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 2
+    assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 1
     with Ledger.open(file, readonly=True) as ledger:
         assert lease.controller(ledger)["paused_by"] is None
         assert len(list(ledger.update_rows())) == 4  # two rows a step
