@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from szpo.cluster import vllm_trusted_model
-from szpo.config.engine import VLLM_ROWS, Engine
+from szpo.config.engine import ENGINE_KEY, VLLM_ROWS, Engine
 from szpo.errors import EngineError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.loading import Loaded
@@ -79,17 +79,15 @@ def demand(engine: Engine) -> None:
     """
     if importlib.util.find_spec("httpx") is None:
         raise UsageError(f"engine.kind vllm needs httpx: {how_to_install('http')}")
-    key = os.environ.get(engine.key_env, "")
+    key = os.environ.get(ENGINE_KEY, "")
     if not (key.isascii() and key.isprintable()):
-        raise UsageError(
-            f"engine: the key in ${engine.key_env} has characters that no header takes"
-        )
+        raise UsageError(f"engine: the key in ${ENGINE_KEY} has characters that no header takes")
     for url in engine.replicas or []:
         where = urlsplit(url)
         here = is_here(where.hostname or "")
         if key and where.scheme == "http" and not here and not engine.insecure:
             raise UsageError(
-                f"engine: the key in ${engine.key_env} would travel unencrypted to {url}; give an "
+                f"engine: the key in ${ENGINE_KEY} would travel unencrypted to {url}; give an "
                 "https address, unset the variable, or set engine.insecure"
             )
         if engine.adapters is None and not here:
@@ -104,7 +102,7 @@ def unreachable(engine: Engine) -> str | None:
     """Say which server is not there or not healthy, in a line; None where all are."""
     import httpx
 
-    key = os.environ.get(engine.key_env, "")
+    key = os.environ.get(ENGINE_KEY, "")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     for url in engine.replicas or []:
         try:
@@ -195,11 +193,8 @@ def _client() -> Any:
 def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
     from szpo.cluster.vllm_replica import Replica
 
-    key = os.environ.get(engine.key_env, "")
-    return [
-        Replica(url.rstrip("/"), client, key, engine.key_env, **more)
-        for url in engine.replicas or []
-    ]
+    key = os.environ.get(ENGINE_KEY, "")
+    return [Replica(url.rstrip("/"), client, key, **more) for url in engine.replicas or []]
 
 
 def canary_request(subspace: Subspace) -> AnswerRequest:

@@ -18,6 +18,7 @@ import httpx
 
 from szpo.cluster import vllm_messages
 from szpo.cluster.vllm_messages import Decoding, MessageError, Row, RowAnswer
+from szpo.config.engine import ENGINE_KEY
 from szpo.errors import UsageError
 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -69,7 +70,6 @@ class Replica:
     """Without a slash at its end, and without ``/v1``."""
     client: httpx.AsyncClient = field(repr=False)
     key: str = field(default="", repr=False)
-    key_env: str = ""
     rank: int = 1
     """The ``--max-lora-rank`` that it needs at least."""
     retry: Retry = field(default_factory=Retry)
@@ -172,7 +172,7 @@ class Replica:
         """What a status code means that no retry mends."""
         code, message = reply.status_code, ""
         if code in (401, 403):
-            return UsageError(f"{self.url} refuses the key (HTTP {code}); check ${self.key_env}")
+            return UsageError(f"{self.url} refuses the key (HTTP {code}); check ${ENGINE_KEY}")
         with suppress(MessageError):
             message = vllm_messages.error_text(_read(reply))
         if len(self.key) >= MIN_SECRET_LENGTH:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
 from szpo.config.section import Count, OneOf, Positive, Section
 
+ENGINE_KEY: Final = "VLLM_API_KEY"
+"""Environment variable with the key of vLLM's servers."""
 RAY_ROWS = 32
 """Rows of a chunk for Ray's workers, where the settings leave them out."""
 VLLM_ROWS = 128
@@ -15,11 +17,8 @@ VLLM_ROWS = 128
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 GOES_WITH = {
     "ray": ("address", "workers", "gpus"),
-    "vllm": (
-        "replicas", "adapters", "server_adapters", "key_env", "insecure",
-        "tolerance",
-    ),
-}  # fmt: skip
+    "vllm": ("replicas", "adapters", "server_adapters", "insecure", "tolerance"),
+}
 """Settings that only one kind of engine has."""
 
 
@@ -41,8 +40,8 @@ class Engine(Section):
     gpus: int = Field(0, ge=0, le=1, description="GPUs of a worker: 0 or 1.")
     replicas: Annotated[list[Address], Field(min_length=1, max_length=4096)] | None = Field(
         None,
-        description='Addresses of vLLM servers, such as ["http://localhost:8000"]; no key '
-        "belongs in here.",
+        description='Addresses of vLLM servers, such as ["http://localhost:8000"]; their key '
+        f"belongs in ${ENGINE_KEY}, which is never stored.",
     )
     adapters: str | None = Field(
         None,
@@ -51,12 +50,6 @@ class Engine(Section):
     )
     server_adapters: str | None = Field(
         None, description="The same folder as the vLLM servers see it; default: the same path."
-    )
-    key_env: str = Field(
-        "VLLM_API_KEY",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
-        description="Environment variable that holds the vLLM servers' key; the key is never "
-        "stored.",
     )
     insecure: bool = Field(
         False, description="Send the key unencrypted to a vLLM server on another machine."

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from szpo.config.section import Positive, Section
+
+JUDGE_KEY: Final = "OPENAI_API_KEY"
+"""Environment variable with the key of a judge's endpoint."""
 
 
 class Judge(Section):
@@ -63,9 +66,6 @@ class Judge(Section):
     max_tokens: int = Field(
         256, ge=1, le=32_768, description="Longest text a judge may write for one question."
     )
-    retries: int = Field(
-        2, ge=0, le=20, description="How often a question is repeated after an unreadable verdict."
-    )
     on_error: Literal["stop", "skip", "tie"] = Field(
         "stop",
         description="After the last try: stop the run (it can be resumed), or count a skip or "
@@ -74,20 +74,10 @@ class Judge(Section):
     base_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s@?#]+$",
-        description="The endpoint, such as http://localhost:8000/v1; no key belongs in here.",
-    )
-    key_env: str = Field(
-        "OPENAI_API_KEY",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
-        description="Environment variable that holds the endpoint's key; the key is never stored.",
+        description="The endpoint, such as http://localhost:8000/v1; its key belongs in "
+        f"${JUDGE_KEY}, which is never stored.",
     )
     timeout_s: Positive = Field(60.0, le=3600, description="Longest wait for one reply, seconds.")
-    attempts: int = Field(
-        4,
-        ge=1,
-        le=20,
-        description="Tries at an endpoint that is busy, broken or slow, with growing waits.",
-    )
     concurrency: int = Field(
         4, ge=1, le=256, description="Comparisons that an endpoint judges in parallel."
     )

@@ -30,6 +30,10 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.adam": (False, _FALLING),
     "optimizer.steer": (False, "set optimizer.mu_decay"),
     "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
+    "judge.retries": (2, "an unreadable reply is asked for again, twice"),
+    "judge.attempts": (4, "an endpoint is tried four times"),
+    "judge.key_env": ("OPENAI_API_KEY", "put the key into $OPENAI_API_KEY"),
+    "engine.key_env": ("VLLM_API_KEY", "put the key into $VLLM_API_KEY"),
     "hook.secret_env": ("SZPO_HOOK_SECRET", "put the secret into $SZPO_HOOK_SECRET"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
     "panel.poll_seconds": (2.0, "a run looks for votes twice a second"),
@@ -220,7 +224,7 @@ def find_key(key: str, said: str) -> tuple[str, str]:
     if dot:
         return section, name
     owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
-    owners += [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
+    owners = owners or [gone.partition(".")[0] for gone in GONE if gone.endswith(f".{key}")]
     if len(owners) > 1:
         full = " or ".join(f"{owner}.{key}" for owner in owners)
         raise UsageError(f'{said}: "{key}" is ambiguous; write {full}')

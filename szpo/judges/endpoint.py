@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from szpo import seeds
-from szpo.config.judge import Judge
+from szpo.config.judge import JUDGE_KEY, Judge
 from szpo.errors import UsageError
 from szpo.judges.backends import JudgeError, Question, Reply
 from szpo.judges.prompting import RESERVED, Labels
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 FINAL_STATUS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
 """HTTP status codes that no retry mends, in words."""
+ATTEMPTS = 4
+"""Tries at an endpoint that is busy, broken or slow, with growing waits."""
 TOP_LOGPROBS: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 REPLY_BYTES: Final = 2**22
@@ -95,7 +97,7 @@ class Endpoint:
                 raise JudgeError(
                     f"judge {self.name}: {self.settings.base_url} {why} "
                     f"(HTTP {error.status_code}); check judge.model, judge.base_url and "
-                    f"${self.settings.key_env}"
+                    f"${JUDGE_KEY}"
                 ) from None
             if error.status_code in (400, 422):  # only the server knows what it did not like
                 message = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
@@ -120,9 +122,7 @@ class Endpoint:
 
     def _gave_up(self, why: str) -> Reply:
         """A final failure; the client has retried by itself where that could help."""
-        attempts = self.settings.attempts
-        tries = f", tried {attempts} times" if attempts > 1 else ""
-        return Reply(failure=f"{why}{tries}", final=True)
+        return Reply(failure=f"{why}, tried {ATTEMPTS} times", final=True)
 
     @staticmethod
     def _text(choice: Any) -> Reply:
@@ -143,16 +143,16 @@ def connect(settings: Judge) -> Endpoint:
     except ModuleNotFoundError:
         raise UsageError(f"a judge by endpoint needs openai: {how_to_install('judge')}") from None
     url = settings.base_url or ""
-    where, key = urlsplit(url), os.environ.get(settings.key_env, "")
+    where, key = urlsplit(url), os.environ.get(JUDGE_KEY, "")
     local = where.hostname in LOOPBACK
     if not key and where.scheme == "https" and not local:
         raise UsageError(
-            f"judge: ${settings.key_env} is not set; put the key of {url} there (any text where "
+            f"judge: ${JUDGE_KEY} is not set; put the key of {url} there (any text where "
             "it asks for none)"
         )
     if key and where.scheme == "http" and not local:
         raise UsageError(
-            f"judge: the key in ${settings.key_env} would travel unencrypted to {url}; give an "
+            f"judge: the key in ${JUDGE_KEY} would travel unencrypted to {url}; give an "
             "https address, or unset the variable where no key is needed"
         )
     client = openai.OpenAI(
@@ -161,7 +161,7 @@ def connect(settings: Judge) -> Endpoint:
         base_url=url,
         api_key=key or _NO_KEY,
         timeout=settings.timeout_s,
-        max_retries=settings.attempts - 1,
+        max_retries=ATTEMPTS - 1,
         # Else it would take these from the environment and send them to another server.
         organization="",
         project="",

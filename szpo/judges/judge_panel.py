@@ -335,14 +335,13 @@ def _frame(
     """Tokens of the question with empty answers."""
     criterion = max(principles, key=len, default=config.panel.guideline)
     given = prompting.Instructions(criterion, references or {})
-    again = config.judge.retries > 0
     if config.judge.ask == "grades":
-        asked = prompting.ask_grade([(prompt, "") for prompt in shown], given, again=again)
+        asked = prompting.ask_grade([(prompt, "") for prompt in shown], given, again=True)
     else:
         asked = prompting.ask_verdict(
             "soft" if config.judge.ask == "soft" else "verdict",
             [(prompt, "", "") for prompt in shown],
             given,
-            again=again,
+            again=True,
         )
     return reader.tokens(asked)

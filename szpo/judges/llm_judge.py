@@ -18,6 +18,8 @@ from szpo.voting.seats import Letter
 Maker: TypeAlias = Callable[[bool], Prompt]
 """Writes a question; True where the last reply to it could not be read."""
 
+RETRIES = 2
+"""How often a question is repeated after an unreadable reply."""
 REPLY_CHARACTERS: Final = 2000
 """Characters of each reply that stand in a vote's details, the last ones."""
 UNREADABLE: Final = "no verdict in the last line"
@@ -148,7 +150,7 @@ class LanguageJudge:
         """The replies to all questions; those that cannot be read are asked again."""
         found: list[ParsedReply] = [ParsedReply(Reply())] * len(makers)
         waiting = list(range(len(makers)))
-        for attempt in range(self.settings.retries + 1):
+        for attempt in range(RETRIES + 1):
             questions = [
                 Question(makers[i](attempt > 0), _derive_key(key, f"{i}/{attempt}"))
                 for i in waiting
@@ -195,8 +197,8 @@ class LanguageJudge:
 
     def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
         wrong = reply.failure or UNREADABLE
-        if not reply.final and self.settings.retries:
-            wrong += f", asked {self.settings.retries + 1} times"
+        if not reply.final:
+            wrong += f", asked {RETRIES + 1} times"
         shown = {**details, "error": wrong}
         if self.settings.on_error == "skip":
             return Opinion("skip", shown, f"judge: {wrong}")

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from szpo.cache import cache_dir
+from szpo.config.engine import ENGINE_KEY
+from szpo.config.judge import JUDGE_KEY
 from szpo.config.run_sections import HOOK_SECRET
 from szpo.config.schema import Config
 from szpo.errors import UsageError
@@ -34,14 +36,14 @@ class Call(NamedTuple):
 def calls_of_judge(config: Config) -> Iterator[Call]:
     """What a judge of these settings calls."""
     if config.judge.base_url is not None:
-        yield Call(config.judge.base_url, config.judge.key_env)
+        yield Call(config.judge.base_url, JUDGE_KEY)
 
 
 def calls_of_run(config: Config) -> Iterator[Call]:
     """What a run of these settings calls: judge, workers and web hook."""
     yield from calls_of_judge(config)
     for url in config.engine.replicas or ():
-        yield Call(url, config.engine.key_env)
+        yield Call(url, ENGINE_KEY)
     if config.engine.address is not None:
         yield Call(config.engine.address, "RAY_AUTH_TOKEN")
     if config.hook.url is not None:

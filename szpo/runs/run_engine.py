@@ -33,7 +33,7 @@ RETRY_S: Final = 5.0
 CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "local": (),
     "ray": ("address", "workers"),
-    "vllm": ("replicas", "adapters", "server_adapters", "key_env", "insecure"),
+    "vllm": ("replicas", "adapters", "server_adapters", "insecure"),
 }
 """What may change by kind of engine when a run is resumed: answers do not depend on it."""
 AWAY: Final = (
@@ -130,7 +130,7 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
         )
     tree = config.model_dump(mode="json")
     tree["engine"] |= changes
-    return settings_file.check(tree, where=ledger.path.name) if changes else config
+    return settings_file.check_recorded(tree, where=ledger.path.name) if changes else config
 
 
 def _addresses(wanted: Mapping[str, Any]) -> list[str]:

@@ -162,6 +162,8 @@ def test_refusals_say_what_is_wrong_and_how_many_mistakes_there_are() -> None:
         (["panel.kind=judge", "judge.temperature=0", "optimizer.votes=2"], "one opinion several"),
         (["momentum=0.5"], "optimizer.momentum is gone: set optimizer.alpha_decay"),
         (["selection.candidates=8"], "selection.candidates is gone: a run asks every comparison"),
+        (["retries=5"], "judge.retries is gone: an unreadable reply is asked for again, twice"),
+        (["key_env=MY_KEY"], '"key_env" is ambiguous; write judge.key_env or engine.key_env'),
         (["weighting=median"], 'weighting = "median" is gone: choose skill or rationality'),
         (["alpha_decay=2"], "optimizer.alpha_decay must be a finite number >= 0 and <= 1"),
         (["optimizer.rule=sgin"], 'optimizer.rule must be one of "auto", "known", "sign", '),

@@ -109,9 +109,9 @@ def test_votes_can_be_drawn_with_the_probability():
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_odds_that_are_no_numbers_fail_like_anything_unreadable(bad):
-    made = judge(lambda text: Reply(odds=(bad, -1.0)), ask="soft", on_error="tie", retries=0)
+    made = judge(lambda text: Reply(odds=(bad, -1.0)), ask="soft", on_error="tie")
     found = opinion(made)
-    assert found.details["error"] == "a log-probability is not finite"
+    assert found.details["error"] == "a log-probability is not finite, asked 3 times"
     canonical.canonical(found.details)
 
 
@@ -171,7 +171,7 @@ def test_each_question_draws_a_principle_and_both_orders_share_it():
 
 def test_an_unreadable_reply_is_asked_again_and_reported_so():
     replies = iter(["Dunno.", "Verdict: A", "Verdict: B"])
-    made = judge(lambda text: next(replies), retries=1)
+    made = judge(lambda text: next(replies))
     assert opinion(made).choice == "B"  # first in the second order, second in the first
     assert made.backend.calls == [2, 1]
     assert "was not usable" in made.backend.asked[2]
@@ -179,7 +179,7 @@ def test_an_unreadable_reply_is_asked_again_and_reported_so():
 
 @pytest.mark.parametrize("on_error", ["skip", "tie"])
 def test_nonsense_is_counted_as_configured(on_error):
-    found = opinion(judge(lambda text: "Purple.", on_error=on_error, retries=2))
+    found = opinion(judge(lambda text: "Purple.", on_error=on_error))
     assert found.choice == on_error
     assert found.details["error"] == "no verdict in the last line, asked 3 times"
     assert found.details["replies"][0]["text"] == "Purple."

@@ -18,7 +18,7 @@ from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.checks import check_judge
 from szpo.evaluators.panel_factory import StartingPolicy
-from szpo.judges import judge_panel, pair_scorer, prompting, scorer
+from szpo.judges import judge_panel, llm_judge, pair_scorer, prompting, scorer
 from szpo.judges.backends import JudgeError, Question
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.judges.local_model import REPLY_START, Local
@@ -97,11 +97,12 @@ def test_no_answer_holds_a_control_token(tiny, parts):
     assert not control & set(tiny.tokenizer(text)["input_ids"])
 
 
-def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny):
+def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny, monkeypatch):
+    monkeypatch.setattr(llm_judge, "RETRIES", 0)  # what is asked again is longer than it reads
     soft = Judge(ask="soft", conflict="debias")
     check_judge(LanguageJudge(local(tiny), soft, "better"))
     with pytest.raises(JudgeError, match="judge tiny: no verdict in the last line"):
-        check_judge(LanguageJudge(local(tiny, max_tokens=8), Judge(retries=0), "better"))
+        check_judge(LanguageJudge(local(tiny, max_tokens=8), Judge(), "better"))
 
 
 @pytest.mark.full

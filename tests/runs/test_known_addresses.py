@@ -7,6 +7,7 @@ import pytest
 
 from szpo.cli.app import call
 from szpo.config import settings_file
+from szpo.config.judge import JUDGE_KEY
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
@@ -17,7 +18,7 @@ from tests.support import yard_run
 
 KEY = "sk-of-another-service-0123456789"
 VLLM = ("engine.kind=vllm", 'engine.replicas=["http://a:1", "http://b:2"]', "engine.adapters=x")
-"""Of servers that are not there; the key's variable is the default."""
+"""Of servers that are not there."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,8 @@ def account(tmp_path, monkeypatch):
 def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
     tmp_path, monkeypatch, capfd, account
 ):
-    """Its judge got the value of any variable that it named, at any address that it named."""
-    monkeypatch.setenv("OTHER_KEY", KEY)
+    """Its judge would get this machine's key, at any address that it named."""
+    monkeypatch.setenv(JUDGE_KEY, KEY)
     broken = True
 
     def script(request, before):
@@ -44,9 +45,8 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
 
     with StubEndpoint(script) as stub:
         sets = (
-            "run.name=yard", "panel.kind=judge", "judge.kind=endpoint", "judge.attempts=1",
-            "judge.retries=0", f"judge.base_url={stub.url}", "judge.key_env=OTHER_KEY",
-            "optimizer.comparisons=4", "run.steps=1",
+            "run.name=yard", "panel.kind=judge", "judge.kind=endpoint",
+            f"judge.base_url={stub.url}", "optimizer.comparisons=4", "run.steps=1",
         )  # fmt: skip
         assert call(yard_run.arguments(tmp_path, *sets)) == 1
         path = tmp_path / "runs" / "yard.db"
@@ -57,13 +57,13 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
         capfd.readouterr()
         every = (
             resume, [*resume, "--stay"], [*resume, "--trust", "http://127.0.0.1/v1"],
-            ["judge", str(path), "--once"], ["judge", str(path), "--set", "judge.retries=1"],
+            ["judge", str(path), "--once"], ["judge", str(path), "--set", "judge.max_tokens=99"],
             ["serve", str(path), "--port", "0"],
         )  # fmt: skip
         for line in every:
             assert call(line) == 2, line
             (said,) = [text for text in capfd.readouterr().err.splitlines() if "error" in text]
-            assert f"{stub.url} called with the secret in $OTHER_KEY" in said
+            assert f"{stub.url} called with the secret in ${JUDGE_KEY}" in said
             assert said.endswith(f"--trust {stub.url}, or SZPO_TRUST={stub.url}")
         with pytest.raises(UsageError, match="not named here"):
             Controllers(path.parent, print).start("yard")
@@ -73,7 +73,7 @@ def test_a_foreign_record_sends_no_secret_until_its_address_is_named(
         assert {head["authorization"] for head in stub.headers} == {f"Bearer {KEY}"}
     kept = tmp_path / "mine" / "addresses.jsonl"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert json.loads(kept.read_text()) == [stub.url, "OTHER_KEY"]
+    assert json.loads(kept.read_text()) == [stub.url, JUDGE_KEY]
     with Ledger.open(path, readonly=True) as ledger:
         assert verification.verify(ledger).ok
 
@@ -82,10 +82,10 @@ def test_a_known_address_gets_no_other_secret(monkeypatch):
     ours = settings_file.load(sets=VLLM)
     known_addresses.remember(known_addresses.calls_of_run(ours))
     known_addresses.require_trusted(known_addresses.calls_of_run(ours), "run.db")
-    theirs = settings_file.load(sets=[*VLLM, "engine.key_env=OTHER_KEY"])
-    with pytest.raises(UsageError, match=r"http://a:1 called with the secret in \$OTHER_KEY"):
+    theirs = settings_file.load(sets=["judge.kind=endpoint", "judge.base_url=http://a:1"])
+    with pytest.raises(UsageError, match=rf"http://a:1 called with the secret in \${JUDGE_KEY}"):
         known_addresses.require_trusted(known_addresses.calls_of_run(theirs), "run.db")
-    monkeypatch.setenv(known_addresses.TRUST_VARIABLE, "http://a:1 http://b:2")
+    monkeypatch.setenv(known_addresses.TRUST_VARIABLE, "http://a:1")
     known_addresses.require_trusted(known_addresses.calls_of_run(theirs), "run.db")
 
 
@@ -98,7 +98,8 @@ def test_workers_named_with_the_order_to_go_on_are_known(tmp_path):
         run_engine.read_settings(ledger, {"replicas": ["http://a:1"]})
         with pytest.raises(UsageError, match="http://b:2"):
             run_engine.read_settings(ledger)
-        ledger.record_event(run_engine.ENGINE_CHANGED, "operator", {"replicas": ["http://c:3"]})
+        moved = {"replicas": ["http://c:3"], "key_env": "OTHER_KEY"}  # that setting is gone
+        ledger.record_event(run_engine.ENGINE_CHANGED, "operator", moved)
         with pytest.raises(UsageError, match="http://c:3"):
             run_engine.read_settings(ledger)
 

@@ -174,13 +174,13 @@ def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
     assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
 
 
-def test_one_that_talks_nonsense_and_one_that_is_silent_are_reported():
+def test_one_that_talks_nonsense_and_one_that_is_broken_are_reported():
     found = examine("nonsense", "truth")
     assert found["unreadable"][0] == 1.0 and found["consistency"] is None
-    assert found["errors"] == ["no verdict in the last line, asked 2 times"]
-    assert found["tokens"] == [4 * 2 * 2 * 100, 4 * 2 * 2 * 10], "all tries are paid"
-    found = examine("silent", "truth", count=2)
-    assert (found["unreadable"][0], found["errors"]) == (1.0, ["no answer within 0.2 s"])
+    assert found["errors"] == ["no verdict in the last line, asked 3 times"]
+    assert found["tokens"] == [4 * 2 * 3 * 100, 4 * 2 * 3 * 10], "all tries are paid"
+    found = examine("500", "truth", count=2)
+    assert (found["unreadable"][0], found["errors"]) == (1.0, ["HTTP 500, tried 4 times"])
 
 
 def test_a_liking_for_length_and_none_for_names_are_distinguished():

@@ -165,13 +165,13 @@ def own_and_other(
 
 MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
     ("SmolLM2, odds", {"ask": "soft"}, {}),
-    ("SmolLM2, words", {"ask": "verdict", "max_tokens": 48, "retries": 1}, {"habits": 0}),
-    ("SmolLM2, grades", {"ask": "grades", "max_tokens": 48, "retries": 1}, {"habits": 0}),
+    ("SmolLM2, words", {"ask": "verdict", "max_tokens": 48}, {"habits": 0}),
+    ("SmolLM2, grades", {"ask": "grades", "max_tokens": 48}, {"habits": 0}),
 )
 """Judges measured by default; generating text is slow, so habits are measured on the odds."""
-STUBS = ("always-a", "nonsense", "longer", "silent")
+STUBS = ("always-a", "nonsense", "longer", "500")
 QUICK_PAIRS = 6
-"""Comparisons put to an endpoint that is silent, and to anybody in a quick look."""
+"""Comparisons put to a judge in a quick look."""
 OWN_TOKENS = 32
 SPEAKERS = (Local, Endpoint)
 
@@ -207,8 +207,7 @@ def main(
             texts = [f"judge.{key}={value}" for key, value in settings.items()]
             rows.append({"judge": name, "sets": texts, "stub": None, "of": {**size, **of}})
         for name in STUBS:
-            of = dict.fromkeys(size, few) if name == "silent" else size
-            rows.append({"judge": f"endpoint: {name}", "sets": [], "stub": name, "of": of})
+            rows.append({"judge": f"endpoint: {name}", "sets": [], "stub": name, "of": size})
     parts = {
         part: study.cells(part, [{**row, "part": part, "other": other} for row in rows], work)
         for part in ("truth", "names", "length", "own")
@@ -230,10 +229,7 @@ def work(spec: Spec) -> Mapping[str, Any]:
     if spec["stub"] is None:
         return _examine(_judge(tuple(spec["sets"])), spec)
     with StubEndpoint(spec["stub"]) as stub:
-        patience = 0.2 if spec["stub"] == "silent" else 60.0
-        sets = ("judge.kind=endpoint", f"judge.base_url={stub.url}", "judge.attempts=1",
-                "judge.retries=1", f"judge.timeout_s={patience}")  # fmt: skip
-        return _examine(_judge(sets), spec)
+        return _examine(_judge(("judge.kind=endpoint", f"judge.base_url={stub.url}")), spec)
 
 
 def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
