@@ -145,11 +145,6 @@ class Prompts(Section):
         description="Column of a CSV file, or key of JSON records, that holds the prompt; left "
         "out: text or prompt.",
     )
-    separator: Literal[",", ";", "\t", "|"] | None = Field(
-        None,
-        description="Separator of the columns of a CSV file; default: found in its first line "
-        "(comma, semicolon, tab or bar).",
-    )
     system: str | None = Field(
         None, max_length=65_536, description="System prompt put before every conversation."
     )

@@ -34,6 +34,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "judge.attempts": (4, "an endpoint is tried four times"),
     "judge.key_env": ("OPENAI_API_KEY", "put the key into $OPENAI_API_KEY"),
     "engine.key_env": ("VLLM_API_KEY", "put the key into $VLLM_API_KEY"),
+    "prompts.separator": (None, "a CSV file's header shows it"),
     "hook.secret_env": ("SZPO_HOOK_SECRET", "put the secret into $SZPO_HOOK_SECRET"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
     "panel.poll_seconds": (2.0, "a run looks for votes twice a second"),

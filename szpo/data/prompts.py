@@ -103,20 +103,14 @@ def load_shipped() -> PromptSet:
     )
 
 
-def load(
-    path: str | Path,
-    *,
-    heldout: float = 0.25,
-    column: str | None = None,
-    separator: str | None = None,
-) -> PromptSet:
+def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) -> PromptSet:
     """Load a user's prompts from a .jsonl, .csv, .json or .txt file.
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
     one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its columns
-    are separated by ``separator``, or by whichever of `SEPARATORS` its header shows. ``column``
-    names another column, or key of an object, that holds the prompt.
+    are separated by whichever of `SEPARATORS` its header shows. ``column`` names another column,
+    or key of an object, that holds the prompt.
 
     Where no record says its split, the share ``heldout`` in [0, 1) is set aside by the hash of
     the text: the order of the file does not matter, and copies of a prompt stay on one side.
@@ -133,7 +127,7 @@ def load(
     match path.suffix.lower():
         case ".csv":
             names = [name.strip().lower() for name in names if name != "messages"]
-            values = _csv(path, names, separator)
+            values = _csv(path, names)
         case ".jsonl":
             values = _jsonl(path)
         case ".json":
@@ -169,7 +163,7 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
     s = settings
     found = load_shipped()
     if s.path is not None:
-        found = load(s.path, heldout=s.heldout, column=s.column, separator=s.separator)
+        found = load(s.path, heldout=s.heldout, column=s.column)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")
@@ -226,9 +220,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         yield str(path), value
 
 
-def _csv(
-    path: Path, wanted: Collection[str], separator: str | None
-) -> Iterator[tuple[str, dict[str, str]]]:
+def _csv(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
     position = 0
 
     def lines() -> Iterator[str]:
@@ -238,7 +230,7 @@ def _csv(
             yield line
 
     first = next(_lines(path), (0, ""))[1]
-    mark = separator or _find_separator(first, wanted)
+    mark = _find_separator(first, wanted)
     rows = csv.reader(lines(), strict=True, delimiter=mark)
     try:
         header = [name.strip().lower() for name in next(rows, [])]

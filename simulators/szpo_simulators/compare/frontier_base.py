@@ -127,7 +127,8 @@ def _key(spec: Mapping[str, Any]) -> dict[str, Any]:
     config = load_config(spec)
     return {
         "model": config.model.model_dump(mode="json"),
-        "prompts": config.prompts.model_dump(mode="json"),
+        # Stored answers are named by a setting that is gone, too.
+        "prompts": {**config.prompts.model_dump(mode="json"), "separator": None},
         "generation": config.generation.model_dump(mode="json"),
         **{name: spec[name] for name in ("version", "heldout", "answers")},
     }
