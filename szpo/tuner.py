@@ -270,8 +270,8 @@ class Tuner:
             raise _VoteNeededError
 
         if self._tracked is None:
-            tracking = self._parts.config.tracking
-            self._tracked = trackers.open_tracker(tracking, self.path.parent, _say)
+            kind = self._parts.config.tracking.kind
+            self._tracked = trackers.open_tracker(kind, self.path.parent, _say)
             for each in self._tracked:
                 each.begin(read_facts(self._ledger))
         try:

@@ -291,24 +291,9 @@ class Tracking(Section):
     kind: str | None = Field(
         None,
         min_length=1,
-        description="tensorboard, wandb, mlflow, or one of your own; left out: none. Each needs "
-        "its extra of szpo, which has the tracker's name.",
-    )
-    folder: str | None = Field(
-        None,
-        min_length=1,
-        description="Folder that it writes to; left out: tracking, beside the run's file.",
-    )
-    project: str = Field(
-        "szpo",
-        min_length=1,
-        max_length=128,
-        description="Project of Weights & Biases, experiment of MLflow.",
-    )
-    online: bool = Field(
-        False,
-        description="Let Weights & Biases send to its server; false: files only, which wandb sync "
-        "sends later.",
+        description="tensorboard, wandb, mlflow, or one of your own, which writes to tracking "
+        "beside the run's file; left out: none. Each needs its extra of szpo, which has the "
+        "tracker's name.",
     )
 
 

@@ -162,7 +162,7 @@ def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
         UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
     """
     config.require_used()
-    trackers.check(config.tracking)
+    trackers.check(config.tracking.kind)
     own.choose(config.features.add, config.features.drop)
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory, prior = panel or load_factory(config.panel.kind), None

@@ -1,7 +1,7 @@
 """Trackers: callbacks that send a run's figures to TensorBoard, Weights & Biases or MLflow.
 
 ``tracking.kind`` names one; others register at the entry point `szpo.trackers` a function
-``tracker(settings, place)`` that returns a `Callback`. `NAMES` and `read_scalars` are all that
+``tracker(place)`` that returns a `Callback`. `NAMES` and `read_scalars` are all that
 trackers send of a step: numbers only. Of the settings they send those of
 `szpo.runs.callbacks.SHOWN`.
 """
@@ -9,6 +9,7 @@ trackers send of a step: numbers only. Of the settings they send those of
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,14 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo import plugins
-from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.runs.callbacks import Callback, RunFacts
 from szpo.training.step_report import Outcome, StepReport
 from szpo.types import Say
 
 GROUP: Final = "szpo.trackers"
-
+PROJECT: Final = "szpo"
+"""Of Weights & Biases, and the experiment of MLflow, where their own variables name none."""
 
 NAMES: Final[Mapping[str, str]] = {
     "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
@@ -86,17 +87,15 @@ class NeverFatal:
             )
 
 
-def open_tracker(settings: Tracking, folder: Path, say: Say) -> tuple[Callback, ...]:
-    """The tracker that the settings name, writing to ``folder``; none where they name none.
+def open_tracker(kind: str | None, folder: Path, say: Say) -> tuple[Callback, ...]:
+    """The tracker of that name, writing to ``tracking`` in the folder; none where there is none.
 
     Raises:
         UsageError: nothing has this name, or its library is not installed.
     """
-    kind = settings.kind
     if kind is None:
         return ()
-    place = folder / "tracking" if settings.folder is None else Path(settings.folder)
-    found = _find(kind)(settings, place)
+    found = _find(kind)(folder / "tracking")
     if not isinstance(found, Callback):
         raise UsageError(
             f'tracker "{kind}" gave {type(found).__name__}; it must have begin, after_step and end'
@@ -104,21 +103,19 @@ def open_tracker(settings: Tracking, folder: Path, say: Say) -> tuple[Callback, 
     return (NeverFatal(found, kind, say),)
 
 
-def check(settings: Tracking) -> None:
+def check(kind: str | None) -> None:
     """Refuse a tracker that is not there, before a model is loaded.
 
     Raises:
         UsageError: nothing has this name, or its library is not installed.
     """
-    if settings.kind is not None:
-        _find(settings.kind)
+    if kind is not None:
+        _find(kind)
 
 
-def _find(kind: str) -> Callable[[Tracking, Path], object]:
+def _find(kind: str) -> Callable[[Path], object]:
     if kind not in OWN:
-        make: Callable[[Tracking, Path], object] = plugins.load(
-            GROUP, kind, "tracker", builtin=tuple(OWN)
-        )
+        make: Callable[[Path], object] = plugins.load(GROUP, kind, "tracker", builtin=tuple(OWN))
         return make
     tracker, modules = OWN[kind]
     for module in modules:
@@ -138,7 +135,7 @@ class TensorBoardTracker:
     Look at them with ``tensorboard --logdir FOLDER``.
     """
 
-    def __init__(self, settings: Tracking, place: Path):
+    def __init__(self, place: Path):
         self._place: Final = place
         self._writer: Any = None
 
@@ -169,12 +166,13 @@ class TensorBoardTracker:
 class WandbTracker:
     """Logs figures over steps and the run's numeric settings, under the run's own id.
 
-    Offline runs are files; ``wandb sync FOLDER/wandb/offline-run-…`` sends them. Console output,
-    code, the machine's name and its programs are not recorded.
+    Offline runs are files; ``wandb sync FOLDER/wandb/offline-run-…`` sends them, and with
+    ``WANDB_MODE=online`` they are sent at once. Console output, code, the machine's name and its
+    programs are not recorded.
     """
 
-    def __init__(self, settings: Tracking, place: Path):
-        self._place, self._project, self._online = place, settings.project, settings.online
+    def __init__(self, place: Path):
+        self._place: Final = place
         self._run: Any = None
 
     def begin(self, run: RunFacts) -> None:
@@ -182,13 +180,14 @@ class WandbTracker:
         import wandb
 
         self._place.mkdir(parents=True, exist_ok=True)
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(
-            project=self._project,
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.name,
             id=run.id,
-            resume="allow" if self._online else None,
+            resume="allow" if mode == "online" else None,
             dir=str(self._place),
-            mode="online" if self._online else "offline",
+            mode=mode,
             config=dict(run.settings),
             settings=wandb.Settings(**PRIVATE),
         )
@@ -225,8 +224,8 @@ class MlflowTracker:
     Look at them with ``mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db``.
     """
 
-    def __init__(self, settings: Tracking, place: Path):
-        self._place, self._experiment = place, settings.project
+    def __init__(self, place: Path):
+        self._place: Final = place
         self._client: Any = None
         self._id = ""
 
@@ -237,10 +236,11 @@ class MlflowTracker:
 
         self._place.mkdir(parents=True, exist_ok=True)
         self._client = client = MlflowClient(f"sqlite:///{self._place / MLFLOW_FILE}")
-        found = client.get_experiment_by_name(self._experiment)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = client.get_experiment_by_name(name)
         if found is None:
             folder = (self._place / "mlflow-artifacts").absolute().as_uri()
-            experiment = client.create_experiment(self._experiment, artifact_location=folder)
+            experiment = client.create_experiment(name, artifact_location=folder)
         else:
             experiment = found.experiment_id
         known = client.search_runs([experiment], f"tags.`{MLFLOW_ID}` = '{run.id}'")
@@ -271,7 +271,7 @@ class MlflowTracker:
         self._client.set_terminated(self._id, state)
 
 
-OWN: Final[Mapping[str, tuple[Callable[[Tracking, Path], Callback], tuple[str, ...]]]] = {
+OWN: Final[Mapping[str, tuple[Callable[[Path], Callback], tuple[str, ...]]]] = {
     "tensorboard": (TensorBoardTracker, ("tensorboard",)),
     "wandb": (WandbTracker, ("wandb",)),
     "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),

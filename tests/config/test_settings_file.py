@@ -135,6 +135,7 @@ def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
         ('generation.stop=["\\n"]', "generation", "stop", ["\n"]),
         ("run.votes=none", "run", "votes", None),
         ("mu = 0.5", "optimizer", "mu", 0.5),
+        ("folder=here", "run", "folder", "here"),  # tracking.folder is gone
     ],
 )
 def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value: object) -> None:

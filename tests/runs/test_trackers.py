@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 
 from szpo import plugins
 from szpo.config import settings_file
-from szpo.config.run_sections import Tracking
 from szpo.errors import UsageError
 from szpo.runs import trackers
 from szpo.runs.callbacks import EachStep, RunFacts, as_callback, read_facts
@@ -32,6 +32,12 @@ STEP = StepReport(
 DONE = Outcome("finished", f"as {SECRET} wanted", 2, 16)
 
 
+@pytest.fixture(autouse=True)
+def nobody_elses_project(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def follow(kind: str, folder: Path) -> None:
     """Two steps of a run, resumed between them.
 
@@ -40,7 +46,7 @@ def follow(kind: str, folder: Path) -> None:
     lines: list[str] = []
     steps = [STEP, replace(STEP, step=1, total_votes=16, kl=float("nan"))]
     for life in [steps] if kind == "wandb" else [steps[:1], steps[1:]]:
-        (tracker,) = trackers.open_tracker(Tracking(kind=kind), folder, lines.append)
+        (tracker,) = trackers.open_tracker(kind, folder, lines.append)
         tracker.begin(FACTS)
         for step in life:
             tracker.after_step(step)
@@ -127,6 +133,19 @@ def test_wandb_writes_offline_runs(tmp_path):
     assert sorted(found["votes/total"]) == [8, 16] and found["answers/kl"] == [0.25]
 
 
+def test_wandb_sends_only_where_its_own_variable_says_so(tmp_path, monkeypatch):
+    begun = []
+    library = SimpleNamespace(init=lambda **given: begun.append(given), Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    trackers.WandbTracker(tmp_path).begin(FACTS)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    trackers.WandbTracker(tmp_path).begin(FACTS)
+    assert [(one["mode"], one["project"], one["resume"]) for one in begun] == [
+        ("offline", "szpo", None), ("online", "mine", "allow")
+    ]  # fmt: skip
+
+
 def test_a_tracker_that_fails_ends_no_run():
     class Broken:
         def begin(self, run):
@@ -152,31 +171,30 @@ def test_a_tracker_that_fails_ends_no_run():
 def test_an_own_tracker_is_found_by_its_entry_point(tmp_path, monkeypatch):
     seen = []
 
-    def own(settings, place):
-        assert (settings.project, place) == ("mine", tmp_path / "tracking")
+    def own(place):
+        assert place == tmp_path / "tracking"
         return EachStep(lambda step: seen.append(step.step))
 
     entry = SimpleNamespace(name="own", load=lambda: own)
     monkeypatch.setattr(
         plugins, "entry_points", lambda group: [entry] if group == trackers.GROUP else []
     )
-    chosen = Tracking(kind="own", project="mine")
-    trackers.check(chosen)
-    (tracker,) = trackers.open_tracker(chosen, tmp_path, print)
+    trackers.check("own")
+    (tracker,) = trackers.open_tracker("own", tmp_path, print)
     tracker.after_step(STEP)
     assert seen == [0]
-    entry.load = lambda: lambda settings, place: object()
+    entry.load = lambda: lambda place: object()
     with pytest.raises(UsageError, match="it must have begin, after_step and end"):
-        trackers.open_tracker(chosen, tmp_path, print)
+        trackers.open_tracker("own", tmp_path, print)
     with pytest.raises(UsageError, match='no tracker "tensorbord"; there are: tensorboard'):
-        trackers.check(Tracking(kind="tensorbord"))
-    assert trackers.open_tracker(Tracking(), tmp_path, print) == ()
+        trackers.check("tensorbord")
+    assert trackers.open_tracker(None, tmp_path, print) == ()
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs mlflow: pip install -e '\.\[mlflow\]'"):
-        trackers.check(Tracking(kind="mlflow"))
+        trackers.check("mlflow")
 
 
 def test_settings_with_texts_contacts_or_addresses_are_not_sent():

@@ -26,6 +26,6 @@ class Lines:
         """Called when the run ends or pauses; nothing is open here."""
 
 
-def tracker(settings, place):
-    """Make the tracker; ``settings`` is the table [tracking], ``place`` its folder."""
+def tracker(place):
+    """Make the tracker; ``place`` is its folder."""
     return Lines(place)
