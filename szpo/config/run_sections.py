@@ -331,23 +331,12 @@ class Prolific(Section):
         description="Code for participants who decline; default: they are asked to return "
         "their submission.",
     )
-    return_url: str = Field(
-        "https://app.prolific.com/submissions/complete",
-        max_length=2000,
-        description="Address to which participants return; the code is added as cc=CODE.",
-    )
 
     @model_validator(mode="after")
     def _who_finishes_is_paid(self) -> Self:
         if self.study is not None and self.completion_code is None:
             raise ValueError("prolific.study needs prolific.completion_code: who finishes is paid")
         return self
-
-    @field_validator("return_url")
-    @classmethod
-    def _return_url_is_an_address(cls, url: str) -> str:
-        check_address(url)
-        return url
 
 
 class Evaluation(Section):

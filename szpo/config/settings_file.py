@@ -38,6 +38,10 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "tracking.folder": (None, "a tracker writes to tracking, beside the run's file"),
     "tracking.project": ("szpo", "set $WANDB_PROJECT or $MLFLOW_EXPERIMENT_NAME"),
     "tracking.online": (False, "set WANDB_MODE=online"),
+    "prolific.return_url": (
+        "https://app.prolific.com/submissions/complete",
+        "participants go back to Prolific",
+    ),
     "hook.secret_env": ("SZPO_HOOK_SECRET", "put the secret into $SZPO_HOOK_SECRET"),
     "panel.consent_file": (None, "put the text itself into panel.consent"),
     "panel.poll_seconds": (2.0, "a run looks for votes twice a second"),

@@ -120,7 +120,7 @@ def test_every_setting_that_names_a_secret_or_an_address_is_asked_about():
         for key in model.model_fields
         if key.endswith(("_env", "url", "address", "replicas"))
     }
-    only_shown = {"panel.privacy_url", "prolific.return_url"}  # links that people follow
+    only_shown = {"panel.privacy_url"}  # a link that people follow
     sets = [*VLLM, "judge.kind=endpoint", "judge.base_url=http://j:1", "hook.url=env:HOOK"]
     config = settings_file.load(sets=sets)
     asked = {*known_addresses.calls_of_run(config)}

@@ -135,13 +135,12 @@ def test_a_pseudonym_is_keyed_by_the_run(stage, staged):
     ("sets", "message"),
     [
         (["prolific.study=S1"], "who finishes is paid"),
-        (["prolific.return_url=javascript:alert(1)"], "http://… or https://…"),
         (["prolific.completion_code=a&b"], "prolific.completion_code"),
         (["prolific.votes=0"], "prolific.votes"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(sets, message):
-    with pytest.raises(UsageError, match=message.replace("…", ".")):
+    with pytest.raises(UsageError, match=message):
         settings_file.load(preset_name="people", sets=sets)
 
 
@@ -168,10 +167,10 @@ def prolific():
 
 
 @pytest.fixture
-def study(tmp_path, prolific):
+def study(tmp_path, prolific, monkeypatch):
     """The run of a study, under a server that the stand-in knows."""
-    back = f"prolific.return_url={prolific.url}/submissions/complete"
-    with served_run(tmp_path / "run.db", sets=[*SETS, back]) as made:
+    monkeypatch.setattr(participants, "RETURN_URL", f"{prolific.url}/submissions/complete")
+    with served_run(tmp_path / "run.db", sets=SETS) as made:
         made.advance()
         prolific.study = made.url
         yield made

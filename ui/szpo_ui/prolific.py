@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -33,6 +32,8 @@ from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import Body, read, refuse
 from szpo_ui.web.site import Site
 
+RETURN_URL = "https://app.prolific.com/submissions/complete"
+"""Where participants go back to, with their code."""
 BY: Final = "prolific"
 """How an arrival is marked in the record."""
 FINISHED: Final = "participant finished"
@@ -242,7 +243,6 @@ def router(site: Site) -> APIRouter:
     def _back(code: str | None) -> Response:
         if code is None:
             return RedirectResponse(f"{site.prefix}/join#declined", 303)
-        joint = "&" if urlsplit(chosen.return_url).query else "?"
-        return RedirectResponse(f"{chosen.return_url}{joint}{urlencode({'cc': code})}", 303)
+        return RedirectResponse(f"{RETURN_URL}?cc={code}", 303)
 
     return made
