@@ -152,12 +152,6 @@ class Optimizer(Section):
         "nats], ...], linear between and constant outside; off: without bound; default: "
         f"{[list(point) for point in BUDGET]}.",
     )
-    centre_step: Positive | None = Field(
-        None,
-        le=1e6,
-        description="regression: longest move of the centre (where policies are asked) in a "
-        "step, in whitened units; default: 1.",
-    )
     score_share: float | None = Field(
         None,
         ge=0,
@@ -373,7 +367,7 @@ class Config(Section):
         if o.kl_budget is not None:
             points = () if o.kl_budget == "off" else o.kl_budget
             changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
-        for name in ("centre_step", "score_share", "prior_variances", "guarded", "forgetting"):
+        for name in ("score_share", "prior_variances", "guarded", "forgetting"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         if features is not None and rule and rule.two_points:

@@ -30,6 +30,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "optimizer.adam": (False, _FALLING),
     "optimizer.steer": (False, "set optimizer.mu_decay"),
     "optimizer.forget": (0.94, "set optimizer.forgetting, under the rule regression"),
+    "optimizer.centre_step": (None, "the centre moves a whitened unit in a step at most"),
     "judge.retries": (2, "an unreadable reply is asked for again, twice"),
     "judge.attempts": (4, "an endpoint is tried four times"),
     "judge.key_env": ("OPENAI_API_KEY", "put the key into $OPENAI_API_KEY"),

@@ -23,13 +23,14 @@ from szpo.ledger.theta import (
     theta_digests,
 )
 from szpo.optim.optimizer import describe_settings
+from szpo.optim.rules.registry import RULES
 from szpo.optim.sample_directions import Law
 from szpo.replay import replay, verification
 from szpo.runs import assemble
 from szpo.voting import step_inputs
 from tests.support import children, folder_run
 
-SURE = ("panel.beta=60", "optimizer.kl_budget=[[8, 40]]", "optimizer.centre_step=0.4")
+SURE = ("panel.beta=60", "optimizer.kl_budget=[[8, 40]]")
 
 
 def run(folder, *sets, preset=None):
@@ -115,7 +116,9 @@ def tuned(tmp_path_factory):
     ]
     pairs.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     sets = ("optimizer.rule=regression", "optimizer.directions=8", "run.votes=24", *SURE)
-    path = run(folder, *sets, f"optimizer.prior={pairs}")
+    with pytest.MonkeyPatch.context() as patch:  # the centre stays behind what is recommended
+        patch.setitem(RULES["regression"].defaults, "centre_step", 0.4)
+        path = run(folder, *sets, f"optimizer.prior={pairs}")
     pairs.unlink()  # nothing that follows needs it
     return path
 
