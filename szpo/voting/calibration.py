@@ -15,8 +15,9 @@ from typing import Final, Literal
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import counting, seats, triads
+from szpo.voting import counting, triads
 from szpo.voting.seats import Letter
+from szpo.voting.sides import less_used_side, side_key
 
 Kind = Literal["gold", "repeat", "aa"]
 KINDS: Final[tuple[Kind, ...]] = ("gold", "repeat", "aa")
@@ -270,5 +271,5 @@ def _balance_side(
     ledger: Ledger, panelist: str, mine: list[Record], kind: Kind, comparison: str
 ) -> Letter:
     """The side on which this panelist saw plus less often, in comparisons of this kind."""
-    key = seats.side_key(ledger.root_seed, comparison, panelist)
-    return seats.less_used_side((seat["plus_side"] for seat in mine if seat["kind"] == kind), key)
+    key = side_key(ledger.root_seed, comparison, panelist)
+    return less_used_side((seat["plus_side"] for seat in mine if seat["kind"] == kind), key)

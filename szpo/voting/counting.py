@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from szpo import seeds
-from szpo.config import rule_plugins
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Choice, Kind, Tally, Verdict, Vote
+from szpo.voting.sides import balance_of, quotas
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
@@ -30,38 +29,6 @@ _BY_VOTE: Final = (
 """Joins that begin at rows of votes. An index only locates the other rows, which are then read."""
 _ASTRAY: Final = "(a.assignment IS NOT v.assignment OR c.comparison IS NOT a.comparison)"
 _PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
-Balance: TypeAlias = Literal["direction", "step"]
-"""The comparisons over which plus is on side A in half of the counted votes."""
-
-
-def planned_sides(
-    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
-) -> dict[str, tuple[Literal["A", "B"], ...]]:
-    """The M planned sides of plus for each of a step's `comparisons_asked`, by comparison id."""
-    found = {}
-    for head, odd in _odd_sides(root_seed, asked, balance):
-        found[head["comparison"]] = _arrange(root_seed, head["step"], head["k"], head["n"], m, odd)
-    return found
-
-
-def quotas(
-    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
-) -> dict[tuple[str, str], int]:
-    """How many votes may count, by (comparison, side of plus), as planned in `planned_sides`."""
-    found = {}
-    for head, odd in _odd_sides(root_seed, asked, balance):
-        for side in "AB":
-            found[head["comparison"], side] = m // 2 + (m % 2 if side == odd else 0)
-    return found
-
-
-def balance_of(ledger: Ledger) -> Balance:
-    """The run's `Balance`: sides are balanced within each direction, or over a whole step.
-
-    A rule that asks about many directions once each can be balanced over a step only.
-    """
-    rule = rule_plugins.find(ledger.spec.get("optimizer", {}).get("rule", ""))
-    return "step" if rule is not None and rule.two_points else "direction"
 
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
@@ -357,27 +324,3 @@ def _vote(row: Record) -> Vote:
         revision=row["revision"],
         received_us=row["received_us"],
     )
-
-
-def _odd_sides(
-    root_seed: int, asked: Iterable[Record], balance: Balance
-) -> Iterator[tuple[Record, str]]:
-    """Yield each comparison with the side that gets one more where M is odd; sides alternate."""
-    ranks: dict[int, int] = {}
-    first: dict[int, str] = {}
-    for head in asked:
-        k = head["k"] if balance == "direction" else 0
-        rank = ranks[k] = ranks.get(k, -1) + 1
-        if k not in first:
-            key = seeds.derive(root_seed, "sides", step=head["step"], k=k)
-            first[k] = "AB"[seeds.integer(key, 0, 2)]
-        yield head, first[k] if rank % 2 == 0 else {"A": "B", "B": "A"}[first[k]]
-
-
-def _arrange(
-    root_seed: int, step: int, k: int, n: int, m: int, odd: str
-) -> tuple[Literal["A", "B"], ...]:
-    """The sides of M seats in a drawn order; ``odd`` has one more where M is odd."""
-    pool = list("AB" * (m // 2)) + [odd] * (m % 2)
-    order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
-    return tuple("A" if pool[i] == "A" else "B" for i in order)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from szpo.ledger.database import Ledger, Record
 from szpo.voting import counting, seats
+from szpo.voting.sides import balance_of, planned_sides
 
 RUN: Final = """
 SELECT s.*, r.paused_by, r.pause_reason,
@@ -170,8 +171,8 @@ class SeatCounts:
         self._amendment: int | None = None
         self._without: set[int] = set()
         asked = counting.comparisons_asked(ledger, self.step)
-        balance = counting.balance_of(ledger)
-        sides = counting.planned_sides(ledger.root_seed, asked, self.m, balance)
+        balance = balance_of(ledger)
+        sides = planned_sides(ledger.root_seed, asked, self.m, balance)
         self.comparisons: dict[str, ComparisonSeats] = {
             head["comparison"]: ComparisonSeats(head, sides[head["comparison"]]) for head in asked
         }

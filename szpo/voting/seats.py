@@ -7,7 +7,7 @@ decides which comparison of the open step is served next.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from szpo import seeds
@@ -42,20 +42,6 @@ def panelist_order(root_seed: int, step: int | None, name: str, size: int) -> li
     """
     order = seeds.permutation(seeds.derive(root_seed, "serve", step=step, name=name), size)
     return [int(i) for i in order]
-
-
-def side_key(root_seed: int, comparison: str, panelist: str) -> bytes:
-    """The key that draws the side of plus outside training, where no plan balances the sides."""
-    return seeds.derive(root_seed, "side", name=f"{comparison}/{panelist}")
-
-
-def less_used_side(used: Iterable[str], key: bytes) -> Letter:
-    """The side that was used less often; where both were used equally, one drawn by the key."""
-    sides = list(used)
-    a, b = sides.count("A"), sides.count("B")
-    if a == b:
-        return LETTERS[seeds.integer(key, 0, 2)]
-    return "A" if a < b else "B"
 
 
 def postpone(ledger: Ledger, since_us: int) -> None:

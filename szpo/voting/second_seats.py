@@ -17,6 +17,7 @@ from szpo.types import Assignment, Vote
 from szpo.voting import counting, lease, seats
 from szpo.voting.seats import Letter
 from szpo.voting.service import VoteService
+from szpo.voting.sides import less_used_side, side_key
 
 EVENT: Final = "second"
 """Kind of the event that records a new second seat, with the seat's id."""
@@ -90,8 +91,8 @@ def _choose(ledger: Ledger, panelist: str, share: float) -> tuple[str, Letter] |
         if chosen in taken or seats.find_at(ledger, chosen, panelist) is not None:
             continue
         if sides := _answered_sides(ledger, chosen):
-            key = seats.side_key(ledger.root_seed, chosen, panelist)
-            return chosen, seats.less_used_side(sides, key)
+            key = side_key(ledger.root_seed, chosen, panelist)
+            return chosen, less_used_side(sides, key)
     return None
 
 

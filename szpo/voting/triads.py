@@ -18,8 +18,9 @@ from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.types import Vote
-from szpo.voting import counting, seats
+from szpo.voting import counting
 from szpo.voting.seats import Letter
+from szpo.voting.sides import less_used_side, side_key
 
 SIDES: Final = ("plus", "minus")
 
@@ -56,9 +57,9 @@ def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
         return met.count(number), head["seats"], number, head["comparison"]
 
     best = min(free, key=rank)
-    key = seats.side_key(ledger.root_seed, best["comparison"], panelist)
+    key = side_key(ledger.root_seed, best["comparison"], panelist)
     sides = ["A"] * best["left"] + ["B"] * (best["seats"] - best["left"])
-    return best["comparison"], seats.less_used_side(sides, key)
+    return best["comparison"], less_used_side(sides, key)
 
 
 def results(ledger: Ledger) -> LinkCheck | None:

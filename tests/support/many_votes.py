@@ -14,6 +14,7 @@ from szpo.ledger.database import Ledger, Record
 from szpo.types import Comparison
 from szpo.voting import counting, seats
 from szpo.voting.service import VoteService
+from szpo.voting.sides import planned_sides
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
 
 READING_MS = 4000
@@ -32,7 +33,7 @@ class Crowd:
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Answer at once; plus wins where its number is the larger one, in seven of ten votes."""
         asked = counting.comparisons_asked(self.ledger, comparisons[0].step or 0)
-        planned = counting.planned_sides(self.ledger.root_seed, asked, len(self.people))
+        planned = planned_sides(self.ledger.root_seed, asked, len(self.people))
         by_id = {c.id: c for c in comparisons}
         for head in asked:
             with self.ledger.transaction("votes"):

@@ -19,7 +19,8 @@ from szpo.replay import replay, verification
 from szpo.runs.branch import branch
 from szpo.runs.samples import policy_at
 from szpo.training import position, results
-from szpo.voting import counting, step_inputs
+from szpo.voting import step_inputs
+from szpo.voting.sides import planned_sides, quotas
 from tests.support import voiding
 from tests.support.driving import PLAIN, MovingPolicy, drive, started
 from tests.support.quadratic import (
@@ -219,17 +220,15 @@ def test_plus_stands_on_a_in_half_of_the_counted_votes(tmp_path):
             )
             assert {row["side"]: row["n"] for row in sides} == {"A": 4, "B": 4}
     asked = [{"step": 1, "k": k, "n": 0, "comparison": f"c{k}"} for k in range(8)]
-    by_step = counting.planned_sides(3, asked, 3, "step")
+    by_step = planned_sides(3, asked, 3, "step")
     assert sum(side == "A" for sides in by_step.values() for side in sides) == 12
-    quotas = counting.quotas(3, asked, 3, "step")
+    room = quotas(3, asked, 3, "step")
     assert {name: sides.count("A") for name, sides in by_step.items()} == {
-        f"c{k}": quotas[f"c{k}", "A"] for k in range(8)
+        f"c{k}": room[f"c{k}", "A"] for k in range(8)
     }
-    old = counting.planned_sides(3, asked, 1)  # a coin for each direction, as ever
+    old = planned_sides(3, asked, 1)  # a coin for each direction, as ever
     for each in asked:
-        assert counting.planned_sides(3, [each], 1) == {
-            each["comparison"]: old[each["comparison"]]
-        }
+        assert planned_sides(3, [each], 1) == {each["comparison"]: old[each["comparison"]]}
 
 
 def test_a_branch_begins_at_the_recommended_point_without_votes(run, tmp_path):
