@@ -5,7 +5,7 @@ token with its own position. Only attention has to know which token belongs to w
 registered with transformers under a name of its own, so the model's code stays untouched.
 
 `RowCache` attends while rows are decoded, `PrefillPass` while prompts are read. What prompts share
-is computed once; `szpo.generation.prefill` has the picture of units, heads and lower layers.
+is computed once; `szpo.generation.prefill` has the picture of units, prefixes and lower layers.
 """
 
 from __future__ import annotations
@@ -156,22 +156,22 @@ class RowCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
+class Prefixes:
     """Keys and values of the tokens that all prompts start with, computed once per member."""
 
     length: int = 0
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Per layer K and V (members, kv, length, size); one for all below the first adapted layer."""
 
-    def pick(self, layer: int, head_of: Tensor) -> tuple[Tensor, Tensor]:
-        """K and V (sequences, kv, length, size) of the heads numbered ``head_of``."""
+    def pick(self, layer: int, prefix_of: Tensor) -> tuple[Tensor, Tensor]:
+        """K and V (sequences, kv, length, size) of the prefixes numbered ``prefix_of``."""
         k, v = self.layers[layer]
-        pick = head_of if len(k) > 1 else torch.zeros_like(head_of)
+        pick = prefix_of if len(k) > 1 else torch.zeros_like(prefix_of)
         return k[pick], v[pick]
 
 
 class PrefillPass:
-    """One pass over the tokens of several sequences, after heads already cached if there are any.
+    """One pass over the tokens of several sequences, after cached prefixes if there are any.
 
     With ``shared`` the flat list starts with one copy of each sequence and `expand` turns it into
     units at the first adapted layer; otherwise it holds the units from the start.
@@ -183,18 +183,18 @@ class PrefillPass:
         units: tuple[Tensor, Tensor],
         store: Store,
         *,
-        heads: Heads,
+        prefixes: Prefixes,
         shared: bool,
         device: torch.device,
     ):
-        """``lengths`` counts the sequences' tokens after the head; ``store`` takes K and V.
+        """``lengths`` counts the sequences' tokens after the prefix; ``store`` takes K and V.
 
-        ``units`` are the numbers of each unit's sequence and of the cached head that it continues.
+        ``units`` are the numbers of each unit's sequence and of the cached prefix it continues.
         """
-        sequence_of, self._unit_head_of = units
+        sequence_of, self._unit_prefix_of = units
         self._store = store
         self._device = device
-        self._heads = heads
+        self._prefixes = prefixes
         self._unit_lengths = lengths[sequence_of]
         self.expanded = not shared
         first = lengths.cumsum(0) - lengths
@@ -205,11 +205,11 @@ class PrefillPass:
         if shared:
             self._lay_out(lengths, torch.zeros(len(lengths), dtype=torch.long))
         else:
-            self._lay_out(self._unit_lengths, self._unit_head_of)
+            self._lay_out(self._unit_lengths, self._unit_prefix_of)
 
-    def _lay_out(self, lengths: Tensor, head_of: Tensor) -> None:
+    def _lay_out(self, lengths: Tensor, prefix_of: Tensor) -> None:
         """Compute where the flat list's tokens sit in the padded (sequences, longest) form."""
-        self._head_of = head_of
+        self._prefix_of = prefix_of
         longest = int(lengths.max())
         flat = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
         first = lengths.cumsum(0) - lengths
@@ -219,15 +219,15 @@ class PrefillPass:
 
     def expand(self) -> None:
         """Make the flat list hold the units' tokens from here on."""
-        self._lay_out(self._unit_lengths, self._unit_head_of)
+        self._lay_out(self._unit_lengths, self._unit_prefix_of)
         self.expanded = True
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where a token may look, −∞ elsewhere: (1, 1, longest, head + longest)."""
+        """0 where a token may look, −∞ elsewhere: (1, 1, longest, prefix + longest)."""
         if window not in self._masks:
             longest = self._padded.shape[1]
-            query = self._heads.length + torch.arange(longest)[:, None]
-            ahead = query - torch.arange(self._heads.length + longest)
+            query = self._prefixes.length + torch.arange(longest)[:, None]
+            ahead = query - torch.arange(self._prefixes.length + longest)
             seen = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
             zero = torch.zeros(seen.shape, dtype=dtype)
             mask = zero.masked_fill(~seen, float("-inf"))[None, None]
@@ -237,13 +237,13 @@ class PrefillPass:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """All tokens of the sequences: each looks at its head and at its own earlier tokens."""
+        """All tokens of the sequences: each looks at its prefix and at its own earlier tokens."""
         q, k, v = (t[self._padded].transpose(1, 2) for t in (q, k, v))
         self._store(layer, k, v, expanded=self.expanded)
-        if self._heads.length:
-            head_k, head_v = self._heads.pick(layer, self._head_of)
-            k = torch.cat([head_k, k], dim=2)
-            v = torch.cat([head_v, v], dim=2)
+        if self._prefixes.length:
+            prefix_k, prefix_v = self._prefixes.pick(layer, self._prefix_of)
+            k = torch.cat([prefix_k, k], dim=2)
+            v = torch.cat([prefix_v, v], dim=2)
         group = q.shape[1] // k.shape[1]
         if group > 1:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)

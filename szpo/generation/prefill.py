@@ -6,10 +6,10 @@ Two prompts A and B, each answered twice by the members m0 and m1, are eight row
     units       A·m0        A·m1        B·m0        B·m1         rows of a unit share its prefill
     sequences   A                       B                        the distinct prompts
 
-One forward pass reads the *head*, the tokens that A and B start with, another what is left:
+One forward pass reads the *prefix*, the tokens that A and B start with, another what is left:
 
-    from the first adapted layer on   head·m0  head·m1   |   A·m0  A·m1  B·m0  B·m1
-    in the lower layers               head               |   A           B
+    from the first adapted layer on   prefix·m0  prefix·m1   |   A·m0  A·m1  B·m0  B·m1
+    in the lower layers               prefix                 |   A           B
 
 Members do not differ below the first adapted layer, so there a sequence goes through once; it is
 expanded into its units where that layer begins.
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from szpo.errors import RunError
 from szpo.generation.flat_attention import (
-    Heads,
     PrefillPass,
+    Prefixes,
     RowCache,
     Store,
     attend_with,
@@ -52,7 +52,7 @@ class PrefillPlan:
     """The distinct (sequence, member), sorted."""
     unit_of_row: list[int]
     """The unit of each row, in generation order: not decreasing."""
-    head: int
+    prefix: int
     """Tokens that all prompts start with and that get a pass of their own."""
 
     def member(self, row: int) -> int:
@@ -75,16 +75,17 @@ def plan_prefill(prompts: Sequence[Sequence[int]], members: Sequence[int]) -> Pr
     units = sorted(set(keys))
     index = {unit: i for i, unit in enumerate(units)}
     order = sorted(range(len(keys)), key=lambda row: index[keys[row]])
-    head = common_head(list(sequence_of))
-    if head * (len(units) - len(set(members))) < SHORTEST_SAVING:
-        head = 0
-    return PrefillPlan(order, list(sequence_of), units, [index[keys[row]] for row in order], head)
+    prefix = common_prefix(list(sequence_of))
+    if prefix * (len(units) - len(set(members))) < SHORTEST_SAVING:
+        prefix = 0
+    unit_of_row = [index[keys[row]] for row in order]
+    return PrefillPlan(order, list(sequence_of), units, unit_of_row, prefix)
 
 
-def common_head(sequences: Sequence[tuple[int, ...]]) -> int:
+def common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
     """Count the tokens that all sequences start with, leaving each at least one of its own.
 
-    >>> common_head([(1, 2, 3), (1, 2, 4, 5)]), common_head([(1, 2, 3)])
+    >>> common_prefix([(1, 2, 3), (1, 2, 4, 5)]), common_prefix([(1, 2, 3)])
     (2, 2)
     """
     limit = min(len(s) for s in sequences) - 1
@@ -139,7 +140,7 @@ class Canary:
 
 
 class PrefillBatch:
-    """The prompts of one generate call; heads are computed at once, the rest in `fill`."""
+    """The prompts of one generate call; prefixes are computed at once, the rest in `fill`."""
 
     def __init__(
         self, adapted: AdaptedModel, deltas: Deltas | None, plan: PrefillPlan, max_tokens: int
@@ -148,15 +149,15 @@ class PrefillBatch:
         self._max_tokens = max_tokens
         self._members = sorted({member for _, member in plan.units})
         self._upper = [] if deltas is None else adapted_layers(adapted.model, adapted.sites)
-        self._heads = Heads(plan.head)
-        if plan.head:
-            layers = self._heads.layers
+        self._prefixes = Prefixes(plan.prefix)
+        if plan.prefix:
+            layers = self._prefixes.layers
 
             def save(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
                 layers[layer] = (k, v)
 
             pairs = [(0, member) for member in self._members]
-            self._run([plan.sequences[0][: plan.head]], pairs, save, Heads())
+            self._run([plan.sequences[0][: plan.prefix]], pairs, save, Prefixes())
 
     def fill(self, rows: range, new: int, canary: Canary | None) -> tuple[RowCache, Tensor]:
         """A cache with room for ``new`` tokens holding the rows' prompts, and the logits after."""
@@ -169,10 +170,10 @@ class PrefillBatch:
             local = torch.tensor([unit - chunk.start for unit in units if unit in chunk])
             at = units.index(chunk.start)
             pairs = [plan.units[unit] for unit in chunk]
-            own = [plan.sequences[s][plan.head :] for s in range(pairs[0][0], pairs[-1][0] + 1)]
+            own = [plan.sequences[s][plan.prefix :] for s in range(pairs[0][0], pairs[-1][0] + 1)]
             pairs = [(s - pairs[0][0], m) for s, m in pairs]
             store = self._store_into(cache, slice(at, at + len(local)), local, pairs)
-            logits = self._run(own, pairs, store, self._heads)
+            logits = self._run(own, pairs, store, self._prefixes)
             if canary is not None:
                 canary.see([plan.units[unit] for unit in chunk], logits)
             parts.append(logits[local] if len(local) > len(chunk) else logits)
@@ -182,19 +183,19 @@ class PrefillBatch:
         self, cache: RowCache, at: slice, unit_of: Tensor, pairs: list[tuple[int, int]]
     ) -> Store:
         """Store into the cache rows ``at``, whose units (sequence, member) are pairs[unit_of]."""
-        sequence_of, head_of = (each[unit_of] for each in self._units(pairs))
-        heads = self._heads
+        sequence_of, prefix_of = (each[unit_of] for each in self._units(pairs))
+        prefixes = self._prefixes
 
         def store(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
-            if heads.length:
-                cache.write(layer, at, 0, *heads.pick(layer, head_of))
+            if prefixes.length:
+                cache.write(layer, at, 0, *prefixes.pick(layer, prefix_of))
             pick = unit_of if expanded else sequence_of
-            cache.write(layer, at, heads.length, k[pick], v[pick])
+            cache.write(layer, at, prefixes.length, k[pick], v[pick])
 
         return store
 
     def _units(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Each unit's sequence, and the cached head that it continues: its member's."""
+        """Each unit's sequence, and the cached prefix that it continues: its member's."""
         return (
             torch.tensor([sequence for sequence, _ in pairs]),
             torch.tensor([self._members.index(member) for _, member in pairs]),
@@ -204,7 +205,7 @@ class PrefillBatch:
         """Consecutive units, cut where a forward pass would exceed its tokens."""
         begin, tokens = units.start, 0
         for unit in units:
-            n = len(self._plan.sequences[self._plan.units[unit][0]]) - self._plan.head
+            n = len(self._plan.sequences[self._plan.units[unit][0]]) - self._plan.prefix
             if tokens and tokens + n > self._max_tokens:
                 yield range(begin, unit)
                 begin, tokens = unit, 0
@@ -216,24 +217,24 @@ class PrefillBatch:
         sequences: Sequence[tuple[int, ...]],
         pairs: Sequence[tuple[int, int]],
         store: Store,
-        heads: Heads,
+        prefixes: Prefixes,
     ) -> Tensor:
         """One forward pass: logits (units, words) after each unit (sequence, member)."""
         if self._upper and len(pairs) > len(sequences):
             try:
-                return self._forward(sequences, pairs, store, heads, shared=True)
+                return self._forward(sequences, pairs, store, prefixes, shared=True)
             except (IndexError, RuntimeError):
                 # Some models (GPT-2) give their last hidden states the shape of the tokens that
                 # came in, which fails once there are more. They go without this saving.
                 self._upper = []
-        return self._forward(sequences, pairs, store, heads, shared=False)
+        return self._forward(sequences, pairs, store, prefixes, shared=False)
 
     def _forward(
         self,
         sequences: Sequence[tuple[int, ...]],
         pairs: Sequence[tuple[int, int]],
         store: Store,
-        heads: Heads,
+        prefixes: Prefixes,
         *,
         shared: bool,
     ) -> Tensor:
@@ -242,10 +243,12 @@ class PrefillBatch:
         units = self._units(pairs)
         member = torch.tensor([member for _, member in pairs])
         lengths = torch.tensor([len(sequence) for sequence in sequences])
-        prefill = PrefillPass(lengths, units, store, heads=heads, shared=shared, device=device)
+        prefill = PrefillPass(
+            lengths, units, store, prefixes=prefixes, shared=shared, device=device
+        )
         ids = torch.tensor([token for sequence in sequences for token in sequence])
         positions = torch.cat(
-            [torch.arange(heads.length, heads.length + len(s)) for s in sequences]
+            [torch.arange(prefixes.length, prefixes.length + len(s)) for s in sequences]
         )
         if not shared:
             ids, positions = ids[prefill.index], positions[prefill.index]

@@ -13,7 +13,7 @@ from szpo.errors import RunError, UsageError
 from szpo.generation.engine_choice import check_engine, engine_for
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
-from szpo.generation.prefill import Canary, common_head, plan_prefill
+from szpo.generation.prefill import Canary, common_prefix, plan_prefill
 from szpo.generation.sampling import Sampling, draw
 from szpo.ledger.database import Ledger
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
@@ -192,10 +192,10 @@ def test_plan_shares_what_is_the_same():
     assert found.sequences == [(1, 2, 3), (1, 2, 4)]
     assert found.units == [(0, 0), (0, 1), (1, 0)]
     assert found.order == [0, 3, 2, 1]
-    assert found.head == 0  # too short to be worth a pass of its own
-    assert common_head([(5, 6, 7), (5, 6, 7, 8)]) == 2
+    assert found.prefix == 0  # too short to be worth a pass of its own
+    assert common_prefix([(5, 6, 7), (5, 6, 7, 8)]) == 2
     long = [[*range(200), 300 + i] for i in range(4)]
-    assert plan_prefill(long, [0, 0, 0, 0]).head == 200
+    assert plan_prefill(long, [0, 0, 0, 0]).prefix == 200
 
 
 def test_arguments_that_do_not_fit_are_named():
