@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Sign: TypeAlias = Literal[-1, 0, 1]
-Side: TypeAlias = Literal["plus", "minus"]
 Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
 Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
 Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]

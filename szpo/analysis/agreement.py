@@ -15,14 +15,14 @@ from typing import Any
 
 from szpo.aggregation.low_effort import Conduct, Usual, flags, longest_run, soonest_ms
 from szpo.analysis.evidence import Evidence, Panelist
-from szpo.analysis.vote_totals import SIDES, Direction, VoterTotals, VoteTotals
+from szpo.analysis.vote_totals import DECIDED, Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
 from szpo.ledger.database import Ledger
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.voting import counting, second_seats
 
-MIN_ANSWERS = 30
-"""With this many answers, the panel's own share is the one expected of an honest panelist."""
+MIN_VOTES = 30
+"""With this many votes, the panel's own share is the one expected of an honest panelist."""
 
 
 def agreement(evidence: Evidence) -> dict[str, Share | Estimate]:
@@ -155,11 +155,11 @@ def _conduct(row: dict[str, Any], voter: VoterTotals) -> Conduct:
 
 
 def _usual(rows: Sequence[dict[str, Any]]) -> Usual:
-    """The panel's own shares, where they rest on at least `MIN_ANSWERS` answers."""
+    """The panel's own shares, where they rest on at least `MIN_VOTES` votes."""
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
         shares = [row[name] for row in rows]
-        if (of := sum(share.of for share in shares)) >= MIN_ANSWERS:
+        if (of := sum(share.of for share in shares)) >= MIN_VOTES:
             found[name] = sum(share.hits for share in shares) / of
     return Usual(**found)
 
@@ -174,7 +174,7 @@ def within(totals: VoteTotals) -> Share:
     """
     agreeing = pairs = disjoint = 0
     for counts in totals.groups().values():
-        sides = [counts[side] for side in SIDES]
+        sides = [counts[verdict] for verdict in DECIDED]
         agreeing += _count_pairs(sides)
         pairs += _count_pairs([sum(sides)])
         disjoint += sum(sides) // 2
@@ -185,14 +185,14 @@ def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
     """As `within`, for votes of one direction on different comparisons (of some steps)."""
     directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
     for (direction, _), part in totals.comparisons.items():
-        if part.sided and (steps is None or direction[0] in steps):
+        if part.decided and (steps is None or direction[0] in steps):
             directions[direction].append(part.counts)
     agreeing = pairs = disjoint = 0
     for parts in directions.values():
-        whole = [sum(counts[side] for counts in parts) for side in SIDES]
+        whole = [sum(counts[verdict] for counts in parts) for verdict in DECIDED]
         sizes = [counts["plus"] + counts["minus"] for counts in parts]
         agreeing += _count_pairs(whole) - _count_pairs(
-            counts[side] for counts in parts for side in SIDES
+            counts[verdict] for counts in parts for verdict in DECIDED
         )
         pairs += _count_pairs([sum(whole)]) - _count_pairs(sizes)
         disjoint += min(sum(whole) // 2, sum(whole) - max(sizes))
@@ -202,10 +202,10 @@ def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
 def second_opinions(ledger: Ledger) -> Share:
     """The share of pairs, a second seat's answer and a vote of the round, that chose one side."""
     hits = pairs = 0
-    for step, votes in second_seats.answers(ledger).items():
+    for step, votes in second_seats.votes(ledger).items():
         first = Counter((v.comparison, v.verdict) for v in counting.counted(ledger, step))
         for vote in votes:
-            if vote.verdict in SIDES:
+            if vote.verdict in DECIDED:
                 hits += first[vote.comparison, vote.verdict]
                 pairs += first[vote.comparison, "plus"] + first[vote.comparison, "minus"]
     return share(hits, pairs)
@@ -230,7 +230,7 @@ def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
     several = any(step.m > 1 for step in evidence.steps)
     groups: dict[object, array[int]] = defaultdict(lambda: array("q"))
     for (direction, comparison), part in evidence.totals.comparisons.items():
-        groups[comparison if several else direction] += part.sided
+        groups[comparison if several else direction] += part.decided
     names = list(evidence.totals.voters)
     hits: Counter[str] = Counter()
     asked: Counter[str] = Counter()

@@ -15,7 +15,7 @@ from typing import Final
 
 from szpo.analysis.vote_rows import VoteRow
 
-SIDES: Final = ("plus", "minus")
+DECIDED: Final = ("plus", "minus")
 Direction = tuple[int | None, int | None]
 """Step and direction k."""
 
@@ -76,7 +76,7 @@ class ComparisonTotals:
 
     counts: Counter[str] = field(default_factory=Counter)
     """By verdict: plus, minus, tie."""
-    sided: array[int] = field(default_factory=_integers)
+    decided: array[int] = field(default_factory=_integers)
     """For each vote for a side: the panelist's number i for plus, −1 − i for minus."""
 
 
@@ -186,10 +186,10 @@ def _add_counted(totals: VoteTotals, vote: VoteRow) -> None:
     part = totals.comparisons[place]
     part.counts[vote.verdict] += 1
     totals.fast += vote.fast
-    if vote.verdict not in SIDES:
+    if vote.verdict not in DECIDED:
         return
     number, plus = totals.voters[vote.panelist].number, vote.verdict == "plus"
-    part.sided.append(number if plus else -1 - number)
+    part.decided.append(number if plus else -1 - number)
     if vote.words_plus and vote.words_minus:
         totals.length_logs.append(math.log(vote.words_plus / vote.words_minus))
         totals.length_signs.append(1.0 if plus else -1.0)

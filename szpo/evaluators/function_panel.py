@@ -52,7 +52,7 @@ class FunctionJudge:
         plus = [row.plus.text for row in comparison.rows]
         minus = [row.minus.text for row in comparison.rows]
         a, b = (plus, minus) if plus_side == "A" else (minus, plus)
-        return read_answer(self.better([row.prompt.text for row in comparison.rows], a, b), key)
+        return read_choice(self.better([row.prompt.text for row in comparison.rows], a, b), key)
 
 
 def check_function(better: object) -> None:
@@ -88,13 +88,13 @@ def read_share(answer: object) -> float | None:
     return share
 
 
-def read_answer(answer: object, key: bytes) -> Choice:
+def read_choice(answer: object, key: bytes) -> Choice:
     """A function's answer as a vote; a probability is drawn by the key.
 
     Raises:
         UsageError: as `read_share`.
 
-    >>> [read_answer(each, bytes(16)) for each in ("a", "tie", 1.0, 0, None)]
+    >>> [read_choice(each, bytes(16)) for each in ("a", "tie", 1.0, 0, None)]
     ['A', 'tie', 'A', 'B', 'skip']
     """
     share = read_share(answer)

@@ -48,7 +48,7 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
     settings, last = run_spec.recorded_settings(ledger), ledger.last_applied()
     state = replay.replay_state(ledger, settings)
     count_of = count * parts.settings.D
-    asked = samples.in_order(ledger, "triad prompts", place, parts.prompts.train, count_of)
+    asked = samples.draw_prompts(ledger, "triad prompts", place, parts.prompts.train, count_of)
     mu, newest = optimizer.ask(state).mu * times, last or 0
     shifts: list[Shift] = []
     for t in range(count):

@@ -97,7 +97,7 @@ def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
     place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(parts.settings.D, len(parts.prompts.heldout))
-    asked = in_order(ledger, "final prompts", place, parts.prompts.heldout, count * rows)
+    asked = draw_prompts(ledger, "final prompts", place, parts.prompts.heldout, count * rows)
     percent = order.body.get("percent", 100)
     sides = []
     for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
@@ -129,7 +129,7 @@ def cut(
     ]  # fmt: skip
 
 
-def in_order(
+def draw_prompts(
     ledger: Ledger, name: str, place: int, pool: Sequence[Prompt], count: int
 ) -> list[Prompt]:
     """Prompts in an order that ``name`` seeds; where they run out, in another order again."""

@@ -17,7 +17,7 @@ from szpo.voting import finals
 CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
 
-MOST_ANSWERS: Final = 100
+MOST_VOTES: Final = 100
 """The most answers by one panelist to one comparison, revisions included. No person needs more,
 and each of them stays in the record."""
 _CLOSED: Final = {"train": "the round has closed", "final": "this comparison has closed"}
@@ -120,10 +120,10 @@ def store(
         raise VoteConflictError(
             "stale_tab", "vote: this comparison is open in another tab", stands
         )
-    if len(before) >= MOST_ANSWERS:
+    if len(before) >= MOST_VOTES:
         raise VoteConflictError(
             "changed_often",
-            f"vote: this comparison was answered {MOST_ANSWERS} times; the last answer stands",
+            f"vote: this comparison was answered {MOST_VOTES} times; the last answer stands",
             stands,
         )
     stored = ledger.append(

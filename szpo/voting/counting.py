@@ -240,7 +240,7 @@ class StepVotes:
 
 
 class Cast(NamedTuple):
-    """An answer with its row's id and the side on which plus stood."""
+    """A vote with its row's id and the side on which plus stood."""
 
     number: int
     plus_side: str
@@ -248,17 +248,17 @@ class Cast(NamedTuple):
 
     @property
     def skipped(self) -> bool:
-        """Whether the answer is a skip."""
+        """Whether the vote is a skip."""
         return self.vote.choice == "skip"
 
 
-def answers(
+def standing_votes(
     ledger: Ledger,
     *kinds: Kind,
     last_vote: int | None = None,
     last_amendment: int | None = None,
 ) -> tuple[Cast, ...]:
-    """The answers that stand to comparisons of these kinds: the last of each seat, if in time.
+    """The votes that stand on comparisons of these kinds: the last of each seat, if in time.
 
     Only votes and amendments up to ``last_vote`` and ``last_amendment`` are read. Excluded votes
     are left out. For the votes of one step up to its close, see `StepVotes.standing`.

@@ -113,8 +113,8 @@ def find_held(ledger: Ledger, panelist: str, now: int) -> str | None:
     return found[0]["assignment"] if found else None
 
 
-def answers(ledger: Ledger) -> Mapping[int, tuple[Vote, ...]]:
-    """The answers from second seats, by step, without skips and excluded votes."""
+def votes(ledger: Ledger) -> Mapping[int, tuple[Vote, ...]]:
+    """The votes from second seats, by step, without skips and excluded votes."""
     without, found = counting.excluded_votes(ledger), defaultdict[int, list[Vote]](list)
     for step, number, vote in _read(ledger):
         if number not in without and vote.choice != "skip":
@@ -128,7 +128,7 @@ def vote_ids(ledger: Ledger) -> frozenset[int]:
 
 
 def _read(ledger: Ledger) -> Iterator[tuple[int, int, Vote]]:
-    """Yield the step, the vote's id and the vote of each answer from a second seat, in order."""
+    """Yield the step, the vote's id and the vote itself, of all from second seats, in order."""
     for row in ledger.query(
         "SELECT v.vote, v.choice, a.comparison, a.panelist, "
         "a.plus_side, c.step, c.k, c.n FROM votes v JOIN assignments a USING (assignment) "

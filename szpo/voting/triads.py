@@ -22,7 +22,7 @@ from szpo.voting import counting
 from szpo.voting.seats import Letter
 from szpo.voting.sides import less_used_side, side_key
 
-SIDES: Final = ("plus", "minus")
+DECIDED: Final = ("plus", "minus")
 
 
 def list_comparisons(ledger: Ledger) -> list[str]:
@@ -70,11 +70,11 @@ def results(ledger: Ledger) -> LinkCheck | None:
     index = {comparison: i for i, comparison in enumerate(ids)}
     won, asked = np.zeros((2, len(ids)))
     ties = 0
-    votes = [cast.vote for cast in counting.answers(ledger, "train", "repeat")]
+    votes = [cast.vote for cast in counting.standing_votes(ledger, "train", "repeat")]
     for vote in votes:
         if vote.comparison in index:
             ties += vote.verdict == "tie"
-            if vote.verdict in SIDES:
+            if vote.verdict in DECIDED:
                 asked[index[vote.comparison]] += 1
                 won[index[vote.comparison]] += vote.verdict == "plus"
     whole = asked.reshape(-1, 3)
@@ -99,8 +99,8 @@ def _count_again(ledger: Ledger, votes: Sequence[Vote]) -> tuple[int, int]:
         for vote in votes
         if vote.comparison in repeated
     ]
-    sided = [(a, b) for a, b in both if a in SIDES and b in SIDES]
-    return sum(a == b for a, b in sided), len(sided)
+    decided = [(a, b) for a, b in both if a in DECIDED and b in DECIDED]
+    return sum(a == b for a, b in decided), len(decided)
 
 
 def note(ledger: Ledger) -> dict[str, str]:

@@ -13,7 +13,7 @@ from szpo import plugins
 from szpo.analysis import improvement
 from szpo.cli.app import call
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_answer
+from szpo.evaluators.function_panel import FunctionJudge, FunctionPanel, read_choice
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
@@ -333,8 +333,8 @@ def test_an_answer_that_is_no_vote_is_refused(model):
         tuner.run()
     for bad in (True, 2, float("nan"), "c", []):
         with pytest.raises(UsageError, match="better: the function returned"):
-            read_answer(bad, bytes(16))
-    drawn = [read_answer(0.8, bytes([i] * 16)) for i in range(200)]
+            read_choice(bad, bytes(16))
+    drawn = [read_choice(0.8, bytes([i] * 16)) for i in range(200)]
     assert 0.7 < drawn.count("A") / 200 < 0.9
 
 

@@ -170,7 +170,7 @@ def test_whatever_second_people_answer_no_counted_vote_and_no_update_changes(
                     shown[seat.comparison, who] += 1
         ledger = life.ledger
         after, counted = history(ledger), choices(ledger)
-        judged = Counter(v.comparison for vs in second_seats.answers(ledger).values() for v in vs)
+        judged = Counter(v.comparison for vs in second_seats.votes(ledger).values() for v in vs)
         report = verification.verify(ledger)
         drawn = {
             c.id for step in range(STEPS) for c in ledger.comparisons(step)
@@ -255,9 +255,9 @@ def test_agreement_is_known_with_one_vote_on_each_comparison_and_nobody_counts_a
     assert {row["agreement"] for row in rows.values() if row["votes"] != "0"} == {"100%"}
     assert all(row["late"] == "0" for row in rows.values())
     number = next(iter(second_seats.vote_ids(life.ledger)))
-    before = sum(map(len, second_seats.answers(life.ledger).values()))
+    before = sum(map(len, second_seats.votes(life.ledger).values()))
     life.service.amend(number, "exclude", "a test", "olga")
-    assert sum(map(len, second_seats.answers(life.ledger).values())) == before - 1
+    assert sum(map(len, second_seats.votes(life.ledger).values())) == before - 1
     assert agreement.agreement(evidence.read(life.ledger))["same"].of == 7
 
 

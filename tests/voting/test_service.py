@@ -5,7 +5,7 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger.theta import theta_digest
 from szpo.voting import casting, counting, seats, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import MOST_ANSWERS, VoteConflictError, VoteRequest
+from szpo.voting.casting import MOST_VOTES, VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
 from szpo.voting.service import VoteService
 from szpo.voting.sides import planned_sides
@@ -197,7 +197,7 @@ def seat(ledger, service):
 def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
     ask(ledger, n=1, m=1)
     seat = getattr(service, what)(people(service, 1)[0], tab="t")
-    for i in range(MOST_ANSWERS):
+    for i in range(MOST_VOTES):
         service.cast(VoteRequest(seat.id, "AB"[i % 2], idem=KEY(i), tab="t"))
     with pytest.raises(VoteConflictError, match="answered 100 times; the last") as caught:
         service.cast(VoteRequest(seat.id, "A", idem=KEY("more"), tab="t"))
@@ -205,7 +205,7 @@ def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
     assert service.cast(
         VoteRequest(seat.id, "A", idem=KEY(0), tab="t")
     ).replayed  # a retry is no new answer
-    assert len(ledger.votes()) == MOST_ANSWERS
+    assert len(ledger.votes()) == MOST_VOTES
 
 
 def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, service):

@@ -32,7 +32,10 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service, ki
         cast.append(service.cast(VoteRequest(seat, choice, idem=KEY(len(cast)))).vote)
 
     def standing_verdicts(**until):
-        return {each.number: each.vote.verdict for each in counting.answers(ledger, kind, **until)}
+        return {
+            each.number: each.vote.verdict
+            for each in counting.standing_votes(ledger, kind, **until)
+        }
 
     assert standing_verdicts() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
     early = standing_verdicts(last_vote=cast[2])
@@ -45,7 +48,7 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(ledger, service, ki
     service.amend(cast[4], "reinstate", "a test", "op")
     assert cast[4] in standing_verdicts()
     assert cast[4] not in standing_verdicts(last_amendment=first)
-    assert counting.answers(ledger, "gold", "repeat") == ()
+    assert counting.standing_votes(ledger, "gold", "repeat") == ()
 
 
 def place_final(ledger, count=4, equal=()):

@@ -57,7 +57,7 @@ STATES: Final = {
     "closed": "updating", "paused": "paused", "finished": "finished",
 }  # fmt: skip
 VALUES: Final = "Value difference per round; table below"
-LINKS: Final = {"votes": "votes", "answers": "writing answers", "update": "the update"}
+PARTS: Final = {"votes": "votes", "answers": "writing answers", "update": "the update"}
 ACCESS: Final = {
     "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
 }  # fmt: skip
@@ -182,7 +182,7 @@ def page(site: Site) -> str:
             checked=sample_check.read(site.ledger),
             recent=sample_check.recent_shares(site.ledger),
             states=STATES,
-            links=LINKS,
+            parts=PARTS,
             access=ACCESS,
             most_minutes=controls.MOST_MINUTES,
             few=MIN_VOTES,

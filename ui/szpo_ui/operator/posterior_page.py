@@ -23,7 +23,7 @@ from szpo_ui.operator import posterior_pictures as pictures
 from szpo_ui.operator.posterior_scene import (
     CELLS,
     EXTENT,
-    MAX_ANSWERS,
+    MAX_VOTES,
     PARTICLES,
     Scene,
     scene,
@@ -61,7 +61,7 @@ class SceneRequest(BaseModel):
     """A request of the page for a scene."""
 
     model_config = ConfigDict(extra="forbid")
-    deltas: list[tuple[Number, Number]] = Field(max_length=MAX_ANSWERS)
+    deltas: list[tuple[Number, Number]] = Field(max_length=MAX_VOTES)
 
 
 def blocks(api: str, back: str = "") -> gr.Blocks:

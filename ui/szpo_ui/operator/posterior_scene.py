@@ -27,8 +27,8 @@ TRAINING, DRAWN = 100, 8
 """Training steps of the initial sampler, and snapshots taken of it."""
 CANDIDATES = 48
 """Number of candidates for the next pair by default: an even fan of directions."""
-MAX_ANSWERS = 200
-"""Most answers: more make a slow picture that is hard to read."""
+MAX_VOTES = 200
+"""Most votes: more make a slow picture that is hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def scene(
     """Everything a picture shows for these answers.
 
     Args:
-        deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MAX_ANSWERS`.
+        deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MAX_VOTES`.
         candidates: (c, 2) differences of the pairs that may be asked next.
         tau: standard deviation of the prior of each weight.
         seed: of the particles; the same in every round, so that pictures differ by answers only.

@@ -221,8 +221,8 @@ class _Viewer:
         chosen = self.site.config.prolific
         return participants.standing(self.site.ledger, self.panelist, chosen, self.status)
 
-    def answers(self, step: int | None) -> list[Record]:
-        """Their answers of a round, in the order of the first showing."""
+    def votes(self, step: int | None) -> list[Record]:
+        """Their votes of a round, in the order of the first showing."""
         own = self.seats
         if step != self.status.step:
             _, own = own_seats.read(self.site, self.panelist, step)
@@ -257,9 +257,9 @@ class _Viewer:
         seat, status, site = seat or assignment(row), self.status, self.site
         comparison, second = site.comparison(seat.comparison), row["kind"] == "second"
         assert comparison is not None, seat.comparison
-        given = self.answers(row["step"]) if row["kind"] == "train" else []
+        given = self.votes(row["step"]) if row["kind"] == "train" else []
         before = [each["assignment"] for each in given]
-        fresh = status.state == "open" and not self.answers(status.step)
+        fresh = status.state == "open" and not self.votes(status.step)
         if second:
             fresh = fresh and (status.opened_us or 0) > row["served_us"]
         answered = row.get("choice")
@@ -291,7 +291,7 @@ class _Viewer:
 
     def make_waiting_screen(self, *, change: bool) -> Screen:
         last = self.status.step or 0  # they may have voted in the round before
-        given = self.answers(last) or self.answers(last - 1)
+        given = self.votes(last) or self.votes(last - 1)
         here = change and bool(given) and given[0]["step"] == self.status.step
         return self.make_screen(
             "waiting",
