@@ -30,7 +30,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.requests import ReadRequest, join_readings
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
-from szpo_simulators.compare import instruments
+from szpo_simulators.compare import machine_meter
 from tests.support import folder_run, near_workers
 from tests.support.policies import SHORT_PROMPTS as PROMPTS
 from tests.support.policies import setup_of, small
@@ -221,7 +221,7 @@ def test_tokens_that_workers_write_are_counted(here, there):
     """What a comparison of methods charges; workers of this process are counted a second time."""
     counts = []
     for policy in policies(here, here, there):
-        tools = instruments.Instruments()
+        tools = machine_meter.MachineMeter()
         with tools.counting():
             policy.sample(PROMPTS[:3], seed=1)
         counts.append(tools.tokens)

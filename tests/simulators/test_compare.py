@@ -29,7 +29,7 @@ from szpo_simulators.compare import (
     cell_store,
     checkpoints,
     command,
-    instruments,
+    machine_meter,
     methods,
     presets,
     shared_setup,
@@ -170,7 +170,7 @@ def test_points_lie_at_even_shares_and_the_start_costs_nothing():
     start = measured(np.full((4, 2), 0.1))
     yardstick = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, start)
     course = checkpoints.Checkpoints(
-        yardstick, instruments.Instruments(), 2, proxy=lambda p, answers: [7.0] * len(answers)
+        yardstick, machine_meter.MachineMeter(), 2, proxy=lambda p, answers: [7.0] * len(answers)
     )
     course.record_start()
     course.record_start({"votes": 8, "answers_read": 64, "tokens": 9})

@@ -39,14 +39,14 @@ def run_cell(
         UsageError: the spec fits no method or model.
     """
     began = time.monotonic(), time.process_time()
-    from szpo_simulators.compare import instruments, methods, shared_setup
+    from szpo_simulators.compare import machine_meter, methods, shared_setup
     from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, measurement_from_json
     from szpo_simulators.panels import text_rewards
 
     if base is None:
         return {**shared_setup.measure_base(spec), **spent_since(*began)}
-    tools = instruments.Instruments()
-    loaded_bytes = instruments.resident()
+    machine = machine_meter.MachineMeter()
+    loaded_bytes = machine_meter.resident()
     yardstick = Yardstick(
         shared_setup.load_prompts(spec).heldout[: spec["prompts"]],
         spec["samples"],
@@ -54,14 +54,14 @@ def run_cell(
         text_rewards.parse(spec["reward"]).score,
         measurement_from_json(base),
     )
-    checkpoints = Checkpoints(yardstick, tools, spec["points"], report=report)
+    checkpoints = Checkpoints(yardstick, machine, spec["points"], report=report)
     checkpoints.record_start()
     stopped, more = methods.run(spec, checkpoints)
     return {
         "course": checkpoints.rows,
         "stopped": stopped,
         **more,
-        "bytes": {"before": loaded_bytes, "peak": tools.peak()},
+        "bytes": {"before": loaded_bytes, "peak": machine.peak()},
         **spent_since(*began),
     }
 

@@ -14,7 +14,7 @@ from szpo.types import Answer, Prompt
 from szpo_simulators.panels import heldout
 
 if TYPE_CHECKING:
-    from szpo_simulators.compare.instruments import Instruments
+    from szpo_simulators.compare.machine_meter import MachineMeter
 
 Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 """A learned reward, one number per answer."""
@@ -45,7 +45,7 @@ class Checkpoints:
     """The rows of one run, in order: one at its start, then one at each share of it."""
 
     yardstick: Yardstick
-    instruments: Instruments
+    machine: MachineMeter
     points: int | Sequence[float]
     """Checkpoints after the start, at even shares of the run or at these."""
     report: Callable[[float], None] = lambda share: None
@@ -87,15 +87,15 @@ class Checkpoints:
             figures: The method's own figures of its last step.
         """
         total = self._add_machine_cost(cost)
-        with self.instruments.aside():
+        with self.machine.aside():
             if self.is_due(share):
                 self.rows.append(self._measure(policy, share, total, figures))
                 self.measured += 1
             self.report(share)
 
     def _add_machine_cost(self, cost: Mapping[str, float]) -> dict[str, float]:
-        wall, cpu = self.instruments.seconds()
-        peak = self.instruments.peak()
+        wall, cpu = self.machine.seconds()
+        peak = self.machine.peak()
         return {**cost, "seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
 
     def _measure(

@@ -40,7 +40,7 @@ from szpo_simulators.compare import frontier_base as base
 from szpo_simulators.compare import frontier_plan as plan
 from szpo_simulators.compare import methods, shared_setup
 from szpo_simulators.compare.checkpoints import Checkpoints, Yardstick, make_row
-from szpo_simulators.compare.instruments import Instruments
+from szpo_simulators.compare.machine_meter import MachineMeter
 from szpo_simulators.compare.shared_setup import MEASURING, load_config
 from szpo_simulators.panels import text_rewards
 from szpo_simulators.study import hash_spec
@@ -214,7 +214,7 @@ def run_gradient(spec: Mapping[str, Any], folder: Path, report: Report) -> dict[
     from that share of them, and is charged for no more.
     """
     yardstick, beta = base.load(spec, folder)
-    checkpoints = Checkpoints(yardstick, Instruments(), spec["points"], report=report)
+    checkpoints = Checkpoints(yardstick, MachineMeter(), spec["points"], report=report)
     stopped, _ = methods.run({**spec, "beta": beta}, checkpoints)
     rows = [row for row in checkpoints.rows if row["share"] > 0]
     if spec["method"] == "dpo":

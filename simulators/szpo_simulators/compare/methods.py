@@ -126,7 +126,7 @@ def make_with_reward_model(train: Callable[..., Any], name: str) -> Callable[...
             learned, _ = reward_model.train(
                 actor.loaded, Preferences(pairs, ties), of_rewards, seed=own_seed, meter=meter
             )
-            with checkpoints.instruments.aside():
+            with checkpoints.machine.aside():
                 agreed.append(learned.agreement(recent[:SCALE_PAIRS]))
             with meter:
                 score = scale_reward(learned, recent)
@@ -159,22 +159,22 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     tree["optimizer"]["rows"] = D
     tree["optimizer"]["comparisons"] *= spec["D"] // D
     config = settings_file.check(tree, where="compare")
-    steps, tools = votes // config.votes_per_step, checkpoints.instruments
+    steps, machine = votes // config.votes_per_step, checkpoints.machine
 
     def note(report: StepReport) -> None:
         cost = {
             "votes": report.total_votes,
             "answers_read": report.total_answers_read,
-            "tokens": tools.tokens,
+            "tokens": machine.tokens,
         }
         figures = {"win_rate": report.win_rate, "norm": report.norm}
         checkpoints.record(parts.language, (report.step + 1) / steps, cost, figures)
 
     with tempfile.TemporaryDirectory() as folder:
         parts = assemble.build(config, say=lambda line: None)
-        wall, cpu = tools.seconds()
-        facts = {"setup": {"seconds": wall, "cpu": cpu, "tokens": tools.tokens,
-                           "bytes": tools.peak()}}  # fmt: skip
+        wall, cpu = machine.seconds()
+        facts = {"setup": {"seconds": wall, "cpu": cpu, "tokens": machine.tokens,
+                           "bytes": machine.peak()}}  # fmt: skip
         with closing(parts), assemble.create_ledger(parts, Path(folder) / "run.db") as ledger:
             controller.run(replace(driver.prepare(ledger, parts), on_step=note))
     return facts
@@ -185,7 +185,7 @@ def run(spec: Spec, checkpoints: Checkpoints) -> tuple[str | None, dict[str, Any
 
     That a method diverged, or had nothing to learn from, is a result.
     """
-    with checkpoints.instruments.counting():
+    with checkpoints.machine.counting():
         try:
             return None, RUNNERS[spec["method"]](spec, checkpoints)
         except RunError as error:

@@ -1,7 +1,7 @@
-"""Count what a cell costs: tokens, seconds and memory, with no set-up from a cache.
+"""Count what a cell costs the machine: tokens, seconds, memory, with no set-up from a cache.
 
 A cell has a process of its own, so all that happens in it is counted. Measuring is not part of
-a method's cost: `Instruments.aside` stops the clock, the token count and the peak of memory.
+a method's cost: `MachineMeter.aside` stops the clock, the token count and the peak of memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PEAK_ONLY = "5"
 """Written to `CLEAR`, it resets the peak of resident memory to what is resident now."""
 
 
-class Instruments:
+class MachineMeter:
     """Seconds, processor seconds, peak of resident memory and tokens since it was made."""
 
     def __init__(self) -> None:
