@@ -34,7 +34,7 @@ _TENSOR: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _OUTSIDE: Final = ("lm_head", "embed_tokens", "wte")
 
 
-def adapter_files(
+def fold_adapter_files(
     ledger: Ledger, weights: Weights = LAST, *, base: str | None = None
 ) -> dict[str, bytes] | None:
     """The adapter's files at these weights, folded from the record.
@@ -82,7 +82,7 @@ def write_folder(
         RunError: something speaks against these weights, and nobody wants them ``anyway``.
         StorageError: the folder exists, or cannot be written.
     """
-    adapter = adapter_files(ledger, weights, base=names.base)
+    adapter = fold_adapter_files(ledger, weights, base=names.base)
     if adapter is None:
         raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
     if not anyway:

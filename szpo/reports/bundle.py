@@ -31,7 +31,7 @@ from szpo.ledger.theta import recommended_digest
 from szpo.optim import superseded
 from szpo.replay import replay
 from szpo.reports import exported_rows, html_report, sealed_zip
-from szpo.reports.adapter import adapter_files
+from szpo.reports.adapter import fold_adapter_files
 from szpo.reports.model_card import find_doubt, model_card
 from szpo.reports.sealed_zip import Member
 from szpo.training.guards import Bands
@@ -125,7 +125,7 @@ def last_event_us(ledger: Ledger) -> int:
 def _files(
     ledger: Ledger, found: Evidence, page: dict[str, Any], live: bool, anyway: bool
 ) -> Iterator[Member]:
-    adapter = adapter_files(ledger)
+    adapter = fold_adapter_files(ledger)
     against = "" if anyway or adapter is None else find_doubt(ledger)
     adapter = None if against else adapter
     yield _whole("README.txt", _readme(found, live, adapter is not None, against).encode())

@@ -27,7 +27,7 @@ from szpo.ledger.theta import theta_digests
 from szpo.models import tokenizer_files
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.replay import verification
-from szpo.reports.adapter import adapter_files
+from szpo.reports.adapter import fold_adapter_files
 from szpo.reports.votes import write_dataset
 from szpo.runs import assemble
 from szpo.testing import check_adapter
@@ -128,7 +128,7 @@ def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(kind, tmp_pa
     out = tmp_path / "adapter"
     assert call(["export", str(path), "--anyway", "--out", str(out)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
-        files = adapter_files(ledger)
+        files = fold_adapter_files(ledger)
     assert files == {name: (out / name).read_bytes() for name in files or {}}
     assert files
 
@@ -371,7 +371,7 @@ def test_transformers_loads_the_adapter_without_pefts_class(run, adapter):
 )
 def test_what_vllm_does_not_load_is_named(changes, words, run, tmp_path):
     with Ledger.open(run, readonly=True) as ledger:
-        files = adapter_files(ledger)
+        files = fold_adapter_files(ledger)
     assert files is not None
     check_adapter(files)
     if changes is None:

@@ -13,7 +13,7 @@ from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
 from szpo.policies.text_guards import TOPIC, Guard, TextFigures
 from szpo.replay import replay, verification
-from szpo.reports.adapter import adapter_files
+from szpo.reports.adapter import fold_adapter_files
 from szpo.reports.model_card import Weights
 from szpo.runs import assemble, branch, model_process, shrink
 from szpo.runs.shrink import Point
@@ -97,7 +97,7 @@ def test_an_adapter_at_a_share_is_that_of_the_shrunk_coordinates(run, tmp_path):
     with Ledger.open(run, readonly=True) as ledger:
         theta = replay.point_on_line(ledger, 0.5)
         digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
-        assert adapter_files(ledger, Weights(share=0.5)) != adapter_files(ledger)
+        assert fold_adapter_files(ledger, Weights(share=0.5)) != fold_adapter_files(ledger)
         assert np.array_equal(theta["z"], replay.fold(ledger)["z"] / 2)
     card = (out / "README.md").read_text(encoding="utf-8")
     assert f"`{digest}`" in card and "to 0.5 of the way from the run's start" in card
