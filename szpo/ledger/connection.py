@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from szpo import files
-from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
+from szpo.errors import IntegrityError, LeaseError, StorageError
 
 _NETWORK_FILESYSTEMS = (
     "nfs", "cifs", "smb", "afs", "ncp", "9p", "ceph", "lustre", "virtiofs", "fuse.sshfs",
@@ -160,21 +160,6 @@ def _check_nothing_left(path: Path) -> None:
                 f"{left} belongs to a run whose file is gone; put that file back, choose another "
                 f"name, or remove {left.name} first"
             )
-
-
-def check_kind(path: Path, conn: sqlite3.Connection, application: int, schema: int) -> None:
-    """Raise StorageError for another program's file, UsageError for that of a newer szpo.
-
-    A schema that was never one raises IntegrityError.
-    """
-    found = conn.execute("PRAGMA application_id").fetchone()[0]
-    if found != application:
-        raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
-    version = conn.execute("PRAGMA user_version").fetchone()[0]
-    if version > schema:
-        raise UsageError(f"{path}: schema {version}; this szpo reads up to {schema}: upgrade")
-    if version < 1:
-        raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
 
 
 def filesystem(folder: Path) -> str:

@@ -24,12 +24,10 @@ from szpo.ledger import canonical as canonical_form
 from szpo.ledger import creation, witness
 from szpo.ledger import rows as ledger_rows
 from szpo.ledger.checkpoint import Checkpointer
-from szpo.ledger.connection import check_kind, check_place, connect, translate
+from szpo.ledger.connection import check_place, connect, translate
 from szpo.ledger.creation import NewRun
+from szpo.ledger.schema import check_kind
 from szpo.types import Comparison, Layout, Update
-
-APPLICATION_ID: Final = 0x535A504F
-SCHEMA_VERSION: Final = 1
 
 
 def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
@@ -48,7 +46,7 @@ def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
     conn = None
     try:
         conn = connect(path, readonly=readonly)
-        check_kind(path, conn, APPLICATION_ID, SCHEMA_VERSION)
+        check_kind(path, conn)
         if not readonly:
             conn.execute("PRAGMA journal_mode=WAL")
         return conn

@@ -1,10 +1,17 @@
-"""The tables of a ledger: the file schema.sql and the triggers that keep it append-only."""
+"""The tables of a ledger: the file schema.sql, triggers that keep it append-only, its version."""
 
 from __future__ import annotations
 
+import sqlite3
 from importlib import resources
+from pathlib import Path
+from typing import Final
 
+from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.ledger import canonical
+
+APPLICATION_ID: Final = 0x535A504F
+SCHEMA_VERSION: Final = 1
 
 
 def schema() -> str:
@@ -20,3 +27,20 @@ def schema() -> str:
                 f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;"
             )
     return text + "\n".join(guards)
+
+
+def check_kind(path: Path, conn: sqlite3.Connection) -> None:
+    """Raise StorageError for another program's file, UsageError for that of a newer szpo.
+
+    A schema that was never one raises IntegrityError.
+    """
+    found = conn.execute("PRAGMA application_id").fetchone()[0]
+    if found != APPLICATION_ID:
+        raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}: upgrade"
+        )
+    if version < 1:
+        raise IntegrityError(f"{path}: schema {version}, which no szpo wrote; restore a copy")
