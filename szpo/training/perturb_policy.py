@@ -62,7 +62,7 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
 def record_plan(run: Services, at: Position, query: Query | None) -> None:
     """Write a step's perturbation into the ledger, if it is not there."""
     if query is not None:
-        steps.record_plan(run.ledger, run.epoch, run.settings, query, at.head)
+        steps.record_plan(run.ledger, run.epoch, run.settings, query, at.centre_sha256)
 
 
 def plan_ahead(run: Services, at: Position, step: int) -> Query | None:

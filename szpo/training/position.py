@@ -32,7 +32,7 @@ class Position:
     """The recommended point: what is shown, measured and exported."""
     centre: Theta
     """Where the run asks and the policy stands; θ itself unless the rule has two points."""
-    head: str
+    centre_sha256: str
     """SHA-256 of the centre in canonical form."""
     votes: int
     """Counted votes so far; a step that was made void after its close has cost its votes too."""
@@ -45,7 +45,7 @@ class Position:
 
 
 def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
-    """Read the position from the ledger and bring the policy to its head.
+    """Read the position from the ledger and bring the policy to its centre.
 
     Raises:
         UsageError: the policy's layout is not the run's.
@@ -77,15 +77,15 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
 
 
 def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> None:
-    """Compare the policy's weights and the position's centre with the head of the ledger.
+    """Compare the policy's weights and the position's centre with the ledger.
 
     Raises:
         IntegrityError: they differ.
     """
     own = parameters.digest(at.centre, policy.layout, ledger.basis_sha256)
     found = policy.digest()
-    if own != at.head or found != at.head:
+    if own != at.centre_sha256 or found != at.centre_sha256:
         raise IntegrityError(
-            f"{when}: the policy's weights are {found[:12]}, the ledger's {at.head[:12]}; "
-            "build the policy again and resume"
+            f"{when}: the policy's weights are {found[:12]}, the ledger's "
+            f"{at.centre_sha256[:12]}; build the policy again and resume"
         )

@@ -119,7 +119,7 @@ def apply(
             tally=new.tally,
             votes_sha256=report.votes_sha256,
             theta_sha256=new.theta_sha256,
-            centre_sha256=new.after.head,
+            centre_sha256=new.after.centre_sha256,
             notes=plain({**notes, "seconds": None, **watch.seconds()}),
         )
         if (broken := bands.broken(figures)) is not None:

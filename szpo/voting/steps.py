@@ -40,8 +40,10 @@ class Closing:
     quorum: float | None = None
 
 
-def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
-    """Record a step's query, and the digest of the weights it starts from (``head``)."""
+def record_plan(
+    ledger: Ledger, epoch: int, settings: Settings, query: Query, centre_sha256: str
+) -> None:
+    """Record a step's query, and the digest of the weights it starts from."""
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         ledger.execute(
@@ -49,7 +51,7 @@ def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, he
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
             (
                 ledger.run, query.step, epoch, settings.pairing, float(query.mu), settings.N,
-                settings.D, settings.M, settings.K, head,
+                settings.D, settings.M, settings.K, centre_sha256,
             ),
         )  # fmt: skip
         if query.asked is not None:
@@ -64,12 +66,13 @@ def begin(ledger: Ledger, epoch: int, step: int) -> None:
 
 
 def store(
-    ledger: Ledger, epoch: int, step: int, asked: Sequence[Comparison], head: str,
+    ledger: Ledger, epoch: int, step: int, asked: Sequence[Comparison], centre_sha256: str,
     notes: Mapping[str, Any] = MappingProxyType({}), *, then_open: bool,
 ) -> None:  # fmt: skip
     """Store all answers of a step at once; with ``then_open`` the same transaction opens it.
 
-    ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
+    ``centre_sha256`` is the digest of the weights that answered; ``notes`` goes into the event
+    "generated".
 
     Raises:
         IntegrityError: the answers come from other weights than the planned ones.
@@ -78,9 +81,9 @@ def store(
     with ledger.transaction("controller"):
         lease.check(ledger, epoch)
         row = _row(ledger, step)
-        if row["head_sha256"] != head:
+        if row["head_sha256"] != centre_sha256:
             raise IntegrityError(
-                f"step {step}: answered by weights {head[:12]}, planned from "
+                f"step {step}: answered by weights {centre_sha256[:12]}, planned from "
                 f"{row['head_sha256'][:12]}; rebuild the policy and resume"
             )
         if stored(ledger, step):
