@@ -36,7 +36,7 @@ def judge(
     from szpo.evaluators import remote_panel
     from szpo.evaluators.panel_factory import StartingPolicy
     from szpo.judges import judge_evaluator
-    from szpo.judges import judge_panel as judges
+    from szpo.judges import judge_factory as judges
     from szpo.training.status import round_status
     from szpo.voting.service import VoteService
 

@@ -18,7 +18,7 @@ from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.checks import check_judge
 from szpo.evaluators.panel_factory import StartingPolicy
-from szpo.judges import judge_panel, llm_judge, pair_scorer, prompting, scorer
+from szpo.judges import judge_factory, llm_judge, pair_scorer, prompting, scorer
 from szpo.judges.backends import JudgeError, Question
 from szpo.judges.llm_judge import LanguageJudge
 from szpo.judges.local_model import REPLY_START, Local
@@ -118,7 +118,7 @@ def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path
         assert {row["choice"] for row in ledger.votes()} <= {"A", "B"}
         recorded = dict(ledger.spec["panel"], model_sha256="0" * 64)
         with pytest.raises(IntegrityError, match="judge: model is not what this run began with"):
-            judge_panel.judge.build(parts.config, StartingPolicy(host=parts.base.host), recorded)
+            judge_factory.judge.build(parts.config, StartingPolicy(host=parts.base.host), recorded)
 
 
 def test_the_panel_counts_an_opinion_once():
@@ -126,7 +126,9 @@ def test_the_panel_counts_an_opinion_once():
 
     def members(**settings):
         config = settings_file.check({"panel": {"kind": "judge", "size": 5}, "judge": settings})
-        return len(judge_panel.judge.build(config, StartingPolicy(host=LocalHost(loaded))).judges)
+        return len(
+            judge_factory.judge.build(config, StartingPolicy(host=LocalHost(loaded))).judges
+        )
 
     assert members() == 1
     assert members(temperature=0.7) == 5
@@ -148,7 +150,7 @@ def test_files_of_a_judge_are_checked_before_anything_is_loaded(tmp_path, name, 
     file.write_text(content, encoding="utf-8")
     config = settings_file.check({"panel": {"kind": "judge"}, "judge": {name: str(file)}})
     with pytest.raises(UsageError) as caught:
-        judge_panel.judge.check(config, prompts.load_shipped().train)
+        judge_factory.judge.check(config, prompts.load_shipped().train)
     assert words in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from szpo.config.judge import Judge
 from szpo.errors import UsageError
 from szpo.features import dictionary, own
 from szpo.judges.backends import JudgeError, Reply
-from szpo.judges.judge_panel import MIDDLE, Ratings
+from szpo.judges.judge_factory import MIDDLE, Ratings
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.replay import verification

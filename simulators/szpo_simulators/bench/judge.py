@@ -15,7 +15,7 @@ from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.intervals import share
 from szpo.judges.backends import Backend, Question
 from szpo.judges.endpoint import Endpoint
-from szpo.judges.judge_panel import judge as maker
+from szpo.judges.judge_factory import judge as maker
 from szpo.judges.llm_judge import LanguageJudge, Opinion, Opinionated
 from szpo.judges.local_model import Local
 from szpo.judges.prompting import Labels
