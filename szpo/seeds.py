@@ -81,6 +81,11 @@ def uniform(key: bytes, n: int, start: int = 0) -> NDArray[np.float64]:
     return (bits(key, n, start) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def generator(key: bytes) -> np.random.Generator:
+    """NumPy's distributions by the key; NumPy may change what they draw, so no run uses them."""
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
 def integer(key: bytes, index: int, below: int) -> int:
     """The index-th integer in [0, below) of the key; uneven by less than below / 2**64.
 

@@ -27,13 +27,13 @@ def gaussian_of(covariance: Floats) -> float:
     return 0.5 * float(log) if sign > 0 else -float("inf")
 
 
-def nearest(x: Floats, k: int = 3) -> float:
-    """Kozachenko and Leonenko's estimate from distances to the k-th neighbour (1987).
+def nearest(x: Floats) -> float:
+    """Kozachenko and Leonenko's estimate from distances to the k-th neighbour (1987), k = 3.
 
     ψ(m) − ψ(k) + log V_d + (d/m) Σ log rᵢ for x (m, d), with V_d the volume of the unit ball.
     −∞ where k + 1 particles coincide. Its bias grows with the number of dimensions.
     """
-    m, d = x.shape
+    k, (m, d) = 3, x.shape
     distance = cKDTree(x).query(x, k=k + 1)[0][:, k]
     if not distance.all():
         return -float("inf")

@@ -19,6 +19,7 @@ from scipy import linalg
 
 from szpo.analysis.posterior import BradleyTerry, Target, blocks
 from szpo.errors import RunError
+from szpo.seeds import generator
 from szpo.types import Floats
 
 MEDIAN_OF = 256
@@ -175,8 +176,7 @@ def bandwidth(x: Floats) -> float:
 
 def normals(key: bytes, shape: tuple[int, ...]) -> Floats:
     """Standard normal numbers by a key of `szpo.seeds.derive`."""
-    stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-    return stream.standard_normal(shape)
+    return generator(key).standard_normal(shape)
 
 
 def _field(x: Floats, score: Floats) -> tuple[Floats, Floats]:

@@ -134,8 +134,7 @@ def detectable(x: Floats, who: Ints, seed: int) -> float:
     Simulated panels vote on the same comparisons. A random half of the panelists likes a random
     direction of the features, the rest its opposite. Two of one taste agree on 70 %.
     """
-    number = int.from_bytes(seeds.derive(seed, "clusters power"), "little")
-    rng = np.random.Generator(np.random.Philox(key=number))
+    rng = seeds.generator(seeds.derive(seed, "clusters power"))
     seen = 0
     for i in range(PANELS):
         u = x @ rng.normal(size=x.shape[1])

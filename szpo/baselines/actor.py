@@ -83,12 +83,11 @@ class Actor(LoraPolicy):
         subspace: Subspace,
         *,
         sampling: Sampling | None = None,
-        seed: int = 0,
         engine: Engine | None = None,
     ) -> Actor:
         """The actor of the same sites, rank and start as a run in this subspace; A moves too."""
         start = {**subspace.fixed, **subspace.start}
-        return cls(loaded, subspace.sites, start, sampling=sampling, seed=seed, engine=engine)
+        return cls(loaded, subspace.sites, start, sampling=sampling, engine=engine)
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""

@@ -279,15 +279,15 @@ SCALE_PAIRS = 320
 """Number of pairs from which a learned reward's mean and spread are estimated."""
 
 
-def scale_reward(learned: Score, pairs: Sequence[Pair], most: int = SCALE_PAIRS) -> Score:
+def scale_reward(learned: Score, pairs: Sequence[Pair]) -> Score:
     """The learned reward less its mean for the prompt, over its spread within prompts.
 
-    Means and spread are those of the answers of the first ``most`` of these pairs; a prompt that
+    Means and spread are those of the answers of the first `SCALE_PAIRS` pairs; a prompt that
     is not among them gets the mean over all. Pairs do not determine a reward model's level for
     each prompt, nor its spread; without scaling, one KL penalty would differ in strength between
     models (compare Ziegler et al. 2019, section 2.1).
     """
-    pairs = pairs[:most]
+    pairs = pairs[:SCALE_PAIRS]
     prompts = [pair.prompt for pair in pairs] * 2
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     seen = np.asarray(learned(prompts, answers))

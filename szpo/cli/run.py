@@ -145,7 +145,6 @@ def run(
     if accept_samples:
         sets = [*sets, "panel.poor_samples=open"]
     config = settings_file.load(file, preset_name=preset, sets=sets)
-    from szpo.policies import subspace_cache
     from szpo.runs import assemble
 
     checked = assemble.check(config)
@@ -157,8 +156,11 @@ def run(
             console.complain(f"next: {shlex.join(['szpo', verb, *given])}")
         return 0
     config = checked.config
-    here = checked.policy_factory is None and config.engine.is_local
-    stored = here and subspace_cache.look_up(config, checked.prompts.train) is not None
+    stored = False
+    if checked.policy_factory is None and config.engine.is_local:
+        from szpo.policies import subspace_cache
+
+        stored = subspace_cache.look_up(config, checked.prompts.train) is not None
     costs = cost_plan.estimate(
         config, basis_is_stored=stored, heldout=len(checked.prompts.heldout)
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
-from szpo.cluster.worker import coordinates_id
+from szpo.cluster.worker import setup_id
 from szpo.config.engine import Engine
 from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
 from szpo.plugins import how_to_install
@@ -54,7 +54,7 @@ class _Actor:
             else:
                 self._worker = Worker(setup)
             identity = self._worker.identify()
-            return {"identity": identity, "pid": os.getpid(), "setup": coordinates_id(setup)}
+            return {"identity": identity, "pid": os.getpid(), "setup": setup_id(setup)}
         except Exception as error:
             return {"error": type(error).__name__, "text": str(error)}
 
@@ -210,7 +210,7 @@ class RayTransport:
         head = self._ray.get_runtime_context().gcs_address
         self._head = HeadWatch(head, lambda: _leave(self._ray, head))
         self._check = check
-        self._setup, self._setup_id = self._ray.put(setup), coordinates_id(setup)
+        self._setup, self._setup_id = self._ray.put(setup), setup_id(setup)
         kind = self._ray.remote(_Actor).options(
             num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=-1, max_task_retries=0
         )
@@ -266,7 +266,7 @@ class RayTransport:
 
         A worker takes its calls in order, so no answer precedes it.
         """
-        self._setup, self._setup_id = self._ray.put(setup), coordinates_id(setup)
+        self._setup, self._setup_id = self._ray.put(setup), setup_id(setup)
         for worker, seat in self._seats.items():
             if math.isinf(seat.load_at):
                 self._load(worker)

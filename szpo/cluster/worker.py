@@ -51,10 +51,10 @@ def setup_message(
         "quantization": facts.quantization,
         "device": facts.device.type,
         "threads": threads,
-        "judge": judge if judge is None else _own_place(judge, Path(judge).expanduser()),
     }
+    beside = {} if judge is None else {"judge": _own_place(judge, Path(judge).expanduser())}
     if coordinates is None:
-        return {"head": json.dumps(head)}
+        return {"head": json.dumps(head), **beside}
     subspace, space = coordinates.subspace, coordinates.space
     head["space"] = {
         **dataclasses.replace(subspace, report={}, features=None).facts(),
@@ -62,7 +62,7 @@ def setup_message(
         "law": dataclasses.asdict(space.law),
     }
     arrays = dataclasses.replace(subspace, features=None).tensors()
-    return {"head": json.dumps(head), **arrays}
+    return {"head": json.dumps(head), **beside, **arrays}
 
 
 def _own_place(name: str, folder: Path) -> str:
@@ -70,13 +70,21 @@ def _own_place(name: str, folder: Path) -> str:
     return str(folder.absolute()) if Path(name).expanduser().is_dir() else name
 
 
-def coordinates_id(setup: Message) -> str:
-    """Name what a setup's requests are asked in, so that no other answers them."""
-    found = hashlib.sha256(setup["head"].encode())
-    for name in sorted(setup):
-        if name != "head":
-            found.update(name.encode() + np.ascontiguousarray(setup[name]).tobytes())
+def setup_id(setup: Message) -> str:
+    """Name a setup, so that what was loaded of an earlier one is recognised."""
+    found = hashlib.sha256()
+    for name, value in sorted(setup.items()):
+        data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
+        found.update(name.encode() + data)
     return found.hexdigest()[:16]
+
+
+def coordinates_id(setup: Message) -> str:
+    """Name what a setup's requests are asked in, so that no other answers them.
+
+    The judge is left out: a policy goes on answering when one is loaded beside it.
+    """
+    return setup_id({name: value for name, value in setup.items() if name != "judge"})
 
 
 class Worker:
@@ -103,6 +111,7 @@ class Worker:
             )
         )
         self._judge: tuple[Any, Any] | None = None
+        self._judge_name: str | None = None
         self._answerer: Any = None
         self.hold(setup)
 
@@ -120,15 +129,17 @@ class Worker:
 
         head = json.loads(setup["head"])
         self._id = coordinates_id(setup)
-        judge = head["judge"]
-        if judge is not None and (self._judge is None or judge != self._head["judge"]):
-            self._judge = self._host.beside(judge)
+        judge = setup.get("judge")
+        if judge is not None and judge != self._judge_name:
+            self._judge, self._judge_name = self._host.beside(judge), judge
         self._head = head
         if "space" not in head:
             self._answerer = None
             return
         named = head["space"]
-        tensors = {key: np.array(value) for key, value in setup.items() if key != "head"}
+        tensors = {
+            key: np.array(value) for key, value in setup.items() if key not in ("head", "judge")
+        }
         subspace = Subspace.from_facts(named, tensors)
         space = Space(named["root_seed"], subspace.layout, Law(**named["law"]))
         self._answerer = self._host.at(subspace, space)

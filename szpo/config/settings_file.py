@@ -104,7 +104,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 def presets() -> dict[str, str]:
     """Names of the presets that ship, each with its first comment line.
 
-    >>> sorted(presets())
+    >>> list(presets())
     ['bigger', 'demo', 'people', 'published', 'published-sign', 'tiny']
     """
     return {name: text.splitlines()[0].lstrip("# ") for name, text in _preset_texts().items()}
@@ -112,10 +112,9 @@ def presets() -> dict[str, str]:
 
 def _preset_texts() -> dict[str, str]:
     folder = resources.files("szpo") / "config" / "presets"
-    files = sorted(item.name for item in folder.iterdir() if item.name.endswith(".toml"))
-    return {
-        name.removesuffix(".toml"): (folder / name).read_text(encoding="utf-8") for name in files
-    }
+    files = [item.name for item in folder.iterdir() if item.name.endswith(".toml")]
+    names = sorted(name.removesuffix(".toml") for name in files)
+    return {name: (folder / f"{name}.toml").read_text(encoding="utf-8") for name in names}
 
 
 def preset(name: str) -> dict[str, Any]:

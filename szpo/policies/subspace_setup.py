@@ -58,6 +58,7 @@ def choose_subspace(
     kind, seed, sampling = config.coordinates, config.subspace.setup_seed, sampling_of(config)
     if not prompts:
         raise UsageError("the set-up needs prompts; give those the run trains on")
+    rate = find_rate(config, host) if kind == "features" else None
     tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
     zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     # Where B is 0 the answers are those of the base model, whatever A is.
@@ -96,7 +97,6 @@ def choose_subspace(
     if kind == "score":
         found = score_subspace(probe, whole, config, base)
     elif kind == "features":
-        rate = find_rate(config, host)
         found = feature_subspace(probe, whole, config, base, prompts, text_of, rate)
     elif kind == "random":
         found = random_subspace(probe, whole, config)

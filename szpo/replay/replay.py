@@ -141,6 +141,7 @@ def tell_step(
     *,
     inputs: StepInputs | None = None,
     measure: Callable[[Floats], float] | None = None,
+    voters: bool = True,
 ) -> tuple[Tally, State, tuple[Update, ...], Info]:
     """Report a step to the optimizer, with its directions and answers as recorded.
 
@@ -152,6 +153,7 @@ def tell_step(
         counted: The votes that count; None: all that do.
         inputs: What the fit takes besides votes; None: as recorded.
         measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
+        voters: Tell who voted, too; a fit of equal weights needs it only for what is reported.
     """
     ledger, step, cast = votes.ledger, votes.step, votes.counted if counted is None else counted
     tally = votes.tally(settings.K, settings.N, cast)
@@ -159,7 +161,7 @@ def tell_step(
         state,
         step_plan.recorded_query(ledger, settings, step, mu),
         tally,
-        by_voter=read_votes_by_voter(ledger, settings, step, cast, tally),
+        by_voter=read_votes_by_voter(ledger, settings, step, cast, tally) if voters else None,
         inputs=step_inputs.read(ledger, settings, step) if inputs is None else inputs,
         measure=measure,
     )

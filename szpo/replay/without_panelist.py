@@ -124,7 +124,7 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         try:
             tell = partial(
                 replay.tell_step, settings, state, votes, row["mu"],
-                inputs=step_inputs.read(ledger, settings, step),
+                inputs=step_inputs.read(ledger, settings, step), voters=False,
             )  # fmt: skip
             _, after, taken, _ = tell()
             if len(rest) < len(votes.counted):

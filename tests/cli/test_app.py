@@ -65,6 +65,18 @@ def test_help_and_a_misspelt_command_load_next_to_nothing():
     assert "No such command 'runz'. Did you mean" in done.stderr
 
 
+def test_settings_that_are_refused_load_no_tensor_library(tmp_path):
+    code = (
+        "import sys; from szpo.cli.app import call; code = call(sys.argv[1:]); "
+        "print(code, [m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    words = ["run", "--set", f"prompts.path={tmp_path / 'nowhere.txt'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "2 []", done.stderr
+
+
 @pytest.mark.spine
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path, capsys):
     path = yard_run.make(tmp_path)

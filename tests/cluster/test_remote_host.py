@@ -161,6 +161,12 @@ def test_judges_by_workers_reply_the_same(here, there, model, tmp_path):
         there.beside(str(tmp_path / "nowhere"))
 
 
+def test_a_policy_goes_on_answering_when_a_judge_is_loaded_beside_it(here, there, tmp_path):
+    local, remote_policy = policies(here, here, there)
+    there.beside(str(folder_run.model(tmp_path, "gpt2")))
+    assert remote_policy.sample(PROMPTS[:2], seed=0) == local.sample(PROMPTS[:2], seed=0)
+
+
 def test_requests_in_coordinates_that_were_left_are_refused(here, there):
     (policy,) = policies(here, there)
     there.at(policy.subspace, parameters.Space(6, policy.layout, Law()))

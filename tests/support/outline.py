@@ -5,13 +5,14 @@ from html.parser import HTMLParser
 from szpo.config.run_sections import Panel
 from szpo.training.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
-from szpo_ui.panel import render, screens
+from szpo_ui.panel import render
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Progress, Screen
 from szpo_ui.prolific import Standing
 from szpo_ui.web import language as texts
 
 ASKED = Panel(question="Which <b>set</b>?", guideline="Be & stay fair.", guideline_full="")
+READING = {"vote", "closed", "calib", "final", "practice"}
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 
@@ -44,7 +45,7 @@ def shown(plus_side="A", order=(1, 2, 0), rows=ROWS):
 
 def screen(state, **changes):
     given = {"state": state, "name": "P-01", "status": status(), "key": "open.13", "step": 13}
-    if state in screens.READING:
+    if state in READING:
         given |= {"sheet": shown(), "seat": "seat-1", "lease_s": 600.0}
     if state == "closed":
         given["closed"] = {"at_us": 0, "votes_in": 8, "needed": 8}

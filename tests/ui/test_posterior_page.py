@@ -156,7 +156,7 @@ ANSWERS = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
 
 
 def test_without_answers_the_posterior_is_the_prior():
-    shown = scene([], tau=1.5)
+    shown = scene([])
     # ½ log det(2πe·1.5²·I) = log(2πe) + 2 log 1.5 = 3.6488; 120 particles tell it to some .1.
     (only,) = shown.rounds
     assert only.gaussian == pytest.approx(3.6488, abs=0.15)

@@ -64,7 +64,7 @@ def create(
             await asyncio.to_thread(sessions.close)
 
     app = without_pages(lifespan=lifespan)
-    app.add_exception_handler(SzpoError, lambda _, error: api.answer_error(error))
+    app.add_exception_handler(SzpoError, _answer_error)
     app.router.routes[:0] = api.routes(site)  # first, since they get most requests
     app.include_router(login.router(site, sessions))
     app.include_router(prolific.router(site))
@@ -105,10 +105,15 @@ async def healthz() -> dict[str, bool]:
     return {"ok": True}  # on the loop itself: it waits for no thread that may wait for the file
 
 
+async def _answer_error(_: Request, error: Any) -> JSONResponse:
+    """A vote that cannot be taken, as JSON; on the loop itself, as every refusal here."""
+    return api.answer_error(error)
+
+
 _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}
 
 
-def answer_http_error(_: Request, error: Any) -> JSONResponse:
+async def answer_http_error(_: Request, error: Any) -> JSONResponse:
     """A refusal of a handler as JSON."""
     return refuse(error.status_code, _CODES.get(error.status_code, "refused"), str(error.detail))
 

@@ -133,13 +133,15 @@ def release_late(service: VoteService, chosen: Prolific) -> None:
     ledger = service.ledger
     now, span = ledger.clock(), round(chosen.minutes * 60e6)
     late = {panelist for panelist, at_us in _arrivals(ledger).items() if at_us + span <= now}
-    for row in ledger.query(
-        "SELECT a.assignment, a.panelist FROM assignments a LEFT JOIN votes v USING (assignment) "
-        "WHERE v.vote IS NULL AND a.expires_us > ? AND a.released_us IS NULL",
-        (now,),
-    ):
-        if row["panelist"] in late:
-            service.release(row["assignment"])
+    with ledger.transaction("votes"):  # else a vote could come in between
+        for row in ledger.query(
+            "SELECT a.assignment, a.panelist FROM assignments a LEFT JOIN votes v "
+            "USING (assignment) "
+            "WHERE v.vote IS NULL AND a.expires_us > ? AND a.released_us IS NULL",
+            (now,),
+        ):
+            if row["panelist"] in late:
+                service.release(row["assignment"])
 
 
 # ---- internals ----

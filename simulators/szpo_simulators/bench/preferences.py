@@ -27,11 +27,10 @@ from szpo.features import dictionary
 from szpo.optim import sparse_regression, vote_regression
 from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.vote_regression import Votes
-from szpo.seeds import derive
+from szpo.seeds import derive, generator
 from szpo.types import Floats, Ints
 from szpo_simulators.bench import default_model
 from szpo_simulators.panels.asked import feature_values
-from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.study import Spec, Study, interval
 
 FITS: Final = ("sparse", "ridge", "components", "length")
@@ -135,7 +134,7 @@ def score_fit(judged: Judged, spec: Spec) -> dict[str, list[float]]:
     x = judged.columns(spec["fit"])
     gained = []
     for split in range(spec["splits"]):
-        draw = make_generator(derive(split, "split of recorded votes"))
+        draw = generator(derive(split, "split of recorded votes"))
         order = draw.permutation(len(x))
         one_each = order[np.unique(judged.item[order], return_index=True)[1]]
         votes = draw.permutation(one_each)

@@ -34,12 +34,11 @@ from szpo.optim.sparse_prior import SparsePrior
 from szpo.optim.sparse_regression import SparseFit, fit_sparse
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
 from szpo.policies import feature_basis
-from szpo.seeds import derive
+from szpo.seeds import derive, generator
 from szpo.types import FEATURE_GRID, Answer, Floats, Grid, Ints, Prompt
 from szpo_simulators.bench import default_model
 from szpo_simulators.panels import tastes, text_rewards
 from szpo_simulators.panels.asked import feature_values
-from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.study import Spec, Study, bench
 
 
@@ -293,7 +292,7 @@ def draw_answers(study: Study) -> tuple[Recorded, list[Prompt], list[Answer]]:
     """
     sets = ["model.device=cpu", "model.dtype=fp32"]
     policy, named, train = default_model.prepare(sets, study.console.print)
-    order = make_generator(derive(SEED, "surrogate prompts")).permutation(len(train))
+    order = generator(derive(SEED, "surrogate prompts")).permutation(len(train))
     prompts = tuple(train[i] for i in order[: 8 if study.quick else PROMPTS])
     file = study.folder / f"answers-{len(prompts)}.npz"
     if not file.exists():
@@ -403,7 +402,7 @@ def collect_said(world: Recorded, spec: Spec) -> dict[str, Any]:
     """All that runs say of tastes of a kind: votes, probability, and whether it is right."""
     found = []
     for seed in range(spec["seeds"]):
-        draw = make_generator(derive(seed, "surrogate taste", name=spec["kind"]))
+        draw = generator(derive(seed, "surrogate taste", name=spec["kind"]))
         named = world.named
         reward, right = draw.normal(size=len(world.prompts)), set[tuple[str, bool]]()
         if spec["kind"] != "no entry":
@@ -444,7 +443,7 @@ def run_all(
     world: Recorded, spec: Spec, plan: Plan, *, chance: bool = False, on_scores: bool = False
 ) -> list[list[Look]]:
     """Runs of the spec's seeds; the voter agrees with itself in `AGREEMENT` of the pairs."""
-    draw = make_generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
+    draw = generator(derive(0, "surrogate voter", name=json.dumps(dict(spec))))
     beta = 0.0 if chance else world.voter(plan.rows, AGREEMENT, draw)
     prior = None if on_scores else named_features.prior_of(world.named, plan.rows)
     first = spec.get("first", 0)

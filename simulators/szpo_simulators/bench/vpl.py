@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import seeds
-from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.study import (
     Spec,
     Study,
@@ -61,7 +60,7 @@ def two_users(n: int, seed: int, part: str = "train") -> Pairs:
 
     Controversial pairs are those that differ more in x₁ than in x₀: one half.
     """
-    rng = make_generator(seeds.derive(seed, "two users", name=part))
+    rng = seeds.generator(seeds.derive(seed, "two users", name=part))
     x = rng.normal(size=(2, n, DIM))
     user = rng.integers(0, 2, n)
     gap = x[0] - x[1]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.seeds import derive
+from szpo.seeds import derive, generator
 from szpo.types import Floats
 from szpo_simulators.compare import frontier_base as base
 from szpo_simulators.compare.cell_store import CellStore
@@ -20,7 +20,6 @@ from szpo_simulators.compare.frontier_plan import (
     cell,
 )
 from szpo_simulators.compare.summary import find_where
-from szpo_simulators.panels.heldout import make_generator
 
 DRAWS: Final = 10_000
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -85,7 +84,7 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
     found: dict[str, Any] = {"mean": float(x.mean() / y.mean()), "n": len(x)}
     if len(x) < 2:
         return {**found, "low": None, "high": None}
-    random = make_generator(derive(0, "bootstrap"))
+    random = generator(derive(0, "bootstrap"))
     index = random.integers(len(x), size=(DRAWS, len(x)))
     above, below = x[index].mean(1), y[index].mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):

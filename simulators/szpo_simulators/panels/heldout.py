@@ -14,7 +14,7 @@ import numpy as np
 
 from szpo.policies import text_guards
 from szpo.policies.text_guards import TextFigures
-from szpo.seeds import derive
+from szpo.seeds import derive, generator
 from szpo.types import Answer, Floats, Prompt
 
 
@@ -76,11 +76,6 @@ def measure(
     )
 
 
-def make_generator(key: bytes) -> np.random.Generator:
-    """The random numbers of a derived key (`szpo.seeds.derive`): a stream for each named draw."""
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-
-
 def gain(
     before: Measurement, after: Measurement, *, seed: int = 0, draws: int = 10_000
 ) -> tuple[float, float, float]:
@@ -96,7 +91,7 @@ def gain(
         (mean, lower, upper).
     """
     diff = after.rewards.mean(1) - before.rewards.mean(1)
-    random = make_generator(derive(seed, "bootstrap"))
+    random = generator(derive(seed, "bootstrap"))
     index = random.integers(len(diff), size=(draws, len(diff)))
     low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
     return float(diff.mean()), float(low), float(high)

@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from szpo.seeds import derive, integer
+from szpo.seeds import derive, generator, integer
 from szpo.types import Floats
-from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
 
 GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
@@ -50,7 +49,7 @@ class Learner:
             reach = 0.0 if not hidden else 0.5 if len(parameter) == hidden else hidden**-0.5
             nn.init.uniform_(parameter, -reach, reach, generator=self.torch)
         self.adam = torch.optim.Adam(self.net.parameters(), lr=rate)
-        self.chance = make_generator(derive(seed, "moves"))
+        self.chance = generator(derive(seed, "moves"))
         self.world = gymnasium.make("CartPole-v1")
         self.world.reset(seed=integer(derive(seed, "starts"), 0, 2**31))
 

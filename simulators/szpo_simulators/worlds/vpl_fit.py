@@ -13,7 +13,6 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.intervals import Share, share
 from szpo.types import Floats, Ints
-from szpo_simulators.panels.heldout import make_generator
 from szpo_simulators.worlds.vpl_data import Pairs, contexts
 from szpo_simulators.worlds.vpl_model import Kind, Model, divergence, draw
 
@@ -110,7 +109,7 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
         UsageError: a user has a single pair, where the kind needs a context.
     """
     noise = _torch_generator(seed, "vpl noise")
-    rng = make_generator(seeds.derive(seed, "vpl batches"))
+    rng = seeds.generator(seeds.derive(seed, "vpl batches"))
     model = Model(recipe.kind, train.chosen.shape[1], recipe.hidden, recipe.latent)
     _start(model, _torch_generator(seed, "vpl model"))
     one, other = _tensor(train.chosen), _tensor(train.rejected)

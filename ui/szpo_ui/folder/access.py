@@ -8,7 +8,7 @@ from typing import Final
 from szpo import __version__
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.creation import NewRun
-from szpo.ledger.database import Clock, Ledger, now_us
+from szpo.ledger.database import Ledger
 from szpo.optim.sample_directions import DIRECTION_VERSION
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.site import Door
@@ -25,7 +25,7 @@ def door(ledger: Ledger, *, secure: bool = False) -> Door:
     return Door(ledger=ledger, secure=secure, homes=homes, pages=frozenset({COMPARE}))
 
 
-def open_ledger(folder: Path, clock: Clock = now_us) -> Ledger:
+def open_ledger(folder: Path) -> Ledger:
     """Open the folder's credentials for reading and writing; they are made at the first time.
 
     Raises:
@@ -33,14 +33,14 @@ def open_ledger(folder: Path, clock: Clock = now_us) -> Ledger:
     """
     path = folder / FILE
     if path.exists():
-        return Ledger.open(path, clock=clock)
+        return Ledger.open(path)
     new = NewRun(
         {"szpo": __version__},
         root_seed=0,
         layout=(("none", (1,)),),
         direction_version=DIRECTION_VERSION,
     )
-    return Ledger.create(path, new, clock=clock)
+    return Ledger.create(path, new)
 
 
 def check_folder(folder: Path) -> None:

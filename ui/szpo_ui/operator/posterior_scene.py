@@ -27,6 +27,8 @@ TRAINING, DRAWN = 100, 8
 """Training steps of the initial sampler, and snapshots taken of it."""
 CANDIDATES = 48
 """Number of candidates for the next pair by default: an even fan of directions."""
+TAU = 1.5
+"""Standard deviation of the prior of each weight."""
 MAX_VOTES = 200
 """Most votes: more make a slow picture that is hard to read."""
 
@@ -67,22 +69,17 @@ class Scene:
 def scene(
     deltas: Sequence[Sequence[float]] | Floats,
     candidates: Floats | None = None,
-    *,
-    tau: float = 1.5,
-    seed: int = 0,
 ) -> Scene:
     """Everything a picture shows for these answers.
 
     Args:
         deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MAX_VOTES`.
         candidates: (c, 2) differences of the pairs that may be asked next.
-        tau: standard deviation of the prior of each weight.
-        seed: of the particles; the same in every round, so that pictures differ by answers only.
     """
     rows = np.asarray(deltas, dtype=np.float64).reshape(-1, 2)
     answers: _Answers = tuple((float(x), float(y)) for x, y in rows)
-    shown = _trace_particles(answers, tau, seed)
-    posterior = _posterior(rows, tau)
+    shown = _trace_particles(answers)
+    posterior = _posterior(rows)
     mean = shown[-1].x.mean(0)
     fan = fan_of(CANDIDATES) if candidates is None else candidates
     suggested, information = _next(shown[-1].x, fan)
@@ -90,7 +87,7 @@ def scene(
         deltas=rows,
         log_density=_map(posterior),
         frames=np.stack([part.x for part in shown]),
-        rounds=tuple(_round(answers[:n], tau, seed) for n in range(len(answers) + 1)),
+        rounds=tuple(_round(answers[:n]) for n in range(len(answers) + 1)),
         mean=mean,
         log_likelihood=float(posterior.log_likelihood(mean[None])[0]),
         suggested=suggested,
@@ -106,27 +103,27 @@ def scenes(
     return [scene(deltas[:n], candidates) for n in range(first, len(deltas) + 1)]
 
 
-def fan_of(count: int, length: float = 2.0) -> Floats:
-    """Differences (count, 2) of equal length, evenly spaced over half a turn.
+def fan_of(count: int) -> Floats:
+    """Differences (count, 2) of length 2, evenly spaced over half a turn.
 
     The other half would be the same questions with the two answers swapped.
     """
     angle = np.pi * np.arange(count) / count
-    return length * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return 2.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _posterior(rows: Floats, tau: float) -> BradleyTerry:
-    return BradleyTerry(rows, np.ones(len(rows)), tau)
+def _posterior(rows: Floats) -> BradleyTerry:
+    return BradleyTerry(rows, np.ones(len(rows)), TAU)
 
 
 @lru_cache(maxsize=64)
-def _trace_particles(answers: _Answers, tau: float, seed: int) -> tuple[svgd.Particles, ...]:
+def _trace_particles(answers: _Answers) -> tuple[svgd.Particles, ...]:
     """Snapshots of the particles from the prior to the posterior of these answers.
 
     First the same draws from the sampler while it is trained, then SVGD from there.
     """
-    target = _posterior(np.array(answers).reshape(-1, 2), tau)
-    prior, key = svgd.Sampler(np.zeros(2), np.full(2, tau)), derive(seed, "scene")
+    target = _posterior(np.array(answers).reshape(-1, 2))
+    prior, key = svgd.Sampler(np.zeros(2), np.full(2, TAU)), derive(0, "scene")
     trained = svgd.train(target, key=key, steps=TRAINING, start=prior)
     shares = np.linspace(0, 1, DRAWN)
     drawn = [_between(prior, trained, share).draw(PARTICLES, key) for share in shares]
@@ -143,9 +140,9 @@ def _between(one: svgd.Sampler, other: svgd.Sampler, share: float) -> svgd.Sampl
 
 
 @lru_cache(maxsize=1024)
-def _round(answers: _Answers, tau: float, seed: int) -> Round:
+def _round(answers: _Answers) -> Round:
     """The entropies after these answers; cached, since a drag changes the last round only."""
-    found = _trace_particles(answers, tau, seed)[-1]
+    found = _trace_particles(answers)[-1]
     return Round(entropy.gaussian(found.x), entropy.nearest(found.x), found.entropy)
 
 

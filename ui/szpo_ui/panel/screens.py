@@ -39,8 +39,6 @@ State = Literal[
 ]  # fmt: skip
 Mode = Literal["", "break", "revise", "practice"]
 
-READING: Final[frozenset[State]] = frozenset({"vote", "closed", "calib", "final", "practice"})
-"""States in which the panelist reads: the page changes only when it must."""
 TAUGHT: Final = "taught shown"
 """The event that somebody who votes was shown what the votes taught."""
 EXTRA: Final[Mapping[str, State]] = {

@@ -236,7 +236,7 @@ STATUS: Final[Mapping[Reason, int]] = {
 """HTTP's for refused access; 401 where nothing else is said."""
 
 
-def answer_refusal(_: Request, error: Any) -> Response:
+async def answer_refusal(_: Request, error: Any) -> Response:
     """Why somebody is not let in, as JSON."""
     return refuse(STATUS.get(error.code, 401), error.code, str(error))
 

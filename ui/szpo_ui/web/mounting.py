@@ -90,6 +90,6 @@ def _icon() -> Response:
     return RedirectResponse("/static/icon.svg", 308)
 
 
-def _answer_refused(_: Request, error: Any) -> Response:
+async def _answer_refused(_: Request, error: Any) -> Response:
     answer: Response = error.answer
     return answer

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
-from szpo.ledger.database import Clock, Ledger, now_us
+from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_config
 from szpo.training.budget import WORDS_PER_MINUTE
 from szpo.training.status import StatusReader
@@ -88,16 +88,14 @@ class Site(Door):
     """The operator's figures, which take a good part of a second, by what they depend on."""
 
 
-def open_site(
-    path: str | Path, *, secure: bool = False, clock: Clock = now_us, prefix: str = ""
-) -> Site:
+def open_site(path: str | Path, *, secure: bool = False, prefix: str = "") -> Site:
     """Open a run's file for the web; close it with ``site.ledger.close()``.
 
     Raises:
         StorageError: no such file, or not a ledger.
         UsageError: the run was not made by ``szpo run`` or ``szpo serve``.
     """
-    ledger = Ledger.open(path, clock=clock)
+    ledger = Ledger.open(path)
     try:
         return of_ledger(ledger, secure=secure, prefix=prefix)
     except BaseException:
