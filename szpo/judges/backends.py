@@ -17,7 +17,7 @@ class JudgeError(RunError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt, and the randomness of the reply to it."""
+    """A prompt, and the random key of the reply to it."""
 
     prompt: Prompt
     key: bytes
@@ -25,42 +25,42 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A back end's reply, or why there is none; with the tokens it cost either way."""
+    """A back end's reply, or why there is none, and the tokens used either way."""
 
     text: str = ""
     odds: tuple[float, float] | None = None
     """Log-probabilities of the two names, nats, where they were asked for."""
     ended: bool = True
-    """False: cut at the longest text allowed."""
+    """False if it was cut at the token limit."""
     failure: str | None = None
     """What went wrong, in a few words."""
     final: bool = False
-    """No retry will help: it was tried often enough, or can never work."""
+    """No retry will help: all tries were used, or it can never work."""
     tokens_in: int = 0
     tokens_out: int = 0
 
 
 class Backend(Protocol):
-    """Replies to questions. Failures that a retry may mend are `Reply.failure`, not raised."""
+    """Replies to questions. A failure that a retry may fix is in `Reply.failure`, not raised."""
 
     @property
     def name(self) -> str:
-        """As the record and error lines call it; holds no secret."""
+        """Its name in the record and in error messages; contains no secret."""
 
     @property
     def reserved(self) -> Sequence[str]:
-        """Texts that the model reads as control."""
+        """Texts that the model reads as control tokens."""
 
     def write(self, questions: Sequence[Question]) -> list[Reply]:
         """A text for each question.
 
         Raises:
-            RunError: no retry can help, such as a refused key.
+            RunError: a retry cannot help, such as after a refused key.
         """
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
-        """The log-probabilities with which each reply would begin with one or the other label.
+        """For each question, the log-probabilities that its reply begins with either label.
 
         Raises:
-            RunError: no retry can help.
+            RunError: a retry cannot help.
         """

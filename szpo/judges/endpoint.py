@@ -1,8 +1,8 @@
-"""A judge behind any server that speaks OpenAI's chat completions.
+"""A judge behind any server with OpenAI's chat completions API.
 
 The key comes from an environment variable and goes into one header of requests to ``base_url``. It
-stands in no record, log or error: messages are made of status codes, and texts that come back are
-searched for it, since a server may send back what it was sent.
+appears in no record, log or error: messages are made from status codes, and the key is removed
+from texts that come back, since a server may echo what it was sent.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 FINAL_STATUS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
-"""HTTP status codes that no retry mends, in words."""
+"""HTTP status codes that a retry cannot fix, in words."""
 ATTEMPTS = 4
-"""Tries at an endpoint that is busy, broken or slow, with growing waits."""
+"""Tries at an endpoint that is busy (HTTP 429), broken or slow; OpenAI's client waits between."""
 TOP_LOGPROBS: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 REPLY_BYTES: Final = 2**22
-"""Longest reply that is read."""
+"""Longest reply that is read, bytes."""
 MIN_SECRET_LENGTH: Final = 8
-"""Shortest key that is removed from texts; servers without keys get any short word."""
+"""Shortest key that is removed from texts; a server without keys may be given any short word."""
 _NO_KEY = "none"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Asks a server; waits, tries again at growing distances, and gives up with a reason."""
+    """Asks a server; retries with growing waits, and gives a reason when it gives up."""
 
     settings: Judge
     client: OpenAI = field(repr=False)
@@ -99,18 +99,18 @@ class Endpoint:
                     f"(HTTP {error.status_code}); check judge.model, judge.base_url and "
                     f"${JUDGE_KEY}"
                 ) from None
-            if error.status_code in (400, 422):  # only the server knows what it did not like
+            if error.status_code in (400, 422):  # only the server knows what is wrong
                 message = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
                 return Reply(failure=f"HTTP {error.status_code} ({message})", final=True)
             return self._gave_up(f"HTTP {error.status_code}")
         except openai.APIConnectionError:
             return self._gave_up("no connection")
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError):
-            return Reply(failure="the reply is not that of a chat completion")
+            return Reply(failure="the reply is not a chat completion")
         try:
             reply = read(found.choices[0])
         except (IndexError, KeyError, TypeError, ValueError, AttributeError):
-            reply = Reply(failure="the reply holds no choice that can be read")
+            reply = Reply(failure="the reply has no readable choice")
         if len(self.key) >= MIN_SECRET_LENGTH:
             reply = replace(reply, text=reply.text.replace(self.key, "[key]"))
         spent = getattr(found, "usage", None)
@@ -128,7 +128,7 @@ class Endpoint:
     def _text(choice: Any) -> Reply:
         text = choice.message.content
         if not isinstance(text, str):
-            return Reply(failure="the reply holds no text")
+            return Reply(failure="the reply has no text")
         return Reply(text, ended=choice.finish_reason != "length")
 
 
@@ -141,19 +141,19 @@ def connect(settings: Judge) -> Endpoint:
     try:
         import openai
     except ModuleNotFoundError:
-        raise UsageError(f"a judge by endpoint needs openai: {how_to_install('judge')}") from None
+        raise UsageError(f"an endpoint judge needs openai: {how_to_install('judge')}") from None
     url = settings.base_url or ""
     where, key = urlsplit(url), os.environ.get(JUDGE_KEY, "")
     local = where.hostname in LOOPBACK
     if not key and where.scheme == "https" and not local:
         raise UsageError(
-            f"judge: ${JUDGE_KEY} is not set; put the key of {url} there (any text where "
-            "it asks for none)"
+            f"judge: ${JUDGE_KEY} is not set; put the key of {url} there (any text if "
+            "it needs none)"
         )
     if key and where.scheme == "http" and not local:
         raise UsageError(
             f"judge: the key in ${JUDGE_KEY} would travel unencrypted to {url}; give an "
-            "https address, or unset the variable where no key is needed"
+            "https address, or unset the variable if no key is needed"
         )
     client = openai.OpenAI(
         http_client=_bounded_client(settings.timeout_s),
@@ -162,7 +162,7 @@ def connect(settings: Judge) -> Endpoint:
         api_key=key or _NO_KEY,
         timeout=settings.timeout_s,
         max_retries=ATTEMPTS - 1,
-        # Else it would take these from the environment and send them to another server.
+        # Else the client takes these from the environment and sends them to this server.
         organization="",
         project="",
     )
@@ -170,7 +170,7 @@ def connect(settings: Judge) -> Endpoint:
 
 
 def _bounded_client(timeout_s: float) -> Any:
-    """A client that reads replies up to `REPLY_BYTES`, never unpacks them, and within the time."""
+    """A client that reads at most `REPLY_BYTES`, for at most ``timeout_s``, uncompressed."""
     import openai
 
     client: Any = openai.DefaultHttpxClient(timeout=timeout_s)
@@ -183,10 +183,10 @@ def _bounded_client(timeout_s: float) -> Any:
         with contextlib.closing(reply):
             for part in reply.iter_raw():
                 content += part
-                if len(content) > REPLY_BYTES:  # what is cut off is no JSON
+                if len(content) > REPLY_BYTES:  # a cut reply is not valid JSON
                     break
                 if time.monotonic() > end:
-                    raise http.ReadTimeout("a reply that goes on", request=request)
+                    raise http.ReadTimeout("the reply takes too long", request=request)
         kept = {k: v for k, v in reply.headers.items() if k != "content-encoding"}
         return http.Response(
             reply.status_code, headers=kept, content=bytes(content), request=request

@@ -1,4 +1,4 @@
-"""Judges at the vote service: several at once, each answer stored as it comes."""
+"""Judges as panelists of the vote service: several are asked at once, each vote is stored."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Seat: TypeAlias = tuple[Comparison, str, Assignment]
 class JudgeEvaluator:
     """Panelists of kind judge, named ``name``-0, ``name``-1, …; an `Evaluator`.
 
-    Up to ``concurrency`` comparisons are judged at once. Without ``complete`` others may vote in
-    the same run, and what these judges cannot fill is left to them.
+    Up to ``concurrency`` comparisons are judged at once. Without ``complete``, others may vote in
+    the same run, and seats that these judges cannot fill are left to them.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class JudgeEvaluator:
         self._panel: dict[str, Opinionated] = {}
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Judge these comparisons; one that all skipped is left out of the step.
+        """Judge these comparisons; those that all judges skip are left out of the step.
 
         Raises:
             UsageError: M is larger than the panel.
-            RunError: a judge stopped the run, or all of them skipped a whole step. Answers that
-                came before stand.
+            RunError: a judge stopped the run, or all of them skipped a whole step. Votes cast
+                before are kept.
         """
         service = self.service
         self._panel = self._panel or panel_evaluator.enroll(
@@ -71,7 +71,7 @@ class JudgeEvaluator:
         """Nothing to do: `submit` has stored every answer."""
 
     def _round(self, seats: Sequence[Seat]) -> None:
-        """Ask for every seat; the first error is raised once all that was asked is stored."""
+        """Ask about every seat; raise the first error after storing all answers."""
         failed: BaseException | None = None
         left, ended = {seat.id for _, _, seat in seats}, threading.Event()
 
@@ -94,7 +94,7 @@ class JudgeEvaluator:
                         self._cast(asked[future], opinion)
                         left.discard(asked[future][2].id)
             finally:
-                ended.set()  # an interrupt waits for what is under way, and no longer
+                ended.set()  # an interrupt waits only for questions under way
         if failed is not None:
             with self.service.ledger.transaction("votes"):
                 for seat in left:
@@ -103,7 +103,7 @@ class JudgeEvaluator:
 
     def _cast(self, seat: Seat, opinion: Opinion) -> None:
         comparison, panelist, assignment = seat
-        # Another process of this judge was faster, or the step closed: the stored vote stands.
+        # Another process of this judge was faster, or the step closed: keep the stored vote.
         with contextlib.suppress(VoteConflictError):
             self.service.cast(
                 VoteRequest(
@@ -118,7 +118,7 @@ class JudgeEvaluator:
             )
 
     def _close(self, step: int) -> None:
-        """Take a step with the votes there are."""
+        """Close a step with the votes there are."""
         ledger = self.service.ledger
         reasons = _reasons(ledger, step)
         top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))

@@ -1,6 +1,6 @@
-"""A judge by its settings: ``panel.kind = "judge"`` and the table ``[judge]``.
+"""Build a judge from its settings: ``panel.kind = "judge"`` and the table ``[judge]``.
 
-A local judge is refused whose longest question does not fit into what its model reads.
+A local judge is refused if its longest question does not fit into its model's context.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
 LABELS: Final = ("yes", "no")
 FINE: Final = 1000
-"""Of a probability."""
+"""What a rating of p(yes) is multiplied by before it is rounded."""
 MIDDLE: Final = 3
-"""The grade of an answer that is not rated, where ``judge.on_error`` lets a run go on."""
+"""The grade of an answer whose rating failed, if ``judge.on_error`` lets the run go on."""
 AT_ONCE: Final = 32
-"""Answers that a local model reads together."""
+"""Answers in one batch of a local model."""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """How far a sentence holds of answers: grades from 1 to 5; soft, p(yes) in thousandths."""
+    """Rates how far a sentence holds for answers: grades 1 to 5, or thousandths of p(yes)."""
 
     backend: Backend
     settings: Judge
@@ -76,12 +76,12 @@ class Ratings:
 
 
 MAX_BYTES = 4_000_000
-"""Bytes of a file of principles or references."""
+"""Largest file of principles or references, bytes."""
 
 
 @dataclass(frozen=True)
 class JudgePanel:
-    """A panel of one judge, repeated if its answers can differ, with its spec."""
+    """A panel of one judge, or of several copies if its answers can vary, and its spec."""
 
     settings: Judge
     judges: tuple[Opinionated, ...]
@@ -90,7 +90,7 @@ class JudgePanel:
     def evaluator(
         self, service: VoteService, *, name: str = "judge", complete: bool = True
     ) -> JudgeEvaluator:
-        """The panel at a vote service."""
+        """The panel as an evaluator that votes through a vote service."""
         at_once = self.settings.concurrency if self.settings.kind == "endpoint" else 1
         return JudgeEvaluator(
             service, self.judges, name=name, concurrency=at_once, complete=complete
@@ -107,7 +107,7 @@ class Maker:
     """The panel factory ``judge`` of the entry point `szpo.evaluators`."""
 
     def check(self, config: Config, prompts: Sequence[Prompt] | None = None) -> None:
-        """Refuse what can be refused before a model is loaded; without prompts, less of it.
+        """Check what can be checked before a model is loaded; without prompts, less.
 
         Raises:
             UsageError: A file cannot be read, no prompt has a reference, the endpoint cannot be
@@ -117,8 +117,8 @@ class Maker:
         known = prompts is None or any(prompt.text in references for prompt in prompts)
         if references and not known:
             raise UsageError(
-                f"{config.judge.references}: no prompt of this run has a reference there; prompts "
-                "must stand there word for word"
+                f"{config.judge.references}: no prompt of this run has a reference there; its "
+                "prompts must be exactly those of the run"
             )
         if config.judge.kind == "endpoint":
             endpoint.connect(config.judge)
@@ -142,7 +142,7 @@ class Maker:
             require_room(config, prompts, reader, *_files(config.judge))
 
     def rate(self, config: Config, host: Host | None) -> Ratings:
-        """The judge as one that rates answers, for features of the user's own.
+        """The judge as a rater of single answers, for the user's own features.
 
         Raises:
             UsageError: It cannot be built.
@@ -154,11 +154,11 @@ class Maker:
         """Refuse a judge that cannot rate answers to these prompts; see `check`.
 
         Raises:
-            UsageError: It is a scorer, which only compares, or what `check` refuses.
+            UsageError: It is a scorer, which only compares, or `check` refuses it.
         """
         if config.judge.kind == "scorer":
             raise UsageError(
-                'features.add: a scorer rates no single answer; set judge.kind to "local" or '
+                'features.add: a scorer cannot rate single answers; set judge.kind to "local" or '
                 '"endpoint"'
             )
         one = {"ask": "soft" if config.judge.ask == "soft" else "grades", "batches": "rows"}
@@ -178,7 +178,7 @@ class Maker:
         start: StartingPolicy,
         recorded: Mapping[str, Any] | None = None,
     ) -> JudgePanel:
-        """The panel of a run; the run's own model judges where it is the one that is named.
+        """The panel of a run; if the judge's model is the run's own, that is not loaded twice.
 
         Raises:
             UsageError: It cannot be built.
@@ -197,8 +197,8 @@ class Maker:
         for key in ("model_sha256", "principles", "references_sha256"):
             if recorded is not None and recorded.get(key) != spec[key]:
                 raise IntegrityError(
-                    f"judge: {key.removesuffix('_sha256')} is not what this run began with; put "
-                    "the former file back"
+                    f"judge: {key.removesuffix('_sha256')} is not what this run began with; "
+                    "restore the original file"
                 )
         size = 1 if settings.same_each_time else config.panel.size
         return JudgePanel(settings, (judge,) * size, spec)
@@ -243,7 +243,7 @@ def _backend(
 
 
 def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, Answerer]:
-    """A judge's model, by whoever holds the run's; without a run, this process loads it."""
+    """A judge's model, where the run's own model is; without a run, this process loads it."""
     if host is None:
         from szpo.models import loading
         from szpo.policies.hosts import LocalHost
@@ -253,7 +253,7 @@ def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, A
 
 
 def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """Principles and references."""
+    """Read principles and references."""
     principles: tuple[str, ...] = ()
     if settings.principles is not None:
         lines = _lines(settings.principles, "judge.principles")
@@ -274,7 +274,7 @@ def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
 
 
 def _lines(path: str, key: str) -> list[tuple[str, str]]:
-    """Where each line of a file stands, and its text; empty ones are left out."""
+    """The lines of a file that are not empty, as (path:line, text)."""
     size, _ = text_files.inspect_file(Path(path), key)
     if size > MAX_BYTES:
         raise UsageError(f"{key} {path} is {size:,} bytes; {MAX_BYTES:,} are allowed")
@@ -315,7 +315,7 @@ def require_room(
     if reader.over(frame + answers + reply):
         raise UsageError(
             f"judge {judge.model} reads {reader.most:,} tokens, and its longest question needs "
-            f"{frame + answers + reply:,}: {frame:,} for the frame and {rows} prompts, "
+            f"{frame + answers + reply:,}: {frame:,} for instructions and {rows} prompts, "
             f"{answers:,} for answers of generation.max_new_tokens, {reply:,} for its reply; "
             + (
                 'lower optimizer.rows, or ask row by row: judge.batches = "rows"'

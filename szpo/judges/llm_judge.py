@@ -1,4 +1,4 @@
-"""A language model as a judge: every comparison in both orders, one opinion out of it."""
+"""A language model as a judge: it sees every comparison in both orders and casts one vote."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from szpo.types import Choice, Comparison, Prompt, Row
 from szpo.voting.seats import Letter
 
 Maker: TypeAlias = Callable[[bool], Prompt]
-"""Writes a question; True where the last reply to it could not be read."""
+"""Writes a question; the argument is True if the last reply to it could not be read."""
 
 RETRIES = 2
 """How often a question is repeated after an unreadable reply."""
 REPLY_CHARACTERS: Final = 2000
-"""Characters of each reply that stand in a vote's details, the last ones."""
+"""Of each reply, this many characters from its end are kept in the vote's details."""
 UNREADABLE: Final = "no verdict in the last line"
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """A judge's answer as letters on screen, with its reasons."""
+    """A judge's choice by letters as on screen, with its reasons."""
 
     choice: Choice
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -57,8 +57,8 @@ class ParsedReply:
 class LanguageJudge:
     """Asks a language model about both orders and makes one vote of the replies.
 
-    ``principles`` stand in for ``criterion``, one drawn by each vote's key; ``references`` gives
-    good answers by the request's text; ``labels`` are the names of the two sets.
+    ``principles`` replace ``criterion``: each vote's key draws one. ``references`` maps a
+    request's text to a good answer; ``labels`` are the names of the two sets.
     """
 
     backend: Backend
@@ -119,7 +119,7 @@ class LanguageJudge:
     def _ask(
         self, parts: Sequence[Sequence[Row]], criterion: str, plus_side: Letter, key: bytes
     ) -> list[ParsedReply]:
-        """Two replies a part: A first and B first, or the grades of A and of B."""
+        """Two replies for each part: A first and B first, or the grades of A and of B."""
         orders: tuple[Literal["plus", "minus"], ...]
         orders = ("plus", "minus") if plus_side == "A" else ("minus", "plus")
         makers = [self._maker(rows, first, criterion) for rows in parts for first in orders]
@@ -189,7 +189,7 @@ class LanguageJudge:
                     replace(reply, odds=None, failure="a log-probability is not finite")
                 )
             return ParsedReply(reply, reply.odds[0] - reply.odds[1])
-        if not reply.ended:  # the last line may be half of one
+        if not reply.ended:  # the last line may be cut
             return ParsedReply(reply)
         if self.settings.ask == "grades":
             return ParsedReply(reply, prompting.read_grade(reply.text))
@@ -224,7 +224,7 @@ def combine_orders(orders: Sides) -> Choice:
 
 
 def majority(choices: Sequence[Choice]) -> Choice:
-    """The side that more rows prefer; ties and draws make a tie.
+    """The side that more rows prefer; a tie if both have as many.
 
     >>> majority(["A", "tie", "B", "A"]), majority(["A", "B"])
     ('A', 'tie')

@@ -17,7 +17,7 @@ from szpo.policies.hosts import Answerer
 from szpo.policies.requests import VALUES, AnswerRequest, ReadRequest
 
 REPLY_START = "Verdict:"
-"""How a weighed reply begins; small models would else spend their mass on pleasantries."""
+"""The start of a weighed reply; else small models most likely begin with pleasantries."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Local:
 
     @property
     def reserved(self) -> tuple[str, ...]:
-        """Texts that the tokenizer turns into one control token, wherever they stand."""
+        """Texts that the tokenizer turns into one control token, wherever they occur."""
         added = self.facts.tokenizer.get_added_vocab()
         return tuple(sorted({*self.facts.tokenizer.all_special_tokens, *added}))
 
@@ -83,10 +83,10 @@ class Local:
         return [reply for reply in replies if reply is not None]
 
     def fork(self, labels: Labels) -> tuple[tuple[int, ...], int, int]:
-        """The tokens with which a reply begins under both labels, and the first two that differ.
+        """The tokens that begin a reply under either label, and the first token of each after.
 
         Raises:
-            UsageError: there are none.
+            UsageError: the replies do not differ.
         """
         one, other = (
             self.facts.tokenizer(f"{REPLY_START} {label}", add_special_tokens=False)["input_ids"]
@@ -101,4 +101,4 @@ class Local:
         reader = context.reader_of(self.facts)
         if not reader.over(len(ids) + new):
             return None
-        return Reply(failure=f"{len(ids)} tokens, and the model reads {reader.most}", final=True)
+        return Reply(failure=f"{len(ids)} tokens, but the model reads {reader.most}", final=True)

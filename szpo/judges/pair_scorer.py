@@ -1,10 +1,9 @@
 """A small pair scorer: a head on frozen features of a language model, trained by PairRM's loss.
 
-For candidates i and j of one prompt with features f there is a score for each beside the other,
-sⁱ = g(fᵢ, fⱼ) and sʲ = g(fⱼ, fᵢ), and s_ij = sⁱ − sʲ: swapping the two changes the sign and
-nothing else. PairRM (arXiv:2306.02561) reads both candidates with one encoder; here each is read
-by itself, once, by a model that is not trained; only g (a linear part and a few tanh units) is
-trained.
+Candidates i and j of one prompt, with features f, each get a score next to the other,
+sⁱ = g(fᵢ, fⱼ) and sʲ = g(fⱼ, fᵢ), and s_ij = sⁱ − sʲ: swapping the two changes only the sign.
+PairRM (arXiv:2306.02561) reads both candidates with one encoder. Here a frozen model reads each
+candidate alone, once; only g (a linear part and a few tanh units) is trained.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Parameters = dict[str, Tensor]
 Shown = tuple[Prompt, Answer, Answer]
 """A request with the first and the second answer to it."""
 HELD_OUT_EVERY: Final = 5
-"""One pair in this many is held out for measuring."""
+"""One pair in this many is held out to measure accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class LabelledPair:
     shown: tuple[Shown, ...]
     z: float
     rows: int
-    """D, rows with equal answers included."""
+    """Rows of the batch (D), including those with equal answers."""
 
 
 def of_ledger(ledger: Ledger) -> list[LabelledPair]:
@@ -91,7 +90,7 @@ def pair_loss(s_i: Tensor, s_j: Tensor, z_i: Tensor) -> Tensor:
     """L = −z_i log σ(s_i) − z_j log σ(s_j) with z_j = 1 − z_i, per pair.
 
     Training gives it s_i = s_ij and s_j = s_ji = −s_ij. With the two raw scores sⁱ and sʲ of one
-    head instead, a large constant added to both would be the best answer to every question.
+    head instead, a large constant added to both would lower the loss of every pair.
     """
     return -z_i * functional.logsigmoid(s_i) - (1 - z_i) * functional.logsigmoid(s_j)
 
@@ -123,7 +122,7 @@ def features(
 
 @dataclass(frozen=True)
 class PairTensors:
-    """Labelled pairs as tensors: features of every row's two answers, and whose a row is."""
+    """Labelled pairs as tensors: features of every row's two answers, and each row's pair."""
 
     first: Tensor
     second: Tensor
@@ -139,7 +138,7 @@ class PairTensors:
         return torch.zeros(len(self.z), dtype=rows.dtype).index_add(0, self.owner, rows)
 
     def accuracy(self, head: Mapping[str, Tensor]) -> tuple[int, int]:
-        """Pairs decided as the votes were, and pairs that were decided at all."""
+        """Number of pairs scored as the votes decided, and of pairs that the votes decided."""
         decided = self.z != 0.5
         right = (self.scores(head) > 0) == (self.z > 0.5)
         return int((right & decided).sum()), int(decided.sum())
@@ -237,6 +236,6 @@ def load(path: Path) -> tuple[Parameters, dict[str, Any]]:
         "bias": (units,), "out": (units,),
     }  # fmt: skip
     if noted.get("format") != FORMAT or {n: tuple(t.shape) for n, t in head.items()} != shapes:
-        raise UsageError(f"{path} is no pair scorer of this version; train one with: szpo scorer")
+        raise UsageError(f"{path} is not a pair scorer of this szpo; train one with: szpo scorer")
     facts: dict[str, Any] = json.loads(noted["facts"])
     return {name: tensor.to(torch.float64) for name, tensor in head.items()}, facts

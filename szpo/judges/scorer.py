@@ -1,4 +1,4 @@
-"""A trained pair scorer as a judge: the mean of its scores over the rows, symmetric by itself."""
+"""A trained pair scorer as a judge: it votes by the mean of its scores over the rows."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class ScorerJudge:
     facts: ModelFacts
     """The model whose features are read."""
     answerer: Answerer
-    """Reads them."""
+    """Reads the features."""
     head: Mapping[str, Tensor]
     settings: Judge
     sha256: str
-    """Of the head's file."""
+    """SHA-256 of the head's file."""
 
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
@@ -62,7 +62,7 @@ class ScorerJudge:
 def load(
     path: Path, settings: Judge, beside: Callable[[str], tuple[ModelFacts, Answerer]]
 ) -> ScorerJudge:
-    """The scorer of a file; ``beside`` gives the model by name, whose features it reads.
+    """Load the scorer of a file; ``beside`` returns the model, by name, whose features it reads.
 
     Raises:
         UsageError: The file is not a pair scorer.
@@ -72,7 +72,7 @@ def load(
     facts, answerer = beside(str(trained["model"]))
     if facts.sha256 != trained["model_sha256"]:
         raise IntegrityError(
-            f"{path} was trained on another {trained['model']} than the one that is here; train "
+            f"{path} was trained on other weights of {trained['model']} than those here; train "
             "it again with: szpo scorer"
         )
     return ScorerJudge(facts, answerer, head, settings, weight_files.digest([path]))

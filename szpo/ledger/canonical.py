@@ -1,7 +1,7 @@
 """Canonical forms of what the ledger holds, and their SHA-256: pure, no file, no clock.
 
-A row's canonical form is the JSON list of its chained columns in schema order; bytes stand as
-{"sha256": …}, numbers as Python writes them (shortest form that reads back to the same bits).
+A row's canonical form is the JSON list of its hashed columns in schema order. Bytes become
+{"sha256": …}; numbers are written as Python's repr (the shortest form that gives the same bits).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHAINED: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "tensors": ("sha256", "name", "dtype", "shape", "bytes"),
 }  # fmt: skip
-"""Append-only tables whose rows are hashed into events, with the columns that are covered."""
+"""Append-only tables whose row hashes go into events, and the columns that a hash covers."""
 
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "runs": ("run",),
@@ -49,14 +49,14 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "tensors": ("sha256", "name"),
     "events": ("event",),
 }
-"""What names a row of an append-only table."""
+"""The columns that identify a row of an append-only table."""
 
 EVENT_COLUMNS: Final = ("event", "run", "at_us", "actor", "kind", "body", "prev_sha256")
 """The columns that an event's own row_sha256 covers."""
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, Unicode as it is, no NaN.
+    """The canonical JSON of a value: sorted keys, no spaces, Unicode unescaped, no NaN.
 
     >>> canonical({"b": 1, "a": [0.1, None]})
     '{"a":[0.1,null],"b":1}'
@@ -67,7 +67,7 @@ def canonical(value: Any) -> str:
 
 
 def utf8(text: str) -> str:
-    """The text as UTF-8 can hold it: halves of surrogate pairs become question marks."""
+    """The text with lone surrogates, which UTF-8 cannot encode, replaced by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -85,7 +85,7 @@ def row_sha256(table: str, row: Mapping[str, Any]) -> str:
 
 
 def row_key(table: str, row: Mapping[str, Any]) -> str:
-    """What names the row in an event: its key columns, joined by ':'."""
+    """The key by which an event names the row: its key columns, joined by ':'."""
     return ":".join(str(row[column]) for column in KEYS[table])
 
 
@@ -95,7 +95,7 @@ def event_sha256(row: Mapping[str, Any]) -> str:
 
 
 def update_sha256(row: Mapping[str, Any]) -> str:
-    """The hash of an update over all its columns but its own hash."""
+    """The hash of an update, over all columns except the hash itself."""
     columns = [column for column in CHAINED["updates"] if column != "row_sha256"]
     return sha256(canonical([_cell(row[column]) for column in columns]))
 
@@ -119,7 +119,7 @@ def payload_sha256(
     dwell_ms: int | None,
     details: str | None,
 ) -> str:
-    """The hash of what a client sent as an answer: the same key must bring the same."""
+    """The hash of an answer as a client sent it; a repeated `idem` must come with the same one."""
     return sha256(canonical([assignment, choice, skip_reason, dwell_ms, details]))
 
 
@@ -157,6 +157,6 @@ def row_of(answer: Mapping[str, Any]) -> Row:
 def _cell(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"sha256": sha256(value)}
-    if isinstance(value, float) and not math.isfinite(value):  # no row has one, but a forged one
+    if isinstance(value, float) and not math.isfinite(value):  # only a forged row has one
         return {"float": str(value)}
     return value

@@ -19,9 +19,9 @@ from szpo.ledger.connection import beside, connect, log_bytes
 from szpo.ledger.holders import describe_processes, readers
 
 CHECKPOINT_BYTES: Final = 4 * 2**20
-"""The log is copied into the file each time that it has grown by this size."""
+"""How much the log grows before it is copied into the file, bytes."""
 LOG_ALARM: Final = 256 * 2**20
-"""A warning is logged at this size: some program has held its view of the file for too long."""
+"""Size of the log at which a warning is logged: some program has been reading for too long."""
 
 
 class Checkpointer:
@@ -35,12 +35,12 @@ class Checkpointer:
     def checkpoint(self, writer: sqlite3.Connection, *, always: bool = False) -> bool:
         """Checkpoint if the log has grown by `CHECKPOINT_BYTES`, or ``always``.
 
-        ``writer`` is outside a transaction. Readers are not waited for: what they still need
-        stays in the log until a later call. True if a checkpoint was tried. Nothing that goes
-        wrong here undoes the commit that came before, so nothing is raised.
+        ``writer`` must be outside a transaction. Does not wait for readers: pages that they still
+        need stay in the log until a later call. Returns whether a checkpoint was tried. Raises
+        nothing, since a failure here does not undo the commit before it.
         """
         size = log_bytes(self.path)
-        if size < self._seen:  # it has started again from its beginning
+        if size < self._seen:  # the log was restarted
             self._seen, self._alarm = 0, LOG_ALARM
         if size < self._seen + CHECKPOINT_BYTES and not always:
             return False
@@ -62,12 +62,12 @@ class Checkpointer:
     def empty(
         self, writer: sqlite3.Connection, lock: AbstractContextManager[object], wait_s: float
     ) -> None:
-        """Remove every earlier page from the file and its log, once nobody reads one.
+        """Remove all old pages from the file and its log as soon as nobody reads them.
 
-        ``lock`` guards ``writer`` and is held for each try only: others go on writing.
+        ``lock`` guards ``writer``. It is held only during a try, so that others can write.
 
         Raises:
-            StorageError: after ``wait_s`` seconds somebody still reads; who, where that is known.
+            StorageError: somebody still reads after ``wait_s`` seconds; names them if it can.
             UsageError: inside a transaction or a snapshot.
         """
         end = time.monotonic() + wait_s
@@ -80,17 +80,17 @@ class Checkpointer:
             if time.monotonic() >= end:
                 break
             time.sleep(0.05)
-        who = describe_processes(readers(self.path)) or "a program that this system does not name"
+        who = describe_processes(readers(self.path)) or "an unidentified program"
         raise StorageError(
-            f"{self.path}: deleted, but its bytes are still in the file or its log, because of a "
-            f"reader: {who}; let it end or stop it, then ask for the same again"
+            f"{self.path}: deleted, but the bytes are still in the file or its log, because a "
+            f"program is reading it: {who}; wait for it or stop it, then repeat this"
         )
 
     def restart(self, writer: sqlite3.Connection) -> bool:
-        """Try once to remove every earlier page from the log; False while somebody reads one.
+        """Try once to remove all old pages from the log; False if somebody still reads one.
 
-        The whole log is copied, and a commit that changes nothing starts it again; SQLite then
-        gives the rest of its file back. ``writer`` is outside a transaction.
+        Copies the whole log into the file and makes an empty commit, at which SQLite restarts and
+        truncates the log. ``writer`` must be outside a transaction.
         """
         if not self._copy(writer):
             return False
@@ -122,7 +122,7 @@ class Checkpointer:
 
 
 def _log_header(path: Path) -> bytes:
-    """The header of the log, which has new salts each time that the log starts again."""
+    """The header of the log; it gets new salts each time the log restarts."""
     try:
         with beside(path, "-wal").open("rb") as file:
             return file.read(32)
@@ -131,7 +131,7 @@ def _log_header(path: Path) -> bytes:
 
 
 def _is_of_one_generation(path: Path) -> bool:
-    """Every page in the log was written since it last began: each carries the header's salts."""
+    """Whether every page in the log was written since its last restart, by the header's salts."""
     content = beside(path, "-wal").read_bytes()
     step = 24 + int.from_bytes(content[8:12], "big")
     return all(content[at + 8 : at + 16] == content[16:24] for at in range(32, len(content), step))

@@ -35,7 +35,7 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, with every pragma set."""
     if not readonly:
         return _open(path, "mode=rw")
-    if _is_still(path):
+    if _is_immutable(path):
         return _open(path, "mode=ro&immutable=1")
     try:
         return _open(path, "mode=ro")
@@ -57,7 +57,7 @@ def _open(
         **own,
     )
     try:
-        for pragma in _PRAGMAS:  # the last of them already looks into the file
+        for pragma in _PRAGMAS:  # the last one reads the file, so that a bad one fails here
             conn.execute(pragma)
     except BaseException:
         conn.close()
@@ -66,7 +66,7 @@ def _open(
 
 
 class _Copied(sqlite3.Connection):
-    """A connection to a copy in a folder of its own, removed at the latest when it is closed."""
+    """A connection to a copy in a temporary folder, removed at the latest on close."""
 
     folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -77,10 +77,10 @@ class _Copied(sqlite3.Connection):
 
 
 def _without_files_beside(path: Path) -> sqlite3.Connection:
-    """A connection for reading where a disk is too full for the files that SQLite makes itself.
+    """A read-only connection for a disk too full for the files that SQLite itself creates.
 
-    Without a log the file is read as it is. With one, both are read from a copy in the system's
-    folder for temporary files, since the log holds commits that the file lacks.
+    Without a log, the file is read in place. With one, both are copied to the system's temporary
+    folder and read there, since the log holds commits that the file lacks.
     """
     if not log_bytes(path):
         return _open(path, "mode=ro&immutable=1")
@@ -94,23 +94,23 @@ def _without_files_beside(path: Path) -> sqlite3.Connection:
             ):
                 shutil.copyfileobj(file, copy)
         copied = _open(target, "mode=ro", _Copied)
-        if os.name == "posix":  # a file that is open needs no name, and a kill then leaves none
+        if os.name == "posix":  # open files need no name: a killed process leaves nothing
             folder.cleanup()
     except (OSError, sqlite3.Error) as error:
         folder.cleanup()
         raise StorageError(
             f"{path}: its disk is full, and {tempfile.gettempdir()} has no room for a copy to "
-            f"read ({error}); make room, or set TMPDIR to a folder that has"
+            f"read ({error}); free some space, or set TMPDIR to a folder with room"
         ) from None
     assert isinstance(copied, _Copied)
     copied.folder = folder
     return copied
 
 
-def _is_still(path: Path) -> bool:
-    """It lies in a folder that cannot be written (a mounted copy), and has no log beside it.
+def _is_immutable(path: Path) -> bool:
+    """Whether the file is in a read-only folder (a mounted copy) and has no log beside it.
 
-    SQLite makes files beside it even to read, and would refuse to open it there.
+    SQLite creates files beside it even to read, and would refuse to open it there.
     """
     own = (beside(path, suffix) for suffix in ("-wal", "-shm"))
     folder = beside(path, "").absolute().parent
@@ -118,9 +118,9 @@ def _is_still(path: Path) -> bool:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file of that suffix beside a ledger's; where the path is a link, beside what it names.
+    """The file with that suffix beside a ledger's; for a link, beside its target.
 
-    SQLite puts its own files there, so that every name of a run means the same ones.
+    SQLite puts its own files there, so all links to a run share them.
     """
     file = path.resolve() if path.is_symlink() else path
     return file.with_name(file.name + suffix)
@@ -147,12 +147,12 @@ def check_place(path: Path, *, new: bool) -> None:
     kind = filesystem(path.parent.resolve())
     if kind.startswith(_NETWORK_FILESYSTEMS):
         raise StorageError(
-            f"{path} lies on {kind}, where file locks do not hold; use a local folder"
+            f"{path} is on {kind}, where file locks are unreliable; use a local folder"
         )
 
 
 def _check_nothing_left(path: Path) -> None:
-    """Raise StorageError if a log lies there: SQLite would take its pages for the new file's."""
+    """Raise StorageError if a log is there: SQLite would apply its pages to the new file."""
     for suffix in ("-wal", "-journal"):
         left = beside(path, suffix)
         if left.exists() and left.stat().st_size:
@@ -163,7 +163,7 @@ def _check_nothing_left(path: Path) -> None:
 
 
 def filesystem(folder: Path) -> str:
-    """The kind of file system that holds a folder, '' where the system does not tell."""
+    """The kind of file system that holds a folder, '' if unknown."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -180,7 +180,7 @@ def filesystem(folder: Path) -> str:
 
 
 def translate(path: Path, error: sqlite3.Error) -> NoReturn:
-    """Raise the project's own error for an SQLite error: storage, integrity or a lost lease."""
+    """Raise the szpo error for an SQLite error: storage, integrity or a lost lease."""
     text = str(error)
     if "stale controller" in text:
         raise LeaseError(

@@ -23,11 +23,11 @@ from szpo.seeds import SEED_LIMIT
 from szpo.types import Layout
 
 NO_BASE: Final = canonical.sha256("no base model")
-"""The base hash of policies that stand on no stored model."""
+"""The base hash of policies that have no base model."""
 
 
 def draw_seed() -> int:
-    """A root seed that nobody can foretell."""
+    """An unpredictable root seed."""
     return secrets.randbelow(SEED_LIMIT)
 
 
@@ -38,7 +38,7 @@ class NewRun:
     ``spec`` holds plain JSON values; the layout is added to it under spec["space"]["layout"].
     ``tensors`` are stored by name (see `szpo.ledger.rows` for the prefixes). A branch names its
     ``parent`` run and the parent's step from whose weights it starts. ``run`` is the new run's
-    id, drawn where it is None.
+    id; None draws one at random.
     """
 
     spec: Mapping[str, Any] = field(kw_only=False)
@@ -109,7 +109,7 @@ def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Write a ledger's file: yields a draft's path (mode 0600), which gets its name at the end.
+    """Yield a draft's path (mode 0600) to write to; it becomes ``path`` at the end of the block.
 
     Raises:
         StorageError: the file exists, or its folder cannot be written or is on a network.
@@ -120,7 +120,7 @@ def new_file(path: Path) -> Iterator[Path]:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield draft
         files.flush(draft)
-        witness.forget(path)  # of a run that had this name and is gone
+        witness.forget(path)  # left by a deleted run of this name
         files.publish(draft, path)
     except FileExistsError:
         raise StorageError(f"{path} already exists; choose another name") from None

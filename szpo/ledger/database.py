@@ -40,7 +40,7 @@ def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
             missing at its end.
     """
     check_place(path, new=False)
-    # Looked at before anything may write: closing a connection that may write checkpoints the log.
+    # Checked before opening for writing: closing a writable connection checkpoints the log.
     if not readonly and (lacks := witness.problem(path)):
         raise IntegrityError(f"{path}: {lacks}; {witness.remedy(path)}")
     conn = None
@@ -55,28 +55,28 @@ def open_connection(path: Path, *, readonly: bool) -> sqlite3.Connection:
             conn.close()
         if isinstance(error, sqlite3.Error):
             translate(path, error)
-        if isinstance(error, UnicodeDecodeError):  # SQLite quotes a damaged schema
+        if isinstance(error, UnicodeDecodeError):  # SQLite's message quotes the damaged schema
             text = f"{path}: the file is damaged (schema); restore a copy"
             raise IntegrityError(text) from None
         raise
 
 
 STREAM_ROWS: Final = 32
-"""Rows that a stream has in memory at once."""
+"""Rows that `Ledger.stream` holds in memory at once."""
 
 Clock = Callable[[], int]
-"""Microseconds since 1970; injected everywhere, so that no test waits."""
+"""Returns microseconds since 1970; injected everywhere, so that tests need not wait."""
 Record = dict[str, Any]
 Parameters = Sequence[Any] | dict[str, Any]
 _BEGUN: Final = (
     "SELECT data_version, event, row_sha256 FROM pragma_data_version LEFT JOIN "
     "(SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1)"
 )
-"""What a transaction begins with: the mark of others' commits, and the chain's last event."""
+"""Read when a transaction begins: SQLite's counter of others' commits, and the last event."""
 
 
 def now_us() -> int:
-    """The wall clock, in microseconds: data for people, never an input of the algorithm."""
+    """The wall clock, in microseconds; the algorithm never uses it."""
     return time.time_ns() // 1000
 
 
@@ -94,7 +94,7 @@ class Ledger:
         self._conn = conn
         self._lock = threading.RLock()
         self.alone: Final[AbstractContextManager[bool]] = self._lock
-        """For a block in which no other thread of this process uses this ledger."""
+        """Hold it to keep other threads of this process from using this ledger."""
         self._pid = os.getpid()
         self._depth = 0
         self._undone = 0
@@ -117,7 +117,7 @@ class Ledger:
         try:
             self.spec: Final[Record] = dict(json.loads(self.row["spec"]))
         except (ValueError, TypeError, RecursionError):
-            problem = "the spec is not JSON of a run"
+            problem = "the spec is not a JSON object"
             raise IntegrityError(f"{path}: runs row {self.run}: {problem}") from None
 
     # ---- making and opening ----
@@ -147,7 +147,7 @@ class Ledger:
         conn = open_connection(path, readonly=readonly)
         try:
             ledger = cls(path, conn, clock, readonly)
-            with suppress(SzpoError):  # a damaged page is reported to whoever reads it
+            with suppress(SzpoError):  # a damaged page is reported when it is read
                 if not readonly and (last := ledger.last_event()) is not None:
                     witness.attest(path, ledger.run, last)
             return ledger
@@ -170,7 +170,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self, actor: str = "szpo") -> Iterator[None]:
-        """One BEGIN IMMEDIATE … COMMIT; a nested one joins it, an exception rolls all back."""
+        """A block in one BEGIN IMMEDIATE … COMMIT; nested blocks join it, exceptions roll back."""
         with self._lock:
             if self._depth:
                 yield
@@ -203,7 +203,7 @@ class Ledger:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """A part of an open transaction that is undone alone when it raises."""
+        """A block in an open transaction; if it raises, only this block is rolled back."""
         with self._lock:
             if not self._depth:
                 raise UsageError("savepoint: open a transaction first")
@@ -223,16 +223,16 @@ class Ledger:
             self.execute("RELEASE part")
 
     def attest_head(self) -> None:
-        """Let this transaction attest the current head, even if it adds nothing.
+        """Let this transaction write the current head to the witness, even if it adds nothing.
 
-        For acknowledging a row that stands already: its writer may have died before attesting it.
+        For acknowledging a row that is already stored: its writer may have died before that.
         """
         self._head = self._last
 
     def check_end(self) -> witness.EndCheck:
         """Compare the end of the record with the witness beside the file.
 
-        As the witness was read when the file was opened, or when the last snapshot began.
+        Uses the witness as it was when the file was opened, or when the last snapshot began.
         """
         with self._lock:
             try:
@@ -241,20 +241,20 @@ class Ledger:
                 translate(self.path, error)
 
     def checkpoint_log(self) -> None:
-        """Copy the log (WAL) into the file; the next commit starts the log again.
+        """Copy the log (WAL) into the file; the next commit restarts the log.
 
-        What another program is reading at that moment stays until the next checkpoint.
+        Pages that another program is reading stay in the log until the next checkpoint.
         """
         with self._lock:
             self._checkpointer.checkpoint(self._conn, always=True)
 
     def empty_log(self, wait_s: float) -> None:
-        """Remove every earlier page from the file and its log, so that deleted rows are gone.
+        """Remove all old pages from the file and its log, so that deleted rows are really gone.
 
-        Readers are waited for, at most ``wait_s`` seconds; others go on writing meanwhile.
+        Waits up to ``wait_s`` seconds for readers; others can write meanwhile.
 
         Raises:
-            StorageError: somebody still reads; ask again later.
+            StorageError: somebody still reads; try again later.
             UsageError: inside a transaction or a snapshot.
         """
         try:
@@ -264,9 +264,9 @@ class Ledger:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """A block that reads the file as of one moment, whatever others commit meanwhile.
+        """A block that sees the file as it was at one moment, whatever others commit meanwhile.
 
-        It must not write; inside a transaction, which sees one moment anyway, it changes nothing.
+        It must not write. Inside a transaction, which sees one moment anyway, it has no effect.
         """
         with self._lock:
             if self._conn.in_transaction:
@@ -281,7 +281,7 @@ class Ledger:
                     self._conn.execute("ROLLBACK")
 
     def execute(self, sql: str, parameters: Parameters = ()) -> sqlite3.Cursor:
-        """Run one statement, with SQLite's errors in this project's words."""
+        """Run one statement; SQLite's errors are raised as szpo's (`connection.translate`)."""
         with self._lock:
             if os.getpid() != self._pid:
                 raise UsageError(f"{self.path}: opened before a fork; open it again in the child")
@@ -293,7 +293,7 @@ class Ledger:
     def append(self, table: str, row: Mapping[str, Any]) -> Record:
         """Insert a row into an append-only table and note its hash for the transaction's event.
 
-        Returns the row as stored, with the id that the file gave it.
+        Returns the row as stored, with the id that SQLite assigned.
 
         Raises:
             RunError: a number is not finite.
@@ -313,7 +313,7 @@ class Ledger:
     def append_comparison(self, comparison: Comparison) -> None:
         """Append a comparison and its answers, within the caller's transaction.
 
-        One with a negative step belongs to no step and is part of no tally.
+        A comparison with a negative step belongs to no step and is counted in none.
         """
         self.append("comparisons", ledger_rows.comparison_row(self.run, comparison))
         for answer in canonical_form.answer_rows(comparison.id, comparison.rows):
@@ -366,9 +366,9 @@ class Ledger:
         return None if found == "ok" else found
 
     def changes(self) -> tuple[int, int, int]:
-        """Marks of what was written: by other connections, by this one, and undone here.
+        """Counters: commits of other connections, rows changed by this one, and its rollbacks.
 
-        Equal marks mean that the file holds what it held.
+        While they stay equal, the file has not changed.
         """
         with self._lock:
             if not self._depth:  # in a transaction nobody else commits
@@ -390,7 +390,7 @@ class Ledger:
         return found[0] if found else None
 
     def last_applied(self) -> int | None:
-        """The last step whose update stands in the ledger."""
+        """The last step whose update is in the ledger."""
         sql = "SELECT max(step) AS step FROM updates WHERE run = ?"
         step: int | None = self.query(sql, (self.run,))[0]["step"]
         return step
@@ -442,7 +442,7 @@ class Ledger:
 
     def events(self, kind: str | None = None) -> Iterator[Record]:
         """Events in order, with their body read from JSON."""
-        one = "" if kind is None else "WHERE kind = ?"  # by the index of kinds
+        one = "" if kind is None else "WHERE kind = ?"  # uses the index on kind
         sql = f"SELECT * FROM events {one} ORDER BY event"
         for row in self.query(sql, () if kind is None else (kind,)):
             yield {**row, "body": json.loads(row["body"])}

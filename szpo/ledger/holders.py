@@ -11,11 +11,11 @@ from szpo.files import drafts
 from szpo.ledger.connection import beside
 
 _READ_MARKS = (123, 127)
-"""Bytes of the file -shm on which SQLite locks what a reader still needs (its file format)."""
+"""First and last byte of the -shm file that SQLite locks for readers (see its WAL format)."""
 
 
 def holders(path: Path) -> dict[int, str]:
-    """Other processes that have the file open, with their names; empty where /proc is not."""
+    """Other processes that have the file open, with their names; empty without /proc."""
     found: dict[int, str] = {}
     target = str(path.resolve())
     for process in Path("/proc").glob("[0-9]*"):
@@ -28,10 +28,9 @@ def holders(path: Path) -> dict[int, str]:
 
 
 def readers(path: Path) -> dict[int, str]:
-    """Processes that hold a view of the file at this moment, with their names.
+    """Processes that are reading the file now, with their names; may include this one.
 
-    This process may be among them. Where the system does not list locks, all that have the file
-    open; empty where it does not list those either.
+    Where the system does not list locks: all processes that have the file open, if it lists those.
     """
     processes = {**holders(path), os.getpid(): "this program itself"}
     marked: set[int] = set()
@@ -49,7 +48,7 @@ def readers(path: Path) -> dict[int, str]:
 
 
 def left_drafts(path: Path) -> list[Path]:
-    """Half-written copies and exports beside a run that no process works on any more."""
+    """Half-written copies and exports beside a run, abandoned by their process."""
     return [each for each in drafts(path) if each.is_dir() or not holders(each)]
 
 

@@ -1,8 +1,8 @@
 """Orders: what an operator requests of the process that holds the model, fulfilled exactly once.
 
-The operator's screen holds no model. It places an order (an event "order"); the process that
-drives the run fulfils it and settles it (an event "done") in the transaction that stores what it
-made. An order without a settlement is open, so a crash loses none and fulfils none twice.
+The operator's page has no model. It places an order (an event "order"). The process that drives
+the run fulfils the order, and stores the result and an event "done" in one transaction. An order
+without "done" is open, so a crash neither loses an order nor fulfils it twice.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def place_order(
     1 to 10} comparisons that test the link (`szpo.runs.link_triads`).
 
     Raises:
-        UsageError: an unknown kind, or a body that is not of its form.
+        UsageError: an unknown kind, or an invalid body.
     """
     body = dict(body or {})
     if kind not in KINDS:
@@ -102,7 +102,7 @@ def open_orders(ledger: Ledger) -> list[Order]:
 
 
 def results(ledger: Ledger, kind: OrderKind | None = None) -> list[Order]:
-    """The settled orders (of a kind), oldest first, those that failed with their `Order.error`."""
+    """The settled orders (of a kind), oldest first; failed ones have an `Order.error`."""
     return [order for order in orders(ledger, kind) if order.result is not None]
 
 
@@ -153,7 +153,7 @@ def close(ledger: Ledger, order: int, by: str) -> bool:
 
 
 def comparisons(order: Order) -> tuple[str, ...]:
-    """The ids of the comparisons that were made for an order, in their order."""
+    """The ids of the comparisons that were made for an order, first to last."""
     return tuple((order.result or {}).get("comparisons", ()))
 
 

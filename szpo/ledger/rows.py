@@ -16,11 +16,11 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Comparison, Update
 
 THETA0: Final = "theta0/"
-"""Tensors of this prefix are the start of the master coordinates; without any it is zero."""
+"""Prefix of the tensors that hold θ₀; without any, θ₀ is zero."""
 BASIS: Final = "basis/"
-"""Tensors of this prefix are the basis of a subspace; `runs.basis_sha256` covers them."""
+"""Prefix of the tensors that hold a subspace's basis; `runs.basis_sha256` covers them."""
 PRIOR_FEATURES, PRIOR_FAR = "prior/features", "prior/far"
-"""Tensors of a run that began with preferences: their features (n, d), and where they are cut."""
+"""Tensors of a run that began with preferences: features (n, d), and where these are clipped."""
 
 
 def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def event(
     kind: str,
     body: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A row of `events` that follows ``last`` (the run's spec where it is the first)."""
+    """A row of `events` that follows ``last``; the first one follows the run's spec."""
     made = {
         "event": 1 if last is None else last["event"] + 1,
         "run": run["run"],
@@ -75,7 +75,7 @@ def plain(table: str, column: str, value: Any) -> Any:
         if not np.isfinite(value):
             raise RunError(f"{table}.{column} is {value}; nothing was recorded")
         return float(value) + 0.0  # SQLite stores no −0.0, and the hash must match what it stores
-    if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
+    if isinstance(value, str):  # engines may emit lone surrogates
         return canonical_form.utf8(value)
     return value
 
@@ -105,7 +105,7 @@ def comparison_row(run: str, comparison: Comparison) -> dict[str, Any]:
 
 
 def comparison_of(head: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> Comparison:
-    """The comparison that a row of `comparisons` and its rows of `answers`, in order, hold."""
+    """The comparison in a row of `comparisons` and its rows of `answers` (in order)."""
     return Comparison(
         id=head["comparison"],
         step=-1 if head["step"] is None else head["step"],

@@ -1,4 +1,4 @@
-"""Read a run's settings from its spec, also where szpo no longer has all of them."""
+"""Read a run's settings from its spec, even if this szpo no longer has all of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from szpo.optim.sample_directions import DIRECTION_VERSION, ORTHONORMAL_VERSION
 from szpo.optim.settings import Settings
 
 BUDGET: Final = "budget"
-"""Kind of the event by which a run ends after more votes and steps than its spec says."""
+"""Kind of the event that raises a run's votes and steps above those in its spec."""
 
 
 def recorded_settings(ledger: Ledger) -> Settings:
     """The optimizer's settings as the run's spec records them.
 
-    What szpo no longer has is left out, but for the rule's name: enough to read the run by. What
-    asks the rule calls `require_current` first.
+    Settings that szpo no longer has are left out, except the rule's name. That is enough to read
+    the run; callers that use the rule call `require_current` first.
 
     Raises:
         IntegrityError: the spec has none, they disagree with the run's seed or layout, or the
             run's directions come from another table than this szpo has.
-        MissingPluginError: the run's rule is of another package, which is not installed.
+        MissingPluginError: the run's rule comes from a package that is not installed.
     """
     version, own = ledger.row["direction_version"], direction_version(ledger.spec)
     if version != own:
@@ -51,10 +51,10 @@ def recorded_settings(ledger: Ledger) -> Settings:
 
 
 def require_rule(ledger: Ledger) -> None:
-    """Load the run's rule where another package brings it.
+    """Load the run's rule if it comes from another package.
 
     Raises:
-        MissingPluginError: no installed package does.
+        MissingPluginError: that package is not installed.
     """
     name = ledger.spec["optimizer"].get("rule")
     gone = name in superseded.GONE_RULES
@@ -64,17 +64,17 @@ def require_rule(ledger: Ledger) -> None:
     package = "a package" if origin is None else f"{origin['package']} {origin['version']}"
     raise MissingPluginError(
         f'{ledger.path.name}: its rule "{name}" comes from {package}, which is not installed; '
-        "install it, or nothing of the run can be recomputed"
+        "without it the run cannot be recomputed; install it"
     )
 
 
 def recorded_config(ledger: Ledger) -> Config | None:
-    """The settings that `szpo run` was given; None for a run that was made otherwise.
+    """The settings given to `szpo run`, with votes added since; None for a run made otherwise.
 
-    With the votes that were added since. Of what szpo no longer has, the default.
+    Settings that szpo no longer has are left at their defaults.
 
     Raises:
-        UsageError: some setting is not what it may be.
+        UsageError: a setting is invalid.
     """
     recorded = ledger.spec.get("config")
     if recorded is None:
@@ -83,20 +83,20 @@ def recorded_config(ledger: Ledger) -> Config | None:
 
 
 def with_budget(config: Config, ledger: Ledger) -> Config:
-    """The settings with the votes and steps after which the run ends as of now."""
+    """The settings with the votes and steps after which the run now ends."""
     run = config.run.model_copy(update=read_budget(ledger))
     return config.model_copy(update={"run": run})
 
 
 def read_budget(ledger: Ledger) -> dict[str, int | None]:
-    """``votes`` and ``steps`` after which a run ends since votes were added; empty where none."""
+    """``votes`` and ``steps`` after which a run with added votes ends; empty if none were."""
     sql = "SELECT body FROM events WHERE kind = ? ORDER BY event DESC LIMIT 1"
     found = ledger.query(sql, (BUDGET,))
     return dict(json.loads(found[0]["body"])) if found else {}
 
 
 def describe_budget(ends: Mapping[str, int | None]) -> str:
-    """After what a run ends, as `read_budget` has it.
+    """A budget, as `read_budget` returns it, in words.
 
     >>> describe_budget({"votes": 48, "steps": None})
     '48 votes'
@@ -105,7 +105,7 @@ def describe_budget(ends: Mapping[str, int | None]) -> str:
 
 
 def require_current(ledger: Ledger) -> None:
-    """Refuse what needs the rule and options of a run, where szpo no longer has them.
+    """Refuse a run whose rule or options this szpo no longer has.
 
     Raises:
         SupersededError: names the version that has them.
@@ -118,7 +118,7 @@ def require_current(ledger: Ledger) -> None:
 
 
 def require_weights(ledger: Ledger) -> None:
-    """Refuse to add up updates along directions, or with a momentum, that szpo no longer has.
+    """Refuse a run whose updates need directions or a momentum that szpo no longer has.
 
     Raises:
         SupersededError: names the version that has them.
@@ -133,12 +133,12 @@ def require_weights(ledger: Ledger) -> None:
 
 
 def has_weights(ledger: Ledger) -> bool:
-    """The recorded updates can be added up here; always where they are vectors."""
+    """Whether this szpo can add up the recorded updates; if they are vectors, it always can."""
     folded = superseded.is_folded(ledger.spec.get("optimizer", {}))
     return folded or not ledger.query("SELECT 1 FROM updates WHERE coef <> 0 LIMIT 1")
 
 
 def direction_version(spec: Mapping[str, Any]) -> int:
-    """The number that this szpo gives the law by which a spec's directions are drawn."""
+    """This szpo's version number for the distribution that a spec's directions come from."""
     law = spec.get("optimizer", {}).get("law", {})
     return ORTHONORMAL_VERSION if law.get("kind") == "orthonormal" else DIRECTION_VERSION

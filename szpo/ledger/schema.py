@@ -19,7 +19,7 @@ def schema() -> str:
     text = resources.files("szpo").joinpath("ledger", "schema.sql").read_text(encoding="utf-8")
     guards = []
     for table in [*canonical.CHAINED, "events"]:
-        if table == "assignments":  # part of it is mutable; its triggers stand in the file
+        if table == "assignments":  # partly mutable: its triggers are in schema.sql
             continue
         for action in ("UPDATE", "DELETE"):
             guards.append(
@@ -30,9 +30,9 @@ def schema() -> str:
 
 
 def check_kind(path: Path, conn: sqlite3.Connection) -> None:
-    """Raise StorageError for another program's file, UsageError for that of a newer szpo.
+    """Raise StorageError for another program's file, UsageError for a newer szpo's.
 
-    A schema that was never one raises IntegrityError.
+    A schema number that no szpo ever had raises IntegrityError.
     """
     found = conn.execute("PRAGMA application_id").fetchone()[0]
     if found != APPLICATION_ID:

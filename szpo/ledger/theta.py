@@ -31,10 +31,10 @@ def starting_theta(ledger: Ledger) -> Theta:
 
 
 def theta_digest(ledger: Ledger) -> str:
-    """theta_sha256 of the asked centre after the last applied step (of θ₀ before the first).
+    """theta_sha256 of the centre of the next comparisons (before the first step, of θ₀).
 
-    Only under a rule of two points is the recommended point another one; a step's first update
-    has its digest, the last one the centre's.
+    The recommended point is another one only under a rule of two points. Then a step's first
+    update has the recommended point's digest, and its last update the centre's.
     """
     return _last_digest(ledger, "DESC")
 

@@ -1,12 +1,12 @@
 """The witness: a small file beside a ledger's that holds its acknowledged head.
 
-SQLite takes a log that was cut or damaged for one that ends sooner, without an error. So the
-number and hash of the last event stand a second time, outside that log, in ``RUN.db-head``. The
-witness is written after the commit and before it is acknowledged, so a record that is longer is
-sound (a process died in between), and one that is shorter has lost what was acknowledged.
+SQLite reads a cut or damaged log as one that ends sooner, without an error. So the number and
+hash of the last event are stored a second time, outside that log, in ``RUN.db-head``. The
+witness is written after the commit and before it is acknowledged. So a record that is longer is
+sound (a process died in between), and one that is shorter has lost acknowledged events.
 
-The file has two slots of 128 bytes, each with a checksum, written in turn: a write that is torn
-leaves the head before it. Writers of several processes take turns by a lock on the file.
+The file has two slots of 128 bytes, each with a checksum, written in turn: a torn write leaves
+the previous head intact. A lock on the file lets one process write at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from szpo.locks import try_lock
 
 SLOT: Final = 128
 LOCK_S: Final = 2.0
-"""How long a writer waits for its turn, seconds; another one needs a fraction of a millisecond."""
+"""How long a writer waits for the lock, seconds; a write takes a fraction of a millisecond."""
 _MARK: Final = "szpo-head-1"
 
 
@@ -46,7 +46,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What stands in a witness, or why nothing does."""
+    """The head in a witness, or why there is none."""
 
     head: Head | None
     why_none: str = ""
@@ -54,33 +54,33 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class EndCheck:
-    """A record compared with its witness: ``problem`` if events are missing, else maybe a note."""
+    """A record against its witness: events are missing (``problem``), or may be (``note``)."""
 
     problem: str = ""
     note: str = ""
 
 
 def beside(path: Path) -> Path:
-    """Where the witness of a ledger's file lies."""
+    """The path of the witness of a ledger's file."""
     return connection.beside(path, "-head")
 
 
 def forget(path: Path) -> None:
-    """Remove the witness of a file that is gone, so that it says nothing of the next one."""
+    """Remove the witness of a deleted file, so that it is not taken for a new one's."""
     beside(path).unlink(missing_ok=True)
 
 
 def mark_of(run: str) -> str:
-    """What stands for a run in its witness: the beginning of its id's hash."""
+    """A run's mark in its witness: the beginning of its id's hash."""
     return sha256(run)[:16]
 
 
 def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
-    """Write an event, which is committed and not yet acknowledged, unless a later one stands.
+    """Write an event, committed but not yet acknowledged, unless the file has a later one.
 
-    It survives a killed process. It is not synced, which would cost each vote as much again as its
-    commit; after a power failure it may be older than the record, which is sound. A failure to
-    write is logged as a warning and undoes nothing.
+    The write survives a killed process. It is not synced, which would double the time of a vote;
+    after a power failure the witness may be older than the record, which is sound. A failed write
+    is logged as a warning.
     """
     mark = mark_of(run)
     text = f"{_MARK} {mark} {event['event']:012} {event['row_sha256']}"
@@ -100,24 +100,24 @@ def attest(path: Path, run: str, event: Mapping[str, Any]) -> None:
             os.close(file)
     except OSError as error:
         logging.getLogger("szpo").warning(
-            "%s cannot be written (%s); the end of the record is not attested meanwhile",
+            "%s cannot be written (%s); meanwhile, events lost at the record's end go unnoticed",
             beside(path), error.strerror or error,
         )  # fmt: skip
 
 
 def _open_plain(file: Path, flags: int) -> int:
-    """Open a regular file, never what else may lie there: a link, a pipe, a device."""
+    """Open a regular file; refuse a link, a pipe or a device."""
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # each where the system has it
         flags |= getattr(os, name, 0)
     opened = os.open(file, flags, 0o600)
     if not stat.S_ISREG(os.fstat(opened).st_mode):
         os.close(opened)
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return opened
 
 
 def _lock(file: int) -> None:
-    """Take the lock on the file; a program that keeps it for `LOCK_S` is not waited for."""
+    """Take the lock on the file; give up after `LOCK_S` seconds."""
     end = time.monotonic() + LOCK_S
     while not try_lock(file):
         if time.monotonic() >= end:
@@ -126,7 +126,7 @@ def _lock(file: int) -> None:
 
 
 def read(path: Path) -> Noted:
-    """Read the witness. Do so before the record, which only grows."""
+    """Read the witness; call it before reading the record, which only grows."""
     try:
         with os.fdopen(_open_plain(beside(path), os.O_RDONLY), "rb") as file:
             content = file.read(2 * SLOT)
@@ -151,7 +151,7 @@ def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> EndCheck:
         return EndCheck(note=_describe_doubt(f"its witness, {name}: {noted.why_none}"))
     (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
     if noted.head.run != mark_of(run):
-        return EndCheck(note=_describe_doubt(f"its witness, {name}: it is another run's"))
+        return EndCheck(note=_describe_doubt(f"its witness, {name}: it belongs to another run"))
     event = noted.head.event
     last = conn.execute("SELECT max(event) FROM events").fetchone()[0] or 0
     if last < event:

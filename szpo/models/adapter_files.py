@@ -23,7 +23,7 @@ def save_adapter(
     """Write a folder that ``PeftModel.from_pretrained`` loads.
 
     Args:
-        path: The folder; made if need be.
+        path: The folder; created if it is missing.
         factors: A and B by ``site.a`` and ``site.b``, fp32.
         sites: What they adapt.
         base: Name of the base model, for the record.

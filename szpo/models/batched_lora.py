@@ -117,7 +117,7 @@ def _depth(name: str) -> int | None:
 class _SharedProduct:
     """The A factors of sites with the same inputs, side by side, so that one product serves all.
 
-    ``At`` is (in, widths), ``columns`` says where each site's own lie. Where ``whole``, a site has
+    ``At`` is (in, widths); ``columns`` gives each site's part of it. If ``whole``, a site has
     members·rank columns, otherwise (members share a large A) only rank.
     """
 
@@ -199,7 +199,7 @@ class Attachment:
         last = self._last_product
         if last is None or last[0] is not x or last[1] is not shared:
             if next(iter(shared.columns)) != name:
-                # Not the inputs of its neighbours after all (o_proj beside q_proj): on its own.
+                # Its inputs differ from its neighbours' after all (o_proj beside q_proj): split.
                 self._share_product([other for other in shared.columns if other != name])
                 self._share_product([name])
                 shared = self._shared[name]

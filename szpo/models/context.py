@@ -35,7 +35,7 @@ class Reader:
         return len(loading.encode(self.tokenizer, prompt))
 
     def over(self, tokens: int) -> bool:
-        """Whether the model cannot read this number of ``tokens``."""
+        """Whether ``tokens`` are more than the model reads."""
         return self.most is not None and tokens > self.most
 
 
@@ -55,7 +55,7 @@ def load_reader(name: str) -> Reader:
 
 
 def reader_of(facts: ModelFacts) -> Reader:
-    """The reader of a model that is loaded, or of one that is known without its weights."""
+    """The reader of a loaded model, or of one described without its weights."""
     return Reader(facts.name, facts.tokenizer, most(facts.config, facts.tokenizer))
 
 
@@ -72,7 +72,7 @@ def require_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> Non
     """Refuse rows of tokens that leave no room for ``new`` more.
 
     Raises:
-        UsageError: One does; names the longest.
+        UsageError: A row does; the message names the longest.
     """
     longest = max(map(len, rows), default=0)
     if reader.over(longest + new):
@@ -91,7 +91,7 @@ def describe(
     adapter: str | Path | None = None,
     device: str = "cpu",
 ) -> Described:
-    """Read what is known of a model from its small files; no weights are read or downloaded.
+    """Describe a model from its small files; no weights are read or downloaded.
 
     Raises:
         UsageError: No such model, or its configuration or tokenizer cannot be read.

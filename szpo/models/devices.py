@@ -1,4 +1,4 @@
-"""Which device a model runs on, and in which numbers, where the settings say auto."""
+"""Which device and dtype a model gets where the settings say auto."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def counts() -> dict[str, int]:
 
 
 def choose(device: str = "auto", dtype: Dtype | Literal["auto"] = "auto") -> Choice:
-    """Resolve "auto" on this machine; what is named is taken as it stands.
+    """Resolve "auto" on this machine; a device or dtype given by name is kept.
 
     Raises:
-        UsageError: the named device is not there.
+        UsageError: the device given by name is not there.
     """
     found = counts()
     if device == "auto":
@@ -97,7 +97,7 @@ def demand(device: str) -> None:
     """Refuse a device that torch does not find on this machine.
 
     Raises:
-        UsageError: It is not there; names those that are.
+        UsageError: It is not there; the message lists those that are.
     """
     if not is_here(device):
         raise UsageError(
@@ -113,7 +113,7 @@ def is_here(device: str) -> bool:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that a model may take there, bytes; of an MPS or XPU device the machine's own."""
+    """Free memory of a CUDA device, bytes; for any other device that of the machine."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
     return memory.available_bytes()

@@ -1,7 +1,7 @@
 """Gradients through 4-bit layers of bitsandbytes, which pack their weights on some CPUs.
 
-A packed weight has no gradient, and unpacking alone rounds its scales; so they are stored when the
-model is loaded.
+No gradient passes a packed weight, and unpacking rounds its scales. So the exact scales are stored
+when the model is loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def store_scales(model: Any) -> None:
 def allow_gradients(model: Any) -> Iterator[None]:
     """Let gradients through the model's 4-bit layers inside the block.
 
-    Weights are there as they were loaded, and stay so; afterwards they may be packed again.
+    The weights are as they were loaded. Afterwards they may be packed again.
     """
     layers = _packing(model)
     for layer in layers:

@@ -93,7 +93,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Described:
-    """A base model as its small files tell; its weights are in other processes."""
+    """A base model described from its small files; other processes hold its weights."""
 
     tokenizer: Any
     config: Any
@@ -193,7 +193,7 @@ def locate(name: str, *, weights: bool = True) -> Path:
 
 
 def is_hub_id(name: str) -> bool:
-    """A model that is looked for on the hub: owner/name, and no folder here."""
+    """Whether a model is looked for on the hub: it is owner/name, and no folder here."""
     here = name in NAMED or Path(name).expanduser().exists()
     plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~"))
     return bool(plain) and not here
@@ -251,8 +251,8 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
         if not any((folder / name).is_file() for name in TOKENIZERS):
             raise UsageError(
-                f"{folder}: no tokenizer there (looked for {', '.join(TOKENIZERS)}); copy those "
-                "of the model's files that are its tokenizer's"
+                f"{folder}: no tokenizer there (looked for {', '.join(TOKENIZERS)}); copy the "
+                "model's tokenizer files into it"
             ) from None
         raise UsageError(f"{describe_failure(folder, error)} (its tokenizer)") from error
     if tokenizer.pad_token_id is None:
@@ -263,7 +263,7 @@ def load_tokenizer(folder: Path) -> Any:
 def describe_failure(folder: Path, error: Exception) -> str:
     """Say in one sentence why transformers cannot load a folder.
 
-    The first line of its error alone may end with a colon, before a list.
+    It is the first line of its error, or all of it if that line ends with a colon before a list.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = next(iter(lines), type(error).__name__)
@@ -327,7 +327,7 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
     if getattr(tokenizer, "chat_template", None):
         try:
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates are programs of their own and raise what they like
+        except Exception as error:  # templates are programs and may raise anything
             raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     else:

@@ -1,4 +1,4 @@
-"""Log-probabilities and Monte-Carlo KL of sampled answers, rows with LoRA weights of their own."""
+"""Log-probabilities and Monte-Carlo KL of sampled answers; each row may have its own LoRA."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Left-padded token rows whose answers end at the right, padded there by repeats.
+    """Token rows whose answers begin in one column: prompts padded left, answers padded right.
 
     Tensors (rows, length); ``mask`` marks answer positions among the last ``width`` ones.
     """
@@ -124,7 +124,7 @@ def answer_positions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def run_batch(model: Any, batch: Batch) -> Any:
-    """What the model or its body gives for these rows."""
+    """The output of the model, or of its body, for these rows."""
     return model(
         input_ids=batch.ids,
         attention_mask=batch.attention,
@@ -139,8 +139,8 @@ def head_inputs(model: Any, batch: Batch) -> torch.Tensor:
 
     def keep(states: torch.Tensor) -> torch.Tensor:
         seen.append(states[at])
-        # The head must see something. ``states[:, :1]`` would keep the strides of all positions,
-        # and a product with such an array copies the whole head.
+        # The head needs some input. ``states[:, :1]`` would keep the strides of all positions, and
+        # a product with such an array copies the whole head.
         return seen[0][:1, None]
 
     with _hook_before_head(model, keep):
@@ -250,7 +250,7 @@ def input_directions(
 
 
 def _find_leading(symmetric: Floats, count: int) -> tuple[Floats, Floats]:
-    """`largest_eigenpairs`, by Lanczos iterations where they are few."""
+    """`largest_eigenpairs`, by Lanczos iterations if ``count`` is small."""
     size = len(symmetric)
     if count <= size // 20:
         try:
@@ -278,7 +278,7 @@ def label_odds(
     Args:
         model: A base model, without adapters.
         prompts: Their tokens.
-        labels: Per prompt the tokens that might follow, as many for each.
+        labels: For each prompt the tokens that might follow, the same number for each.
 
     Returns:
         (prompts, labels).
@@ -361,7 +361,7 @@ def kl_of_members(
             with attach_deltas(model, sites, reference):
                 still = read(batch)
             each = [
-                _kl_of_words(logits(a), logits(b))
+                _kl_of_logits(logits(a), logits(b))
                 for a, b in zip(
                     torch.split(moved, positions), torch.split(still, positions), strict=True
                 )
@@ -373,10 +373,10 @@ def kl_of_members(
         return split_halved(measure, np.arange(len(samples)))
 
 
-def _kl_of_words(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
-    """Σ p (log p − log q) of two laws of words by logits (positions, words), which it uses up.
+def _kl_of_logits(moved: torch.Tensor, still: torch.Tensor) -> torch.Tensor:
+    """KL, Σ p (log p − log q), by logits (positions, vocabulary), which are overwritten.
 
-    The two normalisers are taken out of the sum over words.
+    The two normalisers are taken out of the sum over the vocabulary.
     """
     gap = moved - still
     (norm, total), (other, _) = _exponentiate(moved), _exponentiate(still)

@@ -1,6 +1,6 @@
 """Where an adapter sits in a base model, and the layers that get one by default.
 
-The rule sees the model's shape only. No tensor library, so that file writers may know the sites.
+The default depends only on the model's shape. No tensor library, so that file writers can use it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Site:
 
 
 def middle_layers(depth: int, count: int = 5) -> tuple[int, ...]:
-    """``count`` neighbouring layers centred at two thirds of the depth; sees no reward.
+    """``count`` neighbouring layers centred at two thirds of the depth.
 
     >>> middle_layers(30)
     (18, 19, 20, 21, 22)

@@ -3,19 +3,19 @@
 The score of an answer y is s = ∇_B log π(y | x), the direction in which its own log-probability
 grows fastest; F = E[s sᵀ] is the Fisher matrix. It needs gradients of the policy and no vote.
 
-No row gets weights of its own. With x_t what an adapted layer reads at token t, and δ_t the
-gradient of log π(y | x) in what it puts out there, s = scale · Σ_t δ_t (A x_t)ᵀ for each row: one
-forward pass stores A x_t, which is rank numbers a token, and one backward pass gives δ_t for all
-rows. The head, the largest product of a small model, is never differentiated by the tape: with
-p the next words' law and W the head's rows, ∇_h log π(y_t) = (W[y_t] − Σ_v p_v W_v) / temperature,
+Rows need no weights of their own. Let x_t be the input of an adapted layer at token t, and δ_t the
+gradient of log π(y | x) in its output there. Then s = scale · Σ_t δ_t (A x_t)ᵀ for each row: one
+forward pass stores A x_t (rank numbers per token), and one backward pass gives δ_t for all rows.
+Autograd never differentiates the head, the largest product of a small model. With p the next-token
+distribution and W the head's rows, ∇_h log π(y_t) = (W[y_t] − Σ_v p_v W_v) / temperature, computed
 a few positions at a time.
 
-Drawn words: F is also Σ_t E[g_t g_tᵀ] along answers of the policy, g_t the score of the word at t.
-So words ỹ_t drawn anew at every position, given the answer up to there, give another sample of F,
-for a backward pass and nothing else (Kunstner and others 2019, arXiv 1905.12558, section 2.1).
+Redraws: F is also Σ_t E[g_t g_tᵀ] along answers of the policy, with g_t the score of token t. So
+tokens ỹ_t drawn anew at every position, given the answer up to there, give another sample of F for
+only one more backward pass (Kunstner and others 2019, arXiv 1905.12558, section 2.1).
 
-Parts: s is a sum over tokens, and so over stretches of the answer. Given the words up to a token,
-what it adds has mean 0, for it moves the laws of later words only.
+Parts: s is a sum over tokens, and so over stretches of the answer. Given the answer up to a token,
+what that token adds has mean 0, since it affects only the distributions of later tokens.
 """
 
 from __future__ import annotations
@@ -48,26 +48,26 @@ from szpo.models.smaller_batches import split_halved
 from szpo.types import Theta
 
 TOKENS = 384
-"""Tokens of one pass, padding included. More take memory."""
+"""Tokens of one pass, padding included. More need more memory."""
 CPU_TOKENS = 640
-"""The same on a CPU, where fewer take longer and more hardly less time."""
+"""The same on a CPU, where fewer are slower and more are hardly faster."""
 POSITIONS = 96
-"""Positions whose logits live at once."""
+"""Positions whose logits are in memory at once."""
 MAX_MATH_TOKENS = 128
-"""Tokens of a row up to which a CPU differentiates attention written out faster than fused."""
+"""Longest row, in tokens, for which plain attention has a faster backward pass on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredLaw:
-    """The law of the answers whose score is taken, and how many words are drawn from it anew."""
+    """The distribution of the scored answers, and how many tokens are drawn from it anew."""
 
     temperature: float = 1.0
     redraws: int = 0
-    """Samples per answer besides its own words."""
+    """Redraws per answer, besides its own tokens."""
     seed: int = 0
-    """Of the words drawn anew."""
+    """Seed of the redraws."""
     cuts: tuple[int, ...] = ()
-    """Words of the answer at which another part of its own score begins, rising."""
+    """Tokens of the answer at which another part of its own score begins, ascending."""
 
     @property
     def rows(self) -> int:
@@ -83,7 +83,7 @@ def iterate_scores(
     *,
     tokens: int | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Read answers batch by batch: their own scores, and those of words drawn anew along them.
+    """Score answers batch by batch: their own scores, and those of tokens redrawn along them.
 
     A score is the gradient of log π(answer | prompt) in every B, at the start. Only the part of
     the model above the first adapted site is differentiated.
@@ -91,13 +91,13 @@ def iterate_scores(
     Args:
         adapted: The model, whose own weights get no gradient, and the adapted weights.
         start: A and B of each site, by ``site.a`` and ``site.b``.
-        samples: Answers drawn from the start's law (same temperature, no top-p).
-        law: The run's sampling temperature, and how many words are drawn anew.
-        tokens: Bound of one pass; None is that of the model's device.
+        samples: Answers of the starting policy (same temperature, no top-p).
+        law: The run's sampling temperature, and the number of redraws.
+        tokens: Most tokens of one pass; None takes the default of the model's device.
 
     Yields:
-        Which samples these are, and their scores (rows, law.rows, sum of out·r in the order of
-        ``sites``); the first of each row is the answer's own score, or its parts are.
+        Indices of the samples, and their scores (rows, law.rows, sum of out·r in the order of
+        ``sites``); each row begins with the answer's own score, or with the parts of it.
 
     Raises:
         RunError: A score is not finite.
@@ -165,7 +165,7 @@ class _Reader:
                 begin = 0
                 for end in ends if draw == 0 else ends[-1:]:
                     here = slice(begin, end)
-                    # (A x)ᵀ δ and not δᵀ (A x): the larger factor is read as it lies.
+                    # (A x)ᵀ δ and not δᵀ (A x): so the larger factor is not transposed.
                     parts = [
                         s.scale * (seen.read[s.name][:, here].mT @ d[:, here].to(torch.float32)).mT
                         for s, d in zip(self._sites, deltas, strict=True)
@@ -198,16 +198,16 @@ class _Reader:
                 logits = logits.to(torch.float32)
                 p = torch.softmax(logits.div_(self._law.temperature), -1)
                 mean = (p.to(head.weight.dtype) @ head.weight).to(torch.float32)
-                for draw, words in enumerate(_words(p, targets[here], uniforms[here])):
+                for draw, words in enumerate(_tokens_to_score(p, targets[here], uniforms[here])):
                     own = head.weight[words].to(torch.float32)
                     found[draw, here] = ((own - mean) / self._law.temperature).to(found.dtype)
         return found
 
     def _differentiate_by_tape(self, batch: Batch, uniforms: Tensor, seen: _Seen) -> Tensor:
-        """The same of heads that do more than one product, such as a soft cap, by the tape."""
+        """The same by autograd, for heads that do more than one product, such as a soft cap."""
         logits = seen.run(self._model, batch, logits=True) / self._law.temperature
         logp, targets = logits.log_softmax(-1), batch.targets[batch.mask]
-        every = _words(logp.detach().exp(), targets, uniforms)
+        every = _tokens_to_score(logp.detach().exp(), targets, uniforms)
         return torch.stack(
             [
                 torch.autograd.grad(
@@ -218,8 +218,8 @@ class _Reader:
         )
 
 
-def _words(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
-    """The answers' own words, then words drawn from p (tokens, words) for each redraw."""
+def _tokens_to_score(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
+    """The answers' own tokens, then tokens drawn from p (tokens, vocabulary) for each redraw."""
     yield own
     if uniforms.shape[1]:
         cumulative = p.cumsum(-1)
@@ -228,10 +228,10 @@ def _words(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
 
 
 def _attention_of(batch: Batch) -> AbstractContextManager[None]:
-    """The attention that is differentiated fastest, where a model uses torch's.
+    """The attention with the fastest backward pass, if a model uses torch's.
 
-    Fused, a backward pass of short rows in bf16 takes a CPU five times as long as written out; in
-    fp32 it takes a third longer. Torch's choice holds for the whole process while the block runs.
+    For short rows on a CPU, fused attention takes five times as long as plain attention in bf16,
+    and a third longer in fp32. The choice holds for the whole process while the block runs.
     """
     if batch.ids.device.type == "cpu" and batch.ids.shape[1] <= MAX_MATH_TOKENS:
         return sdpa_kernel(SDPBackend.MATH)
@@ -243,13 +243,13 @@ class _Seen:
 
     def __init__(self) -> None:
         self.outputs: dict[str, Tensor] = {}
-        """Outputs of each site, (rows, length, out), on the tape."""
+        """Outputs of each site, (rows, length, out), with gradients."""
         self.read: dict[str, Tensor] = {}
         """A x of each site, (rows, length, r), fp32."""
         self.hidden: Any = None
-        """What the head reads where a word of an answer is predicted, (tokens, hidden)."""
+        """What the head reads where a token of an answer is predicted, (tokens, hidden)."""
         self.leaf: Any = None
-        """The same, off the tape: where the head's own tape begins."""
+        """The same, detached: the head's own graph begins here."""
         self.logits = False
 
     def run(self, model: Any, batch: Batch, *, logits: bool) -> Tensor:
@@ -270,7 +270,7 @@ def _record(
         def hook(_module: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
             with torch.no_grad():
                 seen.read[name] = inputs[0].to(torch.float32) @ A[name].T
-            # The tape begins at the first site; nothing below it is differentiated.
+            # The graph begins at the first site; nothing below it is differentiated.
             seen.outputs[name] = out = out if out.requires_grad else out.detach().requires_grad_()
             return out
 
@@ -279,7 +279,7 @@ def _record(
     def head_hook(_module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         seen.hidden = inputs[0][at]
         seen.leaf = seen.hidden.detach().requires_grad_()
-        # Without logits the head sees one position: it must see something. ``hidden[None, :1]``
+        # Without logits the head gets one position: it needs some input. ``hidden[None, :1]``
         # would keep the strides of all positions, and the product then copies the whole head.
         return ((seen.leaf if seen.logits else seen.hidden.detach()[:1])[None], *inputs[1:])
 

@@ -1,6 +1,6 @@
-"""What is done when memory runs out: the same work in batches of half the size, and one line.
+"""When memory runs out: log one line, and repeat the work in batches of half the size.
 
-The law of what is drawn does not depend on a batch's size; its last bits may.
+The distribution of samples does not depend on the batch size; their last bits may.
 """
 
 from __future__ import annotations

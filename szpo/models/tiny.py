@@ -1,4 +1,4 @@
-"""``tiny``: a small Llama that the project trains once on little diary answers it makes up itself.
+"""``tiny``: a small Llama that szpo trains once on made-up answers in the manner of a diary.
 
 It answers in one or two short sentences whose mood is a coin toss, so that a reward on mood can
 move it and a person can see that it did. It serves tests and long benchmarks; nothing is fetched.

@@ -17,7 +17,7 @@ NAMES: Final = (
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
-"""What transformers saves of a tokenizer."""
+"""Files that transformers saves for a tokenizer."""
 _SNAPSHOT: Final = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 """How the hub's cache names the folder of owner/name."""
 
@@ -44,7 +44,7 @@ def hub_name(base: str) -> str | None:
 
 
 def _candidates(base: str) -> Iterator[Path]:
-    """Files of NAMES that lie where this base model is looked for."""
+    """Files named in `NAMES` that are where this base model is looked for."""
     folders = [Path(base).expanduser()]
     if base in ("smollm2", "tiny"):
         folders = sorted(cache.cache_dir().glob(f"{base}-*"), reverse=True)

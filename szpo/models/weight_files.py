@@ -109,8 +109,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 def digest(files: Sequence[Path]) -> str:
     """SHA-256 over all tensors by name: (name, dtype, shape, bytes), whatever the sharding.
 
-    Reads every byte and looks for values that are not finite on the way; once in a process, as
-    long as no file changes.
+    Reads every byte and checks that all values are finite; cached while no file changes.
 
     Raises:
         UsageError: A file is corrupt, a tensor stands in two files, or a value is not finite.

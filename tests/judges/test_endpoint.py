@@ -78,10 +78,10 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
     [
         ("nonsense", "no verdict in the last line"),
         ("cut", "no verdict in the last line"),
-        ("no-choices", "the reply holds no choice that can be read"),
-        ("no-text", "the reply holds no text"),
-        ("other-json", "the reply holds no choice that can be read"),
-        ("no-json", "the reply is not that of a chat completion"),
+        ("no-choices", "the reply has no readable choice"),
+        ("no-text", "the reply has no text"),
+        ("other-json", "the reply has no readable choice"),
+        ("no-json", "the reply is not a chat completion"),
         ("429", "HTTP 429"),
         ("500", "HTTP 500"),
         ("silent", "no answer within 0.1 s"),
@@ -112,7 +112,7 @@ def test_a_hostile_reply_is_cut(kind, monkeypatch):
     with StubEndpoint(lambda request, before: hostile(kind)) as stub:
         found = asked(stub, on_error="skip")
     assert found.choice == "skip"
-    assert found.details["error"].startswith(("the reply is not that", "the reply holds no"))
+    assert found.details["error"].startswith(("the reply is not a chat", "the reply has no"))
 
 
 def test_a_reply_is_never_unpacked():

@@ -82,7 +82,7 @@ def test_a_question_that_is_too_long_is_reported_and_not_asked(tiny):
         local(tiny).write(asked("sea " * 600, "Describe the sea.")),
         local(tiny).weigh(asked("sea " * 600, "Describe the sea."), prompting.LETTERS),
     ):
-        assert replies[0].final and "and the model reads 512" in replies[0].failure
+        assert replies[0].final and "but the model reads 512" in replies[0].failure
         assert replies[1].failure is None
 
 
@@ -307,7 +307,7 @@ def test_a_scorer_is_stored_and_judges(tiny, trained, tmp_path):
     mirrored = made.opinion(which, panelist="p", plus_side="A", key=bytes(16))
     assert found.details["score"] == -mirrored.details["score"]
     pair_scorer.save(path, trained.head, {**trained.facts, "model_sha256": "0" * 64})
-    with pytest.raises(IntegrityError, match="was trained on another tiny"):
+    with pytest.raises(IntegrityError, match="was trained on other weights of tiny"):
         scorer.load(path, Judge(kind="scorer", model=str(path)), load_model)
 
 
@@ -318,7 +318,7 @@ def test_a_broken_file_is_refused(trained, tmp_path):
         pair_scorer.load(path)
     fewer = {**trained.head, "bias": trained.head["bias"][:1]}
     pair_scorer.save(path, fewer, trained.facts)
-    with pytest.raises(UsageError, match="no pair scorer of this version"):
+    with pytest.raises(UsageError, match="not a pair scorer of this szpo"):
         pair_scorer.load(path)
 
 

@@ -122,7 +122,7 @@ def test_a_local_judge_rates_and_a_scorer_does_not(tmp_path, capsys):
     model = folder_run.model(tmp_path, words=("yes", "no"))
     sets = [f"judge.model={model}", "judge.ask=soft"]
     assert call(arguments(tmp_path, model, *sets, "judge.kind=scorer")) == 2
-    assert "a scorer rates no single answer" in said(capsys)
+    assert "a scorer cannot rate single answers" in said(capsys)
     assert call(arguments(tmp_path, model, *sets)) == 0
     with Ledger.open(tmp_path / "runs" / "folder.db") as ledger:
         assert verification.verify(ledger).ok

@@ -136,7 +136,7 @@ def test_missing_places_are_storage_errors(tmp_path):
 @pytest.mark.parametrize("kind", ["nfs4", "9p", "ceph", "lustre", "virtiofs", "fuse.s3fs"])
 def test_a_network_file_system_is_refused(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(connection, "filesystem", lambda folder: kind)
-    with pytest.raises(StorageError, match=f"{kind}, where file locks do not hold"):
+    with pytest.raises(StorageError, match=f"{kind}, where file locks are unreliable"):
         new_ledger(tmp_path / "a.db", settings_of())
 
 

@@ -86,7 +86,7 @@ def test_bytes_that_a_reader_of_the_newest_page_holds_are_not_said_to_be_gone(ru
     with Ledger.open(run.path, readonly=True) as reader:
         reader.execute("BEGIN")
         reader.query("SELECT count(*) AS n FROM events")
-        with pytest.raises(StorageError, match="because of a reader"):
+        with pytest.raises(StorageError, match="because a program is reading it"):
             run.empty_log(wait_s=0)
         reader.execute("COMMIT")
     run.empty_log(wait_s=0)

@@ -272,7 +272,7 @@ LEDGERS: list[tuple[Callable[[Path], object], list[str], int, str]] = [
     (forged("DELETE FROM updates WHERE step = 1"),
      ["verify"], 5, "does not verify: "),
     *((forged(f"UPDATE runs SET spec = '{spec}'"), [command],
-       5, "not JSON of a run")
+       5, "not a JSON object")
       for spec in ("[" * 5000 + "]" * 5000, "[[1]]") for command in ("show", "verify")),
     (forged(f"UPDATE events SET body = '{'[' * 5000 + ']' * 5000}'"),
      ["show"], 5, "nested too deep"),

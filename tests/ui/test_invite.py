@@ -128,7 +128,7 @@ def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(run, to
         child = children.start(read, run, telling, wanted)
         reported.recv()
         complaint = refused(capsys, 4, "invite", str(run), "--erase", "P-01", "--wait", "0")
-        assert "ask for the same again" in complaint
+        assert "then repeat this" in complaint
         assert f"process {child.pid} (" in complaint  # the reader, and nobody else
         assert complaint.count("process ") == 1
         assert holding(run, b"Ada Example")
