@@ -1,7 +1,7 @@
 """SZPO, stochastic zeroth-order policy optimization: directions, rules, step sizes.
 
-A step of the paper, with the file of each part, under the rules `known` and `sign`; v is drawn in
-`sample_directions`, and the default, `rules.regression`, fits all votes instead:
+The paper's step under the rules `known` and `sign`, with the file of each part.
+`sample_directions` draws v. The default rule, `rules.regression`, fits all votes instead:
 
     perturb     v ~ N(0, I), θ′ = θ + μv              `szpo.training.perturb_policy`
     sample      a batch from each policy, N times     `szpo.training.sample_batches`
@@ -10,5 +10,5 @@ A step of the paper, with the file of each part, under the rules `known` and `si
     or sign     s = sign(wins − losses)               `rules.sign`
     update      θ ← θ + α Δ̂/(cμ) v, or θ + α s v      `szpo.training.update_policy`
 
-Its arithmetic is pure, as ask and tell: begin with `optimizer`, then `rules.known`.
+The arithmetic is pure, as ask and tell. Read `optimizer` first, then `rules.known`.
 """

@@ -1,4 +1,4 @@
-"""Settings that a rule can work with: filled with defaults, read from JSON, checked together."""
+"""Make settings that suit their rule: fill in defaults, read JSON, check the combination."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from szpo.optim.settings import Settings, SettingsError
 from szpo.types import Layout
 
 REGRESSION_UP_TO_DIM = 64
-"""Coordinates up to which `regression` is the default rule."""
+"""Largest number of coordinates for which `regression` is the default rule."""
 WARMUP = 5
-"""Steps of a warm-up where a step size has to be measured."""
+"""Default number of warm-up steps where the step size has to be measured."""
 TWO_POINT_SETTINGS = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
     "guarded", "sided", "unproven_kl", "measured", "forgetting", "features",
     "asking_noise", "prior_chances", "asking_temperature", "earlier_votes",
 )  # fmt: skip
-"""Settings of rules that recommend another point than they ask at."""
+"""Settings of rules with two points: one where they ask, and another that they recommend."""
 
 
 def defaults(
     root_seed: int, layout: Layout, *, rule: str | None = None, **changes: Any
 ) -> Settings:
-    """The default settings for a space: `regression` for d ≤ 64, else a warmed-up `known`.
+    """The default settings: `regression` for one tensor of d ≤ 64, else `known` with a warm-up.
 
     >>> settings = defaults(1, (("z", (8,)),))
     >>> settings.rule, settings.law.normalise, settings.N, settings.warmup
@@ -41,7 +41,7 @@ def defaults(
     (False, 4, 0)
 
     Raises:
-        UsageError: an unknown setting, or one out of range.
+        UsageError: a setting is unknown or out of range.
     """
     dim = layout_dim(layout)
     small = len(layout) == 1 and dim <= REGRESSION_UP_TO_DIM
@@ -60,7 +60,7 @@ def defaults(
 
 
 def settings_to_json(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
+    """The settings as plain JSON values, which `settings_from_json` reads back."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
     for name in TWO_POINT_SETTINGS:
         if plain[name] is None:  # so that a run of another rule has the spec it always had
@@ -72,7 +72,7 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
     """Settings from their JSON form.
 
     Raises:
-        UsageError: a field is missing, unknown, out of range, or of an earlier szpo.
+        UsageError: a field is missing, unknown, out of range, or from an earlier szpo.
     """
     if gone := superseded.find_gone(body):
         raise SettingsError(f"szpo no longer has {' and '.join(gone)}; {superseded.INSTEAD}")
@@ -80,7 +80,7 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
 
 
 def read_recorded(body: Mapping[str, Any]) -> Settings:
-    """Settings from their JSON form to look at: what is gone is left out, and no rule asked.
+    """Settings from JSON for display only: superseded options are dropped, no rule checks them.
 
     Raises:
         UsageError: a field is missing, unknown, or out of range.
@@ -103,10 +103,10 @@ def read_recorded(body: Mapping[str, Any]) -> Settings:
 
 
 def check(settings: Settings) -> Settings:
-    """The same settings, unless their rule cannot work with them.
+    """Return the settings if their rule can work with them.
 
     Raises:
-        UsageError: the rule is unknown, or names what does not go with it.
+        UsageError: the rule is unknown or refuses the settings.
     """
     s, rule = settings, rule_of(settings.rule)
     measures = rule.can_warm_up and s.alpha is None

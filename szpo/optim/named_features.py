@@ -1,10 +1,10 @@
-"""Named features as a rule sees them: the fit of all votes on what the shown texts differ in.
+"""Named features as a rule uses them: votes are fitted on the differences of the shown texts.
 
-Votes are regressed on the recorded differences of named features of the shown texts, and on their
-scores along the leading coordinates, under the prior of `szpo.optim.sparse_prior`. A weight on a
-feature is a direction: the feature's natural gradient, which `NamedFeatures.map` holds in the
-run's coordinates. So the posterior of the weights is one of the gradient in coordinates, and
-radius, ball, guards and steps are those of any other fit.
+The regressors of a vote are the recorded differences of named features between the shown texts,
+and the texts' scores along the leading coordinates. The prior is that of
+`szpo.optim.sparse_prior`. A weight on a feature is a direction: the feature's natural gradient in
+the run's coordinates, held in `NamedFeatures.map`. So a posterior of the weights is also a
+posterior of the gradient, and radius, ball, guards and steps work as with any other fit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from szpo.optim.vote_regression import Votes
 from szpo.types import FEATURE_GRID, Floats, Ints
 
 OWN: Final = 0.5
-"""Prior probability that a feature which votes are about is one of the user's own, if any are:
-who names a feature has a reason."""
+"""Prior probability that a feature which votes are about is one of the user's own, if there are
+own features: a user has a reason to name a feature."""
 FROM_PAIRS: Final = 0.5
-"""How far preferences from elsewhere say what votes are about, at most: their taste may differ."""
+"""Largest weight of preferences from elsewhere in the prior: their taste may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,46 +37,46 @@ class NamedFeatures:
     """The features of a run in its coordinates; every number is fixed at the set-up.
 
     Raises:
-        UsageError: names, groups, scales and map differ in length, or are not what they are to be.
+        UsageError: names, groups, scales and map differ in length, or hold invalid values.
     """
 
     names: tuple[str, ...]
-    """Of k features."""
+    """(k,): one for each feature."""
     groups: tuple[int, ...]
-    """(k,): numbered from 0; features of a group move the policy nearly alike."""
+    """(k,): group of each feature, from 0; features of a group move the policy nearly alike."""
     scales: tuple[int, ...]
-    """(k,): their spreads at the start, in units of 2⁻¹²."""
+    """(k,): the features' spreads at the start, in units of 2⁻¹²."""
     map: tuple[tuple[int, ...], ...]
     """(k, d): natural gradients, in units of 2⁻¹² spreads for a unit of each coordinate."""
     components: int
-    """Leading coordinates that are score components: the dense block of the prior."""
+    """Number of leading coordinates that are score components: the dense block of the prior."""
     dictionary: str
-    """Digest of the dictionary that the features are of."""
+    """Digest of the dictionary that the features come from."""
     own: tuple[tuple[str, ...], ...] = ()
-    """The user's own among them: name, kind, package, version and digest of the source."""
+    """The user's own features: name, kind, package, version and digest of the source of each."""
 
     def __post_init__(self) -> None:
         k, dims = len(self.names), {len(row) for row in self.map}
         if not k or not k == len(self.groups) == len(self.scales) == len(self.map):
-            raise UsageError("features: names, groups, scales and map must be as many")
+            raise UsageError("features: names, groups, scales and map must have one length")
         if len(dims) != 1 or not 0 <= self.components <= min(dims):
             raise UsageError("features: every row of the map has one value for each coordinate")
         if any(len(each) != 5 for each in self.own):
-            raise UsageError("features: of each of one's own five facts are recorded")
+            raise UsageError("features: each of the user's own needs five facts")
         texts = [*self.names, self.dictionary, *itertools.chain(*self.own)]
         if not all(isinstance(text, str) for text in texts):
-            raise UsageError("features: names, and the facts of one's own, are texts")
+            raise UsageError("features: names and the facts of the user's own must be texts")
         numbers = [*self.scales, self.components, *itertools.chain(*self.map)]
         if not all(isinstance(number, int) and abs(number) < 2**53 for number in numbers):
-            raise UsageError("features: scales, components and map are integers below 2^53")
+            raise UsageError("features: scales, components and map must be integers below 2^53")
         if {*self.groups} != {*range(len({*self.groups}))}:
-            raise UsageError("features: groups are numbered from 0 without gaps")
+            raise UsageError("features: groups must be numbered from 0 without gaps")
         if min(self.scales) <= 0:
             raise UsageError("features: the scales must be positive")
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> NamedFeatures:
-        """The features that a run's spec holds, as plain JSON values."""
+        """The features from the JSON values in a run's spec."""
         return cls(
             tuple(body["names"]),
             tuple(body["groups"]),
@@ -94,7 +94,7 @@ class NamedFeatures:
 
     @property
     def columns(self) -> int:
-        """Regressors of a vote, p: the features, then the scores along the components."""
+        """Number of regressors p of a vote: the features, then the scores along the components."""
         return len(self.names) + self.components
 
 
@@ -103,19 +103,19 @@ class Claim:
     """What votes say of a group of features that move the policy nearly alike."""
 
     feature: str
-    """The likeliest of the group."""
+    """The likeliest feature of the group."""
     more: bool
-    """More of it is liked, not less."""
+    """True: more of the feature is liked; False: less."""
     chance: float
-    """Probability that the group is one of the one or two that votes are about, in this sense."""
+    """Probability that the votes are about this group and prefer this sense, more or less."""
     share: float
-    """Of it, that it is this very feature."""
+    """The part of ``chance`` that belongs to ``feature`` itself."""
     group: str = ""
-    """The feature that the group is called by; empty in old records."""
+    """The feature that the group is named after; empty in old records."""
 
 
 def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
-    """The features of the group that a feature of this name is of.
+    """Indices of the features in the group of the feature with this name.
 
     Raises:
         UsageError: there is no such feature.
@@ -129,14 +129,14 @@ def members(features: NamedFeatures, name: str) -> tuple[int, ...]:
 
 
 def groups_of(features: NamedFeatures) -> dict[str, tuple[str, ...]]:
-    """The features of each group, by the feature that the group is called by."""
+    """The features of each group, by the feature that the group is named after."""
     called = (features.names[i] for i in group_heads(features))
     return {name: tuple(features.names[i] for i in members(features, name)) for name in called}
 
 
 @lru_cache(maxsize=8)
 def group_heads(features: NamedFeatures) -> tuple[int, ...]:
-    """Of each group the feature that its direction changes most, by which the group is called."""
+    """For each group the feature with the longest natural gradient: the group's name."""
     lengths = np.linalg.norm(np.array(features.map, dtype=np.float64), axis=1)
     groups = np.array(features.groups)
     every = (np.flatnonzero(groups == group) for group in range(groups.max() + 1))
@@ -144,9 +144,9 @@ def group_heads(features: NamedFeatures) -> tuple[int, ...]:
 
 
 def claims(found: SparseFit, features: NamedFeatures, least: float = 0.02) -> tuple[Claim, ...]:
-    """What the votes are about, the likeliest first, as far as it is as likely as ``least``.
+    """What the votes are about, the likeliest first, without claims below probability ``least``.
 
-    The two senses of a group are two claims, which are never added up.
+    The two senses of a group, more and less, are two claims and are never added up.
     """
     groups, called = np.array(features.groups), group_heads(features)
     listed = []
@@ -164,16 +164,16 @@ def claims(found: SparseFit, features: NamedFeatures, least: float = 0.02) -> tu
 
 @lru_cache(maxsize=8)
 def directions(features: NamedFeatures) -> Floats:
-    """(d, p): the direction in coordinates of a weight on each regressor."""
+    """(d, p): for each regressor, the direction in coordinates that a weight on it means."""
     gradients = np.array(features.map, dtype=np.float64).T / FEATURE_GRID
     return np.concatenate([gradients, np.eye(features.dim)[:, : features.components]], axis=1)
 
 
 @lru_cache(maxsize=8)
 def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Floats:
-    """(d, d): what takes a direction to the nearest one, by KL, that changes no feature aside.
+    """(d, d): maps a direction to the nearest one, by KL, that changes no feature in ``aside``.
 
-    To first order around the start: the projection at right angles to their natural gradients.
+    To first order around the start: the projection orthogonal to the features' natural gradients.
     """
     gradients = np.array([features.map[i] for i in aside], dtype=np.float64) / FEATURE_GRID
     _, sizes, axes = np.linalg.svd(gradients, full_matrices=False)
@@ -185,13 +185,13 @@ def projection_without(features: NamedFeatures, aside: tuple[int, ...]) -> Float
 def prior_of(
     features: NamedFeatures, rows: int, chances: tuple[float, ...] | None = None
 ) -> SparsePrior:
-    """What is believed of the weights before any vote on comparisons of ``rows`` rows a side.
+    """The prior of the weights, for comparisons of ``rows`` answers a side.
 
     Args:
-        features: Of the run.
-        rows: Of a comparison.
-        chances: Of each feature (k,); None for groups that are equally likely, and the user's own
-            features together as likely as all others.
+        features: The run's features.
+        rows: Answers on each side of a comparison.
+        chances: Prior probability of each feature (k,). None: groups are equally likely, and the
+            user's own features together are as likely as all others.
     """
     groups = np.array([*features.groups, *[-1] * features.components])
     scale = np.full(features.columns, np.sqrt(2 / rows))
@@ -207,14 +207,14 @@ def prior_of(
 
 
 def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
-    """Of each feature (k,): what preferences from elsewhere make of its prior probability.
+    """Each feature's prior probability (k,), updated by preferences from elsewhere.
 
-    Half of what it was, and half of how likely these are to be about it. Which way round does not
-    count: votes have to show that.
+    At most `FROM_PAIRS` of it is the probability that these preferences are about the feature; the
+    rest is the prior as it was. Their sign does not count: only votes show which sense is liked.
 
     Args:
-        features: Of the run.
-        x: Regressors of what was preferred less those of the other (n, p).
+        features: The run's features.
+        x: Regressors of the preferred text minus those of the other (n, p).
     """
     count = len(x)
     votes = Votes(x, np.ones(count), np.zeros(count), np.zeros(count, dtype=np.int64))
@@ -227,7 +227,7 @@ def chances_of_pairs(features: NamedFeatures, x: Floats) -> tuple[float, ...]:
 
 
 def describe_likelier(likelier: Mapping[str, float]) -> str:
-    """What preferences made of the prior of named features, in words.
+    """Say in words how preferences changed the prior of named features.
 
     >>> describe_likelier({"length": 0.1, "commas": 0.38})
     'make likelier that votes are about commas (38 %), length (10 %)'
@@ -240,19 +240,19 @@ def describe_likelier(likelier: Mapping[str, float]) -> str:
 
 
 def regressors(differences: Ints, scores: Floats) -> Floats:
-    """Recorded differences (..., k), integers, and scores (..., components) as x (..., p)."""
+    """Join recorded integer differences (..., k) and scores (..., components) to x (..., p)."""
     return np.concatenate([differences / FEATURE_GRID, scores], axis=-1)
 
 
 def in_coordinates(
     found: SparseFit, features: NamedFeatures, count: float, aside: tuple[int, ...] = ()
 ) -> vote_regression.Fit:
-    """The same posterior, of the gradient in coordinates (d,), as rules and reports take it.
+    """The posterior of the weights as one of the gradient (d,), which rules and reports use.
 
     Args:
-        found: Of the weights.
-        features: Their directions.
-        count: Votes that were fitted.
+        found: The posterior of the weights.
+        features: The run's features, with their directions.
+        count: Number of votes that were fitted.
         aside: Features whose predicted change is held at 0.
     """
     A = directions(features)

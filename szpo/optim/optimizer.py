@@ -1,10 +1,9 @@
 """SZPO as ask and tell: what to compare next, and what the votes do to θ.
 
-`ask` says at which θ + μv policies are to stand; evaluators compare what they write (outside);
-`tell` aggregates the votes by a rule, and says how θ moves. `szpo.optim` has the equations.
-
-Pure: a state in, a state out. A state is a function of the settings, the recorded radii and the
-recorded votes alone, so a run can always be played again.
+`ask` gives the points θ + μv of the policies to compare. Evaluators compare the policies' answers
+outside this module. `tell` aggregates the votes by a rule and says how θ moves. `szpo.optim` has
+the equations. All functions are pure. A state depends only on the settings, the recorded radii and
+the recorded votes, so every run can be replayed.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from szpo.types import Asked, Explanation, Floats, Grid, Info, Query, Shift, Tal
 
 Point: TypeAlias = Literal["recommended", "centre"]
 POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
-"""The points of a run, in the order of a step's updates under a rule of two points."""
+"""The points of a run; a rule with two points updates them in this order in each step."""
 
 
 def init(settings: Settings) -> State:
-    """The state before step 0, of settings that `szpo.optim.checked_settings` made."""
+    """The state before step 0; make the settings with `szpo.optim.checked_settings`."""
     carried = rule_of(settings.rule).init(settings, ())
     return State(settings, step=0, carried=carried)
 
 
 def ask(state: State, step: int | None = None) -> Query:
-    """The two policies of each direction at the state's step, or at the next one (lag 1).
+    """The two policies of each direction, at the state's step or the one after it (lag 1).
 
     Raises:
-        UsageError: another step than these two.
+        UsageError: ``step`` is neither of the two.
     """
     wanted = state.step if step is None else step
     if wanted not in (state.step, state.step + 1):
@@ -59,7 +58,7 @@ def ask(state: State, step: int | None = None) -> Query:
 
 
 def draw_grids(settings: Settings, step: int, ways: Sequence[Explanation]) -> tuple[Grid, ...]:
-    """The directions of a step, drawn from what votes may be about; none where that is empty."""
+    """Draw the directions of a step from the explanations ``ways``; none if ``ways`` is empty."""
     named, noise = settings.features, settings.asking_noise
     if named is None or noise is None or not ways:
         return ()
@@ -68,9 +67,9 @@ def draw_grids(settings: Settings, step: int, ways: Sequence[Explanation]) -> tu
 
 
 def with_directions(state: State, count: int) -> State:
-    """The state whose next step asks ``count`` directions instead of K.
+    """The state with ``count`` directions a step instead of K.
 
-    `known` and `sign` take a step of the same expected length whatever K is.
+    `known` and `sign` keep the expected length of their step, whatever K is.
 
     Raises:
         UsageError: ``count`` is below 1.
@@ -85,7 +84,7 @@ def with_directions(state: State, count: int) -> State:
 
 
 def alpha_at(state: State, step: int) -> float | None:
-    """The step size α at a step; None while it is measured, and for rules that need none."""
+    """The step size α at a step; None during a warm-up and for rules without a step size."""
     return rule_of(state.settings.rule).alpha(state.settings, state.carried, step)
 
 
@@ -96,11 +95,11 @@ def query(
     alpha: float | None = None,
     asked: Asked | None = None,
 ) -> Query:
-    """The query of a step whose radius and drawn directions are known, as when it is played again.
+    """The query of a step whose radius and drawn directions are known, as in a replay.
 
     Raises:
         RunError: μ is not a positive number.
-        UsageError: the directions are not those of the settings' coordinates.
+        UsageError: the drawn directions do not fit the settings' coordinates.
     """
     if not (mu > 0 and math.isfinite(mu)):
         raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
@@ -128,14 +127,14 @@ def tell(
     inputs: StepInputs | None = None,
     measure: Callable[[Floats], float] | None = None,
 ) -> tuple[State, tuple[Update, ...], Info]:
-    """What a step's counted votes do: the next state, the updates to record, the report.
+    """Apply a step's counted votes: returns the next state, the updates to record and the report.
 
-    The tally's arrays are (K, N). ``by_voter`` are the same votes by voter: every weighting but
-    ``equal`` needs them, and with them the report says which share of hostile voters would have
-    turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``regression``). ``inputs`` is what
-    was recorded of the step; ``measure`` gives the KL to the model's start, nats, of a point as
-    moved from θ₀, where the step is not recorded yet. An update with coefficient 0 moves nothing
-    (warm-up, exact tie). What the updates add to which point, `added_updates` says.
+    The tally's arrays are (K, N). ``by_voter`` holds the same votes by voter: every weighting but
+    ``equal`` needs them, and the report uses them to say which share of hostile voters would have
+    reversed the step. ``delta`` (K,) replaces Δ̂ (not under ``regression``). ``inputs`` holds the
+    step's recorded inputs. ``measure``, for a step not recorded yet, gives the KL to the model's
+    start, in nats, of a point given as its displacement from θ₀. An update with coefficient 0
+    moves nothing (warm-up, exact tie). `added_updates` says which point each update moves.
 
     Raises:
         RunError: a count, an estimate or a step is not finite; nothing was applied.
@@ -181,10 +180,10 @@ def tell(
 def tell_again(
     state: State, theta: Theta, counts: Floats
 ) -> tuple[State, dict[str, NDArray[np.float32]]] | None:
-    """`tell` and `parameters.apply_update` of T steps at once, to the same bits.
+    """`tell` and `parameters.apply_update` for T steps at once, with bit-identical results.
 
-    ``counts`` (T, K, 3): votes for plus, for minus, ties, of one comparison a direction. None
-    where the rule needs its steps one by one, or the layout has more than one tensor.
+    ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
+    Returns None where the rule needs its steps one by one, or the layout has several tensors.
     """
     settings, first = state.settings, state.step
     coefs = rule_of(settings.rule).repeat(settings, state.carried, first, counts)
@@ -202,11 +201,11 @@ def tell_again(
 def added_updates(
     settings: Settings, updates: Iterable[Update], point: Point = "recommended"
 ) -> tuple[Update, ...]:
-    """What a step's recorded updates add to one of a run's points, in order.
+    """The updates of a step that move one of a run's points, in order.
 
-    The recommended point is what a run shows, measures and exports, the centre is where it asks.
-    Only under a rule of two points do they differ: its first update is the recommended point's,
-    its second the centre's.
+    A run shows, measures and exports the recommended point, and asks around the centre. The two
+    differ only under a rule with two points: its first update moves the recommended point, its
+    second the centre.
     """
     added = tuple(sorted(updates, key=lambda update: update.k))
     if not has_two_points(settings.rule):
@@ -237,7 +236,7 @@ def describe_settings(settings: Settings) -> Sequence[str]:
 
 
 def _describe_step(s: Settings, mu: float) -> str:
-    """A step of a rule of one point, in the symbols of the paper."""
+    """A step of a rule with one point, in the symbols of the paper."""
     alpha = alpha_at(init(s), 0)
     size = f"measured in {s.warmup} steps" if alpha is None else f"{alpha:.4g}"
     return (
@@ -272,14 +271,14 @@ def _check_votes(state: State, query: Query, tally: Tally) -> None:
 
 
 def _tie_nu(settings: Settings, ties: float, votes: float) -> float | None:
-    """Davidson's ν: as set, or from the run's share of ties so far; None without his model."""
+    """Davidson's ν: as set, or from the run's share of ties so far; None without that model."""
     if settings.ties == "half":
         return None
     return invert_and_average.tie_nu(ties, votes) if settings.tie_nu is None else settings.tie_nu
 
 
 def _updates(settings: Settings, step: int, move: Move) -> tuple[Update, ...]:
-    """The rows to record: one vector, or one coefficient per direction."""
+    """The updates to record: one vector per point, or one coefficient per direction."""
     if move.vector is not None:
         vectors = [move.vector] if move.centre is None else [move.vector, move.centre]
         return tuple(_vector(vector, step, k) for k, vector in enumerate(vectors))

@@ -1,8 +1,8 @@
-"""The master coordinates θ: the one place where directions become weights and weights change.
+"""The master coordinates θ: the one module that perturbs and updates them.
 
 Everything is fp32 NumPy. A coefficient has 13 significant bits and a direction value 11, so their
 product is exact in fp32 and θ + coef · v is rounded once, with or without fused multiply-add.
-Nothing is ever un-perturbed by subtracting: both sides of a step are written from the stored θ.
+No perturbation is undone by subtracting it: both sides of a step are made from the stored θ.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from szpo.types import Floats, Grid, Layout, Shift, Theta, Update
 
 SIGNIFICANT_BITS = 13
 SMALLEST_COEF = 1e-30
-"""Smaller coefficients become 0: their products would leave fp32's normal range."""
+"""Smaller coefficients become 0: their products would fall below fp32's normal range."""
 FRAME_ROWS = 8
-"""Directions of an orthonormal frame that are made at once."""
+"""Number of directions of an orthonormal frame that are made at once."""
 CACHED_UP_TO_DIM = 4096
-"""Coordinates up to which drawn directions are kept in memory."""
+"""Largest number of coordinates for which drawn directions are cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Space:
     step, k and the tensor's own name, never on the other tensors.
 
     Raises:
-        UsageError: no coordinates, a name twice, a bad shape, or more than one small tensor under
-            the law orthonormal.
+        UsageError: no coordinates, a name twice, a bad shape, or several tensors or too many
+            coordinates for the law orthonormal.
     """
 
     root_seed: int
@@ -107,7 +107,7 @@ def direction_vector(space: Space, step: int, k: int, grid: Grid | None = None) 
 
 
 def factor(space: Space, step: int, k: int, grid: Grid | None = None) -> float:
-    """What turns grid values into the unit-variance direction: √d/|v| or 1."""
+    """The factor that turns grid values into the unit-variance direction: √d/|v| or 1."""
     if not space.law.scaled:
         return 1.0
     squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k, grid))
@@ -124,8 +124,8 @@ def shift(space: Space, theta: Theta, to: Shift) -> dict[str, NDArray[np.float32
     """θ + sign · radius · v(step, k) as new arrays; sign 0 is a copy of θ.
 
     Raises:
-        UsageError: the radius has more than 13 significant bits, or θ or the shift's own grid
-            does not fit the layout.
+        UsageError: the radius has more than 13 significant bits, or θ or the shift's grid does
+            not fit the layout.
         RunError: the radius is not finite.
     """
     return _add(space, theta, to.step, to.k, to.sign * to.radius, "radius", to.grid)
@@ -160,9 +160,9 @@ def apply_update(space: Space, theta: Theta, update: Update) -> dict[str, NDArra
 def apply_coefs(
     space: Space, theta: Theta, first: int, coefs: Floats
 ) -> dict[str, NDArray[np.float32]]:
-    """`apply_update` of steps from ``first`` on, whose coefficients (T, K) are of unit variance.
+    """`apply_update` for T steps from ``first`` on; coefs (T, K) are of unit-variance directions.
 
-    For a layout of one tensor. What is added is exact in fp32, so only the order of sums matters.
+    For a layout of one tensor. Every term is exact in fp32, so only the order of sums matters.
 
     Raises:
         RunError: a coefficient or the result is not finite.
@@ -184,7 +184,7 @@ def apply_coefs(
 
 
 def between(start: Theta, end: Theta, share: float) -> dict[str, NDArray[np.float32]]:
-    """The point at ``share`` of the way from ``start`` to ``end``; both ends are exact.
+    """The point at ``share`` of the way from ``start`` to ``end``; shares 0 and 1 are exact.
 
     >>> between({"z": np.float32([1, 0])}, {"z": np.float32([3, 4])}, 0.25)["z"].tolist()
     [1.5, 1.0]
@@ -200,8 +200,8 @@ def materialise(
 ) -> dict[str, NDArray[np.float32]]:
     """The adapter θ₀ + P z: fp32, elementwise, one column after the other.
 
-    ``basis`` holds one array (*shape, d) per tensor of ``start``. A matrix product would round
-    differently from machine to machine; this does not.
+    ``basis`` holds one array (*shape, d) per tensor of ``start``. This sum is the same on every
+    machine; a matrix product would round differently.
 
     Raises:
         UsageError: names or shapes of start, basis and z do not agree.
@@ -227,7 +227,7 @@ def materialise(
 def digest(theta: Theta, layout: Layout, basis_sha256: str | None = None) -> str:
     """SHA-256 (hex) of θ in canonical form: name, shape, '<f4' and bytes of each tensor.
 
-    For a subspace the digest of its basis follows the coordinates z.
+    For a subspace, the digest of its basis follows the coordinates z.
 
     Raises:
         UsageError: θ does not fit the layout.
@@ -267,7 +267,7 @@ def round13(x: ArrayLike) -> Floats:
 
 
 def round_coef(coef: ArrayLike) -> Floats:
-    """Coefficients as they are recorded and applied: 13 significant bits, tiny ones 0."""
+    """Round coefficients as they are recorded and applied: 13 significant bits, tiny ones to 0."""
     value = np.asarray(coef, dtype=np.float64)
     return round13(np.where(np.abs(value) < SMALLEST_COEF, 0.0, value))
 
@@ -285,7 +285,7 @@ def check_theta(theta: Theta, layout: Layout) -> None:
 def _integers(
     space: Space, step: int, k: int, grid: Grid | None = None
 ) -> list[NDArray[np.int16]]:
-    """Flat integer values per tensor, in layout order."""
+    """The direction's flat integer values per tensor, in layout order."""
     if grid is not None:
         if len(grid) != space.dim or max(map(abs, grid)) >= 2**15:
             raise UsageError(f"step {step}: direction {k} is not {space.dim} integers of 16 bits")
@@ -315,9 +315,9 @@ def _draw(space: Space, step: int, k: int) -> tuple[NDArray[np.int16], ...]:
 
 @functools.lru_cache(maxsize=512)
 def _orthonormal(space: Space, step: int, first: int, count: int) -> NDArray[np.int16]:
-    """Directions ``first`` … ``first + count − 1`` of a step, (count, d), a frame from its start.
+    """The first ``count`` directions (count, d) of the frame that starts at direction ``first``.
 
-    Those before determine a direction, those after do not; so a longer frame has the same ones.
+    A direction depends only on those before it, so a longer frame begins with the same ones.
     """
     plain = replace(space, law=Law())
     drawn = [_integers(plain, step, first + k)[0] for k in range(count)]

@@ -1,10 +1,10 @@
 """Directions along which votes are likely to differ: drawn from the posterior of named features.
 
-A direction is a draw from what the votes so far may be about, plus the Gaussian direction that the
-seed gives. Sampling from the posterior asks where something is still open (Thompson 1933, "On the
-likelihood that one unknown probability exceeds another", Biometrika 25), and the noise, which is
-never nothing, keeps every direction possible. The posterior is in floating point and ends in
-integers; from these on all is exact, so that every machine draws the same directions.
+A direction is a draw from the posterior over explanations of the votes so far, plus the seed's own
+direction as noise. Sampling from the posterior asks where something is still open (Thompson 1933,
+"On the likelihood that one unknown probability exceeds another", Biometrika 25). The noise is
+never zero, so every direction stays possible. The posterior is computed in floating point and
+rounded to integers. All later arithmetic is exact, so every machine draws the same directions.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from szpo.optim.sparse_regression import SparseFit
 from szpo.types import FEATURE_GRID, Explanation, Floats, Grid, Ints
 
 NEW_RUN_TEMPERATURE: Final = 1.0
-"""Of the posterior over features in new runs."""
+"""Temperature of the posterior over features in new runs."""
 UNRECORDED_TEMPERATURE: Final = 2.0
-"""In runs that record none."""
+"""Temperature in runs that record none."""
 NOISE: Final = 0.33
 """Default `asking_noise`: the seed's part is .7 times as long as the posterior's."""
 CHANCE_UNITS: Final = 2**16 - 1
-"""Of the chances of all ways together."""
+"""Integer that a probability of 1 becomes: the chances of all explanations add up to about it."""
 LARGEST_WEIGHT: Final = 2**15 - 1
-"""Of a way's weights."""
+"""Integer that the largest weight of each explanation becomes."""
 SMALLEST_COEF: Final = 1e-6
-"""Largest coefficient below which votes say nothing: they cancel, or there are none."""
+"""Explanations with smaller coefficients are left out: votes cancel, or there are none."""
 SMALLEST_PROBABILITY: Final = 1e-9
 """Probability below which an explanation is left out."""
 
@@ -44,11 +44,11 @@ def explanations_of(
     aside: Sequence[int] = (),
     temperature: float = NEW_RUN_TEMPERATURE,
 ) -> tuple[Explanation, ...]:
-    """What the votes may be about, by regressors; nothing while they say nothing.
+    """The explanations of the votes, as weights on regressors; empty while the votes say nothing.
 
     At temperature T a feature of probability P is chosen in proportion to P^(1/T), then one of its
-    explanations in proportion to theirs. The score components together are one feature. Features
-    ``aside`` are not followed.
+    explanations in proportion to its probability. The score components together count as one
+    feature. No direction is drawn along the features ``aside``.
     """
     followed = np.ones(features.columns)
     followed[list(aside)] = 0.0
@@ -80,15 +80,15 @@ def draw_direction(
     step: int,
     k: int,
 ) -> Grid:
-    """Direction k of a step: along one of the ways, either way round, plus noise; |v| = √d.
+    """Direction k of a step: along a random explanation with a random sign, plus noise; |v| = √d.
 
     Args:
-        space: The run's coordinates, in which KL is about |z|²/2, and law.
-        features: What the ways' regressors move.
-        ways: At least one.
+        space: The run's coordinates, in which KL is about |z|²/2, and its law of directions.
+        features: The named features, with their directions.
+        ways: The explanations to draw from, at least one.
         noise: Share of the seed's own direction in |v|², in (0, 1].
         step: Number of the step.
-        k: Of the direction.
+        k: Number of the direction.
     """
     key = seeds.derive(space.root_seed, "asking", step=step, k=k)
     chances = np.cumsum([way.chance for way in ways])
@@ -115,7 +115,7 @@ def _as_integers(w: Floats) -> tuple[int, ...]:
 
 
 def _in_coordinates(features: NamedFeatures, way: Explanation) -> Ints:
-    """The way (d,) in the run's coordinates, up to its length; exact."""
+    """The explanation's direction (d,) in the run's coordinates, up to its length; exact."""
     count, found = len(features.names), np.zeros(features.dim, dtype=np.int64)
     for at, weight in zip(way.regressors, way.weights, strict=True):
         if at < count:
@@ -126,7 +126,7 @@ def _in_coordinates(features: NamedFeatures, way: Explanation) -> Ints:
 
 
 def _unit(values: Ints) -> list[decimal.Decimal]:
-    """Values (d,) at length 1, or all 0, to the context's digits."""
+    """Values (d,) scaled to length 1 with the context's precision; zeros stay zeros."""
     whole: list[int] = values.tolist()
     length = decimal.Decimal(sum(x * x for x in whole)).sqrt() or decimal.Decimal(1)
     return [decimal.Decimal(x) / length for x in whole]

@@ -1,11 +1,11 @@
 """The random direction v of θ′ = θ + μv, E[v vᵀ] = I, as integers, so that runs replay exactly.
 
-v ~ N(0, I) as in the paper, scaled to |v| = √d, or one of an orthonormal frame (`Law`).
+v is N(0, I) as in the paper, N(0, I) scaled to |v| = √d, or one of an orthonormal frame (`Law`).
 
 Sixteen bits of a raw word choose one of 65,536 equal-probability quantiles of N(0, 1) from a
-table, in units of 2⁻⁸. No log, no cos and no floating point in the stream, so a direction is the
-same on every machine and any shard can make any slice. Scale factors never enter the stream: they
-go into radius and coefficient.
+table, in units of 2⁻⁸. The draw uses no log, no cos and no floating point, so a direction is the
+same on every machine and any shard can make any slice. Scale factors are not part of the drawn
+values: they go into radius and coefficient.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from szpo import seeds
 from szpo.errors import IntegrityError, UsageError
 
 DIRECTION_VERSION = 1
-"""Of the table, and so of the law gaussian."""
+"""Version of the table, and so of the law gaussian."""
 ORTHONORMAL_VERSION: Final = 2
-"""Of the law orthonormal; whichever law changes gets the next number that none has had."""
+"""Version of the law orthonormal. A law that changes gets the next number that no law has had."""
 PER_UNIT = 256
-"""Integers are in units of 1/256."""
+"""Drawn integers are in units of 1/256."""
 TABLE_SHA256 = "586fabbefab1ca027691c6b3d5704762521173d6ce9ad1624f04c5fbc16b9968"
 NORMALISE_UP_TO = 64
 """Directions of at most this many coordinates are scaled to |v| = √d unless a law says not to."""
 ORTHONORMAL_UP_TO: Final = 256
 """Largest space in which directions are made orthogonal."""
 DIGITS: Final = 50
-"""Decimal digits of the arithmetic that makes them so; see `orthonormal`."""
+"""Decimal digits of the exact arithmetic in `orthonormal`."""
 DEPENDENT: Final = decimal.Decimal("1e-40")
-"""A row with a smaller share of its square left depends on those before it."""
+"""A row with a smaller share of its squared length left depends on the rows before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """How a direction is drawn; E[v vᵀ] = I under each, once the factor is applied.
+    """How a direction is drawn; E[v vᵀ] = I under every law, once the factor is applied.
 
-    ``gaussian``: tabled N(0, 1) in every coordinate; ``normalise`` scales |v| to √d.
+    ``gaussian``: tabulated N(0, 1) in every coordinate; ``normalise`` scales |v| to √d.
     ``orthonormal``: the Gaussian directions of a step made orthogonal to each other, |v| = √d;
     after d of them a new frame begins (`orthonormal`).
 
@@ -67,7 +67,7 @@ class Law:
 
     @property
     def version(self) -> int:
-        """The number under which a run records how its directions are drawn."""
+        """The version number of the law, as runs record it."""
         return ORTHONORMAL_VERSION if self.kind == "orthonormal" else DIRECTION_VERSION
 
     @classmethod
@@ -85,7 +85,7 @@ def table() -> NDArray[np.int16]:
     """The 65,536 quantiles at (i + ½) / 65536, rounded to the grid, mirrored about 0.
 
     Raises:
-        IntegrityError: this machine's quantile function gives another table.
+        IntegrityError: this machine's quantile function gives a different table.
     """
     upper = ndtri((np.arange(32768, 65536) + 0.5) / 65536)
     half = np.rint(upper * PER_UNIT).astype(np.int16)
@@ -117,10 +117,10 @@ def gaussian(key: bytes, n: int, start: int = 0) -> NDArray[np.int16]:
 def orthonormal(drawn: NDArray[np.int16]) -> NDArray[np.int16]:
     """Rows (K, d), K ≤ d, made orthogonal one after the other, of length √d, in units of 1/256.
 
-    Gram–Schmidt in real arithmetic, then one rounding to the grid, halves to even. A row that
-    depends on those before it is replaced by the first unit vector that does not. Double precision
-    is enough unless a value lies closer to a half than its error reaches; then the rows are
-    computed with 50 digits. So the result is the same on every machine.
+    Gram–Schmidt, then one rounding to the grid, halves to even. A row that depends on the rows
+    before it is replaced by the first unit vector that does not. Rows are computed in double
+    precision; where an error could change a rounding, they are computed with 50 digits instead.
+    So the result is the same on every machine.
 
     >>> orthonormal(np.array([[3, 4], [5, 0]], dtype=np.int16)).tolist()
     [[217, 290], [290, -217]]
@@ -133,14 +133,14 @@ def _in_doubles(drawn: NDArray[np.int16]) -> NDArray[np.int16] | None:
     """The rows of `orthonormal`; None where rounding errors could change one of its integers."""
     count, dim = drawn.shape
     rows = drawn.astype(np.float64)
-    # Only the size matters here: with it grows the error of Gram–Schmidt (Björck 1967).
+    # The error of Gram–Schmidt grows with the ratio of these singular values (Björck 1967).
     spread = np.linalg.svd(rows, compute_uv=False)
     if not spread[-1] > 1e-6 * spread[0]:
         return None
     found = np.empty_like(rows)
     for k, row in enumerate(rows):
         left = row
-        for _ in range(2):  # once more: the first leaves what its own rounding made
+        for _ in range(2):  # the second pass removes the rounding errors of the first
             left = left - (found[:k] * (found[:k] * left).sum(-1, keepdims=True)).sum(0)
         found[k] = left / math.sqrt(float((left * left).sum()))
     size = PER_UNIT * math.sqrt(dim)
@@ -182,5 +182,5 @@ def _dot(a: list[decimal.Decimal], b: list[decimal.Decimal]) -> decimal.Decimal:
 def gaussian_factor(sum_of_squares: int, dim: int) -> float:
     """√d / |v| from the exact integer sum of squares (units 1/65536); 1 for the zero direction."""
     if sum_of_squares == 0:
-        return 1.0  # asks nothing and moves nothing; only likely to be met in one dimension
+        return 1.0  # moves nothing; only likely in one dimension
     return math.sqrt(dim * PER_UNIT * PER_UNIT / sum_of_squares)

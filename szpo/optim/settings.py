@@ -1,7 +1,7 @@
-"""The settings of a run's optimizer, each in its range.
+"""The settings of a run's optimizer, each checked for its range.
 
 Everything `szpo.optim.optimizer` does is a function of these settings and of the recorded votes.
-What a rule asks of them is checked by `szpo.optim.checked_settings`, which makes them.
+`szpo.optim.checked_settings` makes them and checks that they suit their rule.
 """
 
 from __future__ import annotations
@@ -38,27 +38,29 @@ class Settings:
     (`szpo.optim.step_size.share_left`). ``weighting``: how much each voter counts
     (`szpo.aggregation.weighting`).
 
-    From ``kl_budget`` on they belong to ``regression``. ``kl_budget``: how far the recommended
-    point may be from the model's start, as points (counted votes, nats), linear between them and
-    constant outside; None for no bound. ``centre_step``: how far the asked centre moves in a step
-    at most, in whitened units. ``score_share``: the weight of the shown texts' scores in a vote's
-    feature. ``prior_widths``: prior variances of a vote's logit that are averaged over.
-    ``prior_variances``: how those of the coordinates compare (flat, falling, blocks). ``start``:
-    θ₀ of a branch; None for 0. ``guarded``: the recommended point stays where guards hold that are
-    predicted from what was recorded of the start's answers. ``sided``: the fit has a coefficient
-    for the side on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes
-    while the votes may be chance. ``measured``: a point is measured for KL, and shrunk, before it
-    is recommended, not with the next answers. ``guarded``, ``sided``, ``unproven_kl`` and
-    ``measured`` are None in older runs. ``forgetting``: λ, by which a vote's weight falls with
-    each step; None: it stays. ``features``: features that votes are regressed on; None: z⁺ − z⁻.
-    ``asking_temperature``: temperature of the posterior that directions are drawn from; 2 where
-    None. ``prior_chances``: how likely each of them is before any vote; None: all groups alike.
-    ``asking_noise``: share of the seed's own direction in the squared length of one that is drawn
-    from their posterior (`szpo.optim.posterior_directions`); None or 1: directions are the seed's.
-    ``earlier_votes``: another run's, which count as its own (`all_votes.with_earlier_votes`).
+    The settings from ``kl_budget`` on belong to ``regression``. ``kl_budget``: how far the
+    recommended point may be from the model's start, as points (counted votes, nats), linear
+    between them and constant outside; None: no bound. ``centre_step``: the longest step of the
+    centre, in whitened units. ``score_share``: the weight of the shown texts' scores in a vote's
+    regressor. ``prior_widths``: prior variances of a vote's logit; the fit averages over them.
+    ``prior_variances``: how the coordinates' variances compare (flat, falling, blocks). ``start``:
+    θ₀ of a branch; None: 0. ``guarded``: the recommended point stays where the guards hold, as
+    predicted from the start's recorded answers. ``sided``: the fit has a coefficient for the side
+    on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes while the
+    votes may be chance. ``measured``: a point's KL is measured, and the point shrunk, before it is
+    recommended; otherwise KL is measured with the next answers. ``guarded``, ``sided``,
+    ``unproven_kl`` and ``measured`` are None in older runs. ``forgetting``: λ, the factor on a
+    vote's weight for each step of its age; None: 1. ``features``: the named features that votes
+    are regressed on; None: z⁺ − z⁻. ``asking_noise``: share of the seed's own direction in the
+    squared length of one drawn from the posterior of named features
+    (`szpo.optim.posterior_directions`); None or 1: directions are the seed's. ``prior_chances``:
+    prior probability of each named feature; None: groups are equally likely, and the user's own
+    features as likely as all others. ``asking_temperature``: temperature of that posterior; None:
+    2. ``earlier_votes``: votes of another run that count as this run's own
+    (`all_votes.with_earlier_votes`).
 
     Raises:
-        UsageError: a value out of range, or a combination that cannot work.
+        UsageError: a value is out of range, or a combination cannot work.
     """
 
     root_seed: int
@@ -120,12 +122,12 @@ class Settings:
 
     @property
     def asks_posterior(self) -> bool:
-        """Directions are drawn from what the votes so far say."""
+        """Directions are drawn from the posterior of the votes so far."""
         return self.asking_noise is not None and self.asking_noise < 1
 
     @property
     def distance(self) -> int:
-        """How many μ the two policies of a comparison stand apart: 2 antithetic, 1 forward."""
+        """Distance of a comparison's two policies in units of μ: antithetic 2, forward 1."""
         return 2 if self.pairing == "antithetic" else 1
 
 
@@ -158,9 +160,9 @@ def _check(s: Settings) -> None:
     if s.warmup < 0:
         raise SettingsError(f"warmup is {s.warmup}; it must not be negative")
     if s.link != "logistic" and s.ties == "davidson":
-        raise SettingsError("davidson ties are for the logistic link")
+        raise SettingsError("davidson ties need the logistic link")
     if s.ties == "davidson" and s.smoothing != "haldane":
-        raise SettingsError("davidson ties go with the haldane smoothing only")
+        raise SettingsError("davidson ties need the haldane smoothing")
     if s.weighting not in WEIGHTINGS:
         raise SettingsError(
             f"weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"

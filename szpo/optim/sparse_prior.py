@@ -1,7 +1,7 @@
-"""What is believed of named features before any vote: that one or two of them matter.
+"""The prior of named features: one or two of them matter.
 
-Every number is fixed at the set-up, in its units. Nothing depends on the votes, nor on what was
-asked so far, which earlier votes decided: only so is the Bayes factor against "nothing matters" a
+Every number is fixed at the set-up. Nothing depends on the votes, nor on the directions asked so
+far, which earlier votes decided. Therefore the Bayes factor against "nothing matters" is a
 martingale where votes are chance.
 """
 
@@ -16,34 +16,35 @@ from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
 Support = tuple[int, ...]
-"""Features that have a coefficient, in rising order; none for nothing."""
+"""Features that have a coefficient, in rising order; empty where nothing matters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparsePrior:
     """A mixture over supports of k features, each at several widths.
 
-    No feature, one, two of different groups, or the dense block (coordinates without a name). All
-    coefficients of a support have the same width together, in logits.
+    A support is no feature, one, two of different groups, or the dense block (coordinates without
+    a name). A width is the prior spread of the logit that all coefficients of a support give
+    together.
 
     Raises:
         UsageError: shapes do not fit, groups are not numbered without gaps, a scale, width or
-            deviation is not positive, or a probability is not one.
+            deviation is not positive, or a probability is out of range.
     """
 
     groups: Ints
     """(k,): the group of each feature, from 0; −1 for the coordinates of the dense block."""
     scale: Floats
-    """(k,): r.m.s. of x between two batches of the start: √(2/rows) in units of the spread."""
+    """(k,): r.m.s. of x between two batches of the start: √(2/rows), in units of the spread."""
     chances: Floats | None = None
-    """(k,): of each feature, given that it is one, relative to each other; None for equally likely
-    groups, whose features are equally likely. Those of the dense block do not count."""
+    """(k,): relative probability of each feature, given that one feature matters; entries of the
+    dense block do not count. None: equally likely groups of equally likely features."""
     widths: tuple[float, ...] = (1.0, 2.0, 4.0)
-    """Prior standard deviations of the logit of such a comparison, equally likely."""
+    """Prior standard deviations of such a comparison's logit; all are equally likely."""
     signal: float = 0.65
     """Probability that anything matters."""
     kinds: tuple[float, float, float] = (0.45, 0.3, 0.25)
-    """Of one feature, two and the dense block, where anything does, relative to each other."""
+    """Relative probabilities, where anything matters, of one feature, two, and the dense block."""
     side: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
 
@@ -71,7 +72,7 @@ class SparsePrior:
         return tuple(np.flatnonzero(self.groups < 0).tolist())
 
     def features(self) -> Floats:
-        """Probability of each feature (k,), given that it is one; 0 in the dense block."""
+        """Probability of each feature (k,), if one feature matters; 0 in the dense block."""
         named = self.groups >= 0
         chances = np.zeros(len(self.groups))
         own = self.groups[named]
@@ -81,7 +82,7 @@ class SparsePrior:
     def log_chances(self) -> tuple[Floats, float]:
         """Log probability of each single feature and pair (k, k), and of the dense block.
 
-        Given that anything matters. Singles are on the diagonal, each pair stands twice.
+        All are given that anything matters. Singles are on the diagonal; each pair appears twice.
         """
         chances = self.features()
         pairs = chances[:, None] * chances * (self.groups[:, None] != self.groups)
@@ -92,16 +93,16 @@ class SparsePrior:
             return np.log(table), float(np.log(dense))
 
     def precision(self, support: Support, width: float) -> Floats:
-        """Of the coefficients of a support (features,), in 1/logits² per squared unit of x."""
+        """Prior precision of a support's coefficients (features,), in (units of x per logit)²."""
         return np.asarray(len(support) * (self.scale[list(support)] / width) ** 2)
 
 
 def group_features(metric: Floats, classes: Ints | None = None, limit: float = 0.8) -> Ints:
-    """Groups (k,) of features, numbered by their first feature, that move a policy nearly alike.
+    """Group features that move a policy nearly alike: (k,) group numbers, by first feature.
 
-    Two features are of one group where a chain leads from one to the other, within a class, of
-    features whose natural gradients have a cosine above the limit. ``metric`` (k, k) is GᵀFG of
-    these gradients G.
+    Two features are linked if their natural gradients have a cosine above the limit and they are
+    of one class. A group is a connected component of these links. ``metric`` (k, k) is GᵀFG of the
+    natural gradients G.
     """
     length = np.sqrt(np.diag(metric))
     near = metric > limit * np.outer(length, length)

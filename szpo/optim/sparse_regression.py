@@ -1,11 +1,11 @@
 """Bayesian logistic regression of votes on named features of which one or two matter.
 
-A comparison of two batches has the features x = φ(plus) − φ(minus) of the texts that were shown,
+A comparison of two batches has the regressors x = φ(plus) − φ(minus) of the texts that were shown,
 and P(plus) = σ(xᵀw + b·s) as in `szpo.optim.vote_regression`. The posterior is a mixture over
-supports (`szpo.optim.sparse_prior`), each weighted by its Laplace evidence: so it says in words
-what the votes are about. All supports are screened (`screen`), the likeliest fitted exactly
+supports (`szpo.optim.sparse_prior`), each weighted by its Laplace evidence, so it names the
+features that the votes are about. All supports are screened (`screen`), the likeliest are refitted
 (George and McCulloch, "Approaches for Bayesian variable selection", Statistica Sinica 7, 1997).
-The Bayes factor of all of them against none may be looked at after every step, as there.
+The Bayes factor of all supports against none may be looked at after every step, as there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from szpo.optim.vote_regression import Votes
 from szpo.types import Floats
 
 REFITS = 32
-"""Supports that are fitted exactly, besides nothing and the dense block."""
+"""Number of supports that are fitted exactly, besides nothing and the dense block."""
 _ROUNDING = 2.0**20
-"""Evidence is rounded to 2⁻²⁰ nats before it is compared: no order hangs on a last bit."""
+"""Evidence is rounded to 2⁻²⁰ nats before it is compared, so no order depends on a last bit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,18 +36,18 @@ class Kept:
 
     support: Support
     evidence: float
-    """Log of its prior probability times marginal likelihood, nats, a multiple of 2⁻²⁰."""
+    """Log of prior probability times marginal likelihood, nats; a multiple of 2⁻²⁰."""
     chance: float
     """Posterior probability."""
     w: Floats
-    """(features,): posterior mean of its coefficients."""
+    """(features,): posterior mean of the coefficients."""
     side: float = 0.0
-    """Of the side's coefficient, where it was fitted."""
+    """Posterior mean of the side's coefficient; 0 where it was not fitted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseFit:
-    """The posterior. Mean and covariance are given that w ≠ 0, probabilities are not."""
+    """The posterior. Mean and covariance are conditional on w ≠ 0, probabilities are not."""
 
     w: Floats
     """(k,): posterior mean."""
@@ -58,31 +58,31 @@ class SparseFit:
     log_factor: float
     """Log of the Bayes factor for w ≠ 0 against w = 0, a multiple of 2⁻²⁰."""
     less: Floats
-    """(k,): probability that a feature is one of the one or two, and less of it is liked."""
+    """(k,): probability that votes are about the feature and prefer less of it."""
     more: Floats
-    """(k,): that more of it is liked."""
+    """(k,): probability that votes are about the feature and prefer more of it."""
     dense: float
     """Probability that the dense block explains the votes."""
     kept: tuple[Kept, ...] = field(repr=False)
-    """Nothing, the dense block and the likeliest others, the likeliest first."""
+    """The supports that were fitted exactly, the likeliest first."""
 
     @property
     def side(self) -> float:
-        """Posterior mean of what standing on side A is worth, logits, over what is kept."""
+        """Posterior mean over the kept supports of the advantage of side A, in logits."""
         whole = sum(each.chance for each in self.kept)
         return sum(each.chance * each.side for each in self.kept) / whole
 
 
 def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> SparseFit:
-    """The posterior of w, and how likely it is that each feature is what the votes are about.
+    """The posterior of w, and for each feature the probability that the votes are about it.
 
-    ``votes`` are those of one run (no leading axes), with x (R, k); a row without votes is as if
-    it were not there. A curvature is not fitted. Features ``aside`` may explain votes, and are not
-    followed: their weights are 0, and the signal is what the votes are about besides.
+    ``votes`` are those of one run (no leading axes), with x (R, k). Rows without votes are
+    ignored, and no curvature is fitted. Features ``aside`` may explain votes but are not followed:
+    their weights are 0, and the signal counts the other features only.
 
     Raises:
-        UsageError: prior and votes differ in shape, or some number is not finite or a count
-            negative.
+        UsageError: prior and votes differ in shape, a number is not finite, or a count is
+        negative.
     """
     rows = _rows(votes, prior)
     nothing = _refit(rows, prior, [()])
@@ -95,7 +95,7 @@ def fit_sparse(votes: Votes, prior: SparsePrior, aside: Sequence[int] = ()) -> S
 
 
 def _rows(votes: Votes, prior: SparsePrior) -> Rows:
-    """The rows that somebody voted on, with the side as the last column."""
+    """The rows that somebody voted on, with the side, if it is fitted, as the last column."""
     x, up, down = votes.x, votes.up, votes.down
     if x.ndim != 2 or x.shape[1] != len(prior.groups) or not up.shape == down.shape == x.shape[:1]:
         raise UsageError(
@@ -111,10 +111,10 @@ def _rows(votes: Votes, prior: SparsePrior) -> Rows:
 
 
 def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Approximation]:
-    """Laplace's approximations of supports (the leading axis), one for each width.
+    """Laplace approximations of the supports (leading axis), one for each width.
 
-    Coefficients are those of the longest support, then the side's where there is one. Where a
-    support is shorter the rest is 0, without effect on its evidence.
+    There are as many coefficients as the longest support has, then the side's if it is fitted. A
+    shorter support is padded with zeros, which do not change its evidence.
     """
     k, longest = len(prior.groups), max(map(len, supports), default=0)
     count, columns = len(rows.design), longest + rows.design.shape[1] - k
@@ -138,7 +138,7 @@ def _refit(rows: Rows, prior: SparsePrior, supports: list[Support]) -> list[Appr
 
 
 def _likeliest(found: Screen, prior: SparsePrior) -> list[Support]:
-    """The likeliest supports in order, `REFITS` at most; of equals that of the lower features."""
+    """The `REFITS` likeliest supports in order; ties go to the lower feature numbers."""
     joint = _round(_over_widths(found.evidence) + prior.log_chances()[0])
     i, j = np.triu_indices(len(joint))
     values = joint[i, j]
@@ -156,9 +156,9 @@ def _summarise(
     exact: list[Approximation],
     aside: list[int],
 ) -> SparseFit:
-    """The posterior from what all supports say; those fitted exactly are in the screen too.
+    """The posterior over all supports; exact fits are already inserted in the screen.
 
-    A support of features aside alone counts with nothing.
+    A support that has only features aside counts as no signal.
     """
     k, log_signal = len(prior.groups), math.log(prior.signal)
     log_chances, log_dense = prior.log_chances()
@@ -218,7 +218,7 @@ def _summarise(
 def _keep(
     supports: list[Support], found: list[Approximation], log_prior: list[float], whole: float
 ) -> list[Kept]:
-    """What is kept of exact fits, with the log of all evidence."""
+    """What is kept of exact fits; ``whole`` is the log of the total evidence."""
     evidence = _evidence(found)
     joint = _round(_over_widths(evidence) + log_prior)
     modes = np.array([each.coef for each in found])
@@ -254,11 +254,11 @@ def _round(evidence: Floats) -> Floats:
 # ---- all single features and pairs, without fitting them ----
 
 _NEWTON_STEPS = 6
-"""Towards each feature's mode: a parabola needs to be near it, not on it."""
+"""Newton steps towards each feature's mode: a parabola needs to be near it, not on it."""
 _LONGEST = 4.0
-"""Logits by which such a step moves any vote at most."""
+"""Most logits by which one Newton step moves any vote."""
 _BLOCK = 64
-"""Features whose parabolas are made at a time, for little memory."""
+"""Number of features whose parabolas are made at once, to save memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,26 +266,26 @@ class Screen:
     """All single features, on the diagonal, and pairs at T widths: arrays (T, k, k).
 
     With k = 300 features there are 45 thousand pairs. A parabola of the log-likelihood gives the
-    evidence of any of them in closed form, and errs where it is used far from where it was drawn.
-    So one is drawn for each feature, around the logits of that feature alone; a pair is read off
-    that of its better feature, where only the other's addition is predicted. All parabolas
-    together are three products of matrices.
+    evidence of any pair in closed form, but errs far from the point of its expansion. So each
+    feature has a parabola, expanded at the logits of that feature alone. A pair uses the parabola
+    of its better feature, which then only predicts the effect of adding the other one. Three
+    matrix products make all parabolas.
     """
 
     evidence: Floats
     """Log marginal likelihood."""
     mean: Floats
-    """[i, j]: of the coefficient of i in the support {i, j}."""
+    """[i, j]: mean of the coefficient of i in the support {i, j}."""
     variance: Floats
-    """[i, j]: of the same."""
+    """[i, j]: variance of the same coefficient."""
     covariance: Floats
-    """[i, j]: of both; 0 on the diagonal."""
+    """[i, j]: covariance of the coefficients of i and j; 0 on the diagonal."""
 
     def insert(self, supports: Sequence[Support], found: list[Approximation]) -> None:
-        """Put exact fits of some supports in the place of what was predicted.
+        """Replace the predictions for some supports by exact fits.
 
-        ``found`` has one for each width, with the supports as leading axis and as many
-        coefficients first as a support has features.
+        ``found`` has one fit for each width. Supports are the leading axis; the coefficients of a
+        support's features come first.
         """
         i, j = (np.array([each[end] for each in supports], dtype=np.int64) for end in (0, -1))
         at, last = np.arange(len(supports)), 1 * (i != j)
@@ -299,12 +299,12 @@ class Screen:
 
 
 def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
-    """The prediction for all supports of one or two features.
+    """Predict the evidence of all supports of one or two features.
 
     Args:
-        rows: Votes; the design is (R, k), with the side as a last column where there is one.
-        prior: Of k features.
-        nothing: Logits (R,) where no feature matters, from which anchors start.
+        rows: Votes; the design is (R, k), with the side, if it is fitted, as a last column.
+        prior: The prior of k features.
+        nothing: Logits (R,) where no feature matters; the Newton steps start there.
     """
     k = len(prior.groups)
     parts = [
@@ -317,7 +317,7 @@ def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
     total = precision + bend[at, at]
     alone = level + slope[at, at] ** 2 / total / 2 + np.log(precision / total) / 2
 
-    # Pairs [t, i, j] as seen from i: the anchor's own is `a`, the other's is `b`.
+    # Pairs [t, i, j] by the parabola of i, the anchor: `a` is the anchor, `b` the other feature.
     prior_a, prior_b = 2 * precision[:, :, None], 2 * precision[:, None, :]
     total_a, total_b = prior_a + bend[at, at][:, None], prior_b + bend
     slope_a = slope[at, at][:, None]
@@ -342,10 +342,10 @@ def screen(rows: Rows, prior: SparsePrior, nothing: Floats) -> Screen:
 def _expand(
     rows: Rows, prior: SparsePrior, nothing: Floats, part: slice
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Parabolas of the log-likelihood around A features (anchors) alone, the side integrated out.
+    """Parabolas of the log-likelihood around A single features (anchors), the side integrated out.
 
-    Its level (A,) and slope along each feature (A, k) at w = 0; minus the second derivatives
-    along each feature (A, k), and along the anchor and each feature (A, k).
+    Returns level (A,) and slope along each feature (A, k) at w = 0, then minus the second
+    derivatives: along each feature (A, k), and mixed, along the anchor and each feature (A, k).
     """
     k = len(prior.groups)
     x = rows.design[:, :k]
@@ -380,7 +380,7 @@ def _expand(
 
 
 def _derivatives(rows: Rows, logits: Floats) -> tuple[Floats, Floats]:
-    """Slope of each row's log-likelihood at logits (A, R), and minus its second derivative."""
+    """Slope and minus the second derivative of each row's log-likelihood at logits (A, R)."""
     rate = special.expit(logits)
     expected = rows.total * rate
     return rows.up - expected, expected * (1 - rate)

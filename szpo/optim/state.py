@@ -1,4 +1,4 @@
-"""Where a run's optimizer stands between two steps."""
+"""The state of a run's optimizer between two steps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class State:
     settings: Settings
     step: int
     carried: Any
-    """What the rule carries from step to step; its file in `szpo.optim.rules` says what."""
+    """What the rule carries from step to step; see the rule's file in `szpo.optim.rules`."""
     votes: float = 0.0
     ties: float = 0.0
     history: History | None = None
-    """Past votes by voter, where the votes came with their voters."""
+    """Past votes by voter, if it is known who cast them."""

@@ -1,7 +1,7 @@
-"""Radius μ and step size α at a step: what is used when the settings name none, and how they fall.
+"""Radius μ and step size α at a step: their defaults, and how they decay.
 
-Without numbers of their own both come from the KL radius κ of one side of a comparison and the KL
-κ_step of one step. They may fall with a power of the step, as step sizes of stochastic
+Unless they are set, μ comes from the KL radius κ of one side of a comparison and α from the KL
+κ_step of one step. Both may fall with a power of the step, as step sizes of stochastic
 approximation do (Robbins & Monro 1951; Kiefer & Wolfowitz 1952).
 """
 
@@ -17,7 +17,7 @@ from szpo.optim.settings import Settings
 DECIMAL_DIGITS: Final = 50
 """Decimal digits of a power, so that every machine rounds it to the same bits."""
 LEAST_SHARE: Final = 0.01
-"""Neither μ nor α falls below this share of where it began."""
+"""Neither μ nor α falls below this share of its first value."""
 
 
 def base_mu(settings: Settings) -> float:
@@ -33,7 +33,7 @@ def mu_at(settings: Settings, step: int) -> float:
 
 
 def alpha_share(settings: Settings, step: int) -> float:
-    """The share of the first α that is left at a step."""
+    """α at a step as a share of the first α."""
     return share_left(settings.alpha_decay, step, settings.decay_horizon)
 
 

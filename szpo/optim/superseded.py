@@ -1,8 +1,8 @@
-"""Rules and options that szpo no longer has, and what is left of records that name them.
+"""Rules and options that szpo no longer has, and how records that name them are read.
 
-A recorded run that used one is read, shown and exported as before. Here its votes cannot be made
-updates again; `VERSION`, at `COMMIT`, does so, and goes on with the run. An option that was off
-changes nothing: such a run goes on.
+A recorded run that used one is read, shown and exported as before. This szpo cannot recompute its
+updates from its votes; `VERSION`, at `COMMIT`, can, and can continue the run. An option that was
+off changes nothing: such a run continues here.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ GONE_VALUES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "haldane", ("clip", "laplace", "score", "second", "posterior", "pooled"),
     ),
 }  # fmt: skip
-"""By option the value that such a run is looked at with, and those that are gone."""
+"""For each option: the value that such a run is shown with, and the values that are gone."""
 GONE_OPTIONS: Final[Mapping[str, Any]] = {
     "momentum": 0.0, "adam": None, "steering": None, "selection": None, "vote_price": None,
 }  # fmt: skip
-"""Options that are gone, and what they are in records of runs that did without them."""
+"""Options that are gone, and their values in records of runs that did not use them."""
 SCHEDULES: Final = {"constant": 0.0, "inverse_sqrt": 0.5, "inverse": 1.0}
-"""Names that the powers of μ and α had in saved vectors."""
+"""The decay powers of μ and α by the names that saved vectors have for them."""
 GONE_SUBOPTIONS: Final = ("momentum_terms", "forget", "selection_noise")
-"""Options without effect alone."""
+"""Gone options that had no effect unless one of `GONE_OPTIONS` was on."""
 
 
 def find_gone(optimizer: Mapping[str, Any]) -> tuple[str, ...]:
-    """What recorded settings of the optimizer use and szpo no longer has, in words.
+    """The gone rules and options that recorded settings of the optimizer use, in words.
 
     >>> find_gone({"rule": "bayes", "momentum": 0.0})
     ('rule bayes',)
@@ -53,12 +53,12 @@ def find_gone(optimizer: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def is_folded(optimizer: Mapping[str, Any]) -> bool:
-    """Updates are added up as they stand, along directions that szpo still draws."""
+    """The run's updates can still be added up, along directions that szpo still draws."""
     return not {"law block", "option momentum"} & set(find_gone(optimizer))
 
 
 def keep_current(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Recorded settings of the optimizer without what is gone, but for the name of the rule."""
+    """Recorded settings of the optimizer without gone options; the rule's name stays."""
     kept = {
         name: optimizer[name]
         for name in optimizer

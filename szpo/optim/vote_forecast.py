@@ -1,8 +1,8 @@
-"""What the votes so far promise: gain and KL of the recommendation, now and after more votes.
+"""Forecast gain and KL of the recommendation, now and after more votes.
 
-The reward of a point z over the base, in link units, is wᵀz − a|z|²/2, and σ of it the share of
-votes that a batch of texts from z would win against one from the base. The curvature a is fitted
-for the forecast alone (`Votes.bend`); the recommendation does without.
+The reward of a point z over the base, in link units, is wᵀz − a|z|²/2. Its σ is the share of votes
+that a batch of texts from z would win against one from the base. The curvature a is fitted for the
+forecast only (`Votes.curvature_term`); the recommendation does not use it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
 from szpo.types import Floats
 
 DRIFT_NATS = 1.75
-"""Nats by which a fit that forgets must predict better."""
+"""Nats by which a fit that forgets must predict better before the taste counts as changed."""
 _BISECTIONS = 60
 _DRAWS = 400
-"""Possible futures of a forecast."""
+"""Number of simulated futures of a forecast."""
 _LAPSE_RATE, _FAR_LOGIT, _EXTRA_SLOPE = 0.05, 3.0, 0.15
-"""By how much a win rate's interval is wider than the posterior's."""
+"""By how much a win rate's interval is wider than the posterior's; see `Interval.rate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Interval:
     def rate(self) -> Interval:
         """A gain in link units as a win rate against the base.
 
-        The logistic curve is wrong far out: some votes are given without looking, and the luck of
-        the texts flattens the middle of the curve more than its ends. The interval allows for 5 %
-        such votes, and for 15 % more logits beyond 3, on its outer ends.
+        The logistic curve is wrong far out: some votes are cast without looking, and chance in the
+        texts flattens the middle of the curve more than its ends. So the interval's outer ends
+        allow for 5 % such votes, and for 15 % more logits beyond 3.
         """
         ends = []
         for inner, sign in ((self.low, 1.0), (self.high, -1.0)):
-            logit = sign * inner  # above 0 where the base is left behind for certain
+            logit = sign * inner  # above 0 where even this end is beyond the base
             share = special.expit(
                 np.where(logit < -_FAR_LOGIT, logit + _EXTRA_SLOPE * (logit + _FAR_LOGIT), logit)
             )
@@ -58,12 +58,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a run would have after ``votes`` more votes; |z|²/2 is the KL in whitened nats."""
+    """What a run would have after ``votes`` more votes."""
 
     votes: int
     gain: Interval
-    """Of the recommendation over the base, in link units."""
+    """Gain of the recommendation over the base, in link units."""
     kl: Interval
+    """|z|²/2 in whitened units, nats."""
     evidence: float
     """Probability that the votes will by then show that there is a signal."""
 
@@ -81,7 +82,7 @@ class RunPosition:
 
 
 def gain(found: Fit, point: Floats, level: float = 0.95) -> Interval:
-    """Gain of a point (..., d) over the base in link units, under the fit and its doubt."""
+    """Gain of a point (..., d) over the base in link units, with its posterior interval."""
     at = _contrast(found, point)
     mean = np.einsum("...cp,...p->...c", found.modes, at)
     spread = np.sqrt(np.einsum("...p,...cpq,...q->...c", at, found.covariances, at))
@@ -100,14 +101,14 @@ def outlook(
     hold: Callable[[Floats], Floats] | None = None,
     unproven: Floats | None = None,
 ) -> Outlook:
-    """What ``more`` votes like those so far would make of one run.
+    """Forecast one run after ``more`` votes like those so far.
 
-    ``fits`` are the one that moves the recommendation and the one with the curvature, of the same
-    votes. ``reach`` is the length of a recommendation of certain direction after these votes;
-    ``hold`` makes of points (draws, d) what the run's guards leave of them. ``unproven`` is
-    `direction`'s, at that reach.
-    Possible tastes are drawn from the posterior, then what the votes will show of them, and the
-    rule is applied to that; the likelihood of votes counts as a parabola throughout.
+    ``fits`` are two fits of the same votes: the one that moves the recommendation, and one with
+    the curvature. ``reach`` is the length of a recommendation of certain direction after these
+    votes. ``hold`` shrinks points (draws, d) to what the run's guards allow. ``unproven`` is that
+    argument of `direction`, at this reach.
+    Tastes are drawn from the posterior, then the future votes' evidence on them, and the rule is
+    applied to it. The log-likelihood of votes is taken as a parabola throughout.
 
     Raises:
         UsageError: there is no vote yet, or the second fit has no curvature.
@@ -115,11 +116,11 @@ def outlook(
     moving, bent = fits
     if not bent.has_curvature or not float(moving.count) > 0:
         raise UsageError("a forecast needs votes, and a fit with the curvature")
-    rng = np.random.default_rng(0)  # one set of draws for all forecasts, so that they compare
+    rng = np.random.default_rng(0)  # the same draws for all forecasts, so that they compare
     dim = bent.w.shape[-1]
     tastes = _tastes(bent, rng)
     if more > 0:
-        local = tastes[:, :-1].copy()  # what people would prefer around the asked centre
+        local = tastes[:, :-1].copy()  # preferences around the centre
         local[:, :dim] -= tastes[:, -1:] * standing.centre
         future = _future(moving, local, more, rng)
         log_factor = np.maximum(future.log_factor, standing.log_factor)
@@ -135,12 +136,12 @@ def outlook(
 
 
 def interval_of(draws: Floats) -> Interval:
-    """The mean of draws, which need not lie within the 95 % of them that stand beside it."""
+    """Mean and 95 % interval of draws; the mean need not lie within the interval."""
     return Interval(draws.mean(), *np.quantile(draws, [0.025, 0.975]))
 
 
 def _tastes(bent: Fit, rng: np.random.Generator) -> Floats:
-    """Coefficients (draws, p) from the posterior of one run, all 0 where there is no signal."""
+    """Draw coefficients (draws, p) from the posterior of one run; all 0 without a signal."""
     size = bent.modes.shape[-1]
     normal = rng.standard_normal((_DRAWS, size))
     shares = np.append(bent.weights * bent.signal, 1 - bent.signal)
@@ -153,10 +154,10 @@ def _tastes(bent: Fit, rng: np.random.Generator) -> Floats:
 
 
 def _future(fit: Fit, tastes: Floats, more: int, rng: np.random.Generator) -> Fit:
-    """The fits (draws, ...) after more votes, one for each taste (draws, p) that people may have.
+    """The fits (draws, ...) after more votes, one for each possible taste (draws, p).
 
-    Votes so far are a parabola with information I and natural parameter b. Further ones add to
-    both what people of that taste would vote, with the information of a vote so far.
+    Votes so far are a parabola with information I and natural parameter b. Each further vote adds
+    the mean information of the votes so far to I, and what people of that taste would vote to b.
     """
     held = np.linalg.inv(fit.covariances)
     information = np.einsum("c,cpq->pq", fit.weights, held - fit.precisions)
@@ -168,7 +169,7 @@ def _future(fit: Fit, tastes: Floats, more: int, rng: np.random.Generator) -> Fi
     naturals = natural + tastes @ added + noise
     before = _evidence(fit, information, natural[None], pulled)[0][0]
     evidence, modes, covariances = _evidence(fit, information + added, naturals, pulled)
-    # The parabola's evidence is corrected by how far off it is today.
+    # Correct the parabola's evidence by its error today.
     evidence = evidence + np.log(np.maximum(fit.weights, 1e-300)) + fit.log_factor - before
     weights = special.softmax(evidence, axis=-1)
     lead = (len(tastes), *covariances.shape)
@@ -183,7 +184,7 @@ def _future(fit: Fit, tastes: Floats, more: int, rng: np.random.Generator) -> Fi
 
 
 def _root(information: Floats) -> Floats:
-    """A symmetric square root (p, p) of information, which fewer votes than p leave singular."""
+    """A symmetric square root (p, p) of information, which may be singular."""
     values, axes = np.linalg.eigh(information)
     return np.asarray((axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T)
 
@@ -200,7 +201,7 @@ def _evidence(
     ratio = np.linalg.slogdet(fit.precisions)[1] - np.linalg.slogdet(precision)[1]
     prior = (fit.means * pulled).sum(-1)
     evidence = np.asarray(0.5 * ((modes * right).sum(-1) - prior + ratio))
-    if fit.modes.shape[-1] > dim:  # the side may matter without any signal
+    if fit.modes.shape[-1] > dim:  # the side may matter even without a signal
         alone, certain = information[dim, dim], fit.precisions[0, dim, dim]
         share = naturals[:, dim] ** 2 / (alone + certain) - np.log1p(alone / certain)
         evidence = evidence - 0.5 * share[:, None]
@@ -208,7 +209,7 @@ def _evidence(
 
 
 def win_rates(found: Fit, votes: Votes) -> Floats:
-    """Predicted share of votes for plus in each row (..., R) of other votes of the same kind."""
+    """Predicted share of votes for plus in each row (..., R) of ``votes``."""
     more = [
         each[..., None] for each in (votes.plus_on_a, votes.curvature_term) if each is not None
     ]
@@ -222,9 +223,9 @@ def win_rates(found: Fit, votes: Votes) -> Floats:
 def drift(votes: Votes, prior: Prior, forget: float = 0.94, last: int = 40) -> Floats:
     """How much better a fit that forgets predicts the last votes, in nats, (...).
 
-    Each step that holds some of the last 40 rows is predicted from the steps before it, by a fit
-    in which a vote that is a steps old weighs ``forget``ᵃ and by the one that forgets nothing. A
-    difference of `DRIFT_NATS` says that the taste has changed.
+    Each step that holds some of the last 40 rows is predicted from earlier steps by two fits: in
+    one, a vote of age a steps weighs ``forget``ᵃ; the other forgets nothing. A difference of
+    `DRIFT_NATS` says that the taste has changed.
     """
     gain = np.zeros(votes.x.shape[:-2])
     for step in np.unique(votes.steps[-last:]):
@@ -237,7 +238,6 @@ def drift(votes: Votes, prior: Prior, forget: float = 0.94, last: int = 40) -> F
 
 
 def _rows(votes: Votes, where: NDArray[np.bool_]) -> Votes:
-    """Some of the rows."""
     side, bend = (
         None if each is None else each[..., where]
         for each in (votes.plus_on_a, votes.curvature_term)
@@ -249,7 +249,7 @@ def _rows(votes: Votes, where: NDArray[np.bool_]) -> Votes:
 
 
 def _contrast(fit: Fit, point: Floats) -> Floats:
-    """The coefficients (..., p) with which a point's gain is linear in those of the fit."""
+    """The factors (..., p) on the fit's coefficients in a point's gain, which is their sum."""
     dim = fit.w.shape[-1]
     at = np.zeros((*point.shape[:-1], fit.modes.shape[-1]))
     at[..., :dim] = point
@@ -261,9 +261,9 @@ def _contrast(fit: Fit, point: Floats) -> Floats:
 def _quantile(
     weights: Floats, mean: Floats, spread: Floats, share: float
 ) -> tuple[Floats, Floats]:
-    """A quantile (...) of Gaussians with weights (..., C), from below and from above.
+    """Bounds, below and above, of a quantile (...) of Gaussians with weights (..., C).
 
-    The weight that they lack lies at 0.
+    The weight that is missing from 1 lies at 0.
     """
     wide = 9 * spread + np.abs(mean)
     low, high = -wide.max(-1), wide.max(-1)

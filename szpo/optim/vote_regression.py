@@ -1,15 +1,15 @@
 """Bayesian logistic regression of all of a run's votes: the fit behind the rule `regression`.
 
-A vote that compares two batches has the feature x = z⁺ − z⁻ in whitened coordinates, and
-P(plus) = σ(xᵀw + b·s): w is the gradient of the reward in link units, b what standing on side A
-is worth, s = ±1 the side of plus. Texts of a batch add noise of their own; since each
-comparison has one vote this noise cannot be seen apart, and w is the attenuated gradient.
+A vote that compares two batches has the regressor x = z⁺ − z⁻, and P(plus) = σ(xᵀw + b·s): w is
+the gradient of the reward in link units, b the advantage of side A, s = ±1 the side of plus. The
+texts of a batch add noise. With one vote per comparison this noise cannot be told apart, and w is
+the attenuated gradient.
 
 The prior is a mixture of Gaussians N(m, Λ⁻¹) of several widths, and the fit a mixture of their
 Laplace posteriors, weighted by their marginal likelihoods (MacKay, "Bayesian interpolation",
 Neural Computation 4, 1992). The same likelihoods against w = 0 give the probability of a signal.
-Their ratio is a martingale where there is none, so that looking after every step is allowed: it
-ever passes 1/α with probability at most α (Ville's inequality).
+Where there is no signal this Bayes factor is a martingale, so it may be looked at after every
+step: it ever passes 1/α with probability at most α (Ville's inequality).
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 
 BAYES_FACTOR_NEEDED = 9.0
-"""Bayes factor for any signal from which a run goes its whole way."""
+"""Bayes factor for any signal from which the recommended point goes the whole way."""
 UNPROVEN_SHARE = 0.15
-"""The share of the way that it goes before, where nothing else is set."""
+"""The share of the way that it goes below that factor, where `unproven_kl` is not set."""
 WORTH = 20.0
-"""Mean votes that a warm start may weigh before any vote."""
+"""Votes that a warm start weighs as much as, at most, at level 1 of `_LEVELS`."""
 _HOPELESS = 1e26
 _LEVELS = ((0.0, 0.4), (0.25, 0.2), (1.0, 0.25), (4.0, 0.15))
-"""Weights of a warm start in units of `WORTH`, with their probabilities: .9 on average."""
+"""Levels of a warm start's weight in units of `WORTH`, with their prior probabilities; mean .9."""
 
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """The evidence: one row per asked direction or comparison.
+    """The evidence: one row per comparison.
 
     Axes before the rows are repetitions. ``up`` and ``down`` are votes for plus and for minus,
-    half a vote each for a tie, times the weights of their voters.
+    times the weights of their voters; a tie is half a vote for each.
     """
 
     x: Floats
@@ -54,10 +54,10 @@ class Votes:
     steps: Ints
     """(R,)."""
     plus_on_a: Floats | None = None
-    """(..., R): +1 where plus stood on A, −1 on B, 0 if balanced; None fits no such term."""
+    """(..., R): +1 where plus stood on A, −1 on B, 0 if balanced; None: no such term is fitted."""
     curvature_term: Floats | None = None
     """(..., R): −(z⁺ − z⁻)ᵀc with c the midpoint of z⁺ and z⁻; its coefficient is the curvature a
-    of the reward wᵀz − a|z|²/2. None fits a linear reward."""
+    of the reward wᵀz − a|z|²/2. None: the reward is linear."""
 
     @classmethod
     def empty(cls, dim: int, lead: tuple[int, ...] = ()) -> Votes:
@@ -66,7 +66,7 @@ class Votes:
         return cls(np.zeros((*lead, 0, dim)), none, none, np.zeros(0, dtype=np.int64))
 
     def scale(self, weight: Floats) -> Votes:
-        """The same rows with their votes times a weight (..., R): one that fades with age, say."""
+        """The same rows with their votes multiplied by a weight (..., R)."""
         return Votes(
             self.x,
             self.up * weight,
@@ -79,27 +79,27 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed about w before the votes: a mixture of Gaussians, equally likely.
+    """The prior of w: a mixture of equally likely Gaussians.
 
     Raises:
-        UsageError: a variance, width or deviation is not positive, a probability not in (0, 1), or
-            mean and precision do not fit the coordinates.
+        UsageError: a variance, width or deviation is not positive, a probability is not in (0, 1),
+            or mean and precision do not fit the coordinates.
     """
 
     variances: Floats
-    """(V, d): of the coordinates of w, relative to each other; each row is one possibility."""
+    """(V, d): relative variances of the coordinates of w; each row is one possibility."""
     widths: tuple[float, ...] = (4.0, 16.0, 64.0)
-    """Prior variances of the logit of a comparison along w, over the distance as asked."""
+    """Prior variances of the logit of a comparison along w, at the distance that is asked."""
     signal: float = 0.65
     """Probability that w ≠ 0."""
     side_deviation: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
     curvature: tuple[float, float] = (0.12, 0.12)
-    """Mean and standard deviation of the curvature in units of the prior's |w|: a/|w| is one over
-    the distance at which the reward is highest."""
+    """Mean and standard deviation of the curvature in units of the prior's |w|: |w|/a is the
+    distance at which the reward is highest."""
     mean: Floats | None = None
-    """(d,): of a warm start, with its ``precision`` (d, d). Its length says nothing: that of w is
-    the widths'."""
+    """(d,): mean of a warm start, with its ``precision`` (d, d). Only its direction counts: the
+    length of w comes from the widths."""
     precision: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -124,12 +124,12 @@ class Prior:
 
     @classmethod
     def falling(cls, dim: int, half: float = 8.0) -> Prior:
-        """Variances 1/(1 + i/half): leading components are expected to carry more."""
+        """Variances 1/(1 + i/half): leading coordinates are expected to matter more."""
         return cls(1 / (1 + np.arange(dim)[None] / half))
 
     @classmethod
     def blocks(cls, dim: int, first: int = 8, tail: float = 0.01) -> Prior:
-        """The first 8 coordinates carry the taste, or the first 16, 32, … or all: votes decide."""
+        """The first 8, 16, 32, … or all coordinates carry the taste: the votes decide."""
         sizes = [first]
         while sizes[-1] < dim:
             sizes.append(2 * sizes[-1])
@@ -138,10 +138,9 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A mixture over the prior's C Gaussians of Laplace posteriors, given that w ≠ 0.
+    """The posterior given that w ≠ 0: a mixture of the Laplace posteriors of C prior Gaussians.
 
-    Coefficients are those of x (d), then of the side and of the curvature where they were fitted:
-    p in all.
+    The p coefficients are those of x (d), then those of the side and the curvature if fitted.
     """
 
     w: Floats
@@ -165,7 +164,7 @@ class Fit:
     precisions: Floats = field(repr=False)
     """(..., C, p, p): Λ of the prior's Gaussians."""
     count: Floats = field(repr=False)
-    """(...): votes."""
+    """(...): number of votes, weighted."""
     has_curvature: bool = False
     """The last coefficient is a curvature."""
 
@@ -173,10 +172,10 @@ class Fit:
 def fit(votes: Votes, prior: Prior) -> Fit:
     """The posterior of w, its uncertainty and the probability of any signal.
 
-    A function of the set of rows: their order cannot matter. Shapes are `Votes`' and `Fit`'s.
+    The order of the rows does not matter. Shapes are those of `Votes` and `Fit`.
 
     Raises:
-        UsageError: prior and votes differ in dimension, or some number is not finite or a count
+        UsageError: prior and votes differ in dimension, a number is not finite, or a count is
             negative.
     """
     rows = _rows(votes, prior)
@@ -208,14 +207,14 @@ def fit(votes: Votes, prior: Prior) -> Fit:
 def direction(
     fit: Fit, log_factor: Floats | None = None, unproven: Floats | None = None
 ) -> Floats:
-    """Where to go, (..., d): w's direction, as long as the votes deserve, at most 1.
+    """The direction of w (..., d), with a length of at most 1 that grows with the evidence.
 
-    Its length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
-    between its mean and the truth. Until the Bayes factor for any signal has passed
-    `BAYES_FACTOR_NEEDED` it is at most ``unproven`` (...), or `UNPROVEN_SHARE` of that length
-    where None is given.
-    ``log_factor`` (...) is the largest that the run has seen, the fit's own by default: a factor
-    that has once been passed is passed.
+    The length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
+    between its mean and the truth. Until the Bayes factor for any signal has reached
+    `BAYES_FACTOR_NEEDED`, the length is at most ``unproven`` (...), or `UNPROVEN_SHARE` of the
+    full length where ``unproven`` is None.
+    ``log_factor`` (...) is the largest that the run has seen; the default is the fit's own. A
+    factor that was reached once stays reached.
     """
     trace = np.trace(fit.covariance, axis1=-2, axis2=-1)
     square = (fit.w**2).sum(-1)
@@ -228,12 +227,12 @@ def direction(
 
 
 def warm_start(features: Floats, limit: Floats, prior: Prior) -> Prior:
-    """The prior that preferences from elsewhere make of one: a mean and a precision for it.
+    """Add to a prior the mean and precision that preferences from elsewhere suggest.
 
     ``features`` (n, d) are those of the preferred text minus those of the other, in the
-    coordinates of the votes; beyond ± ``limit`` (d,), the 99th percentile of their size among the
-    base's own pairs, they are cut. Neither how strong those preferences are nor how certain is
-    believed: votes learn the length of w, and how much the prior weighs, from `WORTH` votes on.
+    coordinates of the votes. They are clipped at ± ``limit`` (d,), the 99th percentile of their
+    size among the base's own pairs. The strength and certainty of these preferences are not
+    trusted: votes learn the length of w, and the weight of the warm start in units of `WORTH`.
 
     Raises:
         UsageError: there is no pair, or the limit does not fit or is not positive.
@@ -249,10 +248,10 @@ def warm_start(features: Floats, limit: Floats, prior: Prior) -> Prior:
 
 
 def warm_start_worth(found: Fit, votes: Votes, prior: Prior) -> Floats:
-    """Votes (...) that a prior's warm start weighs as much as, as the votes so far judge it.
+    """The weight of a prior's warm start after the votes so far, as a number of votes (...).
 
-    The information that its levels add, in units of a vote's at even odds, each level weighted by
-    its posterior probability; 0 without a warm start.
+    It is the information that the warm start's levels add, each weighted by its posterior
+    probability, in units of the information of one vote at even odds; 0 without a warm start.
     """
     dim, levels = votes.x.shape[-1], len(_LEVELS)
     if prior.mean is None:
@@ -277,7 +276,7 @@ def mixture_moments(weights: Floats, means: Floats, covariances: Floats) -> tupl
 
 
 def _rows(votes: Votes, prior: Prior) -> Rows:
-    """The rows in an order of their own, without those that nobody voted on; equal ones as one."""
+    """Rows in canonical order; without leading axes, equal ones merged, unvoted ones dropped."""
     dim, lead = votes.x.shape[-1], votes.x.shape[:-2]
     if prior.variances.shape[1] != dim:
         raise UsageError(f"prior of the votes: {prior.variances.shape[1]} variances, {dim} axes")
@@ -304,16 +303,16 @@ def _rows(votes: Votes, prior: Prior) -> Rows:
 
 
 def _order(rows: Floats) -> Ints:
-    """An order of rows (R, p) that depends on nothing but their numbers: that of their bytes."""
+    """Sort rows (R, p) by their bytes: an order that depends on their numbers only."""
     flat = np.ascontiguousarray(rows).view(np.dtype((np.void, 8 * rows.shape[-1])))
     return np.argsort(flat.ravel(), kind="stable")
 
 
 def _posteriors(rows: Rows, votes: Votes, prior: Prior) -> tuple[list[float], list[Approximation]]:
-    """Probability and posterior of each of the prior's Gaussians.
+    """Prior probability and posterior of each of the prior's Gaussians.
 
-    One that the first posterior predicts to be `_HOPELESS` times less likely than another is not
-    fitted: its weight is none, and with many votes that spares nearly all the work.
+    A Gaussian that the first posterior predicts to be `_HOPELESS` times less likely than the best
+    is not fitted: its weight is negligible, and with many votes this saves nearly all the work.
     """
     gaussians = list(_gaussians(rows, votes, prior))
     first = laplace.approximate(rows, *gaussians[0][1:])
@@ -330,7 +329,7 @@ def _posteriors(rows: Rows, votes: Votes, prior: Prior) -> tuple[list[float], li
 def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, Floats, Floats]]:
     """Probabilities, means (..., p) and precisions (..., p, p) of the prior, the widest first.
 
-    With τ²·mean |x|²·Σvᵢ the width, E|w|² is the width over the mean |x|² of a vote.
+    E|w|² is the width over the mean |x|² of a vote.
     """
     dim = votes.x.shape[-1]
     square = (rows.total * (rows.design[..., :dim] ** 2).sum(-1)).sum(-1)
@@ -352,7 +351,7 @@ def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, 
 
 
 def _warm_start(prior: Prior, length: Floats, worth: Floats) -> tuple[Floats, Floats]:
-    """The warm start's mean at the length of w, and its precision worth that much information."""
+    """The warm start's mean at the length of w, and its precision, at most ``worth`` in trace."""
     mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
     size = max(float(np.linalg.norm(mean)), 1e-300)
     scale = length / size
@@ -364,7 +363,7 @@ def _warm_start(prior: Prior, length: Floats, worth: Floats) -> tuple[Floats, Fl
 def _with_nuisance(
     votes: Votes, prior: Prior, length: Floats, mean: Floats, precision: Floats
 ) -> tuple[Floats, Floats]:
-    """Mean and precision with those of the side's coefficient and the curvature appended."""
+    """Append the side's coefficient and the curvature, where fitted, to mean and precision."""
     more = []
     if votes.plus_on_a is not None:
         more.append((np.zeros(length.shape), np.full(length.shape, 1 / prior.side_deviation**2)))

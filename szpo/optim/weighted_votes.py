@@ -1,4 +1,4 @@
-"""A step's votes after the weighting of voters, and what to remember of who voted how."""
+"""A step's votes after the weighting of voters, and the history of who voted how."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class HistoryUse:
     """How a rule uses past votes by voter."""
 
     rows: int = 0
-    """Past directions that it needs."""
+    """Number of past directions that the rule needs."""
     weights: Callable[[History], Floats] | None = None
-    """How it weighs voters (..., P); None: as the weighting's name says."""
+    """How the rule weighs voters (..., P); None: as `Settings.weighting` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class WeightedVotes:
     """A step's tally after voter weighting, and the updated voter history."""
 
     tally: Tally
-    """Counts, or sums of voters' weights; the latter say in ``cast`` how many votes there were."""
+    """Counts, or sums of voters' weights; ``cast`` then has the number of votes."""
     delta: Floats | None = None
-    """One estimate per direction (..., K), where it is given in place of the votes'."""
+    """One given estimate per direction (..., K) that replaces Δ̂ from the votes."""
     by_voter: VotesByVoter | None = None
     weights: Floats = field(default_factory=lambda: np.ones(0))
-    """Per voter of ``by_voter`` (..., P)."""
+    """(..., P): one for each voter of ``by_voter``."""
     history: History | None = None
 
 
@@ -50,12 +50,12 @@ def weigh(
     *,
     use: HistoryUse | None = None,
 ) -> WeightedVotes:
-    """Apply the run's weighting to a step; weights rest on earlier steps alone.
+    """Apply the run's weighting to a step; weights are learned from earlier steps only.
 
-    The history keeps the last directions that weights are learned from, and those of ``use``.
+    The history keeps the last directions, as many as the weighting and ``use`` need.
 
     Raises:
-        UsageError: the weighting has to know who voted how, and ``by_voter`` is None.
+        UsageError: the weighting needs to know who voted how, and ``by_voter`` is None.
     """
     if by_voter is None:
         if settings.weighting != "equal":
@@ -81,7 +81,7 @@ def learn_weights(name: str, history: History) -> Floats:
     """One weight per voter (..., P) from everyone's past votes, by a weighting of `LEARNED`.
 
     Raises:
-        UsageError: the weighting learns nothing.
+        UsageError: the weighting learns no weights.
     """
     if name not in LEARNED:
         raise UsageError(f"weighting {name} learns no weights; choose {', '.join(LEARNED)}")
@@ -89,7 +89,7 @@ def learn_weights(name: str, history: History) -> Floats:
 
 
 def check_tally(tally: Tally, step: int) -> None:
-    """Raise unless the counts are finite numbers from 0 up, in arrays of one shape."""
+    """Raise UsageError or RunError unless counts are finite, at least 0 and of one shape."""
     for name in ("plus", "minus", "tie"):
         counts: Floats = getattr(tally, name)
         if counts.shape != tally.plus.shape or tally.identical.shape != tally.plus.shape:
@@ -108,7 +108,7 @@ def check_tally(tally: Tally, step: int) -> None:
 
 
 def totals(tally: Tally) -> tuple[float, float, float]:
-    """Votes, ties and wins of plus (a tie is half), identical comparisons left out."""
+    """Numbers of votes, ties and wins of plus (a tie is half), without identical comparisons."""
     live = ~tally.identical
     plus, minus, tie = (float(c[live].sum()) for c in (tally.plus, tally.minus, tally.tie))
     return plus + minus + tie, tie, plus + 0.5 * tie

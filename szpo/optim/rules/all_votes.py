@@ -1,4 +1,4 @@
-"""All votes of a run as the rule `regression` has them, what they are about, and their fit."""
+"""All votes of a run as the rule `regression` keeps them, with their regressors and their fit."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
     "falling": Prior.falling,
     "flat": Prior.flat,
 }
-"""`prior_variances`: how the variances of d coordinates of w compare."""
+"""The values of `prior_variances`: how the variances of d coordinates of w compare."""
 PSEUDO_KL: Final = 1.0
-"""Nats at which KL and its quadratic estimate count as equal before any is measured."""
+"""Nats added to the sums of measured and estimated KL, so that their ratio starts at 1."""
 EARLIER_COUNTS: Final = 4
-"""Numbers before the regressors in a row of `Settings.earlier_votes`."""
+"""How many numbers precede the regressors in a row of `Settings.earlier_votes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class GuardLimit:
     """How far predicted guards let the recommended point go."""
 
     share: float = 1.0
-    """Of the way that the votes speak for; 0 where no part of it holds the guards."""
+    """Share of the way to the proposed point; 0 where no part of the way holds the guards."""
     broken: tuple[str, ...] = ()
     """Figures whose guards the whole way would break."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AllVotes:
-    """What the rule carries: every vote of the run, and its two points as moved from θ₀."""
+    """What the rule carries: all votes of the run, and its two points as displacements from θ₀."""
 
     votes: Votes
     """One row per comparison, in order of (step, k, n)."""
@@ -54,24 +54,24 @@ class AllVotes:
     centre: Floats
     """(..., d), values of fp32."""
     counted: Floats
-    """(...): counted votes, whatever their voters weigh."""
+    """(...): number of counted votes, without the weights of their voters."""
     log_factor: Floats
-    """(...): the largest log Bayes factor for any signal that a step's fit has found."""
+    """(...): the largest log Bayes factor for any signal that any step's fit has found."""
     kl_sums: tuple[float, float] = (0.0, 0.0)
     """Without `Settings.measured`: sums over steps of measured KL and of its quadratic estimate at
     the same points, nats."""
     moments: Moments | None = None
-    """Of the start's answers; None where guards are not predicted."""
+    """Moments of the start's answers; None where guards are not predicted."""
     guard_limit: GuardLimit = GuardLimit()
     """What the guards allowed at the last step."""
     aside: tuple[int, ...] = ()
     """Named features that are not followed."""
     named: sparse_regression.SparseFit | None = None
-    """What the newest step's fit found, in coordinates of named features."""
+    """The newest step's fit on named features; None without them."""
     reach: KlMeasurement | None = None
-    """Under `Settings.measured`: what was last measured of a proposed point."""
+    """Under `Settings.measured`: the last KL measurement of a proposed point."""
     proposed: Floats | None = None
-    """(d,): that point, as moved from θ₀."""
+    """(d,): that point, as its displacement from θ₀."""
 
     @property
     def kl_scale(self) -> float:
@@ -82,7 +82,7 @@ class AllVotes:
 
 
 def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
-    """The votes that a run has before its first: none, or another run's (`with_earlier_votes`)."""
+    """The votes before a run's first step: none, or another run's (`with_earlier_votes`)."""
     named = settings.features
     columns = settings.dim if named is None else named.columns
     if settings.earlier_votes is None:
@@ -98,8 +98,8 @@ def starting_votes(settings: Settings, lead: tuple[int, ...] = ()) -> Votes:
 def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
     """The settings of a run in which another run's votes count as its own.
 
-    Model, prompts and coordinates must be the same. Every row is recorded with six decimals: its
-    votes up and down, up on side A, its curvature term, and x.
+    Model, prompts and coordinates must be the same. Every row is recorded with six decimals: votes
+    up and down, the side of plus (`Votes.plus_on_a`), the curvature term, and x.
     """
     zero = np.zeros(votes.up.shape)
     side, bend = (
@@ -112,7 +112,7 @@ def with_earlier_votes(settings: Settings, votes: Votes) -> Settings:
 def add_votes(
     settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
 ) -> AllVotes:
-    """The record with a step's votes, and with what was measured while its answers were made."""
+    """Add a step's votes to the record, and what was measured while its answers were made."""
     tally = votes.tally
     live = ~tally.identical
     up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
@@ -160,9 +160,9 @@ def add_votes(
 
 
 def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
-    """Votes for plus and for minus of each comparison (..., R) from (..., P, R/N, N) by voter.
+    """Votes for plus and for minus of each comparison (..., R) from verdicts (..., P, R/N, N).
 
-    A tie is half of each, a negative weight counts for the other side.
+    A tie is half a vote for each; a negative weight counts for the other side.
     """
     plus, minus, tie = weighting.sum_votes(verdicts, weights)
     both = plus + tie / 2, minus + tie / 2
@@ -171,11 +171,11 @@ def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, F
 
 
 def learn_weights(settings: Settings, record: AllVotes, history: History) -> Floats:
-    """One weight per voter (..., P), judged by the posterior of all others' votes.
+    """One weight per voter (..., P), judged by the posterior of all other voters' votes.
 
-    With one vote a direction nobody else voted on it; what the others' votes say of it follows
-    from the fit. Twice, so that a voter who disagrees with everybody weighs little in what the
-    others are judged by. Latest votes only, as elsewhere.
+    With one vote a direction, nobody else voted on it; the fit predicts what the others would have
+    voted. This is done twice, so that a voter who disagrees with everybody has little weight when
+    the others are judged. Only the latest `weighting.ROWS` directions count.
     """
     verdicts = history.verdicts
     people, lead = len(history.voters), verdicts.shape[:-3]
@@ -198,7 +198,7 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
 
 
 def _predict(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
-    """Mean and variance (..., R) of the logit of each row, by the fit of all of them."""
+    """Posterior mean and variance (..., R) of the logit of each row, by a fit of all rows."""
     w, covariance = _posterior(settings, votes)
     mean = np.einsum("...rd,...d->...r", votes.x, w)
     return mean, np.einsum("...ri,...ij,...rj->...r", votes.x, covariance, votes.x)
@@ -217,9 +217,9 @@ def _posterior(settings: Settings, votes: Votes) -> tuple[Floats, Floats]:
 
 
 def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
-    """What each comparison is about (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
+    """The regressors of each comparison (..., K, N, p): z⁺ − z⁻, mixed with its texts' scores.
 
-    In coordinates of named features: their differences, and the scores along the components.
+    With named features: their differences, and the scores along the components.
 
     Raises:
         UsageError: the texts' features or scores were not recorded.
@@ -238,9 +238,9 @@ def regressors_of_step(settings: Settings, at: Perturbations) -> Floats:
 
 
 def curvature_terms(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
-    """By how much curvature would lower each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
+    """The regressor of the curvature in each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
 
-    c is the midpoint of z⁺ and z⁻, from the model's start. Only forecasts fit a curvature.
+    c is the midpoint of z⁺ and z⁻, seen from the model's start. Only forecasts fit a curvature.
     """
     centre = at.inputs.centre
     if centre is None:
@@ -252,16 +252,16 @@ def curvature_terms(settings: Settings, record: AllVotes, at: Perturbations) -> 
 
 
 def from_start(settings: Settings, moved: Floats) -> Floats:
-    """A point (..., d) in coordinates, given as moved from θ₀."""
+    """The coordinates (..., d) of a point that is given as its displacement from θ₀."""
     return moved + (0.0 if settings.start is None else np.array(settings.start))
 
 
 def fit_votes(
     settings: Settings, record: AllVotes
 ) -> tuple[Fit, sparse_regression.SparseFit | None]:
-    """The posterior that all votes give, those of the newest step at full weight.
+    """The posterior of the gradient by all votes; the newest step's votes have full weight.
 
-    Of the gradient in coordinates and, where there are named features, of the weights on them.
+    With named features, also the posterior of the weights on them, else None.
     """
     votes = fitted_votes(settings, record)
     if settings.features is None:
@@ -272,21 +272,21 @@ def fit_votes(
 
 
 def fitted_votes(settings: Settings, record: AllVotes) -> Votes:
-    """The votes as a fit takes them: as they weigh after the newest step, without a curvature."""
+    """The votes for a fit: with their weights after the newest step, without the curvature."""
     return fade(settings, replace(record.votes, curvature_term=None))
 
 
 def fit_named(
     settings: Settings, votes: Votes, aside: tuple[int, ...] = ()
 ) -> sparse_regression.SparseFit:
-    """The posterior over the named features of a run that has them, ``aside`` not followed."""
+    """The posterior of the weights on a run's named features; ``aside`` are not followed."""
     assert settings.features is not None
     believed = named_features.prior_of(settings.features, settings.D, settings.prior_chances)
     return sparse_regression.fit_sparse(votes, believed, aside)
 
 
 def fade(settings: Settings, votes: Votes) -> Votes:
-    """The votes as they weigh after the newest step: λᵃ at an age of a steps, or all as cast."""
+    """The votes with their weights after the newest step: λᵃ at age a steps, or 1."""
     if settings.forgetting is None:
         return votes
     age = votes.steps.max(initial=0) - votes.steps
@@ -294,7 +294,7 @@ def fade(settings: Settings, votes: Votes) -> Votes:
 
 
 def prior(settings: Settings) -> Prior:
-    """The prior of the weights w: Gaussians of several widths, around 0 or around a warm start."""
+    """The prior of the gradient w: Gaussians of several widths, around 0 or a warm start."""
     found = PRIORS[settings.prior_variances or "flat"](settings.dim)
     if settings.prior_widths is not None:
         found = replace(found, widths=settings.prior_widths)
@@ -305,13 +305,13 @@ def prior(settings: Settings) -> Prior:
 
 
 def with_pairs(settings: Settings, features: Floats, far: Floats | None) -> Settings:
-    """The settings with the prior that preferences from elsewhere make.
+    """Add to the settings the prior that preferences from elsewhere suggest.
 
     Args:
-        settings: Of the run, as if there were none.
-        features: What was preferred less the other (n, p): in coordinates of named features their
-            regressors, elsewhere scores (n, d).
-        far: Beyond ± this a score is cut (d,); None in coordinates of named features.
+        settings: The run's settings without such preferences.
+        features: The preferred text minus the other: regressors (n, p) with named features, else
+            scores (n, d).
+        far: Scores are clipped at ± these limits (d,); None with named features.
 
     Raises:
         UsageError: there is no preference, or the limits do not fit.

@@ -1,9 +1,9 @@
-"""α ĝ along v, as `known` and `sign` share it: one coefficient per direction, from its votes.
+"""The step α ĝ along v, shared by `known` and `sign`: one coefficient per direction.
 
-Each reads one number in the votes of a direction (its measure), and θ moves along the direction by
-α · measure / (unit · K): one number stands for the vector α ĝ. Where no α is set, the one is taken
-whose expected step has the length of ``kl_step``: from the law of the votes when nobody has a
-preference, or measured in a warm-up.
+Each rule computes one number from the votes of a direction, its statistic. θ moves along the
+direction by α · statistic / (divisor · K), so one number stands for the vector α ĝ. Where α is not
+set, it is chosen so that the expected step costs ``kl_step``: from the distribution of votes when
+nobody has a preference, or from a warm-up.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from szpo.types import Floats, Tally
 
 @dataclass(frozen=True, slots=True)
 class OnePointRule:
-    """In what `known` and `sign` differ."""
+    """The parts in which `known` and `sign` differ."""
 
     name: str
     statistic: Callable[[Settings, Floats, Tally | None], Floats]
-    """(settings, Δ̂ (..., K), tally) → (..., K); no tally where Δ̂ came from elsewhere."""
+    """(settings, Δ̂ (..., K), tally) → (..., K); the tally is None where Δ̂ was given instead."""
     divisor: Callable[[Settings, Any], Any]
-    """(settings, μ (...)) → by what the measure is divided."""
+    """(settings, μ (...)) → the divisor of the statistic."""
     null_rms: Callable[[Settings], float]
-    """Root mean square of a direction's measure when nobody has a preference."""
+    """Root mean square of a direction's statistic when nobody has a preference."""
     is_exact: Callable[[Settings], bool]
     can_warm_up: bool
     equation: str = ""
-    """Its step in symbols: {c} is the distance of the two policies, μ or (2μ), {p} their share."""
+    """The step in symbols: {c}: distance of the two policies, μ or (2μ); {p}: share of votes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepSize:
-    """What `known` and `sign` carry: their step size."""
+    """The step size, which `known` and `sign` carry from step to step."""
 
     alpha: float | None
     """Base step size; None during a warm-up."""
     warmup_squares: tuple[float, ...] = ()
-    """Squares of what the warm-up measured, one per direction."""
+    """Squared statistics of the warm-up, one per direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Coefficients:
     delta: Floats
     stderr: Floats
     statistic: Floats
-    """What the rule reads in the votes; see `OnePointRule.statistic`."""
+    """See `OnePointRule.statistic`."""
     capped: NDArray[np.bool_]
 
 
 def rule(counting: OnePointRule) -> Rule:
-    """The rule that moves by this measure."""
+    """The `Rule` made of these parts."""
     return Rule(
         name=counting.name,
         check=check,
@@ -89,13 +89,13 @@ def rule(counting: OnePointRule) -> Rule:
 
 
 def check(settings: Settings) -> None:
-    """These rules have no prior to take."""
+    """Refuse a prior, which these rules cannot use."""
     if settings.prior_mean is not None or settings.prior_precision is not None:
         raise SettingsError("a prior on the gradient belongs to the rule regression")
 
 
 def init(counting: OnePointRule, settings: Settings, lead: tuple[int, ...] = ()) -> StepSize:
-    """The step size, unless a warm-up is to measure it."""
+    """The step size; its alpha is None if a warm-up has to measure it."""
     return StepSize(None if settings.warmup > 0 else default_alpha(counting, settings))
 
 
@@ -115,11 +115,11 @@ def with_directions(settings: Settings, step_size: StepSize, count: int) -> Step
 
 
 def default_alpha(counting: OnePointRule, settings: Settings, rms: float | None = None) -> float:
-    """The base step size: as set, or the one whose expected step has the length of κ_step.
+    """The base step size: as set, or such that the expected step costs κ_step.
 
-    A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
-    is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of the measure, as a warm-up found it;
-    None takes it from the exact law of the votes at rate ½.
+    An average of K independent directions with root mean square coefficient c is c · √(d/K) long;
+    it should be μ · √d · √(κ_step/κ) long. ``rms`` is the statistic's root mean square in a
+    warm-up; None takes it from the exact distribution of votes at rate ½.
     """
     if settings.alpha is not None:
         return float(settings.alpha)
@@ -137,10 +137,10 @@ def coefficients(
     nu: float | None = None,
     delta: ArrayLike | None = None,
 ) -> Coefficients:
-    """Votes (..., K, N) to the coefficient of each direction (..., K): α · measure / (unit · K).
+    """The coefficient of each direction (..., K) from votes (..., K, N); see the module.
 
-    A coefficient beyond ``coef_cap`` · μ is cut to it. ``delta`` (..., K) replaces the estimate,
-    as true value differences do. ``nu`` is Davidson's.
+    A coefficient beyond ``coef_cap`` · μ is clipped to that. ``delta`` (..., K), such as true
+    value differences, replaces the estimate. ``nu`` is Davidson's ν.
     """
     found = estimate(settings, tally, nu)
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
@@ -167,10 +167,10 @@ def _scale(
 def repeat(
     counting: OnePointRule, settings: Settings, step_size: StepSize, first: int, counts: Floats
 ) -> Floats | None:
-    """The coefficients (T, K) of `move` for the steps from ``first`` on, at once.
+    """The coefficients (T, K) of `move` for T steps from ``first`` on, all at once.
 
-    ``counts`` (T, K, 3): votes for plus, for minus, ties, of one comparison a direction. None
-    where a step looks at other steps' votes: in a warm-up, and with ν from the run's ties.
+    ``counts`` (T, K, 3): votes for plus, votes for minus and ties, of one comparison a direction.
+    Returns None in a warm-up, under Davidson's ties and for N > 1.
     """
     if step_size.alpha is None or settings.ties != "half" or settings.N != 1:
         return None
@@ -187,7 +187,7 @@ def repeat(
 
 
 def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estimate:
-    """Δ̂ and its standard error per direction, by the settings' link and smoothing."""
+    """Δ̂ and its standard error per direction, with the settings' link and smoothing."""
     link = links.link(settings.link)
     return invert_and_average.estimate(
         tally,
@@ -226,7 +226,7 @@ def flip_share(
     votes: WeightedVotes,
     nu: float | None = None,
 ) -> float | None:
-    """Share of hostile voters who would have turned the step; None without votes by voter."""
+    """Share of hostile voters that would have reversed the step; None without votes by voter."""
     if votes.by_voter is None:
         return None
 
@@ -247,9 +247,9 @@ def _warm_up(
     votes: WeightedVotes,
     nu: float | None,
 ) -> Move:
-    """Votes are spent and recorded, nothing moves; the last warm-up step sets α.
+    """A warm-up step: votes are recorded and nothing moves; the last warm-up step sets α.
 
-    A direction of which nothing was counted (a deadline) measures nothing.
+    A direction without counted votes (after a deadline) is left out of the measurement.
     """
     at_one = replace(at, alpha=1.0)
     found = coefficients(counting, settings, at_one, votes.tally, nu=nu, delta=votes.delta)
@@ -262,7 +262,7 @@ def _warm_up(
         total = 0.0
         for square in warm:
             total += square
-        # Only ties so far say nothing about the spread: fall back to that of pure vote noise.
+        # Ties alone do not show the spread: fall back to the spread of pure vote noise.
         rms = math.sqrt(total / max(len(warm), 1))
         alpha = default_alpha(counting, settings, rms or None)
     return Move(

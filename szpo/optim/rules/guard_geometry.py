@@ -1,14 +1,14 @@
-"""Predict what a move does to the guards from the start's own answers, before anybody reads one.
+"""Predict how a move changes the guards' figures from the start's own answers, before any vote.
 
-In whitened coordinates z the policy near its start is the start's law tilted by exp(z · u), where
-u is the score of an answer, ∂ log π(answer) / ∂z. So the mean of any figure f of an answer moves
-by cov(f, u) · z at first order: the regression of f on u *is* the change (the compatible-function
-theorem: Kakade 2001, "A natural policy gradient"; Peters and Schaal 2008). Where u is about normal
-the tilt shifts its mean by m = cov(u) z, and one further coefficient for ½|u|² gives the common
-part of the curvature. No vote and no reward takes part.
+In whitened coordinates z the policy near its start is the start's distribution tilted by
+exp(z · u), where u is the score of an answer, ∂ log π(answer) / ∂z. So the mean of any figure f of
+an answer changes by cov(f, u) · z at first order: the regression of f on u *is* the change (the
+compatible-function theorem: Kakade 2001, "A natural policy gradient"; Peters and Schaal 2008).
+Where u is about normal, the tilt shifts its mean by m = cov(u) z, and one more coefficient, for
+½|u|², gives the common part of the curvature. Votes and rewards are not used.
 
-Where coordinates are many, as those of named features are, their covariances are taken one by one:
-whitened scores are uncorrelated, and a few hundred answers and numbers do for any number of them.
+With many coordinates, as with named features, only the diagonal of their covariance is used:
+whitened scores are uncorrelated, so a few hundred answers suffice for any number of coordinates.
 
 The figures are those of three guards: log-probability per token under the base, length, and the
 margin of the own prompt. Variety (distinct-2) belongs to a set of answers and is not predicted.
@@ -28,43 +28,43 @@ from szpo.optim.rules.measured_kl import SHARE_PARTS
 from szpo.types import Floats
 
 FIGURES: Final = ("logprob", "tokens", "margin")
-"""Of an answer: log-probability per token under the base, length, margin of the own prompt."""
+"""Figures of an answer: log-probability per token under the base, length, own-prompt margin."""
 LEAST_KL: Final = 0.2
-"""Nats below which a move is not worth making: |z|²/2."""
+"""A move is not shrunk below these nats, |z|²/2: it would not be worth making."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Sums over the start's answers, centred within prompts: all that a prediction rests on.
+    """Sums over the start's answers, centred within prompts: all that a prediction needs.
 
     Features φ of an answer are its score u (d) and ½|u|². Everything is a plain number,
-    so that it can be recorded and replayed without a model.
+    so it can be recorded and replayed without a model.
     """
 
     answers: int
     freedom: int
-    """Answers less prompts (or less 1) less features: degrees of freedom of the residuals."""
+    """Residual degrees of freedom: answers − prompts (or 1) − d − 1, without d if diagonal."""
     scores: Floats
-    """cov(u) = E[u uᵀ] (d, d), which takes z to the shift of the mean score; or its diagonal."""
+    """cov(u) = E[u uᵀ] (d, d), maps z to the shift of the mean score; or its diagonal (d,)."""
     gram: Floats
-    """Σ φφᵀ (d + 1, d + 1); or its diagonal (d + 1,), coordinates taken one by one."""
+    """Σ φφᵀ (d + 1, d + 1); or its diagonal (d + 1,)."""
     cross: Floats
     """Σ φ f (d + 1, figures)."""
     squares: Floats
     """Σ f² (figures,)."""
     levels: Floats
-    """Means of the figures at the start (figures,); of the margin the median."""
+    """Figures at the start (figures,): means, and the median for the margin."""
 
     def to_json(self) -> dict[str, Any]:
-        """For the record; numbers come back exactly, and those that are not known as null."""
+        """As JSON for the record; numbers are exact, and unknown ones are null."""
         return {name: _plain(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any], dim: int) -> Moments:
-        """What `to_json` wrote, of ``dim`` coordinates.
+        """Read the output of `to_json` for ``dim`` coordinates.
 
         Raises:
-            UsageError: it is something else.
+            UsageError: the body is not such an output.
         """
         found: dict[str, Any] = {
             name: np.array(value, np.float64) if isinstance(value, list) else value
@@ -91,15 +91,15 @@ class Prediction:
     name: str
     """One of `FIGURES`."""
     change: float
-    """Logprob in nats; tokens and margin as a share of the start's level."""
+    """Log-probability: nats; tokens and margin: as a share of the start's level."""
     low: float
     high: float
     limits: tuple[float, float]
-    """Within which the guard holds."""
+    """The guard holds for changes within these limits."""
 
     @property
     def holds(self) -> bool:
-        """The predicted change lies within the limits."""
+        """The predicted change is within the limits."""
         return self.limits[0] <= self.change <= self.limits[1]
 
 
@@ -108,14 +108,14 @@ class Limits:
     """Changes that guards allow; defaults are those of `szpo.policies.text_guards`."""
 
     drop: float = 0.5
-    """Of log-probability per token, nats."""
+    """Largest drop of log-probability per token, nats."""
     length: tuple[float, float] = (-0.2, 0.2)
-    """Of the length, as a share of the start's."""
+    """Lowest and highest change of the length, as a share of the start's."""
     margin: float = 0.25
-    """Of the margin of the own prompt, as a share of the start's."""
+    """Largest drop of the own-prompt margin, as a share of the start's."""
 
     def of(self, name: str) -> tuple[float, float]:
-        """Lowest and highest change of a figure."""
+        """Lowest and highest allowed change of a figure."""
         if name == "logprob":
             return -self.drop, np.inf
         return self.length if name == "tokens" else (-self.margin, np.inf)
@@ -129,9 +129,9 @@ def gather(
     Args:
         scores: u (answers, d) in the run's coordinates.
         figures: (answers, 3) in the order of `FIGURES`; a figure with nan anywhere is not used.
-        prompts: Which prompt each answer is to; levels of prompts are taken out where prompts
-            have more than one answer on average.
-        apart: Take coordinates one by one; for whitened ones only.
+        prompts: The number of each answer's prompt. Values are centred within prompts if these
+            have at least two answers on average, else over all answers.
+        apart: Use only the diagonal of the covariances; for whitened coordinates.
 
     Raises:
         UsageError: there are too few answers for these coordinates.
@@ -159,7 +159,7 @@ def gather(
 
     half = 0.5 * (u**2).sum(1, keepdims=True)
     phi, f = centre(np.hstack([u, half])), centre(f)
-    # A score has mean 0 after every prompt, so its covariance needs no centring.
+    # A score has mean 0 for every prompt, so its covariance needs no centring.
     covariance, gram = (
         ((u**2).mean(0), (phi**2).sum(0)) if apart else (u.T @ u / rows, phi.T @ phi)
     )
@@ -170,12 +170,12 @@ def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[
     """Predict the change of every guard's figure at the point z.
 
     Args:
-        moments: Of the start's answers.
+        moments: Moments of the start's answers.
         z: (d,), whitened: |z|²/2 is about the KL in nats.
-        limits: Of the guards.
+        limits: Limits of the guards.
 
     Returns:
-        One for each of `FIGURES` that was measured, and that a share can be taken of.
+        One prediction for each of `FIGURES` that was measured and whose unit is known (`_units`).
     """
     changes, errors = _changes(moments, np.asarray(z, np.float64)[None])
     quantile = float(stats.t.ppf(0.975, moments.freedom))
@@ -193,17 +193,17 @@ def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[
 def shrink_for_guards(
     moments: Moments, z: Floats, limits: Limits | None = None, *, origin: Floats | None = None
 ) -> Floats:
-    """The largest share s ≤ 1 of a move at which every predicted guard holds; 0 where none does.
+    """The largest share s ≤ 1 of a move at which every predicted guard holds; 0 if there is none.
 
     Args:
-        moments: Of the start's answers.
+        moments: Moments of the start's answers.
         z: Moves (..., d), whitened.
-        limits: Of the guards.
+        limits: Limits of the guards.
         origin: Where the moves begin (d,), whitened; None: the start.
 
     Returns:
-        (...), multiples of 1/`SHARE_PARTS`. 0: a guard fails even at `LEAST_KL` nats, so no
-        shrink mends the move. A move of fewer nats than that is judged as it is, 1 or 0.
+        (...), multiples of 1/`SHARE_PARTS`. 0: guards fail at every share down to `LEAST_KL` nats.
+        A move of fewer nats than that is not shrunk: its share is 1 or 0.
     """
     z, allowed = np.asarray(z, np.float64), limits or Limits()
     size = np.maximum(np.linalg.norm(z, axis=-1), 1e-300)
@@ -239,16 +239,16 @@ def _shift(moments: Moments, z: Floats) -> Floats:
 
 
 def _inverse(moments: Moments) -> Floats:
-    """Of Σ φφᵀ (d + 1, d + 1)."""
+    """The inverse of Σ φφᵀ (d + 1, d + 1)."""
     if moments.gram.ndim == 1:
         return np.diag(1 / np.maximum(moments.gram, 1e-300))
     return np.asarray(np.linalg.pinv(moments.gram, hermitian=True))
 
 
 def _units(moments: Moments) -> Floats:
-    """What a change of each figure is expressed in; nan where no share can be taken of a level.
+    """The unit of each figure's change: 1 nat or the start's level; nan if the level is too small.
 
-    Of a level below half of what answers to one prompt differ by, a share would be noise.
+    A share of a level below half the spread of answers to one prompt would be noise.
     """
     spread = np.sqrt(moments.squares / moments.answers)
     level = np.where(moments.levels > np.maximum(spread / 2, 0.0), moments.levels, np.nan)
@@ -256,7 +256,7 @@ def _units(moments: Moments) -> Floats:
 
 
 def _changes(moments: Moments, points: Floats) -> tuple[Floats, Floats]:
-    """Changes and standard errors (points, figures) at the points (points, d); nan: not known."""
+    """Changes and standard errors (points, figures) at the points (points, d); nan: unknown."""
     shift = _shift(moments, points)
     x = np.hstack([shift, 0.5 * (shift**2).sum(1, keepdims=True)])
     inverse = _inverse(moments)

@@ -1,13 +1,13 @@
 """The rule `known`: the link σ is known, so its inverse turns votes into a value difference.
 
-A step of the paper (Zhang & Ying, arXiv 2409.17401), with c = 1 where θ + μv is compared with θ
-(one-sided: `pairing` forward), and 2 where θ + μv is with θ − μv (antithetic, as in SPSA):
+The paper's step (Zhang & Ying, arXiv 2409.17401). c is 1 where θ + μv is compared with θ
+(one-sided: `pairing` forward), and 2 where it is compared with θ − μv (antithetic, as in SPSA):
 
     v ~ N(0, I), θ′ = θ + μv                  `szpo.optim.sample_directions`, `optimizer.ask`
     a batch from each policy, N times         `szpo.training.sample_batches`
     M evaluators compare each pair            `szpo.training.ask_evaluators`
     p_n = k_n / M, Δ̂ = (1/N) Σ_n σ⁻¹(p_n)     `szpo.aggregation.invert_and_average`
-    ĝ = Δ̂/(cμ) · v                            cμ is `unit` below; see `along_direction`
+    ĝ = Δ̂/(cμ) · v                            cμ is `divisor` below; see `along_direction`
     θ ← θ + α ĝ                               `szpo.training.update_policy`
 """
 
@@ -28,12 +28,12 @@ def statistic(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
 
 
 def divisor(settings: Settings, mu: Any) -> Any:
-    """c·μ, by which a difference of values becomes one along v."""
+    """c·μ, which turns a difference of values into a slope along v."""
     return settings.distance * mu
 
 
 def null_rms(settings: Settings) -> float:
-    """Root mean square of Δ̂ of a direction when nobody has a preference."""
+    """Root mean square of a direction's Δ̂ when nobody has a preference."""
     invert = invert_and_average.inversion(
         settings.smoothing, links.link(settings.link), trim=settings.trim
     )

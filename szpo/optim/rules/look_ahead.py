@@ -1,6 +1,6 @@
-"""What a run of `regression` promises now and after more votes, and what holds it back.
+"""Forecast a run of `regression` now and after more votes, and say what holds it back.
 
-A function of the settings and of what the rule carries, so that anybody can work it out again.
+A forecast depends only on the settings and on what the rule carries, so anybody can recompute it.
 """
 
 from __future__ import annotations
@@ -25,59 +25,59 @@ from szpo.optim.vote_regression import Prior, Votes, fit
 from szpo.types import Floats
 
 HORIZONS: Final = (0, 20, 40, 80)
-"""Further votes that are looked ahead."""
+"""Numbers of further votes that are forecast."""
 DRIFT_FROM_VOTES: Final = 64
-"""Votes from which it is asked whether the taste has turned."""
+"""Number of votes from which a change of taste is looked for."""
 _FUTURES: Final = 400
-"""Possible futures in coordinates of named features."""
+"""Number of simulated futures with named features."""
 _LAST_STEPS: Final = 2
-"""Last steps, whose comparisons further ones are taken to be like."""
+"""Number of last steps; further comparisons are taken to be like theirs."""
 _PLAN_DRAWS: Final = 60
-"""Possible tastes of a plan."""
+"""Number of simulated tastes of a plan."""
 Figure: TypeAlias = tuple[float, float, float]
 """A figure with the lower and upper end of its 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What is expected of the recommended point after some more votes."""
+    """The forecast for the recommended point after some more votes."""
 
     votes: int
     win_rate: Figure
-    """Share of votes for it against the base's answers."""
+    """Share of votes for the point's answers against the base's."""
     kl: Figure
-    """To the base, nats."""
+    """KL to the base, nats."""
     evidence: float
     """Probability that the votes will by then show that they share a taste."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookAhead:
-    """What the votes so far say of the recommended point, and what keeps it from going on."""
+    """What the votes so far say of the recommended point, and what holds it back."""
 
     ahead: tuple[Ahead, ...]
-    """At `HORIZONS`; empty before the first vote, in a branch, and without a KL budget."""
+    """One for each of `HORIZONS`; empty before any vote, in a branch, and without a KL budget."""
     factor: float
     """The largest log Bayes factor for any signal that the run has seen."""
     share: float = 1.0
-    """Of the way that predicted guards allow; 0: no part of it holds them."""
+    """Share of the way that predicted guards allow; 0: they hold on no part of it."""
     broken: tuple[str, ...] = ()
     """Figures whose guards the whole way would break (`guard_geometry.FIGURES`)."""
     side: float = 0.0
-    """What standing on side A is worth, logits."""
+    """The advantage of side A, logits."""
     prior_votes: float | None = None
-    """Votes that the warm start weighs as much as; None without one."""
+    """Number of votes that the warm start weighs as much as; None without a warm start."""
     drift: float | None = None
-    """Nats by which a fit that forgets predicts better; None while there are few votes, and
-    where the run's own fit forgets."""
+    """Nats by which a fit that forgets predicts better; None with few votes, with named features,
+    and where the run's own fit forgets."""
     taught: tuple[Claim, ...] | None = None
-    """What the votes are about, in named features; None where there are none."""
+    """What the votes are about, in named features; None without named features."""
     unnamed: float = 0.0
-    """Probability that no named feature explains the votes, but the score components do."""
+    """Probability that the score components explain the votes, and no named feature does."""
     chance: float = 0.0
-    """Probability that nothing explains them."""
+    """Probability that nothing explains the votes."""
     aside: tuple[str, ...] = ()
-    """Groups that they are not to be about, by order."""
+    """Groups of features that the operator ordered not to follow."""
 
     @property
     def shown(self) -> bool:
@@ -86,16 +86,16 @@ class LookAhead:
 
     @property
     def turned(self) -> bool:
-        """The taste has turned."""
+        """The taste has changed."""
         return self.drift is not None and self.drift > vote_forecast.DRIFT_NATS
 
     def to_json(self) -> dict[str, Any]:
-        """For the record."""
+        """As JSON for the record."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> LookAhead:
-        """What `to_json` wrote, as it came back from the record."""
+        """Read the output of `to_json` from the record."""
         ahead = tuple(
             Ahead(each["votes"], tuple(each["win_rate"]), tuple(each["kl"]), each["evidence"])
             for each in body["ahead"]
@@ -109,7 +109,7 @@ class LookAhead:
 
 
 def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
-    """Look ahead from what the rule carries between two steps of one run."""
+    """Forecast from what the rule carries between two steps of one run."""
     if settings.features is not None:
         return _look_at_features(settings, record, settings.features)
     believed, moving = prior(settings), fit_votes(settings, record)[0]
@@ -160,7 +160,7 @@ def _look_at_features(settings: Settings, record: AllVotes, features: NamedFeatu
 
 
 def _can_tell(settings: Settings, record: AllVotes) -> bool:
-    """There are votes to forecast from, a budget of KL, and no start from another run."""
+    """A forecast is possible: there are votes and a KL budget, and the run is no branch."""
     voted = float(record.counted) > 0
     return voted and settings.kl_budget is not None and settings.start is None
 
@@ -170,7 +170,7 @@ def _ahead(
     record: AllVotes,
     outlook: Callable[[RunPosition, int, float, Floats | None], Outlook],
 ) -> tuple[Ahead, ...]:
-    """What `HORIZONS` votes are expected to make of the run."""
+    """The forecasts at `HORIZONS`."""
     unit = regression.whitened_unit(settings)
     standing = RunPosition(
         record.centre / unit, record.recommended / unit, float(record.log_factor)
@@ -186,7 +186,7 @@ def _ahead(
 
 
 def _whiten(votes: Votes, unit: float) -> Votes:
-    """The votes in whitened units, in which the prior of a curvature is."""
+    """The votes in whitened units, in which the prior of the curvature is given."""
     bend = None if votes.curvature_term is None else votes.curvature_term / unit**2
     return replace(votes, x=votes.x / unit, curvature_term=bend)
 
@@ -204,13 +204,13 @@ def _figure(found: Interval, factor: float = 1.0) -> Figure:
 
 
 def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
-    """What numbers of votes are expected to buy, before any is asked for.
+    """Forecast what numbers of votes will achieve, before any vote is cast.
 
-    Tastes are drawn from the prior, given that people share one; their votes are simulated around
-    the start, without the luck of texts, and the rule is applied to them.
+    Tastes are drawn from the prior, given that people share one. Their votes are simulated around
+    the start, without the chance in the texts, and the rule is applied to them.
 
     Args:
-        settings: Of the rule `regression`, with a KL budget and not of a branch.
+        settings: Settings of the rule `regression`, with a KL budget, not of a branch.
         votes: Rising numbers of votes.
     """
     rng, believed, each = np.random.default_rng(0), prior(settings), settings.N * settings.M
@@ -242,7 +242,7 @@ def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
 def _draw_tastes(
     believed: Prior, radius: float, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Gradients (draws, d) and curvatures (draws,) from the prior, given that there is a taste."""
+    """Draw gradients (draws, d) and curvatures (draws,) from the prior, given a shared taste."""
     length = np.sqrt(rng.choice(believed.widths, _PLAN_DRAWS)) / radius
     variances = believed.variances[rng.integers(0, len(believed.variances), _PLAN_DRAWS)]
     spread = np.sqrt(variances / variances.sum(-1, keepdims=True))
@@ -262,21 +262,21 @@ def outlook_in_features(
     unproven: float | None = None,
     aside: tuple[int, ...] = (),
 ) -> Outlook:
-    """What ``more`` votes would make of one run, as `szpo.optim.vote_forecast.outlook` says it.
+    """Forecast one run after ``more`` votes, with named features; as `vote_forecast.outlook`.
 
-    Every explanation that the fit kept is taken as the truth as often as it is probable; it votes
-    on comparisons like those of the last steps, and what was kept is weighed anew by these votes.
-    Nothing is fitted again, so that thousands of futures take milliseconds.
+    Each future takes one explanation that the fit kept as the truth, drawn by its probability. The
+    truth votes on comparisons like those of the last steps, and these votes reweight all kept
+    explanations. Nothing is refitted, so hundreds of futures take milliseconds.
 
     Args:
         found: The fit of the votes.
-        votes: Of one run, x (R, p), at least one.
-        features: Of its coordinates.
+        votes: Votes of one run, x (R, p), at least one.
+        features: The run's named features.
         unit: One whitened unit in coordinates.
-        standing: Where it stands, in whitened units.
-        more: Further votes.
+        standing: The run's position, in whitened units.
+        more: Number of further votes.
         reach: Length of a recommendation of certain direction after them, in whitened units.
-        unproven: Its largest part before the votes show a signal.
+        unproven: Largest share of ``reach`` before the votes show a signal.
         aside: Features whose predicted change is held at 0.
     """
     rng, p = np.random.default_rng(0), features.columns
@@ -321,7 +321,7 @@ def outlook_in_features(
 
 
 def _lengths(w: Floats, votes: Votes, rng: np.random.Generator) -> Floats:
-    """How long weights w (draws, p) may be instead, in units of themselves, by the votes alone."""
+    """Draw factors (draws,) on the lengths of w (draws, p), with their posterior uncertainty."""
     logits = w @ votes.x.T
     rate = special.expit(logits)
     information = (rate * (1 - rate) * logits**2) @ (votes.up + votes.down)

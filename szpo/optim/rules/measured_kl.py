@@ -1,11 +1,11 @@
-"""How far a proposed point may go by its measured KL: measured, shrunk, and only then recorded.
+"""Shrink a proposed point until its measured KL fits the budget; only then is it recorded.
 
-The point lies on a ray from where the run began, and a share of the way is n/256. The whole way is
-measured first. While a reading is above the budget, a smaller share is, at most
-`MOST_READINGS` in all: KL is taken to be linear in the square of the share, between the largest
-share that fits (or the beginning) and the smallest that does not, and `AIMED_SHARE` of the budget
-is aimed at. The record has the readings, and they alone give every share, to the last bit: a
-replay needs no model.
+The point lies on a ray from where the run began. A share of the way is n/256. The whole way is
+measured first. While a reading is above the budget, a smaller share is measured, with at most
+`MOST_READINGS` readings in all. KL is taken as linear in the square of the share between the
+largest share that fits (or the beginning) and the smallest that does not, and the next share aims
+at `AIMED_SHARE` of the budget. The readings are recorded, and they alone determine every share, to
+the last bit: a replay needs no model.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, Final
 SHARE_PARTS: Final = 256
 """Shares of the way are multiples of 1/256."""
 MOST_READINGS: Final = 3
-"""Readings of a step at most."""
+"""Largest number of readings in a step."""
 AIMED_SHARE: Final = 0.9
-"""Share of the budget that is aimed at: the measured KL scatters about it."""
+"""Share of the budget that is aimed at, since measured KL scatters."""
 CLOSE_ENOUGH_SHARE: Final = 0.75
-"""A shrunk point whose KL is this share of the budget or more is taken as it is."""
+"""A shrunk point is accepted if its KL is at least this share of the budget."""
 LEAST_KL: Final = 0.1
-"""Nats by the quadratic estimate from which a point is measured."""
+"""A point is measured if its quadratic KL estimate is at least this many nats."""
 UNMOVED_SHARE: Final = 0.05
-"""A point that has moved by less, of its distance from the model's start, is not read again."""
+"""A point that moved by at most this share of its distance from the start is not read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +35,44 @@ class Reading:
     """KL to the model's start, nats, at a share of the way."""
 
     share: int
-    """In 1/256."""
+    """In units of 1/256."""
     kl: float
-    """As measured."""
+    """Measured KL."""
     estimate: float
-    """By |z|²/2 in whitened units."""
+    """Quadratic estimate, |z|²/2 in whitened units."""
 
 
 @dataclass(frozen=True, slots=True)
 class KlMeasurement:
-    """What was measured of a proposed point, and how much of the way to it was recorded."""
+    """The readings of a proposed point, and the share of the way that was recorded."""
 
     limit: float
     """The budget, nats."""
     start: float
-    """Quadratic estimate where the run began; 0 but in a branch."""
+    """Quadratic estimate where the run began; 0 except in a branch."""
     readings: tuple[Reading, ...]
     """In the order in which they were made; at least one."""
     share: int
-    """Of the way that was recorded, in 1/256."""
+    """The recorded share of the way, in units of 1/256."""
 
     @property
     def nearest(self) -> Reading:
-        """The reading next to what was recorded."""
+        """The reading whose share is nearest to the recorded one."""
         return min(self.readings, key=lambda each: abs(each.share - self.share))
 
     @property
     def scale(self) -> float:
-        """Measured KL over its quadratic estimate there."""
+        """Measured KL over its quadratic estimate at `nearest`; `LEAST_KL` is added to both."""
         return (self.nearest.kl + LEAST_KL) / (self.nearest.estimate + LEAST_KL)
 
     @property
     def measured(self) -> float | None:
-        """KL of what was recorded, nats; None if nothing was read just there."""
+        """Measured KL of the recorded point, nats; None if the KL was not read there."""
         return self.nearest.kl if self.nearest.share == self.share else None
 
     @property
     def follows(self) -> bool:
-        """Every share is the one that the readings before it give."""
+        """True if every share follows from the readings before it."""
         given = [(each.share, False) for each in self.readings] + [(self.share, True)]
         return all(
             choose(self.limit, self.start, self.readings[:i]) == each
@@ -81,10 +81,10 @@ class KlMeasurement:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> KlMeasurement:
-        """What a step recorded.
+        """Read the measurement that a step recorded.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not of this form, or a number is out of range.
+            KeyError, TypeError, ValueError: the form is wrong, or a number is out of range.
         """
         readings = tuple(Reading(**each) for each in body["readings"])
         found = cls(body["limit"], body["start"], readings, body["share"])
@@ -105,7 +105,7 @@ def measure(limit: float, start: float, read: Callable[[int], Reading]) -> KlMea
     Args:
         limit: The budget, nats.
         start: Quadratic estimate where the way begins, nats.
-        read: Measures at a share of the way, in 1/256.
+        read: Measures KL at a share of the way, in units of 1/256.
     """
     readings: tuple[Reading, ...] = ()
     while True:
@@ -116,9 +116,9 @@ def measure(limit: float, start: float, read: Callable[[int], Reading]) -> KlMea
 
 
 def choose(limit: float, start: float, readings: tuple[Reading, ...]) -> tuple[int, bool]:
-    """The share that these readings give, and whether it is recorded; else it is measured.
+    """The share that follows from the readings, and whether to record it (True) or to measure it.
 
-    A point that costs no more than where the way begins fits as well: a branch does not go back.
+    A point whose estimate is at most the beginning's also fits, so a branch need not go back.
 
     >>> choose(3.0, 0.0, (Reading(256, 12.0, 2.7),))
     (121, False)
@@ -128,7 +128,7 @@ def choose(limit: float, start: float, readings: tuple[Reading, ...]) -> tuple[i
     first = readings[0]
     fits = [each for each in readings if each.kl <= limit or each.estimate <= start]
     above = [each for each in readings if each not in fits]
-    # Where the way begins, KL is not measured: the estimate is scaled as at the whole way.
+    # KL at the beginning is not measured: its estimate is scaled as at the whole way.
     nothing = Reading(0, first.kl * start / first.estimate if start else 0.0, start)
     low = max(fits, key=lambda each: each.share, default=nothing)
     if not above or (fits and low.kl >= CLOSE_ENOUGH_SHARE * limit):

@@ -1,6 +1,6 @@
-"""The rules by name: a new rule is a file beside this one, and its entry here.
+"""The rules by name. A new rule is a file beside this one and an entry here.
 
-Those of other packages are added by `szpo.config.rule_plugins`, which finds them.
+`szpo.config.rule_plugins` finds the rules of other packages and adds them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from szpo.optim.settings import SettingsError
 
 _RULES: Final = {rule.name: rule for rule in (known.RULE, sign.RULE, regression.RULE)}
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
-"""Those of szpo, and those that were added."""
+"""The rules of szpo and those that were added."""
 
 
 def add(rule: Rule) -> None:
-    """Make the rule of another package known by its name; twice the same is no fault.
+    """Add the rule of another package; adding the same rule twice is allowed.
 
     Raises:
         SettingsError: another rule has that name.
@@ -29,7 +29,7 @@ def add(rule: Rule) -> None:
 
 
 def has_two_points(name: str) -> bool:
-    """The rule of that name asks around one point and recommends another; one that is gone not."""
+    """The rule asks around one point and recommends another; False for an unknown name."""
     return name in RULES and RULES[name].two_points
 
 
@@ -37,7 +37,7 @@ def rule_of(name: str) -> Rule:
     """The rule of that name.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no such rule.
     """
     if name not in RULES:
         raise SettingsError(f"rule {name!r} is unknown; choose {', '.join(RULES)}")

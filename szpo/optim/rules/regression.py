@@ -1,14 +1,14 @@
 """The rule `regression`: one logistic regression of all of the run's votes.
 
 Every vote keeps its weight, unless `Settings.forgetting` lets it fade with its age. There are two
-points. The *centre* is where policies are compared; it moves so that votes cover new ground. The
+points. Policies are compared around the *centre*, which follows the recommended point. The
 *recommended* point is the best one by the votes so far: from the model's start along ŵ, as far as
-the KL budget and the votes allow. The step is short while the votes say little, and almost zero
-while they may be chance (`szpo.optim.vote_regression.direction`).
+the KL budget and the votes allow. It stays close to the start while the votes say little, and
+closer while they may be chance (`szpo.optim.vote_regression.direction`).
 
 KL is |z|²/2 in whitened coordinates, times the scale of the last measured point. A proposed point
 is measured, and shrunk, before it is recorded (`szpo.optim.rules.measured_kl`). Where KL cannot be
-measured, distances are in units of the radius of the comparisons.
+measured, that scale is 1.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 UNPROVEN: Final = 0.14
 """The default `unproven_kl`, nats."""
 RADIUS: Final = 4.5
-"""The default `kl_radius`, nats: a vote on a wider step says more."""
+"""The default `kl_radius`, nats: a vote on a wider comparison says more."""
 
 
 def check(settings: Settings) -> None:
-    """Refuse what the model does not have.
+    """Refuse settings that this rule cannot work with.
 
     Raises:
-        SettingsError: several tensors or too many coordinates, another link than the logistic,
-            Davidson's ties, a step size, half a Gaussian prior, or a budget, share or width out
-            of range.
+        SettingsError: several tensors or too many coordinates, a link other than the logistic,
+            Davidson's ties, a step size, a prior mean without precision or the reverse, or one of
+            the rule's own settings out of range or in a wrong combination.
     """
     s = settings
     if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
@@ -102,7 +102,7 @@ def _check_own(s: Settings) -> None:
         if s.features.dim != s.dim:
             raise SettingsError(f"features are of {s.features.dim} coordinates, not {s.dim}")
         if s.score_share or s.prior_mean is not None:
-            raise SettingsError("features go without score_share and without a Gaussian prior")
+            raise SettingsError("features cannot go with score_share or a Gaussian prior")
     _check_chances(s)
     if s.asking_noise is not None and not (s.features and 0 < s.asking_noise <= 1):
         raise SettingsError(
@@ -124,7 +124,7 @@ def _check_earlier(s: Settings) -> None:
     if rows is None:
         return
     if s.weighting != "equal" or s.forgetting is not None or s.start is not None:
-        raise SettingsError("earlier_votes go with equal weighting, from the model's start")
+        raise SettingsError("earlier_votes need equal weighting, no forgetting, no branch")
     width = EARLIER_COUNTS + (s.dim if s.features is None else s.features.columns)
     if not rows or any(len(row) != width or not all(map(math.isfinite, row)) for row in rows):
         raise SettingsError(f"earlier_votes must be rows of {width} finite values")
@@ -137,11 +137,11 @@ def _check_chances(s: Settings) -> None:
     if s.features is None or len(chances) != len(s.features.names):
         raise SettingsError("prior_chances has one value for each of the run's named features")
     if not all(0 <= chance < math.inf for chance in chances) or not any(chances):
-        raise SettingsError("prior_chances must be finite, at least 0, and one above it")
+        raise SettingsError("prior_chances must be finite and at least 0, one above 0")
 
 
 def _check_prior(s: Settings) -> None:
-    """Refuse a Gaussian prior that is none in these coordinates."""
+    """Refuse a Gaussian prior that is not valid in these coordinates."""
     dim = s.dim
     if s.prior_mean is not None and len(s.prior_mean) != dim:
         raise SettingsError(f"prior_mean has {len(s.prior_mean)} of {dim} values")
@@ -160,7 +160,7 @@ def _check_prior(s: Settings) -> None:
 
 
 def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
-    """What the votes so far may be about, to ask along; nothing before the first."""
+    """The explanations of the votes so far, to draw directions from; empty before any vote."""
     if settings.features is None or record.named is None:
         return ()
     temperature = settings.asking_temperature or UNRECORDED_TEMPERATURE
@@ -168,13 +168,13 @@ def ways(settings: Settings, record: AllVotes) -> tuple[Explanation, ...]:
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
-    """Votes of an earlier run or none, and both points at θ₀."""
+    """The record before step 0: no votes or an earlier run's, and both points at θ₀."""
     zeros, votes = np.zeros((*lead, settings.dim)), starting_votes(settings, lead)
     counted = (votes.up + votes.down).sum(-1)
     record = AllVotes(votes, zeros, zeros, counted, np.full(lead, -np.inf))
     if settings.features is None or settings.earlier_votes is None:
         return record
-    return replace(record, named=fit_votes(settings, record)[1])  # to ask along from the start
+    return replace(record, named=fit_votes(settings, record)[1])  # the first step draws from it
 
 
 def move(
@@ -184,7 +184,7 @@ def move(
     votes: WeightedVotes,
     nu: float | None = None,
 ) -> Move:
-    """Fit all votes, recommend the point that they speak for, and bring the centre towards it."""
+    """Fit all votes, move the recommended point to where they point, and the centre towards it."""
     record = add_votes(settings, record, at, votes)
     found, named = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
@@ -212,22 +212,22 @@ def move(
 
 
 def whitened_unit(settings: Settings) -> float:
-    """One whitened unit in coordinates: KL is about |z|²/2 of it.
+    """The length of one whitened unit in coordinates; in whitened units KL is about |z|²/2.
 
-    It follows from the radius at which is asked, whose KL is ``kl_radius`` by definition.
+    It follows from the radius of the comparisons, whose KL is ``kl_radius`` by definition.
     """
     return base_mu(settings) * math.sqrt(settings.dim / (2 * settings.kl_radius))
 
 
 def longest_step(settings: Settings) -> float:
-    """How far the centre moves in a step at most, in coordinates."""
+    """The longest step of the centre, in coordinates."""
     return whitened_unit(settings) * (
         1.0 if settings.centre_step is None else settings.centre_step
     )
 
 
 def find_radius(settings: Settings, record: AllVotes) -> Floats:
-    """Radius (...) of the ball that holds the recommended point; ∞ without a budget."""
+    """Radius (...) of the ball that contains the recommended point; ∞ without a budget."""
     if settings.kl_budget is None:
         return np.full(np.shape(record.counted), np.inf)
     budget = find_budget(settings, record.counted)
@@ -237,30 +237,30 @@ def find_radius(settings: Settings, record: AllVotes) -> Floats:
 
 
 def unproven_share(settings: Settings, record: AllVotes) -> Floats | None:
-    """How far (...) the recommended point may be while the votes show no signal, in radii."""
+    """Largest distance (...) of the recommended point while votes show no signal, in radii."""
     if settings.unproven_kl is None or settings.kl_budget is None:
         return None
     return np.sqrt(settings.unproven_kl / (AIMED_SHARE * find_budget(settings, record.counted)))
 
 
 def find_budget(settings: Settings, counted: Floats) -> Floats:
-    """Nats (...) that the recommended point may cost after as many votes."""
+    """Nats (...) that the recommended point may cost after ``counted`` votes."""
     assert settings.kl_budget is not None
     votes, nats = (np.array(values) for values in zip(*settings.kl_budget, strict=True))
     return np.asarray(np.interp(counted, votes, nats))
 
 
 def quadratic_kl(settings: Settings, moved: Floats) -> float:
-    """KL of a point, as moved from θ₀ (d,), to the model's start by |z|²/2 in whitened units."""
+    """|z|²/2 in whitened units of a point, given as its displacement from θ₀ (d,), in nats."""
     z = from_start(settings, moved) / whitened_unit(settings)
     return float((z * z).sum()) / 2
 
 
 def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
-    """Where the recommended point belongs (..., d), as moved from θ₀.
+    """The point (..., d) that the votes propose, as its displacement from θ₀.
 
-    Without a budget it goes as far beyond the centre as one step of the centre. The ball is around
-    the model's start, and is never so small that a branch would have to come back to it.
+    Without a budget it lies at most one step of the centre beyond the centre. The ball is around
+    the model's start, and large enough to contain the start of a branch.
     """
     toward = direction(found, record.log_factor, unproven_share(settings, record))
     radius = find_radius(settings, record)
@@ -279,9 +279,9 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
 def limit_by_guards(
     settings: Settings, record: AllVotes, target: Floats
 ) -> tuple[Floats, GuardLimit]:
-    """As much of the way to the target (d,) as predicted guards allow, and how much that is.
+    """Shrink the way from θ₀ to the target (d,) to what predicted guards allow.
 
-    The way begins at θ₀: a branch is not taken back to the model's start.
+    Returns the new target and the limit. A branch is not taken back to the model's start.
     """
     if record.moments is None:
         return target, GuardLimit()
@@ -298,7 +298,7 @@ def limit_by_guards(
 def limit_by_kl(
     settings: Settings, record: AllVotes, at: Perturbations, target: Floats
 ) -> tuple[AllVotes, Floats]:
-    """As much of the way to the target (d,) as its measured KL allows; guards are held again."""
+    """Shrink the way to the target (d,) to what measured KL allows, then check guards again."""
     reach = at.inputs.reach
     if reach is None and at.measure_kl is not None and _needs_measuring(settings, record, target):
         measure = at.measure_kl
@@ -322,10 +322,9 @@ def limit_by_kl(
 
 
 def find_limit(settings: Settings, record: AllVotes) -> float:
-    """Nats that a point may have as measured: the budget, or less while the votes may be chance.
+    """Largest measured KL of a point, nats: the budget, or less while the votes may be chance.
 
-    `AIMED_SHARE` of it is aimed at in either case. A branch has the budget, whatever its own
-    votes show.
+    Points aim at `AIMED_SHARE` of this limit. A branch always has the full budget.
     """
     budget = float(find_budget(settings, record.counted))
     proven = float(record.log_factor) >= math.log(BAYES_FACTOR_NEEDED)
@@ -335,7 +334,7 @@ def find_limit(settings: Settings, record: AllVotes) -> float:
 
 
 def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bool:
-    """The target (d,) has a budget, is far enough to be measured, and is not where one was."""
+    """The target (d,) has a budget, is far enough, and is not near a reading within its budget."""
     small = quadratic_kl(settings, target) < measured_kl.LEAST_KL
     if settings.kl_budget is None or small:
         return False
@@ -349,7 +348,7 @@ def _needs_measuring(settings: Settings, record: AllVotes, target: Floats) -> bo
 
 
 def figures(done: Move) -> dict[str, float]:
-    """Sizes of the gradient, its uncertainty and the move; how likely there is any signal."""
+    """Sizes of gradient, uncertainty and move, signal probability, KL scale and guard share."""
     found = done.posterior
     assert found is not None and done.vector is not None
     return {
@@ -369,11 +368,11 @@ def flip_share(
     votes: WeightedVotes,
     nu: float | None = None,
 ) -> float | None:
-    """Smallest share of voters whose switched votes would turn the recommendation: w·z* ≤ 0.
+    """Smallest share of voters whose switched votes would reverse the recommendation: w·z* ≤ 0.
 
-    Voters are switched to voting against z* in all their votes of the run, those first whose
-    switch moves ŵ most (to first order: by Σx a vote, by half of that a tie), and everything is
-    fitted anew. None where no voter is known yet, 1 where even all do not turn it.
+    A switched voter votes against z* in all their votes of the run. Voters whose switch moves ŵ
+    most are switched first (to first order: by Σx a vote, by half of that a tie), and everything
+    is refitted. None where no voter is known yet, 1 where even all voters do not reverse it.
     """
     if done.posterior is None or votes.history is None or not len(votes.weights):
         return None
@@ -409,7 +408,7 @@ def flip_share(
         again = replace(record, votes=replace(every, up=up, down=down))
         return float(fit_votes(settings, again)[0].w @ best) <= 0
 
-    low, high = 0, len(order)  # not turned without any; each voter only adds
+    low, high = 0, len(order)  # bisection: every switched voter only adds
     if not is_turned(high):
         return 1.0
     while high - low > 1:
@@ -419,7 +418,7 @@ def flip_share(
 
 
 def _move_in_fp32(here: Floats, way: Floats) -> tuple[Floats, Floats]:
-    """A move and where it leads, both as they are recorded and applied: in fp32."""
+    """A move and the point it leads to, both rounded to fp32 as they are recorded and applied."""
     with np.errstate(over="ignore"):
         moved = way.astype(np.float32)
         there = here.astype(np.float32) + moved

@@ -1,7 +1,7 @@
-"""What a rule is: how a step's votes become a move of θ, and what it carries to the next step.
+"""The interface of a rule: how a step's votes become a move of θ, and what is carried on.
 
-A rule is a value of functions, so that the optimizer of one run and the worlds with a thousand
-repetitions call the same ones. All arrays may have leading axes, the repetitions.
+A rule is a record of functions, so a single run and a simulation with a thousand repetitions call
+the same ones. All arrays may have leading axes: the repetitions.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from szpo.types import Explanation, Floats, Ints, Query
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepInputs:
-    """What a step takes besides its votes; all but ``reach`` is recorded before they are cast."""
+    """A step's inputs besides its votes; all but ``reach`` are recorded before votes are cast."""
 
     scores: Floats | None = None
-    """(..., K, N, d): mean whitened score of the texts of plus less that of the texts of minus."""
+    """(..., K, N, d): mean whitened score of plus's texts minus that of minus's texts."""
     kl: tuple[float, float] | None = None
-    """Without `Settings.measured`: KL to the start, nats, of a point that was recommended when the
-    answers were made, as measured, and by the quadratic estimate |z|²/2 in whitened units."""
+    """Without `Settings.measured`: KL to the start, nats, of the point that was recommended when
+    the answers were made: measured, and by the quadratic estimate |z|²/2 in whitened units."""
     centre: Floats | None = None
-    """θ (..., d) around which the step asked; None where that is the rule's centre."""
+    """θ (..., d) around which the step asked; None: the rule's centre."""
     moments: Moments | None = None
-    """Of the start's answers, from which guards are predicted; recorded until a step has it."""
+    """Moments of the start's answers, to predict guards; None once the rule carries them."""
     text_differences: Ints | None = None
     """(K, N, k): differences of the shown texts in named features, in units of 2⁻¹² spreads."""
     ratings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of the shown texts by a judge, for each named feature that one rates."""
+    """A judge's ratings of the shown texts, for each named feature that a judge rates."""
     aside: tuple[int, ...] = ()
-    """Features that the operator ordered not to follow from this step on; they may explain
+    """Features that the operator ordered not to follow from this step on; they may still explain
     votes."""
     reach: KlMeasurement | None = None
-    """What was measured of the point that its votes proposed, as recorded with the step."""
+    """The KL measurement of the point that the votes proposed, as recorded with the step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Perturbations:
-    """Where the two policies of each of a step's K directions stood: z⁺ and z⁻ around θ."""
+    """The points z⁺ and z⁻ around θ of the two policies of each of a step's K directions."""
 
     step: int
     mu: ArrayLike
-    """Perturbation radius μ of the unit-variance direction, (...)."""
+    """Perturbation radius μ of the unit-variance directions, (...)."""
     alpha: ArrayLike | None
-    """Step size α, (...); None while a warm-up measures it, and for rules that need none."""
+    """Step size α, (...); None during a warm-up and for rules without a step size."""
     radius: Floats
-    """Radius (..., K) of the integer-grid direction: μ · factor, rounded to 13 bits."""
+    """Radius (..., K) of the grid directions: μ · factor, rounded to 13 significant bits."""
     directions: Callable[[], tuple[Floats, Floats]]
     """Makes the grid values (..., K, d) and their factors (..., K); for small spaces only."""
     inputs: StepInputs = field(default_factory=StepInputs)
-    """What was recorded."""
+    """The step's recorded inputs."""
     measure_kl: Callable[[Floats], float] | None = None
-    """KL to the model's start, nats, of a point as moved from θ₀ (d,); None where nobody measures
-    now, as when a run is played again."""
+    """Measures the KL to the model's start, nats, of a point given as its displacement from θ₀
+    (d,); None where nothing is measured, as in a replay."""
 
     def unit_directions(self) -> Floats:
         """The unit-variance directions v (..., K, d)."""
@@ -72,7 +72,7 @@ class Perturbations:
         return np.asarray(factor[..., None] * grid)
 
     def displacements(self, distance: int) -> Floats:
-        """What a vote on each direction is about: x = z⁺ − z⁻, (..., K, d)."""
+        """The displacement that votes on each direction compare: x = z⁺ − z⁻, (..., K, d)."""
         grid, _ = self.directions()
         return np.asarray((distance * self.radius)[..., None] * grid)
 
@@ -84,7 +84,7 @@ def perturbations(
     inputs: StepInputs | None = None,
     measure: Callable[[Floats], float] | None = None,
 ) -> Perturbations:
-    """The perturbations of one run's query, at a step size."""
+    """The perturbations of one run's query, with step size ``alpha``."""
     space, sides = settings.space, [plus for plus, _ in query.shifts]
 
     def directions() -> tuple[Floats, Floats]:
@@ -99,40 +99,40 @@ def perturbations(
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What a rule makes of a step's votes: coefficients of the directions, or one vector."""
+    """A rule's result for a step: coefficients of the directions, or one vector per point."""
 
     carried: Any
-    """What the rule carries on."""
+    """What the rule carries to the next step."""
     coef: Floats | None = None
     """(..., K), of unit-variance directions: θ moves by Σ coef·v."""
     vector: Floats | None = None
-    """(..., d): θ moves by it, under a rule of two points the recommended one."""
+    """(..., d): the move of θ; under a rule with two points, of the recommended point."""
     centre: Floats | None = None
-    """(..., d): the asked centre moves by it, under a rule of two points."""
+    """(..., d): the move of the centre, under a rule with two points."""
     delta: Floats | None = None
-    """Δ̂ (..., K), where the move rests on it."""
+    """Estimated value difference of each direction (..., K); None: the optimizer estimates it."""
     stderr: Floats | None = None
-    """Its standard error (..., K)."""
+    """Standard error of ``delta`` (..., K)."""
     capped: bool = False
-    """Some coefficient, or the vector, was cut to `Settings.coef_cap`."""
+    """A coefficient was clipped to `Settings.coef_cap`."""
     posterior: Fit | None = None
-    """On the gradient, where the rule has one."""
+    """The posterior of the gradient, where the rule has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A rule's name, traits and functions.
 
-    ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` gives what is
+    ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` makes what is
     carried before step 0, for leading axes. ``alpha`` is the step size at a step, or None.
-    ``past`` says what is made of past votes by voter. ``move`` makes the
-    step from what was carried, the perturbations, the votes and Davidson's ν. ``figures`` are the
-    rule's own in the step's report, for people. ``flip_share`` is the smallest share of voters
-    who, voting against throughout, would have turned the step; None where nobody can tell.
-    ``is_exact``: the update is recomputed to the last bit on any machine. ``defaults`` are
-    settings in which the rule's own differ. ``ways``: what the votes so far may be about, to ask
-    along (`Settings.asks_posterior`). ``repeat``: the coefficients of many steps at once, where no
-    step looks at another's votes; see `along_direction.repeat`.
+    ``past`` says how past votes by voter are used. ``move`` makes the step from what was carried,
+    the perturbations, the votes and Davidson's ν. ``figures`` are the rule's own numbers in the
+    step's report. ``flip_share`` is the smallest share of voters that would have reversed the step
+    by always voting against it; None where it is unknown. ``is_exact``: any machine recomputes the
+    update to the last bit. ``defaults`` are the rule's own default settings. ``ways`` gives the
+    explanations of the votes so far, to draw directions from (`Settings.asks_posterior`).
+    ``repeat``: the coefficients of many steps at once, where no step depends on another's votes;
+    see `along_direction.repeat`.
     """
 
     name: str
@@ -152,21 +152,21 @@ class Rule:
     )
     defaults: Mapping[str, Any] = field(default_factory=dict)
     two_points: bool = False
-    """It keeps all votes and their likelihood, asks around one point, the centre, and recommends
-    another; a step moves both. It can take a prior, and no estimate in place of votes."""
+    """The rule keeps all votes, asks around one point, the centre, and recommends another; a step
+    moves both. It can use a prior, but not an estimate in place of votes."""
     ignores: tuple[str, ...] = ()
-    """Settings that play no part in it."""
+    """Settings that the rule does not use."""
     equation: str = ""
-    """Its step in symbols, for people; see `szpo.optim.rules.along_direction.OnePointRule`."""
+    """The rule's step in symbols; see `szpo.optim.rules.along_direction.OnePointRule`."""
     can_warm_up: bool = False
-    """A warm-up may measure its step size."""
+    """A warm-up may measure the rule's step size."""
 
 
 def check_finite(values: Floats, step: int, source: str) -> None:
     """Raise unless every number is finite.
 
     Raises:
-        RunError: names the step, the source and the first index.
+        RunError: a number is not; names the step, the source and the first index.
     """
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):

@@ -1,4 +1,4 @@
-"""The rule `sign`: the link is not known, so a step of constant length goes to the better side.
+"""The rule `sign`: the link is unknown, so θ moves by a constant length to the better side.
 
 A step of the paper (Zhang & Ying, arXiv 2506.03066):
 
@@ -20,7 +20,7 @@ from szpo.types import Floats, Tally
 
 
 def statistic(settings: Settings, delta: Floats, tally: Tally | None) -> Floats:
-    """The sign s (..., K) of the votes' majority, or of Δ̂ where it came from elsewhere."""
+    """The sign s (..., K) of the votes' majority, or of Δ̂ where that was given instead."""
     return np.sign(delta) if tally is None else majority(tally)
 
 
