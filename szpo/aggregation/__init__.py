@@ -1,4 +1,4 @@
-"""Votes to estimates: links, estimators of value differences, voter weights, the link's test.
+"""From votes to estimates: links, value differences, voter weights, and a test of the link.
 
-Pure: counts and answers in, arrays out. No file, no clock, no tensor library.
+Pure functions from counts and answers to arrays, without files, clock or tensor library.
 """

@@ -1,9 +1,9 @@
-"""Bradley and Terry's model over features: its fit, its intervals, its tests; pure arithmetic.
+"""The Bradley–Terry model over features: fit, intervals and tests; pure arithmetic.
 
 P(plus preferred) = σ(wᵀx), with x the difference of the two sides' features (Bradley and Terry,
-1952, with features), no intercept since which side is plus means nothing, and a ridge. A tie is
-half a vote each way, or an outcome of its own (Davidson, 1970). `newton`, `over_panelists` and
-`halves` take any leading axes, which are repetitions.
+1952, with features), and a ridge. There is no intercept, since which side is plus is arbitrary. A
+tie is half a vote for each side, or a third outcome (Davidson, 1970). `newton`, `over_panelists`
+and `halves` take any leading axes, which are repetitions.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Ties: TypeAlias = Literal["half", "davidson"]
 RIDGE = 0.1
 """Precision of the prior on a weight in logits per standard deviation: N(0, 3.2²)."""
 MIN_PANELISTS = 4
-"""Panelists needed for intervals over panelists; with fewer they are taken over votes."""
+"""Panelists needed for intervals over panelists; with fewer, intervals are over votes."""
 SHUFFLES = 999
 """Random permutations of panelists over votes in `heterogeneity_p`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Weights (…, p) in logits per unit of x, and minus the posterior's second derivative.
+    """Weights (…, p) in logits per unit of x, and minus the log posterior's second derivative.
 
-    Under Davidson's model the logarithm of ν stands last in both.
+    Under Davidson's model both end with log ν.
     """
 
     weights: Floats
     information: Floats
-    """(…, p, p), with the ridge in it."""
+    """(…, p, p), including the ridge."""
 
 
 def newton(
@@ -50,11 +50,11 @@ def newton(
         x: differences (…, n, p).
         y: votes (…, n): 1 plus, 0 minus, ½ tie.
         ridge: precision of the prior N(centre, 1/ridge) on each weight.
-        ties: half a vote each way, or Davidson's outcome of its own.
+        ties: half a vote for each side, or Davidson's third outcome.
         centre: (…, p), 0 by default.
 
     Raises:
-        RunError: Davidson's model without a tie; or it does not converge (numbers too large to be
+        RunError: Davidson's model without a tie; or no convergence (x is far too large for
             differences in standard units).
 
     >>> found = newton(np.ones((3, 1)), np.array([1.0, 1.0, 0.0]), ridge=1e-9)
@@ -111,16 +111,16 @@ def _derivatives(x: Floats, y: Floats, w: Floats, ties: Ties) -> tuple[Floats, F
 
 
 def over_panelists(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> Floats:
-    """Covariance of the weights over panelists: the jackknife that leaves one of them out.
+    """Covariance of the weights over panelists: the jackknife that leaves one panelist out.
 
-    One Newton step each (CR3 of Bell and McCaffrey, 2002; Pustejovsky and Tipton, 2018), which
-    errs to the wide side for few panelists where the usual sandwich is far too narrow.
+    One Newton step for each (CR3 of Bell and McCaffrey, 2002; Pustejovsky and Tipton, 2018). With
+    few panelists it is rather too wide, where the usual sandwich is far too narrow.
 
     Args:
         x: differences (…, n, p).
         y: votes (…, n).
         who: (n,) the panelist of each vote, 0 … G − 1.
-        fit: at its mode.
+        fit: the fit of these votes, at its mode.
         ties: as in the fit.
     """
     scores, _ = _derivatives(x, y, fit.weights, ties)
@@ -136,10 +136,10 @@ def over_panelists(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half
 
 
 def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tuple[Floats, bool]:
-    """Half widths (…, p) of the 95 % intervals, and whether they are taken over panelists.
+    """Half widths (…, p) of the 95 % intervals, and whether they are over panelists.
 
-    Over panelists where there are `MIN_PANELISTS` or more (G), with Student's quantile at G − 1
-    degrees of freedom; else by the Laplace approximation, as if one person had cast all votes.
+    With G ≥ `MIN_PANELISTS` panelists they are, with Student's quantile at G − 1 degrees of
+    freedom. Otherwise by the Laplace approximation, as if one person had cast all votes.
     """
     p, groups = x.shape[-1], int(who.max()) + 1
     clustered = groups >= MIN_PANELISTS
@@ -153,16 +153,16 @@ def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tu
 
 
 def spread(x: Floats, y: Floats, who: Ints, fit: Fit, orders: Ints) -> Floats:
-    """Score statistic of panelists having weights of their own, one number per order (…,).
+    """Score statistic for different weights of panelists, one number per order (…,).
 
-    Q = Σ_g s_gᵀ I⁻¹ s_g · n/n_g with s_g the sum of a panelist's scores at the common fit.
+    Q = Σ_g s_gᵀ I⁻¹ s_g · n/n_g, with s_g the sum of a panelist's scores at the common fit.
 
     Args:
         x: differences (n, p).
         y: votes (n,).
         who: (n,) the panelist of each vote, 0 … G − 1.
-        fit: of half votes, at its mode.
-        orders: (…, n) which vote stands at each place; panelists keep theirs.
+        fit: the fit with ties as half votes, at its mode.
+        orders: (…, n) the vote at each place; panelists keep their places.
     """
     scores, _ = _derivatives(x, y, fit.weights, "half")
     white = scores @ np.linalg.inv(np.linalg.cholesky(fit.information)).T
@@ -178,13 +178,13 @@ def heterogeneity_p(
 ) -> float:
     """p-value of the test that all panelists share one weight vector.
 
-    A permutation test: `spread` against its value with panelists shuffled over votes. Exact where
-    which panelist got which comparison does not depend on the votes; nan for one panelist.
+    A permutation test: `spread` against its value with panelists shuffled over votes. It is exact
+    if comparisons are assigned to panelists independently of the votes; nan for one panelist.
     """
     if who.max() == 0:
         return float("nan")
     n, found = len(y), 0
-    actual = float(spread(x, y, who, fit, np.arange(n))) * (1 - 1e-9)  # ties count as found
+    actual = float(spread(x, y, who, fit, np.arange(n))) * (1 - 1e-9)  # equal ones count as found
     for start in range(0, shuffles, 100):  # bounds the memory
         count = min(100, shuffles - start)
         drawn = seeds.uniform(key, count * n, start * n).reshape(count, n)
@@ -193,7 +193,7 @@ def heterogeneity_p(
 
 
 def separable(x: Floats, y: Floats) -> bool:
-    """Whether some w predicts every vote (ties at 0), and at least one of them strictly.
+    """Whether some w predicts every vote (ties with logit 0), and at least one vote strictly.
 
     The linear program of Konis (2007): maximise Σ sᵢ with 0 ≤ sᵢ ≤ 1 and ±xᵢᵀw ≥ sᵢ.
 

@@ -1,8 +1,8 @@
 """From counted votes to value differences Δ̂, with standard errors.
 
-A comparison n has k_n votes for plus out of M (a tie is half a vote for either side); Δ̂_n
+A comparison n has k_n votes for plus out of M (a tie is half a vote for each side); Δ̂_n
 estimates the difference of the two policies' mean returns in units of the link. Arrays may have
-any leading axes; the last is n, the comparisons of one direction.
+any leading axes; the last axis is n, the comparisons of one direction.
 
 Exactness: for the logistic link and whole or half votes, `haldane` takes its logarithms from
 `decimal` at 50 digits, rounded once, and means are summed in the order of n by plain additions.
@@ -28,7 +28,7 @@ from szpo.types import Floats, Tally
 LOGISTIC = LINKS["logistic"]
 _FIFTY_DIGITS = Context(prec=50)
 EXACT_BELOW = 2**12
-"""Votes from which the law of their count is not summed up exactly."""
+"""From this many votes on, `moments` and `haldane` do not compute with exact tables and sums."""
 
 Inversion = Callable[[Floats, Floats], Floats]
 """(k, M) → Δ̂_n, elementwise; 0 where M = 0."""
@@ -36,9 +36,9 @@ Inversion = Callable[[Floats, Floats], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value difference per direction (...), its standard error, and comparisons counted.
+    """A value difference per direction (...), its standard error, and counted comparisons.
 
-    ``stderr`` is inf where nothing was counted, and 0 where every comparison was identical.
+    ``stderr`` is inf where nothing was counted, and 0 where all comparisons were identical.
     """
 
     delta: Floats
@@ -49,8 +49,8 @@ class Estimate:
 def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> Inversion:
     """The per-comparison estimator of that name.
 
-    ``haldane`` log((k+½)/(M−k+½)), other links on (k+½)/(M+1); ``trim`` k/M cut to
-    [σ(−H), σ(H)] as published (Zhang & Ying, arXiv 2409.17401).
+    ``haldane``: log((k+½)/(M−k+½)); for other links the inverse at (k+½)/(M+1). ``trim``: the
+    inverse at k/M clipped to [σ(−H), σ(H)], as published (Zhang & Ying, arXiv 2409.17401).
 
     Raises:
         UsageError: no such estimator.
@@ -91,7 +91,7 @@ def log_odds(doubled: int, votes: int) -> float:
     return float(_FIFTY_DIGITS.ln(ratio))
 
 
-@functools.lru_cache(maxsize=256)  # 64 KiB each at most, whatever weights votes have
+@functools.lru_cache(maxsize=256)  # at most 64 KiB each
 def _log_odds_table(votes: int) -> Floats:
     return np.array([log_odds(doubled, votes) for doubled in range(2 * votes + 1)])
 
@@ -118,9 +118,9 @@ def estimate(tally: Tally, invert: Inversion = haldane, *, nu: float | None = No
     """Δ̂ of each direction (..., K): the mean over n **after** inversion.
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
-    standard error is the larger of the spread over n and the vote noise expected at the pooled
-    rate, so neither one comparison nor a unanimous panel gives a false 0. ``nu`` switches to
-    Davidson's tie model.
+    standard error is the larger of the spread over n and the expected vote noise at the pooled
+    rate, so it is not 0 for one comparison or a unanimous panel. ``nu`` selects Davidson's tie
+    model.
     """
     identical = tally.identical
     votes = np.where(identical, 0.0, tally.plus + tally.minus + tally.tie)
@@ -143,8 +143,8 @@ def estimate(tally: Tally, invert: Inversion = haldane, *, nu: float | None = No
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:
     """Mean and standard deviation of Δ̂_n when k ~ Binomial(votes, rate).
 
-    Exact below `EXACT_BELOW` votes; from there on from Δ̂_n at one standard deviation of k to
-    either side (the delta method), so that time and memory do not grow with the votes.
+    Exact below `EXACT_BELOW` votes. With more votes, from Δ̂_n at k ± one standard deviation (the
+    delta method), so that time and memory do not grow with the votes.
 
     >>> mean, sd = moments(LOGISTIC.prob(1.0), 3)
     >>> round(float(mean) - 1, 3)
@@ -166,7 +166,7 @@ def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[F
 
 
 def null_rms(votes: int, invert: Inversion = haldane) -> float:
-    """Root mean square of Δ̂_n at rate ½: exactly summed, so the same on every machine."""
+    """Root mean square of Δ̂_n at rate ½, with exact weights: the same on every machine."""
     k = np.arange(votes + 1, dtype=np.float64)
     values = invert(k, np.full_like(k, votes)).tolist()
     total = 0.0
@@ -186,7 +186,7 @@ def ordered_sum(values: Floats) -> Floats:
 def _vote_variance(
     wins: Floats, votes: Floats, asked: NDArray[np.bool_], invert: Inversion
 ) -> Floats:
-    """Variance of each Δ̂_n by vote noise alone, at the direction's pooled, smoothed rate."""
+    """Variance of each Δ̂_n from vote noise alone, at the direction's pooled, smoothed rate."""
     rate = (ordered_sum(wins) + 0.5) / (ordered_sum(votes) + 1)
     whole = np.where(asked, np.maximum(np.rint(votes), 1), 0)
     out = np.zeros(votes.shape)
@@ -197,7 +197,7 @@ def _vote_variance(
 
 
 def _distinct(values: Floats) -> list[float]:
-    """Distinct values, ascending; quick for the usual case of a single one."""
+    """Distinct values, ascending; fast for the usual case of a single value."""
     if values.size and (values == values.flat[0]).all():
         return [float(values.flat[0])]
     return [float(value) for value in np.unique(values)]

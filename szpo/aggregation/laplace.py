@@ -1,6 +1,6 @@
-"""Laplace's approximation of a logistic regression with a Gaussian prior.
+"""Laplace approximation of a logistic regression with a Gaussian prior.
 
-All arrays may have leading axes: many data sets at once.
+All arrays may have leading axes for many data sets at once.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from szpo.types import Floats
 _NEWTON_STEPS = 100
 _HALVINGS = 40
 _SETTLED = 1e-10
-"""Change of any logit in the last Newton step."""
+"""Newton's method stops when no logit changes by more than this in a step."""
 _SAME_HESSIAN = 3e-3
-"""Change of a logit up to which the Hessian counts as the same."""
+"""The Hessian is reused while no logit changes by more than this in a step."""
 _BLOCK = 4096
-"""Rows whose products are summed at a time."""
+"""Number of rows whose products are summed at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Votes as a design matrix (..., R, p), votes for plus (..., R) and all votes (..., R)."""
+    """Design matrix (..., R, p), votes for plus (..., R) and numbers of all votes (..., R)."""
 
     design: Floats
     up: Floats
@@ -33,23 +33,23 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Approximation:
-    """The Gaussian around the mode of a posterior."""
+    """The Gaussian approximation around a posterior's mode."""
 
     coef: Floats
     """(..., p): the mode."""
     information: Floats
-    """(..., p, p): of the votes, at the mode."""
+    """(..., p, p): information of the votes at the mode."""
     mean: Floats
-    """(..., p): of the prior."""
+    """(..., p): prior mean."""
     precision: Floats
-    """(..., p, p): of the prior."""
+    """(..., p, p): prior precision."""
     likelihood: Floats
     """(...): log-likelihood at the mode."""
     evidence: Floats
     """(...): log marginal likelihood of the votes."""
 
     def covariance(self) -> Floats:
-        """The inverse of information plus precision, (..., p, p)."""
+        """Posterior covariance (..., p, p): the inverse of information plus precision."""
         inverse = np.linalg.inv(self.information + self.precision)
         return np.asarray((inverse + np.swapaxes(inverse, -1, -2)) / 2)
 
@@ -57,12 +57,12 @@ class Approximation:
 def approximate(
     rows: Rows, mean: Floats, precision: Floats, start: Approximation | None = None
 ) -> Approximation:
-    """The posterior under N(mean, precision⁻¹), from Newton's method.
+    """The posterior under the prior N(mean, precision⁻¹), by Newton's method.
 
-    ``start`` is a posterior of the same rows under another prior: it saves time and changes
-    nothing beyond rounding. The log posterior is concave; steps that overshoot are halved. The
-    likelihood's Hessian is made anew only after a step that moved some logit by `_SAME_HESSIAN`:
-    close to the top an old one serves, and costs no pass of R·p² products.
+    ``start`` is a posterior of the same rows under another prior: it saves time and changes the
+    result by rounding only. The log posterior is concave; steps that overshoot are halved. The
+    likelihood's Hessian costs R·p² products, so it is recomputed only after a step that changed
+    some logit by more than `_SAME_HESSIAN`: near the mode an old Hessian is good enough.
     """
     x = rows.design
     coef = mean if start is None else start.coef
@@ -85,7 +85,7 @@ def approximate(
             trial = _log_posterior(
                 rows, eta + part * move_eta, coef + part * move - mean, precision
             )
-            # At the top rounding hides the last rise.
+            # Near the mode, rounding hides the last increase.
             short = trial < height + 1e-4 * size * slope - 1e-12 * (1 + np.abs(height))
             if not short.any():
                 break
@@ -104,9 +104,9 @@ def approximate(
 
 
 def predict(known: Approximation, mean: Floats, precision: Floats) -> Approximation:
-    """The posterior under another prior, as if the votes' log-likelihood were a parabola.
+    """Predict the posterior under another prior, with the log-likelihood taken as a parabola.
 
-    Costs no pass over the votes; the better the more of them there are.
+    Needs no pass over the votes, and is more exact with more votes.
     """
     slope = _times(known.precision, known.coef - known.mean)  # of the likelihood, at its mode
     pull = slope + _times(precision, mean - known.coef)
@@ -134,18 +134,18 @@ def _times(matrix: Floats, vector: Floats) -> Floats:
 
 
 def log_likelihood(rows: Rows, eta: Floats) -> Floats:
-    """Of each row's votes at logits η; both (..., R)."""
+    """Log-likelihood of each row's votes at logits η; both (..., R)."""
     return np.asarray(rows.total * special.log_expit(eta) - (rows.total - rows.up) * eta)
 
 
 def _log_posterior(rows: Rows, eta: Floats, off: Floats, precision: Floats) -> Floats:
-    """Log-likelihood at logits η (..., R) plus log prior ``off`` its mean, up to constants."""
+    """Log-likelihood at logits η (..., R) plus log prior at mean + ``off``, up to constants."""
     quadratic = (off * _times(precision, off)).sum(-1)
     return np.asarray(log_likelihood(rows, eta).sum(-1) - 0.5 * quadratic)
 
 
 def _information(x: Floats, curvature: Floats) -> Floats:
-    """XᵀCX of rows (..., R, p) and a diagonal (..., R), in blocks that fit a processor's cache."""
+    """XᵀCX of rows (..., R, p) and diagonal C (..., R), in blocks that fit a processor's cache."""
     total = np.zeros((*x.shape[:-2], x.shape[-1], x.shape[-1]))
     for first in range(0, x.shape[-2], _BLOCK):
         part = slice(first, first + _BLOCK)

@@ -1,19 +1,19 @@
-"""Does the logistic link fit? A test on triads: three batches of answers, every two compared.
+"""Test whether the logistic link fits, on triads: three batches of answers, compared pairwise.
 
-With the same texts in all three comparisons the value differences add up, x_ac = x_ab + x_bc, so
-under the logistic link log-odds must add up. Of a triad with m_e votes on each edge, k_e of them
-for its first batch, s₁ = k_ab + k_ac and s₂ = k_bc + k_ac are then sufficient for x_ab and x_bc,
-and given them k_ac has a law without any unknown:
+With the same texts in all three comparisons, value differences add up: x_ac = x_ab + x_bc. So
+under the logistic link the log-odds must add up. Let a triad have m_e votes on edge e, k_e of them
+for the edge's first batch. Then s₁ = k_ab + k_ac and s₂ = k_bc + k_ac are sufficient for x_ab and
+x_bc, and given s₁ and s₂ the distribution of k_ac has no unknown:
 
     P(k_ac = k) ∝ C(m_ab, s₁ − k) · C(m_bc, s₂ − k) · C(m_ac, k).
 
-So the test has its size however far the batches lie apart and however few votes an edge has. It
-looks for log-odds of the form x + γx³: γ > 0 where votes become sure sooner than the logistic
-link allows (probit .018, linear .083), γ < 0 where they stay unsure at large differences (cauchit
-−.122, a lapse of 10 % −.020), also where voters of different sharpness are pooled. Its score is
-Σ 3·â·b̂·(â + b̂)·(k_ac − E k_ac), the locally most powerful weights with x put at its estimate.
+So the test keeps its level, however large the differences and however few the votes of an edge. It
+looks for log-odds of the form x + γx³: γ > 0 where votes become certain sooner than the logistic
+link allows (probit .018, linear .083), γ < 0 where they stay uncertain at large differences
+(cauchit −.122, a lapse of 10 % −.020), and where voters of different sharpness are pooled. Its
+score is Σ 3·â·b̂·(â + b̂)·(k_ac − E k_ac): the locally most powerful weights at the estimated x.
 
-Votes are taken to be independent given the texts. Pure arithmetic, any leading axes.
+Votes are assumed to be independent given the texts. Pure arithmetic, any leading axes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from szpo.types import Floats
 
 LEVEL: Final = 0.05
 MIN_TRIADS: Final = 5
-"""Informative triads that a p-value needs; with fewer none is reported."""
+"""Informative triads needed for a p-value; with fewer, none is reported."""
 POWER_QUANTILE: Final = 0.8416212335729143
 """Normal quantile of 80 %."""
 _PRIOR: Final = 1.5
@@ -59,40 +59,40 @@ class Curvature:
 
     @property
     def p(self) -> Floats:
-        """Two-sided p-value; 1 with fewer than `MIN_TRIADS` telling triads."""
+        """Two-sided p-value; 1 with fewer than `MIN_TRIADS` informative triads."""
         found = 2 * special.ndtr(-np.abs(self.z))
         return np.where(self.telling >= MIN_TRIADS, found, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCheck:
-    """The result of the link test, from triads and repeats, for people."""
+    """The result of the link test, from triads and repeated comparisons."""
 
     triads: int
     votes: int
-    """For a side; ties are left out."""
+    """Votes for a side; ties are left out."""
     ties: int
     curvature: float | None
-    """γ, to first order; None below `MIN_TRIADS` telling triads."""
+    """γ, to first order; None with fewer than `MIN_TRIADS` informative triads."""
     low: float | None
     high: float | None
-    """95 % interval."""
+    """``low`` and ``high``: the 95 % interval of γ."""
     p: float | None
     detectable: float | None
     """The |γ| that this number of votes detects with a power of 80 %."""
     scale: float | None
-    """Root mean square difference that votes of different panelists show, in logits."""
+    """Size of the differences, in logits, from the agreement of different panelists' votes."""
     own_scale: float | None
-    """The same from comparisons that a panelist answered twice."""
+    """The same from comparisons that one panelist answered twice."""
 
     @property
     def fits(self) -> bool | None:
-        """Whether the logistic link stands; None where there is too little data."""
+        """Whether the logistic link is not rejected; None where there is too little data."""
         return None if self.p is None else self.p >= LEVEL
 
     @property
     def warning(self) -> str | None:
-        """One line for the operator where the link does not fit, else None."""
+        """One line for the operator if the link does not fit, else None."""
         if self.fits is not False or self.curvature is None or self.p is None:
             return None
         how = "sooner sure" if self.curvature > 0 else "less sure of large differences"
@@ -103,7 +103,7 @@ class LinkCheck:
         )
 
     def line(self) -> str:
-        """All of it in one line."""
+        """The whole result in one line."""
         if self.curvature is None or self.p is None:
             return (
                 f"{self.triads} triads, {self.votes} votes: too little to tell whether the "
@@ -118,7 +118,7 @@ class LinkCheck:
         )
 
     def _apart(self) -> str:
-        """How far apart comparisons lie, in words; '' where no votes tell."""
+        """The size of the differences, in words; '' where it is unknown."""
         scales = {"between panelists": self.scale, "for one panelist": self.own_scale}
         found = [f"{far:.1f} {who}" for who, far in scales.items() if far is not None]
         return f"; comparisons lie apart by {', '.join(found)}, in logits" if found else ""
@@ -127,8 +127,8 @@ class LinkCheck:
 def curvature(won: Floats, votes: Floats) -> Curvature:
     """The conditional score test of γ = 0.
 
-    ``won`` and ``votes`` (..., T, 3): edges ab, bc, ac of T triads, votes for the first batch and
-    all votes for a side.
+    ``won`` and ``votes`` (..., T, 3), for edges ab, bc, ac of T triads: votes for the edge's first
+    batch, and all votes for a side.
     """
     m = np.asarray(votes, dtype=np.float64)
     won = np.asarray(won, dtype=np.float64)
@@ -153,11 +153,11 @@ def curvature(won: Floats, votes: Floats) -> Curvature:
 
 
 def differences(first: Floats, second: Floats, votes: Floats) -> tuple[Floats, Floats]:
-    """x_ab and x_bc (..., T) at their posterior mode given the sufficient s₁ and s₂.
+    """x_ab and x_bc (..., T) at their posterior mode given s₁ and s₂.
 
-    Each of the three differences ~ N(0, 1.5²) beforehand.
+    The prior of each of the three differences is N(0, 1.5²).
     """
-    # s₁ and s₂ are all that the likelihood asks of the wins: as well as if ac had none.
+    # The likelihood depends on the wins through s₁ and s₂ only, so ac may have none.
     wins = np.stack([first, second, np.zeros(first.shape)], axis=-1)
     rows = laplace.Rows(np.broadcast_to(_EDGES, (*wins.shape, 2)), wins, votes)
     precision = np.broadcast_to(_EDGES.T @ _EDGES / _PRIOR**2, (*first.shape, 2, 2))
@@ -167,9 +167,9 @@ def differences(first: Floats, second: Floats, votes: Floats) -> tuple[Floats, F
 
 
 def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
-    """The test of one run's triads (T, 3), and how far apart comparisons lie.
+    """The test of one run's triads (T, 3), and the size of the differences.
 
-    ``again``: comparisons that a panelist answered twice with the same side.
+    ``again``: the share of comparisons answered twice that got the same side both times.
     """
     found = curvature(won, votes)
     enough = int(found.telling) >= MIN_TRIADS
@@ -193,7 +193,7 @@ def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
 
 
 def spread(same: float | None) -> float | None:
-    """The difference in logits at which two votes agree with probability a: 2·atanh √(2a − 1).
+    """The difference in logits at which two votes agree with probability a, 2·atanh √(2a − 1).
 
     >>> round(spread(0.7), 3), spread(0.4), spread(None)
     (1.491, 0.0, None)

@@ -1,6 +1,6 @@
-"""Links σ: from a difference of values to the probability that plus is preferred.
+"""Links σ: the probability that plus is preferred, as a function of the value difference.
 
-Every link is increasing with σ(0) = ½ and σ(−x) = 1 − σ(x); functions take arrays of any shape.
+Every link is increasing, with σ(0) = ½ and σ(−x) = 1 − σ(x). Functions take arrays of any shape.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def link(name: str) -> Link:
 
 
 def linear(width: float) -> Link:
-    """½ + x / 2B, cut to [0, 1]; its inverse is exact on the open range |x| < B.
+    """½ + x / 2B, clipped to [0, 1]; its inverse is exact for |x| < B.
 
     Raises:
         UsageError: B is not a positive number.
@@ -75,13 +75,13 @@ def _array(x: ArrayLike) -> Floats:
 def _cauchit_inverse(p: ArrayLike) -> Floats:
     q = _array(p)
     with np.errstate(divide="ignore"):
-        # cot of the nearer tail: exact at ½, ±inf at the ends.
+        # The cotangent of the nearer tail gives ±inf at 0 and 1.
         tail = 1 / np.tan(np.pi * np.minimum(q, 1 - q))
     return np.asarray(np.where(q == 0.5, 0.0, np.where(q > 0.5, tail, -tail)))
 
 
 def _cloglog_tail(x: Floats) -> Floats:
-    """1 − σ(x) of the symmetrised link, without cancellation for large x."""
+    """1 − σ(x) of the symmetric link, without cancellation for large x."""
     return 0.5 * (np.exp(-np.exp(x) * LOG_2) - np.expm1(-np.exp(-x) * LOG_2))
 
 
@@ -112,6 +112,6 @@ LINKS: dict[str, Link] = {
     "cauchit": Link(
         "cauchit", lambda x: 0.5 + np.arctan(_array(x)) / np.pi, _cauchit_inverse, 1 / np.pi
     ),
-    # 1 − exp(−eˣ ln 2), made symmetric: our stand-in for the published Weibull link.
+    # 1 − exp(−eˣ ln 2), made symmetric: it stands in for the published Weibull link.
     "cloglog": Link("cloglog", _cloglog_prob, _cloglog_inverse, LOG_2 / 2),
 }

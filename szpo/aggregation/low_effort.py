@@ -1,9 +1,8 @@
-"""Flags for low effort in one panelist's answers: for people to look into, never silent drops.
+"""Flags for low effort in one panelist's answers: people look into them, no vote is dropped.
 
-Pure arithmetic on counts. Each flag alone is meant to meet fewer than one honest panelist in a
-hundred; docs/archive.md says how many it met, and how many who click at random. The
-operator's page shows the same flags (`szpo.analysis.agreement`); docs/decisions.md has their
-prices.
+Pure arithmetic on counts. Each flag should hit fewer than one honest panelist in a hundred.
+docs/archive.md has the measured rates for honest panelists and for random clickers. The operator's
+page shows the same flags (`szpo.analysis.agreement`); docs/decisions.md has their costs.
 """
 
 from __future__ import annotations
@@ -19,46 +18,46 @@ from scipy import special
 from szpo.intervals import wilson
 
 Counts = tuple[float, float]
-"""Hits, and of how many."""
+"""Number of hits, and out of how many."""
 
 FAST_MS: Final = 700.0
 WORD_MS: Final = 15.0
-"""Nobody reads 4,000 words a minute, or anything in less than 700 ms."""
+"""Nobody reads 4,000 words a minute, or any text in less than 700 ms."""
 RANDOM_LOG_RATIO: Final = math.log(100)
-"""Log-likelihood ratio of answering at random over answering as the panel does.
+"""Limit of the log-likelihood ratio of answering at random over answering as the panel does.
 
-By Ville's inequality at most one honest panelist in a hundred ever passes it, however often one
-looks, as far as the panel's shares are theirs.
+By Ville's inequality at most one honest panelist in a hundred ever passes it, however often it is
+checked, if the panel's shares hold for that panelist.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
-    """What a panelist's answers look like; (hits, of) in any units of votes."""
+    """Counts (hits, of) on a panelist's answers, in any unit of votes."""
 
     fast: Counts = (0, 0)
-    """Answers sooner than `soonest_ms`, of those with a time."""
+    """Answers faster than `soonest_ms`, of those with a time."""
     skim: Counts = (0, 0)
     """Answers in less than a quarter of the reading time, of those with a time."""
     left: Counts = (0, 0)
-    """A, of the answers for a side."""
+    """Answers A, of those for a side."""
     run: int = 0
     """Longest run of one side."""
     gold: Counts = (0, 0)
-    """Right, of known questions answered."""
+    """Right answers, of known questions answered."""
     repeat: Counts = (0, 0)
-    """The same again, of comparisons answered twice."""
+    """Same answers, of comparisons answered twice."""
     rest: Counts = (0, 0)
-    """With the majority of the others on the same direction, where they have one."""
+    """Answers with the majority of the others on the same direction, where there is one."""
     skips: Counts = (0, 0)
-    """Not judged, of all that were shown and answered."""
+    """Skipped comparisons, of all that were shown and answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """The same shares over the whole panel, as an honest member is expected to have them.
+    """The expected shares of an honest panelist, measured over the whole panel.
 
-    Where the panel's are not known, repeats and the others' votes say nothing (½).
+    Unknown shares of repeats and of agreement with the others are ½: they say nothing.
     """
 
     gold: float = 0.95
@@ -68,14 +67,14 @@ class Usual:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A sign, in a word and in a sentence."""
+    """A flag: its code and its sentence."""
 
     code: str
     text: str
 
 
 def soonest_ms(words: int) -> float:
-    """The shortest time, in ms, in which somebody can have looked at a text of this many words.
+    """The shortest time, in ms, in which somebody can look at a text of this many words.
 
     >>> soonest_ms(10), soonest_ms(300)
     (700.0, 4500.0)
@@ -93,7 +92,7 @@ def longest_run(sides: Sequence[str]) -> int:
 
 
 def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
-    """What is odd about a panelist, in a fixed order; nothing for most.
+    """The flags of a panelist, in a fixed order; most panelists have none.
 
     ``usual``: the panel's shares, measured over all its members.
     """
@@ -133,7 +132,7 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
 
 
 def at_random(conduct: Conduct, usual: Usual | None = None) -> float:
-    """Log-likelihood ratio of answers at random over the panel's usual ones.
+    """Log-likelihood ratio of answering at random over answering as the panel does.
 
     >>> round(at_random(Conduct(gold=(1, 4))), 2)
     6.27

@@ -1,14 +1,14 @@
 """Weights from each voter's rationality β: how steeply votes follow a difference in value.
 
 A vote o = ±1 of voter j on comparison c of direction r has P(o) = σ(o β_j x_rc), with
-x_rc = Δ_r + u_rc: what a direction's votes share, and what the votes of one comparison share
-besides. Latents are Gaussian, log β_j normal, the mean of |β| is 1. The best linear weight of a
-vote is then β_j. With σ replaced by its quadratic bound (Jaakkola & Jordan 2000),
-log σ(z) ≥ log σ(ξ) + (z − ξ)/2 − λ(ξ)(z² − ξ²), λ(ξ) = tanh(ξ/2)/4ξ, every step of the EM is in
-closed form but the mean of β, a sum over a grid.
+x_rc = Δ_r + u_rc: Δ_r is common to the votes on a direction, u_rc to the votes on a comparison.
+Both are Gaussian, log β_j is normal, and the mean of |β| is 1. Then the best linear weight of a
+vote is β_j. With σ replaced by its quadratic bound (Jaakkola & Jordan 2000),
+log σ(z) ≥ log σ(ξ) + (z − ξ)/2 − λ(ξ)(z² − ξ²), λ(ξ) = tanh(ξ/2)/4ξ, every step of the EM has a
+closed form, except the mean of β, which is a sum over a grid.
 
-A voter is judged by what the *rest* say of x, never by own votes. Where several voters answer a
-comparison they share x_rc; where each is answered once (M = 1) only Δ_r, and u is taken to be 0.
+A voter is judged by the *other* voters' votes on x, never by their own. Voters on one comparison
+share x_rc. Where every comparison is answered once (M = 1) they share only Δ_r, and u is 0.
 Pure arithmetic over arrays with any leading axes, as in `szpo.aggregation.weighting`.
 """
 
@@ -26,23 +26,23 @@ from szpo.types import Floats
 
 _LOG_BETA: Final = np.linspace(-3.0, 2.0, 41)
 _ROUNDS: Final = 40
-"""Of the power iteration; the same number on every machine."""
+"""Rounds of the power iteration; a fixed number, so that all machines agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The prior of `rationality`; chosen on simulated panels."""
+    """The prior of `rationality`, chosen on simulated panels."""
 
     spread: float = 0.7
     """Standard deviation of log β among voters, updated from the votes."""
     voters: float = 4.0
-    """Pseudo-count of that, in voters."""
+    """Pseudo-count of ``spread``, in voters."""
     hostile: float = 0.05
     """Probability that a voter's β is negative."""
     scale: float = 0.85
     """Root mean square of Δ, and of u, in logits of a mean voter."""
     directions: float = 8.0
-    """Pseudo-count of that, in directions (for u: in comparisons)."""
+    """Pseudo-count of ``scale``, in directions (for u: in comparisons)."""
     passes: int = 15
     """Rounds of the EM."""
 
@@ -52,26 +52,26 @@ class Rationality:
     """The fitted model, per voter (..., P)."""
 
     weights: Floats
-    """β, below 0 only from three standard errors on, scaled so that Σw² = Σ|w|."""
+    """``beta``, scaled so that Σw² = Σ|w|."""
     beta: Floats
-    """Its mean; over the panel |β| has mean 1."""
+    """Posterior mean of β, below 0 only for z ≤ −3; over the panel |β| has mean 1."""
     low: Floats
     high: Floats
-    """95 % interval of |β| for the likelier sign."""
+    """``low`` and ``high``: 95 % interval of |β| for the likelier sign."""
     z: Floats
-    """Agreement with the rest in standard errors above chance."""
+    """Agreement with the other voters, in standard errors above chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Votes:
-    """Votes for a side as the model reads them."""
+    """Votes for a side, as the model uses them."""
 
     own: Floats
     """+1 plus, −1 minus, 0 no vote or a tie (..., P, R, N)."""
     asked: Floats
     """1 where there is a vote for a side (..., P, R, N)."""
     shared: Floats
-    """1 where any comparison has several such votes, else 0 (..., 1): whether u is modelled."""
+    """(..., 1): 1 if some comparison has several such votes, so that u is modelled; else 0."""
 
     @classmethod
     def of(cls, history: History) -> _Votes:
@@ -84,10 +84,10 @@ class _Votes:
 def rationality(
     history: History, prior: Prior | None = None, view: View | None = None
 ) -> Rationality:
-    """One weight per voter from all votes so far: 1 each for voters of equal rationality.
+    """One weight per voter from all votes so far; voters of equal rationality have weight 1.
 
-    Ties carry no information on β. Voters without votes have the prior's mean. With a ``view`` it
-    is what the rest say of x, in logits of the mean voter.
+    Ties carry no information on β. Voters without votes have the prior's mean. A ``view`` replaces
+    the other voters' votes as the posterior of x, in logits of the mean voter.
     """
     prior = Prior() if prior is None else prior
     votes = _Votes.of(history)
@@ -98,7 +98,7 @@ def rationality(
     bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
     fixed = None
-    if view is not None:  # of each direction, as that of its comparisons
+    if view is not None:  # one per direction, used for each of its comparisons
         fixed = View(*(v[..., -weighting.ROWS :, None] for v in (view.mean, view.variance)))
     if fixed is not None:
         beta = np.ones_like(beta)
@@ -124,12 +124,12 @@ def rationality(
 
 
 def start(history: History, votes: float = 8.0) -> Floats:
-    """Where the EM begins (..., P): the leading eigenvector of the voters' agreement, ≥ 0.
+    """The start of the EM (..., P): the leading eigenvector of the voters' agreement, ≥ 0.
 
-    The matrix of mean agreements of two voters on one direction, without its diagonal, is βββᵀ to
-    first order (spectral Dawid–Skene; Ghosh, Kale & McAfee 2011). Power iteration starts from
-    equal voters and stays there where no two votes can be compared; the sign is that of the
-    majority. A voter with ``votes`` votes lies halfway between the eigenvector and the prior's 1.
+    The matrix of two voters' mean agreement on a direction, without its diagonal, is proportional
+    to ββᵀ to first order (spectral Dawid–Skene; Ghosh, Kale & McAfee 2011). Power iteration starts
+    from equal voters, and stays there if no two votes can be compared. The majority gives the
+    sign. A voter with ``votes`` votes starts halfway between the eigenvector and the prior's 1.
     """
     own = _own(history)
     net, count = own.sum(-1), np.abs(own).sum(-1)
@@ -154,13 +154,13 @@ def _own(history: History) -> Floats:
 
 
 def _messages(votes: _Votes, beta: Floats, bound: Floats) -> tuple[Floats, Floats]:
-    """Precision and precision times mean that each vote gives x (..., P, R, N)."""
+    """The precision, and precision times mean, that each vote contributes to x (..., P, R, N)."""
     b = beta[..., None, None]
     return 2 * bound * b * b * votes.asked, votes.own * b / 2  # 2λβ², oβ/2
 
 
 def _rest(votes: _Votes, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats) -> View:
-    """Posterior of x without the voter's own votes, by the rest of comparison and direction.
+    """Posterior of x from the other votes on the comparison and the direction.
 
     ``delta2`` and ``noise2`` (..., 1) are E Δ² and E u².
     """
@@ -202,7 +202,7 @@ def _update_scales(
 def _betas(
     agreed: Floats, worth: Floats, z: Floats, spread: Floats, prior: Prior
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Mean β, interval of |β|, mean squared distance of log β from the prior's; each (..., P)."""
+    """Mean β, interval of |β|, mean squared distance of log β from its prior mean; (..., P)."""
     size = np.exp(_LOG_BETA)
     off = _LOG_BETA + spread[..., None] ** 2 / 2  # so that E|β| = 1
     log = -worth[..., None] * size**2 - off**2 / (2 * spread[..., None] ** 2)

@@ -1,6 +1,6 @@
-"""The weightings of voters by name: a new one is a file beside this one, and its entry here.
+"""The weightings of voters by name. A new one is a file beside this one and an entry here.
 
-``equal`` is not learned: every vote counts once.
+``equal`` learns nothing: every vote counts once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,6 @@ LEARNED: Final[Mapping[str, Callable[[History, View | None], Floats]]] = {
     "skill": lambda history, view: weighting.skill(history, view=view).weights,
     "rationality": lambda history, view: rationality.rationality(history, view=view).weights,
 }
-"""One weight per voter (..., P) from everyone's votes in earlier steps; with a view, as a model
-says what the others' votes mean for each of a voter's directions."""
+"""One weight per voter (..., P) from everyone's votes in earlier steps. A `View`, if given, is a
+model's prediction from the other voters' votes for each of a voter's directions."""
 WEIGHTINGS: Final[tuple[str, ...]] = ("equal", *LEARNED)

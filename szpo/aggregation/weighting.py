@@ -1,11 +1,11 @@
 """How much each voter counts: a separate stage between the counted votes and the update.
 
 ``equal`` counts every vote once. ``skill`` and ``rationality`` learn from earlier steps how far
-each voter agrees with the rest, and give one weight per voter (docs/weighting.md says when to use
-which).
+each voter agrees with the others, and give one weight per voter. docs/weighting.md says when to
+use which.
 
-`szpo.aggregation.registry` has them by name. Pure arithmetic over arrays with any leading axes;
-voters are columns in the order of their ids.
+`szpo.aggregation.registry` lists them by name. Pure arithmetic over arrays with any leading axes;
+voters are in the order of their ids.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ PLUS, MINUS, TIE = 1, -1, 2
 """A voter's verdict on a comparison; 0 is no vote."""
 
 ROWS: Final = 512
-"""Weights are learned from the votes on this many of the latest directions."""
+"""Weights are learned from the votes on at most this many of the latest directions."""
 HOSTILE_Z: Final = 3.0
 """Standard errors below chance from which a voter's votes count for the other side."""
 CLEAR: Final = 2.5
-"""Gold questions are taken to be at most this many times as clear as a run's own."""
+"""Gold questions count as at most this many times as clear as a run's own comparisons."""
 _LIMIT: Final = 0.95
 _GRID: Final = np.linspace(-_LIMIT, _LIMIT, 39)
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """The prior of `skill`; chosen on simulated panels."""
+    """The prior of `skill`, chosen on simulated panels."""
 
     coin: float = 0.4
     """2·accuracy − 1 of the panel."""
     votes: float = 8.0
-    """Pseudo-count of that, in votes."""
+    """Pseudo-count of ``coin``, in votes."""
     typical: float = 0.8
-    """Probability that a voter is as accurate as the panel; else anything is as likely."""
+    """Probability that a voter is as accurate as the panel; otherwise all values are as likely."""
     passes: int = 10
     """Rounds of alternating between voters' skills and the directions' better sides."""
 
@@ -51,7 +51,7 @@ class Prior:
 class VotesByVoter:
     """One step's counted votes by voter; ``verdicts`` (..., P, K, N): `PLUS`, `MINUS`, `TIE`, 0.
 
-    ``gold``: answers to known questions up to the step's close (..., P, 2): right ones, all.
+    ``gold`` (..., P, 2): right and all answers to known questions up to the step's close.
     """
 
     voters: tuple[str, ...]
@@ -60,7 +60,7 @@ class VotesByVoter:
     gold: Floats | None = None
 
     def tally(self, weights: Floats | None = None) -> Tally:
-        """Counts (..., K, N); a negative weight counts a vote for the other side."""
+        """Counts (..., K, N), weighted; a vote of negative weight counts for the other side."""
         return Tally(*sum_votes(self.verdicts, weights), self.identical)
 
 
@@ -70,7 +70,7 @@ Lead = Callable[[VotesByVoter], Floats]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Each voter's verdicts on past directions (..., P, R, N), rows in order of time."""
+    """Each voter's verdicts on past directions (..., P, R, N), the oldest first."""
 
     voters: tuple[str, ...]
     steps: Ints
@@ -80,16 +80,16 @@ class History:
 
     @classmethod
     def empty(cls, comparisons: int, lead: tuple[int, ...] = ()) -> History:
-        """Nothing yet, for N comparisons per direction."""
+        """The empty history, for N comparisons per direction."""
         verdicts = np.zeros((*lead, 0, 0, comparisons), dtype=np.int8)
         return cls((), np.zeros(0, dtype=np.int64), verdicts, np.zeros((*lead, 0, 2)))
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the votes of all others say of each of a voter's directions, as a logit for plus.
+    """A model's prediction from all other voters' votes for each direction, as a logit for plus.
 
-    Where a model has it, it stands in for the votes on the same direction: there may be none.
+    It replaces the other votes on the same direction, since there may be none.
     """
 
     mean: Floats
@@ -106,7 +106,7 @@ class Skill:
     coin: Floats
     """2·accuracy − 1, in (−1, 1)."""
     z: Floats
-    """Agreement with the rest in standard errors above chance."""
+    """Agreement with the other voters, in standard errors above chance."""
 
 
 def sum_votes(
@@ -123,7 +123,7 @@ def sum_votes(
 
 
 def add_voters(history: History, voters: Sequence[str]) -> History:
-    """The history with columns for these voters too."""
+    """The history with entries for these voters too."""
     both = tuple(sorted({*history.voters, *voters}))
     if both == history.voters:
         return history
@@ -132,7 +132,7 @@ def add_voters(history: History, voters: Sequence[str]) -> History:
 
 
 def align(by_voter: VotesByVoter, voters: Sequence[str]) -> VotesByVoter:
-    """The votes with a column for each of ``voters``, who include their own."""
+    """The votes with an entry for each of ``voters``, who include all voters of the step."""
     if tuple(voters) == by_voter.voters:
         return by_voter
     verdicts, gold = _widen(by_voter.verdicts, -3, by_voter.voters, voters), by_voter.gold
@@ -142,7 +142,7 @@ def align(by_voter: VotesByVoter, voters: Sequence[str]) -> VotesByVoter:
 
 
 def remember(history: History, step: int, by_voter: VotesByVoter, rows: int = ROWS) -> History:
-    """The history after a step, its last ``rows`` directions; identical comparisons left out."""
+    """The last ``rows`` directions after a step, without votes on identical comparisons."""
     history = add_voters(history, by_voter.voters)
     by_voter = align(by_voter, history.voters)
     live = np.where(by_voter.identical[..., None, :, :], np.int8(0), by_voter.verdicts)
@@ -156,16 +156,16 @@ def remember(history: History, step: int, by_voter: VotesByVoter, rows: int = RO
 
 
 def skill(history: History, prior: Prior | None = None, view: View | None = None) -> Skill:
-    """One weight per voter from the votes of all so far: 1 each for voters of equal skill.
+    """One weight per voter from all votes so far; voters of equal skill have weight 1.
 
-    One coin per voter: on the better side of a direction with probability ½(1 + r). The rest's
-    view of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)); a voter's
-    r is estimated from the agreement of own votes with t, given that it is the panel's or, with
-    probability 1 − ``typical``, anything. The two are updated in turns, starting from equal
-    voters. Gold can cost agreement, never win it: whoever answers gold like everybody else may
-    still be hostile where nobody knows the answer. Weights are proportional to the log-odds of r,
-    below 0 only from three standard errors on, and are scaled so that Σw² = Σ|w|: silencing a
-    voter does not make the others louder. With a ``view`` t is its 2σ − 1, and stays what it is.
+    A voter votes for the better side of a direction with probability ½(1 + r). The other voters'
+    view of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)). A voter's r
+    is estimated from the agreement of their votes with t; its prior is the panel's r or, with
+    probability 1 − ``typical``, any value. r and t are updated in turns, starting from equal
+    voters. Wrong gold answers lower a voter's agreement, right ones never raise it: a voter who
+    answers gold well may still be hostile where nobody knows the answer. Weights are proportional
+    to the log-odds of r, below 0 only for z ≤ −3, and scaled so that Σw² = Σ|w|: silencing a
+    voter does not make the others louder. With a ``view``, t is its mean 2σ − 1 and stays fixed.
     """
     prior = Prior() if prior is None else prior
     verdicts = history.verdicts[..., -ROWS:, :]
@@ -189,18 +189,18 @@ def skill(history: History, prior: Prior | None = None, view: View | None = None
 
 
 def _expected_sign(view: View) -> Floats:
-    """E(2σ(η) − 1) for a Gaussian η (..., P, R), by the usual attenuation of its mean."""
+    """E(2σ(η) − 1) for a Gaussian η (..., P, R), by the usual approximation (π/8)."""
     mean, variance = view.mean[..., -ROWS:], view.variance[..., -ROWS:]
     return np.tanh(mean / np.sqrt(1 + np.pi * variance / 8) / 2)
 
 
 def silence(weights: Floats, z: Floats) -> Floats:
-    """Weights (..., P) with 0 for each below 0 that is not surely so: z > −`HOSTILE_Z`."""
+    """Set negative weights (..., P) to 0 unless they are significant: z ≤ −`HOSTILE_Z`."""
     return np.where((weights < 0) & (z > -HOSTILE_Z), 0.0, weights)
 
 
 def normalise(weights: Floats) -> Floats:
-    """Weights (..., P) scaled to Σw² = Σ|w|, as if each were a number of votes; all 0 stays 0."""
+    """Scale weights (..., P) so that Σw² = Σ|w|, as for numbers of votes; zeros stay zeros."""
     size, power = np.abs(weights).sum(-1), (weights * weights).sum(-1)
     scale = np.where(power > 0, size / np.where(power > 0, power, 1.0), 1.0)
     return np.asarray(weights * scale[..., None])
@@ -210,10 +210,9 @@ def flip_share(by_voter: VotesByVoter, weights: Floats, lead: Lead) -> float:
     """Smallest share of a step's voters who could have reversed its sign, in [0, 1].
 
     ``lead`` gives the signed lead of each direction (K,) for a step's votes. A direction's voters
-    are switched to voting against its lead throughout, those who move most first, until the lead
-    has the other sign; the share of them is the direction's, the smallest of the directions the
-    step's. 0 where no direction has a lead; 1 where even all of them could not. Without leading
-    axes.
+    are switched to voting against its lead, those with most effect first, until the lead changes
+    sign. The step's share is the smallest of its directions' shares. 0 where no direction has a
+    lead; 1 where even all voters could not reverse any. Arrays have no leading axes.
     """
     found = lead(by_voter)
     shares = [
@@ -231,7 +230,7 @@ def _flip(
     k: int,
     side: float,
 ) -> float:
-    """Bisection over how many of the direction's voters are switched: each one only adds."""
+    """One direction's share, by bisection: each switched voter only adds to the effect."""
     verdicts = by_voter.verdicts[:, k]
     live = (verdicts != 0) & ~by_voter.identical[k]
     against = np.where(weights < 0, side, -side)[:, None]
@@ -257,7 +256,7 @@ def _flip(
 def _update_coins(
     agreed: Floats, lost: Floats, worth: Floats, bar: Floats, prior: Prior
 ) -> tuple[Floats, Floats]:
-    """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + rot) to second order).
+    """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + r·o·t) to second order).
 
     Agreement lost by gold questions lowers the voter's r, never the panel's.
     """
@@ -275,10 +274,10 @@ def _update_coins(
 
 
 def _gold_shortfall(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, Floats]:
-    """How far gold answers fall short of the panel's, as agreement lost, and its variance.
+    """How far gold answers fall short of the panel's, as lost agreement, and its variance.
 
-    Gold is clearer than a run's comparisons by the panel's r there over its r here. Whoever
-    answers gold as well as the panel loses nothing and gains nothing.
+    Gold is clearer than a run's comparisons by the panel's r on gold over its r on them. A voter
+    who answers gold as well as the panel or better loses and gains nothing.
     """
     score = 2 * right - asked
     panel = (score.sum(-1, keepdims=True) + 9) / (asked.sum(-1, keepdims=True) + 10)
@@ -290,7 +289,7 @@ def _gold_shortfall(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, 
 def _widen(
     values: NDArray[Number], axis: int, some: Sequence[str], every: Sequence[str]
 ) -> NDArray[Number]:
-    """Values of ``some`` voters along an axis, with 0 for those of ``every`` who are not there."""
+    """Extend values of ``some`` voters along an axis to ``every`` voter, with 0 for the others."""
     column = {voter: i for i, voter in enumerate(every)}
     shape = list(values.shape)
     shape[axis] = len(every)

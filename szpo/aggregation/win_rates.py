@@ -1,4 +1,4 @@
-"""Votes between two policies, counted: pure arithmetic on verdicts."""
+"""Count the votes between two policies: pure arithmetic on verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from szpo.intervals import Share, share
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Votes between two policies. Ties stand apart: they are in neither share nor interval."""
+    """Votes between two policies. Ties are counted, but not in the share or its interval."""
 
     tuned: int = 0
     base: int = 0
@@ -26,17 +26,17 @@ class Preference:
 
     @property
     def decided(self) -> Share:
-        """Those preferring tuned, of those who preferred one; each vote taken as independent."""
+        """Votes for tuned, of those for either; votes are taken as independent."""
         return share(self.tuned, self.tuned + self.base)
 
     @property
     def share(self) -> float | None:
-        """Share preferring tuned, of those who preferred one; None where nobody did."""
+        """Share of votes for tuned, of those for either; None without any."""
         return self.decided.value
 
 
 class PolicyVote(Protocol):
-    """A vote between two policies that stands, such as `szpo.types.Vote`."""
+    """A valid vote between two policies, such as `szpo.types.Vote`."""
 
     @property
     def comparison(self) -> str:
@@ -44,7 +44,7 @@ class PolicyVote(Protocol):
 
     @property
     def panelist(self) -> str:
-        """Who gave it."""
+        """The id of the panelist who cast the vote."""
 
     @property
     def verdict(self) -> str:
@@ -55,8 +55,8 @@ class PolicyVote(Protocol):
 class Preferences:
     """Counted votes: of everybody, and of panelists with and without votes in training.
 
-    ``majorities`` has one entry per comparison, its majority: where panelists vote on the same
-    comparison, their votes are not independent and this interval is the honest one.
+    ``majorities`` counts each comparison once, by its majority. Votes of several panelists on one
+    comparison are not independent, so this interval is the valid one.
     """
 
     everybody: Preference
@@ -71,7 +71,7 @@ def better_side(product: float) -> float:
     """The win rate p ≥ ½ of a direction's better side, without bias from choosing it afterwards.
 
     ``product`` is the mean product of the signs of two votes on different comparisons of the
-    direction, which is (2p − 1)²; for their agreement a it is 2a − 1.
+    direction. It estimates (2p − 1)², and is 2a − 1 where a is the votes' agreement.
 
     >>> better_side(0.16), better_side(-0.2)
     (0.7, 0.5)
