@@ -1,1 +1,1 @@
-"""What is optimised: the `Policy` contract, LoRA policies, and the subspaces they move in."""
+"""The policies to optimise: the `Policy` contract, LoRA policies, and their subspaces."""

@@ -4,17 +4,17 @@ Let s be the score of an answer that the starting policy drew, φ a feature of i
 centred within prompts, and F = E[s sᵀ]. The direction in which E[φ] grows fastest for a given KL
 is its natural gradient g = F⁻¹ E[s φ] (Amari 1998, Natural gradient works efficiently in learning;
 Kakade 2001, A natural policy gradient). The leading score components come first, as in
-`szpo.policies.score_basis`: what they carry is found as fast as before. The parts of the natural
+`szpo.policies.score_basis`: a taste along them is found as fast as there. The parts of the natural
 gradients outside them follow, and all are whitened, so that near the start
 KL(π_z ‖ π_0) ≈ |z|²/2 nats and E[φ_f](z) ≈ E[φ_f](0) + σ_f · map[:, f]ᵀ z.
 
-E[s φ] is a policy gradient, and credit is given as there. The score of an answer is the sum of
-parts s_p along it, and each is multiplied by how much φ grew after it, not by φ as a whole: by
-A_p = Σ_q λ^(q−p) (V_{q+1} − V_q), V_p what φ is expected to be by its value on the text up to
+E[s φ] is a policy gradient, and credit is assigned as in those. The score of an answer is the sum
+of scores s_p of its parts. Each s_p is multiplied by the growth of φ after part p instead of φ:
+A_p = Σ_q λ^(q−p) (V_{q+1} − V_q), where V_p is φ as predicted from its value on the text before
 part p (generalised advantage estimation: Schulman and others 2016, arXiv 1506.02438, equation 16).
-At λ = 1 this is φ − V_p, without bias; below 1 it leaves out late effects and most of the noise.
+At λ = 1 this is φ − V_p, without bias; λ < 1 leaves out late effects and most of the noise.
 
-No vote is seen, and no reward.
+Votes and rewards are not used.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from szpo.policies.subspaces import FeatureMap, Subspace
 from szpo.types import Floats, Ints, Prompt
 
 ANSWERS_EACH = 8
-"""Answers to each prompt, at least: what is learned is how answers to the same prompt differ."""
+"""Fewest answers to each prompt: the set-up learns how answers to the same prompt differ."""
 BLOCK = 128
-"""Answers whose scores are read at a time."""
+"""Number of answers whose scores are read at once."""
 PARTS = 12
-"""Parts of an answer's score, at most."""
+"""Largest number of parts of an answer's score."""
 DECAY = 0.85
-"""λ of a token."""
+"""λ for one token."""
 COMPONENTS = 8
-"""Leading score components that come first."""
+"""Number of leading score components, which come first."""
 RIDGE = 3e-3
-"""Added to F, as a share of its trace."""
+"""Ridge on F, as a share of its trace."""
 SHORTEST = 0.05
-"""Of a feature's natural gradient in the coordinates, where no prompt set aside confirms it."""
+"""Least length of a feature's natural gradient, also where held-out prompts do not confirm it."""
 FLAT = 1e-3
 """Directions whose second moment is below this share of a feature's own are left out."""
 
@@ -59,16 +59,16 @@ class FeatureCoordinates:
     """Whitened coordinates in which named features move, and how far each can be moved."""
 
     basis: Floats
-    """(D, d): columns over all moving weights, of unit second moment."""
+    """(D, d): columns over all moving weights, with unit second moment of the score."""
     map: Floats
-    """(d, k): each feature's natural gradient; its change along each coordinate, in spreads."""
+    """(d, k): each feature's natural gradient: its change along each coordinate, in spreads."""
     spread: Floats
     """(k,): standard deviation within prompts among the start's answers; 0 where none differ."""
     reach: Floats
-    """(k,): squared correlation of a feature with its direction's score on prompts not used, the
-    share of its variance that the coordinates can move; 0 where it is negative."""
+    """(k,): squared correlation of a feature with its direction's score on held-out prompts: the
+    share of its variance that the coordinates can move; 0 where the correlation is negative."""
     skew: Floats
-    """(k,): skewness of that score: above 0 a long step costs more than |z|²/2."""
+    """(k,): skewness of that score; above 0, a long step costs more than |z|²/2."""
 
 
 def feature_subspace(
@@ -87,9 +87,9 @@ def feature_subspace(
         whole: The subspace of all moving weights.
         config: The settings; ``subspace.dim`` score components come first.
         base: Answers of the starting policy.
-        prompts: Those that they answer, by `Sample.group`.
-        text_of: What people read of an answer's tokens.
-        rate: Asks the judge of the user's own features, if it takes one.
+        prompts: The prompts that these answer, by `Sample.group`.
+        text_of: Turns an answer's tokens into the text that people read.
+        rate: Asks the judge for the user's own features, if any needs one.
     """
     began = time.monotonic()
     holding = dictionary.holding([prompt.text for prompt in prompts])
@@ -106,7 +106,7 @@ def feature_subspace(
         return np.array([[top / bottom for top, bottom in ratios] for ratios in each])
 
     values = values_at(None, entries)
-    # A judge, or a function of the user's, is not asked about texts that end in the middle.
+    # A judge, or a user's function, is not asked about unfinished texts.
     so_far = own.cheap(entries, described)
     begun = np.full((len(cuts), *values.shape), np.nan)
     for part, cut in enumerate(cuts):  # none where an answer is one token
@@ -116,7 +116,7 @@ def feature_subspace(
     found = find_coordinates(scores, values, groups, halves, components=config.dim)
     seconds = time.monotonic() - began
     scaled, correction, kl = scale_by_kl(probe, whole, config, found.basis)
-    # What is stored, shared and shipped is exactly what a run uses.
+    # The basis is stored, shared and shipped in fp16, so a run uses it rounded to fp16.
     basis = {n: v.astype(np.float16).astype(np.float32) for n, v in scaled.basis.items()}
     return replace(
         scaled,
@@ -140,7 +140,7 @@ def feature_subspace(
 def _read_scores(
     probe: Probe, base: Sequence[Sample], cuts: tuple[int, ...], credit: Floats, groups: Ints
 ) -> tuple[NDArray[np.float32], Floats]:
-    """Scores of whole answers (n, D), and of each half of the prompts Σ s_p A_p (2, D, k)."""
+    """Scores of whole answers (n, D), and Σ s_p A_p over each half of the prompts (2, D, k)."""
     half, whole, halves = halve(groups), [], 0.0
     for first in range(0, len(base), BLOCK):
         here = slice(first, first + BLOCK)
@@ -155,11 +155,11 @@ def assign_credit(values: Floats, begun: Floats, groups: Ints, decay: float) -> 
     """How much each feature grew after each part of each answer: A_p (n, parts, k), in spreads.
 
     Args:
-        values: Of the features on whole answers (n, k).
-        begun: On the texts at which parts but the first begin (parts − 1, n, k); nan where nobody
-            counted, whose parts all get the whole difference from the prompt's mean.
+        values: Values of the features on whole answers (n, k).
+        begun: Values on the text before each part but the first (parts − 1, n, k). Features with
+            nan were not counted there: all their parts get the whole difference from the mean.
         groups: The prompt of each answer (n,).
-        decay: λ of a part.
+        decay: λ for one part.
     """
     phi, moving = _standardise(values, groups)[::2]
     known = ~np.isnan(begun).any((0, 1))
@@ -188,12 +188,12 @@ def find_coordinates(
     """Find the coordinates from n base answers.
 
     Args:
-        scores: Of the answers at the start (n, D).
+        scores: Scores of the answers at the start (n, D).
         features: Values of each named feature (n, k).
         groups: The prompt of each answer (n,).
-        halves: Of each half of the prompts (`halve`) Σ s φ (2, D, k), or Σ s_p A_p.
-        components: How many leading score components come first.
-        ridge: Added to the Fisher matrix, as a share of its trace.
+        halves: Σ s φ, or Σ s_p A_p, over each half of the prompts (`halve`) (2, D, k).
+        components: Number of leading score components, which come first.
+        ridge: Ridge on the Fisher matrix, as a share of its trace.
 
     Raises:
         RunError: The scores span fewer directions than ``components``.
@@ -213,7 +213,7 @@ def find_coordinates(
     basis = np.concatenate([P, rest @ (axes / np.sqrt(values))], axis=1)
     basis = basis * np.sign(basis[np.abs(basis).argmax(0), np.arange(basis.shape[1])])
     reach, skew = _reach(S, phi, halve(groups), halves, ridge)
-    # On its own answers a gradient seems longer than it is: R of prompts not used is its length.
+    # On its own answers a gradient seems too long: its length is R on held-out prompts.
     length = np.maximum(np.sqrt(reach), SHORTEST) / size
     found = (S @ basis).T @ (S @ G) / len(S) * length
     return FeatureCoordinates(
@@ -222,7 +222,7 @@ def find_coordinates(
 
 
 def _standardise(values: Floats, groups: Ints) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Values (n, k) centred within prompts, in spreads; the spreads, and which are above 0."""
+    """Values (n, k) centred within prompts, in spreads; the spreads; which spreads are above 0."""
     phi = centre(values, groups)
     spread = phi.std(0)
     moving = spread > 1e-9
@@ -230,12 +230,12 @@ def _standardise(values: Floats, groups: Ints) -> tuple[Floats, Floats, NDArray[
 
 
 def halve(groups: Ints) -> Ints:
-    """0 or 1 for each answer (n,), by its prompt."""
+    """The half, 0 or 1, of each answer (n,), by its prompt."""
     return np.asarray(np.unique(groups, return_inverse=True)[1] % 2)
 
 
 def centre(values: NDArray[np.floating], groups: Ints) -> Floats:
-    """Values (n, m) less their mean over the answers to the same prompt.
+    """Values (n, m) minus their mean over the answers to the same prompt.
 
     >>> centre(np.array([[1.0], [3.0], [5.0]]), np.array([0, 0, 1])).ravel().tolist()
     [-1.0, 1.0, 0.0]
@@ -247,7 +247,7 @@ def centre(values: NDArray[np.floating], groups: Ints) -> Floats:
 
 
 def alike(values: Floats, groups: Ints) -> Floats:
-    """Share (k,) of pairs of answers to one prompt that have equal values (n, k); 1 without pairs.
+    """Share (k,) of pairs of answers to one prompt with equal values (n, k); 1 without pairs.
 
     >>> alike(np.array([[0.0], [0.0], [1.0], [5.0]]), np.array([0, 0, 0, 1])).round(2).tolist()
     [0.33]
@@ -261,7 +261,7 @@ def alike(values: Floats, groups: Ints) -> Floats:
 
 
 class Fisher:
-    """F = SᵀS/n + λI by the smaller of its forms: weights by weights, or answers by answers."""
+    """F = SᵀS/n + λI, in the smaller of two forms: weights by weights, or answers by answers."""
 
     def __init__(self, S: Floats, ridge: float):
         """``S`` are scores (n, D), centred; λ is ``ridge`` times the trace of SᵀS/n."""
@@ -283,7 +283,7 @@ class Fisher:
         """Leading eigenvectors (D, count) of F, of unit second moment.
 
         Raises:
-            RunError: The scores span fewer.
+            RunError: The scores span fewer directions.
         """
         values, vectors = largest_eigenpairs(self.gram, count)
         if len(values) < count or values[-1] <= 1e-12 * values[0]:
@@ -295,7 +295,7 @@ class Fisher:
 def _reach(
     S: Floats, phi: Floats, half: Ints, halves: Floats, ridge: float
 ) -> tuple[Floats, Floats]:
-    """R² and skewness (k,) of the features' scores on the half of the prompts not used."""
+    """R² and skewness (k,) of the features' scores on the other half of the prompts."""
     squares, skews = [], []
     for number, gradients in enumerate(halves):
         used = half == number

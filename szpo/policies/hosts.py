@@ -1,8 +1,8 @@
-"""Whoever holds a run's base model and answers with it: this process, or workers elsewhere.
+"""Hosts hold a run's base model and answer with it, in this process or on workers.
 
-A run asks a `Host` for the places of an adapter, for an `Answerer` in coordinates, and for one of
-a judge's model. Here both are of this process, and a worker runs the same code;
-`szpo.cluster.remote` and `szpo.cluster.vllm_engine` are the same contract over workers.
+A run asks a `Host` for the layers of an adapter, for an `Answerer` in the run's coordinates, and
+for one with a judge's model. The classes here work in this process, and workers run the same code;
+`szpo.cluster.remote` and `szpo.cluster.vllm_engine` implement the same contract over workers.
 """
 
 from __future__ import annotations
@@ -39,51 +39,51 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Floats, Theta
 
 EMPTY_SUBSPACE = Subspace("full", (), {}, {}, {})
-"""For a model without an adapter: there is nothing to move."""
+"""The subspace of a model without an adapter: it has nothing to move."""
 NO_SPACE = Space(0, (("none", (1,)),), Law())
 
 
 class Answerer(Protocol):
-    """Whatever answers rows and reads given answers: this process, or workers elsewhere."""
+    """Answers prompts and reads given answers, in this process or on workers."""
 
     def answer(self, request: AnswerRequest) -> Tokens:
         """The new tokens of each row, in the order of the request, an end token included.
 
         Raises:
             RunError: the canary found two members that are the same policy.
-            ResourceError: nobody is there to answer.
+            ResourceError: no worker is there to answer.
         """
 
     def read(self, request: ReadRequest) -> Reading:
-        """What the request wants of each of its answers, in their order.
+        """The values that the request asks for, in the order of its answers.
 
         Raises:
             RunError: a score is not finite.
-            ResourceError: nobody is there to read.
+            ResourceError: no worker is there to read.
         """
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """`read` of ``scores`` in blocks (rows, D), so that they are never in memory together.
+        """`read` of ``scores`` in blocks (rows, D), so that memory never holds them all.
 
-        Unlike those of `read`, rows come in an order of their own.
+        Unlike in `read`, the rows come in any order.
         """
 
 
 class LocalAnswerer:
-    """A base model and a subspace, held once; every request brings its own coordinates."""
+    """Holds one base model and subspace; every request brings its own coordinates."""
 
     def __init__(
         self, subspace: Subspace, space: Space, engine: Engine, model: AdaptedModel,
         *, chunk_rows: int | None = None,
     ):  # fmt: skip
-        """``chunk_rows``: rows answered at a time, as workers do; None: all at once."""
+        """``chunk_rows``: rows answered at once, as on workers; None: all rows."""
         self.subspace = subspace
         self.space = space
         self.engine = engine
         self.adapted = model
         self.chunk_rows = chunk_rows
         self.plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
-        """The start is the base model itself."""
+        """True if the start is the base model itself."""
 
     def answer(self, request: AnswerRequest) -> Tokens:
         """See `Answerer.answer`."""
@@ -113,7 +113,7 @@ class LocalAnswerer:
         return join_readings([self.read_chunk(c) for c in request.split(self.chunk_rows)])
 
     def read_chunk(self, request: ReadRequest) -> Reading:
-        """Read all answers of a request in passes of this process."""
+        """Read all answers of a request in this process."""
         model, prompts, answers = self.adapted.model, request.prompts, request.answers
         samples = [Sample(p, a, i) for i, (p, a) in enumerate(zip(prompts, answers, strict=True))]
         if request.what == "inputs":
@@ -180,7 +180,7 @@ class LocalAnswerer:
         return [parameters.shift(self.space, request.theta, shift) for shift in request.shifts]
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
-        """The members at these master coordinates, on the model's device; None without any."""
+        """LoRA deltas of members at these coordinates, on the model's device; None for none."""
         if not thetas:
             return None
         members = [self.subspace.weights(theta) for theta in thetas]
@@ -188,7 +188,7 @@ class LocalAnswerer:
         return stack(self.subspace.sites, still, members, self.adapted.model.device)
 
     def _start_deltas(self) -> Deltas | None:
-        """The starting policy as a member; None where it is the base model itself."""
+        """The deltas of the starting policy; None where it is the base model itself."""
         return None if self.plain_start else self.deltas([start_of(self.subspace)])
 
 
@@ -197,7 +197,7 @@ def _law_of(request: ReadRequest) -> ScoredLaw:
 
 
 def start_of(subspace: Subspace) -> Theta:
-    """The master coordinates of a run's start: zeros in a subspace, else its factors."""
+    """The master coordinates of a run's start: zeros in a subspace, else the starting factors."""
     if subspace.basis:
         return parameters.zeros(subspace.layout)
     return {name: np.array(value, np.float32) for name, value in subspace.start.items()}
@@ -214,7 +214,7 @@ def stack(
     members: Sequence[Theta],
     device: torch.device | str = "cpu",
 ) -> Deltas:
-    """Stack members that each replace some tensors of ``start`` into deltas.
+    """Stack members into deltas; each member replaces some tensors of ``start``.
 
     A stays shared where no member replaces it.
     """
@@ -231,45 +231,45 @@ def stack(
 
 
 class Host(Protocol):
-    """Whoever holds the base model, and a judge's model beside it."""
+    """Holds the base model, and a judge's model beside it."""
 
     @property
     def facts(self) -> ModelFacts:
-        """The base model, as far as it is known here."""
+        """What this process knows of the base model."""
 
     @property
     def chunk_rows(self) -> int | None:
-        """Rows answered at a time; None: all of a request."""
+        """Rows answered at once; None: all rows of a request."""
 
     def places(
         self, adapter: AdapterSettings, config: Mapping[str, Any] | None
     ) -> tuple[tuple[Site, ...], bool]:
         """The layers that get an adapter, and whether some are GPT-2's transposed ``Conv1D``.
 
-        ``config`` is a starting adapter's own, of PEFT.
+        ``config`` is the PEFT config of a starting adapter.
 
         Raises:
             UsageError: a setting does not fit the model.
         """
 
     def at(self, subspace: Subspace, space: Space, *, run: bool = False) -> Answerer:
-        """Answer in these coordinates from here on; those of an earlier call end.
+        """An answerer in these coordinates; answerers of earlier calls end.
 
-        ``run``: they are the run's own, no longer those of its set-up.
+        ``run``: the coordinates are the run's own, no longer those of its set-up.
 
         Raises:
-            IntegrityError: their tensors do not fit the model.
+            IntegrityError: the subspace's tensors do not fit the model.
         """
 
     def beside(self, name: str) -> tuple[ModelFacts, Answerer]:
-        """A judge's model without adapters: the base itself where it has that name, unquantised.
+        """A judge's model without adapters; the base itself if it has that name, unquantised.
 
         Raises:
-            UsageError: no such model.
+            UsageError: there is no such model.
         """
 
     def close(self) -> None:
-        """Let go of whatever holds the model; may be called twice."""
+        """Release the model; may be called twice."""
 
 
 class LocalHost:
@@ -281,7 +281,7 @@ class LocalHost:
         self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None,
         make: Callable[[AdaptedModel], Engine] = engine_for,
     ):  # fmt: skip
-        """``engine`` is one made before, for the sites of the first `at`; ``make`` the others."""
+        """``engine``: an engine for the sites of the first `at`; ``make`` makes the others."""
         self._loaded = loaded
         self.chunk_rows = chunk_rows
         self._given = engine
@@ -332,7 +332,7 @@ class LocalHost:
 def chosen_lora(
     model: Any, adapter: AdapterSettings, config: Mapping[str, Any] | None = None
 ) -> Any:
-    """The ``peft.LoraConfig`` of the settings, or that of a starting adapter."""
+    """The ``peft.LoraConfig`` of the settings, or of a starting adapter."""
     if config is not None:
         from peft import LoraConfig
 
@@ -350,7 +350,7 @@ def chosen_lora(
 
 
 def require_fit(model: Any, subspace: Subspace) -> None:
-    """Refuse tensors of other shapes than the model's layers take.
+    """Refuse tensors whose shapes do not fit the model's layers.
 
     Raises:
         IntegrityError: a layer or a shape differs.

@@ -21,7 +21,7 @@ from szpo.types import Floats, Theta
 KL_DIRECTIONS = 16
 CALIBRATION_PASSES = 6
 RULER = (0.0, 0.5, 1.0, 2.5, 5.0)
-"""Nats at which the set-up shows an answer."""
+"""KL values, in nats, at which the set-up shows an example answer."""
 
 
 def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:
@@ -42,7 +42,7 @@ def kl_ratios(
     """Measure KL(π_δ ‖ π_0) over |δ|²/2 by Monte Carlo for δ = radius·unit.
 
     Returns:
-        Per radius (directions, rows); ``name`` seeds the answers.
+        For each radius the ratios (directions, rows); ``name`` seeds the answers.
 
     Raises:
         RunError: KL is not finite, or 0.
@@ -77,7 +77,7 @@ def random_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
 
 
 def full_subspace(probe: Probe, whole: Subspace, config: Config) -> Subspace:
-    """Every moving weight as a coordinate, with the scale of μ for the KL of the settings."""
+    """Take every moving weight as a coordinate, and scale μ to KL ``optimizer.kl_radius``."""
     space = parameters.Space(
         seeds.branch_seed(probe.root_seed, 0, "kl scale"), whole.layout, sample_directions.Law()
     )
@@ -100,12 +100,12 @@ def calibrate(
 ) -> tuple[float, dict[str, Any]]:
     """Find the scale at which the members' mean KL is ``optimizer.kl_radius`` nats per completion.
 
-    Small samples with the same random numbers search it by secants of log KL in log scale (KL
-    grows with the square of small scales); a last pass of ``subspace.kl_samples`` other answers
-    corrects what was found by one more such step.
+    The scale is searched by secants of log KL in log scale (KL grows with the square of small
+    scales), on small samples with the same random numbers. A last pass with
+    ``subspace.kl_samples`` new answers corrects the scale by one more such step.
 
     Returns:
-        The scale, and what a run's report says of it.
+        The scale, and its facts for the run's report.
 
     Raises:
         RunError: No scale moves the policy, or KL is not finite.
@@ -145,7 +145,7 @@ def calibrate(
 def draw_ruler(probe: Probe, subspace: Subspace) -> list[tuple[float, tuple[int, ...]]]:
     """Answer the first prompt at each of `RULER`'s nats along the first coordinate, as tokens.
 
-    All share their random numbers; nats are |z|²/2, close to what Monte Carlo finds there.
+    All answers share their random numbers. Nats are |z|²/2, close to the KL by Monte Carlo.
     """
     first = np.eye(subspace.dim)[0]
     thetas = tuple(

@@ -1,6 +1,6 @@
 """The language model of a run: load it, choose its coordinates, record and restore them.
 
-Apart from `szpo.runs.assemble`, so that runs of other policies load no tensor library.
+Separate from `szpo.runs.assemble`, so that runs of other policies load no tensor library.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Say, Theta
 
 SHIPPED = Path(__file__).parents[1] / "data" / "answers"
-"""Folder of the base's answers that ship: those to which simulated panels are fitted."""
+"""Folder of shipped answers of base models, to which simulated panels are fitted."""
 Model: TypeAlias = tuple[str, str, str | None]
-"""What a base's answers depend on of it: digest of the weights, dtype, quantization."""
+"""Facts of a base on which its answers depend: digest of the weights, dtype, quantization."""
 Answers: TypeAlias = list[list[Answer]]
-"""So many answers to each prompt."""
+"""Several answers to each prompt."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,24 @@ class Base:
     """A base model and the coordinates in which a run moves it."""
 
     host: Host
-    """Whoever holds the model."""
+    """Holds the model."""
     subspace: Subspace
     conv1d: bool = False
     """Some adapted layers are GPT-2's transposed ``Conv1D``."""
 
     @property
     def loaded(self) -> ModelFacts:
-        """The model, as far as it is known here; a `Loaded` where this process holds it."""
+        """What this process knows of the model; a `Loaded` if this process holds it."""
         return self.host.facts
 
 
 def check_files(config: Config) -> None:
-    """Refuse a model, an adapter or a device that is not there, before weights are loaded.
+    """Refuse a missing model, adapter or device before weights are loaded.
 
     Workers look for model and device on their own machines.
 
     Raises:
-        UsageError: One is not, or holds no weights that may be read.
+        UsageError: One is missing, or holds no weights that may be read.
     """
     m = config.model
     if m.adapter is not None:
@@ -85,7 +85,7 @@ def check_files(config: Config) -> None:
 
 
 def load_host(config: Config, *, adapter: bool) -> LocalHost:
-    """Load the model of the settings into this process, with its starting adapter or without.
+    """Load the model of the settings into this process, with or without its starting adapter.
 
     Raises:
         UsageError: The model or the adapter is missing or unreadable.
@@ -99,7 +99,7 @@ def load_host(config: Config, *, adapter: bool) -> LocalHost:
 
 
 def describe(config: Config, *, adapter: bool) -> Described:
-    """Read what is known of the settings' model without its weights, which workers hold.
+    """Read the facts of the settings' model without its weights, which workers hold.
 
     Raises:
         UsageError: The model's small files or the adapter are missing or unreadable.
@@ -140,7 +140,7 @@ def prepare(
     sites, conv1d = host.places(config.adapter, _start_config(loaded))
 
     make = partial(set_up, config, host, sites, prompts, progress)
-    if loaded.adapter is not None:  # its tensors would have to be part of the key
+    if loaded.adapter is not None:  # the key does not cover its tensors
         subspace = make()
     else:
         key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
@@ -161,7 +161,7 @@ def set_up(
     prompts: Sequence[Prompt],
     progress: Progress = lambda what, done, of: None,
 ) -> Subspace:
-    """Choose and scale the coordinates of a run with these settings, whatever is stored.
+    """Choose and scale the coordinates of a run with these settings, ignoring stored ones.
 
     Raises:
         UsageError: A setting does not fit the model.
@@ -173,19 +173,19 @@ def set_up(
 
 @dataclass(frozen=True)
 class Plain:
-    """A base model and where its adapter sits, without a subspace."""
+    """A base model with its adapter's sites, without a subspace."""
 
     loaded: Loaded
     sites: tuple[Site, ...]
     start: Theta
-    """A and B: those of the starting adapter, or A drawn from the seed and B zero."""
+    """A and B of the starting adapter, or else A drawn from the seed and B zero."""
     sampling: Sampling
 
 
 def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     """Load the model and find its adapter's sites, for methods that need no subspace.
 
-    ``lora`` is a ``peft.LoraConfig`` in place of the settings'; a starting adapter keeps its own.
+    ``lora``, a ``peft.LoraConfig``, replaces the settings'; a starting adapter keeps its own.
 
     Raises:
         UsageError: The model is missing, or a setting does not fit it.
@@ -235,7 +235,7 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
 
 
 def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the ledger records of a base: facts for the run's spec, and tensors by name."""
+    """The ledger's record of a base: facts for the run's spec, and tensors by name."""
     loaded, space = base.loaded, base.subspace
     facts = {
         "space": {**space.facts(), "conv1d": base.conv1d},
@@ -258,7 +258,7 @@ def load_or_draw_answers(
 ) -> Answers:
     """Read the answers to these prompts from the package or the cache, or draw and store them.
 
-    A starting adapter is part of the policy and not of the key: its answers are not cached.
+    With a starting adapter, which the key does not cover, answers are not cached.
     """
     loaded = base.loaded
     if loaded.adapter is not None:
@@ -272,7 +272,7 @@ def load_or_draw_answers(
 
 
 def find_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> Answers | None:
-    """The base's answers to these prompts from the package or the cache; None: not yet drawn."""
+    """The base's answers to these prompts from the package or the cache; None if not stored."""
     usual = answers_name(config, (model[0], subspace_cache.SHIPPED_DTYPE, model[2]), prompts)
     stored = _stored_answers(config, model, prompts)
     return cache.read_either(SHIPPED / usual, stored, read_answers, "the answers of the base are")
@@ -283,7 +283,7 @@ def _stored_answers(config: Config, model: Model, prompts: Sequence[Prompt]) -> 
 
 
 def answers_name(config: Config, model: Model, prompts: Sequence[Prompt]) -> str:
-    """The name of the file of a base's answers: a digest of all that they depend on."""
+    """The file name of a base's answers: a digest of everything that they depend on."""
     named: list[Any] = [*model]
     named += [asdict(sampling_of(config)), [p.turns for p in prompts]]
     named += [] if config.engine.rows is None else [config.engine.rows]
@@ -300,14 +300,14 @@ def read_answers(path: Path) -> Answers:
     """Read what `write_answers` wrote.
 
     Raises:
-        OSError, ValueError, TypeError: The file is not one of answers.
+        OSError, ValueError, TypeError: The file does not hold answers.
     """
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [[Answer(*answer) for answer in row] for row in rows]
 
 
 def _load(config: Config, *, adapter: str | None) -> Loaded:
-    # bitsandbytes looks for an optional faster kernel and logs an error when it is not there.
+    # bitsandbytes looks for an optional faster kernel and logs an error if it is missing.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     m = config.model
     return loading.load(
@@ -321,7 +321,7 @@ def _start_config(loaded: ModelFacts) -> Mapping[str, Any] | None:
 
 
 def _start(config: Config, loaded: ModelFacts, sites: tuple[Site, ...], seed: int) -> Theta | None:
-    """A and B at the start; None leaves A to the layers' inputs and B at zero.
+    """A and B at the start; None: A will come from the layers' inputs, and B is zero.
 
     Raises:
         UsageError: The starting adapter lacks a tensor.
@@ -334,12 +334,12 @@ def _start(config: Config, loaded: ModelFacts, sites: tuple[Site, ...], seed: in
 
 
 def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
-    """Draw LoRA factors that add nothing yet: B is zero, A reads an input of unit rms as such."""
+    """Draw LoRA factors that add nothing yet: B is zero, A maps unit-rms inputs to unit rms."""
     start: dict[str, Any] = {}
     for site in sites:
         key = seeds.derive(root_seed, "adapter start", name=site.a)
         values = sample_directions.gaussian(key, site.rank * site.inputs).astype(np.float64)
-        # Unit variance over the grid 2**-8, then as wide as an input of unit rms would be read.
+        # Unit variance on the grid 2**-8, then scaled for inputs of unit rms.
         values *= 2.0**-8 / site.inputs**0.5
         start[site.a] = values.reshape(site.rank, site.inputs).astype(np.float32)
         start[site.b] = np.zeros((site.outputs, site.rank), np.float32)

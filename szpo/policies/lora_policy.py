@@ -1,8 +1,8 @@
 """`LoraPolicy`: a transformers model whose LoRA weights are perturbed, one copy for all members.
 
-The master coordinates θ are fp32 NumPy arrays of `szpo.optim.parameters`; torch only ever gets
-copies. A rollout turns each shift into a *member* (its own LoRA factors) and generates all members
-in one batch.
+The master coordinates θ are fp32 NumPy arrays of `szpo.optim.parameters`; torch only gets copies.
+A rollout turns each shift into a *member* (with its own LoRA factors) and generates all members in
+one batch.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift,
 class LoraPolicy:
     """A causal language model in the coordinates of a `szpo.policies.subspaces.Subspace`.
 
-    The starting policy (θ₀: z = 0, or the subspace's own start) is what KL and fluency are
-    measured against: the base model, or base plus starting adapter.
+    KL and fluency are measured against the starting policy (θ₀: z = 0, or the subspace's own
+    start): the base model, or base plus starting adapter.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class LoraPolicy:
         Args:
             loaded: The base model.
             subspace: The coordinates.
-            root_seed: Of the directions.
-            law: Of the directions.
+            root_seed: Seed of the directions.
+            law: Law of the directions.
             sampling: How answers are drawn.
             crn: Plus and minus of a direction share their uniform numbers, row by row.
-            host: Holds the model; without one, this process does, and ``loaded`` has it.
+            host: Holds the model; None: this process does, and ``loaded`` is a `Loaded`.
         """
         self.loaded = loaded
         self.subspace = subspace
@@ -66,7 +66,7 @@ class LoraPolicy:
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         host = host or LocalHost(self.held)
         self.answerer: Answerer = host.at(subspace, self.space, run=True)
-        """Who answers and reads for it; tests put another in its place."""
+        """Answers and reads for this policy; tests replace it."""
         self._reader = context.reader_of(loaded)
         self._basis_sha256 = subspace.basis_sha256
         self._theta: Theta = self.start()
@@ -86,11 +86,11 @@ class LoraPolicy:
         return start_of(self.subspace)
 
     def theta(self) -> Theta:
-        """The master coordinates; arrays are not to be written to."""
+        """The master coordinates; do not write to the arrays."""
         return self._theta
 
     def move_to(self, theta: Theta) -> None:
-        """Put the policy at θ, such as one recomputed from a ledger.
+        """Move the policy to θ, for example one recomputed from a ledger.
 
         Raises:
             UsageError: θ does not fit the layout.
@@ -119,7 +119,7 @@ class LoraPolicy:
 
     @property
     def local(self) -> LocalAnswerer:
-        """Who answers with the model of this process.
+        """The answerer with the model of this process.
 
         Raises:
             UsageError: workers hold the model.
@@ -135,7 +135,7 @@ class LoraPolicy:
 
     @property
     def halved_rows(self) -> int | None:
-        """Rows of the engine's batches since memory ran out; None while it has not."""
+        """Rows of the engine's batches after memory ran out; None if it has not."""
         if not isinstance(self.answerer, LocalAnswerer):
             return None
         return getattr(self.answerer.engine, "halved_rows", None)
@@ -147,10 +147,10 @@ class LoraPolicy:
         return loading.encode(self.loaded.tokenizer, prompt)
 
     def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        """The tokens of prompts that are about to be answered.
+        """The tokens of prompts that will be answered.
 
         Raises:
-            UsageError: one leaves no room for an answer in what the model reads.
+            UsageError: a prompt leaves no room for an answer in the model's context.
         """
         ids = [self.encode(prompt) for prompt in prompts]
         self.require_room(ids)
@@ -170,7 +170,7 @@ class LoraPolicy:
         """Answers to ``prompts[i]`` at θ + ``shifts[i]``, all in one generation call.
 
         Raises:
-            RunError: the canary: two different shifts give the same logits everywhere.
+            RunError: the canary found two different shifts with the same logits everywhere.
             UsageError: prompts and shifts differ in number, or a prompt is too long.
         """
         if len(prompts) != len(shifts):
@@ -212,8 +212,8 @@ class LoraPolicy:
     ) -> list[list[Answer]]:
         """``samples`` answers to each prompt at θ, or at the start with ``base``.
 
-        The random numbers depend on seed, prompt index and sample only, so two policies with the
-        same arguments are compared under common random numbers.
+        The random numbers depend only on seed, prompt index and sample, so calls with the same
+        arguments compare two policies under common random numbers.
         """
         rows = self.sample_tokens(prompts, samples, seed=seed, base=base)
         answers = [self.answer(row) for row in rows]
@@ -222,7 +222,7 @@ class LoraPolicy:
     def sample_tokens(
         self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
     ) -> tuple[tuple[int, ...], ...]:
-        """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
+        """The tokens of `sample`, including end tokens; answers to one prompt are consecutive."""
         ids = self.encode_all(prompts)
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
         table = [
@@ -250,8 +250,9 @@ class LoraPolicy:
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL(π_θ ‖ π_start) in nats per completion: mean over answers drawn at θ, and its s.e.
 
-        Each token's KL is exact over the whole vocabulary; only the path is sampled. The law is
-        that of the temperature, without top-p and top-k. The standard error is over prompts.
+        Each token's KL is exact over the whole vocabulary; only the path is sampled. The
+        distributions are those at the temperature, without top-p and top-k. The standard error is
+        over prompts.
         """
         if not prompts or samples < 1:
             raise UsageError("kl: needs at least one prompt and one sample")
@@ -273,7 +274,7 @@ class LoraPolicy:
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per token of each answer at the start, nats: its fluency.
 
-        Texts are tokenized again, and the end token counts where the answer ended itself. An
+        Texts are tokenized again, and the end token counts where the answer ended with one. An
         answer without any token has nan.
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
@@ -285,7 +286,7 @@ class LoraPolicy:
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
         """Log-probability of each whole answer after the prompt at the start, in nats (answers,).
 
-        Texts are tokenized again, and the end token counts where the answer ended itself. The
+        Texts are tokenized again, and the end token counts where the answer ended with one. The
         prompt is read once for all answers.
         """
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
@@ -295,17 +296,17 @@ class LoraPolicy:
     # ---- scores ----
 
     def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
-        """What the texts of a step's comparisons say about plus and minus, (K, N, d).
+        """The score differences between plus and minus texts of a step's comparisons, (K, N, d).
 
-        The mean whitened score of the plus texts less that of the minus texts, in units of z, in
+        The mean whitened score of the plus texts minus that of the minus texts, in units of z, in
         which the scores of a score subspace have unit covariance at the start. What all texts of a
-        comparison share drops out of the difference. A text that is shown several times is read
-        once, and rows whose texts are equal are not read at all.
+        comparison have in common cancels. A text that is shown several times is read once, and
+        rows with equal texts are not read.
 
         The regression of rewards on scores is the natural policy gradient (Kakade 2001, A natural
-        policy gradient, theorem 1: compatible features). So this is a regressor of the vote: it
-        turns the luck of the texts along the coordinates from noise into signal. Any texts will
-        do, older ones and other people's included; the policy's position plays no part.
+        policy gradient, theorem 1: compatible features). So the difference is a regressor of the
+        vote: it turns the random variation of the texts from noise into signal. It works with any
+        texts, also older or human ones; the policy's position does not matter.
 
         Raises:
             UsageError: The coordinates are all weights, or the temperature is 0.
@@ -327,23 +328,23 @@ class LoraPolicy:
         return found.reshape(len({c.k for c in ordered}), -1, scores.shape[1])
 
     def whitened_scores(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Floats:
-        """Scores (texts, d) of prompts with answers at the start; see `whitened_scores` below."""
+        """Scores (texts, d) of prompts with answers at the start; see the function below."""
         temperature = self.sampling.temperature
         return whitened_scores(self.answerer, self.subspace, texts, temperature=temperature)
 
     # ---- weights ----
 
     def factors(self, theta: Theta | None = None) -> dict[str, np.ndarray[Any, Any]]:
-        """All LoRA factors at θ (default: the current), by ``site.a`` and ``site.b``, fp32."""
+        """All LoRA factors at θ (default: the current θ), by ``site.a`` and ``site.b``, fp32."""
         moved = self.subspace.weights(self.theta() if theta is None else theta)
         return {**self.subspace.fixed, **self.subspace.start, **moved}
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
-        """The members at these master coordinates, on the model's device."""
+        """LoRA deltas of members at these coordinates, on the model's device; None for none."""
         return self.local.deltas(thetas)
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
-        """Write the adapter at θ (default: the current) in PEFT's format; logits stay the same.
+        """Write the adapter at θ (default: the current θ) in PEFT's format, with equal logits.
 
         Raises:
             StorageError: The folder cannot be written.
@@ -376,13 +377,13 @@ def whitened_scores(
 ) -> Floats:
     """Scores in the coordinates z: ∇_z log π(answer | prompt) = Pᵀ ∇_B log π, at the start.
 
-    They are the scores everywhere only where log-probabilities are linear in the coordinates.
+    They hold away from the start only where log-probabilities are linear in the coordinates.
 
     Args:
-        answerer: Whoever reads in these coordinates.
+        answerer: Reads in these coordinates.
         subspace: The run's coordinates z.
         texts: Prompts and answers, as tokens.
-        temperature: That of the answers' sampling.
+        temperature: The temperature at which the answers were sampled.
 
     Returns:
         (texts, d).

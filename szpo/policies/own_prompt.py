@@ -1,10 +1,10 @@
 """How much likelier an answer is after its own prompt than after others: whether it is on topic.
 
-The *margin* of an answer is its log-probability after its own prompt less the highest of those
-after other prompts, in nats under the base model. A policy that is cheerful about everything
-writes answers that would suit any prompt, and its margins fall. The share of answers whose own
-prompt ranks first hardly moves: in a run that drifted by 9.7 nats it went from .99 to .96, the
-median margin from 20.0 to 10.4 nats.
+The *margin* of an answer is its log-probability after its own prompt minus the highest
+log-probability after another prompt, in nats under the base model. A policy that is cheerful about
+everything writes answers that suit any prompt, and its margins fall. The share of answers whose
+own prompt ranks first hardly changes: in a run that drifted by 9.7 nats it went from .99 to .96,
+the median margin from 20.0 to 10.4 nats.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from szpo import seeds
 from szpo.types import Answer, Floats, Ints, Prompt
 
 OTHERS = 7
-"""Other prompts that an answer is read after."""
+"""Number of other prompts after which an answer is read."""
 FEWEST_PROMPTS = 3
-"""Prompts from which a margin is measured."""
+"""Fewest prompts for which margins are measured."""
 
 
 @runtime_checkable
@@ -32,11 +32,11 @@ class PromptReader(Protocol):
 
 
 def draw_others(prompts: int, seed: int) -> Ints:
-    """Draw for each prompt the others after which its answers are read, once for all policies.
+    """Draw for each prompt the other prompts after which its answers are read.
 
     Args:
-        prompts: How many there are.
-        seed: Names the draw.
+        prompts: Number of prompts.
+        seed: Seed of the draw; the same for all policies that are compared.
 
     Returns:
         (prompts, others): `OTHERS` different prompts, or all others where there are fewer.
@@ -53,7 +53,7 @@ def draw_others(prompts: int, seed: int) -> Ints:
 
 
 def margins(own: Floats, others: Floats) -> Floats:
-    """Log-probability after the own prompt less the highest after another.
+    """Log-probability after the own prompt minus the highest after another.
 
     Args:
         own: (…,), nats.
@@ -73,19 +73,19 @@ def answer_margins(
     *,
     seed: int,
 ) -> list[Floats]:
-    """The margin of each answer, nats, nan for an empty one.
+    """The margin of each answer in nats; nan for an empty answer.
 
     Args:
         reader: Reads under the base model.
         prompts: At least two, all different.
-        answers: Those to each prompt.
-        seed: Names the draw of the other prompts; the same before and after tuning.
+        answers: The answers to each prompt.
+        seed: Seed for the draw of the other prompts; the same before and after tuning.
     """
     drawn = draw_others(len(prompts), seed)
     found = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
     spoken = [[i for i, answer in enumerate(row) if answer.text] for row in answers]
     for i, prompt in enumerate(prompts):
-        # All that is read after this prompt: its own answers, and those of prompts that drew it.
+        # After this prompt, read its own answers and those of prompts that drew it.
         places = [(i, 0)] + [(int(j), 1 + int(n)) for j, n in np.argwhere(drawn == i)]
         read = reader.total_logprob_base(
             prompt, [answers[j][k] for j, _ in places for k in spoken[j]]
@@ -106,7 +106,7 @@ def measure_margin(
     """The median margin of some answers, nats; see `answer_margins`.
 
     Returns:
-        None with fewer than `FEWEST_PROMPTS` prompts, or without a text.
+        The median; None with fewer than `FEWEST_PROMPTS` prompts, or without a text.
     """
     if len(prompts) < FEWEST_PROMPTS:
         return None
@@ -119,11 +119,11 @@ def measure_margin(
 def margins_in_turn(
     policy: object, asked: Sequence[Prompt], answers: Sequence[Answer], seed: int
 ) -> list[float | None]:
-    """The margin of one answer to each of some prompts, which may repeat, in nats.
+    """The margin of one answer to each prompt, in nats; prompts may repeat.
 
     Returns:
-        None for an empty answer; for all where the policy is no `PromptReader`, or there are fewer
-        than `FEWEST_PROMPTS` different prompts.
+        A margin or None per answer. An empty answer has None; all have None if the policy is no
+        `PromptReader`, or with fewer than `FEWEST_PROMPTS` different prompts.
     """
     prompts = tuple(dict.fromkeys(asked))
     margins: list[float | None] = [None] * len(asked)

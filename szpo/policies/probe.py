@@ -1,6 +1,6 @@
 """Measure a run's starting policy during set-up: its answers, and the KL of members to it.
 
-Nothing here sees a vote or a reward. All random numbers are derived from the set-up's seed.
+Votes and rewards are not used. All random numbers are derived from the set-up's seed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
 
 ROWS = 96
-"""Answers generated at a time; more need memory for their keys and values, and gain little."""
+"""Answers generated at once; more take memory for keys and values, and gain little."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -39,7 +39,7 @@ class Probe:
     root_seed: int
     progress: Progress = lambda what, done, of: None
     at_once: int = ROWS
-    """Answers asked for at a time; workers get all of them, in chunks of their own."""
+    """Answers asked for at once; workers get more, and cut them into their own chunks."""
 
     def samples(
         self,
@@ -51,7 +51,7 @@ class Probe:
     ) -> list[Sample]:
         """Draw answers of the members ``owner`` to the prompts ``groups``, row by row.
 
-        ``members`` are moving weights; none stands for the start. ``name`` seeds the random
+        ``members`` are moving weights; without any, the start answers. ``name`` seeds the random
         numbers. ``report_drawn`` is called with the number of answers so far.
         """
         every = [(g, m, 0, i) for i, (g, m) in enumerate(zip(groups, owner, strict=True))]
@@ -74,7 +74,7 @@ class Probe:
     def start_samples(self, count: int, each: int = 1) -> list[Sample]:
         """Draw ``count`` answers of the starting policy, prompts in turn.
 
-        Where there are many prompts only so many are taken that each has ``each`` answers.
+        With many prompts, only as many are used as leave at least ``each`` answers to each.
         """
         key = seeds.derive(self.root_seed, "setup", name="prompts")
         order = seeds.permutation(key, len(self.prompts))[: max(1, count // each)]
@@ -97,9 +97,9 @@ class Probe:
     def read_scores(
         self, samples: Sequence[Sample], redraws: int, stage: str = "scores"
     ) -> Iterator[NDArray[np.float32]]:
-        """Scores (rows, D) of answers at the start, by blocks; redraws are rows of their own.
+        """Scores (rows, D) of answers at the start, in blocks; each redraw is a row too.
 
-        ``stage`` names them where progress is shown.
+        ``stage`` names this pass in the progress display.
         """
         request = self._at_start("scores", samples)
         done, of = 0, len(samples) * (1 + redraws)
@@ -112,7 +112,7 @@ class Probe:
             self.progress(stage, done, of)
 
     def read_parts(self, samples: Sequence[Sample], cuts: tuple[int, ...]) -> NDArray[np.float32]:
-        """Scores at the start (answers, 1 + cuts, D), in parts that begin at ``cuts``."""
+        """Scores at the start (answers, 1 + cuts, D) of an answer's parts, cut at ``cuts``."""
         request = replace(self._at_start("scores", samples), cuts=cuts)
         rows = self.answerer.read(request)[VALUES]
         return rows.reshape(len(samples), 1 + len(cuts), -1)
@@ -130,7 +130,7 @@ class Probe:
         """Measure the KL of each member to the start, prompts in turn.
 
         Returns:
-            (members, rows), nats per completion; each from an answer that ``name`` seeds.
+            (members, rows), nats per completion, each from one answer; ``name`` seeds them.
         """
         owner = [m for m in range(len(members)) for _ in range(rows)]
         key = seeds.derive(self.root_seed, "setup", name=f"prompts {name}")

@@ -1,7 +1,7 @@
-"""What szpo can tune: the `Policy` protocol, and `check_policy`, its public test.
+"""The `Policy` protocol for everything that szpo can tune, and `check_policy`, its public test.
 
-A policy is anything that can be perturbed along named directions and asked for answers. It needs
-no gradient, no log-probability and no tensor library.
+A policy can be perturbed along named directions and asked for answers. It needs no gradient, no
+log-probability and no tensor library.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Upda
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that can be perturbed along a direction and answers prompts."""
+    """Can be perturbed along a direction, and answers prompts."""
 
     @property
     def dim(self) -> int:
@@ -36,7 +36,7 @@ class Policy(Protocol):
     ) -> list[Batch]:
         """Answers to ``prompts[i]`` by the policy at θ + ``shifts[i]``; one generation call.
 
-        `szpo.optim.parameters.shift` makes the point, from a seed or from the shift's own grid.
+        `szpo.optim.parameters.shift` computes the point.
         """
 
     def apply(self, update: Update) -> None:
@@ -62,10 +62,10 @@ class Sampler(Protocol):
 def draw_answers(
     policy: Policy, prompts: Sequence[Prompt], samples: int, *, seed: int
 ) -> list[list[Answer]]:
-    """``samples`` answers to each prompt by the policy as it stands, unperturbed.
+    """``samples`` answers to each prompt by the unperturbed policy.
 
-    The same seed means the same random numbers wherever the policy stands. Without a `Sampler`'s
-    method each call gives one answer to a prompt, with the seeds ``seed``, ``seed`` + 1, …
+    The same seed gives the same random numbers at any θ. A policy that is no `Sampler` is called
+    once per sample, with the seeds ``seed``, ``seed`` + 1, …
     """
     if isinstance(policy, Sampler):
         return policy.sample(prompts, samples, seed=seed)
@@ -76,7 +76,7 @@ def draw_answers(
 
 @contextmanager
 def moved(policy: Any, theta: Theta) -> Iterator[None]:
-    """Put a policy that has `move_to` at θ inside the block, and back where it was afterwards."""
+    """Move a policy that has `move_to` to θ inside the block, and back afterwards."""
     before = policy.theta()
     try:
         policy.move_to(theta)
@@ -95,11 +95,11 @@ class BaseScorer(Protocol):
 
 @runtime_checkable
 class Halving(Protocol):
-    """A policy that answers in smaller batches once memory has run out."""
+    """A policy that answers in smaller batches after memory has run out."""
 
     @property
     def halved_rows(self) -> int | None:
-        """Rows of a batch since then; None while memory has sufficed."""
+        """Rows of a batch since memory ran out; None if it has not."""
 
 
 def check_policy(
@@ -111,17 +111,17 @@ def check_policy(
     basis_sha256: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Test a policy and raise RunError naming the clause of the contract that it breaks.
+    """Test a policy; raise RunError naming the clause of the contract that it breaks.
 
-    The policy is moved and moved back: θ ends with the values it had, up to one rounding.
+    The policy is moved and moved back, so θ ends where it was up to rounding.
 
     Args:
         policy: The policy, at any θ.
         prompts: At least two, all different.
         radius: A perturbation large enough to change some answer.
-        space: The run's coordinates and law, if directions are to be checked too.
-        basis_sha256: Digest of the subspace's basis, where the coordinates are those of one.
-        seed: Of the rollouts.
+        space: The run's coordinates and law; if given, directions are checked too.
+        basis_sha256: Digest of the subspace's basis, if the coordinates have one.
+        seed: Seed of the rollouts.
     """
     name = type(policy).__name__
 
@@ -201,7 +201,7 @@ def check_policy(
     if len(layout) == 1 and policy.dim <= ORTHONORMAL_UP_TO:
         ((key, shape),) = layout
         here = np.array(policy.theta()[key])
-        # Dyadic steps: one rounding at most, and each of them is exact in fp32.
+        # Dyadic steps are exact in fp32, so their sum with θ is rounded at most once.
         vector = tuple(size * (1 + i % 3) / 4 for i in range(policy.dim))
         policy.apply(Update(0, 0, vector=vector))
         need(

@@ -1,8 +1,8 @@
-"""What is asked of whoever holds a model: rows to be answered, or answers to be read.
+"""Requests to the holder of a model: rows to be answered, or answers to be read.
 
-Either request is all that travels to a worker on another machine: kilobytes, whatever the model's
-size, as texts of JSON and numpy arrays. A row's uniform numbers are a slice of its key's stream,
-so they are the same wherever it is answered.
+A request is all that is sent to a worker on another machine: kilobytes of JSON and numpy arrays,
+whatever the model's size. A row's uniform numbers are a slice of its key's stream, so they do not
+depend on the worker.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Tokens: TypeAlias = tuple[tuple[int, ...], ...]
 THETA = "theta/"
 OWN = "own/"
 What: TypeAlias = Literal["logprobs", "totals", "kl", "scores", "inputs", "odds", "features"]
-"""``logprobs``: nats of each answer token. ``totals``: nats of each answer. ``kl``: nats between
-member and start, per answer. ``scores``: gradients of log π(answer) in every B, at the start or
-at the one member, several rows per answer where it is cut or words are drawn anew. ``inputs``: an
-A for each site, from the layers' inputs. ``odds``: nats of each answer token as the next one.
-``features``: mean and last hidden state of each answer."""
+"""``logprobs``: log-probability of each answer token, nats. ``totals``: of each whole answer.
+``kl``: KL of member to start per answer, nats. ``scores``: gradients of log π(answer) in every B,
+at the start or at the one member; several rows per answer if it is cut or tokens are redrawn.
+``inputs``: an A for each site, from the layers' inputs. ``odds``: log-probability of each answer
+token as the next token, nats. ``features``: mean and last hidden state of each answer."""
 Reading: TypeAlias = Mapping[str, NDArray[Any]]
-"""Arrays by name: "values", with one row per answer (``logprobs``: one value per token, one row
-after the other), or for ``inputs`` one array per site."""
+"""Arrays by name: "values", with one row per answer (``logprobs``: one value per token, answers
+one after the other), or for ``inputs`` one array per site."""
 VALUES = "values"
 
 
@@ -43,7 +43,7 @@ class AnswerRequest:
     theta: Theta
     """Master coordinates θ."""
     shifts: tuple[Shift, ...]
-    """The members: each is θ + its shift. Without any, see ``thetas``."""
+    """One per member, at θ + shift. Without shifts, see ``thetas``."""
     prompts: tuple[tuple[int, ...], ...]
     """Different prompts, as tokens."""
     keys: tuple[bytes, ...]
@@ -52,11 +52,11 @@ class AnswerRequest:
     """(rows, 4): numbers of the row's prompt, member and key; its place in the key's stream."""
     sampling: Sampling
     canary: bool = False
-    """Members that answer a common prompt must differ in the logits after it."""
+    """Check that members which answer a common prompt differ in the logits after it."""
     base: bool = False
-    """θ is the start; where that is the base model itself, no adapter is computed."""
+    """θ is the start; if the start is the base model itself, no adapter is computed."""
     thetas: tuple[Theta, ...] = ()
-    """Without shifts: the members' own coordinates. Without either the bare base model answers."""
+    """Without shifts: the members' coordinates. Without both, the bare base model answers."""
 
     def row_prompts(self) -> list[tuple[int, ...]]:
         """The tokens of each row's prompt."""
@@ -68,7 +68,7 @@ class AnswerRequest:
         return members
 
     def uniforms(self) -> Floats:
-        """The numbers in [0, 1) that decide the draws, (rows, new tokens)."""
+        """The uniform numbers in [0, 1) for the draws, (rows, new tokens)."""
         width = self.sampling.max_new_tokens
         parts = [
             seeds.uniform(self.keys[key], width, start=place * width)
@@ -77,17 +77,17 @@ class AnswerRequest:
         return np.stack(parts) if parts else np.zeros((0, width))
 
     def split(self, size: int) -> list[tuple[NDArray[np.int64], Self]]:
-        """Cut it into chunks of ``size`` rows, each with the numbers of its rows.
+        """Split the request into chunks of ``size`` rows, each with the indices of its rows.
 
-        Rows of one prompt stay side by side, so plus and minus of a comparison mostly share a
-        chunk. The plan depends on the rows and ``size`` alone, never on who will answer.
+        Rows of one prompt stay together, so plus and minus of a comparison mostly share a chunk.
+        The chunks depend only on the rows and ``size``, never on the workers.
         """
         order = np.argsort(self.rows[:, 0], kind="stable")
         cuts = [order[i : i + size] for i in range(0, len(order), size)]
         return [(rows, self.pick(rows)) for rows in cuts]
 
     def pick(self, rows: NDArray[np.int64]) -> Self:
-        """The request for some of its rows, without what only the others need."""
+        """The request for some of its rows, without data that only the others need."""
         table = self.rows[rows].copy()
         used = []
         for column in range(3):
@@ -154,7 +154,7 @@ class ReadRequest:
 
     what: What
     prompts: tuple[tuple[int, ...], ...]
-    """As tokens, one for each answer."""
+    """The prompt of each answer, as tokens."""
     answers: tuple[tuple[int, ...], ...]
     thetas: tuple[Theta, ...] = ()
     """The members' master coordinates; without any, see ``start``."""
@@ -164,16 +164,16 @@ class ReadRequest:
     """Without members: the starting policy reads; False: the bare base model does."""
     temperature: float = 1.0
     redraws: int = 0
-    """``scores``: samples of the score per answer besides that of its own words."""
+    """``scores``: samples of the score per answer with redrawn tokens, besides its own."""
     seed: int = 0
-    """``scores``: of the words drawn anew."""
+    """``scores``: seed of the redrawn tokens."""
     cuts: tuple[int, ...] = ()
-    """``scores``: words of the answer at which another part of its own score begins."""
+    """``scores``: token positions at which the second and later parts of an answer begin."""
 
     def split(self, size: int) -> list[Self]:
-        """Cut it into chunks of ``size`` answers, in order; ``inputs`` is one chunk.
+        """Split the request into chunks of ``size`` answers, in order; ``inputs`` is one chunk.
 
-        Words drawn anew have a seed of their own in every chunk but the first.
+        Redrawn tokens have their own seed in every chunk but the first.
         """
         if self.what == "inputs":
             return [self]
@@ -229,7 +229,7 @@ class ReadRequest:
 
 
 def join_readings(parts: Sequence[Reading]) -> Reading:
-    """Put the readings of a request's chunks together again."""
+    """Join the readings of a request's chunks."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
@@ -238,7 +238,7 @@ def join_readings(parts: Sequence[Reading]) -> Reading:
 
 
 def _write_tokens(name: str, rows: Tokens) -> Message:
-    """Write rows of tokens as one array, and how long each is."""
+    """Write rows of tokens as one array and an array of their lengths."""
     return {
         name: np.array([token for row in rows for token in row], np.int32),
         f"{name} lengths": np.array([len(row) for row in rows], np.int32),
@@ -268,7 +268,7 @@ def unstack_thetas(message: Mapping[str, Any], count: int) -> tuple[Theta, ...]:
 
 
 def tokens_to_array(tokens: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """Write rows of tokens as one array (rows, longest), −1 behind each row's end."""
+    """Write rows of tokens as one array (rows, longest), padded with −1."""
     width = max((len(row) for row in tokens), default=0)
     found = np.full((len(tokens), width), -1, np.int32)
     for i, row in enumerate(tokens):

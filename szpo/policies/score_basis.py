@@ -20,9 +20,9 @@ from szpo.policies.subspaces import Subspace, split_basis
 from szpo.types import Floats
 
 KL_RADII = (0.5, 1.0)
-"""|δ| at which the score subspace's scale is measured."""
+"""Lengths |δ| at which the score subspace's scale is measured."""
 KL_PRECISION = 0.06
-"""Relative standard error at which the scale is known well enough."""
+"""Relative standard error of the scale at which measuring stops."""
 KL_PASSES = 8
 
 
@@ -64,7 +64,7 @@ def score_subspace(
 def scale_by_kl(
     probe: Probe, whole: Subspace, config: Config, basis: Floats
 ) -> tuple[Subspace, float, dict[str, Any]]:
-    """Scale a whitened basis (D, d) so that measured KL is |z|²/2: the subspace, by what, why."""
+    """Scale a whitened basis (D, d) so that measured KL is |z|²/2: subspace, factor, report."""
     raw = replace(whole, basis=split_basis(whole.start, basis))
     measured = _measure_ratios(probe, raw, config.subspace.kl_samples)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
@@ -83,9 +83,9 @@ def scale_by_kl(
 
 
 def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[float, Floats]:
-    """Measure `kl_ratios` along fresh directions until their mean is known to `KL_PRECISION`.
+    """Measure `kl_ratios` along new directions until their mean has `KL_PRECISION`.
 
-    One pass is enough for most models; answers whose KL is uneven need more.
+    One pass is enough for most models; if KL varies much between answers, it takes more.
     """
     rows = max(1, kl_samples // (len(KL_RADII) * KL_DIRECTIONS))
     found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
@@ -102,7 +102,7 @@ def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[f
 
 
 def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
-    """Mark the samples of the first half: every other prompt, or sample if there is one prompt."""
+    """Mark the first half of the samples: every other prompt, or sample if there is one prompt."""
     groups = np.array([s.group for s in samples])
     ranks = np.unique(groups, return_inverse=True)[1]
     if ranks.max() == 0:
@@ -115,7 +115,7 @@ def components(
 ) -> tuple[Floats, Floats]:
     """Whitened score directions: Q of the first half's second moment, C of the second half's.
 
-    Neither half is ever in memory as a whole, where it has more rows than columns.
+    A half with more rows than columns is never in memory as a whole.
 
     Args:
         first: Scores that choose the directions, in blocks (rows, D).
@@ -123,7 +123,7 @@ def components(
         dim: Number of directions.
 
     Returns:
-        P (D, dim) with Pᵀ F̂₂ P = I, and the second half's moment along each column of Q.
+        P (D, dim) with Pᵀ F̂₂ P = I, and the second half's second moment along each column of Q.
 
     Raises:
         RunError: The scores span fewer directions than ``dim``.
@@ -148,8 +148,8 @@ def components(
 def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Floats:
     """Leading eigenvectors (D, dim) of Σ s sᵀ over the rows of all blocks, largest entry positive.
 
-    Fewer rows than columns: from the rows' inner products, an (n, n) matrix; more: from the sum
-    itself, (D, D), to which rows are added D at a time.
+    With fewer rows than columns they come from the rows' inner products (n, n); with more, from
+    the sum itself (D, D), to which rows are added D at a time.
 
     Raises:
         RunError: The rows span fewer directions.
@@ -167,7 +167,7 @@ def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Float
         Q = S.T @ vectors / np.sqrt(np.maximum(values, 1e-300))
     else:
         values, Q = largest_eigenpairs(_add_moment(moment, rows), dim)
-    # A square root of the eigenvalues' rounding, 1e-16 · n of the largest.
+    # Well above the eigenvalues' rounding errors, about 1e-16 · n of the largest.
     rank = int((values > 1e-12 * values[0]).sum())
     if len(values) < dim or rank < dim:
         raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")

@@ -1,8 +1,8 @@
-"""Subspaces as files: one that took minutes to find is found once per model and settings.
+"""Subspaces as files, so that minutes of set-up are spent once per model and settings.
 
-A stored subspace depends on nothing but its key: the base model, the adapter, the coordinates'
-settings, the sampling, the prompts and the set-up's own seed. The run's seed, its panel and its
-rule are no part of it, so that runs share one basis. No set-up sees a vote or a reward.
+A stored subspace depends only on its key: the base model, the adapter, the coordinates' settings,
+the sampling, the prompts and the set-up's own seed. The run's seed, panel and rule are not part of
+the key, so runs share one basis. No set-up uses votes or rewards.
 Files lie in the user's cache; a few that are wanted often ship with the package.
 """
 
@@ -31,18 +31,18 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt
 
 VERSION = 2
-"""Raise it with every change of how a set-up is made: older files are then not read again."""
+"""Increase it with every change to the set-up, so that older files are not read again."""
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
-"""Folder of the files that ship; ``index.json`` there has the digest of each by its name."""
+"""Folder of the files that ship; ``index.json`` there has the digest of each file."""
 SHIPPED_SAMPLES: Final = (4096, 1024)
-"""Base answers of the files that ship, without redraws; who asks for fewer is served as well."""
+"""Base answers of the files that ship, without redraws; settings may ask for fewer."""
 SHIPPED_DTYPE: Final = "bf16"
-"""Numbers of the weights in which they were found; they serve a model in any.
+"""Dtype of the weights with which shipped files were made; they serve a model in any dtype.
 
-Rounding leaves the law of the answers, and so their scores and KL, nearly as they are.
+Rounding hardly changes the distribution of answers, and so their scores and KL.
 """
 NAMED: Final = {"rounded": "fp16", "credit": "by parts"}
-"""How coordinates of features are made."""
+"""How coordinates of named features are made; part of their key."""
 RATES: Final = {"kind", "model", "base_url", "ask", "temperature", "max_tokens"}
 """Settings of a judge on which its ratings depend."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
@@ -50,7 +50,7 @@ Origin: TypeAlias = Literal["made", "cache", "shipped"]
 
 
 def write(subspace: Subspace, path: Path) -> None:
-    """Write a subspace to one ``.npz`` file, whole or not at all.
+    """Write a subspace to one ``.npz`` file, atomically.
 
     Raises:
         ResourceError: The file cannot be written.
@@ -65,7 +65,7 @@ def write(subspace: Subspace, path: Path) -> None:
 
 
 def shorten(values: NDArray[np.float32]) -> NDArray[Any]:
-    """The same numbers in fp16 where all of them are ones of it, as those of features are."""
+    """The same values in fp16 if it holds them exactly, as for coordinates of features."""
     with np.errstate(over="ignore"):
         short = values.astype(np.float16)
     return short if np.array_equal(short.astype(np.float32), values) else values
@@ -88,21 +88,21 @@ def read(path: Path) -> Subspace:
 
 
 def file_name(key: Mapping[str, Any]) -> str:
-    """The name of the file of a key: a digest of the key and of `VERSION`."""
+    """The file name for a key: a digest of the key and `VERSION`."""
     text = json.dumps([VERSION, dict(key)], sort_keys=True)
     return f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
 
 
 def cached_path(key: Mapping[str, Any]) -> Path:
-    """Where the cache has the set-up of this key, or would have it."""
+    """The path in the cache of the set-up with this key."""
     return cache.cache_dir() / "setups" / file_name(key)
 
 
 def find(key: Mapping[str, Any]) -> Subspace | None:
-    """Read the subspace of this key from the package or from the cache; None where neither has it.
+    """Read the subspace of this key from the package or the cache; None if neither has it.
 
-    ``report["origin"]`` says which had it. A file that ships and does not have its recorded
-    digest is not read, with a warning; an unreadable file of the cache is deleted.
+    ``report["origin"]`` says which had it. A shipped file with a wrong digest is not read, and
+    gives a warning; an unreadable file in the cache is deleted.
     """
     asked = key.get("subspace", {})
     sha256, _, quantization = key.get("base", (None, None, None))
@@ -126,8 +126,8 @@ def load_or_make(
 ) -> Subspace:
     """Read the subspace of this key, or ``make`` it and write it to the cache.
 
-    One that was made for other LoRA ``sites`` is made anew. ``report["origin"]`` says where it is
-    from. A cache that cannot be written is not an error.
+    A subspace that was made for other LoRA ``sites`` is made again. ``report["origin"]`` says
+    where it comes from. A cache that cannot be written is not an error.
     """
     found = find(key)
     if found is not None and sites in (None, found.sites):
@@ -154,13 +154,13 @@ def sampling_of(config: Config) -> Sampling:
 def setup_key(
     config: Config, sha256: str, dtype: str, prompts: Sequence[Prompt]
 ) -> dict[str, Any]:
-    """Everything that a set-up depends on, as plain JSON; the run's own seed is no part of it.
+    """Everything that a set-up depends on, as plain JSON; not the run's own seed.
 
     Args:
-        config: The settings. The device is left out: the law of the answers does not depend on it.
+        config: The settings, of which the device is left out: answers do not depend on it.
         sha256: Digest of the model's weights.
-        dtype: Numbers of the base weights: fp32, bf16 or fp16.
-        prompts: Those the run trains on, in their order.
+        dtype: Dtype of the base weights: fp32, bf16 or fp16.
+        prompts: The training prompts, in order.
     """
     quantized, space = config.model.quantization, config.subspace
     kind = config.coordinates
@@ -170,7 +170,7 @@ def setup_key(
         # "whole" since.
         "base": [sha256, dtype, quantized and f"{quantized} whole"],
         "adapter": config.adapter.model_dump(mode="json"),
-        # Named one by one, so that another setting leaves stored and shipped files in use.
+        # Listed one by one, so that a new setting does not invalidate stored and shipped files.
         "subspace": {
             "kind": kind,
             "dim": config.dim,
@@ -181,16 +181,16 @@ def setup_key(
             **(NAMED | {"dictionary": dictionary.digest()} if named else {}),
             **_own_features(config),
         },
-        # These are whitened, whatever the radius; the others are scaled to it.
+        # Whitened coordinates do not depend on the radius; the others are scaled to it.
         "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
-        # Scores and KL are those of the temperature, before a text is cut at a stop text.
+        # Scores and KL depend on the temperature, not on stop texts.
         "sampling": asdict(replace(sampling_of(config), top_p=1.0, top_k=0, stop=())),
         "prompts": [p.turns for p in prompts],
     }
 
 
 def _own_features(config: Config) -> dict[str, Any]:
-    """What the user added to the dictionary and dropped of it; nothing where neither."""
+    """The features that the user added to the dictionary and dropped; empty without any."""
     add, drop = config.features.add, config.features.drop
     if not add and not drop:
         return {}
@@ -205,7 +205,7 @@ def _own_features(config: Config) -> dict[str, Any]:
 
 
 def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
-    """Look for the basis of a run before its model is loaded; None: it will be made.
+    """Look for the basis of a run before its model is loaded; None if it has to be made.
 
     Raises:
         UsageError: The model's files are damaged.
@@ -215,10 +215,10 @@ def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
 
 
 def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None:
-    """The key of a run's set-up before its model is loaded; None where no set-up is stored for it.
+    """The key of a run's set-up before its model is loaded; None if no set-up can be stored.
 
-    Reads the weights once for their digest. A model that is not on this machine has no basis here,
-    nor has a starting adapter.
+    Reads the weights once for their digest. Without the model on this machine, or with a starting
+    adapter, no basis is stored.
 
     Raises:
         UsageError: The model's files are damaged.
@@ -228,9 +228,9 @@ def key_here(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any] | None
 
 
 def identify_model(config: Config, name: str | None = None) -> tuple[str, str] | None:
-    """Digest and dtype of a model before it is loaded; None where it is not on this machine.
+    """Digest and dtype of a model before it is loaded; None if it is not on this machine.
 
-    Without a ``name`` it is the settings' model.
+    The default of ``name`` is the settings' model.
 
     Raises:
         UsageError: The model's files are damaged.
@@ -239,7 +239,7 @@ def identify_model(config: Config, name: str | None = None) -> tuple[str, str] |
         files = weight_files.safetensors_in(
             loading.locate(name or config.model.name, weights=False)
         )
-    except UsageError:  # of a hub id only the small files are here
+    except UsageError:  # only the hub model's small files are here
         return None
     dtype = config.model.dtype  # workers' device need not be on this machine
     if dtype == "auto":

@@ -1,4 +1,4 @@
-"""Choose and scale the coordinates of a run, before anybody votes."""
+"""Choose and scale the coordinates of a run, before any vote."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt, Theta
 
 WORKERS_ROWS = 4096
-"""Answers that workers are asked for at a time; they cut them into chunks."""
+"""Answers that workers are asked for at once; they cut them into chunks."""
 INPUT_SAMPLES = 64
-"""Answers whose layer inputs give A."""
+"""Number of answers whose layer inputs give A."""
 
 
 def choose_subspace(
@@ -44,10 +44,10 @@ def choose_subspace(
     Args:
         host: Holds the base model.
         sites: The layers that are adapted.
-        prompts: Those the run trains on.
+        prompts: The training prompts.
         config: The settings: the kind of subspace, and how it is found.
-        start: A and B by ``site.a`` and ``site.b``, from a starting adapter; None starts at the
-            base model with A from each layer's inputs.
+        start: A and B by ``site.a`` and ``site.b``, such as a starting adapter's; None: the run
+            starts at the base model, with A from each layer's inputs.
         progress: Called with (what, done, of).
 
     Raises:
@@ -73,7 +73,7 @@ def choose_subspace(
         space = Space(seed, whole.layout, Law())
         answerer = host.at(whole, space)
         rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
-        law = replace(sampling, top_p=1.0, top_k=0)  # that of scores and of KL
+        law = replace(sampling, top_p=1.0, top_k=0)  # scores and KL know neither
         return Probe(answerer, whole, tokens, law, seed, progress, rows)
 
     probe = probe_at({**blank, **zero} if start is None else start)

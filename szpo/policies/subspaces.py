@@ -1,17 +1,16 @@
-"""The coordinates a run moves in: all adapter weights, a random subspace, or score components.
+"""The coordinates of a run: all adapter weights, random ones, score components or features.
 
 ``score`` (natural directions without votes): let s = ∇_B log π(y | x) be the score of an answer
 that the starting policy drew, F = E[s sᵀ] its Fisher matrix. The leading eigenvectors Q of F's
-estimate on one half of the samples give the directions, the other half C = Qᵀ F̂ Q the whitening,
-P = c · Q C^{-1/2}, and one scalar c from Monte-Carlo KL the scale, so that near the start
+estimate on one half of the samples give the directions. C = Qᵀ F̂ Q on the other half gives the
+whitening, and Monte-Carlo KL one scale c: P = c · Q C^{-1/2}, so that near the start
 
     KL(π_δ ‖ π_0) ≈ |δ|²/2 nats per completion for z = δ.
 
-``random`` takes orthonormal directions of the same weights and only the scalar; it needs no
-gradient. ``full`` keeps every weight as a coordinate and gets a radius instead of a basis.
-``features`` takes the natural gradients of named features of the texts
-(`szpo.policies.feature_basis`), after the leading score components.
-Nothing here sees a vote or a reward.
+``random`` takes random orthonormal directions of the same weights, and only the scale is measured;
+it needs no gradient. ``full`` takes every weight as a coordinate, with a radius instead of a
+basis. ``features`` takes the leading score components, then the natural gradients of named
+features of the texts (`szpo.policies.feature_basis`). Votes and rewards are not used.
 """
 
 from __future__ import annotations
@@ -32,28 +31,28 @@ from szpo.types import FEATURE_GRID, Floats, Layout, Theta
 Kind: TypeAlias = Literal["full", "random", "score", "features"]
 KINDS = get_args(Kind)
 FEATURE_MAP = "features/map"
-"""The tensor's name in files and in the ledger."""
+"""Name of the map's tensor in files and in the ledger."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureMap:
-    """What the coordinates do to named features of the texts."""
+    """How the coordinates change named features of the texts."""
 
     names: tuple[str, ...]
-    """Of k features."""
+    """(k,): one for each feature."""
     scales: tuple[int, ...]
-    """(k,): their spreads at the start in units of 2⁻¹²; 0 where a feature never differed."""
+    """(k,): spreads at the start in units of 2⁻¹²; 0 where a feature never differed."""
     map: NDArray[np.float32]
     """(d, k): natural gradients, in spreads for a unit of z."""
     components: int
-    """How many leading coordinates are score components."""
+    """Number of leading coordinates that are score components."""
     dictionary: str
-    """Digest of the dictionary that the features are of."""
+    """Digest of the dictionary that the features come from."""
     own: tuple[tuple[str, ...], ...] = ()
-    """The user's own among them, as `NamedFeatures.own`."""
+    """The user's own features, as in `NamedFeatures.own`."""
 
     def named(self) -> NamedFeatures:
-        """Those that ever differ, as a rule takes them, with near-equal ones in groups."""
+        """The features that ever differ, as a rule uses them, with near-equal ones in groups."""
         moving = [i for i, scale in enumerate(self.scales) if scale > 0 and self.map[:, i].any()]
         gradients = np.rint(self.map[:, moving].astype(np.float64) * FEATURE_GRID).astype(np.int64)
         names = [self.names[i] for i in moving]
@@ -71,7 +70,7 @@ class FeatureMap:
         )
 
     def facts(self) -> dict[str, Any]:
-        """All but the map, which is a tensor of its own, as plain JSON; see `from_facts`."""
+        """Everything but the map, which is stored as a tensor, as plain JSON; see `from_facts`."""
         return {
             "names": list(self.names),
             "scales": list(self.scales),
@@ -84,10 +83,10 @@ class FeatureMap:
     def from_facts(
         cls, facts: Mapping[str, Any] | None, map: NDArray[np.float32] | None
     ) -> FeatureMap | None:
-        """The map of stored facts; None where there are none.
+        """The map from stored facts; None without them.
 
         Raises:
-            ValueError: They are no such map.
+            ValueError: The facts or the map are invalid.
         """
         if facts is None or map is None:
             return None
@@ -107,10 +106,10 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Subspace:
-    """Frozen geometry of a run's coordinates; all arrays fp32, ready for the ledger.
+    """Fixed geometry of a run's coordinates; all arrays are fp32.
 
-    ``fixed`` holds the factors that never move, ``start`` those that do at z = 0, ``basis`` one
-    array (*shape, d) per name of ``start`` (empty for ``full``). The policy of coordinates z has
+    ``fixed`` holds the factors that never move, ``start`` the values of the moving ones at z = 0,
+    ``basis`` one array (*shape, d) per name of ``start`` (empty for ``full``). The policy at z has
     the factors ``fixed`` and ``start + basis·z`` (`szpo.optim.parameters.materialise`).
     """
 
@@ -120,7 +119,7 @@ class Subspace:
     start: Theta
     basis: Mapping[str, NDArray[np.float32]]
     scale: float = 1.0
-    """μ = scale · √(2κ/d); 1 where the basis itself is scaled."""
+    """In μ = scale · √(2κ/d); 1 where the basis itself is scaled."""
     report: Mapping[str, Any] = field(default_factory=dict)
     features: FeatureMap | None = None
 
@@ -140,11 +139,11 @@ class Subspace:
 
     @property
     def basis_sha256(self) -> str | None:
-        """Digest of the basis, None for ``full``."""
+        """Digest of the basis; None for ``full``."""
         return parameters.basis_sha256(self.basis) if self.basis else None
 
     def mu(self, kl_radius: float) -> float:
-        """Radius μ at which one side is ``kl_radius`` (κ, nats) away: scale · √(2κ/d)."""
+        """Radius μ at which one side costs ``kl_radius`` (κ, nats): scale · √(2κ/d)."""
         return self.scale * math.sqrt(2 * kl_radius / self.dim)
 
     def weights(self, theta: Theta) -> Theta:
@@ -161,7 +160,7 @@ class Subspace:
         }
 
     def facts(self) -> dict[str, Any]:
-        """All but the tensors, as plain JSON; see `from_facts`."""
+        """Everything but the tensors, as plain JSON; see `from_facts`."""
         return {
             "kind": self.kind,
             "scale": self.scale,
@@ -172,10 +171,10 @@ class Subspace:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Self:
-        """The subspace of stored facts and tensors, whose names may be among others.
+        """The subspace from stored facts and tensors; other tensors are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: They are none; a missing tensor is named.
+            KeyError, TypeError, ValueError: They are invalid; a missing tensor is named.
         """
         parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
         for name, value in tensors.items():

@@ -1,7 +1,7 @@
-"""What a model can be taught in coordinates of named features, before a vote is spent.
+"""What a model can be taught in coordinates of named features, known before any vote.
 
-Read from the set-up's report (`szpo.policies.feature_basis`): of each feature its reach, the share
-of its variance that the coordinates move; of a simulated panel, from its fit to base answers.
+The set-up's report (`szpo.policies.feature_basis`) has each feature's reach, the share of its
+variance that the coordinates move. A simulated panel's fit to base answers has its own figures.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from szpo.optim.rules.regression import BUDGET
 from szpo.visible_text import visible
 
 SHARE: Final = (0.03, 0.5)
-"""What teaching something new means: a share of the answers that grows from here to there."""
+"""Teaching something new raises the share of answers with it from the first to the second."""
 EASY: Final = BUDGET[0][1]
-"""Nats that the recommended point may cost after its first 60 votes, by default."""
+"""Nats that the recommended point may cost up to 60 votes, by default."""
 HARD: Final = BUDGET[-1][1]
-"""Nats that it may ever cost, by default: what costs more is not taught at all."""
+"""Most nats that the point may ever cost, by default: what costs more cannot be taught."""
 TOLD: Final = 8
-"""Features of a class that a line names."""
+"""Largest number of features that a line names."""
 CHANGE: Final = (
     "take prompts whose answers differ in what you want, or more rows in a vote (optimizer.rows)"
 )
-"""What to do where questions show no difference."""
+"""Advice where comparisons show no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class Teachable:
 
     feature: str
     words: str
-    """More of it, in plain words."""
+    """More of the feature, in plain words."""
     reach: float
-    """Share of its variance that the coordinates move, 0 to 1."""
+    """Share of the feature's variance that the coordinates move, 0 to 1."""
     skew: float
-    """Of its direction: above 0 a long step costs more nats than a short one promises."""
+    """Skewness along its direction; above 0, a long step costs more nats than |z|²/2."""
     same: float | None
-    """Share of pairs of answers to one prompt that are alike in it; None in older set-ups."""
+    """Share of pairs of answers to one prompt with equal values; None in older set-ups."""
 
     @property
     def nats(self) -> float:
-        """What a share of the answers from .03 to .5 costs at least.
+        """Least KL, in nats, to raise the feature's share of answers from .03 to .5.
 
-        The least KL of any policy that has this share, over the reach: with R² of the variance
-        the same change takes 1/R² times the nats.
+        The least KL of any policy with that share, divided by the reach: if the coordinates move
+        R² of the variance, the same change takes 1/R² times the nats.
 
         >>> round(Teachable("i", 'says "I" more', 0.5, 0.8, None).nats, 2)
         2.15
@@ -60,25 +60,25 @@ class Teachable:
 
     @property
     def cost(self) -> str:
-        """Its nats, in words."""
+        """`nats` in words."""
         return f"{self.nats:.1f} nats" if math.isfinite(self.nats) else "out of reach"
 
     @property
     def ease(self) -> str:
-        """Easily, hardly or not at all."""
+        """Whether it can be taught easily, hardly or not at all."""
         return "easily" if self.nats <= EASY else "hardly" if self.nats <= HARD else "not at all"
 
     def alike(self, rows: int) -> float | None:
-        """Share of comparisons of so many prompts whose two sides would not differ in it."""
+        """Share of comparisons with ``rows`` prompts whose sides do not differ in the feature."""
         return None if self.same is None else self.same**rows
 
 
 def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ...]:
-    """The features of a set-up, those of the longest reach first.
+    """The features of a set-up, the largest reach first.
 
     Args:
-        names: Of its features.
-        report: Of the set-up: ``reach``, ``skew`` and ``same`` of each.
+        names: The names of its features.
+        report: The set-up's report, with ``reach``, ``skew`` and ``same`` of each feature.
     """
     same = report.get("same") or [None] * len(names)
     rows = zip(names, report.get("reach", ()), report.get("skew", ()), same, strict=False)
@@ -87,17 +87,17 @@ def read(names: Sequence[str], report: Mapping[str, Any]) -> tuple[Teachable, ..
 
 
 def of_spec(spec: Mapping[str, Any]) -> tuple[Teachable, ...]:
-    """The features of a recorded run; none where its coordinates are not of features."""
+    """The features of a recorded run; empty if its coordinates are not of features."""
     space = spec.get("space", {})
     return read(space.get("features", {}).get("names", ()), space.get("report", {}))
 
 
 def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
-    """What can be taught easily, hardly and not at all, and what of it comparisons seldom show.
+    """Say which features can be taught easily, hardly or not, and which comparisons seldom show.
 
     Args:
         found: The features.
-        rows: Prompts of a comparison.
+        rows: Number of prompts in a comparison.
     """
     costs = {
         "easily": f"{found[0].nats:.1f} to {EASY:g} nats" if found else "",
@@ -124,10 +124,10 @@ def describe(found: Sequence[Teachable], rows: int) -> dict[str, str]:
 
 
 def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What nats look like: what was answered so many nats from the start, the prompt first.
+    """Example answers at several nats from the start, after a row with their prompt.
 
     Args:
-        report: Of the set-up; older ones, and those of every weight, have none.
+        report: The set-up's report; older ones, and those of kind ``full``, have no examples.
     """
     found = report.get("ruler")
     if found is None:
@@ -137,7 +137,7 @@ def ruler(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def describe_ruler(report: Mapping[str, Any]) -> list[str]:
-    """`ruler` as lines of a terminal, under its prompt; a text ends after 84 letters."""
+    """`ruler` as terminal lines under its prompt; texts are cut after 84 characters."""
     rows = [(nats, shorten(text, 84, placeholder=" …")) for nats, text in ruler(report)]
     return [f"what nats look like: {text}" for _, text in rows[:1]] + [
         f"{nats:>8}  {text}" for nats, text in rows[1:]
@@ -145,9 +145,9 @@ def describe_ruler(report: Mapping[str, Any]) -> list[str]:
 
 
 def foretell(panel: Mapping[str, Any] | None) -> tuple[bool, str]:
-    """Whether half of a simulated panel's questions would show it no difference, and how many.
+    """Whether at least half of a simulated panel's comparisons show no difference, and a sentence.
 
-    ``panel`` is its ``spec``. Where nobody knows, and below one in a hundred, the text is empty.
+    ``panel`` is its ``spec``. The sentence is empty if the share is unknown or below .5 %.
     """
     share = ((panel or {}).get("calibration") or {}).get("zero_share") or 0.0
     if share < 0.005:
@@ -162,7 +162,7 @@ def _words(name: str) -> str:
 
 
 def _same(share: float | None) -> str:
-    """How often two sides would not differ; empty below one in four, or where nobody knows."""
+    """How often two sides do not differ, in words; empty below one in four, or if unknown."""
     if share is None or share < 0.25:
         return ""
     return f", the same on both sides in {100 * share:.0f} %"

@@ -1,7 +1,7 @@
-"""The guards of a tuned policy: what tuning must leave as it was, measured on held-out prompts.
+"""The guards of a tuned policy: properties that tuning must keep, measured on held-out prompts.
 
 Fluency, variety, length and topic, each against the base on the same prompts and random numbers.
-They need no reward and no votes. `szpo.training.guards` has the bands that pause a run.
+Votes and rewards are not used. `szpo.training.guards` has the bands that pause a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from szpo.policies.protocol import BaseScorer
 from szpo.types import Answer, Prompt
 
 READ_AGAIN = 2
-"""Answers per prompt that the base model reads; their mean is far from its limit's size."""
+"""Answers per prompt that the base model reads: enough, since their mean is precise."""
 MOST_DROP, LEAST_VARIETY, LENGTHS, LEAST_MARGIN = 0.5, 0.9, (0.8, 1.2), 0.75
 FLUENCY = "log-probability per token under the base"
 VARIETY = "distinct-2 against the base"
@@ -40,12 +40,12 @@ class TextFigures:
     margin: float | None = None
     """Median margin of the own prompt, nats; None where it was not measured."""
     others: int = 0
-    """Other prompts that each answer was read after."""
+    """Number of other prompts after which each answer was read."""
 
 
 @dataclass(frozen=True)
 class Guard:
-    """One promise about what tuning must not break, and whether it held."""
+    """One property that tuning must keep, and whether it held."""
 
     name: str
     value: float
@@ -53,7 +53,7 @@ class Guard:
     ok: bool
 
     def line(self) -> str:
-        """For people."""
+        """The guard's result in one line."""
         mark = "ok  " if self.ok else "FAIL"
         return f"guard {mark} {self.name}: {self.value:+.2f} ({self.limit})"
 
@@ -68,10 +68,10 @@ def measure(
     """Measure a policy's answers; the base model reads the first `READ_AGAIN` to each prompt.
 
     Args:
-        policy: Reads under its start. One that is no `PromptReader` gets no margin.
+        policy: Reads under its start. A policy that is no `PromptReader` gets no margin.
         prompts: Held-out prompts.
-        drawn: Answers to each.
-        seed: Names the other prompts; the same for every policy that is compared.
+        drawn: The answers to each prompt.
+        seed: Seed for the other prompts; the same for all policies that are compared.
     """
     few = [row[:READ_AGAIN] for row in drawn]
     read = [(prompt, a) for prompt, row in zip(prompts, few, strict=True) for a in row]
@@ -90,9 +90,9 @@ def measure(
 
 
 def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
-    """What tuning must leave as it was: fluency, variety, length and topic.
+    """The guards of fluency, variety, length and topic.
 
-    The topic's guard is left out where `topic_gap` says why.
+    The topic's guard is left out where `topic_gap` gives a reason.
     """
     drop = before.logprob - after.logprob
     variety = after.distinct2 / before.distinct2 if before.distinct2 else 1.0
@@ -111,7 +111,7 @@ def guards(before: TextFigures, after: TextFigures) -> tuple[Guard, ...]:
 
 
 def topic_gap(before: TextFigures, after: TextFigures) -> str | None:
-    """Why two measurements have no guard of the topic; None where they have one.
+    """Why two measurements have no guard of the topic; None if they have one.
 
     >>> topic_gap(TextFigures(-2.0, 0.9, 20.0, 20.0, 7), TextFigures(-2.0, 0.9, 20.0))
     'not measured; it takes at least 3 held-out prompts'
