@@ -1,5 +1,5 @@
 """Generation for several policies of one base model in one batch.
 
-`engine` is the contract, `flat_engine` and `generate_engine` meet it, `engine_choice` picks one of
-them.
+`engine` is the contract. `flat_engine` and `generate_engine` implement it, and `engine_choice`
+picks one of them.
 """

@@ -1,7 +1,7 @@
-"""Answers that nobody can judge: cut off, repeating themselves, empty, off topic. Pure.
+"""Shares of answers that nobody can judge: cut off, repeating themselves, empty, off topic.
 
-A model that is too small, too hot or cut too short writes them, and the first panelist who meets
-them leaves. Shares beyond `BOUNDS` keep a run for people from its first round.
+They come from a model that is too small, too hot or cut too short, and panelists who see them
+leave. Shares above `BOUNDS` keep a run with people from opening its first round. Pure.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from szpo.intervals import Share, share
 from szpo.types import Answer
 
 GRAM: Final = 3
-"""Words in a row whose recurrence is counted."""
+"""Length n of the word n-grams whose repetition is counted."""
 REPEATED_FROM: Final = 0.25
-"""Share of a text's n-grams that occurred before, from which it repeats itself."""
+"""A text repeats itself if at least this share of its n-grams occurred before."""
 LONGEST_WORD: Final = 30
-"""Letters of a word; a longer one is text without spaces, whose letters are counted as words."""
+"""Most letters of a word; a longer one is text without spaces, and its letters count as words."""
 BOUNDS: Final[Mapping[str, float]] = MappingProxyType(
     {"cut": 0.5, "repeated": 0.25, "empty": 0.1, "off_topic": 0.25}
 )
-"""Highest shares of answers that a first round opens with."""
+"""Highest shares of such answers with which a first round opens."""
 NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {"cut": "cut off", "repeated": "repeated", "empty": "empty", "off_topic": "off topic"}
 )
-"""What people call them."""
+"""The kinds of answers in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class AnswerShares:
     """Shares of answers that nobody can judge, each with its 95 % interval."""
 
     cut: Share
-    """Ended by the limit of tokens."""
+    """Ended by the token limit."""
     repeated: Share
     """Repeat themselves; see `repeats`."""
     empty: Share
-    """Without a character that shows."""
+    """Without a visible character."""
     off_topic: Share | None = None
-    """Likelier after another prompt than after their own; None where it was not measured."""
+    """Likelier after another prompt than after their own; None if not measured."""
 
     def list_shares(self) -> tuple[tuple[str, Share], ...]:
         """The shares that were measured, by their keys in `BOUNDS`."""
@@ -51,7 +51,7 @@ class AnswerShares:
         return tuple((name, value) for name, value in found if value is not None)
 
     def beyond(self) -> tuple[str, ...]:
-        """What is above its bound, in words; nothing where there are no answers."""
+        """The shares above their bounds, in words; empty without answers."""
         return tuple(
             f"{value.hits:g} of {value.of:g} {NAMES[name]}, bound {BOUNDS[name]:.0%}"
             for name, value in self.list_shares()
@@ -63,9 +63,9 @@ def measure(answers: Sequence[Answer], margins: Sequence[float] | None = None) -
     """The shares of some answers.
 
     Args:
-        answers: The texts with why they ended.
-        margins: Of each answer, as in `szpo.policies.own_prompt`, nats, nan for an empty one;
-            None: not measured.
+        answers: The answers.
+        margins: The margin of each answer (`szpo.policies.own_prompt`), nats, nan for an empty
+            one; None: not measured.
 
     >>> found = measure([Answer("Yes."), Answer("no no no no no", "length"), Answer(" ")])
     >>> [(name, value.hits) for name, value in found.list_shares()]
@@ -85,7 +85,7 @@ def measure(answers: Sequence[Answer], margins: Sequence[float] | None = None) -
 
 
 def repeats(text: str) -> bool:
-    """A text repeats itself: a quarter of its runs of three words, or more, occurred before.
+    """Whether a text repeats itself: a quarter of its three-word runs or more occurred before.
 
     >>> repeats("I am fine. I am fine. I am fine."), repeats("The cat saw the dog and it ran.")
     (True, False)

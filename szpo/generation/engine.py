@@ -1,9 +1,9 @@
 """The contract of an engine: tokens and log-probabilities for several members in one batch.
 
-Rows are prompts, each answered by one *member*: a policy of the same base model with LoRA weights
-of its own. `szpo.generation.flat_engine` meets the contract for any transformers model whose
-attention can be replaced, `szpo.generation.generate_engine` for the others, and
-`szpo.generation.engine_choice` picks one and has the contract's public test.
+Rows are prompts, each answered by one *member*: a policy of the same base model with its own LoRA
+weights. `szpo.generation.flat_engine` implements the contract for transformers models whose
+attention can be replaced, `szpo.generation.generate_engine` for all others.
+`szpo.generation.engine_choice` picks one, and has the contract's public test.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from szpo.types import Floats
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Per row: the new tokens (an end token included) and whether an end token ended it."""
+    """For each row the new tokens, including an end token, and whether an end token ended it."""
 
     tokens: tuple[tuple[int, ...], ...]
     ended: tuple[bool, ...]
@@ -50,11 +50,11 @@ class Engine(Protocol):
 
         Args:
             prompts: The tokens of each row's prompt, at least one.
-            members: Member of each row; 0 … members of ``deltas`` − 1.
-            deltas: The members' LoRA weights; None is the base model, which is member 0.
+            members: The member of each row, 0 … ``deltas.members`` − 1.
+            deltas: The members' LoRA weights; None: the base model, as member 0.
             sampling: How tokens are drawn, and how many at most.
-            uniforms: Numbers in [0, 1) that decide the draws, (rows, ``max_new_tokens``).
-            canary: Members that answer a common prompt must differ in the logits after it.
+            uniforms: Uniform numbers in [0, 1) for the draws, (rows, ``max_new_tokens``).
+            canary: Check that members with a common prompt differ in the logits after it.
 
         Raises:
             RunError: the canary found two members that are the same policy.
@@ -90,9 +90,9 @@ def padded_logprobs(
     *,
     temperature: float = 1.0,
 ) -> list[Floats]:
-    """`Engine.logprobs` by plain padded passes; both engines have it as their method.
+    """`Engine.logprobs` by plain padded passes; both engines use it as their method.
 
-    Log-probabilities are in nats, one array per row, one value per completion token.
+    Log-probabilities are in nats: one array per row, with one value per completion token.
     """
     model = engine.adapted.model
     samples = [
@@ -133,9 +133,9 @@ def total_logprobs(
 
     Args:
         adapted: The base model and its adapted weights.
-        prompt: Tokens, at least one.
-        answers: Tokens of each; an answer without any has 0.
-        deltas: One member, the policy that reads; None is the base model.
+        prompt: The prompt's tokens, at least one.
+        answers: The tokens of each answer; the result for an answer without tokens is 0.
+        deltas: One member, the policy that reads; None: the base model.
     """
     model = adapted.model
     vocabulary = vocabulary_size(model)
@@ -180,7 +180,7 @@ def _attach(adapted: AdaptedModel, deltas: Deltas | None, rows: int) -> Any:
 
 
 def _continue(model: Any, past: Any, seen: int, answers: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Sum of the log-probabilities of all tokens but the first, (answers,)."""
+    """Sum of the log-probabilities of all tokens except the first, (answers,)."""
     width = max(map(len, answers))
     ids = torch.zeros(len(answers), width, dtype=torch.long)
     mask = torch.zeros(len(answers), seen + width, dtype=torch.long)
@@ -206,7 +206,7 @@ def check_rows(
     sampling: Sampling,
     uniforms: Floats,
 ) -> None:
-    """Raise UsageError when the arguments of `Engine.generate` do not fit each other."""
+    """Raise UsageError if the arguments of `Engine.generate` do not fit each other."""
     if len(members) != len(prompts):
         raise UsageError(f"generate: {len(prompts)} prompts but {len(members)} members")
     count = 1 if deltas is None else deltas.members

@@ -1,7 +1,7 @@
-"""Which engine a model gets, and the public test of the engine's contract.
+"""Choose a model's engine, and test the engine's contract in public.
 
-A model's code may do things with positions or shapes that the flat batch does not allow. So the
-choice is made by trying: a few tokens through the flat batch, against a plain forward pass.
+A model's code may use positions or shapes in ways that the flat batch does not allow. So the
+choice is made by a trial: a few tokens through the flat batch, compared with a plain forward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from szpo.models.lora_sites import Site
 
 
 def engine_for(adapted: AdaptedModel) -> Engine:
-    """`FlatEngine` where its logits agree with the model's own pass, else `GenerateEngine`.
+    """`FlatEngine` if its logits agree with the model's plain pass, else `GenerateEngine`.
 
     Takes a few small forward passes.
     """
@@ -37,7 +37,7 @@ def engine_for(adapted: AdaptedModel) -> Engine:
 
 
 def _agrees(engine: FlatEngine) -> bool:
-    """Prefill and one decoding step give the logits of a plain pass, for two small members."""
+    """Whether prefill and one decoding step give the logits of plain passes, for two members."""
     model, sites = engine.adapted.model, engine.adapted.sites
     count = vocabulary_size(model)
     prompts = [tuple((7 * i + 3 * n) % count for i in range(n)) for n in (3, 9, 14)]
@@ -69,8 +69,8 @@ def _agrees(engine: FlatEngine) -> bool:
             with attach_deltas(model, sites, deltas, torch.tensor([[members[given]]])):
                 plain = model(input_ids=ids, use_cache=False).logits[0, -2:].to(torch.float32)
             mine = torch.stack([first[row], second[row]]).to(torch.float32)
-            # In bf16, and more so over 4-bit weights, the order of sums shows; a wrong position or
-            # mask is off by about the whole norm.
+            # In bf16, and more so with 4-bit weights, the order of sums matters. A wrong position
+            # or mask gives an error of about the whole norm.
             tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
             if not float((mine - plain).norm()) <= tolerance * float(plain.norm()):
                 return False
@@ -83,10 +83,10 @@ def check_engine(
     """Raise RunError naming the clause of `szpo.generation.engine.Engine` that an engine breaks.
 
     Args:
-        make: Builds the engine, over a model of ``words`` words.
-        sites: What the model's deltas adapt; at least one.
+        make: Builds the engine, for a model with a vocabulary of ``words``.
+        sites: The sites that the model's deltas adapt; at least one.
         words: Size of the vocabulary.
-        exact: The engine computes in fp32, so that rows must not depend on their batch at all.
+        exact: The engine computes in fp32, so rows must not depend on their batch at all.
     """
     engine, again = make(), make()
     rng = np.random.default_rng(0)

@@ -1,11 +1,11 @@
-"""Attention over a flat list of tokens, with a key-value cache of our own.
+"""Attention over a flat list of tokens, with its own key-value cache.
 
-The model sees one sequence [1, tokens] in which all rows lie one after another (no padding), each
-token with its own position. Only attention has to know which token belongs to which row; it is
-registered with transformers under a name of its own, so the model's code stays untouched.
+The model sees one sequence [1, tokens] that holds all rows one after another, without padding;
+each token has its position in its row. Only attention has to know which token belongs to which
+row. It is registered with transformers under its own name, so the model's code stays unchanged.
 
-`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read. What prompts share
-is computed once; `szpo.generation.prefill` has the picture of units, prefixes and lower layers.
+`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read. Common parts of
+prompts are computed once; `szpo.generation.prefill` shows units, prefixes and lower layers.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ NAME = "szpo_flat"
 
 
 class Attends(Protocol):
-    """What attends in a forward pass: it sees the queries, keys and values of every layer."""
+    """Computes the attention of a forward pass from the queries, keys and values of each layer."""
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """Outputs (tokens, heads, size) for q of that shape, k and v (tokens, kv, size)."""
+        """Outputs (tokens, heads, size) for q of the same shape and k and v (tokens, kv, size)."""
 
 
 class Store(Protocol):
     """Takes the keys and values (sequences, kv, longest, size) that a prefill has computed."""
 
     def __call__(self, layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
-        """Called once per layer; ``expanded`` says that the sequences are the units by now."""
+        """Called once per layer; ``expanded``: the sequences have been expanded to units."""
 
 
 _attends: contextvars.ContextVar[Attends] = contextvars.ContextVar("szpo_attends")
@@ -57,7 +57,7 @@ def flat_attention(
     """Attention with the signature that transformers calls, on tensors (1, heads, tokens, size).
 
     Raises:
-        RunError: the model asks for a variant that is not computed here.
+        RunError: the model asks for a variant of attention that is not supported here.
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
@@ -95,7 +95,7 @@ def attend_with(attends: Attends) -> Iterator[None]:
 class RowCache:
     """Key-value cache of the rows being generated: per layer K and V (rows, kv, columns, size).
 
-    A row's tokens lie in its columns 0 … length − 1 without gaps, so a column is a position.
+    A row's tokens fill its columns 0 … length − 1 without gaps, so a column is a position.
     """
 
     def __init__(self, lengths: Tensor, columns: int):
@@ -107,7 +107,7 @@ class RowCache:
         self._masks: dict[int | None, Tensor] = {}
 
     def write(self, layer: int, rows: slice, at: int, k: Tensor, v: Tensor) -> None:
-        """Put k and v (rows, kv, n, size) into columns at … at + n − 1."""
+        """Write k and v (rows, kv, n, size) to columns at … at + n − 1."""
         for store, new in ((self.keys, k), (self.values, v)):
             if layer not in store:
                 shape = (len(self.lengths), new.shape[1], self.columns, new.shape[3])
@@ -115,7 +115,7 @@ class RowCache:
             store[layer][rows, :, at : at + new.shape[2]] = new
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
+        """Drop all other rows."""
         self.lengths = self.lengths[rows]
         self._index = torch.arange(len(rows), device=rows.device)
         for store in (self.keys, self.values):
@@ -123,15 +123,15 @@ class RowCache:
                 store[layer] = store[layer][rows]
 
     def advance(self) -> None:
-        """Count the token that has just been written."""
+        """Add the token that has just been written to every row's length."""
         self.lengths = self.lengths + 1
         self._masks = {}
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where the row's newest token may look, −∞ elsewhere: (rows, 1, 1, columns)."""
+        """0 where the row's newest token may attend, −∞ elsewhere: (rows, 1, 1, columns)."""
         if window not in self._masks:
             column = torch.arange(self.columns, device=self.lengths.device)
-            ahead = self.lengths[:, None] - column  # the newest token sits at column `lengths`
+            ahead = self.lengths[:, None] - column  # the newest token is at column `lengths`
             seen = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
             zero = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
             self._masks[window] = zero.masked_fill(~seen, float("-inf"))[:, None, None]
@@ -140,14 +140,14 @@ class RowCache:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """One new token per row: write its key and value, look at the row's own past."""
+        """One new token per row: write its key and value, attend to the row's own past."""
         keys, values = self.keys[layer], self.values[layer]
         keys[self._index, :, self.lengths] = k
         values[self._index, :, self.lengths] = v
         mask = self.mask(window, q.dtype)
         n, kv, size = k.shape
-        # Query heads that share a key head are the rows of one small product: nothing is repeated.
-        # All columns take part, empty ones masked: a slice would be copied before the product.
+        # Query heads that share a key head are the rows of one small product: no key is repeated.
+        # All columns are used, with empty ones masked: a slice would be copied before the product.
         q = (q * scale).reshape(n * kv, -1, size)
         scores = torch.bmm(q, keys.flatten(0, 1).transpose(1, 2)).view(n, kv, -1, self.columns)
         weights = torch.softmax(scores.add_(mask), dim=-1, dtype=torch.float32).to(v.dtype)
@@ -164,16 +164,16 @@ class Prefixes:
     """Per layer K and V (members, kv, length, size); one for all below the first adapted layer."""
 
     def pick(self, layer: int, prefix_of: Tensor) -> tuple[Tensor, Tensor]:
-        """K and V (sequences, kv, length, size) of the prefixes numbered ``prefix_of``."""
+        """K and V (sequences, kv, length, size) of the prefixes with numbers ``prefix_of``."""
         k, v = self.layers[layer]
         pick = prefix_of if len(k) > 1 else torch.zeros_like(prefix_of)
         return k[pick], v[pick]
 
 
 class PrefillPass:
-    """One pass over the tokens of several sequences, after cached prefixes if there are any.
+    """One pass over the tokens of several sequences, after their cached prefixes if any.
 
-    With ``shared`` the flat list starts with one copy of each sequence and `expand` turns it into
+    With ``shared`` the flat list first holds one copy of each sequence, and `expand` turns it into
     units at the first adapted layer; otherwise it holds the units from the start.
     """
 
@@ -187,9 +187,9 @@ class PrefillPass:
         shared: bool,
         device: torch.device,
     ):
-        """``lengths`` counts the sequences' tokens after the prefix; ``store`` takes K and V.
+        """``lengths``: the sequences' tokens after the prefix; ``store`` takes K and V.
 
-        ``units`` are the numbers of each unit's sequence and of the cached prefix it continues.
+        ``units``: for each unit the number of its sequence, and of the cached prefix it continues.
         """
         sequence_of, self._unit_prefix_of = units
         self._store = store
@@ -200,7 +200,7 @@ class PrefillPass:
         first = lengths.cumsum(0) - lengths
         spans = zip(first[sequence_of].tolist(), self._unit_lengths.tolist(), strict=True)
         self.index = torch.cat([torch.arange(begin, begin + n) for begin, n in spans])
-        """Where each token of the units lies among the tokens of the sequences."""
+        """The place of each of the units' tokens among the tokens of the sequences."""
         self.tokens = int(lengths.sum())
         if shared:
             self._lay_out(lengths, torch.zeros(len(lengths), dtype=torch.long))
@@ -208,7 +208,7 @@ class PrefillPass:
             self._lay_out(self._unit_lengths, self._unit_prefix_of)
 
     def _lay_out(self, lengths: Tensor, prefix_of: Tensor) -> None:
-        """Compute where the flat list's tokens sit in the padded (sequences, longest) form."""
+        """Compute the places of the flat list's tokens in the padded (sequences, longest) form."""
         self._prefix_of = prefix_of
         longest = int(lengths.max())
         flat = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
@@ -218,12 +218,12 @@ class PrefillPass:
         self._masks: dict[int | None, Tensor] = {}
 
     def expand(self) -> None:
-        """Make the flat list hold the units' tokens from here on."""
+        """Expand the flat list: from here on it holds the units' tokens."""
         self._lay_out(self._unit_lengths, self._unit_prefix_of)
         self.expanded = True
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """0 where a token may look, −∞ elsewhere: (1, 1, longest, prefix + longest)."""
+        """0 where a token may attend, −∞ elsewhere: (1, 1, longest, prefix + longest)."""
         if window not in self._masks:
             longest = self._padded.shape[1]
             query = self._prefixes.length + torch.arange(longest)[:, None]
@@ -237,7 +237,7 @@ class PrefillPass:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """All tokens of the sequences: each looks at its prefix and at its own earlier tokens."""
+        """All tokens of the sequences: each attends to its prefix and to earlier tokens."""
         q, k, v = (t[self._padded].transpose(1, 2) for t in (q, k, v))
         self._store(layer, k, v, expanded=self.expanded)
         if self._prefixes.length:
@@ -256,10 +256,10 @@ class PrefillPass:
 def expand_at(layers: Sequence[nn.Module], prefill: PrefillPass) -> Iterator[None]:
     """Turn sequences into units when the first of ``layers`` (the adapted ones) is reached.
 
-    Later layers get their keyword inputs (positions, rotations) from the model's own loop, still
-    in the short form, so each of them expands what has the short length.
+    Later layers still get the short form of their keyword inputs (positions, rotations) from the
+    model's own loop, so each of them expands every input of the short length.
     """
-    # Short form and long form by the id of the short one, which is held so that no other has it.
+    # Short and long form by the id of the short form; holding it keeps its id unique.
     forms: dict[int, tuple[Any, Any]] = {}
 
     def expand(value: Any) -> Any:

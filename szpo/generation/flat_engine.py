@@ -19,19 +19,19 @@ from szpo.types import Floats
 
 @dataclass(eq=False)
 class FlatEngine:
-    """Batched decoding on a transformers model, all members and rows in one flat batch.
+    """Batched decoding with a transformers model, all members and rows in one flat batch.
 
-    The same call gives the same tokens on the same machine and thread count. So nothing is cached
-    from call to call: a resumed run must generate what an unbroken one did.
+    The same call gives the same tokens on the same machine with the same thread count. Nothing is
+    cached between calls, because a resumed run must generate the same as an uninterrupted one.
     """
 
     adapted: AdaptedModel
     max_rows: int = 256
-    """Rows decoded together. It bounds memory and changes no distribution."""
+    """Rows decoded together; bounds memory, and changes no distribution."""
     max_tokens: int = 2048
-    """Prompt tokens in one forward pass, about; it bounds memory as well."""
+    """Approximate number of prompt tokens in one forward pass; bounds memory too."""
     halved_rows: int | None = None
-    """Rows decoded together since memory ran out; None while it has not."""
+    """Rows decoded together since memory ran out; None if it has not."""
 
     logprobs = padded_logprobs
 
@@ -86,18 +86,18 @@ class FlatEngine:
         sampling: Sampling,
         draws: Tensor,
     ) -> list[tuple[int, ...]]:
-        """Draw, feed back, repeat; finished rows leave the batch a quarter at a time.
+        """Draw tokens and feed them back; finished rows are dropped once they are a quarter.
 
         Args:
-            members: Member of each row, (rows,).
-            deltas: The members.
+            members: The member of each row, (rows,).
+            deltas: The members' LoRA weights.
             cache: Keys and values of the rows' prompts.
-            logits: After each prompt, (rows, words).
+            logits: Logits after each prompt, (rows, words).
             sampling: How tokens are drawn.
             draws: Uniform numbers, (rows, new tokens).
 
         Returns:
-            The new tokens of each row, an end token included.
+            The new tokens of each row, including an end token.
         """
         model, device = self.adapted.model, logits.device
         stop = torch.tensor(self.adapted.stop_tokens, dtype=torch.long, device=device)

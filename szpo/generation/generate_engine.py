@@ -1,6 +1,6 @@
 """The fallback engine: ``transformers.generate``, a few rows at a time.
 
-It is slower than `szpo.generation.flat_engine` and runs models that the flat batch does not allow.
+It is slower than `szpo.generation.flat_engine`, but runs models that the flat batch cannot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GenerateEngine:
     max_rows: int = 32
     """Rows in one call; with a large vocabulary each row takes tens of megabytes."""
     halved_rows: int | None = None
-    """Rows in one call since memory ran out; None while it has not."""
+    """Rows in one call since memory ran out; None if it has not."""
 
     logprobs = padded_logprobs
 
@@ -81,17 +81,17 @@ class GenerateEngine:
         sampling: Sampling,
         watch: Canary,
     ) -> None:
-        """Show the canary, in one pass, members of one prompt that fell into different blocks.
+        """Show the canary members of one prompt that fell into different blocks, in one pass.
 
-        Logits of two passes may differ by rounding where the policies are equal, so a pair must
-        stand in one pass. One token each, and only for pairs not yet seen to differ.
+        Logits of two passes may differ by rounding even for equal policies, so a pair must be in
+        one pass. Generates one token each, and only for pairs not yet seen to differ.
         """
         one_token = replace(sampling, max_new_tokens=1)
         answering: dict[tuple[int, ...], set[int]] = {}
         for prompt, member in zip(prompts, members, strict=True):
             answering.setdefault(tuple(prompt), set()).add(member)
         half = max(1, self.max_rows // 2)
-        number = len(prompts)  # no block's sequence has this number
+        number = len(prompts)  # above all numbers of the blocks' sequences
         for shared, owners in answering.items():
             own = sorted(owners)
             groups = [own[i : i + half] for i in range(0, len(own), half)]
@@ -148,9 +148,9 @@ def _show(
     logits: Tensor,
     begin: int,
 ) -> None:
-    """Let the canary see the logits after a block's prompts.
+    """Show the canary the logits after a block's prompts.
 
-    ``begin`` is added to the numbers of the block's sequences, so that those of two blocks differ.
+    ``begin`` is added to the numbers of the block's sequences, to make them unique.
     """
     layout = plan_prefill(prompts, members)
     row_of = dict(zip(layout.unit_of_row, layout.order, strict=True))
@@ -159,11 +159,11 @@ def _show(
 
 
 class _Chooser(LogitsProcessor):
-    """Draws the word itself and leaves ``generate`` no other choice."""
+    """Draws the token itself, and leaves ``generate`` no other choice."""
 
     def __init__(self, uniforms: Tensor, width: int, sampling: Sampling):
         self.first = uniforms.new_empty(0)
-        """Logits after the prompts, once the first word was drawn."""
+        """Logits after the prompts; set when the first token is drawn."""
         self._uniforms, self._width, self._sampling = uniforms, width, sampling
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From prompts to a filled key-value cache, computing once what rows share.
+"""From prompts to a filled key-value cache, computing common parts of rows once.
 
 Two prompts A and B, each answered twice by the members m0 and m1, are eight rows:
 
@@ -6,13 +6,13 @@ Two prompts A and B, each answered twice by the members m0 and m1, are eight row
     units       A·m0        A·m1        B·m0        B·m1         rows of a unit share its prefill
     sequences   A                       B                        the distinct prompts
 
-One forward pass reads the *prefix*, the tokens that A and B start with, another what is left:
+One forward pass reads the *prefix*, the tokens that A and B both start with, another the rest:
 
     from the first adapted layer on   prefix·m0  prefix·m1   |   A·m0  A·m1  B·m0  B·m1
     in the lower layers               prefix                 |   A           B
 
-Members do not differ below the first adapted layer, so there a sequence goes through once; it is
-expanded into its units where that layer begins.
+Members do not differ below the first adapted layer, so there each sequence is computed once. It is
+expanded into its units at that layer.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.lora_sites import Site
 
 SHORTEST_SAVING = 256
-"""Tokens that a shared beginning must save before it gets a forward pass of its own."""
+"""Tokens that a common prefix must save to get its own forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillPlan:
-    """The rows in the order they are generated in, and what they share."""
+    """The rows in generation order, and their common parts."""
 
     order: list[int]
     sequences: list[tuple[int, ...]]
     """The distinct prompts."""
     units: list[tuple[int, int]]
-    """The distinct (sequence, member), sorted."""
+    """The distinct pairs (sequence, member), sorted."""
     unit_of_row: list[int]
-    """The unit of each row, in generation order: not decreasing."""
+    """The unit of each row in generation order; never decreases."""
     prefix: int
-    """Tokens that all prompts start with and that get a pass of their own."""
+    """Length of the common prefix of all prompts that gets its own pass; 0 for none."""
 
     def member(self, row: int) -> int:
         """The member of a row, in generation order."""
@@ -83,7 +83,7 @@ def plan_prefill(prompts: Sequence[Sequence[int]], members: Sequence[int]) -> Pr
 
 
 def common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
-    """Count the tokens that all sequences start with, leaving each at least one of its own.
+    """Length of the common prefix of all sequences that leaves each at least one more token.
 
     >>> common_prefix([(1, 2, 3), (1, 2, 4, 5)]), common_prefix([(1, 2, 3)])
     (2, 2)
@@ -94,7 +94,7 @@ def common_prefix(sequences: Sequence[tuple[int, ...]]) -> int:
 
 
 def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]:
-    """The decoder layers from the first adapted one on; empty where nothing lies below it."""
+    """The decoder layers from the first adapted one on; empty if no layer is below it."""
     depths = [site.depth for site in sites if site.depth is not None]
     if not sites or len(depths) < len(sites) or min(depths) == 0:
         return []
@@ -106,15 +106,15 @@ def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]
 
 @dataclass
 class Canary:
-    """Checks by the logits after the prompts that members really are different policies."""
+    """Checks that members are different policies, by their logits after the prompts."""
 
     _seen: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
     _differ: dict[tuple[int, int], bool] = field(default_factory=dict)
 
     def see(self, units: Sequence[tuple[int, int]], logits: Tensor) -> None:
-        """Compare the members that answer a same prompt; units are (sequence, member).
+        """Compare the members that answer the same prompt; units are (sequence, member).
 
-        A unit that blocks of rows split comes twice; it is not compared with itself.
+        A unit that is split over two blocks of rows comes twice, and is not compared with itself.
         """
         for (sequence, member), row in zip(units, logits, strict=True):
             others = self._seen.setdefault(sequence, [])
@@ -126,11 +126,11 @@ class Canary:
             others.append((member, row))
 
     def differs(self, one: int, other: int) -> bool:
-        """Two members, the smaller first, were seen to differ on a prompt."""
+        """Whether two members, the smaller first, were seen to differ on a prompt."""
         return self._differ.get((one, other), False)
 
     def judge(self) -> None:
-        """Raise RunError naming the first pair whose logits were equal on all their prompts."""
+        """Raise RunError naming the first pair with equal logits on all their common prompts."""
         for (one, other), differ in sorted(self._differ.items()):
             if not differ:
                 raise RunError(
@@ -140,7 +140,7 @@ class Canary:
 
 
 class PrefillBatch:
-    """The prompts of one generate call; prefixes are computed at once, the rest in `fill`."""
+    """The prompts of one generate call; prefixes are computed immediately, the rest in `fill`."""
 
     def __init__(
         self, adapted: AdaptedModel, deltas: Deltas | None, plan: PrefillPlan, max_tokens: int
@@ -160,7 +160,7 @@ class PrefillBatch:
             self._run([plan.sequences[0][: plan.prefix]], pairs, save, Prefixes())
 
     def fill(self, rows: range, new: int, canary: Canary | None) -> tuple[RowCache, Tensor]:
-        """A cache with room for ``new`` tokens holding the rows' prompts, and the logits after."""
+        """A cache with the rows' prompts and room for ``new`` tokens, and the prompts' logits."""
         plan = self._plan
         units = [plan.unit_of_row[row] for row in rows]
         lengths = torch.tensor([len(plan.sequences[plan.units[unit][0]]) for unit in units])
@@ -182,7 +182,7 @@ class PrefillBatch:
     def _store_into(
         self, cache: RowCache, at: slice, unit_of: Tensor, pairs: list[tuple[int, int]]
     ) -> Store:
-        """Store into the cache rows ``at``, whose units (sequence, member) are pairs[unit_of]."""
+        """A `Store` to cache rows ``at``, whose units (sequence, member) are pairs[unit_of]."""
         sequence_of, prefix_of = (each[unit_of] for each in self._units(pairs))
         prefixes = self._prefixes
 
@@ -195,14 +195,14 @@ class PrefillBatch:
         return store
 
     def _units(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Each unit's sequence, and the cached prefix that it continues: its member's."""
+        """Each unit's sequence, and the cached prefix of its member, which it continues."""
         return (
             torch.tensor([sequence for sequence, _ in pairs]),
             torch.tensor([self._members.index(member) for _, member in pairs]),
         )
 
     def _chunks(self, units: range) -> Iterator[range]:
-        """Consecutive units, cut where a forward pass would exceed its tokens."""
+        """Consecutive units, split where a forward pass would exceed `max_tokens`."""
         begin, tokens = units.start, 0
         for unit in units:
             n = len(self._plan.sequences[self._plan.units[unit][0]]) - self._plan.prefix
@@ -224,8 +224,8 @@ class PrefillBatch:
             try:
                 return self._forward(sequences, pairs, store, prefixes, shared=True)
             except (IndexError, RuntimeError):
-                # Some models (GPT-2) give their last hidden states the shape of the tokens that
-                # came in, which fails once there are more. They go without this saving.
+                # Some models (GPT-2) reshape their last hidden states to the input's shape, which
+                # fails after an expansion. They run without this saving.
                 self._upper = []
         return self._forward(sequences, pairs, store, prefixes, shared=False)
 

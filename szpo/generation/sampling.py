@@ -1,9 +1,9 @@
-"""How the next word is drawn: sampling settings, and one uniform number per row and token.
+"""How the next token is drawn: sampling settings, and one uniform number per row and token.
 
-A word is found by inverting the cumulative distribution in two levels (blocks of words, then words
-of one block), in the order of the vocabulary. One uniform per row decides, so two policies that
-share the uniform (common random numbers) differ only where their distributions do, and no noise
-per word has to be drawn.
+A token is found by inverting the cumulative distribution in the order of the vocabulary, in two
+levels: blocks of tokens, then the tokens of one block. One uniform per row decides, so two
+policies that share it (common random numbers) differ only where their distributions do, and no
+noise per vocabulary entry is needed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from szpo.errors import LogitsError, UsageError
 from szpo.types import Floats, Shift
 
 BLOCK = 256
-"""Words of a block; the coarse level sums blocks, the fine level looks into one."""
+"""Tokens in a block; the coarse level sums blocks, the fine level searches one block."""
 CHUNK = 32
-"""Rows drawn at a time: their probabilities stay in the cache and in recycled memory."""
+"""Rows drawn at once: their probabilities fit in the cache, and memory is reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling settings of a run; the defaults draw from the model's own distribution.
 
-    ``temperature`` 0 takes the likeliest word; ``top_k`` 0 and ``top_p`` 1 switch those off.
-    ``stop`` are texts that end an answer (and are cut off), besides the model's end tokens.
+    ``temperature`` 0 takes the likeliest token; ``top_k`` 0 and ``top_p`` 1 mean no such cut.
+    ``stop`` are texts that end an answer and are cut off, besides the model's end tokens.
     """
 
     temperature: float = 1.0
@@ -51,7 +51,7 @@ class Sampling:
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """The distribution that is sampled, fp32 (rows, words), from logits (rows, words).
 
-    Rows are not renormalised after top-k and top-p: drawing divides by the sum.
+    Rows are not renormalised after top-k and top-p; `draw` scales by their sum.
 
     >>> probabilities(torch.tensor([[0.0, 0.0, -30.0]]), Sampling(top_k=2)).round(decimals=3)
     tensor([[0.5000, 0.5000, 0.0000]])
@@ -64,17 +64,17 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         p = p.where(p >= least, 0.0)
     if sampling.top_p < 1.0:
         ordered, index = p.sort(dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered  # mass of the likelier words
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier tokens
         limit = sampling.top_p * p.sum(-1, keepdim=True)
         p = torch.zeros_like(p).scatter(-1, index, ordered.where(before < limit, 0.0))
     return p
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """One word per row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1).
+    """One token per row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1).
 
     Raises:
-        LogitsError: a logit is not a number, so no distribution exists.
+        LogitsError: a logit is nan or +∞, so no distribution exists.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
@@ -83,12 +83,12 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on MPS, which has nothing wider."""
+    """float64, or float32 on MPS, which does not have float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def place_uniforms(uniforms: Floats, device: torch.device) -> Tensor:
-    """Put uniform numbers on a device, in the widest dtype that it has."""
+    """Move uniform numbers to a device, in its `widest_dtype`."""
     return torch.from_numpy(uniforms).to(widest_dtype(device)).to(device)
 
 
@@ -110,15 +110,15 @@ def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _invert(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First column whose cumulative mass exceeds the target, never one without mass of its own."""
+    """First column whose cumulative mass exceeds the target; never a column without mass."""
     column = (cumulative <= target[:, None]).sum(-1)
-    last = (cumulative < cumulative[:, -1:]).sum(-1)  # rounding may leave target at the very end
+    last = (cumulative < cumulative[:, -1:]).sum(-1)  # rounding may put the target at the end
     return torch.minimum(column, last)
 
 
 def row_key(seed: int, shift: Shift, *, crn: bool) -> bytes:
-    """The key of a shift's rows; row i draws from the numbers i · tokens on of its stream.
+    """The key of a shift's rows; row i uses its stream's numbers from i · ``max_new_tokens`` on.
 
-    With ``crn`` the plus and minus side of a direction share theirs.
+    With ``crn``, the plus and minus side of a direction have the same key.
     """
     return seeds.derive(seed, "sample", k=shift.k, name=None if crn else f"side {shift.sign}")
