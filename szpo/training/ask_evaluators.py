@@ -1,7 +1,7 @@
 """Show a step's batches to M evaluators each, and wait until they have voted.
 
 Simulated evaluators vote in `szpo.evaluators`, people through `ui/szpo_ui`; `szpo.voting` stores
-and counts.
+and counts their votes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from szpo.voting.steps import Closing
 
 
 def submit(run: Services, step: int, comparisons: Sequence[Comparison], watch: Stopwatch) -> None:
-    """Put the comparisons of an open step before the evaluators."""
+    """Submit the comparisons of an open step to the evaluators."""
     if run.row(step)["state"] == "open" and not all(c.identical for c in comparisons):
         watch.time("evaluation_s", lambda: run.evaluator.submit(comparisons))
 
@@ -32,12 +32,12 @@ def wait(
     watch: Stopwatch,
     clock: Clock,
 ) -> Outcome | None:
-    """Wait until the step is closed; an outcome if the run was paused meanwhile."""
+    """Wait until the step is closed; returns an outcome if the run was paused meanwhile."""
     ledger, epoch = run.ledger, run.epoch
     while True:
         row = run.row(at.step)
         if row["state"] != "open":
-            return None  # closed by the rule, an operator, or before a crash
+            return None  # closed by the rule, by an operator, or before a crash
         if (paused := outcome_if_paused(run, at)) is not None:
             return paused
         watch.time("evaluation_s", lambda: run.evaluator.poll(at.step))
@@ -52,17 +52,17 @@ def wait(
 
 
 def steady_clock(run: Services) -> Clock:
-    """The ledger's clock as it goes on from now if nobody sets it, so that no jump closes a step.
+    """The ledger's clock from now on, without jumps of the system clock, which could close a step.
 
-    A deadline is this controller's alone to keep. What passed before it began, and pauses, are
-    known by the ledger's clock only.
+    Only this controller applies the deadline. The time before it started, and pauses, are measured
+    by the ledger's clock.
     """
     from_us, from_s = run.ledger.clock(), run.timer()
     return lambda: from_us + round((run.timer() - from_s) * 1e6)
 
 
 def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock) -> bool:
-    """Close a step whose deadline has passed, with what there is; False if that must wait."""
+    """Close a step whose deadline has passed, with the votes it has; False if it must wait."""
     seconds = run.deadline_s
     if seconds is None or row["opened_us"] is None or (
         clock() < steps.deadline_us(run.ledger, row, seconds)
@@ -73,7 +73,7 @@ def _close_if_overdue(run: Services, row: Record, votes: StepVotes, clock: Clock
 
 
 def outcome_if_paused(run: Services, at: Position) -> Outcome | None:
-    """How a run ends that somebody has paused; None if nobody has."""
+    """The outcome of a run that somebody has paused; None if it is not paused."""
     flags = lease.controller(run.ledger)
     if flags["paused_by"] is None:
         return None

@@ -1,7 +1,7 @@
-"""What a run may spend: limits that an operator sets or withdraws, and votes that are added.
+"""What a run may spend: limits that an operator sets or removes, and votes that are added.
 
-A limit keeps the next step from being opened; a step that people are voting on is finished.
-The run's own budget (`run.votes`, `run.steps`) holds besides; `add_votes` raises it.
+A limit prevents the next step from opening; a step that people are voting on is finished.
+The run's own budget (`run.votes`, `run.steps`) applies too; `add_votes` raises it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from szpo.voting import lease, pauses, shown_features
 from szpo.voting.counting import StepVotes
 
 WORDS_PER_MINUTE = 238
-"""How fast adults read English prose silently; person-minutes are computed with it."""
+"""Silent reading speed of adults in English prose; used to compute person-minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where the run stops; None where it does not.
+    """Where the run stops; None: no limit.
 
     Raises:
         UsageError: a limit is negative or not a number.
@@ -34,13 +34,13 @@ class Limits:
     step: int | None = None
     """This step is not opened."""
     votes: int | None = None
-    """No step is opened that would bring the counted votes above this."""
+    """No step is opened that would take the counted votes above this."""
     at_us: int | None = None
     """No step is opened from this time on, µs since 1970."""
     person_hours: float | None = None
-    """No step is opened once reading has taken this long, at 238 words a minute."""
+    """No step is opened after this much reading, at 238 words a minute."""
     money: float | None = None
-    """No step is opened that would bring what votes cost above this."""
+    """No step is opened that would take the cost of votes above this."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -49,20 +49,20 @@ class Limits:
 
 
 USUAL_VOTES_ADDED: Final = 40
-"""Votes that are offered on top of a run's budget."""
+"""Default number of votes that are offered on top of a run's budget."""
 MAX_VOTES_ADDED: Final = 1_000_000
-"""Votes that can be added at once."""
+"""Most votes that can be added at once."""
 
 
 def add_votes(ledger: Ledger, by: str, more: int) -> Config:
     """Let a run, finished or not, end ``more`` votes later; recorded as an event.
 
-    Returns the settings with the new end. A run that ends after steps has those that ``more``
-    votes pay for added.
+    Returns the settings with the new end. A run that ends after a number of steps gets the steps
+    that ``more`` votes pay for.
 
     Raises:
-        UsageError: they pay for no step, or are too many; or the run has no settings.
-        SupersededError: the run cannot go on here.
+        UsageError: the votes pay for no step, or are too many; or the run has no settings.
+        SupersededError: this szpo cannot continue the run.
     """
     require_current(ledger)
     with ledger.transaction(by):
@@ -87,12 +87,12 @@ def add_votes(ledger: Ledger, by: str, more: int) -> Config:
 
 
 def usual_more(config: Config) -> int:
-    """Votes that are offered on top of a run's budget: `USUAL_VOTES_ADDED`, or those of a step."""
+    """Votes offered on top of a run's budget: `USUAL_VOTES_ADDED`, or those of a step if more."""
     return max(USUAL_VOTES_ADDED, config.votes_per_step)
 
 
 def describe_more(ledger: Ledger) -> str:
-    """How somebody gives a run more votes; "" where nobody can."""
+    """How to give a run more votes, in words; "" where it is impossible."""
     config = recorded_config(ledger)
     gone = find_gone(ledger.spec.get("optimizer", {}))
     if config is None or gone:
@@ -108,7 +108,7 @@ def describe_more(ledger: Ledger) -> str:
 
 
 def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:
-    """Set the run's limits, in place of all former ones; recorded as events.
+    """Replace the run's limits; recorded as events.
 
     Raises:
         UsageError: a limit of money in a run whose settings name no pay.
@@ -135,10 +135,10 @@ def read_limits(ledger: Ledger) -> Limits:
 def reason_to_stop(
     ledger: Ledger, *, step: int, votes: int, per_step: int, reading: Reading | None = None
 ) -> str | None:
-    """Why ``step`` is not to be opened; None if no limit forbids it.
+    """Why ``step`` must not be opened; None if no limit forbids it.
 
-    ``votes`` are counted so far, and ``per_step`` more are needed for it. A caller that asks
-    again and again passes its `Reading`, so that finished steps are read once.
+    ``votes`` are counted so far, and the step needs ``per_step`` more. A caller that asks
+    repeatedly passes its own `Reading`, so that finished steps are read once.
     """
     found, reading = read_limits(ledger), reading or Reading()
     if found.step is not None and step >= found.step:
@@ -164,7 +164,7 @@ def reason_to_stop(
 def pay(
     votes: float, hours: float, per_vote: float | None, per_hour: float | None
 ) -> float | None:
-    """The cost of counted votes and hours of reading; None where no pay is named.
+    """The cost of counted votes and hours of reading; None without any pay.
 
     >>> pay(10, 0.5, per_vote=0.1, per_hour=12)
     7.0
@@ -175,14 +175,14 @@ def pay(
 
 
 def money_spent(ledger: Ledger, votes: int) -> float | None:
-    """What ``votes`` counted votes have cost; None where the settings name no pay."""
+    """The cost of ``votes`` counted votes; None where the settings name no pay."""
     return _cost(ledger, votes, person_hours(ledger), 0)
 
 
 def _cost(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
-    """The cost of ``votes`` votes and ``hours`` of reading, and of ``more`` votes like them.
+    """The cost of ``votes`` votes and ``hours`` of reading, plus ``more`` votes like them.
 
-    Before the first vote, one is taken to read as long as the settings let answers be.
+    Before the first vote, a vote is assumed to read the longest answers that settings allow.
     """
     config = recorded_config(ledger) or Config()
     panel = config.panel
@@ -191,13 +191,13 @@ def _cost(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
 
 
 class Reading:
-    """What voters have read, step by step: a step whose votes are fixed is read once."""
+    """Counts the words that voters have read; a step whose votes are fixed is counted once."""
 
     def __init__(self) -> None:
         self._fixed: dict[int, int] = {}
 
     def hours(self, ledger: Ledger) -> float:
-        """Hours that reading the voted comparisons takes at 238 words a minute."""
+        """Hours it takes to read the voted comparisons at 238 words a minute."""
         total = 0
         for row in ledger.query("SELECT step, last_vote FROM steps ORDER BY step"):
             words = self._fixed.get(row["step"])
@@ -210,12 +210,12 @@ class Reading:
 
 
 def person_hours(ledger: Ledger) -> float:
-    """Hours that reading the voted comparisons takes at 238 words a minute."""
+    """Hours it takes to read the voted comparisons at 238 words a minute."""
     return Reading().hours(ledger)
 
 
 def count_read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
-    """Count the answers and words read for a step's votes, skips included, in rows shown."""
+    """Count the answers and words in the rows shown for a step's votes, skips included."""
     shown: dict[str, tuple[int, int]] = {}
     for row in ledger.query(
         "SELECT comparison, a.plus, a.minus FROM comparisons c JOIN answers a USING (comparison) "

@@ -1,8 +1,8 @@
 """The loop that turns a policy, an evaluator and a ledger into a run.
 
-Each pass finishes one step: `perturb_policy`, `sample_batches`, `ask_evaluators`, `update_policy`,
-which also aggregates the votes. The ledger is the truth: whatever was reached is found there, so a
-killed run goes on where it stood, and calling `run` again continues.
+Each pass finishes one step: `perturb_policy`, `sample_batches`, `ask_evaluators`, and
+`update_policy`, which also aggregates the votes. The ledger is the truth and has all progress, so
+after a kill, calling `run` again continues where the run stopped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from szpo.voting.counting import StepVotes
 
 
 def run(services: Services) -> Outcome:
-    """Drive a run until its bounds end it, a limit stops it or somebody pauses it.
+    """Drive a run until its budget is spent, a limit stops it or somebody pauses it.
 
     Raises:
         LeaseError: another controller holds the run, or took it over.
-        RunError: the canary (equal answers in three steps), a non-finite estimate.
+        RunError: the canary (equal answers in three steps), or a non-finite estimate.
         IntegrityError: the policy's weights are not the ledger's.
         UsageError: the policy or the prompts do not fit the run.
     """
@@ -52,7 +52,7 @@ def run(services: Services) -> Outcome:
 
 
 def _do_step(run: Services, at: Position) -> Position | Outcome:
-    """One step; an outcome if the run was paused while it was open."""
+    """Do one step; returns an outcome if the run was paused while the step was open."""
     watch, step = Stopwatch(run.timer), at.step
     if perturb_policy.plan(run, at, step):
         sample_batches.generate(run, at, step, watch, then_open=run.lag == 0 or step == 0)
@@ -64,7 +64,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     if (paused := outcome_if_paused(run, at)) is not None:
         return paused
     ask_evaluators.submit(run, step, comparisons, watch)
-    # A step planned under lag 1 keeps its head, also when the run goes on without lag.
+    # A step planned under lag 1 keeps its head, even if the run continues without lag.
     ahead = run.lag or run.ledger.step(step + 1) is not None
     if ahead and perturb_policy.plan(run, at, step + 1):
         sample_batches.generate(run, at, step + 1, watch, then_open=False)
@@ -82,10 +82,10 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
 
 
 def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
-    """Why the next step is not done, by an operator's limits or the bounds of this call."""
+    """The outcome if an operator's limit or the run's budget ends the run here, else None."""
     row = run.ledger.step(at.step)
     per_step = run.settings.K * run.settings.N * run.settings.M
-    if row is None or row["state"] not in ("open", "closed"):  # what is begun is finished
+    if row is None or row["state"] not in ("open", "closed"):  # an open step is always finished
         limit = budget.reason_to_stop(
             run.ledger, step=at.step, votes=at.votes, per_step=per_step, reading=run.reading
         )

@@ -1,7 +1,7 @@
-"""Read answers of the untuned model: their scores, and the figures that guards look at.
+"""Read answers of the untuned model: their scores, and the figures that guards watch.
 
-They predict the guards (`szpo.optim.rules.guard_geometry`) and give the usual distance between two
-such answers: beyond it a score of a warm start's pairs is clipped.
+They predict the guards (`szpo.optim.rules.guard_geometry`), and give the usual distance between
+two such answers: score differences of a warm start's pairs are clipped at it.
 """
 
 from __future__ import annotations
@@ -25,31 +25,30 @@ from szpo.policies.subspace_cache import SHIPPED_DTYPE
 from szpo.types import Answer, Floats, Ints, Prompt
 
 PROMPTS: Final = 64
-"""Prompts put to the untuned model, at most."""
+"""Most prompts that the untuned model answers."""
 ANSWERS: Final = 256
-"""Answers that are read, at least; six for each coordinate if that is more, except where
-coordinates are taken one by one, as with named features."""
+"""Fewest answers that are read; without named features six per coordinate, if that is more."""
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "readings"
-"""Folder of the readings that ship, as `make basis` makes them for the coordinates that do."""
+"""Folder of the shipped readings, which `make basis` makes for the shipped coordinates."""
 FAR_PERCENTILE: Final = 99.0
 """Percentile of the distance between two of the start's answers that counts as far."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StartReading:
-    """Answers of the start that have a text, as read there."""
+    """The start's non-empty answers, as read at the start."""
 
     scores: Floats
     """∂ log π(answer) / ∂z (answers, d)."""
     figures: Floats
-    """(answers, 3) as `guard_geometry.FIGURES`; a margin is nan with too few prompts for one."""
+    """(answers, 3) as in `guard_geometry.FIGURES`; margins are nan with too few prompts."""
     prompts: Ints
-    """(answers,): the number of the prompt."""
+    """(answers,): the number of each answer's prompt."""
 
     def moments(self, scale: float = 1.0, *, apart: bool = False) -> Moments:
-        """What predictions rest on, in whitened units of ``scale`` coordinates.
+        """The moments for predictions; one whitened unit is ``scale`` in coordinates.
 
-        ``apart`` takes coordinates one by one.
+        ``apart`` uses only the diagonal of the covariances.
 
         Raises:
             UsageError: there are too few answers for the coordinates.
@@ -58,7 +57,7 @@ class StartReading:
         return guard_geometry.gather(scores, self.figures, prompts, apart=apart)
 
     def far(self) -> Floats:
-        """How far apart two answers to one prompt are at most, nearly always: (d,) of scores."""
+        """A high percentile of the score differences between answers to one prompt, (d,)."""
         first, second = np.triu_indices(len(self.prompts), 1)
         same = self.prompts[first] == self.prompts[second]
         apart = np.abs(self.scores[first[same]] - self.scores[second[same]])
@@ -73,9 +72,9 @@ def measure_figures(
     *,
     seed: int,
 ) -> Floats:
-    """What guards look at, per answer in order: (answers, 3) as `guard_geometry.FIGURES`.
+    """The guards' figures of each answer, in order: (answers, 3) as in `guard_geometry.FIGURES`.
 
-    The margin is nan where there are too few prompts for one.
+    Margins are nan with too few prompts.
     """
     asked = [prompt for prompt, row in zip(prompts, answers, strict=True) for _ in row]
     flat = [answer for row in answers for answer in row]
@@ -92,10 +91,10 @@ def read_start(
     """Draw answers at the start and read them; empty answers are left out.
 
     Args:
-        policy: Anywhere; it is asked and read at its start, by whoever holds the model.
+        policy: At any θ; its start answers and reads.
         prompts: All different.
-        samples: Answers to each.
-        seed: Names the draws.
+        samples: Number of answers to each prompt.
+        seed: Seed of the draws.
 
     Raises:
         UsageError: the coordinates are the weights themselves, or the temperature is 0.
@@ -112,9 +111,9 @@ def read_start(
 
 
 def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
-    """Read the start's answers, or take a reading that ships, or an earlier run's of this start.
+    """Take a shipped reading of this start, or one from the cache, or read the start's answers.
 
-    A starting adapter's are not stored: its weights would have to be part of the key.
+    With a starting adapter, whose weights the key does not cover, readings are not stored.
     """
     asked = list(dict.fromkeys(prompts))[:PROMPTS]
     each = 0 if policy.subspace.features is not None else 6
@@ -140,7 +139,7 @@ def _file_name(
     policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, dtype: str | None = None
 ) -> str:
     loaded = policy.loaded
-    # The None was a number of rows once; with it, files that are stored and ship are found.
+    # The None was once a number of rows; it keeps the names of stored and shipped files.
     named = [
         1, loaded.sha256, dtype or loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
         asdict(policy.sampling), None, [prompt.turns for prompt in prompts], samples,

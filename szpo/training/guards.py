@@ -16,10 +16,10 @@ Band = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Bands:
-    """Closed intervals that a step's figures must stay in; None watches nothing.
+    """Closed intervals for a step's figures; a figure whose band is None is not watched.
 
-    ``kl`` in nats per completion, ``length`` in the unit of `mean_length`; ``repetition`` (mean
-    over the answers of `szpo.metrics.repetition`) and ``identical`` are shares. ``norm`` is |θ|.
+    ``kl`` is in nats per completion, ``length`` in the unit of `mean_length`. ``repetition`` (mean
+    of `szpo.metrics.repetition` over answers) and ``identical`` are shares. ``norm`` is |θ|.
 
     >>> Bands(kl=(0, 15)).broken({"kl": 16.2, "length": 20.0})
     ('kl', 'kl is 16.2, outside 0 … 15')
@@ -38,7 +38,7 @@ class Bands:
                 raise UsageError(f"band {name}: {band[0]} … {band[1]} is empty")
 
     def outside(self, figures: Mapping[str, float | None]) -> tuple[str, ...]:
-        """Names of the figures outside their band; one that is not finite is outside any."""
+        """Names of the figures outside their band; a non-finite figure is outside any band."""
         found = []
         for name in self.__slots__:
             band, value = getattr(self, name), figures.get(name)
@@ -56,7 +56,7 @@ class Bands:
         return None
 
     def not_finite(self, figures: Mapping[str, float | None]) -> tuple[str, ...]:
-        """Names of watched figures that are no finite number, which JSON cannot hold."""
+        """Names of watched figures that are not finite, which JSON cannot hold."""
         return tuple(
             name for name in self.outside(figures) if not math.isfinite(figures[name] or 0.0)
         )
@@ -75,7 +75,7 @@ def bands(chosen: Guards) -> Bands:
 
 
 def mean_length(answers: Sequence[Answer]) -> float:
-    """Mean tokens per answer; words where an engine gives no token counts."""
+    """Mean tokens per answer; mean words if there are no token counts."""
     if not answers:
         return 0.0
     if all(answer.tokens == 0 for answer in answers):
@@ -84,7 +84,7 @@ def mean_length(answers: Sequence[Answer]) -> float:
 
 
 def figures(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """What a step's texts show without a model: lengths, repetition, shares of equal rows."""
+    """Figures of a step's texts without a model: lengths, repetition, shares of equal rows."""
     rows = [row for comparison in comparisons for row in comparison.rows]
     plus, minus = [row.plus for row in rows], [row.minus for row in rows]
     both = [*plus, *minus]

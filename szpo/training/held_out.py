@@ -1,4 +1,4 @@
-"""What was measured on held-out prompts before and after tuning, as the ledger records it."""
+"""Measurements on held-out prompts before and after tuning, as recorded in the ledger."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class HeldOut:
     """A measurement: rows of a table as texts, and the guards."""
 
     rows: tuple[Mapping[str, str], ...]
-    """Each has `KEYS`."""
+    """Each row has `KEYS`."""
     guards: tuple[Guard, ...] = ()
     """Empty in runs that were measured before guards were recorded."""
     gap: str | None = None
-    """Why the guard of the topic is missing; None where it is there, or nothing is known."""
+    """Why the topic's guard is missing; None if it is there, or the reason is unknown."""
     theta_sha256: str | None = None
-    """Digest of the weights that were measured; None in older runs."""
+    """Digest of the measured weights; None in older runs."""
 
     @property
     def verdict(self) -> str:
@@ -32,7 +32,7 @@ class HeldOut:
 
     @property
     def failure(self) -> str:
-        """Which guards fail, in words; "" where none does."""
+        """Which guards fail, in words; "" if none does."""
         failed = [guard.name for guard in self.guards if not guard.ok]
         return f"{len(failed)} of {len(self.guards)} fail: {'; '.join(failed)}" if failed else ""
 

@@ -1,6 +1,6 @@
-"""θ′ = θ + μv, or θ ± μv: what a step perturbs, fixed in the ledger before any answer is sampled.
+"""θ′ = θ + μv, or θ ± μv: a step's perturbation, written to the ledger before answers are sampled.
 
-`szpo.optim.optimizer.ask` chooses v and μ, and `szpo.optim.parameters.shift` adds them where the
+`szpo.optim.optimizer.ask` chooses v and μ, and `szpo.optim.parameters.shift` adds μv to θ where
 answers are sampled.
 """
 
@@ -16,13 +16,13 @@ from szpo.types import Query
 from szpo.voting import steps
 
 CANARY_STEPS = 3
-"""This many steps in a row in which every answer is the same on both sides are an error."""
+"""It is an error if both sides give equal answers throughout this many steps in a row."""
 
 
 def plan(run: Services, at: Position, step: int) -> bool:
-    """Fix in the ledger what a step perturbs, and begin it.
+    """Write a step's perturbation to the ledger, and begin the step.
 
-    False where its answers are already stored.
+    Returns False if its answers are already stored.
     """
     ledger, epoch = run.ledger, run.epoch
     row = ledger.step(step)
@@ -43,7 +43,7 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
     """The canary: plus and minus must differ somewhere in the last `CANARY_STEPS` steps.
 
     Raises:
-        RunError: they do not.
+        RunError: they are equal.
     """
     first = step - CANARY_STEPS + 1
     found = ledger.query(
@@ -60,15 +60,15 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
 
 
 def record_plan(run: Services, at: Position, query: Query | None) -> None:
-    """Write a step's perturbation into the ledger, if it is not there."""
+    """Write a step's perturbation to the ledger; nothing for None."""
     if query is not None:
         steps.record_plan(run.ledger, run.epoch, run.settings, query, at.centre_sha256)
 
 
 def plan_ahead(run: Services, at: Position, step: int) -> Query | None:
-    """With lag, the plan of the next step, which is fixed as this one opens.
+    """With lag, the plan of the next step, which is recorded when this step opens.
 
-    So no kill, and no later run without lag, can plan it from another head or from other votes.
+    So neither a kill nor a later run without lag can plan it from another head or other votes.
     """
     if run.lag and run.ledger.step(step) is None:
         return optimizer.ask(at.state, step)

@@ -1,4 +1,4 @@
-"""Where a run stands after its finished steps: a function of its ledger."""
+"""The position of a run after its finished steps: a function of its ledger."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Position:
 
     state: State
     theta: Theta
-    """The recommended point: what is shown, measured and exported."""
+    """The recommended point, which is shown, measured and exported."""
     centre: Theta
-    """Where the run asks and the policy stands; θ itself unless the rule has two points."""
+    """The point where the run asks and the policy is; it is θ unless the rule has two points."""
     centre_sha256: str
     """SHA-256 of the centre in canonical form."""
     votes: int
-    """Counted votes so far; a step that was made void after its close has cost its votes too."""
+    """Counted votes so far, including those of steps that were made void after their close."""
     answers_read: int
 
     @property
@@ -45,7 +45,7 @@ class Position:
 
 
 def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
-    """Read the position from the ledger and bring the policy to its centre.
+    """Read the position from the ledger, and move the policy to its centre.
 
     Raises:
         UsageError: the policy's layout is not the run's.
@@ -60,12 +60,12 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
             f"{ledger.path.name}: the policy's weights ({found[:12]}) are not those of this "
             "run at any step; build it again from the run's settings"
         )
-    # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
+    # The same weights may occur twice (a warm-up moves nothing); any of the places is right.
     replay.apply_recorded(ledger, settings, policy, point="centre", done=heads.index(found))
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
     for row in ledger.steps()[: state.step]:
-        if row["state"] == "void" and row["closed_by"] is not None:  # it has cost its votes
+        if row["state"] == "void" and row["closed_by"] is not None:  # its votes are spent
             votes = StepVotes(ledger, row["step"])
             total += len(votes.counted)
             read += answers_read(votes.standing, ledger.comparisons(row["step"]))

@@ -1,8 +1,8 @@
-"""A run read from its ledger: a row per step, with its votes counted where asked, and the totals.
+"""Read a run's totals from its ledger, and one row per step, optionally with its counted votes.
 
-Reads only. Votes are counted as everywhere: answers A, B or tie on training comparisons, the
-highest revision up to the step's close, amendments applied; skips, automatic ties and late votes
-have their own numbers.
+Nothing is written. Votes are counted as everywhere: answers A, B or tie on training comparisons,
+in the highest revision up to the step's close, with amendments applied. Skips, automatic ties and
+late votes are counted separately.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class StepRow:
     m: int
     d: int
     asked: int
-    """Comparisons that were shown."""
+    """Number of comparisons that were shown."""
     identical_comparisons: int
-    """Comparisons that were tied without asking."""
+    """Number of comparisons that were tied without asking."""
     opened_us: int | None = None
     closed_us: int | None = None
     closed_by: str | None = None
     applied_us: int | None = None
     generation_s: float | None = None
     estimate: float | None = None
-    """Δ̂ as the run recorded it, mean over directions."""
+    """Δ̂ as recorded, mean over directions."""
     stderr: float | None = None
     headings: tuple[float, ...] = ()
-    """Per direction: cosine of v with the path of the last ten steps; empty where unknown."""
+    """Per direction, the cosine of v with the path of the last ten steps; empty if unknown."""
     kl: float | None = None
     length: float | None = None
     length_plus: float | None = None
@@ -58,13 +58,13 @@ class StepRow:
     identical: float | None = None
     repetition: float | None = None
     distinct: float | None = None
-    """Different word pairs over all word pairs of the answers; see `szpo.analysis.evidence`."""
+    """Share of different word pairs among all of the answers; see `szpo.analysis.evidence`."""
     not_finite: tuple[str, ...] = ()
-    """Watched figures that came out as no number; they stand above as unknown."""
+    """Watched figures that were not finite; their fields above are None."""
     theta_sha256: str | None = None
     info: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """All that the run noted of it."""
-    # From here on as `read` counts votes; `read_steps` leaves them as they are.
+    """Everything that the run recorded of the step."""
+    # `read` fills the fields below by counting votes; `read_steps` leaves their defaults.
     votes: int = 0
     plus: int = 0
     minus: int = 0
@@ -75,13 +75,13 @@ class StepRow:
     pairs: int = 0
     """Pairs of votes for a side on different comparisons of one direction."""
     agreeing: int = 0
-    """Those of them that chose the same side."""
+    """How many of these pairs chose the same side."""
     turned_by: float | None = None
-    """Smallest share of voters who, voting against throughout, would have turned the step."""
+    """Smallest share of voters that would have reversed the step by always voting against it."""
 
     @property
     def win_rate(self) -> float | None:
-        """Share of votes for plus, a tie counting half; None without a vote."""
+        """Share of votes for plus, with a tie as half a vote; None without votes."""
         return (self.plus + self.ties / 2) / self.votes if self.votes else None
 
 
@@ -89,18 +89,18 @@ NOT_STORED: Final = (
     "info", "votes", "plus", "minus", "ties", "skips", "answers_read", "words_read", "pairs",
     "agreeing", "turned_by",
 )  # fmt: skip
-"""Figures of a step that no table of steps holds: they are counted or noted elsewhere."""
+"""Fields that tables of steps do not have: they are counted or recorded elsewhere."""
 OF_PLAN: Final = (
     "step", "state", "pairing", "mu", "k", "n", "m", "d", "opened_us", "closed_us", "closed_by",
 )  # fmt: skip
 NOTED: Final = (
     "kl", "length", "length_plus", "length_minus", "norm", "identical", "repetition",
 )  # fmt: skip
-"""Fields of a row that stand under the same name in the table of steps, and in its events."""
+"""Fields that have the same name in the table of steps and in its events."""
 
 
 def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
-    """One row per planned step, in order; headings and ``distinct`` are left open."""
+    """One row per planned step, in order, without headings and ``distinct``."""
     generated, applied = (_figures(ledger, kind) for kind in ("generated", "step"))
     updates: dict[int, list[Record]] = defaultdict(list)
     for update in ledger.update_rows():
@@ -124,7 +124,7 @@ def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
             StepRow(
                 **{name: row[name] for name in OF_PLAN}, asked=asked, identical_comparisons=same,
                 applied_us=own[-1]["applied_us"] if own else None,
-                # An applied step notes a time of the same name, with what the step waited.
+                # An applied step records a time of the same name that includes waiting.
                 generation_s=_number(generated[step].get("generation_s")),
                 estimate=sum(estimates) / len(estimates) if estimates else None,
                 stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
@@ -137,7 +137,7 @@ def read_steps(ledger: Ledger) -> tuple[StepRow, ...]:
 
 
 def _figures(ledger: Ledger, kind: str) -> defaultdict[int, dict[str, Any]]:
-    """What events of this kind note of each step."""
+    """The figures that events of this kind record of each step."""
     found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for event in ledger.events(kind):
         body = event["body"]
@@ -148,7 +148,7 @@ def _figures(ledger: Ledger, kind: str) -> defaultdict[int, dict[str, Any]]:
 
 
 def kl_after(ledger: Ledger, steps: int | None = None) -> float | None:
-    """KL to the start, nats, as the run noted it after so many steps, or after the last one."""
+    """KL to the start, nats, as recorded after ``steps`` steps, or after the last step."""
     found = ledger.query(
         "SELECT json_extract(body, '$.kl') AS kl FROM events WHERE kind = 'step' "
         "AND coalesce(json_extract(body, '$.step') = ?, 1) ORDER BY event DESC LIMIT 1",
@@ -181,9 +181,9 @@ class Run:
     """Applied steps."""
     votes: int
     budget: int | None
-    """Votes at which the run ends, those that were added included."""
+    """Votes at which the run ends, including added ones."""
     added: int
-    """Votes of them that were added to what the run began with."""
+    """How many of these were added to the run's first budget."""
     skips: int
     automatic_ties: int
     late: int
@@ -191,40 +191,41 @@ class Run:
     person_minutes: float
     panelists: int
     win_rate: float | None
-    """Share of votes for plus; no quality: which side plus is, is drawn anew in every step."""
+    """Share of votes for plus; says nothing of quality: every step draws which side is plus."""
     head: str
     """Hash of the last event, which covers all before it; ``szpo verify --head`` takes it."""
     theta_sha256: str
     """Digest of the weights after the last applied step."""
     beta: float | None = None
-    """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
+    """Sharpness of a simulated panel."""
     agreement: float | None = None
+    """How often two of its members agree on base answers."""
     table: tuple[StepRow, ...] = ()
-    """Every step that was planned, in order; of a finished run those that are over."""
+    """Every planned step, in order; of a finished run, only steps that are over."""
 
     @property
     def fit(self) -> str:
-        """The panel's sharpness for people to read; nothing where there is none."""
+        """The panel's sharpness in words; "" without one."""
         agreed = "" if self.agreement is None else f", agreement {self.agreement:.3f}"
         return "" if self.beta is None else f", beta {self.beta:.6g}{agreed}"
 
     @property
     def of_budget(self) -> str:
-        """What the votes are counted against, after their number; "" where nothing is set."""
+        """The budget in words, to print after the number of votes; "" without a budget."""
         added = f" ({self.added:,} of them added)" if self.added else ""
         return f" of {self.budget:,}{added}" if self.budget else ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The totals, for ``--json``; ``added`` stands there where votes were added."""
+        """The totals, for ``--json``; ``added`` is included only if votes were added."""
         left_out = {"table"} if self.added else {"table", "added"}
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
 def read(ledger: Ledger, *, open_round: bool = True) -> Run:
-    """The totals of a run and its table of steps, without the round at hand where asked."""
+    """The totals of a run and its table of steps, without its open round unless ``open_round``."""
     state = _state(ledger)
     hidden = set() if open_round else {"open"}
-    if state == "finished":  # what was prepared for after the end
+    if state == "finished":  # prepared for after the end
         hidden |= {"planned", "generating"}
     table = tuple(row for row in _count(ledger) if row.state not in hidden)
     config = ledger.spec.get("config", {})
@@ -275,7 +276,7 @@ def read(ledger: Ledger, *, open_round: bool = True) -> Run:
 
 
 def _count(ledger: Ledger) -> Iterator[StepRow]:
-    """Every step with its votes counted."""
+    """Every step, with its votes counted."""
     for row in read_steps(ledger):
         votes = StepVotes(ledger, row.step)
         verdicts = Counter(vote.verdict for vote in votes.counted)
@@ -291,8 +292,8 @@ def _count(ledger: Ledger) -> Iterator[StepRow]:
 def separation(steps: Iterable[StepRow]) -> float | None:
     """The win rate of a direction's better side, without bias from choosing the side afterwards.
 
-    For votes of different comparisons of one direction the agreement is a = p² + (1 − p)², so
-    p = ½(1 + √(2a − 1)), ½ where chance agrees more often; None without such votes.
+    Votes on different comparisons of one direction agree with probability a = p² + (1 − p)², so
+    p = ½(1 + √(2a − 1)), and ½ where a < ½; None without such votes.
     """
     counts = [(step.pairs, step.agreeing) for step in steps]
     pairs, agreeing = sum(p for p, _ in counts), sum(a for _, a in counts)
@@ -302,7 +303,7 @@ def separation(steps: Iterable[StepRow]) -> float | None:
 def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
     """Pairs of votes for a side on different comparisons of a direction, and those that agree.
 
-    By counts: all pairs of a direction less those within one comparison.
+    Computed as all pairs of a direction minus those within one comparison.
     """
     sided = [vote for vote in answered if vote.verdict != "tie"]
     pairs = _two(v.k for v in sided) - _two((v.k, v.n) for v in sided)
@@ -311,7 +312,7 @@ def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
 
 
 def _two(groups: Iterable[Hashable]) -> int:
-    """Pairs within the same group."""
+    """Number of pairs within the same group."""
     return sum(count * (count - 1) // 2 for count in Counter(groups).values())
 
 

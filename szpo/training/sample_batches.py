@@ -1,7 +1,7 @@
-"""Sample a batch from each actor: both perturbed policies answer a step's prompts.
+"""Sample a batch from each policy: both perturbed policies answer a step's prompts.
 
-The answers become N comparisons a direction, of D rows each. A killed run goes on where the ledger
-says that the step stands, and repeats none.
+The answers become N comparisons a direction, of D rows each. A killed run continues from the
+step's state in the ledger, and repeats nothing that is stored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     Raises:
         UsageError: the number of prompts is not the step's.
         RunError: the policy left prompts unanswered.
-        IntegrityError: the policy stands at other weights than the step was planned from.
+        IntegrityError: the policy's weights are not those from which the step was planned.
     """
     ledger, settings = run.ledger, run.settings
     query = step_plan.recorded_query(ledger, settings, step, run.row(step)["mu"])
@@ -50,7 +50,7 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     comparisons = compare(settings, step, asked, batches)
     figures = {**guards.figures(comparisons), "generation_s": seconds}
     if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
-        figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
+        figures["batch_rows"] = run.policy.halved_rows  # the batch's shape changes last bits
     inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
     notes = {**figures, **inputs}
@@ -66,7 +66,7 @@ def compare(
     prompts: Sequence[Sequence[Prompt]],
     batches: Sequence[Batch],
 ) -> tuple[Comparison, ...]:
-    """A rollout's batches, (plus, minus) per direction, cut into N comparisons of D rows.
+    """A rollout's batches, (plus, minus) per direction, split into N comparisons of D rows.
 
     Raises:
         RunError: a batch is missing, or does not answer every prompt.
@@ -94,7 +94,7 @@ def compare(
 
 
 def open_stored(run: Services, at: Position, step: int) -> None:
-    """Open a step whose answers were stored while the step before was voted on."""
+    """Open a step whose answers were stored during the votes on the step before."""
     if run.row(step)["state"] == "generating":
         ahead = perturb_policy.plan_ahead(run, at, step + 1)
         with run.ledger.transaction("controller"):
@@ -112,10 +112,10 @@ def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
 
 
 def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> StepInputs:
-    """What the fit of a step takes besides its votes, from the answers that they will judge.
+    """A step's inputs besides its votes, measured on the answers that will be judged.
 
     Raises:
-        UsageError: the fit wants the scores of texts, and the policy gives none.
+        UsageError: the fit needs the scores of texts, and the policy gives none.
     """
     settings = run.settings
     if not rule_of(settings.rule).two_points:
@@ -143,7 +143,7 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
 
 
 def _scores(run: Services, comparisons: Sequence[Comparison], who: str, instead: str) -> Floats:
-    """Scores (K, N, d) of the shown texts; ``who`` wants them, ``instead`` is what to set."""
+    """Scores (K, N, d) of the shown texts; ``who`` needs them, ``instead`` names the way out."""
     settings, scores = run.settings, getattr(run.policy, "score_features", None)
     if scores is None:
         raise UsageError(

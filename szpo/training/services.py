@@ -1,4 +1,4 @@
-"""What a run is driven with: what the loop calls, its bounds, what the caller supplies."""
+"""The services that drive a run: what the loop calls, its limits, what the caller supplies."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 Prompts = Callable[[int], Sequence[Prompt]]
-"""Step → its K·N·D prompts; `prompt_order` makes one from a list."""
+"""Maps a step to its K·N·D prompts; `prompt_order` makes one from a list."""
 
 
 def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
-    """Training prompts in seeded permutations, one per epoch, K·N·D of them a step.
+    """Training prompts in seeded permutations, one per epoch, with K·N·D prompts a step.
 
     Raises:
         UsageError: the pool is empty.
@@ -54,14 +54,14 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
 
 
 def seconds() -> float:
-    """Seconds since some moment, those in which the machine slept included where it tells."""
+    """Seconds since some fixed moment, including sleep where the system counts it."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 @dataclass(frozen=True, eq=False)
 class Services:
-    """Everything that one call of `run` works with; where the run stands is a `Position`.
+    """Everything that one call of `run` works with, except the run's `Position`.
 
     Raises:
         UsageError: nothing ends the run, or ``lag`` is neither 0 nor 1.
@@ -70,44 +70,44 @@ class Services:
     ledger: Ledger
     """The run, opened for writing."""
     policy: Policy
-    """At θ₀ or after any step of this run; it is brought to the head."""
+    """At θ₀ or after any step of this run; `run` moves it to the head."""
     evaluator: Evaluator
     """Answers the comparisons of each step."""
     prompts: Prompts
-    """What each step asks, as `prompt_order` gives it."""
+    """The prompts of each step, as from `prompt_order`."""
     until_step: int | None = None
-    """The run is finished once it has applied this many steps, those of earlier calls included.
+    """The run is finished after this many applied steps, including those of earlier calls.
 
     This and the budget hold until votes are added (`szpo.training.budget.add_votes`)."""
     votes_budget: int | None = None
-    """The run is finished once the next step could bring the counted votes above this."""
+    """The run is finished once the next step could take the counted votes above this."""
     lag: int = 0
     """1: the answers of step t + 1 come from the weights after t − 1, while t is voted on."""
     deadline_s: float | None = None
-    """A step is closed with what there is this long after it opened, pauses not counted."""
+    """A step is closed this long after it opened, with the votes it has; pauses do not count."""
     quorum: float | None = None
-    """Share of its votes below which the deadline does not close a step."""
+    """Share of its votes that a step needs to be closed by the deadline."""
     bands: Bands = field(default_factory=Bands)
-    """A step's figures outside these pause the run."""
+    """Figures of a step outside their bands pause the run."""
     wait: Callable[[], None] = lambda: time.sleep(0.2)
-    """Called between two looks at the ledger while votes are missing."""
+    """Called between two reads of the ledger while votes are missing."""
     on_step: Callable[[StepReport], None] = lambda report: None
     """Called with the report of every applied step."""
     kl: Callable[[Theta], float] | None = None
-    """KL of the policy at θ to its start, nats per completion; an estimate that costs nothing."""
+    """Cheap estimate of the KL of the policy at θ to its start, nats per completion."""
     measured_kl: Callable[[Theta], float] | None = None
-    """The same as measured on answers, for a guard, for rules that hold a point within a budget,
-    and for reports where the estimate is far out; None where it cannot be measured."""
+    """The same KL measured on answers: for a guard, for rules that keep a point within a budget,
+    and for reports where the estimate is too rough; None where it cannot be measured."""
     entries: Mapping[str, Entry] | None = None
-    """What counts the run's named features; None where it has none."""
+    """Counts the run's named features; None without them, or to look them up."""
     moments: Callable[[], Moments] | None = None
-    """Moments of the start's answers, from which rules of two points predict guards."""
+    """Moments of the start's answers, from which rules with two points predict guards."""
     outlook: Callable[[State], Mapping[str, Any] | None] = lambda state: None
-    """What the votes so far promise, for a step's report; None where nobody can tell."""
+    """A forecast from the votes so far, for a step's report; None where there is none."""
     timer: Callable[[], float] = seconds
-    """Seconds that no setting of the clock moves: for deadlines, and for durations in reports."""
+    """Seconds that do not jump with the system clock: for deadlines and durations in reports."""
     lease: Lease | None = None
-    """A lease that the caller holds; without one the run takes its own and gives it back."""
+    """A lease that the caller holds; None: the run takes its own and gives it back."""
 
     def __post_init__(self) -> None:
         if self.until_step is None and self.votes_budget is None:
@@ -117,24 +117,24 @@ class Services:
 
     @cached_property
     def settings(self) -> Settings:
-        """The optimizer's, as the ledger has them."""
+        """The optimizer's settings, as recorded in the ledger."""
         return recorded_settings(self.ledger)
 
     @cached_property
     def reading(self) -> budget.Reading:
-        """What voters have read of finished steps."""
+        """Counts what voters have read; finished steps are counted once."""
         return budget.Reading()
 
     @property
     def epoch(self) -> int:
-        """That of the lease under which the ledger is written; 0 before there is one."""
+        """The epoch of the lease under which the ledger is written; 0 without a lease."""
         return 0 if self.lease is None else self.lease.epoch
 
     def row(self, step: int) -> Record:
-        """The ledger's row of a step that must be there.
+        """The ledger's row of a step.
 
         Raises:
-            IntegrityError: it is not.
+            IntegrityError: the step is missing.
         """
         row = self.ledger.step(step)
         if row is None:

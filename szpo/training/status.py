@@ -1,6 +1,6 @@
-"""Where a run stands, as everybody may know it: what panelists' pages poll.
+"""The public status of a run, which panelists' pages poll.
 
-Nothing here tells how anybody voted, nor what stands on which side.
+Nothing here reveals how anybody voted, or which policy is on which side.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 RunState = Literal["running", "paused", "stopped", "finished"]
 FRESH_US: Final = 5_000_000
 OVER: Final = ("applied", "void")
-"""States of a step that nothing more happens to."""
+"""Final states of a step."""
 ROUNDS_OF_WAIT: Final = 5
-"""The usual wait is the median over this many rounds."""
+"""The usual wait is the median over this many of the latest rounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundStatus:
     """A run's round, counted from step 0; times are µs since 1970.
 
-    ``step`` is the one that people vote on or that comes next, the last one once all is over.
+    ``step`` is the step that people vote on, or the next one; the last step after the run's end.
     """
 
     step: int | None
     rounds: int
-    """How many the run is planned to have; where nothing is planned, how many there are."""
+    """Planned number of rounds; without a plan, the number of rounds so far."""
     state: State
     votes_in: int
     votes_needed: int
     opened_us: int | None
     deadline_us: int | None
-    """When the round closes at the latest; None without a deadline and while paused."""
+    """Latest time at which the round closes; None without a deadline and while paused."""
     paused_by: str | None
     pause_reason: str | None
     usual_wait_s: float | None
-    """Median of the last five times between a close and the next opening; None before one."""
+    """Median of the last five times between a close and the next opening; None without any."""
     generated: bool
-    """The answers of the step after the open one, or of the one to come, are stored."""
+    """The answers of the step after the open one, or of the next one, are stored."""
     version: str
     """Changes with anything above."""
 
 
 class StatusReader:
-    """Reads a run's status again and again; computes it only when the file has changed."""
+    """Reads a run's status repeatedly; recomputes it only when the file has changed."""
 
     def __init__(self, ledger: Ledger, look: Callable[[], RunNow] | None = None):
-        """``look`` is that of a vote service over the same ledger, where there is one."""
+        """``look``: the `look` of a vote service over the same ledger, if there is one."""
         self._ledger: Final = ledger
         self._look: Final = look or VoteService(ledger).look
         self._config: Final = recorded_config(ledger)
@@ -72,9 +72,9 @@ class StatusReader:
         self._status: RoundStatus
 
     def read(self) -> RoundStatus:
-        """Where the run stands; never older than `FRESH_US`.
+        """The run's status, never older than `FRESH_US`.
 
-        Some of it depends on the time alone: a limit by date.
+        A limit by date can change it although the file has not changed.
         """
         with self._ledger.alone:
             run, at_us, last = self._look(), self._ledger.clock(), self._run
@@ -87,7 +87,7 @@ class StatusReader:
 
 
 def round_status(ledger: Ledger) -> RoundStatus:
-    """Where the run stands, read once."""
+    """The run's status, read once."""
     return StatusReader(ledger).read()
 
 
@@ -98,9 +98,9 @@ RUNNING: Final = {
 
 
 def run_state(status: RoundStatus, *, driven: bool) -> tuple[RunState, str]:
-    """The state of a run and what it means here, for people; ``driven``: a process holds it.
+    """The state of a run, and what it means, in words; ``driven``: a process holds the run.
 
-    Who holds a finished run stands by for its pages.
+    A process that holds a finished run waits for its pages.
     """
     if status.state == "finished":
         return "finished", "all its rounds are done"
@@ -113,9 +113,9 @@ def run_state(status: RoundStatus, *, driven: bool) -> tuple[RunState, str]:
 
 
 def redact_for_panelists(status: RoundStatus) -> RoundStatus:
-    """The status as panelists may know it: a guard's figures would show them how to vote next.
+    """The status without a guard's figures, which would show panelists how to vote next.
 
-    Why a person paused the run stays in it.
+    A person's reason for a pause stays.
     """
     if status.paused_by is None or not status.paused_by.startswith("guard "):
         return status
@@ -139,7 +139,7 @@ def _status(
     is_open = shown is not None and shown["state"] == "open"
     found = RoundStatus(
         step=step,
-        # Rounds that were given up add to the plan; one that is only prepared may never open.
+        # Void rounds add to the plan; a round that is only prepared may never open.
         rounds=max(
             0 if config is None else config.steps, len(rows) - len(live) + (shown is not None)
         ),
@@ -175,7 +175,7 @@ def _state(
 def _find_limit(
     ledger: Ledger, config: Config | None, step: int, reading: budget.Reading
 ) -> tuple[str | None, str | None]:
-    """A limit that a person has set and that keeps the next step from being opened: by, reason."""
+    """("limit", reason) if a person's limit prevents the next step from opening, else Nones."""
     per_step = 1 if config is None else config.votes_per_step
     reason = budget.reason_to_stop(
         ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
@@ -184,7 +184,7 @@ def _find_limit(
 
 
 def _votes(ledger: Ledger) -> int:
-    """Counted so far, those of steps that were made void after their close among them."""
+    """Counted votes so far, including those of steps that were made void after their close."""
     void = "SELECT step FROM steps WHERE state = 'void' AND closed_by IS NOT NULL"
     spent = int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
     return spent + sum(len(counted(ledger, row["step"])) for row in ledger.query(void))

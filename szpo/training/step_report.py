@@ -1,4 +1,4 @@
-"""What a finished step reports, and why a run ended."""
+"""The report of a finished step, and the outcome of a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """The figures of a finished step; the algorithm reads back nothing but ``reach``.
+    """The figures of a finished step; the algorithm reads back only ``reach``.
 
     ``seconds`` has generation (the policy's rollout), evaluation (asking and waiting) and other.
-    ``kl`` is in nats per completion, ``norm`` is |θ|, ``length`` in tokens (else words).
+    ``kl`` is in nats per completion, ``norm`` is |θ|, ``length`` is in tokens (else words).
     """
 
     step: int
@@ -43,9 +43,9 @@ class StepReport:
     """|θ after − θ before|."""
     mu: float
     alpha: float | None
-    """Of this step, None in a warm-up and under ``regression``."""
+    """Step size of this step; None in a warm-up and under ``regression``."""
     flip_share: float | None
-    """Smallest share of voters who, voting against throughout, would have turned the step."""
+    """Smallest share of voters that would have reversed the step by always voting against it."""
     capped: bool
     warmup: bool
     closed_by: str
@@ -55,12 +55,12 @@ class StepReport:
     seconds: dict[str, float]
     extra: dict[str, Any]
     reach: KlMeasurement | None = None
-    """What was measured of the recommended point before it was recorded."""
+    """The KL measurement of the recommended point before it was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Why `run` returned, and how far the run has come."""
+    """Why `run` returned, and the run's applied steps and counted votes."""
 
     status: Literal["finished", "paused", "stopped"]
     reason: str
@@ -69,7 +69,7 @@ class Outcome:
 
 
 class Stopwatch:
-    """Seconds of one step: in generation, in evaluation (asking and waiting), and the rest."""
+    """Measures the seconds of one step: generation, evaluation (asking and waiting), and other."""
 
     def __init__(self, timer: Callable[[], float]):
         self._timer: Final = timer
@@ -79,7 +79,7 @@ class Stopwatch:
     def time(
         self, part: Literal["generation_s", "evaluation_s"], act: Callable[[], T]
     ) -> tuple[T, float]:
-        """Do something and add its seconds to a part; returns what it gave, and the seconds."""
+        """Call ``act`` and add its seconds to a part; returns its result and the seconds."""
         started = self._timer()
         found = act()
         seconds = self._timer() - started
@@ -87,7 +87,7 @@ class Stopwatch:
         return found, seconds
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by part, up to now."""
+        """Seconds so far, by part."""
         total = self._timer() - self._started
         return {**self._spent, "other_s": max(0.0, total - sum(self._spent.values()))}
 
@@ -98,7 +98,7 @@ def flatten(theta: Theta, layout: Layout) -> Floats:
 
 
 def plain(value: Any) -> Any:
-    """JSON-able values: arrays as lists, numbers that are not finite as None."""
+    """The value for JSON: arrays become lists, numbers that are not finite None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

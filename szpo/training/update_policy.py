@@ -1,6 +1,6 @@
-"""θ ← θ + α ĝ: from a closed step's votes to the policy that moved; tell, describe, apply.
+"""θ ← θ + α ĝ: from a closed step's votes to the moved policy, in `tell`, `describe` and `apply`.
 
-The rule makes α ĝ of the votes (`szpo.optim.rules`), `szpo.optim.parameters.apply_update` adds it.
+The rule computes α ĝ (`szpo.optim.rules`), `szpo.optim.parameters.apply_update` adds it to θ.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from szpo.voting import pauses, step_inputs, steps, triads
 from szpo.voting.counting import StepVotes
 
 QUADRATIC_UP_TO: Final = 0.5
-"""Nats up to which |z|²/2 stands for KL; further out measured KL has been three times as much."""
+"""Nats up to which |z|²/2 is used as KL; beyond, measured KL has been three times as large."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingStep:
-    """What the optimizer makes of a step's votes, before anything is written or moved."""
+    """The optimizer's result for a step's votes, before anything is written or moved."""
 
     tally: Tally
     after: Position
-    """After the step."""
+    """The position after the step."""
     updates: tuple[Update, ...]
-    """As recorded, one per direction or one for all."""
+    """The updates to record: one per direction, or one per point."""
     added: tuple[Update, ...]
-    """As added to the centre."""
+    """The updates to add to the centre."""
     info: Info
     theta_sha256: str
-    """Of the recommended point after the step."""
+    """Digest of the recommended point after the step."""
     reach: KlMeasurement | None = None
-    """What was measured of the recommended point."""
+    """The KL measurement of the recommended point; None if this step made none."""
 
 
 def tell(
@@ -72,7 +72,7 @@ def tell(
     if rule_of(settings.rule).two_points:
         theta, digest = move(at.theta, optimizer.added_updates(settings, updates))
         reach = state.carried.reach
-        reach = None if reach is at.state.carried.reach else reach  # of an earlier step
+        reach = None if reach is at.state.carried.reach else reach  # not an earlier step's
     spent = at.votes + len(votes.counted)
     read = at.answers_read + answers_read(votes.standing, comparisons)
     after = Position(state, theta, centre, head, spent, read)
@@ -82,7 +82,7 @@ def tell(
 def measure_moved(
     settings: Settings, kl: Callable[[Theta], float] | None
 ) -> Callable[[Floats], float] | None:
-    """KL to the model's start of a point as moved from θ₀, where that is measured in this way."""
+    """Maps a displacement from θ₀ to KL from the model's start; None where it is not measured."""
     if kl is None or not settings.measured:
         return None
     name, shape = settings.layout[0]
@@ -102,7 +102,7 @@ def apply(
     A figure outside its band pauses the run in the same transaction.
 
     Raises:
-        IntegrityError: the policy does not stand at the new head afterwards.
+        IntegrityError: the policy is not at the new head afterwards.
     """
     ledger, bands = run.ledger, run.bands
     figures = asdict(report)
@@ -124,7 +124,7 @@ def apply(
         )
         if (broken := bands.broken(figures)) is not None:
             pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
-    # From here on the step is done; what follows is a function of the ledger.
+    # From here on the step is done; everything below follows from the ledger.
     failpoint("cp11")
     for update in new.added:
         run.policy.apply(update)
@@ -140,7 +140,7 @@ def describe(
     votes: StepVotes,
     comparisons: Sequence[Comparison],
 ) -> StepReport:
-    """The report of a step that is about to be applied; its ``seconds`` come afterwards."""
+    """The report of a step that will be applied next; its ``seconds`` are filled in later."""
     row, counted, info = run.row(votes.step), votes.counted, new.info
     before, after = (flatten(p.theta, run.settings.layout) for p in (at, new.after))
     figures = _figures(run.ledger, votes.step, comparisons)
@@ -185,8 +185,8 @@ def describe(
 def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
     """KL to the start for a step's report, and whether it was measured on answers.
 
-    A rule without a budget goes where the quadratic estimate is wrong, so there it is measured;
-    with one, the estimate is scaled as at the last point that was.
+    A rule without a KL budget can go where the quadratic estimate is wrong, so there KL is
+    measured. With a budget, the estimate is scaled by the last measurement.
     """
     two_points = rule_of(run.settings.rule).two_points
     if new.reach is not None and new.reach.measured is not None:
@@ -202,7 +202,7 @@ def _kl(run: Services, new: PendingStep) -> tuple[float | None, bool]:
 
 
 def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Figures noted when the answers were made, since texts are stored without token counts."""
+    """The figures recorded with the answers, since texts are stored without token counts."""
     noted = step_inputs.body_of(ledger, "generated", step)
     if not noted:
         return guards.figures(comparisons)

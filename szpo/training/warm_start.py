@@ -1,10 +1,10 @@
 """Begin a run with preferences from elsewhere: the setting `optimizer.prior`.
 
-Their texts' scores in the run's coordinates make the prior of its fit (`szpo.optim.
-vote_regression.warm_start`); where these are named features, they make some likelier than others
-(`szpo.optim.named_features.chances_of_pairs`). What the fit reads and the file's hash are recorded
-when the run is created, so that replay and verify need neither model nor file. The votes of a run
-on the same model, prompts and coordinates count as the run's own instead.
+The scores of their texts in the run's coordinates give the prior of its fit
+(`szpo.optim.vote_regression.warm_start`). With named features, they make some features likelier
+(`szpo.optim.named_features.chances_of_pairs`). The fit's inputs and the file's hash are recorded
+when the run is created, so replay and verify need neither model nor file. Votes of an earlier run
+with the same model, prompts and coordinates count as the run's own instead.
 """
 
 from __future__ import annotations
@@ -45,36 +45,36 @@ OF_COORDINATES: Final = (
     "layout", "scale", "mu", "kl_radius", "pairing", "score_share", "prior_variances",
     "prior_widths", "features", "start", "sided",
 )  # fmt: skip
-"""Settings that must be equal for votes to mean the same."""
+"""Settings that must be equal for votes of two runs to mean the same."""
 SAID: Final = 3
-"""Groups of features that are named."""
+"""Largest number of feature groups that are named."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WarmStart:
-    """What a run records of the preferences that it begins with."""
+    """The record of the preferences that a run begins with."""
 
     facts: Mapping[str, Any]
-    """For the run's spec: file, kind, sha256, pairs, of, and votes or likelier features."""
+    """For the run's spec: file, kind, sha256, pairs, of, and full, votes or likelier features."""
     features: Floats | None = None
-    """Preferred less other: scores (n, d), or regressors of named features (n, p); None where the
+    """Preferred minus other: scores (n, d), or regressors of named features (n, p); None where the
     votes of a run count in full."""
     far: Floats | None = None
-    """(d,): beyond ± this a score is cut."""
+    """(d,): scores are clipped at ± these limits."""
 
     def tensors(self) -> dict[str, Floats]:
-        """For the run's record, by name."""
+        """The tensors for the run's record, by name."""
         each = {PRIOR_FEATURES: self.features, PRIOR_FAR: self.far}
         return {name: value for name, value in each.items() if value is not None}
 
 
 def read(config: Config, *, scored: bool = True) -> Preferred | None:
-    """Read the file that the settings name, before a model is loaded; None without one.
+    """Read the file that the settings name, before a model is loaded; None without a file.
 
     ``scored``: the run's policy gives the scores of texts.
 
     Raises:
-        UsageError: rule or policy take none, or the file cannot be used.
+        UsageError: the rule or the policy cannot use preferences, or the file is unusable.
     """
     path = config.optimizer.prior
     if path is None:
@@ -96,13 +96,13 @@ def read(config: Config, *, scored: bool = True) -> Preferred | None:
 def take_votes(
     config: Config, settings: Settings | None, found: Preferred, identity: Mapping[str, Any]
 ) -> tuple[Settings, WarmStart] | str:
-    """The settings in which an earlier run's votes count in full, or in what that run differs.
+    """The settings in which an earlier run's votes count in full, or how that run differs.
 
     Args:
-        config: Of the run that begins.
-        settings: Its optimizer's; without them an empty string where nothing else differs.
-        found: The earlier run's preferences; those of any other file give an empty string.
-        identity: Its ``base_sha256``, ``basis_sha256`` and ``prompts``, as a ledger has them.
+        config: Settings of the new run.
+        settings: Its optimizer settings; if None, the result is "" where nothing else differs.
+        found: The preferences of an earlier run; those of any other file give "".
+        identity: The new run's ``base_sha256``, ``basis_sha256`` and ``prompts``, as in a ledger.
     """
     if found.kind != preferred.LEDGER_KIND:
         return ""
@@ -148,7 +148,7 @@ def _find_difference(
 def foretell(
     config: Config, found: Preferred, space: Subspace | None, identity: Mapping[str, Any]
 ) -> str:
-    """How the preferences will count, before a model is loaded; ``space``: where it is stored."""
+    """How the preferences will count, before a model is loaded; ``space``: if it is stored."""
     settings, basis = None, None
     if space is not None:
         named = None if space.features is None else space.features.named()
@@ -164,7 +164,7 @@ def foretell(
 
 
 def describe_less(found: Preferred, differs: str) -> str:
-    """For the user, of an earlier run in which something differs."""
+    """A sentence for the user on an earlier run that differs."""
     return f"{found.file} differs in {differs}; its votes weigh less"
 
 
@@ -175,14 +175,14 @@ def make(
     prompts: tuple[Prompt, ...],
     entries: Mapping[str, Entry] | None = None,
 ) -> tuple[Settings, WarmStart]:
-    """The settings with the prior that the preferences make, and what is to be recorded of them.
+    """The settings with the prior from the preferences, and the record of these.
 
-    ``prompts`` are those of the run: answers of the start to them say what is far. ``entries``
-    count its named features.
+    ``prompts`` are the run's: the start's answers to them give the limits of scores. ``entries``
+    count the run's named features.
 
     Raises:
-        UsageError: a text is longer than the model reads, the coordinates give no scores, or none
-            of the preferences differs in them.
+        UsageError: a text is longer than the model's context, the coordinates give no scores, or
+            no preference differs in them.
     """
     _require_room(policy, found)
     if found.kind == preference_files.DEMONSTRATIONS:
@@ -211,7 +211,7 @@ def make(
 def _regressors(
     named: NamedFeatures, found: Preferred, scores: Floats, entries: Mapping[str, Entry]
 ) -> Floats:
-    """What votes on the pairs would be fitted on (n, p), as if each had one row a side."""
+    """The regressors of votes on the pairs (n, p), scaled as if each pair had one row a side."""
     counted = shown_features.differences_of(named, found.comparisons, entries).reshape(
         len(found.comparisons), -1
     )
@@ -221,7 +221,7 @@ def _regressors(
 
 
 def _likelier(named: NamedFeatures, chances: tuple[float, ...]) -> dict[str, float]:
-    """Groups that the pairs made twice as likely, and how likely they are now."""
+    """Groups that the pairs made more than twice as likely, with their probabilities now."""
     now = np.bincount(named.groups, chances)
     before = named_features.prior_of(named, 1).features()[: len(named.names)]
     grown = np.flatnonzero(now > 2 * np.bincount(named.groups, before))
@@ -231,7 +231,7 @@ def _likelier(named: NamedFeatures, chances: tuple[float, ...]) -> dict[str, flo
 
 
 def _answer(policy: LoraPolicy, found: Preferred, root_seed: int) -> Preferred:
-    """Demonstrations beside the base's own answers to the same prompts."""
+    """Pair demonstrations with the base's own answers to the same prompts."""
     shown = [comparison.rows[0] for comparison in found.comparisons]
     seed = seeds.as_seed(seeds.derive(root_seed, "prior demonstrations"))
     drawn = policy.sample([row.prompt for row in shown], seed=seed, base=True)
@@ -241,7 +241,7 @@ def _answer(policy: LoraPolicy, found: Preferred, root_seed: int) -> Preferred:
 
 
 def describe(made: WarmStart) -> str:
-    """For the user, when the run begins."""
+    """A sentence for the user when the run begins."""
     facts = made.facts
     some = "" if facts["of"] == facts["pairs"] else f" of {facts['of']:,}"
     if "full" in facts:
