@@ -8,11 +8,11 @@ import logging
 
 import lazy_loader
 
-# On CPU it says at import that an optional kernel package is absent; it works without. Here, since
-# libraries import it before szpo does.
+# On CPU, bitsandbytes logs at import that an optional kernel package is missing; it works without.
+# The level is set here because other libraries import bitsandbytes before szpo does.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.2.0"
 
-# The names in __init__.pyi, looked up when asked for, so that importing szpo stays light.
+# The names in __init__.pyi are loaded when they are used, so that importing szpo stays fast.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,7 @@
-"""The folder of converted and trained models: what is put there whole, and read back or not.
+"""The cache folder of converted and trained models: files are written atomically and read back.
 
-Some files that are wanted often ship with the package; ``index.json`` beside them has the SHA-256
-of each by its name.
+Some files that are needed often ship with the package; ``index.json`` beside them has the SHA-256
+of each file.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def cache_dir() -> Path:
     """
     if chosen := os.environ.get("SZPO_CACHE"):
         return Path(chosen).expanduser()
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # its specification: ignore a relative one
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # XDG: ignore relative paths
     return (shared if shared.is_absolute() else Path.home() / ".cache") / "szpo"
 
 
 T = TypeVar("T")
 UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-"""What reading a file raises that is not whole."""
+"""Errors that reading a damaged file raises."""
 
 
 def read_shipped(path: Path, read: Callable[[Path], T], what: str) -> T | None:
-    """Read a file that ships with the package; None where there is none.
+    """Read a file that ships with the package; None if there is none.
 
-    One that does not have its recorded digest is not read, with a warning that ``what`` is made
-    anew.
+    A file with a wrong digest is not read, and a warning says that ``what`` made anew; ``what``
+    ends with its verb.
     """
     if not path.is_file():
         return None
@@ -58,7 +58,7 @@ def read_shipped(path: Path, read: Callable[[Path], T], what: str) -> T | None:
 
 
 def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
-    """Read a file of the cache; None where there is none. An unreadable one is deleted."""
+    """Read a file of the cache; None if there is none. An unreadable file is deleted."""
     try:
         return read(path)
     except FileNotFoundError:
@@ -70,13 +70,13 @@ def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
 
 
 def read_either(shipped: Path, stored: Path, read: Callable[[Path], T], what: str) -> T | None:
-    """Read the file that ships, else the cache's; see `read_shipped` and `read_stored`."""
+    """Read the shipped file, else the cached one; see `read_shipped` and `read_stored`."""
     found = read_shipped(shipped, read, what)
     return read_stored(stored, read) if found is None else found
 
 
 def keep(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole, for another time; a cache that cannot be written is no error."""
+    """Write a file to the cache atomically; a cache that cannot be written is no error."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replace_whole(path) as draft:
@@ -84,7 +84,7 @@ def keep(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def hub_copy(name: str) -> Path | None:
-    """The folder of a model of the hub (owner/name) whose weights were all downloaded before."""
+    """The local folder of a hub model (owner/name); None unless all its weights are there."""
     from huggingface_hub import constants
 
     place = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
@@ -93,7 +93,7 @@ def hub_copy(name: str) -> Path | None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Every file of weights that the folder's index names, or any where there is no index."""
+    """Whether the folder has all weight files of its index, or any weights without an index."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return all((folder / name).is_file() for name in set(index["weight_map"].values()))
@@ -104,7 +104,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def publish(target: Path, write: Callable[[Path], object]) -> Path:
-    """Write a folder whole; another process that was faster has made the same one.
+    """Write a folder atomically; if another process was faster, its equal folder is used.
 
     Raises:
         ResourceError: The cache cannot be written.
@@ -130,7 +130,7 @@ def publish(target: Path, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the loaders' progress bars and remarks; errors still come."""
+    """Hide the progress bars and warnings of model loaders; errors still appear."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()

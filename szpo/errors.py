@@ -1,14 +1,14 @@
-"""The few errors that a caller may want to tell apart, each with its exit code.
+"""The errors that a caller may want to distinguish, each with its exit code.
 
 A message says what was wrong, where, and what to do. The command line prints it as one
-line and exits with ``exit_code``; no traceback is shown without ``--debug``.
+line and exits with ``exit_code``; a traceback is shown only with ``--debug``.
 """
 
 from __future__ import annotations
 
 
 class SzpoError(Exception):
-    """Something the person running szpo can act on."""
+    """An error that the person running szpo can act on."""
 
     exit_code = 1
 
@@ -20,17 +20,17 @@ class RunError(SzpoError):
 
 
 class LogitsError(RunError):
-    """The model's logits are not finite: nothing can be drawn from them."""
+    """The model's logits are not finite, so nothing can be drawn from them."""
 
 
 class UsageError(SzpoError):
-    """A setting, a file or an argument is not what szpo can work with."""
+    """szpo cannot work with a setting, a file or an argument."""
 
     exit_code = 2
 
 
 class MissingPluginError(UsageError):
-    """A ledger needs what another package brings, and that package is not installed."""
+    """A ledger needs another package that is not installed."""
 
 
 class SupersededError(UsageError):
@@ -50,16 +50,16 @@ class StorageError(SzpoError):
 
 
 class IntegrityError(SzpoError):
-    """A record does not match what it promises to be."""
+    """A record does not match its digest or its claims."""
 
     exit_code = 5
 
 
 class ResourceError(SzpoError):
-    """Not enough memory, disk or time for what was asked."""
+    """There is not enough memory, disk or time, or a resource is unavailable."""
 
     exit_code = 6
 
 
 class EngineError(ResourceError):
-    """The workers that hold a run's model are gone; the run goes on once they are back."""
+    """The workers that hold a run's model are gone; the run continues when they are back."""

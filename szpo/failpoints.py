@@ -1,8 +1,8 @@
-"""Places where a test may kill the process, to show that nothing is lost or done twice.
+"""Failpoints: places where a test may kill the process, to show that nothing is lost or repeated.
 
-Each place has a name. It does nothing unless it is armed, by ``SZPO_FAILPOINT="cp10:kill@3"`` in
-the environment (name, action, on which hit) or by `arm` in a test; a run with nothing armed pays
-one look at an empty dictionary.
+Each failpoint has a name. It does nothing unless it is armed, by ``SZPO_FAILPOINT="cp10:kill@3"``
+in the environment (name, action, number of the hit) or by `arm` in a test. Without armed
+failpoints, passing one costs a lookup in an empty dictionary.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POINTS: Final = {
     "cp14": "an export is written whole, it does not have its name",
     "cp15": "something is committed, the witness beside the file does not have it",
 }
-"""Every place: what has been done there and what has not."""
+"""All failpoints, with what has been done there and what has not."""
 
 ENVIRONMENT: Final = "SZPO_FAILPOINT"
 Action = Literal["kill", "raise", "enospc", "stop"]
@@ -43,12 +43,12 @@ _FORM = re.compile(r"(\w+):(\w+)(?:@(\d+))?")
 
 
 class InjectedError(RuntimeError):
-    """What an armed place of action ``raise`` raises."""
+    """Raised by a failpoint that is armed with the action ``raise``."""
 
 
 @dataclass
 class Armed:
-    """What is to happen at one place, and how often it was passed."""
+    """The action of an armed failpoint, and how often it was passed."""
 
     name: str
     action: Action
@@ -60,11 +60,11 @@ _armed: dict[str, Armed] = {}
 
 
 def failpoint(name: str) -> None:
-    """Pass a place; if it is armed and this is the hit it waits for, its action happens.
+    """Pass a failpoint; if it is armed and this is the armed hit, its action happens.
 
     Raises:
         InjectedError: the action is ``raise``.
-        OSError: the action is ``enospc``: no space left on the disk.
+        OSError: the action is ``enospc`` (no space left on the disk).
     """
     found = _armed.get(name)
     if found is None:
@@ -80,7 +80,7 @@ def failpoint(name: str) -> None:
 
 
 def parse(text: str) -> Armed:
-    """What ``name:action@hit`` asks for; without ``@hit``, the first.
+    """Parse ``name:action@hit``; without ``@hit``, the first hit.
 
     >>> parse("cp10:kill@3")
     Armed(name='cp10', action='kill', at=3, hits=0)
@@ -100,7 +100,7 @@ def parse(text: str) -> Armed:
 
 @contextlib.contextmanager
 def arm(text: str) -> Iterator[Armed]:
-    """Arm one place while the block runs; its hits are counted in what the block is given."""
+    """Arm one failpoint while the block runs; yields an `Armed` that counts its hits."""
     armed = parse(text)
     _armed[armed.name] = armed
     try:

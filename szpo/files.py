@@ -1,4 +1,4 @@
-"""Write a file or a folder whole, or not at all."""
+"""Write files and folders atomically: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ WINDOWS = os.name == "nt"
 
 
 def private(name: str, flags: int) -> int:
-    """For the ``opener`` of `open`: a new file is its owner's alone to read and to write."""
+    """An ``opener`` for `open`: only its owner can read and write a new file."""
     return os.open(name, flags, 0o600)
 
 
 def new_draft(path: Path) -> Path:
-    """A hidden name beside ``path`` for what shall have that name once it is whole."""
+    """A hidden name beside ``path`` for a draft that gets the name ``path`` when complete."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def drafts(path: Path) -> list[Path]:
-    """The hidden drafts in the folder of ``path``: of writers at work, or of killed ones."""
+    """The hidden drafts in the folder of ``path``, of active or killed writers."""
     return sorted(
         each for each in path.absolute().parent.glob(".*") if _DRAFT.fullmatch(each.name)
     )
@@ -39,12 +39,12 @@ def drafts(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Write a new file or folder: yields a draft's path, which gets the name ``path`` at the end.
+    """Write a new file or folder: yields a draft's path, which is renamed to ``path`` at the end.
 
-    A process that dies leaves at most a hidden draft, never half of what was asked for.
+    A process that dies leaves at most a hidden draft, never half a file.
 
     Raises:
-        StorageError: Something of that name exists, or the place cannot be written.
+        StorageError: ``path`` exists and is no empty folder, or cannot be written.
     """
     draft = new_draft(path)
     try:
@@ -66,10 +66,10 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replace_whole(path: Path) -> Iterator[Path]:
-    """Write a file anew: yields a draft's path, which replaces ``path`` at the end, if it exists.
+    """Write or replace a file: yields a draft's path, which is renamed to ``path`` at the end.
 
-    A process that dies leaves the file as it was, and at most a hidden draft. Errors of the
-    system come as they are.
+    A process that dies leaves the file unchanged, and at most a hidden draft. An OSError is not
+    converted.
     """
     draft = new_draft(path)
     try:
@@ -81,16 +81,16 @@ def replace_whole(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or a folder with all files in it, has reached the disk."""
+    """Wait until a file, or a folder with all its files, is on the disk."""
     inside = sorted(path.rglob("*")) if path.is_dir() else []
     for each in [*inside, path]:
         _sync(each)
 
 
 def _sync(path: Path) -> None:
-    if WINDOWS and path.is_dir():  # which it cannot sync
+    if WINDOWS and path.is_dir():  # Windows cannot sync a folder
         return
-    place = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # it syncs what is written only
+    place = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # needs a writable file
     try:
         os.fsync(place)
     finally:
@@ -98,10 +98,10 @@ def _sync(path: Path) -> None:
 
 
 def publish(draft: Path, path: Path) -> None:
-    """Give a finished file or folder its name, never over another file, and keep the name.
+    """Rename a finished draft to ``path``, never over another file, and sync the folder.
 
     Raises:
-        FileExistsError: somebody was faster.
+        FileExistsError: another writer was faster.
     """
     _rename(draft, path)
     with contextlib.suppress(OSError):  # some systems cannot sync a folder
@@ -109,8 +109,8 @@ def publish(draft: Path, path: Path) -> None:
 
 
 def _rename(draft: Path, path: Path) -> None:
-    if draft.is_dir():  # replaces an empty folder, and nothing else
-        if WINDOWS and path.is_dir():  # which renames onto nothing that is there
+    if draft.is_dir():  # can only replace an empty folder
+        if WINDOWS and path.is_dir():  # Windows cannot replace it by renaming
             path.rmdir()
         os.rename(draft, path)
         return
@@ -119,6 +119,6 @@ def _rename(draft: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except (OSError, AttributeError):
-        # exFAT and some mounts have no hard links: take the name, then fill it.
+        # exFAT and some mounts have no hard links: create the name, then replace it.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.replace(draft, path)

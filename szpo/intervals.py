@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Z = 1.96
-"""Half width of a 95 % interval in standard errors."""
+"""Half width of a 95 % interval, in standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,17 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """The share; None of nothing."""
+        """The share; None without cases."""
         return self.hits / self.of if self.of else None
 
     def unsure(self, at: float = 0.5) -> bool:
-        """The interval covers ``at``, so the data do not show on which side of it the truth is."""
+        """The interval covers ``at``, so the true share may be on either side of it."""
         return self.low <= at <= self.high
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its interval; ``n`` observations stand behind it."""
+    """A number with its interval, from ``n`` observations."""
 
     value: float | None
     low: float | None
@@ -72,7 +72,7 @@ def share(hits: float, of: float) -> Share:
 
 
 def log_odds(hits: float, of: float) -> Estimate:
-    """The logarithm of the odds, half a vote added to either side, so that it is always finite.
+    """The logarithm of the odds, with half a vote added to each side so that it is finite.
 
     The interval is ±1.96·√(1/(k+½) + 1/(n−k+½)) (Haldane 1956, Anscombe 1956; Gart 1966).
 
@@ -88,7 +88,7 @@ def log_odds(hits: float, of: float) -> Estimate:
 
 
 def quantile(values: Sequence[float], q: float) -> Estimate:
-    """A quantile with its interval by order statistics; no interval of fewer than six values.
+    """A quantile with its interval by order statistics; no interval for fewer than six values.
 
     >>> quantile([3.0, 1.0, 2.0], 0.5)
     Estimate(value=2.0, low=None, high=None, n=3)
@@ -125,7 +125,7 @@ def rate(count: int, hours: float) -> Estimate:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
-    """Pearson's correlation with its interval by Fisher's z; none of fewer than four pairs.
+    """Pearson's correlation with its interval by Fisher's z; None for fewer than four pairs.
 
     >>> correlation([1, 2, 3], [2, 4, 6])
     Estimate(value=None, low=None, high=None, n=3)
@@ -147,7 +147,7 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
 
 
 def rescale(x: Estimate, f: Callable[[float], float]) -> Estimate:
-    """Put an estimate on another scale, by an increasing function.
+    """Transform an estimate by an increasing function.
 
     >>> rescale(Estimate(1.0, None, 2.0, 3), lambda x: 60 * x)
     Estimate(value=60.0, low=None, high=120.0, n=3)
@@ -157,7 +157,7 @@ def rescale(x: Estimate, f: Callable[[float], float]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """A mean with ±1.96 standard errors; no interval of one value."""
+    """A mean ± 1.96 standard errors; no interval for one value."""
     n = len(values)
     if not n:
         return NOTHING

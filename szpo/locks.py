@@ -1,4 +1,4 @@
-"""A lock on an open file, by what the system has; it ends with the file, or with its process."""
+"""A lock on an open file, by the system's means; it ends when the file or process is closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 LOCK_BYTE: Final = 2**40
-"""Windows locks bytes, which others then cannot read: a byte that no file has is locked."""
+"""Windows locks bytes, which others then cannot read; so the lock is on a byte past any file."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -30,7 +30,7 @@ if sys.platform == "win32":
 else:
     try:
         import fcntl
-    except ImportError:  # nothing is locked then; what is written has checksums of its own
+    except ImportError:  # then nothing is locked; records have their own checksums
         fcntl = None  # type: ignore[assignment]
 
     def try_lock(file: int, *, shared: bool = False) -> bool:

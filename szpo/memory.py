@@ -1,4 +1,4 @@
-"""Memory: of this process, of another one, and what the machine has left."""
+"""Memory used by this or another process, and memory that is available."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ except ImportError:  # Windows
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of the process so far, in bytes; 0 where nobody can tell."""
+    """Largest resident memory of this process so far, in bytes; 0 if unknown."""
     if resource is None:
         import psutil
 
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # in KiB elsewhere
 
 
 def resident_bytes(process: int) -> int:
-    """Resident memory of a process of this machine, in bytes; 0 where it is gone."""
+    """Resident memory of a process on this machine, in bytes; 0 if it is gone."""
     import psutil
 
     try:
@@ -32,10 +32,9 @@ def resident_bytes(process: int) -> int:
 
 
 def available_bytes() -> int:
-    """Memory that a further process could take without swapping, in bytes.
+    """Memory that another process could take without swapping, in bytes.
 
-    Inside a container (control groups, version 2) it is what the container's limit leaves, if
-    that is less.
+    Inside a container (control groups, version 2) at most what the container's limit leaves.
     """
     import psutil
 
@@ -43,14 +42,14 @@ def available_bytes() -> int:
 
 
 def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes below the control group's limit; pages that can be dropped at once count as free."""
+    """Free bytes below the control group's limit; inactive file pages count as free."""
     try:
         limit = (group / "memory.max").read_text("ascii").strip()
         used = int((group / "memory.current").read_text("ascii"))
         lines = (group / "memory.stat").read_text("ascii").splitlines()
     except (OSError, ValueError):
         return sys.maxsize
-    if not limit.isdigit():  # "max": there is none
+    if not limit.isdigit():  # "max" means no limit
         return sys.maxsize
     dropped = next(
         (int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0

@@ -1,4 +1,4 @@
-"""Small measures that guards, reports and comparisons share: variety, repetition, win rate."""
+"""Metrics shared by guards, reports and comparisons: variety, repetition, win rate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def words(text: str) -> list[str]:
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Different n-grams of words over all n-grams of the texts, in [0, 1]; 1 where there is none.
+    """Share of different word n-grams among all n-grams of the texts, in [0, 1]; 1 without any.
 
     The ratio falls with the amount of text, so compare only equal numbers of texts of about
     equal length.
@@ -55,7 +55,7 @@ def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def versus(tuned: ArrayLike, base: ArrayLike) -> Floats:
-    """Each answer of one policy against each of the other's to the same prompt: 1, ½ or 0.
+    """Each answer of one policy against each answer of the other to the same prompt: 1, ½ or 0.
 
     Args:
         tuned: rewards (prompts, samples).
@@ -72,12 +72,12 @@ def versus(tuned: ArrayLike, base: ArrayLike) -> Floats:
 
 
 def win_rate(outcomes: ArrayLike) -> Share:
-    """Share of comparisons that the tuned policy wins, a tie half, with its 95 % interval.
+    """Share of comparisons that the tuned policy wins (a tie is half), with its 95 % interval.
 
     Answers to one prompt resemble each other, so the interval is Wilson's with an effective number
-    of cases (Korn and Graubard 1998): as many as would spread as the prompts' rates do, not fewer
-    than the prompts, not more than the tuned answers. One imagined prompt all won and one all lost
-    widen the spread, so that a few prompts that agree by luck do not make it small.
+    of cases (Korn and Graubard 1998): the number that gives the spread of the prompts' rates, at
+    least the number of prompts and at most that of tuned answers. One added prompt all won and one
+    all lost widen the spread, so that a few prompts that agree by chance do not make it too small.
 
     Args:
         outcomes: (prompts, …), 1 won, ½ tied, 0 lost, NaN not compared; see `versus`.

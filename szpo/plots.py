@@ -1,6 +1,6 @@
-"""Figures of a run as matplotlib axes, such as ``szpo.plots.gain(run)``, as the report has them.
+"""The report's figures of a run as matplotlib axes, such as ``szpo.plots.gain(run)``.
 
-Each function takes a run (a path, or what `szpo.open` gives) and, if wanted, the axes to draw
+Each function takes a run (a path, or the result of `szpo.open`) and optionally the axes to draw
 into; it returns the axes.
 """
 
@@ -29,11 +29,11 @@ GivenRun: TypeAlias = Tables | Ledger | str | Path
 def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
     """The share of held-out pairs that the tuned model wins against the base, over votes.
 
-    Pairs are of answers, by a simulated panel's reward, or of batches, by the function that votes.
-    The band is the 95 % interval; one half is no gain.
+    Pairs of answers are compared by a simulated panel's reward, pairs of batches by the function
+    that votes. The band is the 95 % interval; one half is no gain.
 
     Raises:
-        UsageError: nobody compared them along the run.
+        UsageError: no gain was measured along the run.
     """
     with _ledger(run) as ledger:
         series = charts.gain_series(improvement.read(ledger))
@@ -49,7 +49,7 @@ def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
 
 
 def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
-    """What the votes of each step say: the value difference Δ̂ in units of the link.
+    """The value difference Δ̂ by the votes of each step, in units of the link.
 
     Bars are 95 % intervals.
 
@@ -81,7 +81,7 @@ def length(run: GivenRun, ax: Axes | None = None) -> Axes:
 
 
 def _draw_figure(run: GivenRun, ax: Axes | None, name: str, texts: tuple[str, str, str]) -> Axes:
-    """A figure of the steps that have it, from zero on."""
+    """Draw one figure of the steps that have it; the axis starts at zero."""
     rows = [row for row in _read(run) if getattr(row, name) is not None]
     series = Series(name, [row.step for row in rows], [getattr(row, name) for row in rows])
     axes = _draw(series, ax, texts)
@@ -116,7 +116,7 @@ def _read(run: GivenRun) -> tuple[StepRow, ...]:
 
 @contextlib.contextmanager
 def _ledger(run: GivenRun) -> Iterator[Ledger]:
-    """The run's ledger; one that is opened here is closed again."""
+    """The run's ledger; a ledger that is opened here is closed afterwards."""
     if isinstance(run, Tables):
         yield run.ledger
     elif isinstance(run, Ledger):

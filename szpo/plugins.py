@@ -19,16 +19,16 @@ EXTRAS = {
     "ray": "ray",
     "httpx": "http",
 }
-"""Which extra brings a module that may be missing."""
+"""The extra that installs a module which may be missing."""
 
 
 def how_to_install(extra: str) -> str:
-    """What brings an extra: a clone, since no package index has szpo."""
+    """How to install an extra from a clone, since no package index has szpo."""
     return f"pip install -e '.[{extra}]' in szpo's folder"
 
 
 def names(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name; the first of a name wins."""
+    """The entry points of a group by name; of equal names the first counts."""
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
         found.setdefault(entry.name, entry)
@@ -36,7 +36,7 @@ def names(group: str) -> dict[str, EntryPoint]:
 
 
 def origin(group: str, name: str) -> dict[str, str] | None:
-    """The package and version that bring an entry point; None where nothing has this name."""
+    """The package and version of an entry point; None if there is no such entry point."""
     entry = names(group).get(name)
     if entry is None or entry.dist is None:
         return None
@@ -44,10 +44,10 @@ def origin(group: str, name: str) -> dict[str, str] | None:
 
 
 def load(group: str, name: str, what: str, *, builtin: Sequence[str] = ()) -> Any:
-    """The object behind an entry point; ``builtin`` are names that need none, for the message.
+    """Load the object of an entry point; the error lists ``builtin`` names too.
 
     Raises:
-        UsageError: Nothing has this name, or what it needs is not installed.
+        UsageError: There is no such entry point, or a module that it needs is not installed.
     """
     known = names(group)
     if name not in known:

@@ -1,4 +1,4 @@
-"""What came of a run: how it ended, whether it helped, which guards hold, what votes taught."""
+"""The result of a run: how it ended, whether it helped, which guards hold, what votes taught."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from szpo.types import Assignment, Comparison
 class TextPair:
     """Two batches of answers to the same prompts, to be judged as wholes.
 
-    Rows in which both answers are equal are left out, and the sides are drawn for each pair, as
-    on the panel's page. ``print(pair)`` shows it; notebooks show a table.
+    Rows with equal answers are left out, and the sides are drawn for each pair, as on the panel's
+    page. ``print(pair)`` shows the pair as text; notebooks show a table.
     """
 
     prompts: tuple[str, ...]
@@ -59,7 +59,7 @@ class Sample:
 
 
 def make_pair(comparison: Comparison, seat: Assignment) -> TextPair:
-    """A comparison as the panelist of a seat sees it."""
+    """A comparison as the panelist with this assignment sees it."""
     shown = [row for i in seat.prompt_order if not (row := comparison.rows[i]).identical]
     sides = [seat.sides(row) for row in shown]
     return TextPair(
@@ -79,20 +79,20 @@ def _table(names: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Result(Outcome):
-    """An outcome with what was found; ``print(result)`` shows all of it."""
+    """An outcome with its findings; ``print(result)`` shows them all."""
 
     improvement: Improvement
     """The tuned policy against the base, as far as it was measured."""
     guards: tuple[Guard, ...]
-    """On held-out prompts; empty where nothing was measured at the end."""
+    """The guards on held-out prompts; empty if nothing was measured at the end."""
     taught: Lesson | None
-    """What the votes are about; None where coordinates are not named features."""
+    """What the votes are about; None if coordinates are not named features."""
     more_votes: str = ""
-    """How the run goes on for more; empty where it is not at its end, or more would not help."""
+    """How to continue the run; empty if it is not finished, or more votes would not help."""
 
     @property
     def verdict(self) -> str:
-        """better, worse, unclear, or unknown where nobody measured or compared."""
+        """better, worse, unclear, or unknown if nothing was measured or compared."""
         return self.improvement.verdict
 
     @property
@@ -109,9 +109,9 @@ class Result(Outcome):
 
 
 def read_result(outcome: Outcome, ledger: Ledger, measurable: bool = True) -> Result:
-    """Read what the record says of a run that has ended so.
+    """Read the result of a run with this outcome from its ledger.
 
-    ``measurable``: prompts are held out.
+    ``measurable``: the run has held-out prompts.
     """
     measured, helped = held_out.read(ledger), improvement.read(ledger)
     if not any(point.steps for point in helped.points):

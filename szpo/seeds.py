@@ -1,7 +1,7 @@
 """Named randomness: every random number of a run is a pure function of its root seed and a name.
 
-Keys are derived, never stored, and streams are counter based (NumPy's Philox raw words, a stream
-that NumPy promises to keep), so any slice can be made anywhere, in any order.
+Keys are derived, never stored. Streams are counter based (NumPy's Philox raw words, which NumPy
+promises not to change), so any slice can be made anywhere and in any order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def derive(
     name: str | None = None,
     version: int = 1,
 ) -> bytes:
-    """The 16-byte key of a purpose: the head of SHA-256 over a canonical JSON list.
+    """The 16-byte key of a purpose: the first 16 bytes of SHA-256 over a canonical JSON list.
 
     The list is ["szpo", version, root_seed, purpose, step, k, name], without spaces, ASCII.
 
@@ -52,7 +52,7 @@ def derive(
 
 
 class _Key(ISeedSequence):
-    """The key itself: where it is given as ``key``, NumPy draws another first, and drops it."""
+    """Gives Philox the key itself; with its argument ``key``, NumPy first draws another key."""
 
     def __init__(self, key: bytes):
         self.words = np.frombuffer(key, "<u8").astype(np.uint64)
@@ -70,24 +70,24 @@ def bits(key: bytes, n: int, start: int = 0) -> NDArray[np.uint64]:
     True
     """
     block, skip = divmod(start, 4)  # Philox 4x64 makes four words per counter value
-    seed: Any = _Key(key)  # which NumPy's stubs do not know as a seed
+    seed: Any = _Key(key)  # NumPy's stubs do not accept it as a seed
     stream = np.random.Philox(seed, counter=block)
     words: NDArray[np.uint64] = stream.random_raw(n + skip)[skip:]
     return words
 
 
 def uniform(key: bytes, n: int, start: int = 0) -> NDArray[np.float64]:
-    """Numbers in [0, 1): the top 53 bits of each word, so exact on every machine."""
+    """Numbers in [0, 1): the top 53 bits of each word, equal on every machine."""
     return (bits(key, n, start) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def generator(key: bytes) -> np.random.Generator:
-    """NumPy's distributions by the key; NumPy may change what they draw, so no run uses them."""
+    """NumPy's generator for the key; NumPy may change its distributions, so no run uses it."""
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
 def integer(key: bytes, index: int, below: int) -> int:
-    """The index-th integer in [0, below) of the key; uneven by less than below / 2**64.
+    """The index-th integer in [0, below) of the key; its bias is less than below / 2**64.
 
     Raises:
         UsageError: ``below`` is not positive.
@@ -125,7 +125,7 @@ def permutation(key: bytes, n: int) -> NDArray[np.int64]:
 
 
 def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
-    """The root seed of a branch: its own, and a function of parent, step and name."""
+    """The root seed of a branch: a function of the parent's seed, its step and a name."""
     return as_seed(derive(parent_root_seed, "branch", step=parent_step, name=name))
 
 

@@ -1,7 +1,7 @@
 """The public tests of szpo's contracts: policies, evaluators, judges, engines and adapters.
 
-Each returns None where all clauses hold, and raises `szpo.errors.RunError` naming one that is
-broken. They load when asked for: only `check_engine` needs a tensor library.
+Each returns None if all clauses hold, and raises `szpo.errors.RunError` naming one that is broken.
+They are loaded when they are used: only `check_engine` needs a tensor library.
 """
 
 import lazy_loader

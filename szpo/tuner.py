@@ -1,7 +1,7 @@
 """`szpo.Tuner`: a language model tuned from votes, by a function or by ask and tell.
 
-It holds the parts of a run and its ledger. What is generated, asked, counted and applied goes the
-way of `szpo run`, so `szpo show`, `verify` and `replay` read the ledger as any other.
+A tuner holds the parts of a run and its ledger. It generates, asks, counts and applies with the
+same code as `szpo run`, so `szpo show`, `verify` and `replay` read its ledger like any other.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ if TYPE_CHECKING:
     from szpo.reports.dataframes import Tables
 
 CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
-"""Votes of `Tuner.tell` as they are stored."""
+"""The votes of `Tuner.tell`, and how they are stored."""
 FEWEST_TO_HOLD_OUT: Final = 8
-"""Prompts below which none is held out."""
+"""With fewer prompts, none is held out."""
 BY_HAND: Final[Mapping[str, Any]] = {"poor_samples": "open", "calibration": False, "spare": 0}
-"""Settings of a panel that is asked by `szpo.Tuner.ask`."""
+"""Settings of the panel for votes by `szpo.Tuner.ask`."""
 NOT_KEPT: Final = "szpo.Tuner(..., ledger=FILE) keeps a run, this one ends with its process"
-"""How a run of no named file could have gone on."""
+"""What to say of a run without a named file, which cannot continue."""
 log: Final = logging.getLogger("szpo")
 
 
 class _VoteNeededError(Exception):
-    """The run waits for a vote: the loop is left, and resumed once it is there."""
+    """The run needs a vote: leaves the loop, which resumes when the vote is there."""
 
 
 class Tuner:
     """Tunes a language model's LoRA weights from votes on pairs of its answers.
 
-    With ``better`` the votes come from that function and `run` drives the run. Without it they
-    come from you: `ask` gives a pair, `tell` takes the vote.
+    With ``better``, votes come from that function and `run` drives the run. Without it they come
+    from you: `ask` gives a pair, `tell` takes the vote.
 
     Args:
         model: smollm2, tiny, a folder, or a hub id, as ``model.name`` in a settings file.
@@ -76,13 +76,13 @@ class Tuner:
         better: ``better(prompts, a, b)`` with lists of texts returns "a", "b", "tie", the
             probability that a is better, or None to abstain.
         votes: the run ends when this many are counted; None: 240, or as ``settings`` say.
-        ledger: file of the run, such as runs/mine.db; None: a temporary one.
+        ledger: file of the run, such as runs/mine.db; None: a temporary file.
         settings: values by dotted name, such as {"optimizer.rows": 4, "run.seed": 1}, and
             {"preset": NAME}; `szpo init` lists them all.
 
     Raises:
         UsageError: a setting, a prompt or the model cannot be used.
-        StorageError: the ledger exists; `Tuner.resume` goes on with it.
+        StorageError: the ledger exists; `Tuner.resume` continues it.
     """
 
     def __init__(
@@ -128,15 +128,15 @@ class Tuner:
         features: Sequence[str] = (),
         more_votes: int = 0,
     ) -> Self:
-        """Go on with the run of a file, whoever began it.
+        """Continue the run of a ledger file, also one that `szpo run` began.
 
-        ``features`` are those of ``features.add`` that are code, which no record runs. With
-        ``more_votes`` the run ends so many votes later, also where it was finished.
+        ``features`` repeats those of ``features.add`` that are code, which a record cannot run.
+        With ``more_votes`` the run ends that many votes later, even if it was finished.
 
         Raises:
             StorageError: there is no such file, or it is no ledger.
-            UsageError: the run's votes come from a function, and there is none, or the other way;
-                or ``more_votes`` pay for no step.
+            UsageError: the run's votes come from a function and ``better`` is missing, or the
+                reverse; or ``more_votes`` pay for no step.
             LeaseError: votes are to be added while another process drives the run.
         """
         from szpo.cache import quiet
@@ -180,16 +180,16 @@ class Tuner:
     # ---- votes of a function or a panel ----
 
     def run(self, callbacks: Sequence[GivenCallback] = (), *, measure: bool = False) -> Result:
-        """Drive the run until its votes are spent, or a guard pauses it; what came of it.
+        """Drive the run until its votes are spent or a guard pauses it, and return the result.
 
         Args:
             callbacks: functions of a `StepReport`, called after each step, or `Callback`s.
-            measure: answer held-out prompts before, along the way and after, as ``[evaluation]``
+            measure: answer held-out prompts before, during and after the run, as ``[evaluation]``
                 says, and compare with the base's answers by the function, or by the reward of a
-                simulated panel. It costs no votes; it costs time and calls of the function.
+                simulated panel. It costs no votes, but time and calls of the function.
 
         Raises:
-            UsageError: nobody answers in this process; use `ask` and `tell`.
+            UsageError: the votes come from you; use `ask` and `tell`.
         """
         if self._by_hand:
             raise UsageError(
@@ -208,12 +208,12 @@ class Tuner:
     # ---- votes by hand ----
 
     def ask(self, voter: str = "me") -> TextPair | None:
-        """The pair that this voter is to compare next; the same one until it is answered.
+        """The pair that this voter should compare next; the same pair until it is answered.
 
-        None: there is nothing for this voter now. If `finished` is true there never will be;
-        otherwise other voters have to answer first. Voters may ask and answer at once, each from
-        a thread of their own and with a name of their own: of two threads that ask by one name
-        both get the same pair, and only the first answer to it counts.
+        None: there is no pair for this voter now. If `finished` is true there never will be;
+        otherwise other voters have to answer first. Voters may ask and answer concurrently, each
+        from their own thread and with their own name. Two threads that ask with one name get the
+        same pair, and only the first answer to it counts.
 
         Raises:
             UsageError: this run's votes come from a function or a panel; use `run`.
@@ -234,10 +234,10 @@ class Tuner:
             return pair
 
     def tell(self, vote: Literal["a", "b", "tie", "skip"], voter: str = "me") -> None:
-        """Take a voter's answer to the pair of `ask`; the step's last one moves the model.
+        """Take a voter's answer to the pair of `ask`; the last vote of a step moves the model.
 
         Raises:
-            UsageError: this voter was asked nothing, or the vote is unknown.
+            UsageError: no pair was given to this voter, or the vote is unknown.
         """
         with self._one_at_a_time:
             service = self._votes()
@@ -264,7 +264,7 @@ class Tuner:
         return self._service
 
     def _advance(self) -> None:
-        """Do what can be done without further votes."""
+        """Run the loop as far as it gets without further votes."""
 
         def leave() -> None:
             raise _VoteNeededError
@@ -288,9 +288,9 @@ class Tuner:
     # ---- what came of it ----
 
     def taught(self) -> Lesson | None:
-        """What the votes taught so far; None where coordinates are not named features.
+        """What the votes taught so far; None if coordinates are not named features.
 
-        As a string it is one line, such as "31 votes: fewer commas (97 %)".
+        ``str`` of it is one line, such as "31 votes: fewer commas (97 %)".
         """
         return taught.read(self._ledger)
 
@@ -298,7 +298,7 @@ class Tuner:
         """One answer of the base and one of the tuned model to a prompt, for comparison.
 
         Raises:
-            UsageError: the prompt is empty, or longer than the model reads.
+            UsageError: the prompt is empty, or longer than the model's context.
         """
         if not isinstance(prompt, str) or not prompt.strip():
             raise UsageError(f"sample: give a prompt that is a text and not empty, not {prompt!r}")
@@ -313,11 +313,12 @@ class Tuner:
     def save_adapter(self, folder: str | Path, *, anyway: bool = False) -> Path:
         """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.
 
-        Where nobody measured whether it is better than the base, it is written with a warning, as
-        `szpo export` does: what your own function prefers may need no held-out prompts.
+        If it was not measured whether the adapter is better than the base, it is written with a
+        warning, as by `szpo export`: your own function may need no held-out prompts.
 
         Raises:
-            RunError: it fails a guard or cannot be told from the base; ``anyway`` writes it.
+            RunError: it fails a guard or is not clearly better than the base; ``anyway`` writes
+                it.
             StorageError: the folder exists, or cannot be written.
         """
         from szpo.reports import adapter, model_card
@@ -331,12 +332,12 @@ class Tuner:
 
     @property
     def finished(self) -> bool:
-        """No further vote is wanted: the votes are spent, or the run is paused."""
+        """No further vote is needed: the votes are spent, or the run is paused."""
         return self._outcome is not None
 
     @property
     def outcome(self) -> Outcome | None:
-        """Why the run ended; None while it goes on."""
+        """Why the run ended; None while it continues."""
         return self._outcome
 
     @property
@@ -351,7 +352,7 @@ class Tuner:
 
     @property
     def tables(self) -> Tables:
-        """The ledger as it is now, as `szpo.open` gives it; the one given before is closed."""
+        """The ledger's current tables, as from `szpo.open`; earlier ones are closed."""
         from szpo.reports.dataframes import Tables
 
         if self._tables is not None:
@@ -360,7 +361,7 @@ class Tuner:
         return self._tables
 
     def close(self) -> None:
-        """Let go of the model and the file; a temporary ledger is removed."""
+        """Release the model and the file; a temporary ledger is removed."""
         for each in self._tracked or ():
             each.end(self._outcome)
         self._tracked = None
@@ -378,7 +379,7 @@ class Tuner:
         self.close()
 
     def __repr__(self) -> str:
-        """Its model, file and progress in a line."""
+        """The tuner's model, progress and file in one line."""
         votes = self._ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"]
         model = self._parts.config.model.name
         return f"<szpo.Tuner: {model}, {round(votes)} votes applied, {self.path.name}>"
@@ -396,7 +397,7 @@ def _make_config(
     votes: int | None,
     given: dict[str, Any],
 ) -> Config:
-    """The settings of a run whose ledger is the file ``place``; None leaves as ``given`` says."""
+    """The settings of a run with its ledger at ``place``; for None, ``given`` decides."""
     preset = given.pop("preset", None)
     tree = {} if preset is None else settings_file.preset(str(preset))
     kind = FUNCTION if better is not None else None if "panel.kind" in given else PEOPLE
@@ -428,7 +429,7 @@ def _make_config(
 
 
 def find_place(ledger: str | Path) -> Path:
-    """The file of a ledger's name: ``.db`` is added where it is missing.
+    """The path of a ledger's file: ``.db`` is added if it is missing.
 
     >>> find_place("runs/mine").as_posix()
     'runs/mine.db'
@@ -438,10 +439,10 @@ def find_place(ledger: str | Path) -> Path:
 
 
 def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
-    """The file of the prompts, which is written of texts; of fewer than eight none is held out.
+    """The file of the prompts, which is written for a list; of fewer than 8 none is held out.
 
     Raises:
-        UsageError: there is none, or one is no text.
+        UsageError: there is no prompt, or one is not a text or empty.
         StorageError: the file exists with other prompts, or cannot be written.
     """
     if isinstance(prompts, (str, os.PathLike)):

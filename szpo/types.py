@@ -1,7 +1,7 @@
-"""Facts that pass between the parts, all frozen; no logic beyond reading them.
+"""Frozen data that all parts of szpo exchange, without logic beyond reading them.
 
-Words are those of the project: a *step* has K directions, each direction N *comparisons*, a
-comparison shows two *batches* of D *rows*, a row is one prompt with one answer from either policy.
+The project's terms: a *step* has K directions, each direction N *comparisons*. A comparison shows
+two *batches* of D *rows*, and a row is one prompt with one answer from each policy.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]
 Pairing: TypeAlias = Literal["antithetic", "forward"]
 
 Say: TypeAlias = Callable[[str], None]
-"""Takes a line for the user."""
+"""Prints a line for the user."""
 
 FEATURE_GRID: Final = 4096
-"""Steps of a feature's recorded number, a difference or a scale, in one spread of it: 2¹²."""
+"""Features' differences and scales are recorded as integers, in units of 1/4096 of a spread."""
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
-"""Names and shapes of the trainable tensors, in their one canonical order."""
+"""Names and shapes of the trainable tensors, in canonical order."""
 Theta: TypeAlias = Mapping[str, NDArray[np.float32]]
 """The master coordinates: one fp32 array per name of a layout."""
 Grid: TypeAlias = tuple[int, ...]
-"""A direction (d,) that no seed gives, in units of 1/256, each of 16 bits."""
+"""A direction (d,) that does not come from the seed: 16-bit integers in units of 1/256."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation up to and including the turn that wants an answer.
+    """A conversation up to and including the turn to answer.
 
     >>> Prompt.user("Describe a rainy Monday.").text
     'Describe a rainy Monday.'
@@ -83,53 +83,53 @@ class Shift:
     sign: Sign
     radius: float
     grid: Grid | None = None
-    """v, where it is none that the seed gives."""
+    """v, if it does not come from the seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One explanation of the votes so far, as a direction to ask along."""
+    """One explanation of the votes so far, which gives a direction to ask along."""
 
     chance: int
-    """How often it is drawn, in units of 2⁻¹⁶; from 1 up."""
+    """Probability of drawing it, in units of about 2⁻¹⁶; at least 1."""
     regressors: tuple[int, ...]
-    """Numbers of the features, and behind them of the score components, that have a weight."""
+    """Indices of the regressors with a weight: features first, then score components."""
     weights: tuple[int, ...]
-    """Of these, relative to each other, of 16 bits: the largest is ±(2¹⁵ − 1)."""
+    """Relative weights of these as 16-bit integers: the largest is ±(2¹⁵ − 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What directions of a step were drawn from, and what they are; part of its plan."""
+    """The directions of a step that were drawn from explanations; part of the step's plan."""
 
     after: int
-    """Steps that were finished when they were drawn: their votes were known."""
+    """Number of steps that were finished at the draw, so that their votes were known."""
     ways: tuple[Explanation, ...]
-    """None before the first vote: then the directions are those of the seed."""
+    """The explanations; empty before the first vote, when directions come from the seed."""
     grids: tuple[Grid, ...]
-    """The directions; none where there are no ways."""
+    """The directions; empty without explanations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a step asks: per direction k the two policies to compare, (plus, minus)."""
+    """A step's question: for each direction k the two policies to compare, (plus, minus)."""
 
     step: int
     shifts: tuple[tuple[Shift, Shift], ...]
     mu: float
-    """Perturbation radius μ in the units of the unit-variance direction."""
+    """Perturbation radius μ of the unit-variance directions."""
     alpha: float | None
-    """Step size α; None while the warm-up still measures it, and under ``regression``."""
+    """Step size α; None during a warm-up and under ``regression``."""
     asked: Asked | None = None
-    """What the directions were drawn from; None where the seed alone gives them."""
+    """The explanations and the directions drawn from them; None if the seed gives directions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a step did to θ: θ ← θ + coef · v(step, k), or θ ← θ + vector; exactly one is set.
+    """A step's change of θ: θ ← θ + coef · v(step, k), or θ ← θ + vector; exactly one is set.
 
-    ``coef`` has 13 significant bits and multiplies the integer-grid direction; ``vector`` holds
-    fp32 values (as Python floats) and exists for layouts of a single small tensor only.
+    ``coef`` has 13 significant bits and multiplies the integer-grid direction. ``vector`` holds
+    fp32 values (as Python floats), and is only for layouts of a single small tensor.
     """
 
     step: int
@@ -140,9 +140,9 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What a person wants to see of a step; the algorithm never reads it back.
+    """A step's figures for people; the algorithm never reads them back.
 
-    Per direction: the value difference Δ̂ (in link units) and its standard error.
+    For each direction, the value difference Δ̂ (in link units) and its standard error.
     """
 
     step: int
@@ -151,19 +151,19 @@ class Info:
     win_rate: float
     votes: float
     capped: bool = False
-    """The coefficient was larger than the cap and was cut to it."""
+    """A coefficient was clipped to ``coef_cap``."""
     warmup: bool = False
     extra: Mapping[str, Any] | None = None
     flip_share: float | None = None
-    """Smallest share of voters who, voting against throughout, would have turned the step."""
+    """Smallest share of voters that would have reversed the step by always voting against it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
     """Counted votes of a step, as arrays (..., K, N); leading axes are repetitions.
 
-    Entries may be weighted (non-integer). ``identical`` marks comparisons whose rows are all the
-    same on both sides: their difference is exactly 0 and nobody is asked.
+    Entries may be weighted (non-integer). ``identical`` marks comparisons with equal answers in
+    every row: their difference is exactly 0, and nobody is asked.
     """
 
     plus: Floats
@@ -171,11 +171,11 @@ class Tally:
     tie: Floats
     identical: NDArray[np.bool_]
     cast: Floats | None = None
-    """Votes given (..., K, N), where ``plus``, ``minus`` and ``tie`` are sums of voters' weights;
+    """Number of votes (..., K, N), if ``plus``, ``minus`` and ``tie`` are sums of voters' weights;
     None: each vote counts once."""
     side: Floats | None = None
-    """Votes (..., K, N) for a side while plus stood on A less those while it stood on B, as a
-    share of both, in [−1, 1]; None where nobody counted them."""
+    """(..., K, N): votes for a side with plus on A minus those with plus on B, as a share of both,
+    in [−1, 1]; None if they were not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class Row:
 
     @property
     def identical(self) -> bool:
-        """Both texts are the same, so the row is not shown."""
+        """Both texts are equal, so the row is not shown."""
         return self.plus.text == self.minus.text
 
 
@@ -213,7 +213,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A comparison shown to one panelist, with the side on which plus stands."""
+    """A comparison assigned to one panelist, with the side on which plus is shown."""
 
     id: str
     comparison: str
@@ -229,7 +229,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One counted answer, resolved from the screen's side to the policy's."""
+    """One answer to a comparison, with the screen's side and the policy's verdict."""
 
     comparison: str
     panelist: str

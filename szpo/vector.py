@@ -1,7 +1,7 @@
 """`szpo.Optimizer`: a vector tuned from comparisons of two points, by ask and tell.
 
-It holds the state that the command line and the worlds pass to the same functions of `szpo.optim`:
-what is asked, what the votes do and how the point moves is computed there.
+It holds a state and calls the functions of `szpo.optim`, as runs and simulations do. They choose
+the points to ask and compute how votes move the centre.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class VectorSpace:
     scale: Floats
     """(d,), positive."""
     box: Floats | None = None
-    """(d, 2): the low and the high bound of each coordinate; None without bounds."""
+    """(d, 2): low and high bound of each coordinate; None without bounds."""
 
     @property
     def dim(self) -> int:
@@ -53,8 +53,8 @@ class VectorSpace:
     def to_vector(self, z: ArrayLike) -> Floats:
         """The user's vector (d,) of a point z (d,), inside the bounds.
 
-        A coordinate that leaves its bounds is mirrored at them, so that the value stays a
-        continuous function of z and an optimum on the edge is a maximum of it.
+        A coordinate outside its bounds is mirrored at them, so that x stays a continuous function
+        of z, and an optimum on the edge is still an optimum in z.
         """
         x = self.start + self.scale * np.asarray(z, dtype=np.float64)
         if self.box is None:
@@ -66,7 +66,7 @@ class VectorSpace:
         return inside
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `make_space` makes an equal space from them."""
+        """The space as plain JSON values; `make_space` makes an equal space from them."""
         bounds = None if self.box is None else self.box.tolist()
         return {"start": self.start.tolist(), "scale": self.scale.tolist(), "bounds": bounds}
 
@@ -82,8 +82,8 @@ def make_space(
     The start is 0, or the middle of the bounds. The scale is 1, or a quarter of their width.
 
     Raises:
-        UsageError: sizes differ, a value is not finite, a scale is not positive, low is not below
-            high, the start is outside, or nothing says how many coordinates there are.
+        UsageError: sizes differ or are unknown, a value is not finite, a scale is not positive,
+            low is not below high, or the start is outside the bounds.
 
     >>> make_space(None, None, None, [(0, 8), (-1, 1)]).to_json()["start"]
     [4.0, 0.0]
@@ -145,7 +145,7 @@ def _fill(
 
 
 def _whole(given: Any) -> int | None:
-    """A whole number of Python's or NumPy's; None where it is none."""
+    """A whole number of Python or NumPy as int; None for anything else."""
     return None if isinstance(given, bool) or not hasattr(given, "__index__") else index(given)
 
 
@@ -160,22 +160,22 @@ def _numbers(name: str, given: Any) -> Floats:
 
 
 FORMAT: Final = 3
-"""Of what `Optimizer.to_dict` gives; 1 left the space out of its digest, 2 had no votes held."""
+"""Format of `Optimizer.to_dict`; 1 had no space in its digest, 2 no votes of an open step."""
 AT_ONCE: Final = 10_000
-"""Most pairs that await votes together."""
+"""Most pairs that can await votes together."""
 STRETCH: Final = 1_000
-"""Pairs whose saved votes are reported at once."""
+"""Number of pairs whose saved votes are replayed at once."""
 RULE: Final = "known"
-"""Of the rules, the one that needed fewest votes on six toy preferences (docs/library.md)."""
+"""Default rule: it needed fewest votes on six toy preferences (docs/library.md)."""
 OWN: Final[Mapping[str, Mapping[str, Any]]] = {
     "known": {"warmup": 0},
     "regression": {"kl_budget": None, "centre_step": 0.3},
 }
-"""Settings by rule."""
+"""Default settings of each rule."""
 FIXED: Final = ("K", "N", "M", "D", "layout", "root_seed", "scale", "start")
-"""Settings that ask, tell and the vector itself decide."""
+"""Settings that `ask`, `tell` and the vector determine."""
 _ONE_AT_A_TIME: Final = threading.RLock()
-"""Pairs are asked, told and saved by one thread at a time. Of the module: copies carry no lock."""
+"""One thread at a time asks, tells or saves; a global lock, so that optimizers can be copied."""
 
 
 class Pair(NamedTuple):
@@ -188,17 +188,17 @@ class Pair(NamedTuple):
 class Optimizer:
     """Finds the vector that votes prefer: `ask` gives two points, `tell` takes which is better.
 
-    Pairs stand on both sides of a centre, along random directions; a vote moves the centre towards
-    the side that won (zeroth-order optimisation, two-point estimate). Everything random follows
-    from ``seed``: the same seed and the same votes give the same bits. Threads may share one: of
-    two that tell the same pair the second is refused.
+    Pairs lie on both sides of a centre, along random directions; a vote moves the centre towards
+    the side that won (zeroth-order optimisation, two-point estimate). All randomness comes from
+    ``seed``: the same seed and votes give bit-identical results. Threads may share an optimizer:
+    if two tell the same pair, the second is refused.
 
     Args:
-        dim: number of coordinates d; may be left out where ``start`` or ``bounds`` say it.
+        dim: number of coordinates d; not needed if ``start`` or ``bounds`` give it.
         start: first centre (d,); by default 0, or the middle of the bounds.
-        scale: how far a shown point stands from the centre in a coordinate, one number or (d,);
-            by default 1, or a quarter of the bounds' width. Choose it as large as the doubt
-            about the start.
+        scale: typical distance of a shown point from the centre in a coordinate, one number or
+            (d,); by default 1, or a quarter of the bounds' width. Choose it as large as your
+            uncertainty about the start.
         bounds: (low, high) for every coordinate, or (d, 2); points are mirrored at them.
         seed: 0 to 2⁶³ − 1.
         options: ``rule`` and further settings of `szpo.optim.settings.Settings`, such as ``ties``,
@@ -252,11 +252,11 @@ class Optimizer:
     def ask(self, n: int | None = None) -> Pair | list[Pair]:
         """One pair of points to compare, or a list of ``n`` pairs to compare at once.
 
-        Until they are answered by `tell`, the same pairs are returned. Which side of the centre
-        is shown as a is drawn for each pair.
+        Until they are answered by `tell`, the same pairs are returned. For each pair it is drawn
+        which side of the centre is shown as a.
 
         Raises:
-            UsageError: ``n`` is no number from 1 up, or another number of pairs awaits votes.
+            UsageError: ``n`` is out of range, or a different number of pairs awaits votes.
         """
         count = 1 if n is None else _whole(n)
         if count is None or not 1 <= count <= AT_ONCE:
@@ -279,20 +279,20 @@ class Optimizer:
     ) -> None:
         """Take the vote on the pair of `ask`, or one vote for each pair of ``ask(n)``, in order.
 
-        With ``pair`` it is the vote on that pair of ``ask(n)``: in any order, from any thread. The
-        last one moves the centre, to the same bits whatever the order.
+        With ``pair`` it is the vote on that pair of ``ask(n)``, in any order and from any thread.
+        The last vote moves the centre; the result does not depend on the order.
 
         Args:
             vote: "a", "b", "tie", the share of votes for a (0 to 1), or None (no answer).
             weight: how many votes it counts as, 0 or more; one number, or one for each pair. More
-                votes of one mind say that the difference is larger: under `known` a vote for a
-                of weight 4 moves twice as far as one of weight 1 (ln 9 to ln 3), a share of .75
-                1.7 times; under `sign` the same way.
+                equal votes mean a larger difference: under `known` a vote for a moves twice as far
+                with weight 4 as with weight 1 (ln 9 to ln 3), a share of .75 moves 1.7 times as
+                far; under `sign` weight changes nothing.
             pair: one of `waiting`.
 
         Raises:
-            UsageError: nothing was asked, the number of votes is wrong, a vote is unknown, or the
-                pair awaits none; the pairs still await their votes.
+            UsageError: no pair was asked, the number of votes is wrong, a vote is unknown, or the
+                pair awaits no vote; then all pairs still await their votes.
         """
         with _ONE_AT_A_TIME:
             if not self._pending:
@@ -334,7 +334,7 @@ class Optimizer:
         self._pending, self._told = (), {}
 
     def _take_again(self, past: Sequence[tuple[CastVote, ...]]) -> None:
-        """Report saved votes: many steps at once where the rule can, the last one by itself."""
+        """Replay saved votes: many steps at once where the rule can, the last step separately."""
         for count, steps in itertools.groupby(past[:-1], len):
             self._state = optimizer.with_directions(self._state, count)
             while stretch := list(itertools.islice(steps, max(1, STRETCH // count))):
@@ -391,7 +391,7 @@ class Optimizer:
     def best(self) -> Floats:
         """The point (d,) that the votes so far recommend; the start before any vote.
 
-        Rules that recommend another point than they ask at warn: their way may have no end.
+        A rule with two points gives a warning: its recommended point may move without end.
         """
         if has_two_points(self._first.rule):
             warnings.warn(
@@ -408,7 +408,7 @@ class Optimizer:
 
     @property
     def steps(self) -> int:
-        """How often votes were taken."""
+        """Number of steps that have their votes."""
         return self._state.step
 
     @property
@@ -426,7 +426,7 @@ class Optimizer:
         return parameters.digest(self._recommended, self._first.layout)
 
     def __repr__(self) -> str:
-        """Its size, rule and progress in a line."""
+        """The optimizer's size, rule and progress in one line."""
         return (
             f"<szpo.Optimizer: {self.dim} coordinates, rule {self._first.rule}, "
             f"{self.votes:g} votes>"
@@ -435,7 +435,7 @@ class Optimizer:
     # ---- saved and loaded ----
 
     def to_dict(self) -> dict[str, Any]:
-        """The state as plain JSON values: the settings, and every vote; `from_dict` reads it."""
+        """The state as plain JSON values: the settings and every vote; `from_dict` reads it."""
         with _ONE_AT_A_TIME:
             waiting = len(self._pending)
             return {
@@ -455,11 +455,11 @@ class Optimizer:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
-        """An optimizer with the saved settings, to which the saved votes are reported again.
+        """An optimizer with the saved settings, after replaying the saved votes.
 
         Raises:
-            UsageError: this is nothing that `to_dict` gave.
-            IntegrityError: the votes lead to another point than the saved one.
+            UsageError: ``saved`` does not come from `to_dict`.
+            IntegrityError: the votes lead to a different point than the saved one.
         """
         try:
             form = saved["format"]
@@ -486,7 +486,7 @@ class Optimizer:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write the state to a JSON file, whole or not at all; one of that name is replaced.
+        """Write the state to a JSON file atomically; an existing file is replaced.
 
         Raises:
             StorageError: the file cannot be written.
@@ -500,12 +500,12 @@ class Optimizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The optimizer of a file that `save` wrote, at the same bits.
+        """Read the optimizer that `save` wrote, with a bit-identical state.
 
         Raises:
             StorageError: the file is missing or cannot be read.
             UsageError: it holds no saved state.
-            IntegrityError: its votes lead to another point than the saved one.
+            IntegrityError: its votes lead to a different point than the saved one.
         """
         try:
             if not Path(path).is_file():
@@ -525,11 +525,11 @@ def make_settings(
 ) -> Settings:
     """The settings of an optimizer of ``dim`` coordinates: one pair a step, μ = 1.
 
-    With μ = 1 a shown point stands about one unit from the centre in each coordinate. With bounds
-    μ shrinks: near one, a pair mirrored at it stays ahead on the wrong side until μ is small.
+    With μ = 1 a shown point is about one unit from the centre in each coordinate. With bounds μ
+    shrinks: near a bound, mirrored pairs favour the wrong side until μ is small.
 
     Raises:
-        UsageError: an option is unknown, out of range, or not the caller's to choose.
+        UsageError: an option is unknown, out of range, or cannot be set by the caller.
     """
     given, root = dict(options), _whole(seed)
     if root is None:
@@ -554,10 +554,10 @@ def make_settings(
 
 
 def _shrinking(dim: int) -> dict[str, Any]:
-    """Steps that begin at about the scale and shrink with the votes on a coordinate.
+    """Settings for steps that begin at about the scale and shrink with the votes per coordinate.
 
-    Those that shrink with the root of the votes circle: after 20 votes a coordinate they end twice
-    as far off, with a fifth of wrong votes too (tests/library/test_vector.py).
+    Steps that shrink with the root of the votes circle the optimum: after 20 votes a coordinate
+    they end twice as far off, also with a fifth of wrong votes (tests/library/test_vector.py).
     """
     return {"kl_step": 0.94 / math.sqrt(dim), "alpha_decay": 1.0, "decay_horizon": 2.0 * dim}
 
@@ -566,20 +566,20 @@ def _shrinking(dim: int) -> dict[str, Any]:
 
 
 VectorVote: TypeAlias = Literal["a", "b", "tie"] | float | None
-"""Which point is better; the share of votes for a, in [0, 1]; or None where nobody answered."""
+"""The better point; the share of votes for a, in [0, 1]; or None for no answer."""
 WORDS: Final[Mapping[str, VectorVote]] = {"a": "a", "b": "b", "tie": "tie"}
 HINT: Final = 'give "a", "b", "tie", a share of votes for a from 0 to 1, or None'
 
 
 class CastVote(NamedTuple):
-    """A checked vote: how much of it is for a, for b and tied; ``weight`` scales all three."""
+    """A checked vote with its weight."""
 
     vote: VectorVote
     weight: float
 
     @property
     def counts(self) -> tuple[float, float, float]:
-        """Votes for a, for b, and ties."""
+        """Weighted votes for a, votes for b, and ties."""
         w = self.weight
         if self.vote is None:
             return 0.0, 0.0, 0.0
@@ -589,11 +589,11 @@ class CastVote(NamedTuple):
 
 
 def check_votes(votes: Any, weight: Any, pairs: int, single: bool) -> tuple[CastVote, ...]:
-    """The votes of a call of ``tell`` on as many pairs.
+    """Check the votes of a call of ``tell`` on this number of pairs.
 
     Raises:
-        UsageError: the number of votes or weights differs from that of the pairs, or one is
-            nothing that szpo knows.
+        UsageError: the number of votes or weights differs from that of the pairs, or a vote or
+            weight is invalid.
     """
     listed = isinstance(votes, Sequence) and not isinstance(votes, str)
     given = list(votes) if listed else [votes]
@@ -621,7 +621,7 @@ def _tally(cast: Sequence[CastVote], flipped: Sequence[bool]) -> Tally:
 
 
 def _count(cast: Sequence[CastVote], flipped: Sequence[bool]) -> list[tuple[float, float, float]]:
-    """Votes for plus, for minus, and ties."""
+    """For each direction the votes for plus, for minus, and ties."""
     rows = zip((each.counts for each in cast), flipped, strict=True)
     return [(b, a, tie) if turned else (a, b, tie) for (a, b, tie), turned in rows]
 
@@ -641,6 +641,6 @@ def _check(vote: Any, weight: Any) -> CastVote:
         return CastVote(WORDS[word], float(weight))
     if not _is_number(vote):
         raise UsageError(f"tell: the vote {vote!r} is unknown; {HINT}")
-    if not 0 <= float(vote) <= 1:  # also what is not a number
+    if not 0 <= float(vote) <= 1:  # also refuses nan
         raise UsageError(f"tell: the vote is {vote}; a share of votes for a is from 0 to 1")
     return CastVote(float(vote), float(weight))

@@ -1,6 +1,6 @@
-"""A whole run: its loop, and what goes on beside it: measuring, orders, callbacks, messages.
+"""Drive a whole run: its loop, and beside it measuring, orders, callbacks and messages.
 
-The command line and the library both drive runs by `drive`.
+The command line and the library both drive runs with `drive`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from szpo.types import Say
 from szpo.voting import lease
 
 POLL_S: Final = 0.5
-"""Seconds between two looks for votes and orders while a run waits."""
+"""Seconds between two checks for votes and orders while a run waits."""
 
 
 def drive(
@@ -36,20 +36,20 @@ def drive(
     say: Say = lambda line: None,
     stay: bool = False,
 ) -> Outcome:
-    """Drive a run to its end or pause, and do what goes on beside it.
+    """Drive a run to its end or pause, with measuring, orders, callbacks and messages.
 
     Args:
         ledger: The run, opened for writing.
-        parts: What it is driven with.
-        callbacks: Called as it goes on, besides the tracker of its settings.
+        parts: The run's parts.
+        callbacks: Called during the run, besides the tracker of its settings.
         measured: Measure on held-out prompts as ``[evaluation]`` says.
-        score: The reward of a simulated panel, for measuring; None where nobody knows one.
-        say: Takes lines for the user.
-        stay: Return only by an exception: a signal, or what ends a run.
+        score: The reward of a simulated panel, for measuring; None without one.
+        say: Prints lines for the user.
+        stay: Never return normally; end only by an exception, such as a signal.
 
     Raises:
         LeaseError: another controller holds the run, or took it over.
-        SzpoError: what ends a run; see `szpo.training.controller.run`.
+        SzpoError: the run failed; see `szpo.training.controller.run`.
     """
     config = parts.config
     measures = measuring.prepare(ledger, parts, score, say) if measured else None
