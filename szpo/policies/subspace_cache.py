@@ -183,7 +183,7 @@ def setup_key(
         },
         # Whitened coordinates do not depend on the radius; the others are scaled to it.
         "kl_radius": None if kind in SCORED else config.optimizer.kl_radius,
-        # Scores and KL depend on the temperature, not on stop texts.
+        # Scores and KL depend on the temperature, not on top-p, top-k and stop texts.
         "sampling": asdict(replace(sampling_of(config), top_p=1.0, top_k=0, stop=())),
         "prompts": [p.turns for p in prompts],
     }

@@ -73,7 +73,7 @@ def choose_subspace(
         space = Space(seed, whole.layout, Law())
         answerer = host.at(whole, space)
         rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
-        law = replace(sampling, top_p=1.0, top_k=0)  # scores and KL know neither
+        law = replace(sampling, top_p=1.0, top_k=0)  # as scores and KL have it
         return Probe(answerer, whole, tokens, law, seed, progress, rows)
 
     probe = probe_at({**blank, **zero} if start is None else start)

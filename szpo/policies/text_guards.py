@@ -18,7 +18,7 @@ from szpo.policies.protocol import BaseScorer
 from szpo.types import Answer, Prompt
 
 READ_AGAIN = 2
-"""Answers per prompt that the base model reads: enough, since their mean is precise."""
+"""Answers per prompt that the base model reads; their mean's error is far below the limit."""
 MOST_DROP, LEAST_VARIETY, LENGTHS, LEAST_MARGIN = 0.5, 0.9, (0.8, 1.2), 0.75
 FLUENCY = "log-probability per token under the base"
 VARIETY = "distinct-2 against the base"

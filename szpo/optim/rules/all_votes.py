@@ -175,7 +175,7 @@ def learn_weights(settings: Settings, record: AllVotes, history: History) -> Flo
 
     With one vote a direction, nobody else voted on it; the fit predicts what the others would have
     voted. This is done twice, so that a voter who disagrees with everybody has little weight when
-    the others are judged. Only the latest `weighting.ROWS` directions count.
+    the others are judged. Only the latest `weighting.ROWS` comparisons count.
     """
     verdicts = history.verdicts
     people, lead = len(history.voters), verdicts.shape[:-3]
