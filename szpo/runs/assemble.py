@@ -1,7 +1,7 @@
-"""The composition root: from settings to the parts of a run, and from a ledger back to them.
+"""The composition root: builds the parts of a run from settings, or again from its ledger.
 
-Set-up happens once; its result (adapter factors, subspace, panel) stands in the ledger as tensors
-and numbers, so that continuing, sampling and exporting never repeat it.
+Set-up happens once. Its results (adapter factors, subspace, panel) are stored in the ledger, so
+resuming, sampling and exporting never repeat it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from szpo.training.warm_start import WarmStart
 
 SHARPNESS_PROMPTS, SHARPNESS_SAMPLES = 96, 4
-"""Base answers to which the sharpness of a simulated panel is fitted."""
+"""Prompts, and base answers to each, to which a simulated panel's sharpness is fitted."""
 DRAWN: Final = (
     "run.seed: drawn and recorded, so that no voter can work out sides (set it to repeat)"
 )
@@ -61,26 +61,26 @@ DRAWN: Final = (
 
 @dataclass(frozen=True)
 class RunParts:
-    """Everything that a run is driven with."""
+    """Everything that is needed to drive a run."""
 
     config: Config
     settings: Settings
     policy: Policy
-    """A `LoraPolicy` where ``base`` is there."""
+    """A `LoraPolicy` where ``base`` is not None."""
     prompts: PromptSet
     panel: RunPanel | None = None
-    """Who answers in this process; None for people."""
+    """The panel that votes in this process; None where people vote."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
     prior: WarmStart | None = None
-    """The preferences that a new run begins with."""
+    """The stored preferences that a new run begins with; None without a prior."""
     entries: Mapping[str, Entry] | None = None
-    """What counts its named features; None where it has none."""
+    """The functions that count the run's named features; None where it has none."""
     maker: run_engine.PolicyFactory | None = None
-    """Makes the policy once more where another package brings it; None for a language model."""
+    """Builds another package's policy again; None for a language model."""
 
     def close(self) -> None:
-        """Let go of whatever holds the model, such as workers; may be called twice."""
+        """Release the model and its workers; may be called twice."""
         if self.base is not None:
             self.base.host.close()
 
@@ -89,7 +89,7 @@ class RunParts:
         """The policy as a language model.
 
         Raises:
-            UsageError: It is none.
+            UsageError: The policy is not a language model.
         """
         if self.base is None:
             raise UsageError(f"{self.config.model.name} is no language model; this needs one")
@@ -97,7 +97,7 @@ class RunParts:
 
 
 def new_path(config: Config) -> Path:
-    """The file of a new run: its folder is made, its name is free.
+    """The path of a new run's file; its folder is created.
 
     Raises:
         StorageError: The folder cannot be made, or the run exists.
@@ -119,7 +119,7 @@ def new_path(config: Config) -> Path:
 
 
 def default_name(config: Config) -> str:
-    """A name from model, panel and seed; without the seed where people read the name.
+    """A name from model, panel and seed; where people vote without the seed, since they read it.
 
     >>> default_name(Config())
     'smollm2-bt70-sentiment-0'
@@ -135,7 +135,7 @@ def default_name(config: Config) -> str:
 
 @dataclass(frozen=True)
 class CheckedConfig:
-    """Settings that a run can begin with, as far as is known before a model is loaded."""
+    """Settings that passed every check that needs no model."""
 
     config: Config
     prompts: PromptSet
@@ -145,7 +145,7 @@ class CheckedConfig:
     """None for a language model."""
     prior: Preferred | None = None
     notes: tuple[str, ...] = ()
-    """Lines for the user on what was chosen here."""
+    """Lines for the user about values chosen by `check`."""
 
 
 def _asks_people(config: Config) -> bool:
@@ -153,10 +153,10 @@ def _asks_people(config: Config) -> bool:
 
 
 def check(config: Config, panel: PanelFactory | None = None) -> CheckedConfig:
-    """Refuse what can be refused before anything is printed, loaded, generated or written.
+    """Check settings before anything is printed, loaded, generated or written.
 
-    Where people vote and no seed is set, one is drawn: who knows it can work out sides.
-    ``panel`` makes the panel; None: whatever is registered as ``panel.kind``.
+    Where people vote and no seed is set, one is drawn: whoever knows the seed can work out sides.
+    ``panel`` builds the panel; None: the factory registered as ``panel.kind``.
 
     Raises:
         UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
@@ -197,9 +197,9 @@ def build(
     checked: CheckedConfig | None = None,
     progress: Progress = unseen,
 ) -> RunParts:
-    """Load the model, choose the coordinates, fit the panel. Cheap refusals come first.
+    """Load the model, choose the coordinates, fit the panel. Cheap checks come first.
 
-    ``checked`` is what `check` gave for these settings; ``progress`` takes the stages.
+    ``checked`` is the result of `check`; ``progress`` is called with each stage.
 
     Raises:
         UsageError: A setting does not fit the model, the prompts or the panel.
@@ -264,9 +264,9 @@ def build(
 def _count(
     settings: Settings, given: Sequence[str], config: Config | None = None, host: Any = None
 ) -> dict[str, Entry] | None:
-    """What counts a run's named features here, those of the user's own as given.
+    """The functions that count a run's named features; ``given`` are the user's own features.
 
-    With settings and the model's host also what the judge rates.
+    With ``config`` and the model's host, features that a judge rates are included.
     """
     named = settings.features
     if named is None:
@@ -276,7 +276,7 @@ def _count(
 
 
 def require_counted(parts: RunParts) -> None:
-    """Refuse to drive a run some of whose features cannot be counted here.
+    """Refuse to drive a run if one of its features cannot be counted here.
 
     Raises:
         UsageError: See `shown_features.demand`.
@@ -300,10 +300,10 @@ def _with_new_panel(parts: RunParts, found: CheckedConfig, say: Say) -> RunParts
 
 
 def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
-    """Warn, before loading a model, if stored base answers look alike to the panel.
+    """Before a model is loaded: whether cached base answers look alike to the panel, and a text.
 
     Raises:
-        UsageError: They never differ for this panel, which no run begins with.
+        UsageError: This panel never tells them apart, so no run can begin.
     """
     config, factory, nothing = checked.config, checked.panel_factory, (False, "")
     if factory is None or config.panel.kind in ("judge", FUNCTION):
@@ -327,7 +327,7 @@ def warn_of_equal_answers(checked: CheckedConfig) -> tuple[bool, str]:
 
 
 class _ModelNeededError(Exception):
-    """A panel wants what only the loaded model can say."""
+    """A panel needs log-probabilities, which only a loaded model gives."""
 
 
 def _require_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoReturn:
@@ -335,7 +335,7 @@ def _require_model(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> NoRe
 
 
 def create_ledger(parts: RunParts, path: Path) -> Ledger:
-    """Write a new ledger that holds all that replay, resume and export need."""
+    """Write a new ledger with everything that replay, resume and export need."""
     config, prompts = parts.config, parts.prompts
     facts: dict[str, Any] = {"base": {"name": config.model.name}}
     tensors: dict[str, Any] = {}
@@ -379,7 +379,7 @@ def create_ledger(parts: RunParts, path: Path) -> Ledger:
 
 
 def _plugin_origins(config: Config) -> dict[str, dict[str, str]]:
-    """Which packages bring the run's rule and engine, where they are not szpo's own."""
+    """The packages that provide the run's rule and engine, where these are not szpo's own."""
     named = {"rule": (rule_plugins.GROUP, config.optimizer.rule),
              "engine": ("szpo.engines", config.engine.kind)}  # fmt: skip
     found = {part: plugins.origin(*where) for part, where in named.items()}
@@ -396,24 +396,23 @@ def reopen(
     engine: Mapping[str, Any] | None = None,
     features: Sequence[str] = (),
 ) -> RunParts:
-    """The parts of a recorded run, its policy at the head (or before step ``until``).
+    """The parts of a recorded run, its policy at the latest weights (or before step ``until``).
 
-    To drive the run, the policy stands where the run asks; else at what it recommends.
+    The policy is put at the centre if the run is to be driven, else at the recommended point.
 
     Args:
         ledger: The run.
-        until: Steps to fold; None: all that were applied.
-        panel: Build all that driving the run takes: its panel, and the prompts it began with.
+        until: How many steps to apply; None: all recorded ones.
+        panel: The run is to be driven: build its panel and require its prompts.
         say: Called with each line for the user.
-        device: Where a language model computes from here on; None: where it did.
-        engine: Settings of its workers that change from here on; see `run_engine.restore`.
-        features: The user's own that the run counts, as the user wrote them here: none is taken
-            from the record.
+        device: Where a language model computes from now on; None: where it did before.
+        engine: Settings of its workers that change from now on; see `run_engine.restore`.
+        features: The user's own features, as named here: no code is taken from the record.
 
     Raises:
         IntegrityError: Model, prompts or weights are not the recorded ones.
-        UsageError: The ledger was not made by ``szpo run``, has fewer steps, or would have an
-            address called that nobody named here.
+        UsageError: The ledger was not made by ``szpo run``, has fewer steps, or calls an address
+            that nobody named on this machine.
     """
     config = recorded_config(ledger)
     if config is None:
@@ -450,7 +449,7 @@ def reopen(
 
 
 def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool) -> RunParts:
-    """Fold the recorded updates into the policy, and build the recorded panel."""
+    """Apply the recorded updates to the policy, and build the recorded panel."""
     policy = at_start(ledger, parts.policy)
     driven = panel and until is None
     applied = replay.apply_recorded(
@@ -471,10 +470,10 @@ def _at_head(ledger: Ledger, parts: RunParts, until: int | None, *, panel: bool)
 
 
 def at_start(ledger: Ledger, policy: Any) -> Policy:
-    """The policy, just built, put at θ₀ of the ledger: elsewhere than its own start in a branch.
+    """Move a policy that was just built to the ledger's θ₀; a branch has a θ₀ of its own.
 
     Raises:
-        UsageError: It has no `move_to`, and one vector does not take it there.
+        UsageError: It has no `move_to`, and one added vector does not take it there.
     """
     found: Policy = policy
     if ledger.row["parent"] is None:
@@ -502,10 +501,10 @@ def _starting_policy(parts: RunParts) -> StartingPolicy:
 
 
 def _base_answers(parts: RunParts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
-    """Answers of the base policy to which a panel is fitted: the same for every run of one base.
+    """Answers of the base policy to which a panel is fitted, the same for all runs of one base.
 
-    The seed is fixed, so that the panel's sharpness belongs to (base, reward, rows) and not to a
-    run's luck; language models' answers stay in the cache, since they cost a minute.
+    The seed is fixed, so the panel's sharpness depends on (base, reward, rows) and not on the run.
+    Answers of language models are cached, since they cost a minute.
     """
     asked = parts.prompts.train[:SHARPNESS_PROMPTS]
 

@@ -1,8 +1,8 @@
-"""A branch: a new run that begins with the weights another run had after one of its steps.
+"""A branch: a new run that begins with the weights of another run after one of its steps.
 
-Settings, prompts and panel are the parent's, but for the rule where another one is asked for;
-votes and the optimizer's state are not: what the parent learned is in the weights. The parent's
-file gains one event and is otherwise left alone.
+Settings, prompts and panel are the parent's; the rule may be another one. Votes and optimizer
+state are not taken over: what the parent learned is in the weights. The parent's file gains one
+event and is otherwise unchanged.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def branch(
 ) -> Ledger:
     """Write the branch's ledger and open it.
 
-    Its θ₀ are the parent's weights after ``step``, bit for bit; its root seed, unless ``seed`` is
-    given, derives from the parent's, the step and the new file's name, and is drawn where people
-    vote: the parent's may be known by then. ``rule`` makes of votes
-    what another rule does; what belongs to the parent's alone (a prior, a warm-up) is dropped.
-    With a ``share`` below 1 its θ₀ is that share of the way from the parent's θ₀ to these weights.
+    Its θ₀ is the parent's weights after ``step``, bit for bit; with a ``share`` below 1, that
+    share of the way from the parent's θ₀ to them. Without ``seed``, its root seed derives from the
+    parent's, the step and the new file's name; where people vote it is drawn, since the parent's
+    may be known by then. ``rule`` replaces the parent's rule; its prior and warm-up are then
+    dropped.
 
     Raises:
         UsageError: the parent has not applied that step, the seed is out of range, or the rule
             does not go with the parent's other settings.
         StorageError: the new file exists or cannot be written.
         IntegrityError: the parent's updates do not give the weights it recorded.
-        SupersededError: the parent's rule is gone and no other is asked for.
+        SupersededError: the parent's rule no longer exists, and ``rule`` is None.
     """
     new_path = Path(new_path)
     with Ledger.open(path) as parent:
@@ -76,7 +76,7 @@ def branch(
             root = draw_seed()
         else:
             root = seeds.branch_seed(parent.root_seed, step, new_path.stem)
-        seeds.derive(root, "branch")  # says what is wrong with a bad seed
+        seeds.derive(root, "branch")  # raises if the seed is out of range
         spec = _spec(parent.spec, root, rule)
         if rule_of(spec["optimizer"]["rule"]).two_points:  # its ball is around the model's start
             spec["optimizer"]["start"] = flatten(theta, parent.layout).tolist()
@@ -85,7 +85,7 @@ def branch(
             for name, value in stored_tensors(parent).items()
             if not name.startswith(THETA0)
         }
-        # The parent's people vote meanwhile: writing the weights out may take long.
+        # The parent's file is not locked: people vote there while the weights are written.
         with Ledger.create(
             new_path,
             NewRun(
@@ -114,7 +114,7 @@ def branch(
 
 
 def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str, Any]:
-    """The parent's spec under another seed (and rule), named as its file is."""
+    """The parent's spec with another seed (and rule), and without a name."""
     made: dict[str, Any] = json.loads(json.dumps(spec))
     made["optimizer"]["root_seed"] = root_seed
     if "config" in made:
@@ -147,7 +147,7 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
 
 
 def _asked_as_by(rule: str, parent: Settings) -> dict[str, Any]:
-    """What the new rule asks by default, and settings that only one of the two rules has."""
+    """The new rule's default law, K and N, and settings that only two-point rules have."""
     usual = settings_to_json(
         defaults(parent.root_seed, parent.layout, rule=rule, D=parent.D, M=parent.M)
     )

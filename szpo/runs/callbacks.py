@@ -1,7 +1,7 @@
-"""Callbacks of a run: what is called when it begins, after each step, and when it ends.
+"""Callbacks of a run: called when it begins, after each step, and when it ends.
 
-The command line, the library and trackers use the same protocol. What a callback is given holds
-no text that anybody wrote or read, no name of a person and no address.
+The command line, the library and trackers use the same protocol. Callbacks are given no prompts or
+answers, no name of a person and no address.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "guards": (),
     "evaluation": (),
 }
-"""Settings that callbacks are given, by table; none named: all of the table. They are numbers and
-names of methods; prompts, guidelines, contacts, addresses and folders are not among them."""
+"""Settings that callbacks are given, by table; an empty tuple: the whole table. They are numbers
+and names of methods, never prompts, guidelines, contacts, addresses or folders."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a callback is given of a run when it begins."""
+    """Facts about a run that a callback is given when the run begins."""
 
     id: str
     """The run's own id, the same after every restart."""
     name: str
-    """Its name, which is that of its file."""
+    """The name of its file without the ending."""
     settings: Mapping[str, Value] = field(default_factory=dict)
     """By dotted name, such as ``optimizer.rows``; those of `SHOWN` only."""
 
 
 @runtime_checkable
 class Callback(Protocol):
-    """Is called as a run goes on. An exception that it raises ends the run.
+    """An object that a run calls. An exception that it raises ends the run.
 
     A plain function of a `StepReport` is a callback too; it is called after each step.
     """
@@ -98,7 +98,7 @@ def as_callback(given: GivenCallback) -> Callback:
 
 
 def read_facts(ledger: Ledger) -> RunFacts:
-    """What callbacks are given of a run."""
+    """Read the facts that callbacks are given about a run."""
     config = ledger.spec.get("config", {})
     shown: dict[str, Value] = {}
     for table, names in SHOWN.items():
@@ -108,7 +108,7 @@ def read_facts(ledger: Ledger) -> RunFacts:
             if value is None or isinstance(value, (str, int, float, bool)):
                 shown[f"{table}.{name}"] = value
     if shown.get("panel.kind") == "people":
-        shown["run.seed"] = None  # who knows it can work out sides
+        shown["run.seed"] = None  # whoever knows it can work out sides
     if (model := config.get("model", {}).get("name")) is not None:
         shown["model.name"] = Path(model).name if Path(model).is_absolute() else model
     return RunFacts(ledger.run, ledger.path.stem, shown)
@@ -116,7 +116,7 @@ def read_facts(ledger: Ledger) -> RunFacts:
 
 @contextlib.contextmanager
 def calling(callbacks: Sequence[Callback], facts: RunFacts) -> Iterator[Callable[[Outcome], None]]:
-    """Begin the callbacks and end them with the block; what is yielded takes its outcome."""
+    """Begin the callbacks, and end them after the block with the outcome given to the function."""
     begun: list[Callback] = []
     outcomes: list[Outcome] = []
     try:

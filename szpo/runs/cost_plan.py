@@ -1,7 +1,7 @@
 """What a run will cost, before anything starts: votes, reading, generation, disk.
 
-Figures are estimates to decide by. Reading and disk follow from the settings, and the time of
-generation from what a few answers of the model took here; nobody knows it without.
+All figures are estimates. Reading and disk follow from the settings. The time of generation is
+known only if a few answers of the model were timed on this machine.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from szpo.training.budget import WORDS_PER_MINUTE
 SHARPNESS_ANSWERS = 384
 """Base answers to which the β of a simulated panel is fitted."""
 GUARD_ANSWERS = 256
-"""Base answers from which guards are predicted, at least; they are kept with the coordinates."""
+"""Fewest base answers from which guards are predicted; they are stored with the coordinates."""
 KL_PROMPTS = 32
-"""Prompts on which a step's KL is measured, at most, each answered once."""
+"""Most prompts on which a step's KL is measured; each is answered once."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class CostPlan:
     answers_to_generate: int
     setup_answers: int
     heldout: int
-    """Prompts on which it is measured whether it helped, at most."""
+    """Most held-out prompts on which the result is measured."""
     heldout_answers: int
     point_answers: int
-    """To measure the KL of recommended points, at one reading a step; a step has 0 to 3."""
+    """To measure the KL of recommended points, counted once a step; a step has 0 to 3."""
     tokens: int
     generation_minutes: float | None
     disk_mib: float
     money: float | None = None
-    """What panelists are paid for it; None where the settings name no pay."""
+    """What panelists are paid; None where the settings name no pay."""
     ratings: int = 0
-    """Answers that the judge rates at most, for each feature that it rates."""
+    """Most answers that the judge rates, for each feature that it rates."""
     ahead: tuple[Ahead, ...] = ()
-    """What votes are expected to buy, under rules that look ahead."""
+    """Expected win rate and KL after some numbers of votes, for rules that can forecast them."""
 
 
 def estimate(
@@ -62,12 +62,11 @@ def estimate(
 ) -> CostPlan:
     """Estimate what these settings cost on a machine.
 
-    Where ``basis_is_stored`` the set-up generates nothing for its coordinates. ``heldout``
-    prompts are set aside; None: enough. ``answer_seconds`` is how long an answer took, where that
-    was measured.
+    With ``basis_is_stored`` the set-up generates no answers for the coordinates. ``heldout`` is
+    the number of held-out prompts; None: enough. ``answer_seconds`` is the measured time of an
+    answer.
 
-    Reading is what people would have to do; a simulated panel's reading is counted all the same,
-    because it is what the same votes would cost.
+    Reading is counted for a simulated panel too: the same votes would cost people that time.
 
     >>> plan = estimate(Config())
     >>> plan.steps, plan.votes, plan.answers_to_read
@@ -87,7 +86,7 @@ def estimate(
     e = config.evaluation
     asked = e.prompts if heldout is None else min(e.prompts, heldout)
     measured = asked * (2 * e.samples + e.along)
-    # One pass of gradients costs about as much as sampling the answer did.
+    # A gradient pass costs about as much as sampling the answer.
     answers = 2 * (rows + setup + points) + measured
     tokens = answers * config.generation.max_new_tokens
     read = votes * 2 * o.rows
@@ -116,9 +115,9 @@ def estimate(
 
 
 def look_ahead(config: Config) -> tuple[Ahead, ...]:
-    """What the votes of these settings are expected to buy; nothing under other rules.
+    """Forecast the win rate and KL that the votes buy; empty for rules that cannot forecast.
 
-    At 40 and 80 votes and at the run's end. Takes seconds where coordinates are many.
+    After 40 and 80 votes and at the run's end. Takes seconds where there are many coordinates.
     """
     rule = config.rule
     if not RULES[rule].two_points or config.coordinates in ("full", "features"):
@@ -171,7 +170,7 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         made += f", about {takes} on this machine, measured"
     yield "generation", made
     if people and plan.heldout:
-        # The most that a mean of numbers from 0 to 1 can be off: z · ½ / √n.
+        # The widest interval of a mean of n numbers from 0 to 1: z · ½ / √n.
         widest = 100 * Z / 2 / math.sqrt(plan.heldout)
         yield (
             "measuring",

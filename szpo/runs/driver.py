@@ -1,8 +1,8 @@
-"""From a run's parts to its loop: who answers, what is guarded, when a round closes.
+"""Prepares a run's loop from its parts: evaluator, guards, and when a round closes.
 
-A people's run begins with A/A comparisons: both batches are from the same policy, so that no
-answer is the right one. What panelists answer to them shows side bias and how often they call a
-difference that is none. They are made once and teach nothing.
+A run for people begins with A/A comparisons: both batches are from the same policy, so neither is
+better. The votes show side bias, and how often panelists see a difference where there is none. A/A
+comparisons are made once, and never move the policy.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from szpo.voting.service import VoteService
 
 
 def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Services:
-    """What the loop needs to run until the votes or the steps of the settings are spent.
+    """Make what the loop needs to run until the settings' votes or steps are used up.
 
-    A run for people first gets its sample check, which may pause it and reports by ``say``, and
-    its A/A comparisons.
+    For people, sample answers are checked first, which may pause the run and reports through
+    ``say``; then the A/A comparisons are made.
     """
     config = parts.config
     assemble.require_counted(parts)
@@ -67,17 +67,17 @@ def prepare(ledger: Ledger, parts: RunParts, say: Say = lambda line: None) -> Se
 
 
 def _outlook(state: State) -> Mapping[str, Any] | None:
-    """What votes promise, for rules that recommend another point than they ask at."""
+    """Forecast what more votes bring, for rules whose recommended point is not their centre."""
     if not rule_of(state.settings.rule).two_points:
         return None
     try:
         return look_ahead.look_ahead(state.settings, state.carried).to_json()
-    except np.linalg.LinAlgError:  # a forecast that cannot be made ends no run
+    except np.linalg.LinAlgError:  # a failed forecast must not end the run
         return None
 
 
 def _moments(parts: RunParts) -> Callable[[], Moments] | None:
-    """Moments of the start's answers, where they have scores; read once, when first asked for."""
+    """Moments of the start's answers, read at the first call; None where there are no scores."""
     settings, base = parts.settings, parts.base
     if not settings.guarded or base is None or not base.subspace.basis:
         return None
@@ -93,7 +93,7 @@ def _moments(parts: RunParts) -> Callable[[], Moments] | None:
 
 
 def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
-    """Who answers: a panel inside this process, or whoever opens the ledger."""
+    """The evaluator: a panel in this process, or whoever votes through the ledger."""
     service = VoteService(ledger, seat_ttl_us=parts.config.panel.seat_us)
     if parts.panel is None or not parts.config.panel.inside:
         return LedgerEvaluator(service)
@@ -103,7 +103,7 @@ def evaluator(ledger: Ledger, parts: RunParts) -> Evaluator:
 def _quadratic_kl(parts: RunParts) -> Callable[[Theta], float] | None:
     """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion.
 
-    It costs nothing and grows too fast far out; the Monte-Carlo figure is `LoraPolicy.kl`.
+    It costs nothing, but is too large far from the start; `LoraPolicy.kl` measures by sampling.
     """
     if parts.base is None:
         return None
@@ -134,8 +134,8 @@ COMPARISONS = 4
 def make(ledger: Ledger, parts: RunParts, count: int = COMPARISONS) -> bool:
     """Store ``count`` A/A comparisons of D training prompts each; False if there are some.
 
-    Both sides are independent samples of the policy at the head; everything derives from the
-    root seed, and no other draw of the run depends on it.
+    Both sides are independent samples of the policy at the latest weights. All draws derive from
+    the root seed, and no other draw of the run depends on them.
     """
     if calibration.has_aa(ledger):
         return False

@@ -1,4 +1,4 @@
-"""What one run's file has and lacks: permissions, disk, log, lease, versions, its last record."""
+"""Checks of one run's file: permissions, disk, log, lease, versions, its last record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPARE: Final = 64 * 2**20
 
 
 def examine(path: Path) -> list[Check]:
-    """Every check of one run; only reads."""
+    """Run every check on one run's file, without writing."""
     checks = [check for look in (_private, _disk, _log, _drafts) for check in look(path)]
     try:
         with Ledger.open(path, readonly=True) as ledger:
@@ -48,7 +48,7 @@ def _disk(path: Path) -> Iterator[Check]:
     small = free < max(SPARE, size)
     yield Check("disk", "warn" if small else "ok", text + ("; make room" if small else ""))
     kind = connection.filesystem(path.absolute().resolve().parent)
-    yield Check("file system", "ok", kind or "unknown")  # a network's is refused at opening
+    yield Check("file system", "ok", kind or "unknown")  # opening refuses network file systems
 
 
 def _log(path: Path) -> Iterator[Check]:
@@ -146,7 +146,7 @@ def _questions(ledger: Ledger) -> Iterator[Check]:
 
 
 def check_questions(foretold: tuple[bool, str]) -> Iterator[Check]:
-    """What `szpo.policies.teachable.foretell` found, as a check; none where it found nothing."""
+    """The result of `teachable.foretell` as a check; nothing if its text is empty."""
     half, text = foretold
     if text:
         yield Check("questions", "warn" if half else "ok", text)

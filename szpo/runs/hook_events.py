@@ -1,7 +1,7 @@
-"""What a web hook is sent of a run: messages that follow from the record, each with a key.
+"""Messages of a run to a web hook. They follow from the record, and each has a key.
 
-They hold no text that anybody wrote or read and no name of a person. What was sent, or given up,
-is an event of kind ``hook`` with the key, so that a restart sends nothing twice.
+They hold no prompts or answers and no name of a person. A message that was sent, or given up, is
+recorded as an event of kind ``hook`` with its key, so a restart sends nothing twice.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ What = Literal["round_waits", "guard_paused", "run_ended", "setup_failed"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something that a web hook is sent."""
+    """A message to a web hook."""
 
     run: str
     what: What
     key: str
-    """Names it within its run."""
+    """Unique within its run."""
     at_us: int
     facts: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def delivery(self) -> str:
-        """The same for every try, also after a restart, so that a receiver can drop doubles."""
+        """An id, the same at every try and after a restart, so receivers can drop doubles."""
         return sha256(f"{self.run} {self.key} {self.at_us}")[:32]
 
 
 def due(ledger: Ledger, status: RoundStatus) -> list[Message]:
-    """The messages that were neither sent nor given up, oldest first; ``status`` is the run's."""
+    """The messages neither sent nor given up, oldest first; ``status`` is the run's status now."""
     settled = {event["body"]["key"] for event in ledger.events(KIND)}
     found = [each for each in _messages(ledger, status) if each.key not in settled]
     return sorted(found, key=lambda each: each.at_us)
 
 
 def settle(ledger: Ledger, message: Message, tries: int, failure: str) -> None:
-    """Record that a message was delivered, or, where there is a ``failure``, given up."""
+    """Record that a message was delivered, or given up if ``failure`` is not empty."""
     body = {"key": message.key, "what": message.what, "tries": tries, "failure": failure}
     ledger.record_event(KIND, "hook", body)
 
 
 def last_failure(ledger: Ledger) -> Record | None:
-    """The event of the last message, where it was given up; None where it was delivered."""
+    """The event of the last message if that was given up; else None."""
     events = list(ledger.events(KIND))[-1:]
     return events[0] if events and events[0]["body"]["failure"] else None
 

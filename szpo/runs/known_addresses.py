@@ -1,8 +1,8 @@
-"""Addresses that runs may call here, each with the variable whose secret goes there.
+"""Addresses that runs may call, each with the environment variable whose secret is sent there.
 
-A record can come from anybody, and it says where requests go and whose secret goes with them. So
-szpo calls an address on record once it was named on this account: in the settings of a run that
-began here, by ``--trust``, or in $SZPO_TRUST. What was named is kept in the cache's folder.
+A run's file can come from anybody, and it says where requests and secrets go. So szpo calls a
+recorded address only if the user named it: in the settings of a run begun on this account, with
+``--trust``, or in $SZPO_TRUST. Named addresses are kept in the cache folder.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ TRUST_VARIABLE: Final = "SZPO_TRUST"
 
 
 class Call(NamedTuple):
-    """An address and the environment variable whose secret it gets."""
+    """An address and the environment variable whose secret is sent there."""
 
     address: str
     variable: str
 
 
 def calls_of_judge(config: Config) -> Iterator[Call]:
-    """What a judge of these settings calls."""
+    """The address that a judge with these settings calls, if any."""
     if config.judge.base_url is not None:
         yield Call(config.judge.base_url, JUDGE_KEY)
 
 
 def calls_of_run(config: Config) -> Iterator[Call]:
-    """What a run of these settings calls: judge, workers and web hook."""
+    """The addresses that a run with these settings calls: judge, workers and web hook."""
     yield from calls_of_judge(config)
     for url in config.engine.replicas or ():
         yield Call(url, ENGINE_KEY)
@@ -51,7 +51,7 @@ def calls_of_run(config: Config) -> Iterator[Call]:
 
 
 def trust(addresses: Sequence[str]) -> None:
-    """Name addresses for this process and those that it starts."""
+    """Trust addresses in this process and in those that it starts."""
     if addresses:
         os.environ[TRUST_VARIABLE] = " ".join(
             [os.environ.get(TRUST_VARIABLE, ""), *addresses]
@@ -59,7 +59,7 @@ def trust(addresses: Sequence[str]) -> None:
 
 
 def remember(calls: Iterator[Call]) -> None:
-    """Keep what the user named, so that a run goes on by itself after a restart."""
+    """Store addresses that the user named, so that a run can be restarted without asking again."""
     known = _read()
     if not (new := [call for call in calls if call not in known]):
         return
@@ -76,10 +76,10 @@ def remember(calls: Iterator[Call]) -> None:
 
 
 def require_trusted(calls: Iterator[Call], where: str) -> None:
-    """Refuse to call an address on record that nobody named here.
+    """Refuse recorded addresses that nobody named on this account; remember the others.
 
     Raises:
-        UsageError: it names the first such address, the variable, and how to name it.
+        UsageError: the first such address, its variable, and how to name it.
     """
     named, known = os.environ.get(TRUST_VARIABLE, "").split(), _read()
     asked = list(calls)
@@ -95,7 +95,7 @@ def require_trusted(calls: Iterator[Call], where: str) -> None:
 
 
 def _read() -> set[Call]:
-    """What was named before; a line that is none is left out."""
+    """The stored addresses; damaged lines are left out."""
     try:
         text = (cache_dir() / "addresses.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""Triads, ordered by an operator: comparisons of three policies in pairs, which test the link.
+"""Triads, ordered by an operator: three policies compared in pairs, to test the link function.
 
-For each triad θ + cμv, θ and θ − cμv answer the same prompts, with v of an applied step (the
-latest first) and the same random numbers on all sides, as in a step.
+In each triad, θ + cμv, θ and θ − cμv answer the same prompts. v is a direction of an applied step
+(the latest first), and all three use the same random numbers, as in a step.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from szpo.voting import step_plan, triads
 from szpo.voting.casting import VoteRequest
 
 TRIADS: Final = 20
-"""Triads of an order that names no number."""
+"""Default number of triads of an order."""
 RADIUS: Final = 2
-"""c: the outer batches stand c times as far from θ as those of a step."""
+"""c: the outer policies are c times as far from θ as those of a step."""
 EDGES: Final = ((0, 1), (1, 2), (0, 2))
-"""Batches (θ + cμv, θ, θ − cμv) of the comparisons ab, bc, ac; the first is plus."""
+"""Indices into (θ + cμv, θ, θ − cμv) of the comparisons ab, bc, ac; the first is plus."""
 AT_ONCE: Final = 4
-"""Triads of one call to the policy."""
+"""Triads drawn by one call of the policy."""
 
 
 def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
-    """Draw the batches and store three comparisons a triad with the order's settlement, at once.
+    """Draw the batches; store three comparisons a triad and settle the order in one transaction.
 
     Raises:
         UsageError: there are no training prompts.

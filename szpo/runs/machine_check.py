@@ -1,4 +1,4 @@
-"""What a machine has and lacks for szpo: versions, disk, memory, model files, known traps."""
+"""Checks of a machine: versions, disk, memory, model files, known problems."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ GIB = 2**30
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
 
 TIMED_ANSWERS = 16
-"""Answers on which the time of one is measured; a step's batches are larger, and a bit faster."""
+"""Answers timed at once; a step's batches are larger, so its answers are a bit faster."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: ``ok``, ``warn`` (works, with a trap) or ``fail`` (will not work)."""
+    """Result of one check: ``ok``, ``warn`` (works, with a risk) or ``fail`` (will not work)."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -38,12 +38,12 @@ class Check:
 
 
 def examine(folder: Path) -> list[Check]:
-    """Every check of this machine, for runs whose files will be in ``folder``."""
+    """Run every check of this machine, for runs whose files will be in ``folder``."""
     return [check for look in CHECKS for check in look(folder)]
 
 
 def versions() -> dict[str, str]:
-    """The libraries that a run is made with, as it records them; missing ones are left out."""
+    """Versions of Python, SQLite and libraries for a run's record; missing ones are left out."""
     found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
-    """Seconds that an answer takes on this machine, measured on `TIMED_ANSWERS` of the base's.
+    """Seconds that an answer takes on this machine, measured on `TIMED_ANSWERS` of the base model.
 
     A first small batch, which warms up, is not counted. Nothing is stored.
 
@@ -77,7 +77,7 @@ def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
 
 
 def load_average() -> float:
-    """Processes that wanted a core in the last minute, on average; NaN where nobody counts."""
+    """The load average of the last minute; NaN where the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
@@ -94,9 +94,10 @@ def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
-    """SQLite may lose pages when one connection commits while another checkpoints.
+    """Whether SQLite may lose pages when one connection commits while another checkpoints.
 
-    In 3.7.0 to 3.51.2, but for the corrected 3.44.6 and 3.50.7; see sqlite.org/wal.html.
+    In 3.7.0 to 3.51.2, except from 3.44.6 in 3.44 and from 3.50.7 in 3.50; see
+    sqlite.org/wal.html.
 
     >>> has_wal_reset_bug((3, 40, 1)), has_wal_reset_bug((3, 50, 7)), has_wal_reset_bug((3, 51, 3))
     (True, False, False)
@@ -160,7 +161,7 @@ def _device(_: Path) -> Iterator[Check]:
         from szpo.models import devices
 
         yield Check("device", "ok", devices.describe(devices.choose()))
-    except Exception as error:  # a driver that does not fit fails in ways of its own
+    except Exception as error:  # a wrong driver can raise anything
         yield Check("device", "warn", f"{error}; set model.device to cpu")
 
 

@@ -1,8 +1,8 @@
-"""The process that holds the model: it drives the run and fulfils the operators' orders.
+"""The process that holds the model: it drives the run and carries out operators' orders.
 
-While the run goes on it drives it; while it is paused, stopped or finished it stands by, keeps
-the lease, and goes on when somebody lets it. Orders (`szpo.ledger.orders`) are fulfilled whenever
-votes are awaited and while standing by.
+While a run is paused, stopped or finished, the process stands by: it keeps the lease and waits
+until somebody resumes the run. It carries out orders (`szpo.ledger.orders`) whenever it waits for
+votes or stands by.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _FULFIL: Final = {
     "triads": link_triads.fulfil,
 }
 _CHANGES: Final = ("pause", "unpause", "stop", "limits", BUDGET)
-"""Events after which a run that stood still may go on."""
+"""Kinds of events after which a waiting run may continue."""
 
 
 def fulfil(ledger: Ledger, parts: RunParts, say: Say) -> int:
-    """Fulfil the open orders; returns how many.
+    """Carry out the open orders; returns how many.
 
-    What cannot be done is settled with its reason, so that it is not tried for ever.
+    An order that fails is settled with the reason, so that it is not tried forever.
 
     Raises:
-        LeaseError, StorageError, IntegrityError: not the order's fault; it stays open.
+        LeaseError, StorageError, IntegrityError: not the order's fault; the order stays open.
     """
     waiting = orders.open_orders(ledger)
     for order in waiting:
@@ -54,7 +54,7 @@ def _fulfil_one(ledger: Ledger, parts: RunParts, order: Order, say: Say) -> None
         raise
     except SzpoError as error:
         reason = str(error)
-    except Exception as error:  # an engine's own: it must not end a run that people vote in
+    except Exception as error:  # the engine's: must not end a run that people vote in
         reason = f"{type(error).__name__}: {error}"
     else:
         return
@@ -63,15 +63,15 @@ def _fulfil_one(ledger: Ledger, parts: RunParts, order: Order, say: Say) -> None
 
 
 class LeaseHolder:
-    """A process that holds a run's lease: what it does while votes are missing, and afterwards.
+    """Holds a run's lease while the run waits for votes, and after it has stopped.
 
-    Between two looks at the ledger, here and in the loop, it calls `turn`.
+    Here and in the loop, `do_one_turn` is called between two reads of the ledger.
     """
 
     def __init__(
         self, ledger: Ledger, parts: RunParts, held: Lease, wait: Callable[[], None], say: Say
     ):
-        """``wait`` is called between two looks at the ledger."""
+        """``wait`` is called between two reads of the ledger."""
         self.held: Final = held
         self._ledger, self._parts, self._wait, self._say = ledger, parts, wait, say
         self._warned: frozenset[str] = frozenset()
@@ -79,10 +79,10 @@ class LeaseHolder:
         self._reported: Outcome | None = None
 
     def do_one_turn(self) -> None:
-        """Keep the lease, warn of what delays the step, fulfil orders, wait.
+        """Check the lease, warn of delays, carry out orders, wait.
 
         Raises:
-            LeaseError: another controller took the run over.
+            LeaseError: another controller took over the run.
         """
         lease.check(self._ledger, self.held.epoch)
         self._warn_of_delays()
@@ -90,7 +90,7 @@ class LeaseHolder:
         self._wait()
 
     def _warn_of_delays(self) -> None:
-        """Say once, when it begins, why an open step may stay open for longer than expected."""
+        """Report each reason for a delay of the open step once, when it first holds."""
         reasons = explain_shortage(self._ledger), explain_delay(self._ledger)
         found = frozenset(filter(None, reasons))
         for reason in sorted(found - self._warned):
@@ -98,7 +98,7 @@ class LeaseHolder:
         self._warned = found
 
     def stand_by(self, outcome: Outcome) -> None:
-        """Stay with a run that ended, stopped or paused so, until somebody lets it go on."""
+        """Wait with a run that ended, stopped or paused, until something may let it continue."""
         if outcome != self._reported:
             self._reported = outcome
             then = _how_to_resume(self._ledger)
@@ -109,7 +109,7 @@ class LeaseHolder:
 
 
 def _how_to_resume(ledger: Ledger) -> str:
-    """Who lets a paused run go on, after "standing by"; nothing where it is not paused."""
+    """How a paused run is resumed, as text after "standing by"; "" where it is not paused."""
     if lease.controller(ledger)["paused_by"] is None:
         return ""
     button = "Resume" if steps.has_opened(ledger) else "Start the run"
@@ -119,7 +119,7 @@ def _how_to_resume(ledger: Ledger) -> str:
 def explain_shortage(ledger: Ledger) -> str | None:
     """Why the open step cannot get all its votes from those who may vote; None if it can.
 
-    Nor is there one where a simulated panel answers: it enrols itself.
+    None also for a panel that is not of people: it enrols its panelists itself.
     """
     row = _open_step(ledger)
     if row is None or _panel_settings(ledger).get("kind", "people") != "people":
@@ -132,7 +132,7 @@ def explain_shortage(ledger: Ledger) -> str | None:
         "AND json_extract(body, '$.panelist') = p.panelist) OR EXISTS "
         "(SELECT 1 FROM credentials WHERE panelist = p.panelist AND revoked_us IS NULL)"
     )[0]["n"]
-    # Somebody who skipped has been asked and is not asked again.
+    # Somebody who skipped a comparison is not asked it again.
     lost = ledger.query(
         "SELECT c.comparison, count(l.assignment) AS lost FROM comparisons c LEFT JOIN "
         "(SELECT a.comparison, a.assignment FROM assignments a JOIN votes v USING (assignment) "
@@ -152,7 +152,7 @@ def explain_shortage(ledger: Ledger) -> str | None:
 
 
 def explain_delay(ledger: Ledger) -> str | None:
-    """Why an open step whose deadline has passed is still open; None if it is not."""
+    """Why a step is still open after its deadline; None if no step is."""
     minutes, quorum = (
         _panel_settings(ledger).get(name) for name in ("deadline_minutes", "quorum")
     )

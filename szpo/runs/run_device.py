@@ -1,7 +1,7 @@
-"""Which model a run has and where it computes: chosen when it is created, the same when resumed.
+"""A run's model and device: chosen when the run is created, the same when it is resumed.
 
-Answers of another kind of device differ in their last bits, and so in words and votes. Weights
-do not: they follow from the recorded updates on any machine (`szpo.replay`).
+Another kind of device computes other last bits, and so other words and votes. Weights do not
+differ: they follow from the recorded updates on any machine (`szpo.replay`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
 
 DEVICE_CHANGED = "device"
-"""Kind of the event by which a run goes on elsewhere."""
+"""Kind of the event that records another device."""
 
 
 def choose(config: Config) -> Config:
     """Replace ``auto`` in the settings by a model, a device and a dtype.
 
-    They are this machine's, or the workers'. Workers compute on a GPU in bf16 where `engine.gpus`
-    gives them one, else on a CPU, taken to be like this one; the model that ``auto`` stands for
-    there is smollm2.
+    They are this machine's, or the workers'. Workers compute on a GPU in bf16 if `engine.gpus`
+    gives them one, else on a CPU, assumed to be like this one; their ``auto`` model is smollm2.
 
     Raises:
-        UsageError: the device or the engine that they name is not to be had.
+        UsageError: the named device or engine is not available.
     """
     from szpo.models import devices
 
@@ -72,18 +71,18 @@ def restore(
     Args:
         config: The run's recorded settings.
         ledger: The run.
-        wanted: A device that somebody chose for the rest of the run.
-        driven: The run goes on. Where it does not, any device will do.
-        say: Called with a line where the device is another one.
+        wanted: The device that the user chose for the rest of the run, if any.
+        driven: The run is to continue; if it is only read, any device will do.
+        say: Called with a line if another device is used.
 
     Raises:
-        UsageError: the run's device is not on this machine, or is of another model there.
+        UsageError: the run's device is not on this machine, or is another model of GPU.
     """
     from szpo.models import devices
 
     device, hardware = read_device(ledger)
     name = ledger.path.name
-    if driven and config.engine.kind == "ray":  # the workers show what they compute on
+    if driven and config.engine.kind == "ray":  # `require_same` checks the workers' device
         usual = "cuda" if config.engine.gpus else "cpu"
         if wanted not in (None, "auto", usual):
             raise UsageError(f"--device {wanted}: the workers of {name} compute on {usual}")
@@ -113,7 +112,7 @@ def require_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> No
     """Refuse workers with another model of GPU than the run had; see `restore`.
 
     Raises:
-        UsageError: it is another one, and nobody ``wanted`` to go on there.
+        UsageError: it is another one, and ``wanted`` does not accept it.
     """
     device, hardware = read_device(ledger)
     if wanted is None and hardware is not None and facts.hardware != hardware:
@@ -124,16 +123,16 @@ def require_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> No
 
 
 def read_device(ledger: Ledger) -> tuple[str, str | None]:
-    """The device on which a run computed last, and its model where that was noted."""
+    """The device on which a run computed last, and its GPU model if that was recorded."""
     for event in reversed(list(ledger.events(DEVICE_CHANGED))):
         return event["body"]["device"], event["body"]["hardware"]
     base: dict[str, Any] = ledger.spec.get("base") or {}
-    # Runs without the setting are older than it, and ran on the CPU.
+    # Runs older than this setting ran on the CPU.
     return ledger.spec["config"]["model"].get("device", "cpu"), base.get("hardware")
 
 
 def record_move(ledger: Ledger, facts: ModelFacts) -> None:
-    """Write down that a run goes on, on the device that holds its model, where that is new."""
+    """Record the device that holds the run's model now, if it is another than before."""
     now = (str(facts.device), facts.hardware)
     if now != read_device(ledger):
         body = {"device": now[0], "hardware": now[1]}

@@ -1,4 +1,4 @@
-"""Who holds a run's language model: this process, or the workers of its engine."""
+"""Where a run's language model is loaded: in this process, or on the workers of its engine."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 ENGINE_CHANGED: Final = "engine"
 """Event kind: the run's workers changed."""
 PolicyFactory: TypeAlias = "Callable[..., Policy]"
-"""What a package registers at `szpo.policies`: a function of ``root_seed``."""
+"""A function of ``root_seed`` that another package registers at `szpo.policies`."""
 RETRY_S: Final = 5.0
-"""How often it is tried whether an engine that is away is back."""
+"""Seconds between two tries to reach an engine that is away."""
 CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "local": (),
     "ray": ("address", "workers"),
     "vllm": ("replicas", "adapters", "server_adapters", "insecure"),
 }
-"""What may change by kind of engine when a run is resumed: answers do not depend on it."""
+"""By kind of engine: settings that may change at resuming, since answers do not depend on them."""
 AWAY: Final = (
     "the machines that write the answers cannot be reached; the run continues when they are back"
 )
 
 
 def find_factory(config: Config) -> PolicyFactory | None:
-    """Find another package's policy where the model's name is one's; None: a language model.
+    """Find another package's policy by the model's name; None: it is a language model.
 
     Raises:
-        UsageError: The settings give it no radius.
+        UsageError: The settings lack `optimizer.mu`, which such a policy needs.
     """
     name = config.model.name
     if name not in plugins.names("szpo.policies"):
@@ -58,15 +58,15 @@ def find_factory(config: Config) -> PolicyFactory | None:
 
 
 def load_host(config: Config, *, adapter: bool, driven: bool) -> Host:
-    """Load a run's model, or have the workers of its engine load it where the run is ``driven``.
+    """Load a run's model; if the run is ``driven``, on the workers of its engine.
 
     Args:
         config: The run's settings.
-        adapter: Read the starting adapter as well, as a new run does.
-        driven: The run goes on; for a look at it the model is loaded here.
+        adapter: Also read the starting adapter, as for a new run.
+        driven: The run is to continue; else the model is loaded in this process.
 
     Raises:
-        UsageError, ResourceError: The model or the engine cannot be had.
+        UsageError, ResourceError: The model or the engine is not available.
         IntegrityError: Two workers hold different models.
     """
     from szpo.policies import language_model
@@ -79,14 +79,14 @@ def load_host(config: Config, *, adapter: bool, driven: bool) -> Host:
     if driven and config.engine.kind == "vllm":
         from szpo.cluster.vllm_engine import ServedHost
 
-        # People take minutes for a step, and what they read is worth a second of rescoring.
+        # People take minutes for a step, so a second to rescore each row does not matter.
         return ServedHost(host.facts, config.engine, each_row=config.panel.kind == "people")
     return host
 
 
 @contextlib.contextmanager
 def closed_on_error(host: Host) -> Iterator[None]:
-    """Let go of the model where the block ends by an error."""
+    """Release the model if the block raises."""
     try:
         yield
     except BaseException:
@@ -98,7 +98,7 @@ def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Co
     """The settings of a recorded run that is to be driven; see `restore`.
 
     Raises:
-        UsageError: Its record would have an address called that nobody named here.
+        UsageError: Its record calls an address that nobody named on this machine.
     """
     config = settings_file.check_recorded(ledger.spec["config"], where=ledger.path.name)
     config = restore(config, ledger, wanted)
@@ -107,7 +107,7 @@ def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Co
 
 
 def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) -> Config:
-    """The settings with the engine as the run had it last, changed by what is ``wanted`` now.
+    """The settings with the run's last engine settings, changed by the ``wanted`` ones.
 
     Raises:
         UsageError: A setting is not one of `CHANGEABLE`, or does not fit the run's engine.
@@ -134,14 +134,14 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
 
 
 def _addresses(wanted: Mapping[str, Any]) -> list[str]:
-    """Those that the user names now; what is none is refused later."""
+    """Addresses that the user names now; values of a wrong type are refused later."""
     replicas = wanted.get("replicas")
     every = [wanted.get("address"), *(replicas if isinstance(replicas, list) else ())]
     return [each for each in every if isinstance(each, str)]
 
 
 def record_move(ledger: Ledger, config: Config) -> None:
-    """Write down where the workers of a resumed run are, where that is new."""
+    """Record a resumed run's engine settings that may change, if they did."""
     names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
     now = {name: getattr(config.engine, name) for name in names}
     before = ledger.spec["config"].get("engine", {})
@@ -153,7 +153,7 @@ def record_move(ledger: Ledger, config: Config) -> None:
 
 
 def is_away(config: Config) -> bool:
-    """Whether nobody answers where the settings' workers are looked for."""
+    """Whether the settings' workers or servers cannot be reached."""
     if config.engine.kind == "vllm":
         from szpo.cluster import vllm_engine
 
@@ -166,7 +166,7 @@ def is_away(config: Config) -> bool:
 
 
 def leave(config: Config) -> None:
-    """Forget a cluster that is gone, so that this process can join one again."""
+    """Leave a cluster that is gone, so that this process can join one again."""
     if config.engine.kind == "ray":
         from szpo.cluster import ray_engine
 
@@ -174,21 +174,21 @@ def leave(config: Config) -> None:
 
 
 def note_away(ledger: Ledger) -> None:
-    """Pause a run whose engine is gone, so that its operator reads why nothing happens."""
+    """Pause a run whose engine is away; the operator sees the reason."""
     if lease.controller(ledger)["paused_by"] is None:
         pauses.pause(ledger, ENGINE_CHANGED, AWAY)
 
 
 def note_back(ledger: Ledger) -> None:
-    """Let a run that `note_away` paused go on."""
+    """Unpause a run that `note_away` paused."""
     if lease.controller(ledger)["paused_by"] == ENGINE_CHANGED:
         pauses.unpause(ledger, ENGINE_CHANGED)
 
 
 def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check]:
-    """Look at the settings' engine: is it there, and what will a step cost there?
+    """Check that the settings' engine can be reached, and measure what a step costs there.
 
-    Has workers or servers answer a chunk each, twice; the second time is what counts.
+    Workers or servers answer a chunk each, twice; the second time is the measured one.
     """
     engine, o = config.engine, config.optimizer
     if engine.is_local:
@@ -214,17 +214,17 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
 
 
 class _Measured(NamedTuple):
-    """An engine that has answered."""
+    """What an engine that answered is, and how fast."""
 
     what: str
     rows: int
-    """Of a chunk."""
+    """In a chunk."""
     places: int
-    """Workers or servers."""
+    """Number of workers or servers."""
     seconds: float
-    """For a chunk at each of them, at once."""
+    """Time in which all of them answer a chunk each, in parallel."""
     chunk_bytes: int = 0
-    """Sent and received for a chunk, where that is known."""
+    """Bytes sent and received for a chunk; 0 where not known."""
 
 
 def _ask_servers(config: Config, prompt: str) -> _Measured:

@@ -1,4 +1,4 @@
-"""The prompts of a run: as its model is asked them, and the same ones when it is resumed."""
+"""The prompts of a run: fitted to its model, and the same ones when the run is resumed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from szpo.types import Prompt, Say
 def restore(
     config: Config, ledger: Ledger, *, needed: bool, language: bool, say: Say
 ) -> PromptSet:
-    """The prompts that the run began with; without them a finished run can still be exported.
+    """Read the prompts that the run began with; a run can be exported without them.
 
     ``language``: the run's policy is a language model, which reads a limited number of tokens.
 
     Raises:
-        UsageError: Their file is gone, and they are needed.
-        IntegrityError: Their file holds other prompts now, and they are needed.
+        UsageError: Their file is gone, and they are ``needed``.
+        IntegrityError: Their file holds other prompts now, and they are ``needed``.
     """
     digest = ledger.spec.get("prompts", {}).get("sha256")
     try:
         found = promptfiles.load_configured(config.prompts, say)
-        # Refused when the run began; here only what was cut then must be cut again.
+        # Overlong prompts were refused when the run began; here only cutting must be repeated.
         if config.prompts.too_long == "cut" and language:
             found = fit(config, found)
         if digest not in (None, found.sha256):
@@ -45,10 +45,10 @@ def restore(
 
 
 def fit(config: Config, prompts: PromptSet) -> PromptSet:
-    """The prompts as the settings' language model is asked them.
+    """Cut or refuse prompts that are too long for the settings' language model.
 
     Raises:
-        UsageError: One is too long for it, and the settings do not cut.
+        UsageError: One is too long, and the settings do not cut.
     """
     from szpo.data import prompt_room
     from szpo.models import context
@@ -59,7 +59,7 @@ def fit(config: Config, prompts: PromptSet) -> PromptSet:
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
-    """A person's own questions as a run's model is asked them, with the run's system prompt.
+    """A person's own questions as prompts for a run's model, with the run's system prompt.
 
     Raises:
         UsageError: One is longer than the model reads, and the run does not cut.

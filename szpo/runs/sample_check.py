@@ -1,8 +1,8 @@
-"""A look at sample answers before people are asked, and a refusal where too many are of no use.
+"""A check of sample answers before people vote; a run with too many useless ones is paused.
 
 Before its first round a run for people draws `SAMPLES` answers to its own prompts, counts those
 that nobody can judge, and records both. Shares beyond `szpo.generation.answer_shares.BOUNDS` pause
-the run; the operator may open it all the same, which the record then says.
+the run; the operator may still open it, which is recorded.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ SAMPLES: Final = 20
 DRAWN_EVENT: Final = "sample check"
 ACCEPTED: Final = "samples accepted"
 PAUSED_BY: Final = "the sample check"
-"""Who pauses a run whose samples are beyond the bounds."""
+"""Recorded as who paused a run whose samples are beyond the bounds."""
 ADVICE: Final = "take a larger model, a lower temperature or longer answers (docs/hardware.md)"
 HOW_TO_OPEN: Final = "open all the same with --accept-samples, or on the operator's page"
 RECENT_ROUNDS: Final = 3
-"""Rounds whose answers make the shares that are shown while a run goes on."""
+"""How many last rounds count for the shares that are shown while a run goes on."""
 _SHOWN: Final = 96
 """Characters of a sample that the terminal shows."""
 _IN_TERMINAL: Final = 3
@@ -48,19 +48,19 @@ class Sample:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Keys of the shares that it is counted in."""
+        """Keys of the shares in which this sample is counted."""
         own = answer_shares.measure([self.answer], None if self.margin is None else [self.margin])
         return tuple(name for name, value in own.list_shares() if value.hits)
 
 
 @dataclass(frozen=True, slots=True)
 class SampleCheck:
-    """The samples of a run with what was found."""
+    """The samples of a run and their shares."""
 
     samples: tuple[Sample, ...]
     shares: AnswerShares
     accepted: str | None
-    """Who opened the run whatever the samples are; None where nobody did."""
+    """Who opened the run without regard to the samples; None where nobody did."""
 
     @property
     def refusal(self) -> str:
@@ -96,13 +96,13 @@ def check_once(ledger: Ledger, parts: RunParts, say: Say) -> None:
 
 
 def accept(ledger: Ledger, by: str) -> None:
-    """Open the run whatever its samples are; recorded once."""
+    """Allow the run to open without regard to its samples; recorded once."""
     if not list(ledger.events(ACCEPTED)):
         ledger.record_event(ACCEPTED, by, {})
 
 
 def read(ledger: Ledger) -> SampleCheck | None:
-    """The samples on record; None in a run without."""
+    """The recorded samples; None in a run without."""
     drawn = list(ledger.events(DRAWN_EVENT))
     if not drawn:
         return None
@@ -134,7 +134,7 @@ def recent_shares(ledger: Ledger) -> AnswerShares | None:
 
 
 def describe(found: SampleCheck) -> list[str]:
-    """The first samples for a terminal, a line each, then the shares of all."""
+    """Lines for a terminal: the first samples, then the shares of all."""
     lines = []
     for each in found.samples[:_IN_TERMINAL]:
         faults = ", ".join(NAMES[name] for name in each.faults)
@@ -147,7 +147,7 @@ def describe(found: SampleCheck) -> list[str]:
 
 
 def _draw(ledger: Ledger, parts: RunParts) -> dict[str, Any]:
-    """Sample answers and their margins as an event's body."""
+    """Draw sample answers and measure their margins; returns the event's body."""
     key = seeds.derive(ledger.root_seed, "sample check")
     pool, seed = parts.prompts.train, seeds.as_seed(key)
     asked = [pool[i] for i in seeds.endless_order(len(pool), SAMPLES, lambda lap: key)]

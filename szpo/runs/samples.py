@@ -1,7 +1,7 @@
-"""Answers of a run's policy as it was after any of its steps, and the orders for them.
+"""Answers of a run's policy after any of its steps, and the operators' orders for them.
 
-The weights are recomputed from the ledger's updates, never stored. The base is θ₀ of this ledger
-(for a branch, the parent's weights where it left them), the current policy is the head.
+The weights are recomputed from the ledger's updates, never stored. "base" is this ledger's θ₀ (in
+a branch, the parent's weights there); "current" is the policy after all applied steps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from szpo.seeds import as_seed
 from szpo.types import Answer, Comparison, Prompt, Row
 
 PROMPTS = 6
-"""Prompts of an order that names no number."""
+"""Default number of prompts of an order."""
 COMPARISONS = 20
-"""Comparisons of a final order that names no number."""
+"""Default number of comparisons of a final order."""
 
 
 def sample_answers(
@@ -39,10 +39,10 @@ def sample_answers(
     seed: int,
     share: float = 1.0,
 ) -> tuple[tuple[Answer, ...], str]:
-    """One answer to each prompt by the weights after the steps < ``until``, and their digest.
+    """One answer to each prompt with the weights after the steps < ``until``, and their digest.
 
-    ``until`` None is the head, ``share`` how far from θ₀ to those weights. The same seed means the
-    same random numbers for any weights.
+    ``until`` None: after all steps. ``share`` is how far to go from θ₀ to those weights. The same
+    seed gives the same random numbers with any weights.
 
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
@@ -55,7 +55,7 @@ def sample_answers(
 
 
 def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
-    """Ask the base, the weights after the step that was named, and the head the same prompts.
+    """Sample the base, the policy after the order's step, and the current one on the same prompts.
 
     The result has "prompts" (texts) and "columns": each a "name" (base, step k or current), the
     last step applied ("step", None for the base), "theta_sha256" and "answers" ([text, end]).
@@ -80,11 +80,11 @@ def fulfil(ledger: Ledger, order: Order, parts: RunParts) -> None:
 
 
 def fulfil_final(ledger: Ledger, order: Order, parts: RunParts) -> None:
-    """Draw a blind final comparison's answers, and store it with the order's settlement at once.
+    """Draw a blind final comparison's answers; store it and settle its order in one transaction.
 
-    Plus is the tuned policy, or a point on the way to it, and minus the base. The two sides draw
-    independent random numbers (unlike a step's), because the figure is meant for readers: how
-    often an answer of the one is preferred to one of the other, each drawn as a user would get it.
+    Plus is the tuned policy, or a point on the way to it, and minus the base. Unlike in a step,
+    the two sides draw independent random numbers: the figure says how often an answer of one is
+    preferred to an answer of the other, each drawn as a user would get it.
 
     Raises:
         UsageError: there are no held-out prompts, or no step is applied.
@@ -119,7 +119,7 @@ def cut(
     ledger: Ledger, kind: Literal["final", "aa"], pairs: Sequence[Row], rows: int,
     place: int | None = None,
 ) -> list[Comparison]:  # fmt: skip
-    """Comparisons of so many rows each; ``place`` is that of their order, if there is one."""
+    """Cut pairs into comparisons of ``rows`` rows; ``place`` is that of their order, if any."""
     return [
         Comparison(
             seeds.derive(ledger.root_seed, kind, k=place, name=str(n)).hex(),
@@ -132,7 +132,7 @@ def cut(
 def draw_prompts(
     ledger: Ledger, name: str, place: int, pool: Sequence[Prompt], count: int
 ) -> list[Prompt]:
-    """Prompts in an order that ``name`` seeds; where they run out, in another order again."""
+    """Draw prompts in an order that ``name`` seeds; when all are used, in a new order."""
     root, size = ledger.root_seed, len(pool)
     order = seeds.endless_order(
         size, count, lambda lap: seeds.derive(root, name, step=lap * size, k=place)
@@ -144,10 +144,10 @@ def draw_prompts(
 def policy_at(
     ledger: Ledger, parts: RunParts, until: int | None, share: float = 1.0
 ) -> Iterator[Policy]:
-    """Lend the policy at the weights after the steps < ``until``, and move it back afterwards.
+    """Yield the policy with the weights after the steps < ``until``; move it back afterwards.
 
-    They are those recommended then, or at a ``share`` of the way from θ₀ to them; ``until`` None
-    is after all steps.
+    They are the weights recommended then, or a ``share`` of the way from θ₀ to them; ``until``
+    None: after all steps.
 
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
@@ -155,7 +155,7 @@ def policy_at(
     """
     policy: Any = parts.policy
     if until is None and policy.digest() != theta_digest(ledger):
-        # What it answers would pass for the new weights'.
+        # Its answers would be taken for those of the new weights.
         raise LeaseError(
             f"{ledger.path.name}: another controller has moved this run on; this one stops"
         )
@@ -167,7 +167,7 @@ def policy_at(
         with moved(policy, there):
             yield policy
     elif parts.maker is not None and share == 1:
-        replay.fold(ledger, until)  # raises where that step is not there
+        replay.fold(ledger, until)  # raises if there is no such step
         other = at_start(ledger, parts.maker(root_seed=parts.settings.root_seed))
         replay.apply_recorded(ledger, parts.settings, other, until)
         yield other

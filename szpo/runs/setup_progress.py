@@ -1,8 +1,8 @@
-"""How far the set-up of a run is, in a small file beside the place of the run's own file.
+"""Progress of a run's set-up, in a small file beside the path of the run's own file.
 
-A new run has no file of its own until its set-up is done, which can take minutes. Whoever sets it
-up writes the stages here and holds a lock; the file goes with the set-up, and without the lock it
-says nothing.
+A new run has no file until its set-up is done, which can take minutes. The process that sets it up
+writes the stages here and holds a lock. The file is removed after the set-up; if nobody holds the
+lock, it is ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from szpo.files import private
 from szpo.locks import try_lock
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, parts done, parts in all); 0 parts where they are not counted."""
+"""A function of (stage, parts done, parts in all); 0 where parts are not counted."""
 
 SUFFIX: Final = "-setup"
 MOST_BYTES: Final = 4096
@@ -49,9 +49,9 @@ def unseen(stage: str, done: int, of: int) -> None:
 
 @contextlib.contextmanager
 def writing(run: Path) -> Iterator[Progress]:
-    """Yield the function that takes the stages of the set-up of the run ``run`` (its file).
+    """Yield the function that writes the stages of a set-up; ``run`` is the run's future file.
 
-    A place that cannot be written is no reason to stop a set-up: then nobody can read of it.
+    If the small file cannot be written, the set-up goes on without it.
     """
     place, stages = _file_of(run), dict[str, tuple[int, int]]()
     with contextlib.ExitStack() as stack:
@@ -75,18 +75,18 @@ def writing(run: Path) -> Iterator[Progress]:
 
 
 def read(run: Path) -> tuple[Stage, ...] | None:
-    """The stages begun so far, the last one at work; None where nobody sets this run up."""
+    """The stages begun so far, the last one still going on; None if nobody sets this run up."""
     with contextlib.suppress(OSError), _file_of(run).open("rb") as file:
         if try_lock(file.fileno(), shared=True):  # left by a process that was killed
             return None
-        with contextlib.suppress(ValueError):  # caught between two writes
+        with contextlib.suppress(ValueError):  # read in the middle of a write
             return tuple(Stage(*each) for each in json.loads(file.read(MOST_BYTES)))
         return ()
     return None
 
 
 def describe(run: Path) -> str | None:
-    """In words that a run is being set up, and how far; None where nobody does."""
+    """A sentence that a run is being set up, and how far; None if it is not."""
     stages = read(run)
     if stages is None:
         return None

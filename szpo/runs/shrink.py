@@ -1,8 +1,8 @@
-"""Points on the line from a run's start to its end, measured: how far is it worth going?
+"""Measures points on the line from a run's start to its end, to find how far to go.
 
-Shrinking weights towards the start gives back some of what was gained and more of what was lost
-(WARP, arXiv 2406.16768, calls it linear interpolation towards initialization). Guards need no
-votes, so several points can be measured when a run is over. Nothing is written into the ledger.
+Shrinking weights towards the start loses some of the gain and undoes more of the damage (WARP,
+arXiv 2406.16768, calls it linear interpolation towards initialization). Guards need no votes, so
+several points can be measured after a run. Nothing is written into the ledger.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy
 
 SHARES: Final = (0.25, 0.5, 0.7, 1.0)
-"""Of the way from the start: the points that are measured."""
+"""The measured points, as shares of the way from the start."""
 SAMPLES: Final = 4
 """Answers to each held-out prompt."""
 
@@ -45,7 +45,7 @@ class Point:
     guards: tuple[Guard, ...] = ()
     """Against the base; none for the base itself."""
     gap: str | None = None
-    """Why the guard of the topic is missing."""
+    """Why the topic guard is missing; None if it is there."""
     gain: Estimate | None = None
     """Mean reward above the base's, 95 % interval over prompts; None where there is no reward."""
 
@@ -65,7 +65,7 @@ def measure_points(
     samples: int = SAMPLES,
     score: Score | None = None,
 ) -> Iterator[Point]:
-    """Measure the base and then each point, all with the same random numbers; θ ends where it was.
+    """Measure the base, then each point, with the same random numbers; θ is restored at the end.
 
     Args:
         policy: At the end of the line.

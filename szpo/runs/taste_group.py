@@ -1,4 +1,4 @@
-"""What the voters of one taste recommend: a run's recorded votes fitted anew, theirs alone."""
+"""An adapter for the voters of one taste, fitted to their recorded votes alone."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from szpo.types import Say, Theta
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Panelists of one taste, to whose recorded votes alone an adapter was fitted."""
+    """Panelists of one taste, and the adapter fitted to their recorded votes alone."""
 
     number: int
-    """Of the cluster, from 1."""
+    """The cluster's number, from 1."""
     features: str
-    """In which the clusters were found."""
+    """The set of features in which the clusters were found."""
     members: tuple[str, ...]
     """Pseudonyms."""
     votes: int
     theta: Theta
     kl: float
-    """To the run's start, nats per answer, as measured."""
+    """Measured KL to the run's start, nats per answer."""
     measured: HeldOut
-    """Its guards; none where no prompts are held out."""
+    """Its guards; empty if no prompts are held out."""
 
 
 def fit_group(
@@ -42,12 +42,12 @@ def fit_group(
     *,
     say: Say,
 ) -> Group:
-    """Fit the votes of a cluster, and measure its point as the run measures its own.
+    """Fit the votes of a cluster, and measure the fitted point as the run measures its own.
 
     Args:
         ledger: The run; nothing is written.
-        number: Of the cluster, from 1.
-        features: In which the clusters were found.
+        number: The cluster's number, from 1.
+        features: The set of features in which the clusters were found.
         members: Pseudonyms.
         say: Called with each line for the user.
 

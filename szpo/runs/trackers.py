@@ -1,9 +1,8 @@
-"""Trackers: callbacks that send a run's figures to TensorBoard, Weights & Biases or MLflow.
+"""Trackers: callbacks that log a run's figures to TensorBoard, Weights & Biases or MLflow.
 
-``tracking.kind`` names one; others register at the entry point `szpo.trackers` a function
-``tracker(place)`` that returns a `Callback`. `NAMES` and `read_scalars` are all that
-trackers send of a step: numbers only. Of the settings they send those of
-`szpo.runs.callbacks.SHOWN`.
+``tracking.kind`` names one. Other packages register a function ``tracker(place)``, which returns a
+`Callback`, at the entry point `szpo.trackers`. szpo's own log only the numbers of `read_scalars`
+after a step, and the settings of `szpo.runs.callbacks.SHOWN`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from szpo.types import Say
 
 GROUP: Final = "szpo.trackers"
 PROJECT: Final = "szpo"
-"""Of Weights & Biases, and the experiment of MLflow, where their own variables name none."""
+"""W&B's project and MLflow's experiment, unless their own environment variables name one."""
 
 NAMES: Final[Mapping[str, str]] = {
     "votes": "votes/counted", "total_votes": "votes/total", "ties": "votes/ties",
@@ -35,11 +34,11 @@ NAMES: Final[Mapping[str, str]] = {
     "norm": "weights/norm", "moved": "weights/moved", "mu": "optimizer/mu",
     "alpha": "optimizer/alpha",
 }  # fmt: skip
-"""Figures of a step as trackers call them."""
+"""Figures of a step, by attribute of `StepReport`, with their names in trackers."""
 
 
 def read_scalars(step: StepReport) -> dict[str, float]:
-    """What trackers send of a step: finite numbers by name; unknown ones are left out."""
+    """The finite numbers of a step, by name in trackers; everything else is left out."""
     found: dict[str, object] = {name: getattr(step, own) for own, name in NAMES.items()}
     found |= {f"answers/{name}": v for name, v in step.figures.items() if name not in NAMES}
     found |= {f"rule/{name}": v for name, v in step.extra.items() if name not in NAMES}
@@ -54,7 +53,7 @@ def read_scalars(step: StepReport) -> dict[str, float]:
 
 @dataclass
 class NeverFatal:
-    """A tracker whose failures end no run: the first is reported, and it is called no more."""
+    """A tracker whose failures end no run: the first is reported, and no more calls follow."""
 
     tracker: Callback
     name: str
@@ -78,7 +77,7 @@ class NeverFatal:
             return
         try:
             act()
-        except Exception as error:  # of another library, or of its network
+        except Exception as error:  # another library's, or the network's
             self.broken = True
             first = (str(error).splitlines() or [""])[0]
             self.say(
@@ -88,10 +87,10 @@ class NeverFatal:
 
 
 def open_tracker(kind: str | None, folder: Path, say: Say) -> tuple[Callback, ...]:
-    """The tracker of that name, writing to ``tracking`` in the folder; none where there is none.
+    """Open the tracker ``kind``, which writes to ``tracking`` in the folder; None: no tracker.
 
     Raises:
-        UsageError: nothing has this name, or its library is not installed.
+        UsageError: no tracker has this name, or its library is not installed.
     """
     if kind is None:
         return ()
@@ -104,10 +103,10 @@ def open_tracker(kind: str | None, folder: Path, say: Say) -> tuple[Callback, ..
 
 
 def check(kind: str | None) -> None:
-    """Refuse a tracker that is not there, before a model is loaded.
+    """Check that a tracker exists, before a model is loaded.
 
     Raises:
-        UsageError: nothing has this name, or its library is not installed.
+        UsageError: no tracker has this name, or its library is not installed.
     """
     if kind is not None:
         _find(kind)
@@ -126,7 +125,7 @@ def _find(kind: str) -> Callable[[Path], object]:
     return tracker
 
 
-# ---- the trackers that szpo has itself ----
+# ---- szpo's own trackers ----
 
 
 class TensorBoardTracker:
@@ -164,7 +163,7 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """Logs figures over steps and the run's numeric settings, under the run's own id.
+    """Logs figures over steps and the run's settings, under the run's own id.
 
     Offline runs are files; ``wandb sync FOLDER/wandb/offline-run-…`` sends them, and with
     ``WANDB_MODE=online`` they are sent at once. Console output, code, the machine's name and its
@@ -197,7 +196,7 @@ class WandbTracker:
         self._run.log(read_scalars(step), step=step.step)
 
     def end(self, outcome: Outcome | None) -> None:
-        """Finish the run, with why it ended."""
+        """Finish the run and log why it ended."""
         if self._run is None:
             return
         if outcome is not None:
@@ -210,7 +209,7 @@ PRIVATE: Final[dict[str, Any]] = {
     "x_disable_meta": True, "x_disable_stats": True, "x_disable_machine_info": True,
     "silent": True, "host": "local", "username": "szpo",
 }  # fmt: skip
-"""What W&B would record of the machine, the program and its output is left out."""
+"""Settings that keep W&B from recording the machine, the program and its output."""
 
 
 MLFLOW_FILE: Final = "mlflow.db"
@@ -219,7 +218,7 @@ MLFLOW_STATES: Final = {"finished": "FINISHED", "paused": "KILLED", "stopped": "
 
 
 class MlflowTracker:
-    """Logs figures over steps and the run's numeric settings; a resumed run goes on as one.
+    """Logs figures over steps and the run's settings; a resumed run goes on as one.
 
     Look at them with ``mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db``.
     """
@@ -262,7 +261,7 @@ class MlflowTracker:
         self._client.log_batch(self._id, metrics=figures)
 
     def end(self, outcome: Outcome | None) -> None:
-        """Close the run, with why it ended."""
+        """Close the run and log why it ended."""
         if not self._id:
             return
         state = "FAILED" if outcome is None else MLFLOW_STATES[outcome.status]
@@ -276,4 +275,4 @@ OWN: Final[Mapping[str, tuple[Callable[[Path], Callback], tuple[str, ...]]]] = {
     "wandb": (WandbTracker, ("wandb",)),
     "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
 }
-"""The trackers that szpo has itself, with the modules that each needs."""
+"""szpo's own trackers, with the modules that each needs."""
