@@ -1,1 +1,1 @@
-"""Replay a ledger: weights from updates, updates from votes, and every hash verified."""
+"""Replay a ledger: recompute weights from updates and updates from votes, verify every hash."""

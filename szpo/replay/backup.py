@@ -1,4 +1,4 @@
-"""Copies of a run: a verified backup while the run goes on, and recovery of a damaged file."""
+"""Copies of a run: a verified backup during the run, and recovery from a damaged file."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from szpo.replay.verification import verify
 
 Row = dict[str, Any]
 MAX_LOOKUPS: Final = 100_000
-"""At most this many ids are looked up one by one where a scan cannot pass a damaged page."""
+"""Most row ids that are looked up one by one where a scan cannot pass a damaged page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was recovered from a damaged file into the new one, and what is certainly lost."""
+    """What was recovered from a damaged file, and what is known to be lost."""
 
     rows: Mapping[str, int]
     lost: Mapping[str, tuple[str, ...]]
-    """Table → keys of rows that an event recorded and that cannot be read as recorded."""
+    """By table: keys of rows that an event recorded, but that are missing or changed."""
     report: Report
 
     @property
@@ -49,14 +49,14 @@ class Recovered:
 
 
 def backup(path: Path, out: Path) -> Report:
-    """Copy a run, whole as of one moment, while others go on writing; never over a file.
+    """Copy a run as it is at one moment, while others keep writing; no file is overwritten.
 
-    The copy has passed SQLite's integrity check and `verify` before it takes its name.
+    The copy gets its name only after SQLite's integrity check and `verify` have passed.
 
     Raises:
         StorageError: ``out`` exists or cannot be written.
-        IntegrityError: the copy does not verify, which means that the run does not; or
-            acknowledged events are missing at the run's end.
+        IntegrityError: the copy, and so the run, does not verify; or acknowledged events are
+            missing at the run's end.
     """
     if lacks := witness.problem(path):
         raise IntegrityError(f"{path}: no copy was made: {lacks}; {witness.remedy(path)}")
@@ -65,8 +65,8 @@ def backup(path: Path, out: Path) -> Report:
             contextlib.closing(connection.connect(path, readonly=True)) as source,
             contextlib.closing(connection.connect(draft, readonly=False)) as copy,
         ):
-            source.backup(copy)  # in one step: later commits are not in it
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file; opening it to write undoes it
+            source.backup(copy)  # in one step, without later commits
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
             found = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise IntegrityError(f"{path}: {found}; see: szpo recover {path} --out NEW")
@@ -81,8 +81,8 @@ def backup(path: Path, out: Path) -> Report:
 def recover(path: Path, out: Path) -> Recovered:
     """Write all rows that can still be read into a new file, and list what is lost.
 
-    The damaged file is only read (with its log, from a copy of both). Rows go over as they are;
-    `verify` of the new file says whether what is left is a sound run.
+    The damaged file is not changed: a copy of it and of its log is read. Rows are copied
+    unchanged; the report of `verify` says whether the new file is a valid run.
 
     Raises:
         StorageError: ``out`` exists or cannot be written.
@@ -112,7 +112,7 @@ def recover(path: Path, out: Path) -> Recovered:
 
 
 def _tables() -> list[str]:
-    """Every table of the schema, those first that others refer to."""
+    """All tables of the schema; a table comes before those that refer to it."""
     with contextlib.closing(Database(memory=True)) as fresh:
         fresh.executescript(schema())
         return [name for name in fresh.table_names() if not name.startswith("sqlite_")]
@@ -123,7 +123,7 @@ def _open_leniently(copy: Path, path: Path) -> sqlite3.Connection:
     conn.row_factory = sqlite3.Row
     conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
-        conn.execute("PRAGMA writable_schema=ON")  # so that a broken definition is skipped
+        conn.execute("PRAGMA writable_schema=ON")  # skips broken definitions
         conn.execute("PRAGMA cell_size_check=ON")
         conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
@@ -133,7 +133,7 @@ def _open_leniently(copy: Path, path: Path) -> sqlite3.Connection:
 
 
 def _read_rows(conn: sqlite3.Connection, table: str) -> list[Row]:
-    """The rows of a table before, after and between its damaged pages."""
+    """Read the rows of a table before, after and, by row id, between its damaged pages."""
     key = ", ".join(canonical.KEYS.get(table, ())) or "1"
     rows, whole = _scan(conn, f"SELECT * FROM {table} NOT INDEXED")
     if whole:
@@ -160,7 +160,7 @@ def _scan(conn: sqlite3.Connection, sql: str) -> tuple[list[Row], bool]:
 
 
 def _look_up_rows(conn: sqlite3.Connection, table: str) -> list[Row]:
-    """Look up rows one by one by their number, up to the last that can be found."""
+    """Look up rows one by one by row id, up to the last one or `MAX_LOOKUPS`."""
     try:
         last = conn.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
     except sqlite3.Error:
@@ -186,12 +186,12 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     conn.execute("PRAGMA foreign_keys=OFF")
     conn.execute("BEGIN IMMEDIATE")
     triggers = Database(conn).triggers
-    for trigger in triggers:  # they guard what a run writes; here its rows come back as they were
+    for trigger in triggers:  # they check new rows, and these are copies
         conn.execute(f"DROP TRIGGER {trigger.name}")
     for table, found in rows.items():
         for row in found:
             names, marks = ", ".join(row), ", ".join("?" * len(row))
-            # A row that the table's rules refuse is damaged too; it counts as lost.
+            # A row that breaks the table's constraints is damaged too, and counts as lost.
             with contextlib.suppress(sqlite3.IntegrityError):
                 conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
     for trigger in triggers:
@@ -200,13 +200,13 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
 
 
 def _read_acknowledged(path: Path, rows: Mapping[str, list[Row]]) -> int:
-    """Read the last event from the damaged file's witness; 0 where there is none."""
+    """The number of the last acknowledged event, from the file's witness; 0 without one."""
     head, mark = witness.read(path).head, witness.mark_of(rows["runs"][0]["run"])
     return head.event if head is not None and head.run == mark else 0
 
 
 def _list_lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[str, ...]]:
-    """List what is missing: rows that an event recorded, and events up to the acknowledged one."""
+    """List missing rows that an event recorded, and missing events up to the acknowledged one."""
     recorded: dict[str, dict[str, str]] = {table: {} for table in canonical.CHAINED}
     lost: dict[str, tuple[str, ...]] = {}
     numbers = sorted(row["event"] for row in rows["events"])

@@ -1,6 +1,6 @@
-"""Checks of a ledger's file as it is: schema, chain of events, hash of every row, header.
+"""Checks of a ledger's file: schema, chain of events, hash of every row, header.
 
-Everything is read row by row, so that memory does not grow with the run.
+Tables are read row by row, so memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from szpo.optim.superseded import find_gone
 from szpo.replay.findings import Broken, Examination, Failure
 
 LITESTREAM = {"_litestream_lock", "_litestream_seq"}
-"""Tables that Litestream adds to the file that it copies; nothing of szpo reads them."""
+"""Tables that Litestream adds to a file that it copies; szpo never reads them."""
 
 
 def check_schema(look: Examination) -> None:
@@ -34,7 +34,7 @@ def check_schema(look: Examination) -> None:
     fresh = sqlite3.connect(":memory:")
     try:
         fresh.executescript(schema())
-        # Plain indexes may come and go with versions; all else is the promise.
+        # Plain indexes may differ between versions; everything else may not.
         sql = (
             "SELECT name, sql FROM sqlite_master WHERE type <> 'index' OR sql LIKE '%UNIQUE%' "
             "ORDER BY name"
@@ -52,12 +52,12 @@ def check_schema(look: Examination) -> None:
 
 
 def _normalise(sql: str | None) -> list[str]:
-    """A definition without comments and spacing, which may change between versions."""
+    """A definition's words without comments and spacing, which may differ between versions."""
     return re.sub(r"--[^\n]*", "", sql or "").split()
 
 
 def check_chain(look: Examination) -> None:
-    """Check every event, and store the hash that it recorded of each row (table, key, sha256)."""
+    """Check every event, and store the hash that it recorded for each row, by table and key."""
     ledger, recorded = look.ledger, look.hashes
     recorded.execute("PRAGMA journal_mode = OFF")
     for table in canonical.CHAINED:
@@ -86,7 +86,7 @@ def check_chain(look: Examination) -> None:
 
 
 def check_head(look: Examination) -> None:
-    """Check that the noted hash is that of some event; read the hash of the last one."""
+    """Check that some event has the hash that the user noted; read the hash of the last event."""
     ledger, noted = look.ledger, look.noted_head
     if noted is not None and not ledger.query(
         "SELECT 1 FROM events WHERE row_sha256 = ?", (noted.strip().lower(),)
@@ -98,9 +98,9 @@ def check_head(look: Examination) -> None:
 
 
 def check_rows(look: Examination) -> None:
-    """Compare every append-only row with the hash that its event recorded; count them.
+    """Compare every append-only row with the hash that its event recorded; count the rows.
 
-    Keys are unique in both, so where all rows are recorded, equal numbers mean that none is gone.
+    Keys are unique in both, so if all rows are recorded, equal counts mean that none is missing.
     """
     ledger, recorded = look.ledger, look.hashes
     count = 0
@@ -120,11 +120,11 @@ def check_rows(look: Examination) -> None:
             raise Broken(table, _find_missing(ledger, recorded, table), "was recorded and is gone")
         count += seen
     look.rows = count
-    recorded.close()  # its disk space is needed no longer
+    recorded.close()  # frees its disk space
 
 
 def _find_missing(ledger: Ledger, recorded: sqlite3.Connection, table: str) -> str:
-    """The first recorded row, in order of keys, that the table does not have."""
+    """The smallest key of a recorded row that is not in the table."""
     for row in ledger.stream(f"SELECT * FROM {table}"):
         key = canonical.row_key(table, row)
         recorded.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
@@ -133,13 +133,13 @@ def _find_missing(ledger: Ledger, recorded: sqlite3.Connection, table: str) -> s
 
 
 def check_pages(look: Examination) -> None:
-    """Let SQLite check the pages of the file, and compare tables with their indexes."""
+    """Let SQLite check the file's pages, and its tables against their indexes."""
     if (damage := look.ledger.find_damage()) is not None:
         raise Broken("file", look.ledger.path.name, damage)
 
 
 def check_header(look: Examination) -> None:
-    """Compare the run's row with the hashes of its spec, layout, base and tensors."""
+    """Compare the hashes in the run's row with its spec, layout, base model and tensors."""
     ledger, row = look.ledger, look.ledger.row
     first = ledger.query("SELECT prev_sha256 FROM events ORDER BY event LIMIT 1")[0]
     if sha256(row["spec"]) != row["spec_sha256"] or first["prev_sha256"] != row["spec_sha256"]:
@@ -164,7 +164,7 @@ def check_header(look: Examination) -> None:
 
 
 def check_budget(look: Examination) -> None:
-    """Compare the votes of each step with those that the run had by then; note what was added."""
+    """Check that no step counts more votes than the budget had then; note every added budget."""
     ends = (look.ledger.spec.get("config") or {}).get("run", {}).get("votes")
     sql = "SELECT event, kind, body FROM events WHERE kind IN ('step', ?) ORDER BY event"
     for event in look.ledger.stream(sql, (BUDGET,)):
@@ -179,7 +179,7 @@ def check_budget(look: Examination) -> None:
 
 
 def check_prior(look: Examination) -> None:
-    """Make the prior anew from the recorded features of the run's first preferences."""
+    """Recompute the prior from the recorded features of the preferences that it was made from."""
     ledger = look.ledger
     if "prior" not in ledger.spec or find_gone(ledger.spec["optimizer"]):
         return
@@ -198,7 +198,7 @@ def check_prior(look: Examination) -> None:
 
 
 def check_end(look: Examination) -> None:
-    """Compare the end of the record with its witness; a note where there is none."""
+    """Compare the last event with the file's witness; a note where there is no witness."""
     found = look.ledger.check_end()
     if found.problem:
         raise Broken("events", "head", f"{found.problem}; {witness.remedy(look.ledger.path)}")
@@ -207,9 +207,9 @@ def check_end(look: Examination) -> None:
 
 
 def find_undecodable(ledger: Ledger) -> Failure | None:
-    """The first row with bytes where UTF-8 should be: one flipped bit makes them of any text."""
+    """Find the first row whose text is not UTF-8; one flipped bit is enough."""
     keys = {**canonical.KEYS, "steps": ("step",), "panelists": ("panelist",)}
-    with contextlib.suppress(SzpoError):  # pages that cannot be read are another failure
+    with contextlib.suppress(SzpoError):  # unreadable pages are another failure
         for table, key in keys.items():
             kinds = {c["name"]: c["type"] for c in ledger.query(f"PRAGMA table_info({table})")}
             cells = ", ".join(f"CAST({column} AS BLOB) AS {column}" for column in kinds)

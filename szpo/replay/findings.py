@@ -1,4 +1,4 @@
-"""The result of a verification: steps that agree, and the first row that does not; its checks."""
+"""The result of a verification: steps that agree, and the first row that does not."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StepCheck:
-    """One step that agrees: which promise its update met.
+    """One step that agrees with the record, and how exactly its update does.
 
-    ``exact``: recomputed from the votes to the last bit; ``1e-9``: to that relative difference
-    (rules whose arithmetic other machines may round otherwise). The weights are always exact.
+    ``exact``: recomputed from the votes to the last bit. ``1e-9``: to that relative difference,
+    for rules whose arithmetic may round differently on other machines. Weights are always exact.
     """
 
     step: int
@@ -38,7 +38,7 @@ class StepCheck:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `verify` found: steps that agree, and the first failure if there is one."""
+    """The result of `verify`: steps that agree, and the first failure if there is one."""
 
     steps: tuple[StepCheck, ...]
     failure: Failure | None
@@ -47,11 +47,11 @@ class Report:
     head: str = ""
     """The hash of the last event, which covers everything before it."""
     note: str = ""
-    """What could not be checked; '' where all was."""
+    """What could not be checked, and what else the reader should know; '' if nothing."""
 
     @property
     def ok(self) -> bool:
-        """Nothing disagrees."""
+        """Whether nothing disagrees."""
         return self.failure is None
 
     @property
@@ -79,7 +79,7 @@ _PROMISES: Final[dict[Promise, str]] = {
 
 
 class Broken(Exception):  # noqa: N818
-    """A check that failed: control flow inside a verification, never raised to callers."""
+    """A failed check: control flow within a verification, never raised to callers."""
 
     def __init__(self, table: str, row: object, problem: str):
         super().__init__(problem)
@@ -88,21 +88,21 @@ class Broken(Exception):  # noqa: N818
 
 @dataclass(slots=True)
 class Examination:
-    """A verification while it runs: what is examined, and what was found so far."""
+    """The state of a verification: its input, and what was found so far."""
 
     ledger: Ledger
     hashes: sqlite3.Connection
-    """A scratch database: per table, the hash that an event recorded of each row."""
+    """A scratch database: per table, the hash that an event recorded for each row."""
     deep: bool = True
-    """Recompute updates and weights too."""
+    """Whether to recompute updates and weights too."""
     noted_head: str | None = None
-    """The hash of an event as noted elsewhere; None where nobody noted one."""
+    """The hash of an event that the user noted elsewhere; None without one."""
     steps: list[StepCheck] = field(default_factory=list)
     rows: int = 0
     head: str = ""
     notes: list[str] = field(default_factory=list)
 
     def report(self, failure: Failure | None = None) -> Report:
-        """The report with what was found so far; the note only where nothing failed."""
+        """A report of what was found so far; its note is empty if a check failed."""
         note = "; ".join(self.notes) if failure is None else ""
         return Report(tuple(self.steps), failure, self.rows, self.head, note)

@@ -28,9 +28,9 @@ from szpo.voting import shown_features, step_inputs, step_plan, steps
 from szpo.voting.counting import StepVotes
 
 TOLERANCE: Final = 1e-9
-"""Relative: what another machine's rounding may change in an estimate that is not exact."""
+"""Relative difference that another machine's rounding may make in an inexact estimate."""
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
-"""Relative: one unit in the last recorded place (13 bits; fp32)."""
+"""Relative size of one unit in the last recorded place (13 bits; fp32)."""
 
 
 class Weights:
@@ -41,10 +41,10 @@ class Weights:
         self.settings: Settings = recorded_settings(ledger)
         self.theta: Theta = starting_theta(ledger)
         self.centre: Theta = self.theta
-        """Where the run asks; θ itself unless the rule has two points."""
+        """The point around which the run asks; θ itself unless the rule has two points."""
 
     def check(self, rows: Sequence[Record]) -> None:
-        """Add an applied step's updates, and compare the digest that each row recorded."""
+        """Add an applied step's updates, and compare θ with the digest in each row."""
         recorded = [update_of(row) for row in rows]
         self.theta = self._move(self.theta, recorded, "recommended")
         two_points = has_two_points(self.settings.rule)
@@ -69,22 +69,22 @@ class Recomputation:
         self.settings: Settings = recorded_settings(ledger)
         self.state = optimizer.init(self.settings)
         self.before = self.state
-        """The state before the last applied step: one with lag 1 was planned from it."""
+        """The state before the last applied step; with lag 1 the next step was planned from it."""
         self.known = {0: self.state}
-        """The states from which a step may have been asked, by the number of finished steps."""
+        """The states from which a step may have been planned, by the number of finished steps."""
         self.exact = is_exact(self.settings)
         self.two_points = rule_of(self.settings.rule).two_points
 
     def check_radius(self, step: Record) -> None:
-        """Check that the radius is the one that the run's settings give the step."""
+        """Check that the step's radius is the one that follows from the run's settings."""
         wanted = step_size.mu_at(self.settings, step["step"])
         if step["mu"] != wanted:
             raise Broken("steps", step["step"], f"mu is {step['mu']}, the run gives {wanted}")
 
     def check_directions(self, step: Record, heads: Mapping[int, str]) -> None:
-        """Check drawn directions: from the votes that were known, by the run's seed.
+        """Check that the step's directions follow from the votes known then and the run's seed.
 
-        ``heads`` are the digests after so many finished steps, as far as the walk has come.
+        ``heads``: digests of the weights by the number of finished steps, up to this step.
         """
         settings, number = self.settings, step["step"]
         asked = step_plan.read(self.ledger, settings, number)
@@ -100,11 +100,11 @@ class Recomputation:
             raise Broken("events", row, "asked directions are not those drawn by the seed")
 
     def skip(self) -> None:
-        """Pass a void step: its number is used, nothing else changes."""
+        """Skip a void step: only the step number changes."""
         self._go_on(replace(self.state, step=self.state.step + 1))
 
     def _go_on(self, state: State) -> None:
-        """Remember the state, and that before it: one step may be asked while one is open."""
+        """Keep this state and the one before: with lag 1 a step is planned while one is open."""
         self.known = {self.state.step: self.state, state.step: state}
         self.state = state
 
@@ -133,7 +133,7 @@ class Recomputation:
         return "exact" if self.exact else "1e-9"
 
     def _check_inputs(self, step: Record, inputs: StepInputs) -> None:
-        """The recorded centre is the head of the step, the KL is of a point then recommended."""
+        """Check the recorded centre, features and KL against the step's head, texts and points."""
         number, layout = step["step"], self.settings.layout
         if inputs.centre is not None:
             name, shape = layout[0]
@@ -158,7 +158,7 @@ class Recomputation:
                 raise Broken("events", f"step {number}", "kl is of a point never recommended")
 
     def _check_reach(self, number: int, reach: KlMeasurement) -> None:
-        """Readings are of the point that the votes proposed, and its share is what they give."""
+        """Check that KL was measured towards the proposed point, and that its share follows."""
         settings, carried = self.settings, self.state.carried
         if settings.kl_budget is None or not reach.follows:
             problem = "the share of the way is not the one that its readings of KL give"
@@ -188,7 +188,7 @@ class Recomputation:
         kind = "coef" if stored.vector is None else "vector"
         own, given = _values(mine), _values(stored)
         size = float(np.abs(given).max(initial=0.0))
-        if self.two_points:  # a small move between large points has the rounding of the points
+        if self.two_points:  # a small move has the rounding of its large end points
             points = self.state.carried.recommended, self.state.carried.centre
             size = max(size, 2 * max(float(np.abs(point).max(initial=0.0)) for point in points))
         slack = 0.0 if self.exact else ROUNDINGS[kind] * size
@@ -197,12 +197,12 @@ class Recomputation:
 
 
 def _is_near(found: float, own: float) -> bool:
-    """Two nats are the same but for rounding."""
+    """Whether two KL values in nats differ only by rounding."""
     return abs(found - own) <= 1e-5 * max(own, 1e-3)
 
 
 def _are_near(recorded: Sequence[Explanation], mine: Sequence[Explanation]) -> bool:
-    """Chances and weights agree within a unit; what is missing has a chance of 0."""
+    """Whether chances and weights agree within one unit; a missing one has a chance of 0."""
     found, own = ({way.regressors: way for way in ways} for ways in (recorded, mine))
     for at in {*found, *own}:
         pair = [ways[at] for ways in (found, own) if at in ways]
@@ -219,10 +219,10 @@ def _digest(ledger: Ledger, theta: Theta) -> str:
 
 
 def is_exact(settings: Settings) -> bool:
-    """The update is recomputed to the last bit on any machine.
+    """Whether updates are recomputed to the last bit on any machine.
 
-    Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
-    Not the rules with a posterior, nor votes of unequal weight.
+    True for counting rules, and for `known` with the logistic link and log-ratio smoothing. False
+    for rules with a posterior, for votes of unequal weight, and unless a tie is half a vote.
     """
     if settings.ties != "half" or settings.weighting != "equal":
         return False

@@ -1,6 +1,6 @@
-"""Replay a ledger: weights from its updates, optimizer state from its votes.
+"""Replay a ledger: recompute weights from its updates and the optimizer's state from its votes.
 
-Needs NumPy and the file: no model, no torch. `verify` re-derives every hash and figure.
+It needs only NumPy and the file: no model, no torch. `verify` recomputes every hash and figure.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def read_applied_updates(
     until: int | None = None,
     point: Point = "recommended",
 ) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """Yield each step with the updates it added to a point, in order.
+    """Yield each applied step with the updates that it adds to ``point``, in order.
 
     Raises:
-        SupersededError: they move along directions, or with a momentum, that are gone.
+        SupersededError: they need directions or a momentum that szpo no longer has.
     """
     require_weights(ledger)
     rows = ledger.updates(until)
@@ -53,10 +53,10 @@ def apply_recorded(
     *,
     done: int = 0,
 ) -> int:
-    """Apply to a policy what each step added to a point; it has the first ``done`` already.
+    """Apply the recorded updates of ``point`` to a policy that already has ``done`` steps.
 
     Returns:
-        How many steps are applied then.
+        How many steps the policy has now.
     """
     applied = 0
     for _, updates in read_applied_updates(ledger, settings, until, point):
@@ -67,7 +67,7 @@ def apply_recorded(
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:
-    """θ as recommended after the steps < ``until`` (by default all): exact on any machine.
+    """The recommended θ after the steps < ``until`` (None: after all), exact on any machine.
 
     Raises:
         UsageError: the run has applied fewer steps.
@@ -102,7 +102,7 @@ def point_on_line(ledger: Ledger, share: float, until: int | None = None) -> The
     """The point at ``share`` in (0, 1] of the way from θ₀ to the weights after the steps < until.
 
     Raises:
-        UsageError: the share is none, or the run has applied fewer steps.
+        UsageError: the share is out of range, or the run has applied fewer steps.
         IntegrityError: the weights are not those that the ledger recorded.
     """
     check_share(share)
@@ -110,7 +110,7 @@ def point_on_line(ledger: Ledger, share: float, until: int | None = None) -> The
 
 
 def check_share(share: float) -> None:
-    """Refuse what is no share of the way from the start.
+    """Check a share of the way from the start.
 
     Raises:
         UsageError: it is not above 0 and at most 1.
@@ -120,7 +120,7 @@ def check_share(share: float) -> None:
 
 
 def replay_state(ledger: Ledger, settings: Settings) -> State:
-    """The optimizer's state after all applied and void steps, from recorded votes and radii.
+    """Recompute the optimizer's state after all applied and void steps from the recorded votes.
 
     Raises:
         SupersededError: the run's rule, or an option that it uses, is gone.
@@ -143,17 +143,17 @@ def tell_step(
     measure: Callable[[Floats], float] | None = None,
     voters: bool = True,
 ) -> tuple[Tally, State, tuple[Update, ...], Info]:
-    """Report a step to the optimizer, with its directions and answers as recorded.
+    """Report a recorded step to the optimizer.
 
     Args:
-        settings: The run's.
-        state: Before the step.
-        votes: Of the step.
-        mu: Its perturbation radius.
-        counted: The votes that count; None: all that do.
-        inputs: What the fit takes besides votes; None: as recorded.
+        settings: The run's optimizer settings.
+        state: The state before the step.
+        votes: The step's votes.
+        mu: The step's perturbation radius.
+        counted: The votes to count; None: all counted votes of the step.
+        inputs: Inputs of the fit besides votes; None: as recorded.
         measure: KL to the model's start, nats, of a point as moved from θ₀; None: not measured.
-        voters: Tell who voted, too; a fit of equal weights needs it only for what is reported.
+        voters: Also report who voted; with equal weights only ``info`` depends on it.
     """
     ledger, step, cast = votes.ledger, votes.step, votes.counted if counted is None else counted
     tally = votes.tally(settings.K, settings.N, cast)
@@ -171,10 +171,10 @@ def tell_step(
 def fold_votes(
     ledger: Ledger, voters: Collection[str], measure: Callable[[Floats], float] | None = None
 ) -> tuple[Theta, float]:
-    """θ as the counted votes of these panelists alone recommend it, and how many those are.
+    """The θ that the counted votes of these panelists alone recommend, and the number of votes.
 
-    The run's rule, with its radii, answers and directions as recorded. The votes of all
-    panelists give the θ of `fold`.
+    The run's rule, radii, answers and directions are as recorded. The votes of all panelists give
+    the θ of `fold`.
 
     Args:
         ledger: The run.
@@ -202,8 +202,8 @@ def retell(
 ) -> Iterator[tuple[State, tuple[Update, ...]]]:
     """Yield the optimizer's state after each finished step, and the step's updates.
 
-    From the votes of all, or of these panelists alone. What was measured of the run's points says
-    nothing of theirs; ``measure`` measures the last one.
+    ``voters``: ids of panelists whose votes count; None: all. KL measured during the run is not
+    valid for fewer voters; then ``measure`` measures the last point.
     """
     state, same, last = optimizer.init(settings), True, ledger.last_applied()
     for row in ledger.steps():

@@ -31,7 +31,7 @@ def check_plans(look: Examination) -> None:
 
 
 def check_seats(look: Examination) -> None:
-    """Derive from the seed again: ids of panelists and seats in this process, prompt orders."""
+    """Derive prompt orders and the ids of simulated panelists and their seats from the seed."""
     ledger = look.ledger
     root = ledger.root_seed
     kinds: dict[str, str] = {}
@@ -58,7 +58,7 @@ def check_seats(look: Examination) -> None:
 
 
 def check_votes(look: Examination) -> None:
-    """Check revisions, the hash of what was sent, and lateness of every vote."""
+    """Check the revision, the payload's hash and the lateness of every vote."""
     ledger = look.ledger
     closes = {row["step"]: row["last_vote"] for row in ledger.steps()}
     for vote in ledger.stream(
@@ -79,7 +79,7 @@ def check_votes(look: Examination) -> None:
 
 
 def check_comparisons(look: Examination) -> None:
-    """Compare every comparison with its answers: those of each step, then those of no step."""
+    """Check the comparisons of each step, then those that belong to no step."""
     ledger = look.ledger
     for row in ledger.steps():
         _check_step(ledger, row)
@@ -91,7 +91,7 @@ def check_comparisons(look: Examination) -> None:
 
 
 def _check_step(ledger: Ledger, row: Record) -> None:
-    """The comparisons of a step (its row): all there, and answered as its close says."""
+    """Check that a step has all its comparisons, with the votes that its kind of close needs."""
     comparisons = ledger.comparisons(row["step"], kind=None)
     heads = {
         head["comparison"]: head
@@ -115,7 +115,7 @@ def _check_step(ledger: Ledger, row: Record) -> None:
 
 
 def _check_comparison(comparison: Comparison, head: Record) -> None:
-    """The row of a comparison fits its answers."""
+    """Check that a comparison's row fits its answers."""
     if canonical.rows_sha256(comparison.rows) != head["rows_sha256"]:
         raise Broken("comparisons", comparison.id, "rows_sha256 is not that of its answers")
     if comparison.identical != bool(head["identical"]):
@@ -123,7 +123,7 @@ def _check_comparison(comparison: Comparison, head: Record) -> None:
 
 
 def _check_rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) -> None:
-    """Each comparison that differs has the M counted votes of the rule that closed the step."""
+    """Check that each comparison with a difference has M votes, which closed the step."""
     have: dict[str, int] = {}
     for vote in counting.counted(ledger, row["step"]):
         have[vote.comparison] = have.get(vote.comparison, 0) + 1
@@ -138,7 +138,7 @@ def _check_rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) ->
 
 
 def check_step_events(look: Examination) -> None:
-    """Compare steps, which are mutable, with their events, which are chained."""
+    """Compare the rows of steps, which can be changed, with their chained events."""
     ledger = look.ledger
     events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for kind in ("generated", "close", "step", "void"):
@@ -152,7 +152,7 @@ def check_step_events(look: Examination) -> None:
             "step": state == "applied",
             "void": state == "void",
         }
-        if state != "void":  # a step may be given up before or after its answers came
+        if state != "void":  # a step may be voided before or after its answers come
             wanted["generated"] = stored(ledger, number)
         for kind, is_wanted in wanted.items():
             found = len(events[kind].get(number, ()))

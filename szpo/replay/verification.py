@@ -1,4 +1,4 @@
-"""Verify a ledger: derive a run again from its raw rows and name the first row that disagrees.
+"""Verify a ledger: recompute a run from its raw rows, and name the first row that disagrees.
 
 Reads only the file: no model, no torch, no clock. `CHECKS` lists what is checked, in order.
 """
@@ -25,13 +25,13 @@ from szpo.voting import counting, shown_features
 def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Report:
     """Check a whole ledger; ``deep`` also recomputes every update and all weights.
 
-    ``head`` is the hash of its last event as noted elsewhere, now or earlier: a chain that was
-    rewritten as a whole agrees with itself, but not with that.
+    ``head`` is the hash of an event that was once the last, noted elsewhere: a chain that was
+    rewritten as a whole agrees with itself, but not with that hash.
 
     >>> Failure("votes", "3", "differs from what was recorded")
     Failure(table='votes', row='3', problem='differs from what was recorded')
     """
-    # One snapshot: else what is voted meanwhile would seem to be added by hand.
+    # One snapshot: else votes cast meanwhile would look as if added by hand.
     with ledger.snapshot(), contextlib.closing(sqlite3.connect("")) as hashes:  # on disk
         return _examine(Examination(ledger, hashes, deep, head))
 
@@ -58,7 +58,7 @@ def _examine(look: Examination) -> Report:
 
 
 def check_updates(look: Examination) -> None:
-    """Walk the steps: votes → updates → weights, recomputed where the examination is deep."""
+    """Check all steps and their updates; if ``deep``, recompute updates and weights too."""
     ledger = look.ledger
     rows_of = _read_updates(ledger)
     bodies = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
@@ -87,7 +87,7 @@ def check_updates(look: Examination) -> None:
         rows = rows_of.pop(number, [])
         if (step["state"] == "applied") != bool(rows):
             raise Broken("steps", number, f"is {step['state']}, which its updates contradict")
-        # With lag 1 a step starts from the head before the last one; later heads cannot be.
+        # With lag 1 a step starts from the head before the last one, never from a later one.
         prompt = step["head_sha256"] == heads[done]
         follows = number > 0 and steps[number - 1]["state"] == "applied"
         lagging = follows and step["head_sha256"] == heads[done - 1]
@@ -131,7 +131,7 @@ def _describe_gone(gone: Sequence[str], *, added_up: bool) -> str:
 
 
 def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:
-    """Read the rows of `updates` by step; check their own chain and their epochs."""
+    """Read the rows of `updates` by step; check their hash chain and epochs."""
     rows_of: dict[int, list[Record]] = {}
     prev, epoch = ledger.row["spec_sha256"], 0
     for row in ledger.update_rows():
@@ -146,7 +146,7 @@ def _read_updates(ledger: Ledger) -> dict[int, list[Record]]:
 
 
 def _check_figures(step: int, body: Mapping[str, Any], row: Record, counted: int) -> None:
-    """Compare the event of an applied step with the digests and votes of its rows."""
+    """Compare an applied step's event with its first row's digests and its number of votes."""
     wanted = {
         "votes": counted,
         "votes_sha256": row["votes_sha256"],
@@ -162,7 +162,7 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     file_checks.check_chain,
     file_checks.check_head,
     file_checks.check_rows,
-    file_checks.check_pages,  # after the rows: they name the row where SQLite names the file
+    file_checks.check_pages,  # after check_rows, which names a row and not just the file
     file_checks.check_header,
     file_checks.check_budget,
     file_checks.check_prior,
@@ -174,4 +174,4 @@ CHECKS: Final[tuple[Callable[[Examination], None], ...]] = (
     check_updates,
     file_checks.check_end,
 )
-"""What is checked, in order; each raises `Broken` at the first row that disagrees."""
+"""All checks in order; each raises `Broken` at the first row that disagrees."""

@@ -1,6 +1,6 @@
-"""Preview a run without one panelist: which steps would have gone another way. Nothing changes.
+"""Preview a run without one panelist: which steps would have moved differently.
 
-Past updates stand in any case; excluding somebody affects only later rounds.
+Nothing is changed: past updates stay, and excluding somebody affects only later rounds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from szpo.types import Floats, Update, Vote
 from szpo.voting import counting, step_inputs
 
 MAX_COORDINATES: Final = 4096
-"""Above this many coordinates only votes are counted; up to it, steps are recomputed."""
+"""Up to this many coordinates steps are recomputed; above it only votes are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class StepEffect:
     votes: int
     theirs: int
     flips: bool
-    """In some direction the majority changes sign, vanishes or appears."""
+    """Whether in some direction the majority changes sign, vanishes or appears."""
     cosine: float | None
-    """Between the step taken and the one without their votes, earlier steps unchanged; None where
-    one of the two does not move, or the run's weighting needs to know its voters."""
+    """Between the step taken and the step without their votes, after the same earlier steps; None
+    if one of the two is zero, or steps are not recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Preview:
     votes: int
     of: int
     effects: tuple[StepEffect, ...]
-    """Steps in which they voted."""
+    """The steps in which this panelist voted."""
 
     @property
     def flipped(self) -> tuple[int, ...]:
@@ -58,12 +58,12 @@ class Preview:
 
     @property
     def turned(self) -> tuple[int, ...]:
-        """Steps that would have moved in an opposing direction."""
+        """Steps that would have moved in an opposing direction (negative cosine)."""
         return tuple(e.step for e in self.effects if e.cosine is not None and e.cosine < 0)
 
 
 def preview(ledger: Ledger, name: str) -> Preview:
-    """The effect of leaving out the counted votes of the panelist of that pseudonym.
+    """The effect of leaving out the counted votes of the panelist with this pseudonym.
 
     Raises:
         UsageError: nobody of that name is enrolled.
@@ -95,7 +95,7 @@ def preview(ledger: Ledger, name: str) -> Preview:
 
 
 def _leads(votes: Iterable[Vote]) -> dict[int, int]:
-    """Sign of plus against minus per direction."""
+    """Which side leads in each direction: 1 plus, −1 minus, 0 neither."""
     net: dict[int, int] = defaultdict(int)
     for vote in votes:
         net[vote.k] += {"plus": 1, "minus": -1}.get(vote.verdict, 0)
@@ -112,7 +112,7 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         return {}
     if settings.space.dim > MAX_COORDINATES or settings.weighting != "equal":
         return {}
-    if settings.rule == "sign":  # under which a step flips or it does not
+    if settings.rule == "sign":  # its steps only flip
         return {}
     state, found = optimizer.init(settings), {}
     for row in ledger.steps():
