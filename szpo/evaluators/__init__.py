@@ -1,5 +1,5 @@
-"""Evaluators, which answer comparisons: people, judges in this process, a panel in another one.
+"""Evaluators answer comparisons: people, judges in this process, or a panel in another one.
 
-`protocol` is the contract. A panel of your own comes by the entry point ``szpo.evaluators``; see
+`protocol` is the contract. Register your own panel at the entry point ``szpo.evaluators``; see
 `panel_factory`.
 """

@@ -1,4 +1,4 @@
-"""Public tests of the contracts of judges and evaluators, for whoever writes one."""
+"""Tests of the contracts of judges and evaluators, for authors of new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from szpo.voting.service import VoteService
 
 
 def check_judge(judge: Judge) -> None:
-    """Test a judge on three comparisons: it must be a pure function that gives a valid answer.
+    """Test a judge on three comparisons: its answers must be valid and depend on its input alone.
 
     Raises:
         RunError: names the broken clause.
@@ -47,8 +47,8 @@ def check_evaluator(
 ) -> None:
     """Test an evaluator on a small ledger of its own.
 
-    ``make`` builds it over a vote service; ``serve`` stands for the people who answer between
-    submit and poll, where the evaluator does not answer by itself.
+    ``make`` builds the evaluator over a vote service. ``serve`` takes the place of people who vote
+    between submit and poll, if the evaluator does not answer by itself.
 
     Raises:
         RunError: names the broken clause.

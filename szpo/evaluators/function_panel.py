@@ -1,4 +1,4 @@
-"""A plain Python function of two batches as the panel of a run."""
+"""A panel whose votes come from a plain Python function of two batches."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from szpo.voting.service import VoteService
 FUNCTION: Final = "function"
 """The ``panel.kind`` of runs in which a Python function votes."""
 Better: TypeAlias = Callable[[list[str], list[str], list[str]], str | float | None]
-"""``better(prompts, a, b)``: the prompts' last turns, and the answers of both batches to them.
+"""``better(prompts, a, b)`` gets the prompts' last turns and the answers of both batches.
 
-It returns "a", "b", "tie", the probability that a is better, from 0 to 1, or None or "skip" to
-abstain. A probability is turned into a vote by the run's own random numbers.
+It returns "a", "b" or "tie", or the probability from 0 to 1 that a is better, or None or "skip" to
+abstain. With a probability, the vote is drawn by the run's own random numbers.
 """
 SHARES: Final[Mapping[str, float]] = {"a": 1.0, "tie": 0.5, "b": 0.0}
-"""The words that a function may return, as the share of its vote for batch a."""
+"""The words that a function may return, with the share of the vote that goes to batch a."""
 MAX_EMPTY_STEPS: Final = 3
-"""Steps in a row without any vote that end a run."""
+"""A run ends after this many steps in a row without any vote."""
 NO_FUNCTION: Final = (
     "the votes of this run come from a Python function; go on with it by "
     "szpo.Tuner.resume(ledger, better)"
@@ -44,7 +44,7 @@ class FunctionJudge:
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Choice:
-        """The function's answer, with plus on the drawn side.
+        """Ask the function, with batch plus as a or b according to ``plus_side``.
 
         Raises:
             UsageError: the function returned something else than a vote.
@@ -56,19 +56,19 @@ class FunctionJudge:
 
 
 def check_function(better: object) -> None:
-    """Refuse what cannot be called; None may stand for no function.
+    """Check that ``better`` can be called; None means no function.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is neither None nor callable.
     """
     if better is not None and not callable(better):
         raise UsageError(f"better: {better!r} is no function; give better(prompts, a, b)")
 
 
 def read_share(answer: object) -> float | None:
-    """A function's answer as the share of its vote for batch a, from 0 to 1; a tie is one half.
+    """Turn a function's answer into the share of the vote for batch a, 0 to 1; a tie is .5.
 
-    None where it abstains.
+    None if the function abstains.
 
     Raises:
         UsageError: it is neither "a", "b", "tie", "skip", None nor a number from 0 to 1.
@@ -89,7 +89,7 @@ def read_share(answer: object) -> float | None:
 
 
 def read_choice(answer: object, key: bytes) -> Choice:
-    """A function's answer as a vote; a probability is drawn by the key.
+    """Turn a function's answer into a vote; with a probability, the vote is drawn by the key.
 
     Raises:
         UsageError: as `read_share`.
@@ -114,12 +114,12 @@ def _refuse(answer: object) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class FunctionEvaluator:
-    """Asks the function; a step is taken without the comparisons from which it abstains."""
+    """Asks the function; comparisons from which it abstains are left out of their step."""
 
     panel: PanelEvaluator
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Ask about these comparisons.
+        """Ask the function about these comparisons.
 
         Raises:
             RunError: the function abstained from all of them, for the third step in a row.
@@ -145,10 +145,10 @@ class FunctionEvaluator:
 
 @dataclass(frozen=True, slots=True)
 class FunctionPanel:
-    """A panel of ``size`` panelists who all ask one function, and the factory of such a panel."""
+    """A panel of ``size`` panelists who all ask one function, and also its own factory."""
 
     better: Better | None = None
-    """None where the run is only read."""
+    """The function; None where the run is only read."""
     size: int = 1
 
     @property
@@ -170,10 +170,10 @@ class FunctionPanel:
         *,
         side: Letter,
     ) -> float:
-        """The share of the function's vote for the tuned batch, which stands on ``side``.
+        """The share of the function's vote for the tuned batch, which is shown on ``side``.
 
-        Batches with equal texts are a tie, and the function is not asked. Where it abstains, it
-        prefers neither.
+        Batches with equal texts are a tie, and the function is not asked. If it abstains, the
+        share is .5.
 
         Raises:
             UsageError: there is no function, or it returned something else than a vote.
@@ -197,11 +197,11 @@ class FunctionPanel:
         return {"panel": FUNCTION, "function": name, "size": self.size}
 
     def evaluator(self, service: VoteService) -> FunctionEvaluator:
-        """The panel at a vote service."""
+        """The panel as an evaluator over a vote service."""
         return FunctionEvaluator(PanelEvaluator(service, self.judges))
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Refuse a run that nobody could vote in.
+        """Refuse a run without a function to vote in it.
 
         Raises:
             UsageError: there is no function.
@@ -214,7 +214,7 @@ class FunctionPanel:
     def build(
         self, config: Config, start: Any, recorded: Mapping[str, Any] | None = None
     ) -> FunctionPanel:
-        """The panel of these settings; without a function it can be read of and not asked."""
+        """The panel of these settings; without a function it can be described, but not asked."""
         return FunctionPanel(self.better, config.panel.size)
 
     def __str__(self) -> str:

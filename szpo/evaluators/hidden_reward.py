@@ -1,4 +1,4 @@
-"""The reward of a simulated panel, for measuring: the run that is tuned never sees it."""
+"""The hidden reward of a simulated panel, for measuring; the run itself never reads it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from szpo.ledger.database import Ledger
 from szpo.types import Answer, Prompt
 
 Score: TypeAlias = Callable[[Prompt, Answer], float]
-"""A number for an answer to a prompt; more is better."""
+"""A function that scores an answer to a prompt; more is better."""
 
 
 def find_reward(ledger: Ledger) -> Score | None:
-    """The reward of a run's simulated panel as a function, where it is at hand.
+    """The reward of a run's simulated panel as a function; None if there is none at hand.
 
-    Only a person looking at a run sees it; rewards that need the base model are left out.
+    It is only for people who look at a run. Rewards that need the base model are left out.
     """
     panel = ledger.spec.get("config", {}).get("panel", {})
     if panel.get("kind", "people") in ("people", "judge", FUNCTION):

@@ -1,7 +1,7 @@
-"""Evaluators on the vote service: people elsewhere, or a panel of judges in this process.
+"""Evaluators over the vote service: people elsewhere, or a panel of judges in this process.
 
 `LedgerEvaluator` waits for people or other processes; `PanelEvaluator` asks judges in this one.
-Both leave the same rows.
+Both write the same kinds of rows.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from szpo.voting.panelists import PanelistKind
 from szpo.voting.service import VoteService
 
 Asked = TypeVar("Asked")
-"""Whoever is asked: a `Judge`, or one that gives reasons."""
+"""A member of a panel: a `Judge`, or one that also gives reasons."""
 
 
 class LedgerEvaluator:
-    """Answers come from elsewhere: the panel in a browser, or `szpo simulate` as a process."""
+    """Waits for answers from elsewhere: people in a browser, or the process of `szpo simulate`."""
 
     def __init__(self, service: VoteService):
         self.service: Final = service
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Nothing to do: an open step is what people are shown."""
+        """Nothing to do: people are shown every open step."""
 
     def poll(self, step: int) -> None:
-        """Nothing to do: votes reach the ledger by the service."""
+        """Nothing to do: the service stores votes as they come."""
 
 
 class PanelEvaluator:
-    """A panel of judges in this process, assigned by a seeded round robin.
+    """A panel of judges in this process, who are assigned by a seeded round robin.
 
     Panelists are named ``name``-0, ``name``-1, …; their ids and seats derive from the root seed,
     so a repeated or resumed run has the same votes.
@@ -57,7 +57,7 @@ class PanelEvaluator:
         self._panel: dict[str, Judge] = {}
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Seat, ask and record the whole panel's answers to these comparisons.
+        """Assign seats, ask the panel about these comparisons, and record its answers.
 
         Raises:
             UsageError: M is larger than the panel.
@@ -83,9 +83,9 @@ def answer(
 ) -> None:
     """Let a panel (id → judge, in order) answer comparisons of the open step until M is met.
 
-    Two transactions per round: all seats, then all answers; a judge is asked in between, so a
+    Each round has two transactions: all seats, then all answers. Judges are asked in between, so a
     slow one holds no lock. A skip frees the seat for the next panelist in line. Nobody is asked
-    once the step is closed or void; what was being answered then is stored as late.
+    once the step is closed or void; answers that come after that are stored as late.
 
     Raises:
         UsageError: M is larger than the panel, or the step does not exist.
@@ -112,7 +112,7 @@ def answer(
 def _advance_tiring(
     ledger: Ledger, panel: dict[str, Judge], comparisons: Sequence[Comparison]
 ) -> dict[str, Judge]:
-    """Put each tiring judge where its votes of earlier steps left it, so that a resume agrees."""
+    """Advance each tiring judge by its votes in earlier steps, so a resumed run is the same."""
     tiring = {who for who, judge in panel.items() if isinstance(judge, Tiring) and judge.tires}
     if not tiring or not comparisons:
         return panel
@@ -138,11 +138,11 @@ def open_seats(
 ) -> list[tuple[Comparison, str, Assignment]]:
     """Seats for these panelists at comparisons of the open step that lack votes, in one commit.
 
-    Empty once M is met, or the step is closed or void. Unless ``complete``, others may answer too:
-    the votes that these panelists cannot give are left to them.
+    Empty once M is met, or the step is closed or void. Without ``complete``, votes that these
+    panelists cannot give are left to others.
 
     Raises:
-        UsageError: the step does not exist, or M is larger than the panel that is to fill it.
+        UsageError: the step does not exist, or ``complete`` and M is larger than the panel.
         NobodyLeftError: everybody has been asked and a comparison still lacks votes.
     """
     asked = [c for c in comparisons if not c.identical]
@@ -162,7 +162,7 @@ def open_seats(
             return []
         have = {c.id: 0 for c in asked}
         for vote in service.counted(row["step"]):
-            if vote.comparison in have:  # the step may have comparisons for others
+            if vote.comparison in have:  # the step may have others
                 have[vote.comparison] += 1
         short = [c for c in asked if have[c.id] < m]
         for comparison in short:
@@ -183,10 +183,10 @@ def open_seats(
 
 
 def seat_order(root_seed: int, step: int, first: int, ids: Sequence[str]) -> list[str]:
-    """Everybody in the order in which they are asked, from seat number ``first`` of a step on.
+    """The order in which panelists are asked, from seat number ``first`` of a step on.
 
     A round robin over a permutation drawn per step. With an even panel each round starts one
-    later, so that a panelist does not meet plus on the same side throughout.
+    later, so that no panelist has plus always on the same side.
 
     >>> [seat_order(0, 0, first, ["a", "b"])[0] for first in range(4)]
     ['a', 'b', 'b', 'a']
@@ -205,12 +205,12 @@ def seat_order(root_seed: int, step: int, first: int, ids: Sequence[str]) -> lis
 
 
 def judge_key(root_seed: int, comparison: Comparison, panelist: str) -> bytes:
-    """The key of all randomness in a panelist's answer to a comparison."""
+    """The key for all randomness in a panelist's answer to a comparison."""
     return _key(root_seed, "judge", comparison, panelist)
 
 
 def idem_key(root_seed: int, comparison: Comparison, panelist: str) -> str:
-    """The key under which that answer is stored once."""
+    """The idempotency key, under which a panelist's answer to a comparison is stored only once."""
     return _key(root_seed, "idem", comparison, panelist).hex()
 
 

@@ -1,11 +1,11 @@
-"""Panels by name: what a package registers at the entry point `szpo.evaluators`.
+"""Panels by name, as packages register them at the entry point `szpo.evaluators`.
 
-``panel.kind`` names it. It is either a `PanelFactory`, or a function that returns a panel::
+``panel.kind`` is the name. Register a `PanelFactory`, or a function that returns a panel::
 
     def panel(*, size, reward, rows, seed, logprob, beta, answers=None): ...
 
-The function gets the settings as keywords (``answers`` only where a new run begins) and returns
-an object with ``judges`` and ``spec``. `load_factory` gives either as a `PanelFactory`.
+The function gets settings as keywords (``answers`` only in a new run) and returns an object with
+``judges`` and ``spec``. `load_factory` returns both as a `PanelFactory`.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from szpo.voting.service import VoteService
 
 GROUP = "szpo.evaluators"
 PEOPLE = "people"
-"""The kind that needs no factory: the panel opens the ledger by itself."""
+"""The kind that needs no factory: people vote through the ledger."""
 
 BaseAnswers: TypeAlias = Callable[[], tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]]
-"""Prompts, and for each of them the same number (two or more) of the base policy's answers."""
+"""Returns prompts, and for each the same number (two or more) of the base policy's answers."""
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
 """Mean log-probability per token of each answer under the starting policy, nats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StartingPolicy:
-    """What a panel may use of the policy that a run starts from; None where there is none."""
+    """The parts of a run's starting policy that a panel may use; None where there is none."""
 
     answers: BaseAnswers | None = None
-    """To fit the panel to, in a new run; a resumed run has the fit on record."""
+    """Answers to fit the panel to, in a new run; a resumed run has the fit on record."""
     logprob: Logprob | None = None
     host: Any = None
-    """The `szpo.policies.hosts.Host` of a language model, which may load a judge's too."""
+    """The `szpo.policies.hosts.Host` of a language model; it can load a judge's model too."""
 
 
 class RunPanel(Protocol):
-    """A panel that answers inside the process of a run; ``str`` of it is shown to the user."""
+    """A panel that votes in the process of a run; its ``str`` is shown to the user."""
 
     @property
     def judges(self) -> Sequence[Judge]:
@@ -64,12 +64,12 @@ class RunPanel(Protocol):
 class PanelFactory(Protocol):
     """Makes the panel of a run from its settings.
 
-    One whose name may have changes, as ``bt70+side=.3``, also has ``with_changes("side=.3")``,
+    If its name may carry changes, as in ``bt70+side=.3``, it also has ``with_changes("side=.3")``,
     which returns a factory.
     """
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Refuse what can be refused before a model is loaded.
+        """Check the settings before a model is loaded.
 
         Raises:
             UsageError: the settings do not fit this panel.
@@ -78,17 +78,17 @@ class PanelFactory(Protocol):
     def build(
         self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
     ) -> RunPanel:
-        """The panel of a new run, or that of a run with this ``spec`` on record.
+        """Build the panel of a new run, or of a run that ``recorded`` this ``spec``.
 
         Raises:
-            UsageError: it cannot be built.
-            IntegrityError: it is not the panel on record.
+            UsageError: the panel cannot be built.
+            IntegrityError: it would differ from the recorded panel.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class JudgesPanel:
-    """A panel of judges without an evaluator of its own: they are asked by `PanelEvaluator`."""
+    """A panel without an evaluator of its own: `PanelEvaluator` asks its judges."""
 
     judges: tuple[Judge, ...]
     spec: Mapping[str, Any]
@@ -110,7 +110,7 @@ class FunctionFactory:
     function: Callable[..., Any]
 
     def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
-        """Nothing can be refused before the function is called."""
+        """Nothing to do: only the function itself can refuse settings."""
 
     def build(
         self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
@@ -140,10 +140,10 @@ class FunctionFactory:
 
 
 def load_factory(kind: str) -> PanelFactory | None:
-    """The factory behind ``panel.kind``; None for people. What follows a "+" are changes.
+    """The factory that ``panel.kind`` names, with the changes after a "+"; None for people.
 
     Raises:
-        UsageError: no installed package has it, it is no factory, or it takes no such changes.
+        UsageError: no installed package has it, it is not a factory, or it takes no such changes.
     """
     if kind == PEOPLE:
         return None
@@ -161,12 +161,12 @@ def load_factory(kind: str) -> PanelFactory | None:
 
 
 def find_rate(config: Config, host: Any) -> Rate | None:
-    """What has the judge of the settings rate answers; None where no feature is rated.
+    """The function that lets the settings' judge rate answers; None where no feature is rated.
 
-    ``host`` is a `szpo.policies.hosts.Host`, which may load the judge's model.
+    ``host`` is a `szpo.policies.hosts.Host`, which can load the judge's model.
 
     Raises:
-        UsageError: the judge cannot be had.
+        UsageError: the judge is not available.
     """
     if not config.features.judged:
         return None
@@ -175,20 +175,20 @@ def find_rate(config: Config, host: Any) -> Rate | None:
 
 
 def check_rate(config: Config, prompts: Sequence[Prompt]) -> None:
-    """Refuse a judge that cannot rate answers to these prompts, where one is to.
+    """Where features are judged, check that the judge can rate answers to these prompts.
 
     Raises:
-        UsageError: it is none that rates, or cannot be had.
+        UsageError: the judge cannot rate answers, or is not available.
     """
     if config.features.judged:
         plugins.load(GROUP, JUDGE, "evaluator").check_ratings(config, prompts)
 
 
 def as_factory(name: str, found: object) -> PanelFactory:
-    """Return what an entry point gave as a `PanelFactory`.
+    """Turn an object from an entry point into a `PanelFactory`.
 
     Raises:
-        UsageError: it is neither one nor a function; the message names what it lacks.
+        UsageError: it is neither a factory nor a function; the message names what it lacks.
     """
     if isinstance(found, PanelFactory):
         return found
@@ -202,7 +202,7 @@ def as_factory(name: str, found: object) -> PanelFactory:
 
 
 def sharpness(config: Config, recorded: Mapping[str, Any] | None) -> float | None:
-    """β of a simulated panel: as fitted when the run began, else as set; None is to be fitted."""
+    """β of a simulated panel: as fitted when the run began, else as set; None: not fitted yet."""
     fitted = (recorded or {}).get("calibration") or {}
     beta: float | None = fitted.get("beta", config.panel.beta)
     return beta

@@ -11,15 +11,15 @@ from szpo.voting.seats import Letter
 
 
 class NobodyLeftError(RunError):
-    """Everybody in a panel has been asked and a comparison still lacks votes."""
+    """Every panelist has been asked, and a comparison still lacks votes."""
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Answers the comparisons of a step, at once or over time, as votes in the ledger.
+    """Answers the comparisons of a step by votes in the ledger, at once or over time.
 
-    It is built over a `szpo.voting.service.VoteService` and casts its votes there (`enroll`,
-    `assign_to`, `cast`). The controller reads them from the ledger, so neither method returns
+    It is built over a `szpo.voting.service.VoteService`, where it casts its votes (`enroll`,
+    `assign_to`, `cast`). The controller reads the votes from the ledger, so neither method returns
     anything.
     """
 
@@ -29,24 +29,24 @@ class Evaluator(Protocol):
     def poll(self, step: int) -> None:
         """Cast the answers that have come since the last call.
 
-        Called at each look at an open step until it is closed. Nothing is to be done where
-        answers are cast as they come, by `submit` or by other processes.
+        Called whenever the controller checks an open step. There is nothing to do if answers are
+        cast as they come, by `submit` or by other processes.
         """
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """One in-process panelist. The key is the only randomness it may use."""
+    """A panelist in this process. All its randomness must come from the key."""
 
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Choice:
-        """Which batch is better, as letters on screen; rows with equal texts are not shown."""
+        """Which side is better; plus is on ``plus_side``. Rows with equal texts are not shown."""
 
 
 @runtime_checkable
 class Tiring(Judge, Protocol):
-    """A judge whose answers depend on how many it has given."""
+    """A judge whose answers depend on how many it has given before."""
 
     tires: bool
 

@@ -1,7 +1,7 @@
-"""A panel in a process of its own: it answers a run's open comparisons.
+"""A panel in a process of its own, which answers a run's open comparisons.
 
-It answers through the vote service, exactly as people in a browser would and with the rows an
-in-process panel would leave, until the run ends or enough votes are cast.
+It votes through the vote service, like people in a browser, and writes the same rows as a panel
+inside the run's process, until the run ends or enough votes are cast.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from szpo.voting import lease
 from szpo.voting.counting import StepVotes
 
 PATIENCE = 300
-"""Polls without a live controller after which the process gives up: a minute at .2 s each."""
+"""The process gives up after this many polls without a live controller: a minute at .2 s each."""
 
 
 def pause() -> None:
-    """Wait a fifth of a second."""
+    """Wait .2 seconds."""
     time.sleep(0.2)
 
 
@@ -44,9 +44,9 @@ def visit(
     Args:
         ledger: the run, opened for writing; its controller lives in another process.
         panel: who answers; comparisons that it cannot complete are left to others.
-        limit: votes of this process; only whole comparisons (M votes each) are begun.
+        limit: most votes of this process; a comparison is begun only if it can be completed.
         once: answer what is open now and return.
-        leave: comparisons of each step that are left to people.
+        leave: how many comparisons of each step are left to people.
         wait: called whenever nothing is open.
         patience: after this many waits in a row without a live controller the panel gives up.
         read: called before each comparison, which is then answered alone: a human pace.
@@ -60,7 +60,7 @@ def visit(
         held, live = _check_controller(ledger)
         asked = leave_to_people(ledger, step.lacking(), leave)
         if asked and read is not None:
-            read()  # somebody may have been faster meanwhile
+            read()  # somebody else may have voted meanwhile
             asked = leave_to_people(ledger, step.lacking(), leave)[:1]
         chosen = asked if limit is None else _affordable(asked, limit - cast)
         before = _last_vote(ledger)
@@ -68,7 +68,7 @@ def visit(
             try:
                 step.submit(panel, [comparison for comparison, _ in chosen])
             except NobodyLeftError:
-                if not leave:  # else a person took the last seat in this moment
+                if not leave:  # else a person has just taken the last seat
                     raise
         added = _count_votes(ledger, before)
         cast += added
@@ -89,7 +89,7 @@ def visit(
 class OpenComparisons:
     """The comparisons of the open step, and the votes that each lacks.
 
-    A step's comparisons are read once, and of its votes only those that are new at each call.
+    A step's comparisons are read once; each call reads only votes that are new.
     """
 
     def __init__(self, ledger: Ledger):
@@ -101,7 +101,7 @@ class OpenComparisons:
     def lacking(self) -> list[tuple[Comparison, int]]:
         """Comparisons of the open step with the votes they lack, those already begun first.
 
-        Empty while the run is paused: a simulated panel rests as people do.
+        Empty while the run is paused, when people cannot vote either.
         """
         rows = self.ledger.query(
             "SELECT step, m FROM steps WHERE run = ? AND state = 'open' "
@@ -125,7 +125,7 @@ class OpenComparisons:
         lack = {comparison.id for comparison, _ in self.lacking()}
         every = [c for c in self._comparisons if c.step == step] or asked
         try:
-            # Complete ones are submitted again, as after a crash: the panel changes none of them.
+            # Complete ones are submitted again, as after a crash, and are not changed.
             panel.submit([c for c in every if c.id in wanted or c.id not in lack])
         except UsageError:
             row = self.ledger.step(step)
@@ -136,10 +136,10 @@ class OpenComparisons:
 def leave_to_people(
     ledger: Ledger, asked: list[tuple[Comparison, int]], leave: int
 ) -> list[tuple[Comparison, int]]:
-    """The comparisons that this panel may answer when ``leave`` of the step's are for people.
+    """The comparisons that this panel may answer if ``leave`` of the step's are for people.
 
-    Comparisons that a person has before them, or has answered, count as theirs. With ``leave`` 0
-    there are no people, and the panel may answer all.
+    Comparisons that a person has open, or has answered, count towards them. With ``leave`` 0 the
+    panel may answer all.
     """
     if not leave or not asked:
         return asked
@@ -173,7 +173,7 @@ def _last_vote(ledger: Ledger) -> int:
 
 
 def _count_votes(ledger: Ledger, after: int) -> int:
-    """Count the answers of panels since a vote; people vote in between."""
+    """Count votes after the given one, without those of people."""
     rows = ledger.query(
         "SELECT count(*) AS n FROM votes v CROSS JOIN assignments USING (assignment) "
         "JOIN panelists USING (panelist) WHERE v.vote > ? AND kind <> 'person'",
@@ -185,7 +185,7 @@ def _count_votes(ledger: Ledger, after: int) -> int:
 def _check_controller(ledger: Ledger) -> tuple[bool, bool]:
     """Whether a controller holds the run, and whether its lease is still valid.
 
-    A held lease that has expired is that of a killed controller, or of one that generates for
+    A lease may be held although it has expired: its controller was killed, or is generating for
     long.
     """
     row = lease.controller(ledger)
