@@ -1,1 +1,1 @@
-"""Settings of a run: `schema` holds the typed sections, `settings_file` reads TOML and presets."""
+"""Settings of a run: `schema` has the typed settings, `settings_file` reads TOML and presets."""

@@ -1,4 +1,4 @@
-"""The settings of where answers are generated."""
+"""The settings table ``[engine]``: where answers are generated."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pydantic import Field, model_validator
 from szpo.config.section import Count, OneOf, Positive, Section
 
 ENGINE_KEY: Final = "VLLM_API_KEY"
-"""Environment variable with the key of vLLM's servers."""
+"""Environment variable with the API key of the vLLM servers."""
 RAY_ROWS = 32
-"""Rows of a chunk for Ray's workers, where the settings leave them out."""
+"""Default of `Engine.chunk_rows` for Ray's workers."""
 VLLM_ROWS = 128
-"""The same for vLLM's servers, which batch what they are asked at once."""
+"""Default of `Engine.chunk_rows` for vLLM's servers, which batch requests themselves."""
 Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
 GOES_WITH = {
     "ray": ("address", "workers", "gpus"),
     "vllm": ("replicas", "adapters", "server_adapters", "insecure", "tolerance"),
 }
-"""Settings that only one kind of engine has."""
+"""By kind of engine: the settings that only this kind has."""
 
 
 class Engine(Section):
@@ -32,12 +32,14 @@ class Engine(Section):
     )
     address: str | None = Field(
         None,
-        description="host:port of a Ray cluster; default: one of this machine's own cores. "
-        "Anyone who reaches a Ray cluster can run code on it.",
+        description="host:port of a Ray cluster; default: a cluster on this machine's own cores. "
+        "Anyone who can reach a Ray cluster can run code on it.",
     )
-    workers: int = Field(1, ge=1, le=4096, description="Workers; each holds the whole model.")
-    cpus: int = Field(1, ge=1, le=1024, description="Cores, and threads, of a worker.")
-    gpus: int = Field(0, ge=0, le=1, description="GPUs of a worker: 0 or 1.")
+    workers: int = Field(
+        1, ge=1, le=4096, description="Number of workers; each has a whole model."
+    )
+    cpus: int = Field(1, ge=1, le=1024, description="Cores, and threads, per worker.")
+    gpus: int = Field(0, ge=0, le=1, description="GPUs per worker: 0 or 1.")
     replicas: Annotated[list[Address], Field(min_length=1, max_length=4096)] | None = Field(
         None,
         description='Addresses of vLLM servers, such as ["http://localhost:8000"]; their key '
@@ -46,24 +48,24 @@ class Engine(Section):
     adapters: str | None = Field(
         None,
         description="Folder for adapter files that this process writes and the vLLM servers "
-        "read; default, where all of them are on this machine: a temporary one.",
+        "read; default, if all servers are on this machine: a temporary folder.",
     )
     server_adapters: str | None = Field(
         None, description="The same folder as the vLLM servers see it; default: the same path."
     )
     insecure: bool = Field(
-        False, description="Send the key unencrypted to a vLLM server on another machine."
+        False, description="Allow sending the key unencrypted to a vLLM server on another machine."
     )
     tolerance: Positive | None = Field(
         None,
-        description="Mean difference per token, in nats, from which a vLLM server's "
-        "log-probabilities are those of another adapter; default: by dtype.",
+        description="Mean difference per token, in nats, above which a vLLM server's "
+        "log-probabilities count as those of another model or adapter; default: by dtype.",
     )
     chunk_rows: Count | None = Field(
         None,
-        description="Rows answered at a time; equal seeds give equal answers only with equal "
-        "chunk_rows, while the number of workers does not matter. Default: all of "
-        "a step (local), 32 (ray), 128 (vllm).",
+        description="Rows answered at once. Equal seeds give equal answers only with equal "
+        "chunk_rows; the number of workers does not matter. Default: all of a step (local), 32 "
+        "(ray), 128 (vllm).",
     )
 
     @model_validator(mode="after")
@@ -84,11 +86,11 @@ class Engine(Section):
 
     @property
     def rows(self) -> int | None:
-        """Rows of a chunk; None: all of a call."""
+        """Rows in a chunk; None: all rows of a call."""
         default = {"ray": RAY_ROWS, "vllm": VLLM_ROWS}
         return default.get(self.kind) if self.chunk_rows is None else self.chunk_rows
 
     @property
     def is_local(self) -> bool:
-        """Whether the run's own process holds the model: no workers, no servers."""
+        """Whether the run's own process holds the model, without workers or servers."""
         return self.kind not in GOES_WITH

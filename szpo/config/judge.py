@@ -1,4 +1,4 @@
-"""The settings table ``[judge]``: which model judges, how it is asked, what follows a failure."""
+"""The settings table ``[judge]``: which model judges, how it is asked, and how failures count."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from pydantic import Field, model_validator
 from szpo.config.section import Positive, Section
 
 JUDGE_KEY: Final = "OPENAI_API_KEY"
-"""Environment variable with the key of a judge's endpoint."""
+"""Environment variable with the API key of a judge's endpoint."""
 
 
 class Judge(Section):
-    """The judge: a language model or small scorer that votes where panel.kind is judge."""
+    """The judge: a language model or small scorer that votes if panel.kind is judge."""
 
     kind: Literal["local", "endpoint", "scorer"] = Field(
         "local",
         description="local: a transformers model on model.device; endpoint: any server that "
-        "speaks OpenAI's chat completions; scorer: what szpo scorer trained.",
+        "speaks OpenAI's chat completions; scorer: a small scorer trained by szpo scorer.",
     )
     model: str = Field(
         "smollm2",
         min_length=1,
-        description="A local model as model.name, the endpoint's name for one, or the scorer's "
-        "file.",
+        description="A local model, as in model.name; the model's name at the endpoint; or the "
+        "scorer's file.",
     )
     ask: Literal["verdict", "grades", "soft"] = Field(
         "verdict",
-        description="verdict: reasons, then A, B or tie; grades: each side alone, 1 to 5; "
-        "soft: the log-probabilities of A and B, nothing is written.",
+        description="verdict: the judge writes reasons, then A, B or tie; grades: it grades each "
+        "side alone, 1 to 5; soft: it writes nothing; the log-probabilities of A and B count.",
     )
     batches: Literal["whole", "rows"] = Field(
         "whole",
-        description="All rows in one question, as people see them, or a question for each row and "
-        "their majority (rows times the cost).",
+        description="whole: all rows in one question, as people see them; rows: one question per "
+        "row, and the majority decides (rows times the cost).",
     )
     conflict: Literal["tie", "debias"] = Field(
         "tie",
-        description="Where the two orders disagree: a tie, or (soft) the mean of their logits, "
-        "in which a position bias cancels.",
+        description="If the two orders of the sides give different verdicts: tie, or, with ask "
+        "soft, debias: the mean of their logits, in which position bias cancels.",
     )
     draw: bool = Field(
         False,
-        description="soft, scorer: draw the vote with the probability found instead of taking "
-        "the more probable side.",
+        description="With ask soft or kind scorer: draw the vote with the probability found, "
+        "instead of taking the more probable side.",
     )
     principles: str | None = Field(
         None,
-        description="Text file with one principle on each line; every question draws one. "
-        "Default: panel.guideline.",
+        description="Text file with one principle per line, of which each question uses a random "
+        "one; default: panel.guideline.",
     )
     references: str | None = Field(
         None,
@@ -61,15 +61,15 @@ class Judge(Section):
         ge=0,
         le=2,
         allow_inf_nan=False,
-        description="Temperature of the judge's text; 0: most probable tokens.",
+        description="Sampling temperature of the judge's text; 0: the most probable tokens.",
     )
     max_tokens: int = Field(
-        256, ge=1, le=32_768, description="Longest text a judge may write for one question."
+        256, ge=1, le=32_768, description="Longest text of a judge for one question, in tokens."
     )
     on_error: Literal["stop", "skip", "tie"] = Field(
         "stop",
-        description="After the last try: stop the run (it can be resumed), or count a skip or "
-        "a tie and continue.",
+        description="After the last failed try: stop the run (it can be resumed), or count a "
+        "skip or a tie and continue.",
     )
     base_url: str | None = Field(
         None,
@@ -84,7 +84,7 @@ class Judge(Section):
 
     @property
     def same_each_time(self) -> bool:
-        """Whether it always gives the same answer, so that a second vote would add nothing."""
+        """Whether the judge always gives the same answer, so that a second vote adds nothing."""
         return not (self.draw or self.principles or (self.temperature and self.ask != "soft"))
 
     @model_validator(mode="after")

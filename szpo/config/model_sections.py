@@ -1,4 +1,4 @@
-"""The settings of what is tuned: model, adapter, subspace, prompts, sampling."""
+"""Settings of what is tuned: model, adapter, subspace, features, prompts, generation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ class Model(Section):
     name: str = Field(
         "smollm2",
         min_length=1,
-        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), "
-        "or auto: the largest model of docs/hardware.md that was downloaded here "
-        "before and fits, otherwise smollm2. A run keeps the model that it was "
-        "created with.",
+        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), or "
+        "auto: the largest model of docs/hardware.md that is already downloaded and fits into "
+        "memory, otherwise smollm2. A run keeps the model it was created with.",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
@@ -36,7 +35,7 @@ class Model(Section):
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
         description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, otherwise the CPU. A "
-        "run stays on the device of its creation.",
+        "run stays on the device it was created on.",
     )
 
 
@@ -45,7 +44,7 @@ class Adapter(Section):
 
     rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
     alpha: Positive | None = Field(
-        None, description="LoRA scale numerator; default: equal to rank."
+        None, description="LoRA α: the adapter is scaled by α / rank; default: equal to rank."
     )
     targets: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
@@ -62,51 +61,51 @@ class Adapter(Section):
     )
     init: Literal["inputs", "random"] = Field(
         "inputs",
-        description="A from the leading directions of the layer's own inputs, or random.",
+        description="A: from the leading directions of the layer's inputs, or random.",
     )
 
 
 class Subspace(Section):
-    """The subspace: the few directions of the adapter in which the run may move."""
+    """The subspace: the directions in which the votes may move the adapter."""
 
     kind: Literal["auto", "score", "features", "random", "full"] = Field(
         "auto",
         description="score: principal directions of the policy's own log-probability gradient; "
-        "features: what changes named features of the texts, after dim of those (both need a "
-        "local model); random: random orthonormal ones; full: every weight; auto: features under "
-        "the rule regression, score elsewhere, with optimizer.score_share or "
-        "optimizer.prior_variances, and with fewer than 256 samples.",
+        "features: dim of those, then directions that change named features of the texts (both "
+        "need a local model); random: random orthonormal ones; full: every weight; auto: "
+        "features under the rule regression, but score with optimizer.score_share, "
+        "optimizer.prior_variances or fewer than 256 samples, and under other rules.",
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
-        description='Number of coordinates d (not used by full), or "auto": as many as the '
-        "votes can resolve.",
+        description='Number of coordinates d (not used by full), or "auto": as many as the run\'s '
+        "votes can tell apart.",
     )
     samples: Annotated[int, Field(ge=8, le=100_000)] | None = Field(
         None,
-        description="Base answers read during set-up; they cost no votes. Default: 384, of "
-        "features 1,024. The coordinates that ship with szpo for its own prompts were made of "
+        description="Base answers read during set-up; they cost no votes. Default: 1,024 for "
+        "features, otherwise 384. The coordinates shipped for szpo's own prompts were made from "
         "4,096.",
     )
     redraws: int = Field(
         3,
         ge=0,
         le=64,
-        description="Further score samples from each base answer: words drawn again at all its "
-        "positions, for a part of the time of another answer.",
+        description="Further score samples from each base answer, with tokens drawn again at all "
+        "its positions; each takes less time than another answer.",
     )
     setup_seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="Seed of the set-up. Runs that share it, the model, the prompts and the "
-        "sampling share their coordinates, whatever run.seed is.",
+        description="Seed of the set-up. Runs with the same setup_seed, model, prompts and "
+        "sampling have the same coordinates, whatever their run.seed.",
     )
     kl_samples: int = Field(
         96,
         ge=16,
         le=100_000,
-        description="Answers of one KL pass; passes repeat until the scale is known.",
+        description="Answers per pass that measures KL; passes repeat until the scale is known.",
     )
 
 
@@ -117,33 +116,34 @@ class Features(Section):
         default_factory=list,
         max_length=100,
         description="Features to count besides the dictionary's: regex:PATTERN, keyword:sea+sun, "
-        "judge: what the judge of [judge] rates, a plug-in's name or package.module:function; as "
-        "NAME = FORM with a name to call it by. "
-        "Together they are as likely as all others to be what votes are about.",
+        "judge: WHAT IT RATES (by the judge of [judge]), a plug-in's name or "
+        "package.module:function; write NAME = FORM to give it a name. Before any vote, votes "
+        "are as likely to be about one of these as about any of the others.",
     )
     drop: list[str] = Field(
         default_factory=list,
         max_length=1000,
-        description="Entries of the dictionary to leave out, by name, or group:NAME.",
+        description="Features of the dictionary to leave out, by name, or group:NAME.",
     )
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Those that a judge rates."""
+        """The added features that a judge rates."""
         return tuple(each for each in self.add if is_judged(each))
 
 
 class Prompts(Section):
-    """The prompts that the policy answers."""
+    """The prompts that the model answers."""
 
     path: str | None = Field(
-        None, description="CSV, JSONL or chat lists of your own; default: the prompts that ship."
+        None,
+        description="File of your own prompts, .csv, .jsonl, .json or .txt; default: szpo's own.",
     )
     column: str | None = Field(
         None,
         min_length=1,
-        description="Column of a CSV file, or key of JSON records, that holds the prompt; left "
-        "out: text or prompt.",
+        description="Column of a CSV file, or key of JSON records, that holds the prompt; "
+        "default: text or prompt.",
     )
     system: str | None = Field(
         None, max_length=65_536, description="System prompt put before every conversation."
@@ -153,14 +153,14 @@ class Prompts(Section):
         gt=0,
         lt=1,
         allow_inf_nan=False,
-        description="Share of your own prompts held out for measuring, where the file does not "
-        "say.",
+        description="Share of your own prompts held out for measuring, if the file does not mark "
+        "them.",
     )
     too_long: Literal["refuse", "cut"] = Field(
         "refuse",
-        description="A prompt that with generation.max_new_tokens is longer than the model reads: "
-        "refuse it before anything begins, or cut it (oldest turns first, then the beginning of "
-        "the last one; the end of the question stays).",
+        description="What to do with a prompt that is too long for the model, together with "
+        "generation.max_new_tokens: refuse it before the run begins, or cut it (oldest turns "
+        "first, then the beginning of the last turn; the end of the question stays).",
     )
 
 
@@ -172,10 +172,10 @@ class Generation(Section):
     top_p: float = Field(
         1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling (top-p); 1: off."
     )
-    top_k: int = Field(0, ge=0, description="Only the k most probable tokens; 0: all.")
+    top_k: int = Field(0, ge=0, description="Sample from the k most probable tokens; 0: from all.")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
     )
     common_random_numbers: bool = Field(
-        True, description="Both sides draw from the same uniform numbers."
+        True, description="Sample both batches of a comparison with the same random numbers."
     )

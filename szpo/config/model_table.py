@@ -1,7 +1,7 @@
-"""Which base model to take for people, by memory: a table from model cards, and a hint from it.
+"""Which base model to use with people, by memory: a table from model cards, and a hint.
 
-The model that ships answers in seconds and well enough for a demo; a panel of people reads for
-hours, so that its time is better spent on answers of a larger one.
+The shipped model answers in seconds, well enough for a demo. People read for hours, so their time
+is better spent on the answers of a larger model.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Final
 from szpo import cache
 
 AUTO: Final = "auto"
-"""The name that stands for the largest model of the table that is on this machine."""
+"""The name for the largest model of the table that is on this machine and fits."""
 
 NUMBER_BYTES: Final[Mapping[str, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of a weight by `model.dtype`."""
+"""Bytes of a weight, by `model.dtype`."""
 OVERHEAD_GIB: Final = 1.5
-"""Memory of a run beside the weights, GiB: the process, its batch of answers, their scores."""
+"""Memory of a run besides the weights, GiB: the process, a batch of answers, its scores."""
 CPU_BILLIONS: Final = 2.0
-"""Parameters, in billions, from which a model is not advised without an accelerator."""
+"""Largest model that is advised without an accelerator, in billions of parameters."""
 AUTO_BILLIONS: Final = 0.5
-"""The same for a model that nobody named: a set-up of a larger one takes hours on a CPU."""
+"""Largest model that "auto" takes on a CPU, where the set-up of a larger one takes hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Candidate:
     """Parameters."""
     licence: str
     ran: str = "not run"
-    """What the project has run it on."""
+    """Whether szpo's authors have run it."""
 
     @property
     def weights_gib(self) -> float:
@@ -42,7 +42,7 @@ class Candidate:
         return self.billions * 2e9 / 2**30
 
     def needs_gib(self, number_bytes: int = 2) -> float:
-        """Memory from which to take it, GiB, for numbers of that size; an estimate."""
+        """Memory that it needs with weights of ``number_bytes`` each, GiB; an estimate."""
         return self.weights_gib * number_bytes / 2 + OVERHEAD_GIB
 
 
@@ -54,7 +54,7 @@ TABLE: Final = (
     Candidate("Qwen/Qwen2.5-7B-Instruct", 7.62, "Apache 2.0"),
     Candidate("Qwen/Qwen2.5-14B-Instruct", 14.8, "Apache 2.0"),
 )
-"""From small to large; each answers in the form of a chat."""
+"""From small to large; all are chat models."""
 
 
 def choose(
@@ -64,13 +64,13 @@ def choose(
     number_bytes: int = 2,
     is_here: Callable[[str], bool] = lambda name: True,
 ) -> Candidate:
-    """Choose the largest model of the table that the memory holds; smollm2 where none does.
+    """Choose the largest model of the table that fits into memory; smollm2 if none does.
 
     Args:
-        free_gib: Memory that is free where the model computes, GiB.
-        most_billions: Parameters that it has at most, in billions.
-        number_bytes: Of a weight, as in `NUMBER_BYTES`.
-        is_here: Whether a model may be taken, by its name.
+        free_gib: Free memory of the device that the model runs on, GiB.
+        most_billions: Most parameters, in billions.
+        number_bytes: Bytes of a weight, as in `NUMBER_BYTES`.
+        is_here: Whether the model of this name may be chosen.
 
     >>> choose(6.0, most_billions=2.0).name, choose(20.0, most_billions=99.0).name
     ('HuggingFaceTB/SmolLM2-1.7B-Instruct', 'Qwen/Qwen2.5-7B-Instruct')
@@ -90,9 +90,9 @@ def choose(
 
 
 def name_auto(name: str, free_gib: float, *, accelerator: bool, number_bytes: int = 2) -> str:
-    """Name the model that "auto" stands for on this machine; any other name is its own.
+    """Name the model that "auto" stands for on this machine; other names are returned unchanged.
 
-    Nothing is downloaded: it is a model that is in the hub's cache already, else smollm2.
+    Nothing is downloaded: only models in the hub's cache are chosen, else smollm2.
     """
     if name != AUTO:
         return name
@@ -106,12 +106,12 @@ def name_auto(name: str, free_gib: float, *, accelerator: bool, number_bytes: in
 
 
 def hint(name: str, free_gib: float, number_bytes: int = 2) -> str:
-    """What to say to whoever lets people judge the model that ships; "" of any other model.
+    """A hint for users who let people judge the shipped model; "" for any other model.
 
     Args:
         name: The model of the run.
-        free_gib: Memory that is free on the machine, GiB; an accelerator's is not looked at.
-        number_bytes: Of a weight.
+        free_gib: Free main memory of the machine, GiB; not that of an accelerator.
+        number_bytes: Bytes of a weight.
     """
     if name != SHIPPED.name:
         return ""

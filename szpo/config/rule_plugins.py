@@ -1,7 +1,7 @@
-"""Rules of other packages: what they register at the entry point `szpo.rules`.
+"""Rules of other packages, registered at the entry point `szpo.rules`.
 
-The optimizer is pure and looks for nothing. Whoever reads settings or a ledger calls `find` first,
-which makes the rule known to it.
+The optimizer is pure and searches no packages. Code that reads settings or a ledger calls `find`
+first, which registers the rule with the optimizer.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ GROUP: Final = "szpo.rules"
 
 
 def find(name: str) -> Rule | None:
-    """The rule of that name, loaded where another package brings it; None where nothing does.
+    """Find a rule by name, and load it if it is another package's; None if there is none.
 
     Raises:
-        UsageError: what the package registers is no rule of that name, or cannot be loaded.
+        UsageError: the registered object is not a rule of that name, or cannot be loaded.
     """
     if name in registry.RULES:
         return registry.RULES[name]

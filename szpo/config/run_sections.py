@@ -1,4 +1,4 @@
-"""The settings around the steps: where and how long a run lives, who votes, guards, measuring."""
+"""Settings around the steps: the run's name and end, its panel, guards, messages, measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from szpo.config.section import Count, Positive, Section
 
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
-"""Names that some file systems give to devices."""
+"""Names that Windows reserves for devices."""
 
 RUN_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,63}$"
 
@@ -23,14 +23,14 @@ class Run(Section):
     name: str | None = Field(
         None,
         pattern=RUN_NAME,
-        description="Name of the run and of its file; default: made from model, panel and seed.",
+        description="Name of the run and of its file; default: from model, panel and seed.",
     )
     folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
     seed: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="The only seed: everything random is derived from it; default: 0, or where "
+        description="The run's only seed, from which all randomness derives; default: 0, or if "
         "people vote a number drawn when the run begins, so that nobody can work out sides.",
     )
     votes: int | None = Field(
@@ -39,8 +39,8 @@ class Run(Section):
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
     lag: Literal[0, 1] | None = Field(
         None,
-        description="1 generates the next step's answers while people vote on this one's; "
-        "default: 0 for panels inside the process, 1 for people.",
+        description="1: generate the next step's answers while people vote on this step's; 0: "
+        "after their votes. Default: 1 if panel.kind is people, otherwise 0.",
     )
 
     @field_validator("name")
@@ -52,7 +52,7 @@ class Run(Section):
 
     @property
     def root_seed(self) -> int:
-        """The seed; 0 where none is set."""
+        """The seed; 0 if none is set."""
         return self.seed or 0
 
 
@@ -62,9 +62,9 @@ class Panel(Section):
     kind: str = Field(
         "bt70",
         min_length=1,
-        description="people (through the panel's page or another process), a simulated panel "
-        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench, labels70, close, or changed, as "
-        "in bt70+side=.3+hostile=1), judge (a language model, see [judge]), or one of your own.",
+        description="people (on the panel's page or elsewhere); a simulated panel: bt70, "
+        "half-beta, lapse10, hostile, hostile2, mtbench, labels70 or close, also changed, as in "
+        "bt70+side=.3+hostile=1; judge (see [judge]); or a panel of another package.",
     )
     size: int = Field(5, ge=1, le=100_000, description="P: number of panelists (annotators).")
     reward: str = Field(
@@ -97,7 +97,7 @@ class Panel(Section):
     guideline: str = Field(
         "Prefer correct, direct and helpful answers; longer is not better by itself.",
         max_length=300,
-        description="One line beside the question.",
+        description="One line of guidance shown beside the question.",
     )
     guideline_full: str = Field(
         "Read what differs, prompt by prompt, then judge each set as a whole: if you had to keep "
@@ -116,20 +116,20 @@ class Panel(Section):
         None,
         min_length=1,
         max_length=200,
-        description="Who runs this study, as people read it before they begin; this and what "
-        "follows to consent is shown only if set.",
+        description="Who runs this study, shown to people before they begin. This setting and "
+        "those below it, up to consent, are shown only if set.",
     )
     contact: str | None = Field(
         None,
         min_length=1,
         max_length=200,
-        description="Whom people can ask: an address, a number.",
+        description="Whom people can ask, such as an e-mail address or a phone number.",
     )
     pay: str | None = Field(
-        None, min_length=1, max_length=300, description="What people get for it, in your words."
+        None, min_length=1, max_length=300, description="What people are paid, in your own words."
     )
     ends: str | None = Field(
-        None, description="The last day, such as 2026-12-31; it is only shown and stops nothing."
+        None, description="Last day of the study, such as 2026-12-31; shown, but ends nothing."
     )
     privacy_url: str | None = Field(
         None,
@@ -145,67 +145,67 @@ class Panel(Section):
     )
     poor_samples: Literal["refuse", "open"] = Field(
         "refuse",
-        description="Where too many of 20 sample answers are cut off, repeated, empty or off "
-        "topic: refuse leaves the first round closed until the operator says otherwise, open "
-        "begins all the same. Both are recorded.",
+        description="If too many of 20 sample answers are cut off, repeated, empty or off topic: "
+        "refuse keeps the first round closed until the operator opens it; open starts anyway. "
+        "Both are recorded.",
     )
     spare: int = Field(
         1,
         ge=0,
         le=100,
-        description="Additional seats that may be served in parallel, so that a person who "
-        "left delays nobody; only the votes needed are counted.",
+        description="How many people more than needed may answer a comparison at a time, so that "
+        "nobody waits for someone who left; only the votes needed are counted.",
     )
     second_share: float = Field(
         0.0,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of the comparisons shown to a second person who would otherwise "
-        "wait, to measure how far people agree; these answers change no update.",
+        description="Share of the comparisons shown to a second person who would otherwise wait, "
+        "to measure how far people agree; these answers do not count in updates.",
     )
     deadline_minutes: Positive | None = Field(
         None,
         le=525_600,
-        description="Close a round this long after it opened, pauses not counted; default: "
-        "wait for every vote.",
+        description="Close a round this many minutes after it opened, pauses not counted; "
+        "default: wait for every vote.",
     )
     quorum: float | None = Field(
         None,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of a round's votes that its deadline needs to close it; default: "
-        "it closes with the votes it has.",
+        description="Close a round at its deadline only if it has this share of its votes; "
+        "default: close it with the votes it has.",
     )
     pay_per_hour: Positive | None = Field(
         None,
-        description="Pay for an hour of reading; with this or pay_per_vote, szpo estimates the "
-        "money in advance, shows it, and can limit it during the run.",
+        description="Pay for an hour of reading. With this or pay_per_vote, szpo estimates the "
+        "cost in advance, shows it, and can limit it during the run.",
     )
     pay_per_vote: Positive | None = Field(None, description="Pay for a counted vote.")
-    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Currency of both.")
+    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Currency of all pay.")
     calibration: bool = Field(
         True,
-        description="Offer people short comparisons while they wait; they teach the run "
-        "nothing and measure how reliable votes are.",
+        description="Offer people short comparisons while they wait. These measure how reliable "
+        "votes are, and never change the model.",
     )
     tell_rounds: bool = Field(
         True,
-        description="While people wait they read what the last round's votes did: how many there "
-        "were, how often two agreed, whether the model moved further than before; never what was "
-        "preferred.",
+        description="Tell people while they wait what the last round's votes did: how many there "
+        "were, how often two people agreed, whether the model moved further than before; never "
+        "what was preferred.",
     )
     tell_taught: bool = Field(
         False,
-        description="Once the run is complete, people may ask on their last screen what the votes "
-        "taught; that they read it is recorded.",
+        description="After the run, people may ask on their last screen what the votes taught; "
+        "it is recorded who read it.",
     )
 
     @field_validator("ends", mode="before")
     @classmethod
     def _ends_on_a_day(cls, given: Any) -> Any:
-        if type(given) is date:  # TOML has days of its own
+        if type(given) is date:  # TOML has a type for dates
             return given.isoformat()
         if isinstance(given, str):
             try:
@@ -216,14 +216,14 @@ class Panel(Section):
 
     @property
     def seat_us(self) -> int:
-        """For how long a comparison is reserved for one person, in microseconds."""
+        """How long a comparison is reserved for one person, in microseconds."""
         return round(self.lease_minutes * 60e6)
 
 
 class Guards(Section):
-    """Bands; a run that leaves one pauses; default: not watched."""
+    """Limits: a run whose answers pass one pauses; default: no limits."""
 
-    kl: Positive | None = Field(None, description="Highest KL to the base, nats per completion.")
+    kl: Positive | None = Field(None, description="Highest KL to the base, nats per answer.")
     min_length: Positive | None = Field(None, description="Lowest mean answer length, tokens.")
     max_length: Positive | None = Field(None, description="Highest mean answer length, tokens.")
     repetition: float | None = Field(
@@ -244,15 +244,15 @@ class Guards(Section):
 
 
 class Hook(Section):
-    """A web hook: a message when a round waits, a guard pauses, a run ends or cannot begin."""
+    """A web hook: messages when a round waits, a guard pauses, the run ends or cannot begin."""
 
     url: str | None = Field(
         None,
         max_length=2000,
-        description="Address that gets messages by POST: http(s)://…, addresses of your own "
-        "network included; default: none is sent. It is in the record and in "
-        "exports; write env:NAME for an address that is itself a secret, and put "
-        "it into that environment variable. $SZPO_HOOK_SECRET, where it is set, signs messages.",
+        description="Address to which messages are sent by POST: http(s)://…, also in your own "
+        "network; default: no messages. It is in the record and in exports. If the address "
+        "itself is a secret, write env:NAME and put it into that environment variable. "
+        "$SZPO_HOOK_SECRET, if set, signs messages.",
     )
 
     @field_validator("url")
@@ -270,10 +270,10 @@ ENVIRONMENT_NAME: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 def check_address(url: str) -> None:
-    """Refuse what is no address of the web.
+    """Check an address for web requests.
 
     Raises:
-        ValueError: it is not http(s)://host, or has a name and a password in it.
+        ValueError: it is not http(s)://host, or contains a user name or password.
     """
     try:
         parts = urlsplit(url)
@@ -286,14 +286,14 @@ def check_address(url: str) -> None:
 
 
 class Tracking(Section):
-    """A tracker that gets the figures of every step: numbers and names of methods, no texts."""
+    """A tracker, which logs every step's figures: numbers and names of methods, no texts."""
 
     kind: str | None = Field(
         None,
         min_length=1,
-        description="tensorboard, wandb, mlflow, or one of your own, which writes to tracking "
-        "beside the run's file; left out: none. Each needs its extra of szpo, which has the "
-        "tracker's name.",
+        description="tensorboard, wandb or mlflow (each needs the extra of its name), or a "
+        "tracker of another package; writes to the folder tracking beside the run's file. "
+        "Default: none.",
     )
 
 
@@ -306,8 +306,8 @@ class Prolific(Section):
     study: str | None = Field(
         None,
         pattern=CODE,
-        description="The study's id, which Prolific shows in its address (STUDY_ID); default: "
-        "there is no open link.",
+        description="The study's id, which Prolific shows in its address (STUDY_ID); default: no "
+        "open link.",
     )
     places: int = Field(
         50,
@@ -319,8 +319,8 @@ class Prolific(Section):
     minutes: Positive = Field(
         60.0,
         le=10_080,
-        description="Minutes for a participant from the first arrival on; take the study's "
-        "longest time.",
+        description="Minutes that a participant has from the first arrival on; use the study's "
+        "maximum time.",
     )
     completion_code: str | None = Field(
         None, pattern=CODE, description="Completion code for participants who have finished."
@@ -340,13 +340,13 @@ class Prolific(Section):
 
 
 class Evaluation(Section):
-    """Measuring on held-out prompts, before, along the way and after; costs no votes."""
+    """Measurements on held-out prompts before, during and after the run; they cost no votes."""
 
-    prompts: Count = Field(64, description="Held-out prompts.")
-    samples: Count = Field(8, description="Answers to each, before and after.")
+    prompts: Count = Field(64, description="Most held-out prompts to measure on.")
+    samples: Count = Field(8, description="Answers to each prompt, before and after the run.")
     along: int = Field(
         3,
         ge=0,
         le=1000,
-        description="How often to measure on the way, with one answer to each prompt.",
+        description="How often to measure during the run, with one answer to each prompt.",
     )

@@ -1,10 +1,10 @@
-"""Every setting of a run: typed, bounded, described once.
+"""All settings of a run, with types, bounds and descriptions.
 
-The other tables are in `szpo.config.model_sections`, `szpo.config.run_sections`,
-`szpo.config.engine` and `szpo.config.judge`; descriptions are also the comments of the file that
-``szpo init`` writes. `Config` holds the tables and the rules between them. The optimizer's
-settings are made here, once, and refused where its rule cannot work with them. Files, presets and
-``--set`` are read by `szpo.config.settings_file`; `szpo.runs.assemble` makes a run of it all.
+`Config` holds all tables and the rules between them. Tables other than the optimizer's are in
+`szpo.config.model_sections`, `run_sections`, `engine` and `judge`. ``szpo init`` writes the
+descriptions as comments. The optimizer's `Settings` are made here, and refused if its rule cannot
+work with them. `szpo.config.settings_file` reads files, presets and ``--set``;
+`szpo.runs.assemble` builds a run from a `Config`.
 """
 
 from __future__ import annotations
@@ -51,24 +51,24 @@ from szpo.optim.settings import SMOOTHINGS, Settings, SettingsError
 from szpo.types import Layout, Pairing
 
 WORDS_PER_TOKEN = 0.75
-"""Of English, with the tokenizers of small models."""
+"""For English, with the tokenizers of small models."""
 SCORED: Final = ("score", "features")
 """Kinds of coordinates that are made from scores of base answers."""
 RUBRIC_VERSION = 1
-"""Which wording of question, guideline and choices a vote was given under; stored with it."""
+"""Version of the wording of question, guideline and choices; stored with each vote."""
 ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
-"""A layout that no setting is too large for."""
+"""The smallest layout, for checks before the coordinates are known."""
 Coordinates: TypeAlias = Literal["score", "features", "random", "full"]
 FEATURE_SAMPLES: Final = 1024
-"""Base answers of a set-up of features."""
+"""Base answers of the set-up for coordinates of kind features."""
 FEWEST_SAMPLES: Final = 256
-"""With fewer they are too rough to be auto's choice."""
+"""With fewer base answers, auto does not choose features, since they are too inexact."""
 SAMPLES: Final = 384
-"""Base answers of any other."""
+"""Base answers of the set-up for other kinds."""
 FIRST_RULE: Final = "regression"
-"""The rule that is auto's choice where it can work."""
+"""The rule that auto chooses where it can work."""
 OTHER_RULE: Final = "known"
-"""Its choice elsewhere."""
+"""The rule that auto chooses elsewhere."""
 
 
 FLOAT32_MAX = 3.4028234663852886e38
@@ -78,22 +78,23 @@ LAWS = ("gaussian", "normalised", "orthonormal")
 
 
 class Optimizer(Section):
-    """The zeroth-order optimizer: how comparisons are made and how votes move the weights."""
+    """The zeroth-order optimizer: how comparisons are made and how votes move the model."""
 
     rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
         "auto",
-        description=f"{list_names(list(RULES))}, or one of another package; auto: regression "
-        f"in a subspace of up to {REGRESSION_UP_TO_DIM} coordinates, where it has all that is "
-        "set; known elsewhere.",
+        description=f"How votes move the weights: {list_names(list(RULES))}, or a rule of another "
+        f"package; auto: regression in a subspace of up to {REGRESSION_UP_TO_DIM} coordinates, if "
+        "it uses every optimizer setting that you changed; otherwise known.",
     )
     law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
         "auto",
-        description="How directions are drawn: gaussian; normalised, to one length; orthonormal, "
-        "to each other too; auto: orthonormal under regression, otherwise normalised up to "
-        f"{NORMALISE_UP_TO} coordinates and gaussian above.",
+        description="How directions are drawn: gaussian; normalised: all of one length; "
+        "orthonormal: orthogonal to each other too; auto: orthonormal under regression, "
+        f"otherwise normalised up to {NORMALISE_UP_TO} coordinates and gaussian above.",
     )
     pairing: Pairing = Field(
-        "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
+        "antithetic",
+        description="antithetic: compare θ+μv with θ−μv; forward: with θ, as published.",
     )
     directions: Count = Field(
         1, description="K: directions per step; default: 8 under regression, otherwise 1."
@@ -108,11 +109,11 @@ class Optimizer(Section):
     kl_radius: Positive = Field(
         1.62,
         le=1e6,
-        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); default: "
+        description="κ: KL of each side from the centre, in nats; it sets μ = √(2κ/d); default: "
         f"{RADIUS:g} under regression, otherwise 1.62.",
     )
     kl_step: Positive = Field(
-        0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
+        0.03, le=1e6, description="κ_step: KL of one expected step, nats; sets the step size."
     )
     mu: Positive | None = Field(
         None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
@@ -120,36 +121,36 @@ class Optimizer(Section):
     alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
     mu_decay: Decay = Field(
         0.0,
-        description="p: μ falls with the step t = 1, 2, … as t to the power −p, to a hundredth of "
-        "its start at the least; 0: constant.",
+        description="p: in step t = 1, 2, … μ is its first value times t to the power −p, at "
+        "least a hundredth of it; 0: constant.",
     )
     alpha_decay: Decay = Field(
-        0.0, description="q: α falls with the step as t to the power −q; see mu_decay."
+        0.0, description="q: α falls in the same way, with t to the power −q; see mu_decay."
     )
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        None, description="Steps that only measure; default: 0, or 5 where α must be measured."
+        None, description="First steps, which only measure; default: 0, or 5 to measure α."
     )
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."
     )
     smoothing: Annotated[str, OneOf(SMOOTHINGS)] = Field(
-        "haldane", description="How the rule known moves a vote share of 0 or 1 inside (0, 1)."
+        "haldane", description="How the rule known moves a vote share of 0 or 1 into (0, 1)."
     )
     ties: Ties = Field(
-        "half", description="A tie is half a vote each, or goes through Davidson's model."
+        "half", description="half: half a vote for each side; davidson: by Davidson's model."
     )
     weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
         "equal",
-        description="How much each voter counts: equal; or learned from agreement with the "
-        f"rest: {list_names(list(LEARNED))}.",
+        description="How much each voter counts: equal; or learned from agreement with the other "
+        f"voters: {list_names(list(LEARNED))}.",
     )
 
     kl_budget: (
         list[Annotated[list[Positive], Field(min_length=2, max_length=2)]] | Literal["off"] | None
     ) = Field(
         None,
-        description="regression: how far the recommended point may be from the start, as [[votes, "
-        "nats], ...], linear between and constant outside; off: without bound; default: "
+        description="regression: highest KL of the recommended point from the start, as [[votes, "
+        "nats], ...], linear between the points and constant outside; off: no limit; default: "
         f"{[list(point) for point in BUDGET]}.",
     )
     score_share: float | None = Field(
@@ -165,38 +166,37 @@ class Optimizer(Section):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="regression in coordinates of named features: share of chance in a direction "
-        "that is asked, the rest follows what the votes so far may be about; 1: chance alone; "
-        f"default: {NOISE:g}.",
+        description="regression on named features: random share of each direction; the rest "
+        "follows the features that the votes so far may be about; 1: fully random; default: "
+        f"{NOISE:g}.",
     )
     prior_variances: Annotated[str, OneOf(tuple(PRIORS))] | None = Field(
         None,
-        description="regression: which coordinates are expected to carry the taste: the first "
-        "8, 16, 32, … or all, as votes decide (blocks); all equally (flat); "
-        "leading ones more (falling); default: blocks.",
+        description="regression: which coordinates are expected to carry the taste: the first 8, "
+        "16, 32, … or all, as the votes decide (blocks); all equally (flat); the leading ones "
+        "more (falling); default: blocks.",
     )
     forgetting: float | None = Field(
         None,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="regression: λ, the weight of a vote one step older, for a taste that turns; "
-        "default: votes keep their weight.",
+        description="regression: λ, by which the weight of a vote is multiplied with each "
+        "further step, for a taste that changes; default: all votes keep their weight.",
     )
     prior: str | None = Field(
         None,
         min_length=1,
         description="regression: begin with the preferences of a run's .db or of a preference "
-        "file (.jsonl, .jsonl.gz, .json), or with good answers, each preferred to the base's own; "
-        "a run's votes count in full on the same model, prompts and coordinates; others make "
-        "some features likelier or, on score coordinates, weigh at most 20 votes at the "
-        "start, and later as much as votes confirm them.",
+        "file (.jsonl, .jsonl.gz, .json), or with good answers, each taken as preferred to the "
+        "base's own. A run's votes count in full on the same model, prompts and coordinates. "
+        "Other preferences make some features likelier; on score coordinates they weigh at most "
+        "20 votes at the start, and later as much as votes confirm them.",
     )
     guarded: bool | None = Field(
         None,
-        description="regression: limit the recommended point to where the guards of fluency, "
-        "length and topic are predicted to hold, from the base's own answers; "
-        "default: true.",
+        description="regression: keep the recommended point where the guards of fluency, length "
+        "and topic are predicted to hold, judging by the base's own answers; default: true.",
     )
 
     @model_validator(mode="after")
@@ -208,7 +208,7 @@ class Optimizer(Section):
 
 
 class Config(Section):
-    """A run's settings, one attribute per table of the file."""
+    """A run's settings, with one attribute per table of the file."""
 
     run: Run = Run()
     model: Model = Model()
@@ -231,9 +231,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _settle_rule(self) -> Self:
-        """Choose the rule, fill in what it asks by default, and refuse what it cannot work with.
+        """Choose the rule, fill in its defaults, and refuse settings that it cannot work with.
 
-        Nothing is checked of the optimizer's settings after this but the run's own coordinates.
+        After this, only the run's own coordinates can make the optimizer's settings invalid.
         """
         given, auto = self.optimizer, self.optimizer.rule == "auto"
         rule = FIRST_RULE if auto and self._suits_first_rule() else given.rule
@@ -246,7 +246,7 @@ class Config(Section):
         return self
 
     def _take_rule(self, name: str, given: Optimizer) -> None:
-        """Directions, comparisons and radius that are left out are those of the rule."""
+        """Use the rule's own defaults for directions, comparisons and radius that are not set."""
         own = rule_plugins.find(name)
         names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
         usual = {
@@ -259,7 +259,7 @@ class Config(Section):
         self._make_settings(ONE_COORDINATE, 1.0)
 
     def _suits_first_rule(self) -> bool:
-        """A subspace of few enough coordinates, and nothing set that `FIRST_RULE` ignores."""
+        """Whether the subspace is small, and no setting is one that `FIRST_RULE` ignores."""
         space = self.subspace
         small = space.kind != "full" and self.optimizer.mu is None
         few = space.dim == "auto" or space.dim <= REGRESSION_UP_TO_DIM
@@ -307,7 +307,7 @@ class Config(Section):
         """Refuse settings of a new run that its rule would ignore.
 
         Raises:
-            UsageError: one was changed that plays no part in the rule.
+            UsageError: a setting was changed that plays no part in the rule.
         """
         rule = RULES.get(self.optimizer.rule)
         if rule is not None and (names := self._list_changed(rule.ignores)):
@@ -323,28 +323,28 @@ class Config(Section):
             )
 
     def _list_changed(self, names: Iterable[str]) -> list[str]:
-        """List the settings of the optimizer that are not as they are by default."""
+        """List those of the optimizer's settings that differ from their defaults."""
         fields = Optimizer.model_fields
         return [name for name in names if getattr(self.optimizer, name) != fields[name].default]
 
     @property
     def rule(self) -> str:
-        """The rule that turns votes into steps.
+        """The name of the rule that turns votes into steps.
 
-        auto is `FIRST_RULE` in a subspace of few enough coordinates whose radius is not set, where
-        all other settings are ones that it has; else `OTHER_RULE`.
+        auto is `FIRST_RULE` if the subspace is small enough, optimizer.mu is not set and the rule
+        uses every changed setting; else `OTHER_RULE`.
         """
         return self._rule
 
     def optimizer_settings(
         self, layout: Layout, scale: float, features: NamedFeatures | None = None
     ) -> Settings:
-        """The optimizer's settings of a run in coordinates of this layout and scale.
+        """The optimizer's settings for a run in coordinates of this layout and scale.
 
-        ``features``: what the coordinates were made of, where that is named features.
+        ``features``: the named features that the coordinates were made from, if any.
 
         Raises:
-            UsageError: they do not fit the coordinates.
+            UsageError: the settings do not fit the coordinates.
         """
         try:
             return self._make_settings(layout, scale, features)
@@ -362,7 +362,7 @@ class Config(Section):
         if o.warmup is not None:
             changes["warmup"] = o.warmup
         elif self.subspace.kind == "random" and rule and rule.can_warm_up:
-            # Nothing is known of how far votes carry along random directions: α is measured.
+            # How much votes change along random directions is not known, so α is measured.
             changes["warmup"] = 0 if o.alpha is not None else WARMUP
         if o.kl_budget is not None:
             points = () if o.kl_budget == "off" else o.kl_budget
@@ -386,32 +386,32 @@ class Config(Section):
 
     @property
     def steps(self) -> int:
-        """Steps after which the run ends: the explicit number, or what the votes pay for.
+        """Steps after which the run ends: run.steps, or as many as run.votes pays for.
 
-        A step that the votes left cannot pay whole is not begun; comparisons that are tied without
-        asking cost nothing, so there may be a few steps more.
+        A step is begun only if the votes left pay for all of it. Comparisons of identical batches
+        cost no votes, so there may be a few more steps.
         """
         from_votes = None if self.run.votes is None else self.run.votes // self.votes_per_step
         both = [n for n in (self.run.steps, from_votes) if n is not None]
         return min(both)
 
     def is_spent(self, steps: int, votes: int) -> bool:
-        """Whether the run's end is reached: no further step is due or can be paid whole."""
+        """Whether the run has ended: no steps are left, or too few votes for another one."""
         by_steps = self.run.steps is not None and steps >= self.run.steps
         left = math.inf if self.run.votes is None else self.run.votes - votes
         return by_steps or left < self.votes_per_step
 
     def describe_end(self) -> str:
-        """After what the run ends, such as "240 votes"."""
+        """When the run ends, such as "240 votes"."""
         both = ((self.run.votes, "votes"), (self.run.steps, "steps"))
         return " or ".join(f"{n:,} {what}" for n, what in both if n is not None)
 
     @property
     def coordinates(self) -> Coordinates:
-        """The kind of the subspace.
+        """The kind of the subspace, with auto resolved.
 
-        auto is features under `FIRST_RULE`, where it can use them and the answers of the set-up
-        are not set to fewer than they need; else score.
+        auto is features under `FIRST_RULE` if no other setting excludes them and the set-up has at
+        least `FEWEST_SAMPLES` answers; else score.
         """
         chosen, o, samples = self.subspace.kind, self.optimizer, self.subspace.samples
         if chosen != "auto":
@@ -423,33 +423,33 @@ class Config(Section):
 
     @property
     def samples(self) -> int:
-        """Base answers of the set-up: as set, or by the kind of coordinates."""
+        """Base answers of the set-up: as set, or by default for the kind of coordinates."""
         usual = FEATURE_SAMPLES if self.coordinates == "features" else SAMPLES
         return self.subspace.samples or usual
 
     @property
     def dim(self) -> int:
-        """Number of coordinates d of a subspace: as set, or by the votes (see `choose_dim`)."""
+        """Number of coordinates d of a subspace: as set, or from the votes (see `choose_dim`)."""
         chosen = self.subspace.dim
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 
     @property
     def words_per_vote(self) -> float:
-        """Words of the answers that a vote reads at most: all rows, both sides, full length."""
+        """Most words of answers to read for a vote: all rows, both sides, full length."""
         return 2 * self.optimizer.rows * self.generation.max_new_tokens * WORDS_PER_TOKEN
 
     @property
     def votes_per_step(self) -> int:
-        """K · N · M."""
+        """K · N · M: directions × comparisons × votes."""
         return self.optimizer.directions * self.optimizer.comparisons * self.optimizer.votes
 
 
 def choose_dim(votes: int) -> int:
-    """Choose how many coordinates a number of votes can tell apart: a power of two, 4 to 64.
+    """Choose how many coordinates a number of votes can resolve: a power of two, 4 to 64.
 
-    A vote at a win rate of 75 % carries at most .13 nat (ln 2 less its entropy) on where to go,
-    and the posterior of d coordinates needs a few nats each: one coordinate per thirty votes.
-    Fewer coordinates are learned sooner, more reach further; the reward plays no part.
+    A vote at a win rate of 75 % carries at most .13 nat of information (ln 2 minus its entropy),
+    and the posterior needs a few nats per coordinate: so one coordinate per thirty votes. Fewer
+    coordinates are learned sooner, more reach further; the reward plays no part.
 
     >>> choose_dim(240), choose_dim(50), choose_dim(3000)
     (8, 4, 64)

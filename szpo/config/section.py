@@ -1,4 +1,4 @@
-"""What the tables of a settings file share: strictness, bounded numbers, names of a registry."""
+"""Shared by all settings tables: strict validation, bounded numbers, names of a registry."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Count = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Section(BaseModel):
-    """A table of the settings file: unknown keys are refused, values are never converted."""
+    """A table of the settings file; unknown keys are refused and values are never converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """In ``Annotated[str, OneOf(...)]``: one of these names, which a registry elsewhere holds.
+    """For ``Annotated[str, OneOf(...)]``: restricts a setting to the names of a registry.
 
-    It is checked, refused and described in a JSON schema as a ``Literal`` of the names. Those that
-    other packages register at the entry point ``group`` are taken as well.
+    Checks, errors and JSON schema are those of a ``Literal`` of the names. Names that other
+    packages register at the entry point ``group`` are accepted too.
     """
 
     names: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""Settings files: read TOML, presets and ``--set``, name what is wrong, write comments.
+"""Settings files: read TOML, presets and ``--set``, describe errors, write a commented file.
 
-Later ones win: defaults, preset, file, ``--set``.
+In rising precedence: defaults, preset, file, ``--set``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GONE: Final[Mapping[str, tuple[object, str]]] = {
     "selection.floor": (0.2, _ALL_ASKED),
     "selection.vote_price": (None, "set run.votes, and fewer optimizer.comparisons a step"),
 }
-"""Settings that are gone: what they were by default, and what to do now."""
+"""Removed settings: their former default, and what to do now."""
 _LEARNED: Final = "choose skill or rationality"
 GONE_VALUES: Final[Mapping[str, str]] = {
     'optimizer.rule = "bayes"': "choose regression",
@@ -64,11 +64,11 @@ GONE_VALUES: Final[Mapping[str, str]] = {
         for name in superseded.GONE_VALUES["smoothing"][1]
     },
 }
-"""Values that are gone, and what to do now."""
+"""Removed values of settings, and what to do now."""
 
 
 def without_gone(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings without what is gone, and a line on each that was not as it is by default.
+    """The settings without removed ones, and a line for each of these not at its default.
 
     >>> without_gone({"optimizer": {"momentum": 0.0, "steer": True, "rows": 4}})
     ({'optimizer': {'rows': 4}}, ['optimizer.steer is gone: set optimizer.mu_decay'])
@@ -102,7 +102,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def presets() -> dict[str, str]:
-    """Names of the presets that ship, each with its first comment line.
+    """Names of szpo's presets, each with its first comment line.
 
     >>> list(presets())
     ['bigger', 'demo', 'people', 'published', 'published-sign', 'tiny']
@@ -118,7 +118,7 @@ def _preset_texts() -> dict[str, str]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings a preset changes.
+    """The settings that a preset changes.
 
     Raises:
         UsageError: No preset has this name.
@@ -134,7 +134,7 @@ def preset(name: str) -> dict[str, Any]:
 def load(
     path: Path | None = None, *, preset_name: str | None = None, sets: Sequence[str] = ()
 ) -> Config:
-    """Load a run's settings from a preset, a file and ``key=value`` texts, later ones winning.
+    """Load a run's settings from a preset, a file and ``key=value`` texts; later ones win.
 
     Raises:
         UsageError: A file is missing or unreadable, or a setting is unknown or out of range.
@@ -153,7 +153,7 @@ def load(
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a TOML file as a tree.
+    """Read a TOML file as a tree of tables.
 
     Raises:
         UsageError: It is missing, too large, not UTF-8 or not TOML.
@@ -181,7 +181,7 @@ def _decode(path: Path) -> str:
     if size > SIZE_LIMIT:
         raise UsageError(f"{path.name} is {size:,} bytes; at most 1,000,000 are read")
     try:
-        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors put it there
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors write it
     except OSError as error:
         raise UsageError(f"{path.name} cannot be read ({error.strerror})") from None
     try:
@@ -194,12 +194,12 @@ def _decode(path: Path) -> str:
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
-    """Parse one ``key=value`` into a tree; the section may be left out where the key is unique.
+    """Parse one ``key=value`` into a tree; the section may be left out if the key is unique.
 
-    The value is read as TOML, and as plain text where it is not TOML.
+    The value is read as TOML, or as plain text if it is not TOML.
 
     Raises:
-        UsageError: There is no "=", or the key is unknown or stands in several sections.
+        UsageError: There is no "=", or the key is unknown or in several sections.
 
     >>> parse_assignment("seed=3"), parse_assignment("panel.kind=people")
     ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
@@ -215,7 +215,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
         return {section: {name: None}}
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:  # which wants a digit on both sides of a point
+    except tomllib.TOMLDecodeError:  # TOML needs a digit on both sides of a point
         parsed = value.strip()
         if re.fullmatch(r"[+-]?(\.\d+|\d+\.)", parsed):
             parsed = float(parsed)
@@ -223,10 +223,10 @@ def parse_assignment(text: str) -> dict[str, Any]:
 
 
 def find_key(key: str, said: str) -> tuple[str, str]:
-    """The section and the name of a key; the section may be left out where the key is unique.
+    """Find a key's section and name; the section may be left out if the key is unique.
 
     Raises:
-        UsageError: ``said`` has a key that is unknown or stands in several sections.
+        UsageError: The key is unknown or in several sections; the message quotes ``said``.
     """
     section, dot, name = key.rpartition(".")
     if dot:
@@ -243,10 +243,10 @@ def find_key(key: str, said: str) -> tuple[str, str]:
 
 
 def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
-    """Check a tree of plain values and make settings of it.
+    """Check a tree of plain values and turn it into settings.
 
     Raises:
-        UsageError: Naming the first key that is gone or wrong, and what it may be.
+        UsageError: Names the first removed or wrong key, and what it may be.
     """
     kept, gone = without_gone(tree)
     if gone:
@@ -260,18 +260,18 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
 
 
 def check_recorded(tree: Mapping[str, Any], *, where: str) -> Config:
-    """Make settings of those that a run recorded; what szpo no longer has gets its default.
+    """Turn a run's recorded settings into a `Config`; removed settings get their default.
 
-    Whether the run can go on without it, `szpo.optim.superseded` says.
+    `szpo.optim.superseded` decides whether the run can continue without them.
 
     Raises:
-        UsageError: As `check` does.
+        UsageError: As in `check`.
     """
     return check(without_gone(tree)[0], where=where)
 
 
 def _describe(error: Any) -> str:
-    """Describe one validation error in a line: the key, the rule, the value."""
+    """Describe one validation error in a line: key, requirement, value."""
     loc = [part for part in error["loc"] if part not in {"constrained-str", "literal"}]
     key = ".".join(str(part) for part in loc[:2])
     got, kind, context = error.get("input"), error["type"], error.get("ctx", {})
@@ -289,7 +289,7 @@ def _describe(error: Any) -> str:
 
 
 def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> str:
-    """Describe what values a key may have, from its own declaration."""
+    """Describe which values a key may have, from its declaration."""
     field = SECTIONS[str(loc[0])].model_json_schema()["properties"][str(loc[1])]
     choices = [field, *field.get("anyOf", [])]
     options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
@@ -337,7 +337,7 @@ def _suggest(word: str, known: Mapping[str, Any]) -> str:
 
 
 def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Put the tables of ``change`` into the tree, key by key."""
+    """Write the values of ``change`` into the tree, key by key."""
     for section, values in change.items():
         if isinstance(values, Mapping) and isinstance(tree.get(section, {}), dict):
             tree.setdefault(section, {}).update(values)
@@ -346,7 +346,7 @@ def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
 
 
 def to_toml(config: Config) -> str:
-    """Write the settings as TOML with each key's description above it.
+    """Format the settings as TOML with each key's description above it.
 
     >>> print(to_toml(Config()).splitlines()[0])
     # Settings of one szpo run. Start it with: szpo run run.toml
