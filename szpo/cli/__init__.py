@@ -1,1 +1,1 @@
-"""The ``szpo`` command: one file per group of commands, put together in `app`."""
+"""The ``szpo`` command: one file per group of commands; `app` runs them."""

@@ -1,7 +1,7 @@
-"""The ``szpo`` command: `szpo.cli.commands` lists the commands, each loaded when it is called.
+"""The ``szpo`` command: `szpo.cli.commands` lists its commands, each loaded when called.
 
-Commands of other packages join by the entry point group ``szpo.commands`` (a function, or a typer
-application), benchmarks by ``szpo.benches``.
+Other packages register commands at the entry point ``szpo.commands`` (a function or a typer
+application), and benchmarks at ``szpo.benches``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from szpo.cli import commands, console
 
 INTERRUPTED, TERMINATED = 130, 143
 TWICE_S = 5.0
-"""An interrupt that follows another one within this time (seconds) counts as the same one."""
+"""A second interrupt within this time (seconds) of the last one is ignored."""
 
 app = typer.Typer(
     name="szpo",
@@ -39,14 +39,14 @@ def root(
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
     """Tune a language model's LoRA adapter from pairwise votes, without a reward model."""
-    del debug  # read in call(), which welcomes it on either side of the command's name
+    del debug  # read in call(), so it may stand before or after the command's name
     if version:
         typer.echo(f"szpo {__version__}")
         raise typer.Exit
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code; an error is one line on stderr.
+    """Run the command line and exit with its code; an error is one line on stderr.
 
     Exit codes: 0 done, 1 the run failed its own check, 2 usage, 3 lease, 4 storage, 5 integrity,
     6 resources, 130 and 143 on an interrupt or a termination signal.
@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())
     code = call(arguments)
-    # The code stands: what the interpreter does at its end is not to be interrupted. Blocked
-    # first: Python reports a signal that comes just before it is ignored with a traceback.
+    # The exit code is known, so Python's own shutdown must not be interrupted. Signals are blocked
+    # first: one that arrives just before it is ignored would print a traceback.
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -82,28 +82,28 @@ def call(arguments: list[str] | None = None) -> int:
     except console.Terminated:
         console.report_stop("SIGTERM")
         return TERMINATED
-    except SystemExit as stop:  # argparse of a benchmark or of another package's command
+    except SystemExit as stop:  # from argparse, in a benchmark or another package's command
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
         if debug:
             raise
         return console.fail(error)
-    if result == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+    if result == INTERRUPTED:  # what typer returns after a KeyboardInterrupt
         console.report_stop("an interrupt")
     return result if isinstance(result, int) else 0
 
 
 class _Interrupts:
-    """The handler of interrupts; one that follows while the first is being handled is ignored.
+    """The handler of interrupts; it ignores a second one while the first is being handled.
 
-    A later one counts again, so that a command that does not end can be interrupted anew.
+    A later one counts again, so a command that does not end can be interrupted again.
     """
 
     def __init__(self) -> None:
         self.last = -math.inf
 
     def __call__(self, _signal: int, _frame: object) -> None:
-        """Raise KeyboardInterrupt, unless that was done a moment ago."""
+        """Raise KeyboardInterrupt, unless an interrupt came within the last `TWICE_S`."""
         before, self.last = self.last, time.monotonic()
         if self.last - before > TWICE_S:
             raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""The command ``szpo baseline``: a gradient method on a run's votes, a file's, or fresh ones.
+"""The command ``szpo baseline``: trains a model by a gradient method.
 
-It learns from recorded or fresh votes, a score, or examples.
+The method learns from the votes of a run or file, from fresh votes, a score, or examples.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 
 FRESH_VOTES = 200
-"""Votes of ``--fresh`` where ``--votes`` is not given; iterative-dpo has its own number."""
+"""Votes of ``--fresh`` without ``--votes``; iterative-dpo has its own number."""
 
 
 FROM_EXAMPLES = ("self-rewarding", "sft")
-"""Methods that are fitted to good answers."""
+"""Methods that learn from good answers."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments that name what to learn from; None, False or empty: not given."""
+    """The command's arguments on what to learn from; None, False or empty: not given."""
 
     method: str
     run: str | None
@@ -63,16 +63,16 @@ class Arguments:
 
     @property
     def reads_votes(self) -> bool:
-        """Whether the method learns from votes that are there, and has to have some."""
+        """Whether the method needs existing votes to learn from."""
         asks_nobody = self.method in ("iterative-dpo", *FROM_EXAMPLES)
         return not (asks_nobody or self.score or self.reward)
 
 
 def check(args: Arguments) -> None:
-    """Refuse what does not go together, before anything is loaded.
+    """Refuse arguments that do not go together, before anything is loaded.
 
     Raises:
-        UsageError: two arguments exclude each other, or one is without the other it belongs to.
+        UsageError: two arguments exclude each other, or one is missing that another needs.
     """
     from szpo.baselines.registry import SCORED
 
@@ -122,10 +122,10 @@ def check(args: Arguments) -> None:
 
 
 def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Share ``--votes`` among the rounds of iterative-dpo; returns the fields of its recipe.
+    """Divide ``--votes`` among the rounds of iterative-dpo; returns the changed recipe fields.
 
     Raises:
-        UsageError: ``--votes`` or ``--rows`` contradicts a field, or pays no question a round.
+        UsageError: ``--votes`` or ``--rows`` contradicts a field, or gives no question a round.
     """
     from szpo.baselines import registry
 
@@ -150,17 +150,17 @@ def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
-    """Load what the method works on; nobody is asked for a vote before it is run.
+    """Load the method's inputs; nobody is asked for a vote before the method runs.
 
     Args:
-        args: What to learn from, which `check` let pass.
-        recipe: Of the method.
-        folder: Of the runs.
-        seed: Root of the draws of fresh votes.
+        args: Arguments that passed `check`.
+        recipe: The method's recipe.
+        folder: Folder of the runs.
+        seed: Root seed of the draws for fresh votes.
 
     Raises:
         UsageError: a file, a setting or the run cannot be used.
-        RunError: the method reads votes, and none of them gives a pair.
+        RunError: the method needs pairs, and no vote gives one.
     """
     from szpo.data import preference_files
 
@@ -179,7 +179,7 @@ def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
 
 
 def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
-    """Load a recorded run: its model at θ₀, its votes, and its panel where the method asks it."""
+    """Load a recorded run: its model at θ₀, its votes, and its panel if the method asks it."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk
     from szpo.baselines.costs import Meter
@@ -209,7 +209,7 @@ def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
 
 
 def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
-    """Load a model and a panel by settings, the panel fitted to questions of ``--rows`` rows."""
+    """Load the settings' model and panel; the panel is fitted to questions of ``--rows`` rows."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk, Survey, ask_round
     from szpo.runs import assemble
@@ -230,7 +230,7 @@ def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
 
 
 def _actor(parts: RunParts) -> Actor:
-    """The model of a run at its start, on the run's sites."""
+    """A run's model at its start, with adapters on the run's sites."""
     from szpo.baselines.actor import Actor
 
     policy = parts.language
@@ -240,7 +240,7 @@ def _actor(parts: RunParts) -> Actor:
 
 
 def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
-    """Load a model by settings, with the pairs of a file or without votes."""
+    """Load the settings' model, with the pairs of a file or without votes."""
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
     from szpo.baselines.validation import require_pairs
@@ -269,9 +269,9 @@ def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
 def _choose_prompts(
     args: Arguments, recipe: Any, config: Config, unique: tuple[Prompt, ...]
 ) -> tuple[Prompt, ...]:
-    """Choose the prompts that the method asks: those of a file of pairs, or of the settings.
+    """Choose the prompts that the model answers: those of the pairs' file, or of the settings.
 
-    Methods that learn from pairs as they are ask none: they leave out what is too long.
+    Methods that only read pairs draw no answers, and leave out pairs that are too long.
     """
     from szpo.baselines import registry, self_rewarding
     from szpo.data import prompt_room, prompts
@@ -296,7 +296,7 @@ def _choose_prompts(
 
 
 def _load_settings(args: Arguments, *more: str) -> Config:
-    """Load the settings that were given, on top of the notebook's where its recipe is meant."""
+    """Load the given settings; for notebook-dpo they change the notebook's own."""
     own: list[str] = []
     if args.method == "notebook-dpo":
         from szpo.baselines import notebook_dpo
@@ -310,7 +310,7 @@ def _load_settings(args: Arguments, *more: str) -> Config:
 
 
 def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
-    """Load a reward by its name, or the reward model of a folder."""
+    """Load a reward by its name, or a reward model from a folder."""
     if folder is not None:
         from szpo.baselines import reward_model
 
@@ -324,7 +324,7 @@ def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
 
 
 def _parse_score(text: str | None, logprob: Any) -> Any:
-    """The reward that a text names; ``logprob`` is the base model's, for those that need one."""
+    """The reward that a text names; some rewards need ``logprob`` of the base model."""
     return plugins.load("szpo.rewards", "parse", "reader of rewards")(text, logprob=logprob)
 
 
@@ -346,19 +346,19 @@ def baseline(
     first: int | None = FIRST,
     skip_bad: bool = SKIP_BAD,
     fresh: bool = typer.Option(
-        False, "--fresh", help="Ask the panel of the settings about answers of the model."
+        False, "--fresh", help="Let the settings' panel vote on the model's answers."
     ),
     votes: int | None = typer.Option(
         None,
         "--votes",
         min=1,
-        help=f"Votes of --fresh: {FRESH_VOTES} if left out; iterative-dpo has its own number.",
+        help=f"Votes of --fresh; default: {FRESH_VOTES}, or iterative-dpo's own number.",
     ),
     rows: int | None = typer.Option(
         None,
         "--rows",
         min=1,
-        help="Rows of a vote of --fresh, to which the panel is fitted; default: 1.",
+        help="Rows in a vote of --fresh; the panel is fitted to them; default: 1.",
     ),
     recipe: list[str] = typer.Option(
         [], "--recipe", help="Change the method's recipe: field=value; may be repeated."
@@ -396,7 +396,7 @@ def baseline(
         changed = share_votes(args, changed)
     registry.require_extra(method, scored=bool(score or reward))
     target = out or Path("baselines") / method
-    if method != "self-rewarding":  # which goes on where it stopped
+    if method != "self-rewarding":  # it resumes where it stopped
         run_paths.fresh(target)
     stand = prepare(args, how, folder, seed)
     with _show_progress(method) as on_step:

@@ -1,6 +1,6 @@
-"""The table of commands: the group of the help, the name, where it is, and what it does.
+"""The table of commands: group in the help, name, module, and help text.
 
-The help is printed from this table alone; a command's own module is loaded when it is called.
+The help is printed from this table alone; a command's module is loaded when it is called.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from szpo import plugins
 PASS_ON: Final = {
     "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
 }  # fmt: skip
-"""Of click, for commands that read their own options."""
+"""Settings of click for commands that parse their own options."""
 OTHERS: Final = "Of other packages"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the help: in which group a command stands, its module, and what it does."""
+    """A line of the help: a command's group, its module, and what it does."""
 
     group: str
     module: str
-    """Under `szpo.cli`; "" for an entry point of `szpo.commands`."""
+    """The module in `szpo.cli`; "" for an entry point of `szpo.commands`."""
     help: str
 
 
@@ -44,7 +44,7 @@ GROUPS: Final = {
     "Run": (
         ("run", "run", "Tune a model from votes; --plan estimates the cost first."),
         ("branch", "run", "Begin a new run from another run's weights after a step."),
-        ("not-about", "run", "Leave a feature out of account that votes are not to be about."),
+        ("not-about", "run", "Keep the model from following a feature of the answers."),
         ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
         ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),
         ("simulate", "", "Answer a run's open comparisons with a simulated panel."),
@@ -86,11 +86,11 @@ COMMANDS: Final = {
     for group, lines in GROUPS.items()
     for name, module, text in lines
 }
-"""Every command of this project; other packages' commands are found by their entry points."""
+"""All commands of this project; those of other packages are found by their entry points."""
 
 
 class Commands(TyperGroup):
-    """The group of all commands, which loads the one that is called and no other."""
+    """The group of all commands; it loads only the command that is called."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -107,14 +107,14 @@ class Commands(TyperGroup):
 
 @cache
 def load(name: str) -> Any:
-    """Load a command, as click knows it.
+    """Load a command as a click command.
 
-    One of szpo is the function, or the group, of its name in its module. An entry point of
-    ``szpo.commands`` is a typer application, or a function of the words behind the command's name
-    that returns an exit code and has a help of its own.
+    szpo's own command is the function or group of that name in its module. An entry point of
+    ``szpo.commands`` is a typer application, or a function that takes the arguments after the
+    command's name, returns an exit code and prints its own help.
 
     Raises:
-        UsageError: what it needs is not installed.
+        UsageError: something that the command needs is not installed.
     """
     ours = name in COMMANDS and COMMANDS[name].module
     if ours:
@@ -132,7 +132,7 @@ def load(name: str) -> Any:
 
 
 def _of_others() -> dict[str, Entry]:
-    """What other packages bring."""
+    """The commands of other packages."""
     return {
         name: Entry(OTHERS, "", f"Command of {entry.value.split(':')[0]}.")
         for name, entry in plugins.names("szpo.commands").items()

@@ -1,4 +1,4 @@
-"""What the command line prints: tables, JSON, one-line errors."""
+"""Printing for the command line: tables, JSON, one-line errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of
 
 
 def set_resumable(command: str | None) -> None:
-    """Remember which command continues what an interrupt ends, for `report_stop`; None: none."""
+    """Set the command that continues the run after an interrupt, for `report_stop`; None: none."""
     _run["command"] = command
 
 
@@ -39,11 +39,11 @@ _run: dict[str, str | None] = {}
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt, no ordinary handler may swallow it."""
+    """SIGTERM arrived; as with KeyboardInterrupt, ``except Exception`` does not catch it."""
 
 
 def say(text: str = "") -> None:
-    """Print a text: brackets in answers and names are no markup, nor do escapes act."""
+    """Print a text; brackets are not read as markup, and escape sequences have no effect."""
     console.print(visible(text), markup=False)
 
 
@@ -66,7 +66,7 @@ def emit(document: Any) -> None:
 
 
 def answer(as_json: bool, document: Any, *lines: str) -> None:
-    """Print what a command found: one JSON document, or lines for people."""
+    """Print a command's result: one JSON document, or lines for people."""
     if as_json:
         emit(document)
     else:
@@ -74,9 +74,9 @@ def answer(as_json: bool, document: Any, *lines: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table: numbers on the right, None as a dash; lines break between words only.
+    """Print a table: numbers right-aligned, None as a dash; lines break only between words.
 
-    A table of a person's runs is there to be copied from: a name in it is never cut or broken.
+    Names are never cut or broken, so that they can be copied.
     """
     made = Table(box=None, pad_edge=False)
     content = [[_cell(value) for value in row] for row in rows]
@@ -107,7 +107,7 @@ def fail(error: BaseException) -> int:
     if isinstance(error, SzpoError):
         complain(f"error: {error}")
         return error.exit_code
-    # By shape, not by class: typer brings its own copy of click.
+    # By attribute, not by class: typer has its own copy of click.
     described = getattr(error, "format_message", None)
     if callable(described):
         context = getattr(error, "ctx", None)
@@ -118,7 +118,7 @@ def fail(error: BaseException) -> int:
         complain("error: out of memory; use fewer rows, a smaller model or quantization nf4")
         return 6
     if isinstance(error, RecursionError) and "JSON" in str(error):
-        complain("error: what was read is JSON nested too deep; szpo writes none such")
+        complain("error: the JSON that was read is nested too deep; szpo never writes such")
         return 5
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""

@@ -1,4 +1,4 @@
-"""Commands about votes as data: preference files in; pairs, ranking tasks and questions out."""
+"""Commands about votes as data: read preference files; write pairs, ranking tasks, questions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def pairs(
 
 
 def name_bad(found: Preferences) -> None:
-    """Warn of the records that were left out: the first few by line, the rest by number."""
+    """Warn of records that were left out: the first few one by one, then the number of others."""
     for reason in found.bad[: preference_files.SHOWN_BAD]:
         console.warn(f"left out {reason}")
     if len(found.bad) > preference_files.SHOWN_BAD:
@@ -141,15 +141,15 @@ def select(
 ) -> None:
     """Choose the pairs of a pool whose answers teach most.
 
-    Their answers would teach most. Give the answers back with --answers, and go on; questions
-    that wait for an answer are handed out again before new ones.
+    Give the answers back with --answers to get the next questions; questions without an answer are
+    repeated before new ones.
     """
     from szpo.analysis import label_sheets, rounds
     from szpo.analysis.posterior import BradleyTerry
 
     if rule not in (None, "bald", "entropy"):
         raise UsageError(f"--rule {rule} is neither bald nor entropy")
-    # These belong to a selection from its first round on.
+    # A selection keeps these options from its first round on.
     fixed = {"features": features, "rule": rule, "tau": tau, "seed": seed,
              "shortest": min_words, "longest": max_words}  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in fixed.items() if value is not None}
@@ -168,15 +168,15 @@ def select(
     else:
         _, names = _features(features, pool)
         plan = rounds.SelectionSettings(names=names, **given)
-        BradleyTerry.prior(1, plan.tau)  # refuses what is no standard deviation
-        seeds.derive(plan.seed, "select")  # refuses what is no seed
+        BradleyTerry.prior(1, plan.tau)  # raises for a bad standard deviation
+        seeds.derive(plan.seed, "select")  # raises for a bad seed
         begun = rounds.State(plan)
     differences, _ = _features(begun.plan.features, pool)
     done = rounds.advance(
         begun, pool, differences, count=count,
         replies=[] if answers is None else label_sheets.read(answers),
     )  # fmt: skip
-    # The state first: a process that dies in between hands the same questions out again.
+    # The state first: if the process dies in between, the same questions are written again.
     rounds.save(done.state, state_path)
     label_sheets.write(done.out, out)
     if as_json:
@@ -196,7 +196,7 @@ def _check_options(given: Mapping[str, Any], plan: SelectionSettings, state_path
 
 
 def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
-    """δ of pairs, and the names of its coordinates."""
+    """The feature differences of pairs, and the features' names."""
     from szpo.analysis import features, pool
 
     if text.startswith("columns:"):

@@ -147,10 +147,10 @@ def clusters(
 
 
 def find_tastes(ledger: Ledger, chosen: str) -> tuple[Clusters, list[str]]:
-    """Look for the tastes of a run's panel, and name the features that differ in it.
+    """Find the clusters of taste in a run's panel, and the features in which its answers differ.
 
     Raises:
-        UsageError: no votes, no such feature, or one panelist only.
+        UsageError: there are no votes, no such feature, or only one panelist.
     """
     from szpo.analysis import taste_clusters as study
 
@@ -189,7 +189,7 @@ SAYS: Final = {
     "few": "too few votes to tell: no sign that panelists differ (p = {p:.3f}), but even two "
     "opposed halves would have been seen with probability {power:.2f} only; ask for more votes",
 }
-"""What a verdict means."""
+"""The sentence for each verdict."""
 
 
 def _describe(found: Clusters) -> str:

@@ -39,7 +39,7 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
     else:
         keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "heldout")
         names = (*keys[:-1], "against the base")
-        for run in found:  # why it is paused would break the table; szpo show has it
+        for run in found:  # the reason of a pause is too long here; szpo show has it
             run["state"] = run["state"].partition(":")[0]
         console.table(names, [[run[key] for key in keys] for run in found])
 
@@ -130,7 +130,7 @@ def show(
 
 
 def outlook_of(ahead: outlook.Outlook | None, lesson: taught.Lesson | None) -> dict[str, Any]:
-    """What a run looks ahead to and what it was taught, for ``--json``; nothing where neither."""
+    """A run's outlook and what its votes taught, for ``--json``; empty if there is neither."""
     more = {} if lesson is None else {"taught": lesson.as_dict()}
     return more if ahead is None else {"outlook": ahead.as_dict(), **more}
 
@@ -141,7 +141,7 @@ def sample(
     prompts: int = typer.Option(
         3, "--prompts", min=1, help="How many held-out prompts, without --prompt."
     ),
-    samples: int = typer.Option(1, "--samples", "-n", min=1, max=64, help="Answers to each."),
+    samples: int = typer.Option(1, "--samples", "-n", min=1, max=64, help="Answers a prompt."),
     completions: int | None = typer.Option(
         None,
         "--completions",
@@ -195,7 +195,7 @@ def sample(
 def _write_completions(
     out: Path, asked: Sequence[Prompt], answers: Sequence[Sequence[Answer]], as_json: bool
 ) -> None:
-    """Write answers as `szpo rank` reads them: a line per prompt, none of its answers rated."""
+    """Write answers in the format of `szpo rank`: a line per prompt, with unrated answers."""
     with files.write_whole(out) as draft, draft.open("x", encoding="utf-8") as file:
         for prompt, each in zip(asked, answers, strict=True):
             turns = [{"role": role, "content": text} for role, text in prompt.turns]

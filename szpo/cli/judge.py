@@ -1,4 +1,4 @@
-"""Commands around judges: answer a run's comparisons, train a small scorer."""
+"""Commands about judges: answer a run's comparisons, train a small scorer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def judge(
         still = [step["step"] for step in ledger.steps() if step["state"] == "open"]
         asked = [row.prompt for step in still for c in ledger.comparisons(step) for row in c.rows]
         judges.judge.check_room(config, asked)
-        # A run for people leaves to them what one judge cannot fill.
+        # In a run for people, votes that one judge cannot give are left to people.
         alone = config.panel.kind == "judge"
         own = alone and file is None and not sets
         recorded = ledger.spec.get("panel") if own else None
@@ -106,7 +106,7 @@ def scorer(
 
 
 def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
-    """The run's settings with another judge where one is named."""
+    """The run's settings, with the judge's changed by ``file`` and ``sets``."""
     recorded: dict[str, Any] = dict(ledger.spec.get("config") or {})
     chosen: dict[str, Any] = dict(recorded.get("judge") or {})
     given: dict[str, Any] = {}

@@ -33,7 +33,7 @@ def doctor(
 ) -> int:
     """Check this machine (versions, disk, memory, known traps), and a run if one is named.
 
-    With --config also at the engine: what is reachable, and what a step costs there.
+    With --config also check the engine: what can be reached, and what a step costs there.
     """
     settings = None if config is None else settings_file.load(config)
     found = checks.examine(folder)
@@ -58,10 +58,10 @@ def doctor(
 
 
 def _look_at_questions(settings: Config) -> Iterator[checks.Check]:
-    """How many questions would show no difference, where that can be told from stored answers."""
+    """How many questions would show no difference, if stored answers can tell."""
     from szpo.runs import assemble
 
-    with contextlib.suppress(SzpoError):  # what is wrong with the settings is told by a run
+    with contextlib.suppress(SzpoError):  # a run reports wrong settings
         found = assemble.warn_of_equal_answers(assemble.check(settings))
         yield from file_check.check_questions(found)
 
@@ -95,18 +95,18 @@ def bench(context: typer.Context) -> int:
     if "--json" not in rest:
         call_with_options(target, f"szpo bench {name}", options)
         return 0
-    with contextlib.redirect_stdout(sys.stderr):  # its tables, so that stdout is JSON alone
+    with contextlib.redirect_stdout(sys.stderr):  # tables go there: stdout is JSON alone
         found = call_with_options(target, f"szpo bench {name}", options)
     console.emit(found)
     return 0
 
 
 def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
-    """Call a typed function with its parameters read from command-line options.
+    """Call a typed function with parameters that are read from command-line options.
 
     Every parameter needs a default and becomes ``--its-name``; sequences take several values,
-    booleans have a ``--no-`` form. The first paragraph of the docstring becomes the help, its
-    "Args" that of the options.
+    booleans have a ``--no-`` form. The docstring's first paragraph becomes the help, and its
+    "Args" the help of the options.
     """
     doc = inspect.getdoc(target) or ""
     explained = dict(re.findall(r"^    (\w+): (.+)$", doc.partition("\nArgs:\n")[2], re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Commands about prompts: let the model invent more of them."""
+"""Commands about prompts: let the model invent more prompts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from szpo.errors import RunError, UsageError
 from szpo.types import Answer, Prompt
 
 prompts = typer.Typer(no_args_is_help=True, add_completion=False, help="Prepare prompts.")
-prompts.callback()(lambda: None)  # so that it is a group, of one command
+prompts.callback()(lambda: None)  # makes it a group, with one command
 
 
 @prompts.command()
 def grow(
     source: Path = typer.Argument(..., help="Your own prompts, as for prompts.path."),
     out: Path | None = typer.Option(
-        None, "--out", help="The invented ones, a line each; default: NAME-more.txt beside them."
+        None, "--out", help="File for the invented prompts, one a line; default: NAME-more.txt."
     ),
-    count: int = typer.Option(40, "--count", "-n", min=1, help="How many."),
+    count: int = typer.Option(40, "--count", "-n", min=1, help="How many prompts to invent."),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws."),
     preset: str | None = PRESET,
     sets: list[str] = SETS,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
 ANYWAY = typer.Option(
-    False, "--anyway", help="Also weights that fail a guard or cannot be told from the base."
+    False, "--anyway", help="Write even weights that fail a guard or cannot be told from the base."
 )
 
 
@@ -46,7 +46,7 @@ def replay(
         theta = fold(ledger, until)
         found = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         steps = len({update.step for update in ledger.updates(until)})
-    text = f"{steps} steps folded; theta_sha256 {found}, as recorded"
+    text = f"{steps} steps replayed; theta_sha256 {found}, as recorded"
     console.answer(as_json, {"steps": steps, "theta_sha256": found}, text)
 
 
@@ -81,7 +81,7 @@ def verify(
 
 
 def _refuse_weights(ledger: Ledger, head: str) -> None:
-    """Refuse a digest of weights: a head that is not in the chain would mean forgery."""
+    """Refuse a digest of weights, which would look like a head that is missing from the chain."""
     given = head.strip().lower()
     for digests in (recommended_digests(ledger), theta_digests(ledger)):
         if given not in digests:
@@ -152,17 +152,17 @@ def export(
         None, "--push-votes", help="Push the votes as a dataset to this USER/NAME."
     ),
     base: str | None = typer.Option(
-        None, "--base", help="The base model's USER/NAME on the hub, where the run had a folder."
+        None, "--base", help="The base model's USER/NAME on the hub, if the run has a local one."
     ),
     licence: str | None = typer.Option(
-        None, "--license", help="For the card, such as apache-2.0; left out: none is named."
+        None, "--license", help="Licence named in the card, such as apache-2.0; default: none."
     ),
     pseudonyms: bool = typer.Option(
         False, "--pseudonyms", help="In a dataset, show which votes are from one panelist."
     ),
     notes: bool = typer.Option(False, "--notes", help="In a dataset, keep panelists' notes."),
     public: bool = typer.Option(
-        False, "--public", help="A new repository is for everybody; left out: private."
+        False, "--public", help="Make a new repository public; default: private."
     ),
     step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
     anyway: bool = ANYWAY,
@@ -170,7 +170,7 @@ def export(
         None,
         "--cluster",
         min=1,
-        help="Fit the votes of this cluster of szpo clusters alone; no vote is added.",
+        help="Fit only the votes of this cluster, as numbered by szpo clusters.",
     ),
     chosen: str | None = typer.Option(
         None, "--features", help="With --cluster: the features of szpo clusters."
@@ -180,11 +180,11 @@ def export(
 ) -> None:
     """Write the adapter (PEFT), the votes, or all as a zip; push to the Hugging Face Hub.
 
-    An adapter that fails a guard or cannot be told from the base takes --anyway, else nothing is
-    written and the exit code is 1; one that nobody measured is written with a warning. The
-    folder also gets a model card and the base's tokenizer with its chat template.
-    Votes are written as JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed
-    is written to a temporary folder unless --out or --dataset names one.
+    An adapter that fails a guard or cannot be told from the base is written only with --anyway;
+    without it the exit code is 1. One that was not measured is written with a warning. The folder
+    also gets a model card and the base's tokenizer with its chat template. Votes are written as
+    JSONL, CSV or an SQLite table, or as a folder for datasets. What is pushed is written to a
+    temporary folder unless --out or --dataset names one.
     """
     names = Names(
         base and hub.check_name(base, "--base"),
@@ -201,7 +201,7 @@ def export(
         raise UsageError(f"--cluster writes an adapter of all steps; leave out {', '.join(idle)}")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
-        documents: list[dict[str, Any]]  # under "" the line to print
+        documents: list[dict[str, Any]]  # key "": the line to print
         if packed is not None:
             from szpo.reports import bundle
 
@@ -241,7 +241,7 @@ def export(
 def _hand_over_votes(
     ledger: Ledger, out: Path | None, people: People, names: Names, *, public: bool
 ) -> dict[str, Any]:
-    """Write the votes as a dataset, and push them where they have a name on the hub."""
+    """Write the votes as a dataset, and push it if it has a name on the hub."""
     with _target(out) as target:
         count = write_dataset(ledger, target, people, licence=names.licence)
         found = {"dataset": str(out)} if out else {}
@@ -262,7 +262,7 @@ def _hand_over_adapter(
     public: bool,
     anyway: bool,
 ) -> dict[str, Any]:
-    """Write the adapter, and push it where it has a name on the hub."""
+    """Write the adapter, and push it if it has a name on the hub."""
     with _target(out) as target:
         found: dict[str, Any] = {
             "tokenizer": write_adapter(ledger, target, weights, names, anyway=anyway)
@@ -288,7 +288,7 @@ def _hand_over_adapter(
 
 
 def _fit_group(ledger: Ledger, cluster: int, chosen: str) -> Group:
-    """Fit the votes of a cluster alone."""
+    """Fit an adapter to the votes of one cluster alone."""
     from szpo.cache import quiet
     from szpo.runs import taste_group
 
@@ -299,7 +299,7 @@ def _fit_group(ledger: Ledger, cluster: int, chosen: str) -> Group:
 
 @contextlib.contextmanager
 def _target(path: Path | None) -> Iterator[Path]:
-    """The folder to write: the one that is named, or one that is gone after the block."""
+    """The folder to write: ``path``, or a temporary one that is removed after the block."""
     if path is not None:
         yield run_paths.fresh(path)
         return
@@ -315,7 +315,7 @@ def write_adapter(
     *,
     anyway: bool = False,
 ) -> bool:
-    """Write the adapter folder; returns whether it has a tokenizer, warns where it has none."""
+    """Write the adapter folder; returns whether it has a tokenizer, and warns if not."""
     from szpo.reports import adapter
 
     tokenizer = adapter.write_folder(ledger, target, weights, names, anyway=anyway)

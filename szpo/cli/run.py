@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from szpo.runs.assemble import CheckedConfig, RunParts
 
 WARN_AT: Final = 0.7
-"""Share of the nats that a run may drift at which it warns."""
+"""A run warns of drift at this share of its KL limit."""
 TELL_EVERY_S: Final = 30.0
-"""How often a set-up says how far it is where no bar is drawn."""
+"""Seconds between lines on a set-up's progress, where no bar is drawn."""
 SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
 PRESET = typer.Option(
     None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
@@ -79,8 +79,8 @@ def run(
     features: list[str] = typer.Option(
         [],
         "--feature",
-        help="With --resume: a feature of your own that the run counts, as in "
-        "features.add; a record never runs code. May be repeated.",
+        help="With --resume: one of the run's own features, given again as in "
+        "features.add, since a record never runs code; may be repeated.",
     ),
     trust: list[str] = run_paths.TRUST,
     device: str | None = typer.Option(
@@ -90,7 +90,7 @@ def run(
     votes: str | None = typer.Option(
         None,
         "--votes",
-        help="With --resume: end so many votes later, such as +40; a finished run goes on.",
+        help="With --resume: add votes to the run, such as +40, even if it is finished.",
     ),
     stay: bool = typer.Option(
         False, "--stay", help="Stand by while paused or finished, for the operator's page."
@@ -108,7 +108,7 @@ def run(
 ) -> int:
     """Tune a model from votes; --plan first estimates votes, reading and disk."""
     if resume is not None:
-        if resume.startswith("-"):  # the next option was taken for the run
+        if resume.startswith("-"):  # an option was read as the run's name
             raise UsageError("--resume takes a run: szpo run --resume NAME; see: szpo runs")
         if file is not None or preset is not None or hold:
             raise UsageError(
@@ -206,14 +206,14 @@ def not_about(
     feature: str | None = typer.Argument(
         None, help="A feature of the group; without it, list the groups."
     ),
-    take_back: bool = typer.Option(False, "--take-back", help="Follow it again."),
+    take_back: bool = typer.Option(False, "--take-back", help="Let the model follow it again."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Order that votes are not about a feature: it may explain them and is not followed.
+    """Rule a feature out: it may explain votes, but the model does not follow it.
 
-    Its group's predicted change is held at 0 from the next update on, all votes are fitted anew,
-    and the evidence is judged anew. No vote is lost, and the order can be taken back.
+    From the next update on, the predicted change of the feature's group is held at 0, and all
+    votes are fitted again. No vote is lost, and the order can be taken back.
     """
     path = run_paths.find(run, folder)
     with Ledger.open(path, readonly=feature is None) as ledger:
@@ -233,7 +233,7 @@ def not_about(
         found = set_aside.order_not_about(
             ledger, "szpo not-about", named, feature, on=not take_back
         )
-    assert named is not None  # else it was refused
+    assert named is not None  # else order_not_about has raised
     console.answer(as_json, asdict(found), found.describe(named))
 
 
@@ -283,7 +283,7 @@ def _show_plan(checked: CheckedConfig, *, as_json: bool) -> None:
 
 
 def _read_changes(sets: list[str]) -> dict[str, Any]:
-    """What `--set` changes of a resumed run's engine."""
+    """The engine settings that `--set` changes in a resumed run."""
     found: dict[str, Any] = {}
     for text in sets:
         for section, values in settings_file.parse_assignment(text).items():
@@ -297,7 +297,7 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
 
 
 def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
-    """Let a run that nobody else drives end later."""
+    """Add votes to the budget of a run that no other process drives."""
     if not re.fullmatch(r"\+\d{1,9}", text):
         raise UsageError(f"--votes {text}: give the votes to add with a plus, such as +40")
     with Ledger.open(path) as ledger, lease.hold(ledger):
@@ -309,7 +309,7 @@ def _add_votes(path: Path, text: str, features: Sequence[str]) -> None:
 def _create(
     checked: CheckedConfig, path: Path, *, as_json: bool, hold: bool
 ) -> tuple[Ledger, RunParts]:
-    """Set a new run up and write its ledger; the caller closes both."""
+    """Set up a new run and write its ledger; the caller closes ledger and parts."""
     from szpo.runs import assemble
 
     with _show_setup(path, as_json=as_json) as progress:
@@ -330,7 +330,7 @@ def _create(
 
 @contextlib.contextmanager
 def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progress]:
-    """Show the stages of a set-up here, and write them for the page of szpo serve."""
+    """Show the stages of a set-up, and write them for the page of szpo serve."""
     live = console.errors.is_terminal and not as_json
     bars = Progress(
         TextColumn("set-up: {task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
@@ -369,14 +369,14 @@ def _drive(
 ) -> int:
     """Run the controller with a progress display; returns the exit code.
 
-    Without ``parts``, which are closed here, the run is driven as it was recorded, with
-    ``changes`` of its engine. With ``stay`` it waits for an engine that is away, and returns only
-    by an exception: a signal, or what ends a run.
+    Without ``parts``, the recorded run is reopened, with ``changes`` to its engine; parts are
+    closed here. With ``stay`` it waits for an engine that is away, and ends only by an exception,
+    such as a signal.
     """
     from szpo import whole_run
     from szpo.runs import assemble, run_engine
 
-    # Who stays does so for the pages.
+    # ``stay`` is for the pages of szpo serve.
     console.set_resumable(f"szpo {'serve' if stay else 'run --resume'} {ledger.path}")
     score, reported = hidden_reward.find_reward(ledger), None
     while True:
@@ -413,7 +413,7 @@ def _drive(
 
 
 def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay: bool) -> None:
-    """Record that a run is driven again, and end its pause unless its operator does."""
+    """Record where a resumed run is driven, and end its pause unless the operator has to."""
     from szpo.runs import assemble, run_device, run_engine
 
     assemble.require_counted(parts)  # before a pause is ended
@@ -423,7 +423,7 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
             run_device.record_move(ledger, parts.base.loaded)
     run_engine.note_back(ledger)
     held = lease.controller(ledger)
-    # With ``stay`` a paused run waits for its operator; restarting is no order.
+    # With ``stay`` a paused run waits for its operator; a restart does not unpause it.
     if held["paused_by"] is not None and not stay:
         by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
         console.complain(f"was paused by {by}")
@@ -431,9 +431,9 @@ def _record_return(ledger: Ledger, parts: RunParts, *, device: str | None, stay:
 
 
 def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
-    """Say how votes come in, where no panel of this process gives them."""
+    """Print where votes come from, if no panel in this process votes."""
     if parts.panel is None:
-        if not stay:  # szpo serve starts it so, and has its pages
+        if not stay:  # szpo serve uses ``stay`` and has the pages
             console.complain(
                 f"people vote in this run through its pages: szpo serve {ledger.path}"
             )
@@ -447,7 +447,7 @@ def _say_who_votes(ledger: Ledger, parts: RunParts, *, stay: bool) -> None:
 def _show_steps(
     ledger: Ledger, config: Config, score: Score | None, *, as_json: bool
 ) -> Iterator[Callable[[step_report.StepReport], None]]:
-    """Show each finished step: as a bar on a terminal, else as a line."""
+    """Show each finished step: in a bar on a terminal, else as a line."""
     live = console.errors.is_terminal and not as_json
     bars = Progress(
         TextColumn("votes {task.completed:.0f}/{task.total:.0f}"), BarColumn(bar_width=24),
@@ -476,7 +476,7 @@ def _show_steps(
 def _conclude(
     ledger: Ledger, parts: RunParts, outcome: step_report.Outcome, *, as_json: bool
 ) -> None:
-    """Say how the run ended, what the votes taught, and what to do next."""
+    """Print how the run ended, what the votes taught, and what to do next."""
     helped, ahead = improvement.read(ledger), outlook.read(ledger, why=True)
     lesson = taught.read(ledger)
     if as_json:
@@ -508,9 +508,9 @@ def _conclude(
 
 
 def warn_of_drift(config: Config, kl: float | None) -> str | None:
-    """A warning where a rule without a budget nears guards.kl, or what regression may cost.
+    """A warning if KL nears guards.kl, or regression's last budget, under a rule without a budget.
 
-    ``kl`` is in nats; None where there is nothing to say.
+    ``kl`` is in nats. None if there is no need to warn.
     """
     if kl is None or rule_of(config.rule).two_points:
         return None

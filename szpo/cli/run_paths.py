@@ -1,4 +1,4 @@
-"""Find runs by name or file, newest first, and check folders that are to be written."""
+"""Find runs by name or file, and check paths before they are written."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 TRUST = typer.Option(
     [],
     "--trust",
-    help="An address on record that may be called, with the secret that goes there, although the "
-    "run began elsewhere. May be repeated.",
+    help="Let a run that began elsewhere call this recorded address and send it the secret that "
+    "belongs there; may be repeated.",
 )
 RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
 
@@ -31,10 +31,10 @@ def files(folder: Path) -> list[Path]:
 
 
 def find(run: str | None, folder: Path) -> Path:
-    """The ledger that a name or a path means; without one, the newest.
+    """The ledger with this name or path; without one, the newest.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such run, or it is still being set up.
     """
     known = files(folder)
     if run is None and (new := setup_progress.at_work(folder)):
@@ -60,7 +60,7 @@ def find(run: str | None, folder: Path) -> Path:
 
 
 def look(path: Path) -> Ledger:
-    """A run's file, open for reading, with a warning if acknowledged events are missing in it."""
+    """Open a run's file for reading, and warn if acknowledged events are missing from it."""
     ledger = Ledger.open(path, readonly=True)
     try:
         if lacks := ledger.check_end().problem:
@@ -75,19 +75,19 @@ def run_name(name: str) -> str:
     """Check the name of a run (small letters, digits and hyphens) and return it.
 
     Raises:
-        UsageError: it may not.
+        UsageError: it is not a valid name.
     """
     from szpo.config.run_sections import RUN_NAME
 
     if not re.fullmatch(RUN_NAME, name):
         raise UsageError(
-            f'"{name}" is no name of a run; give 1 to 64 small letters, digits and hyphens'
+            f'"{name}" is not a valid run name; give 1 to 64 small letters, digits and hyphens'
         )
     return name
 
 
 def fresh(path: Path) -> Path:
-    """Check that a path is free (or an empty folder), and make its parents.
+    """Check that a path is free or an empty folder, and make its parent folders.
 
     Raises:
         StorageError: Something is there, or the place cannot be written.

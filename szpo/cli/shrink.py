@@ -1,4 +1,4 @@
-"""The command ``szpo shrink``: points between a run's start and its end."""
+"""The command ``szpo shrink``: measures and uses points between a run's start and its end."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _as_percent(share: float) -> int:
 
 
 def _last_step(path: Path) -> int:
-    """The last step of the run."""
+    """The run's last applied step."""
     with run_paths.look(path) as ledger:
         last = ledger.last_applied()
     if last is None:

@@ -1,4 +1,4 @@
-"""Commands about those who vote: what each one's votes weigh, and whether the link fits."""
+"""Commands about voters: how much each one's votes weigh, and whether the link fits."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_run_exists(yard, refused):
 
 def test_a_name_leads_out_of_no_folder(yard, refused):
     message = refused(2, "branch", yard, "--step", "0", "--name", "../elsewhere")
-    assert message.startswith('"../elsewhere" is no name of a run')
+    assert message.startswith('"../elsewhere" is not a valid run name')
 
 
 def test_folder_cannot_be_written(refused, tmp_path):

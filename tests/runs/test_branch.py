@@ -163,7 +163,7 @@ def test_the_command_line_branches_resumes_verifies_and_reports(tmp_path, capsys
         "error: yard.db: step 9 does not exist; the last applied is 2"
     )
     assert call(["branch", str(path), "--step", "0", "--name", "Bad Name"]) == 2
-    assert '"Bad Name" is no name of a run' in capsys.readouterr().err
+    assert '"Bad Name" is not a valid run name' in capsys.readouterr().err
 
 
 @pytest.mark.full
