@@ -1,4 +1,4 @@
-r"""Anthropic's HH-RLHF (Bai et al. 2022): two transcripts that share all but the last answer.
+r"""Anthropic's HH-RLHF (Bai et al. 2022): two transcripts that differ only in the last answer.
 
 A record has ``chosen`` and ``rejected``, each a whole conversation of turns that begin with
 "\n\nHuman:" or "\n\nAssistant:". The prompt reaches up to the last "Assistant:".
@@ -21,7 +21,7 @@ def split(transcript: str, where: str = "transcript") -> tuple[str, str]:
     r"""Split a transcript into the prompt, up to the last "Assistant:", and the answer after it.
 
     Raises:
-        UsageError: nothing in the transcript begins with that tag.
+        UsageError: the transcript has no "Assistant:".
 
     >>> split("\n\nHuman: Hello?\n\nAssistant: Hi.")
     ('\n\nHuman: Hello?\n\nAssistant:', ' Hi.')
@@ -42,7 +42,7 @@ def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ..
     Empty turns are left out, and consecutive turns of one speaker are joined.
 
     Raises:
-        UsageError: it does not begin with a speaker, or the last turn is not Human's.
+        UsageError: the prompt does not begin with a speaker, or its last turn is not Human's.
 
     >>> parse_turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
     (('user', 'Hello?'), ('assistant', 'Hi.'), ('user', 'Bye.'))
@@ -66,12 +66,12 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of a record.
 
     Raises:
-        UsageError: a transcript is missing or not one, or the two do not share their prompt.
+        UsageError: a transcript is missing or invalid, or the two have different prompts.
     """
     chosen, rejected = (get_text(record, key, where) for key in ("chosen", "rejected"))
     prompt, better = split(chosen, f"{where}: chosen")
     if not rejected.startswith(prompt):
-        split(rejected, f"{where}: rejected")  # says so where the tag itself is missing
+        split(rejected, f"{where}: rejected")  # raises if the tag is missing
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
     worse = rejected[len(prompt) :]
     return make_pair(make_prompt(parse_turns(prompt, where)), better.strip(), worse.strip())

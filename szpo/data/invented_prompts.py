@@ -1,6 +1,6 @@
-"""Prompts that a model invents after examples: the request, its answer read, near copies dropped.
+"""Prompts that a model invents from examples: ask for them, read answers, drop near copies.
 
-After Self-Instruct (Wang et al. 2023), which shows eight tasks and drops what is .7 alike.
+After Self-Instruct (Wang et al. 2023), which shows eight tasks and drops those with similarity .7.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from szpo import seeds
 from szpo.types import Answer, Prompt
 
 EXAMPLES: Final = 8
-"""Examples in a request."""
+"""Examples shown in a request."""
 COPY_SHARE: Final = 0.7
-"""Share of words in common, of the words of either, from which two prompts are near copies."""
+"""Two prompts are near copies if they share at least this part of all their words."""
 MAX_CHARACTERS: Final = 400
-"""Characters of a prompt."""
+"""Most characters of a prompt."""
 ROUNDS: Final = 4
-"""Times that the model is asked for what is missing, twice as much each time."""
+"""Most rounds of requests; each asks for twice as many prompts as are missing."""
 _MARKS: Final = re.compile(r"^(\d+[.)]|[-*•]|prompt:|request:)\s*", re.IGNORECASE)
 
 Ask: TypeAlias = Callable[[Sequence[Prompt], int], Sequence[Answer]]
-"""One answer to each request; the number names the round."""
+"""A function of requests and the round's number that returns one answer to each request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invented:
-    """What was invented."""
+    """The invented prompts, and what became of the other answers."""
 
     texts: tuple[str, ...]
     asked: int
     copies: int
-    """Left out: near copies of one's own or of each other."""
+    """Left out: near copies of the user's prompts or of each other."""
     unreadable: int
     """Left out: empty, cut at the limit, of one word, or too long."""
 
 
 def request(examples: Sequence[str]) -> Prompt:
-    """Ask for one more prompt like these.
+    """The prompt that asks for one more request like these.
 
     >>> print(request(["Sing.", "Name a bird."]).text)
     Here are requests to a writer:
@@ -54,20 +54,20 @@ def request(examples: Sequence[str]) -> Prompt:
 
 
 def read(answer: Answer) -> str | None:
-    """The prompt in an answer: its first line, without mark or quotes; None where there is none.
+    """The prompt in an answer: its first line, without list mark or quotes; None if there is none.
 
     >>> read(Answer('1. "Name a fish."')), read(Answer("Name a")), read(Answer("Na", end="length"))
     ('Name a fish.', 'Name a', None)
     """
     first, *more = answer.text.strip().splitlines() or [""]
-    if answer.end == "length" and not more:  # cut before the line's end
+    if answer.end == "length" and not more:  # cut within its first line
         return None
     text = _MARKS.sub("", first.strip()).strip(" \t\"'“”")
     return text if len(text.split()) > 1 and len(text) <= MAX_CHARACTERS else None
 
 
 def is_near(text: str, others: Iterable[str]) -> bool:
-    """Whether a prompt has nearly the words of one of the others.
+    """Whether a prompt is a near copy of one of the others.
 
     >>> is_near("Name a red bird, please.", ["name a bird please"]), is_near("Sing.", ["Dance."])
     (True, False)
@@ -81,13 +81,13 @@ def _words(text: str) -> frozenset[str]:
 
 
 def invent(own: Sequence[str], count: int, ask: Ask, *, seed: int) -> Invented:
-    """Ask for ``count`` prompts that are like one's own and no near copies; it may find fewer.
+    """Ask for up to ``count`` prompts like one's own that are not near copies.
 
     Args:
-        own: Prompts, each request shows `EXAMPLES` of them in a drawn order.
-        count: How many.
-        ask: The model.
-        seed: Names the draws of examples.
+        own: The user's prompts; each request shows `EXAMPLES` of them in a random order.
+        count: Most prompts to return.
+        ask: Lets the model answer.
+        seed: Root seed of the draws of examples.
     """
     found: list[str] = []
     asked = copies = unreadable = 0

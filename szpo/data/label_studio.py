@@ -1,7 +1,7 @@
-"""Label Studio's ranker: a labelling page, tasks out, rankings in.
+"""Label Studio's ranker: write its labelling page and tasks, read its rankings.
 
-People put the answers to a prompt in order by dragging; an order of n answers is n(n − 1)/2
-pairs. Tasks carry all that is needed to read them back, in whatever order the rankings come.
+People order the answers to a prompt by dragging; an order of n answers gives n(n − 1)/2 pairs.
+Tasks contain everything that reading them back needs, in any order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 from szpo.types import Prompt
 
 RANK, CHOICES = "rank", "response_choices"
-"""Names of the ranker and of its list on the page."""
+"""Names of the ranker and its list in the template."""
 
 TEMPLATE = f"""<View>
   <Style>
@@ -39,10 +39,10 @@ TEMPLATE = f"""<View>
 
 
 def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str, Any]:
-    """Make a task for import, with the answers in an order drawn from ``key``, origins hidden.
+    """Make a task for import; answers are in an order drawn from ``key``, without their origins.
 
     Raises:
-        UsageError: fewer than two answers, or two that are the same.
+        UsageError: there are fewer than two answers, or two are equal.
     """
     if len(set(answers)) < 2 or len(set(answers)) < len(answers):
         raise UsageError(
@@ -54,17 +54,17 @@ def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str
         for shown, place in enumerate(order, start=1)
     ]
     turns = [{"role": role, "content": words} for role, words in prompt.turns]
-    shown = prompt.text  # its only turn, or all turns with their speakers
+    shown = prompt.text  # the only turn; below, all turns with speakers
     if len(turns) > 1:
         shown = "\n\n".join(f"{role}: {words}" for role, words in prompt.turns)
     return {"data": {"prompt": shown, "items": items, "messages": turns}}
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pairs of one exported task: those of each ranking that was not cancelled.
+    """Read the pairs of one exported task, from every ranking that was not cancelled.
 
     Raises:
-        UsageError: the task has no data or no ranking, or a ranking is not one of its items.
+        UsageError: the task has no data or annotations, or a ranking does not rank its items.
     """
     data, annotations = record.get("data"), record.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
@@ -94,7 +94,7 @@ def _prompt(data: dict[str, Any], where: str) -> Prompt:
 
 
 def _items(data: dict[str, Any], where: str) -> dict[str, str]:
-    """Texts of the items by their id."""
+    """The items' texts by id."""
     listed = data.get("items")
     if not isinstance(listed, list):
         raise UsageError(f"{where}: data needs items, a list of id, title and body")
@@ -111,7 +111,7 @@ def _items(data: dict[str, Any], where: str) -> dict[str, str]:
 
 
 def _order(annotation: dict[str, Any], texts: dict[str, str], where: str) -> list[str]:
-    """The ids of a ranking, best first: a list, or the only list under a name."""
+    """The ids of a ranking, best first; they are a list, or the only list in an object."""
     results = annotation.get("result")
     ranks = [
         part["value"]["ranker"]

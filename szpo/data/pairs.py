@@ -17,34 +17,34 @@ End: TypeAlias = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One prompt, the answer that was preferred and the one that was not. A tie gives no pair."""
+    """A prompt, the answer that was preferred and the one that was not. A tie gives no pair."""
 
     prompt: Prompt
     chosen: Answer
     rejected: Answer
     source: Source = "pair"
-    """The origin of the preference: a vote on these two, the verdict on a whole batch, …"""
+    """Where the preference is from: a vote on these two answers, on a whole batch, …"""
     votes: int = 1
-    """Number of votes that it comes from; rows of one batch verdict share their votes."""
+    """Number of votes behind it; all rows of a batch have the votes on the batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The pairs of a record, a file, a run or a round of questions, and what gave none."""
+    """The pairs of a record, file, run or round of questions, and counts of the rest."""
 
     pairs: Sequence[Pair]
     ties: int = 0
-    """Comparisons that prefer neither answer, or were skipped."""
+    """Comparisons without a preferred answer, skipped ones of a run included."""
     records: int = 0
-    """Records of a file that were read, or comparisons of a run that were voted on."""
+    """Number of records read from a file, or of comparisons of a run with votes."""
     bad: tuple[str, ...] = ()
-    """Why records of a file were left out, each with its line."""
+    """For each record of a file that was left out: its line and why."""
 
 
 def order_by_rank(ranks: Sequence[float]) -> tuple[tuple[int, int], ...]:
-    """List (better, worse) for every two answers whose ranks differ; the lowest rank is the best.
+    """List (better, worse) for all answers whose ranks differ; the lowest rank is the best.
 
-    A ranking of n answers without ties gives n(n − 1)/2.
+    A ranking of n answers without ties gives n(n − 1)/2 pairs.
 
     >>> order_by_rank([3, 1, 2])
     ((1, 0), (2, 0), (1, 2))
@@ -61,7 +61,7 @@ def order_by_rank(ranks: Sequence[float]) -> tuple[tuple[int, int], ...]:
 def make_pairs(
     prompt: Prompt, answers: Sequence[str], ranks: Sequence[float], source: Source
 ) -> Preferences:
-    """Make the pairs of a ranking of answers to one prompt; equal ranks or texts make a tie."""
+    """Make the pairs of ranked answers to one prompt; equal ranks or equal texts are ties."""
     pairs = [
         Pair(prompt, _answer(answers[better]), _answer(answers[worse]), source)
         for better, worse in order_by_rank(ranks)
@@ -79,7 +79,7 @@ def make_pair(
     votes: int = 1,
     ends: tuple[End, End] = ("stop", "stop"),
 ) -> Preferences:
-    """Make the pair of an answer that was preferred to another; equal texts make a tie."""
+    """Make one pair from a preferred answer and another one; equal texts are a tie."""
     if chosen == rejected:
         return Preferences((), 1)
     better, worse = _answer(chosen, ends[0]), _answer(rejected, ends[1])
@@ -87,7 +87,7 @@ def make_pair(
 
 
 def make_prompt(turns: Sequence[tuple[str, str]]) -> Prompt:
-    """Make a prompt of turns (role, text), as UTF-8 can hold it."""
+    """Make a prompt from turns (role, text), cleaned for UTF-8."""
     return text_files.clean_prompt(Prompt(tuple(turns)))
 
 
@@ -95,7 +95,7 @@ def get_text(record: dict[str, object], key: str, where: str) -> str:
     """Return the text under ``key`` of a record.
 
     Raises:
-        UsageError: it is missing, is no text, or holds a NUL.
+        UsageError: it is missing, is not text, or has a NUL.
     """
     value = record.get(key)
     if value is None:
@@ -104,10 +104,10 @@ def get_text(record: dict[str, object], key: str, where: str) -> str:
 
 
 def require_text(value: object, where: str) -> str:
-    """Return a value that must be a text without NUL; ``where`` ends with its name.
+    """Return a value that must be text without NUL; ``where`` ends with its name.
 
     Raises:
-        UsageError: it is no such text.
+        UsageError: it is not such a text.
     """
     if not isinstance(value, str):
         raise UsageError(f"{where} must be text (got {type(value).__name__})")

@@ -1,7 +1,7 @@
-"""Preference files: read line by line with caps, written whole or not at all.
+"""Preference files: read line by line with limits, written whole or not at all.
 
-They come from other people: nothing is executed, a compressed file is unpacked only up to a limit,
-and every record that cannot be used is named by its line.
+They come from other people: nothing in them is executed, compressed files are unpacked only up to
+a limit, and errors name the lines of records that cannot be used.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from szpo.types import Answer, Prompt
 SUFFIXES = (".jsonl", ".json", ".gz", ".csv")
 """Last suffixes of preference files."""
 LINE_LIMIT = 2**20
-"""Bytes of one line."""
+"""Most bytes of one line."""
 FILE_LIMIT = 2**30
-"""Bytes of a file, unpacked."""
+"""Most bytes of a file, unpacked."""
 ARRAY_LIMIT = 64 * 2**20
-"""Bytes of a .json file, which is read at once."""
+"""Most bytes of a .json file, which is read at once."""
 SHOWN_BAD = 5
-"""Bad records that an error message names; the others are counted."""
+"""Most bad records that a message names; the others are counted."""
 
 Format: TypeAlias = Callable[[dict[str, Any], str], Preferences]
 FORMATS: dict[str, Format] = {
@@ -40,9 +40,9 @@ FORMATS: dict[str, Format] = {
     "sheet": sheets.read_pairs,
 }
 DETECTED: Final = ("hh", "trl", "ultrafeedback", "label-studio", "sheet")
-"""The formats in the order in which a first record is tried."""
+"""The formats in the order in which they are tried on the first record."""
 DEMONSTRATIONS: Final = "demonstrations"
-"""What a file of prompts with good answers is called."""
+"""Name of the format of prompts with good answers."""
 
 
 def read(
@@ -52,12 +52,12 @@ def read(
 
     Args:
         path: the file.
-        kind: one of `FORMATS`; None: sheet where the first record has a choice, else trl.
+        kind: one of `FORMATS`; None: sheet if the first record has a choice, else trl.
         first: read at most this many records.
-        skip_bad: leave out records that cannot be used and say which, instead of refusing.
+        skip_bad: leave out and list records that cannot be used, instead of raising.
 
     Raises:
-        UsageError: the file or one of its records cannot be used, or no such format.
+        UsageError: the file or one of its records cannot be used, or there is no such format.
     """
     if kind is None:
         first_one = next((record for _, record in read_records(Path(path))), None)
@@ -88,12 +88,12 @@ def read(
 
 
 def find_format(path: Path) -> str:
-    """The name of the format in which the first record of a file can be read.
+    """The name of the format of a file's first record.
 
-    `DEMONSTRATIONS` where it is no preference but a prompt with a good answer.
+    It is `DEMONSTRATIONS` if the record is a prompt with one good answer.
 
     Raises:
-        UsageError: it is in none of them, the file is empty or cannot be read.
+        UsageError: the record has no known format, or the file is empty or cannot be read.
     """
     for where, value in read_records(path):
         record = text_files.require_object(value, where)
@@ -109,12 +109,12 @@ def find_format(path: Path) -> str:
 
 
 def read_records(path: Path, *, ours: bool = True) -> Iterator[tuple[str, Any]]:
-    """Yield where each record stands and its value: `text_files.Unreadable` where it is no JSON.
+    """Yield each record's place in the file and its value; `text_files.Unreadable` if not JSON.
 
-    A .csv is a sheet that szpo wrote (``ours``), or a table of others; see `sheets.read_csv`.
+    A .csv is a sheet that szpo wrote (``ours``), or another table; see `sheets.read_csv`.
 
     Raises:
-        UsageError: the file is not there, too large, or broken as a file.
+        UsageError: the file is missing, too large or damaged.
     """
     if path.suffix.lower() == ".csv":
         yield from sheets.read_csv(path, LINE_LIMIT, ours=ours)
@@ -160,7 +160,7 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _describe_bad(bad: dict[str, str]) -> str:
-    """Describe the first bad record in full, and say how many others there are and where."""
+    """Describe the first bad record in full, and count and locate the others."""
     first, *others = bad
     if not others:
         return bad[first]
@@ -169,7 +169,7 @@ def _describe_bad(bad: dict[str, str]) -> str:
 
 
 def write(path: Path, pairs: Iterable[Pair]) -> int:
-    """Write pairs in TRL's conversational format, a line each; returns their number.
+    """Write pairs in TRL's conversational format, one a line; returns their number.
 
     Raises:
         UsageError: the name does not end in .jsonl.

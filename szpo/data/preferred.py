@@ -1,8 +1,8 @@
-"""Preferences of any file that szpo reads, as comparisons whose plus was preferred.
+"""Preferences from any file that szpo reads, as comparisons in which plus was preferred.
 
-A pair of a preference file is a comparison of one row. A demonstration is preferred to the answer
-that the base gives, once there is a model to give it. A run's ledger gives its own comparisons: a
-vote there was about whole batches, and stays so. Notes on single rows are not read.
+A pair of a preference file becomes a comparison of one row. A demonstration is preferred to the
+base's answer, which is drawn later, when a model is loaded. A run's ledger gives its own
+comparisons of whole batches. Notes on single rows are not read.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from szpo.types import Comparison, Row, Vote
 from szpo.voting import counting
 
 MAX_COMPARISONS: Final = 1000
-"""Comparisons that are taken of a file, evenly over it; more say little that these do not."""
+"""Most comparisons used, spread evenly over the file; more would add little."""
 LEDGER: Final = ".db"
 LEDGER_KIND: Final = "ledger"
 
 
 @dataclass(frozen=True, slots=True)
 class Preferred:
-    """What a file prefers."""
+    """The preferences in a file."""
 
     file: str
-    """Its name, without its folder."""
+    """The file's name without its folder."""
     kind: str
     """ledger, demonstrations, or one of `preference_files.FORMATS`."""
     sha256: str
-    """Of the file's bytes; of a ledger, which may still grow, that of its last event."""
+    """Hash of the file's bytes; for a ledger, which may still grow, of its last event."""
     comparisons: tuple[Comparison, ...]
-    """Of direction 0, numbered in order; plus is what was preferred, to which of demonstrations
-    minus is equal until the base has answered."""
+    """Of direction 0, numbered in order; plus was preferred. For demonstrations minus equals plus
+    until the base has answered."""
     of: int
-    """Preferences in the file."""
+    """Number of preferences in the file."""
 
 
 def read(path: Path) -> Preferred:
@@ -76,7 +76,7 @@ def read(path: Path) -> Preferred:
 
 
 def _read_ledger(ledger: Ledger) -> list[tuple[Row, ...]]:
-    """The batches of each closed comparison, the one that most counted votes preferred as plus."""
+    """The rows of each comparison of a closed step, with the batch of more votes as plus."""
     found: list[tuple[Row, ...]] = []
     for comparison, votes in voted(ledger):
         ahead = lead(votes)
@@ -88,7 +88,7 @@ def _read_ledger(ledger: Ledger) -> list[tuple[Row, ...]]:
 
 
 def voted(ledger: Ledger) -> Iterator[tuple[Comparison, list[Vote]]]:
-    """Yield the comparisons of the closed steps that have counted votes, each with its votes."""
+    """Yield comparisons of closed steps that have counted votes, each with its votes."""
     for step in ledger.steps():
         if step["state"] not in ("closed", "applied"):
             continue
@@ -101,5 +101,5 @@ def voted(ledger: Ledger) -> Iterator[tuple[Comparison, list[Vote]]]:
 
 
 def lead(votes: Sequence[Vote]) -> int:
-    """Count the votes for plus, less those for minus."""
+    """Count the votes for plus minus those for minus."""
     return sum({"plus": 1, "minus": -1}.get(vote.verdict, 0) for vote in votes)

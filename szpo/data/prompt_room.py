@@ -1,4 +1,4 @@
-"""Fit prompts into a model's context: those that are too long are refused, or cut."""
+"""Fit prompts into a model's context: too long ones are refused or cut."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from szpo.types import Prompt
 
 TooLong: TypeAlias = Literal["refuse", "cut"]
 SHOWN_CUTS = 3
-"""Long prompts that a warning names; the others are counted."""
+"""Most long prompts that a warning names; the others are counted."""
 
 
 def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong) -> PromptSet:
-    """Make room for ``new`` tokens after each prompt of a set; cuts are named in a warning.
+    """Make room for ``new`` tokens after each prompt of a set; a warning names cut prompts.
 
     Raises:
-        UsageError: A prompt is too long and is not to be cut, or cannot be.
+        UsageError: A prompt is too long, and ``too_long`` is refuse or it cannot be cut.
     """
     if reader.over(new + 1):
         raise UsageError(
@@ -57,8 +57,8 @@ def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong)
 def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") -> Prompt:
     """Cut a prompt from its beginning until it fits.
 
-    The oldest turns go first, up to the next one of the user, then the beginning of the last one.
-    A system turn stays whole, and so does the end of the question.
+    The oldest turns are dropped first, up to the user's next one, then the beginning of the last
+    turn. The system turn and the end of the question stay.
 
     Raises:
         UsageError: Not even the last character of the question fits beside the system turn.
@@ -74,7 +74,7 @@ def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") 
         if fits((*system, *rest[start:])):
             return Prompt((*system, *rest[start:]))
     role, text = rest[-1]
-    gone, enough = 0, len(text) - 1  # without the first ``enough`` characters it fits
+    gone, enough = 0, len(text) - 1  # it fits without the first ``enough`` characters
     if not fits((*system, (role, text[enough:]))):
         raise UsageError(
             f"{where}: cannot be cut to fit the {reader.most:,} tokens that model {reader.name} "
@@ -88,7 +88,7 @@ def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") 
         else:
             gone = middle
     left = text[enough:]
-    whole = left.partition(" ")[2].lstrip()  # not from the middle of a word, where there is one
+    whole = left.partition(" ")[2].lstrip()  # begins with a whole word if there is one
     if text[enough - 1 : enough].strip() and whole and fits((*system, (role, whole))):
         left = whole
     return Prompt((*system, (role, left.lstrip() or left)))

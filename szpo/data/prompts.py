@@ -1,8 +1,8 @@
-"""Prompts: the shipped set, or a user's own from CSV, JSONL, JSON chat lists or plain lines.
+"""Prompts: szpo's own, or a user's from CSV, JSONL, JSON or lines of text.
 
-A prompt file may come from anywhere: it is read line by line with caps, never executed, never
-decompressed, and every error names the file and the line. What is odd but harmless (duplicates,
-direction marks, lone surrogates) is read with a warning.
+A prompt file may come from anywhere: it is read with limits, never executed or decompressed, and
+errors name the file and line. Harmless oddities (duplicates, direction marks, lone surrogates)
+give a warning.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "heldout"]
 
 LINE_LIMIT = 65_536
-"""Bytes of one line; also of one record of a CSV file that spans lines."""
+"""Most bytes of a line, and most characters of a text."""
 FILE_LIMIT = 64 * 2**20
-"""Bytes of a prompt file read line by line; a .json file may have an eighth of it."""
+"""Most bytes of a prompt file; a .json file, read at once, may have an eighth of that."""
 ROLES = ("system", "user", "assistant")
 KEYS = ("messages", "text", "prompt")
-"""Keys of a record, or columns, that may hold the prompt; the first one that is there does."""
+"""Keys of a record, or columns, for the prompt; the first one that exists is used."""
 SEPARATORS = (",", ";", "\t", "|")
-"""What may separate the columns of a CSV file; spreadsheet programs of some countries write ;."""
+"""Column separators of CSV files; spreadsheet programs of some countries write ;."""
 SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
                b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}  # fmt: skip
@@ -54,11 +54,11 @@ class PromptSet:
     heldout: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
     places: Mapping[Prompt, str] = field(default_factory=dict, compare=False, repr=False)
-    """File and line of each prompt of a file, in the file's order; of copies the first."""
+    """Each prompt's file and line, in the file's order; for copies the first line."""
 
     @property
     def sha256(self) -> str:
-        """Digest of both lists in their order, by which a resumed run recognises its prompts."""
+        """Digest of both lists in order; a resumed run checks its prompts with it."""
         lists = [[prompt.turns for prompt in part] for part in (self.train, self.heldout)]
         return sha256(json.dumps(lists).encode()).hexdigest()
 
@@ -85,11 +85,11 @@ class _Record:
     prompt: Prompt
     split: Split | None
     where: str
-    """The file and, where it has lines, the line."""
+    """The file, and the line if it has lines."""
 
 
 def load_shipped() -> PromptSet:
-    """Load the project's own 256 everyday requests: 160 to train on, 96 held out.
+    """Load szpo's own 256 everyday requests: 160 to train on, 96 held out.
 
     >>> prompts = load_shipped()
     >>> len(prompts.train), len(prompts.heldout)
@@ -108,12 +108,12 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
-    one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its columns
-    are separated by whichever of `SEPARATORS` its header shows. ``column`` names another column,
-    or key of an object, that holds the prompt.
+    one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its separator
+    is the one of `SEPARATORS` that splits its header. ``column`` names another column, or key of
+    an object, that holds the prompt.
 
-    Where no record says its split, the share ``heldout`` in [0, 1) is set aside by the hash of
-    the text: the order of the file does not matter, and copies of a prompt stay on one side.
+    If no record has a split, the share ``heldout`` in [0, 1) is held out by the hash of the text,
+    so the file's order does not matter and copies of a prompt stay together.
 
     Raises:
         UsageError: the file, one of its lines, or ``heldout`` cannot be used.
@@ -155,7 +155,7 @@ def load(path: str | Path, *, heldout: float = 0.25, column: str | None = None) 
 
 
 def load_configured(settings: Prompts, say: Callable[[str], None] | None = None) -> PromptSet:
-    """Load the prompts that the settings name, with their system prompt; ``say`` gets warnings.
+    """Load the settings' prompts, with the system prompt; ``say`` is called with warnings.
 
     Raises:
         UsageError: their file, or one of its lines, cannot be used.
@@ -213,7 +213,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         raise UsageError(f"{where}: not valid JSON ({value.reason})")
     listed = value if isinstance(value, list) else []
     is_chat = listed and all(isinstance(item, dict) and "role" in item for item in listed)
-    if isinstance(value, list) and not is_chat:  # a list of prompts, not one conversation
+    if isinstance(value, list) and not is_chat:  # a list of prompts, not a chat
         for number, item in enumerate(value, start=1):
             yield f"{path}: entry {number}", item
     else:
@@ -256,7 +256,7 @@ def _csv(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, dict[str, s
 
 
 def _find_separator(header: str, wanted: Collection[str]) -> str:
-    """The separator under which a header has a wanted column; else the one it has most often.
+    """The separator that gives a header a wanted column; else the most frequent one in it.
 
     >>> _find_separator("prompt;topic", ["prompt"])
     ';'
@@ -270,7 +270,7 @@ def _find_separator(header: str, wanted: Collection[str]) -> str:
 
 
 def _record(value: Any, where: str, names: Sequence[str]) -> _Record | None:
-    """Read the record of one value; an empty string gives none, other mistakes are errors."""
+    """Read one value as a record; None for an empty text. Other mistakes raise UsageError."""
     split: Split | None = None
     system: str | None = None
     if isinstance(value, dict):
@@ -306,7 +306,7 @@ def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]
     """Read the turns of a list of messages ({"role", "content"}), the last one from the user.
 
     Raises:
-        UsageError: it is no such list.
+        UsageError: it is not such a list.
     """
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages, start=1):

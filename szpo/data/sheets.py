@@ -1,7 +1,7 @@
-"""Sheets of questions that people filled in: id, prompt, a, b, choice (A, B, tie, skip), by.
+"""Sheets of questions filled in by people: id, prompt, a, b, choice (A, B, tie, skip), by.
 
-`szpo select` writes them, as .csv or .jsonl. A question nobody answered, or that was passed over,
-gives neither a pair nor a tie.
+`szpo select` writes them as .csv or .jsonl. Unanswered and skipped questions give neither a pair
+nor a tie.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from szpo.data.pairs import Preferences, get_text, make_pair, make_prompt
 from szpo.errors import UsageError
 
 CHOICES: Final = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
-"""Choices by what people write, in any case."""
+"""Choices by what people may write, in lower case."""
 COLUMN: Final = "choice"
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
-    """Read the pair of an answered question; equal texts and ties make a tie.
+    """Read the pair of an answered question; the choice tie and equal texts are ties.
 
     Raises:
-        UsageError: a column is missing, or the choice is none.
+        UsageError: a column is missing, or the choice is unknown.
     """
     prompt, a, b = (get_text(record, name, where) for name in ("prompt", "a", "b"))
     given = read_choice(record) if COLUMN in record else get_text(record, COLUMN, where)
@@ -39,22 +39,22 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
 
 
 def read_choice(record: dict[str, Any]) -> str:
-    """A record's choice as szpo writes it; empty where nobody answered."""
+    """A record's choice as szpo writes it; "" if nobody answered."""
     given = str(record.get(COLUMN) or "").strip()
     return CHOICES.get(given.lower(), given)
 
 
 def read_csv(path: Path, limit: int, *, ours: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield where each row of a table stands, and its cells.
+    """Yield each row's place in the file, and its cells.
 
     Args:
         path: The table.
-        limit: Bytes of a line.
-        ours: A sheet that szpo wrote: cells as the texts that went out. Of another table the rows
-            must be as long as the header.
+        limit: Most bytes of a line.
+        ours: szpo wrote the sheet: cells are unguarded. The rows of another table must be as long
+            as its header.
 
     Raises:
-        UsageError: the file is not there, or no table; a line has more than ``limit`` bytes.
+        UsageError: the file is missing or not a table, or a line is too long.
     """
     text_files.inspect_file(path, "sheet" if ours else "pool")
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""CSV tables for spreadsheet programs, in which no cell is run as a formula.
+"""CSV tables for spreadsheet programs, in which no cell is executed as a formula.
 
-A text that a spreadsheet might run is written with an apostrophe before it. `unguard` takes
-exactly that apostrophe off again, so that a table that comes back has the texts that went out.
+A text that a spreadsheet might execute gets an apostrophe in front. `unguard` removes exactly that
+apostrophe, so the texts of a returned table are the original ones.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Final
 
 _SIGNS: Final = frozenset("=+-@\N{MINUS SIGN}")
-"""What begins a formula, in this form or in any that Unicode calls compatible with it."""
+"""Signs that begin a formula, also in forms that Unicode normalises to them."""
 _FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0")
-"""Letters of Hangul that are never seen."""
+"""Invisible letters of Hangul."""
 _ORDINARY: Final = re.compile("[A-Za-z0-9]")
 
 
 def _is_risky(text: str) -> bool:
-    """A spreadsheet program might run it, or the guard could not be undone.
+    """Whether a spreadsheet might execute a text, or a guard could not be undone.
 
-    That is a control character at its beginning (programs drop some, and run what is left), an
-    apostrophe, or, after characters that are not seen, a sign that begins a formula.
+    So if it begins with a control character (programs drop some and execute the rest), an
+    apostrophe, or, after invisible characters, a sign that begins a formula.
     """
     if not text or _ORDINARY.match(text):
         return False
@@ -34,12 +34,12 @@ def _is_risky(text: str) -> bool:
 
 
 def _is_unseen(char: str) -> bool:
-    """Spaces, format characters, marks that need a letter before them, and the like."""
+    """Whether it is a space, control or format character, combining mark or filler."""
     return char in _FILLERS or unicodedata.category(char)[0] in "ZCM"
 
 
 def guard(text: str) -> str:
-    """Make a cell of a text: with an apostrophe before it where a spreadsheet might run it.
+    """Make a cell of a text, with an apostrophe in front if a spreadsheet might execute it.
 
     >>> guard("=1+1"), guard("Tea.")
     ("'=1+1", 'Tea.')
@@ -48,15 +48,15 @@ def guard(text: str) -> str:
 
 
 def unguard(cell: str) -> str:
-    """Return the text that `guard` made this cell of."""
+    """Return the text from which `guard` made this cell."""
     return cell[1:] if cell.startswith("'") and _is_risky(cell[1:]) else cell
 
 
 def writer(file: IO[str], names: Sequence[str]) -> Callable[[Mapping[str, Any]], object]:
-    """Write a header as CSV; returns the function that writes a row, every text guarded.
+    """Write a CSV header; returns a function that writes a row with every text guarded.
 
-    ``file`` is opened with ``newline=""``. Lines end in CR LF: only then the module of Python 3.11
-    quotes cells that hold a lone CR.
+    Open ``file`` with ``newline=""``. Lines end in CR LF, since otherwise Python 3.11 does not
+    quote cells with a lone CR.
     """
     table = csv.DictWriter(file, names, lineterminator="\r\n")
     table.writeheader()
@@ -64,7 +64,7 @@ def writer(file: IO[str], names: Sequence[str]) -> Callable[[Mapping[str, Any]],
 
 
 def write(file: IO[str], names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write a header and the rows as CSV, every text guarded; returns the number of rows.
+    """Write a header and rows as CSV with every text guarded; returns the number of rows.
 
     ``file`` is opened with ``newline=""``.
     """

@@ -1,4 +1,4 @@
-"""Read other people's text files: lines with numbers and a cap, UTF-8 and JSON, or an error."""
+"""Read other people's text files with limits: numbered lines, UTF-8, JSON, clear errors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
     """Return the size and the first bytes of a regular, readable file.
 
     Raises:
-        UsageError: it is not one; ``what`` names it, such as "prompt file".
+        UsageError: it is not such a file; ``what`` names it, as in "prompt file".
     """
     try:
-        # stat, not open: opening a pipe would wait for whoever writes into it.
+        # stat, not open: opening a pipe would wait for a writer.
         facts = os.stat(path)
     except (OSError, ValueError) as error:
         why = "not found" if isinstance(error, FileNotFoundError) else str(error)
@@ -39,11 +39,11 @@ def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
 def read_lines(
     file: IO[bytes], path: object, limit: int, *, nul: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """Yield number and text of each line; memory stays at one line whatever the file is.
+    """Yield each line's number and text; only one line is in memory.
 
     Raises:
-        UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or holds a NUL
-            (unless ``nul`` lets it).
+        UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or has a NUL and ``nul``
+            is false.
     """
     number = 0
     while raw := file.readline(limit + 2):
@@ -57,10 +57,10 @@ def read_lines(
 
 
 def decode(raw: bytes, where: str, *, first: bool = True, nul: bool = False) -> str:
-    """Decode bytes as UTF-8; a byte order mark is dropped where they begin a file (``first``).
+    """Decode bytes as UTF-8; at the beginning of a file (``first``) drop a byte order mark.
 
     Raises:
-        UsageError: they are not UTF-8, or hold a NUL (unless ``nul`` lets it).
+        UsageError: they are not UTF-8, or have a NUL and ``nul`` is false.
     """
     try:
         text = raw.decode("utf-8-sig" if first else "utf-8")
@@ -80,11 +80,11 @@ class Unreadable:
 
     reason: str
     line: int | None = None
-    """Where it stops being JSON, from 1; None where the parser gives no line."""
+    """The line of the error, from 1; None if the parser gives none."""
 
 
 def parse_json(text: str) -> Any:
-    """Parse a text as JSON; returns `Unreadable` where it is none."""
+    """Parse a text as JSON; returns `Unreadable` if it is not JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -96,10 +96,10 @@ def parse_json(text: str) -> Any:
 
 
 def require_object(value: Any, where: str, what: str = "a record") -> dict[str, Any]:
-    """Return an object that was parsed; ``what`` names what it holds.
+    """Return a parsed value that must be an object; ``what`` names it in errors.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not an object.
     """
     if isinstance(value, Unreadable):
         raise UsageError(f"{where}: not valid JSON ({value.reason})")
@@ -114,7 +114,7 @@ def list_keys(record: Mapping[Any, Any]) -> str:
 
 
 def clean_prompt(prompt: Prompt) -> Prompt:
-    """Return the prompt as UTF-8 can hold it: halves of surrogate pairs become question marks.
+    """Make a prompt valid for UTF-8: lone surrogates become question marks.
 
     >>> clean_prompt(Prompt.user("Why " + chr(0xD83D) + "?")).text
     'Why ??'
@@ -124,6 +124,6 @@ def clean_prompt(prompt: Prompt) -> Prompt:
 
 
 def clean_answer(answer: Answer) -> Answer:
-    """Return the answer with its text as UTF-8 can hold it."""
+    """Make an answer's text valid for UTF-8, as in `clean_prompt`."""
     text = canonical.utf8(answer.text)
     return answer if text == answer.text else Answer(text, answer.end, answer.tokens)

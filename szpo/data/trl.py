@@ -1,8 +1,8 @@
 """Read and write TRL's preference format: prompt, chosen, rejected, as texts or as messages.
 
-Reads the standard, the conversational and the implicit-prompt form, the pairs of a run's zip
-(``dpo.jsonl``), and files that repeat the prompt before both answers, as the binarised
-UltraFeedback does. Writes the conversational form with the prompt apart.
+Reads the standard, conversational and implicit-prompt forms, the pairs of a run's zip
+(``dpo.jsonl``), and files that repeat the prompt in both answers, such as the binarised
+UltraFeedback. Writes the conversational form with an explicit prompt.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Turns = tuple[tuple[str, str], ...]
 
 
 def to_record(pair: Pair) -> dict[str, Any]:
-    """Make a record of a pair; ``source`` and ``votes`` say what the preference rests on.
+    """Make a record from a pair; ``source`` and ``votes`` say where the preference is from.
 
-    ``chosen_end`` and ``rejected_end`` say whether an answer ended itself or was cut at the limit,
-    as only the first is trained with an end token.
+    ``chosen_end`` and ``rejected_end`` say whether an answer ended by itself or was cut at the
+    limit; only the former is trained with an end token.
 
     >>> from szpo.types import Answer, Prompt
     >>> to_record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
@@ -52,7 +52,7 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read the pair of a record.
 
     Raises:
-        UsageError: something is missing or of another form, or the two differ in their prompt.
+        UsageError: a part is missing or malformed, or the answers have different prompts.
     """
     given = _given(record, where)
     (before, chosen), (also, rejected) = (
@@ -70,10 +70,10 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     """Read a prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
 
     Each is text or messages, as in TRL's formats for supervised fine-tuning; the last message is
-    the assistant's. The answer is taken to have ended itself.
+    the assistant's. The answer counts as complete.
 
     Raises:
-        UsageError: something is missing or of another form.
+        UsageError: a part is missing or malformed.
 
     >>> read_example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
     'Hi.'
@@ -87,7 +87,7 @@ def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
 
 
 def read_turns(value: Any, where: str) -> Turns:
-    """Read the turns of a prompt: a text, or a list of messages.
+    """Read the turns of a prompt from a text or a list of messages.
 
     Raises:
         UsageError: it is neither, or empty.
@@ -110,7 +110,7 @@ def _given(record: dict[str, Any], where: str) -> Turns | None:
 def _answer(
     record: dict[str, Any], key: str, where: str, prompt: Turns | None
 ) -> tuple[Turns, str]:
-    """The prompt of an answer, and its text; an answer without one takes the record's."""
+    """An answer's prompt and text; an answer without a prompt of its own has the record's."""
     value = record.get(key)
     if not isinstance(value, list):
         return prompt or (), get_text(record, key, where)
@@ -127,19 +127,19 @@ def _answer(
 
 
 def _message(item: Any) -> Any:
-    """A [role, text] pair of a run's zip as a message; anything else as it is."""
+    """Turn a [role, text] pair of a run's zip into a message; leave other values as they are."""
     if isinstance(item, list) and len(item) == 2:
         return {"role": item[0], "content": item[1]}
     return item
 
 
 def _end(record: dict[str, Any], key: str) -> End:
-    """Why an answer ended; where the file does not say, it ended itself."""
+    """Why an answer ended; "stop" if the file does not say."""
     return "length" if record.get(f"{key}_end") == "length" else "stop"
 
 
 def _evidence(record: dict[str, Any], where: str) -> tuple[Source, int]:
-    """Source and votes of a record; columns of other projects with these names are ignored."""
+    """A record's source and votes; with another project's source, both are ignored."""
     source: Any = record.get("source")
     votes = record.get("votes", 1)
     if source not in get_args(Source):

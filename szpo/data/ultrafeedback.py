@@ -1,8 +1,8 @@
-"""UltraFeedback-style files (Cui et al. 2023): several rated completions of one instruction.
+"""UltraFeedback-style files (Cui et al. 2023): several rated completions of an instruction.
 
-A record has ``prompt`` or ``instruction``, and ``completions``: each a text under ``response``,
-``text`` or ``content`` with a rating. Records that were already made into ``chosen`` and
-``rejected`` are read as TRL's format.
+A record has ``prompt`` or ``instruction``, and ``completions``, each with a text under
+``response``, ``text`` or ``content`` and a rating. Records with ``chosen`` and ``rejected`` are
+read as TRL's format.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from szpo.errors import UsageError
 
 TEXTS = ("response", "text", "content")
 RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
-"""Where a completion's own rating stands, the first that is there, if its annotations are not."""
+"""Keys of a completion's own rating, used without annotations; the first that exists counts."""
 
 
 def read_pairs(record: dict[str, Any], where: str) -> Preferences:
     """Read all n(n − 1)/2 pairs of a record's completions; equal ratings make ties.
 
     Raises:
-        UsageError: prompt, completions or a rating is missing or of another form.
+        UsageError: prompt, completions or a rating is missing or malformed.
     """
     if "completions" not in record:
         return trl.read_pairs(record, where)
@@ -37,17 +37,17 @@ def read_pairs(record: dict[str, Any], where: str) -> Preferences:
 
 
 def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
-    """Read prompt and texts of a record whose completions are not rated yet.
+    """Read the prompt and texts of a record with unrated completions.
 
     Raises:
-        UsageError: prompt or completions are missing or of another form.
+        UsageError: prompt or completions are missing or malformed.
     """
     texts = [_words(item, place) for place, item in list_completions(record, where)]
     return read_prompt(record, where), texts
 
 
 def read_prompt(record: dict[str, Any], where: str) -> Any:
-    """Read the prompt of a record, a text or a list of messages."""
+    """Read a record's prompt, which is a text or a list of messages."""
     key = "prompt" if "prompt" in record else "instruction"
     if record.get(key) is None:
         raise UsageError(f"{where}: needs prompt or instruction")
@@ -55,7 +55,7 @@ def read_prompt(record: dict[str, Any], where: str) -> Any:
 
 
 def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
-    """List the completions of a record, at least two, each with its position for messages."""
+    """List a record's completions (at least two), each with its place for error messages."""
     listed = record.get("completions")
     if not isinstance(listed, list) or len(listed) < 2:
         raise UsageError(f"{where}: completions must be a list of at least two")
@@ -74,7 +74,7 @@ def _words(item: Any, where: str) -> str:
 def _rating(item: Any, where: str) -> float:
     """Mean rating over the annotated aspects if there are any, else the completion's own rating.
 
-    The set's overall scores are known to be wrong for some completions, so aspects go first.
+    Some overall scores of UltraFeedback are known to be wrong, so aspects have precedence.
     """
     aspects = item.get("annotations") if isinstance(item, dict) else None
     if isinstance(aspects, dict):
@@ -90,7 +90,7 @@ def _rating(item: Any, where: str) -> float:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, given as a number or as text; None for anything else, such as "N/A"."""
+    """A finite number from a number or text; None for anything else, such as "N/A"."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
