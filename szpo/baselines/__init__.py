@@ -1,1 +1,1 @@
-"""Gradient methods on the same votes."""
+"""Gradient methods that learn from the same votes, to compare szpo with."""

@@ -1,9 +1,8 @@
-"""`Actor`: the policy of a gradient method, a LoRA on the model and sites of a run of szpo.
+"""`Actor`: the policy of a gradient method, a LoRA on the model and sites of an szpo run.
 
-It is a `szpo.policies.lora_policy.LoraPolicy` that moves in A and B: all methods share one way of
-decoding. For training, PEFT wraps the base model and is
-removed afterwards; base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or
-4-bit base.
+It is a `szpo.policies.lora_policy.LoraPolicy` that moves in A and B, so all methods decode in the
+same way. For training, PEFT wraps the base model and is removed afterwards; there is one copy of
+the base weights. Adapter weights are always fp32, also on a bf16 or 4-bit base.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Actor(LoraPolicy):
     """A policy whose LoRA factors A and B are trained by gradients.
 
     KL and fluency are measured against the start: the base model, or base plus starting adapter.
-    It answers and is measured in the middle of a training as well.
+    It can answer and be measured during a training too.
     """
 
     loaded: Loaded
@@ -55,15 +54,15 @@ class Actor(LoraPolicy):
         seed: int = 0,
         engine: Engine | None = None,
     ):
-        """An actor at its start.
+        """Make an actor at its start.
 
         Args:
             loaded: The base model.
-            sites: Layers with a LoRA.
+            sites: The layers with a LoRA.
             start: A and B at the start, by ``site.a`` and ``site.b``.
             sampling: How answers are drawn.
             seed: Root seed of everything the actor draws by itself.
-            engine: Generates; made for the model where None.
+            engine: Generates answers; None: one is made for the model.
         """
         self.sites = tuple(sites)
         self._peft: Peft | None = None
@@ -85,12 +84,12 @@ class Actor(LoraPolicy):
         sampling: Sampling | None = None,
         engine: Engine | None = None,
     ) -> Actor:
-        """The actor of the same sites, rank and start as a run in this subspace; A moves too."""
+        """An actor with the sites, rank and start of a run in this subspace; A is trained too."""
         start = {**subspace.fixed, **subspace.start}
         return cls(loaded, subspace.sites, start, sampling=sampling, engine=engine)
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
-        """Tokens that continue each row of tokens, an end token included."""
+        """Sample a continuation of each row of tokens, including an end token."""
         self.require_room(rows)
         sampling = self.sampling
         width = sampling.max_new_tokens
@@ -102,7 +101,7 @@ class Actor(LoraPolicy):
             ).tokens
 
     def theta(self) -> Theta:
-        """A and B at the current weights, fp32; not to be written to."""
+        """A and B at the current weights, fp32; read-only."""
         if self._peft is not None:
             self.move_to(read(self._peft.get_base_model(), self.sites))
         return super().theta()
@@ -116,8 +115,8 @@ class Actor(LoraPolicy):
     def training(self, *, dropout: float = 0.0) -> Iterator[Peft]:
         """The model wrapped by PEFT, its adapter "default" at the current weights and trainable.
 
-        After the block the actor has the trained weights; after an error, those from before.
-        Inside, `sample`, `kl` and the rest use the weights of that moment.
+        After the block the actor has the trained weights; after an error, the earlier ones.
+        Inside, `sample`, `kl` and other methods use the weights of that moment.
         """
         if self._peft is not None:
             raise UsageError("the actor is being trained already; one training at a time")
@@ -129,14 +128,14 @@ class Actor(LoraPolicy):
                 yield peft
                 self.theta()
             except BaseException:
-                self.move_to(before)  # sampling has moved it to weights on the way
+                self.move_to(before)  # sampling moved it to intermediate weights
                 raise
             finally:
                 self._peft = None
 
 
 class BareAnswerer(LocalAnswerer):
-    """A `LocalAnswerer` that takes PEFT's layers out of the model while it answers or reads."""
+    """A `LocalAnswerer` that removes PEFT's layers from the model while it answers or reads."""
 
     def answer_chunk(self, request: AnswerRequest) -> Tokens:
         """See `LocalAnswerer.answer_chunk`."""
@@ -150,12 +149,12 @@ class BareAnswerer(LocalAnswerer):
 
 
 class BareHost(LocalHost):
-    """A `LocalHost` of `BareAnswerer`."""
+    """A `LocalHost` that uses `BareAnswerer`."""
 
     kind = BareAnswerer
 
 
-# --- PEFT around the base model, and off again ---------------------------------------------------
+# --- PEFT around the base model ------------------------------------------------------------------
 
 
 @contextmanager
@@ -167,9 +166,9 @@ def wrap_peft(
     task: str | None = "CAUSAL_LM",
     dropout: float = 0.0,
 ) -> Iterator[Peft]:
-    """The model wrapped by PEFT, with a trainable fp32 adapter "default"; unwrapped afterwards.
+    """Yield the model wrapped by PEFT with a trainable fp32 adapter "default"; unwrap it after.
 
-    ``model`` replaces the loaded one where a shell around the same weights is trained.
+    ``model`` is wrapped instead of the loaded one, such as a classifier around the same layers.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -178,7 +177,7 @@ def wrap_peft(
     settings = peft_format.peft_config(sites, base=loaded.name, conv1d=conv1d)
     settings |= {"inference_mode": False, "lora_dropout": dropout, "task_type": task}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # a tied LM head among the sites is meant
+        warnings.simplefilter("ignore")  # a tied LM head may be a site
         peft = get_peft_model(base, LoraConfig(**settings))
     try:
         with allow_gradients(base):
@@ -187,7 +186,7 @@ def wrap_peft(
         for site in sites:
             layer = base.get_submodule(site.name)
             base.set_submodule(site.name, layer.get_base_layer())
-        vars(base).pop("forward", None)  # trainers may have put their own in its place
+        vars(base).pop("forward", None)  # a trainer may have replaced it
         vars(base).pop("peft_config", None)
         base.requires_grad_(False)
         base.eval()
@@ -195,7 +194,7 @@ def wrap_peft(
 
 @contextmanager
 def without_adapters(model: Any) -> Iterator[None]:
-    """Take PEFT's layers out of the model inside the block and put them back afterwards."""
+    """Remove PEFT's layers from the model within the block, and restore them afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
@@ -212,7 +211,7 @@ def without_adapters(model: Any) -> Iterator[None]:
 
 
 def read(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
-    """A and B of an adapter that PEFT put into the model, as fp32 copies."""
+    """Read A and B of a PEFT adapter in the model, as fp32 copies."""
     return {
         name: factor.detach().to("cpu", torch.float32).numpy().copy()
         for site in sites
@@ -221,9 +220,9 @@ def read(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
 
 
 def write(model: Any, sites: Sequence[Site], theta: Theta, adapter: str = "default") -> None:
-    """Set A and B of an adapter that PEFT put into the model, as fp32 on the model's device.
+    """Set A and B of a PEFT adapter in the model, as fp32 on the model's device.
 
-    Also brings back to fp32 what a trainer has rounded to bf16.
+    Factors that a trainer has rounded to bf16 become fp32 again.
     """
     for site in sites:
         for name, factor in _factors(model, site, adapter):

@@ -1,4 +1,4 @@
-"""Returns and advantages (GAE) of recorded rewards, and KL-penalised rewards per token."""
+"""Returns and advantages (GAE) of rewards, and KL-penalised rewards per token."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ def returns_to_go(rewards: Floats, gamma: float = 1.0) -> Floats:
 def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floats:
     """Generalised advantages (..., H) (Schulman et al. 2016, eq. 16).
 
-    Trajectories of different lengths are padded with rewards and values of 0, so that nothing
-    after an end counts.
+    Pad shorter trajectories with rewards and values of 0, so that nothing after their end counts.
 
     Args:
         rewards: r_t (..., H).
-        values: V(s_t) (..., H + 1); the last is that of the end.
-        lam: λ in [0, 1]: 0 gives temporal differences, 1 returns to go less V.
+        values: V(s_t) (..., H + 1); the last is V of the final state.
+        lam: λ in [0, 1]: 0 gives temporal differences, 1 returns to go minus V.
         gamma: discount.
     """
     # δ_t = r_t + γ V(s_{t+1}) − V(s_t)
@@ -45,7 +44,7 @@ def token_rewards(
     """−β(log π − log π_ref) at every token, and the answer's score at its last one, (n, H).
 
     Their sum over an answer is r(x, y) = r_φ(x, y) − β(log π(y|x) − log π_ref(y|x)) (Ziegler et
-    al. 2019, eq. 2). An answer of no token earns nothing.
+    al. 2019, eq. 2). An answer without tokens earns nothing.
 
     Args:
         score: r_φ of each answer (n,).
@@ -61,7 +60,7 @@ def token_rewards(
 
 
 def standardise(values: Floats, there: NDArray[np.bool_]) -> Floats:
-    """Values less their mean, over their standard deviation, where ``there``; 0 elsewhere."""
+    """Standardise values where ``there``: mean 0, standard deviation 1; 0 elsewhere."""
     known = values[there]
     if not known.size:
         return np.zeros_like(values)

@@ -1,4 +1,4 @@
-"""What gradient methods learn from: scores, judges as an `Ask`, rounds of comparisons."""
+"""Feedback for gradient methods: scores, judges as an `Ask`, rounds of comparisons."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
 
 Ask: TypeAlias = Callable[[Sequence[tuple[Row, ...]], bool, bytes], Sequence[Verdict]]
-"""An annotator or panel that compares: one vote on each question, plus the first of its answers.
+"""An annotator or panel: gives one vote on each question, where plus is the first answer.
 
-It gets questions that differ (rows of a prompt and two answers), whether they are single pairs
-rather than batches, and the key that all of its randomness comes from.
+Its arguments: questions with different answers (rows of a prompt and two answers), whether they
+are single pairs and not batches, and the key for all its randomness.
 """
 Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 """One number per answer: a learned reward, or a verifier (1 right, 0 wrong)."""
 
 
 def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int = 1) -> Pair | None:
-    """The pair that a verdict makes of a row; None for a tie, a skip or equal texts.
+    """Make a pair from a row and the verdict on it; None for a tie, a skip or equal texts.
 
     >>> pair_of(Row(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")), "minus").chosen.text
     'No.'
@@ -42,22 +42,22 @@ def pair_of(row: Row, verdict: Verdict, *, source: Source = "pair", votes: int =
 
 
 Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
-"""(key, questions, judges) → for each question the key of its draws and the side of the first."""
+"""(key, questions, judges) → for each question, its own key and the side of the first answer."""
 
 
 def draw_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
-    """A side drawn for each question from a key of its own."""
+    """Draw a side for each question, from a key of its own."""
     keys = [seeds.derive(as_seed(key), "baseline vote", k=i) for i in range(questions)]
     return [(own, "B" if seeds.integer(own, 1, 2) == 0 else "A") for own in keys]
 
 
 @dataclass(frozen=True)
 class JudgesAsk:
-    """The judges of a panel as an `Ask`: one vote on each question, by one judge after another."""
+    """The judges of a panel as an `Ask`: one vote on each question, by the judges in turn."""
 
     judges: tuple[Judge, ...]
     of_pairs: tuple[Judge, ...] | None = None
-    """Judges of single pairs, where another panel is fitted to them; None: the same judges."""
+    """Judges for single pairs, if another panel is fitted to these; None: the same judges."""
     sides: Sides = draw_sides
 
     def __post_init__(self) -> None:
@@ -89,24 +89,24 @@ class Survey:
     """Rounds of comparisons between a policy's own answers, two to each prompt."""
 
     prompts: Sequence[Prompt]
-    """Drawn from in a seeded order, round after round."""
+    """The prompts, used in a seeded order over all rounds."""
     ask: Ask
     questions: int
-    """Votes of a round."""
+    """Votes in a round."""
     rows: int | None
-    """D of a batch vote; None: votes on single pairs."""
+    """D, the rows of a batch to vote on; None: votes on single pairs."""
     seed: int
-    """Names prompts, answers and votes."""
+    """Root seed of the draws of prompts, answers and votes."""
     purpose: str = "baseline"
-    """Names answers and votes beside the seed."""
+    """Name of the draws of answers and votes, used with the seed."""
 
 
 def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Preferences:
-    """Round ``i`` of a survey: draw answers of the current actor and ask which are better.
+    """Run round ``i`` of a survey: draw answers of the current actor and ask which are better.
 
-    The meter is charged with answers and votes; nobody is asked about equal answers. Of a batch
-    every row that differs takes the verdict: its pairs are marked ``batch``, since each is weaker
-    evidence than a vote of its own.
+    The meter is charged with answers and votes; nobody is asked about equal answers. The verdict
+    on a batch holds for each row whose answers differ. Such pairs are marked ``batch``, since each
+    is weaker evidence than a vote of its own.
     """
     size = survey.rows or 1
     need = survey.questions * size
@@ -133,7 +133,7 @@ def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Prefere
 def draw_order(
     count: int, need: int, seed: int, first: int = 0, purpose: str = "baseline prompts"
 ) -> list[int]:
-    """Entries ``first`` … of the endless order of 0 … count − 1 that the seed gives a purpose."""
+    """``need`` entries, from ``first`` on, of an endless seeded order of 0 … count − 1."""
     return seeds.endless_order(
         count, need, lambda lap: seeds.derive(seed, purpose, step=lap), first=first
     )

@@ -1,8 +1,8 @@
-"""What the gradient methods share: costs and their meter, and the result of a training.
+"""Shared by all gradient methods: costs and their meter, and the result of a training.
 
 A method is one file with ``train(actor, source, recipe, **shared) -> Trained``. It learns from
-pairs (`Pair`), from an annotator who can be asked (`Ask`) or from a score (`Score`). Its
-recipe is a frozen dataclass. Nothing here needs a tensor library.
+pairs (`Pair`), from an annotator that it asks (`Ask`) or from a score (`Score`). Its recipe is a
+frozen dataclass. No tensor library is needed here.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from szpo.types import Answer
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a method has spent. Votes and answers read are counted as for a run of szpo."""
+    """The costs of a method; votes and answers read are counted as in an szpo run."""
 
     votes: int = 0
-    """Answers A, B or tie on comparisons that differ."""
+    """Votes A, B or tie on comparisons with different answers."""
     answers_read: int = 0
-    """Texts shown: two for each row whose answers differ."""
+    """Answers shown: two for each row whose answers differ."""
     tokens_generated: int = 0
-    """Tokens of all answers the method drew, read or not."""
+    """Tokens of all answers that the method drew, whether read or not."""
     seconds: float = 0.0
-    """Wall time without measurements."""
+    """Wall-clock time without measurements."""
     peak_bytes: int = 0
     """Largest resident memory of the process so far."""
 
 
 @dataclass
 class Meter:
-    """Adds up what a method spends; the clock runs inside ``with meter:``."""
+    """Adds up a method's costs; the clock runs inside ``with meter:``."""
 
     votes: int = 0
     answers_read: int = 0
@@ -43,11 +43,11 @@ class Meter:
     _since: float | None = field(default=None, repr=False)
 
     def charge_tokens(self, answers: Sequence[Answer]) -> None:
-        """Charge the tokens of these answers."""
+        """Add the tokens of these answers."""
         self.tokens_generated += sum(answer.tokens for answer in answers)
 
     def charge_votes(self, rows: Sequence[tuple[Answer, Answer]], votes: int = 1) -> None:
-        """Charge votes on one comparison of these rows; identical rows are not read."""
+        """Add votes on one comparison of these rows; identical rows are not read."""
         self.votes += votes
         self.answers_read += 2 * votes * sum(a.text != b.text for a, b in rows)
 
@@ -62,7 +62,7 @@ class Meter:
         self._since = None
 
     def report(self, on_step: OnStep, step: int, of: int, figures: Mapping[str, float]) -> None:
-        """Call ``on_step`` with the clock stopped, so that measurements cost nothing."""
+        """Call ``on_step`` with the clock stopped, so that measurements are not counted."""
         ran = self._since is not None
         self.__exit__()
         on_step(Moment(step, of, self.cost(), figures))
@@ -70,7 +70,7 @@ class Meter:
             self.__enter__()
 
     def cost(self) -> Cost:
-        """The costs up to now."""
+        """The costs so far."""
         running = 0.0 if self._since is None else time.monotonic() - self._since
         return Cost(
             self.votes,
@@ -101,11 +101,11 @@ class Shared(TypedDict, total=False):
     """The arguments that all methods share."""
 
     seed: Required[int]
-    """Names every draw: the same twice gives the same weights."""
+    """Root seed of all draws; the same seed gives the same weights."""
     on_step: OnStep
     """Called after each optimizer step."""
     meter: Meter
-    """What was spent before; a new one where there is none."""
+    """A meter with earlier costs; by default a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class Trained:
     ties: int = 0
     """Questions that gave no pair."""
     remark: str = ""
-    """A warning about the result; empty where there is none."""
+    """A warning about the result; "" for none."""
 
 
 def ignore_step(_: Moment) -> None:
-    """An ``on_step`` that does nothing."""
+    """Do nothing after a step."""

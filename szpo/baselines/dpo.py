@@ -2,8 +2,8 @@
 
     loss = −log σ(β · [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)])
 
-No reward model, no critic. Offline it learns from pairs as they are; iterative it draws two
-answers to each prompt, asks which is better, trains on the answers and starts over.
+There is no reward model and no critic. Offline DPO learns from given pairs. Iterative DPO draws
+two answers to each prompt, asks which is better, trains on these pairs, and repeats.
 """
 
 from __future__ import annotations
@@ -34,60 +34,60 @@ Loss: TypeAlias = Literal[
     "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair",
     "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
-"""Those of TRL's DPOTrainer."""
+"""The losses of TRL's DPOTrainer."""
 
 
 @recipe(METHOD)
 class Recipe(trainer.Recipe):
-    """Settings of one DPO training; those not explained are TRL's words.
+    """Settings of one DPO training; fields without a description are as in TRL.
 
-    TRL's default learning rate for full weights is 1e-6, its advice for LoRA ten times as much; a
+    TRL's default learning rate is 1e-6 for full weights, and it advises ten times that for LoRA. A
     LoRA of low rank trained for few steps needs more (docs/baselines.md).
     """
 
     beta: Positive = 0.1
-    """Of the paper's experiments, and TRL's default."""
+    """As in the paper's experiments; TRL's default."""
     dropout: Dropout = 0.0
-    """Of the adapter's inputs; without effect while ``disable_dropout`` is on."""
+    """Dropout of the adapter's inputs; without effect while ``disable_dropout`` is on."""
     disable_dropout: bool = True
     prompt_tokens: Count | None = None
-    """A longer prompt loses its beginning; None: no such cut."""
+    """Longest prompt; a longer one loses its beginning. None: no limit."""
     loss: Loss = "sigmoid"
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """ε of the loss ``robust``: the share of votes that are wrong by chance."""
+    """ε of a loss such as ``robust``: the share of votes that are wrong by chance."""
     reference: Literal["start", "now"] = "start"
-    """π_ref: the actor's start, or where it stands when the training (or round) begins."""
+    """π_ref: the actor's start, or its weights when the training (or round) begins."""
 
     def __post_init__(self) -> None:
-        """Refuse a loss without its ε."""
+        """Refuse the loss exo_pair without ε."""
         if self.loss == "exo_pair" and not self.label_smoothing:
             raise ValueError("label_smoothing must be above 0 for exo_pair (got 0)")
 
 
 @recipe("iterative-dpo")
 class Rounds:
-    """How iterative DPO spends its votes: ``rounds`` × ``questions``, one vote each."""
+    """Settings of iterative DPO: ``rounds`` × ``questions``, with one vote on each question."""
 
     rounds: Count = 5
     questions: Count = 16
     """Votes of a round."""
     rows: Count | None = None
-    """D: each vote is on a batch of D prompts, all of whose rows take the verdict; None: a vote
-    on a single pair."""
+    """D: each vote is on a batch of D prompts and holds for all its rows; None: each vote is on a
+    single pair."""
     memory: Literal["all", "round"] = "all"
-    """Train on all pairs so far, or on those of the last round that brought any."""
+    """Train on all pairs so far, or on those of the last round that gave any."""
     recipe: Recipe = Recipe()
 
 
 def train(
     actor: Actor, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
 ) -> Trained:
-    """DPO on these pairs; the actor then stands at the trained weights.
+    """Train the actor by DPO on these pairs.
 
     Args:
         actor: Trained in place.
-        data: Pairs to learn from; where there is none, its ties say why.
-        recipe: Settings; the defaults where None.
+        data: Pairs to learn from; without any, its ties appear in the error.
+        recipe: Settings; None: the defaults.
         shared: See `szpo.baselines.costs.Shared`.
 
     Raises:
@@ -111,9 +111,8 @@ def iterative(
 ) -> Trained:
     """Generate, ask, train, repeat; ``on_step`` is called after each round.
 
-    Every question has prompts of its own, drawn from ``prompts`` in a seeded order, and two
-    answers of the current policy. A round in which everything was a tie trains on what came
-    before.
+    Every question has its own prompts, drawn from ``prompts`` in a seeded order, with two answers
+    of the current policy each. A round with only ties trains on the earlier pairs.
 
     Raises:
         RunError: no round gave a pair, or training diverged.
@@ -153,7 +152,7 @@ def _fit(
     *,
     name: str = METHOD,
 ) -> int:
-    """One DPOTrainer from the actor's current weights; the pairs that had room."""
+    """Run a DPOTrainer from the actor's current weights; returns how many pairs fitted."""
     from trl import DPOConfig, DPOTrainer
 
     class PairTrainer(DPOTrainer):  # type: ignore[misc]
@@ -179,15 +178,14 @@ def _fit(
 
 
 # ---- an adapter on the LM head, which DPOTrainer refuses ----
-#
-# TRL multiplies hidden states by the head's weight itself, in tiles, and would leave an adapter on
-# the head out; so it declines. Here the head computes its logits like every other layer, with its
-# adapter, and the log-probabilities are taken from them. That needs room for whole logits.
+# TRL multiplies hidden states by the head's weight itself, in tiles, which would ignore an adapter
+# on the head; so TRL refuses one. Here the head with its adapter computes the logits, as other
+# layers do, and log-probabilities come from these. It needs memory for all logits.
 
 
 @contextmanager
 def trainable_head(actor: Actor, model: Peft) -> Iterator[None]:
-    """Within it a DPOTrainer may be built on an adapted LM head, and gets a `plain_head`."""
+    """Allow a DPOTrainer to be built on an adapted LM head, and give it a `plain_head`."""
     base = model.get_base_model()
     head = actor.loaded.model.get_output_embeddings()
     names = [name for name, module in actor.loaded.model.named_modules() if module is head]
@@ -195,7 +193,7 @@ def trainable_head(actor: Actor, model: Peft) -> Iterator[None]:
         yield
         return
     layer = base.get_output_embeddings()
-    # What the trainer asks before it refuses; the layer in the model stays the adapted one.
+    # The trainer's check sees the base layer; the model keeps the adapted one.
     vars(base)["get_output_embeddings"] = layer.get_base_layer
     try:
         yield
@@ -205,10 +203,10 @@ def trainable_head(actor: Actor, model: Peft) -> Iterator[None]:
 
 
 def plain_head(base: Any) -> None:
-    """Let a built trainer get its log-probabilities from the model's own logits.
+    """Make a trainer compute its log-probabilities from the model's own logits.
 
-    Takes the place of the forward pass that TRL's ``add_fused_lm_head`` put into the model, and
-    gives what its DPO loss and figures read. `szpo.baselines.actor.wrap_peft` takes it out again.
+    This replaces the forward pass that TRL's ``add_fused_lm_head`` set, and returns what TRL's DPO
+    loss and figures need. `szpo.baselines.actor.wrap_peft` removes it again.
     """
     original = type(base).forward
 
@@ -224,7 +222,7 @@ def plain_head(base: Any) -> None:
 
 
 def per_token(logits: Tensor, labels: Tensor) -> SimpleNamespace:
-    """Log-probability of each label and the figures beside it; zero where the label is −100.
+    """The log-probability of each label, and TRL's figures; zero where the label is −100.
 
     Args:
         logits: (rows, tokens, words), fp32, of the positions before the labels.

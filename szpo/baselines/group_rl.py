@@ -1,13 +1,13 @@
-"""GRPO and RLOO: answers in groups by our own decoding, scored by a callable.
+"""GRPO and RLOO: groups of answers from szpo's own decoding, scored by a function.
 
-GRPO (Shao et al. 2024, DeepSeekMath; with a verifier it is RLVR): an answer's advantage is its
-reward less the group's mean, over the group's standard deviation (of a sample, as TRL has it, plus
-1e-4). RLOO (Ahmadian et al. 2024), REINFORCE with a leave-one-out baseline: the reward, less β
-times the KL to the reference, less the mean of the others of its group; whole answers are the
+GRPO (Shao et al. 2024, DeepSeekMath; with a verifier: RLVR): an answer's advantage is its reward
+minus the group's mean, divided by the group's standard deviation (the sample's, plus 1e-4, as in
+TRL). RLOO (Ahmadian et al. 2024) is REINFORCE with a leave-one-out baseline: the reward minus β
+times the KL to the reference, minus the mean of the group's other answers. Whole answers are the
 actions. Neither has a critic.
 
-TRL's trainers make of each group's scores the advantages, the objective and the step. Answers
-serve one update, so the ratio of probabilities is 1 and there is nothing to clip.
+TRL's trainers compute advantages, objective and step from each group's scores. Answers are used
+for one update, so the probability ratio is 1 and nothing is clipped.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ NOTHING_DIFFERED: Final = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the recipes of both methods share."""
+    """Settings that both methods have."""
 
     steps: Count = 40
     prompts: Count = 8
-    """Prompts of a step."""
+    """Prompts in a step."""
     samples: Group = 8
-    """Answers to each prompt: the group."""
+    """Answers to each prompt, which form a group."""
     passes: Count = 1
-    """Forward passes of a step: more need less memory."""
+    """Forward passes in a step; more passes need less memory."""
     learning_rate: Positive = 1e-3
-    """TRL's 1e-6 is for full weights; a LoRA of low rank in few steps needs more."""
+    """TRL's 1e-6 is for full weights; a LoRA of low rank trained for few steps needs more."""
     beta: Weight = 0.05
     """Weight of the KL penalty, in units of the reward per nat."""
 
     def __post_init__(self) -> None:
-        """Refuse answers that do not divide into passes."""
+        """Refuse numbers of answers that are not divisible by ``passes``."""
         if self.prompts * self.samples % self.passes:
             raise ValueError(
                 f"{self.prompts * self.samples} answers of a step do not divide into "
@@ -60,12 +60,12 @@ class Recipe:
 
 
 Loss: TypeAlias = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"]
-"""Those of TRL's GRPOTrainer that weigh each token by itself."""
+"""The losses of TRL's GRPOTrainer that weight each token separately."""
 
 
 @recipe("grpo")
 class Grpo(Recipe):
-    """Settings of GRPO; β and the loss are the paper's, not TRL's defaults (0, dapo).
+    """Settings of GRPO; β and the loss are from the paper (TRL's defaults: 0, dapo).
 
     Groups of 8 are TRL's default; the paper draws 64.
     """
@@ -77,7 +77,7 @@ class Grpo(Recipe):
 
 @recipe("rloo")
 class Rloo(Recipe):
-    """Settings of RLOO; TRL's defaults but for the rate and the size of a group (TRL: 2).
+    """Settings of RLOO: TRL's defaults, except for the learning rate and group size (TRL: 2).
 
     Groups of 4 are the larger of the paper's two sizes.
     """
@@ -93,11 +93,11 @@ def train(
     how: Grpo | Rloo,
     **shared: Unpack[Shared],
 ) -> Trained:
-    """GRPO or RLOO on these prompts, by the recipe; the actor then stands at the trained weights.
+    """Train the actor by GRPO or RLOO, according to the recipe, on these prompts.
 
     Args:
         actor: Trained in place.
-        prompts: To answer, in a seeded order.
+        prompts: Prompts to answer, in a seeded order.
         score: The reward of an answer: a `szpo.baselines.reward_model.RewardModel`, or a verifier.
         how: Settings.
         shared: See `szpo.baselines.costs.Shared`.
@@ -115,7 +115,7 @@ def train(
         raise UsageError(f"{method}: no prompts; give those to answer")
     require_plain(actor.sampling, method)
     order = draw_order(len(prompts), how.steps * how.prompts, seed)
-    differ: list[bool] = []  # of each step: whether some group's rewards do
+    differ: list[bool] = []  # for each step: whether rewards in a group do
     rows = [{"prompt": _turns(actor, prompts[i]), "at": i} for i in order]
 
     def reward(
@@ -143,7 +143,7 @@ def train(
 
 
 def _arguments(actor: Actor, how: Recipe) -> dict[str, Any]:
-    """Arguments of both trainers' configurations."""
+    """Arguments for the configuration of both trainers."""
     sampling = actor.sampling
     return {
         "learning_rate": how.learning_rate,
@@ -162,7 +162,7 @@ def _arguments(actor: Actor, how: Recipe) -> dict[str, Any]:
 
 
 def _sampling_class(kind: Any, actor: Actor, seed: int, method: str) -> Any:
-    """The trainer class, with answers by the actor's own engine and named random numbers."""
+    """The trainer class, but with answers from the actor's engine and seeded random numbers."""
 
     class Sampling(kind):  # type: ignore[misc]
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
@@ -176,7 +176,7 @@ def _sampling_class(kind: Any, actor: Actor, seed: int, method: str) -> Any:
 
 
 def _turns(actor: Actor, prompt: Prompt) -> Any:
-    """A prompt as TRL takes it, which gives the tokens of `szpo.models.loading.encode`."""
+    """A prompt in TRL's form, with the same tokens as from `szpo.models.loading.encode`."""
     if getattr(actor.loaded.tokenizer, "chat_template", None):
         return [{"role": role, "content": text} for role, text in prompt.turns]
     return "\n\n".join(text for _, text in prompt.turns)

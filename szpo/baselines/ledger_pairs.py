@@ -1,8 +1,8 @@
 """A run's recorded votes as pairs: batch verdicts row by row, and notes on single rows.
 
-The verdict on a comparison is the majority of its counted votes. Each row that differs becomes a
-pair marked ``batch``, weaker evidence than a vote of its own; a row on which panelists left notes
-becomes one marked ``note`` (or none, where the notes are even), and no ``batch`` pair.
+The verdict on a comparison is the majority of its counted votes. Each row with different answers
+becomes a pair marked ``batch``, weaker evidence than a vote of its own. A row with panelists'
+notes becomes a pair marked ``note`` instead, or none if the notes are balanced.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from szpo.types import Comparison, Verdict, Vote
 
 
 def read_pairs(ledger: Ledger, meter: Meter | None = None) -> Preferences:
-    """The pairs of the closed steps, from the votes that counted, in the order of the steps.
+    """Read the pairs of closed steps from their counted votes, in the order of the steps.
 
-    The meter is charged with votes and answers read, as the run counted them.
+    Votes and answers read are added to the meter, as the run counted them.
     """
     pairs: list[Pair] = []
     ties = comparisons = 0
@@ -63,7 +63,7 @@ def _verdict(lead: int) -> Verdict:
 def _notes(ledger: Ledger) -> dict[tuple[str, str, int], dict[int, int]]:
     """Notes by comparison, panelist and revision: row → 1 for plus, −1 for minus, 0 for a tie.
 
-    A note holds the letter as it stood on that panelist's screen; what is no note is passed over.
+    A note has the letter that the panelist saw on screen; malformed notes are ignored.
     """
     found: dict[tuple[str, str, int], dict[int, int]] = {}
     for vote in ledger.votes():

@@ -1,7 +1,7 @@
-"""The settings of the RLHF notebook's DPO run, field by field in today's words.
+"""The settings of the RLHF notebook's DPO run, in the names of current libraries.
 
-Its base is Mistral-7B-Instruct-v0.2 in 4 bits; any model of szpo may stand in its place.
-docs/baselines.md says where it differs.
+Its base is Mistral-7B-Instruct-v0.2 in 4 bits; any other model of szpo can be used.
+docs/baselines.md lists the differences.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from transformers.training_args import OptimizerNames
 from szpo.baselines.dpo import Recipe
 
 QUANTIZATION = "fp4"
-"""bitsandbytes' default where only ``load_in_4bit`` is set; no double quantisation."""
+"""bitsandbytes' default if only ``load_in_4bit`` is set; no double quantisation."""
 DTYPE = "bf16"
-"""Of the arithmetic: ``bnb_4bit_compute_dtype``."""
+"""Dtype of computations: ``bnb_4bit_compute_dtype``."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 RANK, ALPHA, DROPOUT = 32, 64, 0.05
 
@@ -36,7 +36,7 @@ RECIPE = Recipe(
 
 
 def lora(**changes: Any) -> Any:
-    """Its ``peft.LoraConfig``: rank 32, α 64, seven targets, no bias."""
+    """The notebook's ``peft.LoraConfig``: rank 32, α 64, seven targets, no bias."""
     from peft import LoraConfig
 
     settings: Mapping[str, Any] = {

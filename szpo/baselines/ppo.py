@@ -1,11 +1,10 @@
-"""PPO-clip with a KL penalty for language models: reward, critic and actor.
+"""PPO-clip with a KL penalty for language models, with actor, critic and reward.
 
-Each step draws answers, keeps their tokens with their log-probabilities, and goes over them
-several times (Schulman et al. 2017). The reward of an answer is r_φ − β(log π − log π_ref)
-(Ziegler et al. 2019): a score at its end, from a learned reward or a verifier, and the penalty at
-every token. The critic is a linear head on the actor's last hidden state; its gradient stops
-there, so only the policy's own loss moves the policy. The reference is the actor's start, on the
-same weights.
+Each step draws answers, stores their tokens and log-probabilities, and trains on them for several
+epochs (Schulman et al. 2017). The reward of an answer is r_φ − β(log π − log π_ref) (Ziegler et
+al. 2019): a score at its end, from a learned reward or a verifier, and the penalty at every token.
+The critic is a linear head on the actor's last hidden state. Its gradient stops there, so only the
+policy's loss moves the policy. The reference is the actor's start.
 """
 
 from __future__ import annotations
@@ -47,29 +46,29 @@ class Recipe:
     """Settings of PPO. ε, epochs and λ are those of Schulman et al. 2017."""
 
     steps: Count = 40
-    """Rounds of drawing answers and learning from them."""
+    """How often to draw answers and learn from them."""
     prompts: Count = 32
-    """Prompts of a step."""
+    """Prompts in a step."""
     samples: Count = 1
     """Answers to each prompt."""
     epochs: Count = 4
     minibatches: Count = 2
-    """Updates of an epoch."""
+    """Updates in an epoch."""
     rate: Positive = 3e-3
-    """Adam's, for the LoRA weights."""
+    """Adam's learning rate for the LoRA weights."""
     critic_rate: Positive = 1e-2
-    """Adam's, for the critic."""
+    """Adam's learning rate for the critic."""
     beta: Weight = 0.05
     """Weight β of the KL penalty, in units of the reward per nat."""
     clip: Positive = 0.2
     value_clip: Positive = math.inf
-    """How far values may move within a step; no limit by default."""
+    """How far values may move within a step; default: no limit."""
     gamma: Share = 1.0
     lam: Share = 0.95
     grad_norm: Positive = 1.0
-    """Longer gradients are shortened to this."""
+    """Gradients are clipped to this norm."""
     kl_limit: Positive = NOISE_NATS
-    """Nats per token from the start, mean of a step, above which a run stops as diverged."""
+    """A run has diverged and stops above this KL to the start, nats per token, mean of a step."""
 
     def __post_init__(self) -> None:
         """Refuse a step with fewer answers than minibatches."""
@@ -89,13 +88,13 @@ class Critic(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Values (n,) of hidden states (n, width), which are standardised before."""
+        """Values (n,) of hidden states (n, width), which are first standardised."""
         return compute_rewards(hidden, self.weight) + self.bias
 
 
 @dataclass(frozen=True)
 class Learner:
-    """The weights that training moves, their optimizer and settings."""
+    """The trained weights, their optimizer and the settings."""
 
     actor: Actor
     model: Any
@@ -114,7 +113,7 @@ class Part:
 
     batch: logprobs.Batch
     rows: Ints
-    """Which of the step's answers they are."""
+    """Indices of these answers among the step's."""
 
     @property
     def places(self) -> tuple[Ints, Ints]:
@@ -125,7 +124,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A part with old log-probabilities, values, advantages and returns, one per token."""
+    """A part with its old log-probabilities, values, advantages and returns, one per token."""
 
     part: Part
     logp: Tensor
@@ -141,13 +140,13 @@ def train(
     recipe: Recipe | None = None,
     **shared: Unpack[Shared],
 ) -> Trained:
-    """Train the actor towards answers that score well; it has the trained weights afterwards.
+    """Train the actor towards answers with high scores.
 
     Args:
-        actor: the policy; must sample plainly, as its log-probabilities are read.
+        actor: the policy; it must sample without top-p and top-k, since probabilities are read.
         prompts: taken in seeded permutations.
         score: r_φ, called once a step.
-        recipe: settings; the defaults where None.
+        recipe: settings; None: the defaults.
         shared: see `szpo.baselines.costs.Shared`.
 
     Raises:
@@ -192,7 +191,7 @@ def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:
 
 
 def draw_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
-    """The prompts of a step: seeded permutations of all, one after another."""
+    """The prompts of a step, from seeded permutations of all prompts one after another."""
     order = draw_order(len(prompts), count, seed, first=step * count, purpose="ppo prompts")
     return [prompts[i] for i in order]
 
@@ -200,7 +199,7 @@ def draw_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) ->
 def _answers(
     learner: Learner, prompts: Sequence[Prompt], seed: int, step: int
 ) -> tuple[list[Answer], tuple[tuple[int, ...], ...]]:
-    """A step's answers, as text and as tokens."""
+    """Draw a step's answers, as text and as tokens."""
     key = seeds.derive(seed, "ppo answers", step=step)
     with catch_divergence(METHOD):
         tokens = learner.actor.sample_tokens(prompts, learner.how.samples, seed=as_seed(key))
@@ -227,7 +226,7 @@ def _parts(
     seed: int,
     step: int,
 ) -> list[list[Part]]:
-    """The answers in minibatches drawn by the seed, each in parts that fit into memory."""
+    """Divide answers into minibatches by the seed, and these into parts that fit into memory."""
     order = seeds.permutation(seeds.derive(seed, "ppo minibatches", step=step), len(tokens))
     encoded = [learner.actor.encode(prompt) for prompt in prompts]
     found = []
@@ -243,7 +242,7 @@ def _parts(
 def _rollouts(
     learner: Learner, parts: Sequence[Sequence[Part]], reward: Floats
 ) -> tuple[list[list[Rollout]], dict[str, float]]:
-    """Advantages and returns of each stored token, and the figures of the step's answers."""
+    """Compute each token's advantage and return, and the figures of the step's answers."""
     every = [part for group in parts for part in group]
     shape = (len(reward), max(part.batch.width for part in every))
     logp, value, reference = (np.zeros(shape) for _ in range(3))
@@ -279,7 +278,7 @@ def _rollouts(
 def _improve(
     learner: Learner, rollouts: Sequence[Sequence[Rollout]], step: int
 ) -> dict[str, float]:
-    """All epochs over a step's answers; figures are means over the updates."""
+    """Train all epochs on a step's answers; figures are means over the updates."""
     how, updates = learner.how, []
     for _ in range(how.epochs):
         for group in rollouts:
@@ -289,12 +288,12 @@ def _improve(
             updates.append(figures)
     require_weights(learner.weights, METHOD, step)
     means = {name: float(np.mean([figures[name] for figures in updates])) for name in updates[0]}
-    # Before the first update of a step the policy is the one that drew: any gap is a mistake.
+    # Before a step's first update the policy is the one that drew, so any gap is an error.
     return {**means, "first_ratio_gap": updates[0]["ratio_gap"]}
 
 
 def _update(learner: Learner, group: Sequence[Rollout]) -> dict[str, float]:
-    """The gradients of a minibatch, and its figures."""
+    """Compute the gradients of a minibatch, and its figures."""
     how, count = learner.how, sum(len(one.logp) for one in group)
     learner.optimizer.zero_grad()
     found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
@@ -315,7 +314,7 @@ def _update(learner: Learner, group: Sequence[Rollout]) -> dict[str, float]:
 def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tensor]:
     """Log π of each stored answer token, and the critic's value of the state before it, (n,) each.
 
-    The order is that of ``batch.mask.nonzero()``; the law is that of the sampling temperature.
+    The order is that of ``batch.mask.nonzero()``; probabilities are at the sampling temperature.
     """
     seen: list[Tensor] = []
 
@@ -335,7 +334,7 @@ def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tenso
 
 @contextmanager
 def _at_start(learner: Learner) -> Iterator[None]:
-    """Put the adapter at the reference policy, the actor's start, inside the block."""
+    """Set the adapter to the reference policy, the actor's start, within the block."""
     sites = learner.actor.sites
     now = read(learner.model, sites)
     write(learner.model, sites, learner.actor.start())
@@ -346,7 +345,7 @@ def _at_start(learner: Learner) -> Iterator[None]:
 
 
 def _require_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
-    """Stop a policy that is too far from its start: its answers are noise, though finite."""
+    """Stop if the policy is too far from its start: its answers are then noise."""
     each = figures["kl"] / max(figures["tokens"], 1.0)
     if each > how.kl_limit:
         raise RunError(
@@ -363,13 +362,12 @@ def policy_loss(
 ) -> tuple[Tensor, Tensor, float]:
     """−mean min(ρA, clip(ρ, 1 − ε, 1 + ε)A) with ρ = exp(log π − log π_old) (eq. 7 there).
 
-    Both log-probabilities are those of the *stored* choices: choices drawn anew would give the
-    ratio of something else. Returns the loss, ρ of each choice, and the share of the choices
-    whose ρ left [1 − ε, 1 + ε].
+    Both log-probabilities must be of the *stored* choices, never of newly drawn ones. Returns the
+    loss, ρ of each choice, and the share of choices with ρ outside [1 − ε, 1 + ε].
 
     Args:
-        logp: log π of the stored choices as the policy is now, with gradient.
-        old_logp: the same when they were made.
+        logp: log π of the stored choices under the current policy, with gradient.
+        old_logp: log π of the same choices when they were made.
         advantages: of these choices.
         clip: ε > 0.
     """
@@ -384,11 +382,11 @@ def policy_loss(
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float = 0.2
 ) -> Tensor:
-    """½ mean max((V − R)², (V_clip − R)²), V_clip within ε of what V was at sampling.
+    """½ mean max((V − R)², (V_clip − R)²), with V_clip within ε of V at sampling.
 
     Args:
         values: V of the stored states, with gradient.
-        old_values: the same when the answers were sampled.
+        old_values: V of the same states when the answers were sampled.
         returns: advantages plus ``old_values``.
         clip: ε > 0, in units of the return; infinite for the plain squared error.
     """

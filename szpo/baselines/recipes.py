@@ -1,10 +1,10 @@
-"""Recipes: the settings of a gradient method, frozen dataclasses whose fields pydantic checks.
+"""Recipes: settings of gradient methods, as frozen dataclasses with fields checked by pydantic.
 
     @recipe("dpo")
     class Recipe(trainer.Recipe):
         beta: Positive = 0.1
 
-Text is read by the type of the field, so values may come from a command line.
+Texts are converted to the type of the field, so values may come from a command line.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from szpo.errors import UsageError
 Kind = TypeVar("Kind", bound=type)
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Group: TypeAlias = Annotated[int, Field(ge=2)]
-"""Answers to one prompt that are compared with each other."""
+"""Number of answers to one prompt that are compared with each other."""
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Weight: TypeAlias = Annotated[float, Field(ge=0)]
-"""Of a term of the loss."""
+"""Weight of a term of the loss."""
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Dropout: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Epochs: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,9 +32,9 @@ Epochs: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass_transform(frozen_default=True)
 def recipe(method: str) -> Callable[[Kind], Kind]:
-    """A decorator that makes a class a frozen dataclass whose fields are checked.
+    """Make a decorator that turns a class into a frozen dataclass with checked fields.
 
-    Making an instance raises a UsageError for the first field that does not fit.
+    Its instances raise a UsageError for the first invalid field.
 
     >>> @recipe("dpo")
     ... class Recipe:
@@ -54,7 +54,7 @@ def recipe(method: str) -> Callable[[Kind], Kind]:
                 validate(self, *args, **fields)
             except ValidationError as error:
                 first = error.errors()[0]
-                if not first["loc"]:  # of a ``__post_init__``
+                if not first["loc"]:  # from a ``__post_init__``
                     raise UsageError(f"{method}: {first['ctx']['error']}") from None
                 where, why = first["loc"][0], first["msg"].lower()
                 raise UsageError(f"{method}: {where}: {why} (got {first['input']!r})") from None

@@ -1,7 +1,7 @@
-"""Every gradient method by name: its recipe, and how it is run on given inputs.
+"""All gradient methods by name: their recipes, and a function that runs one on given inputs.
 
-The `Inputs` of a method are an actor, prompts, recorded votes, an annotator to ask, or a score,
-whatever their source. `szpo baseline` is a thin shell around `run`.
+`Inputs` are an actor, prompts, recorded votes, an annotator to ask, or a score. `szpo baseline` is
+a thin layer around `run`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ RECIPES: Mapping[str, Any] = {
     "rloo": group_rl.Rloo(), "self-rewarding": self_rewarding.Recipe(),
     "notebook-dpo": notebook_dpo.RECIPE, "sft": sft.Recipe(),
 }  # fmt: skip
-"""Every method with its recipe."""
+"""All methods with their default recipes."""
 NAMES = tuple(RECIPES)
 SCORED = ("ppo", "grpo", "rloo")
 """Methods that learn from a score of single answers."""
 OFFLINE: Mapping[str, Any] = {"dpo": dpo, "simpo": simpo, "notebook-dpo": dpo}
-"""Methods that learn from pairs as they are."""
+"""Methods that learn from given pairs and draw no answers."""
 INNER = {"iterative-dpo": "recipe", "self-rewarding": "dpo"}
-"""Methods around DPO, and the field of their recipe that holds DPO's."""
+"""Methods that use DPO, with the field of their recipe that holds DPO's recipe."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,23 @@ class Inputs:
     votes: Callable[[Meter], Preferences] | None = None
     """Returns the training pairs and charges their cost; None: there are no votes."""
     ask: Ask | None = None
-    """Who gives new votes; None: nobody."""
+    """Annotator for new votes; None: there is none."""
     score: Score | None = None
-    """A reward or verifier; None: one is learned from the votes, where a method needs one."""
+    """A reward or verifier; None: methods that need a reward learn one from the votes."""
     rows: int | None = None
-    """D of the comparisons that the panel of ``ask`` was fitted to: the default of iterative-dpo;
-    None: its recipe's."""
+    """D of the comparisons to which the panel of ``ask`` was fitted, used by iterative-dpo unless
+    set; None: its recipe's."""
     examples: tuple[tuple[Prompt, Answer], ...] = ()
-    """Prompts with good answers, to which sft fits the actor and self-rewarding M1."""
+    """Prompts with good answers, for sft and for M1 of self-rewarding."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a method, and the reward model where it trained one."""
+    """The result of a method, and its reward model if it trained one."""
 
     trained: Trained
     recipe: Any
-    """The recipe as used, with the inputs' ``rows`` where it named none."""
+    """The recipe as used, with the inputs' ``rows`` if none was set."""
     rewards: reward_model.RewardModel | None = None
 
 
@@ -84,14 +84,14 @@ def run(
     seed: int,
     on_step: OnStep,
 ) -> Outcome:
-    """Train the actor of the inputs by a method; ``settings`` change its recipe, by field.
+    """Train the inputs' actor by a method; ``settings`` change fields of its recipe.
 
     Args:
         method: One of `NAMES`.
-        inputs: What it trains and on which data.
-        settings: Values by names of fields; those of other recipes are refused.
-        folder: Of the artefacts of self-rewarding; other methods write nothing.
-        seed: Root of all draws.
+        inputs: The actor to train, and the data.
+        settings: Values by field name; fields of other recipes are refused.
+        folder: Folder for self-rewarding's models; other methods write nothing.
+        seed: Root seed of all draws.
         on_step: Called after each step.
 
     Raises:
@@ -130,7 +130,7 @@ def run(
 def _maximise(
     method: str, inputs: Inputs, how: Any, shared: Mapping[str, Any]
 ) -> tuple[Trained, reward_model.RewardModel | None]:
-    """Train towards the inputs' score, or towards a reward that is learned from the votes."""
+    """Train towards the inputs' score, or towards a reward model learned from the votes."""
     train = ppo.train if method == "ppo" else group_rl.train
     if inputs.score is not None:
         return train(inputs.actor, inputs.prompts, inputs.score, how, **shared), None
@@ -147,10 +147,10 @@ def _maximise(
 
 
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:
-    """The recipe of a method with these fields changed.
+    """Make a method's recipe with these fields changed.
 
     Raises:
-        UsageError: no such method or field, or a value that does not fit.
+        UsageError: there is no such method or field, or a value is invalid.
 
     >>> recipe("dpo", {"beta": "0.2", "steps": "5"}).steps
     5
@@ -176,7 +176,7 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
 
 
 def require_extra(method: str, *, scored: bool) -> None:
-    """Refuse to start without the libraries of a method; PPO on a score needs none.
+    """Refuse to start without a method's libraries; PPO on a score needs none.
 
     Raises:
         UsageError: trl or datasets is not installed.

@@ -2,8 +2,8 @@
 
     loss = −log σ(r(x, y⁺) − r(x, y⁻))
 
-A linear head on the last hidden state, with a LoRA of its own on the base model, whose weights
-exist once. The head begins at zero, so that all rewards are equal and the first loss is ln 2.
+It is a linear head on the last hidden state and a LoRA on the base model, whose weights are not
+copied. The head starts at zero, so all rewards are equal and the first loss is ln 2.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from szpo.types import Answer, Prompt, Theta
 
 METHOD = "reward-model"
 ROWS = 64
-"""Rows of one forward pass when scoring."""
+"""Rows in one forward pass when scoring."""
 
 
 @recipe(METHOD)
 class Recipe(trainer.Recipe):
     """Settings of a reward model's training.
 
-    TRL's default learning rate for full weights is 1e-4; ten times as much for LoRA. Pairs of
-    which one text is longer than ``max_length`` are left out, as TRL does.
+    The learning rate is ten times TRL's default for full weights (1e-4), as for LoRA. Pairs with a
+    text longer than ``max_length`` are left out, as in TRL.
     """
 
     epochs: Epochs = 3.0
     rank: Count = 8
     targets: tuple[str, ...] | str = "all-linear"
-    """Of its LoRA, in PEFT's words."""
+    """Target modules of its LoRA, as in PEFT."""
     center: Weight | None = None
     """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
 
@@ -68,7 +68,7 @@ class RewardModel:
     head: NDArray[np.float32]
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
-        """Rewards of answers, also while an actor is trained on the same base model."""
+        """Rewards of answers; works also while an actor is trained on the same base model."""
         rows = [reward_tokens(self.loaded, p, a) for p, a in zip(prompts, answers, strict=True)]
         found = np.zeros(len(rows))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -89,7 +89,7 @@ class RewardModel:
             hidden = model.base_model(
                 input_ids=ids, attention_mask=seen, use_cache=False
             ).last_hidden_state
-        # Where training looks too: the last token that is not the padding one.
+        # As in training: the last token that is not padding.
         real = (ids != pad_token(self.loaded)) & (seen == 1)
         last = (real * torch.arange(width, device=device)).argmax(1)
         weight = torch.from_numpy(self.head).to(device)
@@ -97,7 +97,7 @@ class RewardModel:
         return np.asarray(values.double().cpu().numpy())
 
     def agreement(self, pairs: Sequence[Pair]) -> float:
-        """Share of pairs whose chosen answer has the higher reward; equal ones count half."""
+        """Share of pairs whose chosen answer has the higher reward; equal rewards count half."""
         prompts = [pair.prompt for pair in pairs]
         gaps = np.array(self(prompts, [p.chosen for p in pairs])) - np.array(
             self(prompts, [p.rejected for p in pairs])
@@ -105,7 +105,7 @@ class RewardModel:
         return float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` reads: PEFT's two files and the head.
+        """Write a folder for `load`: PEFT's two files, the head, and a file of facts.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -127,10 +127,10 @@ HEAD, FACTS = "reward_head.npy", "reward_model.json"
 
 
 def load(folder: Path, loaded: Loaded) -> RewardModel:
-    """The reward model that `RewardModel.save` wrote, on the same base model.
+    """Load the reward model that `RewardModel.save` wrote, on the same base model.
 
     Raises:
-        UsageError: the folder holds none, lacks a tensor, or belongs to another model.
+        UsageError: the folder has no reward model, lacks a tensor, or is for another base model.
     """
     from szpo.models.loading import read_adapter
 
@@ -150,12 +150,12 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
 def train(
     loaded: Loaded, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
 ) -> tuple[RewardModel, Trained]:
-    """A reward model fitted to these pairs.
+    """Fit a reward model to these pairs.
 
     Args:
-        loaded: The base model, which is left as it is.
-        data: Pairs to learn from; where there is none, its ties say why.
-        recipe: Settings; the defaults where None.
+        loaded: The base model, which is not changed.
+        data: Pairs to learn from; without any, its ties appear in the error.
+        recipe: Settings; None: the defaults.
         shared: See `szpo.baselines.costs.Shared`.
 
     Raises:
@@ -215,7 +215,7 @@ def train(
 
 
 def reward_tokens(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:
-    """The tokens a reward model reads: prompt and answer, without the end token.
+    """The tokens that a reward model reads: prompt and answer, without the end token.
 
     The sequence classifiers of transformers find the end of a text by the padding token, which
     many tokenizers share with the end token.
@@ -225,15 +225,15 @@ def reward_tokens(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:
 
 
 def pad_token(loaded: Loaded) -> int:
-    """The padding token, or the end token where there is none, as TRL chooses."""
+    """The padding token, or the end token if there is none, as in TRL."""
     pad = loaded.tokenizer.pad_token_id
     return int(loaded.tokenizer.eos_token_id if pad is None else pad)
 
 
 def compute_rewards(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Rewards of hidden states (…, width): standardised, times the head, over √width."""
+    """Rewards of hidden states (…, width): standardised, times the head, divided by √width."""
     plain = nn.functional.layer_norm(hidden.to(torch.float32), hidden.shape[-1:])
-    # Over √width, so that one learning rate suits hidden states of any width.
+    # Divided by √width, so that one learning rate suits any width.
     value: Tensor = plain @ weight / math.sqrt(hidden.shape[-1])
     return value
 
@@ -251,7 +251,7 @@ class Head(nn.Module):
 
 
 def _shell(loaded: Loaded) -> Any:
-    """A sequence classifier of transformers around the loaded model's own layers."""
+    """Make a sequence classifier of transformers around the loaded model's own layers."""
     from transformers import AutoModelForSequenceClassification
 
     config = copy.deepcopy(loaded.model.config)
@@ -280,12 +280,12 @@ SCALE_PAIRS = 320
 
 
 def scale_reward(learned: Score, pairs: Sequence[Pair]) -> Score:
-    """The learned reward less its mean for the prompt, over its spread within prompts.
+    """Scale a learned reward: minus its mean for the prompt, divided by its spread within prompts.
 
-    Means and spread are those of the answers of the first `SCALE_PAIRS` pairs; a prompt that
-    is not among them gets the mean over all. Pairs do not determine a reward model's level for
-    each prompt, nor its spread; without scaling, one KL penalty would differ in strength between
-    models (compare Ziegler et al. 2019, section 2.1).
+    Means and spread are from the answers of the first `SCALE_PAIRS` pairs; other prompts get the
+    mean over all. Pairs determine neither a reward model's level for a prompt nor its spread.
+    Without scaling, the same KL penalty would be of different strength for each model (compare
+    Ziegler et al. 2019, section 2.1).
     """
     pairs = pairs[:SCALE_PAIRS]
     prompts = [pair.prompt for pair in pairs] * 2

@@ -1,15 +1,15 @@
-"""Self-rewarding language models (Yuan et al. 2024): the model judges its own answers, then DPO.
+"""Self-rewarding language models (Yuan et al. 2024): DPO on answers that the model judges itself.
 
 M0 is the base. M1 is M0 fitted to examples (answers, and judgements if there are any), or M0
-itself where there are none. M2 and every later model is the one before after DPO on its own
-candidates: several answers to each prompt, each judged several times by five added points and
-averaged, the best against the worst; ties are dropped. No person and no other model votes.
+itself without examples. M2 and later models are made by DPO from the one before, on its own
+candidates: it draws several answers to each prompt, judges each several times with up to five
+points, and pairs the best with the worst by mean points; ties are dropped. Nobody else votes.
 
-Each model is a folder that appears when it is whole: the adapter, the judged candidates, the
-pairs, and a record. A run that was stopped goes on after its last whole folder.
+Each model is a folder that appears when it is complete, with the adapter, the judged candidates,
+the pairs and a record. A stopped run resumes after its last complete folder.
 
-The judge is as good as its model: SmolLM2-135M gives no readable score and stops at M2
-(docs/baselines.md). The share of judgements with a score is the figure ``parsed``.
+A judge is only as good as its model: SmolLM2-135M gives no readable score, so its run stops at M2
+(docs/baselines.md). The figure ``parsed`` is the share of judgements with a score.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ METHOD = "self-rewarding"
 RECORD = "record.json"
 
 Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
-"""(requests, judgements of each, seed) → texts. The model itself, unless another is given."""
+"""(requests, judgements of each, seed) → texts of judgements."""
 
 
 @recipe(METHOD)
 class Recipe:
-    """Numbers of the paper where it gives them."""
+    """Settings; with the paper's numbers where it gives any."""
 
     models: Count = 3
-    """The last model's number: M3."""
+    """Number of the last model (M3)."""
     prompts: Count = 32
-    """Prompts of a round."""
+    """Prompts in a round."""
     candidates: Group = 3
     judgements: Count = 3
-    """Of each candidate, averaged."""
+    """Judgements of each candidate, which are averaged."""
     temperature: Positive = 0.7
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     judge_tokens: Count = 160
-    """Room for a judgement of 100 words and its score."""
+    """Tokens for a judgement of 100 words and its score."""
     dpo: dpo.Recipe = field(default_factory=lambda: dpo.Recipe(reference="now"))
-    """π_ref of a round is the model that it begins with, as in the paper."""
+    """π_ref of a round is the model at its beginning, as in the paper."""
     fit: sft.Recipe = field(default_factory=sft.Recipe)
-    """How M1 is fitted to examples."""
+    """Settings for fitting M1 to examples."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class TrainingData:
     """The data of a training."""
 
     prompts: Sequence[Prompt]
-    """To answer, a part of them each round in a seeded order."""
+    """Prompts to answer, some in each round, in a seeded order."""
     examples: Sequence[tuple[Prompt, Answer]] = ()
     """Prompts with good answers, for M1."""
     judge: Judge | None = None
-    """Who gives the points; None: the current model."""
+    """The judge; None: the current model."""
 
 
 def train(
@@ -89,21 +89,21 @@ def train(
     seed: int,
     on_step: OnStep = ignore_step,
 ) -> Trained:
-    """Make M0 … M3 in ``folder``; the actor then stands at the last one.
+    """Make M0 … M3 in ``folder``; the actor then has the weights of the last one.
 
     Args:
-        actor: stands at M0.
+        actor: an actor at M0.
         data: prompts, examples, and who judges.
         recipe: settings.
-        folder: of the models; those that are whole already are taken as they are.
-        seed: root of all draws.
-        on_step: called after each model, also after those that were there.
+        folder: folder of the models; complete ones in it are not made again.
+        seed: root seed of all draws.
+        on_step: called after each model, also one that was already there.
 
     Raises:
         RunError: a round gave no pair (no judgement had a score, or all were ties), or DPO
-            diverged; the models made before stay.
-        UsageError: no prompts, the folder's models are of other settings, or a judgement needs
-            more than the model reads.
+            diverged; earlier models are kept.
+        UsageError: no prompts, the folder's models have other settings, or a judgement needs more
+            tokens than the model reads.
         StorageError: the folder cannot be read or written.
     """
     how = recipe or Recipe()
@@ -133,7 +133,7 @@ def require_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recip
     """Refuse a model that cannot read a prompt with an answer of ``new`` tokens and judge it.
 
     Raises:
-        UsageError: it cannot; names the numbers.
+        UsageError: the model cannot; the message has the numbers.
     """
     if how.models < 2:  # M1 judges nothing
         return
@@ -156,7 +156,7 @@ def judge_candidates(
     judge: Judge | None = None,
     meter: Meter,
 ) -> Round:
-    """Candidates of the actor as it stands, judged by itself or by ``judge``; trains nothing."""
+    """Draw candidates of the current actor, judged by itself or by ``judge``; trains nothing."""
     plain = actor.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
         prompts, how.candidates, seed=as_seed(seeds.derive(seed, "self-rewarding candidates"))
@@ -182,7 +182,7 @@ def judge_candidates(
 
 
 def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
-    """The actor as it stands, sampling as the recipe says."""
+    """A copy of the current actor with the recipe's sampling."""
     sampling = Sampling(how.temperature, how.top_p, 0, tokens)
     engine = actor.engine
     return Actor(actor.loaded, actor.sites, actor.theta(), sampling=sampling, engine=engine)
@@ -199,7 +199,7 @@ def _make(
     folder: Path,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """Make a model from the one before, and its folder; returns the record."""
+    """Make a model from the previous one, and its folder; returns the record."""
     seed = settings["seed"]
     own = as_seed(seeds.derive(seed, "self-rewarding", step=stage))
     meter, figures, found = Meter(), dict[str, float](), None
@@ -242,7 +242,7 @@ def _require_pairs(found: Round, stage: int) -> None:
 
 
 def _write(actor: Actor, folder: Path, record: dict[str, Any], found: Round | None) -> None:
-    """The folder of a model, whole or not at all."""
+    """Write the folder of a model, completely or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with files.write_whole(folder) as draft:
         actor.save_adapter(draft)
@@ -262,11 +262,11 @@ def _write(actor: Actor, folder: Path, record: dict[str, Any], found: Round | No
 
 
 def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The record of a model that is there already; the actor is put at its weights.
+    """Read the record of a finished model, and move the actor to its weights.
 
     Raises:
-        UsageError: it was made with other settings; names them.
-        StorageError: the folder is not whole.
+        UsageError: it was made with other settings; the message names them.
+        StorageError: the folder is not complete.
     """
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -288,7 +288,7 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
 
 
 def _describe(actor: Actor, data: TrainingData, how: Recipe, seed: int) -> dict[str, Any]:
-    """What all models of a folder share, as plain JSON; the number of models may grow."""
+    """The settings that all models of a folder share, as JSON; ``models`` is not one of them."""
     examples = [[prompt.turns, answer.text, answer.end] for prompt, answer in data.examples]
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
@@ -317,7 +317,7 @@ DEMANDS = (
     "it is written as a helpful assistant would write: direct, complete, well ordered",
     "it could not be better: expert, to the point, nothing that does not belong",
 )
-"""One point each, in this order."""
+"""The demands for one point each, in this order."""
 
 _SCORE = re.compile(
     r"\bscore\b[\s*_`\"'”“]*(?:is|of|:|=|-|–|—)?[\s*_`\"'<(\[”“]*"
@@ -344,10 +344,10 @@ def request(prompt: Prompt, answer: str) -> Prompt:
 
 
 def score(text: str) -> float | None:
-    """The points that a judge's text gives, 0 to 5; None where it names none or others.
+    """Read the points in a judge's text, 0 to 5; None if there are none or they are out of range.
 
-    The last score counts, as judges end with theirs. Markup, other words for the colon and
-    "4/5" are understood; sums, ranges, other scales and words for numbers are not guessed at.
+    The last score counts, since judges end with theirs. Markup, words for the colon and "4/5" are
+    understood; sums, ranges, other scales and numbers in words are not.
 
     >>> score("Relevant and clear. Score: 4")
     4.0
@@ -362,15 +362,15 @@ def score(text: str) -> float | None:
 
 
 def average(texts: Sequence[str]) -> float | None:
-    """The mean of the scores that could be read; None where none could."""
+    """The mean of the readable scores; None if there are none."""
     known = [points for points in map(score, texts) if points is not None]
     return sum(known) / len(known) if known else None
 
 
 def extremes(points: Sequence[float | None]) -> tuple[int, int] | None:
-    """Places of the best and of the worst candidate; None where all are tied or unread.
+    """Indices of the best and the worst candidate; None if all are tied or without score.
 
-    Of equal ones the first counts.
+    Of equal candidates the first is taken.
 
     >>> extremes([2.0, None, 4.5, 1.0])
     (2, 3)
@@ -390,16 +390,16 @@ class Judged:
     prompt: Prompt
     answers: tuple[Answer, ...]
     judgements: tuple[tuple[str, ...], ...]
-    """Per candidate its judgements."""
+    """For each candidate the texts of its judgements."""
 
     @property
     def points(self) -> tuple[float | None, ...]:
-        """Per candidate its average, None where no judgement had a score."""
+        """Each candidate's mean score; None if no judgement had a score."""
         return tuple(average(texts) for texts in self.judgements)
 
     @property
     def pair(self) -> Pair | None:
-        """Best against worst; None for a tie, or where they are the same text."""
+        """The best and the worst answer; None for a tie or equal texts."""
         ends = extremes(self.points)
         if ends is None:
             return None
@@ -415,7 +415,7 @@ class Round:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """One per prompt whose candidates differ in points."""
+        """One pair for each prompt whose candidates differ in points."""
         return tuple(one.pair for one in self.judged if one.pair is not None)
 
     @property

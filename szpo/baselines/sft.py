@@ -1,6 +1,6 @@
-"""Supervised fine-tuning through TRL's SFTTrainer: raise the likelihood of given answers.
+"""Supervised fine-tuning through TRL's SFTTrainer: raises the likelihood of given answers.
 
-loss = −mean log π(y|x) over the answers' tokens; prompts are not learned
+loss = −mean log π(y|x) over the answers' tokens; prompts have no loss
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Recipe(trainer.Recipe):
 
     learning_rate: Positive = 1e-4
     dropout: Dropout = 0.0
-    """Of the adapter's inputs."""
+    """Dropout of the adapter's inputs."""
 
 
 def train(
@@ -35,7 +35,7 @@ def train(
     recipe: Recipe | None = None,
     **shared: Unpack[Shared],
 ) -> Trained:
-    """Fit the actor to prompts with their answers; it then stands at the trained weights.
+    """Fit the actor to prompts with their answers.
 
     Raises:
         RunError: there is no example, none fits into ``max_length``, or training diverged.

@@ -1,8 +1,8 @@
-"""SimPO (Meng, Xia, Chen 2024) through TRL's CPOTrainer, which is experimental there.
+"""SimPO (Meng, Xia, Chen 2024) through TRL's CPOTrainer, which is experimental.
 
     loss = −log σ(β/|y⁺| · log π(y⁺) − β/|y⁻| · log π(y⁻) − γ)
 
-The reward is the mean log-probability per token; no reference policy, and a margin γ.
+The reward is β times the mean log-probability per token. There is a margin γ and no reference.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Recipe(trainer.Recipe):
     """Settings of one SimPO training."""
 
     beta: Positive = 2.0
-    """Of the paper (2.0 to 2.5)."""
+    """As in the paper (2.0 to 2.5)."""
     gamma: Weight = 0.5
-    """γ: the margin, in the units of β times log-probabilities; TRL's default."""
+    """γ: the margin, in units of β times log-probabilities; TRL's default."""
 
 
 def train(
     actor: Actor, data: Preferences, recipe: Recipe | None = None, **shared: Unpack[Shared]
 ) -> Trained:
-    """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
+    """Train by SimPO on these pairs; arguments and errors are as in `szpo.baselines.dpo.train`."""
     require_pairs(data, METHOD)
     listener, how = trainer.Listener.begin(METHOD, shared), recipe or Recipe()
     limit = trainer.limit_length(actor.loaded, how.max_length)
@@ -40,7 +40,7 @@ def train(
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
         for row in trainer.tokenize_pairs(actor.loaded, data.pairs, limit, METHOD)
     ]
-    with trainer.isolate():  # else the library says that it is experimental
+    with trainer.isolate():  # silences a warning that it is experimental
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     class PairTrainer(CPOTrainer):  # type: ignore[misc]
@@ -61,7 +61,7 @@ def train(
 
 
 def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
-    """A pair in the columns that CPOTrainer makes of a text."""
+    """A pair as the columns that CPOTrainer itself makes from texts."""
     prompt = row["prompt_ids"]
     found = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
     for side in ("chosen", "rejected"):

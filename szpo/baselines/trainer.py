@@ -1,7 +1,7 @@
-"""Running TRL's trainers: their arguments, silence, and the figures of every step.
+"""Runs TRL's trainers: their arguments, without their output, with the figures of each step.
 
-TRL computes the losses; tokens are ours (`szpo.models.loading.encode`,
-and an end token only where an answer ended itself), and so are the fp32 weights.
+TRL computes the losses. szpo makes the tokens (`szpo.models.loading.encode`, with an end token
+only if an answer ended by itself) and holds the fp32 weights.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ Schedule: TypeAlias = Literal[
     "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
     "inverse_sqrt",
 ]  # fmt: skip
-"""Of the learning rate: those of transformers without parameters of their own."""
+"""Learning-rate schedules of transformers that need no further parameters."""
 
 
 def require_trl(method: str) -> None:
-    """Refuse to start without the libraries of the extra.
+    """Refuse to start without the libraries of the extra "baselines".
 
     Raises:
         UsageError: trl or datasets is not installed.
@@ -61,13 +61,13 @@ def require_trl(method: str) -> None:
 
 
 def torch_seed(seed: int, name: str) -> int:
-    """The seed of a library that takes 32 bits, named like all randomness."""
+    """A 32-bit seed for other libraries, derived by name like all randomness."""
     return int.from_bytes(seeds.derive(seed, "baseline", name=name)[:4], "little")
 
 
 @contextmanager
 def isolate() -> Iterator[str]:
-    """A temporary folder for a trainer, with silent libraries and unchanged global random state.
+    """Yield a temporary folder for a trainer; libraries are silent, global random state is kept.
 
     Trainers seed the global generators; their states are restored afterwards.
     """
@@ -96,7 +96,7 @@ def isolate() -> Iterator[str]:
 
 
 def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[str, Any]:
-    """Arguments of every trainer: this device, no autocast, nothing written or printed."""
+    """Arguments for all trainers: the model's device, no autocast, nothing written or printed."""
     return {
         "output_dir": folder,
         "use_cpu": loaded.device.type == "cpu",
@@ -107,7 +107,7 @@ def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[st
         "disable_tqdm": True,
         "logging_strategy": "steps",
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # a loss that is not finite must show
+        "logging_nan_inf_filter": False,  # a non-finite loss must be seen
         "dataloader_pin_memory": False,
         "seed": torch_seed(seed, name),
         "data_seed": torch_seed(seed, f"{name} order"),
@@ -116,24 +116,24 @@ def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[st
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimizer steps and batches of a TRL trainer: fields that several recipes share."""
+    """Optimizer steps and batches of a TRL trainer, which several recipes share."""
 
     learning_rate: Positive = 1e-3
     epochs: Epochs = 1.0
     steps: Count | None = None
-    """Optimizer steps; None: by epochs."""
+    """Optimizer steps; None: according to epochs."""
     batch: Count = 8
-    """Rows of one forward pass."""
+    """Rows in one forward pass."""
     accumulation: Count = 1
-    """Passes of one optimizer step."""
+    """Forward passes in one optimizer step."""
     schedule: Schedule = "constant"
     optimizer: OptimizerNames = OptimizerNames.ADAMW_TORCH
     max_length: Count = 1024
-    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
+    """Most tokens of prompt and answer, up to what the model reads; longer texts are cut."""
 
 
 def schedule_arguments(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's steps as arguments of TRL's trainers."""
+    """A recipe's fields as arguments of TRL's trainers."""
     return {
         "learning_rate": recipe.learning_rate,
         "num_train_epochs": recipe.epochs,
@@ -146,7 +146,7 @@ def schedule_arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def limit_length(loaded: Loaded, most: int) -> int:
-    """Tokens that a text may have: a recipe's ``max_length``, and no more than the model reads."""
+    """Most tokens of a text: a recipe's ``max_length``, or what the model reads if less."""
     return min(most, context.reader_of(loaded).most or most)
 
 
@@ -157,9 +157,9 @@ def tokenize_pairs(
     method: str,
     prompt_tokens: int | None = None,
 ) -> list[dict[str, list[int]]]:
-    """Pairs as tokens; a prompt keeps its last ``prompt_tokens``.
+    """Turn pairs into tokens; a prompt keeps its last ``prompt_tokens``.
 
-    Where a prompt leaves no room for an answer in ``max_length`` the pair is left out.
+    Pairs whose prompt leaves no room for an answer in ``max_length`` are left out.
 
     Raises:
         RunError: no pair has room.
@@ -177,7 +177,7 @@ def tokenize_pairs(
 
 @dataclass
 class Listener(TrainerCallback):
-    """Collects the figures of each step, reports them, and stops a run that diverges."""
+    """Collects and reports each step's figures, and stops a training that diverges."""
 
     method: str
     meter: Meter
@@ -186,7 +186,7 @@ class Listener(TrainerCallback):
 
     @classmethod
     def begin(cls, method: str, shared: Shared) -> Listener:
-        """That of a training which begins now.
+        """The listener of a training that begins now.
 
         Raises:
             UsageError: trl or datasets is not installed.
@@ -196,7 +196,7 @@ class Listener(TrainerCallback):
         return cls(method, shared.get("meter") or Meter(), on_step)
 
     def finish(self, used: int, of: int, ties: int = 0) -> Trained:
-        """The result of the training, which had room for ``used`` of so many pairs or examples."""
+        """The result of a training that used ``used`` of ``of`` pairs or examples."""
         remark = join_remarks(describe_left_out(used, of), describe_rise(self.log))
         return Trained(self.meter.cost(), tuple(self.log), used, ties, remark)
 
@@ -229,20 +229,20 @@ def train(
     building: Callable[[Any], AbstractContextManager[Any]] = nullcontext,
     **more: Any,
 ) -> None:
-    """Train an actor in place by a class of TRL.
+    """Train an actor in place by a trainer class of TRL.
 
     Args:
-        library: The trainer's class, and what makes its configuration from keyword arguments.
-        actor: Stands at the trained weights afterwards.
-        rows: The data, as the class reads it.
-        arguments: Of the configuration, beside those of every trainer.
-        listener: Called after each step; names the method and has the meter.
-        seed: Names the order of the rows.
-        name: What is drawn is named so beside the seed; by default the method's name.
-        dropout: Of the adapter's inputs.
-        from_now: π_ref is where the actor stands now, not its start.
-        building: Of the model under PEFT; the trainer is built within it.
-        more: Of the trainer's class.
+        library: The trainer's class, and a function that makes its configuration.
+        actor: The actor to train.
+        rows: The data, in the class's format.
+        arguments: Arguments of the configuration, besides `base_arguments`.
+        listener: Called after each step; it has the method's name and the meter.
+        seed: Root seed of the order of the rows.
+        name: Name of the draws, used with the seed; None: the method's name.
+        dropout: Dropout of the adapter's inputs.
+        from_now: π_ref is the actor's current weights, not its start.
+        building: Makes a context from PEFT's model, in which the trainer is built.
+        more: Further arguments of the trainer's class.
     """
     from datasets import Dataset
 
@@ -273,18 +273,18 @@ def fit(
     start: Theta,
     reference: Theta | None = None,
 ) -> None:
-    """Run a trainer that was built from exactly these fp32 weights, by its listener's meter.
+    """Run a trainer from exactly these fp32 weights, with its listener's meter running.
 
-    On a 4-bit base TRL has rounded the adapter to bf16 by then, and an adapter "ref" is a copy
-    of it.
+    The weights are written again, since on a 4-bit base TRL rounds the adapter to bf16 and copies
+    that to "ref".
 
     Args:
-        trainer: Built, not run.
+        trainer: A trainer that was built, but not run.
         listener: Called after each step.
-        base: The model under PEFT's.
-        sites: Where the adapter is.
-        start: A and B of the adapter that is trained.
-        reference: A and B of "ref"; None where there is none.
+        base: The model inside PEFT's.
+        sites: The adapter's sites.
+        start: A and B of the trained adapter.
+        reference: A and B of "ref"; None if there is no "ref".
     """
     actors.write(base, sites, start)
     if reference is not None:
@@ -297,14 +297,14 @@ def fit(
 
 @contextmanager
 def only_answers_scored() -> Iterator[None]:
-    """TRL's head scores prompts as well where there is no Triton, and then drops what it found.
+    """Keep TRL from scoring prompts too where there is no Triton, which it later discards.
 
-    With a vocabulary of 49,152 that is most of a DPO step on a processor. The loss is the same.
+    With a vocabulary of 49,152 that is most of a DPO step's time on a CPU. The loss is the same.
     """
     from trl.trainer import utils
 
     before = getattr(utils, "_use_triton", None)
-    if before is None:  # another version, which asks otherwise
+    if before is None:  # another version of TRL
         yield
         return
     utils._use_triton = lambda device: device.type == "cpu" or before(device)

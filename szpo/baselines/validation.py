@@ -1,4 +1,4 @@
-"""Refusals before a training, and stops of a training that diverges."""
+"""Checks before a training, and checks that stop a training that diverges."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from szpo.generation.sampling import Sampling
 Row = TypeVar("Row")
 
 NOISE_NATS = 3.0
-"""Nats per token from the start above which a policy's answers may be noise."""
+"""Above this KL to the start, nats per token, a policy's answers may be noise."""
 RISE = 1.5
-"""A loss that ends above this many times its first value is worth a remark."""
+"""A loss that ends above this many times its first value gives a remark."""
 
 
 def require_plain(sampling: Sampling, method: str) -> None:
-    """Refuse sampling from anything but the policy's whole distribution.
+    """Refuse sampling that is not from the policy's whole distribution.
 
     Raises:
-        UsageError: top-p, top-k or temperature 0.
+        UsageError: top-p, top-k or temperature 0 is set.
     """
     if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
         raise UsageError(
@@ -35,16 +35,16 @@ def require_plain(sampling: Sampling, method: str) -> None:
 
 
 def drop_too_long(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) -> list[Row]:
-    """The rows that are short enough to train on; longer ones leave no token to learn.
+    """The rows that are short enough to train on; longer ones have no token to learn.
 
     Args:
         rows: Pairs or examples.
-        tokens: What each needs before there is something to learn.
+        tokens: Fewest tokens of each row with which there is something to learn.
         most: The recipe's ``max_length``.
-        method: For the message.
+        method: The method's name, for the message.
 
     Raises:
-        RunError: not one is short enough.
+        RunError: no row is short enough.
 
     >>> drop_too_long(["a", "b"], [3, 9], 8, "dpo")
     ['a']
@@ -59,7 +59,7 @@ def drop_too_long(rows: Sequence[Row], tokens: Sequence[int], most: int, method:
 
 
 def describe_left_out(used: int, of: int) -> str:
-    """A remark where rows were too long to learn from, else nothing.
+    """A remark if rows were too long to learn from, else "".
 
     >>> describe_left_out(7, 10), describe_left_out(10, 10)
     ('3 of 10 do not fit into max_length and were left out', '')
@@ -68,12 +68,12 @@ def describe_left_out(used: int, of: int) -> str:
 
 
 def join_remarks(*each: str) -> str:
-    """The remarks that are not empty, in one line."""
+    """Join the remarks that are not empty."""
     return "; ".join(filter(None, each))
 
 
 def require_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
-    """Stop where the last step has left non-finite weights, which no loss shows yet.
+    """Stop if weights are not finite after the last step, which no loss shows yet.
 
     Raises:
         RunError: one is not finite.
@@ -102,9 +102,9 @@ def catch_divergence(method: str) -> Iterator[None]:
 
 
 def describe_rise(log: Sequence[Mapping[str, float]]) -> str:
-    """A remark where the loss ends far above where it began, else nothing.
+    """A remark if the loss ends far above its first value, else "".
 
-    This stops no run: a single batch of a training that goes well may cost as much.
+    It stops no training: in a good training a single batch may have such a loss.
 
     >>> describe_rise([{"loss": 0.7}] * 9 + [{"loss": 1.4}])
     'the loss rose from 0.70 to 1.40: it may have diverged; try a lower learning rate'
@@ -119,9 +119,9 @@ def describe_rise(log: Sequence[Mapping[str, float]]) -> str:
 
 
 def describe_drift(log: Sequence[Mapping[str, float]]) -> str:
-    """A remark where a policy ends far from its start, by TRL's ``kl`` per token, else nothing.
+    """A remark if a policy ends far from its start by TRL's ``kl`` per token, else "".
 
-    This stops no run: policies that learned what they were rewarded for have been as far.
+    It stops no training: policies that learned well have been as far from their start.
     """
     end = _end(log, "kl")
     if end <= NOISE_NATS:
@@ -133,7 +133,7 @@ def describe_drift(log: Sequence[Mapping[str, float]]) -> str:
 
 
 def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
-    """Mean of a figure over the last tenth of the steps; 0 where there is none."""
+    """Mean of a figure over the last tenth of the steps; missing ones count as 0."""
     last = [figures.get(name, 0.0) for figures in log[-max(1, len(log) // 10) :]]
     return sum(last) / max(1, len(last))
 
@@ -142,7 +142,7 @@ def require_pairs(data: Preferences, method: str) -> None:
     """Refuse to train without a pair.
 
     Raises:
-        RunError: there is no pair; says whether that is because everything was a tie.
+        RunError: there is no pair; the message says if all were ties.
     """
     if not data.pairs:
         why = (
@@ -155,10 +155,10 @@ def require_pairs(data: Preferences, method: str) -> None:
 
 
 def require_finite(figures: Mapping[str, float], method: str, step: int) -> None:
-    """Stop a run with a figure that is not finite.
+    """Stop a training if a figure is not finite.
 
     Raises:
-        RunError: a loss, reward or gradient is not finite; names it, the step and what to do.
+        RunError: a loss, reward or gradient is not finite; the message names it and the step.
     """
     for name, value in figures.items():
         if not isfinite(value):
