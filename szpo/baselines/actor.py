@@ -113,7 +113,7 @@ class Actor(LoraPolicy):
 
     @contextmanager
     def training(self, *, dropout: float = 0.0) -> Iterator[Peft]:
-        """The model wrapped by PEFT, its adapter "default" at the current weights and trainable.
+        """Wrap the model by PEFT, with its adapter "default" trainable from current weights.
 
         After the block the actor has the trained weights; after an error, the earlier ones.
         Inside, `sample`, `kl` and other methods use the weights of that moment.

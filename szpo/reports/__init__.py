@@ -1,1 +1,1 @@
-"""What leaves a run: the HTML page, charts, the export, adapters, model cards, tables of votes."""
+"""Output of a run: HTML page, charts, export, adapters, model cards, tables of votes."""

@@ -1,4 +1,4 @@
-"""The adapter of a run as PEFT's files, from its ledger alone, and whether vLLM loads them."""
+"""A run's adapter as PEFT files, made from its ledger alone, and checks whether vLLM loads it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OFF: Final = {
     "alpha_pattern": "scales that differ: it reads one",
     "fan_in_fan_out": "the transposed layers of GPT-2",
 }
-"""What vLLM does not load, or reads past, by the key of ``adapter_config.json``."""
+"""Keys of ``adapter_config.json`` that vLLM refuses or ignores, with what it lacks."""
 _TENSOR: Final = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _OUTSIDE: Final = ("lm_head", "embed_tokens", "wte")
 
@@ -37,10 +37,10 @@ _OUTSIDE: Final = ("lm_head", "embed_tokens", "wte")
 def fold_adapter_files(
     ledger: Ledger, weights: Weights = LAST, *, base: str | None = None
 ) -> dict[str, bytes] | None:
-    """The adapter's files at these weights, folded from the record.
+    """The adapter's files at these weights, computed from the recorded updates.
 
-    ``base`` is the base model's name in the files; None: that of the run's settings. None where
-    the run's policy is no language model, so that there is no adapter.
+    ``base`` is the base model's name in the files; None: the name in the run's settings. Returns
+    None if the run's policy is not a language model of szpo.
 
     Raises:
         UsageError: the run has applied fewer steps.
@@ -72,14 +72,14 @@ def write_folder(
     *,
     anyway: bool = False,
 ) -> bool:
-    """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
+    """Write the adapter, its card and the tokenizer to a new folder, completely or not at all.
 
     Returns:
         Whether the base model's tokenizer was on this machine.
 
     Raises:
-        UsageError: the policy is no language model.
-        RunError: something speaks against these weights, and nobody wants them ``anyway``.
+        UsageError: the policy is not a language model of szpo.
+        RunError: there is a doubt about these weights (see `require_sound`), and no ``anyway``.
         StorageError: the folder exists, or cannot be written.
     """
     adapter = fold_adapter_files(ledger, weights, base=names.base)
@@ -99,10 +99,10 @@ def write_folder(
 
 
 def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
-    """Raise where something speaks against handing these weights on.
+    """Raise if there is a reason not to export these weights.
 
     Raises:
-        RunError: a guard fails at them, or nobody can tell them from the base.
+        RunError: a guard fails for them, or they cannot be told from the base.
     """
     if against := find_doubt(ledger, weights):
         raise RunError(
@@ -112,7 +112,7 @@ def require_sound(ledger: Ledger, weights: Weights = LAST) -> None:
 
 
 def find_problems(files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """What keeps vLLM from serving an adapter, one sentence each; empty where nothing does.
+    """Reasons why vLLM cannot serve an adapter, one sentence each; empty if it can.
 
     Args:
         files: The adapter's files by name.
@@ -129,10 +129,10 @@ def find_problems(files: Mapping[str, bytes]) -> tuple[str, ...]:
 
 
 def check_adapter(files: Mapping[str, bytes]) -> None:
-    """Raise unless vLLM loads an adapter as it is.
+    """Raise if vLLM cannot load an adapter as it is.
 
     Raises:
-        RunError: it does not; every reason is named.
+        RunError: vLLM cannot; the message has all reasons.
     """
     if problems := find_problems(files):
         raise RunError(f"vLLM does not load this adapter: {'; '.join(problems)}")

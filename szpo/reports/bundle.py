@@ -1,9 +1,9 @@
-"""A run as one zip for other tools: votes, steps, texts, updates, and the numbers they give.
+"""A run as one zip for other tools: votes, steps, texts, updates, and the dashboard's numbers.
 
-`recompute` makes the dashboard's numbers again from the files of such a zip alone. The same ledger
-at the same time gives the same bytes. Panelists stand by pseudonym; contacts and credentials are
-never read. Votes of the round and of final comparisons that are open are left out unless they are
-asked for. Files are written while their rows are read, so a long run takes little memory.
+`recompute` computes the dashboard's numbers again from such a zip alone. The same ledger at the
+same time gives the same bytes. Panelists have pseudonyms; contacts and credentials are never read.
+Votes of the open round and of open final comparisons are left out unless asked for. Files are
+written while their rows are read, so a long run needs little memory.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from szpo.training.guards import Bands
 from szpo.training.results import NOT_STORED, StepRow
 
 NUMBERS: Final = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
-"""The files that the dashboard's numbers rest on."""
+"""The files from which the dashboard's numbers are computed."""
 ALWAYS: Final = (
     *NUMBERS, "README.txt", "spec.json", "votes.csv", "pairs.jsonl", "updates.csv",
     "events.jsonl", "overview.json", "report.html",
 )  # fmt: skip
-"""What every export holds."""
+"""The files of every export."""
 LIMIT: Final = 2**28
-"""Bytes, unpacked, of `NUMBERS` together that a reader takes by default."""
+"""Most bytes of `NUMBERS` together, unpacked, that are read by default."""
 TABLES: Final = {"run.json": 2**22, "steps.csv": 2**24, "panelists.csv": 2**24}
-"""Of these, bytes that each may have by default: their rows are held, and take more in memory."""
+"""Most bytes of single files by default; they are fewer, since rows need more in memory."""
 VOTE_BYTES: Final = 2**11
-"""More than a vote without notes takes in a file."""
+"""More bytes than a vote without notes needs in a file."""
 
 
 def write(
@@ -60,15 +60,15 @@ def write(
     as_of_us: int | None = None,
     anyway: bool = False,
 ) -> dict[str, Any]:
-    """Write the zip as of one moment, by a reader of its own; returns the numbers that it holds.
+    """Write the zip as of one moment, through its own reader; returns the dashboard's numbers.
 
     Args:
-        ledger: an open run, which others may go on using meanwhile.
+        ledger: an open run, which others may keep using.
         file: a binary file, written from its start.
         live: include the votes of the open round.
-        as_of_us: the time that rates refer to; by default that of the last event, so that the
+        as_of_us: the time to which rates refer; None: the time of the last event, so that the
             bytes depend on the record alone.
-        anyway: include the adapter also where something speaks against handing it on.
+        anyway: include the adapter even if there is a doubt about it.
     """
     with Ledger.open(ledger.path, readonly=True, clock=ledger.clock) as own, own.snapshot():
         at = last_event_us(own) if as_of_us is None else as_of_us
@@ -79,16 +79,16 @@ def write(
 
 
 def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> dict[str, Any]:
-    """The dashboard's numbers from a zip's files.
+    """Compute the dashboard's numbers from a zip's files.
 
     Args:
         file: the zip.
-        limit: bytes that run.json, steps.csv, votes.jsonl and panelists.csv may have together,
-            unpacked; they are held in memory. All files together may have 16 times as many. The
-            limits of single files (`TABLES`) and of rows grow with it.
+        limit: most bytes of run.json, steps.csv, votes.jsonl and panelists.csv together, unpacked,
+            which are held in memory. All files together may have 16 times as many. The limits of
+            single files (`TABLES`) and of rows grow in proportion.
 
     Raises:
-        StorageError: not such a zip, or a row is not as szpo writes it.
+        StorageError: it is not such a zip, or a row has another form than szpo writes.
         IntegrityError: a file does not have the hash that SHA256SUMS gives, is missing, or stands
             there without a line in it; or the rows describe no run.
         ResourceError: it unpacks to more than the limits allow.
@@ -97,16 +97,16 @@ def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> dict[str, Any]:
     try:
         return overview.overview(found)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # Each row is of its form, and together they are what no ledger holds.
+        # Each row is well formed, but together they cannot be from a ledger.
         raise IntegrityError(
             f"this export does not describe a run ({type(error).__name__}: {error})"
         ) from None
 
 
 def read(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Evidence:
-    """Read the rows of a zip after a check of its hashes; see `recompute`.
+    """Check a zip's hashes and read its rows; see `recompute`.
 
-    Votes are parsed and checked when they are iterated, and may raise what `recompute` raises.
+    Votes are parsed and checked when iterated, with the errors of `recompute`.
     """
     scale = max(1, limit // LIMIT)
     wanted = {name: scale * TABLES.get(name, LIMIT) for name in NUMBERS}
@@ -115,7 +115,7 @@ def read(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Evidence:
 
 
 def last_event_us(ledger: Ledger) -> int:
-    """When the record last grew, µs since 1970."""
+    """The time of the last event, µs since 1970."""
     return int(ledger.query("SELECT max(at_us) AS at_us FROM events")[0]["at_us"])
 
 
@@ -169,13 +169,13 @@ def _columns(row: type) -> list[str]:
 
 
 def _records(rows: Iterable[object], names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a dataclass as objects of JSON."""
+    """Rows of a dataclass as JSON objects with these fields."""
     values = attrgetter(*names)
     return (dict(zip(names, values(row), strict=True)) for row in rows)
 
 
 def _edges(bands: Bands) -> dict[str, list[float | None]]:
-    """Lower and upper edge of each band; null where it has none, which JSON cannot say."""
+    """Lower and upper edge of each band; None for an infinite edge, which JSON lacks."""
     return {
         name: [edge if math.isfinite(edge) else None for edge in band]
         for name, band in asdict(bands).items()
@@ -221,7 +221,7 @@ def _pairs(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 
 def _preferences(ledger: Ledger, found: Evidence) -> Iterator[dict[str, Any]]:
-    """A panelist's own notes on single prompts; a verdict on a batch is none."""
+    """Preferences from panelists' notes on single prompts; votes on batches give none."""
     for vote in found.votes:
         if not vote.counted or not vote.notes:
             continue
@@ -320,7 +320,7 @@ that holds other files than SHA256SUMS names, and one whose numbers rest on more
 
 
 def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[bytes]:
-    """Rows as CSV in UTF-8, in pieces; lists and objects as JSON, nothing as an empty cell."""
+    """Rows as CSV in UTF-8, in pieces; lists and objects are JSON, None is an empty cell."""
     text = io.StringIO(newline="")
     writer = spreadsheets.writer(text, names)
     for row in rows:

@@ -1,7 +1,7 @@
-"""A run's charts as plain SVG text: no library, no script, readable in both themes.
+"""A run's charts as plain SVG text: without library or script, for light and dark themes.
 
-A chart is an image to assistive technology, named by its title. Every text in it is escaped;
-colours and line widths come from the page's style.
+For assistive technology a chart is an image with its title as name. All texts are escaped; colours
+and line widths come from the page's style.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from szpo.intervals import Estimate, Share, Z
 
 GAIN: Final = "Gain over votes"
 REACH: Final = 4.0
-"""Value differences beyond this are drawn at the edge: e⁴ is odds of 55 to 1."""
+"""Larger value differences are drawn at the edge: e⁴ is odds of 55 to 1."""
 FEWEST: Final = 3
-"""Points from which a small curve is drawn: two of them make any noise a line."""
+"""Fewest points of a small curve: with two, any noise looks like a trend."""
 
 
 _Scale: TypeAlias = Callable[[float], float]
-"""A value as a coordinate."""
+"""A function from a value to a coordinate."""
 
 
 def _scale(low: float, high: float, first: float, last: float) -> _Scale:
-    """Values between ``low`` and ``high`` as coordinates; what lies beyond is at the edge."""
+    """Map ``low`` … ``high`` to ``first`` … ``last``; values beyond are put at the edge."""
     span = (high - low) or 1.0
     return lambda value: first + (min(max(value, low), high) - low) / span * (last - first)
 
 
 class _Box(NamedTuple):
-    """A chart's size, and where its plot begins and ends."""
+    """A chart's size and the margins of its plot, in SVG units."""
 
     width: int
     height: int
@@ -44,7 +44,7 @@ class _Box(NamedTuple):
     top: int
     bottom: int
     drop: int
-    """From the plot down to the labels of x."""
+    """Distance from the plot down to the labels of x."""
 
     def at_x(self, low: float, high: float) -> _Scale:
         return _scale(low, high, self.left, self.width - self.right)
@@ -53,7 +53,7 @@ class _Box(NamedTuple):
         return _scale(low, high, self.height - self.bottom, self.top)
 
     def level(self, kind: str, at_y: _Scale, y: float) -> str:
-        """A line across the plot."""
+        """A horizontal line across the plot."""
         ends = f'x1="{self.left}" x2="{self.width - self.right}"'
         return f'<line class="{kind}" {ends} y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
 
@@ -82,7 +82,7 @@ def _place(points: Iterable[tuple[float, float]], at_x: _Scale, at_y: _Scale) ->
 
 @dataclass(frozen=True)
 class Series:
-    """Values over x, with an interval for each where ``low`` and ``high`` are given."""
+    """Values over x, with intervals if ``low`` and ``high`` are given."""
 
     name: str
     x: Sequence[float]
@@ -90,43 +90,43 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     dots: bool = False
-    """Draw points instead of a joined line."""
+    """Draw points instead of a line."""
 
     @classmethod
     def of(cls, name: str, rows: Iterable[Sequence[float]], *, dots: bool = False) -> Series:
-        """From rows of x, value, low and high."""
+        """Make a series from rows of x, value, low and high."""
         x, y, low, high = list(zip(*rows, strict=True)) or [()] * 4
         return cls(name, x, y, low, high, dots)
 
 
 def estimate_series(steps: Iterable[tuple[int, float | None, float | None]]) -> Series:
-    """The value difference Δ̂ over steps with its 95 % interval, units of the link.
+    """The value difference Δ̂ over steps with its 95 % interval, in units of the link.
 
-    ``steps`` are (step, Δ̂, standard error); those without a Δ̂ are left out.
+    ``steps`` are (step, Δ̂, standard error); steps without Δ̂ are left out.
     """
     rows = [(step, value, Z * (error or 0.0)) for step, value, error in steps if value is not None]
     return Series.of("Δ̂", [(x, y, y - half, y + half) for x, y, half in rows], dots=True)
 
 
 def gain_series(helped: Improvement) -> Series | None:
-    """The share of held-out pairs won over votes, with intervals; None where none was measured."""
+    """The share of held-out pairs won, over votes, with intervals; None if not measured."""
     known = [(p.votes, p.wins) for p in helped.points if p.wins is not None]
     gained = [(votes, wins.value or 0.0, wins.low, wins.high) for votes, wins in known]
-    # Before any vote the tuned policy is the base, which wins half of the pairs against itself.
+    # Before any vote the tuned policy is the base, which wins half of its pairs.
     return Series.of("held out", [(0, 0.5, 0.5, 0.5), *gained]) if gained else None
 
 
 def draw_gain(helped: Improvement) -> str:
-    """The share of held-out pairs won, with intervals, as SVG; empty where none was measured."""
+    """The share of held-out pairs won, over votes, as SVG; "" if not measured."""
     series = gain_series(helped)
     return "" if series is None else _draw_shares(GAIN, [series], "pairs won")
 
 
 def draw_path(steps: Sequence[dict[str, Any]]) -> str:
-    """The share of votes for the way a run goes, ten steps pooled, over votes; empty before two.
+    """The share of votes for the way that a run moves, over votes; "" for under two points.
 
-    ``steps`` are the ``values`` of `szpo.analysis.overview`; a share of p is a value difference of
-    log p / (1 − p).
+    ``steps`` are the ``values`` of `szpo.analysis.overview`, pooled over ten steps; a share p is a
+    value difference of log p / (1 − p).
     """
     counted = accumulate(step["votes"] for step in steps)
     known = [
@@ -141,9 +141,9 @@ def draw_path(steps: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_lesson(lesson: Lesson) -> str:
-    """The probability of each leading group over votes, as SVG with its legend.
+    """The probability of each leading group of features over votes, as SVG with its legend.
 
-    Empty before a taste is shown.
+    "" before the votes show a taste.
     """
     if not lesson.lines:
         return ""
@@ -152,22 +152,22 @@ def draw_lesson(lesson: Lesson) -> str:
 
 
 def _draw_shares(title: str, series: Sequence[Series], y_label: str) -> str:
-    """Shares over votes, ½ marked."""
+    """Draw shares over votes, with a line at ½."""
     return line_chart(
         title, series, x_label="votes", y_label=y_label, reference=0.5, bounds=(0, 1)
     )
 
 
 def _ends(x: Estimate) -> tuple[float, float, float] | None:
-    """Value, low and high, where all are known."""
+    """Value, low and high; None unless all are known."""
     known = x.value is not None and x.low is not None and x.high is not None
     return (x.value, x.low, x.high) if known else None  # type: ignore[return-value]
 
 
 def draw_share(share: Share | None) -> str:
-    """A share with its interval on a bar from 0 to 100 % with ½ marked, as SVG in one colour.
+    """A share and its interval on a bar from 0 to 100 % with a mark at ½, as SVG in one colour.
 
-    Empty where there is none; numbers stand in it.
+    "" if there is no share. The numbers are in the picture's name.
     """
     if share is None or share.value is None:
         return ""
@@ -184,9 +184,9 @@ def draw_share(share: Share | None) -> str:
 
 
 def draw_interval(share: Share, at: float | None = None) -> str:
-    """A share on a line from 0 to 1: its interval as a bar, the value as a tick, ``at`` dashed.
+    """A share on a line from 0 to 1: interval as a bar, value as a tick, ``at`` as a dashed line.
 
-    Decoration: the numbers stand beside it as text. Empty where there is none.
+    It is decoration: the numbers are text beside it. "" if there is no share.
     """
     if share.value is None:
         return ""
@@ -226,15 +226,15 @@ def line_chart(
     reference: float | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> str:
-    """One chart as an ``<svg>`` element; colours come from the classes s0, s1, … of the page.
+    """Draw a chart as an ``<svg>`` element; colours come from the page's classes s0, s1, ….
 
     Args:
-        title: read out to those who do not see the chart.
-        series: at least one value in all.
+        title: the chart's name for screen readers.
+        series: what to draw; without any value, a sentence says so.
         x_label: under the axis.
         y_label: above the axis.
-        reference: a dashed level, such as a win rate of one half.
-        bounds: fixed range of y, of which (0, 1) is one of shares; otherwise the data's.
+        reference: level of a dashed line, such as a win rate of one half.
+        bounds: range of y, shown in % if it is (0, 1); None: the data's.
     """
     xs = [x for s in series for x in s.x]
     ys = [y for s in series for part in (s.y, s.low or (), s.high or ()) for y in part]
@@ -245,7 +245,7 @@ def line_chart(
         pad = 0.0 if max(ys) > min(ys) else max(abs(ys[0]) / 2, 0.5)
         bounds = min(ys) - pad, max(ys) + pad
     y_ticks = ticks(*bounds)
-    # x counts steps or votes: there is nothing between two of them.
+    # x counts steps or votes, so ticks are whole numbers.
     x_ticks = [t for t in ticks(min(xs), max(xs), 8) if min(xs) <= t <= max(xs) and t % 1 == 0]
     box, at_y = _LINES, _LINES.at_y(y_ticks[0], y_ticks[-1])
     at_x = box.at_x(min(xs), max(xs))
@@ -267,7 +267,7 @@ def line_chart(
 
 
 def legend(series: Sequence[Series]) -> str:
-    """The names of a chart's series beside their lines, as an HTML list of the same classes."""
+    """The names of a chart's series with their lines, as an HTML list with the same classes."""
     items = (
         f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="s{i} line" d="M0 5H28"/>'
         f"</svg> {escape(s.name)}</li>"
@@ -277,7 +277,7 @@ def legend(series: Sequence[Series]) -> str:
 
 
 def standalone(svg: str) -> str:
-    """The chart as a file of its own, with its colours inside, for both themes.
+    """The chart as a separate file that contains its colours for both themes.
 
     >>> standalone('<svg class="chart" viewBox="0 0 1 1"></svg>')[:41]
     '<svg xmlns="http://www.w3.org/2000/svg" c'
@@ -328,7 +328,7 @@ def _draw_series(s: Series, i: int, at_x: _Scale, at_y: _Scale) -> list[str]:
 def _area(
     kind: str, edges: Sequence[tuple[float, float, float]], at_x: _Scale, at_y: _Scale
 ) -> str:
-    """What lies between low and high of (x, low, high)."""
+    """The area between low and high of (x, low, high), as a polygon."""
     around = _place([(x, high) for x, _, high in edges], at_x, at_y)
     around += _place([(x, low) for x, low, _ in reversed(edges)], at_x, at_y)
     return f'<polygon class="{kind}" points="{" ".join(around)}"/>'
@@ -338,11 +338,11 @@ def _area(
 
 
 def draw_values(steps: Sequence[dict[str, Any]], title: str) -> str:
-    """Value differences per step with their intervals, and the band of ten steps pooled.
+    """Draw value differences per step with intervals, and a band for ten steps pooled.
 
-    ``steps`` are the ``values`` of `szpo.analysis.overview`. A hollow dot is a step whose votes
-    all went one way: its estimate is bounded by their number. Steps without a path behind them
-    (the first) are drawn by plus and minus, as crosses.
+    ``steps`` are the ``values`` of `szpo.analysis.overview`. A hollow dot is a step with unanimous
+    votes, whose number limits its estimate. The first steps, which have no path behind them yet,
+    are drawn as crosses, with plus against minus.
     """
     shown = [(s, s["heading"] if s["heading"].n else s["raw"]) for s in steps]
     if not shown:
@@ -394,9 +394,9 @@ def draw_spark(
     band: tuple[float | None, float | None] = (None, None),
     title: str = "",
 ) -> str:
-    """A small curve with its guard band shaded; empty for fewer points than `FEWEST`.
+    """A small curve, shaded outside its guard band; "" for fewer points than `FEWEST`.
 
-    Its height stands for at least a tenth of the figure, so that noise looks like noise.
+    Its height covers at least a tenth of the figure's size, so that noise looks small.
     """
     if len(points) < FEWEST:
         return ""

@@ -1,6 +1,6 @@
-"""A run as tables: ``szpo.open(path)`` gives votes, steps, comparisons and answers in pandas.
+"""A run as tables: ``szpo.open(path)`` gives votes, steps and more as pandas data frames.
 
-A notebook shows a run as a small table of its name, settings and progress, with a chart.
+A notebook shows a run as a small table with a chart.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class Tables:
     """A run opened for reading. Tables are read when first used, and cached.
 
-    ``votes``: every stored vote, panelists by pseudonym, with what it resolved to and whether it
-    counts. ``steps``: one row per step with its plan, its close, its figures and the digest after
-    it. ``comparisons``: one row per comparison with its counts. ``answers``: one row per pair of
-    texts. ``updates``: one row per recorded update.
+    ``votes``: one row per stored vote, with the panelist's pseudonym, its verdict and whether it
+    counts. ``steps``: one row per step with its plan, close, figures and digest. ``comparisons``:
+    one row per comparison with counts of votes. ``answers``: one row per pair of texts.
+    ``updates``: one row per recorded update.
     """
 
     def __init__(self, path: str | Path):
@@ -43,12 +43,12 @@ class Tables:
 
     @cached_property
     def votes(self) -> pd.DataFrame:
-        """Every stored vote, in order."""
+        """All stored votes, in order."""
         return _frame(list(export_votes(self.ledger)), COLUMNS)
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """Every planned step; figures of applied ones as their event recorded them."""
+        """All planned steps; applied ones with the figures that their event recorded."""
         recorded = {event["body"]["step"]: event["body"] for event in self.ledger.events("step")}
         rows = []
         for row in self.ledger.steps():
@@ -60,7 +60,7 @@ class Tables:
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:
-        """Every comparison with the counted votes for plus, minus and tie."""
+        """All comparisons, with their counted votes for plus, minus and tie."""
         heads = self.ledger.query("SELECT * FROM comparisons ORDER BY step, k, n")
         counts = (
             self.votes[self.votes["counted"].astype(bool)]
@@ -76,7 +76,7 @@ class Tables:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """Every row that was compared: the prompt's last turn and both texts."""
+        """All compared rows: the prompt's last turn and both texts."""
         rows = self.ledger.query(
             "SELECT c.step, c.k, c.n, a.* FROM answers a JOIN comparisons c USING (comparison) "
             "ORDER BY c.step, c.k, c.n, a.i"
@@ -87,18 +87,18 @@ class Tables:
 
     @cached_property
     def updates(self) -> pd.DataFrame:
-        """Every recorded update; vectors as lists of numbers."""
+        """All recorded updates; vectors are lists of numbers."""
         rows = self.ledger.update_rows()
         for row, update in zip(rows, self.ledger.updates(), strict=True):
             row["vector"] = None if update.vector is None else list(update.vector)
         return _frame(rows, UPDATES)
 
     def theta(self, until: int | None = None) -> Theta:
-        """The weights after the steps < ``until``, folded from the record."""
+        """The recommended weights after the steps < ``until``; None: after all."""
         return replay.fold(self.ledger, until)
 
     def verify(self, *, deep: bool = True) -> Report:
-        """What `szpo verify` finds."""
+        """Verify the ledger, as `szpo verify` does."""
         return verification.verify(self.ledger, deep=deep)
 
     def _repr_html_(self) -> str:
@@ -106,7 +106,7 @@ class Tables:
         return draw(self.ledger)
 
     def close(self) -> None:
-        """Close the file; tables already made stay."""
+        """Close the file; tables that were already read stay."""
         self.ledger.close()
 
     def __enter__(self) -> Tables:
@@ -126,7 +126,7 @@ def open(path: str | Path) -> Tables:
     """Open a run's ledger as tables.
 
     Raises:
-        StorageError: no such file, or not a ledger.
+        StorageError: there is no such file, or it is not a ledger.
     """
     return Tables(path)
 
@@ -138,7 +138,7 @@ def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFra
 
 
 def draw(ledger: Ledger) -> str:
-    """The run as HTML without scripts; every text in it is escaped."""
+    """The run as HTML without scripts; all texts are escaped."""
     config = ledger.spec.get("config", {})
     updates = ledger.query(
         "SELECT count(DISTINCT step) AS steps, coalesce(sum(n_votes), 0) AS votes FROM updates"

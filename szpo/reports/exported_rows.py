@@ -1,7 +1,7 @@
-"""The rows of an export, read from its files: each row's types and ranges are checked.
+"""Reads the rows of an export's files, and checks the types and ranges of each row.
 
-A zip can hold anything, with right hashes. What is not as szpo writes it is refused in one line,
-and no line or table becomes many times its size in memory.
+A zip can hold anything, even with correct hashes. Anything that szpo does not write is refused
+with a one-line error, and nothing grows to many times its size in memory.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from szpo.types import Choice
 from szpo.voting import counting
 
 LINE_BYTES: Final = 2**20
-"""Bytes of a vote's line. The panel's page takes at most 4096 notes with a vote: 64 KiB."""
+"""Most bytes of a vote's line; the panel's page accepts at most 4096 notes a vote, 64 KiB."""
 ROWS: Final = 10**5
-"""Steps that a reader takes by default, and panelists."""
+"""Most steps, and most panelists, that are read by default."""
 _WHOLE: Final = 2**53
-"""Whole numbers are below it: counts, and microseconds since 1970."""
+"""Upper limit of whole numbers: counts, and microseconds since 1970."""
 _CHOICES: Final = get_args(Choice)
 _OBJECTS: Final = TypeAdapter(dict[str, dict[str, Any]])
 _EDGES: Final = TypeAdapter(dict[str, tuple[float | None, float | None]])
@@ -39,14 +39,14 @@ _Row = TypeVar("_Row")
 
 
 def parse(files: Mapping[str, bytes], *, most_rows: int = ROWS) -> Evidence:
-    """The evidence in run.json, steps.csv, votes.jsonl and panelists.csv.
+    """Parse the evidence in run.json, steps.csv, votes.jsonl and panelists.csv.
 
-    Votes are parsed and checked as they are iterated, one after the other.
+    Votes are parsed and checked one by one when iterated.
 
     Raises:
-        StorageError: a file is not as szpo writes it; the votes raise it when they are iterated.
-        ResourceError: more steps or panelists than ``most_rows``, or a vote of more than
-            `LINE_BYTES`; the votes raise it when they are iterated.
+        StorageError: a file has another form than szpo writes; for votes, raised when iterated.
+        ResourceError: there are more steps or panelists than ``most_rows``, or a vote has more
+            than `LINE_BYTES`; for votes, raised when iterated.
     """
     return Evidence(
         run=_parse_run(files["run.json"]),
@@ -60,7 +60,7 @@ def parse(files: Mapping[str, bytes], *, most_rows: int = ROWS) -> Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """The votes of votes.jsonl, parsed anew by each iteration; only the file's bytes are held."""
+    """The votes of votes.jsonl, parsed again by each iteration; only the bytes are in memory."""
 
     content: bytes
 
@@ -112,7 +112,7 @@ def _parse_run(content: bytes) -> RunFacts:
 
 
 def _parse_table(row: type[_Row], name: str, content: bytes, most: int) -> Iterator[_Row]:
-    """Rows of a CSV file as a dataclass; columns that the dataclass lacks are left out."""
+    """Parse rows of a CSV file as a dataclass; columns that are not its fields are left out."""
     hints = {field: str(hint) for field, hint in get_type_hints(row).items()}
     number = 0
     try:
@@ -127,7 +127,7 @@ def _parse_table(row: type[_Row], name: str, content: bytes, most: int) -> Itera
                 )
             if None in line or None in line.values():
                 raise ValueError("the row and the header differ in length")
-            # An export of an older szpo lacks the columns that came later.
+            # Exports of an older szpo lack newer columns.
             values = {f: _read_cell(line[f], hint) for f, hint in hints.items() if f in line}
             found: _Row = _adapter(cast(Any, row)).validate_python(values)
             _check_whole_numbers(found, f"{name}, row {number}")
@@ -153,7 +153,7 @@ def _adapter(row: Any) -> TypeAdapter[Any]:
 
 @cache
 def _values(row: Any) -> Callable[[object], tuple[object, ...]]:
-    """What reads the values of a dataclass's rows, in the order of its fields."""
+    """A function that returns the values of a dataclass's instance, in the order of fields."""
     return attrgetter(*(field.name for field in fields(row)))
 
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page about a run: settings, curves, samples, votes, verification.
 
-Everything on it comes from the ledger. Generated texts and names are data: they are escaped, the
-page holds no script, and its content policy would refuse one.
+All of it is from the ledger. Generated texts and names are escaped; the page has no script, and
+its content policy forbids any.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from szpo.voting import counting, triads
 
 NOTES = {
     "kl measured": "measured on held-out prompts; its last point is the adapter's",
-    "kl": "as each step noted it, by Monte Carlo; that of the adapter stands above",
-    "kl estimate": "as each step noted it: under regression that of the coordinates, right near "
-    "the start, else and with guards.kl measured; that of the adapter stands above",
+    "kl": "as each step measured it by sampling; the adapter's own KL is above",
+    "kl estimate": "as each step recorded it: under regression estimated from the coordinates, "
+    "right near the start, else measured; the adapter's own KL is above",
     "length": "tokens per answer, both sides",
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
     "identical": "rows in which both sides gave the same answer",
 }
 
 SAMPLES = 6
-"""The most samples on the page."""
+"""Most samples on the page."""
 
 
 def render(
@@ -55,14 +55,14 @@ def render(
     verification: Report | None = None,
     open_round: bool = True,
 ) -> str:
-    """The page as text.
+    """Render the page as text.
 
     Args:
-        ledger: an open run; only read.
-        score: the hidden reward of a simulated panel, drawn as one more curve.
-        score_name: what to call it.
-        verification: what the verifier found; None says that it did not run.
-        open_round: show what has been voted in a round that is still open.
+        ledger: an open run, which is only read.
+        score: the hidden reward of a simulated panel, drawn as a further curve.
+        score_name: the reward's name.
+        verification: the verifier's report; None: it did not run.
+        open_round: show the votes of a round that is still open.
     """
     total, helped = results.read(ledger, open_round=open_round), improvement.read(ledger)
     facts = total.table
@@ -108,9 +108,9 @@ def render(
 
 
 def _with_contents(page: str) -> str:
-    """The page with a list of its sections, each of which gets an address.
+    """Add a list of sections to the page, and an id to each section.
 
-    No text from a run can look like a heading: all of them are escaped.
+    No text from a run can look like a heading, since all are escaped.
     """
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     numbers = itertools.count()
@@ -120,7 +120,7 @@ def _with_contents(page: str) -> str:
 
 
 def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
-    """The main chart of a run as an SVG file: its hidden reward, else its first curve."""
+    """A run's main chart as an SVG file: the hidden reward if known, else its first curve."""
     facts, helped = results.read(ledger).table, improvement.read(ledger)
     if score is None:
         first = _gain(helped) or next(_figures(ledger, facts, helped, None, score_name))
@@ -131,7 +131,7 @@ def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "re
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; a dash where there is none.
+    """Format a number for people; a dash for None.
 
     >>> number(0.12345), number(None), number(12)
     ('0.123', '–', '12')
@@ -140,7 +140,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def when(us: int) -> str:
-    """A time in the ledger as a date for people, UTC."""
+    """Format a ledger's time as date and time, UTC."""
     return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
@@ -168,7 +168,7 @@ def _figures(
     yield _figure(
         "Can votes tell the two sides apart?",
         "win rate of a step's better side, estimated over ten steps from agreement between "
-        "comparisons; one half is chance. It says nothing of progress",
+        "comparisons; one half is chance. It does not show progress",
         [_separation(voted)],
         "win rate",
         reference=0.5,
@@ -176,7 +176,7 @@ def _figures(
     )
     yield _figure(
         "Value difference Δ̂",
-        "what the votes of a step say, in units of the link, with its 95 % interval",
+        "estimated from a step's votes, in units of the link, with its 95 % interval",
         [estimate_series((f.step, f.estimate, f.stderr) for f in facts)],
         "units of the link",
         reference=0.0,
@@ -204,7 +204,7 @@ def _figures(
             known, kind = [(0, 0.0), *along], "kl measured"
         if known:
             series = Series(title, [x for x, _ in known], [y for _, y in known])
-            # From zero on: cut to the data, noise of a few per cent would look like a trend.
+            # From zero, since otherwise noise of a few per cent would look like a trend.
             top = 1.0 if key == "identical" else max(y for _, y in known)
             lowest = min(0.0, *(y for _, y in known))
             yield _figure(title, NOTES[kind], [series], unit, bounds=(lowest, top or 1.0))
@@ -235,7 +235,7 @@ def _figure(
 
 
 def _separation(voted: Sequence[StepRow]) -> Series:
-    """Win rate of the better side, over the last ten steps with votes."""
+    """Win rate of the better side over the last ten steps with votes."""
     xs, ys = [], []
     for i in range(len(voted)):
         found = results.separation(voted[max(0, i - 9) : i + 1])
@@ -248,7 +248,7 @@ def _separation(voted: Sequence[StepRow]) -> Series:
 def _rewards(
     ledger: Ledger, facts: Sequence[StepRow], score: Score, *, by_votes: bool = False
 ) -> Series:
-    """Mean reward per step; the interval is over prompts, each prompt's two answers together."""
+    """Mean reward per step; its interval is over prompts, each with its two answers' mean."""
     points, spent = [], 0
     for f in facts:
         spent += f.votes
@@ -262,7 +262,7 @@ def _rewards(
 
 
 def _samples(ledger: Ledger, facts: Sequence[StepRow]) -> Iterator[dict[str, Any]]:
-    """What was shown in up to `SAMPLES` steps, spread over the run."""
+    """Rows that were shown in up to `SAMPLES` steps, spread over the run."""
     answered = [f for f in facts if f.votes]
     if not answered:
         return
@@ -288,7 +288,7 @@ def _samples(ledger: Ledger, facts: Sequence[StepRow]) -> Iterator[dict[str, Any
 
 
 def _panelists(ledger: Ledger, *, live: bool) -> Iterator[dict[str, str]]:
-    """The figures of the operator's page, with the weight of everybody's next vote."""
+    """The panelists' figures as on the operator's page, with the weight of their next vote."""
     known = "rule" in ledger.spec.get("optimizer", {})
     weighed = {each.name: each for each in voter_report.voters(ledger)} if known else {}
     for row in agreement.panelists(evidence.read(ledger, live=live)):
@@ -312,7 +312,7 @@ def _percent(share: Share) -> str:
 
 
 def _flatten_spec(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The spec as sections of plain texts; long values are cut."""
+    """The spec as sections of texts; long values are cut."""
     recorded = [(name, value) for name, value in spec.items() if name != "config"]
     sections: dict[str, dict[str, str]] = {}
     for name, value in [*spec.get("config", {}).items(), *recorded]:

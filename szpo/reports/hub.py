@@ -1,7 +1,7 @@
-"""Push a folder to the Hugging Face Hub, by `huggingface_hub`.
+"""Push a folder to the Hugging Face Hub with `huggingface_hub`.
 
-The token is that of the environment (``HF_TOKEN``) or of ``hf auth login``; szpo takes none,
-prints none and records none. ``HF_ENDPOINT`` names another hub.
+The token is from the environment (``HF_TOKEN``) or ``hf auth login``; szpo never asks for, prints
+or records one. ``HF_ENDPOINT`` is the address of another hub.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
 
 
 def check_name(name: str, option: str) -> str:
-    """Check that a name is one of the hub's, OWNER/NAME, and return it.
+    """Check that a name has the hub's form OWNER/NAME, and return it.
 
     Args:
-        name: What was given.
-        option: Where it was given, for the message.
+        name: The given name.
+        option: The option that gave it, for the message.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It has another form.
     """
     if not _NAME.fullmatch(name) or ".." in name or "--" in name:
         raise UsageError(f'{option} "{name}" is no name on the hub; give USER/NAME')
@@ -42,15 +42,15 @@ def check_name(name: str, option: str) -> str:
 
 
 def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
-    """Push all files of a folder as one commit; the repository is made where there is none.
+    """Push all files of a folder as one commit; the repository is created if there is none.
 
-    A repository that is there stays as visible as it is, and its other files stay.
+    An existing repository keeps its visibility and its other files.
 
     Args:
-        folder: Its files, in subfolders too.
+        folder: The files to push, in subfolders too.
         name: OWNER/NAME of the repository.
-        kind: What the repository is.
-        public: A new repository is for everybody; by default it is private.
+        kind: Type of the repository.
+        public: Make a new repository public; by default it is private.
 
     Returns:
         The address of the repository.
@@ -65,7 +65,7 @@ def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
-    # Which HTTP library the client uses depends on its version; its errors have this base.
+    # The client's HTTP library depends on its version; its errors have this base class.
     unreachable: tuple[type[BaseException], ...] = (HfHubHTTPError.__mro__[1], OSError)
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="szpo")
     where = f"{name} on {api.endpoint}"
@@ -78,7 +78,7 @@ def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
         raise UsageError(f'"{name}" is no name on the hub; give USER/NAME') from None
     except HfHubHTTPError as error:
         raise _refusal(where, error.response.status_code) from None
-    except RuntimeError as error:  # an upload of a large file, which hides what happened
+    except RuntimeError as error:  # from an upload of a large file, which hides the cause
         cause = error.__cause__
         if isinstance(cause, HfHubHTTPError):
             raise _refusal(where, cause.response.status_code) from None
@@ -91,7 +91,7 @@ def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
 
 
 def _refusal(where: str, status: int) -> SzpoError:
-    """The error of an HTTP status: whose fault it is decides the exit code."""
+    """The error for an HTTP status; its class, and so the exit code, says whose fault it is."""
     if status in _REASONS:
         kind, why = _REASONS[status]
     elif status >= 500:

@@ -1,4 +1,4 @@
-"""The card of an exported adapter: where it came from, how to load and verify it, its limits."""
+"""The card of an exported adapter: its origin, how to load and verify it, its limits."""
 
 from __future__ import annotations
 
@@ -30,53 +30,53 @@ if TYPE_CHECKING:
     from szpo.runs.taste_group import Group
 
 FETCHED = ("smollm2", "tiny")
-"""Base models that szpo itself makes ready in its cache."""
+"""Base models that szpo itself makes in its cache."""
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What only the person who publishes an adapter knows."""
+    """Names that only the person who publishes an adapter knows."""
 
     base: str | None = None
-    """The base model's name on the hub; None: that of the run's settings."""
+    """The base model's name on the hub; None: the name in the run's settings."""
     licence: str | None = None
-    """Of the adapter, as the hub names it, such as apache-2.0."""
+    """The adapter's licence, as the hub names it, such as apache-2.0."""
     votes: str | None = None
-    """The hub's name of the dataset with the run's votes."""
+    """The name of the dataset with the run's votes on the hub."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Which weights of a run are handed on: its last ones, where nothing is named."""
+    """Which weights of a run to export; by default its last ones."""
 
     step: int | None = None
-    """Steps folded; None: all that were applied."""
+    """How many steps to apply; None: all."""
     share: float = 1.0
-    """Of the way from the run's start to the weights after these steps."""
+    """Share of the way from the run's start to the weights after these steps."""
     group: Group | None = None
-    """Whose votes alone they were fitted to, after the last step."""
+    """Fitted to the votes of these panelists alone, of all steps; None: of everybody."""
 
     def theta(self, ledger: Ledger) -> Theta:
-        """The coordinates, folded from the record.
+        """The coordinates, computed from the recorded updates.
 
         Raises:
             UsageError: the run has applied fewer steps.
-            IntegrityError: they are not those that the ledger recorded.
+            IntegrityError: the coordinates are not the recorded ones.
         """
         if self.group is not None:
             return self.group.theta
         return replay.point_on_line(ledger, self.share, self.step)
 
     def digest(self, ledger: Ledger) -> str:
-        """Their theta_sha256, as recorded where they are those after a step."""
+        """Their theta_sha256; the recorded one for weights after a step."""
         if self.group is None and self.share == 1:
             ends = recommended_digests(ledger)
             return ends[-1 if self.step is None else min(self.step, len(ends) - 1)]
         return parameters.digest(self.theta(ledger), ledger.layout, ledger.basis_sha256)
 
     def measured(self, ledger: Ledger, digest: str) -> HeldOut | None:
-        """What was measured of them, whose digest this is, on held-out prompts."""
+        """The measurements on held-out prompts of these weights, which have this digest."""
         if self.group is not None:
             return self.group.measured
         found = held_out.read(ledger)
@@ -88,7 +88,7 @@ UNNAMED: Final = Names()
 
 
 def base_id(ledger: Ledger, names: Names = UNNAMED) -> str | None:
-    """The hub's name of a run's base model; None for a folder or a model made by szpo."""
+    """The name of a run's base model on the hub; None for a folder or a model made by szpo."""
     base = ledger.spec["base"]["name"]
     known = names.base or HUB_NAMES.get(base) or hub_name(base)
     if known is not None:
@@ -100,13 +100,13 @@ def base_id(ledger: Ledger, names: Names = UNNAMED) -> str | None:
 def model_card(ledger: Ledger, weights: Weights = LAST, names: Names = UNNAMED) -> str:
     """The README of an exported adapter: data, votes, guards, result, how to load and verify it.
 
-    It rests on the record alone: the same ledger gives the same text.
+    It is made from the record alone: the same ledger gives the same text.
     """
     total, step, share, group = results.read(ledger), weights.step, weights.share, weights.group
     folded = [f for f in total.table if f.state == "applied" and (step is None or f.step < step)]
     config = ledger.spec.get("config", {})
     known = base_id(ledger, names)
-    # A published card does not say where a folder is on the machine of who made it.
+    # A published card must not show a local path.
     base = names.base or visible(total.model)
     shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n" if share < 1 else ""
     if group is not None:
@@ -172,9 +172,9 @@ every vote, and `szpo verify` recomputes the weights from them.
 
 
 def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
-    """What speaks against handing weights on, in words; "" where nothing is known against them.
+    """Reasons not to export these weights, as text; "" if none is known.
 
-    A guard fails at them, or nobody can tell them from the base.
+    A guard fails for them, or they cannot be told from the base.
     """
     ends, digest = recommended_digests(ledger), weights.digest(ledger)
     if digest == ends[0]:
@@ -193,7 +193,7 @@ def find_doubt(ledger: Ledger, weights: Weights = LAST) -> str:
 
 
 def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
-    """What nobody measured of weights that are handed on, in words; "" where all of it was."""
+    """What was not measured of weights that are exported, as text; "" if all was."""
     helped, digest, unknown = improvement.read(ledger), weights.digest(ledger), []
     found, step, whole = weights.measured(ledger, digest), weights.step, weights.group is None
     if whole and digest == recommended_digest(ledger):
@@ -208,7 +208,7 @@ def find_unknown(ledger: Ledger, weights: Weights = LAST) -> str:
 
 
 def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any] | None) -> str:
-    """The metadata of the hub."""
+    """The card's metadata for the hub."""
     front: dict[str, Any] = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
@@ -226,12 +226,12 @@ def _front(total: Run, base: str | None, names: Names, metric: Mapping[str, Any]
 
 
 def as_yaml(front: Mapping[str, Any]) -> str:
-    """The metadata of a card as the hub reads it: YAML whose values are JSON."""
+    """A card's metadata in the hub's form: YAML with JSON values."""
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
 
 
 def describe_voters(ledger: Ledger, total: Run) -> str:
-    """Who voted, as part of a sentence."""
+    """Describe who voted, as part of a sentence."""
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
     if kind == "people":
         return f"{total.panelists} people"
@@ -247,7 +247,7 @@ def describe_voters(ledger: Ledger, total: Run) -> str:
 def _data(
     ledger: Ledger, folded: Sequence[StepRow], total: Run, names: Names, group: Group | None
 ) -> str:
-    """What was asked and answered, as the lines of a list."""
+    """Prompts, comparisons, votes and KL, as lines of a list."""
     prompts = ledger.spec.get("prompts", {})
     asked = ledger.spec.get("optimizer", {})
     lines = []
@@ -281,7 +281,7 @@ def _data(
 
 
 def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None]:
-    """The result on held-out prompts as a section, and as an entry of ``model-index``."""
+    """The result on held-out prompts as a section and as an entry of ``model-index``."""
     found = improvement.read(ledger)
     measured = [point.steps for point in found.points]
     if found.share is None or found.share.value is None or (measured and measured[-1] != steps):
@@ -312,7 +312,7 @@ def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None
 
 
 def _guards(found: HeldOut | None) -> str:
-    """The guards as a section of the card; nothing where the weights were not measured."""
+    """The guards as a section; "" if the weights were not measured."""
     if found is None or not found.guards:
         return ""
     rows = [

@@ -1,6 +1,6 @@
-"""A zip with a hash of each member: written piece by piece, and read back after a check.
+"""A zip with a hash of each file: written in pieces, and checked when it is read.
 
-Equal contents are equal bytes. A reader checks every member against its hash before any is used,
+Equal contents give equal bytes. A reader checks all files against their hashes before it uses any,
 and never unpacks more than a limit.
 """
 
@@ -22,27 +22,27 @@ from szpo.errors import IntegrityError, ResourceError, StorageError
 SUMS: Final = "SHA256SUMS"
 SUMS_LIMIT: Final = 2**20
 TOTAL_LIMIT_FACTOR: Final = 16
-"""All files together may have this many times the limit: they are read through, not held."""
+"""All files together may have this many times the limit: most are not held in memory."""
 CHUNK: Final = 2**16
 _BROKEN: Final = (
     OSError, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
     struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What `zipfile` raises at damaged or crafted files."""
+"""Errors that `zipfile` raises for damaged or malicious files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file: its bytes in pieces, made as they are written."""
+    """A file to write; its bytes come in pieces, made while they are written."""
 
     name: str
     parts: Iterable[bytes]
     most: int = 0
-    """At least as many bytes as it may have, where it may have 2 GiB or more."""
+    """An upper limit of its bytes; needed if it may have 2 GiB or more."""
 
 
 def write(file: IO[bytes], members: Iterable[Member]) -> None:
-    """Write the members and their SHA256SUMS; at no time is more than a piece in memory."""
+    """Write the members and their SHA256SUMS, with only one piece in memory at a time."""
     sums: dict[str, str] = {}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
         for member in members:
@@ -52,11 +52,11 @@ def write(file: IO[bytes], members: Iterable[Member]) -> None:
 
 
 def _add(packed: zipfile.ZipFile, member: Member) -> str:
-    """Add one file, with a fixed time and mode; returns its hash."""
+    """Add a file with a fixed time and mode; returns its hash."""
     entry = zipfile.ZipInfo(member.name, (1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.create_system, entry.external_attr = 3, 0o600 << 16
-    entry.file_size = member.most  # decides the form of the header; the true size follows
+    entry.file_size = member.most  # sets the form of the header; the true size follows
     found = hashlib.sha256()
     with packed.open(entry, "w") as target, io.BufferedWriter(target, CHUNK) as collected:
         for part in member.parts:
@@ -71,13 +71,13 @@ def _add(packed: zipfile.ZipFile, member: Member) -> str:
 def read(
     file: IO[bytes] | Path, *, always: Collection[str], wanted: Mapping[str, int], limit: int
 ) -> dict[str, bytes]:
-    """The ``wanted`` members, after every member has proved to be what SHA256SUMS says.
+    """Read the ``wanted`` files, after all files were checked against SHA256SUMS.
 
-    ``always`` must be there. The wanted ones may have ``limit`` bytes together, unpacked, and each
-    as many as ``wanted`` gives it.
+    The files ``always`` must be there. Unpacked, wanted files may have ``limit`` bytes together,
+    and each as many as ``wanted`` says.
 
     Raises:
-        StorageError: not such a zip.
+        StorageError: it is not such a zip.
         IntegrityError: a file does not have the hash that SHA256SUMS gives, is missing, or stands
             there without a line in it.
         ResourceError: it unpacks to more than the limit allows.
@@ -118,7 +118,7 @@ def _read(
 
 
 def _sizes(packed: zipfile.ZipFile, wanted: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Bytes of each file as the zip declares them, before anything is unpacked."""
+    """The declared bytes of each file, checked before anything is unpacked."""
     sizes: dict[str, int] = {}
     for entry in packed.infolist():
         if entry.filename in sizes:
@@ -146,7 +146,7 @@ def _sizes(packed: zipfile.ZipFile, wanted: Mapping[str, int], limit: int) -> di
 
 
 def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
-    """Digest by name."""
+    """The digests in SHA256SUMS by name."""
     if SUMS not in packed.NameToInfo:
         raise StorageError(f"not an export of szpo (there is no {SUMS})")
     content = b"".join(_parts(packed, SUMS, packed.getinfo(SUMS).file_size))
@@ -167,7 +167,7 @@ def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
 
 
 def _parts(packed: zipfile.ZipFile, name: str, size: int) -> Iterator[bytes]:
-    """A file piece by piece, never more than the zip declares."""
+    """Yield a file in pieces, never more than the zip declares."""
     with packed.open(name) as file:
         left = size
         while part := file.read(min(CHUNK, left + 1)):

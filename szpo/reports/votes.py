@@ -1,4 +1,4 @@
-"""Every vote of a run as a row: JSONL, a table of SQLite, CSV, or a folder for ``datasets``."""
+"""A run's votes as rows: JSONL, CSV, an SQLite table, or a folder for ``datasets``."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ COLUMNS: Final = (
     "plus_side", "choice", "verdict", "counted", "late", "skip_reason", "dwell_ms", "received_us",
 )  # fmt: skip
 HELD: Final = 256
-"""Comparisons whose texts are in memory at once."""
+"""Most comparisons whose texts are in memory at a time."""
 
 
 def write_votes(ledger: Ledger, path: Path) -> int:
-    """Every stored vote as JSONL or a table of SQLite, with the texts, or as CSV, by the suffix.
+    """Write all votes by the suffix: JSONL or an SQLite table with texts, or CSV without.
 
-    Returns their number.
+    Returns the number of votes.
 
     Raises:
         UsageError: The suffix is none of .jsonl, .db and .csv.
@@ -56,9 +56,9 @@ def write_votes(ledger: Ledger, path: Path) -> int:
 
 
 def export_votes(ledger: Ledger, *, texts: bool = False) -> Iterator[Record]:
-    """Every stored vote as a flat row, in order; panelists by pseudonym only.
+    """Yield all stored votes as flat rows, in order, with panelists' pseudonyms.
 
-    ``texts`` adds the comparison's prompts and both batches (as lists).
+    ``texts`` adds the comparison's prompts and both batches, as lists.
     """
     people = ledger.query("SELECT pseudonym, kind FROM panelists")
     kinds = {row["pseudonym"]: row["kind"] for row in people}
@@ -82,7 +82,7 @@ def _texts(ledger: Ledger, comparison: str) -> Record:
 
 
 def write_jsonl(ledger: Ledger, file: IO[str]) -> int:
-    """Write every vote with its texts as a line of JSON; returns how many."""
+    """Write all votes with their texts as lines of JSON; returns the number of votes."""
     return _write_lines(file, export_votes(ledger, texts=True))
 
 
@@ -95,7 +95,7 @@ def _write_lines(file: IO[str], rows: Iterator[Record]) -> int:
 
 
 def write_csv(ledger: Ledger, file: IO[str]) -> int:
-    """Write every vote as a line of CSV, no cell a formula; nothing where there is no vote."""
+    """Write all votes as CSV without formulas, and nothing if there are none."""
     rows = export_votes(ledger)
     first = next(rows, None)
     if first is None:
@@ -104,10 +104,10 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
 
 
 def write_table(ledger: Ledger, path: Path) -> int:
-    """Write the table ``votes`` with its indexes into an empty SQLite file; returns how many."""
+    """Write a table ``votes`` with indexes to an empty SQLite file; returns its row count."""
     with contextlib.closing(Database(path)) as file:
         votes = file.table("votes")
-        whole = dict.fromkeys(("step", "k", "n", "dwell_ms"), int)  # null at first in some runs
+        whole = dict.fromkeys(("step", "k", "n", "dwell_ms"), int)  # the first may be null
         votes.insert_all(export_votes(ledger, texts=True), pk="vote", columns=whole)
         if not votes.exists():
             return 0
@@ -125,7 +125,7 @@ TYPES: Final = {
     "choice": "string", "verdict": "string", "counted": "bool", "late": "bool",
     "skip_reason": "string", "dwell_ms": "int64",
 }  # fmt: skip
-"""Columns of every dataset, with the types of ``datasets``."""
+"""Columns of all datasets, with their types in ``datasets``."""
 SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 MEANING: Final = """\
 | column | meaning |
@@ -145,27 +145,27 @@ MEANING: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """What of the panelists stands in a dataset; by default nothing does."""
+    """What a dataset tells of panelists; by default nothing."""
 
     pseudonyms: bool = False
-    """A column that tells which votes are of one panelist."""
+    """Add a column that shows which votes are from the same panelist."""
     notes: bool = False
-    """The notes that panelists wrote on single prompts."""
+    """Add the preferences that panelists noted on single prompts."""
 
 
 def write_dataset(
     ledger: Ledger, path: Path, people: People | None = None, *, licence: str | None = None
 ) -> int:
-    """Write the votes as a new folder, whole or not at all; returns their number.
+    """Write the votes to a new folder, completely or not at all; returns their number.
 
-    Votes of the open round and of final comparisons that are open are left out. Contacts, pay and
-    times of day are never in it.
+    Votes of the open round and of open final comparisons are left out. Contacts, pay and times of
+    day are never written.
 
     Args:
         ledger: The run.
-        path: The folder, which must not exist or be empty.
-        people: What of the panelists is written.
-        licence: Of the dataset, as the hub names it, such as cc-by-4.0.
+        path: The folder, which must not exist or must be empty.
+        people: What is written about panelists; None: nothing.
+        licence: The dataset's licence, as the hub names it, such as cc-by-4.0.
 
     Raises:
         StorageError: the folder exists or cannot be written.
@@ -196,7 +196,7 @@ def _rows(ledger: Ledger, people: People) -> Iterator[Record]:
 
 
 def _features(people: People) -> list[dict[str, Any]]:
-    """The columns with their types: a column without a value is not guessed to be of none."""
+    """The columns with their types, which could not be guessed for a column without values."""
     turn = [{"name": "role", "dtype": "string"}, {"name": "content", "dtype": "string"}]
     columns: list[dict[str, Any]] = [{"name": n, "dtype": t} for n, t in TYPES.items()]
     if people.pseudonyms:
@@ -209,7 +209,7 @@ def _features(people: People) -> list[dict[str, Any]]:
 
 
 def _card(ledger: Ledger, people: People, count: int, licence: str | None) -> str:
-    from szpo.reports.model_card import as_yaml, describe_voters  # which load a tensor library
+    from szpo.reports.model_card import as_yaml, describe_voters  # they load a tensor library
 
     total = results.read(ledger)
     kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
