@@ -32,7 +32,7 @@ class Action(At):
     do: Do
     mode: Mode = ""
     lang: str = Field("", pattern=r"^[a-z]{0,8}$")
-    """The code of the language that the reader has chosen; empty: what their browser prefers."""
+    """The code of the chosen language; empty: the one that the browser prefers."""
     ballot: Ballot | None = None
 
 
@@ -42,7 +42,7 @@ def act(
     """Carry out an action, then return the next screen.
 
     Raises:
-        UsageError: a seat that is not this panelist's, or a ballot without one.
+        UsageError: the seat is not this panelist's, or a vote has no ballot.
     """
     next_page = PageState(action.tab, language)
     page = dataclasses.replace(next_page, seat=action.seat, mode=action.mode)
@@ -81,7 +81,7 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
     "agree-practice": "practice", "practice": "practice", "calibrate": "calibration",
     "final": "final",
 }  # fmt: skip
-"""Actions that ask for a comparison outside training."""
+"""Actions that ask for a comparison outside training, with the kind of seat."""
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState) -> Screen:
@@ -115,11 +115,11 @@ def _vote(site: Site, panelist: str, name: str, action: Action, page: PageState)
 
 _REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
 _CLOSED: Final = {"train": "closed", "final": "final_closed"}
-"""Notices for an answer that is refused, by its code and by the kind that has closed."""
+"""Notices for a refused answer, by the refusal's code, else by the comparison's kind."""
 
 
 def _agree(site: Site, panelist: str, language: Language) -> None:
-    """Record that a panelist agreed, with the wording that stood on their screen."""
+    """Record that a panelist agreed, with a hash of the wording they saw."""
     if not own_seats.read(site, panelist, None)[0]["agreed"]:
         chosen, status = site.config.prolific, site.status.read()
         wording = language.consent(site.config.panel.second_share > 0)
@@ -133,14 +133,14 @@ def _agree(site: Site, panelist: str, language: Language) -> None:
 
 
 def _take(site: Site, panelist: str, action: Action) -> None:
-    """Move a seat to this tab, as only the tab that holds a seat may change its vote."""
+    """Move a seat to this tab: only the tab that holds a seat may change its vote."""
     row = own_seats.seat_row(site, panelist, action.seat or "")
     if row is not None and row["tab"] != action.tab:
         site.service.take(row["assignment"], action.tab)
 
 
 def _release(site: Site, panelist: str, seat: str | None) -> None:
-    """Give an unanswered seat of this panelist back."""
+    """Release an unanswered seat of this panelist."""
     row = own_seats.seat_row(site, panelist, seat) if seat else None
     if row is not None and row["choice"] is None:
         site.service.release(row["assignment"])

@@ -1,6 +1,6 @@
-"""A comparison as one panelist sees it: order, sides and marks resolved; pure.
+"""A comparison as one panelist sees it, with its order, sides and difference marks; pure.
 
-Rendered objects know sides A and B only. Which policy a letter stands for is recorded with the
+The objects here know only sides A and B. Which policy a letter stands for is recorded with the
 seat in the ledger.
 """
 
@@ -22,53 +22,53 @@ from szpo_ui.web.markup import whole
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text in pieces, marked ones apart; ``cut`` is its end at the limit of tokens."""
+    """A text, split where it differs from the other side's; ``cut``: it hit the token limit."""
 
     pieces: Pieces
     cut: bool
     longer: int = 0
-    """Characters left out."""
+    """How many characters are not shown."""
     formatted: Markup | None = None
-    """The same as HTML where there is Markdown in it; None where it is shown as written."""
+    """The text as HTML if it has Markdown; None if it is shown as written."""
 
     def __str__(self) -> str:
-        """The text as the model wrote it, as far as it is shown."""
+        """The shown part of the text, as the model wrote it."""
         return "".join(piece.text for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt and its two answers; ``row`` is its place in the comparison, before shuffling."""
+    """A prompt and its two answers; ``row`` is its index in the comparison, before shuffling."""
 
     row: int
     prompt: str
     earlier: tuple[tuple[str, Text], ...]
-    """The turns before the one that was answered, by role; what the model wrote is formatted."""
+    """The turns before the last one, each with its role; the model's turns are formatted."""
     a: Text
     b: Text
     same: bool
     unfolded: bool
-    """The earlier turns are a short conversation, which a reader of the answers needs."""
+    """The earlier turns are a short conversation, so they are shown unfolded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What a comparison shows: pairs that differ, pairs that do not, and the words to read."""
+    """All that a comparison shows: pairs that differ, pairs that do not, reading time."""
 
     pairs: tuple[Pair, ...]
     same: tuple[Pair, ...]
     words: int
-    """Of prompts, unfolded conversations and answers of the pairs that differ."""
+    """Words in the prompts, unfolded conversations and answers of the pairs that differ."""
     minutes: int
-    """Whole minutes of reading; 0 is under one."""
+    """Reading time in minutes, rounded up; 0 if it is under one."""
     gate_s: float
-    """Seconds before which a vote is fast."""
+    """A vote sooner than this many seconds counts as fast."""
     formatted: bool
-    """Some text is shown otherwise than it was written."""
+    """Some text is shown as formatted Markdown."""
 
 
 def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
-    """The comparison in the seat's order of prompts, with the seat's sides."""
+    """The comparison with the order of prompts and the sides that the seat recorded."""
     rows = [(i, comparison.rows[i]) for i in seat.prompt_order]
     pairs = [_pair(i, row.prompt, *seat.sides(row)) for i, row in rows]
     words = to_read(comparison)
@@ -104,7 +104,7 @@ def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
 
 
 def compare_texts(a: str, b: str) -> Iterator[tuple[Pieces, Markup | None]]:
-    """Of both answers to a prompt the pieces, and HTML where both are shown formatted."""
+    """For each of two answers its pieces, and its HTML if both are shown formatted."""
     return zip(compare(a, b), markdown.pair(a, b) or (None, None), strict=True)
 
 

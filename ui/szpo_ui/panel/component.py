@@ -1,8 +1,8 @@
-"""The comparison as a Gradio component: what a person sees, and the functions of Python behind it.
+"""The comparison as a Gradio component, with the Python functions that its script calls.
 
-What a person chooses stays in the browser until they confirm; then its script calls `act` and
-draws the screen that it returns. No ``gr.State``, no queue, no unload: the ledger is the only
-memory.
+A choice stays in the browser until the person confirms it. Then the script calls `act` and draws
+the screen that `act` returns. The component uses no ``gr.State``, queue or unload event: all state
+is in the ledger.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.panel")
 SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
-"""The parts of the script, in their order; the last one starts it."""
+"""The files of the script, in order; the last one starts it."""
 
 Who = Callable[[Any], tuple[str, str]]
-"""A request → the panelist's id and name."""
+"""Maps a request to the panelist's id and name."""
 
 
 def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file beside it)
     run: str | Path, *, folder: str | Path = "runs", name: str = "local"
 ) -> gr.HTML:
-    """A component that shows the comparisons of a run and takes votes, for any ``gr.Blocks``.
+    """A component for any ``gr.Blocks`` that shows the comparisons of a run and takes votes.
 
-    It has no login, so all its votes are those of one local evaluator, called ``name``. After a
-    vote it triggers the event ``voted``. One stands on a page. ``run`` is a name in ``folder`` or
-    a path; another process drives the run.
+    It has no login, so all its votes belong to one local evaluator, called ``name``. After a vote
+    it triggers the event ``voted``. Use one per page. ``run`` is a name in ``folder`` or a path.
+    Another process must drive the run.
 
     Raises:
-        UsageError: there is no such run, or it has invited people.
-        StorageError: the file is no ledger.
+        UsageError: there is no such run, it has invited people, or it belongs to a Prolific study.
+        StorageError: the file is not a ledger.
     """
     from szpo.cli import run_paths
 
@@ -69,7 +69,7 @@ def Comparison(  # noqa: N802  (a subclass would make Gradio write a .pyi file b
 
 
 def blocks(site: Site) -> gr.Blocks:
-    """The panelist's page of szpo's server, where a login says who votes."""
+    """The panelist's page of szpo's server; the login says who votes."""
 
     def who(request: Any) -> tuple[str, str]:
         found = login.identity(request, "panelist")
@@ -79,12 +79,12 @@ def blocks(site: Site) -> gr.Blocks:
 
     made = gr.Blocks(title=texts.ENGLISH.live["title"], analytics_enabled=False, fill_width=True)
     with made:
-        component(site, who).props["polls"] = "api"  # with 304 where nothing has changed
+        component(site, who).props["polls"] = "api"  # it answers 304 if nothing has changed
     return made
 
 
 def component(site: Site, who: Who) -> gr.HTML:
-    """The component over a site; ``who`` raises for requests of nobody who may vote."""
+    """The component for a site; ``who`` raises if the sender of a request may not vote."""
     asked = {
         code: render.rubric(site.config.panel, language)
         for code, language in texts.LANGUAGES.items()
@@ -99,7 +99,7 @@ def component(site: Site, who: Who) -> gr.HTML:
             language = texts.choose_language(action.lang, header)
             site.tabs.note(panelist, action.tab)
             step = partial(act, site, panelist, name, action, language)
-            # Votes of all people share commits; what else is done waits for nobody's but its own.
+            # Votes of all people share commits; any other action commits on its own.
             screen = await (
                 site.writer.do(step) if action.do == "vote" else run_in_threadpool(step)
             )
@@ -114,7 +114,7 @@ def component(site: Site, who: Who) -> gr.HTML:
     def hold(data: Any, request: gr.Request) -> float | None:
         panelist, at, until = who(request)[0], _at(data), None
         if at is not None and at.seat is not None:
-            with suppress(UsageError):  # a seat of somebody else, or none
+            with suppress(UsageError):  # somebody else's seat, or no seat
                 until = extend(site, panelist, at.seat, at.tab)
         return None if until is None else lease_s(site, until)
 
@@ -131,7 +131,7 @@ def component(site: Site, who: Who) -> gr.HTML:
         js_on_load=script(),
         server_functions=[do, glance, hold, gone],
     )
-    made.props["component"] = made._id  # for the beacon of a page that is closed
+    made.props["component"] = made._id  # for the beacon that a closing page sends
     return made
 
 
@@ -143,7 +143,7 @@ def _at(data: Any) -> At | None:
 
 
 def _log_error(error: Exception) -> str:
-    """Log an error; returns the number that a person can report to the operator."""
+    """Log an error and return its number, which a person can report to the operator."""
     number = secrets.token_hex(4)
     if isinstance(error, SzpoError | ValidationError):
         LOG.warning("panel error %s: %s", number, str(error).splitlines()[0])
@@ -153,7 +153,7 @@ def _log_error(error: Exception) -> str:
 
 
 def sentences() -> dict[str, dict[str, Any]]:
-    """What the script says, by the code of the language."""
+    """The sentences of the script, by language code."""
     shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
     return {
         code: {
@@ -168,10 +168,10 @@ def sentences() -> dict[str, dict[str, Any]]:
 
 
 def script() -> str:
-    """The script: its parts in one closure, which hides their names from other scripts.
+    """The script's files, joined; Gradio runs them in one closure, hidden from other scripts.
 
-    It never writes texts of models as HTML: it hands what Python drew to the component's template,
-    and reads and sets attributes and plain text.
+    The script never writes model texts as HTML. It gives HTML made by Python to the component's
+    template, and itself only reads and sets attributes and plain text.
     """
     parts = [static(f"panel/{name}.js") for name in SCRIPTS]
     spoken = f"const TEXTS = {json.dumps(sentences(), ensure_ascii=False)};"

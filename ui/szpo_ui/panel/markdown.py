@@ -1,11 +1,11 @@
-"""Markdown of model texts as HTML that a page can trust: it looks as meant and does nothing.
+"""Formats Markdown in model texts as safe HTML: no scripts, links or images.
 
-A text passes two filters. markdown-it parses it with HTML switched off, so that tags in it stay
-text, and writes links and images out as text. What it makes goes through nh3, which lets the
-elements of `TAGS` through and drops everything else. Neither filter knows which policy wrote a
-text, and both answers of a pair pass them together.
+A text passes two filters. markdown-it parses it with HTML switched off, so tags stay text, and
+links and images are written out as text. nh3 then keeps the elements in `TAGS` and drops all
+others. Neither filter knows which policy wrote a text. Both answers of a pair are formatted, or
+neither is.
 
-No word is lost on the way: a text of which a letter, a digit or a sign would not be shown is not
+No word is lost: if any letter, digit or symbol of a text would not be shown, the text is not
 formatted at all.
 """
 
@@ -32,15 +32,15 @@ from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import plain, prose
 
 MOST_LETTERS: Final = 10_000
-"""Longer texts are shown as they are: to format takes up to 16 µs a letter."""
+"""Longer texts are shown as written: formatting takes up to 16 µs a character."""
 CACHED: Final = 256
-"""Pairs whose HTML is stored; a page is drawn again with every request."""
+"""Pairs whose HTML is cached, since every request draws the page again."""
 TAGS: Final = frozenset((
     "p", "br", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em",
     "strong", "s", "hr", "table", "thead", "tbody", "tr", "th", "td", "span",
 ))  # fmt: skip
 ATTRIBUTES: Final = {
-    "*": set[str](),  # else nh3 lets some through on every element
+    "*": set[str](),  # without this, nh3 allows some attributes on every element
     **{tag: {"dir"} for tag in TAGS},
     "ol": {"dir", "start"},
     "span": {"title"},
@@ -49,42 +49,42 @@ CLASSES: Final = {"span": {"sz-sign", "sz-diff", "sz-label", "sz-code-name"}}
 _UNMARKED: Final = frozenset(
     ("paragraph_open", "paragraph_close", "inline", "text", "softbreak", "hardbreak")
 )
-"""Kinds of tokens of a text in which nothing is marked up."""
+"""Types of tokens in a text without any Markdown."""
 
 _SIGNS: Final = re.compile(r"[*_`~\[|#>\\<]|^[ \t]*(?:[-+=]|\d+[.)])", re.MULTILINE)
-"""What every text with some Markdown has; to parse the others would cost time for nothing."""
+"""Matches in every text with Markdown; texts without a match need no parsing."""
 
 Leaf = Callable[[str], str]
-"""HTML of a stretch of visible text; it is called in the order of the text."""
+"""Makes HTML of a stretch of visible text; called in the order of the text."""
 Mark = Callable[[str], Sequence[Piece]]
-"""The pieces of a visible text, some of them marked; joined, they are the text."""
+"""Splits a visible text into pieces, some of them marked; joined, they are the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A text as tokens, and the stretches of text that a reader sees, in order."""
+    """A text as tokens, and the stretches of visible text in order."""
 
     tokens: tuple[Token, ...]
     stretches: tuple[str, ...]
 
     @property
     def marked_up(self) -> bool:
-        """Something in it is more than plain paragraphs."""
+        """The text has more than plain paragraphs."""
         every = (t for token in self.tokens for t in (token, *(token.children or ())))
         return any(token.type not in _UNMARKED for token in every)
 
     @property
     def visible(self) -> str:
-        """All that a reader sees, one stretch a line."""
+        """The visible text, one stretch per line."""
         return "\n".join(self.stretches)
 
 
 @lru_cache(maxsize=CACHED)
 def pair(a: str, b: str) -> tuple[Markup, Markup] | None:
-    r"""Two texts as formatted HTML with their differences marked, both or neither.
+    r"""Two texts as formatted HTML, with their differences marked.
 
     Returns:
-        None where neither has anything to format, or one of them would not be shown whole.
+        None if neither text has Markdown, or if one of them would lose a character.
 
     >>> pair("**Yes**, two.", "Yes, two.")[0]
     Markup('<p dir="auto"><strong>Yes</strong>, two.</p>\n')
@@ -101,16 +101,16 @@ def pair(a: str, b: str) -> tuple[Markup, Markup] | None:
 
 @lru_cache(maxsize=CACHED)
 def single(text: str) -> Markup | None:
-    """One text as formatted HTML; None where `pair` gives none."""
+    """One text as formatted HTML; None in the same cases as for `pair`."""
     found = with_marks((text,), lambda visible: [Piece(visible)])
     return None if found is None else found[0]
 
 
 def with_marks(texts: Sequence[str], mark: Mark) -> list[Markup] | None:
-    r"""Texts as formatted HTML, all or none, with what ``mark`` finds in each of them marked.
+    r"""Texts as formatted HTML, all or none, with the marks that ``mark`` sets in each.
 
     Returns:
-        None where none has anything to format, or one of them would not be shown whole.
+        None if no text has Markdown, or if one of them would lose a character.
 
     >>> with_marks(["**Yes**"], lambda visible: [Piece(visible, differs=True)])
     [Markup('<p dir="auto"><strong><span class="sz-diff">Yes</span></strong></p>\n')]
@@ -120,7 +120,7 @@ def with_marks(texts: Sequence[str], mark: Mark) -> list[Markup] | None:
 
 
 def _parse_all(texts: Sequence[str]) -> list[Parsed] | None:
-    """The texts as tokens; None where there is nothing to format, or one is to stay as it is."""
+    """The texts as tokens; None if no text has Markdown, or one would lose a character."""
     if not any(_SIGNS.search(text) for text in texts):
         return None
     parsed = [found for text in texts if (found := _parse(text)) is not None]
@@ -129,14 +129,14 @@ def _parse_all(texts: Sequence[str]) -> list[Parsed] | None:
 
 
 def _parse(text: str) -> Parsed | None:
-    """The text as tokens; None where some of it would not be shown."""
+    """The text as tokens; None if it is too long or would lose a character."""
     if len(text) > MOST_LETTERS:
         return None
-    text = plain(text).replace("\0", "\u2400")  # the parser would make it U+FFFD
+    text = plain(text).replace("\0", "\u2400")  # the parser would replace it by U+FFFD
     tokens, stretches = _parser().parse(text), list[str]()
     for token in tokens:
         if token.type.startswith("heading"):
-            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"  # h1 and h2 are the page's
+            token.tag = f"h{min(int(token.tag[1:]) + 2, 6)}"  # the page itself uses h1 and h2
         if token.level == 0 and token.nesting == 1:
             token.attrSet("dir", "auto")
 
@@ -154,19 +154,19 @@ def _parse(text: str) -> Parsed | None:
 
 
 def _content(text: str) -> Counter[str]:
-    """How often each character occurs, but those that Markdown is written with."""
+    """How often each character occurs, without white space and ASCII punctuation."""
     return Counter(c for c in text if c not in string.punctuation and not c.isspace())
 
 
 def _render(found: Parsed, pieces: Sequence[Piece]) -> Markup:
-    """HTML of a parsed text, of which the pieces, joined, are what a reader sees."""
+    """HTML of a parsed text; the pieces, joined, are its visible text."""
     stretches = _split(pieces, found.stretches)
     made = _html(found.tokens, lambda _: str(prose(next(stretches))))
     return Markup(clean(made))
 
 
 def clean(html: str) -> str:
-    """The HTML without anything but `TAGS`, their `ATTRIBUTES` and their `CLASSES`."""
+    """The HTML with only `TAGS`, their `ATTRIBUTES` and their `CLASSES` left."""
     return nh3.clean(
         html,
         tags=set(TAGS),
@@ -178,7 +178,7 @@ def clean(html: str) -> str:
 
 
 def _split(pieces: Sequence[Piece], stretches: Sequence[str]) -> Iterator[list[Piece]]:
-    """Each stretch in pieces of its own; between two of them stands one line feed."""
+    """Split the pieces at the ends of stretches, which are one line feed apart."""
     differs, at = [piece.differs for piece in pieces for _ in piece.text], 0
     for text in stretches:
         letters = zip(text, differs[at : at + len(text)], strict=True)
@@ -194,7 +194,7 @@ def _html(tokens: Sequence[Token], leaf: Leaf) -> str:
 
 
 class _Rules(RendererHTML):
-    """How tokens become HTML where `leaf` of the environment makes that of their text."""
+    """Renders tokens; the environment's ``leaf`` makes the HTML of their text."""
 
     def text(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
         return _leaf(env, tokens[idx].content)
@@ -216,7 +216,7 @@ class _Rules(RendererHTML):
 
     def link_close(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
         link = env["links"].pop()
-        named = link.info != "auto"  # else the address is the text
+        named = link.info != "auto"  # an automatic link shows its address already
         return "</span>" + (_leaf(env, f" ({_address(link, 'href')})") if named else "")
 
     def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Any) -> str:
@@ -237,12 +237,13 @@ def _leaf(env: Any, text: str) -> str:
 def _parser() -> MarkdownIt:
     """CommonMark with tables and strikethrough.
 
-    HTML, entities and references would hide a part of the text, indented code make code of a poem.
+    HTML, entities and references would hide part of the text. Indented code would turn an indented
+    poem into code.
     """
     made = MarkdownIt("commonmark", {"html": False, "breaks": True}, renderer_cls=_Rules)
     made.enable(["table", "strikethrough"])
     made.disable(["html_block", "html_inline", "entity", "reference", "code"])
-    # Addresses are only shown, so that none is refused and none is encoded anew.
+    # Addresses are only shown as text, so none is refused or encoded.
     for name, rule in (("validateLink", bool), ("normalizeLink", str), ("normalizeLinkText", str)):
         setattr(made, name, rule)
     return made

@@ -1,4 +1,4 @@
-"""A panelist's own figures and seats, as rows of the ledger with the answer that stands."""
+"""A panelist's own counts and seats, read from the ledger; each seat has its latest answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from szpo_ui.web.site import Site
 SPENT_S: Final = (
     "max(0, min(coalesce(v.dwell_ms, 1e15), (v.received_us - a.served_us) / 1e3)) / 1e3"
 )
-"""Seconds a vote took: the page's time counts up to that since the texts were served."""
+"""Seconds a vote took: the page's own measure, at most the time since the texts were served."""
 _OWN: Final = f"""
 SELECT own.*, seat.* FROM (
   SELECT (SELECT coalesce(sum(n_votes), 0) FROM updates) AS done,
@@ -33,19 +33,19 @@ SELECT own.*, seat.* FROM (
 
 
 def read(site: Site, panelist: str, step: int | None) -> tuple[Record, list[Record]]:
-    """A panelist's figures, and their seats of a round and outside training as they were shown."""
+    """A panelist's counts, and their seats in a round and outside training, oldest first."""
     rows = site.ledger.query(_OWN, {"panelist": panelist, "run": site.ledger.run, "step": step})
     return rows[0], [row for row in rows if row["assignment"] is not None]
 
 
 def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
-    """A seat of this panelist with its last answer; None for anybody else's."""
+    """A seat of this panelist with its latest answer; None if it is not theirs."""
     found = casting.read_seat(site.ledger, seat, panelist)
     return found[-1] if found else None
 
 
 def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | None:
-    """The unanswered seat that is held: one outside training first, a second one last."""
+    """The unanswered seat they hold: first one outside training, then a round's, then a second."""
     now = site.ledger.clock()
     held = (
         row
@@ -58,7 +58,7 @@ def find_held(site: Site, panelist: str, seats: Sequence[Record]) -> Record | No
 
 
 def find_second(site: Site, panelist: str) -> Record | None:
-    """The second seat that the panelist holds, as a kind of its own."""
+    """The second seat that the panelist holds, with the kind ``second``."""
     seat = second_seats.find_held(site.ledger, panelist, site.ledger.clock())
     row = None if seat is None else seat_row(site, panelist, seat)
     return None if row is None else {**row, "kind": "second"}

@@ -1,7 +1,7 @@
 """The panelist's page as HTML: templates that escape everything, filled from a `Screen`.
 
-Texts of models, prompts and operators go through `szpo_ui.web.markup.prose`; whatever else is not
-markup is escaped by the templates themselves. A name that a template does not know is an error.
+Texts of models, prompts and operators go through `szpo_ui.web.markup.prose`. The templates escape
+everything else that is not markup. An unknown name in a template is an error.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from szpo_ui.web.language import ENGLISH, Language
 from szpo_ui.web.markup import environment
 
 MOST_DOTS: Final = 12
-"""Votes up to this number are drawn as one dot each."""
+"""Up to this number of votes, each is drawn as a dot."""
 
 
 DEFAULTS: Final = {
     "question": "question", "guideline": "guideline_default",
     "guideline_full": "guideline_full_default",
 }  # fmt: skip
-"""The sentence of the page that stands for a setting where the operator wrote none."""
+"""Settings that the operator may leave at their default, each with the page's sentence for it."""
 
 
 def rubric(panel: Panel, language: Language) -> Panel:
-    """The settings with the question and the guidelines that stand on the page in a language."""
+    """The settings, with a default question and default guidelines put into a language."""
     default = Panel()
     shown = {
         name: language.page[code]
@@ -49,18 +49,18 @@ def page(screen: Screen, asked: Panel, language: Language = ENGLISH) -> str:
 
 
 def skeleton() -> str:
-    """The page until the first screen arrives; the script puts its one word into the language."""
+    """The page before the first screen arrives; the script translates its one word."""
     return _environment(ENGLISH.code).get_template("panel/loading.html").render()
 
 
 def failure(error: str, language: Language = ENGLISH) -> str:
-    """The screen for an error of the server, with its number."""
+    """The screen for a server error, with the error's number."""
     template = _environment(language.code).get_template("panel/error.html")
     return template.render(error=error)
 
 
 def say(language: Language, code: str, **what: object) -> Markup:
-    """A sentence of the page with its blanks filled, escaped.
+    """A sentence of the page with its placeholders filled and escaped.
 
     >>> say(ENGLISH, "round_of", round=3, rounds="<b>")
     Markup('Round 3 of &lt;b&gt;')
@@ -70,7 +70,7 @@ def say(language: Language, code: str, **what: object) -> Markup:
 
 
 def time_tag(at_us: int) -> Markup:
-    """A time of day; the script puts it into the reader's own zone."""
+    """A time of day; the script converts it to the reader's time zone."""
     when = datetime.fromtimestamp(at_us // 1_000_000, UTC)
     form = f'<time datetime="{when:%Y-%m-%dT%H:%M:%SZ}">{when:%H:%M} UTC</time>'
     return Markup(form)
@@ -86,7 +86,7 @@ def _environment(code: str) -> Environment:
         filters={"time": time_tag, "label": labels.__getitem__},
         names={
             "say": partial(say, language),
-            "t": SimpleNamespace(**language.page),  # of a dict, t.clear would be its method
+            "t": SimpleNamespace(**language.page),  # t.clear of a dict would be a method
             "language": language,
             "languages": tuple(texts.LANGUAGES.values()),
             "shortcuts": [(keys, language.shortcuts[name]) for name, keys in texts.KEYS.items()],

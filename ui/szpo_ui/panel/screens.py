@@ -1,9 +1,6 @@
-"""Which screen a panelist is on and what it shows: read from the ledger and the vote service.
+"""Decides which screen a panelist sees and what it shows, from the ledger and the vote service.
 
-`look` may reserve a seat for the panelist, which brings a comparison onto the screen. Nothing here
-knows HTML.
-
-Its `Facts` decide whether people stay: how far they and the whole run are, what is asked of them.
+`look` may reserve a seat for the panelist, to show them a comparison. Nothing here makes HTML.
 """
 
 from __future__ import annotations
@@ -40,17 +37,17 @@ State = Literal[
 Mode = Literal["", "break", "revise", "practice"]
 
 TAUGHT: Final = "taught shown"
-"""The event that somebody who votes was shown what the votes taught."""
+"""The event: a panelist was shown what the votes taught."""
 EXTRA: Final[Mapping[str, State]] = {
     "practice": "practice", "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final",
     "second": "vote",
 }  # fmt: skip
-"""Screens of comparisons that are not for training, by kind."""
+"""The screens of comparisons outside training, by kind of comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageState:
-    """The state of a page: its tab, the seat it goes on to show, the panelist's current mode."""
+    """The state of a page: its tab, its language, the seat to show, the panelist's mode."""
 
     tab: str
     language: Language = ENGLISH
@@ -60,67 +57,67 @@ class PageState:
 
 @dataclass(frozen=True)
 class Screen:
-    """All that a page shows, and nothing else: no side's policy, no number of the algorithm."""
+    """All that a page shows; never which policy a side is, nor a number of the algorithm."""
 
     state: State
     name: str
     status: RoundStatus
     key: str
-    """Changes when a panelist who is reading must see something new."""
+    """Changes when the page must show something new to a panelist who is reading."""
     seat: str | None = None
     paper: Callable[[], Sheet] | None = None
-    """Makes the sheet, the comparison as it is shown; None on other screens.
+    """Makes the sheet, the comparison as it is shown; None on screens without one.
 
-    It takes a while, and whoever holds the file need not wait for it.
+    Making it takes a while, so it is done after the ledger is free again.
     """
     step: int | None = None
-    """The round that the sheet belongs to; on other screens the current one."""
+    """The round that the sheet belongs to; without a sheet, the current round."""
     number: int = 1
-    """Which of this round's comparisons it is for this panelist, from 1."""
+    """The number of this comparison among the panelist's in this round, from 1."""
     chosen: Choice | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     revises: bool = False
     second: bool = False
-    """The seat is a second one, of no round (`szpo.voting.second_seats`)."""
+    """The seat is a second seat, which belongs to no round (`szpo.voting.second_seats`)."""
     answered: tuple[dict[str, Any], ...] = ()
-    """Answers of this round, listed for their panelist: seat, number, choice and when."""
+    """The panelist's own answers of this round: seat, number, choice and time."""
     may_change: bool = False
     lease_s: float | None = None
     closed: dict[str, int] | None = None
-    """The end of a round whose comparison the panelist was still reading: when, with how many of
-    how many votes."""
+    """When the round closed whose comparison the panelist was still reading, its votes, and the
+    votes it needed."""
     fresh: bool = False
-    """The open round is one that this panelist has not voted in yet; for a second seat, one that
-    was opened while they read."""
+    """The panelist has not voted in the open round yet; for a second seat, the round must also
+    have opened while they read."""
     feedback: dict[str, Choice] | None = None
-    """The choice made in practice, and the one expected."""
+    """The choice made in practice, and the expected one."""
     progress: Progress | None = None
-    """On screens of voting and at the end: how far this panelist and the run are."""
+    """How far this panelist and the run are; on screens of voting and waiting and the last one."""
     news: dict[str, Any] | None = None
-    """While waiting: what the votes of the last round did; see `read_last_round`."""
+    """The effect of the last round's votes (`read_last_round`); on the waiting screen."""
     facts: Facts | None = None
-    """On the welcome screen: what is asked, by whom, for what."""
+    """How much work the run asks for; on the welcome screen."""
     calibration: bool = False
-    """Waiting may be used for calibration."""
+    """The waiting screen may offer calibration."""
     finals_left: int = 0
     """Blind final comparisons that this panelist may still answer."""
     finals_given: int = 0
-    """On the last screen: how many of them this panelist has answered."""
+    """Final comparisons that this panelist has answered; on the last screen, if any are left."""
     waits: bool = False
-    """On the last screen: a final comparison is open that has nothing for this panelist now."""
+    """A final comparison is open, but this panelist has none to answer now; on the last screen."""
     lesson: str | None = None
-    """What the votes taught, on the last screen; empty: it may be asked for."""
+    """What the votes taught, on the last screen; empty if the panelist may ask for it."""
     notice: str | None = None
     """The code of a line above the screen (`szpo_ui.web.language.Language.notices`)."""
     mode: Mode = ""
     study: Standing | None = None
     """How far a participant of a Prolific study is."""
     base: str = ""
-    """What the site's paths begin with."""
+    """The prefix of the site's paths."""
 
 
 def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
-    """The screen as it stands now; seats the panelist where there is something to compare."""
+    """The current screen; reserves a seat for the panelist if there is one to give."""
     status = site.status.read()
     own, seats = own_seats.read(site, panelist, status.step)
     viewer = _Viewer(site, panelist, name, page, status, own, seats)
@@ -135,14 +132,14 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
     if page.mode == "practice" and shown is not None and shown["kind"] == "practice":
         return viewer.make_reading_screen("practice", {**shown, "choice": None}, mode="practice")
     if held is not None and held["kind"] != "train":
-        if held["tab"] != page.tab:  # its tab is closed, so this one may answer
+        if held["tab"] != page.tab:  # the seat's tab is closed, so this one may answer
             site.service.take(held["assignment"], page.tab)
         return viewer.make_reading_screen(EXTRA[held["kind"]], held)
     if page.mode != "revise" and viewer.study is not None and viewer.study.finished:
         if held is not None:
             site.service.release(held["assignment"])
         return viewer.make_screen("complete")
-    if status.state == "paused":  # a run that waits for its start is paused too
+    if status.state == "paused":  # a run that has not started yet is paused too
         began = status.step or status.opened_us is not None
         return viewer.make_screen("paused" if began else "idle")
     open_ = status.step if status.state == "open" else None
@@ -154,7 +151,7 @@ def look(site: Site, panelist: str, name: str, page: PageState) -> Screen:
         if page.mode == "revise" and shown["choice"] and shown["step"] == open_:
             return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
-        if held is not None and held["tab"] == page.tab:  # its lease is not renewed
+        if held is not None and held["tab"] == page.tab:  # the seat's lease is not renewed
             return viewer.make_reading_screen("vote", held)
         if (seat := site.service.assign(panelist, tab=page.tab)) is not None:
             return viewer.make_reading_screen("vote", {"kind": "train", "step": open_}, seat)
@@ -185,7 +182,7 @@ def elsewhere(site: Site, panelist: str, name: str) -> Screen:
 
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
-    """Make this the panelist's active tab, without renewing any lease."""
+    """Move the panelist's held seat to this tab, without renewing its lease."""
     _, seats = own_seats.read(site, panelist, site.status.read().step)
     held = own_seats.find_held(site, panelist, seats)
     if held is not None:
@@ -193,7 +190,7 @@ def take_over(site: Site, panelist: str, tab: str) -> None:
 
 
 def expected_choice(row: Record) -> Choice:
-    """The expected answer of a practice comparison, as a letter on this seat's screen."""
+    """The expected choice in a practice comparison: this seat's letter, or ``tie``."""
     want = row["expected"]
     if want not in {"plus", "minus"}:
         return "tie"
@@ -202,7 +199,7 @@ def expected_choice(row: Record) -> Choice:
 
 @dataclass(frozen=True)
 class _Viewer:
-    """A panelist and the state of the page: what every screen is made from, each read once."""
+    """A panelist and the state of their page, from which every screen is made; each read once."""
 
     site: Site
     panelist: str
@@ -210,9 +207,9 @@ class _Viewer:
     page: PageState
     status: RoundStatus
     own: Record
-    """Their figures, and whether they agreed."""
+    """The panelist's counts, and whether they agreed."""
     seats: list[Record]
-    """Their seats of this round, and those outside training."""
+    """The panelist's seats of this round, and those outside training."""
 
     @cached_property
     def study(self) -> Standing | None:
@@ -220,14 +217,14 @@ class _Viewer:
         return participants.standing(self.site.ledger, self.panelist, chosen, self.status)
 
     def votes(self, step: int | None) -> list[Record]:
-        """Their votes of a round, in the order of the first showing."""
+        """The panelist's votes of a round, in the order in which the seats were given."""
         own = self.seats
         if step != self.status.step:
             _, own = own_seats.read(self.site, self.panelist, step)
         return [row for row in own if row["kind"] == "train" and row["choice"] is not None]
 
     def progress(self) -> Progress:
-        """A panelist's figures beside the votes of the run as they stand now."""
+        """The votes of the whole run and of this panelist so far."""
         status, done = self.status, int(self.own["done"])
         if status.state == "closed" and status.step is not None:
             done += len(StepVotes(self.site.ledger, status.step).counted)
@@ -251,7 +248,7 @@ class _Viewer:
     def make_reading_screen(
         self, state: State, row: Record, seat: Assignment | None = None, **what: Any
     ) -> Screen:
-        """The screen of a seat by its row; ``seat`` where it was given just now."""
+        """The screen of a seat from its row; ``seat`` is given if it was just reserved."""
         seat, status, site = seat or assignment(row), self.status, self.site
         comparison, second = site.comparison(seat.comparison), row["kind"] == "second"
         assert comparison is not None, seat.comparison
@@ -278,7 +275,7 @@ class _Viewer:
         )
 
     def make_second_screen(self) -> Screen | None:
-        """What somebody else has answered, where this panelist is to be asked too; it may seat."""
+        """A comparison that somebody else answered, if this panelist gets one; may seat them."""
         share = self.site.config.panel.second_share
         if share and second_seats.serve(
             self.site.service, self.panelist, share, tab=self.page.tab
@@ -288,7 +285,7 @@ class _Viewer:
         return None
 
     def make_waiting_screen(self, *, change: bool) -> Screen:
-        last = self.status.step or 0  # they may have voted in the round before
+        last = self.status.step or 0  # the panelist may have voted in the round before
         given = self.votes(last) or self.votes(last - 1)
         here = change and bool(given) and given[0]["step"] == self.status.step
         return self.make_screen(
@@ -311,16 +308,16 @@ class _Viewer:
 
 
 def show_taught(site: Site, panelist: str) -> None:
-    """Record that a panelist asked what the votes taught, where their last screen offers it."""
+    """Record that a panelist asked what the votes taught, if their last screen offers it."""
     over = site.status.read().state == "finished"
     if over and not _count_finals(site, panelist) and _lesson(site, panelist) == "":
         site.ledger.record_event(TAUGHT, panelist, {"panelist": panelist})
 
 
 def _lesson(site: Site, panelist: str) -> str | None:
-    """What the votes taught, in English; empty until this panelist asks, None where not offered.
+    """What the votes taught, in English; empty until this panelist asks, None if not offered.
 
-    Whoever has a blind comparison left is offered nothing.
+    Callers do not offer it to somebody who has a final comparison left.
     """
     if not site.config.panel.tell_taught or (lesson := taught.read(site.ledger)) is None:
         return None
@@ -337,7 +334,7 @@ def _closing(site: Site, step: int) -> dict[str, int]:
 
 
 def _count_finals(site: Site, panelist: str) -> int:
-    """Final comparisons that are left for this panelist."""
+    """Final comparisons that this panelist may still answer."""
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
     if not site.ledger.query(sql, (site.ledger.run,)):
         return 0
@@ -346,20 +343,20 @@ def _count_finals(site: Site, panelist: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many comparisons one panelist has answered, and how many all of them have."""
+    """How many comparisons one panelist has answered, and how many the whole panel has."""
 
     done: int
-    """Votes that count, of the whole run."""
+    """Votes of the whole run that count."""
     planned: int
-    """Votes that the run is planned to take."""
+    """Votes that the run is planned to collect."""
     given: int = 0
-    """Votes of this panelist that came in time, skips left out."""
+    """Votes of this panelist that came in time, without skips."""
     spent_s: float = 0.0
-    """How long this panelist had comparisons before them, seconds."""
+    """Seconds that this panelist spent on comparisons."""
 
     @property
     def left(self) -> int:
-        """Votes that are still needed.
+        """Votes that the run still needs.
 
         >>> Progress(41, 240).left, Progress(12, 10).left
         (199, 0)
@@ -369,24 +366,24 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What somebody wants to know before agreeing, beside what the operator wrote for them."""
+    """Figures that help a person decide whether to take part."""
 
     progress: Progress
     people: int
-    """Persons invited so far, this one included."""
+    """People enrolled so far, this one included."""
     vote_s: float
-    """Seconds that a comparison takes: what people took, or the longest by the settings."""
+    """Seconds per comparison: the measured median, or the longest that the settings allow."""
     measured: bool = False
-    """`vote_s` is what people took."""
+    """`vote_s` was measured."""
 
     @property
     def share(self) -> int:
-        """This panelist's part of the votes that are left, if all take equal parts."""
+        """This panelist's share of the votes that are left, if all people vote equally often."""
         return math.ceil(self.progress.left / max(1, self.people))
 
     @property
     def share_s(self) -> float:
-        """Seconds that that part takes."""
+        """Seconds that this panelist's share takes."""
         return self.share * self.vote_s
 
 
@@ -402,7 +399,7 @@ JOIN votes v ON v.assignment = a.assignment AND v.revision = 0
 WHERE c.kind = 'train' AND p.kind = 'person' AND v.choice <> 'skip'
 """
 ENOUGH_TIMES: Final = 10
-"""Votes of people from which their median time is told."""
+"""The fewest votes of people from which their median time is shown."""
 
 
 def read_facts(site: Site, progress: Progress) -> Facts:
@@ -420,7 +417,7 @@ def read_facts(site: Site, progress: Progress) -> Facts:
 
 
 PEOPLE: Final = 3
-"""Persons from which agreement is told: of two, each would learn how the other voted."""
+"""The fewest voters of whom agreement is shown: of two, each would learn the other's vote."""
 _ROUND: Final = """
 WITH ended AS (
   SELECT event, json_extract(body, '$.step') AS step, json_extract(body, '$.votes') AS votes,
@@ -445,13 +442,13 @@ FROM ended ORDER BY event DESC
 
 
 def read_last_round(ledger: Ledger) -> dict[str, Any] | None:
-    """The last round whose votes moved the model, or would have; None before one.
+    """The effect of the last round on the model; None if there is no round, or it had no votes.
 
-    As those who go on voting may know it: never which side or what feature was preferred, which
-    would tell people how to vote next.
-    ``votes`` counted, by ``people``. ``pairs`` are those of votes on one comparison, ties left
-    out, of which ``same`` chose one side; 0 where fewer than `PEOPLE` voted. ``moved`` is the
-    model's step beside that of the round before: first, still, further or less.
+    Panelists see this, so it never says which side or feature was preferred: that would influence
+    their next votes. ``votes`` is the number that counted, ``people`` who cast them. ``pairs`` are
+    pairs of votes on one comparison, without ties; in ``same`` of them both chose one side. Both
+    are 0 if fewer than `PEOPLE` voted. ``moved`` compares the model's step with that of the round
+    before: first, still, further or less.
     """
     rows = ledger.query(_ROUND, (ledger.run,))
     if not rows or not rows[0]["votes"]:
