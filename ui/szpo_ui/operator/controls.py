@@ -1,7 +1,7 @@
-"""Controls of a run, one function each: validate, record an event, report in one sentence.
+"""An operator's controls of a run, one function each: validate, record, report in one sentence.
 
-No control rewrites what was voted or applied. Each leaves an event with the operator's name; who
-may press it is checked by the page before anything here is called.
+No control rewrites a vote or an applied update. Each change is an event with the operator's name.
+The page checks that the sender is an operator before it calls anything here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from szpo_ui.web.requests import Body
 from szpo_ui.web.site import Site
 
 MOST_MINUTES: Final = 10.0
-"""Reading time of a vote above which the first round wants a typed confirmation."""
+"""Reading time of a vote above which starting a run needs a typed confirmation."""
 DEFAULT_QUORUM: Final = 0.5
-"""Share of a round's votes without which an operator cannot close it, unless the run says."""
+"""Share of a round's votes that an operator needs to close it, if the settings name none."""
 LIVE: Final = "live view"
 EXCLUDE: Final = "exclude from now on"
 
@@ -60,18 +60,18 @@ class Command(Body):
     order: Count | None = None
     on: bool = False
     anyway: bool = False
-    """Open the first round whatever the sample answers are."""
+    """Open the first round even if the sample answers are out of bounds."""
     steps: Count | None = None
     votes: Count | None = None
     hours: Annotated[float, Field(ge=0, le=1e6)] | None = None
     money: Annotated[float, Field(ge=0, le=1e9)] | None = None
     until: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d$")] | None = None
-    """Coordinated universal time."""
+    """When the run ends, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The outcome of a command in one sentence, with what else the page shows."""
+    """The outcome of a command in one sentence, with invitations or a preview to show."""
 
     text: str
     invitations: tuple[Invitation, ...] = ()
@@ -79,17 +79,17 @@ class Reply:
 
 
 def act(site: Site, by: str, command: Command) -> Reply | None:
-    """Carry out an operator's command; None where there is nothing to report.
+    """Carry out an operator's command; None if there is nothing to report.
 
     Raises:
-        SzpoError: it cannot be done; nothing was changed, but for an erasure that could not
-            finish and says so.
+        SzpoError: the command was refused and changed nothing; only an erasure may be half done,
+            and then the error says so.
     """
     return None if command.do == "look" else _ACTIONS[command.do](site, by, command)
 
 
 def is_live(ledger: Ledger) -> bool:
-    """Votes of the open round are shown to operators."""
+    """Whether operators see the votes of the open round."""
     found = list(ledger.events(LIVE))[-1:]
     return bool(found) and found[0]["body"].get("on") is True
 
@@ -100,7 +100,7 @@ def quorum(site: Site) -> float:
 
 
 def list_excluded(ledger: Ledger) -> set[str]:
-    """List the pseudonyms of panelists who are excluded and were not invited again since."""
+    """The pseudonyms of panelists who were excluded and not invited again since."""
     last: dict[str, str] = {}
     for event in ledger.query(
         "SELECT e.kind, p.pseudonym FROM events e JOIN panelists p "
@@ -130,10 +130,10 @@ def _start(site: Site, by: str, command: Command) -> Reply:
 
 
 def _open_or_refuse(site: Site, by: str, command: Command) -> None:
-    """Record that samples beyond the bounds are accepted, where that was asked for.
+    """Record that an operator accepts sample answers that are out of bounds.
 
     Raises:
-        UsageError: they are beyond, and it was not.
+        UsageError: they are out of bounds, and the operator did not ask to open the run anyway.
     """
     found = sample_check.read(site.ledger)
     if found is None or not found.refusal or site.config.panel.poor_samples == "open":
@@ -144,7 +144,7 @@ def _open_or_refuse(site: Site, by: str, command: Command) -> None:
 
 
 def reading_minutes(site: Site) -> float:
-    """Minutes to read one comparison: measured on the answers so far, else as planned."""
+    """Minutes to read one comparison: from the answers so far, else from the settings."""
     found = site.ledger.query(
         "SELECT avg(n) AS words FROM (SELECT sum(length(plus) - length(replace(plus, ' ', '')) "
         "+ length(minus) - length(replace(minus, ' ', '')) + 2) AS n FROM comparisons c "
@@ -262,7 +262,7 @@ def _not_about(site: Site, by: str, command: Command) -> Reply:
         raise UsageError("not about: the run is complete, so there is no round left for it")
     named = recorded_settings(site.ledger).features
     found = set_aside.order_not_about(site.ledger, by, named, command.name, on=command.on)
-    assert named is not None  # else it was refused
+    assert named is not None  # otherwise the line above raised an error
     return Reply(f"{found.describe(named, 'round', 1)}.")
 
 
@@ -288,7 +288,7 @@ def _erase(site: Site, by: str, command: Command) -> Reply:
         raise UsageError(f"erase: type {command.name} to confirm")
     try:
         credentials.erase(site.ledger, command.name, by, wait_s=credentials.ERASE_WAIT_S)
-    except StorageError as error:  # an operator is no longer on this page to be chosen again
+    except StorageError as error:  # an erased operator is no longer on the page
         again = f"szpo invite {site.ledger.path} --erase {command.name}"
         raise StorageError(f"{error}; from a terminal: {again}") from None
     return Reply(
@@ -311,7 +311,7 @@ def _exclude(site: Site, by: str, command: Command) -> Reply:
         raise UsageError(f"exclude: nobody is called {command.name}")
     body = {"panelist": found[0]["panelist"], "reason": command.reason.strip()}
     with site.ledger.transaction(by):
-        for seat in site.ledger.query(  # so that nobody waits for them
+        for seat in site.ledger.query(  # so that others get these comparisons at once
             "SELECT a.assignment FROM assignments a LEFT JOIN votes v USING (assignment) "
             "WHERE a.panelist = ? AND v.vote IS NULL AND a.expires_us > ?",
             (body["panelist"], site.ledger.clock()),

@@ -19,7 +19,7 @@ EVENTS: Final = 80
 HIDDEN_EVENTS: Final = (
     "rows", "asked", "generated", "step", "consent", "measured", "sample check", "second",
 )  # fmt: skip
-"""Kinds of events that the log leaves out: other lines report them, or they are private."""
+"""Kinds of events that the log omits, since other lines report them or they are private."""
 
 
 class Line(NamedTuple):
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 def read(ledger: Ledger) -> tuple[Line, ...]:
-    """The newest lines of the log, the last event first."""
+    """The newest lines of the log, the latest first."""
     lines = [*_events(ledger), *_votes(ledger), *_rounds(ledger)]
     return tuple(sorted(lines, key=lambda line: -line.at_us)[:EVENTS])
 

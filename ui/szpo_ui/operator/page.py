@@ -1,8 +1,8 @@
-"""The operator's page: figures that follow the ledger, controls that are recorded, one export.
+"""The operator's page: figures from the ledger, controls of the run, and downloads.
 
-As on the panelist's page its script calls a server function, which returns the page anew with the
-reply, and no state is held outside the ledger. Dialogs are rendered once, so that typed text is
-not lost when figures change.
+As on the panelist's page, the script calls a server function, which returns the reply and the
+redrawn page, and all state is in the ledger. Dialogs are rendered once, so typed text is not lost
+when figures change.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from szpo_ui.web.site import Site
 LOG: Final = logging.getLogger("szpo.operate")
 CHUNK: Final = 262_144
 MIN_VOTES: Final = 20
-"""Votes below which the page makes no statement on improvement, whatever the interval."""
+"""With fewer votes, the page says nothing about improvement, whatever the interval."""
 
 STATES: Final = {
     "none": "not begun", "generating": "writing answers", "open": "collecting votes",
@@ -74,7 +74,7 @@ VITALS: Final = (
 
 
 def blocks(site: Site) -> gr.Blocks:
-    """Build the page: its screen, whose script calls Python, and the dialogs."""
+    """Build the page: its screen, with the script that calls Python, and its dialogs."""
 
     def do(data: Any, request: gr.Request) -> dict[str, str]:
         who = login.identity(request, "operator")
@@ -92,7 +92,7 @@ def blocks(site: Site) -> gr.Blocks:
             why = f"something went wrong; the log has it as {number}"
         reply = ""
         if why or done is not None:
-            # The address at which this page was opened; links of invitations begin with it.
+            # Invitation links begin with the address at which this page was opened.
             base = str(request.headers.get("origin") or "") + site.prefix
             reply = render_reply(done or Reply(why), base, ok=not why)
         return {"page": page(site), "reply": reply}
@@ -108,7 +108,7 @@ def blocks(site: Site) -> gr.Blocks:
 
 
 def router(site: Site) -> APIRouter:
-    """The routes of the poller and of the export."""
+    """The routes of the poller, the export and the report."""
     made = APIRouter(prefix="/operate-api")
 
     @made.get("/status")
@@ -139,7 +139,7 @@ def router(site: Site) -> APIRouter:
 
 
 def download(site: Site, suffix: str, media_type: str, file: IO[bytes]) -> Response:
-    """A file that is sent in pieces under the run's name, and closed then."""
+    """A response that sends a file in pieces under the run's name, then closes it."""
 
     def parts() -> Iterator[bytes]:
         with file:
@@ -206,7 +206,7 @@ def dialogs(site: Site) -> str:
 
 
 def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
-    """The outcome of a request as HTML; not ``ok``: why it was refused."""
+    """The outcome of a request as HTML; if not ``ok``, why it was refused."""
     template = _environment().get_template("operate/reply.html")
     return Markup(
         template.render(
@@ -217,7 +217,7 @@ def render_reply(reply: Reply, base: str = "", *, ok: bool = True) -> Markup:
 
 
 def preview(site: Site, found: dict[str, Any]) -> str:
-    """The panelist's page as a document of its own; empty once the run has begun."""
+    """The panelist's page as a separate HTML document; empty once the first round has opened."""
     before, panel = found["before"], site.config.panel
     if before is None:
         return ""
@@ -233,7 +233,7 @@ def preview(site: Site, found: dict[str, Any]) -> str:
 
 
 def vitals(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The health figures that the run has, each with its curve over the rounds."""
+    """The recorded health figures, each with its curve over the rounds."""
     made, health = [], found["page"]["health"]
     for key, title, unit, digits in VITALS:
         points = [(h["step"], h["figures"][key]) for h in health if key in h["figures"]]
@@ -249,7 +249,7 @@ def vitals(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def guard_band(given: Band | None) -> tuple[tuple[float | None, float | None], str]:
-    """The edges of a guard's band, None where it is open, and in words; no figure is below 0."""
+    """A guard's band as edges, None if open, and as text; a lower edge up to 0 counts as open."""
     lowest, highest = given or (-math.inf, math.inf)
     low, high = (lowest if lowest > 0 else None), (highest if math.isfinite(highest) else None)
     edges = [f"{edge:g}" for edge in (low, high) if edge is not None]
@@ -258,7 +258,7 @@ def guard_band(given: Band | None) -> tuple[tuple[float | None, float | None], s
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with fixed digits and a true minus sign.
+    """A number with fixed decimals and a typographic minus sign.
 
     >>> number(0.614), number(-1.5, 1), number(None)
     ('0.61', '−1.5', '–')
@@ -269,7 +269,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A measured time, to the second; `texts.Language.roughly` is for estimated times.
+    """A measured duration; `texts.Language.roughly` is for estimates.
 
     >>> span(41.4), span(161), span(8000)
     ('41 s', '2:41', '2 h 13')
@@ -285,12 +285,12 @@ def span(seconds: float | None) -> str:
 
 
 def moment(at_us: float | None) -> Markup:
-    """Date and time, a dash for none; the script puts them into the reader's own zone."""
+    """Date and time, or a dash; the script converts them to the reader's time zone."""
     return Markup("–") if at_us is None else _time(at_us, "%d %b, %H:%M UTC", "moment")
 
 
 def clock(at_us: float) -> Markup:
-    """Time of day; the script puts it into the reader's own zone."""
+    """Time of day; the script converts it to the reader's time zone."""
     return _time(at_us, "%H:%M UTC", "clock")
 
 
@@ -302,7 +302,7 @@ def _time(at_us: float, form: str, kind: str) -> Markup:
 
 
 def rounds(steps: Sequence[int]) -> str:
-    """Rounds by number, counted from one.
+    """Steps as numbers of rounds, which count from 1.
 
     >>> rounds((5, 8))
     'rounds 6, 9'

@@ -1,8 +1,8 @@
-"""The page of a posterior over two weights: arrows to drag, particles that move, the next pair.
+"""The page of a posterior over two weights: arrows to drag, moving particles, the next pair.
 
-One page, mounted twice: by ``szpo visualize`` alone on this machine, and behind the operator's
-login of a run. The browser holds the differences and draws; each request sends all of them, and
-the server, which stores nothing, answers with a `szpo_ui.operator.posterior_scene.Scene`.
+The page is used in two places: in ``szpo visualize`` on this machine, and behind the operator's
+login of a run. The browser holds the differences and draws. Each request sends all of them; the
+server stores nothing and answers with a `szpo_ui.operator.posterior_scene.Scene`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Number = Annotated[float, Field(ge=-EXTENT, le=EXTENT, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
-    """What the page begins with: differences (n, 2), and the names of the two weights.
+    """The page's first content: differences (n, 2), and the names of the two weights.
 
-    ``candidates`` (c, 2) are the pairs that may be asked next; None for an even fan.
+    ``candidates`` (c, 2) are the pairs that may be asked next; None for evenly spaced directions.
     """
 
     deltas: Floats
@@ -49,23 +49,23 @@ class Start:
     about: str = "An example of three answers."
     candidates: Floats | None = None
     texts: tuple[tuple[str, str, str], ...] = ()
-    """(prompt, first, second) of each candidate, first minus second; empty where it has none."""
+    """(prompt, first, second) of each candidate, which is first minus second; may be empty."""
 
 
 def example() -> Start:
-    """Three answers that leave the posterior wide."""
+    """Three answers, after which the posterior is still wide."""
     return Start(np.array(EXAMPLE))
 
 
 class SceneRequest(BaseModel):
-    """A request of the page for a scene."""
+    """The page's request for a scene or a picture of it."""
 
     model_config = ConfigDict(extra="forbid")
     deltas: list[tuple[Number, Number]] = Field(max_length=MAX_VOTES)
 
 
 def blocks(api: str, back: str = "") -> gr.Blocks:
-    """Build the page; ``api`` is the prefix of its requests, ``back`` links to the former page."""
+    """Build the page; ``api`` is the prefix of its requests, ``back`` the page to return to."""
     settings = json.dumps({"api": api, "extent": EXTENT})
     page = environment({}, {}).get_template("visualize/page.html")
     made = gr.Blocks(title="szpo: posterior", analytics_enabled=False, fill_width=True)
@@ -116,14 +116,14 @@ def _draw(form: str, deltas: list[tuple[float, float]], begun: Start) -> Respons
 
 
 def _texts(shown: Scene, begun: Start) -> tuple[str, str, str] | None:
-    """What the suggested pair says; None where it is of no texts."""
+    """The texts of the suggested pair; None if it has none."""
     if shown.suggested is None or begun.candidates is None or not begun.texts:
         return None
     return begun.texts[int((begun.candidates == shown.suggested).all(1).argmax())]
 
 
 def as_json(shown: Scene, begun: Start) -> dict[str, Any]:
-    """A scene as the page's script reads it."""
+    """A scene as JSON for the page's script."""
     return {
         "cells": CELLS,
         "log_density": np.round(shown.log_density.ravel(), 3).tolist(),

@@ -11,13 +11,13 @@ from szpo_ui.operator.posterior_scene import EXTENT, Scene
 INK, DOT, ASK = "#1d1f24", "#8a2f5d", "#8a4b08"
 STILL_MS = 120
 SKIP = 3
-"""A still for every third snapshot of the particles."""
+"""The animation shows every third snapshot of the particles."""
 MOST_ROUNDS = 16
 NAMES = ("first weight", "second weight")
 
 
 def svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
-    """Density, answers, particles at their end and the entropy over the rounds, side by side."""
+    """Two plots: density, answers and final particles; entropy over the number of answers."""
     from matplotlib import rc_context
 
     figure = _figure(9.6)
@@ -42,10 +42,7 @@ def svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
 def gif(
     rounds: Sequence[Scene], names: Sequence[str] = ("first weight", "second weight")
 ) -> bytes:
-    """The path of the particles to the posterior of each scene in turn.
-
-    At most the last `MOST_ROUNDS` scenes are shown.
-    """
+    """The particles' path to the posterior of each of the last `MOST_ROUNDS` scenes."""
     from PIL import Image
 
     figure = _figure(5.2)
@@ -70,7 +67,7 @@ def gif(
 
 
 def _figure(width: float) -> Any:
-    """Make a figure without pyplot, which would hold it in memory."""
+    """Make a figure without pyplot, which would keep it in memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a picture of a two-dimensional posterior shows: its density, particles, entropy, next pair.
+"""The content of a picture of a two-dimensional posterior: density, particles, entropy, next pair.
 
 Pure: the page of ``szpo visualize`` draws it in a browser,
 `szpo_ui.operator.posterior_pictures` into files.
@@ -24,20 +24,20 @@ EXTENT = 4.0
 CELLS = 61
 PARTICLES, STEPS, EVERY = 120, 30, 3
 TRAINING, DRAWN = 100, 8
-"""Training steps of the initial sampler, and snapshots taken of it."""
+"""Training steps of the initial sampler, and snapshots taken between its start and end."""
 CANDIDATES = 48
-"""Number of candidates for the next pair by default: an even fan of directions."""
+"""Default number of candidates for the next pair: evenly spaced directions."""
 TAU = 1.5
 """Standard deviation of the prior of each weight."""
 MAX_VOTES = 200
-"""Most votes: more make a slow picture that is hard to read."""
+"""Most votes in a picture: with more it is slow and hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Entropy of the posterior after some answers, in nats, by three estimates.
+    """Three estimates of the posterior's entropy after some answers, in nats.
 
-    ``svgd`` follows the particles' change of variables and drifts downwards: docs/active.md.
+    ``svgd`` follows the particles' change of variables and drifts downwards (docs/active.md).
     """
 
     gaussian: float
@@ -49,8 +49,8 @@ class Round:
 class Scene:
     """One picture; see `scene`.
 
-    Shapes: deltas (n, 2), winner − loser; log_density (CELLS, CELLS), its greatest value 0, rows
-    from the top (largest second weight) down; frames (f, m, 2), the particles' path; mean (2,).
+    Shapes: deltas (n, 2), winner − loser; log_density (CELLS, CELLS), with maximum 0 and rows from
+    the largest second weight down; frames (f, m, 2), the particles' path; mean (2,).
     """
 
     deltas: Floats
@@ -59,9 +59,9 @@ class Scene:
     rounds: tuple[Round, ...]
     mean: Floats
     log_likelihood: float
-    """Of the answers at the mean weights; −n log 2 at w = 0."""
+    """The log-likelihood of the answers at the mean weights; at w = 0 it is −n log 2."""
     suggested: Floats | None
-    """The candidate with the largest information gain, (2,); None where every gain is 0."""
+    """The candidate with the largest information gain, (2,); None if every gain is 0."""
     information: float
     """Its information gain, nats."""
 
@@ -70,7 +70,7 @@ def scene(
     deltas: Sequence[Sequence[float]] | Floats,
     candidates: Floats | None = None,
 ) -> Scene:
-    """Everything a picture shows for these answers.
+    """The picture for these answers.
 
     Args:
         deltas: (n, 2), winner − loser, within ±`EXTENT`, at most `MAX_VOTES`.
@@ -98,7 +98,7 @@ def scene(
 def scenes(
     deltas: Sequence[Sequence[float]] | Floats, candidates: Floats | None, last: int
 ) -> list[Scene]:
-    """The scenes after 0, 1, … of these answers, at most the ``last`` of them; see `scene`."""
+    """The scenes after 0, 1, … of these answers, but only the ``last`` few; see `scene`."""
     first = max(0, len(deltas) + 1 - last)
     return [scene(deltas[:n], candidates) for n in range(first, len(deltas) + 1)]
 
@@ -120,7 +120,7 @@ def _posterior(rows: Floats) -> BradleyTerry:
 def _trace_particles(answers: _Answers) -> tuple[svgd.Particles, ...]:
     """Snapshots of the particles from the prior to the posterior of these answers.
 
-    First the same draws from the sampler while it is trained, then SVGD from there.
+    First draws of the sampler on its way from prior to trained, then SVGD from the last draw.
     """
     target = _posterior(np.array(answers).reshape(-1, 2))
     prior, key = svgd.Sampler(np.zeros(2), np.full(2, TAU)), derive(0, "scene")
@@ -141,7 +141,7 @@ def _between(one: svgd.Sampler, other: svgd.Sampler, share: float) -> svgd.Sampl
 
 @lru_cache(maxsize=1024)
 def _round(answers: _Answers) -> Round:
-    """The entropies after these answers; cached, since a drag changes the last round only."""
+    """The entropies after these answers; cached, since dragging changes few of the rounds."""
     found = _trace_particles(answers)[-1]
     return Round(entropy.gaussian(found.x), entropy.nearest(found.x), found.entropy)
 

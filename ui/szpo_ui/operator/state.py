@@ -1,6 +1,6 @@
-"""Everything the operator's page shows at one time, read from the ledger; no HTML here.
+"""Everything on the operator's page at one moment, read from the ledger; no HTML here.
 
-Votes cast by each panelist count those of the open round too: their number is not their content.
+The votes cast by each panelist include the open round: how many is no secret, unlike the choices.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from szpo_ui.web import credentials
 from szpo_ui.web.site import Site
 
 ONLINE_US: Final = 150_000_000
-"""A person seen within this time counts as online, µs; sightings are recorded once a minute."""
+"""A person seen within this time (µs) counts as online; use is recorded once a minute."""
 
 
 def version(site: Site) -> str:
-    """A key that changes with everything on the page except the passing of time."""
+    """A key that changes when anything on the page changes, except for elapsed time."""
     seen = site.status.read().version, _last_event(site.ledger), driven(site.ledger)
     return sha256(canonical(list(seen)))[:16]
 
 
 def driven(ledger: Ledger) -> bool:
-    """Whether a controller holds the run and has renewed its lease lately."""
+    """Whether a controller holds the run under a lease that has not expired."""
     row = lease.controller(ledger)
     return lease.is_driven(row["lease"], row["expires_us"], ledger.clock())
 
 
 def read_state(site: Site) -> dict[str, Any]:
-    """What the page's templates call ``b``, read from the ledger.
+    """The variable ``b`` of the page's templates, read from the ledger.
 
-    ``page`` is `szpo.analysis.overview`, ``status`` the round's; ``controller`` says whether one
-    drives the run, and ``ended`` how the last one ended. ``waiting`` are those who are invited,
-    but not in the table of panelists; ``votes_needed`` those from which an operator may close the
-    open round; ``blind``: the run will order a final comparison by itself at its end.
+    ``page`` is `szpo.analysis.overview`, ``status`` that of the round. ``controller`` says whether
+    a controller drives the run, ``ended`` how the last one ended. ``waiting`` are the invited
+    operators. With ``votes_needed`` votes an operator may close the open round. ``blind``: the run
+    will order a final comparison at its end.
     """
     ledger, config = site.ledger, site.config
     live, now, status = controls.is_live(ledger), site.ledger.clock(), site.status.read()
@@ -101,10 +101,10 @@ def read_state(site: Site) -> dict[str, Any]:
 
 
 def _figures(site: Site, live: bool) -> dict[str, Any]:
-    """The figures and the votes cast, computed when a round moves and once a minute.
+    """The figures and the votes cast, computed after most events and once a minute.
 
-    Reading thousands of votes takes a good part of a second, which the votes of an open round,
-    hidden as they are, are not worth. How many are in, the round's status reports at once.
+    Reading thousands of votes takes a good part of a second, so hidden votes of an open round do
+    not trigger it. The round's status reports their number at once.
     """
     ledger = site.ledger
     decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")[0]
@@ -143,10 +143,10 @@ def _last_end(ledger: Ledger) -> str | None:
 
 
 def _before(site: Site) -> dict[str, Any]:
-    """What the page shows before the first round; ``minutes`` are the reading time of a vote.
+    """The page's content before the first round; ``minutes`` is the reading time of a vote.
 
-    ``sheet`` is of the first comparison if it is ``real``, else of the practice comparison.
-    ``money`` is what panelists are paid for all of it; None where the settings name no pay.
+    ``sheet`` shows the first comparison if it exists (``real``), else the practice comparison.
+    ``money`` is the panel's pay for the whole run; None if the settings name no pay.
     """
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
@@ -166,7 +166,7 @@ def _before(site: Site) -> dict[str, Any]:
 
 
 def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[str, bool]]]]]:
-    """(prompts, [(column's name, [(text, cut at the limit)])]) of an order of samples."""
+    """(prompts, [(column's name, [(text, whether it was cut)])]) of an order of samples."""
     result = samples.result or {}
     named = [
         (str(c["name"]), [(str(text), end == "length") for text, end in c["answers"]])
@@ -176,8 +176,8 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
 
 
 VotesCast = tuple[Counter[str], Counter[str], int]
-"""Training comparisons that each panelist has answered, those of them as a second person, which
-no round counts, and the last vote that was counted."""
+"""Training comparisons that each panelist answered; those answered as a second person, which no
+round counts; and the id of the last vote read."""
 _CAST: Final = (
     f"SELECT p.pseudonym, count(*) AS n, sum(v.assignment IN {second_seats.SEATS}) AS second "
     "FROM votes v CROSS JOIN assignments a "
@@ -185,13 +185,13 @@ _CAST: Final = (
     "USING (panelist) WHERE v.vote > ? AND v.vote <= ? AND v.revision = 0 "
     "AND c.kind = 'train' GROUP BY p.pseudonym"
 )
-"""By pseudonym: comparisons answered, and those as a second person; (after, until)."""
+"""By pseudonym: comparisons answered, and those as a second person; (after, until) by vote id."""
 
 
 def count(ledger: Ledger, before: VotesCast = (Counter(), Counter(), 0)) -> VotesCast:
-    """The votes cast until now, by pseudonym; what ``before`` has counted is not read again.
+    """The votes cast until now, by pseudonym; those counted in ``before`` are not read again.
 
-    A comparison counts once, however often its answer was changed; skips and late votes count.
+    Each comparison counts once, even if its answer was changed. Skips and late votes count too.
     """
     cast, second, since = before[0].copy(), before[1].copy(), before[2]
     last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]

@@ -1,7 +1,7 @@
-"""Mount the page of a posterior: over an example, over a run's votes, behind the operator's login.
+"""Mount the page of a posterior: for an example or a run's votes, or behind the operator's login.
 
-``szpo visualize`` answers this machine alone, without a login: it shows numbers made from votes
-and the texts of the pair to ask next, and stores nothing.
+``szpo visualize`` answers only this machine, without a login. It shows numbers made from votes
+and the texts of the pair to ask next. It stores nothing.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from szpo_ui.web.address import listening
 from szpo_ui.web.site import POSTERIOR, Site
 
 FEATURES: Final = "length,sentiment"
-"""The features of the two weights by default."""
+"""The default features of the two weights."""
 CLOSED: Final = (
     "SELECT count(*) AS rounds, sum(last_amendment) AS amended FROM steps "
     "WHERE state IN ('closed', 'applied')"
 )
-"""Query of what a page over a run depends on: the closed rounds with the votes counted."""
+"""A run's page changes when this changes: the closed rounds and their amendments."""
 LATEST: Final = 40
-"""Votes that a page begins with: more arrows than these hide one another."""
+"""Votes that a page begins with: more arrows would hide each other."""
 
 
 def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
-    """The latest decided votes of closed rounds, as differences of two named features.
+    """The latest votes of closed rounds without ties, as differences of two named features.
 
-    A feature is measured in standard deviations of its differences over the comparisons; beyond
-    ±`EXTENT` it is drawn at the edge. Ties stay out. The pairs that may be asked next are the
-    comparisons that were asked: an old question shows what a new one like it would be worth.
+    The unit is the root mean square of a feature's differences over the comparisons; values beyond
+    ±`EXTENT` are drawn at the edge. The candidates for the next pair are the comparisons already
+    asked: an old question shows what a new one like it would be worth.
 
     Raises:
-        UsageError: no votes yet, not two features, or one that never differs.
+        UsageError: no votes yet, not two features, or a feature that never differs.
     """
     chosen = features.parse(named)
     if len(chosen) != 2:
@@ -72,13 +72,13 @@ def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
 
 
 def _texts(comparison: Comparison) -> tuple[str, str, str]:
-    """The first prompt of a comparison whose answers differ, with both."""
+    """The first prompt of a comparison whose answers differ, with both answers."""
     row = next((row for row in comparison.rows if not row.identical), comparison.rows[0])
     return visible(row.prompt.text), visible(row.plus.text), visible(row.minus.text)
 
 
 def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
-    """The page behind the operator's login, over the run's own votes, and the routes it calls."""
+    """The page behind the operator's login, with the run's own votes, and its routes."""
 
     @lru_cache(maxsize=1)
     def read_start(_closed: tuple[Any, ...]) -> Start:
@@ -89,7 +89,7 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
             return Start(made.deltas, made.names, f"{made.about} (This run: {why}.)")
 
     def start() -> Start:
-        # Called with every move of a handle; texts are read again only when a round has closed.
+        # Called whenever a handle moves; texts are read again only after a round has closed.
         (closed,) = site.ledger.query(CLOSED)
         return read_start(tuple(closed.values()))
 
@@ -100,7 +100,7 @@ def of_site(site: Site) -> tuple[gr.Blocks, APIRouter]:
 
 
 def application(start: Callable[[], Start]) -> FastAPI:
-    """The page alone, at /visualize/, for browsers of this machine."""
+    """An application with only this page, at /visualize/, for browsers on this machine."""
     made = mounting.bare()
     made.include_router(posterior_page.router("/visualize-api", start, lambda request: None))
     mounting.call_in_loop(

@@ -1,7 +1,7 @@
-"""What a filter of the browser finds, as CSV or JSON lines.
+"""Exports the comparisons that the vote browser's filter finds, as CSV or JSON lines.
 
-Comparisons that take votes are left out until they are closed, as in every other export. Panelists
-stand by pseudonym, and no cell of the table is a formula.
+Comparisons still open for votes are left out, as in every other export. Panelists are named by
+pseudonym, and no cell of the table is a formula.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
 
 FORMS: Final = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl; charset=utf-8"}
-"""Suffix and media type of each form."""
+"""Media type by file suffix."""
 COLUMNS: Final = (
     "comparison", "kind", "round", "direction", "n", "expected", "row", "prompt", "plus", "minus",
     "plus_cut", "minus_cut", "vote", "panelist", "plus_side", "choice", "verdict", "counted",
     "state", "note", "remark", "reported", "fast", "revision", "seconds", "answered",
 )  # fmt: skip
-"""Columns of the table: a line for each vote and prompt."""
+"""Columns of the table, which has a line for each vote and prompt."""
 PART: Final = 50
-"""Comparisons that are read at once; pages are answered in between."""
+"""Comparisons read at once; the index answers pages in between."""
 PATIENCE_S: Final = 120.0
 """How long an export waits for the index, seconds."""
 
 Ask = Callable[[Callable[[VoteIndex], Any]], Any]
-"""Calls a function with the index, in the index's thread."""
+"""Calls a function with the index, on the index's thread."""
 
 
 def write(ask: Ask, chosen: Filter, form: str) -> IO[bytes]:
-    """A file without a name that holds what a filter finds, at its beginning; close it.
+    """A temporary file with the comparisons that a filter finds, rewound; the caller closes it.
 
     Raises:
-        StorageError: the index was not whole within `PATIENCE_S`.
+        StorageError: the index was not complete within `PATIENCE_S`.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
     try:
@@ -75,9 +75,9 @@ def _read(ask: Ask, chosen: Filter) -> Iterator[dict[str, Any]]:
 
 
 def _lines(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of a comparison in the table: one for each vote chosen and each prompt.
+    """The table's lines for a comparison: one for each vote that meets the filter and each prompt.
 
-    A comparison without a vote has a line for each prompt.
+    If no vote meets it, there is one line for each prompt.
     """
     for vote in [vote for vote in found["votes"] if vote["chosen"]] or (None,):
         for row in found["rows"]:
@@ -86,7 +86,7 @@ def _lines(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _as_json(found: dict[str, Any]) -> dict[str, Any]:
-    """A comparison as one object: its rows, and its votes that were chosen."""
+    """A comparison as one object: its rows, and its votes that meet the filter."""
     return {
         **_head(found),
         "number": found["number"],

@@ -1,7 +1,7 @@
-"""The filter of the browser of comparisons: read from an address, as conditions of SQL; pure.
+"""The vote browser's filter: parsed from the page's address, turned into SQL conditions; pure.
 
-A filter of votes (panelist, answer, notes, …) holds for one vote: a comparison is shown if one of
-its votes meets all of them.
+Conditions on votes (panelist, answer, notes, …) apply to one vote: a comparison is shown if one
+of its votes meets all of them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NOT_COUNTED: Final = "state NOT IN ('counted', 'open')"
 
 
 class Filter(BaseModel):
-    """What is asked for; round and prompt count from 1."""
+    """The filter's fields; ``round`` and ``prompt`` count from 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +66,7 @@ class Filter(BaseModel):
     before: str | None = Field(None, pattern=_CURSOR)
 
     def query(self, **changes: Any) -> str:
-        """The address's part behind the question mark, with some fields changed; it begins anew.
+        """The query string of this filter with some fields changed, at the first page.
 
         >>> Filter(round=3, after="4.4").query(kind="train")
         'round=3&kind=train'
@@ -79,15 +79,15 @@ class Filter(BaseModel):
 
     @property
     def key(self) -> str:
-        """The column that the comparisons are sorted by; the number decides between equal ones."""
+        """The column to sort the comparisons by; ties are sorted by number."""
         return _KEYS[self.sort]
 
 
 def parse(pairs: Iterable[tuple[str, str]]) -> Filter:
-    """The filter in an address; fields that are empty are left out.
+    """The filter in an address, without its empty fields.
 
     Raises:
-        UsageError: a field is unknown, or what it has is not of its form.
+        UsageError: a field is unknown, or its value is invalid.
     """
     given = {name: value for name, value in pairs if value.strip()}
     try:
@@ -104,7 +104,7 @@ def parse(pairs: Iterable[tuple[str, str]]) -> Filter:
 
 
 def of_votes(chosen: Filter) -> tuple[str, list[Any]]:
-    """The condition on a row of ``given`` and its parameters; "" where every vote will do."""
+    """The condition on a row of ``given`` and its parameters; "" if every vote meets it."""
     terms: list[str] = []
     values: list[Any] = []
     if chosen.panelist is not None:
@@ -123,9 +123,9 @@ def of_votes(chosen: Filter) -> tuple[str, list[Any]]:
 
 
 def of_comparisons(chosen: Filter, *, votes: bool = True) -> tuple[str, list[Any]]:
-    """The condition on a row of ``shown``, with that on its ``votes``, and its parameters.
+    """The condition on a row of ``shown`` and its parameters; ``votes`` adds that on votes.
 
-    Words are looked up in the table ``matched``, which `VoteIndex.search` fills first.
+    Words are looked up in the table ``matched``, so call `VoteIndex.search` before.
     """
     terms: list[str] = [EVERY]
     values: list[Any] = []
@@ -153,7 +153,7 @@ def of_comparisons(chosen: Filter, *, votes: bool = True) -> tuple[str, list[Any
 
 
 def page_end(chosen: Filter, *, limit: int) -> tuple[str, list[Any], bool]:
-    """The end of a query for one page: cursor, order and limit; and whether it runs backward."""
+    """The end of a page's SQL query (cursor, order, limit), and whether it runs backward."""
     backward = chosen.before is not None
     descending = (chosen.sort != "oldest") != backward
     way, sign, key = ("DESC", "<", chosen.key) if descending else ("ASC", ">", chosen.key)

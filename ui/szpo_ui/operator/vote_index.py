@@ -1,8 +1,8 @@
-"""Comparisons and votes of a run, indexed in temporary tables of a connection that only reads.
+"""A run's comparisons and votes, indexed in temporary tables of a read-only connection.
 
-The run's file is not written, and no writer waits. `VoteIndex.advance` reads a small part of what
-is new. What votes of an open round say is not in the tables until the round closes (or the
-operator's switch shows open votes), so that no page, filter or search can give it away.
+Nothing is written to the run's file, and no writer waits. `VoteIndex.advance` reads a small part
+of the new rows. Choices in an open round enter the tables only when the round closes (or an
+operator switches open votes on), so no page, filter or search can reveal them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from szpo_ui.operator import word_search
 from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
 PART: Final = 128
-"""Comparisons that one call of `VoteIndex.advance` adds at most."""
+"""Most comparisons that one call of `VoteIndex.advance` adds."""
 HOLDS: Final = ("counted", "spare", "apart", "second")
-"""States of answers that say what their panelist holds."""
+"""States of answers that express their panelist's current opinion."""
 _NO_REMARK: Final = frozenset({"notes", "device", "view", "language"})
-"""Details of a vote that are texts of the panel's page, no remark of its panelist."""
+"""Details of a vote that the page sets; all others are the panelist's remarks."""
 _Group = tuple[str, int]
-"""What is read at once: ("step", the training comparisons of a step) or ("one", another one)."""
+"""Votes read together: ("step", step) for its training comparisons, ("one", number) for others."""
 
 _TABLES: Final = (
     "PRAGMA temp.cache_size = -16000",
@@ -36,7 +36,7 @@ _TABLES: Final = (
     "votes INTEGER DEFAULT 0, split INTEGER DEFAULT -1, voted_us INTEGER DEFAULT 0)",
     *(f"CREATE INDEX temp.shown_{name} ON shown ({name}, number)"
       for name in ("kind", "step", "votes", "split", "voted_us")),
-    # State: whether a vote counts in an update, or why it does not.
+    # state: whether a vote counts in an update, or why not.
     "CREATE TEMP TABLE given (vote INTEGER PRIMARY KEY, number INTEGER, panelist TEXT, "
     "state TEXT, choice TEXT, verdict TEXT, note INTEGER, reported INTEGER, fast INTEGER, "
     "remark TEXT, seat TEXT, at_us INTEGER)",
@@ -46,16 +46,16 @@ _TABLES: Final = (
     *(f"CREATE INDEX temp.given_{name} ON given (number) WHERE {name} = 1"
       for name in ("note", "reported", "fast")),
     "CREATE INDEX temp.given_remark ON given (number, remark) WHERE remark IS NOT NULL",
-    # prompt: numbers in order of first appearance, so that a link to one stays right.
+    # prompt: numbered by first appearance, so a link to a prompt stays valid.
     "CREATE TEMP TABLE prompts (prompt INTEGER PRIMARY KEY, turns TEXT UNIQUE)",
     "CREATE TEMP TABLE asked (prompt INTEGER, number INTEGER, PRIMARY KEY (prompt, number)) "
     "WITHOUT ROWID",
-    # Beginnings of three and four letters are read as one word: a hundred words begin so.
+    # Prefixes of three and four letters have their own index: a hundred words may share one.
     "CREATE VIRTUAL TABLE temp.words USING fts5(text, content='', prefix='3 4', "
     f"tokenize='{TOKENIZER}')",
     "CREATE TEMP TABLE matched (number INTEGER PRIMARY KEY)",
-    # Segments are not merged: that takes half of the time of making them, in pauses of its own,
-    # and a search among hundreds of them takes a millisecond more.
+    # Segments are not merged: merging takes half as long as making them and blocks meanwhile,
+    # and searching hundreds of segments takes only a millisecond more.
     "INSERT INTO temp.words (words, rank) VALUES ('automerge', 0)",
     "INSERT INTO temp.words (words, rank) VALUES ('crisismerge', 1000)",
 )  # fmt: skip
@@ -70,7 +70,7 @@ _ADD: Final = (
     f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
     "CROSS JOIN answers a USING (comparison) CROSS JOIN temp.prompts p ON p.turns = a.prompt",
 )
-"""Add comparisons of a part, their prompts and who was asked what; (after, until)."""
+"""Add a part's comparisons, their prompts, and which of them asks which prompt; (after, until)."""
 _ADD_WORDS: Final = (
     f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(with_spaces("
     "(SELECT group_concat(json_extract(value, '$[1]'), ' ') FROM json_each(a.prompt)) || ' ' || "
@@ -80,7 +80,7 @@ _ADD_WORDS: Final = (
 _WHERE: Final = {
     "step": "c.run = ? AND c.step = ? AND c.kind = 'train'", "one": "c.run = ? AND c.rowid = ?",
 }  # fmt: skip
-"""Where the comparisons of a group stand; (run, step or number)."""
+"""The condition that finds a group's comparisons; (run, step or number)."""
 _VOTES: Final = (
     "SELECT c.rowid AS number, c.kind, v.vote, v.assignment, v.choice, v.late, v.skip_reason, "
     "v.details, v.received_us, a.plus_side, p.pseudonym, "
@@ -100,7 +100,7 @@ _NEWS: Final = {
         _TOUCHED.format("amendments m CROSS JOIN votes v USING (vote)", "m.amendment"),
     ),
 }  # fmt: skip
-"""Of each kind of news: its table, and the comparisons it touches; (the last that was read)."""
+"""By kind of new row: its table, and the query for comparisons it touches; (the last id read)."""
 _INSERT: Final = (
     "INSERT INTO temp.given SELECT "
     + ", ".join(f"json_extract(value, '$[{i}]')" for i in range(12))
@@ -114,15 +114,15 @@ _COUNT: Final = (
     f"(SELECT count(*) AS n FROM temp.given g WHERE g.number = shown.number AND state IN {HOLDS} "
     f"GROUP BY verdict)), -1) WHERE {_THESE}"
 )
-"""Votes: panelists who answered. Split: the share of answers that differ from the most frequent
-one, in ten thousandths; −1 below two answers."""
+"""votes: panelists who answered. split: the share of answers that differ from the most frequent
+answer, in ten thousandths; −1 with fewer than two answers."""
 
 
 class VoteIndex:
-    """The index of one run; one thread at a time.
+    """The index of one run; use it from one thread at a time.
 
-    The first calls of `advance` read the whole run, later ones what is new. Words are read from
-    the first search on, which takes longer than all the rest.
+    The first calls of `advance` read the whole run, later calls only new rows. Words are read only
+    once somebody searches, since that takes longer than everything else.
     """
 
     def __init__(self, path: str | Path, clock: Clock = now_us):
@@ -133,12 +133,12 @@ class VoteIndex:
         """
         self.ledger: Final = Ledger.open(path, readonly=True, clock=clock)
         self.read, self.read_words, self.of = 0, 0, 0
-        """Comparisons in the index, those whose words are, and those in the file."""
+        """Numbers of comparisons: in the index, with indexed words, and in the file."""
         self._searches = False
         self._marks: tuple[int, bool] | None = None
         self._last = dict.fromkeys(_NEWS, -1)
         self.hidden: frozenset[str] = frozenset()
-        """Comparisons whose votes, and whose plus, are not shown yet."""
+        """Comparisons whose choices and sides are not shown yet."""
         self._void: frozenset[int] = frozenset()
         self._todo: dict[_Group, None] = {}
         try:
@@ -155,15 +155,15 @@ class VoteIndex:
             raise
 
     def close(self) -> None:
-        """Close the file; the tables are gone with it."""
+        """Close the file, which drops the temporary tables."""
         self.ledger.close()
 
     def advance(self, *, live: bool, words: bool = False) -> bool:
-        """Read one part of what is new; True while there is more.
+        """Read one part of the new rows; True while there are more.
 
         Args:
-            live: show what votes of open rounds and of open final comparisons say.
-            words: from now on, read the words to be searched too.
+            live: include the choices in open rounds and open final comparisons.
+            words: from now on, also index words for searching.
         """
         self._searches |= words
         marks = self.ledger.changes()[0], live
@@ -182,11 +182,11 @@ class VoteIndex:
         return not self.is_whole(words=self._searches)
 
     def is_whole(self, *, words: bool) -> bool:
-        """Everything that was seen at the last look is in the index, its words included."""
+        """Whether the index has all rows found by the last look, and their ``words`` if asked."""
         return not (self._todo or self.read < self.of or (words and self.read_words < self.of))
 
     def search(self, query: str) -> None:
-        """Fill the table ``matched`` with the comparisons in which the words of a query stand."""
+        """Fill the table ``matched`` with the comparisons that contain a query's words."""
         remarks = "SELECT number FROM temp.given WHERE remark IS NOT NULL AND "
         for sql, parameters in (
             ("DELETE FROM temp.matched", ()),
@@ -199,17 +199,17 @@ class VoteIndex:
 
     @property
     def groups_left(self) -> int:
-        """Rounds, and comparisons outside of rounds, whose votes are still to be read."""
+        """How many rounds, and comparisons outside rounds, still have unread votes."""
         return len(self._todo)
 
     def _look(self, live: bool) -> None:
-        """Note what changed since the last look: new rows, and rounds that opened or closed."""
+        """Note all changes since the last look: new rows, and rounds that opened or closed."""
         ledger = self.ledger
         with ledger.snapshot():
             self.of = _highest(ledger, "rowid", "comparisons")
             hidden = frozenset() if live else evidence.open_comparisons(ledger)
             for name, (table, touched) in _NEWS.items():
-                if self._last[name] >= 0:  # before the first look every comparison is new anyway
+                if self._last[name] >= 0:  # at the first look, every comparison is new anyway
                     self._note(ledger.query(touched, (self._last[name],)))
                 self._last[name] = _highest(ledger, name, table)
             void = frozenset(row["step"] for row in ledger.steps() if row["state"] == "void")
@@ -217,11 +217,11 @@ class VoteIndex:
             covered = self._note(_places(ledger, hidden - self.hidden))
         self._todo |= dict.fromkeys(("step", step) for step in void - self._void)
         self.hidden, self._void = hidden, void
-        for group in covered:  # at once: the switch was turned off
+        for group in covered:  # hide these at once: the operator's switch was turned off
             self._write(group)
 
     def _note(self, rows: Iterable[Record]) -> list[_Group]:
-        """Note the groups of these comparisons, of those that are in the index, and list them."""
+        """Note and return the groups of those comparisons that are already in the index."""
         found = dict.fromkeys(_group(row) for row in rows if row["number"] <= self.read)
         self._todo |= found
         return list(found)
@@ -235,7 +235,7 @@ class VoteIndex:
         self.read = until
 
     def _write(self, group: _Group) -> None:
-        """Write the rows of a group's votes anew."""
+        """Replace the rows of a group's votes."""
         ledger, (kind, value) = self.ledger, group
         is_void, counted = kind == "step" and value in self._void, set[int]()
         with ledger.snapshot():
@@ -272,7 +272,7 @@ def _places(ledger: Ledger, comparisons: Iterable[str]) -> list[Record]:
 
 
 def _read_reasons(ledger: Ledger) -> dict[int, str]:
-    """The votes that an amendment excludes now, with its reason."""
+    """The votes whose latest amendment excludes them, with its reason."""
     rows = ledger.query(
         "SELECT vote, action, reason, max(amendment) FROM amendments GROUP BY vote"
     )
@@ -286,10 +286,10 @@ def _states(
     is_void: bool,
     hidden: bool,
 ) -> Iterator[dict[str, Any]]:
-    """The votes of a group as rows of the table ``given``, in its order of columns.
+    """The votes of a group as rows of the table ``given``, with its columns in order.
 
-    ``counted``: the votes that count in the step's update. ``reasons``: those that are excluded.
-    ``hidden``: what they say is left out.
+    ``counted`` are the votes that count in the step's update, ``reasons`` the excluded ones.
+    ``hidden`` leaves their choices out.
     """
     last = {v["assignment"]: v["vote"] for v in votes if v["second"] or not v["late"]}
     for vote in votes:

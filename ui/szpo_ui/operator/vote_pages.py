@@ -1,9 +1,8 @@
-"""A page of the browser of comparisons: texts, sides and votes of what is found.
+"""A page of the vote browser: the texts, sides and votes of the comparisons that a filter finds.
 
 A comparison is a record: its head, its ``rows`` (a prompt with its two ``answers``, in the order
-of ``sides``) and its ``votes``. What votes of an open round say is None in it. Texts are drawn as
-Markdown, as panelists see them, and marked: the words that are searched for, else the differences
-of the two answers.
+of ``sides``) and its ``votes``. Choices in an open round are None. Texts are formatted as
+panelists see them. Marks show the words searched for, else the differences of the two answers.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from szpo_ui.web.diff import Piece
 SIZE: Final = 20
 """Comparisons on a page."""
 SEVERAL: Final = (4, 12, 1200)
-"""Prompts and votes of each comparison on a page of several, and characters of each text."""
+"""Most prompts and votes of a comparison, and characters of a text, on a page of several."""
 ALONE: Final = (400, 1000, 100_000)
-"""The same where one comparison is looked at alone."""
+"""The same limits on a page of one comparison."""
 MOST_LETTERS: Final = 60_000
-"""Characters that are formatted on a page of several comparisons; the rest is shown as written.
-Without this bound, long answers would make a page wait for half a second."""
+"""Most characters to format on a page of several comparisons; the rest is shown as written.
+Without this limit, long answers would delay a page by half a second."""
 POLICIES: Final = ("plus", "minus")
 _NAMES: Final = {
     "gold": ("true answers", "spoiled answers"),
@@ -44,12 +43,12 @@ _NAMES: Final = {
     "final": ("tuned", "base"),
     "practice": ("better", "worse"),
 }
-"""What plus and minus are, of the kinds where people know them by a name."""
+"""The names of plus and minus in kinds of comparisons that have names for them."""
 UNNAMED: Final = ("first text", "second text")
 
 
 def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
-    """The page that a filter asks for, from what the index holds."""
+    """The page that a filter asks for, from the rows that are in the index."""
     if chosen.q is not None:
         index.search(chosen.q)
     where, values = vote_filter.of_comparisons(chosen)
@@ -67,7 +66,7 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
         values,
     )
     votes, parameters = vote_filter.of_votes(chosen)
-    if votes:  # only these are counted; a comparison that has one meets this part of the filter
+    if votes:  # count only these; each one's comparison meets the filter's part on votes
         where, values = vote_filter.of_comparisons(chosen, votes=False)
         (some,) = index.ledger.query(
             f"SELECT count(*) AS votes FROM temp.given WHERE {votes} "
@@ -76,7 +75,7 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
         )
         total |= some
     ends = [f"{row['key']}.{row['number']}" for row in (found[0], found[-1])] if found else []
-    # One comparison alone is shown whole, and so is its Markdown.
+    # A single comparison is shown and formatted in full.
     most, room = (SEVERAL, MOST_LETTERS) if chosen.comparison is None else (ALONE, ALONE[-1])
     comparisons = list(_comparisons(index, [row["number"] for row in found], chosen, most, room))
     return {
@@ -100,7 +99,7 @@ def read(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
 
 
 def numbers(index: VoteIndex, chosen: Filter) -> list[int] | None:
-    """The numbers of all comparisons that a filter finds, oldest first; None while it reads."""
+    """The numbers of all comparisons found, oldest first; None while the index is incomplete."""
     if not index.is_whole(words=chosen.q is not None):
         return None
     if chosen.q is not None:
@@ -111,7 +110,7 @@ def numbers(index: VoteIndex, chosen: Filter) -> list[int] | None:
 
 
 def whole(index: VoteIndex, some: Sequence[int], chosen: Filter) -> list[dict[str, Any]]:
-    """These comparisons with all of their texts, as written, and votes, for an export."""
+    """These comparisons for an export, with all their votes and unformatted texts."""
     return list(_comparisons(index, some, chosen, (2**31, 2**31, 2**31), -1))
 
 
@@ -121,7 +120,7 @@ def whole(index: VoteIndex, some: Sequence[int], chosen: Filter) -> list[dict[st
 def _comparisons(
     index: VoteIndex, some: Sequence[int], chosen: Filter, most: tuple[int, int, int], room: int
 ) -> Iterator[dict[str, Any]]:
-    """Of ``most`` (rows, votes, characters of a text); ``room`` characters are formatted."""
+    """``most`` limits (rows, votes, characters of a text), ``room`` the characters to format."""
     most_rows, most_votes, most_letters = most
     for number in some:
         (head,) = index.ledger.query(
@@ -172,12 +171,12 @@ def _comparisons(
 
 
 def _order(comparison: str) -> tuple[str, str]:
-    """The order of the two policies while it is not shown which is which; fixed by the id."""
+    """The order of the two policies while their names are hidden; the id decides it."""
     return POLICIES if int(sha256(comparison.encode())[0], 16) % 2 else (POLICIES[1], POLICIES[0])
 
 
 def _first(rows: list[Record], chosen: Filter, most: int) -> list[Record]:
-    """As many rows as there is room for, in order: those that the filter is about come first."""
+    """At most ``most`` rows, in order; rows that the filter is about are kept first."""
     if len(rows) <= most:
         return rows
 
@@ -194,7 +193,7 @@ def _first(rows: list[Record], chosen: Filter, most: int) -> list[Record]:
 
 
 def _votes(index: VoteIndex, number: int, chosen: Filter, most: int) -> Iterator[Record]:
-    """Answers of panelists; ``chosen``: it meets the filter of votes, or there is none."""
+    """Panelists' answers; ``chosen`` says that one meets the filter's conditions on votes."""
     meets, parameters = vote_filter.of_votes(chosen)
     for row in index.ledger.query(
         "SELECT g.*, v.revision, v.dwell_ms, v.received_us, v.details, a.plus_side, a.served_us "
@@ -213,7 +212,7 @@ def _votes(index: VoteIndex, number: int, chosen: Filter, most: int) -> Iterator
 
 
 def _notes(details: str | None, plus_side: str) -> dict[int, str]:
-    """A panelist's notes on single prompts by row: plus, minus or tie."""
+    """A panelist's notes on single prompts: plus, minus or tie by row."""
     notes = json.loads(details or "{}").get("notes")
     if not isinstance(notes, Mapping):
         return {}
@@ -224,7 +223,7 @@ def _notes(details: str | None, plus_side: str) -> dict[int, str]:
 def _row(
     row: Record, order: tuple[str, str], votes: Sequence[Record], chosen: Filter, most: int
 ) -> dict[str, Any]:
-    """A prompt, by its number in the run and how many comparisons ask it, with its answers."""
+    """A prompt with its answers, its number, and how many comparisons ask it."""
     turns = json.loads(row["prompt"])
 
     def text(content: str, *, cut: bool = False) -> Text:
@@ -252,7 +251,7 @@ def _row(
 
 
 def _format_row(row: dict[str, Any], query: str | None) -> dict[str, Any]:
-    """Both answers of a row are formatted, or neither."""
+    """Format both answers of a row, or neither, and its earlier turns."""
     a, b = row["answers"]
     if query:
         answers = _format([a, b], query)
@@ -273,7 +272,7 @@ def _format(texts: Sequence[Text], query: str | None) -> list[Text]:
 
 @lru_cache(maxsize=markdown.CACHED)
 def _html(written: tuple[str, ...], query: str | None) -> tuple[Markup, ...] | None:
-    """Texts as formatted HTML; stored, since an open page is drawn again and again."""
+    """Texts as formatted HTML; cached, since an open page is often drawn again."""
 
     def mark(visible: str) -> Sequence[Piece]:
         return [Piece(visible)] if query is None else word_search.mark(visible, query)
@@ -285,20 +284,20 @@ def _html(written: tuple[str, ...], query: str | None) -> tuple[Markup, ...] | N
 # ---- words of preferred texts ----
 
 MOST_READ: Final = 400, 300_000
-"""Comparisons that are read, the newest ones, and characters of their answers: a page must not
-wait for all of a long run."""
+"""Most comparisons to read, newest first, and most characters of their answers, so that a page
+does not wait for all of a long run."""
 MIN_DEVIATIONS: Final = 2.0
-"""Standard deviations of a fair coin by which a word's wins and losses differ, at least."""
+"""A listed word's wins and losses differ by at least this many deviations of a fair coin."""
 LISTED: Final = 8
 
 
 def winning_words(index: VoteIndex, chosen: Filter) -> dict[str, Any]:
-    """Words that stand in preferred texts and not in the others, over what a filter finds.
+    """Words in only the preferred or only the other texts of the comparisons that a filter finds.
 
-    A comparison's two sides are judged as wholes, so the votes of a comparison hold for each of
-    its prompts. A word counts once a text, and where only one of the two texts has it. ``won`` and
-    ``lost`` are (word, times in the preferred text alone, in the other alone), the most one-sided
-    first; ``comparisons`` with a preferred side were read.
+    Panelists judge a side as a whole, so a comparison's votes apply to each of its prompts. A word
+    counts once per prompt, if only one of its two texts has it. ``won`` and ``lost`` are (word,
+    times only in the preferred text, times only in the other), the most one-sided first.
+    ``comparisons`` is how many with a preferred side were read.
     """
     where, values = vote_filter.of_comparisons(chosen)
     votes, parameters = vote_filter.of_votes(chosen)

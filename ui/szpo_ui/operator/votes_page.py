@@ -1,7 +1,7 @@
-"""The browser of comparisons: plain HTML below the operator's page, its filter in the address.
+"""The vote browser: plain HTML below the operator's page, with its filter in the address.
 
-Everything is read by one thread over a connection of its own that only reads, so that a search
-neither waits for votes nor delays them. The page needs no script.
+One thread reads everything over its own read-only connection, so a search neither waits for votes
+nor delays them. The page works without its script.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Site
 
 CATCH_UP_S: Final = 0.1
-"""Seconds for which a page waits for the index; then it shows what the index has."""
+"""Seconds that a page waits for the index; then it shows the rows indexed so far."""
 GO_ON_S: Final = 0.02
-"""Seconds of reading between requests for which a page may have to wait."""
+"""Seconds of reading at a time between requests; a page may have to wait this long."""
 _T = TypeVar("_T")
 
 
 class Reader:
-    """The thread that reads for the page, and its index, which is made at the first visit."""
+    """The thread that reads for the page, and its index, made at the first visit."""
 
     def __init__(self, site: Site):
         self._site: Final = site
@@ -45,11 +45,11 @@ class Reader:
         self._going_on = False
 
     def ask(self, look: Callable[[VoteIndex], _T], chosen: Filter) -> Future[_T]:
-        """Call ``look`` with the index, as far as it could be brought up to date."""
+        """Call ``look`` with the index, after updating it for at most `CATCH_UP_S`."""
         return self._thread.submit(self._look, look, chosen.q is not None)
 
     def close(self) -> None:
-        """Wait for what is being read, and close the file."""
+        """Wait for the current read to end, and close the file."""
         self._thread.shutdown(cancel_futures=True)
         if self._index is not None:
             self._index.close()
@@ -58,13 +58,13 @@ class Reader:
         if self._index is None:
             self._index = VoteIndex(self._site.ledger.path, self._site.ledger.clock)
         more = self._catch_up(self._index, CATCH_UP_S, words=words)
-        if more and not self._going_on:  # one is enough, however many pages are open
+        if more and not self._going_on:  # one such task is enough, however many pages are open
             self._going_on = True
             self._thread.submit(self._go_on)
         return look(self._index)
 
     def _catch_up(self, index: VoteIndex, seconds: float, *, words: bool = False) -> bool:
-        """Bring the index up to date, for some seconds at most; True while there is more."""
+        """Update the index for at most some seconds; True while there is more to read."""
         until, live = time.monotonic() + seconds, controls.is_live(index.ledger)
         while more := index.advance(live=live, words=words):
             if time.monotonic() > until:
@@ -80,7 +80,7 @@ class Reader:
 
 
 def router(site: Site) -> APIRouter:
-    """The page and its downloads; the reader ends with the application."""
+    """The routes of the page and its downloads; the reader ends with the application."""
     reader = Reader(site)
 
     @asynccontextmanager
@@ -124,7 +124,7 @@ def _status(error: SzpoError) -> int:
 
 
 def read(chosen: Filter, index: VoteIndex) -> dict[str, Any]:
-    """What the page shows: comparisons, pseudonyms of all panelists, words of preferred texts."""
+    """The page's content: comparisons, pseudonyms of all panelists, words of preferred texts."""
     names = index.ledger.query("SELECT pseudonym FROM panelists ORDER BY rowid")
     return {
         "found": vote_pages.read(index, chosen),
@@ -142,7 +142,7 @@ def render(
     told: object = None,
     refusal: str = "",
 ) -> str:
-    """The page of what a filter finds, or of why there is nothing."""
+    """The page as HTML, with the comparisons found or the reason of a refusal."""
     template = _environment().get_template("operate/votes.html")
     return template.render(
         run=site.ledger.path.stem, chosen=chosen, found=found, names=names, told=told,

@@ -1,8 +1,8 @@
-"""Words to search for: SQLite's full-text expressions, and where the words stand in a text; pure.
+"""Search queries: as full-text expressions of SQLite, and as marks in a text; pure.
 
-Every word must be in the text, by its beginning where it has three letters, in any case and with
-any accents; words between quotation marks must stand side by side. Chinese and Japanese are
-searched by character.
+A text must contain every word of the query. Words of three or more letters match as prefixes.
+Case and accents do not matter. Words in quotation marks must be adjacent. Chinese and Japanese
+are searched by character.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from szpo.errors import UsageError
 from szpo_ui.web.diff import Piece
 
 TOKENIZER: Final = "unicode61 remove_diacritics 2"
-"""How the full-text index cuts texts into words."""
+"""How the full-text index splits texts into words."""
 BEGINNING: Final = 3
-"""Letters from which a word stands for all that begin with it; with fewer that would be most words
-of a run, which takes seconds."""
+"""A word with this many letters or more matches as a prefix; a shorter prefix would match most
+words of a run, which takes seconds."""
 MOST_MARKS: Final = 30
-"""Words marked in one text at most: more would help nobody, and take time to draw."""
+"""Most words marked in one text: more would help nobody and take time to draw."""
 _LONE: Final = "[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-"""Characters that are words by themselves: their scripts put no spaces."""
+"""Characters that count as words, since their scripts use no spaces."""
 _UNSPACED: Final = re.compile(f"({_LONE})")
 _BEGINS: Final = rf"(?:(?<![^\W_])|(?={_LONE}))"
 _ENDS: Final = rf"(?:(?![^\W_])|(?<={_LONE}))"
-"""Where a word begins and ends."""
+"""Patterns for the places where a word may begin and end."""
 _PARTS: Final = re.compile(r'"([^"]*)"|([^\s"]+)')
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
 def with_spaces(text: str) -> str:
-    """The text with spaces around the characters that the index takes for words.
+    """The text with spaces around each character that counts as a word.
 
     >>> with_spaces("Tea 好茶")
     'Tea  好  茶 '
@@ -41,7 +41,7 @@ def with_spaces(text: str) -> str:
 
 
 def expression(query: str) -> str:
-    """The full-text expression of what somebody typed.
+    """The full-text expression of a query.
 
     Raises:
         UsageError: there is no word in it.
@@ -55,9 +55,9 @@ def expression(query: str) -> str:
 
 
 def mark(text: str, query: str) -> tuple[Piece, ...]:
-    """The text in pieces; ``differs`` where a word of the query stands. Joined, they are the text.
+    """The text in pieces; ``differs`` marks the query's words. Joined, they are the text.
 
-    After `MOST_MARKS` words the rest is one piece.
+    After `MOST_MARKS` marks, the rest is one piece.
 
     >>> mark("Green tea.", "tea")
     (Piece(text='Green ', differs=False), Piece(text='tea', differs=True), Piece(text='.', differs=False))
@@ -75,7 +75,7 @@ def mark(text: str, query: str) -> tuple[Piece, ...]:
 
 
 def _is_beginning(words: list[str]) -> bool:
-    """The last of these words stands for all that begin with it."""
+    """Whether the last of these words matches as a prefix."""
     return len(words[-1]) >= BEGINNING
 
 
