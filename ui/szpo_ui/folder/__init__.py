@@ -1,1 +1,1 @@
-"""Many runs at one address: the home page, runs side by side, their processes."""
+"""Many runs at one address: the home page, the comparison of runs, the runs' processes."""

@@ -1,4 +1,4 @@
-"""The login of a folder's operator: credentials in a ledger of their own, beside the runs."""
+"""The login of a folder's operator; its credentials are in a separate ledger beside the runs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.site import Door
 
 FILE: Final = ".szpo-operators"
-"""Name of that ledger: no ``.db``, so that no command takes it for a run."""
+"""Name of that ledger, without ``.db``, so no command takes it for a run."""
 COMPARE: Final = "/compare"
-"""The path of the page of runs side by side."""
+"""The path of the page that compares runs."""
 
 
 def door(ledger: Ledger, *, secure: bool = False) -> Door:
-    """The login of a folder over the ledger of its operators."""
+    """The login of a folder, from the ledger of its operators."""
     homes: dict[Role, str] = {"operator": "", "panelist": ""}
     return Door(ledger=ledger, secure=secure, homes=homes, pages=frozenset({COMPARE}))
 
 
 def open_ledger(folder: Path) -> Ledger:
-    """Open the folder's credentials for reading and writing; they are made at the first time.
+    """Open the folder's credentials for reading and writing; create them the first time.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -44,13 +44,13 @@ def open_ledger(folder: Path) -> Ledger:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds other things and nothing of szpo, such as a home folder.
+    """Refuse a folder that holds other files but none of szpo's, such as a home folder.
 
-    An empty one is taken: its first run is begun from the home page.
+    An empty folder is accepted: its first run can be created from the home page.
 
     Raises:
-        UsageError: there is neither a run nor a settings file, but something else.
-        StorageError: it cannot be read.
+        UsageError: the folder has files, but neither a run nor a settings file.
+        StorageError: the folder cannot be read.
     """
     try:
         names = [each.name for each in folder.iterdir() if not each.name.startswith(".")]

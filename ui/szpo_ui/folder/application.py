@@ -1,6 +1,6 @@
 """The application of a folder: home page and login at the root, each run below /r/NAME/.
 
-``szpo serve FOLDER`` runs it: one server for all runs of a folder.
+``szpo serve FOLDER`` runs it, as one server for all runs of the folder.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ def create(
     url: str = "",
     roles: Sequence[Role] = tuple(app.PAGES),
 ) -> Starlette:
-    """Make the application over a folder; it opens no port and starts no process by itself.
+    """Make the application of a folder; this opens no port and starts no process.
 
     Args:
-        folder: of the runs.
+        folder: the folder of the runs.
         door: the folder's own login.
-        controllers: starts and ends the runs' processes; None where they run elsewhere.
-        hosts: the Host headers that are answered.
-        url: where a proxy in front shows the site, if there is one.
-        roles: whose Gradio pages runs have.
+        controllers: starts and ends the runs' processes; None if they run elsewhere.
+        hosts: the Host headers to answer.
+        url: the site's address behind a proxy, if there is one.
+        roles: the roles whose Gradio pages each run gets.
     """
     sessions = login.Sessions(door)
     home = app.without_pages()
     served = page.Home(folder, door, FolderReader(folder, door.ledger.clock), controllers)
     home.add_exception_handler(SzpoError, lambda _, error: page.answer_error(served, error))
-    home.include_router(page.router(served))  # its "/" comes before that of the login
+    home.include_router(page.router(served))  # first, so that its "/" replaces the login's
     home.include_router(login.router(door, sessions))
     home.add_middleware(AccessControl, site=door, sessions=sessions, admission=Admission(url))
     admission = Admission(url, operators=sessions)
@@ -95,21 +95,21 @@ def serve_folder(
     models: bool,
     features: Sequence[str] = (),
 ) -> int:
-    """Serve until a signal; ``models`` says that runs' processes may be started here.
+    """Serve a folder until a signal; ``models`` allows starting runs' processes here.
 
-    ``features`` are the user's own, which runs may count.
+    ``features`` are the user's own features, which runs may use.
 
     Raises:
-        UsageError: the folder holds other things, and nothing of szpo.
-        LeaseError: another server has it.
-        StorageError: it cannot be read or written.
+        UsageError: the folder holds other files, but none of szpo's.
+        LeaseError: another server has the folder.
+        StorageError: the folder cannot be read or written.
     """
     access.check_folder(folder)
     given, folder = folder, folder.absolute()
     with contextlib.ExitStack() as stack:
         stack.enter_context(announce_folder(folder, address.url))
         ledger = stack.enter_context(contextlib.closing(access.open_ledger(folder)))
-        # Imported late: gradio alone takes three seconds, which refusals above do not need.
+        # Imported late: gradio alone takes three seconds, and the refusals above do not need it.
         from szpo_ui.folder import application
 
         controllers = Controllers(folder, say, features=features) if models else None

@@ -1,9 +1,9 @@
-"""The processes that hold the models of a folder's runs: begun, started and ended from its page.
+"""The processes that hold the models of a folder's runs, started and ended from its home page.
 
-Each is the controller of ``szpo serve RUN``: ``szpo run --resume RUN --stay``, started again when
-it dies. None starts by itself, since two models may not fit where one does.
+Each is the same controller as under ``szpo serve RUN``: ``szpo run --resume RUN --stay``,
+restarted when it dies. None starts by itself, since memory may hold only one model.
 
-Whether one more model fits into this machine's memory is told from what lies on disk.
+The size of a model's files on disk tells whether it fits into this machine's memory.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from szpo_ui.web.child_process import SZPO, Keeper, controller, record_end, star
 
 Say = Callable[[str], None]
 LINES: Final = 5
-"""Last lines of a process that are remembered."""
+"""How many of a process's last lines are kept."""
 LAST_S: Final = 2.0
-"""How long the last lines of a process that has ended are waited for."""
+"""How long to wait for the last lines of an ended process, seconds."""
 LOOK_S: Final = 0.1
-"""How often a new run's file is looked for."""
+"""Seconds between two checks for a new run's file."""
 
 
 @dataclass(slots=True)
 class _ControlledRun:
-    """A run with a process of this server."""
+    """A run whose process this server started."""
 
     need: int | None
     keeper: Keeper | None = None
-    """None until a new run's file is there."""
+    """None until the file of a new run exists."""
     child: subprocess.Popen[Any] | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES))
     reader: threading.Thread | None = None
-    """Takes in what the process prints."""
+    """Reads the process's output."""
     features: tuple[str, ...] = ()
-    """Of the user's own, from the settings that the run was begun with here."""
+    """The user's own features, from the settings of a run that was created here."""
     trouble: str = ""
-    """Why the last process ended, if it did so by itself."""
+    """Why the last process failed; empty if it did not."""
 
     def last_line(self, otherwise: str) -> str:
-        """What a process that has ended printed last, once all of it was taken in."""
+        """The last line of an ended process, after waiting for the rest of its output."""
         if self.reader is not None:
             self.reader.join(LAST_S)
         return self.lines[-1] if self.lines else otherwise
@@ -75,9 +75,9 @@ class Controllers:
         *,
         features: Sequence[str] = (),
     ):
-        """``say`` prints a line to the terminal; ``command`` is szpo's own.
+        """``say`` prints a line to the terminal; ``command`` begins szpo's own commands.
 
-        ``features`` are those of the user's own that the runs may count: no record runs code.
+        ``features`` are the user's own that runs may use: a run's record must not name code.
         """
         self._features: Final = tuple(features)
         self._folder: Final = folder
@@ -87,12 +87,12 @@ class Controllers:
         self._driven: dict[str, _ControlledRun] = {}
 
     def start(self, name: str) -> None:
-        """Start the process of a run, which then goes on where the run stands.
+        """Start the process of a run, which resumes the run.
 
         Raises:
-            LeaseError: a process holds the run already.
-            ResourceError: its model does not fit into memory beside those that run.
-            UsageError: its record would have an address called that nobody named here.
+            LeaseError: the run has a process already.
+            ResourceError: the model does not fit into memory beside the running ones.
+            UsageError: the run has no settings, or they name a web address not allowed here.
             SzpoError: the file cannot be read.
         """
         path = self._folder / f"{name}.db"
@@ -112,10 +112,10 @@ class Controllers:
             made.keeper.run()
 
     def require_features(self, name: str, ledger: Ledger) -> None:
-        """Refuse what asks more of a run whose process could not count the user's own features.
+        """Refuse more votes for a run whose process would lack the user's own features.
 
         Raises:
-            UsageError: this server was not given them.
+            UsageError: the run uses features that this server was not given.
         """
         with self._lock:
             made = self._driven.get(name)
@@ -123,12 +123,13 @@ class Controllers:
         shown_features.require_given(ledger, given)
 
     def begin(self, name: str, *, preset: str | None = None, file: str | None = None) -> None:
-        """Begin a new run from a preset or from a settings file of the folder; it begins paused.
+        """Create a new run, paused, from a preset or a settings file of the folder.
 
         Raises:
             UsageError: neither or both are given, or the settings are wrong.
             StorageError: a run of that name exists.
-            ResourceError: its model does not fit into memory beside those that run.
+            LeaseError: a run of that name is being set up.
+            ResourceError: the model does not fit into memory beside the running ones.
         """
         if (preset is None) == (file is None):
             raise UsageError("a new run begins from a preset or from a settings file: choose one")
@@ -152,10 +153,10 @@ class Controllers:
         threading.Thread(target=follow, name=f"szpo-{name}", daemon=True).start()
 
     def stop(self, name: str) -> None:
-        """End the process of a run in order; the run stays as it is, votes are taken on.
+        """Shut down the process of a run; the run keeps its state and still takes votes.
 
         Raises:
-            UsageError: this server started none.
+            UsageError: this server started no process for the run.
         """
         with self._lock:
             found = self._driven.pop(name, None)
@@ -164,20 +165,20 @@ class Controllers:
         _end(found)
 
     def close(self) -> None:
-        """End all processes, at the same time."""
+        """End all processes in parallel."""
         with self._lock:
             every, self._driven = list(self._driven.values()), {}
         with ThreadPoolExecutor(max(1, len(every))) as threads:
             list(threads.map(_end, every))
 
     def is_alive(self, name: str) -> bool:
-        """A process of the run was started here and has not ended for good."""
+        """Whether a process of the run was started here and runs or will restart."""
         with self._lock:
             found = self._driven.get(name)
             return found is not None and _is_alive(found)
 
     def notes(self) -> dict[str, str]:
-        """What processes that set runs up, or that ended by themselves, printed last, by run."""
+        """By run, the state of its process while it is being set up, or why it failed."""
         with self._lock:
             return {
                 name: each.trouble or (each.lines[-1] if each.lines else "starting")
@@ -188,10 +189,10 @@ class Controllers:
     # ---- internals ----
 
     def _refuse_unless_it_fits(self, name: str, config: Config) -> int | None:
-        """The bytes that the run's process will take; checked where another one runs already.
+        """The bytes that the run's process will take; checked only if another process runs.
 
         Raises:
-            ResourceError: it does not fit beside the others; the line has both figures.
+            ResourceError: the process does not fit beside the others.
         """
         need = estimate(config)
         others = [each for each in self._driven.values() if _is_alive(each)]
@@ -222,7 +223,7 @@ class Controllers:
     def _relay_output(
         self, name: str, made: _ControlledRun
     ) -> Callable[[Sequence[str]], subprocess.Popen[Any]]:
-        """Starts a process whose lines go to the terminal, with the run's name before them."""
+        """A function that starts a process and prints its lines after the run's name."""
 
         def begin(command: Sequence[str]) -> subprocess.Popen[Any]:
             child = start(command, output=subprocess.PIPE)
@@ -243,15 +244,14 @@ class Controllers:
     def _follow(
         self, path: Path, made: _ControlledRun, command: Sequence[str], hook: Hook
     ) -> None:
-        """Start the process of a new run, and keep it running once the run's file is there.
+        """Start the process of a new run, and keep it running once the run's file exists.
 
-        Where it ends before, the web hook is sent word, unless somebody stopped it.
-
-        The thread lasts as long as that first process, which ends with the thread that started it.
+        If it ends before that, the web hook is notified, unless somebody stopped the process. This
+        thread must outlive that first process, since Linux would end the process with it.
         """
         with self._lock:
             if self._driven.get(path.stem) is not made:
-                return  # it was stopped before it began
+                return  # the run was stopped before its process began
             child = made.child = self._relay_output(path.stem, made)(command)
         while not path.exists():
             if child.poll() is not None:
@@ -277,7 +277,7 @@ def _is_alive(driven: _ControlledRun) -> bool:
 
 
 def _outstanding(driven: _ControlledRun) -> int:
-    """Bytes that a process will still take: its need without what it has by now."""
+    """Bytes that a process will still take: its need minus the memory it has now."""
     child = driven.child if driven.keeper is None else driven.keeper.child
     has = 0 if child is None else memory.resident_bytes(child.pid)
     return max(0, (driven.need or 0) - has)
@@ -293,23 +293,23 @@ def _end(driven: _ControlledRun) -> None:
 
 GIB: Final = 2**30
 PROCESS: Final = 700 * 2**20
-"""Python with torch and transformers, without a model, bytes."""
+"""Memory of Python with torch and transformers but without a model, bytes."""
 WORKING: Final = 1.0
-"""Memory beside the weights while answers are written, as a multiple of them in fp32."""
+"""Further memory while answers are written, as a multiple of the weights in fp32."""
 STORED: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 KNOWN: Final = {"smollm2": 134_515_008, "tiny": 1_000_000}
-"""Parameters of the models that szpo names itself."""
+"""Number of parameters of the models that have a name in szpo."""
 
 
 def estimate(config: Config) -> int | None:
-    """Bytes that the process of a run will take; None where its model is not on this machine yet.
+    """Bytes that the process of a run will take; None if its model is not on this machine yet.
 
-    A model on a GPU, on workers or on servers takes no memory here.
+    A model on a GPU, on workers or on servers takes no memory itself here.
     """
     if not config.engine.is_local or not config.model.device.startswith(("cpu", "auto")):
         return PROCESS
     free_gib = memory.available_bytes() / GIB
-    # The process that loads the model says what auto is; until then, the most that it can be.
+    # Only the process that loads the model knows what auto means, so assume the largest type.
     number = model_table.NUMBER_BYTES.get(
         config.model.dtype, max(model_table.NUMBER_BYTES.values())
     )
@@ -324,7 +324,7 @@ def estimate(config: Config) -> int | None:
 
 
 def _parameters(name: str) -> int | None:
-    """Numbers in the weights of a model, from the sizes of its files."""
+    """The number of a model's parameters, from the sizes of its files; None if it has none."""
     if name in KNOWN:
         return KNOWN[name]
     folder = Path(name).expanduser()

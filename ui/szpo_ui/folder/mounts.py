@@ -1,7 +1,7 @@
-"""Runs mounted below their names, each opened when it is first asked for.
+"""Runs mounted below their names, each opened at its first request.
 
 A run is the same application as under ``szpo serve RUN``, with its own sessions. Building its
-pages takes about a second, so that it is done in a thread, one run at a time.
+pages takes about a second, so a thread builds them, one run at a time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from szpo_ui.web.site import Site, open_site
 
 LOG: Final = logging.getLogger("szpo.folder")
 TROUBLE: Final = "szpo.trouble"
-"""Key of a request's scope under which the reason stands why a run cannot be opened."""
+"""Key in a request's scope of the reason why a run cannot be opened."""
 
 
 class MountedRuns:
-    """ASGI application of everything below /r/NAME/; the path's parameter ``name`` says which."""
+    """ASGI application of everything below /r/NAME/; the path parameter ``name`` names the run."""
 
     def __init__(
         self, folder: Path, otherwise: ASGIApp, *, secure: bool, make: Callable[[Site], FastAPI]
     ):
-        """``make`` gives a run's application; ``otherwise`` answers where there is none."""
+        """``make`` makes a run's application; ``otherwise`` answers if there is no such run."""
         self._folder, self._secure, self._make = folder, secure, make
         self._otherwise: Final = otherwise
         self._open: dict[str, _Mounted] = {}
@@ -50,7 +50,7 @@ class MountedRuns:
                 LOG.warning("%s cannot be opened", name, exc_info=error)
                 scope[TROUBLE] = f"{name} cannot be opened ({type(error).__name__})"
         if found is None:
-            # The other application knows the whole path, as if nothing were mounted.
+            # The other application gets the whole path, as if nothing were mounted.
             await self._otherwise({**scope, "root_path": ""}, receive, send)
         else:
             await found.app(scope, receive, send)
@@ -59,7 +59,7 @@ class MountedRuns:
         path = self._folder / f"{name}.db"
         if path.parent != self._folder or not await asyncio.to_thread(path.is_file):
             return None
-        async with self._building:  # Gradio builds one page at a time: it has a global context
+        async with self._building:  # one page at a time, since Gradio has a global context
             if name in self._open:
                 return self._open[name]
             made = await asyncio.to_thread(self._build, path)
@@ -74,20 +74,20 @@ class MountedRuns:
         except BaseException:
             site.ledger.close()
             raise
-        gc.freeze()  # as at the start of the server: no collection walks Gradio's many objects
+        gc.freeze()  # as at the server's start, so collections skip Gradio's many objects
         return _Mounted(made, site)
 
     async def close(self) -> None:
-        """End what the opened runs still have to write, and close their files."""
+        """Finish the opened runs' pending writes, and close their files."""
         for each in self._open.values():
             await each.end()
         self._open.clear()
 
 
 class _Mounted:
-    """The application of one run, its life held by a task of its own.
+    """The application of one run, with a task that holds its lifespan context.
 
-    What a task enters it also has to leave, and the request that opens a run does not last.
+    The same task must enter and leave that context, and the first request ends too early for it.
     """
 
     def __init__(self, app: FastAPI, site: Site):

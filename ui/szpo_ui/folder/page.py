@@ -1,4 +1,4 @@
-"""The home page of a folder of runs, and the page of runs side by side."""
+"""The home page of a folder of runs, and the page that compares runs."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ Names = Annotated[list[str], Query(alias="run", max_length=64)]
 
 @dataclass(frozen=True)
 class Home:
-    """A folder as its page serves it."""
+    """The state behind a folder's home page."""
 
     folder: Path
     door: Door
     reader: FolderReader
     controllers: Controllers | None
-    """None where models run elsewhere (``--no-controller``)."""
+    """None if models run elsewhere (``--no-controller``)."""
 
 
 LABEL: Final = "label"
-"""Events of this kind in the folder's own ledger name a run with its tag and note, the last one
-holds: runs stay as they were."""
+"""Events of this kind give a run a tag and a note; the latest one counts. They are in the folder's
+own ledger, so runs are not changed."""
 MOST_TAG, MOST_NOTE = 40, 500
-"""Characters."""
+"""Most characters of a tag and of a note."""
 
 
 class Action(Body):
-    """A request for one run."""
+    """A request of a button for one run."""
 
     do: Do
     run: Name
@@ -81,7 +81,7 @@ class NewRun(Body):
 
 
 def router(home: Home) -> APIRouter:
-    """The pages, the poller's and the buttons' routes; the caller lets operators in only."""
+    """The routes of pages, poller and buttons; the caller must admit only operators."""
     made = APIRouter()
 
     @made.get("/")
@@ -151,13 +151,13 @@ def router(home: Home) -> APIRouter:
 
 
 def answer_error(home: Home, error: SzpoError) -> Response:
-    """A refusal of what an operator asked for, in the error's own words."""
+    """Answer an operator's request with the error that refused it."""
     status = 503 if isinstance(error, StorageError) else 409
     return refuse(status, "refused", _plain(home, error))
 
 
 def _plain(home: Home, error: object) -> str:
-    """An error's words without the folder's path."""
+    """An error's text without the folder's path."""
     return str(error).replace(f"{home.folder}/", "")
 
 
@@ -183,14 +183,14 @@ def _act(home: Home, who: str, given: Action) -> str:
             home.controllers.require_features(given.run, site.ledger)
         try:
             reply = controls.act(site, who, Command(do=do, votes=votes))
-        except UsageError as error:  # what has to be confirmed is confirmed where it is shown
+        except UsageError as error:  # the run's own page asks for confirmations
             raise UsageError(f"{error}, on the page of {given.run}") from None
     text = f"{given.run}: {'' if reply is None else reply.text}"
     if do in ("more", "samples") and home.controllers is not None:
         try:
             home.controllers.start(given.run)
             text += " Its model is being loaded."
-        except LeaseError:  # a process stands by, and goes on by itself
+        except LeaseError:  # the run has a process, which continues by itself
             pass
         except SzpoError as error:
             text += f" Its model was not started: {error}."
@@ -201,7 +201,7 @@ def _path(home: Home, name: str) -> Path:
     """The file of a run of this folder.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no run of that name.
     """
     path = home.folder / f"{name}.db"
     if path.parent != home.folder or not path.is_file():
@@ -219,7 +219,7 @@ def _paths(home: Home, names: list[str]) -> list[Path]:
 def views(home: Home) -> list[dict[str, Any]]:
     """The rows as the page shows them; runs that are being set up come first.
 
-    ``actions`` are what may be done, with the button's text; ``href`` is "" without a file.
+    ``actions`` are the allowed actions with their buttons' texts; ``href`` is "" without a file.
     """
     rows = home.reader.rows()
     notes = {} if home.controllers is None else home.controllers.notes()
@@ -266,11 +266,11 @@ def _view(home: Home, row: dict[str, Any], note: str) -> dict[str, Any]:
 
 UNLABELLED: Final = {"tag": "", "note": ""}
 OVER: Final = ("finished", UNREADABLE)
-"""States in which a model has nothing to do before more is asked of it."""
+"""States in which a model has nothing to do."""
 
 
 def render_rows(home: Home) -> str:
-    """The rows of the table as HTML."""
+    """The table's rows as HTML."""
     return _environment().get_template("folder/rows.html").render(views=views(home))
 
 
@@ -290,12 +290,12 @@ def render_home(home: Home) -> str:
 
 
 def render_message(text: str) -> str:
-    """A page with one sentence and the way back."""
+    """A page with one message and a link back."""
     return _environment().get_template("folder/message.html").render(text=text)
 
 
 def hours(value: float) -> str:
-    """Hours of reading.
+    """A time given in hours, as text.
 
     >>> hours(0.04), hours(2.34)
     ('2 min', '2.3 h')
@@ -304,7 +304,7 @@ def hours(value: float) -> str:
 
 
 MARKS: Final = ("solid", "dashed", "dotted", "dash-dot", "long dashes", "short dots")
-"""Names of the lines' patterns, for those who do not see colours."""
+"""Names of the lines' dash patterns, for readers who cannot tell colours apart."""
 
 
 @cache

@@ -1,6 +1,6 @@
 """The runs of a folder as rows of the home page, each read again only when its file has changed.
 
-A file that cannot be read is a row with one line, so that one damaged run hides no other.
+An unreadable file becomes a row with an error message, so a damaged run hides no other.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from szpo.voting import lease, steps
 
 LOG: Final = logging.getLogger("szpo.folder")
 LONG_S: Final = 0.05
-"""Seconds of processor time from which on a reading counts as long."""
+"""Reading a file counts as long above this many seconds of processor time."""
 PAUSE: Final = 100
-"""A file that takes long is read again after this multiple of its reading time at the earliest.
+"""After a long read, the file is not read again for this multiple of the time it took.
 
-The panelists' votes wait for the same processor."""
+The panelists' votes need the same processor."""
 UNREADABLE: Final = "unreadable"
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What is remembered of a run's file between two looks."""
+    """The last reading of a run's file."""
 
     stamp: tuple[int, ...]
     row: dict[str, Any]
@@ -45,13 +45,13 @@ class _Reading:
     expires_us: int = 0
     hours: budget.Reading = field(default_factory=budget.Reading)
     helped: tuple[int, Improvement] | None = None
-    """Whether it helped, as of an event."""
+    """Whether the training helped, with the last event that was read."""
     fresh_until: float = 0.0
-    """`time.monotonic` until which the row may stay as it is."""
+    """The file is not read again before this time (`time.monotonic`)."""
 
 
 class FolderReader:
-    """Reads the rows of a folder again and again."""
+    """Reads the rows of a folder, and remembers them for the next time."""
 
     def __init__(self, folder: Path, clock: Clock = now_us):
         self._folder: Final = folder
@@ -59,14 +59,14 @@ class FolderReader:
         self._lock: Final = threading.Lock()
         self._seen: dict[str, _Reading] = {}
         self.reads = 0
-        """Files that were opened so far."""
+        """How many times a file was read."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per run, the newest run first, files that cannot be read at the end.
+        """One row per run, the newest run first, unreadable files last.
 
-        ``state`` is the run's or "unreadable", ``detail`` what that means here; ``votes`` count
-        those of the open round; ``person_hours`` are of reading, None where no people vote;
-        ``more`` are the votes offered on top of the budget; times are µs since 1970.
+        ``state`` is the run's or "unreadable", and ``detail`` explains it. ``votes`` include the
+        open round. ``person_hours`` is reading time, None if no people vote. ``more`` is how many
+        further votes the page offers. Times are µs since 1970.
         """
         with self._lock:
             self._seen = {path.stem: self._look(path) for path in self._folder.glob("*.db")}
@@ -94,7 +94,7 @@ class FolderReader:
         return _Reading(stamp, row)
 
     def _as_of_now(self, reading: _Reading) -> dict[str, Any]:
-        """The row with its state, which depends on whether its controller still lives."""
+        """The row with its current state, which depends on whether its controller still runs."""
         driven = lease.is_driven(reading.holder, reading.expires_us, self._clock())
         if reading.status is None:
             return {**reading.row, "driven": driven}
@@ -106,13 +106,13 @@ NOTHING: Final[dict[str, Any]] = {
     "model": "", "panel": "", "votes": 0, "share": -1.0, "last_vote_us": None, "rounds": 0,
     "more": 0, "begun": False, "driven": False,
 }  # fmt: skip
-"""What a row shows of a run whose file cannot be read, or is not there yet."""
+"""The row's values for a run whose file is unreadable or does not exist yet."""
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Changes with every commit: times and sizes of the file and of its log.
+    """The times and sizes of the file and of its log, which change with every commit.
 
-    An empty log stands for none: whoever only reads makes one, and takes it away.
+    An empty log counts as none, since readers create and delete one.
     """
     found: list[int] = []
     for each in (path, beside(path, "-wal")):
@@ -127,7 +127,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
 def _read(path: Path, stamp: tuple[int, ...], last: _Reading | None) -> _Reading:
     with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
         hours = budget.Reading() if last is None else last.hours
-        # Whether it helped is read again when something was decided, not with every vote.
+        # Whether training helped is read again after events other than votes.
         decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")
         event, helped = int(decided[0]["event"] or 0), None if last is None else last.helped
         if helped is None or helped[0] != event:
@@ -173,7 +173,7 @@ def _row(
 
 
 def _curve(helped: Improvement) -> str:
-    """The share over votes as a small curve, SVG; empty before the second measurement."""
+    """A small SVG curve of the share over votes; empty before the second measurement."""
     series = gain_series(helped)
     if series is None:
         return ""
@@ -182,7 +182,7 @@ def _curve(helped: Improvement) -> str:
 
 
 def _budget(config: Config) -> int | None:
-    """The votes at which the run ends, by its own limits of votes and rounds."""
+    """The number of votes at which the run ends, by its limits of votes and rounds."""
     if config.run.steps is None:
         return config.run.votes
     most = config.run.steps * config.votes_per_step

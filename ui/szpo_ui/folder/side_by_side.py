@@ -1,4 +1,4 @@
-"""Two to six runs side by side: settings that differ, curves, guards, texts on equal prompts."""
+"""Compares two to six runs: differing settings, curves, guards, answers to the same prompts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from szpo.training.results import StepRow
 
 FEWEST, MOST = 2, 6
 MOST_PROMPTS: Final = 12
-"""Prompts whose texts are shown."""
+"""Most prompts whose answers are shown."""
 OWN: Final = ("run.name", "run.folder")
-"""Settings that always differ and say nothing."""
+"""Settings left out, since they differ without meaning."""
 CHARTS: Final = {
     "heldout": "Share of held-out pairs won against the base",
     "reward": "Mean reward on held-out prompts",
@@ -28,7 +28,7 @@ CHARTS: Final = {
     "length": "Answer length, tokens",
     "repetition": "Share of repeated word pairs",
 }
-"""The charts by their keys, in their order."""
+"""The charts' titles by key, in the order of the page."""
 WATCHED: Final = {
     "kl": "KL to the base, as rounds noted it",
     "length": "Answer length",
@@ -37,7 +37,7 @@ WATCHED: Final = {
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without those given twice.
+    """The names without duplicates.
 
     Raises:
         UsageError: fewer than two, or more than six.
@@ -49,7 +49,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def read(paths: Sequence[Path]) -> dict[str, Any]:
-    """What the page shows of the runs of these files, each as of one moment.
+    """The page's content for the runs of these files, each read as of one moment.
 
     Raises:
         SzpoError: a file cannot be read.
@@ -58,7 +58,7 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The runs with what they have in common: settings that differ, charts, figures, texts."""
+    """The runs together: settings that differ, charts, guarded figures, texts."""
     watched = [(key, title) for key, title in WATCHED.items()
                if any(key in run["guarded"] for run in runs)]  # fmt: skip
     return {
@@ -68,7 +68,7 @@ def side_by_side(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """One run: its totals, settings, curves, guards, and what its panel was simulated by.
+    """One run: its totals, settings, curves, guards, and the reward of a simulated panel.
 
     Raises:
         SzpoError: the file cannot be read.
@@ -77,7 +77,7 @@ def read_run(path: Path) -> dict[str, Any]:
         total = results.read(ledger)
         helped, measured = improvement.read(ledger), held_out.read(ledger)
         recorded, config = ledger.spec.get("config"), recorded_config(ledger) or Config()
-    # Today's settings with the values that the run recorded, also where those are gone.
+    # Today's settings with the run's recorded values, even values that szpo no longer allows.
     given, known = flatten(recorded or {}), flatten(config.model_dump(mode="json"))
     return {
         "name": path.stem,
@@ -94,7 +94,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings by section.key, values as JSON.
+    """Settings as text by section.key; a value that is no text is written as JSON.
 
     >>> flatten({"run": {"seed": 3, "name": "a"}, "panel": {"kind": "people"}})
     {'run.seed': '3', 'panel.kind': 'people'}
@@ -112,7 +112,7 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def differing(every: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Settings whose values differ, with each run's; a dash where a run has none of that name.
+    """Settings whose values differ, with each run's value; a dash if a run lacks the setting.
 
     >>> differing([{"run.seed": "3", "run.votes": "8"}, {"run.seed": "4", "run.votes": "8"}])
     {'run.seed': ('3', '4')}
@@ -123,9 +123,9 @@ def differing(every: Sequence[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
 
 
 def list_charts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The charts for which some run has values; rewards of different kinds share none.
+    """The charts for which some run has values; each kind of reward has its own chart.
 
-    Each has a curve of each run, which is empty where it has none.
+    Each chart has one curve per run, which may be empty.
     """
     wanted = [(key, title, None) for key, title in CHARTS.items() if key != "reward"]
     kinds = dict.fromkeys(run["reward"] for run in runs)
@@ -142,7 +142,7 @@ def list_charts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_guards(config: Config, table: Sequence[StepRow]) -> dict[str, dict[str, Any]]:
-    """The bands of a run's settings with the last figures that the run noted."""
+    """The run's last recorded figures, each with its guard's band from the settings."""
     bands = guards.bands(config.guards)
     last: dict[str, float] = {}
     for step in table:
@@ -160,10 +160,10 @@ def _read_guards(config: Config, table: Sequence[StepRow]) -> dict[str, dict[str
 
 
 def shared_texts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The measured prompts with the answers before and after, those of most runs first.
+    """The measured prompts with answers before and after tuning; those in most runs come first.
 
-    ``bases`` are the answers before tuning that differ, each with the answers after it by the
-    names of the runs that began there.
+    ``bases`` are the different answers before tuning, each with the answers after tuning of the
+    runs that share it, by the run's name.
     """
     measured = {run["name"]: {p: (b, t) for p, b, t in run["helped"].before_after} for run in runs}
     prompts = Counter(prompt for texts in measured.values() for prompt in texts)
