@@ -1,1 +1,1 @@
-"""The web process: login, sessions, languages, the JSON API, the vote writer, mounted pages."""
+"""Parts of the web process: login, sessions, languages, the JSON API, the vote writer, mounts."""

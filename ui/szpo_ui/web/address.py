@@ -1,4 +1,4 @@
-"""Where the site is: the socket it listens on, the address browsers know, the names it answers."""
+"""Where the site is: its socket, the address that browsers use, the host names it answers."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from szpo.locks import try_lock
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPERATOR = "operator"
-"""Name behind the link of a start; each start revokes the earlier link, not its sessions."""
+"""The operator's name in the link printed at each start, which ends the earlier link but not its
+sessions."""
 OPERATOR_DAYS = 30.0
-"""How long the link printed at a start works, and its sessions."""
+"""How many days the links printed at a start work, and the sessions made with them."""
 
 
 @dataclass(frozen=True)
 class SiteAddress:
-    """Where the site is reached."""
+    """The site's address for browsers."""
 
     url: str
-    """What links begin with."""
+    """The beginning of every link."""
     names: tuple[str, ...]
-    """Host headers that are answered."""
+    """Host headers to answer."""
 
     @property
     def secure(self) -> bool:
-        """Browsers come over TLS."""
+        """Whether browsers connect by TLS."""
         return self.url.startswith("https://")
 
 
 @contextlib.contextmanager
 def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket]:
-    """A socket that listens, taken before anything slow begins.
+    """A listening socket, opened before anything slow begins.
 
     Raises:
-        UsageError: no such port or address, the port is in use, or the address can be reached
-            from elsewhere and ``--insecure`` was not given.
+        UsageError: no such port or address, the port is in use, or other machines can reach the
+            address and ``--insecure`` was not given.
     """
     if port != 0 and not 1024 <= port <= 65535:
         raise UsageError(f"port {port} cannot be used; give one from 1024 to 65535")
@@ -85,7 +86,7 @@ def _free(host: str, port: int, family: int) -> int:
 def site_address(
     listener: socket.socket, host: str, url: str | None, names: Sequence[str] = ()
 ) -> SiteAddress:
-    """Where the site is, and by which names browsers may ask for it.
+    """The site's address, and the host names that browsers may use for it.
 
     Raises:
         UsageError: the URL is not http(s)://host[:port].
@@ -105,12 +106,12 @@ def site_address(
 
 
 def say(text: str) -> None:
-    """Print a line to the terminal of a server."""
+    """Print a line to the server's terminal."""
     print(text, file=sys.stderr, flush=True)
 
 
 def link(url: str, token: str) -> str:
-    """An invitation's link: the token stands behind #, which browsers do not send.
+    """An invitation's link; the token comes after "#", a part that browsers do not send.
 
     >>> link("https://panel.example", "abc")
     'https://panel.example/login#t=abc'
@@ -119,7 +120,7 @@ def link(url: str, token: str) -> str:
 
 
 def is_folder(word: str, runs: Path) -> bool:
-    """Whether a word of the command line means a folder; a run of that name comes first."""
+    """Whether an argument names a folder; a run of the same name takes precedence."""
     return Path(word).is_dir() and not (runs / f"{word}.db").is_file()
 
 
@@ -132,19 +133,19 @@ def _own_names() -> set[str]:
     return found
 
 
-# --- for other commands: a small file beside the run, locked while its server lives ---
+# --- for other commands: a small file beside the run, locked while its server runs ---
 
 FOLDER_FILE = ".szpo-served"
-"""Where the server of a folder writes its address."""
+"""The file in which the server of a folder writes its address."""
 ADDRESS_LIMIT = 2_000
-"""Characters of an address; links of this kind are far shorter."""
+"""Most characters of an address to read; real ones are far shorter."""
 
 
 @contextlib.contextmanager
 def announce(run: Path, url: str) -> Iterator[None]:
-    """Publish the address to other commands of this machine; a failure to write is ignored.
+    """Publish the address to other commands on this machine; a failure to write is ignored.
 
-    The lock goes with the process, however it ends. Each server of a run has a file of its own.
+    The lock ends with the process, however that ends. Each server of a run has its own file.
     """
     with contextlib.ExitStack() as stack:
         for place in _address_files(run):
@@ -162,10 +163,10 @@ def announce(run: Path, url: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def announce_folder(folder: Path, url: str) -> Iterator[None]:
-    """Publish the address below which all runs of a folder are served; one server at a time.
+    """Publish the address below which all runs of a folder are served, by one server at a time.
 
     Raises:
-        LeaseError: another server has the folder: both would start its models.
+        LeaseError: another server has the folder, and both would start its models.
         StorageError: the folder cannot be written.
     """
     place = folder / FOLDER_FILE
@@ -195,7 +196,7 @@ def _write(file: IO[str], url: str) -> None:
 
 
 def run_prefix(name: str) -> str:
-    """The path below which a run stands where one address serves a folder.
+    """The path of a run at an address that serves a folder.
 
     >>> run_prefix("my-run"), run_prefix("a b/c")
     ('/r/my-run', '/r/a%20b%2Fc')
@@ -204,9 +205,9 @@ def run_prefix(name: str) -> str:
 
 
 def read_address(run: Path) -> str | None:
-    """The address that links to this run begin with; None where no server of it is running.
+    """The beginning of links to this run; None if no server of it is running.
 
-    A server of the run itself comes before one of its folder.
+    A server of the run itself takes precedence over one of its folder.
     """
     if (url := _read_locked(_address_files(run))) is not None:
         return url
@@ -217,7 +218,7 @@ def read_address(run: Path) -> str | None:
 
 
 def _read_locked(files: Sequence[Path]) -> str | None:
-    """What stands in the first file that a living server holds."""
+    """The address in the first of these files that a running server holds locked."""
     for place in files:
         with contextlib.suppress(OSError), place.open(encoding="utf-8") as file:
             if not try_lock(file.fileno(), shared=True) and (url := file.read(ADDRESS_LIMIT)):
@@ -226,5 +227,5 @@ def _read_locked(files: Sequence[Path]) -> str | None:
 
 
 def _address_files(run: Path) -> list[Path]:
-    """Where the servers of a run write their addresses, the first one first."""
+    """The files in which the servers of a run write their addresses, in order of use."""
     return [run.with_name(f"{run.name}-served{number}") for number in ("", "-2", "-3", "-4")]

@@ -1,7 +1,7 @@
-"""The JSON API for panels with a front end of their own; docs/serve.md shows it by examples.
+"""The JSON API for panels with a front end of their own; docs/serve.md has examples.
 
-Status, a comparison, a vote, giving a comparison back. Which policy stands on which side never
-leaves the server, and another panelist's seat is answered like one that does not exist.
+It has the status, assignments, votes, and releasing or extending a seat. It never says which
+policy is on which side, and it treats another panelist's seat like one that does not exist.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from szpo_ui.web.requests import Body, Seat, Tab, if_changed, read, refuse
 from szpo_ui.web.site import Site
 
 VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
-"""Rate limit of one panelist's votes: more than a person reads, far less than a flood."""
+"""Rate limit of one panelist's votes: more than a person can read, far less than a flood."""
 
 
 class AssignmentRequest(Body):
-    """POST /api/assignment."""
+    """The body of POST /api/assignment."""
 
     tab: Tab
     of: SeatKind = "round"
 
 
 class SeatRequest(Body):
-    """POST /api/release and /api/extend."""
+    """The body of POST /api/release and /api/extend."""
 
     assignment: Seat
 
 
 def routes(site: Site) -> list[Route]:
-    """The routes under /api/: plain Starlette, since nothing here needs FastAPI's validation."""
+    """The routes under /api/, without FastAPI, whose validation they do not need."""
     votes = Buckets(site.ledger.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
     def choose(asked: AssignmentRequest, panelist: str) -> tuple[Assignment, Comparison] | None:
@@ -107,7 +107,7 @@ def routes(site: Site) -> list[Route]:
 
 
 def _accept(receipt: Receipt) -> JSONResponse:
-    """A stored answer: whether it counts, and which revision it is."""
+    """The response to a stored vote: whether it counts, and its revision."""
     body: dict[str, Any] = {
         "assignment": receipt.assignment,
         "choice": receipt.choice,
@@ -122,7 +122,7 @@ def _accept(receipt: Receipt) -> JSONResponse:
 
 
 def answer_error(error: SzpoError | None) -> JSONResponse:
-    """Why a vote was not stored, with what stands instead where something does."""
+    """The response to a vote that was not stored: why, and the choice stored instead, if any."""
     match error:
         case VoteConflictError():
             stored = None if error.stored is None else error.stored.choice
@@ -143,7 +143,7 @@ def answer_error(error: SzpoError | None) -> JSONResponse:
 def _describe(
     site: Site, asked: AssignmentRequest, comparison: Comparison, seat: Assignment
 ) -> dict[str, Any]:
-    """The comparison as its panelist sees it: rows in the seat's order, answers by letter."""
+    """The comparison as its panelist sees it: rows in the seat's order, answers as A and B."""
     rows = []
     for row in (comparison.rows[i] for i in seat.prompt_order):
         a, b = seat.sides(row)

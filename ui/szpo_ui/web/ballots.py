@@ -1,4 +1,4 @@
-"""A panelist's answer: one request and one way to the ledger, of page, API and scripts."""
+"""Store a panelist's vote, extend a seat, answer a poller: one way for the page and the API."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from szpo_ui.web.requests import Body, Seat, Tab
 from szpo_ui.web.site import Site
 
 LEAST_SHARE: Final = 0.25
-"""Share of the reading time before which a vote counts as fast."""
+"""A vote before this share of the reading time counts as fast."""
 LONGEST_GATE_S: Final = 30.0
-"""No vote later than this counts as fast, seconds."""
+"""A vote after this many seconds never counts as fast."""
 SHORT_TALK: Final = 150
-"""Words up to which the earlier turns of a conversation are unfolded."""
+"""The earlier turns of a conversation are unfolded if they have at most this many words."""
 
 Letter = Literal["A", "B", "tie"]
 Plain = str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None
 
 
 class Ballot(Body):
-    """A vote as a client sends it; facts that the server knows itself are not read from it."""
+    """A vote as a client sends it; it holds nothing that the server knows itself."""
 
     assignment: Seat
     choice: Letter | Literal["skip"]
@@ -39,7 +39,7 @@ class Ballot(Body):
     skip_reason: str | None = Field(None, min_length=1, max_length=200)
     dwell_ms: int | None = Field(None, ge=0, lt=7 * 24 * 3600 * 1000)
     details: dict[str, Plain | dict[str, Letter]] = Field(default_factory=dict, max_length=32)
-    """How it came about; of the page, ``notes`` on single rows and how many were ``seen``."""
+    """Further facts; the page sends ``notes`` on single rows, and how many rows were ``seen``."""
 
     @model_validator(mode="after")
     def _reason_of_a_skip(self) -> Self:
@@ -49,7 +49,7 @@ class Ballot(Body):
 
 
 class At(Body):
-    """Where a page is: its tab, and the seat that it shows."""
+    """A page's tab, and the seat that the page shows."""
 
     tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
     seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
@@ -58,10 +58,10 @@ class At(Body):
 def cast(
     site: Site, panelist: str, ballot: Ballot, language: Language = ENGLISH
 ) -> tuple[Record, Receipt | VoteConflictError]:
-    """Store an answer within the writer's transaction, whoever sent it.
+    """Store a vote within the caller's transaction.
 
-    Returns the row of its seat, and the answer stored or why none is. The server adds how much
-    there was to read, and whether the answer came too fast for that.
+    Returns the seat's row, and the vote's receipt or why it was refused. The server adds how much
+    there was to read, and whether the vote was too fast for that.
 
     Raises:
         UsageError: there is no such seat, or it is somebody else's.
@@ -74,8 +74,8 @@ def cast(
     assert stored is not None, seat["comparison"]
     read = in_language(stored, language)
     differ, words = [i for i, row in enumerate(read.rows) if not row.identical], to_read(read)
-    # The client's reading time is not trusted: at most the time since the texts were served
-    # counts. Where that is negative the clock was set back, and the bound is unknown.
+    # The client's reading time is not trusted: the time since the texts were served is its upper
+    # bound. If that time is negative, the clock was set back and the bound is unknown.
     had_ms = (site.ledger.clock() - seat["served_us"]) / 1000
     read_ms: float | None = ballot.dwell_ms
     if had_ms >= 0:
@@ -103,9 +103,9 @@ def cast(
 
 
 def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int | None:
-    """Hold a seat for another full term; until when it is held, None where others may have it.
+    """Hold a seat for another full term; returns its end, or None if others may have the seat.
 
-    A ``tab`` holds what it shows and nobody has answered.
+    With a ``tab``, only an unanswered seat of that tab (or of none) is extended.
 
     Raises:
         UsageError: there is no such seat, or it is somebody else's.
@@ -119,9 +119,9 @@ def extend(site: Site, panelist: str, seat: str, tab: str | None = None) -> int 
 
 
 def poll(site: Site, panelist: str, at: At | None = None) -> tuple[dict[str, Any], str]:
-    """What a poller needs, without reserving a seat: the status, and a tag that changes with it.
+    """The status for a poller, and a tag that changes with it; this reserves no seat.
 
-    For a page also the key of its screen, and for how many seconds its seat is held.
+    A page also gets the key of its screen, and the seconds for which its seat is still held.
     """
     status = redact_for_panelists(site.status.read())
     if at is None:
@@ -142,13 +142,13 @@ def poll(site: Site, panelist: str, at: At | None = None) -> tuple[dict[str, Any
 def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
     """The key that the poller compares while a panelist reads.
 
-    It holds no counts, so that votes of others do not redraw the page.
+    It has no counts, so other people's votes do not redraw the page.
     """
     return "elsewhere" if elsewhere else f"{status.state}.{status.step}"
 
 
 def is_elsewhere(site: Site, seat: Record, tab: str) -> bool:
-    """Whether a panelist's seat is open in another tab that is alive."""
+    """Whether a panelist's seat is open in another tab that still sends requests."""
     other = seat["tab"]
     return other not in (None, tab) and site.tabs.is_alive(seat["panelist"], other)
 
@@ -159,7 +159,7 @@ def lease_s(site: Site, expires_us: int) -> float:
 
 
 def gate_s(words: int) -> float:
-    """Seconds before which a vote on so many words is fast: a quarter of the reading time.
+    """A vote on so many words is fast before this many seconds, a quarter of the reading time.
 
     >>> gate_s(238), gate_s(10_000)
     (15.0, 30.0)
@@ -168,9 +168,9 @@ def gate_s(words: int) -> float:
 
 
 def in_language(comparison: Comparison, language: Language) -> Comparison:
-    """The comparison as a reader gets it: the practice comparison, szpo's own, in their language.
+    """The comparison for a reader; the practice comparison is put into their language.
 
-    The record holds it in English. Texts of prompts and models are never translated.
+    The ledger holds it in English. Prompts of the run and texts of models are never translated.
     """
     if comparison.kind != "practice" or language is ENGLISH:
         return comparison
@@ -182,7 +182,7 @@ def in_language(comparison: Comparison, language: Language) -> Comparison:
 
 
 def to_read(comparison: Comparison) -> int:
-    """The words of prompts, unfolded conversations and answers of the pairs that differ."""
+    """Number of words in prompts, unfolded conversations and answers of the pairs that differ."""
     texts: list[str] = []
     for row in comparison.rows:
         if not row.identical:
@@ -193,7 +193,7 @@ def to_read(comparison: Comparison) -> int:
 
 
 def is_unfolded(prompt: Prompt) -> bool:
-    """The earlier turns are a short conversation, which a reader of the answers needs."""
+    """Whether the earlier turns are a short conversation, which is then shown unfolded."""
     turns = prompt.turns[:-1]
     spoken = any(role != "system" for role, _ in turns)
     return spoken and sum(len(text.split()) for _, text in turns) <= SHORT_TALK

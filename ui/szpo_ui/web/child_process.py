@@ -1,4 +1,4 @@
-"""Run a child process beside the web server: start it, restart it, end it in order."""
+"""Run a child process beside the web server: start it, restart it, shut it down."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any, Final
 from szpo.errors import SzpoError
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
-"""Seconds before a restart: doubled after each quick end."""
+"""Seconds before a restart, doubled after each restart of a child that ends quickly."""
 SETTLED = 60.0
-"""A child that lived this many seconds had started well: the wait is `FIRST_WAIT` again."""
+"""After a child that ran at least this many seconds, the wait is `FIRST_WAIT` again."""
 GRACE = 15.0
-"""Seconds that a child has to end its transaction and exit."""
+"""Seconds for a child to end its transaction and exit."""
 
 Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
 SZPO: Final = (sys.executable, "-m", "szpo")
-"""The beginning of szpo's own commands."""
+"""The first words of szpo's own commands."""
 
 
 def controller(run: Path, features: Iterable[str], szpo: Sequence[str] = SZPO) -> list[str]:
-    """The command that drives a run, with features of the user's own that it may count."""
+    """The command that drives a run, with the user's own features that the run may use."""
     own = [word for each in dict.fromkeys(features) for word in ("--feature", each)]
     return [*szpo, "run", "--resume", str(run), "--stay", *own]
 
 
 def record_end(run: Path, code: int, again_s: float) -> None:
-    """Record a controller's end for the operator's page; on a full disk the terminal has it."""
-    from szpo.ledger.database import Ledger  # a second, which the first page need not wait for
+    """Record a controller's end for the operator's page, unless the ledger cannot be written."""
+    from szpo.ledger.database import Ledger  # takes a second, and the first page must not wait
 
     with contextlib.suppress(SzpoError), Ledger.open(run) as ledger:
         ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": again_s})
@@ -42,9 +42,8 @@ def record_end(run: Path, code: int, again_s: float) -> None:
 def start(command: Sequence[str], output: int | None = None) -> subprocess.Popen[Any]:
     """Start a child outside the terminal's process group, so that Ctrl-C reaches the parent only.
 
-    ``output`` is `subprocess.PIPE` where the parent reads what the child prints, on both streams.
-    The parent then ends the child in order. Where the parent is killed and cannot, Linux sends
-    the child its SIGTERM.
+    ``output`` is `subprocess.PIPE` if the parent reads the child's output, of both streams. The
+    parent must end the child. If the parent is killed, Linux sends the child a SIGTERM.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-c", _FOLLOW, *command]
@@ -62,7 +61,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Keeper:
-    """A child process that runs as long as its parent."""
+    """Keeps a child process running as long as its parent."""
 
     def __init__(
         self,
@@ -74,15 +73,15 @@ class Keeper:
         first: subprocess.Popen[Any] | None = None,
         begin: Start = start,
     ):
-        """Restart the child whenever it ends with another exit code than 0.
+        """Restart the child whenever it ends with an exit code other than 0.
 
         Args:
-            name: what messages call the child.
+            name: the child's name in messages.
             command: starts the child.
             say: prints one line to the terminal at each unexpected end.
-            on_end: takes the exit code and the seconds until the restart; 0 and 0.0 at the last.
-            first: a child that runs already; ``command`` starts the ones after it.
-            begin: makes a process of the command.
+            on_end: gets the exit code and the seconds until the restart; 0 and 0.0 at the last.
+            first: a child that is already running; ``command`` starts later ones.
+            begin: starts a process from the command.
         """
         self.name: Final = name
         self.command: Final = tuple(command)
@@ -91,25 +90,25 @@ class Keeper:
         self._child = first
         self._ending = threading.Event()
         self.pause: Callable[[float], object] = self._ending.wait
-        """Waits before a restart; ends early when the keeper is closed."""
+        """Waits before a restart; returns early when the keeper is closed."""
         self.timer: Callable[[], float] = time.monotonic
-        """Measures how long a child lived, seconds."""
+        """The clock that measures how long a child ran, seconds."""
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"szpo-{name}", daemon=True)
 
     @property
     def child(self) -> subprocess.Popen[Any] | None:
-        """The child that runs now."""
+        """The current child; None between two children."""
         with self._lock:
             return self._child
 
     @property
     def is_alive(self) -> bool:
-        """A child runs, or will be started again."""
+        """Whether a child runs or will be restarted."""
         return self._thread.is_alive()
 
     def run(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the thread that keeps the child running."""
         self._thread.start()
 
     def close(self, grace: float = GRACE) -> None:
@@ -126,7 +125,7 @@ class Keeper:
         self.join()
 
     def join(self) -> None:
-        """Wait until no child will be started again: after `close`, or once it ended with 0."""
+        """Wait until the child will not restart: after `close`, or once it ended with 0."""
         if self._thread.ident is not None:
             self._thread.join()
 

@@ -1,8 +1,8 @@
 """Credentials as rows of the ledger: hashed secrets under ids of the form kind:name:random.
 
-Kinds are ``link``, ``code`` and ``session``; a link that was redeemed is ``used``, as is the right
-of somebody who came by an open link. A ``key`` is nobody's: pseudonyms of such people are made
-with it.
+Kinds are ``link``, ``code`` and ``session``. A redeemed link becomes ``used``; people who came by
+an open link have a ``used`` one from the start. A ``key`` belongs to nobody: the pseudonyms of
+such people are made with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Role = Literal["panelist", "operator"]
 State = Literal["invited", "active", "revoked", "expired"]
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Thirty-two letters without I, L, O and U (Crockford 2002), since those are misread."""
+"""Thirty-two characters without I, L, O and U (Crockford 2002), which are often misread."""
 KINDS: Final = ("link", "used", "code", "session")
 
 _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
@@ -29,7 +29,7 @@ _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose credential it is: a panelist by pseudonym and id, or an operator by name."""
+    """The owner of a credential: a panelist by pseudonym and id, or an operator by name."""
 
     role: Role
     name: str
@@ -46,18 +46,18 @@ class Invited:
     created_us: int
     expires_us: int
     seen_us: int | None
-    """When a session was last used, to the minute; None before the first."""
+    """When a session was last used, to the minute; None without a session."""
     contact: str | None = None
 
 
 def new_code() -> str:
-    """Eighty random bits as sixteen letters in groups of four."""
+    """Eighty random bits as sixteen characters in groups of four."""
     letters = [secrets.choice(ALPHABET) for _ in range(16)]
     return "-".join("".join(letters[i : i + 4]) for i in range(0, 16, 4))
 
 
 def plain_code(code: str) -> str:
-    """Normalize a typed code: no dashes and spaces, misread letters corrected.
+    """Normalize a typed code: remove dashes and spaces, correct misread letters.
 
     >>> plain_code("abcd-efgh jkmo-pq1i")
     'ABCDEFGHJKM0PQ11'
@@ -66,12 +66,12 @@ def plain_code(code: str) -> str:
 
 
 def kind(row: Record) -> str:
-    """What a credential is: link, used, code or session."""
+    """A credential's kind: link, used, code or session."""
     return str(row["credential"]).split(":")[0]
 
 
 def name_of(row: Record) -> str:
-    """Whose it is: a panelist's pseudonym or an operator's name."""
+    """The owner of a credential: a panelist's pseudonym or an operator's name."""
     return str(row["credential"]).split(":")[1]
 
 
@@ -84,7 +84,7 @@ def all_of(ledger: Ledger, name: str) -> list[Record]:
 
 
 def under(ledger: Ledger, prefix: str) -> list[Record]:
-    """All credentials that begin with "prefix:"."""
+    """All credentials whose ids begin with "prefix:"."""
     # ';' follows ':', so the range holds exactly the ids that begin with "prefix:".
     return ledger.query(
         "SELECT * FROM credentials WHERE credential > ? AND credential < ?",
@@ -93,7 +93,7 @@ def under(ledger: Ledger, prefix: str) -> list[Record]:
 
 
 def end(ledger: Ledger, prefix: str) -> None:
-    """Revoke a credential, or all that begin with "prefix:"."""
+    """Revoke the credential of this id, or all whose ids begin with "prefix:"."""
     ledger.execute(
         "UPDATE credentials SET revoked_us = ? WHERE revoked_us IS NULL "
         "AND (credential = ? OR (credential > ? AND credential < ?))",
@@ -113,7 +113,7 @@ def add(
 
 
 def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:
-    """The credential behind a secret. It is looked up by its hash, which no client can choose."""
+    """The credential of a secret, looked up by its hash, which no client can choose."""
     digest = sha256(secret)
     found = ledger.query("SELECT * FROM credentials WHERE secret_sha256 = ?", (digest,))
     if not found or kind(found[0]) not in kinds:
@@ -122,14 +122,14 @@ def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:
 
 
 def fault(row: Record, now: int) -> Fault | None:
-    """Why a credential opens nothing any more; None while it does."""
+    """Why a credential is no longer valid; None while it is."""
     if row["revoked_us"] is not None:
         return "revoked"
     return "expired" if row["expires_us"] <= now else None
 
 
 def ends_us(ledger: Ledger, name: str) -> int:
-    """When the last invitation of a name ends that was not revoked; used links are part of it."""
+    """When the last unrevoked link or code of a name ends; used links count too."""
     ends = [
         row["expires_us"]
         for row in all_of(ledger, name)
@@ -144,7 +144,7 @@ def opens(row: Record, now: int) -> bool:
 
 
 def summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> Invited:
-    """Summarize all credentials of one name; there is at least one."""
+    """Summarize all credentials of one name, of which there must be one."""
     ways = [row for row in rows if kind(row) != "session"]
     sessions = [row for row in rows if kind(row) == "session"]
     invited = any(opens(row, now) for row in ways)

@@ -1,7 +1,7 @@
-"""Access of people: invitations by link and code, sessions, revocation, erasure.
+"""People's access: invitations by link and code, sessions, revocation, erasure.
 
-Only SHA-256 of random secrets is stored: 256 bits behind a link or a session, 80 behind a code
-that is typed. What is personal stands in `credentials` and `contacts`, never in the record.
+Only SHA-256 hashes of random secrets are stored: of 256 bits for a link or a session, of 80 for a
+typed code. Personal data are in the tables ``credentials`` and ``contacts``, never in the record.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Reason = Literal[
     "unknown", "expired", "revoked", "used", "other_study", "time_over", "full", "ended"
 ]
 Fault = Literal["login", "expired", "revoked"]
-"""Why a session opens nothing: unknown or ended by its person, run out, or taken away."""
+"""Why a session is not valid: unknown or logged out (login), expired, or revoked."""
 
 SESSION_US: Final = 12 * 3600 * 1_000_000
-"""How long a session lasts without being used."""
+"""How long a session lasts without use, µs."""
 MOST_SESSIONS: Final = 10
-"""Sessions of one person; a further one ends that which was not used for longest."""
+"""Most sessions of one person; a further one ends the one unused for longest."""
 SLIDE_US: Final = 60_000_000
-"""A session's use is written down at most this often."""
+"""A session's use is recorded at most once in this time, µs."""
 LONGEST_DAYS: Final = 3650.0
 ERASE_WAIT_S: Final = 10.0
 """How long an erasure waits for readers of the file, seconds."""
@@ -52,21 +52,21 @@ class AccessError(SzpoError):
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What an invited person gets; the only place where the secrets stand in clear."""
+    """A person's new link and code; the only place where the secrets are in plain text."""
 
     role: Role
     name: str
     panelist: str | None
     token: str = field(repr=False)
-    """Goes into the fragment of a link; it works once."""
+    """The secret in a link's fragment; it works once."""
     code: str = field(repr=False)
-    """Is typed beside the name; it works until it ends or is revoked."""
+    """The secret to type with the name; it works until it expires or is revoked."""
     expires_us: int
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Who a panelist is; erasable, and in no export."""
+    """Who a panelist is; can be erased, and is in no export."""
 
     name: str | None = None
     address: str | None = None
@@ -83,12 +83,12 @@ def invite(
 ) -> Invitation:
     """Make a link and a code for a person; a panelist is enrolled under the name.
 
-    Without a name the next free one of P-01, P-02, … (O-01, … for operators) is taken. It becomes
-    part of the record: choose one that says nothing about the person. A former link or code of
-    the name ends; its sessions go on. A ``contact`` given as text is the person's name.
+    Without a name, the next free one of P-01, P-02, … (O-01, … for operators) is used. It becomes
+    part of the record, so a panelist's name should say nothing about the person. Earlier links and
+    codes of the name end; its sessions go on. A ``contact`` given as text is the person's name.
 
     Raises:
-        UsageError: a name of another form or role, no days, or a contact of an operator.
+        UsageError: a wrong role or name, ``days`` out of range, or a contact of an operator.
     """
     if role not in get_args(Role):
         raise UsageError(f"invite: role {role!r} is unknown; it is panelist or operator")
@@ -123,10 +123,10 @@ def invite(
 def admit(
     ledger: Ledger, name: str, *, until_us: int, contact: Contact, by: str
 ) -> tuple[str, Identity]:
-    """Begin a session of a panelist who came by an open link; returns its secret and whose it is.
+    """Begin a session for a panelist who came by an open link; returns its secret and owner.
 
-    They are enrolled under the name at their first arrival, which is an event like an
-    invitation's with ``by``. Their sessions end at ``until_us`` at the latest.
+    Their first arrival enrols them under the name, and is recorded like an invitation with ``by``.
+    Their sessions end at ``until_us`` at the latest.
     """
     _forget(ledger)
     with ledger.transaction("access"):
@@ -144,10 +144,10 @@ def admit(
 
 
 def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
-    """Turn a link's token into a session; returns its secret and whose it is. Works once.
+    """Begin a session by a link's token, once; returns the session's secret and owner.
 
     Raises:
-        AccessError: unknown, used, revoked or expired.
+        AccessError: the link is unknown, used, revoked or expired.
     """
     with ledger.transaction("access"):
         row = find_link(ledger, token)
@@ -160,32 +160,32 @@ def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
 
 
 def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
-    """Turn a name and its code into a session; returns its secret and whose it is.
+    """Begin a session by a name and its code; returns the session's secret and owner.
 
     Case, spaces and dashes of the code and the case of the name do not matter. The code is looked
-    up by its hash, so that an unknown name takes as long as a wrong code.
+    up by its hash, so an unknown name takes as long as a wrong code.
 
     Raises:
-        AccessError: unknown (without naming which of the two), revoked or expired.
+        AccessError: name or code is unknown (it does not say which), or revoked or expired.
     """
     with ledger.transaction("access"):
         return _begin(ledger, find_code(ledger, name, code))
 
 
 def find_link(ledger: Ledger, token: str) -> Record:
-    """The row of a link that `redeem` takes; nothing is written.
+    """The row of a link that `redeem` would accept; nothing is written.
 
     Raises:
-        AccessError: what `redeem` raises.
+        AccessError: as `redeem`.
     """
     return _check(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
 
 
 def find_code(ledger: Ledger, name: str, code: str) -> Record:
-    """The row of a code that `login` takes; nothing is written.
+    """The row of a code that `login` would accept; nothing is written.
 
     Raises:
-        AccessError: what `login` raises.
+        AccessError: as `login`.
     """
     row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
     known = "" if row is None else credential_rows.name_of(row)
@@ -195,16 +195,16 @@ def find_code(ledger: Ledger, name: str, code: str) -> Record:
 
 
 def identify(ledger: Ledger, session: str) -> Identity | None:
-    """Whose session it is; None unless it is alive (see `find_session`)."""
+    """The owner of a session; None unless it is valid (see `find_session`)."""
     found = find_session(ledger, session)
     return None if isinstance(found, str) else found
 
 
 def find_session(ledger: Ledger, session: str) -> Identity | Fault:
-    """Whose session it is, or why it opens nothing.
+    """The owner of a session, or why it is not valid.
 
-    Using it keeps it alive for twelve hours more (written at most once a minute), but not beyond
-    the invitation behind it. A ledger that is open for reading only looks.
+    Use extends a session to twelve hours from now (written at most once a minute), but not beyond
+    its invitation. With a read-only ledger, nothing is extended.
     """
     row, now = credential_rows.find(ledger, session, ("session",)), ledger.clock()
     if row is None:
@@ -228,7 +228,7 @@ def find_session(ledger: Ledger, session: str) -> Identity | Fault:
 
 
 def logout(ledger: Ledger, session: str) -> None:
-    """End a session; harmless if it has ended."""
+    """End a session, unless it has ended already."""
     with ledger.transaction("access"):
         row = credential_rows.find(ledger, session, ("session",))
         if row is not None:
@@ -236,9 +236,9 @@ def logout(ledger: Ledger, session: str) -> None:
 
 
 def revoke(ledger: Ledger, name: str, by: str) -> int:
-    """End every link, code and session of a name at once; returns how many were alive.
+    """End every link, code and session of a name at once; returns how many were valid.
 
-    Comparisons that a panelist of that name was shown and has not answered are free for others.
+    The panelist's unanswered seats are released for others.
     """
     with ledger.transaction(by):
         rows = credential_rows.all_of(ledger, name)
@@ -255,7 +255,7 @@ def revoke(ledger: Ledger, name: str, by: str) -> int:
 
 
 def list_people(ledger: Ledger) -> list[Invited]:
-    """Everybody who was invited, by name."""
+    """All invited people, sorted by name."""
     names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
     people: dict[str, list[Record]] = {}
     for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
@@ -272,30 +272,30 @@ def list_people(ledger: Ledger) -> list[Invited]:
 def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -> None:
     """Delete a person's contact and credentials; the pseudonym and its votes stay in the record.
 
-    Returns once the bytes are gone from the file and its log. Readers of the file delay
-    that and are waited for, ``wait_s`` seconds; another call finishes what was begun. Copies made
-    before (backups) still have them.
+    Returns once the bytes are gone from the file and its log. Readers of the file delay this; they
+    are waited for at most ``wait_s`` seconds, and another call can finish the erasure. Earlier
+    copies of the file, such as backups, still have the data.
 
     Raises:
         UsageError: there is no invitation of that name.
-        StorageError: deleted, but a reader of the file delays that; call again.
+        StorageError: the rows are deleted, but a reader keeps the bytes in the log; call again.
     """
     _forget(ledger)
-    ledger.checkpoint_log()  # so that the log restarts with the deletion, if there are no readers
+    ledger.checkpoint_log()  # without readers, the log then restarts with the deletion
     with ledger.transaction(by):
         rows = credential_rows.all_of(ledger, name)
         if rows:
             _delete(ledger, rows, by)
         begun = bool(rows) or _erased(ledger, name)
     operators = (each["body"]["role"] == "operator" for each in ledger.events("erase"))
-    if begun or any(operators):  # which one is not on record
+    if begun or any(operators):  # the record does not name an erased operator
         ledger.empty_log(wait_s)
     if not begun:
         raise UsageError(f"erase: nobody was invited as {name!r}, or all of it is gone already")
 
 
 def copies(ledger: Ledger) -> str:
-    """Which copies still hold an erased name: those made before, and those left half written."""
+    """A sentence on copies that still hold an erased name: earlier ones and half-written ones."""
     left = ", ".join(str(each) for each in left_drafts(ledger.path))
     half = f"; remove {left}, left by a program that was killed" if left else ""
     return f"copies made before still hold the name{half}"
@@ -315,7 +315,7 @@ def _delete(ledger: Ledger, rows: list[Record], by: str) -> None:
 
 
 def _erased(ledger: Ledger, name: str) -> bool:
-    """A panelist of that name was erased before."""
+    """Whether a panelist of that name was erased before."""
     return bool(
         ledger.query(
             "SELECT 1 FROM events e JOIN panelists p "
@@ -327,7 +327,7 @@ def _erased(ledger: Ledger, name: str) -> bool:
 
 
 def _forget(ledger: Ledger) -> None:
-    """From now on SQLite overwrites what is deleted."""
+    """From now on, SQLite overwrites deleted data."""
     ledger.query("PRAGMA secure_delete = ON")
 
 
@@ -350,11 +350,11 @@ def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
 
 
 def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
-    """A new session behind a credential that was checked."""
+    """A new session for a credential that was checked."""
     now, secret, name = ledger.clock(), secrets.token_urlsafe(32), credential_rows.name_of(row)
     before = credential_rows.under(ledger, f"session:{name}")
     before.sort(key=lambda row: row["created_us"], reverse=True)
-    for i, old in enumerate(before):  # the file stays small, and so does what one person holds
+    for i, old in enumerate(before):  # so that file and sessions do not pile up
         if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
     expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))

@@ -1,8 +1,8 @@
-"""Word-level difference marks between the two answers to a prompt, from difflib.
+"""Marks the words that differ between the two answers to a prompt, by difflib.
 
-Below a similarity of one half nearly everything would be marked, so nothing is; very long answers
-are not compared, since difflib takes quadratic time. The same texts always give the same marks;
-recent comparisons are cached.
+Below a similarity of one half, nearly everything would be marked, so nothing is. Very long answers
+are not compared, since difflib takes quadratic time. The same texts always get the same marks.
+Recent comparisons are cached.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from typing import Final, TypeAlias
 SIMILAR: Final = 0.5
 """Least similarity at which differences are marked."""
 MOST_WORDS: Final = 800
-"""Answers with more words (and marks of punctuation) on either side are not compared."""
+"""Most words and punctuation marks of an answer; longer answers are not compared."""
 MOST_LETTERS: Final = 20_000
-"""Nor are answers with more characters."""
+"""Most characters of an answer; longer answers are not compared."""
 MOST_MATCHES: Final = 20_000
-"""Nor are texts with more pairs of equal words, which very repetitive answers have."""
+"""Most pairs of equal words; very repetitive answers have more and are not compared."""
 CACHED: Final = 256
-"""Comparisons that are stored: at most 64 MiB; a page is drawn again with every request."""
+"""Comparisons to cache, at most 64 MiB, since every request draws the page again."""
 
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’]\w+)*|[^\w\s]|\s+")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text; ``differs`` where the other answer has something else there."""
+    """A stretch of text; ``differs`` if the other answer has something else there."""
 
     text: str
     differs: bool = False
@@ -43,9 +43,9 @@ Pieces: TypeAlias = tuple[Piece, ...]
 
 
 def compare(a: str, b: str) -> tuple[Pieces, Pieces]:
-    """The two texts with the words that differ marked; joined, the pieces are the texts.
+    """Both texts in pieces, with words that differ marked; joined, the pieces are the text.
 
-    Similarity is 2·matches over words of both, white space left out.
+    Similarity is 2·matches / number of words in both, without white space.
 
     >>> compare("The sky is blue.", "The sea is blue.")[1]
     (Piece(text='The ', differs=False), Piece(text='sea', differs=True), Piece(text=' is blue.', differs=False))
@@ -58,7 +58,7 @@ def compare(a: str, b: str) -> tuple[Pieces, Pieces]:
 @lru_cache(maxsize=CACHED)
 def _compare_words(a: str, b: str) -> tuple[Pieces, Pieces]:
     tokens = _WORDS.findall(a), _WORDS.findall(b)
-    # Of space between words nothing is compared; a text that begins with some has a word more.
+    # Space between words is not compared; space at a text's beginning counts as a word.
     left, right = ([i for i, t in enumerate(some) if i == 0 or not t.isspace()] for some in tokens)
     plain = _whole(a), _whole(b)
     if max(len(left), len(right)) > MOST_WORDS:
@@ -68,7 +68,7 @@ def _compare_words(a: str, b: str) -> tuple[Pieces, Pieces]:
     if sum(count * there[text] for text, count in here.items()) > MOST_MATCHES:
         return plain
     matcher = SequenceMatcher(None, *texts, autojunk=False)
-    # An upper bound, found fast, comes first.
+    # Try a fast upper bound first.
     if matcher.quick_ratio() < SIMILAR or round(matcher.ratio(), 3) < SIMILAR:
         return plain
     blocks = matcher.get_matching_blocks()
@@ -82,7 +82,7 @@ def _whole(text: str) -> Pieces:
 
 
 def _pieces(tokens: Sequence[str], differ: set[int]) -> Pieces:
-    """The tokens in stretches; space is marked between two words that both differ."""
+    """The tokens joined to pieces; space between two marked words is marked too."""
     marked = [
         {i - 1, i + 1} <= differ if token.isspace() else i in differ
         for i, token in enumerate(tokens)

@@ -1,7 +1,7 @@
-"""The panelist's sentences: one file for each language, and the choice of a reader's language.
+"""The panelist's sentences in every language, and the choice of a reader's language.
 
-`CODE.toml` beside this file holds every sentence of one language; ``{name}`` stands for what is
-filled in. Whoever adds a language adds such a file, and nothing else.
+`CODE.toml` beside this file holds every sentence of one language; ``{name}`` is a placeholder. To
+add a language, add such a file and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:  # it loads NumPy, for which a run's first page would wait
+if TYPE_CHECKING:  # it loads NumPy, which would delay a run's first page
     from szpo.types import Choice
 
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -21,25 +21,25 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "view": ("F",), "skip": ("S",), "change": ("U",), "guideline": ("I",), "break": ("P",),
     "help": ("?",),
 }  # fmt: skip
-"""The keys of each shortcut, which are the same in every language."""
+"""The keys of each shortcut, the same in every language."""
 LONGEST_HEADER: Final = 200
-"""How many characters of a browser's Accept-Language are read."""
+"""Most characters of a browser's Accept-Language header to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """All that panelists read of szpo in one language, as its file has them."""
+    """All sentences for panelists in one language, from its file."""
 
     code: str
-    """The name of its file, and what a browser calls it: ``de``."""
+    """The name of its file and the language's code in browsers, such as ``de``."""
     name: str
-    """The language's own name for itself."""
+    """The language's name in the language itself."""
     short: str
-    """The same in a few letters, for the button in the header."""
+    """The name in a few letters, for the button in the header."""
     tag: str
     """The value of HTML's ``lang``."""
     native: bool
-    """A native speaker has read it."""
+    """Whether a native speaker has read the sentences."""
     choices: Mapping[Choice, str]
     reasons: Mapping[str, str]
     """Reasons to skip a comparison, by the code that is stored."""
@@ -53,16 +53,16 @@ class Language:
     live: Mapping[str, str]
     """Sentences of the script."""
     entrance: Mapping[str, Any]
-    """Of the pages before the panel: login, a study's open link, a run that is being set up."""
+    """Sentences of the pages before the panel: login, a study's open link, a run's set-up."""
     practice: Sequence[Mapping[str, str]]
-    """Prompt, better and worse answer of each row of the practice comparison."""
+    """The practice comparison's rows: prompt, better answer, worse answer."""
 
     def consent(self, second: bool) -> list[str]:
-        """What people agree to; ``second``: some comparisons are shown to one more person."""
+        """The text of consent; ``second``: some comparisons are shown to a second person."""
         return [*self.page["consent"], *([self.page["consent_second"]] if second else [])]
 
     def roughly(self, seconds: float) -> str:
-        """An estimated time in round words.
+        """An estimated duration, rounded, in words.
 
         >>> ENGLISH.roughly(50), ENGLISH.roughly(95), ENGLISH.roughly(4000)
         ('about 50 seconds', 'about 2 minutes', 'about 1 hour')
@@ -75,7 +75,7 @@ class Language:
         return self.times["hour" if hours == 1 else "hours"].format(count=hours)
 
     def spent(self, seconds: float) -> str:
-        """A time that has passed, in round words.
+        """An elapsed time, rounded, in words.
 
         >>> ENGLISH.spent(0.4), ENGLISH.spent(400)
         ('under a minute', 'about 7 minutes')
@@ -84,7 +84,7 @@ class Language:
 
 
 def _read_all() -> dict[str, Language]:
-    """Every language of the folder, by code; English, which the others follow, first."""
+    """Every language of the folder by code, English first."""
     folder = resources.files("szpo_ui.web")
     found = {}
     for file in folder.iterdir():
@@ -99,9 +99,10 @@ ENGLISH: Final = LANGUAGES["en"]
 
 
 def choose_language(chosen: str, header: str | None) -> Language:
-    """The language that a reader has chosen, else the first of their browser's that there is.
+    """The language that a reader has chosen, else the best available one for their browser.
 
-    ``header`` is an Accept-Language (RFC 9110, 12.5.4); English where nothing in it is known.
+    ``header`` is an Accept-Language header (RFC 9110, 12.5.4). If no language in it is available,
+    the result is English.
 
     >>> choose_language("", "fr-CH, de-AT;q=0.8, en;q=0.9").code
     'en'
@@ -120,7 +121,7 @@ def choose_language(chosen: str, header: str | None) -> Language:
 
 
 def _weight(quality: str) -> float:
-    """The weight behind a language's name, 0 to 1; 1 where none stands there, 0 for nonsense.
+    """The weight after a language's name, 0 to 1; 1 if it is missing, 0 if it is invalid.
 
     >>> _weight(""), _weight(" q=0.5"), _weight("q=x"), _weight("q=nan")
     (1.0, 0.5, 0.0, 0.0)

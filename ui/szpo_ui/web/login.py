@@ -1,8 +1,8 @@
-"""Identify who sends a request: sessions, the login page, invitations, the lock after wrong codes.
+"""Identifies who sends a request: sessions, the login page, invitations, locks after wrong codes.
 
-A session is a random secret in a cookie of this host (or, for programs, behind ``Authorization:
-Bearer``); the ledger stores only its hash. Each request is checked there again, so that a revoked
-session ends at once.
+A session is a random secret in a cookie of this host (or, for programs, in the header
+``Authorization: Bearer``). The ledger stores only its hash. Each request looks the session up
+there again, so a revoked session ends at once.
 """
 
 from __future__ import annotations
@@ -37,17 +37,16 @@ from szpo_ui.web.site import Door
 T = TypeVar("T")
 
 LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
-"""Rate limit of one person's logins with right codes."""
+"""Rate limit of one person's logins with correct codes."""
 SCOPE = "szpo.identity"
-"""Key under which `AccessControl` leaves the identity for the handlers of the request."""
+"""Key in a request's scope under which `AccessControl` stores the identity for handlers."""
 
 
 def cookie_name(secure: bool, prefix: str = "") -> str:
-    """The session cookie's name; ``__Host-`` binds it to the host and needs TLS.
+    """The session cookie's name; ``__Host-`` binds the cookie to the host and needs TLS.
 
-    Where several runs share a host, each has a name of its own, made from the run's ``prefix``:
-    ``__Host-`` allows no path, and sessions of two runs in one browser must not replace one
-    another.
+    If runs share a host, each has its own name, made from the run's ``prefix``: ``__Host-`` allows
+    no path, and sessions of two runs in one browser must not replace each other.
 
     >>> cookie_name(True), cookie_name(False), cookie_name(False, "/r/mine")
     ('__Host-szpo', 'szpo', 'szpo-31cc420e531e')
@@ -57,16 +56,16 @@ def cookie_name(secure: bool, prefix: str = "") -> str:
 
 
 def home_of(site: Door, role: Role) -> str:
-    """The address of a role's page, as a path from the host."""
+    """The path of a role's page on the host."""
     return f"{site.prefix}{site.homes[role]}/"
 
 
 class Sessions:
-    """Looks sessions up in the file for each request, in a thread with a connection of its own.
+    """Looks up each request's session in the file, in a thread with its own connection.
 
-    Nothing is read on the event loop, nor over the connection that writes votes: a reader there
-    would wait for commits, and all requests behind it. Once a minute another thread records that
-    a session is in use; no request waits for it.
+    Nothing is read on the event loop or over the connection that writes votes: a read there would
+    wait for commits, and so would all later requests. Another thread records once a minute that a
+    session is in use; normally no request waits for it.
     """
 
     def __init__(self, site: Door):
@@ -78,16 +77,16 @@ class Sessions:
         self._used: OrderedDict[str, tuple[int, Future[None]]] = OrderedDict()
 
     async def ask(self, look: Callable[[Ledger], T]) -> T:
-        """Call ``look`` with the connection that only reads, and return its result.
+        """Call ``look`` with the read-only connection, and return its result.
 
         Raises:
-            Exception: what it raises.
+            Exception: any error that ``look`` raises.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._looks, look, self._reader)
 
     async def of(self, headers: Headers) -> Identity | Fault:
-        """The identity behind a request's session, or why there is none."""
+        """The owner of a request's session, or why the session is not valid."""
         token = _token(headers, self.cookie)
         if not token:
             return "login"
@@ -95,7 +94,7 @@ class Sessions:
         found = await self.ask(partial(credentials.find_session, session=token))
         noted = self._used.get(key)
         if found == "expired" and noted is not None and not noted[1].done():
-            await asyncio.wait({asyncio.wrap_future(noted[1])})  # it was used in time
+            await asyncio.wait({asyncio.wrap_future(noted[1])})  # the session was used in time
             found = await self.ask(partial(credentials.find_session, session=token))
         if not isinstance(found, str) and (
             noted is None or not 0 <= now - noted[0] < credentials.SLIDE_US
@@ -106,25 +105,25 @@ class Sessions:
         return found
 
     def _note(self, token: str) -> None:
-        """Record that a session is in use; on a full disk it ends when it would have."""
+        """Record that a session is in use; if that fails, the session is not extended."""
         with contextlib.suppress(SzpoError):
             credentials.identify(self.site.ledger, token)
 
     def close(self) -> None:
-        """Write what is noted, and close the connection."""
+        """Finish recording uses, and close the connection."""
         self._notes.shutdown()
         self._looks.shutdown()
         self._reader.close()
 
 
 def identity(request: Any, role: Role | None = None) -> Identity:
-    """The identity that `AccessControl` found behind a request; handlers ask again whose it is.
+    """The identity that `AccessControl` found for a request; handlers check its role again.
 
-    None, as Gradio hands to direct calls, is nobody. ``identity.panelist`` is the id by which the
-    vote service knows a panelist.
+    Gradio passes None for direct calls, which is nobody. ``identity.panelist`` is a panelist's id
+    in the vote service.
 
     Raises:
-        HTTPException: 401 without a session, or with one of another role.
+        HTTPException: 401 without a session, or with a session of another role.
     """
     found: Identity | None = None if request is None else request.scope.get(SCOPE)
     if found is None:
@@ -135,14 +134,14 @@ def identity(request: Any, role: Role | None = None) -> Identity:
 
 
 class Login(Body):
-    """What the login form sends."""
+    """The body of a login by name and code."""
 
     name: str = Field(min_length=1, max_length=64)
     code: str = Field(min_length=1, max_length=128)
 
 
 class Redeem(Body):
-    """What the page sends for an invitation's link."""
+    """The body of a login by an invitation's link."""
 
     token: str = Field(min_length=1, max_length=128)
 
@@ -172,7 +171,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
     @routes.post("/redeem")
     async def redeem(request: Request) -> Response:
         given = await read(Redeem, request)
-        try:  # read first: a wrong secret takes no lock and no thread
+        try:  # check read-only first, so that a wrong secret takes no lock and no thread
             await sessions.ask(partial(credentials.find_link, token=given.token))
         except AccessError:
             if found := await _their_own(given.token, request):
@@ -181,7 +180,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
 
     async def _their_own(token: str, request: Request) -> Identity | None:
-        """The session of somebody who opens their own used link again, in the same browser."""
+        """The identity of somebody who opens their own used link again in the same browser."""
         found = await sessions.of(request.headers)
         row = await sessions.ask(partial(credential_rows.find, secret=token, kinds=("used",)))
         used = None if row is None else credential_rows.name_of(row)
@@ -211,7 +210,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         secret, found = await run_in_threadpool(ask)
         if not cookie:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
-        if old := _token(request.headers, sessions.cookie):  # a fresh session, never a second one
+        if old := _token(request.headers, sessions.cookie):  # the new session replaces the old one
             await run_in_threadpool(credentials.logout, site.ledger, old)
         answer = JSONResponse({"go": home_of(site, found.role), "name": found.name})
         set_session(answer, site, secret)
@@ -233,16 +232,16 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
 STATUS: Final[Mapping[Reason, int]] = {
     "revoked": 403, "other_study": 403, "ended": 403, "full": 409, "time_over": 410,
 }  # fmt: skip
-"""HTTP's for refused access; 401 where nothing else is said."""
+"""HTTP status codes of refused access; 401 for all other reasons."""
 
 
 async def answer_refusal(_: Request, error: Any) -> Response:
-    """Why somebody is not let in, as JSON."""
+    """A refusal of access as JSON."""
     return refuse(STATUS.get(error.code, 401), error.code, str(error))
 
 
 def preferred_language(request: Request) -> Language:
-    """The language of a page for somebody of whom only the browser's preference is known."""
+    """The language that a request's browser prefers."""
     return choose_language("", request.headers.get("accept-language"))
 
 
@@ -262,5 +261,5 @@ def set_session(answer: Response, site: Door, secret: str) -> None:
 
 
 def network_of(request: Request) -> str:
-    """The network that a request comes from; in memory for the lock only, never stored."""
+    """The network of a request's sender, kept only in memory for locks and rate limits."""
     return network(request.client.host if request.client else "")

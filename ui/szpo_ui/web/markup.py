@@ -1,8 +1,8 @@
-"""Templates that escape everything, and text from a model or an operator made safe as HTML.
+"""Templates that escape everything, and safe HTML from texts of models and operators.
 
-`prose` is the only way of such text into a page. Everything is escaped. What would be invisible,
-or would reorder the text around it, is shown by a sign instead: a control character as its
-picture, a bidirectional override by its number.
+Such text gets into a page only through `prose`, which escapes it. Characters that are invisible or
+reorder the text around them are shown as a sign: a control character as its picture, a
+bidirectional override as its number.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STATIC = resources.files("szpo_ui") / "static"
 def environment(
     filters: Mapping[str, Callable[..., Any]], names: Mapping[str, Any]
 ) -> Environment:
-    """The templates of the package with a page's own filters and names; ``prose`` is in both.
+    """The package's templates with a page's own filters and names, and the filter ``prose``.
 
-    A name that a template does not know is an error.
+    An unknown name in a template is an error.
     """
     made = Environment(
         loader=PackageLoader("szpo_ui"),
@@ -44,9 +44,9 @@ def environment(
 
 @cache
 def entrance(name: str, code: str = "en", *, translated: bool = True) -> str:
-    """A page for those who are not let in yet: ``login``, ``join`` or ``setup``, as HTML.
+    """A page for people without a session, as HTML: ``login``, ``join`` or ``setup``.
 
-    ``code`` is its language. A page that is not ``translated`` is the operator's, in English.
+    ``code`` is its language. If not ``translated``, it is the operator's page, in English.
     """
     language = LANGUAGES[code]
     return (
@@ -67,12 +67,12 @@ def static(name: str) -> str:
 
 
 def style(*pages: str) -> str:
-    """The style of a page, such as ``panel``, ``operate``: what all share, then these files."""
+    """The style sheets of a page: ``common``, then the given ones, such as ``panel``."""
     return "\n".join(static(f"{name}.css") for name in ("common", *pages))
 
 
 def head(*pages: str, viewport: str = "") -> str:
-    """What stands in the head of a page of Gradio's: its style inline, so nothing is fetched."""
+    """HTML for the head of a Gradio page, with inline styles, so nothing is fetched."""
     return (
         f'<meta name="viewport" content="width=device-width, initial-scale=1{viewport}">\n'
         f"<style>{style(*pages)}</style>\n"
@@ -80,7 +80,7 @@ def head(*pages: str, viewport: str = "") -> str:
 
 
 def prose(text: str | Iterable[Piece]) -> Markup:
-    r"""Escaped HTML of a text, or of a text in pieces; the only way of such text into a page.
+    r"""Escaped HTML of a text, which may be in pieces; all such text must go through here.
 
     >>> prose('<b onclick="x">')
     Markup('&lt;b onclick=&#34;x&#34;&gt;')
@@ -94,7 +94,7 @@ def prose(text: str | Iterable[Piece]) -> Markup:
 
 
 def whole(text: str, *, cut: bool) -> str:
-    """The text without the half character that a ``cut`` at the limit of tokens leaves at its end.
+    """The text without the incomplete character at its end, which a ``cut`` at the limit leaves.
 
     >>> whole("so nice \ufffd", cut=True), whole("a \ufffd", cut=False)
     ('so nice ', 'a \ufffd')
@@ -103,7 +103,7 @@ def whole(text: str, *, cut: bool) -> str:
 
 
 def plain(text: str) -> str:
-    r"""The text with Unix line ends and without halves of surrogate pairs.
+    r"""The text with Unix line ends, and with U+FFFD for each half of a surrogate pair.
 
     >>> plain("a\r\nb\ud800")
     'a\nb�'

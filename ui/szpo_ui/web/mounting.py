@@ -1,4 +1,4 @@
-"""Make an application, and mount Gradio pages on it with everything that leaks switched off."""
+"""Makes an application, and mounts Gradio pages with all features off that could leak data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from szpo_ui.web.requests import RefusedError
 from szpo_ui.web.security import NeededRoutesOnly
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-"""Local ones: nothing is fetched from elsewhere."""
+"""Local fonts, so nothing is fetched from elsewhere."""
 
 
 def bare(**more: Any) -> FastAPI:
-    """An application with the static files and the icon, and answers for what `read` refuses."""
+    """An application with the static files, the icon, and responses to a `RefusedError`."""
     made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, **more)
     made.add_exception_handler(RefusedError, _answer_refused)
     made.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
@@ -38,10 +38,10 @@ def mount(
     head: str = "",
     blocked: Sequence[str] = (),
 ) -> None:
-    """Mount a Gradio page with everything that leaks switched off.
+    """Mount a Gradio page with all features off that could leak data.
 
-    Style comes with ``head``, for Gradio would prefix each selector of its own ``css``.
-    ``blocked`` are folders whose files it never serves.
+    Styles belong in ``head``, since Gradio would prefix each selector in its ``css`` argument.
+    Files in the folders ``blocked`` are never served.
     """
     gr.mount_gradio_app(
         app,
@@ -73,7 +73,7 @@ def mount(
 
 
 def call_in_loop(act: Callable[[], None]) -> None:
-    """Call ``act`` while an event loop runs; Gradio would open one per lock and not close it."""
+    """Call ``act`` inside an event loop; else Gradio opens one per lock and never closes it."""
 
     async def call() -> None:
         act()

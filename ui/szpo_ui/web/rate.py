@@ -1,4 +1,4 @@
-"""Rate limits, all in memory: token buckets, the lock after wrong codes, warnings in the log."""
+"""Limits kept in memory: request rates, locks after wrong codes, repeated warnings in the log."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-if TYPE_CHECKING:  # the ledger takes a second to load, and the first page is not to wait for it
+if TYPE_CHECKING:  # the ledger takes a second to load, and the first page must not wait
     from szpo.ledger.database import Clock
 
 MOST_KEYS = 10_000
 """Most keys in memory; the one unused for longest is dropped first."""
 PLACES = 2**15
-"""Of counted codes: nobody can choose a name of a given place, since Python draws its hashes."""
+"""Slots for counting wrong codes; Python's random hash seed hides which name has which slot."""
 FEW = 5
-"""Warnings from one line of code that are written each minute."""
+"""Most warnings from one line of code that are written each minute."""
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]
 """Calls a function after some seconds."""
 
 
 def network(host: str) -> str:
-    """What counts as one client: an address of IPv4, also one written as IPv6, or a /64 of IPv6.
+    """The network that counts as one client: an IPv4 address (also in IPv6 form), or an IPv6 /64.
 
-    One subscriber has 2⁶⁴ addresses of IPv6.
+    One subscriber usually has 2⁶⁴ IPv6 addresses.
 
     >>> network("::ffff:192.0.2.7"), network("2001:db8::7"), network("a socket")
     ('192.0.2.7', '2001:db8::/64', 'a socket')
@@ -37,13 +37,13 @@ def network(host: str) -> str:
         return host
     if isinstance(address, IPv4Address):
         return host
-    if address.ipv4_mapped is not None:  # a server of both kinds sees clients of IPv4 so
+    if address.ipv4_mapped is not None:  # so a dual-stack server sees IPv4 clients
         return str(address.ipv4_mapped)
     return str(ip_network((int(address) >> 64 << 64, 64)))
 
 
 class Buckets:
-    """``rate`` requests a second and ``burst`` at once, counted per key."""
+    """Token buckets: ``rate`` requests a second and ``burst`` at once for each key."""
 
     def __init__(self, clock: Clock, *, rate: float, burst: float):
         self.clock: Final = clock
@@ -65,11 +65,11 @@ class Buckets:
 
 @dataclass
 class Locks:
-    """At most ``tries`` wrong codes of a key within ``seconds``; only time takes one away.
+    """Allows ``tries`` wrong codes per key within ``seconds``; only time ends a lock.
 
-    A code counts as wrong from the moment it is taken in until it is found right, so that many at
-    once are no more than many in a row. Keys have `PLACES` places in memory; those of one place
-    share their tries, so that no number of other keys takes a lock away.
+    A code counts as wrong from its arrival until it is found right, so many at once count like
+    many in a row. Keys share `PLACES` slots in memory, and keys of one slot share their tries, so
+    no number of other keys can push a lock out of memory.
     """
 
     clock: Clock
@@ -80,14 +80,14 @@ class Locks:
     def take(self, key: str) -> float:
         """Count a code; 0.0 if it may be checked, else the seconds until one may."""
         now, span, place = self.clock(), round(self.seconds * 1e6), hash(key) % PLACES
-        # Times in the future were noted before the clock was set back; they are dropped.
+        # Times in the future are from before the clock was set back; they are dropped.
         lately = tuple(at for at in self._wrong.get(place, ()) if 0 <= now - at < span)
         passes = len(lately) < self.tries
         self._wrong[place] = (*lately, now) if passes else lately
         return 0.0 if passes else (lately[0] + span - now) * 1e-6
 
     def right(self, key: str) -> None:
-        """Take back the count of a code that was right."""
+        """Uncount a code that was right."""
         place = hash(key) % PLACES
         self._wrong[place] = self._wrong.get(place, ())[:-1]
 
@@ -99,11 +99,11 @@ def _start_timer(seconds: float, act: Callable[[], None]) -> None:
 
 
 class RepeatLimit(logging.Filter):
-    """Write the first few equal lines of a minute, then one line with the number of the others.
+    """Writes the first few equal lines of a minute, then one line with the number of the rest.
 
-    Warnings are equal if the same line of code writes them, errors if the same line raised them
-    as well. All clients share the limit: the lines name no address, since addresses are personal,
-    and one client can have many.
+    Warnings are equal if the same line of code logs them, errors if also the same line raised
+    them. All clients share the limit: addresses are personal data, so lines name none, and one
+    client can have many.
     """
 
     def __init__(self, few: int = FEW, seconds: float = 60.0, later: Later = _start_timer):
@@ -137,7 +137,7 @@ class RepeatLimit(logging.Filter):
 
 
 def _raised_at(record: logging.LogRecord) -> object:
-    """Kind and place of the exception that a record shows; None without one."""
+    """Type and place of a log record's exception; None if it has none."""
     error = record.exc_info[1] if record.exc_info else None
     if error is None:
         return None
@@ -148,7 +148,7 @@ def _raised_at(record: logging.LogRecord) -> object:
 
 
 def limit_repeats() -> None:
-    """Limit the log lines of server and pages that requests cause; again changes nothing."""
+    """Limit repeated log lines of server and pages; a second call changes nothing."""
     for name in ("uvicorn.error", "asyncio", "szpo_ui", "szpo.panel", "szpo.operate"):
         logger = logging.getLogger(name)
         if not any(isinstance(each, RepeatLimit) for each in logger.filters):

@@ -1,4 +1,4 @@
-"""Read JSON requests strictly; make responses of one form for errors and for pollers."""
+"""Strict reading of JSON requests, and uniform responses to errors and to pollers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Body(BaseModel):
-    """A request: unknown fields are refused, values are never converted."""
+    """The body of a request; unknown fields are refused, values are never converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -22,7 +22,7 @@ class Body(BaseModel):
 def refuse(
     status: int, code: str, message: str, *, retry_after: float | None = None, **more: object
 ) -> JSONResponse:
-    """An error response: {"error": code, "message": text}, with further fields."""
+    """An error response: {"error": code, "message": text, …}."""
     headers = None
     if retry_after is not None:
         headers = {"Retry-After": str(max(1, int(-(-retry_after // 1))))}
@@ -30,7 +30,7 @@ def refuse(
 
 
 class RefusedError(Exception):
-    """Ends a request with what `refuse` makes of the same arguments, its ``answer``."""
+    """Ends a request with ``answer``, the response that `refuse` makes of these arguments."""
 
     def __init__(self, status: int, code: str, message: str, **more: Any):
         super().__init__(message)
@@ -38,12 +38,12 @@ class RefusedError(Exception):
 
 
 async def read(model: type[M], request: Request) -> M:
-    """The body as a model.
+    """The request's body as a model.
 
-    HTML forms are refused by their type, since pages of other sites can send them.
+    Other content types are refused, since other sites' pages can send HTML forms.
 
     Raises:
-        RefusedError: 415 for another type, 422 with the name of the first wrong field.
+        RefusedError: 415 for another content type, 422 with the name of the first wrong field.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if kind != "application/json":
@@ -58,13 +58,13 @@ async def read(model: type[M], request: Request) -> M:
 
 
 def first_fault(error: ValidationError) -> tuple[str, str]:
-    """The first wrong field, "" for the whole, and what is wrong with it."""
+    """The first wrong field ("" for the whole body), and its error message."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     return ".".join(str(part) for part in first["loc"]), first["msg"]
 
 
 def if_changed(request: Request, tag: str, found: object) -> Response:
-    """What a poller asks for as JSON; 304 without a body if it has what is tagged so."""
+    """A poller's response: ``found`` as JSON, or 304 if the poller sent this tag."""
     headers = {"ETag": f'"{tag}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)

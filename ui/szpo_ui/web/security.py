@@ -1,6 +1,6 @@
 """Access control of every request: session, role, origin, size, rate, and browser policies.
 
-Gradio's own routes are narrowed to the few that its pages use; routes that a later version of
+Of Gradio's own routes, only the few that the pages use are open; routes that a later version of
 Gradio adds stay closed. Handlers check the role again (see `szpo_ui.web.login.identity`).
 """
 
@@ -26,36 +26,36 @@ from szpo_ui.web.requests import RefusedError, refuse
 from szpo_ui.web.site import VOTES, Door
 
 HEAD_LIMIT = 16_384
-"""Longest headers of a request, bytes: names and values together."""
+"""Most bytes of a request's headers, names and values together."""
 PATH_LIMIT = 4_096
-"""Longest path of a request with what follows its question mark, bytes."""
+"""Most bytes of a request's path and query string."""
 BODY_LIMIT = 65_536
 """Largest request body, bytes."""
 BODY_SECONDS = 10.0
-"""How long a body may take to arrive."""
+"""Seconds in which a body must arrive."""
 READS = ("GET", "HEAD", "OPTIONS")
 """Methods of requests that change nothing."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Rate limit of one person's requests that change something."""
 READS_PER_SECOND, READS_AT_ONCE = 100.0, 1000
-"""Rate limit of one person's other requests; a page of Gradio asks for some hundred files."""
+"""Rate limit of one person's other requests; a Gradio page fetches some hundred files."""
 WAITING_THREADS = 32
-"""Requests at once that may wait for the run's file in one of Starlette's 40 threads: the others
-are left to pages and scripts, so that these come however long a commit takes."""
+"""Most requests at once that may wait for the run's file in one of Starlette's 40 threads. The
+other threads serve pages and scripts, however long a commit takes."""
 GRADIO_PAGES = ("/panel", "/operate", "/visualize")
-"""What the paths of Gradio's pages begin with."""
+"""Prefixes of the paths of Gradio's pages."""
 OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
-"""What needs no session, with everything under /static/."""
+"""Paths that need no session; paths under /static/ need none either."""
 
 _GRADIO = frozenset({
     "", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/startup-events",
     "/gradio_api/app_id", "/gradio_api/theme.css",
 })  # fmt: skip
-"""The routes of a Gradio mount, without a slash at their end, that its page needs besides calls
-and what is below `_ASSETS`: no files, state, queue or streams."""
+"""The routes of a Gradio mount, without a final slash, that its page needs besides calls and
+`_ASSETS`: no files, state, queue or streams."""
 _ASSETS = ("/assets/", "/static/", "/svelte/")
 _FUNCTION = "/gradio_api/component_server"
-"""The route by which a page calls Python: a server function of a component."""
+"""The route by which a page calls a component's server function."""
 
 _WHY = {
     "login": "please log in",
@@ -66,12 +66,12 @@ _WHY = {
 
 @dataclass(frozen=True)
 class Admission:
-    """What the runs of one server share when requests are let in."""
+    """The parts of access control that the runs of one server share."""
 
     url: str = ""
-    """Where a proxy in front shows the site, for browsers' Origin."""
+    """The site's address behind a proxy, which browsers send as Origin."""
     operators: login.Sessions | None = None
-    """Sessions that operate every run of a folder; None where a run is served alone."""
+    """Sessions of operators of a whole folder; None if a run is served alone."""
     threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_THREADS))
 
 
@@ -93,7 +93,7 @@ class AccessControl:
         self.reads = Buckets(site.ledger.clock, rate=READS_PER_SECOND, burst=READS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer refusals here; hand everything else on, with headers added to the answer."""
+        """Refuse a request or pass it on; add headers to every response."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -102,7 +102,7 @@ class AccessControl:
             return
         path = get_route_path(scope)
         send = _with_headers(path, send, secure=self.site.secure)
-        try:  # a session is looked up after the body has come: it may end while that arrives
+        try:  # the session is looked up after the body, since it may end while that arrives
             receive = await _take_in(scope, receive, self.admission.url, secure=self.site.secure)
             refusal = await self._find_refusal(scope, path)
         except RefusedError as error:
@@ -114,7 +114,7 @@ class AccessControl:
             await (refusal or self.app)(scope, receive, send)
 
     async def _find_refusal(self, scope: Scope, path: str) -> Response | None:
-        """Why a request is not let in; None leaves the identity behind it in its scope."""
+        """The refusal of a request, or None; stores the sender's identity in the scope."""
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
         headers = Headers(scope=scope)
@@ -135,10 +135,10 @@ class AccessControl:
         return None
 
     def _to_login(self, scope: Scope, path: str, why: Fault) -> Response:
-        """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
+        """Redirect pages to the login; refuse others with 403 for a revoked session, else 401."""
         if scope["method"] in ("GET", "HEAD") and self._is_page(path):
             prefix, sent = self.site.prefix, scope.get("query_string", b"").decode("latin-1")
-            if path in self.site.pages and sent:  # what was filtered or chosen stays
+            if path in self.site.pages and sent:  # keep filters and choices
                 path += f"?{sent}"
             query = f"?next={quote(prefix + path)}" if path != "/" else ""
             return RedirectResponse(f"{prefix}/login{query}", 303)
@@ -150,13 +150,13 @@ class AccessControl:
 
 
 class SameSiteOnly:
-    """ASGI middleware of a page without login: requests of its own site only, the same headers."""
+    """ASGI middleware of a page without login: only requests of its own site, same headers."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse requests from pages of other sites and long ones; hand everything else on."""
+        """Refuse requests that are too long or from other sites' pages; pass on all others."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -170,7 +170,7 @@ class SameSiteOnly:
 
 
 def _may_wait_in_a_thread(path: str, *, changes: bool) -> bool:
-    """Its handler may wait for the run's file in a thread; votes are the writer's, without one."""
+    """Whether the handler may wait for the run's file in a thread; the writer's paths do not."""
     if path in ("/api/votes", "/api/assignment"):
         return False
     return changes or path == "/api/status" or "-api/" in path
@@ -198,20 +198,20 @@ def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
 class NeededRoutesOnly:
     """A Gradio mount reduced to the routes and calls that its page needs.
 
-    Gradio answers a call that it cannot read by an error and a traceback in the log; here such a
-    call is refused before it gets there.
+    Gradio would answer a malformed call with an error and log a traceback; here such a call is
+    refused before.
     """
 
     def __init__(self, app: ASGIApp, functions: Mapping[str, int]):
-        """``functions`` are what the page may call by name, each with the number of its component.
+        """``functions`` are the page's functions by name, each with its component's number.
 
-        A page that was loaded before a restart may not know that number.
+        The number is set here, since a page loaded before a restart may have an old one.
         """
         self.app = app
         self.functions = functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the needed routes on; answer the others 404, and calls of other forms 422."""
+        """Pass on the needed routes; answer 404 to others, and 422 to unknown calls."""
         path = get_route_path(scope)
         route = path.removesuffix("/")
         calls = route == _FUNCTION
@@ -231,10 +231,10 @@ class NeededRoutesOnly:
         await self.app(scope, receive, send)
 
     def _read(self, body: bytes) -> bytes | None:
-        """A call as Gradio gets it, None if the page has no such call.
+        """The call to pass to Gradio; None if the page has no such call.
 
-        All name one session: Gradio keeps what each of 10,000 sent last, and makes the settings
-        of each component anew for a call without one.
+        All calls name the same session: Gradio keeps the last data of up to 10,000 sessions, and
+        rebuilds every component's settings for a call without one.
         """
         try:
             call = json.loads(body)
@@ -249,7 +249,7 @@ class NeededRoutesOnly:
 
 
 def role_of(path: str) -> Role | None:
-    """The role that a path belongs to; None: any role with a session.
+    """The role that a path needs; None: any role with a session.
 
     >>> role_of("/operate/export"), role_of("/panel-api/status"), role_of("/logout")
     ('operator', 'panelist', None)
@@ -262,10 +262,10 @@ def role_of(path: str) -> Role | None:
 
 
 def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
-    """Whether this site's own page sent the request, or no browser did.
+    """Whether the request came from this site's own page, or from no browser.
 
-    Browsers send Origin with every request that is not a GET, and say in Sec-Fetch-Site where the
-    page came from. A program that sends neither needs a session of its own.
+    Browsers send Origin with requests that are not a GET, and name the page's relation to this
+    site in Sec-Fetch-Site. A program that sends neither needs a session of its own.
     """
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
@@ -284,12 +284,12 @@ def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool
 async def _take_in(
     scope: Scope, receive: Receive, url: str = "", *, secure: bool = False
 ) -> Receive:
-    """Read the whole body of a request that changes something, to be received from memory.
+    """Read the whole body of a request that changes something; the result replays it from memory.
 
-    The server bounds a head only while it arrives in parts; here one that came whole.
+    This also limits heads that arrive at once; the server limits only those that come in parts.
 
     Raises:
-        RefusedError: another site sent it, a part of it is too long, or it never ends.
+        RefusedError: another site sent the request, a part is too long, or the body is too slow.
     """
     path, headers = scope.get("raw_path") or scope["path"].encode(), Headers(scope=scope)
     if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
@@ -322,7 +322,7 @@ async def _take_in(
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """A receive that hands the read body out once, then goes on with the connection."""
+    """A ``receive`` that returns the read body once, then continues with the connection."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

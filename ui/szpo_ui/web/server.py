@@ -1,8 +1,8 @@
-"""The HTTP server: uvicorn, with bounds on connections and on what a client leaves unfinished.
+"""The HTTP server: uvicorn, with limits on connections and on unfinished requests.
 
-uvicorn waits without end for the rest of a request's head, and for the rest of a body that no
-handler reads. Here one timer per connection runs while the client has something to send. A request
-whose head has come is never cut: the application alone limits its body and its answer.
+uvicorn waits forever for the rest of a request's head, and for the rest of a body that no handler
+reads. Here, a timer per connection runs while the client must send something. A request whose head
+has arrived is not cut off: only the application limits its body and its response.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ except ImportError:  # Windows, which has no such limit
     resource = None  # type: ignore[assignment]
 
 OPEN_FILES: Final = 256
-"""Files that the process may need besides its connections."""
+"""Open files that the process may need besides its connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Limits on what clients take from the server before the application sees a request."""
+    """The server's limits for clients, besides those of the application."""
 
     head_seconds: float = 10.0
-    """From the beginning of a request (or of the connection) to the end of its headers."""
+    """Longest time from the start of a request (or connection) to the end of its headers."""
     head_bytes: int = 32_768
-    """First line and headers, where they arrive in parts; the application allows less."""
+    """Most bytes of first line and headers that arrive in parts; the application allows less."""
     connections: int = 4096
-    """Connections at once; a further one is answered 503 and closed."""
+    """Most connections at once; a further one is answered 503 and closed."""
     share: float = 0.5
-    """The part of them that one client may hold; all where a proxy stands before them."""
+    """The share of connections that one client may hold; 1 behind a proxy."""
     rest_seconds: float = 75.0
-    """Between two requests: longer than people read, so that no vote meets a closing one."""
+    """Longest pause between requests: above reading time, so votes meet no closing connection."""
     unread_seconds: float = 60.0
-    """How long a client may leave an answer unread that the system cannot buffer any more."""
+    """Longest time that a client may leave a response unread once the buffers are full."""
 
 
 class BoundedConnection(H11Protocol):
-    """One connection of uvicorn's, held to `Bounds`."""
+    """A connection of uvicorn that enforces `Bounds`."""
 
     def __init__(self, *, bounds: Bounds, **given: Any) -> None:
         super().__init__(**given)
@@ -64,7 +64,7 @@ class BoundedConnection(H11Protocol):
         self._refused = False
 
     def connection_made(self, transport: Any) -> None:
-        """Wait for a request, unless there are too many connections."""
+        """Wait for a request, or refuse it if there are too many connections."""
         super().connection_made(transport)
         self._network = network(self.client[0] if self.client else "")
         if len(self.connections) > self._most or self._is_more_than_a_share():
@@ -73,38 +73,38 @@ class BoundedConnection(H11Protocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless the client has been refused."""
+        """Process the data, unless the client was refused."""
         if not self._refused:
             super().data_received(data)
             self._watch()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, or go on with one that has come meanwhile."""
+        """Wait for the next request, or continue with one that has arrived meanwhile."""
         super().on_response_complete()
         self._watch()
 
     def pause_writing(self) -> None:
-        """Note that the client does not read, and that nothing more fits into the buffers."""
+        """Start the timer for a client that does not read while the buffers are full."""
         super().pause_writing()
         self._unread.start()
 
     def resume_writing(self) -> None:
-        """Note that the client has read on."""
+        """Stop that timer, since the client reads again."""
         self._unread.stop()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Stop all timers."""
         self._unfinished.stop()
         self._unread.stop()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
     def _watch(self) -> None:
-        """Run the timer while the client has to send; a slow sender gets no more time."""
+        """Run the timer while the client must send something; sending slowly does not reset it."""
         ours = self.conn.our_state
         if self.transport.is_closing() or ours in (h11.SEND_RESPONSE, h11.SEND_BODY):
-            self._unfinished.stop()  # it is the application's turn
+            self._unfinished.stop()  # the application must answer now
         elif ours is h11.IDLE and self.cycle is not None and not self._unparsed_bytes():
             self._unfinished.stop()  # between two requests
             if self.timeout_keep_alive_task is None:  # stopped by the late end of a body
@@ -115,7 +115,7 @@ class BoundedConnection(H11Protocol):
             self._unfinished.start()
 
     def _is_more_than_a_share(self) -> bool:
-        """This client holds more connections than one may; counted only where it can be so."""
+        """Whether this client holds too many connections; counts only if that is possible."""
         if len(self.connections) <= self._share:
             return False
         own = sum(getattr(each, "_network", "") == self._network for each in self.connections)
@@ -125,7 +125,7 @@ class BoundedConnection(H11Protocol):
         return bytes(self.conn.trailing_data[0])
 
     def _give_up(self) -> None:
-        """Answer 408 to an unfinished head; close if none has begun, or if a body goes on."""
+        """Answer 408 to an unfinished head; without one, just close the connection."""
         if self.conn.our_state is h11.IDLE and self._unparsed_bytes():
             self._refuse(b"408 Request Timeout")
         else:
@@ -143,7 +143,7 @@ class BoundedConnection(H11Protocol):
 
 
 class _Timer:
-    """Acts once, some seconds after the first `start` since the last `stop`."""
+    """Acts once, some seconds after the first `start`; only `stop` resets it."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]
@@ -166,8 +166,8 @@ def configure(
 ) -> uvicorn.Config:
     """Make the settings of every web server of this project.
 
-    There is no access log, since addresses are personal, and there are no web sockets, which no
-    page needs. Warnings that clients can cause are limited (`RepeatLimit`). ``proxied`` trusts a
+    There is no access log, since addresses are personal data, and no web sockets, since no page
+    needs them. Warnings that clients can cause are limited (`RepeatLimit`). ``proxied`` trusts a
     proxy's headers for the client's address.
     """
     config = uvicorn.Config(
@@ -194,10 +194,10 @@ def answer(
     *,
     proxied: bool = False,
 ) -> None:
-    """Answer until a signal, with as many connections as the limit of open files leaves.
+    """Answer requests until a signal, with as many connections as the limit of open files allows.
 
-    The objects that stand at the start are taken out of the garbage collector's sight: walking
-    through all of Gradio's holds up every request for a fifth of a second.
+    The garbage collector ignores the objects that exist at the start: a pass over all of Gradio's
+    objects would delay every request by a fifth of a second.
     """
     with _signals_wait():
         gc.collect()
@@ -209,7 +209,7 @@ def answer(
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Handle signals after the block: what a handler raises inside a finalizer would be lost."""
+    """Delay signals until after the block: an error that a handler raises inside could be lost."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -226,7 +226,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def raise_file_limit(connections: int) -> int:
-    """Raise the limit of open files as far as is needed and allowed; how many connections fit."""
+    """Raise the limit of open files as needed and allowed; returns how many connections fit."""
     if resource is None:
         return connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

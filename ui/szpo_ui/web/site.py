@@ -1,4 +1,4 @@
-"""What every handler of the web process works with: one run, its vote service, its clock."""
+"""The objects that every handler of the web process needs: one run and its vote service."""
 
 from __future__ import annotations
 
@@ -23,76 +23,76 @@ from szpo_ui.web.writer import Writer
 HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
 """The path of each role's page."""
 POSTERIOR: Final = "/operate-visualize"
-"""The operator's page of what votes say about two features."""
+"""The path of the operator's page on the votes' posterior over two features."""
 VOTES: Final = "/operate/votes"
-"""The operator's browser of comparisons: plain HTML, without Gradio."""
+"""The path of the operator's vote browser: plain HTML, without Gradio."""
 TAB_S: Final = 90.0
-"""A tab that was silent for this long no longer blocks others, seconds."""
+"""A tab that sent nothing for this many seconds no longer blocks other tabs."""
 
 TEXTS: Final = 256
-"""Comparisons whose texts are cached."""
+"""How many comparisons are cached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """What login and access control need to know: of a run's site, or of a folder of runs."""
+    """The facts that login and access control need, on a run's site or on a folder of runs."""
 
     ledger: Ledger
-    """Holds the credentials."""
+    """The ledger with the credentials."""
     secure: bool = False
-    """Browsers come over TLS: cookies carry Secure and ``__Host-``."""
+    """Browsers connect by TLS, so cookies are marked Secure and ``__Host-``."""
     prefix: str = ""
-    """The path below which it is mounted, such as "/r/my-run"; "" at the root."""
+    """The path at which the site is mounted, such as "/r/my-run"; "" at the root."""
     homes: Mapping[Role, str] = field(default_factory=lambda: HOME_PATHS)
-    """Where each role goes after its login, below the prefix, without a slash at the end."""
+    """Each role's page after login, as a path below the prefix, without a final slash."""
     pages: frozenset[str] = frozenset({POSTERIOR, VOTES})
-    """Further paths that lead to the login where there is no session."""
+    """Further pages, which redirect to the login if there is no session."""
 
 
 class Presence:
-    """Which tabs have sent a request lately; in memory, since a restart may forget it."""
+    """Which tabs have sent a request lately; kept in memory, since a restart may forget it."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic):
         self.now_s = now_s
         self._heard: dict[tuple[str, str], float] = {}
 
     def note(self, panelist: str, tab: str) -> None:
-        """A tab has sent something."""
+        """Note that a tab has sent a request."""
         now = self.now_s()
         if len(self._heard) > 10_000:
             self._heard = {k: at for k, at in [*self._heard.items()] if now - at < TAB_S}
         self._heard[panelist, tab] = now
 
     def forget(self, panelist: str, tab: str) -> None:
-        """A tab was closed."""
+        """Note that a tab was closed."""
         self._heard.pop((panelist, tab), None)
 
     def is_alive(self, panelist: str, tab: str) -> bool:
-        """Whether the tab has sent something within `TAB_S` and was not closed."""
+        """Whether the tab has sent a request within `TAB_S` and was not closed."""
         return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site(Door):
-    """One run as the web process serves it, with the state between requests."""
+    """One run in the web process, with the state that is kept between requests."""
 
     service: VoteService
     config: Config
     status: StatusReader
     writer: Writer
     comparison: Callable[[str], Comparison | None]
-    """A comparison by its id, the last `TEXTS` from memory: they never change."""
+    """Finds a comparison by id; the last `TEXTS` are cached, since comparisons never change."""
     tabs: Presence = field(default_factory=Presence)
     """The tabs of panelists."""
     figures: dict[object, dict[str, Any]] = field(default_factory=dict)
-    """The operator's figures, which take a good part of a second, by what they depend on."""
+    """A cache of the operator's figures, which take a good part of a second to compute."""
 
 
 def open_site(path: str | Path, *, secure: bool = False, prefix: str = "") -> Site:
     """Open a run's file for the web; close it with ``site.ledger.close()``.
 
     Raises:
-        StorageError: no such file, or not a ledger.
+        StorageError: no such file, or it is not a ledger.
         UsageError: the run was not made by ``szpo run`` or ``szpo serve``.
     """
     ledger = Ledger.open(path)
@@ -104,7 +104,7 @@ def open_site(path: str | Path, *, secure: bool = False, prefix: str = "") -> Si
 
 
 def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site:
-    """The site of an open ledger, on the ledger's clock.
+    """The site of an open ledger, using the ledger's clock.
 
     Raises:
         UsageError: the run has no settings on record.

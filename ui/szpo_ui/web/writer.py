@@ -1,7 +1,7 @@
-"""One thread writes for pages and API: what arrives together shares a commit.
+"""One thread writes for pages and API: requests that arrive together share a commit.
 
-A vote is acknowledged only after the COMMIT that holds it, so a slow disk makes batches larger and
-weakens no guarantee. A request that raises fails alone.
+A vote is acknowledged only after its COMMIT, so a slow disk makes batches larger but weakens no
+guarantee. A request that raises an error does not affect the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"
 
 
 class Writer:
-    """Takes votes and other small writes from coroutines; start it, and close it."""
+    """Writes votes and other small changes for coroutines, between `start` and `close`."""
 
     def __init__(self, service: VoteService):
         self.service: Final = service
@@ -30,22 +30,22 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread that writes."""
         self._thread = threading.Thread(target=self._write, name="szpo-votes", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is waiting, then end."""
+        """Finish the waiting writes, then end the thread."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()
             self._thread = None
 
     async def do(self, act: Callable[[], T]) -> T:
-        """Call something that writes a little; returns once what it wrote is on disk.
+        """Call ``act`` in the writing thread; returns once its changes are on disk.
 
         Raises:
-            Exception: what it raises; only its own part is undone then.
+            Exception: any error of ``act``, whose changes alone are undone, or of the commit.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
@@ -67,7 +67,7 @@ class Writer:
     def _settle(self, jobs: list[_Job]) -> None:
         try:
             results = self.service.call_in_one_transaction([act for act, _, _ in jobs])
-        except Exception as error:  # the commit failed: nothing of the batch is stored
+        except Exception as error:  # the commit failed, so nothing of the batch is stored
             results = [error] * len(jobs)
         by_loop: dict[asyncio.AbstractEventLoop, list[Any]] = {}
         for (_, loop, done), result in zip(jobs, results, strict=True):
