@@ -1,4 +1,4 @@
-"""The web application: one FastAPI application with the login, the API and two Gradio mounts."""
+"""The web application of a run: one FastAPI application with login, API and Gradio pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAGES: dict[Role, str] = {
     "panelist": "szpo_ui.panel.component",
     "operator": "szpo_ui.operator.page",
 }
-"""The module of each role's page: it has blocks(site)."""
+"""The module of each role's page, which has a function ``blocks(site)``."""
 
 _log = logging.getLogger("szpo_ui")
 
@@ -46,11 +46,10 @@ def create(
     admission: Admission | None = None,
     pages: Sequence[Role] = tuple(PAGES),
 ) -> FastAPI:
-    """Make the application over one run; it opens no port and starts no process.
+    """Make the application of one run; this opens no port and starts no process.
 
-    ``hosts`` are the Host headers that are answered; ``admission`` is what a server of several
-    runs shares between them; ``pages`` are the roles whose Gradio page is mounted, none where only
-    the JSON API is wanted.
+    ``hosts`` are the Host headers to answer. ``admission`` is shared by the runs of one server.
+    ``pages`` are the roles whose Gradio pages are mounted; with none, only API and login remain.
     """
     sessions = login.Sessions(site)
 
@@ -76,7 +75,7 @@ def create(
 
 
 def without_pages(**more: Any) -> FastAPI:
-    """What a run's application and a folder's have in common: files and answers to errors."""
+    """The parts shared by the applications of runs and folders: files and answers to errors."""
     made = bare(**more)
     made.add_exception_handler(HTTPException, answer_http_error)
     made.add_exception_handler(AccessError, login.answer_refusal)
@@ -86,11 +85,11 @@ def without_pages(**more: Any) -> FastAPI:
 
 
 def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
-    """Mount the Gradio page of each role, and for operators what belongs to it."""
+    """Mount the Gradio page of each role, and the operators' further pages."""
     run = str(site.ledger.path.absolute().parent)
     for role in roles:
         page = import_module(PAGES[role])
-        if role == "operator":  # before the mount, which takes every path below its own
+        if role == "operator":  # before the mount, which takes all paths below its own
             app.include_router(votes_page.router(site))
             app.include_router(page.router(site))
         mount(app, page.blocks(site), HOME_PATHS[role], blocked=[run])
@@ -101,12 +100,12 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
 
 
 async def healthz() -> dict[str, bool]:
-    """Answer that the server lives."""
-    return {"ok": True}  # on the loop itself: it waits for no thread that may wait for the file
+    """Answer that the server is running."""
+    return {"ok": True}  # async, so it needs no thread, which may be waiting for the file
 
 
 async def _answer_error(_: Request, error: Any) -> JSONResponse:
-    """A vote that cannot be taken, as JSON; on the loop itself, as every refusal here."""
+    """Answer a request that failed with an error of szpo; async, so it needs no thread."""
     return api.answer_error(error)
 
 
@@ -114,12 +113,12 @@ _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: 
 
 
 async def answer_http_error(_: Request, error: Any) -> JSONResponse:
-    """A refusal of a handler as JSON."""
+    """Answer a handler's refusal as JSON."""
     return refuse(error.status_code, _CODES.get(error.status_code, "refused"), str(error.detail))
 
 
 def answer_failure(request: Request, error: Exception) -> JSONResponse:
-    """Answer 500 with an id for the person; the traceback goes to the log only."""
+    """Answer 500 with an error number for the person; only the log gets the traceback."""
     number = secrets.token_hex(4)
     _log.error("error %s at %s", number, request.url.path, exc_info=error)
     return refuse(500, "failed", f"something went wrong; tell the operator the number {number}")

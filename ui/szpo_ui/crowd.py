@@ -1,6 +1,6 @@
-"""Panelists for the load benchmark: coroutines that vote at the page or by the API.
+"""Panelists for the load benchmark: coroutines that vote on the page or by the API.
 
-The HTTP client is a raw one: one persistent connection per panelist, without a library.
+They use no HTTP library: each panelist has one persistent connection.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ TAB: Final = "t" * 16
 ROWS: Final = 4
 """Rows of each comparison."""
 POLL_SECONDS: Final = 3.0
-"""Interval at which a page asks for the run's status."""
+"""Interval at which a page polls the run's status."""
 HOME_SECONDS, BROWSER_SECONDS = 4.0, 2.0
-"""Intervals at which a folder's home page asks for its rows, and somebody loads the browser of
-comparisons (which does so itself while its index is read)."""
+"""Intervals at which a folder's home page polls its rows, and at which the vote browser is loaded
+(it reloads itself while its index is read)."""
 
 
 @dataclass
 class Measured:
-    """Measurements of one part's clients: seconds per acknowledged vote, seats and their keys."""
+    """Measurements of one part: seconds per stored vote and per other request, keys by seat."""
 
     seconds: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Measured:
 
 @contextlib.asynccontextmanager
 async def wires(port: int, sessions: Sequence[str], prefix: str = "") -> AsyncIterator[list[Wire]]:
-    """A connection for each session, hung up at the end; ``prefix`` is that of a folder's run."""
+    """One connection per session, closed at the end; ``prefix`` is that of a folder's run."""
     name = login.cookie_name(secure=False, prefix=prefix)
     made = [Wire("127.0.0.1", port, {"Cookie": f"{name}={s}"}, prefix) for s in sessions]
     try:
@@ -62,13 +62,13 @@ def _note(seen: Measured, seat: str, idem: str, reply: Reply, *, ok: bool) -> No
 
 @contextlib.asynccontextmanager
 async def watching(port: int, operator: str, prefix: str) -> AsyncIterator[Measured]:
-    """Somebody has a folder's home page open, and the browser of comparisons of its run.
+    """Keep a folder's home page open, and the vote browser of its run.
 
-    Both have been looked at once before: the first visit of a run builds its pages, as the start
-    of a server of one run does.
+    Both are loaded once before, since the first visit of a run builds its pages, as a server of
+    one run does at its start.
 
-    ``operator`` is a session of the folder; ``others`` of what is yielded has the seconds of
-    each answer.
+    ``operator`` is a session of the folder. The yielded object's ``others`` has the seconds of
+    each response.
     """
     seen = Measured()
 
@@ -103,7 +103,7 @@ async def watching(port: int, operator: str, prefix: str) -> AsyncIterator[Measu
 async def at_the_page(
     port: int, sessions: Sequence[str], bursts: int, prefix: str = ""
 ) -> Measured:
-    """All panelists confirm on the page within one second, ``bursts`` times, while pollers run."""
+    """All panelists vote on the page within one second, ``bursts`` times, while pollers run."""
     seen, drawn = Measured(), random.Random(1)
     async with (
         wires(port, sessions, prefix) as people,
@@ -165,7 +165,7 @@ def _seat(reply: Reply) -> str:
 async def by_the_api(
     port: int, sessions: Sequence[str], *, seconds: float, think: float, prefix: str = ""
 ) -> Measured:
-    """All panelists take comparisons, think and vote, for ``seconds``."""
+    """For ``seconds``, all panelists take comparisons, think and vote."""
     seen, drawn = Measured(), random.Random(2)
     clock = asyncio.get_running_loop().time
     async with wires(port, sessions, prefix) as people:
@@ -193,7 +193,7 @@ async def by_the_api(
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply, and the seconds until it came."""
+    """A response, and the seconds until it arrived."""
 
     status: int
     headers: dict[str, str]
@@ -208,18 +208,18 @@ class Reply:
 
 @dataclass
 class Wire:
-    """One connection; if it is lost, it is opened again and the request repeated."""
+    """One connection; if it is lost, it is opened again and the request is repeated."""
 
     host: str
     port: int
     headers: dict[str, str] = field(default_factory=dict)
     prefix: str = ""
-    """Stands before every path: "/r/NAME" for a run of a folder."""
+    """The prefix of every path: "/r/NAME" for a run of a folder."""
     reopened: int = 0
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, path: str, body: Any = None) -> Reply:
-        """Send a request and read the reply; the time covers every attempt."""
+        """Send a request and read the response; its time covers all attempts."""
         content = b"" if body is None else json.dumps(body).encode()
         lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
@@ -242,7 +242,7 @@ class Wire:
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None

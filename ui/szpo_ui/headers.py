@@ -1,4 +1,4 @@
-"""Headers of every answer: what browsers may do with the site's pages."""
+"""Headers of every response, which restrict browsers' use of the site's pages."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ GRADIO_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; base-uri 'self'; {_LIMITS}"
 )
-"""Of Gradio's: inline scripts start it, it compiles templates and sets its own base. So escaping
-is what keeps model text from running; the policy keeps anything from leaving."""
+"""The policy of Gradio's pages, which need inline scripts, compile templates and set their base.
+So only escaping keeps model text from running as code; the policy keeps data from leaving."""

@@ -17,11 +17,11 @@ from szpo_ui.web.address import is_folder, link, read_address
 from szpo_ui.web.credential_rows import Role
 
 DEFAULT_SITE = "http://127.0.0.1:7860"
-"""The default address of szpo serve, for links when no server runs and no ``--url`` is given."""
+"""The default address of szpo serve, for links if no server runs and no ``--url`` is given."""
 MAX_INVITATIONS = 1_000
-"""Most invitations of one call."""
+"""Most invitations in one call."""
 LONGEST_WAIT_S = 86_400
-"""A day: the longest that ``--erase`` waits."""
+"""Longest time that ``--erase`` may wait: a day, in seconds."""
 
 
 command = typer.Typer(add_completion=False)

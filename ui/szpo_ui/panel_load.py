@@ -1,7 +1,7 @@
 """`szpo bench panel-load`: does the panel stay fast when all vote at once?
 
-The server is a process of its own over a real ledger; the panelists are coroutines with a raw
-HTTP connection each. Afterwards every acknowledged vote must be in the ledger exactly once.
+The server is a separate process with a real ledger. The panelists are coroutines, each with its
+own HTTP connection. At the end, every acknowledged vote must be in the ledger exactly once.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ TARGETS: Final = {
     "api": (("p99", 0.5, "s"), ("rss_mb", 500.0, "MB")),
     "beside": (("p95", 1.0, "s"), ("slowest", 5.0, "s")),
 }
-"""Target of each part: a figure, its bound and the unit."""
+"""Targets of each part: a figure, its upper bound and the unit."""
 
 
 # ---- the run and its server ----
 
 
 def make_run(path: Path, people: int, votes: int) -> list[str]:
-    """A run whose open step takes ``votes`` votes; returns a session for each panelist."""
+    """Make a run with an open step for ``votes`` votes; returns a session for each panelist."""
     m = max(1, -(-votes // COMPARISONS))
     layout = (("z", (4,)),)
     sets = [
@@ -90,7 +90,7 @@ def _text(i: int) -> Answer:
 
 @contextmanager
 def _beside(command: Sequence[str], problem: str, **more: Any) -> Iterator[tuple[str, int]]:
-    """A process that has printed its first line; yields the line and the process's id."""
+    """Run a process; yields the first line that it prints and the process's id."""
     child = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, **more)
     assert child.stdout is not None
     try:
@@ -106,9 +106,9 @@ def _beside(command: Sequence[str], problem: str, **more: Any) -> Iterator[tuple
 
 @contextmanager
 def server(path: Path, page: Role | Literal["folder"] = "panelist") -> Iterator[tuple[int, int]]:
-    """The web process over a run, with the page of a role; yields its port and its process id.
+    """Run the web process of a run with one role's page; yields its port and its process id.
 
-    With "folder" it serves the folder of the run, with all pages, as ``szpo serve FOLDER`` does.
+    With "folder", it serves the run's folder with all pages, as ``szpo serve FOLDER`` does.
     """
     command = ["-m", "szpo_ui.panel_load", str(path), page]
     with _beside(command, "bench: the web process did not start") as (port, pid):
@@ -143,7 +143,7 @@ def _operator_of(folder: Path) -> str:
 
 
 def rss_mb(pid: int) -> float:
-    """Peak resident memory of a process, MB; 0 where the system does not report it."""
+    """Peak resident memory of a process, MiB; 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
@@ -151,7 +151,7 @@ def rss_mb(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used, seconds."""
+    """Seconds of processor time that a process has used."""
     import psutil
 
     times = psutil.Process(pid).cpu_times()
@@ -162,7 +162,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def figures(seen: Measured, path: Path, pid: int) -> dict[str, float]:
-    """Latencies in seconds, and the number of acknowledged votes that are missing or doubled."""
+    """A part's results: latencies in seconds, lost and doubled votes, memory, refusals."""
     with Ledger.open(path, readonly=True) as ledger:
         rows = ledger.query("SELECT assignment, idem FROM votes")
     stored = {row["assignment"]: row["idem"] for row in rows}
@@ -209,9 +209,9 @@ while True:
 
 @contextmanager
 def generating(model: str) -> Iterator[None]:
-    """Run a process that generates without pause on every core, as a run's controller may.
+    """Run a process that generates on every core without pause, as a run's controller may.
 
-    With ``multiply`` in place of a model it repeats a matrix product.
+    With ``multiply`` instead of a model's name, it repeats a matrix product.
     """
     code = _GENERATE.format(model=model, threads=os.cpu_count() or 1)
     command = ["-c", _MULTIPLY if model == "multiply" else code]
@@ -293,7 +293,7 @@ def _part(
         if part == "beside":
             stack.enter_context(generating(model))
         before = cpu_seconds(pid)
-        # A loop in a thread of its own: the caller may be inside one.
+        # The event loop needs its own thread, since the caller may be inside a loop.
         with ThreadPoolExecutor(1) as thread:
             seen = thread.submit(lambda: asyncio.run(ask(port))).result()
         requests = len(seen.seconds) + len(seen.others) + seen.refused

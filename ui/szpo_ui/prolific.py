@@ -1,8 +1,8 @@
-"""A Prolific study: who came by the open link, under which pseudonym, and the way back.
+"""A Prolific study: its participants' arrivals, pseudonyms, progress and way back.
 
-Prolific's identifiers are personal data. The record has a keyed pseudonym alone: HMAC-SHA256 of
-the identifier under a key of this run. Identifiers and key stand among the credentials and
-contacts, in tables that can be erased and that no export reads.
+Prolific's identifiers are personal data. The record has only a keyed pseudonym: HMAC-SHA256 of the
+identifier with a key of this run. The key and the identifiers are in the tables of credentials and
+contacts, which can be erased and which no export reads.
 """
 
 from __future__ import annotations
@@ -33,48 +33,48 @@ from szpo_ui.web.requests import Body, read, refuse
 from szpo_ui.web.site import Site
 
 RETURN_URL = "https://app.prolific.com/submissions/complete"
-"""Where participants go back to, with their code."""
+"""The address to which participants return, with their code."""
 BY: Final = "prolific"
-"""How an arrival is marked in the record."""
+"""The mark of an arrival in the record."""
 FINISHED: Final = "participant finished"
-"""Kind of the event by which a participant went back with the completion code."""
+"""Kind of the event that a participant returned with the completion code."""
 PSEUDONYM_LETTERS: Final = 12
-"""Of a pseudonym, five random bits each."""
+"""Number of characters in a pseudonym, with five random bits each."""
 GRACE_US: Final = 24 * 3600 * 1_000_000
-"""For so long after their time somebody who has finished still gets the code."""
+"""How long after their time a finished participant can still get the code, µs."""
 
 
 class Arrival(Body):
-    """What Prolific adds to the address of a study, as the page of the open link sends it."""
+    """The identifiers that Prolific adds to a study's link, as the link's page posts them."""
 
     participant: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     study: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     submission: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
-    """Prolific calls it the session."""
+    """Prolific's session id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a participant is."""
+    """A participant's progress."""
 
     votes: int
     needed: int
     over: bool
-    """The run asks for no more votes."""
+    """The run has finished, so it asks for no more votes."""
 
     @property
     def finished(self) -> bool:
-        """Whether the completion code is theirs."""
+        """Whether the participant may have the completion code."""
         return self.over or self.votes >= self.needed
 
 
 def arrive(
     ledger: Ledger, chosen: Prolific, arrival: Arrival, status: RoundStatus
 ) -> tuple[str, Identity]:
-    """Let a participant in, or in again at the same place; returns the session's secret, and who.
+    """Let a participant in, for the first time or again; returns the session's secret and owner.
 
     Raises:
-        AccessError: another study, no place left, their time is over, or their access was ended.
+        AccessError: another study, no place left, their time is over, or their access was revoked.
     """
     if arrival.study != chosen.study:
         raise AccessError("other_study", "this link belongs to another study")
@@ -101,7 +101,7 @@ def arrive(
 
 
 def pseudonym(ledger: Ledger, participant: str) -> str:
-    """The name of a participant in this run's record; without the key it tells nothing."""
+    """A participant's name in this run's record; without the key it reveals nothing."""
     digest = hmac.new(_key(ledger), participant.encode(), hashlib.sha256).digest()
     letters = "".join(credential_rows.ALPHABET[byte % 32] for byte in digest[:PSEUDONYM_LETTERS])
     return f"PR-{letters}"
@@ -110,14 +110,14 @@ def pseudonym(ledger: Ledger, participant: str) -> str:
 def standing(
     ledger: Ledger, panelist: str, chosen: Prolific, status: RoundStatus
 ) -> Standing | None:
-    """How far a participant is; None for a panelist who did not come by the open link."""
+    """A participant's progress; None for a panelist who did not come by the open link."""
     if chosen.study is None or panelist not in _arrivals(ledger):
         return None
     return _standing(ledger, panelist, chosen, status)
 
 
 def record_finish(ledger: Ledger, panelist: str, found: Standing) -> None:
-    """Record that a participant went back with the completion code, once."""
+    """Record that a participant returned with the completion code, but only the first time."""
     with ledger.transaction("access"):
         known = ledger.query(
             "SELECT 1 FROM events WHERE kind = ? AND json_extract(body, '$.panelist') = ?",
@@ -129,11 +129,11 @@ def record_finish(ledger: Ledger, panelist: str, found: Standing) -> None:
 
 
 def release_late(service: VoteService, chosen: Prolific) -> None:
-    """Give back the comparisons of participants whose time is over."""
+    """Release the seats of participants whose time is over."""
     ledger = service.ledger
     now, span = ledger.clock(), round(chosen.minutes * 60e6)
     late = {panelist for panelist, at_us in _arrivals(ledger).items() if at_us + span <= now}
-    with ledger.transaction("votes"):  # else a vote could come in between
+    with ledger.transaction("votes"):  # so that no vote comes in between
         for row in ledger.query(
             "SELECT a.assignment, a.panelist FROM assignments a LEFT JOIN votes v "
             "USING (assignment) "
@@ -150,7 +150,7 @@ def release_late(service: VoteService, chosen: Prolific) -> None:
 def _key(ledger: Ledger) -> bytes:
     """The key of this run's pseudonyms, made at the first arrival."""
     rows = credential_rows.under(ledger, "key:prolific")
-    if not rows:  # the hash of a secret that is forgotten: it opens nothing
+    if not rows:  # the key is the hash of a forgotten secret, so it gives no access
         who, now = Identity("operator", "prolific", None), ledger.clock()
         credential_rows.add(ledger, "key", who, secrets.token_urlsafe(32), now, now)
         rows = credential_rows.under(ledger, "key:prolific")
@@ -158,7 +158,7 @@ def _key(ledger: Ledger) -> bytes:
 
 
 def _arrivals(ledger: Ledger) -> dict[str, int]:
-    """When each participant came first, µs since 1970, by panelist."""
+    """Each participant's first arrival, µs since 1970, by panelist's id."""
     found = ledger.query(
         "SELECT json_extract(body, '$.panelist') AS panelist, min(at_us) AS at_us FROM events "
         "WHERE kind = 'invite' AND json_extract(body, '$.by') = ? GROUP BY 1",
@@ -172,7 +172,7 @@ def _standing(ledger: Ledger, panelist: str, chosen: Prolific, status: RoundStat
 
 
 def _votes(ledger: Ledger, panelist: str) -> int:
-    """Comparisons of rounds that somebody has judged; a skip is an answer too."""
+    """How many training comparisons a panelist has answered, skips included."""
     sql = (
         "SELECT count(*) AS n FROM assignments a JOIN comparisons c USING (comparison) "
         "JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
@@ -182,7 +182,7 @@ def _votes(ledger: Ledger, panelist: str) -> int:
 
 
 def _places(ledger: Ledger, chosen: Prolific, came: Mapping[str, int], now: int) -> int:
-    """Places that are taken: their time is not over, or they have given their votes."""
+    """How many places are taken, by people whose time is not over or who gave all their votes."""
     since = now - round(chosen.minutes * 60e6)
     return sum(
         at_us > since or _votes(ledger, panelist) >= chosen.votes
@@ -191,11 +191,11 @@ def _places(ledger: Ledger, chosen: Prolific, came: Mapping[str, int], now: int)
 
 
 ARRIVALS_PER_SECOND, ARRIVALS_AT_ONCE = 1.0, 60
-"""Rate limit of the open link for one network: a university may come by one address."""
+"""Rate limit of the open link per network; a whole university may share one address."""
 
 
 def router(site: Site) -> APIRouter:
-    """GET and POST /join; /panel-api/finish and /panel-api/decline. Nothing without a study."""
+    """The routes /join, /panel-api/finish and /panel-api/decline; none without a study."""
     made, chosen = APIRouter(), site.config.prolific
     if chosen.study is None:
         return made
@@ -220,7 +220,7 @@ def router(site: Site) -> APIRouter:
 
     @made.get("/panel-api/finish")
     def finish(request: Request) -> Response:
-        """Back to Prolific with the completion code, for who has given the votes."""
+        """Send a participant who has finished back to Prolific, with the completion code."""
         who = login.identity(request, "panelist")
         found = standing(site.ledger, str(who.panelist), chosen, site.status.read())
         if found is None or not found.finished:
@@ -230,7 +230,7 @@ def router(site: Site) -> APIRouter:
 
     @made.get("/panel-api/decline")
     def decline(request: Request) -> Response:
-        """Back to Prolific without taking part, for who has not agreed; their access ends."""
+        """Send a participant who has not agreed back to Prolific, and end their access."""
         who = login.identity(request, "panelist")
         panelist = str(who.panelist)
         agreed = site.ledger.query(

@@ -1,11 +1,10 @@
-"""``szpo serve RUN``: the web process, and beside it the process that holds the model.
+"""``szpo serve RUN``: the web process, and the controller process that holds the model.
 
-Both work on the same ledger and neither needs the other: without the controller people can still
-vote and the operator's page says what is missing; without the web the run waits.
+Both work on the same ledger, and neither needs the other. Without the controller, people can still
+vote, and the operator's page says that it is missing. Without the web process, the run waits.
 
-Loading Gradio takes seconds, setting a new run up takes minutes. From the start on an application
-answers at the address that loads neither: it shows how far the set-up is, and goes on to the run's
-own pages by itself.
+Loading Gradio takes seconds, and setting up a new run takes minutes. Meanwhile a small application
+answers at the address: it shows the progress, then reloads to the run's own pages.
 """
 
 from __future__ import annotations
@@ -57,14 +56,14 @@ if TYPE_CHECKING:
 
 
 DEMO_SETS = ("run.votes=80", "model.name=smollm2", "optimizer.directions=4")
-"""What ``--demo`` changes of the preset people: the model that ships, shorter rounds."""
+"""Changes of ``--demo`` to the preset people: SmolLM2 as the model, shorter rounds."""
 COLLEAGUES = 4
 """Simulated colleagues of the one person in ``--demo``."""
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     run: str | None = None
     """Name or file of a run, or a settings file; None: the newest run."""
@@ -75,12 +74,12 @@ class ServeOptions:
     at_once: bool = False
     demo: bool = False
     pace: float = 6.0
-    """Seconds that a colleague in the demo reads."""
+    """Seconds that a simulated colleague in the demo reads."""
     no_browser: bool = False
     url: str | None = None
     accept_samples: bool = False
     features: tuple[str, ...] = ()
-    """Of the user's own, as they are written here: no record runs code."""
+    """The user's own features; they must be given here, since a record must not run code."""
 
 
 command = typer.Typer(add_completion=False)
@@ -173,14 +172,14 @@ def serve(
 def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) -> int:
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as first_seconds:
         page = first_seconds.enter_context(answering(listener, address))
-        if sys.stderr.isatty():  # elsewhere a refusal stays the only line
+        if sys.stderr.isatty():  # otherwise a refusal must be the only line
             say(f"starting; how far it is: {address.url}")
         chosen, path, config = _find_target(chosen)
         page.run, child = path, None
         if config is not None:
             child = _begin(chosen, path)
             say(f"how far it is: {address.url}")
-        # Imported late: gradio alone takes three seconds, which refusals above do not need.
+        # Imported late: gradio alone takes three seconds, and the refusals above do not need it.
         from szpo.runs import run_engine, sample_check
         from szpo_ui import app
         from szpo_ui.web.security import Admission
@@ -216,7 +215,7 @@ def _serve(chosen: ServeOptions, listener: socket.socket, address: SiteAddress) 
 
 
 def _find_target(chosen: ServeOptions) -> tuple[ServeOptions, Path, Config | None]:
-    """The options with all settings, the run's file, and the settings of a run yet to be made."""
+    """The options with all settings, the run's file, and the settings if the run is new."""
     from szpo.cli import run_paths
     from szpo.config import settings_file
     from szpo.runs import assemble
@@ -241,14 +240,14 @@ def _find_target(chosen: ServeOptions) -> tuple[ServeOptions, Path, Config | Non
 
 
 def _free_name(folder: Path) -> str:
-    """A name for one more demo in a folder that may hold earlier ones."""
+    """The setting of an unused name for a demo's run."""
     taken = {path.stem for path in folder.glob("serve-demo-*.db")}
     number = next(i for i in range(1, len(taken) + 2) if f"serve-demo-{i}" not in taken)
     return f"run.name=serve-demo-{number}"
 
 
 def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
-    """Start the process that sets the run up and then drives it; this one loads no model."""
+    """Start the process that sets up the run and then drives it; the web loads no model."""
     words = [chosen.run] if chosen.run else []
     words += ["--preset", chosen.preset] if chosen.preset else []
     for each in [*chosen.sets, f"run.folder={path.parent}"]:
@@ -260,7 +259,7 @@ def _begin(chosen: ServeOptions, path: Path) -> subprocess.Popen[Any]:
 
 
 def _wait_for(path: Path, child: subprocess.Popen[Any], hook: Hook) -> None:
-    """Wait until the child has written the run's file; the ``hook`` is sent word if it fails."""
+    """Wait until the child has written the run's file; notify the ``hook`` if it fails."""
     while not path.exists():
         if child.poll() is not None:
             from szpo.runs import web_hook
@@ -307,7 +306,7 @@ def _print_links(chosen: ServeOptions, ledger: Ledger, address: SiteAddress) -> 
 
 
 def _describe_first_thing(ledger: Ledger) -> str:
-    """What the operator does first, by whether the run waits for that."""
+    """The operator's first step, which depends on whether the run is paused."""
     from szpo.voting import lease, steps
 
     if lease.controller(ledger)["paused_by"] is None:
@@ -324,24 +323,24 @@ FILES: Final = {
     "/static/login.css": "text/css",
     "/static/icon.svg": "image/svg+xml",
 }
-"""The files of the page, by kind."""
+"""The page's files, with their media types."""
 PANELISTS: Final = ("/login", "/panel", "/join")
-"""Beginnings of the paths on which panelists come: they see no stages."""
+"""Prefixes of panelists' paths, whose page shows no stages."""
 _BUSY: Final = "this run is being set up; try again in a moment"
 
 
 class Startup:
-    """The application of the first seconds; ``run`` is the file that is waited for."""
+    """The application that answers during set-up; ``run`` is the file that it waits for."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        """``names`` are the Host headers that are answered."""
+        """``names`` are the Host headers to answer."""
         self.names: Final = names
         self.run: Path | None = None
         self._began: Final = time.monotonic()
         self._folder: Final = resources.files("szpo_ui") / "static"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Answer a request, or the server's lifespan messages."""
         if scope["type"] == "lifespan":
             while (await receive())["type"] != "lifespan.shutdown":
                 await send({"type": "lifespan.startup.complete"})
@@ -354,7 +353,7 @@ class Startup:
         await Response(body, status, headers, kind)(scope, receive, send)
 
     def _answer(self, request: Request) -> tuple[int, str, bytes | str]:
-        """Status, kind and body for a request."""
+        """The status, media type and body for a request."""
         path, asked = request.scope["path"], request.headers.get("host", "")
         if asked.rsplit(":", 1)[0].strip("[]") not in self.names:
             return 400, "text/plain", "Invalid host header"
@@ -371,7 +370,7 @@ class Startup:
         return 200, "text/html", entrance("setup", language.code)
 
     def _status(self) -> dict[str, Any]:
-        """What the page's script asks for, again and again."""
+        """The progress of the set-up, which the page's script polls."""
         stages = None if self.run is None else setup_progress.read(self.run)
         return {
             "setup": True,
@@ -383,10 +382,10 @@ class Startup:
 
 @contextmanager
 def answering(listener: socket.socket, address: SiteAddress) -> Iterator[Startup]:
-    """Answer at ``listener`` from a thread until the block ends; whoever comes then waits."""
+    """Answer at ``listener`` in a thread until the block ends; later connections wait."""
     page = Startup(address.names)
     server = uvicorn.Server(configure(page))
-    own = listener.dup()  # uvicorn closes what it has listened on
+    own = listener.dup()  # uvicorn closes the socket that it gets
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [own]}, name="szpo-startup", daemon=True
     )
