@@ -1,6 +1,6 @@
 "use strict";
-// Charts of runs side by side: drawn as SVG from what the server measured, read by pointer or keys,
-// zoomed by dragging. The same numbers stand in a table under each chart.
+// Charts that compare runs: SVG from the server's figures, read by pointer or keys and zoomed by
+// dragging. A table under each chart has the same numbers.
 (() => {
   const WIDEST = 640, NARROWEST = 200, HEIGHT = 280, LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 38;
   const NS = "http://www.w3.org/2000/svg";
@@ -23,7 +23,7 @@
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(+(i * step).toPrecision(12));
     return found;
   }
-  /* As many digits as every tick needs. */
+  /* The ticks' labels, all with as many decimals as any tick needs. */
   function tickLabels(found) {
     let digits = 0;
     while (digits < 12 && found.some((value) => Number(value.toFixed(digits)) !== value)) digits += 1;
@@ -45,7 +45,7 @@
       this.plot = $(".plot", figure);
       this.axis = VOTES;
       this.window = null; // [first, last] of x while zoomed in
-      this.at = null; // x that is read
+      this.at = null; // the x whose values are shown
       this.plot.addEventListener("pointermove", (event) => this.move(event));
       this.plot.addEventListener("pointerdown", (event) => this.press(event));
       this.plot.addEventListener("pointerup", (event) => this.release(event));
@@ -81,7 +81,7 @@
     }
 
     draw() {
-      // One unit is one pixel, so that labels are as large on a phone.
+      // One unit is one pixel, so labels have the same size on a phone.
       this.width = Math.max(NARROWEST, Math.min(WIDEST, this.plot.clientWidth));
       this.bounds = this.levels();
       const svg = node("svg", { viewBox: `0 0 ${this.width} ${HEIGHT}`, "aria-hidden": "true" });
@@ -123,7 +123,7 @@
       }
     }
 
-    /* The values of all runs at the nearest x, in words under the chart. */
+    /* Write the values of all runs at the nearest x under the chart. */
     read(at) {
       const place = $(".reading", this.figure), xs = this.xs().filter((x) => this.inside({ [this.axis]: x }));
       if (at === null || !xs.length) {

@@ -1,6 +1,6 @@
 "use strict";
-// The pages before the panel in the language that the reader chose on the panel before. Where
-// there is no such choice, the server has taken it from what the browser prefers.
+// Puts the pages before the panel into the language that the reader chose earlier on the panel.
+// Without such a choice, the server's page already has the language that the browser prefers.
 const TEXTS = JSON.parse(document.getElementById("texts").textContent);
 const served = Object.keys(TEXTS).find((code) => TEXTS[code].tag === document.documentElement.lang);
 let wish = "";
@@ -16,7 +16,7 @@ if (T !== TEXTS[served]) {
   document.title = `${document.querySelector("h1").textContent} – szpo`;
 }
 
-// The sentence for a refusal of the server, by its code.
+// The sentence for the code of a server's refusal.
 function refusal(code) {
   return Object.hasOwn(T.refused, code) ? T.refused[code] : T.refused.other;
 }

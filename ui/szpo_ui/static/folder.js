@@ -1,5 +1,5 @@
 "use strict";
-// The home page of a folder: follows its rows, sends what buttons ask for, chooses runs to compare.
+// The home page of a folder: polls its rows, sends the buttons' requests, picks runs to compare.
 (() => {
   const POLL_MS = 4000, TOAST_MS = 8000;
   const $ = (selector, from = document) => from.querySelector(selector);
@@ -40,7 +40,7 @@
       time.dataset.local = "1";
     }
   }
-  /* What has the focus, so that rows painted anew do not take it from somebody at the keyboard. */
+  /* The focused element, which gets the focus back after the rows are redrawn. */
   function focused() {
     const at = document.activeElement, row = at && at.closest("#rows tr");
     if (!row) return null;
@@ -59,7 +59,7 @@
     localTimes();
     choose();
   }
-  /* Numbers the largest first, words in their order, those without one last. */
+  /* Sort numbers from the largest, words by alphabet, and missing values last. */
   function sort() {
     const key = $("#sort").value;
     if (!key) return;

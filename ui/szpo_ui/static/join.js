@@ -1,6 +1,6 @@
 "use strict";
-// Lets a participant of a Prolific study in by the identifiers that Prolific adds to the address.
-// They are taken out of the address before anything else happens, and posted once.
+// Lets a participant of a Prolific study in, by the identifiers that Prolific adds to the address.
+// They are first removed from the address, then posted once.
 const given = new URLSearchParams(location.search);
 const declined = location.hash === "#declined";
 const said = document.getElementById("said");

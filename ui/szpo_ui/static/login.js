@@ -1,6 +1,6 @@
 "use strict";
-// Logs in by name and code, or by the token that an invitation's link carries behind "#t=".
-// The token is taken out of the address before anything else happens, and posted once.
+// Logs in by name and code, or by the token after "#t=" in an invitation's link.
+// The token is first removed from the address, then posted once.
 const form = document.getElementById("form");
 const said = document.getElementById("said");
 const button = document.getElementById("go");
@@ -11,7 +11,7 @@ function say(text) {
   said.hidden = !text;
 }
 
-// "" at the root of a host, /r/NAME where several runs share it.
+// "" at the root of a host, /r/NAME if several runs share the host.
 const base = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/login")));
 
 async function send(path, body) {
@@ -26,7 +26,7 @@ async function send(path, body) {
     });
     const told = await answer.json();
     if (answer.ok) {
-      // Only back to the own page, or below it: an address given from outside leads nowhere else.
+      // Return only to the person's own page or below it, so that no link can send them elsewhere.
       const here = wanted && new URL(wanted, location.href).origin === location.origin;
       location.replace(here && `${wanted}/`.startsWith(told.go) ? wanted : told.go);
       return;
@@ -54,7 +54,7 @@ document.getElementById("show").addEventListener("change", (event) => {
   form.elements.code.type = event.target.checked ? "text" : "password";
 });
 
-// A link that is opened where this page stands already changes only what is behind "#".
+// A link opened while this page is open changes only the part after "#", so reload.
 addEventListener("hashchange", () => location.reload());
 const token = new URLSearchParams(location.hash.slice(1)).get("t");
 if (location.hash) history.replaceState(null, "", location.pathname + location.search);

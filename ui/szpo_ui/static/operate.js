@@ -1,18 +1,18 @@
-/* The operator's page in the browser: dialogs, one request at a time, and a poller that asks for the
-   page again when its version has changed. `props` and `server` (whose function is Python's) come
-   from the component. */
+/* The operator's page in the browser: dialogs, one request at a time, and a poller that fetches the
+   page again when its version has changed. The component provides `props` and `server`, which calls
+   Python. */
 (() => {
   "use strict";
   const POLL_MS = 5000, REPLY_MS = 20000, TOAST_MS = 8000;
   const $ = (selector, from = document) => from.querySelector(selector);
   const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
-  // "" at the root of a host, /r/NAME where several runs share it.
+  // "" at the root of a host, /r/NAME if several runs share the host.
   const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/operate")));
   const root = () => document.getElementById("op-root");
 
   let busy = null, queue = [], etag = "", asked = "";
 
-  /* ---- asking ---- */
+  /* ---- requests ---- */
 
   function act(what, more = {}, from = null) {
     queue.push({ request: { do: what, ...more }, from });
@@ -27,7 +27,7 @@
     const found = await Promise.race([answer, late]);
     if (found?.page) {
       props.value = found.page;
-      await null; // the template is filled in before this goes on
+      await null; // wait until the component has filled in its template
       painted();
     }
     busy = null;
@@ -59,7 +59,7 @@
     if (from) { from.close(); back(from); }
     if (text) toast(text);
   }
-  /* The button that opened a dialog may have been painted anew: focus goes to its successor. */
+  /* Focus the button that opened a dialog, or the one that replaced it in a redrawn page. */
   function back(dialog) {
     const same = $$(`#op-screen [data-open="${dialog.id}"]`)
       .find((button) => (button.dataset.name || "") === dialog.dataset.name);
@@ -70,7 +70,7 @@
     const place = $(".op-error", from);
     place.textContent = text;
     place.hidden = false;
-    $$("[data-need]", from)  // the one that it asks for, "minutes" or "samples", by its word
+    $$("[data-need]", from)  // show the field that the text asks for, "minutes" or "samples"
       .forEach((need) => { if (text.includes(need.dataset.need.slice(0, -1))) need.hidden = false; });
   }
   function toast(text) {
@@ -154,7 +154,7 @@
     }
   }
 
-  /* ---- following the record ---- */
+  /* ---- polling ---- */
 
   async function poll() {
     try {

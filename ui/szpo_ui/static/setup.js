@@ -1,9 +1,9 @@
 "use strict";
-// Shows how far the set-up is, and loads the page anew once the run's own pages answer here.
-const stage = document.getElementById("stage"); // read out when it changes, unlike the time
+// Shows the progress of the set-up, and reloads once the run's own pages answer here.
+const stage = document.getElementById("stage"); // screen readers read this when it changes
 const share = document.getElementById("share");
 const bar = document.getElementById("bar");
-const list = document.getElementById("stages"); // operators see them, panelists do not
+const list = document.getElementById("stages"); // only operators see the stages
 const said = document.getElementById("said");
 let missed = 0;
 
@@ -36,7 +36,7 @@ async function look() {
   try {
     const answer = await fetch("/setup-status", { cache: "no-store" });
     if ([401, 403, 404].includes(answer.status)) {
-      location.reload(); // the run's own pages are here; what stands behind # in the address stays
+      location.reload(); // the run's own pages answer; the part after # in the address stays
       return;
     }
     const found = await answer.json();

@@ -1,5 +1,5 @@
-/* The page of a posterior over two weights: handles that are dragged, a map, particles that move.
-   The server computes; here things are drawn, and one request is under way at a time. */
+/* The page of a posterior over two weights: handles to drag, a map, moving particles.
+   The server computes; this script draws, and sends one request at a time. */
 window.szpoVisualize = (() => {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg", SIZE = 560, FRAME_MS = 60, NUDGE = 0.1;
@@ -10,7 +10,7 @@ window.szpoVisualize = (() => {
   let scene = null, deltas = [], first = [], names = [], settings = {}, busy = false, wanted = false;
   let held = -1, animation = 0;
 
-  /* ---- places: the weights' plane, y upwards ---- */
+  /* ---- coordinates: the weights' plane, y upwards ---- */
 
   const reach = () => settings.extent;
   const px = (x) => (x / reach() + 1) * SIZE / 2;
@@ -28,7 +28,7 @@ window.szpoVisualize = (() => {
     return made;
   }
 
-  /* ---- asking ---- */
+  /* ---- requests ---- */
 
   async function post(what, more = {}) {
     const answer = await fetch(settings.api + what, {
@@ -75,7 +75,7 @@ window.szpoVisualize = (() => {
     figures();
     chart();
   }
-  /* Shades of the log density, from its greatest value down to where nothing is to be expected. */
+  /* Draw the log density as shades, from its maximum down to negligible values. */
   function map() {
     const canvas = $("#vz-map"), n = scene.cells, pen = canvas.getContext("2d");
     canvas.width = canvas.height = n;
@@ -91,7 +91,7 @@ window.szpoVisualize = (() => {
   function arrows() {
     const place = $("#vz-arrows"), focused = document.activeElement?.dataset?.handle;
     place.replaceChildren();
-    place.classList.toggle("vz-many", deltas.length > 12); // they would hide the map
+    place.classList.toggle("vz-many", deltas.length > 12); // many arrows would hide the map
     if (scene?.suggested) arrow(place, scene.suggested.delta, "vz-suggested");
     deltas.forEach((delta, i) => {
       arrow(place, delta, "vz-delta");
@@ -195,7 +195,7 @@ window.szpoVisualize = (() => {
       .textContent = String(rounds.length - 1);
   }
 
-  /* ---- doing ---- */
+  /* ---- actions ---- */
 
   function moved(i, to) {
     changed(deltas.map((delta, j) => (i === j ? to : delta)));

@@ -1,5 +1,5 @@
-/* Dark colours where the system has them, times in the reader's own zone, and the choice between
-   formatted and raw text, which the browser remembers. Nothing else. */
+/* Dark colours if the system uses them, times in the reader's zone, and the choice between formatted
+   and raw text, which the browser remembers. */
 "use strict";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const paint = () => document.documentElement.classList.toggle("dark", dark.matches);
@@ -12,7 +12,7 @@ function remember(box) {
     box.addEventListener("change", () => {
       localStorage.setItem("szpo.view", box.checked ? "formatted" : "plain");
     });
-  } catch { /* private mode: the switch works, and is forgotten */ }
+  } catch { /* private mode: the choice is not remembered */ }
 }
 document.addEventListener("DOMContentLoaded", () => {
   const box = document.getElementById("vb-formatted");

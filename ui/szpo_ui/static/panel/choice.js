@@ -1,8 +1,8 @@
-/* Choosing, which leaves the browser only when it is confirmed; drafts survive whatever happens. */
+/* Choosing: a choice leaves the browser only when it is confirmed; drafts survive a reload. */
 
 const GATE_MS = 30000;
 
-/* ---- choosing: nothing here leaves the browser ---- */
+/* ---- choosing ---- */
 
 let since = 0;
 function dwell() {
@@ -20,7 +20,7 @@ function choose(choice) {
   say(!choice ? T.cleared : open() ? fill(T.chosen, what)
     : `${fill(T.you_chose, what)}. ${$("#sz-hint").textContent}`);
 }
-function open() { // the soft gate
+function open() { // whether a vote may be confirmed: after all prompts and the gate, or 30 s
   if (!draft) return false;
   if (root().dataset.revises) return true;
   const ms = dwell();
@@ -86,7 +86,7 @@ function ballot(choice, reason = null, report = false) {
       report: report || null } };
 }
 function cast(made) {
-  draft.pending = draft.pending || made; // a retry sends the very same ballot
+  draft.pending = draft.pending || made; // a retry sends the same ballot
   keep();
   saving();
   say(T.saving);
@@ -100,7 +100,7 @@ function saving() {
   page.setAttribute("aria-busy", "true");
   update();
 }
-function saved() { // or given up: the comparison is shown as before
+function saved() { // saved or given up: return to the state before saving
   const page = root();
   if (page.dataset.state !== "saving") return;
   page.dataset.state = page.dataset.was;

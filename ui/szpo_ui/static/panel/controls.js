@@ -1,4 +1,4 @@
-/* Buttons, dialogs and keys; the last part, which starts the page. */
+/* Buttons, dialogs and keys; as the last part, this starts the page. */
 
 /* ---- buttons, dialogs, keys ---- */
 
@@ -54,7 +54,7 @@ function clicked(event) {
   if (dialog.tagName === "DIALOG" && dialog.id !== "sz-login") dialog.close();
   const skip = event.target.closest?.(".sz-skip");
   if (skip) { event.preventDefault(); $("#sz-verdict").focus(); }
-  // A pointer leaves the note behind, so that the keys work again.
+  // After a click, the note loses the focus, so that the shortcuts work again.
   if (event.detail > 0 && event.target.matches?.(".sz-note input")) event.target.blur();
 }
 function changed(event) {
@@ -127,7 +127,7 @@ const KEYS = {
 function typed(event) {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   const target = event.target;
-  // Right after a dialog has closed, the focus is still on one of its fields: nobody types there.
+  // After a dialog closes, the focus is still on one of its fields, but nobody types there.
   const field = target.closest?.("input, textarea, select, [contenteditable]");
   if (field && !field.closest("dialog:not([open])")) return;
   if ($("dialog[open]")) return;
@@ -143,7 +143,7 @@ function typed(event) {
   if (Object.hasOwn(KEYS, name) && KEYS[name]()) event.preventDefault();
 }
 
-function seen() { // the tab came to the front, or went
+function seen() { // the tab was shown or hidden
   if (!draft) { if (!document.hidden) poll(); return; }
   if (document.hidden) { draft.dwell += now() - since; keep(); } else { since = now(); watch(); poll(); }
   since = now();
@@ -154,7 +154,7 @@ function leave() {
   const called = { component_id: props.component, fn_name: "gone", session_hash: "all",
     data: { tab } };
   if (tab) navigator.sendBeacon?.(ROUTE, new Blob([JSON.stringify(called)], {
-    type: "application/json" })); // what `server` sends would end with the page
+    type: "application/json" })); // a request by `server` would end with the page
 }
 
 document.addEventListener("click", clicked);

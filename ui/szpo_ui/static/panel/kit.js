@@ -1,7 +1,7 @@
-/* Small tools of the panelist's page, and what it keeps in the browser. TEXTS, `element`, `props`
-   and `server` (whose functions are Python's) come from the component. */
+/* Small tools of the panelist's page, and its data in the browser. The component provides TEXTS,
+   `element`, `props` and `server`, which calls Python. */
 
-// "" at the root of a host, /r/NAME where several runs share it.
+// "" at the root of a host, /r/NAME if several runs share the host.
 const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/panel")));
 const READING = new Set(["vote", "closed", "calib", "final", "practice", "saving"]);
 const SIZES = [16, 17, 19, 21, 24];
@@ -11,7 +11,7 @@ const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
 const root = () => document.getElementById("szpo-root");
 const fill = (text, what) => text.replace(/\{(\w+)\}/g, (_, name) => what[name]);
 const now = () => performance.now();
-const within = (ms, answer) => // what Python returns; undefined where it does not in time
+const within = (ms, answer) => // the answer, or undefined if it does not come in time
   Promise.race([answer, new Promise((settle) => { setTimeout(settle, ms); })]);
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -29,7 +29,7 @@ function write(store, name, value) {
   try { store.setItem(name, JSON.stringify(value)); } catch { /* private mode: keep in memory */ }
 }
 
-/* ---- the language: chosen by the reader, else by the browser ---- */
+/* ---- the language: the reader's choice, else the browser's ---- */
 
 let chosen = "";
 try { chosen = localStorage.getItem("szpo.language") || ""; } catch { /* private mode */ }
@@ -37,8 +37,8 @@ function preferred() {
   const asked = [chosen, ...navigator.languages].map((tag) => tag.split("-")[0].toLowerCase());
   return asked.find((code) => Object.hasOwn(TEXTS, code)) || "en";
 }
-let T = TEXTS[preferred()], speaks = ""; // until a screen arrives, which says its language
-function speak(page) { // whether the language is another one than on the screen before
+let T = TEXTS[preferred()], speaks = ""; // replaced when a screen arrives, which names its language
+function speak(page) { // use a screen's language; returns whether it differs from the last screen's
   const code = page.dataset.language;
   document.documentElement.lang = page.lang;
   if (!Object.hasOwn(TEXTS, code) || code === speaks) return false;
@@ -46,7 +46,7 @@ function speak(page) { // whether the language is another one than on the screen
   T = TEXTS[speaks = code];
   return !first;
 }
-function clockTime(iso) { // as the reader writes it, if the page's language is one of theirs
+function clockTime(iso) { // in the reader's own format, if the page's language is one of theirs
   const base = T.tag.split("-")[0];
   const own = navigator.languages.find((tag) => tag.split("-")[0] === base);
   if (!iso.includes("T")) { // a day, the same for every reader
@@ -55,7 +55,7 @@ function clockTime(iso) { // as the reader writes it, if the page's language is 
   return new Date(iso).toLocaleTimeString(own || T.tag, { hour: "2-digit", minute: "2-digit" });
 }
 
-/* ---- what is kept: cosmetics per panelist, a draft per seat ---- */
+/* ---- stored data: preferences per panelist, a draft per seat ---- */
 
 let prefs = { keys: true, marks: true, view: "", size: 1, notify: false };
 let draft = null; // {seat, choice, notes, seen, dwell, pending}
@@ -67,7 +67,7 @@ function keepPrefs() { write(localStorage, `szpo.prefs.${root().dataset.name}`, 
 /* ---- one tab ---- */
 
 let tab = "";
-// A token survives a reload. A duplicated tab inherits it too, so a lock says whose it is.
+// A tab's token survives a reload. A duplicated tab inherits it, so a lock tells whose it is.
 async function openTab() {
   const held = sessionStorage.getItem("szpo.tab");
   tab = held && (await lock(held)) ? held : key(8);
@@ -85,7 +85,7 @@ function lock(token) {
 }
 
 
-/* ---- speaking, for those who do not see ---- */
+/* ---- announcements for screen readers, and banners ---- */
 
 let voice = null, spoken = 0, waiting = null;
 function say(text, urgent = false) {

@@ -1,19 +1,19 @@
-/* Reading: what has been in view, how long answers are folded, and the seat's lease. */
+/* Reading: which prompts were in view, folding of long answers, and the seat's lease. */
 
 const WARN_S = 120;
 
 /* ---- reading: which prompts have been in view ---- */
 
 const LOOK_S = 1;
-let barHeight = 0, began = new Map(); // since when each prompt has been in view, by row
+let barHeight = 0, began = new Map(); // when each prompt came into view, by row
 function watch() {
   const bar = $("#sz-verdict");
   barHeight = bar ? Math.ceil(bar.getBoundingClientRect().height) : 0;
   document.documentElement.style.setProperty("--sz-bar", `${barHeight}px`);
   inView();
 }
-/* Measured, not observed: an IntersectionObserver speaks up at fixed shares of a pair only, and one
-   that is three windows high may pass none of them while it fills the window. */
+/* Measures pairs itself: an IntersectionObserver reports only at fixed shares of a pair, and a pair
+   three windows high may fill the window without reaching one. */
 function inView() {
   if (!draft || document.hidden) { began.clear(); return; }
   const room = innerHeight - barHeight;
@@ -32,10 +32,10 @@ function saw(pair) {
   keep();
   update();
 }
-function fold() { // answers longer than 60 % of the window, both sides alike
+function fold() { // fold both answers of a pair if one is higher than 60 % of the window
   const most = 0.6 * innerHeight + 24;
   const found = $$(".sz-pair").map((pair) => [pair, $(".sz-all", pair),
-    $$(".sz-text", pair).some((text) => text.scrollHeight > most)]); // all measured, then changed
+    $$(".sz-text", pair).some((text) => text.scrollHeight > most)]); // measure all pairs before changing any
   for (const [pair, button, long] of found) {
     if (!button || button.getAttribute("aria-expanded") === "true") continue;
     pair.classList.toggle("sz-long", long);
@@ -55,7 +55,7 @@ function step(by) {
   go(all[at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by))]);
 }
 function mark(on) { document.documentElement.dataset.szMarks = on ? "on" : "off"; }
-function view(as) { // "formatted" or "plain": of each text both are on the page
+function view(as) { // show "formatted" or "plain" texts; the page has both
   document.documentElement.dataset.szView = as;
   const box = $("#sz-formatted");
   if (box) box.checked = as === "formatted";
@@ -67,7 +67,7 @@ function resize(by) {
   fold();
 }
 
-/* ---- the seat's lease: held by reading, with a warning before it ends ---- */
+/* ---- the seat's lease: extended while somebody reads, with a warning before it ends ---- */
 
 let leaseEnds = null, active = 0, extending = false;
 function alive(event) {

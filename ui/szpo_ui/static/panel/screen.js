@@ -1,19 +1,19 @@
-/* What happens when a screen has arrived: who reads is not moved, who waited is told. */
+/* Shows a screen that has arrived, restores drafts and settings, and announces new comparisons. */
 
 const BREAK_MS = 25 * 60e3, BREAK_VOTES = 20;
 
-/* ---- after each answer ---- */
+/* ---- after each response ---- */
 
 async function draw(html, answered) {
   busy = null;
   saved();
   props.value = html;
-  await null; // the template is filled in before this goes on
-  lost = null; // what an error screen offers to try again
+  await null; // wait until the component has filled in its template
+  lost = null; // the request that an error screen offers to retry
   if (root().dataset.state === "error") lost = answered;
   else if (answered.do === "vote") voted(answered);
   paint();
-  // A vote that waits for this answer is being saved as before.
+  // A vote queued behind this response is still being saved.
   if (queued?.do === "vote" && draft?.pending && draft.seat === queued.seat) saving();
   next();
 }
@@ -58,12 +58,12 @@ function paint() {
   if (moved && before.state) arrive(page);
   else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
   else if (other) translated(page);
-  else if (document.activeElement === document.body) $("#sz-taught")?.focus(); // its button is gone
+  else if (document.activeElement === document.body) $("#sz-taught")?.focus(); // the focused button is gone
   before = { state, seat, step };
   if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
 }
 
-function translated(page) { // the same screen in another language: the focus goes back to its menu
+function translated(page) { // the same screen in another language: focus the language menu again
   for (const id of ["sz-lease", "sz-offline"]) banner(id, "");
   title(page);
   const menu = $(".sz-header [data-do=languages]") || $(".sz-languages [aria-pressed=true]");

@@ -1,10 +1,10 @@
-/* The page's words with the server: one request at a time (`act`), the poller beside it, the login
-   where a session has ended. */
+/* Requests to the server: one at a time (`act`), the poller besides, and the login after a session
+   has ended. */
 
 const VISIBLE_MS = 3000, HIDDEN_MS = 15000, LOOK_MS = 15000, REPLY_MS = 15000, POLL_MS = 8000,
   ASK_MS = 1000;
 
-/* ---- asking the server: one thing at a time ---- */
+/* ---- requests, one at a time ---- */
 
 let busy = null, queued = null, lastLook = 0;
 
@@ -30,7 +30,7 @@ async function send(request) {
 async function opening() {
   set($("#szpo-root[data-state=loading] h1"), T.loading);
   await openTab();
-  const at = read(sessionStorage, "szpo.at"); // whoever was reading goes on there
+  const at = read(sessionStorage, "szpo.at"); // continue where the panelist was reading
   send({ do: "open", tab, seat: at.seat || null, mode: at.mode || "", lang: chosen });
 }
 function failed() {
@@ -50,17 +50,17 @@ function next() {
   send(request);
 }
 
-/* ---- the poller: the page's only other word with the server ---- */
+/* ---- the poller ---- */
 
 let live = null, etag = "", tries = 0, timer = null, polling = false;
-async function glance() { // the status; "ended" with the session; nothing without an answer
+async function glance() { // the status, "ended" if the session ended, or nothing without a response
   const seat = root().dataset.seat || null;
   if (props.polls !== "api") return within(POLL_MS, server.glance({ tab, seat }));
   const at = new URLSearchParams(seat ? { tab, seat } : { tab });
   try {
     const reply = await fetch(`${BASE}/api/status?${at}`, { cache: "no-store",
       headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(POLL_MS) });
-    if (reply.status === 304) return { ...live, lease_s: null }; // the lease runs on
+    if (reply.status === 304) return { ...live, lease_s: null }; // the lease has not changed
     if (reply.status === 401 || reply.status === 403) return "ended";
     if (!reply.ok) return null;
     const found = await reply.json();
@@ -104,7 +104,7 @@ function back() {
 function heard() {
   const page = root(), { state, version } = page.dataset;
   if (state === "loading" || busy || $("#sz-login")?.open) return;
-  if (state === "error") { // its number stays to be read; what nobody asked for is tried again
+  if (state === "error") { // keep its number readable; retry only automatic requests
     const passive = lost && (lost.do === "look" || lost.do === "open");
     if (passive && now() - lastLook > LOOK_MS) send(lost);
     return;
@@ -115,7 +115,7 @@ function heard() {
   const fresh = live.state === "open" && live.key !== page.dataset.key
     && state !== "closed" && state !== "vote" && state !== "welcome";
   if (fresh) ready();
-  if (document.hidden && !READING.has(state)) return; // a seat begins when somebody looks
+  if (document.hidden && !READING.has(state)) return; // reserve a seat only when somebody sees the page
   const stale = !reading && now() - lastLook > LOOK_MS;
   if ((changed && state !== "feedback" && state !== "welcome") || stale) {
     if (!$("dialog[open]")) act("look");
@@ -155,7 +155,7 @@ function icon(dot) {
     + "%3Ccircle cx='11' cy='5' r='4' fill='%23ffb020'/%3E%3C/svg%3E" : plainIcon;
 }
 
-/* ---- a session that ended: log in where one stands ---- */
+/* ---- a session that ended: log in without leaving the page ---- */
 
 function expired() {
   const dialog = $("#sz-login");
